@@ -1,0 +1,224 @@
+//! Settings of a server, their defaults, and what makes them invalid. Pure: nothing is opened here.
+
+use std::net::SocketAddr;
+
+/// Default of [`Limits::connections_max`], before the limit of open files cuts it.
+pub const CONNECTIONS_MAX_DEFAULT: u32 = 65_536;
+
+/// Largest [`Limits::connections_max`].
+pub const CONNECTIONS_MAX_LARGEST: u32 = 1 << 20;
+
+/// Most workers of one server.
+pub const WORKERS_MAX: usize = 1024;
+
+/// Largest [`Limits::receive_buffer_bytes`].
+pub const RECEIVE_BUFFER_BYTES_LARGEST: u32 = 1 << 20;
+
+const _: () = assert!(CONNECTIONS_MAX_DEFAULT <= CONNECTIONS_MAX_LARGEST);
+const _: () = assert!(CONNECTIONS_MAX_LARGEST < crate::sys::ring::SLOTS_MAX);
+const _: () = assert!(CONNECTIONS_MAX_LARGEST as usize <= crate::sys::ring::OPERATIONS_MAX);
+
+/// Bounds of what one worker takes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections per worker, default 65,536, cut to what the limit of open files allows. At the limit accepting
+    /// pauses and the backlog pushes back; nobody is refused by the engine.
+    pub connections_max: u32,
+    /// Pending connections the kernel queues per listener, default 4,096; it cuts this to `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Largest message that may wait for its remaining bytes, default 1 MiB; then [`Limit::MessageBytes`].
+    ///
+    /// [`Limit::MessageBytes`]: crate::Limit::MessageBytes
+    pub message_bytes_max: usize,
+    /// Output queued for one connection above which it is read no more, default 1 MiB.
+    pub outbound_bytes_high: usize,
+    /// Output queued for one connection below which it is read again, default 256 KiB.
+    pub outbound_bytes_low: usize,
+    /// Bytes of one receive buffer, default 16 KiB.
+    pub receive_buffer_bytes: u32,
+    /// Receive buffers per worker, a power of two, default 128. Only as many as the load needs are in use at a time.
+    pub receive_buffers: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+            backlog: 4096,
+            message_bytes_max: 1 << 20,
+            outbound_bytes_high: 1 << 20,
+            outbound_bytes_low: 256 << 10,
+            receive_buffer_bytes: 16 << 10,
+            receive_buffers: 128,
+        }
+    }
+}
+
+/// Times after which the engine acts by itself, in milliseconds; 0 turns one off, except for the linger time and the
+/// drain time, where 0 means at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Nothing received and no message begun, default 75,000.
+    pub idle_ms: u64,
+    /// From the first byte of a message to the whole message, default 10,000.
+    pub message_ms: u64,
+    /// The peer takes no output, default 30,000.
+    pub write_ms: u64,
+    /// From our FIN to the peer's, default 2,000.
+    pub linger_ms: u64,
+    /// From the order to drain to the end of the last connection, default 30,000.
+    pub drain_ms_max: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { idle_ms: 75_000, message_ms: 10_000, write_ms: 30_000, linger_ms: 2_000, drain_ms_max: 30_000 }
+    }
+}
+
+/// How connections' descriptors are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Descriptors {
+    /// Direct where the kernel can turn them back (6.7), else plain.
+    #[default]
+    Auto,
+    /// In the ring's own table: no reference counting per operation.
+    Direct,
+    /// In the process's table.
+    Plain,
+}
+
+/// Everything a server is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Worker processes; each is pinned to a core of its own while there are any left.
+    pub workers: usize,
+    /// Bounds.
+    pub limits: Limits,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// Kind of descriptors.
+    pub descriptors: Descriptors,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            workers: 1,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            descriptors: Descriptors::default(),
+        }
+    }
+}
+
+/// A setting out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct InvalidSetting {
+    /// Its name.
+    pub setting: &'static str,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl Settings {
+    /// Checks every setting by itself and against the others.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of range and the range.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let Self { listen, workers, limits, timeouts, descriptors: _ } = self;
+        let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
+        if let Some((index, address)) =
+            listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)
+        {
+            return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
+        }
+        if *workers == 0 || *workers > WORKERS_MAX {
+            return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
+        }
+        let Limits {
+            connections_max,
+            backlog,
+            message_bytes_max,
+            outbound_bytes_high,
+            outbound_bytes_low,
+            receive_buffer_bytes,
+            receive_buffers,
+        } = limits;
+        if !(1..=CONNECTIONS_MAX_LARGEST).contains(connections_max) {
+            return invalid("connections_max", format!("{connections_max} is not in 1..={CONNECTIONS_MAX_LARGEST}"));
+        }
+        if *backlog == 0 || *backlog > i32::MAX as u32 {
+            return invalid("backlog", format!("{backlog} is not in 1..={}", i32::MAX));
+        }
+        if !(1..=1 << 30).contains(message_bytes_max) {
+            return invalid("message_bytes_max", format!("{message_bytes_max} is not in 1..={}", 1 << 30));
+        }
+        if !(1..=1 << 30).contains(outbound_bytes_high) {
+            return invalid("outbound_bytes_high", format!("{outbound_bytes_high} is not in 1..={}", 1 << 30));
+        }
+        if outbound_bytes_low >= outbound_bytes_high {
+            return invalid(
+                "outbound_bytes_low",
+                format!("{outbound_bytes_low} must be below outbound_bytes_high, which is {outbound_bytes_high}"),
+            );
+        }
+        if !(1024..=RECEIVE_BUFFER_BYTES_LARGEST).contains(receive_buffer_bytes) {
+            return invalid(
+                "receive_buffer_bytes",
+                format!("{receive_buffer_bytes} is not in 1024..={RECEIVE_BUFFER_BYTES_LARGEST}"),
+            );
+        }
+        if !receive_buffers.is_power_of_two() || !(2..=1 << 15).contains(receive_buffers) {
+            return invalid("receive_buffers", format!("{receive_buffers} is not a power of two in 2..=32768"));
+        }
+        let times = [
+            ("idle_ms", timeouts.idle_ms),
+            ("message_ms", timeouts.message_ms),
+            ("write_ms", timeouts.write_ms),
+            ("linger_ms", timeouts.linger_ms),
+            ("drain_ms_max", timeouts.drain_ms_max),
+        ];
+        for (setting, value) in times {
+            if value > TIMEOUT_MS_LARGEST {
+                return invalid(setting, format!("{value} is above {TIMEOUT_MS_LARGEST} (seven days)"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Largest time-out: seven days.
+pub const TIMEOUT_MS_LARGEST: u64 = 7 * 24 * 3600 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_refusal_names_its_setting() {
+        let refused = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.validate().expect_err("invalid").setting
+        };
+        assert_eq!(refused(|s| s.workers = 0), "workers");
+        assert_eq!(refused(|s| s.limits.connections_max = 0), "connections_max");
+        assert_eq!(refused(|s| s.limits.outbound_bytes_low = s.limits.outbound_bytes_high), "outbound_bytes_low");
+        assert_eq!(refused(|s| s.limits.receive_buffers = 100), "receive_buffers");
+        assert_eq!(refused(|s| s.limits.receive_buffer_bytes = 10), "receive_buffer_bytes");
+        assert_eq!(refused(|s| s.timeouts.idle_ms = u64::MAX), "idle_ms");
+        let twice = |s: &mut Settings| s.listen = vec!["127.0.0.1:80".parse().expect("an address"); 2];
+        assert_eq!(refused(twice), "listen");
+    }
+}

@@ -1,0 +1,630 @@
+//! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
+//! ring, and by the harness without a kernel.
+//!
+//! Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
+//! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close.
+
+pub(crate) mod context;
+mod io;
+mod outbound;
+pub(crate) mod timer_wheel;
+mod timers;
+
+use std::mem;
+
+use self::context::{Alarm, Command, Context};
+pub(crate) use self::io::add_named;
+pub use self::io::{CounterId, Io};
+use self::io::Tail;
+use self::outbound::Outbound;
+use self::timer_wheel::TimerId;
+use self::timers::Timers;
+use crate::protocol::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
+use crate::sys::buffer_ring::Lease;
+use crate::sys::payload::Payload;
+use crate::sys::ring::WhenFull;
+
+/// While a connection waits for its next turn, reading goes on until this much input waits.
+const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No more input for the protocol; output is going out. Then FIN, and wait for the peer's where `linger`.
+    Flushing { linger: bool },
+    /// FIN is sent; input is discarded until the peer's.
+    Lingering,
+    /// To be closed as soon as the kernel has nothing of it in hand; with a reset where `reset`.
+    Ended { reset: bool },
+}
+
+/// What the driver should do to the socket besides receiving and sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Nothing,
+    /// Send FIN; keep receiving.
+    ShutdownWrite,
+    /// End everything in the kernel's hand, then close, with a reset where told.
+    Close { reset: bool },
+}
+
+/// Bytes from the peer.
+pub(crate) enum Received<'a> {
+    /// In a receive buffer.
+    Lease(Lease),
+    /// Anywhere else.
+    Bytes(&'a [u8]),
+}
+
+impl Received<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lease(lease) => lease.bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// See the module's head.
+pub(crate) struct Connection<S> {
+    /// `None` before it opened and after it closed.
+    state: Option<S>,
+    /// Unconsumed input.
+    input: Vec<u8>,
+    outbound: Outbound,
+    timers: Timers,
+    alarm: Option<TimerId>,
+    /// Input wanted before the protocol is called again.
+    at_least: u32,
+    id: ConnectionId,
+    phase: Phase,
+    reason: CloseReason,
+    /// The protocol paused it.
+    paused: bool,
+    /// Output rose above high water and has not fallen below low.
+    full: bool,
+    /// The protocol is to be called again with the input it left.
+    rerun: bool,
+    /// The peer has sent FIN.
+    peer_ended: bool,
+    /// The protocol has been told so.
+    eof_told: bool,
+    /// When input last arrived or output last ended.
+    activity_ns: u64,
+    /// When the first byte of the message in `input` arrived; 0 where none is begun.
+    message_ns: u64,
+    /// When the peer last took output, while there is some; the linger deadline once lingering.
+    progress_ns: u64,
+}
+
+impl<S> Connection<S> {
+    /// A connection that [`Connection::open`] has not been called for.
+    pub(crate) fn new(id: ConnectionId, now_ns: u64) -> Self {
+        Self {
+            state: None,
+            input: Vec::new(),
+            outbound: Outbound::default(),
+            timers: Timers::default(),
+            alarm: None,
+            at_least: 1,
+            id,
+            phase: Phase::Open,
+            reason: CloseReason::Protocol,
+            paused: false,
+            full: false,
+            rerun: false,
+            peer_ended: false,
+            eof_told: false,
+            activity_ns: now_ns,
+            message_ns: 0,
+            progress_ns: now_ns,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.reason
+    }
+
+    /// Whether the driver should be receiving.
+    #[inline]
+    pub(crate) fn wants_input(&self) -> bool {
+        if self.peer_ended {
+            return false;
+        }
+        match self.phase {
+            Phase::Open => {
+                !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX)
+            }
+            Phase::Flushing { .. } | Phase::Lingering => true,
+            Phase::Ended { .. } => false,
+        }
+    }
+
+    /// Whether [`Connection::begin_send`] would give something.
+    #[inline]
+    pub(crate) fn wants_output(&self) -> bool {
+        self.outbound.can_send() && !matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// What else the driver should do; each but `Close` is told once.
+    pub(crate) fn next_action(&mut self, context: &mut Context) -> Action {
+        match self.phase {
+            Phase::Flushing { linger } if self.outbound.pending() == 0 => {
+                if linger && !self.peer_ended && context.timeouts.linger_ms > 0 {
+                    self.phase = Phase::Lingering;
+                    self.progress_ns = context.now_ns + context.timeouts.linger_ms * 1_000_000;
+                    self.set_alarm(context);
+                    Action::ShutdownWrite
+                } else {
+                    self.phase = Phase::Ended { reset: false };
+                    Action::Close { reset: false }
+                }
+            }
+            Phase::Ended { reset } => Action::Close { reset },
+            _ => Action::Nothing,
+        }
+    }
+
+    /// What to send now, and how; its end comes back with [`Connection::sent`].
+    #[inline]
+    pub(crate) fn begin_send(&mut self, context: &mut Context) -> Option<(Payload, WhenFull)> {
+        let send = self.outbound.begin_send()?;
+        self.progress_ns = context.now_ns;
+        if send.1 == WhenFull::Wait {
+            self.set_alarm(context);
+        }
+        Some(send)
+    }
+
+    /// The connection is established.
+    pub(crate) fn open<P>(&mut self, protocol: &mut P, context: &mut Context, peer: Peer<'_>)
+    where
+        P: Protocol<Connection = S>,
+    {
+        let mut io = self.io(context, &[]);
+        let opened = protocol.on_open(peer, &mut io);
+        let tail = io.tail;
+        self.push_output(context, None, tail);
+        match opened {
+            Ok(state) => {
+                self.state = Some(state);
+                self.set_alarm(context);
+            }
+            Err(Reject::Close) => self.begin_close(context, true, CloseReason::Aborted),
+            Err(Reject::Abort) => self.end(context, true, CloseReason::Aborted),
+        }
+    }
+
+    /// Bytes arrived.
+    #[inline]
+    pub(crate) fn receive<P>(&mut self, protocol: &mut P, context: &mut Context, received: Received<'_>)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.activity_ns = context.now_ns;
+        if self.phase != Phase::Open {
+            return;
+        }
+        if self.alarm.is_none() {
+            self.set_alarm(context);
+        }
+        let is_blocked = self.paused || self.full || self.rerun;
+        let length = received.bytes().len();
+        if !is_blocked && self.input.is_empty() && length >= self.at_least as usize {
+            let Some(state) = &mut self.state else { return };
+            let lendable = match &received {
+                Received::Lease(lease) if context.may_lease => lease.bytes(),
+                _ => &[],
+            };
+            let mut io = Io {
+                context,
+                timers: &mut self.timers,
+                id: self.id,
+                pending: self.outbound.pending(),
+                lendable,
+                tail: Tail::None,
+            };
+            let step = protocol.on_data(state, received.bytes(), &mut io);
+            let tail = io.tail;
+            assert!(step.consumed <= length, "the protocol consumed {} of {length} bytes", step.consumed);
+            if step.consumed < length {
+                self.keep(context, &received.bytes()[step.consumed..], true);
+            }
+            self.push_output(context, Some(received), tail);
+            self.apply_step(protocol, context, step);
+        } else {
+            self.keep(context, received.bytes(), self.input.is_empty());
+            drop(received);
+            if is_blocked {
+                self.rerun |= self.paused || self.full;
+            } else if self.input.len() >= self.at_least as usize {
+                self.run_input(protocol, context);
+            } else {
+                self.check_message_bytes(protocol, context);
+            }
+        }
+    }
+
+    /// The peer sent FIN.
+    pub(crate) fn receive_end<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.peer_ended = true;
+        match self.phase {
+            Phase::Open if self.rerun => {}
+            Phase::Open => self.tell_end(protocol, context),
+            Phase::Lingering => self.end(context, false, self.reason),
+            Phase::Flushing { .. } | Phase::Ended { .. } => {}
+        }
+    }
+
+    /// Receiving or sending failed: the connection is gone.
+    pub(crate) fn fail(&mut self, context: &mut Context) {
+        let reason = if self.phase == Phase::Open { CloseReason::Reset } else { self.reason };
+        self.end(context, false, reason);
+    }
+
+    /// The send of `payload` ended with `count` bytes taken.
+    #[inline]
+    pub(crate) fn sent<P>(&mut self, protocol: &mut P, context: &mut Context, payload: Payload, count: usize)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.outbound.sent(payload, count);
+        self.activity_ns = context.now_ns;
+        if count > 0 {
+            self.progress_ns = context.now_ns;
+        }
+        if self.alarm.is_none() {
+            self.set_alarm(context);
+        }
+        if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
+            self.full = false;
+            self.on_writable(protocol, context);
+        }
+    }
+
+    /// A send's memory came back after the connection ended.
+    pub(crate) fn send_ended(&mut self, payload: Payload) {
+        let count = payload.len();
+        self.outbound.sent(payload, count);
+    }
+
+    /// The engine's timer fired.
+    pub(crate) fn alarm<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.alarm = None;
+        let Some((deadline_ns, cause)) = self.deadline(context) else { return };
+        if deadline_ns <= context.now_ns {
+            match cause {
+                Cause::Linger => self.end(context, false, self.reason),
+                Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
+                Cause::Message => {
+                    self.message_ns = context.now_ns;
+                    self.limit(protocol, context, Limit::Message, CloseReason::MessageTimeout);
+                }
+                Cause::Idle => {
+                    self.activity_ns = context.now_ns;
+                    self.limit(protocol, context, Limit::Idle, CloseReason::IdleTimeout);
+                }
+            }
+        }
+        self.set_alarm(context);
+    }
+
+    /// A timer of the protocol's fired.
+    pub(crate) fn timer<P>(&mut self, protocol: &mut P, context: &mut Context, key: TimerKey)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.timers.fired(key);
+        self.call(context, CloseReason::Protocol, |state, io| protocol.on_timer(state, key, io));
+    }
+
+    /// Somebody asked for [`Protocol::on_wake`].
+    pub(crate) fn wake<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call(context, CloseReason::Protocol, |state, io| protocol.on_wake(state, io));
+    }
+
+    /// The next turn of a connection that has input left to look at.
+    pub(crate) fn run_again<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if self.phase != Phase::Open || self.paused || self.full || !self.rerun {
+            return;
+        }
+        self.rerun = false;
+        if !self.input.is_empty() && self.input.len() >= self.at_least as usize {
+            self.run_input(protocol, context);
+        }
+        if self.phase == Phase::Open && self.peer_ended && !self.rerun {
+            self.tell_end(protocol, context);
+        }
+        self.set_alarm(context);
+    }
+
+    /// The worker is leaving.
+    pub(crate) fn drain<P>(&mut self, protocol: &mut P, context: &mut Context, deadline: std::time::Duration)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call(context, CloseReason::Drained, |state, io| match protocol.on_drain(state, deadline, io) {
+            Drain::Close => Next::Close,
+            Drain::Wait => Next::Keep,
+        });
+    }
+
+    /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
+    pub(crate) fn stop(&mut self, context: &mut Context) {
+        let reason = if self.phase == Phase::Open { CloseReason::Stopped } else { self.reason };
+        self.end(context, false, reason);
+    }
+
+    /// The last thing before the slot is used again.
+    pub(crate) fn close<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        assert!(matches!(self.phase, Phase::Ended { .. }), "closed before it ended");
+        self.timers.cancel_all(&mut context.timers);
+        if let Some(id) = self.alarm.take() {
+            context.timers.cancel(id);
+        }
+        if let Some(state) = self.state.take() {
+            protocol.on_close(state, self.reason);
+        }
+    }
+
+    fn io<'a>(&'a mut self, context: &'a mut Context, lendable: &'a [u8]) -> Io<'a> {
+        Io { context, timers: &mut self.timers, id: self.id, pending: self.outbound.pending(), lendable, tail: Tail::None }
+    }
+
+    /// Calls the protocol with everything that waits.
+    fn run_input<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        let input = mem::take(&mut self.input);
+        let Some(state) = &mut self.state else { return };
+        let mut io = Io {
+            context,
+            timers: &mut self.timers,
+            id: self.id,
+            pending: self.outbound.pending(),
+            lendable: &[],
+            tail: Tail::None,
+        };
+        let step = protocol.on_data(state, &input, &mut io);
+        let tail = io.tail;
+        assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
+        self.input = input;
+        if step.consumed > 0 {
+            self.input.drain(..step.consumed);
+            self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
+        }
+        if self.input.is_empty() {
+            // An idle connection holds no buffer.
+            self.input = Vec::new();
+        }
+        self.push_output(context, None, tail);
+        self.apply_step(protocol, context, step);
+    }
+
+    fn keep(&mut self, context: &mut Context, bytes: &[u8], begins_message: bool) {
+        self.input.extend_from_slice(bytes);
+        if begins_message {
+            self.message_ns = context.now_ns;
+            self.set_alarm(context);
+        }
+    }
+
+    /// Queues what a callback wrote, and notes whether that is too much.
+    #[inline]
+    fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, tail: Tail) {
+        if self.outbound.pending() == 0 {
+            self.progress_ns = context.now_ns;
+        }
+        self.outbound.push_staged(&mut context.arena);
+        match (tail, received) {
+            (Tail::None, _) => {}
+            (Tail::Input(range), Some(Received::Lease(mut lease))) => {
+                lease.narrow(range.start, range.len());
+                self.outbound.push(Payload::Lease(lease));
+            }
+            (Tail::Input(_), _) => unreachable!("input is lent from leases only"),
+            (Tail::Static(bytes), _) => self.outbound.push(Payload::Static(bytes)),
+        }
+        self.full |= self.outbound.pending() > context.limits.outbound_bytes_high;
+    }
+
+    #[inline]
+    fn apply_step<P>(&mut self, protocol: &mut P, context: &mut Context, step: Step)
+    where
+        P: Protocol<Connection = S>,
+    {
+        match step.next {
+            Next::Keep | Next::More { .. } => {
+                let at_least = if let Next::More { at_least } = step.next { at_least } else { 1 };
+                self.at_least = u32::try_from(at_least.max(self.input.len() + 1)).unwrap_or(u32::MAX);
+                if !self.input.is_empty() {
+                    self.check_message_bytes(protocol, context);
+                }
+            }
+            Next::Yield | Next::Pause => {
+                self.at_least = 1;
+                self.rerun = true;
+                self.paused = step.next == Next::Pause;
+                if !self.paused && !self.full {
+                    context.commands.push(Command::Rerun(self.id));
+                }
+            }
+            Next::Close | Next::Finish | Next::Abort => self.apply(context, step.next, CloseReason::Protocol),
+        }
+    }
+
+    /// Does what a callback other than [`Protocol::on_data`] asked for.
+    fn apply(&mut self, context: &mut Context, next: Next, reason: CloseReason) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        match next {
+            Next::Keep => {}
+            Next::More { at_least } => {
+                if self.paused || at_least as u64 != u64::from(self.at_least) {
+                    self.paused = false;
+                    self.at_least = u32::try_from(at_least.max(1)).unwrap_or(u32::MAX);
+                }
+                self.rerun_soon(context);
+            }
+            Next::Yield => {
+                self.paused = false;
+                self.at_least = 1;
+                self.rerun_soon(context);
+            }
+            Next::Pause => {
+                self.paused = true;
+                self.rerun = true;
+            }
+            Next::Close => self.begin_close(context, true, reason),
+            Next::Finish => self.begin_close(context, false, reason),
+            Next::Abort => self.end(context, true, CloseReason::Aborted),
+        }
+    }
+
+    fn rerun_soon(&mut self, context: &mut Context) {
+        self.rerun = true;
+        if !self.full {
+            context.commands.push(Command::Rerun(self.id));
+        }
+    }
+
+    /// Calls back, queues what was written, does what was asked for.
+    fn call(&mut self, context: &mut Context, reason: CloseReason, callback: impl FnOnce(&mut S, &mut Io<'_>) -> Next) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let Some(state) = &mut self.state else { return };
+        let mut io = Io {
+            context,
+            timers: &mut self.timers,
+            id: self.id,
+            pending: self.outbound.pending(),
+            lendable: &[],
+            tail: Tail::None,
+        };
+        let next = callback(state, &mut io);
+        let tail = io.tail;
+        self.push_output(context, None, tail);
+        self.apply(context, next, reason);
+    }
+
+    fn on_writable<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call(context, CloseReason::Protocol, |state, io| protocol.on_writable(state, io));
+        if self.phase == Phase::Open && self.rerun && !self.paused && !self.full {
+            context.commands.push(Command::Rerun(self.id));
+        }
+    }
+
+    fn tell_end<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if mem::replace(&mut self.eof_told, true) {
+            return;
+        }
+        let input = mem::take(&mut self.input);
+        self.message_ns = 0;
+        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, &input, io));
+    }
+
+    fn limit<P>(&mut self, protocol: &mut P, context: &mut Context, limit: Limit, reason: CloseReason)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call(context, reason, |state, io| protocol.on_limit(state, limit, io));
+    }
+
+    fn check_message_bytes<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if self.input.len() > context.limits.message_bytes_max {
+            self.limit(protocol, context, Limit::MessageBytes, CloseReason::MessageBytes);
+            // A protocol that goes on regardless would let the peer fill the memory.
+            self.begin_close(context, true, CloseReason::MessageBytes);
+        }
+    }
+
+    fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Flushing { linger };
+            self.reason = reason;
+            self.input = Vec::new();
+            self.message_ns = 0;
+            self.timers.cancel_all(&mut context.timers);
+            self.set_alarm(context);
+        }
+    }
+
+    fn end(&mut self, context: &mut Context, reset: bool, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Ended { .. }) {
+            self.phase = Phase::Ended { reset };
+            self.reason = reason;
+            self.input = Vec::new();
+            self.outbound.clear();
+            self.timers.cancel_all(&mut context.timers);
+        }
+    }
+
+    /// The earliest time-out that could end this connection, and which it is.
+    fn deadline(&self, context: &Context) -> Option<(u64, Cause)> {
+        let timeouts = &context.timeouts;
+        let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
+        match self.phase {
+            Phase::Ended { .. } => None,
+            Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
+            _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
+            Phase::Flushing { .. } => None,
+            Phase::Open if self.paused || self.rerun => None,
+            Phase::Open if self.message_ns > 0 && timeouts.message_ms > 0 => {
+                after(self.message_ns, timeouts.message_ms, Cause::Message)
+            }
+            Phase::Open => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
+        }
+    }
+
+    /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
+    /// deadlines away; then it is set anew. So an ordinary request does not touch the timer wheel.
+    fn set_alarm(&mut self, context: &mut Context) {
+        let Some((deadline_ns, _)) = self.deadline(context) else { return };
+        if let Some(id) = self.alarm {
+            if context.timers.deadline_ns(id) <= deadline_ns + 1_000_000 {
+                return;
+            }
+            context.timers.cancel(id);
+        }
+        self.alarm = Some(context.timers.set(deadline_ns, Alarm::Connection { slot: self.id.slot }));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Idle,
+    Message,
+    Write,
+    Linger,
+}

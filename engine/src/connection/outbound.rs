@@ -1,0 +1,205 @@
+//! A connection's output: what is ready to be sent, what is in flight, and what waits behind it.
+//!
+//! Invariants: at most one send is in flight; bytes leave in the order they were pushed; memory shared by the
+//! worker's connections (arena, receive buffers) is only sent from without waiting, what does not fit into the
+//! peer's window at once is copied into memory of the connection's own.
+
+use std::collections::VecDeque;
+
+use crate::sys::arena::Arena;
+use crate::sys::payload::Payload;
+use crate::sys::ring::WhenFull;
+
+/// A backlog entry is continued until it has this size, so that one send does not hold all of a large backlog.
+const BACKLOG_ENTRY_BYTES: usize = 256 * 1024;
+
+/// See the module's head.
+#[derive(Default)]
+pub(crate) struct Outbound {
+    /// Goes out at the end of the turn.
+    ready: Option<Payload>,
+    backlog: Option<Box<VecDeque<Payload>>>,
+    in_flight: bool,
+    /// Bytes pushed and not yet taken by the kernel.
+    pending: usize,
+}
+
+impl Outbound {
+    /// Bytes pushed and not yet taken by the kernel.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending
+    }
+
+
+    /// Whether [`Outbound::begin_send`] would give something.
+    pub(crate) fn can_send(&self) -> bool {
+        !self.in_flight && self.pending > 0
+    }
+
+    /// Appends what is staged in the arena.
+    #[inline]
+    pub(crate) fn push_staged(&mut self, arena: &mut Arena) {
+        let length = arena.staged_len();
+        if length == 0 {
+            return;
+        }
+        if self.pending == 0 {
+            self.ready = arena.seal().map(Payload::Slice);
+        } else {
+            let extended = match &mut self.ready {
+                Some(Payload::Slice(slice)) if self.backlog.is_none() => arena.extend(slice),
+                _ => false,
+            };
+            if !extended {
+                self.copy_to_backlog(arena.staged());
+                arena.discard();
+            }
+        }
+        self.pending += length;
+    }
+
+    /// Appends `payload`, copying it where it is shared memory that would have to wait.
+    pub(crate) fn push(&mut self, payload: Payload) {
+        let length = payload.len();
+        if length == 0 {
+            return;
+        }
+        if self.pending == 0 {
+            self.ready = Some(payload);
+        } else if payload.is_shared() {
+            self.copy_to_backlog(payload.bytes());
+        } else {
+            self.backlog.get_or_insert_default().push_back(payload);
+        }
+        self.pending += length;
+    }
+
+    /// What to send now, and how; the caller reports its end with [`Outbound::sent`].
+    pub(crate) fn begin_send(&mut self) -> Option<(Payload, WhenFull)> {
+        if self.in_flight {
+            return None;
+        }
+        let payload = self.ready.take().or_else(|| {
+            let backlog = self.backlog.as_mut()?;
+            let first = backlog.pop_front();
+            if backlog.is_empty() {
+                self.backlog = None;
+            }
+            first
+        })?;
+        self.in_flight = true;
+        let when_full = if payload.is_shared() { WhenFull::Return } else { WhenFull::Wait };
+        Some((payload, when_full))
+    }
+
+    /// The send of `payload` ended with `count` bytes taken.
+    #[inline]
+    pub(crate) fn sent(&mut self, mut payload: Payload, count: usize) {
+        assert!(self.in_flight && self.ready.is_none(), "a send ended that was not begun");
+        self.in_flight = false;
+        self.pending -= count;
+        if count == payload.len() {
+            return;
+        }
+        payload.advance(count);
+        self.ready = Some(if payload.is_shared() {
+            Payload::Owned { bytes: payload.bytes().to_vec(), sent: 0 }
+        } else {
+            payload
+        });
+    }
+
+    /// Forgets everything that is not in flight.
+    pub(crate) fn clear(&mut self) {
+        let queued = |payload: &Payload| payload.len();
+        let ready = self.ready.take().as_ref().map_or(0, queued);
+        let backlog: usize = self.backlog.take().map_or(0, |backlog| backlog.iter().map(queued).sum());
+        self.pending -= ready + backlog;
+    }
+
+    fn copy_to_backlog(&mut self, bytes: &[u8]) {
+        let backlog = self.backlog.get_or_insert_default();
+        // What is ready came before: while it is shared memory it must not wait behind nothing, so it stays ready.
+        match backlog.back_mut() {
+            Some(Payload::Owned { bytes: last, .. }) if last.len() + bytes.len() <= BACKLOG_ENTRY_BYTES => {
+                last.extend_from_slice(bytes);
+            }
+            _ => backlog.push_back(Payload::Owned { bytes: bytes.to_vec(), sent: 0 }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(usize),
+        Static(usize),
+        EndTurn,
+        /// Completes the send in flight with this share of 256.
+        Sent(u8),
+    }
+
+    static ZEROS: [u8; 70_000] = [0; 70_000];
+
+    proptest! {
+        /// Whatever is written and however sends end, the bytes come out in order and are all counted.
+        #[test]
+        fn bytes_leave_in_order(steps in proptest::collection::vec(prop_oneof![
+            4 => (1..5000usize).prop_map(Step::Write),
+            1 => (1..70_000usize).prop_map(Step::Static),
+            2 => Just(Step::EndTurn),
+            3 => any::<u8>().prop_map(Step::Sent),
+        ], 1..300)) {
+            let mut arena = Arena::new();
+            let mut outbound = Outbound::default();
+            let (mut written, mut received) = (Vec::new(), Vec::new());
+            let mut in_flight: Option<Payload> = None;
+            let mut next = 0u8;
+            let finish = |outbound: &mut Outbound, payload: Payload, share: usize, received: &mut Vec<u8>| {
+                let count = payload.len() * share / 255;
+                received.extend_from_slice(&payload.bytes()[..count]);
+                outbound.sent(payload, count);
+            };
+            for step in steps {
+                match step {
+                    Step::Write(length) => {
+                        let bytes: Vec<u8> = (0..length).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        arena.write(&bytes);
+                        outbound.push_staged(&mut arena);
+                        written.extend_from_slice(&bytes);
+                    }
+                    Step::Static(length) => {
+                        outbound.push(Payload::Static(&ZEROS[..length]));
+                        written.extend_from_slice(&ZEROS[..length]);
+                    }
+                    Step::EndTurn => {
+                        if let Some((payload, when_full)) = outbound.begin_send() {
+                            prop_assert_eq!(payload.is_shared(), when_full == WhenFull::Return);
+                            in_flight = Some(payload);
+                        }
+                        arena.begin_turn();
+                    }
+                    Step::Sent(share) => {
+                        if let Some(payload) = in_flight.take() {
+                            finish(&mut outbound, payload, share as usize, &mut received);
+                        }
+                    }
+                }
+                prop_assert_eq!(outbound.pending(), written.len() - received.len());
+            }
+            if let Some(payload) = in_flight.take() {
+                finish(&mut outbound, payload, 255, &mut received);
+            }
+            while let Some((payload, _)) = outbound.begin_send() {
+                finish(&mut outbound, payload, 255, &mut received);
+            }
+            prop_assert!(received == written);
+            prop_assert_eq!(outbound.pending(), 0);
+        }
+    }
+}

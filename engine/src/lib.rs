@@ -1,0 +1,45 @@
+//! **baton**: a thread-per-core io_uring server engine whose listen socket never dies.
+//!
+//! Each worker is a process of its own, pinned to a core, with its own `SO_REUSEPORT` listener and ring. You write a
+//! [`Protocol`]; the engine owns accepting, partial input, pipelining, back-pressure, time-outs and closing.
+//!
+//! ```no_run
+//! use baton::{Io, Peer, Protocol, Reject, Server, Step};
+//!
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     type Connection = ();
+//!     type Message = ();
+//!     fn on_open(&mut self, _: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
+//!         Ok(())
+//!     }
+//!     fn on_data(&mut self, _: &mut (), input: &[u8], io: &mut Io<'_>) -> Step {
+//!         io.write_input(input);
+//!         Step::more(input.len())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), baton::ServerError> {
+//! Server::builder().listen(([127, 0, 0, 1], 7000)).workers(2).build()?.run(|_slot| Echo)
+//! # }
+//! ```
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod config;
+mod connection;
+mod master;
+mod protocol;
+mod server;
+mod sys;
+pub mod telemetry;
+pub mod testing;
+mod worker;
+
+pub use connection::{CounterId, Io};
+pub use protocol::{
+    CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey,
+};
+pub use server::{Builder, Running, Server, ServerError, Telemetry};
+pub use worker::{IoUringUnavailable, ListenError, Mailbox, MailboxClosed, StartError, Worker};

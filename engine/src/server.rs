@@ -1,0 +1,203 @@
+//! The builder: what to listen on, how many workers, which limits; then run.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use crate::config::{Descriptors, InvalidSetting, Limits, Settings, Timeouts};
+use crate::master;
+use crate::protocol::Protocol;
+use crate::sys::shared_memory::Shared;
+use crate::telemetry::{Snapshot, WorkerPage};
+use crate::worker::{self, ListenError, Listeners, Order, Setup, StartError};
+
+/// Why a server did not start, or how it ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ServerError {
+    #[error("invalid setting {0}")]
+    Setting(#[from] InvalidSetting),
+    #[error("no address to listen on was given")]
+    NoAddress,
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("worker {slot} could not start: {reason}")]
+    Worker { slot: usize, reason: String },
+    #[error("worker {slot} (pid {pid}) was not ready within {seconds} s")]
+    NotReady { slot: usize, pid: i32, seconds: u64 },
+    #[error("{count} of the workers died; see the log")]
+    WorkersDied { count: usize },
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+/// Collects settings; see [`Server::builder`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    settings: Settings,
+}
+
+impl Builder {
+    /// Adds an address to listen on. Port 0 lets the kernel choose one, the same for all workers.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<SocketAddr>) -> Self {
+        self.settings.listen.push(address.into());
+        self
+    }
+
+    /// Number of worker processes, default 1. Slot by slot they are pinned to the cores this process may use.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.settings.workers = count;
+        self
+    }
+
+    /// Bounds of what a worker takes on.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// Times after which the engine acts by itself.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.settings.timeouts = timeouts;
+        self
+    }
+
+    /// How connections' descriptors are kept, default [`Descriptors::Auto`].
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: Descriptors) -> Self {
+        self.settings.descriptors = descriptors;
+        self
+    }
+
+    /// Replaces all settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the first setting that is invalid; or as mmap(2), when there is no memory for telemetry.
+    pub fn build(self) -> Result<Server, ServerError> {
+        self.settings.validate()?;
+        let pages = (0..self.settings.workers).map(|_| Shared::new().map(Arc::new)).collect::<Result<_, _>>();
+        let pages = pages.map_err(|source| ServerError::System { what: "mapping telemetry", source })?;
+        Ok(Server { settings: self.settings, telemetry: Telemetry { pages } })
+    }
+}
+
+/// A server that is set up and not yet running.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    telemetry: Telemetry,
+}
+
+impl Server {
+    /// Starts collecting settings.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The workers' numbers; readable while the server runs and after.
+    pub fn telemetry(&self) -> Telemetry {
+        self.telemetry.clone()
+    }
+
+    /// Runs until told to stop: forks the workers, and watches over them. `protocol` makes each worker's protocol, in
+    /// the worker's process, from its slot.
+    ///
+    /// TERM, INT and QUIT drain all workers; a second one stops them at once. No worker outlives this call.
+    ///
+    /// # Errors
+    /// One clear reason where the server could not start, with nothing left running; or that workers died.
+    pub fn run<P: Protocol>(self, protocol: impl Fn(usize) -> P) -> Result<(), ServerError> {
+        if self.settings.listen.is_empty() {
+            return Err(ServerError::NoAddress);
+        }
+        master::run(&self.settings, &self.telemetry.pages, &protocol)
+    }
+
+    /// Runs one worker on the calling thread: no fork, no signals. For tests and for programs that bring their own
+    /// supervision. `ready` gets the handle to stop it. Without an address it only connects out.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn run_on_this_thread<P: Protocol>(
+        self,
+        protocol: impl FnOnce() -> P,
+        ready: impl FnOnce(Running),
+    ) -> Result<(), ServerError> {
+        let sockets = self.settings.listen.iter().map(|address| worker::bind(*address)).collect::<Result<Vec<_>, _>>()?;
+        let addresses = sockets.iter().map(|(_, address)| *address).collect();
+        let (ours, theirs) = worker::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
+        let setup = Setup {
+            slot: 0,
+            core: None,
+            settings: self.settings,
+            listeners: Listeners::Inherited(sockets),
+            page: Arc::clone(&self.telemetry.pages[0]),
+            control: theirs,
+            signals: false,
+        };
+        let running = Running { addresses, control: ours };
+        Ok(worker::run(setup, || {
+            let protocol = protocol();
+            ready(running);
+            protocol
+        })?)
+    }
+}
+
+/// A worker that runs on some thread; see [`Server::run_on_this_thread`]. Dropping it drains the worker.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    control: OwnedFd,
+}
+
+impl Running {
+    /// What it listens on, with the ports it got.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Lets it finish what it has, then leave.
+    pub fn drain(&self) {
+        let _ = worker::tell(&self.control, &Order::Drain);
+    }
+
+    /// Makes it leave at once.
+    pub fn stop(&self) {
+        let _ = worker::tell(&self.control, &Order::Stop);
+    }
+}
+
+/// The numbers of a server's workers, by slot.
+#[derive(Clone)]
+pub struct Telemetry {
+    pages: Vec<Arc<Shared<WorkerPage>>>,
+}
+
+impl Telemetry {
+    /// Each worker's numbers now.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.pages.iter().map(|page| page.snapshot()).collect()
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Telemetry").field("workers", &self.pages.len()).finish()
+    }
+}

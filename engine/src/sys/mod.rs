@@ -1,0 +1,11 @@
+//! The only room with `unsafe`: the ring and its memory, processes, shared memory.
+#![allow(unsafe_code)]
+
+pub(crate) mod arena;
+pub(crate) mod buffer_ring;
+pub(crate) mod clock;
+pub(crate) mod features;
+pub(crate) mod payload;
+pub(crate) mod process;
+pub(crate) mod ring;
+pub(crate) mod shared_memory;

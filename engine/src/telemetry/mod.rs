@@ -1,0 +1,156 @@
+//! Counters and service times of a worker, in memory that its parent shares: readable while the worker runs and
+//! after it died.
+//!
+//! Each page has one writer, so a counter is a relaxed load and store: no locked instruction on the data path.
+
+mod histogram;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
+pub(crate) use histogram::Histogram;
+
+use crate::protocol::CloseReason;
+
+/// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
+pub const NAMED_COUNTERS_MAX: usize = 16;
+
+/// Bytes of such a name.
+pub const COUNTER_NAME_BYTES_MAX: usize = 32;
+
+/// One number of one writer.
+#[derive(Default)]
+#[repr(transparent)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A worker's page.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(crate) struct WorkerPage {
+    pub(crate) accepted: Counter,
+    pub(crate) connected: Counter,
+    pub(crate) open: Counter,
+    pub(crate) closed: [Counter; CloseReason::COUNT],
+    pub(crate) bytes_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) requests: Counter,
+    pub(crate) turns: Counter,
+    pub(crate) enters: Counter,
+    pub(crate) buffers_exhausted: Counter,
+    pub(crate) completions_overflowed: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) accept_pauses: Counter,
+    /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
+    pub(crate) turn_at_ns: Counter,
+    pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
+    names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
+    pub(crate) service: Histogram,
+}
+
+impl WorkerPage {
+    /// Gives counter `index` its name, cut to [`COUNTER_NAME_BYTES_MAX`] bytes.
+    pub(crate) fn set_name(&self, index: usize, name: &str) {
+        let mut bytes = [0; COUNTER_NAME_BYTES_MAX];
+        let length = name.floor_char_boundary(COUNTER_NAME_BYTES_MAX);
+        bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+        for (word, part) in self.names[index].iter().zip(bytes.chunks_exact(8)) {
+            word.store(u64::from_le_bytes(part.try_into().expect("eight bytes")), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn name(&self, index: usize) -> String {
+        let bytes: Vec<u8> = self.names[index].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let named = (0..NAMED_COUNTERS_MAX).map(|index| (self.name(index), self.named[index].get()));
+        Snapshot {
+            accepted: self.accepted.get(),
+            connected: self.connected.get(),
+            open: self.open.get(),
+            closed: CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].get())),
+            bytes_received: self.bytes_received.get(),
+            bytes_sent: self.bytes_sent.get(),
+            requests: self.requests.get(),
+            turns: self.turns.get(),
+            enters: self.enters.get(),
+            buffers_exhausted: self.buffers_exhausted.get(),
+            completions_overflowed: self.completions_overflowed.get(),
+            accept_errors: self.accept_errors.get(),
+            accept_pauses: self.accept_pauses.get(),
+            turn_at_ns: self.turn_at_ns.get(),
+            named: named.filter(|(name, _)| !name.is_empty()).collect(),
+            service: self.service.snapshot(),
+        }
+    }
+}
+
+/// A worker's numbers at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Outbound connections established.
+    pub connected: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections closed, by reason.
+    pub closed: [(CloseReason, u64); CloseReason::COUNT],
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Requests answered, as counted by the protocol ([`Io::count_requests`](crate::Io::count_requests)).
+    pub requests: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// System calls into the ring.
+    pub enters: u64,
+    /// Receives that found no buffer and were armed again.
+    pub buffers_exhausted: u64,
+    /// Completions the kernel had no room for in the ring at once.
+    pub completions_overflowed: u64,
+    /// Accepts that failed.
+    pub accept_errors: u64,
+    /// Times accepting was paused, by the connection limit or for want of descriptors.
+    pub accept_pauses: u64,
+    /// CLOCK_MONOTONIC nanoseconds of the worker's last turn.
+    pub turn_at_ns: u64,
+    /// The protocol's own counters.
+    pub named: Vec<(String, u64)>,
+    /// From the moment input was seen to the moment its answer was handed to the kernel, nanoseconds.
+    pub service: HistogramSnapshot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_and_are_cut_at_a_character() {
+        let page = WorkerPage::default();
+        page.set_name(0, "hits");
+        page.set_name(1, &"ä".repeat(40));
+        page.named[0].add(3);
+        assert_eq!(page.name(0), "hits");
+        assert_eq!(page.name(1), "ä".repeat(16));
+        assert_eq!(page.snapshot().named[0], ("hits".to_owned(), 3));
+    }
+}

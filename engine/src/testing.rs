@@ -1,0 +1,420 @@
+//! A protocol under test: the engine's own connection machine, driven without a kernel and in virtual time.
+//!
+//! ```
+//! # use baton::{Io, Peer, Protocol, Reject, Step};
+//! # struct Echo;
+//! # impl Protocol for Echo {
+//! #     type Connection = ();
+//! #     type Message = ();
+//! #     fn on_open(&mut self, _: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> { Ok(()) }
+//! #     fn on_data(&mut self, _: &mut (), input: &[u8], io: &mut Io<'_>) -> Step {
+//! #         io.write(input);
+//! #         Step::more(input.len())
+//! #     }
+//! # }
+//! use baton::testing::Harness;
+//!
+//! let mut harness = Harness::new(Echo);
+//! let client = harness.open();
+//! harness.send(client, b"hello");
+//! assert_eq!(harness.take_output(client), b"hello");
+//! harness.finish(client);
+//! assert_eq!(harness.closed(client), Some(baton::CloseReason::Peer));
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Limits, Timeouts};
+use crate::connection::context::{Alarm, Command, Context, WallClock};
+use crate::connection::{Action, Connection, Received};
+use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol};
+use crate::sys::payload::Payload;
+use crate::sys::shared_memory::Shared;
+use crate::telemetry::Snapshot;
+use crate::worker::{Inbox, Worker};
+
+/// A client of the harness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client(usize);
+
+enum Sent {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+}
+
+struct Simulated<S> {
+    /// `None` once closed.
+    connection: Option<Connection<S>>,
+    /// What the client sent and the engine has not received.
+    incoming: VecDeque<Sent>,
+    output: Vec<u8>,
+    /// Bytes the client still takes; `None` for any number.
+    window: Option<usize>,
+    waiting_send: Option<Payload>,
+    saw_end: bool,
+    was_reset: bool,
+    reason: Option<CloseReason>,
+}
+
+/// See the module's head.
+pub struct Harness<P: Protocol> {
+    protocol: P,
+    context: Context,
+    inbox: Inbox<P::Message>,
+    clients: Vec<Simulated<P::Connection>>,
+    connects: Vec<(SocketAddr, u64)>,
+    has_drained: bool,
+}
+
+impl<P: Protocol> Harness<P> {
+    /// A worker running `protocol` with default limits and time-outs.
+    ///
+    /// # Panics
+    /// If [`Protocol::on_start`] fails.
+    pub fn new(protocol: P) -> Self {
+        Self::with(protocol, Limits::default(), Timeouts::default())
+    }
+
+    /// A worker running `protocol` with these limits and time-outs.
+    ///
+    /// # Panics
+    /// If [`Protocol::on_start`] fails, or there is no memory or descriptor for the harness.
+    pub fn with(mut protocol: P, limits: Limits, timeouts: Timeouts) -> Self {
+        let page = Arc::new(Shared::new().expect("memory for telemetry"));
+        let inbox = Inbox::new().expect("an eventfd");
+        // Not zero, as on a real clock.
+        let now_ns = 1_000_000_000;
+        let mut context = Context::new(page, limits, timeouts, now_ns);
+        context.wall_clock = WallClock::Virtual(Duration::from_secs(784_111_776));
+        protocol.on_start(&mut Worker::new(&mut context, &inbox)).expect("the protocol starts");
+        Self { protocol, context, inbox, clients: Vec::new(), connects: Vec::new(), has_drained: false }
+    }
+
+    /// The protocol, for a look at its state.
+    pub fn protocol(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
+    /// The engine's counters.
+    pub fn snapshot(&self) -> Snapshot {
+        self.context.page.snapshot()
+    }
+
+    /// A client connects.
+    pub fn open(&mut self) -> Client {
+        self.open_as(None)
+    }
+
+    /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end.
+    ///
+    /// # Panics
+    /// If none was asked for.
+    pub fn accept_outbound(&mut self) -> Client {
+        let (_, token) = self.connects.remove(0);
+        self.open_as(Some(token))
+    }
+
+    /// An outbound connection asked for with [`Worker::connect`] is refused.
+    ///
+    /// # Panics
+    /// If none was asked for.
+    pub fn refuse_outbound(&mut self) {
+        let (_, token) = self.connects.remove(0);
+        let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+        self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+        self.run();
+    }
+
+    fn open_as(&mut self, token: Option<u64>) -> Client {
+        let id = ConnectionId { slot: self.clients.len() as u32, generation: 0 };
+        let mut connection = Connection::new(id, self.context.now_ns);
+        let address = || Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000)));
+        connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
+        self.context.page.accepted.add(1);
+        self.clients.push(Simulated {
+            connection: Some(connection),
+            incoming: VecDeque::new(),
+            output: Vec::new(),
+            window: None,
+            waiting_send: None,
+            saw_end: false,
+            was_reset: false,
+            reason: None,
+        });
+        self.run();
+        Client(id.slot as usize)
+    }
+
+    /// The client sends bytes, which arrive together.
+    pub fn send(&mut self, client: Client, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.clients[client.0].incoming.push_back(Sent::Bytes(bytes.to_vec()));
+        }
+        self.run();
+    }
+
+    /// The client sends FIN.
+    pub fn finish(&mut self, client: Client) {
+        self.clients[client.0].incoming.push_back(Sent::End);
+        self.run();
+    }
+
+    /// The client resets the connection.
+    pub fn reset(&mut self, client: Client) {
+        self.clients[client.0].incoming.push_back(Sent::Reset);
+        self.run();
+    }
+
+    /// From now on the client takes only so many bytes more of the output; `None` for all of it, as at first.
+    pub fn set_window(&mut self, client: Client, bytes: Option<usize>) {
+        self.clients[client.0].window = bytes;
+        self.run();
+    }
+
+    /// What the client has received since the last call.
+    pub fn take_output(&mut self, client: Client) -> Vec<u8> {
+        std::mem::take(&mut self.clients[client.0].output)
+    }
+
+    /// Whether the client has seen the engine's FIN.
+    pub fn saw_end(&self, client: Client) -> bool {
+        self.clients[client.0].saw_end
+    }
+
+    /// Whether the client has seen a reset.
+    pub fn was_reset(&self, client: Client) -> bool {
+        self.clients[client.0].was_reset
+    }
+
+    /// Why the connection ended; `None` while it lives.
+    pub fn closed(&self, client: Client) -> Option<CloseReason> {
+        self.clients[client.0].reason
+    }
+
+    /// Outbound connections asked for and not yet answered.
+    pub fn outbound(&self) -> Vec<(SocketAddr, u64)> {
+        self.connects.clone()
+    }
+
+    /// A helper thread's message arrives.
+    pub fn message(&mut self, message: P::Message) {
+        self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
+        self.run();
+    }
+
+    /// The worker drains.
+    pub fn drain(&mut self) {
+        if std::mem::replace(&mut self.has_drained, true) {
+            return;
+        }
+        self.context.draining = true;
+        let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
+        self.context.timers.set(deadline_ns, Alarm::Drain);
+        for client in &mut self.clients {
+            if let Some(connection) = &mut client.connection {
+                connection.drain(&mut self.protocol, &mut self.context, Duration::from_nanos(deadline_ns));
+            }
+        }
+        self.run();
+    }
+
+    /// Time passes; timers fire in order, each at its time.
+    pub fn advance(&mut self, time: Duration) {
+        let end_ns = self.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
+        while let Some(next_ns) = self.context.timers.next_ns().filter(|next_ns| *next_ns <= end_ns) {
+            self.context.now_ns = next_ns;
+            self.expire();
+            self.run();
+        }
+        self.context.now_ns = end_ns;
+        self.expire();
+        self.run();
+    }
+
+    fn expire(&mut self) {
+        while let Some(alarm) = self.context.timers.expire(self.context.now_ns) {
+            match alarm {
+                Alarm::Connection { slot } => {
+                    if let Some(connection) = &mut self.clients[slot as usize].connection {
+                        connection.alarm(&mut self.protocol, &mut self.context);
+                    }
+                }
+                Alarm::Protocol { slot, key } => {
+                    if let Some(connection) = &mut self.clients[slot as usize].connection {
+                        connection.timer(&mut self.protocol, &mut self.context, key);
+                    }
+                }
+                Alarm::Worker { key } => {
+                    self.context.worker_timers.retain(|(other, _)| *other != key);
+                    self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
+                }
+                Alarm::Drain => {
+                    for client in &mut self.clients {
+                        if let Some(connection) = &mut client.connection {
+                            connection.stop(&mut self.context);
+                        }
+                    }
+                }
+                Alarm::Accept => {}
+            }
+        }
+    }
+
+    /// Turns of the loop until nothing moves any more.
+    fn run(&mut self) {
+        loop {
+            self.context.arena.begin_turn();
+            let mut moved = false;
+            for index in 0..self.clients.len() {
+                moved |= self.receive(index);
+            }
+            for message in self.inbox.take() {
+                self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
+                moved = true;
+            }
+            for command in std::mem::take(&mut self.context.commands) {
+                moved = true;
+                self.command(command);
+            }
+            self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+            for index in 0..self.clients.len() {
+                moved |= self.settle(index);
+            }
+            let requests = std::mem::take(&mut self.context.requests_in_turn);
+            self.context.page.requests.add(requests);
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Wake(id) => {
+                if let Some(connection) = self.clients.get_mut(id.slot as usize).and_then(|one| one.connection.as_mut()) {
+                    connection.wake(&mut self.protocol, &mut self.context);
+                }
+            }
+            Command::Rerun(id) => {
+                if let Some(connection) = &mut self.clients[id.slot as usize].connection {
+                    connection.run_again(&mut self.protocol, &mut self.context);
+                }
+            }
+            Command::Connect { address, token } => self.connects.push((address, token)),
+            Command::Drain => self.drain(),
+        }
+    }
+
+    fn receive(&mut self, index: usize) -> bool {
+        let client = &mut self.clients[index];
+        let Some(connection) = client.connection.as_mut().filter(|connection| connection.wants_input()) else {
+            return false;
+        };
+        match client.incoming.pop_front() {
+            None => return false,
+            Some(Sent::Bytes(bytes)) => {
+                self.context.page.bytes_received.add(bytes.len() as u64);
+                connection.receive(&mut self.protocol, &mut self.context, Received::Bytes(&bytes));
+            }
+            Some(Sent::End) => connection.receive_end(&mut self.protocol, &mut self.context),
+            Some(Sent::Reset) => connection.fail(&mut self.context),
+        }
+        true
+    }
+
+    fn settle(&mut self, index: usize) -> bool {
+        let client = &mut self.clients[index];
+        let Some(connection) = &mut client.connection else { return false };
+        let mut moved = false;
+        match connection.next_action(&mut self.context) {
+            Action::Nothing => {}
+            Action::ShutdownWrite => {
+                client.saw_end = true;
+                moved = true;
+            }
+            Action::Close { reset } => {
+                if let Some(payload) = client.waiting_send.take() {
+                    connection.send_ended(payload);
+                }
+                client.saw_end = true;
+                client.was_reset = reset;
+                client.reason = Some(connection.reason());
+                connection.close(&mut self.protocol, &mut self.context);
+                self.context.page.closed[connection.reason() as usize].add(1);
+                client.connection = None;
+                return true;
+            }
+        }
+        if client.waiting_send.is_none() && connection.wants_output() {
+            client.waiting_send = connection.begin_send(&mut self.context).map(|(payload, _)| payload);
+        }
+        if let Some(payload) = client.waiting_send.take() {
+            let count = client.window.map_or(payload.len(), |window| payload.len().min(window));
+            // A full window makes sends from shared memory return at once, and others wait.
+            if count == 0 && !payload.is_shared() {
+                client.waiting_send = Some(payload);
+                return moved;
+            }
+            client.output.extend_from_slice(&payload.bytes()[..count]);
+            if let Some(window) = &mut client.window {
+                *window -= count;
+            }
+            self.context.page.bytes_sent.add(count as u64);
+            connection.sent(&mut self.protocol, &mut self.context, payload, count);
+            moved = true;
+        }
+        moved
+    }
+}
+
+/// Runs `input` through fresh protocols in many ways: whole, cut in two at every byte, byte by byte, and with the peer
+/// taking one, two, three, … bytes of the answer at a time. Gives the output, which must be the same each time.
+///
+/// # Panics
+/// If it is not.
+pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
+    let whole = output_of_parts(&make, &[input]);
+    for cut in 1..input.len() {
+        let (first, second) = input.split_at(cut);
+        assert_eq!(
+            output_of_parts(&make, &[first, second]).escape_ascii().to_string(),
+            whole.escape_ascii().to_string(),
+            "cut at byte {cut}"
+        );
+    }
+    let bytes: Vec<&[u8]> = input.chunks(1).collect();
+    let by_byte = output_of_parts(&make, &bytes);
+    assert_eq!(by_byte.escape_ascii().to_string(), whole.escape_ascii().to_string(), "byte by byte");
+    for window in [1, 2, 3, 7, 64, 1000] {
+        let mut harness = Harness::new(make());
+        let client = harness.open();
+        harness.set_window(client, Some(0));
+        harness.send(client, input);
+        let mut taken = Vec::new();
+        loop {
+            harness.set_window(client, Some(window));
+            let part = harness.take_output(client);
+            if part.is_empty() {
+                break;
+            }
+            taken.extend_from_slice(&part);
+        }
+        assert_eq!(taken.escape_ascii().to_string(), whole.escape_ascii().to_string(), "{window} bytes at a time");
+    }
+    whole
+}
+
+/// Runs `parts`, which arrive one after the other, through a fresh protocol and gives the output.
+pub fn output_of_parts<P: Protocol>(make: impl Fn() -> P, parts: &[&[u8]]) -> Vec<u8> {
+    let mut harness = Harness::new(make());
+    let client = harness.open();
+    for part in parts {
+        harness.send(client, part);
+    }
+    harness.take_output(client)
+}

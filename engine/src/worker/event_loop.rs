@@ -1,0 +1,703 @@
+//! The loop: one system call a turn, which submits what the last turn produced and waits for what comes next.
+//!
+//! A turn: completions, timers, requests of callbacks, then each connection that has something to send sends it.
+//! Invariants: a connection has at most one receive and one send in the kernel's hand; it is closed once, and its slot
+//! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use socket2::SockRef;
+
+use super::control::{Heard, Order, Report, hear, tell};
+use super::listener::{Accepting, Listener};
+use super::mailbox::Inbox;
+use super::slab::Slab;
+use super::{Sizing, Worker};
+use crate::connection::context::{Alarm, Command, Context};
+use crate::connection::{Action, Connection, Received};
+use crate::protocol::{ConnectionId, Peer, Protocol};
+use crate::sys::clock::monotonic_ns;
+use crate::sys::ring::{Completion, Key, Ring, Socket};
+
+/// First and longest pause after accepting failed for want of descriptors or memory.
+const ACCEPT_PAUSE_MS_MIN: u64 = 10;
+const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
+
+/// Errors of a peer's or the network's making are logged once in this time at most.
+const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Keys of polls and of the timeout.
+const CONTROL: Key = Key { slot: 0, generation: 0 };
+const SIGNALS: Key = Key { slot: 1, generation: 0 };
+const INBOX: Key = Key { slot: 2, generation: 0 };
+const TIMEOUT: Key = Key { slot: 3, generation: 0 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    No,
+    Armed,
+    Cancelling,
+    /// No buffer was left; armed again when some are.
+    Starved,
+}
+
+struct Entry<S> {
+    connection: Connection<S>,
+    /// `None` once it is given to the kernel to be closed.
+    socket: Option<Socket>,
+    receiving: Receiving,
+    sending: bool,
+    /// In the list of those that have something to send.
+    is_dirty: bool,
+    /// An outbound connection's token, while it is being connected.
+    connecting: Option<Box<u64>>,
+}
+
+impl<S> Entry<S> {
+    fn key(&self) -> Key {
+        key_of(self.connection.id())
+    }
+}
+
+fn key_of(id: ConnectionId) -> Key {
+    Key { slot: id.slot, generation: id.generation as u16 }
+}
+
+/// See the module's head.
+pub(crate) struct EventLoop<P: Protocol> {
+    protocol: P,
+    ring: Ring,
+    slab: Slab<Entry<P::Connection>>,
+    context: Context,
+    listeners: Vec<Listener>,
+    inbox: Inbox<P::Message>,
+    control: OwnedFd,
+    signals: Option<SignalFd>,
+    sizing: Sizing,
+    direct: bool,
+    dirty: Vec<u32>,
+    starved: Vec<ConnectionId>,
+    /// When the ring's timeout fires; `u64::MAX` where none is armed.
+    timeout_at_ns: u64,
+    accept_paused: bool,
+    accept_pause_ms: u64,
+    at_limit: bool,
+    logged_ns: u64,
+    drain_deadline_ns: Option<u64>,
+    stopping: bool,
+}
+
+impl<P: Protocol> EventLoop<P> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the bring-up")]
+    pub(super) fn new(
+        protocol: P,
+        ring: Ring,
+        context: Context,
+        listeners: Vec<Listener>,
+        inbox: Inbox<P::Message>,
+        control: OwnedFd,
+        signals: bool,
+        sizing: Sizing,
+        direct: bool,
+    ) -> Result<Self, (io::Error, OwnedFd)> {
+        let signals = match signals.then(watch_signals).transpose() {
+            Ok(signals) => signals,
+            Err(error) => return Err((error, control)),
+        };
+        let mut this = Self {
+            protocol,
+            ring,
+            slab: Slab::new(sizing.slots as usize),
+            context,
+            listeners,
+            inbox,
+            control,
+            signals,
+            sizing,
+            direct,
+            dirty: Vec::new(),
+            starved: Vec::new(),
+            timeout_at_ns: u64::MAX,
+            accept_paused: false,
+            accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
+            at_limit: false,
+            logged_ns: 0,
+            drain_deadline_ns: None,
+            stopping: false,
+        };
+        this.ring.poll(this.control.as_fd(), CONTROL);
+        if let Some(signals) = &this.signals {
+            this.ring.poll(signals.as_fd(), SIGNALS);
+        }
+        this.ring.poll(this.inbox.descriptor(), INBOX);
+        this.settle_accepting();
+        Ok(this)
+    }
+
+    pub(super) fn report_ready(&self) {
+        let report = Report::Ready { core: self.context.core, connections_max: self.sizing.connections_max };
+        if let Err(error) = tell(&self.control, &report) {
+            tracing::warn!(slot = self.context.slot, %error, "could not report ready");
+        }
+        let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.address.to_string()).collect();
+        tracing::debug!(slot = self.context.slot, addresses = addresses.join(" "), direct = self.direct, "worker is ready");
+    }
+
+    /// Runs until drained.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.turn()?;
+            if self.is_done() {
+                self.record_turn();
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let accepting = self.listeners.iter().any(|listener| listener.accepting != Accepting::No);
+        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !accepting
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.send_dirty();
+        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0;
+        self.ring.enter(u32::from(!has_work))?;
+        self.context.now_ns = monotonic_ns();
+        self.context.arena.begin_turn();
+        self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
+        while let Some(completion) = self.ring.next() {
+            self.complete(completion);
+        }
+        self.expire_timers();
+        self.run_commands();
+        self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+        self.rearm_starved();
+        self.settle_accepting();
+        self.arm_timeout();
+        self.record_turn();
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received { key, result, lease, more } => self.received(key, result, lease, more),
+            Completion::Sent { key, result, payload } => self.sent(key, result, payload),
+            Completion::Accepted { key, result, more } => self.accepted(key, result, more),
+            Completion::Connected { key, result } => self.connected(key, result),
+            Completion::Readable { key, more } => self.readable(key, more),
+            Completion::Expired { .. } => self.timeout_at_ns = u64::MAX,
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, result: i32, lease: Option<crate::sys::buffer_ring::Lease>, more: bool) {
+        let Some(entry) = self.slab.get_key(key) else {
+            debug_assert!(false, "a receive outlived its slot");
+            return;
+        };
+        if !more {
+            entry.receiving = Receiving::No;
+        }
+        let connection = &mut entry.connection;
+        match result {
+            1.. => {
+                self.context.page.bytes_received.add(result as u64);
+                let lease = lease.expect("received bytes are in a buffer");
+                connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
+            }
+            0 => connection.receive_end(&mut self.protocol, &mut self.context),
+            _ => match -result {
+                libc::ENOBUFS => {
+                    self.context.page.buffers_exhausted.add(1);
+                    entry.receiving = Receiving::Starved;
+                    self.starved.push(entry.connection.id());
+                }
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => connection.fail(&mut self.context),
+            },
+        }
+        self.settle(key.slot);
+    }
+
+    #[inline]
+    fn sent(&mut self, key: Key, result: i32, payload: crate::sys::payload::Payload) {
+        let Some(entry) = self.slab.get_key(key) else {
+            debug_assert!(false, "a send outlived its slot");
+            return;
+        };
+        entry.sending = false;
+        match result {
+            0.. => {
+                self.context.page.bytes_sent.add(result as u64);
+                entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
+            }
+            _ => match -result {
+                libc::EAGAIN | libc::EINTR => {
+                    entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
+                }
+                _ => {
+                    entry.connection.send_ended(payload);
+                    entry.connection.fail(&mut self.context);
+                }
+            },
+        }
+        self.settle(key.slot);
+    }
+
+    fn accepted(&mut self, key: Key, result: Result<Socket, i32>, more: bool) {
+        let listener = &mut self.listeners[key.slot as usize];
+        if !more {
+            listener.accepting = Accepting::No;
+        }
+        match result {
+            Ok(socket) => {
+                self.accept_pause_ms = ACCEPT_PAUSE_MS_MIN;
+                self.context.page.accepted.add(1);
+                self.open(socket, None);
+            }
+            Err(libc::ECANCELED) => {}
+            Err(errno) => self.accept_failed(key.slot as usize, errno),
+        }
+    }
+
+    fn accept_failed(&mut self, listener: usize, errno: i32) {
+        self.context.page.accept_errors.add(1);
+        let out_of_resources = matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM);
+        if out_of_resources || !matches!(errno, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) {
+            self.pause_accepting(self.accept_pause_ms);
+            self.accept_pause_ms = (self.accept_pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
+            self.log_at_times(|slot, context| {
+                let advice = if out_of_resources { "; raise the limit of open files (ulimit -n) or connections end first" } else { "" };
+                tracing::warn!(
+                    slot,
+                    open = context.page.open.get(),
+                    "accepting failed: {}; pausing{advice}",
+                    io::Error::from_raw_os_error(errno)
+                );
+            });
+        } else {
+            tracing::debug!(listener, errno, "a connection was gone before it was accepted");
+        }
+    }
+
+    fn pause_accepting(&mut self, ms: u64) {
+        if !self.accept_paused {
+            self.accept_paused = true;
+            self.context.page.accept_pauses.add(1);
+            let deadline_ns = self.context.now_ns + ms * 1_000_000;
+            self.context.timers.set(deadline_ns, Alarm::Accept);
+        }
+    }
+
+    fn open(&mut self, socket: Socket, token: Option<u64>) {
+        let id = match self.insert(socket, None) {
+            Ok(id) => id,
+            Err(socket) => {
+                // Only a burst larger than the backlog can come here; see `Sizing`.
+                self.ring.close(socket);
+                self.context.page.accept_errors.add(1);
+                self.log_at_times(|slot, _| tracing::error!(slot, "a connection came with no slot left and was closed"));
+                return;
+            }
+        };
+        self.context.page.open.set(self.slab.len() as u64);
+        self.opened(id, token);
+    }
+
+    /// A slot for `socket`, which comes back where there is none.
+    fn insert(&mut self, socket: Socket, connecting: Option<u64>) -> Result<ConnectionId, Socket> {
+        let now_ns = self.context.now_ns;
+        let mut socket = Some(socket);
+        let id = self.slab.insert(|id| Entry {
+            connection: Connection::new(id, now_ns),
+            socket: socket.take(),
+            receiving: Receiving::No,
+            sending: false,
+            is_dirty: false,
+            connecting: connecting.map(Box::new),
+        });
+        id.ok_or_else(|| socket.expect("not taken"))
+    }
+
+    fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
+        let entry = self.slab.get(id).expect("a connection that was just made");
+        let ring = RefCell::new(&mut self.ring);
+        let socket = entry.socket.as_ref().expect("open");
+        let address = || {
+            ring.borrow_mut().with_descriptor(socket, |descriptor| {
+                let address = SockRef::from(&descriptor).peer_addr()?;
+                address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+            })
+        };
+        let peer = Peer { token, address: &address };
+        entry.connection.open(&mut self.protocol, &mut self.context, peer);
+        if self.context.draining {
+            let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or(self.context.now_ns));
+            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+        }
+        self.settle(id.slot);
+    }
+
+    fn connect(&mut self, address: SocketAddr, token: u64) {
+        let made = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)
+            .and_then(|socket| socket.set_tcp_nodelay(true).map(|()| socket));
+        let socket = match made {
+            Ok(socket) => Ring::adopt(socket.into()),
+            Err(error) => {
+                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+                return;
+            }
+        };
+        let id = match self.insert(socket, Some(token)) {
+            Ok(id) => id,
+            Err(socket) => {
+                self.ring.close(socket);
+                let error = io::Error::other("the worker has no connection slot left (connections_max)");
+                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+                return;
+            }
+        };
+        let entry = self.slab.get(id).expect("just made");
+        let socket = entry.socket.as_ref().expect("just made");
+        self.ring.connect(socket, key_of(id), address);
+    }
+
+    fn connected(&mut self, key: Key, result: i32) {
+        let Some(entry) = self.slab.get_key(key) else { return };
+        let token = entry.connecting.take().map_or(0, |token| *token);
+        if result == 0 && !self.stopping {
+            self.context.page.connected.add(1);
+            self.context.page.open.set(self.slab.len() as u64);
+            let id = self.slab.at(key.slot).expect("living").connection.id();
+            self.opened(id, Some(token));
+        } else {
+            let entry = self.slab.remove(key.slot);
+            if let Some(socket) = entry.socket {
+                self.ring.close(socket);
+            }
+            let error = if result == 0 { io::Error::other("the worker stops") } else { io::Error::from_raw_os_error(-result) };
+            self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+        }
+    }
+
+    fn readable(&mut self, key: Key, more: bool) {
+        match key {
+            CONTROL => self.hear_orders(more),
+            SIGNALS => {
+                let Some(signals) = &self.signals else { return };
+                let signal = signals.read_signal();
+                if !more {
+                    self.ring.poll(signals.as_fd(), SIGNALS);
+                }
+                if let Ok(Some(signal)) = signal {
+                    tracing::debug!(slot = self.context.slot, signal = signal.ssi_signo, "worker was signalled");
+                    self.drain_or_stop();
+                }
+            }
+            _ => {
+                if !more {
+                    self.ring.poll(self.inbox.descriptor(), INBOX);
+                }
+                for message in self.inbox.take() {
+                    self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
+                }
+            }
+        }
+    }
+
+    fn hear_orders(&mut self, more: bool) {
+        loop {
+            match hear(&self.control) {
+                Ok(Heard::Message(Order::Drain)) => self.drain(),
+                Ok(Heard::Message(Order::Stop)) => self.stop(),
+                Ok(Heard::Nothing) => break,
+                Ok(Heard::End) | Err(_) => {
+                    // Nobody is left to give orders: leave in good order. The poll would fire for ever; it ends with
+                    // the ring.
+                    self.drain();
+                    return;
+                }
+            }
+        }
+        if !more {
+            self.ring.poll(self.control.as_fd(), CONTROL);
+        }
+    }
+
+    fn drain_or_stop(&mut self) {
+        if self.drain_deadline_ns.is_some() { self.stop() } else { self.drain() }
+    }
+
+    fn drain(&mut self) {
+        if self.drain_deadline_ns.is_some() {
+            return;
+        }
+        let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
+        self.drain_deadline_ns = Some(deadline_ns);
+        self.context.draining = true;
+        self.context.timers.set(deadline_ns, Alarm::Drain);
+        tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
+        self.for_each(|connection, protocol, context| {
+            connection.drain(protocol, context, Duration::from_nanos(deadline_ns));
+        });
+        self.settle_accepting();
+    }
+
+    fn stop(&mut self) {
+        self.drain();
+        self.stopping = true;
+        self.for_each(|connection, _, context| connection.stop(context));
+    }
+
+    fn for_each(&mut self, mut action: impl FnMut(&mut Connection<P::Connection>, &mut P, &mut Context)) {
+        for slot in 0..self.slab.slots() {
+            if let Some(entry) = self.slab.at(slot) {
+                if entry.connecting.is_none() {
+                    action(&mut entry.connection, &mut self.protocol, &mut self.context);
+                } else if let Some(socket) = &entry.socket {
+                    self.ring.cancel_socket(socket);
+                }
+                self.settle(slot);
+            }
+        }
+    }
+
+    fn expire_timers(&mut self) {
+        let now_ns = self.context.now_ns;
+        while let Some(alarm) = self.context.timers.expire(now_ns) {
+            match alarm {
+                Alarm::Connection { slot } => {
+                    if let Some(entry) = self.slab.at(slot) {
+                        entry.connection.alarm(&mut self.protocol, &mut self.context);
+                        self.settle(slot);
+                    }
+                }
+                Alarm::Protocol { slot, key } => {
+                    if let Some(entry) = self.slab.at(slot) {
+                        entry.connection.timer(&mut self.protocol, &mut self.context, key);
+                        self.settle(slot);
+                    }
+                }
+                Alarm::Worker { key } => {
+                    self.context.worker_timers.retain(|(other, _)| *other != key);
+                    self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
+                }
+                Alarm::Accept => self.accept_paused = false,
+                Alarm::Drain => {
+                    if self.slab.len() > 0 {
+                        tracing::info!(slot = self.context.slot, open = self.slab.len(), "the drain's time is over");
+                    }
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    /// What callbacks asked for. What these ask for in turn comes next turn, so that nobody starves the others.
+    fn run_commands(&mut self) {
+        if self.context.commands.is_empty() {
+            return;
+        }
+        for command in std::mem::take(&mut self.context.commands) {
+            match command {
+                Command::Wake(id) => {
+                    if let Some(entry) = self.slab.get(id).filter(|entry| entry.connecting.is_none()) {
+                        entry.connection.wake(&mut self.protocol, &mut self.context);
+                        self.settle(id.slot);
+                    }
+                }
+                Command::Rerun(id) => {
+                    if let Some(entry) = self.slab.get(id) {
+                        entry.connection.run_again(&mut self.protocol, &mut self.context);
+                        self.settle(id.slot);
+                    }
+                }
+                Command::Connect { address, token } => self.connect(address, token),
+                Command::Drain => self.drain(),
+            }
+        }
+    }
+
+    /// Brings what the kernel does for a connection in line with what the connection wants.
+    #[inline]
+    fn settle(&mut self, slot: u32) {
+        let Some(entry) = self.slab.at(slot) else { return };
+        match entry.connection.next_action(&mut self.context) {
+            Action::Nothing => {}
+            Action::ShutdownWrite => {
+                let socket = entry.socket.as_ref().expect("open until it ended");
+                let result = self.ring.with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
+                if result.is_err() {
+                    entry.connection.fail(&mut self.context);
+                    return self.settle(slot);
+                }
+            }
+            Action::Close { reset } => return self.close(slot, reset),
+        }
+        if entry.connection.wants_input() {
+            if entry.receiving == Receiving::No {
+                entry.receiving = Receiving::Armed;
+                let key = entry.key();
+                self.ring.receive(entry.socket.as_ref().expect("open until it ended"), key);
+            }
+        } else if entry.receiving == Receiving::Armed {
+            entry.receiving = Receiving::Cancelling;
+            let key = entry.key();
+            self.ring.cancel_receive(key);
+        }
+        if !entry.is_dirty && entry.connection.wants_output() {
+            entry.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// The one place where connections are closed.
+    fn close(&mut self, slot: u32, reset: bool) {
+        let entry = self.slab.at(slot).expect("only living connections are closed");
+        if let Some(socket) = entry.socket.take() {
+            let key = entry.key();
+            if reset {
+                let _ = self.ring.with_descriptor(&socket, |descriptor| {
+                    SockRef::from(&descriptor).set_linger(Some(Duration::ZERO))
+                });
+            }
+            if entry.sending {
+                self.ring.cancel_socket(&socket);
+            } else if entry.receiving == Receiving::Armed {
+                self.ring.cancel_receive(key);
+            }
+            // What is still armed holds the file, not the descriptor: the peer sees the end when its last completion
+            // comes, within the same system call.
+            self.ring.close(socket);
+        }
+        let entry = self.slab.at(slot).expect("as above");
+        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
+            return;
+        }
+        entry.connection.close(&mut self.protocol, &mut self.context);
+        let reason = entry.connection.reason();
+        self.slab.remove(slot);
+        self.context.page.closed[reason as usize].add(1);
+        self.context.page.open.set(self.slab.len() as u64);
+    }
+
+    fn send_dirty(&mut self) {
+        for index in 0..self.dirty.len() {
+            let slot = self.dirty[index];
+            let Some(entry) = self.slab.at(slot) else { continue };
+            entry.is_dirty = false;
+            if let Some(socket) = &entry.socket {
+                if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
+                    let key = entry.key();
+                    entry.sending = true;
+                    self.ring.send(socket, key, payload, when_full);
+                }
+            } else {
+                self.settle(slot);
+            }
+        }
+        self.dirty.clear();
+    }
+
+    fn rearm_starved(&mut self) {
+        if self.starved.is_empty() || !self.ring.buffers().has_free() {
+            return;
+        }
+        for id in std::mem::take(&mut self.starved) {
+            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
+                entry.receiving = Receiving::No;
+                self.settle(id.slot);
+            }
+        }
+    }
+
+    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit, not at all at
+    /// it, so that the backlog pushes back and nobody is refused.
+    fn settle_accepting(&mut self) {
+        let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
+        let is_leaving = self.drain_deadline_ns.is_some();
+        let wanted = match room {
+            0 => Accepting::No,
+            _ if is_leaving || self.accept_paused => Accepting::No,
+            _ if room > self.sizing.burst => Accepting::Many,
+            _ => Accepting::One,
+        };
+        let was_at_limit = std::mem::replace(&mut self.at_limit, room == 0);
+        if self.at_limit && !was_at_limit && !is_leaving {
+            self.context.page.accept_pauses.add(1);
+            let limit = self.sizing.connections_max;
+            self.log_at_times(|slot, _| tracing::warn!(slot, limit, "connection limit reached; accepting pauses"));
+        }
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let key = Key { slot: index as u32, generation: 0 };
+            match (listener.accepting, wanted) {
+                (Accepting::No, Accepting::One | Accepting::Many) => {
+                    listener.accepting = wanted;
+                    self.ring.accept(listener.socket.as_fd(), key, wanted == Accepting::Many, self.direct);
+                }
+                (Accepting::Many, Accepting::No | Accepting::One) | (Accepting::One, Accepting::No) => {
+                    listener.accepting = Accepting::Cancelling;
+                    self.ring.cancel_accept(key, self.direct);
+                }
+                _ => {}
+            }
+        }
+        if is_leaving && !self.listeners.is_empty() && self.listeners.iter().all(|one| one.accepting == Accepting::No) {
+            self.close_listeners();
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for listener in std::mem::take(&mut self.listeners) {
+            let mut taken = Vec::new();
+            listener.close(|socket| taken.push(socket));
+            for socket in taken {
+                self.context.page.accepted.add(1);
+                self.open(Ring::adopt(socket.into()), None);
+            }
+        }
+    }
+
+    fn arm_timeout(&mut self) {
+        if let Some(next_ns) = self.context.timers.next_ns() {
+            if next_ns < self.timeout_at_ns {
+                self.timeout_at_ns = next_ns;
+                self.ring.timeout(next_ns, TIMEOUT);
+            }
+        }
+    }
+
+    fn record_turn(&mut self) {
+        let page = &self.context.page;
+        page.turns.add(1);
+        page.enters.set(self.ring.enters());
+        page.turn_at_ns.set(self.context.now_ns);
+        page.completions_overflowed.set(u64::from(self.ring.overflows()));
+        if self.context.requests_in_turn > 0 {
+            let service_ns = monotonic_ns().saturating_sub(self.context.now_ns);
+            page.requests.add(self.context.requests_in_turn);
+            page.service.record(service_ns, self.context.requests_in_turn);
+            self.context.requests_in_turn = 0;
+        }
+    }
+
+    fn log_at_times(&mut self, log: impl FnOnce(usize, &Context)) {
+        if self.logged_ns == 0 || self.context.now_ns - self.logged_ns >= LOG_INTERVAL_NS {
+            self.logged_ns = self.context.now_ns;
+            log(self.context.slot, &self.context);
+        }
+    }
+}
+
+fn watch_signals() -> io::Result<SignalFd> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}

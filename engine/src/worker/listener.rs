@@ -1,0 +1,120 @@
+//! A worker's listen sockets: making, configuring, listening; and the state of accepting from one.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Why there is no listen socket.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {problem}")]
+pub struct ListenError {
+    /// Where.
+    pub address: SocketAddr,
+    problem: String,
+    #[source]
+    source: io::Error,
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, step: &str, source: io::Error) -> Self {
+        let problem = match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => {
+                "the address is in use by another process, or by one of another user; stop it, or choose another port"
+                    .to_owned()
+            }
+            Some(libc::EACCES) => {
+                "no permission for this port; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+                    .to_owned()
+            }
+            Some(libc::EADDRNOTAVAIL) => "no interface of this machine has this address".to_owned(),
+            Some(libc::EAFNOSUPPORT) => "this machine has no support for this kind of address".to_owned(),
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "no descriptor is free; raise the limit of open files (ulimit -n)".to_owned()
+            }
+            _ => format!("{step}: {source}"),
+        };
+        Self { address, problem, source }
+    }
+}
+
+/// Creates and binds a socket of the address's reuseport group: not configured, not listening. Gives it with the
+/// address it got, which names the port where `address` left that to the kernel.
+pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
+    }
+    socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    socket.set_reuse_port(true).map_err(fail("SO_REUSEPORT"))?;
+    socket.bind(&address.into()).map_err(fail("bind"))?;
+    let bound = socket.local_addr().map_err(fail("getsockname"))?;
+    Ok((socket, bound.as_socket().unwrap_or(address)))
+}
+
+/// Fails where somebody else has the address: SO_REUSEPORT alone would silently share it with another server of the
+/// same user.
+pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
+    }
+    socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    socket.bind(&address.into()).map_err(fail("bind"))
+}
+
+/// Sets the options that accepted connections inherit, and listens.
+pub(crate) fn configure(socket: &Socket, address: SocketAddr, backlog: u32) -> Result<(), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    socket.set_tcp_nodelay(true).map_err(fail("TCP_NODELAY"))?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(fail("listen"))
+}
+
+/// What the kernel makes of a backlog.
+pub(crate) fn backlog_effective(backlog: u32) -> u32 {
+    let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    backlog.min(limit.unwrap_or(4096))
+}
+
+/// Whether accepting from a listener is in the kernel's hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepting {
+    No,
+    /// One connection.
+    One,
+    /// Until cancelled.
+    Many,
+    /// A cancel is out; the last completion has not come.
+    Cancelling,
+}
+
+/// A listen socket of this worker. It is never in the ring's file table, and is closed only after the last completion
+/// of its accept: a ring that still holds it would go on taking connections for nobody.
+pub(crate) struct Listener {
+    pub(crate) socket: Socket,
+    pub(crate) address: SocketAddr,
+    pub(crate) accepting: Accepting,
+}
+
+impl Listener {
+    /// Closes the socket after taking what its queue still holds, so that a stop loses nobody who was let in.
+    pub(crate) fn close(self, mut take: impl FnMut(Socket)) {
+        assert_eq!(self.accepting, Accepting::No, "a listener is closed after its accept has ended");
+        if self.socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        loop {
+            match self.socket.accept() {
+                Ok((socket, _)) => {
+                    let _ = socket.set_nonblocking(false);
+                    take(socket);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The data path of one pinned process: bring-up, then the loop. It does not know who started it: it gets its
+//! listeners' addresses (or sockets), a control channel and a telemetry page.
+
+mod control;
+mod event_loop;
+mod listener;
+mod mailbox;
+mod slab;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use core_affinity::CoreId;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+pub(crate) use self::control::{Heard, Order, Report, hear, pair, tell};
+pub(crate) use self::listener::{bind, check_free};
+pub use self::listener::ListenError;
+pub use self::mailbox::{Mailbox, MailboxClosed};
+use self::event_loop::EventLoop;
+use self::listener::{Accepting, Listener, backlog_effective, configure};
+pub(crate) use self::mailbox::Inbox;
+use crate::config::{Descriptors, Settings};
+use crate::connection::context::{Alarm, Command, Context};
+use crate::connection::{CounterId, add_named};
+use crate::protocol::{ConnectionId, Protocol, TimerKey};
+use crate::sys::clock::monotonic_ns;
+use crate::sys::features::Features;
+pub use crate::sys::features::IoUringUnavailable;
+use crate::sys::ring::{Ring, RingSizes};
+use crate::sys::shared_memory::Shared;
+use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
+
+/// Submission entries; when they run out in a turn, the turn takes another system call.
+const SUBMISSIONS: u32 = 1024;
+
+/// Completion entries are sized for what connections can have in flight, between these.
+const COMPLETIONS_MIN: u32 = 4096;
+const COMPLETIONS_MAX: u32 = 65_536;
+
+/// Descriptors kept for other things than connections.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error(transparent)]
+    IoUring(#[from] IoUringUnavailable),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the ring could not be created ({source}); {advice}")]
+    Ring { source: io::Error, advice: &'static str },
+    #[error("the protocol failed to start: {0}")]
+    Protocol(#[source] io::Error),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+    #[error(
+        "the limit of open files is {limit}, which leaves no room for connections; raise it (ulimit -n, or LimitNOFILE=)"
+    )]
+    Descriptors { limit: u64 },
+}
+
+/// Where a worker's listen sockets come from.
+pub(crate) enum Listeners {
+    /// Bound, not configured, not listening: the first worker's inheritance.
+    Inherited(Vec<(socket2::Socket, SocketAddr)>),
+    /// The worker makes its own.
+    Own(Vec<SocketAddr>),
+}
+
+/// Everything a worker is given.
+pub(crate) struct Setup {
+    pub(crate) slot: usize,
+    pub(crate) core: Option<CoreId>,
+    pub(crate) settings: Settings,
+    pub(crate) listeners: Listeners,
+    pub(crate) page: Arc<Shared<WorkerPage>>,
+    pub(crate) control: OwnedFd,
+    /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
+    pub(crate) signals: bool,
+}
+
+/// Runs a worker until it has drained. Says `Ready` or `Failed` on the control channel.
+pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<(), StartError> {
+    let slot = setup.slot;
+    match bring_up(setup, protocol) {
+        Ok(mut event_loop) => {
+            event_loop.report_ready();
+            let result = event_loop.run();
+            result.map_err(|source| StartError::System { what: "the ring failed", source })
+        }
+        Err((error, control)) => {
+            tracing::debug!(slot, %error, "worker failed to start");
+            let mut reason = error.to_string();
+            reason.truncate(reason.floor_char_boundary(4096));
+            let _ = tell(&control, &Report::Failed { reason });
+            Err(error)
+        }
+    }
+}
+
+fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
+    let Setup { slot, core, settings, listeners, page, control, signals } = setup;
+    // The order matters: memory and the ring are made on the core that uses them.
+    let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
+    let made = (|| {
+        let features = Features::probe()?;
+        let direct = match settings.descriptors {
+            Descriptors::Auto => features.install,
+            Descriptors::Direct => true,
+            Descriptors::Plain => false,
+        };
+        let addresses = match &listeners {
+            Listeners::Inherited(sockets) => sockets.len(),
+            Listeners::Own(addresses) => addresses.len(),
+        };
+        let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit())?;
+        let ring = Ring::new(sizing.ring, features).map_err(|source| ring_error(source))?;
+        let listeners = open_listeners(listeners, settings.limits.backlog)?;
+        let inbox = Inbox::new().map_err(|source| StartError::System { what: "eventfd", source })?;
+        let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
+        context.slot = slot;
+        context.core = core;
+        context.limits.connections_max = sizing.connections_max;
+        let mut protocol = protocol();
+        protocol.on_start(&mut Worker { context: &mut context, inbox: &inbox }).map_err(StartError::Protocol)?;
+        Ok((ring, listeners, inbox, context, protocol, sizing, direct))
+    })();
+    match made {
+        Ok((ring, listeners, inbox, context, protocol, sizing, direct)) => {
+            EventLoop::new(protocol, ring, context, listeners, inbox, control, signals, sizing, direct)
+                .map_err(|(source, control)| (StartError::System { what: "signalfd", source }, control))
+        }
+        Err(error) => Err((error, control)),
+    }
+}
+
+fn ring_error(source: io::Error) -> StartError {
+    let advice = match source.raw_os_error() {
+        Some(libc::ENOMEM) => "lower connections_max or receive_buffers, or raise the limit of locked memory (ulimit -l)",
+        Some(libc::EMFILE) => "raise the limit of open files (ulimit -n), or lower connections_max",
+        _ => "see io_uring_setup(2)",
+    };
+    StartError::Ring { source, advice }
+}
+
+fn open_listeners(listeners: Listeners, backlog: u32) -> Result<Vec<Listener>, ListenError> {
+    let sockets = match listeners {
+        Listeners::Inherited(sockets) => sockets,
+        Listeners::Own(addresses) => addresses.into_iter().map(bind).collect::<Result<_, _>>()?,
+    };
+    sockets
+        .into_iter()
+        .map(|(socket, address)| {
+            configure(&socket, address, backlog)?;
+            Ok(Listener { socket, address, accepting: Accepting::No })
+        })
+        .collect()
+}
+
+/// Raises the soft limit of open files to the hard one and returns it.
+fn raise_descriptor_limit() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
+        Ok((soft, _)) => soft,
+        Err(_) => 1024,
+    }
+}
+
+/// How large things are made, from the settings and from what the system allows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizing {
+    /// Connections taken at most.
+    pub(crate) connections_max: u32,
+    /// Connections that one multishot accept may bring before it can be cancelled.
+    pub(crate) burst: u32,
+    /// Slots of the slab.
+    pub(crate) slots: u32,
+    pub(crate) ring: RingSizes,
+}
+
+impl Sizing {
+    fn new(settings: &Settings, listeners: usize, direct: bool, descriptors: u64) -> Result<Self, StartError> {
+        let limits = &settings.limits;
+        let reserved = DESCRIPTORS_RESERVED + 2 * listeners as u64;
+        let allowed = descriptors.saturating_sub(if direct { 16 } else { reserved });
+        let connections_max = limits.connections_max.min(u32::try_from(allowed).unwrap_or(u32::MAX));
+        if descriptors <= reserved || connections_max == 0 {
+            return Err(StartError::Descriptors { limit: descriptors });
+        }
+        let burst = backlog_effective(limits.backlog).saturating_mul(listeners as u32);
+        let slots = connections_max.saturating_add(burst).saturating_add(64);
+        let table = if direct { slots.min(u32::try_from(descriptors).unwrap_or(u32::MAX)) } else { 0 };
+        let in_flight = connections_max.saturating_mul(2).saturating_add(u32::from(limits.receive_buffers));
+        let completions = in_flight.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
+        Ok(Self {
+            connections_max,
+            burst,
+            slots,
+            ring: RingSizes {
+                submissions: SUBMISSIONS,
+                completions,
+                buffers: limits.receive_buffers,
+                buffer_bytes: limits.receive_buffer_bytes,
+                direct: table,
+            },
+        })
+    }
+}
+
+/// The worker, as callbacks that are not for one connection see it.
+pub struct Worker<'a, M> {
+    context: &'a mut Context,
+    inbox: &'a Inbox<M>,
+}
+
+impl<M> Worker<'_, M> {
+    /// This worker's index among those of its server, from 0.
+    pub fn slot(&self) -> usize {
+        self.context.slot
+    }
+
+    /// The core it is pinned to; `None` where the slot has none of its own.
+    pub fn core(&self) -> Option<usize> {
+        self.context.core
+    }
+
+    /// A sender of messages to this worker, for threads the protocol has started.
+    pub fn mailbox(&self) -> Mailbox<M> {
+        self.inbox.mailbox()
+    }
+
+    /// The loop's time; see [`Io::now`](crate::Io::now).
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.context.now_ns)
+    }
+
+    /// The wall clock; virtual in the harness.
+    pub fn wall_time(&self) -> SystemTime {
+        self.context.wall_time()
+    }
+
+    /// Calls [`Protocol::on_worker_timer`] after this time, once. Setting a timer again moves it.
+    pub fn set_timer(&mut self, key: TimerKey, after: Duration) {
+        self.cancel_timer(key);
+        let id = self.context.timers.set(self.context.deadline_ns(after), Alarm::Worker { key });
+        self.context.worker_timers.push((key, id));
+    }
+
+    /// Takes a timer back; does nothing where it is not set.
+    pub fn cancel_timer(&mut self, key: TimerKey) {
+        if let Some(position) = self.context.worker_timers.iter().position(|(other, _)| *other == key) {
+            let (_, id) = self.context.worker_timers.swap_remove(position);
+            self.context.timers.cancel(id);
+        }
+    }
+
+    /// Calls [`Protocol::on_wake`] of this connection, if it still lives.
+    pub fn wake(&mut self, id: ConnectionId) {
+        self.context.commands.push(Command::Wake(id));
+    }
+
+    /// Connects to `address`. The connection opens with `token` in its [`Peer`](crate::Peer), or
+    /// [`Protocol::on_connect_failed`] gets the token back.
+    pub fn connect(&mut self, address: SocketAddr, token: u64) {
+        self.context.commands.push(Command::Connect { address, token });
+    }
+
+    /// Drains this worker: it accepts nothing new, lets connections say goodbye, and leaves.
+    pub fn drain(&mut self) {
+        self.context.commands.push(Command::Drain);
+    }
+
+    /// A counter of the protocol's own, shown under this name with the engine's. The same name gives the same counter.
+    ///
+    /// # Panics
+    /// With more than [`NAMED_COUNTERS_MAX`] names, or an empty one.
+    pub fn counter(&mut self, name: &str) -> CounterId {
+        assert!(!name.is_empty(), "a counter has a name");
+        let known = (0..self.context.named_counters).find(|&index| self.context.page.name(index) == name);
+        let index = known.unwrap_or_else(|| {
+            let index = self.context.named_counters;
+            assert!(index < NAMED_COUNTERS_MAX, "at most {NAMED_COUNTERS_MAX} named counters");
+            self.context.page.set_name(index, name);
+            self.context.named_counters += 1;
+            index
+        });
+        CounterId(index as u8)
+    }
+
+    /// Adds to a counter of the protocol's own.
+    pub fn add(&mut self, counter: CounterId, count: u64) {
+        add_named(&self.context.page, counter, count);
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        self.context.page.open.get()
+    }
+
+    /// Whether the worker is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.context.draining
+    }
+}
+
+impl<'a, M> Worker<'a, M> {
+    pub(crate) fn new(context: &'a mut Context, inbox: &'a Inbox<M>) -> Self {
+        Self { context, inbox }
+    }
+}

@@ -1,0 +1,119 @@
+//! Connections by slot: memory is reserved once and touched only as far as it is used, so entries never move.
+
+use crate::protocol::ConnectionId;
+use crate::sys::ring::Key;
+
+const NONE: u32 = u32::MAX;
+
+enum Place<T> {
+    Free { next: u32 },
+    Taken(T),
+}
+
+struct Entry<T> {
+    generation: u32,
+    place: Place<T>,
+}
+
+/// See the module's head.
+pub(crate) struct Slab<T> {
+    entries: Vec<Entry<T>>,
+    capacity: usize,
+    free: u32,
+    taken: usize,
+}
+
+impl<T> Slab<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { entries: Vec::with_capacity(capacity), capacity, free: NONE, taken: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.taken
+    }
+
+    /// Takes a slot for what `make` returns; `None`, and `make` not called, where none is left.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(ConnectionId) -> T) -> Option<ConnectionId> {
+        let slot = if self.free != NONE {
+            self.free
+        } else if self.entries.len() < self.capacity {
+            self.entries.push(Entry { generation: 0, place: Place::Free { next: NONE } });
+            self.entries.len() as u32 - 1
+        } else {
+            return None;
+        };
+        let entry = &mut self.entries[slot as usize];
+        let Place::Free { next } = entry.place else { unreachable!("the free list names free slots only") };
+        let id = ConnectionId { slot, generation: entry.generation };
+        entry.place = Place::Taken(make(id));
+        self.free = next;
+        self.taken += 1;
+        Some(id)
+    }
+
+    /// Who a completion is for; `None` where that one is gone.
+    #[inline]
+    pub(crate) fn get_key(&mut self, key: Key) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        match &mut entry.place {
+            Place::Taken(value) if entry.generation as u16 == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, id: ConnectionId) -> Option<&mut T> {
+        let entry = self.entries.get_mut(id.slot as usize)?;
+        match &mut entry.place {
+            Place::Taken(value) if entry.generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whoever has the slot now.
+    #[inline]
+    pub(crate) fn at(&mut self, slot: u32) -> Option<&mut T> {
+        match &mut self.entries.get_mut(slot as usize)?.place {
+            Place::Taken(value) => Some(value),
+            Place::Free { .. } => None,
+        }
+    }
+
+    /// Frees a slot; its generation ends.
+    pub(crate) fn remove(&mut self, slot: u32) -> T {
+        let entry = &mut self.entries[slot as usize];
+        let Place::Taken(value) = std::mem::replace(&mut entry.place, Place::Free { next: self.free }) else {
+            unreachable!("only taken slots are removed")
+        };
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free = slot;
+        self.taken -= 1;
+        value
+    }
+
+    /// Slots that were ever taken.
+    pub(crate) fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_not_valid_for_the_next_user_of_its_slot() {
+        let mut slab = Slab::new(2);
+        let first = slab.insert(|_| 'a').expect("room");
+        let second = slab.insert(|_| 'b').expect("room");
+        assert_eq!(slab.insert(|_| 'c'), None);
+        assert_eq!(slab.remove(first.slot), 'a');
+        let third = slab.insert(|_| 'd').expect("room");
+        assert_eq!((third.slot, third.generation), (first.slot, first.generation + 1));
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_key(Key { slot: first.slot, generation: first.generation as u16 }), None);
+        assert_eq!(slab.get(second), Some(&mut 'b'));
+        assert_eq!(slab.at(third.slot), Some(&mut 'd'));
+        assert_eq!((slab.len(), slab.slots()), (2, 2));
+    }
+}
