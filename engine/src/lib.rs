@@ -38,8 +38,6 @@ pub mod testing;
 mod worker;
 
 pub use connection::{CounterId, Io};
-pub use protocol::{
-    CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey,
-};
+pub use protocol::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
 pub use server::{Builder, Running, Server, ServerError, Telemetry};
 pub use worker::{IoUringUnavailable, ListenError, Mailbox, MailboxClosed, StartError, Worker};

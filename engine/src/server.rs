@@ -138,7 +138,8 @@ impl Server {
         protocol: impl FnOnce() -> P,
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
-        let sockets = self.settings.listen.iter().map(|address| worker::bind(*address)).collect::<Result<Vec<_>, _>>()?;
+        let sockets =
+            self.settings.listen.iter().map(|address| worker::bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let addresses = sockets.iter().map(|(_, address)| *address).collect();
         let (ours, theirs) = worker::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
         let setup = Setup {

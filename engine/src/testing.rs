@@ -296,7 +296,8 @@ impl<P: Protocol> Harness<P> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Wake(id) => {
-                if let Some(connection) = self.clients.get_mut(id.slot as usize).and_then(|one| one.connection.as_mut()) {
+                if let Some(connection) = self.clients.get_mut(id.slot as usize).and_then(|one| one.connection.as_mut())
+                {
                     connection.wake(&mut self.protocol, &mut self.context);
                 }
             }

@@ -13,9 +13,9 @@ mod timers;
 use std::mem;
 
 use self::context::{Alarm, Command, Context};
+use self::io::Tail;
 pub(crate) use self::io::add_named;
 pub use self::io::{CounterId, Io};
-use self::io::Tail;
 use self::outbound::Outbound;
 use self::timer_wheel::TimerId;
 use self::timers::Timers;
@@ -31,11 +31,15 @@ const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 enum Phase {
     Open,
     /// No more input for the protocol; output is going out. Then FIN, and wait for the peer's where `linger`.
-    Flushing { linger: bool },
+    Flushing {
+        linger: bool,
+    },
     /// FIN is sent; input is discarded until the peer's.
     Lingering,
     /// To be closed as soon as the kernel has nothing of it in hand; with a reset where `reset`.
-    Ended { reset: bool },
+    Ended {
+        reset: bool,
+    },
 }
 
 /// What the driver should do to the socket besides receiving and sending.
@@ -45,7 +49,9 @@ pub(crate) enum Action {
     /// Send FIN; keep receiving.
     ShutdownWrite,
     /// End everything in the kernel's hand, then close, with a reset where told.
-    Close { reset: bool },
+    Close {
+        reset: bool,
+    },
 }
 
 /// Bytes from the peer.
@@ -136,9 +142,7 @@ impl<S> Connection<S> {
             return false;
         }
         match self.phase {
-            Phase::Open => {
-                !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX)
-            }
+            Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
             Phase::Flushing { .. } | Phase::Lingering => true,
             Phase::Ended { .. } => false,
         }
@@ -387,7 +391,14 @@ impl<S> Connection<S> {
     }
 
     fn io<'a>(&'a mut self, context: &'a mut Context, lendable: &'a [u8]) -> Io<'a> {
-        Io { context, timers: &mut self.timers, id: self.id, pending: self.outbound.pending(), lendable, tail: Tail::None }
+        Io {
+            context,
+            timers: &mut self.timers,
+            id: self.id,
+            pending: self.outbound.pending(),
+            lendable,
+            tail: Tail::None,
+        }
     }
 
     /// Calls the protocol with everything that waits.

@@ -30,7 +30,6 @@ impl Outbound {
         self.pending
     }
 
-
     /// Whether [`Outbound::begin_send`] would give something.
     pub(crate) fn can_send(&self) -> bool {
         !self.in_flight && self.pending > 0

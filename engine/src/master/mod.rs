@@ -95,7 +95,11 @@ impl Master<'_> {
         for (slot, page) in pages.iter().enumerate() {
             let core = cores.get(slot).copied();
             if core.is_none() {
-                tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
+                tracing::warn!(
+                    slot,
+                    cores = cores.len(),
+                    "no core of its own is left for this worker; it is not pinned"
+                );
             }
             let listeners = match inherited.take() {
                 Some(sockets) => Listeners::Inherited(sockets),
@@ -178,7 +182,8 @@ impl Master<'_> {
                 if deadline.is_none() {
                     tracing::info!(signal = name, "stopping: workers drain; once more stops them at once");
                     self.tell_all(Order::Drain);
-                    deadline = Some(Instant::now() + Duration::from_millis(self.settings.timeouts.drain_ms_max) + STOP_GRACE);
+                    deadline =
+                        Some(Instant::now() + Duration::from_millis(self.settings.timeouts.drain_ms_max) + STOP_GRACE);
                 } else {
                     tracing::info!(signal = name, "stopping at once");
                     self.tell_all(Order::Stop);

@@ -172,7 +172,8 @@ impl Arena {
     /// Appends what is staged to `slice` if it lies directly behind it; `false`, and nothing done, else.
     pub(crate) fn extend(&mut self, slice: &mut Slice) -> bool {
         let chunk = &self.chunks[self.current];
-        let contiguous = Rc::ptr_eq(&slice.memory, &chunk.memory) && (slice.offset + slice.length) as usize == self.start;
+        let contiguous =
+            Rc::ptr_eq(&slice.memory, &chunk.memory) && (slice.offset + slice.length) as usize == self.start;
         if contiguous {
             slice.length += (chunk.length - self.start) as u32;
             self.start = chunk.length;

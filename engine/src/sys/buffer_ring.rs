@@ -181,7 +181,8 @@ impl BufferRing {
         self.turns += 1;
         if self.turns >= DECAY_TURNS {
             self.turns = 0;
-            self.target = self.target.min(self.taken_peak.saturating_mul(4)).clamp(PUBLISHED_MIN, BUFFERS_MAX).min(self.mask + 1);
+            self.target =
+                self.target.min(self.taken_peak.saturating_mul(4)).clamp(PUBLISHED_MIN, BUFFERS_MAX).min(self.mask + 1);
             self.taken_peak = 0;
         }
         if self.published >= self.target {

@@ -127,10 +127,7 @@ pub(crate) enum Completion {
         more: bool,
     },
     /// The timeout fired.
-    Expired {
-        /// As given to [`Ring::timeout`].
-        key: Key,
-    },
+    Expired,
 }
 
 /// Memory held for an operation in flight.
@@ -231,11 +228,6 @@ impl Ring {
         self.inner.completion().overflow()
     }
 
-    /// Accepts, receives and sends that have not had their last completion.
-    pub(crate) fn outstanding(&self) -> usize {
-        self.outstanding
-    }
-
     /// Submits what was pushed, runs deferred work, and waits for `wait` completions at least.
     ///
     /// An interrupted wait (EINTR) and a full completion ring (EBUSY, EAGAIN) are no errors: the next turn goes on.
@@ -308,7 +300,7 @@ impl Ring {
             } else if kind == Kind::Poll as u8 {
                 Completion::Readable { key, more }
             } else if kind == Kind::Timeout as u8 {
-                Completion::Expired { key }
+                Completion::Expired
             } else if kind == Kind::Connect as u8 {
                 self.outstanding -= 1;
                 self.take_held(operation);
@@ -412,12 +404,12 @@ impl Ring {
     }
 
     /// Fires once at `at_ns` of CLOCK_MONOTONIC.
-    pub(crate) fn timeout(&mut self, at_ns: u64, key: Key) {
+    pub(crate) fn timeout(&mut self, at_ns: u64) {
         // The kernel reads the time while it takes the entry. A second timeout pushed before that overwrites the
         // first one's, which then fires with it: early at worst, never late, since only earlier ones are asked for.
         *self.timeout_at = Timespec::new().sec(at_ns / 1_000_000_000).nsec((at_ns % 1_000_000_000) as u32);
         let entry = opcode::Timeout::new(&raw const *self.timeout_at).flags(TimeoutFlags::ABS).build();
-        self.push(entry, Kind::Timeout.pack(0, key));
+        self.push(entry, Kind::Timeout.pack(0, Key { slot: 0, generation: 0 }));
     }
 
     /// A descriptor of the process for `socket`: a duplicate where it is a direct one (kernel 6.7).

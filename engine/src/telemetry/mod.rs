@@ -7,8 +7,8 @@ mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
 pub(crate) use histogram::Histogram;
+pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
 
 use crate::protocol::CloseReason;
 
@@ -74,7 +74,8 @@ impl WorkerPage {
     }
 
     pub(crate) fn name(&self, index: usize) -> String {
-        let bytes: Vec<u8> = self.names[index].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            self.names[index].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }

@@ -32,11 +32,10 @@ const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Keys of polls and of the timeout.
+/// Keys of polls.
 const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
 const INBOX: Key = Key { slot: 2, generation: 0 };
-const TIMEOUT: Key = Key { slot: 3, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
@@ -146,7 +145,12 @@ impl<P: Protocol> EventLoop<P> {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
         }
         let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.address.to_string()).collect();
-        tracing::debug!(slot = self.context.slot, addresses = addresses.join(" "), direct = self.direct, "worker is ready");
+        tracing::debug!(
+            slot = self.context.slot,
+            addresses = addresses.join(" "),
+            direct = self.direct,
+            "worker is ready"
+        );
     }
 
     /// Runs until drained.
@@ -192,7 +196,7 @@ impl<P: Protocol> EventLoop<P> {
             Completion::Accepted { key, result, more } => self.accepted(key, result, more),
             Completion::Connected { key, result } => self.connected(key, result),
             Completion::Readable { key, more } => self.readable(key, more),
-            Completion::Expired { .. } => self.timeout_at_ns = u64::MAX,
+            Completion::Expired => self.timeout_at_ns = u64::MAX,
         }
     }
 
@@ -274,7 +278,11 @@ impl<P: Protocol> EventLoop<P> {
             self.pause_accepting(self.accept_pause_ms);
             self.accept_pause_ms = (self.accept_pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
             self.log_at_times(|slot, context| {
-                let advice = if out_of_resources { "; raise the limit of open files (ulimit -n) or connections end first" } else { "" };
+                let advice = if out_of_resources {
+                    "; raise the limit of open files (ulimit -n) or connections end first"
+                } else {
+                    ""
+                };
                 tracing::warn!(
                     slot,
                     open = context.page.open.get(),
@@ -303,7 +311,9 @@ impl<P: Protocol> EventLoop<P> {
                 // Only a burst larger than the backlog can come here; see `Sizing`.
                 self.ring.close(socket);
                 self.context.page.accept_errors.add(1);
-                self.log_at_times(|slot, _| tracing::error!(slot, "a connection came with no slot left and was closed"));
+                self.log_at_times(|slot, _| {
+                    tracing::error!(slot, "a connection came with no slot left and was closed")
+                });
                 return;
             }
         };
@@ -382,7 +392,8 @@ impl<P: Protocol> EventLoop<P> {
             if let Some(socket) = entry.socket {
                 self.ring.close(socket);
             }
-            let error = if result == 0 { io::Error::other("the worker stops") } else { io::Error::from_raw_os_error(-result) };
+            let error =
+                if result == 0 { io::Error::other("the worker stops") } else { io::Error::from_raw_os_error(-result) };
             self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
         }
     }
@@ -533,7 +544,9 @@ impl<P: Protocol> EventLoop<P> {
             Action::Nothing => {}
             Action::ShutdownWrite => {
                 let socket = entry.socket.as_ref().expect("open until it ended");
-                let result = self.ring.with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
+                let result = self
+                    .ring
+                    .with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
                 if result.is_err() {
                     entry.connection.fail(&mut self.context);
                     return self.settle(slot);
@@ -564,9 +577,9 @@ impl<P: Protocol> EventLoop<P> {
         if let Some(socket) = entry.socket.take() {
             let key = entry.key();
             if reset {
-                let _ = self.ring.with_descriptor(&socket, |descriptor| {
-                    SockRef::from(&descriptor).set_linger(Some(Duration::ZERO))
-                });
+                let _ = self
+                    .ring
+                    .with_descriptor(&socket, |descriptor| SockRef::from(&descriptor).set_linger(Some(Duration::ZERO)));
             }
             if entry.sending {
                 self.ring.cancel_socket(&socket);
@@ -669,7 +682,7 @@ impl<P: Protocol> EventLoop<P> {
         if let Some(next_ns) = self.context.timers.next_ns() {
             if next_ns < self.timeout_at_ns {
                 self.timeout_at_ns = next_ns;
-                self.ring.timeout(next_ns, TIMEOUT);
+                self.ring.timeout(next_ns);
             }
         }
     }

@@ -43,7 +43,8 @@ impl ListenError {
 /// address it got, which names the port where `address` left that to the kernel.
 pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
     }
@@ -58,7 +59,8 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenEr
 /// same user.
 pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
     }

@@ -17,12 +17,12 @@ use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub(crate) use self::control::{Heard, Order, Report, hear, pair, tell};
-pub(crate) use self::listener::{bind, check_free};
-pub use self::listener::ListenError;
-pub use self::mailbox::{Mailbox, MailboxClosed};
 use self::event_loop::EventLoop;
+pub use self::listener::ListenError;
 use self::listener::{Accepting, Listener, backlog_effective, configure};
+pub(crate) use self::listener::{bind, check_free};
 pub(crate) use self::mailbox::Inbox;
+pub use self::mailbox::{Mailbox, MailboxClosed};
 use crate::config::{Descriptors, Settings};
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::{CounterId, add_named};
@@ -141,7 +141,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
 
 fn ring_error(source: io::Error) -> StartError {
     let advice = match source.raw_os_error() {
-        Some(libc::ENOMEM) => "lower connections_max or receive_buffers, or raise the limit of locked memory (ulimit -l)",
+        Some(libc::ENOMEM) => {
+            "lower connections_max or receive_buffers, or raise the limit of locked memory (ulimit -l)"
+        }
         Some(libc::EMFILE) => "raise the limit of open files (ulimit -n), or lower connections_max",
         _ => "see io_uring_setup(2)",
     };
