@@ -18,6 +18,8 @@ const BACKLOG_ENTRY_BYTES: usize = 256 * 1024;
 pub(crate) struct Outbound {
     /// Goes out at the end of the turn.
     ready: Option<Payload>,
+    /// Boxed, since idle connections have none and every byte counts ten thousand times.
+    #[expect(clippy::box_collection, reason = "eight bytes instead of 32 per idle connection")]
     backlog: Option<Box<VecDeque<Payload>>>,
     in_flight: bool,
     /// Bytes pushed and not yet taken by the kernel.

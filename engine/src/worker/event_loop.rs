@@ -679,11 +679,9 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn arm_timeout(&mut self) {
-        if let Some(next_ns) = self.context.timers.next_ns() {
-            if next_ns < self.timeout_at_ns {
-                self.timeout_at_ns = next_ns;
-                self.ring.timeout(next_ns);
-            }
+        if let Some(next_ns) = self.context.timers.next_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
+            self.timeout_at_ns = next_ns;
+            self.ring.timeout(next_ns);
         }
     }
 

@@ -119,7 +119,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             Listeners::Own(addresses) => addresses.len(),
         };
         let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit())?;
-        let ring = Ring::new(sizing.ring, features).map_err(|source| ring_error(source))?;
+        let ring = Ring::new(sizing.ring, features).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
         let inbox = Inbox::new().map_err(|source| StartError::System { what: "eventfd", source })?;
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
