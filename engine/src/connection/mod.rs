@@ -143,7 +143,8 @@ impl<S> Connection<S> {
         }
         match self.phase {
             Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
-            Phase::Flushing { .. } | Phase::Lingering => true,
+            Phase::Flushing { linger } => linger,
+            Phase::Lingering => true,
             Phase::Ended { .. } => false,
         }
     }
@@ -152,6 +153,12 @@ impl<S> Connection<S> {
     #[inline]
     pub(crate) fn wants_output(&self) -> bool {
         self.outbound.can_send() && !matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// Whether the send that [`Connection::begin_send`] has just given is the last, with nothing to wait for after it:
+    /// then the driver may close with it, if nothing else is in the kernel's hand.
+    pub(crate) fn ends_with_send(&self, payload: &Payload) -> bool {
+        self.phase == Phase::Flushing { linger: false } && self.outbound.pending() == payload.len()
     }
 
     /// What else the driver should do; each but `Close` is told once.

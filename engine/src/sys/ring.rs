@@ -328,6 +328,16 @@ impl Ring {
         self.push(entry, Kind::Accept.pack(usize::from(direct), key));
     }
 
+    /// Receives once from `socket` into a provided buffer (kernel 5.19).
+    pub(crate) fn receive_once(&mut self, socket: &Socket, key: Key) {
+        let entry = match *socket {
+            Socket::Plain(fd) => opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
+            Socket::Direct(index) => opcode::Recv::new(Fixed(index), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
+        };
+        self.outstanding += 1;
+        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(0, key));
+    }
+
     /// Receives from `socket` into provided buffers until cancelled or ended (kernel 6.0).
     #[inline]
     pub(crate) fn receive(&mut self, socket: &Socket, key: Key) {
@@ -342,15 +352,39 @@ impl Ring {
     /// Sends `payload`. At most one send of a socket may be in flight, since later ones could overtake.
     #[inline]
     pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload, when_full: WhenFull) {
+        let flags = if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
+        self.push_send(socket, key, payload, flags, squeue::Flags::empty());
+    }
+
+    /// Sends `payload` and, if all of it fitted into the peer's window at once, closes. Nothing may be armed on the
+    /// socket. When the completion says less than the whole length, the socket is still open.
+    ///
+    /// `MSG_WAITALL` makes a short send break the link, and `MSG_DONTWAIT` makes it come back at once all the same
+    /// (io_uring_enter(2), `IOSQE_IO_LINK`).
+    pub(crate) fn send_and_close(&mut self, socket: &Socket, key: Key, payload: Payload) {
+        // Both must go in one submission for the link to hold.
+        let is_room = {
+            let submission = self.inner.submission();
+            submission.len() + 2 <= submission.capacity()
+        };
+        if !is_room {
+            self.submit();
+        }
+        self.push_send(socket, key, payload, libc::MSG_DONTWAIT | libc::MSG_WAITALL, squeue::Flags::IO_LINK);
+        self.push_close(socket);
+    }
+
+    #[inline]
+    fn push_send(&mut self, socket: &Socket, key: Key, payload: Payload, flags: i32, entry_flags: squeue::Flags) {
         let (pointer, length) = (payload.bytes().as_ptr(), payload.len().min(i32::MAX as usize) as u32);
-        let flags = libc::MSG_NOSIGNAL | if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
+        let flags = libc::MSG_NOSIGNAL | flags;
         let operation = self.hold(Held::Payload(payload));
         let entry = match *socket {
             Socket::Plain(fd) => opcode::Send::new(Fd(fd), pointer, length).flags(flags).build(),
             Socket::Direct(index) => opcode::Send::new(Fixed(index), pointer, length).flags(flags).build(),
         };
         self.outstanding += 1;
-        self.push(entry, Kind::Send.pack(operation, key));
+        self.push(entry.flags(entry_flags), Kind::Send.pack(operation, key));
     }
 
     /// Connects a socket made by [`Ring::open`].
@@ -390,8 +424,13 @@ impl Ring {
     }
 
     /// Closes a socket. Everything armed on it must have had its last completion.
+    #[expect(clippy::needless_pass_by_value, reason = "a closed socket is gone")]
     pub(crate) fn close(&mut self, socket: Socket) {
-        self.push_quiet(match socket {
+        self.push_close(&socket);
+    }
+
+    fn push_close(&mut self, socket: &Socket) {
+        self.push_quiet(match *socket {
             Socket::Plain(fd) => opcode::Close::new(Fd(fd)).build(),
             Socket::Direct(index) => opcode::Close::new(Fixed(index)).build(),
         });

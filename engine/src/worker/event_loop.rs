@@ -23,7 +23,7 @@ use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::{Action, Connection, Received};
 use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::clock::monotonic_ns;
-use crate::sys::ring::{Completion, Key, Ring, Socket};
+use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
 
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
@@ -51,7 +51,12 @@ struct Entry<S> {
     /// `None` once it is given to the kernel to be closed.
     socket: Option<Socket>,
     receiving: Receiving,
+    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
+    /// then has nothing armed that must be cancelled.
+    is_fresh: bool,
     sending: bool,
+    /// The send in flight closes the socket if it succeeds.
+    closes_with_send: bool,
     /// In the list of those that have something to send.
     is_dirty: bool,
     /// An outbound connection's token, while it is being connected.
@@ -213,6 +218,7 @@ impl<P: Protocol> EventLoop<P> {
         match result {
             1.. => {
                 self.context.page.bytes_received.add(result as u64);
+                entry.is_fresh = false;
                 let lease = lease.expect("received bytes are in a buffer");
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
             }
@@ -237,9 +243,13 @@ impl<P: Protocol> EventLoop<P> {
             return;
         };
         entry.sending = false;
+        let was_to_close = std::mem::take(&mut entry.closes_with_send);
         match result {
             0.. => {
                 self.context.page.bytes_sent.add(result as u64);
+                if was_to_close && result as usize == payload.len() {
+                    entry.socket = None;
+                }
                 entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
             }
             _ => match -result {
@@ -329,7 +339,9 @@ impl<P: Protocol> EventLoop<P> {
             connection: Connection::new(id, now_ns),
             socket: socket.take(),
             receiving: Receiving::No,
+            is_fresh: true,
             sending: false,
+            closes_with_send: false,
             is_dirty: false,
             connecting: connecting.map(Box::new),
         });
@@ -558,7 +570,12 @@ impl<P: Protocol> EventLoop<P> {
             if entry.receiving == Receiving::No {
                 entry.receiving = Receiving::Armed;
                 let key = entry.key();
-                self.ring.receive(entry.socket.as_ref().expect("open until it ended"), key);
+                let socket = entry.socket.as_ref().expect("open until it ended");
+                if entry.is_fresh {
+                    self.ring.receive_once(socket, key);
+                } else {
+                    self.ring.receive(socket, key);
+                }
             }
         } else if entry.receiving == Receiving::Armed {
             entry.receiving = Receiving::Cancelling;
@@ -610,7 +627,13 @@ impl<P: Protocol> EventLoop<P> {
                 if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
                     let key = entry.key();
                     entry.sending = true;
-                    self.ring.send(socket, key, payload, when_full);
+                    let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
+                    if is_last && entry.receiving == Receiving::No {
+                        entry.closes_with_send = true;
+                        self.ring.send_and_close(socket, key, payload);
+                    } else {
+                        self.ring.send(socket, key, payload, when_full);
+                    }
                 }
             } else {
                 self.settle(slot);
