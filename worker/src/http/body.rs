@@ -1,0 +1,71 @@
+//! A request body in progress: what is missing of it, and what is kept. Boxed, since few connections have one.
+
+use super::chunked::Chunked;
+use super::head::{Framing, Head, Request};
+use super::refusal::Refusal;
+use super::route::Action;
+
+/// Room made at first for a body to be kept: no more on a peer's word alone.
+const KEPT_BYTES_FIRST: usize = 64 * 1024;
+
+enum Rest {
+    Length(u64),
+    Chunked(Chunked),
+}
+
+/// See the module's head.
+pub(super) struct Body {
+    pub(super) request: Request,
+    pub(super) content_type: Option<Box<[u8]>>,
+    /// The data, where the action wants it.
+    pub(super) kept: Vec<u8>,
+    /// The time-out for the whole of it is set.
+    pub(super) has_timer: bool,
+    is_kept: bool,
+    rest: Rest,
+}
+
+impl Body {
+    pub(super) fn new(head: &Head<'_>, body_bytes_max: u64) -> Box<Self> {
+        let is_kept = head.request.action == Action::Echo;
+        let (rest, room) = match head.framing {
+            Framing::Length(length) => (Rest::Length(length), usize::try_from(length).unwrap_or(usize::MAX)),
+            Framing::Chunked => (Rest::Chunked(Chunked::new(body_bytes_max)), 0),
+        };
+        Box::new(Self {
+            request: head.request,
+            content_type: head.content_type.filter(|_| is_kept).map(Box::from),
+            kept: Vec::with_capacity(if is_kept { room.min(KEPT_BYTES_FIRST) } else { 0 }),
+            has_timer: false,
+            is_kept,
+            rest,
+        })
+    }
+
+    /// Takes input up to the end of the body, or all of it; says how much that was.
+    pub(super) fn receive(&mut self, input: &[u8]) -> Result<usize, Refusal> {
+        let Self { kept, is_kept, rest, .. } = self;
+        let mut keep = |data: &[u8]| {
+            if *is_kept {
+                kept.extend_from_slice(data);
+            }
+        };
+        match rest {
+            Rest::Length(missing) => {
+                let count = usize::try_from(*missing).unwrap_or(usize::MAX).min(input.len());
+                keep(&input[..count]);
+                *missing -= count as u64;
+                Ok(count)
+            }
+            Rest::Chunked(chunked) => chunked.decode(input, keep),
+        }
+    }
+
+    /// Whether nothing is missing.
+    pub(super) fn has_ended(&self) -> bool {
+        match &self.rest {
+            Rest::Length(missing) => *missing == 0,
+            Rest::Chunked(chunked) => chunked.has_ended(),
+        }
+    }
+}

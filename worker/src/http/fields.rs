@@ -1,0 +1,132 @@
+//! What the headers of a request mean: framing, persistence, expectation. Pure.
+//!
+//! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
+
+use httparse::Header;
+
+use super::head::{Framing, Persistence};
+use super::refusal::Refusal;
+
+/// What the headers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fields<'a> {
+    pub(super) framing: Framing,
+    pub(super) persistence: Persistence,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub(super) expects_continue: bool,
+    pub(super) content_type: Option<&'a [u8]>,
+}
+
+/// Reads the headers of a request of version 1.`minor`.
+pub(super) fn read<'a>(headers: &[Header<'a>], minor: u8) -> Result<Fields<'a>, Refusal> {
+    let mut host = None;
+    let mut length = None;
+    let mut codings = None;
+    let mut close = false;
+    let mut keep_alive = false;
+    let mut expectation = None;
+    let mut content_type = None;
+    for Header { name, value } in headers {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        // The length tells most headers apart before any is compared.
+        match name.len() {
+            4 if is("host") => {
+                if host.replace(*value).is_some() {
+                    return Err(Refusal::HOST_REPEATED);
+                }
+            }
+            6 if is("expect") => expectation = Some(*value),
+            10 if is("connection") => {
+                for option in value.split(|byte| *byte == b',') {
+                    let option = option.trim_ascii();
+                    close |= option.eq_ignore_ascii_case(b"close");
+                    keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            12 if is("content-type") => content_type = content_type.or(Some(*value)),
+            14 if is("content-length") => {
+                if length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?).is_some() {
+                    return Err(Refusal::LENGTH_REPEATED);
+                }
+            }
+            17 if is("transfer-encoding") => codings.get_or_insert_with(Codings::default).add(value)?,
+            _ => {}
+        }
+    }
+    match host {
+        None if minor > 0 => return Err(Refusal::HOST_MISSING),
+        Some(host) if !is_host(host) => return Err(Refusal::HOST_INVALID),
+        _ => {}
+    }
+    let framing = match (length, codings) {
+        (Some(_), Some(_)) => return Err(Refusal::LENGTH_AND_ENCODING),
+        (None, Some(_)) if minor == 0 => return Err(Refusal::ENCODING_BEFORE_1_1),
+        (None, Some(codings)) => codings.framing()?,
+        (length, None) => Framing::Length(length.unwrap_or(0)),
+    };
+    let persistence = match (close, minor) {
+        (true, _) => Persistence::Close,
+        (false, 0) if keep_alive => Persistence::KeepSaid,
+        (false, 0) => Persistence::Close,
+        (false, _) => Persistence::Keep,
+    };
+    // RFC 9110 10.1.1: an HTTP/1.0 client's expectation is ignored.
+    let expects_continue = match expectation.filter(|_| minor > 0) {
+        None => false,
+        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => framing != Framing::Length(0),
+        Some(_) => return Err(Refusal::EXPECTATION),
+    };
+    Ok(Fields { framing, persistence, expects_continue, content_type })
+}
+
+/// Strictly digits: `parse` would take a sign.
+fn decimal(value: &[u8]) -> Option<u64> {
+    let mut number = (!value.is_empty()).then_some(0u64);
+    for byte in value {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number = Some(number?.checked_mul(10)?.checked_add(digit)?);
+    }
+    number
+}
+
+/// Whether every character may stand in a host or a port (RFC 3986 3.2.2). May be empty.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
+}
+
+/// All Transfer-Encoding headers of a request, read as one list.
+#[derive(Clone, Copy, Debug, Default)]
+struct Codings {
+    has_chunked: bool,
+    has_unknown: bool,
+}
+
+impl Codings {
+    fn add(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        for coding in value.split(|byte| *byte == b',') {
+            let coding = coding.trim_ascii();
+            let name = coding.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            if self.has_chunked || name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+                return Err(Refusal::ENCODING_INVALID);
+            }
+            if name.eq_ignore_ascii_case(b"chunked") {
+                if name.len() != coding.len() {
+                    return Err(Refusal::ENCODING_INVALID);
+                }
+                self.has_chunked = true;
+            } else {
+                self.has_unknown = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn framing(self) -> Result<Framing, Refusal> {
+        if self.has_unknown { Err(Refusal::ENCODING_UNKNOWN) } else { Ok(Framing::Chunked) }
+    }
+}
+
+/// RFC 9110 5.6.2.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
