@@ -33,9 +33,15 @@ impl<M> fmt::Debug for Mailbox<M> {
 }
 
 /// The worker is gone; the message comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the worker of this mailbox is gone")]
 pub struct MailboxClosed<M>(pub M);
+
+impl<M> fmt::Debug for MailboxClosed<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("MailboxClosed").finish_non_exhaustive()
+    }
+}
 
 impl<M> Mailbox<M> {
     /// Queues `message` for [`Protocol::on_message`](crate::Protocol::on_message). The queue is not bounded.
