@@ -178,6 +178,13 @@ impl Running {
         let _ = worker::tell(&self.control, &Order::Drain);
     }
 
+    /// Gives the handle up without ending the worker, which leaves when its protocol calls
+    /// [`Worker::drain`](crate::Worker::drain).
+    pub fn detach(self) {
+        // The channel must stay open, since its end is an order to drain.
+        std::mem::forget(self);
+    }
+
     /// Makes it leave at once.
     pub fn stop(&self) {
         let _ = worker::tell(&self.control, &Order::Stop);
