@@ -71,7 +71,8 @@ fn bounds_fall_on_the_same_byte_however_a_head_is_cut() {
 fn a_large_body_comes_back_as_it_was() {
     let body: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
     let (mut harness, client) = open();
-    harness.send(client, format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
+    harness
+        .send(client, format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
     for part in body.chunks(16 * 1024 - 1) {
         harness.send(client, part);
     }

@@ -47,14 +47,7 @@ pub(super) struct Chunked {
 impl Chunked {
     /// A decoder for a body of at most `body_bytes_max`.
     pub(super) fn new(body_bytes_max: u64) -> Self {
-        Self {
-            state: State::Size,
-            digits: 0,
-            extension_bytes: 0,
-            trailer_bytes: 0,
-            size: 0,
-            room: body_bytes_max,
-        }
+        Self { state: State::Size, digits: 0, extension_bytes: 0, trailer_bytes: 0, size: 0, room: body_bytes_max }
     }
 
     /// Whether the body is complete.
@@ -135,6 +128,107 @@ impl Chunked {
             (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Ok(State::TrailerValue),
             (State::TrailerValue, b'\r') => Ok(State::TrailerLineFeed),
             _ => Err(Refusal::TRAILER),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BODY_BYTES_MAX: u64 = 64;
+
+    /// The whole of a body, read line by line; `None` where it is broken or not there yet.
+    fn naive(mut input: &[u8]) -> Option<(Vec<u8>, usize)> {
+        let total = input.len();
+        let mut body = Vec::new();
+        loop {
+            let line = take_line(&mut input)?;
+            let digits = line.split(|byte| *byte == b';').next()?;
+            if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+                return None;
+            }
+            let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+            if size == 0 {
+                break;
+            }
+            if (body.len() as u64).checked_add(size as u64)? > BODY_BYTES_MAX || input.len() < size + 2 {
+                return None;
+            }
+            body.extend_from_slice(&input[..size]);
+            input = input[size..].strip_prefix(b"\r\n")?;
+        }
+        loop {
+            let line = take_line(&mut input)?;
+            if line.is_empty() {
+                return Some((body, total - input.len()));
+            }
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            if colon == 0 || !line[..colon].iter().all(|byte| is_token(*byte)) {
+                return None;
+            }
+        }
+    }
+
+    /// A line without its CRLF and without control characters.
+    fn take_line<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let end = input.windows(2).position(|two| two == b"\r\n")?;
+        let (line, rest) = input.split_at(end);
+        *input = &rest[2..];
+        line.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f)).then_some(line)
+    }
+
+    fn decode(parts: &[&[u8]]) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
+        let mut chunked = Chunked::new(BODY_BYTES_MAX);
+        let mut body = Vec::new();
+        let mut taken = 0;
+        for part in parts {
+            taken += chunked.decode(part, |data| body.extend_from_slice(data))?;
+        }
+        Ok(chunked.has_ended().then_some((body, taken)))
+    }
+
+    /// Mostly well formed, sometimes with a byte changed.
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let chunk =
+            (prop::collection::vec(any::<u8>(), 1..20), 0..4usize, prop::sample::select(vec!["", ";", ";a=\"b\" "]))
+                .prop_map(|(data, zeros, extension)| {
+                    let mut chunk = format!("{}{:x}{extension}\r\n", "0".repeat(zeros), data.len()).into_bytes();
+                    chunk.extend_from_slice(&data);
+                    chunk.extend_from_slice(b"\r\n");
+                    chunk
+                });
+        let end = prop::sample::select(vec!["0\r\n\r\n", "0\r\n\r\nGET /", "000;x\r\nA: b\r\nC:\r\n\r\n", "0\r\n", ""]);
+        let change = prop::option::weighted(0.4, (any::<prop::sample::Index>(), any::<u8>()));
+        (prop::collection::vec(chunk, 0..6), end, change).prop_map(|(chunks, end, change)| {
+            let mut body = chunks.concat();
+            body.extend_from_slice(end.as_bytes());
+            if let Some((place, byte)) = change.filter(|_| !body.is_empty()) {
+                let place = place.index(body.len());
+                body[place] = byte;
+            }
+            body
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn agrees_with_a_naive_decoder_however_it_is_cut(input in bodies(), sizes in prop::collection::vec(1..9usize, 0..30)) {
+            let whole = decode(&[&input]);
+            prop_assert_eq!(whole.clone().ok().flatten(), naive(&input), "{}", input.escape_ascii());
+            let mut parts = Vec::new();
+            let mut rest = &input[..];
+            for size in sizes {
+                let (part, behind) = rest.split_at(size.min(rest.len()));
+                parts.push(part);
+                rest = behind;
+            }
+            parts.push(rest);
+            prop_assert_eq!(&decode(&parts), &whole);
         }
     }
 }

@@ -24,7 +24,8 @@ pub fn check(data: &[u8]) {
 
 /// Small bounds, so that small inputs reach them.
 fn server(memo: bool) -> Harness<Http> {
-    let bounds = HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() };
+    let bounds =
+        HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() };
     Harness::new(Http::new(&HttpConfig { memo, ..bounds }))
 }
 

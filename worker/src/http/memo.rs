@@ -48,7 +48,8 @@ impl Memo {
     /// Remembers a head just parsed from the start of `input`, if it is of the kind.
     pub(super) fn remember(&mut self, input: &[u8], head: &Head<'_>) {
         // An echo's answer depends on its content type, which is not kept here.
-        let has_body = head.framing != Framing::Length(0) || head.expects_continue || head.request.action == Action::Echo;
+        let has_body =
+            head.framing != Framing::Length(0) || head.expects_continue || head.request.action == Action::Echo;
         if !self.is_on || has_body || head.length > HEAD_BYTES_MAX {
             return;
         }

@@ -114,7 +114,8 @@ impl After {
 impl Http {
     /// A server with these settings.
     pub fn new(config: &HttpConfig) -> Self {
-        let HttpConfig { server, head_bytes_max, target_bytes_max, body_bytes_max, body_ms, requests_max, memo } = config;
+        let HttpConfig { server, head_bytes_max, target_bytes_max, body_bytes_max, body_ms, requests_max, memo } =
+            config;
         Self {
             answers: Answers::new(server),
             memo: Memo::new(*memo),
