@@ -1,4 +1,10 @@
-//! The protocols that `batond` serves, each an embedding of the engine in its own right.
+//! What `batond` is made of: the protocols it serves, each an embedding of the engine in its own right, and its
+//! command line and configuration.
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod config;
+pub mod echo;
 pub mod http;
+pub mod logging;
+pub mod units;

@@ -1,2 +1,83 @@
-//! stub
-fn main() {}
+//! `batond`: a ready server on the engine.
+#![deny(unsafe_code)]
+
+use std::process::ExitCode;
+
+use baton::telemetry::HistogramSnapshot;
+use baton::{Server, ServerError, Telemetry};
+use batond::cli::Arguments;
+use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
+use batond::echo::Echo;
+use batond::http::Http;
+use batond::logging;
+use clap::Parser;
+
+/// Wrong flags or configuration.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match read_config(&arguments) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("batond: error: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if arguments.check {
+        println!("configuration ok: {}", summary(&config));
+        return ExitCode::SUCCESS;
+    }
+    logging::start(config.log_level, config.log_format);
+    match serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("batond: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {
+    let file = arguments.config.as_deref().map(ConfigFile::read).transpose()?;
+    Config::resolve(&arguments.choices(), file.as_ref())
+}
+
+fn summary(config: &Config) -> String {
+    let addresses: Vec<String> = config.settings.listen.iter().map(ToString::to_string).collect();
+    let workers = config.settings.workers;
+    let plural = if workers == 1 { "" } else { "s" };
+    format!("{} on {}, {workers} worker{plural}", config.protocol, addresses.join(", "))
+}
+
+fn serve(config: &Config) -> Result<(), ServerError> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "batond: {}", summary(config));
+    let server = Server::builder().settings(config.settings.clone()).build()?;
+    let telemetry = server.telemetry();
+    let result = match config.protocol {
+        ProtocolChoice::Http => server.run(|_slot| Http::new(&config.http)),
+        ProtocolChoice::Echo => server.run(|_slot| Echo),
+    };
+    if !matches!(result, Err(ServerError::Listen(_) | ServerError::Start(_) | ServerError::Worker { .. })) {
+        log_totals(&telemetry);
+    }
+    result
+}
+
+fn log_totals(telemetry: &Telemetry) {
+    let snapshots = telemetry.snapshots();
+    let sum = |part: fn(&baton::telemetry::Snapshot) -> u64| snapshots.iter().map(part).sum::<u64>();
+    let mut service = HistogramSnapshot::default();
+    snapshots.iter().for_each(|snapshot| service.add(&snapshot.service));
+    tracing::info!(
+        accepted = sum(|one| one.accepted),
+        requests = sum(|one| one.requests),
+        bytes_received = sum(|one| one.bytes_received),
+        bytes_sent = sum(|one| one.bytes_sent),
+        accept_errors = sum(|one| one.accept_errors),
+        turns = sum(|one| one.turns),
+        service_us_p50 = service.quantile(0.5) as f64 / 1e3,
+        service_us_p99 = service.quantile(0.99) as f64 / 1e3,
+        "stopped"
+    );
+}

@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+use crate::config::{
+    Choices, DescriptorsChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel, ProtocolChoice,
+    TimeoutChoices,
+};
+use crate::units::{Bytes, Listen, Workers};
+
+/// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
+///
+/// TERM, INT (Ctrl-C) and QUIT let connections finish, then end all workers; a second one ends them at once.
+#[derive(Debug, Parser)]
+#[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Read settings from a TOML file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check flags and file, print what would run, and exit
+    #[arg(long)]
+    pub check: bool,
+    /// Address to listen on; repeatable [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Listen>,
+    /// Worker processes, or auto for one per core [default: 1]
+    #[arg(long, value_name = "N|auto")]
+    workers: Option<Workers>,
+    /// What to serve [default: http]
+    #[arg(long, value_enum, value_name = "NAME", hide_possible_values = false)]
+    protocol: Option<ProtocolChoice>,
+    /// How connections' descriptors are kept [default: auto]
+    #[arg(long, value_enum, value_name = "KIND")]
+    descriptors: Option<DescriptorsChoice>,
+    #[command(flatten)]
+    limits: LimitArguments,
+    #[command(flatten)]
+    timeouts: TimeoutArguments,
+    #[command(flatten)]
+    http: HttpArguments,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+const EXAMPLES: &str = "\
+Sizes may have suffixes: 64k, 1MiB. Times are milliseconds; 0 turns a time-out off.
+Exit codes: 0 stopped in good order, 1 could not start or workers died, 2 wrong flags or configuration.
+
+Examples:
+  batond                                     HTTP on 127.0.0.1:8080, one worker
+  batond --workers auto --listen 0.0.0.0:80 --listen '[::]:80'
+  batond --protocol echo --listen 7000
+  batond --config batond.toml --check";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits, per worker")]
+struct LimitArguments {
+    /// Connections; at the limit accepting pauses [default: 65536, or what the limit of open files allows]
+    #[arg(long, value_name = "N")]
+    connections_max: Option<u32>,
+    /// Pending connections queued per listener [default: 4096]
+    #[arg(long, value_name = "N")]
+    backlog: Option<u32>,
+    /// Largest message that may wait for its remaining bytes [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    message_bytes_max: Option<Bytes>,
+    /// Queued output above which a connection is read no more [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    outbound_bytes_high: Option<Bytes>,
+    /// Queued output below which it is read again [default: 256KiB]
+    #[arg(long, value_name = "BYTES")]
+    outbound_bytes_low: Option<Bytes>,
+    /// Size of a receive buffer [default: 16KiB]
+    #[arg(long, value_name = "BYTES")]
+    receive_buffer_bytes: Option<Bytes>,
+    /// Number of receive buffers, a power of two [default: 128]
+    #[arg(long, value_name = "N")]
+    receive_buffers: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time-outs")]
+struct TimeoutArguments {
+    /// Nothing received and no message begun [default: 75000]
+    #[arg(long, value_name = "MS")]
+    idle_ms: Option<u64>,
+    /// From the first byte of a message (an HTTP head) to the whole of it [default: 10000]
+    #[arg(long, value_name = "MS")]
+    message_ms: Option<u64>,
+    /// The peer takes no output [default: 30000]
+    #[arg(long, value_name = "MS")]
+    write_ms: Option<u64>,
+    /// From our FIN to the peer's [default: 2000]
+    #[arg(long, value_name = "MS")]
+    linger_ms: Option<u64>,
+    /// From the order to stop to the end of the last connection [default: 30000]
+    #[arg(long, value_name = "MS")]
+    drain_ms_max: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "HTTP")]
+struct HttpArguments {
+    /// Value of the Server header, "" for none [default: baton]
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Largest request head [default: 16KiB]
+    #[arg(long, value_name = "BYTES")]
+    head_bytes_max: Option<Bytes>,
+    /// Largest request target [default: 8KiB]
+    #[arg(long, value_name = "BYTES")]
+    target_bytes_max: Option<Bytes>,
+    /// Largest request body [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    body_bytes_max: Option<Bytes>,
+    /// From a request's head to the end of its body [default: 30000]
+    #[arg(long, value_name = "MS")]
+    body_ms: Option<u64>,
+    /// Requests on one connection before it is closed, 0 for any number [default: 0]
+    #[arg(long, value_name = "N")]
+    requests_max: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+struct LogArguments {
+    /// What is logged [default: info]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// How log lines look [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+impl Arguments {
+    /// What the flags say.
+    pub fn choices(&self) -> Choices {
+        let Self { config: _, check: _, listen, workers, protocol, descriptors, limits, timeouts, http, log } = self;
+        Choices {
+            listen: (!listen.is_empty()).then(|| listen.clone()),
+            workers: *workers,
+            protocol: *protocol,
+            descriptors: *descriptors,
+            limits: Some(LimitChoices {
+                connections_max: limits.connections_max,
+                backlog: limits.backlog,
+                message_bytes_max: limits.message_bytes_max,
+                outbound_bytes_high: limits.outbound_bytes_high,
+                outbound_bytes_low: limits.outbound_bytes_low,
+                receive_buffer_bytes: limits.receive_buffer_bytes,
+                receive_buffers: limits.receive_buffers,
+            }),
+            timeouts: Some(TimeoutChoices {
+                idle_ms: timeouts.idle_ms,
+                message_ms: timeouts.message_ms,
+                write_ms: timeouts.write_ms,
+                linger_ms: timeouts.linger_ms,
+                drain_ms_max: timeouts.drain_ms_max,
+            }),
+            http: Some(HttpChoices {
+                server: http.server_name.clone(),
+                head_bytes_max: http.head_bytes_max,
+                target_bytes_max: http.target_bytes_max,
+                body_bytes_max: http.body_bytes_max,
+                body_ms: http.body_ms,
+                requests_max: http.requests_max,
+            }),
+            log: Some(LogChoices { level: log.log_level, format: log.log_format }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

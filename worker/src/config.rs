@@ -1,0 +1,467 @@
+//! What `batond` is told: by flags, by a file, by default, in this order of precedence.
+//!
+//! One table ([`Choices`]) holds every setting, given or not; flags and file each fill one, and they are laid over each
+//! other. Errors name file, line and column, or the flag.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use baton::config::{Descriptors, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+
+use crate::http::HttpConfig;
+use crate::units::{Bytes, Listen, PORT_DEFAULT, Workers};
+
+/// Which protocol is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolChoice {
+    /// HTTP/1.1: / /plaintext /json /echo /health
+    Http,
+    /// Sends back what it receives
+    Echo,
+}
+
+impl fmt::Display for ProtocolChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Http => "http",
+            Self::Echo => "echo",
+        })
+    }
+}
+
+/// How connections' descriptors are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DescriptorsChoice {
+    /// Direct where the kernel is new enough (6.7), else plain
+    Auto,
+    /// In the ring's own table
+    Direct,
+    /// In the process's table
+    Plain,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+macro_rules! choices {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$field_meta])* #[serde(default)] pub $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// Fills what is not given from `below`.
+            #[must_use]
+            pub fn over(self, below: Self) -> Self {
+                Self { $($field: self.$field.or(below.$field),)* }
+            }
+        }
+    };
+}
+
+choices! {
+    /// Section `[limits]`; see [`Limits`].
+    #[expect(missing_docs, reason = "documented in Limits")]
+    LimitChoices {
+        connections_max: u32,
+        backlog: u32,
+        message_bytes_max: Bytes,
+        outbound_bytes_high: Bytes,
+        outbound_bytes_low: Bytes,
+        receive_buffer_bytes: Bytes,
+        receive_buffers: u16,
+    }
+}
+
+choices! {
+    /// Section `[timeouts]`; see [`Timeouts`].
+    #[expect(missing_docs, reason = "documented in Timeouts")]
+    TimeoutChoices {
+        idle_ms: u64,
+        message_ms: u64,
+        write_ms: u64,
+        linger_ms: u64,
+        drain_ms_max: u64,
+    }
+}
+
+choices! {
+    /// Section `[http]`; see [`HttpConfig`].
+    #[expect(missing_docs, reason = "documented in HttpConfig")]
+    HttpChoices {
+        server: String,
+        head_bytes_max: Bytes,
+        target_bytes_max: Bytes,
+        body_bytes_max: Bytes,
+        body_ms: u64,
+        requests_max: u32,
+    }
+}
+
+choices! {
+    /// Section `[log]`.
+    #[expect(missing_docs, reason = "documented at their types")]
+    LogChoices {
+        level: LogLevel,
+        format: LogFormat,
+    }
+}
+
+choices! {
+    /// The top level of the file.
+    #[expect(missing_docs, reason = "documented in the engine's Settings")]
+    TopChoices {
+        listen: Vec<Listen>,
+        workers: Workers,
+        protocol: ProtocolChoice,
+        descriptors: DescriptorsChoice,
+        limits: LimitChoices,
+        timeouts: TimeoutChoices,
+        http: HttpChoices,
+        log: LogChoices,
+    }
+}
+
+/// Every setting, given or not.
+pub type Choices = TopChoices;
+
+impl Choices {
+    /// Lays these over `below`, section by section.
+    #[must_use]
+    pub fn lay_over(mut self, mut below: Self) -> Self {
+        let limits = self.limits.take().unwrap_or_default().over(below.limits.take().unwrap_or_default());
+        let timeouts = self.timeouts.take().unwrap_or_default().over(below.timeouts.take().unwrap_or_default());
+        let http = self.http.take().unwrap_or_default().over(below.http.take().unwrap_or_default());
+        let log = self.log.take().unwrap_or_default().over(below.log.take().unwrap_or_default());
+        let sections = Self {
+            limits: Some(limits),
+            timeouts: Some(timeouts),
+            http: Some(http),
+            log: Some(log),
+            ..Self::default()
+        };
+        sections.over(self.over(below))
+    }
+}
+
+/// Everything `batond` runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The engine's part.
+    pub settings: Settings,
+    /// The protocol.
+    pub protocol: ProtocolChoice,
+    /// The HTTP protocol's part.
+    pub http: HttpConfig,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}:{line}:{column}: {problem}", path = path.display())]
+    File { path: PathBuf, line: usize, column: usize, problem: String },
+    #[error("{setting}: {problem}")]
+    Setting { setting: String, problem: String },
+}
+
+/// A file that was read and understood.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    /// What it says.
+    pub choices: Choices,
+}
+
+impl ConfigFile {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no TOML, has unknown keys or values of a wrong type.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let at = |text: &str, offset: usize, problem: String| {
+            let (line, column) = position(text, offset);
+            ConfigError::File { path: path.to_owned(), line, column, problem }
+        };
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
+            at(&valid, valid.len(), "not UTF-8 from here on".to_owned())
+        })?;
+        let choices = toml::from_str(&text).map_err(|error| {
+            let problem = error.message().trim().replace('\n', ", ");
+            at(&text, error.span().map_or(0, |span| span.start), problem)
+        })?;
+        Ok(Self { path: path.to_owned(), text, choices })
+    }
+
+    /// Where the file sets `setting`, in whatever section.
+    fn error_at(&self, setting: &str, problem: &str) -> Option<ConfigError> {
+        let table = DeTable::parse(&self.text).ok()?;
+        let offset = table.get_ref().iter().find_map(|(key, value)| match value.get_ref() {
+            _ if key.get_ref() == setting => Some(key.span().start),
+            DeValue::Table(section) => {
+                section.iter().find(|(key, _)| key.get_ref() == setting).map(|(key, _)| key.span().start)
+            }
+            _ => None,
+        })?;
+        let (line, column) = position(&self.text, offset);
+        let problem = format!("{setting}: {problem}");
+        Some(ConfigError::File { path: self.path.clone(), line, column, problem })
+    }
+}
+
+/// Line and column of a byte, both from 1; columns count characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..offset.min(text.len())];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+impl Config {
+    /// Lays flags over the file over the defaults, and checks the whole.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of range: by place where it stands in the file, by its flag otherwise.
+    pub fn resolve(flags: &Choices, file: Option<&ConfigFile>) -> Result<Self, ConfigError> {
+        let below = file.map(|file| file.choices.clone()).unwrap_or_default();
+        let config = Self::from_choices(flags.clone().lay_over(below));
+        config.validate().map_err(|invalid| {
+            let in_file = file.filter(|_| !is_given(flags, invalid.setting));
+            let placed = in_file.and_then(|file| file.error_at(invalid.setting, &invalid.problem));
+            let setting = format!("--{}", flag_name(invalid.setting));
+            placed.unwrap_or(ConfigError::Setting { setting, problem: invalid.problem })
+        })?;
+        Ok(config)
+    }
+
+    fn from_choices(choices: Choices) -> Self {
+        let limits = choices.limits.unwrap_or_default();
+        let times = choices.timeouts.unwrap_or_default();
+        let http = choices.http.unwrap_or_default();
+        let log = choices.log.unwrap_or_default();
+        let size = |choice: Option<Bytes>, default: usize| {
+            choice.map_or(default, |bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX))
+        };
+        let (limit, time, page) = (Limits::default(), Timeouts::default(), HttpConfig::default());
+        let listen = choices.listen.unwrap_or_else(|| vec![Listen(SocketAddr::from(([127, 0, 0, 1], PORT_DEFAULT)))]);
+        Self {
+            settings: Settings {
+                listen: listen.into_iter().map(|listen| listen.0).collect(),
+                workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
+                limits: Limits {
+                    connections_max: limits.connections_max.unwrap_or(limit.connections_max),
+                    backlog: limits.backlog.unwrap_or(limit.backlog),
+                    message_bytes_max: size(limits.message_bytes_max, limit.message_bytes_max),
+                    outbound_bytes_high: size(limits.outbound_bytes_high, limit.outbound_bytes_high),
+                    outbound_bytes_low: size(limits.outbound_bytes_low, limit.outbound_bytes_low),
+                    receive_buffer_bytes: limits
+                        .receive_buffer_bytes
+                        .map_or(limit.receive_buffer_bytes, |bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX)),
+                    receive_buffers: limits.receive_buffers.unwrap_or(limit.receive_buffers),
+                },
+                timeouts: Timeouts {
+                    idle_ms: times.idle_ms.unwrap_or(time.idle_ms),
+                    message_ms: times.message_ms.unwrap_or(time.message_ms),
+                    write_ms: times.write_ms.unwrap_or(time.write_ms),
+                    linger_ms: times.linger_ms.unwrap_or(time.linger_ms),
+                    drain_ms_max: times.drain_ms_max.unwrap_or(time.drain_ms_max),
+                },
+                descriptors: match choices.descriptors.unwrap_or(DescriptorsChoice::Auto) {
+                    DescriptorsChoice::Auto => Descriptors::Auto,
+                    DescriptorsChoice::Direct => Descriptors::Direct,
+                    DescriptorsChoice::Plain => Descriptors::Plain,
+                },
+            },
+            protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
+            http: HttpConfig {
+                server: http.server.unwrap_or(page.server),
+                head_bytes_max: size(http.head_bytes_max, page.head_bytes_max),
+                target_bytes_max: size(http.target_bytes_max, page.target_bytes_max),
+                body_bytes_max: size(http.body_bytes_max, page.body_bytes_max),
+                body_ms: http.body_ms.unwrap_or(page.body_ms),
+                requests_max: http.requests_max.unwrap_or(page.requests_max),
+                memo: page.memo,
+            },
+            log_level: log.level.unwrap_or(LogLevel::Info),
+            log_format: log.format.unwrap_or(LogFormat::Text),
+        }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        let invalid = |setting, problem: &str| Err(InvalidSetting { setting, problem: problem.to_owned() });
+        if self.settings.listen.is_empty() {
+            return invalid("listen", "no address is given");
+        }
+        self.settings.validate()?;
+        let http = &self.http;
+        if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {
+            return invalid("server", "the name must be at most 256 printable ASCII characters");
+        }
+        if !(128..=1 << 20).contains(&http.head_bytes_max) {
+            return invalid("head_bytes_max", "must be in 128..=1MiB");
+        }
+        if http.target_bytes_max == 0 || http.target_bytes_max > http.head_bytes_max {
+            return invalid("target_bytes_max", "must be from 1 to head_bytes_max");
+        }
+        if http.body_bytes_max > 1 << 30 {
+            return invalid("body_bytes_max", "must be at most 1GiB");
+        }
+        if http.body_ms > TIMEOUT_MS_LARGEST {
+            return invalid("body_ms", "must be at most seven days");
+        }
+        if http.head_bytes_max > self.settings.limits.message_bytes_max {
+            return invalid("head_bytes_max", "must be at most message_bytes_max, or no head could grow that long");
+        }
+        Ok(())
+    }
+}
+
+/// The flag of a setting.
+fn flag_name(setting: &str) -> String {
+    match setting {
+        "server" => "server-name".to_owned(),
+        "level" | "format" => format!("log-{setting}"),
+        other => other.replace('_', "-"),
+    }
+}
+
+/// Whether flags give a setting, by its name in the file.
+fn is_given(flags: &Choices, setting: &str) -> bool {
+    let limits = flags.limits.clone().unwrap_or_default();
+    let times = flags.timeouts.clone().unwrap_or_default();
+    let http = flags.http.clone().unwrap_or_default();
+    match setting {
+        "listen" => flags.listen.is_some(),
+        "workers" => flags.workers.is_some(),
+        "connections_max" => limits.connections_max.is_some(),
+        "backlog" => limits.backlog.is_some(),
+        "message_bytes_max" => limits.message_bytes_max.is_some(),
+        "outbound_bytes_high" => limits.outbound_bytes_high.is_some(),
+        "outbound_bytes_low" => limits.outbound_bytes_low.is_some(),
+        "receive_buffer_bytes" => limits.receive_buffer_bytes.is_some(),
+        "receive_buffers" => limits.receive_buffers.is_some(),
+        "idle_ms" => times.idle_ms.is_some(),
+        "message_ms" => times.message_ms.is_some(),
+        "write_ms" => times.write_ms.is_some(),
+        "linger_ms" => times.linger_ms.is_some(),
+        "drain_ms_max" => times.drain_ms_max.is_some(),
+        "server" => http.server.is_some(),
+        "head_bytes_max" => http.head_bytes_max.is_some(),
+        "target_bytes_max" => http.target_bytes_max.is_some(),
+        "body_bytes_max" => http.body_bytes_max.is_some(),
+        "body_ms" => http.body_ms.is_some(),
+        "requests_max" => http.requests_max.is_some(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<ConfigFile, ConfigError> {
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(path.path(), text).expect("written");
+        ConfigFile::read(path.path())
+    }
+
+    fn refusal(text: &str) -> String {
+        let error = match file(text) {
+            Ok(file) => Config::resolve(&Choices::default(), Some(&file)).expect_err("refused"),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        text.split_once(':').map(|(_, rest)| rest.to_owned()).unwrap_or(text)
+    }
+
+    #[test]
+    fn the_annotated_example_says_the_defaults() {
+        let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
+        let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
+        assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
+        // Nothing is left out: every choice is given.
+        let shown = format!("{:?}", example.choices);
+        assert!(!shown.contains("None"), "{shown}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_setting_by_setting() {
+        let file = file("workers = 3\nprotocol = \"echo\"\n[timeouts]\nidle_ms = 5\nwrite_ms = 6\n").expect("valid");
+        let mut flags = Choices { workers: Some(Workers::Count(2)), ..Choices::default() };
+        flags.timeouts = Some(TimeoutChoices { idle_ms: Some(7), ..TimeoutChoices::default() });
+        let config = Config::resolve(&flags, Some(&file)).expect("valid");
+        assert_eq!((config.settings.workers, config.protocol), (2, ProtocolChoice::Echo));
+        assert_eq!((config.settings.timeouts.idle_ms, config.settings.timeouts.write_ms), (7, 6));
+    }
+
+    #[test]
+    fn every_refusal_names_its_place() {
+        for (text, expected) in [
+            ("workers = 1\nworker = 2\n", "2:1: unknown field `worker`, expected one of"),
+            ("[limits]\n  conections_max = 1\n", "2:3: unknown field `conections_max`"),
+            ("workers = -1\n", "1:11: expected a number from 0 on, or a string"),
+            ("workers = 0\n", "1:1: workers: 0 is not in 1..=1024"),
+            ("[limits]\nbacklog = \"x\"\n", "2:11: invalid type: string \"x\", expected u32"),
+            ("[limits]\nreceive_buffers = 100\n", "2:1: receive_buffers: 100 is not a power of two"),
+            ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
+            ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
+            ("[timeouts\n", "1:10: "),
+            ("a = \"ä\" b\n", "1:9: "),
+            ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
+        ] {
+            let told = refusal(text);
+            assert!(told.starts_with(expected), "{text:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_flag_out_of_range_is_named_as_a_flag() {
+        let flags = Choices { workers: Some(Workers::Count(0)), ..Choices::default() };
+        let error = Config::resolve(&flags, None).expect_err("refused");
+        assert_eq!(error.to_string(), "--workers: 0 is not in 1..=1024");
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_refused_where_it_begins() {
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(path.path(), b"workers = 1\n# \xff\n").expect("written");
+        let error = ConfigFile::read(path.path()).expect_err("refused").to_string();
+        assert!(error.ends_with(":2:3: not UTF-8 from here on"), "{error}");
+    }
+}
