@@ -75,8 +75,8 @@ fn nanoseconds_per_request() {
     };
     let small = vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()];
     let distinct: Vec<_> = (0..64).map(|at| wrk(&format!("/?{at:02}"))).collect();
-    let echo = vec![b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 64\r\n\r\n".to_vec()];
-    let echo = vec![[&echo[0][..], &[b'x'; 64]].concat()];
+    let echo = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 64\r\n\r\n";
+    let echo = vec![[&echo[..], &[b'x'; 64]].concat()];
     for depth in [1, 16] {
         report("plaintext, small", &small, true, depth);
         report("plaintext, wrk", &[wrk("/plaintext")], true, depth);

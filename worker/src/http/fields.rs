@@ -30,11 +30,7 @@ pub(super) fn read<'a>(headers: &[Header<'a>], minor: u8) -> Result<Fields<'a>, 
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         // The length tells most headers apart before any is compared.
         match name.len() {
-            4 if is("host") => {
-                if host.replace(*value).is_some() {
-                    return Err(Refusal::HOST_REPEATED);
-                }
-            }
+            4 if is("host") && host.replace(*value).is_some() => return Err(Refusal::HOST_REPEATED),
             6 if is("expect") => expectation = Some(*value),
             10 if is("connection") => {
                 for option in value.split(|byte| *byte == b',') {
@@ -45,9 +41,8 @@ pub(super) fn read<'a>(headers: &[Header<'a>], minor: u8) -> Result<Fields<'a>, 
             }
             12 if is("content-type") => content_type = content_type.or(Some(*value)),
             14 if is("content-length") => {
-                if length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?).is_some() {
-                    return Err(Refusal::LENGTH_REPEATED);
-                }
+                let before = length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?);
+                before.map_or(Ok(()), |_| Err(Refusal::LENGTH_REPEATED))?;
             }
             17 if is("transfer-encoding") => codings.get_or_insert_with(Codings::default).add(value)?,
             _ => {}
@@ -91,7 +86,8 @@ fn decimal(value: &[u8]) -> Option<u64> {
 
 /// Whether every character may stand in a host or a port (RFC 3986 3.2.2). May be empty.
 fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
+    static HOST: [bool; 256] = alphanumeric_and(b"-._~!$&'()*+;=%:[]");
+    value.iter().all(|byte| HOST[usize::from(*byte)])
 }
 
 /// All Transfer-Encoding headers of a request, read as one list.
@@ -127,6 +123,23 @@ impl Codings {
 }
 
 /// RFC 9110 5.6.2.
+#[inline]
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    static TOKEN: [bool; 256] = alphanumeric_and(b"!#$%&'*+-.^_`|~");
+    TOKEN[usize::from(byte)]
+}
+
+const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
+    let mut set = [false; 256];
+    let mut byte = 0;
+    while byte < set.len() {
+        set[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        set[others[at] as usize] = true;
+        at += 1;
+    }
+    set
 }

@@ -212,7 +212,7 @@ mod tests {
     fn no_byte_in_a_value_slips_through_at_any_place() {
         for byte in 0..=255u8 {
             for place in 0..70 {
-                let mut value = vec![b'a'; 70];
+                let mut value = [b'a'; 70];
                 value[place] = byte;
                 let head = [b"GET / HTTP/1.1\r\nHost: a\r\nX: ", &value[..], b"\r\n\r\n"].concat();
                 let outcome = parse(&head, LIMITS);
@@ -226,7 +226,7 @@ mod tests {
     fn no_byte_in_a_name_slips_through_at_any_place() {
         for byte in (0..=255u8).filter(|byte| *byte != b':') {
             for place in 0..40 {
-                let mut name = vec![b'a'; 40];
+                let mut name = [b'a'; 40];
                 name[place] = byte;
                 let head = [b"GET / HTTP/1.1\r\nHost: a\r\n", &name[..], b": x\r\n\r\n"].concat();
                 assert_eq!(parse(&head, LIMITS).is_ok(), is_token(byte), "byte {byte} at {place}");
