@@ -3,9 +3,9 @@
 
 use clap::Parser;
 
-/// Control of a running baton server.
+/// Control of a running baton server; this program has no commands yet.
 ///
-/// This program has no commands yet: the master has no control socket that it could speak to. It will show status and
+/// The master has no control socket that it could speak to. It will show status and
 /// drive reload, scaling and upgrades. Until then batond is controlled by signals: TERM, INT or QUIT let connections
 /// finish, a second one stops at once.
 #[derive(Debug, Parser)]
