@@ -1,0 +1,148 @@
+//! The store as a protocol of the engine: requests come out of [`parse`], run in [`commands`], and answer through
+//! [`reply`].
+//!
+//! Invariant: a turn's work and output are bounded. A connection gives way after [`REQUESTS_PER_TURN_MAX`] requests,
+//! or when its peer does not take the answers.
+
+mod arguments;
+mod client;
+mod commands;
+mod glob;
+mod introspection;
+mod keys;
+mod number;
+pub(crate) mod parse;
+mod quoting;
+mod reply;
+mod store;
+mod strings;
+mod value;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use baton::{CloseReason, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
+
+use self::client::{Client, ClientRecord};
+use self::parse::{Parsed, Parser};
+use self::store::Store;
+
+/// Longest single argument.
+pub(crate) const BULK_BYTES_MAX: usize = 512 << 20;
+
+/// Longest request, all its arguments together; the engine cuts what is longer.
+pub(crate) const REQUEST_BYTES_MAX: usize = 1 << 30;
+
+/// Longest answer to one request: one value may be asked for a million times in a short MGET.
+pub(crate) const REPLY_BYTES_MAX: usize = 1 << 30;
+
+/// Requests of one connection answered in one turn, so that a deep pipeline does not starve the others.
+const REQUESTS_PER_TURN_MAX: u64 = 1024;
+
+/// How often what has expired is looked for, while anything can expire.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// When the next sweep follows one that found more than it may remove.
+const SWEEP_AGAIN: Duration = Duration::from_millis(1);
+
+/// Keys removed by one sweep, which takes some 100 µs then.
+const SWEEP_KEYS_MAX: usize = 1000;
+
+const SWEEP: TimerKey = TimerKey(1);
+
+const _: () = assert!(BULK_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX < u32::MAX as usize / 2, "places in a request are 32 bits wide");
+
+/// The protocol: one store, and whoever uses it.
+#[derive(Default)]
+pub(crate) struct Service {
+    parser: Parser,
+    state: State,
+    sweep_is_set: bool,
+}
+
+/// What commands work on.
+#[derive(Default)]
+struct State {
+    store: Store,
+    clients: BTreeMap<u64, ClientRecord>,
+    connections_received: u64,
+    commands_processed: u64,
+    started: Duration,
+}
+
+impl Protocol for Service {
+    type Connection = Client;
+    type Message = ();
+
+    fn on_start(&mut self, worker: &mut Worker<'_, ()>) -> std::io::Result<()> {
+        self.state.started = worker.now();
+        Ok(())
+    }
+
+    fn on_open(&mut self, _: Peer<'_>, io: &mut Io<'_>) -> Result<Client, Reject> {
+        self.state.connections_received += 1;
+        let id = self.state.connections_received;
+        self.state.clients.insert(id, ClientRecord::new(io.now()));
+        Ok(Client::new(id))
+    }
+
+    fn on_data(&mut self, client: &mut Client, input: &[u8], io: &mut Io<'_>) -> Step {
+        let mut consumed = 0;
+        let mut answered = 0;
+        let step = loop {
+            let rest = &input[consumed..];
+            if rest.is_empty() {
+                break Step::more(consumed);
+            }
+            if answered == REQUESTS_PER_TURN_MAX || io.is_full() {
+                break Step::yield_now(consumed);
+            }
+            match self.parser.parse(rest, &mut client.partial) {
+                Parsed::Request { length } => {
+                    commands::execute(&mut self.state, client, self.parser.arguments(rest), io);
+                    consumed += length;
+                    answered += 1;
+                    if client.is_closing {
+                        break Step::close(consumed);
+                    }
+                }
+                Parsed::Nothing { length } => consumed += length,
+                Parsed::Incomplete { at_least } => break Step::at_least(consumed, at_least),
+                Parsed::Invalid(error) => {
+                    error.write(io);
+                    break Step::close(input.len());
+                }
+            }
+        };
+        self.state.commands_processed += answered;
+        io.count_requests(answered);
+        step
+    }
+
+    fn on_limit(&mut self, _: &mut Client, limit: Limit, io: &mut Io<'_>) -> Next {
+        if limit == Limit::MessageBytes {
+            io.write(b"-ERR Protocol error: too big request\r\n");
+        }
+        Next::Close
+    }
+
+    fn on_turn_end(&mut self, worker: &mut Worker<'_, ()>) {
+        if !self.sweep_is_set && self.state.store.can_expire() {
+            self.sweep_is_set = true;
+            worker.set_timer(SWEEP, SWEEP_INTERVAL);
+        }
+    }
+
+    fn on_worker_timer(&mut self, _: TimerKey, worker: &mut Worker<'_, ()>) {
+        let is_behind = self.state.store.remove_expired(worker.now(), SWEEP_KEYS_MAX);
+        self.sweep_is_set = is_behind;
+        if is_behind {
+            worker.set_timer(SWEEP, SWEEP_AGAIN);
+        }
+    }
+
+    fn on_close(&mut self, client: Client, _: CloseReason) {
+        self.state.clients.remove(&client.id);
+    }
+}

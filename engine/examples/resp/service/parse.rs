@@ -1,0 +1,237 @@
+//! Requests out of bytes, in place.
+//!
+//! Invariants: the same bytes give the same requests however they are cut; nothing is allocated by a length that was
+//! merely announced; and each byte is looked at a bounded number of times: a long request that is not complete yet is
+//! gone on with ([`Partial`]), and while an argument's end is missing, the engine is told not to call before it is
+//! there.
+
+use baton::Io;
+
+use super::arguments::{Arguments, Span};
+use super::{BULK_BYTES_MAX, number, quoting};
+
+/// Most arguments of one request.
+const ARGUMENTS_MAX: i64 = 1 << 20;
+
+/// Longest line: an inline request, a number.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// A request of which fewer arguments have arrived is looked at from its start again, which is cheaper than keeping
+/// something about it.
+const PARTIAL_ARGUMENTS_MIN: usize = 16;
+
+/// Room for the places of so many arguments is kept for the next request.
+const SPANS_KEPT_MAX: usize = 4096;
+
+/// A request of which part was looked at.
+pub(crate) struct Partial {
+    /// The arguments that have arrived.
+    spans: Vec<Span>,
+    expected: usize,
+    /// Where the next argument begins.
+    position: usize,
+}
+
+/// What the input begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    /// A request of so many bytes; [`Parser::arguments`] has it.
+    Request { length: usize },
+    /// So many bytes that ask for nothing.
+    Nothing { length: usize },
+    /// Part of a request that is at least so long.
+    Incomplete { at_least: usize },
+    /// Something else: the connection is to be closed.
+    Invalid(ProtocolError),
+}
+
+/// How a peer broke the protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ProtocolError {
+    CountTooLong,
+    InvalidCount,
+    ExpectedBulk { got: u8 },
+    BulkLengthTooLong,
+    InvalidBulkLength,
+    InlineTooLong,
+    UnbalancedQuotes,
+}
+
+impl ProtocolError {
+    pub(super) fn write(&self, io: &mut Io<'_>) {
+        io.write(b"-ERR Protocol error: ");
+        io.write(match self {
+            Self::CountTooLong => b"too big mbulk count string",
+            Self::InvalidCount => b"invalid multibulk length",
+            Self::ExpectedBulk { .. } => b"expected '$', got '",
+            Self::BulkLengthTooLong => b"too big bulk count string",
+            Self::InvalidBulkLength => b"invalid bulk length",
+            Self::InlineTooLong => b"too big inline request",
+            Self::UnbalancedQuotes => b"unbalanced quotes in request",
+        });
+        if let Self::ExpectedBulk { got } = self {
+            let shown = if matches!(got, b'\r' | b'\n') { b' ' } else { *got };
+            io.write(&[shown, b'\'']);
+        }
+        io.write(b"\r\n");
+    }
+}
+
+/// One per worker: memory that requests use one after the other.
+#[derive(Default)]
+pub(crate) struct Parser {
+    spans: Vec<Span>,
+    /// What an inline request's arguments are once their quotes are taken off.
+    unquoted: Vec<u8>,
+    is_inline: bool,
+}
+
+impl Parser {
+    /// The request that [`Parser::parse`] found at the start of `input`.
+    #[inline]
+    pub(crate) fn arguments<'a>(&'a self, input: &'a [u8]) -> Arguments<'a> {
+        Arguments::new(if self.is_inline { &self.unquoted } else { input }, &self.spans)
+    }
+
+    /// Looks at the start of `input`, which is not empty. `partial` is what was kept for its connection.
+    #[inline]
+    pub(crate) fn parse(&mut self, input: &[u8], partial: &mut Option<Box<Partial>>) -> Parsed {
+        if self.spans.capacity() > SPANS_KEPT_MAX {
+            self.spans = Vec::new();
+        }
+        self.spans.clear();
+        self.is_inline = input[0] != b'*';
+        if self.is_inline {
+            return self.parse_inline(input);
+        }
+        let (expected, position) = if let Some(partial) = partial.take() {
+            self.spans = partial.spans;
+            (partial.expected, partial.position)
+        } else {
+            match number_line(input, 1) {
+                Line::Number { number, end } if number <= 0 => return Parsed::Nothing { length: end },
+                Line::Number { number, end } if number <= ARGUMENTS_MAX => (number as usize, end),
+                Line::Incomplete => return Parsed::Incomplete { at_least: input.len() + 1 },
+                Line::TooLong => return Parsed::Invalid(ProtocolError::CountTooLong),
+                Line::Number { .. } | Line::NotANumber => return Parsed::Invalid(ProtocolError::InvalidCount),
+            }
+        };
+        self.parse_bulks(input, expected, position, partial)
+    }
+
+    #[inline]
+    fn parse_bulks(
+        &mut self,
+        input: &[u8],
+        expected: usize,
+        mut position: usize,
+        partial: &mut Option<Box<Partial>>,
+    ) -> Parsed {
+        while self.spans.len() < expected {
+            let at_least = match bulk(input, position) {
+                Bulk::Whole { span, end } => {
+                    self.spans.push(span);
+                    position = end;
+                    continue;
+                }
+                Bulk::Incomplete { at_least } => at_least,
+                Bulk::Invalid(error) => return Parsed::Invalid(error),
+            };
+            if self.spans.len() >= PARTIAL_ARGUMENTS_MIN {
+                let spans = std::mem::take(&mut self.spans);
+                *partial = Some(Box::new(Partial { spans, expected, position }));
+            }
+            return Parsed::Incomplete { at_least };
+        }
+        Parsed::Request { length: position }
+    }
+
+    fn parse_inline(&mut self, input: &[u8]) -> Parsed {
+        let window = &input[..input.len().min(LINE_BYTES_MAX)];
+        let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+            return if input.len() < LINE_BYTES_MAX {
+                Parsed::Incomplete { at_least: input.len() + 1 }
+            } else {
+                Parsed::Invalid(ProtocolError::InlineTooLong)
+            };
+        };
+        self.unquoted.clear();
+        let mut start = 0;
+        let spans = &mut self.spans;
+        let split = quoting::split(&input[..end], &mut self.unquoted, |length| {
+            spans.push(Span { start, length: length as u32 });
+            start += length as u32;
+        });
+        match split {
+            None => Parsed::Invalid(ProtocolError::UnbalancedQuotes),
+            Some(()) if self.spans.is_empty() => Parsed::Nothing { length: end + 1 },
+            Some(()) => Parsed::Request { length: end + 1 },
+        }
+    }
+}
+
+enum Bulk {
+    Whole { span: Span, end: usize },
+    Incomplete { at_least: usize },
+    Invalid(ProtocolError),
+}
+
+/// The argument at `position`, `$3\r\nfoo\r\n`. As in Redis, nobody looks at what stands in the place of a line feed,
+/// or of the end of line behind the argument.
+#[inline]
+fn bulk(input: &[u8], position: usize) -> Bulk {
+    let Some(first) = input.get(position) else { return Bulk::Incomplete { at_least: input.len() + 1 } };
+    match number_line(input, position + 1) {
+        // The line's length is judged before its first byte.
+        Line::Incomplete => Bulk::Incomplete { at_least: input.len() + 1 },
+        Line::TooLong => Bulk::Invalid(ProtocolError::BulkLengthTooLong),
+        _ if *first != b'$' => Bulk::Invalid(ProtocolError::ExpectedBulk { got: *first }),
+        Line::Number { number, end } if (0..=BULK_BYTES_MAX as i64).contains(&number) => {
+            let length = number as usize;
+            if input.len() - end < length + 2 {
+                return Bulk::Incomplete { at_least: end + length + 2 };
+            }
+            Bulk::Whole { span: Span { start: end as u32, length: length as u32 }, end: end + length + 2 }
+        }
+        Line::Number { .. } | Line::NotANumber => Bulk::Invalid(ProtocolError::InvalidBulkLength),
+    }
+}
+
+enum Line {
+    /// `end` is behind the line feed.
+    Number {
+        number: i64,
+        end: usize,
+    },
+    NotANumber,
+    Incomplete,
+    TooLong,
+}
+
+/// The rest of a line, from `start` on.
+#[inline]
+fn number_line(input: &[u8], start: usize) -> Line {
+    let rest = &input[start..];
+    // Almost every number has one digit, two or three.
+    match rest {
+        [digit @ b'0'..=b'9', b'\r', _, ..] => return Line::Number { number: i64::from(digit - b'0'), end: start + 3 },
+        [tens @ b'1'..=b'9', digit @ b'0'..=b'9', b'\r', _, ..] => {
+            return Line::Number { number: i64::from(tens - b'0') * 10 + i64::from(digit - b'0'), end: start + 4 };
+        }
+        _ => {}
+    }
+    number_line_of_any_length(rest, start)
+}
+
+fn number_line_of_any_length(rest: &[u8], start: usize) -> Line {
+    let window = &rest[..rest.len().min(LINE_BYTES_MAX)];
+    match window.iter().position(|byte| *byte == b'\r') {
+        None if rest.len() < LINE_BYTES_MAX => Line::Incomplete,
+        None => Line::TooLong,
+        Some(end) if end + 1 == rest.len() => Line::Incomplete,
+        Some(end) => match number::parse(&rest[..end]) {
+            Some(number) => Line::Number { number, end: start + end + 2 },
+            None => Line::NotANumber,
+        },
+    }
+}

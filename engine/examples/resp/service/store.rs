@@ -1,0 +1,204 @@
+//! Keys, values, and when they expire.
+//!
+//! Invariant: an entry has an expiry exactly if `expiries` holds its key under it, so removing what has expired costs
+//! what there is to remove and no more. An expired entry is not seen any more at once, and removed by the next sweep.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::value::Value;
+
+/// When an entry expires, told apart from others at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Expiry {
+    /// On the loop's clock.
+    at_ms: i64,
+    serial: u64,
+}
+
+struct Entry {
+    value: Value,
+    expiry: Option<Expiry>,
+}
+
+impl Entry {
+    #[inline]
+    fn is_live(&self, now: Duration) -> bool {
+        self.expiry.is_none_or(|expiry| expiry.at_ms > milliseconds(now))
+    }
+}
+
+/// What becomes of a key's expiry when its value is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    Unlimited,
+    /// As it was.
+    Kept,
+    /// Until then, on the loop's clock.
+    UntilMs(i64),
+}
+
+/// Why a number could not be added to.
+pub(super) enum AddError {
+    NotAnInteger,
+    Overflow,
+}
+
+/// See the module's head. The hasher is seeded from the system's randomness, since keys come from strangers.
+#[derive(Default)]
+pub(super) struct Store {
+    entries: HashMap<Box<[u8]>, Entry, ahash::RandomState>,
+    expiries: BTreeMap<Expiry, Box<[u8]>>,
+    serial: u64,
+}
+
+/// The loop's time in the store's unit.
+pub(super) fn milliseconds(now: Duration) -> i64 {
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// Entries, those included that have expired since the last sweep.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Entries that expire some time.
+    pub(super) fn expiring_count(&self) -> usize {
+        self.expiries.len()
+    }
+
+    /// Whether there is anything to sweep, now or later.
+    pub(super) fn can_expire(&self) -> bool {
+        !self.expiries.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: &[u8], now: Duration) -> Option<&[u8]> {
+        self.entries.get(key).filter(|entry| entry.is_live(now)).map(|entry| entry.value.bytes())
+    }
+
+    pub(super) fn contains(&self, key: &[u8], now: Duration) -> bool {
+        self.get(key, now).is_some()
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, key: &[u8], value: &[u8], lifetime: Lifetime, now: Duration) {
+        match self.entries.get_mut(key) {
+            Some(entry) => {
+                entry.value.set(value);
+                if let Some(expiry) = entry.expiry
+                    && (lifetime != Lifetime::Kept || !entry.is_live(now))
+                {
+                    entry.expiry = None;
+                    self.expiries.remove(&expiry);
+                }
+            }
+            None => {
+                self.entries.insert(key.into(), Entry { value: Value::new(value), expiry: None });
+            }
+        }
+        if let Lifetime::UntilMs(at_ms) = lifetime {
+            self.expire(key, Some(at_ms), now);
+        }
+    }
+
+    /// Adds to the number stored there, or to none.
+    pub(super) fn add(&mut self, key: &[u8], addend: i64, now: Duration) -> Result<i64, AddError> {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else {
+            self.set(key, itoa::Buffer::new().format(addend).as_bytes(), Lifetime::Unlimited, now);
+            return Ok(addend);
+        };
+        let number = super::number::parse(entry.value.bytes()).ok_or(AddError::NotAnInteger)?;
+        let sum = number.checked_add(addend).ok_or(AddError::Overflow)?;
+        entry.value.set(itoa::Buffer::new().format(sum).as_bytes());
+        Ok(sum)
+    }
+
+    /// Appends to the value, unless it would get longer than that; gives the new length.
+    pub(super) fn append(&mut self, key: &[u8], more: &[u8], bytes_max: usize, now: Duration) -> Option<usize> {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else {
+            self.set(key, more, Lifetime::Unlimited, now);
+            return Some(more.len());
+        };
+        let length = entry.value.bytes().len() + more.len();
+        if length > bytes_max {
+            return None;
+        }
+        entry.value.append(more);
+        Some(length)
+    }
+
+    /// Removes the key; gives its value where it was live.
+    pub(super) fn remove(&mut self, key: &[u8], now: Duration) -> Option<Value> {
+        let entry = self.entries.remove(key)?;
+        if let Some(expiry) = entry.expiry {
+            self.expiries.remove(&expiry);
+        }
+        entry.is_live(now).then_some(entry.value)
+    }
+
+    /// When the key expires: `None` where there is no such key, `Some(None)` where it does not.
+    pub(super) fn expiry_ms(&self, key: &[u8], now: Duration) -> Option<Option<i64>> {
+        let entry = self.entries.get(key).filter(|entry| entry.is_live(now))?;
+        Some(entry.expiry.map(|expiry| expiry.at_ms))
+    }
+
+    /// Sets or takes away a live key's expiry; `false` where there is no such key.
+    pub(super) fn expire(&mut self, key: &[u8], at_ms: Option<i64>, now: Duration) -> bool {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else { return false };
+        if let Some(expiry) = entry.expiry.take() {
+            self.expiries.remove(&expiry);
+        }
+        if let Some(at_ms) = at_ms {
+            self.serial += 1;
+            let expiry = Expiry { at_ms, serial: self.serial };
+            entry.expiry = Some(expiry);
+            self.expiries.insert(expiry, key.into());
+        }
+        true
+    }
+
+    /// Removes at most so many entries that have expired; `true` where more have.
+    pub(super) fn remove_expired(&mut self, now: Duration, count_max: usize) -> bool {
+        let now_ms = milliseconds(now);
+        for _ in 0..count_max {
+            let Some(first) = self.expiries.first_entry().filter(|first| first.key().at_ms <= now_ms) else {
+                return false;
+            };
+            let key = first.remove();
+            let removed = self.entries.remove(&key);
+            debug_assert!(removed.is_some_and(|entry| entry.expiry.is_some()), "an expiry without its entry");
+        }
+        self.expiries.first_key_value().is_some_and(|(first, _)| first.at_ms <= now_ms)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.entries = HashMap::default();
+        self.expiries.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_is_bounded_and_removes_only_what_has_expired() {
+        let mut store = Store::default();
+        let at = Duration::from_millis;
+        for index in 0..10u8 {
+            store.set(&[index], b"x", Lifetime::UntilMs(100 + i64::from(index)), at(0));
+        }
+        store.set(b"stays", b"x", Lifetime::Unlimited, at(0));
+        store.set(&[9], b"y", Lifetime::Kept, at(0));
+        store.set(&[0], b"y", Lifetime::Unlimited, at(0));
+        assert!(store.remove_expired(at(105), 3));
+        assert_eq!((store.count(), store.expiring_count()), (8, 6));
+        assert!(!store.remove_expired(at(105), 3));
+        assert_eq!((store.count(), store.expiring_count()), (6, 4));
+        assert!(!store.remove_expired(at(1000), 100));
+        assert_eq!(store.count(), 2);
+        assert!(!store.can_expire());
+    }
+}
