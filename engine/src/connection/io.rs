@@ -119,6 +119,7 @@ impl Io<'_> {
     }
 
     /// The wall clock; virtual in the harness.
+    #[inline]
     pub fn wall_time(&self) -> SystemTime {
         self.context.wall_time()
     }
@@ -153,6 +154,7 @@ impl Io<'_> {
     }
 
     /// Whether the worker is leaving: say goodbye with the next answer.
+    #[inline]
     pub fn is_draining(&self) -> bool {
         self.context.draining
     }

@@ -5,6 +5,7 @@
 //! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close.
 
 pub(crate) mod context;
+mod input;
 mod io;
 mod outbound;
 pub(crate) mod timer_wheel;
@@ -13,6 +14,7 @@ mod timers;
 use std::mem;
 
 use self::context::{Alarm, Command, Context};
+use self::input::Input;
 use self::io::Tail;
 pub(crate) use self::io::add_named;
 pub use self::io::{CounterId, Io};
@@ -76,7 +78,7 @@ pub(crate) struct Connection<S> {
     /// `None` before it opened and after it closed.
     state: Option<S>,
     /// Unconsumed input.
-    input: Vec<u8>,
+    input: Input,
     outbound: Outbound,
     timers: Timers,
     alarm: Option<TimerId>,
@@ -108,7 +110,7 @@ impl<S> Connection<S> {
     pub(crate) fn new(id: ConnectionId, now_ns: u64) -> Self {
         Self {
             state: None,
-            input: Vec::new(),
+            input: Input::default(),
             outbound: Outbound::default(),
             timers: Timers::default(),
             alarm: None,
@@ -423,24 +425,20 @@ impl<S> Connection<S> {
             lendable: &[],
             tail: Tail::None,
         };
-        let step = protocol.on_data(state, &input, &mut io);
+        let step = protocol.on_data(state, input.bytes(), &mut io);
         let tail = io.tail;
         assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
         self.input = input;
         if step.consumed > 0 {
-            self.input.drain(..step.consumed);
+            self.input.consume(step.consumed);
             self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
-        }
-        if self.input.is_empty() {
-            // An idle connection holds no buffer.
-            self.input = Vec::new();
         }
         self.push_output(context, None, tail);
         self.apply_step(protocol, context, step);
     }
 
     fn keep(&mut self, context: &mut Context, bytes: &[u8], begins_message: bool) {
-        self.input.extend_from_slice(bytes);
+        self.input.append(bytes);
         if begins_message {
             self.message_ns = context.now_ns;
             self.set_alarm(context);
@@ -566,7 +564,7 @@ impl<S> Connection<S> {
         }
         let input = mem::take(&mut self.input);
         self.message_ns = 0;
-        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, &input, io));
+        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, input.bytes(), io));
     }
 
     fn limit<P>(&mut self, protocol: &mut P, context: &mut Context, limit: Limit, reason: CloseReason)
@@ -591,7 +589,7 @@ impl<S> Connection<S> {
         if self.phase == Phase::Open {
             self.phase = Phase::Flushing { linger };
             self.reason = reason;
-            self.input = Vec::new();
+            self.input = Input::default();
             self.message_ns = 0;
             self.timers.cancel_all(&mut context.timers);
             self.set_alarm(context);
@@ -602,7 +600,7 @@ impl<S> Connection<S> {
         if !matches!(self.phase, Phase::Ended { .. }) {
             self.phase = Phase::Ended { reset };
             self.reason = reason;
-            self.input = Vec::new();
+            self.input = Input::default();
             self.outbound.clear();
             self.timers.cancel_all(&mut context.timers);
         }
