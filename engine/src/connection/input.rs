@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn what_is_left_is_what_was_not_consumed() {
         let mut input = Input::default();
-        let mut expected = std::collections::VecDeque::new();
+        let mut expected: std::collections::VecDeque<u8> = std::collections::VecDeque::new();
         for round in 0..1000usize {
             let piece: Vec<u8> = (0..round * 7 % 50).map(|index| (round + index) as u8).collect();
             input.append(&piece);
