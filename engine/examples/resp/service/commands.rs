@@ -171,7 +171,7 @@ impl<'a> Call<'a, '_> {
 
     /// What the loop's clock will show after so many milliseconds. `None` where Redis, which adds to the wall clock,
     /// could not tell.
-    pub(super) fn from_now_ms(&self, after_ms: i64) -> Option<i64> {
+    pub(super) fn deadline_after_ms(&self, after_ms: i64) -> Option<i64> {
         let now_ms = milliseconds(self.now());
         after_ms.checked_add(self.wall_ms().max(now_ms)).map(|_| after_ms + now_ms)
     }

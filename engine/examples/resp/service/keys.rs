@@ -38,7 +38,7 @@ fn expire(call: &mut Call<'_, '_>, unit_ms: i64) {
     let now_ms = milliseconds(now);
     let Some(conditions) = conditions(call) else { return };
     let Some(given) = call.integer(2) else { return };
-    let Some(at_ms) = given.checked_mul(unit_ms).and_then(|ms| call.from_now_ms(ms)) else {
+    let Some(at_ms) = given.checked_mul(unit_ms).and_then(|ms| call.deadline_after_ms(ms)) else {
         return call.invalid_expire_time();
     };
     let key = call.argument(1);

@@ -107,7 +107,7 @@ fn until_ms(call: &mut Call<'_, '_>, format: TimeFormat, text: &[u8]) -> Option<
         return None;
     };
     let ms = given.checked_mul(if format.is_seconds { 1000 } else { 1 }).filter(|_| given > 0);
-    let at_ms = ms.and_then(|ms| call.from_now_ms(if format.is_absolute { ms - call.wall_ms() } else { ms }));
+    let at_ms = ms.and_then(|ms| call.deadline_after_ms(if format.is_absolute { ms - call.wall_ms() } else { ms }));
     if at_ms.is_none() {
         call.invalid_expire_time();
     }
