@@ -70,9 +70,10 @@ pub trait Protocol: Sized + 'static {
         Next::Keep
     }
 
-    /// One of the engine's own limits was hit. What is written here is sent before a [`Next::Close`].
-    fn on_limit(&mut self, connection: &mut Self::Connection, limit: Limit, io: &mut Io<'_>) -> Next {
-        let _ = (connection, limit, io);
+    /// One of the engine's own limits was hit. `input` is what is not consumed: the begun message. What is written
+    /// here is sent before a [`Next::Close`].
+    fn on_limit(&mut self, connection: &mut Self::Connection, limit: Limit, input: &[u8], io: &mut Io<'_>) -> Next {
+        let _ = (connection, limit, input, io);
         Next::Close
     }
 
@@ -96,10 +97,17 @@ pub trait Protocol: Sized + 'static {
         let _ = worker;
     }
 
-    /// The worker is leaving. Say goodbye at a message boundary: write it here and return [`Drain::Close`],
-    /// or return [`Drain::Wait`] and close from a later callback. After `deadline` the engine closes.
-    fn on_drain(&mut self, connection: &mut Self::Connection, deadline: Duration, io: &mut Io<'_>) -> Drain {
-        let _ = (connection, deadline, io);
+    /// The worker is leaving. Say goodbye at a message boundary (where `input`, all that is not consumed, is empty):
+    /// write it here and return [`Drain::Close`], or return [`Drain::Wait`] and close from a later callback. After
+    /// `deadline` the engine closes.
+    fn on_drain(
+        &mut self,
+        connection: &mut Self::Connection,
+        deadline: Duration,
+        input: &[u8],
+        io: &mut Io<'_>,
+    ) -> Drain {
+        let _ = (connection, deadline, input, io);
         Drain::Close
     }
 

@@ -101,8 +101,8 @@ impl Protocol for Script {
         Next::More { at_least: 1 }
     }
 
-    fn on_limit(&mut self, talk: &mut Talk, limit: Limit, io: &mut Io<'_>) -> Next {
-        self.log.push(format!("{limit:?} {}", talk.number));
+    fn on_limit(&mut self, talk: &mut Talk, limit: Limit, input: &[u8], io: &mut Io<'_>) -> Next {
+        self.log.push(format!("{limit:?} {} with {}", talk.number, input.len()));
         io.write(b"limit");
         Next::Close
     }
@@ -126,7 +126,7 @@ impl Protocol for Script {
         self.log.push(format!("tick at slot {}", worker.slot()));
     }
 
-    fn on_drain(&mut self, _: &mut Talk, _: Duration, io: &mut Io<'_>) -> Drain {
+    fn on_drain(&mut self, _: &mut Talk, _: Duration, _: &[u8], io: &mut Io<'_>) -> Drain {
         io.write(b"bye");
         if self.drain_waits { Drain::Wait } else { Drain::Close }
     }
@@ -230,7 +230,7 @@ fn idle_and_message_timeouts_are_told_to_the_protocol() {
     harness.advance(Duration::from_millis(600));
     assert_eq!(harness.closed(idle), None, "activity moves the idle time-out");
     harness.advance(Duration::from_millis(200));
-    assert_eq!(harness.protocol().log, ["Message 1", "Idle 0"]);
+    assert_eq!(harness.protocol().log, ["Message 1 with 4", "Idle 0 with 0"]);
     harness.finish(idle);
     assert_eq!(harness.closed(idle), Some(CloseReason::IdleTimeout));
 }

@@ -99,6 +99,15 @@ fn half_a_head_times_out_with_408() {
 }
 
 #[test]
+fn half_a_head_of_head_times_out_without_a_body() {
+    let (mut harness, client) = open();
+    harness.send(client, b"HEAD / HTTP/1.1\r\nHo");
+    harness.advance(Duration::from_millis(10_100));
+    let answer = text(&mut harness, client);
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[test]
 fn half_a_body_times_out_with_408_however_it_trickles() {
     let (mut harness, client) = open();
     harness.send(client, b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");

@@ -372,9 +372,11 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        self.call(context, CloseReason::Drained, |state, io| match protocol.on_drain(state, deadline, io) {
-            Drain::Close => Next::Close,
-            Drain::Wait => Next::Keep,
+        self.call_with_input(context, CloseReason::Drained, |state, input, io| {
+            match protocol.on_drain(state, deadline, input, io) {
+                Drain::Close => Next::Close,
+                Drain::Wait => Next::Keep,
+            }
         });
     }
 
@@ -545,6 +547,20 @@ impl<S> Connection<S> {
         self.apply(context, next, reason);
     }
 
+    /// As [`Connection::call`], with a look at the unconsumed input.
+    fn call_with_input(
+        &mut self,
+        context: &mut Context,
+        reason: CloseReason,
+        callback: impl FnOnce(&mut S, &[u8], &mut Io<'_>) -> Next,
+    ) {
+        let input = mem::take(&mut self.input);
+        self.call(context, reason, |state, io| callback(state, input.bytes(), io));
+        if self.phase == Phase::Open {
+            self.input = input;
+        }
+    }
+
     fn on_writable<P>(&mut self, protocol: &mut P, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -571,7 +587,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        self.call(context, reason, |state, io| protocol.on_limit(state, limit, io));
+        self.call_with_input(context, reason, |state, input, io| protocol.on_limit(state, limit, input, io));
     }
 
     fn check_message_bytes<P>(&mut self, protocol: &mut P, context: &mut Context)

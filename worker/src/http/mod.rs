@@ -33,7 +33,7 @@ const EMPTY_LINES_MAX: u8 = 4;
 
 const BODY_TIMER: TimerKey = TimerKey(0);
 
-const _: () = assert!(size_of::<HttpConnection>() <= 24, "ten thousand idle connections are to be cheap");
+const _: () = assert!(size_of::<HttpConnection>() <= 16, "ten thousand idle connections are to be cheap");
 
 /// Settings of [`Http`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,6 @@ pub struct HttpConnection {
     body: Option<Box<Body>>,
     requests: u32,
     empty_lines: u8,
-    /// Part of a request waits in the engine's input.
-    is_in_head: bool,
 }
 
 /// What becomes of the connection after an answer.
@@ -333,7 +331,6 @@ impl Protocol for Http {
             }
         };
         io.count_requests(answered as u64);
-        connection.is_in_head = consumed < input.len();
         if let Some(body) = &mut connection.body
             && !body.has_timer
             && self.body_ms > 0
@@ -353,24 +350,30 @@ impl Protocol for Http {
         Next::Close
     }
 
-    fn on_limit(&mut self, connection: &mut HttpConnection, limit: Limit, io: &mut Io<'_>) -> Next {
+    fn on_limit(&mut self, connection: &mut HttpConnection, limit: Limit, input: &[u8], io: &mut Io<'_>) -> Next {
         self.answers.refresh(io);
         match limit {
-            Limit::Idle | Limit::Message if connection.is_idle() => {}
-            Limit::Idle | Limit::Message => self.refuse(connection, Refusal::TIMEOUT, b"", io),
-            Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, b"", io),
+            Limit::Idle | Limit::Message if connection.is_idle(input) => {}
+            Limit::Idle | Limit::Message => self.refuse(connection, Refusal::TIMEOUT, input, io),
+            Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, input, io),
         }
         Next::Close
     }
 
-    fn on_drain(&mut self, connection: &mut HttpConnection, _deadline: Duration, _io: &mut Io<'_>) -> Drain {
-        if connection.is_idle() { Drain::Close } else { Drain::Wait }
+    fn on_drain(
+        &mut self,
+        connection: &mut HttpConnection,
+        _deadline: Duration,
+        input: &[u8],
+        _io: &mut Io<'_>,
+    ) -> Drain {
+        if connection.is_idle(input) { Drain::Close } else { Drain::Wait }
     }
 }
 
 impl HttpConnection {
-    /// Between two requests.
-    fn is_idle(&self) -> bool {
-        self.body.is_none() && !self.is_in_head
+    /// Between two requests; `input` is what was not consumed.
+    fn is_idle(&self, input: &[u8]) -> bool {
+        self.body.is_none() && input.is_empty()
     }
 }

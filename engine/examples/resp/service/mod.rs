@@ -120,7 +120,7 @@ impl Protocol for Service {
         step
     }
 
-    fn on_limit(&mut self, _: &mut Client, limit: Limit, io: &mut Io<'_>) -> Next {
+    fn on_limit(&mut self, _: &mut Client, limit: Limit, _: &[u8], io: &mut Io<'_>) -> Next {
         if limit == Limit::MessageBytes {
             io.write(b"-ERR Protocol error: too big request\r\n");
         }
