@@ -1,6 +1,7 @@
 //! The connection machine under a protocol that can be told to do anything: every split, short writes, pipelining,
 //! pause and resume, half-close, limits, closing; in virtual time.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use baton::config::{Limits, Timeouts};
@@ -13,7 +14,8 @@ const BIG: usize = 40_000;
 static ZEROS: [u8; BIG] = [b'0'; BIG];
 
 /// Commands, one a line: `e TEXT` echo, `i TEXT` echo by `write_input`, `w N` N bytes, `z` a large static answer,
-/// `p MS` pause so long, `y` yield, `n N` then N raw bytes which are echoed, `c` close, `f` finish, `a` abort.
+/// `k N` N bytes of counted memory, `p MS` pause so long, `y` yield, `n N` then N raw bytes which are echoed, `c`
+/// close, `f` finish, `a` abort.
 #[derive(Default)]
 struct Script {
     closed: Vec<(usize, CloseReason)>,
@@ -65,6 +67,7 @@ impl Protocol for Script {
                     io.commit(count);
                 }
                 Some(b'z') => io.write_static(&ZEROS),
+                Some(b'k') => io.write_counted(&Rc::from(&ZEROS[..]), 1..number() + 1),
                 Some(b'p') => {
                     io.set_timer(RESUME, Duration::from_millis(number() as u64));
                     return Step::pause(consumed);
@@ -142,9 +145,11 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn every_split_and_every_short_write_gives_the_same_output() {
-    let output =
-        output_of_all_splits(Script::default, b"e one\nw 70\ni two\nn 5\n12345e three\n\ny\ne four\nc\ne lost\n");
-    assert_eq!(text(&output), format!("one{}two12345three?four", "w".repeat(70)));
+    let output = output_of_all_splits(
+        Script::default,
+        b"e one\nw 70\nk 2000\ni two\nn 5\n12345e three\n\ny\ne four\nc\ne lost\n",
+    );
+    assert_eq!(text(&output), format!("one{}{}two12345three?four", "w".repeat(70), "0".repeat(2000)));
 }
 
 #[test]
@@ -358,6 +363,7 @@ fn commands() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         "[a-z]{0,40}".prop_map(|text| (format!("i {text}\n").into_bytes(), text.into_bytes())),
         (0..3000usize).prop_map(|count| (format!("w {count}\n").into_bytes(), vec![b'w'; count])),
         Just((b"z\n".to_vec(), ZEROS.to_vec())),
+        (0..3000usize).prop_map(|count| (format!("k {count}\n").into_bytes(), vec![b'0'; count])),
         (0..50u64).prop_map(|ms| (format!("p {ms}\n").into_bytes(), Vec::new())),
         Just((b"y\n".to_vec(), Vec::new())),
         (1..500usize).prop_map(|count| {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use super::Timers;
@@ -11,6 +12,9 @@ use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 
 /// A static answer from this size on is sent from where it is.
 const STATIC_BYTES_MIN: usize = 16 * 1024;
+
+/// Counted memory from this size on is sent from where it is.
+const COUNTED_BYTES_MIN: usize = 1024;
 
 /// Input from this size on is sent back from where it is.
 const FORWARD_BYTES_MIN: usize = 1024;
@@ -22,6 +26,7 @@ pub(super) enum Tail {
     /// Part of the callback's input.
     Input(Range<usize>),
     Static(&'static [u8]),
+    Counted(Rc<[u8]>, Range<usize>),
 }
 
 /// The connection that a callback is for: write answers, set timers, ask for the time.
@@ -65,6 +70,23 @@ impl Io<'_> {
         }
     }
 
+    /// Appends part of memory that the protocol keeps: an answer made once and given to many. From a kilobyte on it is
+    /// sent from where it is, where nothing else waits to be sent, and lives until the last peer has taken it.
+    ///
+    /// # Panics
+    /// If `part` does not lie within `bytes`.
+    #[inline]
+    pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
+        self.flatten();
+        let is_small = part.len() < COUNTED_BYTES_MIN || bytes.len() > u32::MAX as usize;
+        if is_small || self.pending > 0 || self.context.arena.staged_len() > 0 {
+            self.context.arena.write(&bytes[part]);
+        } else {
+            assert!(part.end <= bytes.len(), "the part ends at {} of {} bytes", part.end, bytes.len());
+            self.tail = Tail::Counted(Rc::clone(bytes), part);
+        }
+    }
+
     /// Appends part of this callback's input. Where it fills a good part of a receive buffer and nothing else waits
     /// to be sent, it goes out from that buffer without being copied.
     #[inline]
@@ -101,6 +123,7 @@ impl Io<'_> {
             Tail::None => 0,
             Tail::Input(range) => range.len(),
             Tail::Static(bytes) => bytes.len(),
+            Tail::Counted(_, part) => part.len(),
         };
         self.pending + self.context.arena.staged_len() + tail
     }
@@ -172,6 +195,7 @@ impl Io<'_> {
             Tail::None => {}
             Tail::Input(range) => self.context.arena.write(&self.lendable[range]),
             Tail::Static(bytes) => self.context.arena.write(bytes),
+            Tail::Counted(bytes, part) => self.context.arena.write(&bytes[part]),
         }
     }
 }

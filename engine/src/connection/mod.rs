@@ -462,6 +462,10 @@ impl<S> Connection<S> {
             }
             (Tail::Input(_), _) => unreachable!("input is lent from leases only"),
             (Tail::Static(bytes), _) => self.outbound.push(Payload::Static(bytes)),
+            (Tail::Counted(bytes, part), _) => {
+                let (start, end) = (part.start as u32, part.end as u32);
+                self.outbound.push(Payload::Counted { bytes, start, end });
+            }
         }
         self.full |= self.outbound.pending() > context.limits.outbound_bytes_high;
     }

@@ -140,6 +140,7 @@ mod tests {
     enum Step {
         Write(usize),
         Static(usize),
+        Counted(usize),
         EndTurn,
         /// Completes the send in flight with this share of 256.
         Sent(u8),
@@ -153,6 +154,7 @@ mod tests {
         fn bytes_leave_in_order(steps in proptest::collection::vec(prop_oneof![
             4 => (1..5000usize).prop_map(Step::Write),
             1 => (1..70_000usize).prop_map(Step::Static),
+            1 => (1..70_000usize).prop_map(Step::Counted),
             2 => Just(Step::EndTurn),
             3 => any::<u8>().prop_map(Step::Sent),
         ], 1..300)) {
@@ -177,6 +179,11 @@ mod tests {
                     Step::Static(length) => {
                         outbound.push(Payload::Static(&ZEROS[..length]));
                         written.extend_from_slice(&ZEROS[..length]);
+                    }
+                    Step::Counted(length) => {
+                        let bytes: std::rc::Rc<[u8]> = (0..=length).map(|index| index as u8).collect();
+                        written.extend_from_slice(&bytes[1..]);
+                        outbound.push(Payload::Counted { bytes, start: 1, end: length as u32 + 1 });
                     }
                     Step::EndTurn => {
                         if let Some((payload, when_full)) = outbound.begin_send() {

@@ -1,5 +1,7 @@
 //! What a send reads from: memory that its owner cannot touch while the kernel may.
 
+use std::rc::Rc;
+
 use super::arena::Slice;
 use super::buffer_ring::Lease;
 
@@ -18,6 +20,15 @@ pub(crate) enum Payload {
     },
     /// Part of the program.
     Static(&'static [u8]),
+    /// Memory of the protocol's that nobody changes any more; `start..end` is to be sent.
+    Counted {
+        /// The memory.
+        bytes: Rc<[u8]>,
+        /// The first byte to be sent.
+        start: u32,
+        /// Behind the last.
+        end: u32,
+    },
 }
 
 impl Payload {
@@ -27,6 +38,7 @@ impl Payload {
             Self::Lease(lease) => lease.bytes(),
             Self::Owned { bytes, sent } => &bytes[*sent..],
             Self::Static(bytes) => bytes,
+            Self::Counted { bytes, start, end } => &bytes[*start as usize..*end as usize],
         }
     }
 
@@ -36,6 +48,7 @@ impl Payload {
             Self::Lease(lease) => lease.len(),
             Self::Owned { bytes, sent } => bytes.len() - sent,
             Self::Static(bytes) => bytes.len(),
+            Self::Counted { start, end, .. } => (end - start) as usize,
         }
     }
 
@@ -49,6 +62,10 @@ impl Payload {
                 *sent += count;
             }
             Self::Static(bytes) => *bytes = &bytes[count..],
+            Self::Counted { start, end, .. } => {
+                assert!(count <= (*end - *start) as usize, "advanced past the end of counted memory");
+                *start += count as u32;
+            }
         }
     }
 

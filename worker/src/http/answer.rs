@@ -1,6 +1,7 @@
 //! Answers: their text, and the parts of it that stay the same for a second.
 
 use std::io::Write;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use baton::Io;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::refusal::{Refusal, Status};
 use super::route::Allow;
 
-/// Copies of the plaintext answer kept side by side, so that a pipelined run is one copy.
+/// Copies of the plaintext answer kept side by side, so that a pipelined run is one part.
 const PLAINTEXT_COPIES: usize = 16;
 
 const PLAINTEXT: &[u8] = b"Hello, World!";
@@ -87,7 +88,7 @@ pub(super) struct Answers {
     /// The `Server` and the `Date` line.
     common: Vec<u8>,
     /// The whole plaintext answer for a connection that goes on, several times.
-    plaintext: Vec<u8>,
+    plaintext: Rc<[u8]>,
     plaintext_bytes: usize,
     json: Vec<u8>,
     /// The loop's time at which `common` is stale.
@@ -102,7 +103,7 @@ impl Answers {
         Self {
             server: server.into_bytes(),
             common: Vec::new(),
-            plaintext: Vec::new(),
+            plaintext: Rc::default(),
             plaintext_bytes: 0,
             json: Vec::new(),
             stale_at: Duration::ZERO,
@@ -126,25 +127,21 @@ impl Answers {
         self.common.extend_from_slice(&self.server);
         let date = HttpDate::from(SystemTime::UNIX_EPOCH + since);
         write!(self.common, "Date: {date}\r\n").expect("memory takes every byte");
-        let mut plaintext = std::mem::take(&mut self.plaintext);
-        let bytes = self.length(Say::Nothing, &Answer::PLAINTEXT, true);
-        plaintext.resize(bytes, 0);
+        let mut plaintext = vec![0; self.length(Say::Nothing, &Answer::PLAINTEXT, true)];
         self.encode(&mut plaintext, Say::Nothing, &Answer::PLAINTEXT, true);
-        for _ in 1..PLAINTEXT_COPIES {
-            plaintext.extend_from_within(..bytes);
-        }
-        self.plaintext = plaintext;
-        self.plaintext_bytes = bytes;
+        self.plaintext_bytes = plaintext.len();
+        self.plaintext = plaintext.repeat(PLAINTEXT_COPIES).into();
     }
 
     /// Writes the plaintext answer `count` times, for a connection that goes on.
     #[inline]
     pub(super) fn write_plaintext(&self, io: &mut Io<'_>, count: usize) {
-        let total = count * self.plaintext_bytes;
-        for part in io.reserve(total)[..total].chunks_mut(self.plaintext.len()) {
-            part.copy_from_slice(&self.plaintext[..part.len()]);
+        let mut left = count * self.plaintext_bytes;
+        while left > 0 {
+            let part = left.min(self.plaintext.len());
+            io.write_counted(&self.plaintext, 0..part);
+            left -= part;
         }
-        io.commit(total);
     }
 
     /// Serialises the JSON answer, and writes it.
