@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
@@ -131,7 +131,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<()> {
                 samples[index].extend(sample);
             }
         }
-        println!("{}", table(workload, &plan.servers, &samples));
+        writeln!(io::stdout(), "{}", table(workload, &plan.servers, &samples))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod compare;
 mod cpu;
 mod echo;
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("baton-bench: error: {error}");
+            let _ = writeln!(io::stderr(), "baton-bench: error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -102,14 +103,15 @@ fn run_echo(arguments: &EchoArguments) -> Result<(), String> {
     }
     let EchoArguments { address, connections, bytes, seconds, json } = *arguments;
     let outcome = echo::run(Echo { address, connections, bytes, seconds }).map_err(|error| error.to_string())?;
-    if json {
-        println!("{}", serde_json::to_string(&outcome).map_err(|error| error.to_string())?);
+    let text = if json {
+        serde_json::to_string(&outcome).map_err(|error| error.to_string())?
     } else {
         let rate = outcome.messages as f64 / outcome.seconds.max(f64::MIN_POSITIVE);
-        println!(
+        format!(
             "{} messages of {bytes} bytes, {rate:.0} a second; refused {}, ended by the server {}, wrong {}",
             outcome.messages, outcome.refused, outcome.ended, outcome.wrong
-        );
-    }
+        )
+    };
+    writeln!(io::stdout(), "{text}").map_err(|error| format!("standard output: {error}"))?;
     if outcome.refused + outcome.ended + outcome.wrong > 0 { Err("some connections failed".to_owned()) } else { Ok(()) }
 }

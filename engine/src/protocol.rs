@@ -100,6 +100,9 @@ pub trait Protocol: Sized + 'static {
     /// The worker is leaving. Say goodbye at a message boundary (where `input`, all that is not consumed, is empty):
     /// write it here and return [`Drain::Close`], or return [`Drain::Wait`] and close from a later callback. After
     /// `deadline` the engine closes.
+    ///
+    /// Called after all input that had arrived when the order came; for a connection that has sent nothing so far,
+    /// after its first input, or a second later where none comes.
     fn on_drain(
         &mut self,
         connection: &mut Self::Connection,

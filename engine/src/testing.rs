@@ -260,7 +260,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept => {}
+                Alarm::Accept | Alarm::FirstInput => {}
             }
         }
     }

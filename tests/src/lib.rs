@@ -1,1 +1,31 @@
-//! Helpers.
+//! What the tests of the whole system share: building and running programs, clients, and a look into /proc.
+//!
+//! Everything waits for events with a bound on time, and ends the processes it started.
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod process;
+pub mod program;
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; says what was waited for.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Says that a test did not run, and why; `true`, for the caller to return.
+pub fn skip(reason: &str) -> bool {
+    eprintln!("SKIPPED: {reason}");
+    true
+}

@@ -1,4 +1,4 @@
-//! Log lines to stderr. Written by the thread that logs: the master forks and must have no other.
+//! Log lines to stderr; where nobody takes them they are lost, and the server goes on. Written by the thread that logs: the master forks and must have no other.
 
 use std::io::{self, IsTerminal};
 
@@ -19,6 +19,8 @@ pub fn start(level: LogLevel, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // It would be written with eprintln!, which panics where the reader of the log is gone.
+        .log_internal_errors(false)
         .with_timer(SystemTime)
         .with_target(false);
     match format {

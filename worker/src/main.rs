@@ -1,6 +1,8 @@
 //! `batond`: a ready server on the engine.
 #![deny(unsafe_code)]
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use baton::telemetry::HistogramSnapshot;
@@ -20,22 +22,32 @@ fn main() -> ExitCode {
     let config = match read_config(&arguments) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("batond: error: {error}");
+            complain(&error);
             return ExitCode::from(EXIT_USAGE);
         }
     };
     if arguments.check {
-        println!("configuration ok: {}", summary(&config));
-        return ExitCode::SUCCESS;
+        return match writeln!(io::stdout(), "configuration ok: {}", summary(&config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format_args!("the configuration is ok, but standard output cannot be written: {error}"));
+                ExitCode::FAILURE
+            }
+        };
     }
     logging::start(config.log_level, config.log_format);
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("batond: error: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what went wrong on stderr. Where nobody reads that, the exit code has to do.
+fn complain(error: &dyn Display) {
+    let _ = writeln!(io::stderr(), "batond: error: {error}");
 }
 
 fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {

@@ -23,6 +23,8 @@ pub(crate) enum Alarm {
     Worker { key: TimerKey },
     /// Try to accept again.
     Accept,
+    /// While draining: who has sent nothing by now is told.
+    FirstInput,
     /// The drain deadline.
     Drain,
 }

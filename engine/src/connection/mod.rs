@@ -133,6 +133,11 @@ impl<S> Connection<S> {
         self.id
     }
 
+    /// When input last arrived or output last ended; when it opened, before that.
+    pub(crate) fn activity_ns(&self) -> u64 {
+        self.activity_ns
+    }
+
     pub(crate) fn reason(&self) -> CloseReason {
         self.reason
     }

@@ -32,6 +32,10 @@ const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
+/// its way, and whoever was let in is answered.
+const FIRST_INPUT_MS_MAX: u64 = 1000;
+
 /// Keys of polls.
 const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
@@ -44,6 +48,16 @@ enum Receiving {
     Cancelling,
     /// No buffer was left; armed again when some are.
     Starved,
+}
+
+/// How far leaving has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Asked to. The protocol is told a turn later, when what the kernel had received by then has been handled.
+    Asked,
+    AskedBefore,
+    Told,
 }
 
 struct Entry<S> {
@@ -93,6 +107,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     accept_pause_ms: u64,
     at_limit: bool,
     logged_ns: u64,
+    leaving: Leaving,
     drain_deadline_ns: Option<u64>,
     stopping: bool,
 }
@@ -132,6 +147,7 @@ impl<P: Protocol> EventLoop<P> {
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
             at_limit: false,
             logged_ns: 0,
+            leaving: Leaving::No,
             drain_deadline_ns: None,
             stopping: false,
         };
@@ -176,7 +192,8 @@ impl<P: Protocol> EventLoop<P> {
 
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0;
+        let is_asked = matches!(self.leaving, Leaving::Asked | Leaving::AskedBefore);
+        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || is_asked;
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -186,6 +203,11 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.expire_timers();
         self.run_commands();
+        match self.leaving {
+            Leaving::No | Leaving::Told => {}
+            Leaving::Asked => self.leaving = Leaving::AskedBefore,
+            Leaving::AskedBefore => self.tell_drain(),
+        }
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
         self.rearm_starved();
         self.settle_accepting();
@@ -218,9 +240,13 @@ impl<P: Protocol> EventLoop<P> {
         match result {
             1.. => {
                 self.context.page.bytes_received.add(result as u64);
-                entry.is_fresh = false;
+                let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
+                if was_fresh && self.leaving == Leaving::Told {
+                    let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
+                    connection.drain(&mut self.protocol, &mut self.context, deadline);
+                }
             }
             0 => connection.receive_end(&mut self.protocol, &mut self.context),
             _ => match -result {
@@ -361,8 +387,7 @@ impl<P: Protocol> EventLoop<P> {
         let peer = Peer { token, address: &address };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
         if self.context.draining {
-            let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or(self.context.now_ns));
-            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+            self.watch_first_input();
         }
         self.settle(id.slot);
     }
@@ -466,24 +491,46 @@ impl<P: Protocol> EventLoop<P> {
         self.drain_deadline_ns = Some(deadline_ns);
         self.context.draining = true;
         self.context.timers.set(deadline_ns, Alarm::Drain);
+        self.leaving = Leaving::Asked;
         tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
-        self.for_each(|connection, protocol, context| {
-            connection.drain(protocol, context, Duration::from_nanos(deadline_ns));
-        });
         self.settle_accepting();
+    }
+
+    /// Tells the protocol, connection by connection; of those that have sent nothing, when they have, or a while later.
+    fn tell_drain(&mut self) {
+        self.leaving = Leaving::Told;
+        self.drain_connections(|is_fresh, _| !is_fresh);
+        self.watch_first_input();
+    }
+
+    fn watch_first_input(&mut self) {
+        let deadline_ns = self.context.now_ns + FIRST_INPUT_MS_MAX * 1_000_000;
+        self.context.timers.set(deadline_ns, Alarm::FirstInput);
+    }
+
+    fn drain_connections(&mut self, which: impl Fn(bool, u64) -> bool) {
+        let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot) else { continue };
+            if entry.connecting.is_some() {
+                if let Some(socket) = &entry.socket {
+                    self.ring.cancel_socket(socket);
+                }
+            } else if which(entry.is_fresh, entry.connection.activity_ns()) {
+                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+                self.settle(slot);
+            }
+        }
     }
 
     fn stop(&mut self) {
         self.drain();
+        self.leaving = Leaving::Told;
         self.stopping = true;
-        self.for_each(|connection, _, context| connection.stop(context));
-    }
-
-    fn for_each(&mut self, mut action: impl FnMut(&mut Connection<P::Connection>, &mut P, &mut Context)) {
         for slot in 0..self.slab.slots() {
             if let Some(entry) = self.slab.at(slot) {
                 if entry.connecting.is_none() {
-                    action(&mut entry.connection, &mut self.protocol, &mut self.context);
+                    entry.connection.stop(&mut self.context);
                 } else if let Some(socket) = &entry.socket {
                     self.ring.cancel_socket(socket);
                 }
@@ -513,6 +560,10 @@ impl<P: Protocol> EventLoop<P> {
                     self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
                 }
                 Alarm::Accept => self.accept_paused = false,
+                Alarm::FirstInput => {
+                    let since_ns = now_ns.saturating_sub(FIRST_INPUT_MS_MAX * 1_000_000);
+                    self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
+                }
                 Alarm::Drain => {
                     if self.slab.len() > 0 {
                         tracing::info!(slot = self.context.slot, open = self.slab.len(), "the drain's time is over");

@@ -1,0 +1,78 @@
+//! A plain blocking client.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::PATIENCE;
+
+/// A request that leaves the connection open.
+pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Connects, with bounds on reading and writing.
+///
+/// # Panics
+/// If it cannot connect.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.set_write_timeout(Some(PATIENCE)).expect("set");
+    stream
+}
+
+/// Reads one HTTP answer with a Content-Length; gives head and body.
+///
+/// # Errors
+/// As reading from the stream; `UnexpectedEof` where the answer is not whole.
+pub fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return Ok(text);
+            }
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+/// Asks on an open connection.
+///
+/// # Errors
+/// As writing to and reading from the stream.
+pub fn ask(stream: &mut TcpStream) -> io::Result<String> {
+    stream.write_all(GET)?;
+    read_answer(stream)
+}
+
+/// Checks that a new connection is served.
+///
+/// # Panics
+/// If it is not.
+pub fn assert_served(address: SocketAddr) {
+    let answer = ask(&mut connect(address)).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+/// Reads to the end. An orderly end is `Ok`, a reset an error.
+///
+/// # Errors
+/// As reading from the stream.
+pub fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A running pattern without a short period, to compare what comes back with what was sent.
+pub fn pattern(offset: usize, into: &mut [u8]) {
+    for (index, byte) in into.iter_mut().enumerate() {
+        let position = (offset + index) as u64;
+        *byte = (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    }
+}

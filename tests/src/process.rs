@@ -1,0 +1,40 @@
+//! A look at processes through proc(5).
+
+use std::fs;
+
+/// Children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Whether it lives; a zombie does not.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| !fields[0].starts_with('Z'))
+}
+
+/// User and system time of the process, in hundredths of a second.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let fields = stat(pid).unwrap_or_default();
+    fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+/// The fields of `/proc/PID/stat` from the third on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name, may contain anything but ends at the last parenthesis.
+    let (_, rest) = text.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// Open descriptors.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// A line of `/proc/PID/status` or `smaps_rollup` in kilobytes, such as `VmRSS`.
+pub fn kilobytes(pid: u32, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap_or(0)
+}

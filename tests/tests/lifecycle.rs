@@ -1,0 +1,188 @@
+//! Start, stop, and what is left behind: never a process, never a half answer.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::process::is_alive;
+use baton_tests::program::{Server, batond, signal};
+use baton_tests::{skip, wait_until};
+use nix::sys::signal::Signal;
+
+#[test]
+fn each_stopping_signal_ends_all_workers_in_good_order() {
+    for name in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut server = Server::start(&["--workers", "2"]);
+        let workers = server.workers();
+        assert_eq!(workers.len(), 2);
+        let mut idle = connect(server.address());
+        ask(&mut idle).expect("an answer");
+        server.signal(name);
+        assert_eq!(read_to_end(&mut idle).expect("an orderly end"), b"");
+        drop(idle);
+        assert_eq!(server.wait().code(), Some(0), "{name}");
+        assert!(workers.iter().all(|pid| !is_alive(*pid)), "{name} left a worker");
+        assert_eq!(server.count_of("\"stopped\""), 1, "{:#?}", server.log());
+    }
+}
+
+#[test]
+fn a_request_begun_before_the_stop_is_answered() {
+    let mut server = Server::start(&[]);
+    let mut stream = connect(server.address());
+    ask(&mut stream).expect("an answer");
+    stream.write_all(&GET[..10]).expect("sent");
+    // Another connection's answer shows that the worker has taken in what was sent before.
+    assert_served(server.address());
+    server.signal(Signal::SIGTERM);
+    wait_until("it says that it stops", || server.count_of("stopping") > 0);
+    stream.write_all(&GET[10..]).expect("sent");
+    let answer = read_answer(&mut stream).expect("an answer");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"");
+    drop(stream);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_anybody() {
+    let mut server = Server::start(&[]);
+    let mut stream = connect(server.address());
+    stream.write_all(&GET[..10]).expect("sent");
+    assert_served(server.address());
+    server.signal(Signal::SIGTERM);
+    wait_until("it says that it stops", || server.count_of("stopping") > 0);
+    assert!(is_alive(server.pid()), "it waits for the request");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_drain_deadline_ends_what_does_not_end_by_itself() {
+    let mut server = Server::start(&["--drain-ms-max", "200"]);
+    let mut stream = connect(server.address());
+    stream.write_all(&GET[..10]).expect("sent");
+    assert_served(server.address());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn connections_that_wait_in_the_backlog_are_served_before_the_end() {
+    let mut server = Server::start(&["--connections-max", "1"]);
+    let mut first = connect(server.address());
+    ask(&mut first).expect("an answer");
+    let mut waiting: Vec<_> = (0..5).map(|_| connect(server.address())).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+    }
+    server.signal(Signal::SIGTERM);
+    for stream in &mut waiting {
+        let answer = read_to_end(stream).expect("an orderly end");
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+    }
+    drop((first, waiting));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_killed_master_leaves_no_orphan() {
+    let mut server = Server::start(&["--workers", "2"]);
+    let workers = server.workers();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    wait_until("the workers have left", || workers.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn a_killed_worker_is_reported_and_the_others_serve_on() {
+    let mut server = Server::start(&["--workers", "2"]);
+    let workers = server.workers();
+    signal(workers[0], Signal::SIGKILL);
+    wait_until("its death is reported", || server.count_of("worker died") == 1);
+    // The kernel takes some milliseconds to release a killed process's listen socket, and whoever it lets in meanwhile
+    // is lost: nothing steers yet.
+    wait_until("ten connections in a row are served", || (0..10).all(|_| ask(&mut connect(server.address())).is_ok()));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(1), "a server that lost a worker did not end well");
+    assert!(workers.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn a_taken_port_fails_before_anything_is_forked() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("an address").to_string();
+    refused(&["--listen", &address], "is in use");
+}
+
+#[test]
+fn a_second_server_does_not_share_the_port_unnoticed() {
+    let first = Server::start(&[]);
+    refused(&["--listen", &first.address().to_string()], "is in use");
+    first.stop();
+}
+
+#[test]
+fn several_addresses_and_workers_all_serve() {
+    let mut arguments = vec!["--listen", "127.0.0.2:0", "--workers", "auto"];
+    if fs::exists("/proc/sys/net/ipv6/conf/lo/disable_ipv6").unwrap_or(false)
+        && fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|text| text.trim() == "0")
+    {
+        arguments.extend(["--listen", "[::1]:0"]);
+    } else {
+        skip("no IPv6 on this machine");
+    }
+    let server = Server::start(&arguments);
+    assert_eq!(server.addresses.len(), arguments.len() / 2, "127.0.0.1 and all of {arguments:?}");
+    for address in &server.addresses {
+        for _ in 0..8 {
+            assert_served(*address);
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn a_port_without_permission_is_named() {
+    if !nix::unistd::geteuid().is_root() && fs::metadata("/proc/sys/net/ipv4/ip_unprivileged_port_start").is_err() {
+        skip("needs root or the sysctl");
+        return;
+    }
+    let lowest = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if lowest.trim() == "0" {
+        skip("every port is free for everybody here");
+        return;
+    }
+    let mut command = Command::new(batond());
+    command.args(["--listen", "127.0.0.1:81"]);
+    if nix::unistd::geteuid().is_root() {
+        // The binary may lie where nobody else may look: another user starts a copy.
+        let folder = tempfile::Builder::new().prefix("baton").tempdir_in("/tmp").expect("a folder");
+        let copy = folder.path().join("batond");
+        fs::copy(batond(), &copy).expect("copied");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        command = Command::new(copy);
+        command.args(["--listen", "127.0.0.1:81"]).uid(65534).gid(65534);
+        check_refused(command, "no permission for this port");
+        return;
+    }
+    check_refused(command, "no permission for this port");
+}
+
+fn refused(arguments: &[&str], why: &str) {
+    let mut command = Command::new(batond());
+    command.args(arguments);
+    check_refused(command, why);
+}
+
+fn check_refused(command: Command, why: &str) {
+    let mut server = Server::spawn(command);
+    let status = server.wait();
+    let log = server.log();
+    assert_eq!(status.code(), Some(1), "{log:#?}");
+    let errors: Vec<_> = log.iter().filter(|line| line.starts_with("batond: error: ")).collect();
+    assert!(errors.len() == 1 && errors[0].contains(why), "{log:#?}");
+}
