@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
 use baton_tests::process::{cpu_ticks, descriptors, kilobytes};
-use baton_tests::program::{Server, batond};
-use baton_tests::wait_until;
+use baton_tests::program::{Server, batond, is_installed};
+use baton_tests::{skip, wait_until};
 
 /// Bytes a kernel may hold between two ends of a loopback connection, generously.
 const KERNEL_BYTES_MAX: usize = 64 << 20;
@@ -146,36 +146,66 @@ fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
     server.stop();
 }
 
-#[test]
-fn without_descriptors_accepting_pauses_and_recovers() {
-    for kind in ["plain", "direct"] {
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]).arg(batond());
-        command.args(["--listen", "127.0.0.1:0", "--descriptors", kind]);
-        let server = Server::start_command(command);
-        let worker = server.workers()[0];
-        let mut clients: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
-        let served = clients.iter_mut().filter_map(|stream| {
-            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
-            ask(stream).ok()
-        });
-        let served = served.count();
-        assert!((10..100).contains(&served), "{kind}: {served} of 100 were served at once");
-        let before = cpu_ticks(worker);
-        thread::sleep(Duration::from_millis(500));
-        let used = cpu_ticks(worker) - before;
-        assert!(used <= 10, "{kind}: it used {used} hundredths of a second to do nothing");
-        // Those that waited are served as soon as those before them leave.
-        clients.drain(..served);
-        for (index, stream) in clients.iter_mut().enumerate() {
+/// More clients than the worker can take: it serves as many as it can, does not spin, and serves the others as soon as
+/// those leave.
+fn check_exhausted(server: &Server, what: &str) {
+    const CLIENTS: usize = 200;
+    let worker = server.workers()[0];
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.address())).collect();
+    let served = clients.iter_mut().filter_map(|stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+        ask(stream).ok()
+    });
+    let served = served.count();
+    assert!((4..CLIENTS).contains(&served), "{what}: {served} were served at once");
+    let before = cpu_ticks(worker);
+    thread::sleep(Duration::from_millis(500));
+    let used = cpu_ticks(worker) - before;
+    assert!(used <= 10, "{what}: it used {used} hundredths of a second to do nothing");
+    while !clients.is_empty() {
+        // The oldest leave; whoever comes next is answered.
+        clients.drain(..served.min(clients.len()));
+        for stream in clients.iter_mut().take(served) {
             stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-            let answer = read_answer(stream).unwrap_or_else(|error| panic!("{kind}, client {index}: {error}"));
+            let answer = read_answer(stream).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         }
-        drop(clients);
-        assert_served(server.address());
+    }
+    assert_served(server.address());
+}
+
+#[test]
+fn few_descriptors_are_a_connection_limit() {
+    for kind in ["plain", "direct"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(batond());
+        command.args(["--listen", "127.0.0.1:0", "--descriptors", kind]);
+        let server = Server::start_command(command);
+        check_exhausted(&server, kind);
         server.stop();
     }
+}
+
+#[test]
+fn descriptors_that_run_out_pause_accepting() {
+    if !is_installed("prlimit") {
+        skip("prlimit is not installed");
+        return;
+    }
+    // With less room than a backlog can bring, connections are accepted one by one; the kernel reads the limit of open
+    // files when an accept is submitted.
+    let server = Server::start(&["--descriptors", "plain", "--connections-max", "300"]);
+    let worker = server.workers()[0];
+    let limit = descriptors(worker) + 10;
+    let limited = Command::new("prlimit")
+        .args([format!("--pid={worker}"), format!("--nofile={limit}:{limit}")])
+        .status()
+        .expect("prlimit runs");
+    assert!(limited.success());
+    check_exhausted(&server, "EMFILE");
+    wait_until("it says so", || server.count_of("accepting failed") > 0);
+    assert!(server.count_of("accepting failed") < 100, "once a second at most");
+    server.stop();
 }
 
 #[test]
