@@ -18,21 +18,32 @@ use crate::{PATIENCE, process, wait_until};
 /// If it cannot be built.
 pub fn batond() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--package", "batond", "--message-format", "json"]);
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
-        }
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        let output = command.output().expect("cargo runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-        let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let path = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).next_back();
-        path.expect("cargo names the executable")
-    })
+    PATH.get_or_init(|| build(&["--package", "batond"]))
+}
+
+/// The example `resp` of the engine.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn resp() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(&["--package", "baton", "--example", "resp"]))
+}
+
+fn build(what: &[&str]) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--message-format", "json"]).args(what);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let output = command.output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let path = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).next_back();
+    path.expect("cargo names the executable")
 }
 
 /// Whether a program can be found.
@@ -213,4 +224,41 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Some other server, killed with its children when dropped.
+pub struct Peer(Child);
+
+impl Peer {
+    /// Starts it and waits until somebody listens on `port` of 127.0.0.1.
+    ///
+    /// # Panics
+    /// If nobody does.
+    pub fn start(command: &mut Command, port: u16) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut peer = Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+        wait_until("it listens", || {
+            assert!(peer.0.try_wait().expect("waited").is_none(), "{command:?} ended");
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        peer
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let children = process::children(self.0.id());
+        let _ = self.0.kill();
+        children.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        let _ = self.0.wait();
+    }
+}
+
+/// A port nobody listens on now.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
 }
