@@ -50,6 +50,15 @@ pub fn ask(stream: &mut TcpStream) -> io::Result<String> {
     read_answer(stream)
 }
 
+/// Whether a new connection is served, where it is no fault if it is refused or reset.
+pub fn is_served(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    ask(&mut stream).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 OK\r\n"))
+}
+
 /// Checks that a new connection is served.
 ///
 /// # Panics

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -66,7 +67,14 @@ pub fn run(command: &mut Command) -> Output {
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
     let status = wait(&mut child);
-    Output { status, stdout: stdout.join().expect("read"), stderr: stderr.join().expect("read") }
+    let what = format!("{command:?} has ended and closed its output");
+    Output { status, stdout: join(stdout, &what), stderr: join(stderr, &what) }
+}
+
+/// Joins a thread that reads a pipe. It ends only when the last process that holds the other end does.
+fn join<T>(reader: JoinHandle<T>, what: &str) -> T {
+    wait_until(what, || reader.is_finished());
+    reader.join().expect("read")
 }
 
 fn read_all(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
@@ -80,18 +88,26 @@ fn read_all(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 }
 
 fn wait(child: &mut Child) -> ExitStatus {
-    let pid = child.id();
-    let mut status = None;
-    let start = std::time::Instant::now();
-    while status.is_none() {
-        status = child.try_wait().expect("waited");
-        if status.is_none() && start.elapsed() > PATIENCE {
-            let _ = child.kill();
-            panic!("process {pid} did not end");
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            return status;
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        if start.elapsed() > PATIENCE {
+            kill_tree(child);
+            panic!("process {} did not end", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    status.expect("just seen")
+}
+
+/// Kills a child and all below it, and waits for the child.
+fn kill_tree(child: &mut Child) {
+    // Only while the child is not reaped are its number and those of its children its own.
+    let below = process::descendants(child.id());
+    let _ = child.kill();
+    below.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    let _ = child.wait();
 }
 
 /// A running `batond`. Dropping it kills the master and every worker.
@@ -99,6 +115,8 @@ pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
+    /// The workers it came up with.
+    started: Vec<u32>,
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
 }
@@ -119,15 +137,16 @@ impl Server {
     /// # Panics
     /// If it does not come up.
     pub fn start_command(command: Command) -> Self {
+        let expected = command.get_args().filter(|argument| *argument == "--listen").count();
         let mut server = Self::spawn(command);
-        let mut seen = 0;
         wait_until("batond listens", || {
-            seen = server.count_of("\"listening\"");
-            let ended = server.child.try_wait().expect("waited").is_some();
+            // After all workers are ready, each address is a line of its own.
+            let is_up = server.count_of("\"listening\"") >= expected;
+            let ended = !is_up && server.child.try_wait().expect("waited").is_some();
             assert!(!ended, "batond ended: {:#?}", server.log());
-            // All addresses are logged in one go, after all workers are ready.
-            seen > 0 && server.count_of("worker ready") > 0
+            is_up
         });
+        server.started = server.workers();
         let is_listening = |line: &&String| line.contains("\"listening\"");
         server.addresses = server.log().iter().filter(is_listening).filter_map(|line| address_in(line)).collect();
         server
@@ -150,7 +169,7 @@ impl Server {
                 }
             }
         });
-        Self { child, log, reader: Some(reader), addresses: Vec::new() }
+        Self { child, log, reader: Some(reader), started: Vec::new(), addresses: Vec::new() }
     }
 
     /// The first address.
@@ -186,14 +205,20 @@ impl Server {
         signal(self.pid(), name);
     }
 
+    /// Numbers that lines of the log give in field `name`, in order.
+    pub fn logged_numbers(&self, name: &str) -> Vec<u64> {
+        let lines = self.log().into_iter();
+        lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?.get(name)?.as_u64()).collect()
+    }
+
     /// Waits until it has ended by itself, and all it logged is read.
     ///
     /// # Panics
-    /// If it does not end.
+    /// If it does not end, or leaves a process behind: any would hold stderr open.
     pub fn wait(&mut self) -> ExitStatus {
         let status = wait(&mut self.child);
         if let Some(reader) = self.reader.take() {
-            reader.join().expect("read");
+            join(reader, "batond has ended and no process of it is left");
         }
         status
     }
@@ -218,10 +243,11 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 impl Drop for Server {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let workers = self.workers();
-            let _ = self.child.kill();
-            workers.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-            let _ = self.child.wait();
+            kill_tree(&mut self.child);
+        } else {
+            // Workers which outlived their master are found by what they run, since numbers are used again.
+            let orphans = self.started.iter().filter(|pid| process::is_alive(**pid) && process::runs(**pid, batond()));
+            orphans.for_each(|pid| signal(*pid, Signal::SIGKILL));
         }
     }
 }
@@ -247,10 +273,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let children = process::children(self.0.id());
-        let _ = self.0.kill();
-        children.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-        let _ = self.0.wait();
+        kill_tree(&mut self.0);
     }
 }
 

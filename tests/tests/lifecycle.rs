@@ -1,14 +1,14 @@
 //! Start, stop, and what is left behind: never a process, never a half answer.
 
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
-use baton_tests::process::is_alive;
-use baton_tests::program::{Server, batond, signal};
+use baton_tests::client::{GET, ask, assert_served, connect, is_served, pattern, read_answer, read_to_end};
+use baton_tests::process::{descriptors, is_alive};
+use baton_tests::program::{Server, batond, free_port, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
 
@@ -48,26 +48,63 @@ fn a_request_begun_before_the_stop_is_answered() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_anybody() {
+fn an_answer_owed_at_the_stop_is_delivered_whole() {
+    const BODY_BYTES: usize = 1 << 20;
     let mut server = Server::start(&[]);
     let mut stream = connect(server.address());
-    stream.write_all(&GET[..10]).expect("sent");
-    assert_served(server.address());
+    // A small window: most of the answer has to wait with the server.
+    socket2::SockRef::from(&stream).set_recv_buffer_size(4096).expect("set");
+    let mut body = vec![0; BODY_BYTES];
+    pattern(0, &mut body);
+    let mut answer = Vec::new();
+    stream
+        .write_all(format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n").as_bytes())
+        .expect("sent");
+    stream.write_all(&body).expect("sent");
+    // With its first bytes here, the answer has been made; nobody reads the rest before the stop.
+    let mut start = [0; 100];
+    let count = stream.read(&mut start).expect("read");
+    answer.extend_from_slice(&start[..count]);
     server.signal(Signal::SIGTERM);
     wait_until("it says that it stops", || server.count_of("stopping") > 0);
-    assert!(is_alive(server.pid()), "it waits for the request");
-    server.signal(Signal::SIGTERM);
+    answer.extend(read_to_end(&mut stream).expect("an orderly end"));
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    assert!(answer[head..] == body, "{} of {BODY_BYTES} bytes came back", answer.len() - head);
+    drop(stream);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A server on which nothing but an order ends a begun request, and a client with such a request.
+fn with_a_request_that_never_ends(arguments: &[&str]) -> (Server, TcpStream) {
+    let server = Server::start(&[&["--message-ms", "0", "--idle-ms", "0"], arguments].concat());
+    let mut stream = connect(server.address());
+    stream.write_all(&GET[..10]).expect("sent");
+    // Another connection's answer shows that the worker has taken in what was sent before.
+    assert_served(server.address());
+    (server, stream)
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_anybody() {
+    for (first, second) in [(Signal::SIGTERM, Signal::SIGTERM), (Signal::SIGINT, Signal::SIGQUIT)] {
+        let (mut server, stream) = with_a_request_that_never_ends(&["--drain-ms-max", "600000"]);
+        server.signal(first);
+        wait_until("it says that it stops", || server.count_of("stopping") > 0);
+        assert!(is_alive(server.pid()), "it waits for the request");
+        server.signal(second);
+        assert_eq!(server.wait().code(), Some(0), "{first}, {second}");
+        drop(stream);
+    }
 }
 
 #[test]
 fn the_drain_deadline_ends_what_does_not_end_by_itself() {
-    let mut server = Server::start(&["--drain-ms-max", "200"]);
-    let mut stream = connect(server.address());
-    stream.write_all(&GET[..10]).expect("sent");
-    assert_served(server.address());
+    let (mut server, stream) = with_a_request_that_never_ends(&["--drain-ms-max", "200"]);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.count_of("are killed"), 0, "the worker keeps the deadline by itself: {:#?}", server.log());
+    drop(stream);
 }
 
 #[test]
@@ -92,9 +129,57 @@ fn connections_that_wait_in_the_backlog_are_served_before_the_end() {
 fn a_killed_master_leaves_no_orphan() {
     let mut server = Server::start(&["--workers", "2"]);
     let workers = server.workers();
+    assert_eq!(workers.len(), 2);
+    let mut idle = connect(server.address());
+    ask(&mut idle).expect("an answer");
+    let mut busy = connect(server.address());
+    busy.write_all(&GET[..10]).expect("sent");
+    // Ten connections, so that either worker has taken in what came before.
+    (0..10).for_each(|_| assert_served(server.address()));
     server.signal(Signal::SIGKILL);
+    assert_eq!(read_to_end(&mut idle).expect("an orderly end"), b"", "the workers drain");
+    busy.write_all(&GET[10..]).expect("sent");
+    let answer = read_answer(&mut busy).expect("what was begun is answered");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    drop((idle, busy));
     server.wait();
     wait_until("the workers have left", || workers.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn without_its_master_a_worker_keeps_the_drain_deadline() {
+    let (mut server, stream) = with_a_request_that_never_ends(&["--drain-ms-max", "200"]);
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    drop(stream);
+}
+
+#[test]
+fn a_killed_only_worker_ends_the_server_with_an_error() {
+    let mut server = Server::start(&[]);
+    signal(server.workers()[0], Signal::SIGKILL);
+    assert_eq!(server.wait().code(), Some(1));
+    assert_eq!(server.count_of("worker died"), 1, "{:#?}", server.log());
+    assert_eq!(server.count_of("batond: error: "), 1, "{:#?}", server.log());
+}
+
+#[test]
+fn each_of_several_workers_takes_connections() {
+    // Each connection is as likely here as there: that forty are all in one place happens once in 10^12 runs.
+    const CONNECTIONS: usize = 40;
+    for count in ["2", "auto"] {
+        let server = Server::start(&["--workers", count, "--descriptors", "plain"]);
+        let workers = server.workers();
+        let before: Vec<_> = workers.iter().map(|pid| descriptors(*pid)).collect();
+        let mut open: Vec<_> = (0..CONNECTIONS).map(|_| connect(server.address())).collect();
+        open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
+        let taken = workers.iter().zip(before).map(|(pid, before)| descriptors(*pid).saturating_sub(before));
+        let taken: Vec<_> = taken.collect();
+        assert_eq!(taken.iter().sum::<usize>(), CONNECTIONS, "{count}: {taken:?}");
+        assert!(workers.len() > 16 || !taken.contains(&0), "{count}: {taken:?}");
+        drop(open);
+        server.stop();
+    }
 }
 
 #[test]
@@ -105,7 +190,7 @@ fn a_killed_worker_is_reported_and_the_others_serve_on() {
     wait_until("its death is reported", || server.count_of("worker died") == 1);
     // The kernel takes some milliseconds to release a killed process's listen socket, and whoever it lets in meanwhile
     // is lost: nothing steers yet.
-    wait_until("ten connections in a row are served", || (0..10).all(|_| ask(&mut connect(server.address())).is_ok()));
+    wait_until("ten connections in a row are served", || (0..10).all(|_| is_served(server.address())));
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(1), "a server that lost a worker did not end well");
     assert!(workers.iter().all(|pid| !is_alive(*pid)));
@@ -122,7 +207,30 @@ fn a_taken_port_fails_before_anything_is_forked() {
 fn a_second_server_does_not_share_the_port_unnoticed() {
     let first = Server::start(&[]);
     refused(&["--listen", &first.address().to_string()], "is in use");
+    refused(&["--listen", &format!("0.0.0.0:{}", first.address().port())], "is in use");
+    assert_served(first.address());
     first.stop();
+}
+
+#[test]
+#[ignore = "known defect: the check for a free address and the bind are two steps, and both servers get through between"]
+fn of_two_servers_started_at_once_one_is_refused() {
+    for _ in 0..10 {
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut both = [0; 2].map(|_| {
+            let mut command = Command::new(batond());
+            command.args(["--listen", &address]);
+            Server::spawn(command)
+        });
+        wait_until("each is up or gone", || {
+            both.iter().all(|server| server.count_of("\"listening\"") + server.count_of("batond: error: ") > 0)
+        });
+        let up = both.iter().filter(|server| server.count_of("\"listening\"") > 0).count();
+        both.iter().for_each(|server| server.signal(Signal::SIGTERM));
+        let mut codes = both.each_mut().map(|server| server.wait().code());
+        codes.sort();
+        assert_eq!((up, codes), (1, [Some(0), Some(1)]), "on {address}");
+    }
 }
 
 #[test]

@@ -5,27 +5,63 @@ use std::process::Command;
 use baton_tests::program::{Server, batond, is_installed, run};
 use baton_tests::skip;
 
+/// Starts batond with one of its system calls failing; gives what it complains of in the end.
+fn complaint_when(call: &str, injection: &str) -> String {
+    let mut command = Command::new("strace");
+    command.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        &format!("trace={call}"),
+        "-e",
+        &format!("inject={call}:{injection}"),
+    ]);
+    command.arg(batond()).args(["--listen", "127.0.0.1:0", "--workers", "2"]);
+    let mut server = Server::spawn(command);
+    let status = server.wait();
+    let log = server.log();
+    assert_eq!(status.code(), Some(1), "{injection}: {log:#?}");
+    let mut errors: Vec<_> = log.iter().filter(|line| line.starts_with("batond: error: ")).collect();
+    assert_eq!(errors.len(), 1, "{injection}: {log:#?}");
+    assert!(!log.iter().any(|line| line.contains("panicked")), "{injection}: {log:#?}");
+    errors.remove(0).clone()
+}
+
+fn cannot_trace() -> bool {
+    if !is_installed("strace") {
+        return skip("strace is not installed");
+    }
+    !run(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() && skip("strace may not trace here")
+}
+
 #[test]
 fn a_kernel_or_container_without_it_is_named_with_the_cure() {
-    if !is_installed("strace") {
-        skip("strace is not installed");
+    if cannot_trace() {
         return;
     }
-    if !run(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() {
-        skip("strace may not trace here");
+    for (errno, cause, cure) in [
+        ("ENOSYS", "kernel", "CONFIG_IO_URING"),
+        ("EPERM", "seccomp", "allow io_uring_setup"),
+        ("EINVAL", "refused", "use a kernel from 6.1 on"),
+        ("ENOMEM", "memory", "ulimit -l"),
+        ("EMFILE", "descriptor", "ulimit -n"),
+    ] {
+        let complaint = complaint_when("io_uring_setup", &format!("error={errno}"));
+        for part in ["io_uring cannot be used", cause, cure] {
+            assert!(complaint.contains(part), "{errno}: no {part:?} in {complaint}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_make_its_ring_is_one_error_of_the_server() {
+    if cannot_trace() {
         return;
     }
-    for (errno, cause) in [("ENOSYS", "kernel"), ("EPERM", "seccomp"), ("ENOMEM", "memory")] {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
-        command.args(["-e", &format!("inject=io_uring_setup:error={errno}")]);
-        command.arg(batond()).args(["--listen", "127.0.0.1:0"]);
-        let mut server = Server::spawn(command);
-        let status = server.wait();
-        let log = server.log();
-        assert_eq!(status.code(), Some(1), "{errno}: {log:#?}");
-        let errors: Vec<_> = log.iter().filter(|line| line.starts_with("batond: error: ")).collect();
-        assert_eq!(errors.len(), 1, "{errno}: {log:#?}");
-        assert!(errors[0].contains("io_uring") && errors[0].contains(cause), "{errno}: {}", errors[0]);
+    // Calls are counted in each process by itself: the master makes one, to probe; a worker goes on to register.
+    for (nth, part) in [(2, "lower connections_max"), (3, "lower connections_max or receive_buffers")] {
+        let complaint = complaint_when("io_uring_register", &format!("error=ENOMEM:when={nth}+"));
+        assert!(complaint.contains("worker 0 could not start") && complaint.contains(part), "{complaint}");
     }
 }
