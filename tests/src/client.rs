@@ -1,7 +1,8 @@
 //! A plain blocking client.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 
 use crate::PATIENCE;
 
@@ -84,4 +85,35 @@ pub fn pattern(offset: usize, into: &mut [u8]) {
         let position = (offset + index) as u64;
         *byte = (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
     }
+}
+
+/// Sends `total` bytes of the pattern to an echo server and checks that they come back, in order, and then the end.
+///
+/// # Panics
+/// If they do not.
+pub fn echo_pattern(address: SocketAddr, total: usize) {
+    const CHUNK_BYTES: usize = 1 << 16;
+    let mut stream = connect(address);
+    let mut reader = stream.try_clone().expect("cloned");
+    let writer = thread::spawn(move || {
+        let mut bytes = vec![0; CHUNK_BYTES];
+        for offset in (0..total).step_by(CHUNK_BYTES) {
+            let chunk = &mut bytes[..CHUNK_BYTES.min(total - offset)];
+            pattern(offset, chunk);
+            stream.write_all(chunk).expect("sent");
+        }
+        stream.shutdown(Shutdown::Write).expect("shut down");
+    });
+    let (mut offset, mut buffer, mut expected) = (0, vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    loop {
+        let count = reader.read(&mut buffer).expect("read");
+        if count == 0 {
+            break;
+        }
+        pattern(offset, &mut expected[..count]);
+        assert!(buffer[..count] == expected[..count], "wrong within {count} bytes from {offset}");
+        offset += count;
+    }
+    assert_eq!(offset, total);
+    writer.join().expect("written");
 }

@@ -59,9 +59,29 @@ fn curl() {
         curl(&[how, &["--data-binary", &data, "-o", back]].concat(), "/echo");
         assert!(std::fs::read(back).expect("an answer") == bytes, "{how:?}");
     }
+    // Without the interim answer curl would wait longer than it may take in all.
+    let expecting = ["-H", "Expect: 100-continue", "--expect100-timeout", "60", "--data-binary", &data];
+    let heads = curl(&[&expecting[..], &["-o", "/dev/null", "-D", "-"]].concat(), "/echo");
+    assert!(heads.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{heads}");
     std::fs::write(&body, vec![b'x'; 2_000_000]).expect("written");
     let code = curl(&["--data-binary", &data, "-o", "/dev/null", "-w", "%{http_code}"], "/echo");
     assert_eq!(code, "413", "larger than body_bytes_max");
+    server.stop();
+}
+
+#[test]
+fn curl_over_ipv6() {
+    if is_missing("curl") {
+        return;
+    }
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        skip("no IPv6 on this machine");
+        return;
+    }
+    let server = Server::start(&["--listen", "[::1]:0"]);
+    let address = server.addresses.iter().find(|address| address.is_ipv6()).expect("listens there");
+    let url = format!("http://{address}/plaintext");
+    assert_eq!(run_ok(Command::new("curl").args(["-sS", "-g", "--max-time", "20", &url])), "Hello, World!");
     server.stop();
 }
 
