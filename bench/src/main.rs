@@ -40,7 +40,8 @@ struct CompareArguments {
     /// NAME=COMMAND; {port} in the command is where the port goes. The command must stay in the foreground.
     #[arg(long = "server", value_name = "NAME=COMMAND", required = true)]
     servers: Vec<Contestant>,
-    /// http:CONNECTIONS[:DEPTH], close:CONNECTIONS (one request each), echo:CONNECTIONS:BYTES, or redis:DEPTH:TEST.
+    /// `http:CONNECTIONS`, `http:CONNECTIONS:DEPTH`, `close:CONNECTIONS` (one request each), `echo:CONNECTIONS:BYTES`, or
+    /// `redis:DEPTH:TEST`.
     #[arg(long = "workload", value_name = "WORKLOAD", required = true)]
     workloads: Vec<Workload>,
     /// Rounds; every other one goes through the servers backwards.

@@ -100,6 +100,8 @@ impl Protocol for Service {
             }
             match self.parser.parse(rest, &mut client.partial) {
                 Parsed::Request { length } => {
+                    // Before it runs, as INFO shows it.
+                    self.state.commands_processed += 1;
                     commands::execute(&mut self.state, client, self.parser.arguments(rest), io);
                     consumed += length;
                     answered += 1;
@@ -115,7 +117,6 @@ impl Protocol for Service {
                 }
             }
         };
-        self.state.commands_processed += answered;
         io.count_requests(answered);
         step
     }
