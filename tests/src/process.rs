@@ -44,9 +44,21 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(rest.split(' ').map(str::to_owned).collect())
 }
 
-/// Open descriptors.
+/// How many descriptors are open.
 pub fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    descriptor_numbers(pid).len()
+}
+
+/// The limit of open files that leaves room for so many more, whatever numbers are taken now.
+pub fn descriptor_limit_for(pid: u32, room: usize) -> usize {
+    let taken = descriptor_numbers(pid);
+    let mut free = (0..).filter(|number| !taken.contains(number));
+    free.nth(room).expect("numbers do not end")
+}
+
+fn descriptor_numbers(pid: u32) -> Vec<usize> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// A line of `/proc/PID/status` or `smaps_rollup` in kilobytes, such as `VmRSS`.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::{PATIENCE, process, wait_until};
@@ -56,6 +56,11 @@ pub fn is_installed(program: &str) -> bool {
 /// Sends a signal.
 pub fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// Sends a signal to a process group, as a terminal does.
+pub fn signal_group(leader: u32, signal: Signal) {
+    let _ = killpg(Pid::from_raw(leader as i32), signal);
 }
 
 /// Runs a client to its end, for [`PATIENCE`] at most.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use baton_tests::client::{GET, ask, assert_served, connect, echo_pattern, read_answer, read_to_end};
-use baton_tests::process::{cpu_ticks, descriptors, kilobytes};
+use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobytes};
 use baton_tests::program::{Server, batond, is_installed};
 use baton_tests::{skip, wait_until};
 
@@ -171,6 +171,7 @@ fn check_exhausted(server: &Server, room: usize, what: &str) {
             waiting = rest;
             served.len() >= expected
         });
+        assert_eq!(served.len(), expected, "{what}: served at once, {} still waiting", waiting.len());
         if is_first {
             let before = cpu_ticks(worker);
             thread::sleep(Duration::from_millis(500));
@@ -202,6 +203,17 @@ fn few_descriptors_are_a_connection_limit() {
 }
 
 #[test]
+fn too_few_descriptors_to_serve_anybody_are_named_with_the_cure() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]).arg(batond()).args(["--listen", "127.0.0.1:0"]);
+    let mut server = Server::spawn(command);
+    assert_eq!(server.wait().code(), Some(1), "{:#?}", server.log());
+    assert_eq!(server.count_of("batond: error: "), 1, "{:#?}", server.log());
+    assert_eq!(server.count_of("the limit of open files is 40"), 1, "{:#?}", server.log());
+    assert_eq!(server.count_of("ulimit -n"), 1, "{:#?}", server.log());
+}
+
+#[test]
 fn descriptors_that_run_out_pause_accepting() {
     if !is_installed("prlimit") {
         skip("prlimit is not installed");
@@ -212,7 +224,7 @@ fn descriptors_that_run_out_pause_accepting() {
     let server = Server::start(&["--descriptors", "plain", "--connections-max", "300"]);
     let worker = server.workers()[0];
     const ROOM: usize = 10;
-    let limit = descriptors(worker) + ROOM;
+    let limit = descriptor_limit_for(worker, ROOM);
     let limited = Command::new("prlimit")
         .args([format!("--pid={worker}"), format!("--nofile={limit}:{limit}")])
         .status()
