@@ -11,7 +11,7 @@ pub(crate) struct Client {
     pub(super) id: u64,
     /// Answers are in RESP3, which the client has asked for.
     pub(super) is_resp3: bool,
-    /// It said `QUIT`.
+    /// It said `QUIT`, or is not one of ours.
     pub(super) is_closing: bool,
 }
 

@@ -120,10 +120,12 @@ pub(super) struct Call<'a, 'io> {
 #[inline]
 pub(super) fn execute(state: &mut State, client: &mut Client, arguments: Arguments<'_>, io: &mut Io<'_>) {
     let mut reply = Reply { io, is_resp3: client.is_resp3 };
-    let Some(command) = find(arguments.get(0)) else { return unknown(arguments, &mut reply) };
+    let Some(command) = find(arguments.get(0)) else { return unknown(client, arguments, &mut reply) };
     let mut call = Call { state, client, arguments, reply, command };
     if command.takes(arguments.count()) {
         (command.run)(&mut call);
+        // Behind it, as Redis does: INFO does not count itself, and what is refused is not counted.
+        call.state.commands_processed += 1;
     } else {
         call.wrong_number_of_arguments();
     }
@@ -133,7 +135,12 @@ pub(super) fn execute(state: &mut State, client: &mut Client, arguments: Argumen
 pub(super) const SHOWN_BYTES_MAX: usize = 128;
 
 #[cold]
-fn unknown(arguments: Arguments<'_>, reply: &mut Reply<'_, '_>) {
+fn unknown(client: &mut Client, arguments: Arguments<'_>, reply: &mut Reply<'_, '_>) {
+    // A browser that was talked into sending HTTP here must not get as far as the body, whose lines would be commands.
+    if [&b"post"[..], b"host:"].iter().any(|name| arguments.get(0).eq_ignore_ascii_case(name)) {
+        client.is_closing = true;
+        return;
+    }
     let mut shown = Vec::new();
     for argument in arguments.from(1) {
         if shown.len() >= SHOWN_BYTES_MAX {

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::client::ClientRecord;
 use super::commands::{COMMANDS, Call, Command, SHOWN_BYTES_MAX, cut, find};
-use super::{BULK_BYTES_MAX, glob};
+use super::{BULK_BYTES_MAX, REPLY_BYTES_MAX, glob};
 
 /// What clients are told they speak with; they choose their commands by it.
 const REDIS_VERSION: &str = "7.4.0";
@@ -85,7 +85,7 @@ pub(super) fn hello(call: &mut Call<'_, '_>) {
                 return invalid_name(call);
             }
         } else {
-            return call.reply.error(&[b"ERR Syntax error in HELLO option '", cut(option, SHOWN_BYTES_MAX), b"'"]);
+            return call.reply.error(&[b"ERR Syntax error in HELLO option '", cut(option, usize::MAX), b"'"]);
         }
     }
     call.client.is_resp3 = is_resp3;
@@ -125,7 +125,8 @@ fn invalid_name(call: &mut Call<'_, '_>) {
 
 /// The subcommand in lower case, where it is short enough to be one.
 fn subcommand(call: &Call<'_, '_>) -> String {
-    String::from_utf8_lossy(cut(call.argument(1), SHOWN_BYTES_MAX)).to_ascii_lowercase()
+    let given = call.argument(1);
+    String::from_utf8_lossy(&given[..given.len().min(SHOWN_BYTES_MAX)]).to_ascii_lowercase()
 }
 
 fn unknown_subcommand(call: &mut Call<'_, '_>) {
@@ -168,6 +169,10 @@ pub(super) fn client(call: &mut Call<'_, '_>) {
             call.reply.verbatim(line.as_bytes());
         }
         ("list", 2) => {
+            let names_bytes: usize = call.state.clients.values().map(|record| record.name.len()).sum();
+            if names_bytes > REPLY_BYTES_MAX {
+                return call.reply.error(&[b"ERR the answer would be longer than 1 GiB; give clients shorter names"]);
+            }
             let lines: String = call.state.clients.keys().map(|id| client_line(call, *id)).collect();
             call.reply.verbatim(lines.as_bytes());
         }
@@ -200,11 +205,16 @@ pub(super) fn config(call: &mut Call<'_, '_>) {
                 ("save", ""),
                 ("timeout", "0"),
             ];
-            let is_wanted = |name: &str| call.arguments.from(2).any(|pattern| glob::matches(pattern, name.as_bytes()));
-            let wanted: Vec<_> = parameters.into_iter().filter(|(name, _)| is_wanted(name)).collect();
+            // A name that was given, rather than a pattern, comes back as it was spelled.
+            let shown = |name: &'static str| {
+                let pattern = call.arguments.from(2).find(|pattern| glob::matches(pattern, name.as_bytes()))?;
+                Some(if glob::is_pattern(pattern) { name.as_bytes() } else { pattern })
+            };
+            let wanted: Vec<_> =
+                parameters.into_iter().filter_map(|(name, value)| Some((shown(name)?, value))).collect();
             call.reply.map(wanted.len());
             for (name, value) in wanted {
-                call.reply.bulk(name.as_bytes());
+                call.reply.bulk(name);
                 call.reply.bulk(value.as_bytes());
             }
         }
@@ -239,7 +249,7 @@ pub(super) fn command(call: &mut Call<'_, '_>) {
             for name in call.arguments.from(2) {
                 match find(name) {
                     Some(command) => describe(call, command),
-                    None => call.reply.null_array(),
+                    None => call.reply.null(),
                 }
             }
         }
@@ -247,7 +257,8 @@ pub(super) fn command(call: &mut Call<'_, '_>) {
             call.reply.set(COMMANDS.len());
             COMMANDS.iter().for_each(|command| call.reply.bulk(command.name.as_bytes()));
         }
-        "count" | "list" => wrong_number_for(call, &subcommand),
+        "list" => call.syntax_error(),
+        "count" => wrong_number_for(call, &subcommand),
         _ => unknown_subcommand(call),
     }
 }

@@ -140,6 +140,9 @@ pub(super) fn select(call: &mut Call<'_, '_>) {
     match call.integer(1) {
         None => {}
         Some(0) => call.reply.ok(),
+        Some(index) if i32::try_from(index).is_err() => {
+            call.reply.encoded(b"-ERR value is out of range, value must between -2147483648 and 2147483647\r\n");
+        }
         Some(_) => call.reply.encoded(b"-ERR DB index is out of range\r\n"),
     }
 }

@@ -100,8 +100,6 @@ impl Protocol for Service {
             }
             match self.parser.parse(rest, &mut client.partial) {
                 Parsed::Request { length } => {
-                    // Before it runs, as INFO shows it.
-                    self.state.commands_processed += 1;
                     commands::execute(&mut self.state, client, self.parser.arguments(rest), io);
                     consumed += length;
                     answered += 1;

@@ -5,6 +5,8 @@
 //! gone on with ([`Partial`]), and while an argument's end is missing, the engine is told not to call before it is
 //! there.
 
+use std::mem;
+
 use baton::Io;
 
 use super::arguments::{Arguments, Span};
@@ -20,6 +22,9 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 /// something about it.
 const PARTIAL_ARGUMENTS_MIN: usize = 16;
 
+/// How far a line whose end is missing was looked at is kept from so many bytes on.
+const PARTIAL_LINE_BYTES_MIN: usize = 256;
+
 /// Room for the places of so many arguments is kept for the next request.
 const SPANS_KEPT_MAX: usize = 4096;
 
@@ -27,9 +32,12 @@ const SPANS_KEPT_MAX: usize = 4096;
 pub(crate) struct Partial {
     /// The arguments that have arrived.
     spans: Vec<Span>,
+    /// Arguments announced; 0 while the request's first line has no end.
     expected: usize,
     /// Where the next argument begins.
     position: usize,
+    /// The line that begins there does not end before this place.
+    scanned: usize,
 }
 
 /// What the input begins with.
@@ -101,22 +109,37 @@ impl Parser {
         }
         self.spans.clear();
         self.is_inline = input[0] != b'*';
-        if self.is_inline {
-            return self.parse_inline(input);
+        let (mut expected, mut position, mut scanned) = (0, 0, 0);
+        if let Some(kept) = partial.take() {
+            self.spans = kept.spans;
+            (expected, position, scanned) = (kept.expected, kept.position, kept.scanned);
         }
-        let (expected, position) = if let Some(partial) = partial.take() {
-            self.spans = partial.spans;
-            (partial.expected, partial.position)
-        } else {
-            match number_line(input, 1) {
+        if self.is_inline {
+            return self.parse_inline(input, scanned, partial);
+        }
+        if expected == 0 {
+            match number_line(input, 1, scanned) {
                 Line::Number { number, end } if number <= 0 => return Parsed::Nothing { length: end },
-                Line::Number { number, end } if number <= ARGUMENTS_MAX => (number as usize, end),
-                Line::Incomplete => return Parsed::Incomplete { at_least: input.len() + 1 },
+                Line::Number { number, end } if number <= ARGUMENTS_MAX => {
+                    (expected, position) = (number as usize, end)
+                }
+                Line::Incomplete => {
+                    self.keep(partial, expected, position, input.len() - 1);
+                    return Parsed::Incomplete { at_least: input.len() + 1 };
+                }
                 Line::TooLong => return Parsed::Invalid(ProtocolError::CountTooLong),
                 Line::Number { .. } | Line::NotANumber => return Parsed::Invalid(ProtocolError::InvalidCount),
             }
-        };
-        self.parse_bulks(input, expected, position, partial)
+        }
+        self.parse_bulks(input, expected, position, scanned, partial)
+    }
+
+    /// Keeps what is known of a request that is not complete, where that is worth it.
+    fn keep(&mut self, partial: &mut Option<Box<Partial>>, expected: usize, position: usize, scanned: usize) {
+        if self.spans.len() >= PARTIAL_ARGUMENTS_MIN || scanned.saturating_sub(position) >= PARTIAL_LINE_BYTES_MIN {
+            let spans = mem::take(&mut self.spans);
+            *partial = Some(Box::new(Partial { spans, expected, position, scanned }));
+        }
     }
 
     #[inline]
@@ -125,31 +148,30 @@ impl Parser {
         input: &[u8],
         expected: usize,
         mut position: usize,
+        scanned: usize,
         partial: &mut Option<Box<Partial>>,
     ) -> Parsed {
         while self.spans.len() < expected {
-            let at_least = match bulk(input, position) {
+            let (at_least, scanned) = match bulk(input, position, scanned) {
                 Bulk::Whole { span, end } => {
                     self.spans.push(span);
                     position = end;
                     continue;
                 }
-                Bulk::Incomplete { at_least } => at_least,
+                Bulk::Incomplete { at_least, scanned } => (at_least, scanned),
                 Bulk::Invalid(error) => return Parsed::Invalid(error),
             };
-            if self.spans.len() >= PARTIAL_ARGUMENTS_MIN {
-                let spans = std::mem::take(&mut self.spans);
-                *partial = Some(Box::new(Partial { spans, expected, position }));
-            }
+            self.keep(partial, expected, position, scanned);
             return Parsed::Incomplete { at_least };
         }
         Parsed::Request { length: position }
     }
 
-    fn parse_inline(&mut self, input: &[u8]) -> Parsed {
+    fn parse_inline(&mut self, input: &[u8], scanned: usize, partial: &mut Option<Box<Partial>>) -> Parsed {
         let window = &input[..input.len().min(LINE_BYTES_MAX)];
-        let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = position_from(window, scanned, b'\n') else {
             return if input.len() < LINE_BYTES_MAX {
+                self.keep(partial, 0, 0, input.len());
                 Parsed::Incomplete { at_least: input.len() + 1 }
             } else {
                 Parsed::Invalid(ProtocolError::InlineTooLong)
@@ -172,24 +194,26 @@ impl Parser {
 
 enum Bulk {
     Whole { span: Span, end: usize },
-    Incomplete { at_least: usize },
+    Incomplete { at_least: usize, scanned: usize },
     Invalid(ProtocolError),
 }
 
 /// The argument at `position`, `$3\r\nfoo\r\n`. As in Redis, nobody looks at what stands in the place of a line feed,
 /// or of the end of line behind the argument.
 #[inline]
-fn bulk(input: &[u8], position: usize) -> Bulk {
-    let Some(first) = input.get(position) else { return Bulk::Incomplete { at_least: input.len() + 1 } };
-    match number_line(input, position + 1) {
+fn bulk(input: &[u8], position: usize, scanned: usize) -> Bulk {
+    let Some(first) = input.get(position) else {
+        return Bulk::Incomplete { at_least: input.len() + 1, scanned: position };
+    };
+    match number_line(input, position + 1, scanned) {
         // The line's length is judged before its first byte.
-        Line::Incomplete => Bulk::Incomplete { at_least: input.len() + 1 },
+        Line::Incomplete => Bulk::Incomplete { at_least: input.len() + 1, scanned: input.len() - 1 },
         Line::TooLong => Bulk::Invalid(ProtocolError::BulkLengthTooLong),
         _ if *first != b'$' => Bulk::Invalid(ProtocolError::ExpectedBulk { got: *first }),
         Line::Number { number, end } if (0..=BULK_BYTES_MAX as i64).contains(&number) => {
             let length = number as usize;
             if input.len() - end < length + 2 {
-                return Bulk::Incomplete { at_least: end + length + 2 };
+                return Bulk::Incomplete { at_least: end + length + 2, scanned: position };
             }
             Bulk::Whole { span: Span { start: end as u32, length: length as u32 }, end: end + length + 2 }
         }
@@ -208,9 +232,9 @@ enum Line {
     TooLong,
 }
 
-/// The rest of a line, from `start` on.
+/// The rest of a line, from `start` on, whose end is not before `scanned`.
 #[inline]
-fn number_line(input: &[u8], start: usize) -> Line {
+fn number_line(input: &[u8], start: usize, scanned: usize) -> Line {
     let rest = &input[start..];
     // Almost every number has one digit, two or three.
     match rest {
@@ -220,12 +244,12 @@ fn number_line(input: &[u8], start: usize) -> Line {
         }
         _ => {}
     }
-    number_line_of_any_length(rest, start)
+    number_line_of_any_length(rest, start, scanned.saturating_sub(start))
 }
 
-fn number_line_of_any_length(rest: &[u8], start: usize) -> Line {
+fn number_line_of_any_length(rest: &[u8], start: usize, scanned: usize) -> Line {
     let window = &rest[..rest.len().min(LINE_BYTES_MAX)];
-    match window.iter().position(|byte| *byte == b'\r') {
+    match position_from(window, scanned, b'\r') {
         None if rest.len() < LINE_BYTES_MAX => Line::Incomplete,
         None => Line::TooLong,
         Some(end) if end + 1 == rest.len() => Line::Incomplete,
@@ -234,4 +258,10 @@ fn number_line_of_any_length(rest: &[u8], start: usize) -> Line {
             None => Line::NotANumber,
         },
     }
+}
+
+/// Where `wanted` is first, from `from` on.
+fn position_from(bytes: &[u8], from: usize, wanted: u8) -> Option<usize> {
+    let from = from.min(bytes.len());
+    bytes[from..].iter().position(|byte| *byte == wanted).map(|index| from + index)
 }

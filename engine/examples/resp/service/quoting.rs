@@ -20,7 +20,7 @@ fn word<'a>(mut rest: &'a [u8], bytes: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match rest {
             [] => return Some(rest),
-            [first, ..] if is_space(*first) => return Some(rest),
+            [b' ' | b'\t' | b'\r' | b'\n', ..] => return Some(rest),
             // A quote may begin inside a word, but nothing may follow its end.
             [b'"', quoted @ ..] => return double_quoted(quoted, bytes),
             [b'\'', quoted @ ..] => return single_quoted(quoted, bytes),
@@ -81,6 +81,7 @@ fn ends_word(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|first| is_space(*first)).then_some(rest)
 }
 
+/// What may stand before and behind an argument. Inside one, as in Redis, form feed and vertical tab are letters.
 fn is_space(byte: u8) -> bool {
     // Also the vertical tab, which `is_ascii_whitespace` leaves out and C's `isspace` has.
     byte.is_ascii_whitespace() || byte == 0x0b
@@ -130,7 +131,8 @@ mod tests {
         is("", &[]);
         is(" \t ", &[]);
         is("PING", &["PING"]);
-        is("  SET a  b\x0b", &["SET", "a", "b"]);
+        is("\x0b SET\ta  b\r", &["SET", "a", "b"]);
+        is("\x0cSET\x0c a\x0bb", &["SET\\x0c", "a\\x0bb"]);
         is(r#"SET "a b" """#, &["SET", "a b", ""]);
         is(r#""\x41\n\q\xzz" '\n\'x'"#, &[r"A\nqxzz", r"\\n\'x"]);
         is(r#"a"b c" d'e f'"#, &["ab c", "de f"]);

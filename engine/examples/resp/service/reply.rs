@@ -67,11 +67,6 @@ impl Reply<'_, '_> {
         self.io.write(if self.is_resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
-    /// Where RESP2 has a null of another type.
-    pub(super) fn null_array(&mut self) {
-        self.io.write(if self.is_resp3 { b"_\r\n" } else { b"*-1\r\n" });
-    }
-
     /// So many answers follow.
     pub(super) fn array(&mut self, count: usize) {
         self.head(b'*', count as i64);
