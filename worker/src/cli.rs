@@ -8,7 +8,7 @@ use crate::config::{
     Choices, DescriptorsChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel, ProtocolChoice,
     TimeoutChoices,
 };
-use crate::units::{Bytes, Listen, Workers};
+use crate::units::{Bytes, Listen, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///
@@ -19,13 +19,13 @@ pub struct Arguments {
     /// Read settings from a TOML file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check flags and file, print what would run, and exit
+    /// Check flags and file, print what would run, and exit without starting it
     #[arg(long)]
     pub check: bool,
-    /// Address to listen on; repeatable [default: 127.0.0.1:8080]
+    /// Address such as 0.0.0.0:80, [::]:80, or 80 for 127.0.0.1:80; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Listen>,
-    /// Worker processes, or auto for one per core [default: 1]
+    /// Worker processes, each on a core of its own; auto is one per core [default: 1]
     #[arg(long, value_name = "N|auto")]
     workers: Option<Workers>,
     /// What to serve [default: http]
@@ -45,7 +45,8 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-Sizes may have suffixes: 64k, 1MiB. Times are milliseconds; 0 turns a time-out off.
+Sizes may have suffixes: 64k, 1MiB (powers of 1024). The annotated example batond.toml has every
+setting of a file, each with its default.
 Exit codes: 0 stopped in good order, 1 could not start or workers died, 2 wrong flags or configuration.
 
 Examples:
@@ -57,13 +58,13 @@ Examples:
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits, per worker")]
 struct LimitArguments {
-    /// Connections; at the limit accepting pauses [default: 65536, or what the limit of open files allows]
+    /// Connections open at once; at the limit accepting pauses [default: 65536, or what the limit of open files allows]
     #[arg(long, value_name = "N")]
-    connections_max: Option<u32>,
-    /// Pending connections queued per listener [default: 4096]
+    connections_max: Option<Number<u32>>,
+    /// Pending connections the kernel queues per listener, up to net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N")]
-    backlog: Option<u32>,
-    /// Largest message that may wait for its remaining bytes [default: 1MiB]
+    backlog: Option<Number<u32>>,
+    /// Largest message (an HTTP head) that may wait for its remaining bytes [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     message_bytes_max: Option<Bytes>,
     /// Queued output above which a connection is read no more [default: 1MiB]
@@ -77,27 +78,27 @@ struct LimitArguments {
     receive_buffer_bytes: Option<Bytes>,
     /// Number of receive buffers, a power of two [default: 128]
     #[arg(long, value_name = "N")]
-    receive_buffers: Option<u16>,
+    receive_buffers: Option<Number<u16>>,
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Time-outs")]
+#[command(next_help_heading = "Time-outs of a connection, in milliseconds")]
 struct TimeoutArguments {
-    /// Nothing received and no message begun [default: 75000]
+    /// Close it when nothing is received and no message is begun; 0 never [default: 75000]
     #[arg(long, value_name = "MS")]
-    idle_ms: Option<u64>,
-    /// From the first byte of a message (an HTTP head) to the whole of it [default: 10000]
+    idle_ms: Option<Number<u64>>,
+    /// From the first byte of a message (an HTTP head) to the whole of it; 0 for any time [default: 10000]
     #[arg(long, value_name = "MS")]
-    message_ms: Option<u64>,
-    /// The peer takes no output [default: 30000]
+    message_ms: Option<Number<u64>>,
+    /// Close it when the peer takes no output; 0 never [default: 30000]
     #[arg(long, value_name = "MS")]
-    write_ms: Option<u64>,
-    /// From our FIN to the peer's [default: 2000]
+    write_ms: Option<Number<u64>>,
+    /// Wait for the peer's FIN after ours; 0 does not wait [default: 2000]
     #[arg(long, value_name = "MS")]
-    linger_ms: Option<u64>,
-    /// From the order to stop to the end of the last connection [default: 30000]
+    linger_ms: Option<Number<u64>>,
+    /// Let connections finish after the order to stop; 0 does not wait [default: 30000]
     #[arg(long, value_name = "MS")]
-    drain_ms_max: Option<u64>,
+    drain_ms_max: Option<Number<u64>>,
 }
 
 #[derive(Debug, Args)]
@@ -115,18 +116,18 @@ struct HttpArguments {
     /// Largest request body [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     body_bytes_max: Option<Bytes>,
-    /// From a request's head to the end of its body [default: 30000]
+    /// From a request's head to the end of its body, in milliseconds; 0 for any time [default: 30000]
     #[arg(long, value_name = "MS")]
-    body_ms: Option<u64>,
+    body_ms: Option<Number<u64>>,
     /// Requests on one connection before it is closed, 0 for any number [default: 0]
     #[arg(long, value_name = "N")]
-    requests_max: Option<u32>,
+    requests_max: Option<Number<u32>>,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log")]
 struct LogArguments {
-    /// What is logged [default: info]
+    /// Least severe lines that are logged [default: info]
     #[arg(long, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
     /// How log lines look [default: text]

@@ -4,7 +4,8 @@
 //! other. Errors name file, line and column, or the flag.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,10 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 use crate::http::HttpConfig;
-use crate::units::{Bytes, Listen, PORT_DEFAULT, Workers};
+use crate::units::{self, Bytes, Listen, Number, PORT_DEFAULT, Workers};
+
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Which protocol is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -72,7 +76,7 @@ macro_rules! choices {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(deny_unknown_fields, expecting = "a section of settings")]
         pub struct $name {
             $($(#[$field_meta])* #[serde(default)] pub $field: Option<$type>,)*
         }
@@ -91,13 +95,13 @@ choices! {
     /// Section `[limits]`; see [`Limits`].
     #[expect(missing_docs, reason = "documented in Limits")]
     LimitChoices {
-        connections_max: u32,
-        backlog: u32,
+        connections_max: Number<u32>,
+        backlog: Number<u32>,
         message_bytes_max: Bytes,
         outbound_bytes_high: Bytes,
         outbound_bytes_low: Bytes,
         receive_buffer_bytes: Bytes,
-        receive_buffers: u16,
+        receive_buffers: Number<u16>,
     }
 }
 
@@ -105,11 +109,11 @@ choices! {
     /// Section `[timeouts]`; see [`Timeouts`].
     #[expect(missing_docs, reason = "documented in Timeouts")]
     TimeoutChoices {
-        idle_ms: u64,
-        message_ms: u64,
-        write_ms: u64,
-        linger_ms: u64,
-        drain_ms_max: u64,
+        idle_ms: Number<u64>,
+        message_ms: Number<u64>,
+        write_ms: Number<u64>,
+        linger_ms: Number<u64>,
+        drain_ms_max: Number<u64>,
     }
 }
 
@@ -121,8 +125,8 @@ choices! {
         head_bytes_max: Bytes,
         target_bytes_max: Bytes,
         body_bytes_max: Bytes,
-        body_ms: u64,
-        requests_max: u32,
+        body_ms: Number<u64>,
+        requests_max: Number<u32>,
     }
 }
 
@@ -130,7 +134,9 @@ choices! {
     /// Section `[log]`.
     #[expect(missing_docs, reason = "documented at their types")]
     LogChoices {
+        #[serde(deserialize_with = "units::name")]
         level: LogLevel,
+        #[serde(deserialize_with = "units::name")]
         format: LogFormat,
     }
 }
@@ -139,9 +145,12 @@ choices! {
     /// The top level of the file.
     #[expect(missing_docs, reason = "documented in the engine's Settings")]
     TopChoices {
+        #[serde(deserialize_with = "units::address_list")]
         listen: Vec<Listen>,
         workers: Workers,
+        #[serde(deserialize_with = "units::name")]
         protocol: ProtocolChoice,
+        #[serde(deserialize_with = "units::name")]
         descriptors: DescriptorsChoice,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
@@ -192,7 +201,7 @@ pub struct Config {
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
     #[error("cannot read {path}: {source}", path = path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: io::Error },
     #[error("{path}:{line}:{column}: {problem}", path = path.display())]
     File { path: PathBuf, line: usize, column: usize, problem: String },
     #[error("{setting}: {problem}")]
@@ -214,7 +223,15 @@ impl ConfigFile {
     /// # Errors
     /// When it cannot be read, is no TOML, has unknown keys or values of a wrong type.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+        // One byte more than is allowed: devices have no length to ask for, and some have no end.
+        let mut bytes = Vec::new();
+        let mut part = File::open(path).map_err(unreadable)?.take(FILE_BYTES_MAX + 1);
+        part.read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let problem = format!("longer than {}, which no configuration is", Bytes(FILE_BYTES_MAX));
+            return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, problem)));
+        }
         let at = |text: &str, offset: usize, problem: String| {
             let (line, column) = position(text, offset);
             ConfigError::File { path: path.to_owned(), line, column, problem }
@@ -264,7 +281,8 @@ impl Config {
         config.validate().map_err(|invalid| {
             let in_file = file.filter(|_| !is_given(flags, invalid.setting));
             let placed = in_file.and_then(|file| file.error_at(invalid.setting, &invalid.problem));
-            let setting = format!("--{}", flag_name(invalid.setting));
+            let default = if is_given(flags, invalid.setting) { "" } else { " (at its default)" };
+            let setting = format!("--{}{default}", flag_name(invalid.setting));
             placed.unwrap_or(ConfigError::Setting { setting, problem: invalid.problem })
         })?;
         Ok(config)
@@ -285,22 +303,22 @@ impl Config {
                 listen: listen.into_iter().map(|listen| listen.0).collect(),
                 workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
                 limits: Limits {
-                    connections_max: limits.connections_max.unwrap_or(limit.connections_max),
-                    backlog: limits.backlog.unwrap_or(limit.backlog),
+                    connections_max: number(limits.connections_max, limit.connections_max),
+                    backlog: number(limits.backlog, limit.backlog),
                     message_bytes_max: size(limits.message_bytes_max, limit.message_bytes_max),
                     outbound_bytes_high: size(limits.outbound_bytes_high, limit.outbound_bytes_high),
                     outbound_bytes_low: size(limits.outbound_bytes_low, limit.outbound_bytes_low),
                     receive_buffer_bytes: limits
                         .receive_buffer_bytes
                         .map_or(limit.receive_buffer_bytes, |bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX)),
-                    receive_buffers: limits.receive_buffers.unwrap_or(limit.receive_buffers),
+                    receive_buffers: number(limits.receive_buffers, limit.receive_buffers),
                 },
                 timeouts: Timeouts {
-                    idle_ms: times.idle_ms.unwrap_or(time.idle_ms),
-                    message_ms: times.message_ms.unwrap_or(time.message_ms),
-                    write_ms: times.write_ms.unwrap_or(time.write_ms),
-                    linger_ms: times.linger_ms.unwrap_or(time.linger_ms),
-                    drain_ms_max: times.drain_ms_max.unwrap_or(time.drain_ms_max),
+                    idle_ms: number(times.idle_ms, time.idle_ms),
+                    message_ms: number(times.message_ms, time.message_ms),
+                    write_ms: number(times.write_ms, time.write_ms),
+                    linger_ms: number(times.linger_ms, time.linger_ms),
+                    drain_ms_max: number(times.drain_ms_max, time.drain_ms_max),
                 },
                 descriptors: match choices.descriptors.unwrap_or(DescriptorsChoice::Auto) {
                     DescriptorsChoice::Auto => Descriptors::Auto,
@@ -314,8 +332,8 @@ impl Config {
                 head_bytes_max: size(http.head_bytes_max, page.head_bytes_max),
                 target_bytes_max: size(http.target_bytes_max, page.target_bytes_max),
                 body_bytes_max: size(http.body_bytes_max, page.body_bytes_max),
-                body_ms: http.body_ms.unwrap_or(page.body_ms),
-                requests_max: http.requests_max.unwrap_or(page.requests_max),
+                body_ms: number(http.body_ms, page.body_ms),
+                requests_max: number(http.requests_max, page.requests_max),
                 memo: page.memo,
             },
             log_level: log.level.unwrap_or(LogLevel::Info),
@@ -324,32 +342,40 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {
-        let invalid = |setting, problem: &str| Err(InvalidSetting { setting, problem: problem.to_owned() });
+        let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
+        let size = |bytes: usize| Bytes(bytes as u64);
         if self.settings.listen.is_empty() {
-            return invalid("listen", "no address is given");
+            return invalid("listen", "no address is given; leave the setting out to listen on its default".to_owned());
         }
         self.settings.validate()?;
         let http = &self.http;
+        let message_bytes_max = self.settings.limits.message_bytes_max;
         if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {
-            return invalid("server", "the name must be at most 256 printable ASCII characters");
+            return invalid("server", "the name must be at most 256 printable ASCII characters".to_owned());
         }
         if !(128..=1 << 20).contains(&http.head_bytes_max) {
-            return invalid("head_bytes_max", "must be in 128..=1MiB");
+            return invalid("head_bytes_max", format!("{} is not in 128..=1MiB", size(http.head_bytes_max)));
         }
         if http.target_bytes_max == 0 || http.target_bytes_max > http.head_bytes_max {
-            return invalid("target_bytes_max", "must be from 1 to head_bytes_max");
+            let (given, largest) = (size(http.target_bytes_max), size(http.head_bytes_max));
+            return invalid("target_bytes_max", format!("{given} is not from 1 to head_bytes_max, which is {largest}"));
         }
         if http.body_bytes_max > 1 << 30 {
-            return invalid("body_bytes_max", "must be at most 1GiB");
+            return invalid("body_bytes_max", format!("{} is above 1GiB", size(http.body_bytes_max)));
         }
         if http.body_ms > TIMEOUT_MS_LARGEST {
-            return invalid("body_ms", "must be at most seven days");
+            return invalid("body_ms", format!("{} is above {TIMEOUT_MS_LARGEST} (seven days)", http.body_ms));
         }
-        if http.head_bytes_max > self.settings.limits.message_bytes_max {
-            return invalid("head_bytes_max", "must be at most message_bytes_max, or no head could grow that long");
+        if http.head_bytes_max > message_bytes_max {
+            let (given, largest) = (size(http.head_bytes_max), size(message_bytes_max));
+            return invalid("head_bytes_max", format!("{given} is above message_bytes_max, which is {largest}"));
         }
         Ok(())
     }
+}
+
+fn number<T>(choice: Option<Number<T>>, default: T) -> T {
+    choice.map_or(default, |number| number.0)
 }
 
 /// The flag of a setting.
@@ -393,6 +419,8 @@ fn is_given(flags: &Choices, setting: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn file(text: &str) -> Result<ConfigFile, ConfigError> {
@@ -424,7 +452,7 @@ mod tests {
     fn flags_win_over_the_file_setting_by_setting() {
         let file = file("workers = 3\nprotocol = \"echo\"\n[timeouts]\nidle_ms = 5\nwrite_ms = 6\n").expect("valid");
         let mut flags = Choices { workers: Some(Workers::Count(2)), ..Choices::default() };
-        flags.timeouts = Some(TimeoutChoices { idle_ms: Some(7), ..TimeoutChoices::default() });
+        flags.timeouts = Some(TimeoutChoices { idle_ms: Some(Number(7)), ..TimeoutChoices::default() });
         let config = Config::resolve(&flags, Some(&file)).expect("valid");
         assert_eq!((config.settings.workers, config.protocol), (2, ProtocolChoice::Echo));
         assert_eq!((config.settings.timeouts.idle_ms, config.settings.timeouts.write_ms), (7, 6));
@@ -435,11 +463,17 @@ mod tests {
         for (text, expected) in [
             ("workers = 1\nworker = 2\n", "2:1: unknown field `worker`, expected one of"),
             ("[limits]\n  conections_max = 1\n", "2:3: unknown field `conections_max`"),
-            ("workers = -1\n", "1:11: expected a number from 0 on, or a string"),
+            ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a count of workers, or \"auto\""),
             ("workers = 0\n", "1:1: workers: 0 is not in 1..=1024"),
-            ("[limits]\nbacklog = \"x\"\n", "2:11: invalid type: string \"x\", expected u32"),
+            (
+                "[limits]\nbacklog = \"x\"\n",
+                "2:11: invalid type: string \"x\", expected a whole number from 0 to 4294967295",
+            ),
             ("[limits]\nreceive_buffers = 100\n", "2:1: receive_buffers: 100 is not a power of two"),
             ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
+            ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
+            ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
+            ("protocol = \"resp\"\n", "1:12: unknown variant `resp`, expected `http` or `echo`"),
             ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
             ("[timeouts\n", "1:10: "),
             ("a = \"ä\" b\n", "1:9: "),

@@ -1,4 +1,5 @@
-//! Log lines to stderr; where nobody takes them they are lost, and the server goes on. Written by the thread that logs: the master forks and must have no other.
+//! Log lines to stderr; where nobody takes them they are lost, and the server goes on. Written by the thread that logs:
+//! the master forks and must have no other.
 
 use std::io::{self, IsTerminal};
 

@@ -45,9 +45,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what went wrong on stderr. Where nobody reads that, the exit code has to do.
+/// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
 fn complain(error: &dyn Display) {
-    let _ = writeln!(io::stderr(), "batond: error: {error}");
+    // Keys and paths come from a file or an operator; they must not steer a terminal or look like further lines.
+    let mut line = String::new();
+    for character in error.to_string().chars() {
+        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    let _ = writeln!(io::stderr(), "batond: error: {line}");
 }
 
 fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {

@@ -1,10 +1,12 @@
 //! Values as people write them: sizes with suffixes, counts with words, addresses with parts left out.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
 
 /// Port where an address names none.
 pub const PORT_DEFAULT: u16 = 8080;
@@ -98,39 +100,177 @@ impl FromStr for Listen {
     }
 }
 
-/// Both kinds of values a file may have for these types.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Number(u64),
-    Text(String),
+/// A whole number, refused in words and not by the name of a machine type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number<T>(pub T);
+
+/// What a value of this type looks like, for those who wrote something else.
+trait Form: FromStr<Err = String> {
+    fn form() -> String;
 }
 
-fn scalar<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> Result<T, D::Error> {
-    let text = match Scalar::deserialize(deserializer) {
-        Ok(Scalar::Number(number)) => number.to_string(),
-        Ok(Scalar::Text(text)) => text,
-        Err(_) => return Err(de::Error::custom("expected a number from 0 on, or a string")),
-    };
-    text.parse().map_err(de::Error::custom)
+impl Form for Bytes {
+    fn form() -> String {
+        "a number of bytes such as 16384, \"64k\" or \"1MiB\"".to_owned()
+    }
+}
+
+impl Form for Workers {
+    fn form() -> String {
+        "a count of workers, or \"auto\"".to_owned()
+    }
+}
+
+/// What a file gives where an address belongs.
+struct AddressText(String);
+
+impl FromStr for AddressText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Form for AddressText {
+    fn form() -> String {
+        "an address such as \"127.0.0.1:8080\"".to_owned()
+    }
+}
+
+impl<T: Whole> Form for Number<T> {
+    fn form() -> String {
+        format!("a whole number {}", T::RANGE)
+    }
+}
+
+/// The unsigned types that settings have.
+pub trait Whole: FromStr + Copy {
+    /// Its values, in words.
+    const RANGE: &str;
+}
+
+impl Whole for u16 {
+    const RANGE: &str = "from 0 to 65535";
+}
+
+impl Whole for u32 {
+    const RANGE: &str = "from 0 to 4294967295";
+}
+
+impl Whole for u64 {
+    const RANGE: &str = "from 0 on";
+}
+
+impl<T: Whole> FromStr for Number<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("{text:?} is not {}", Self::form()))
+    }
+}
+
+/// Reads a value that a file may give as a number or, where `has_text`, as a string.
+struct AsWritten<T> {
+    has_text: bool,
+    value: PhantomData<T>,
+}
+
+impl<T: Form> de::Visitor<'_> for AsWritten<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&T::form())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(de::Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        if self.has_text {
+            text.parse().map_err(E::custom)
+        } else {
+            Err(E::invalid_type(de::Unexpected::Str(text), &self))
+        }
+    }
+}
+
+fn number_or_text<'de, D: Deserializer<'de>, T: Form>(deserializer: D) -> Result<T, D::Error> {
+    deserializer.deserialize_any(AsWritten { has_text: true, value: PhantomData })
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer)
+        number_or_text(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Workers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer)
+        number_or_text(deserializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Listen {
+impl<'de> Deserialize<'de> for AddressText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer)
+        number_or_text(deserializer)
     }
+}
+
+impl<'de, T: Whole> Deserialize<'de> for Number<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AsWritten { has_text: false, value: PhantomData })
+    }
+}
+
+struct AddressList;
+
+impl<'de> de::Visitor<'de> for AddressList {
+    type Value = Option<Vec<Listen>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of addresses such as [\"127.0.0.1:8080\"]")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut addresses = Vec::new();
+        while let Some(AddressText(text)) = entries.next_element()? {
+            addresses.push(text.parse().map_err(de::Error::custom)?);
+        }
+        Ok(Some(addresses))
+    }
+}
+
+/// Reads a list of addresses from a file.
+pub(crate) fn address_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Listen>>, D::Error> {
+    deserializer.deserialize_any(AddressList)
+}
+
+struct Name<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Name<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name in quotes")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        T::deserialize(text.into_deserializer()).map(Some)
+    }
+}
+
+/// Reads one of an enumeration's names from a file; asked for directly, the parser would speak of tables as well.
+pub(crate) fn name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    deserializer.deserialize_any(Name(PhantomData))
 }
 
 #[cfg(test)]
@@ -175,5 +315,14 @@ mod tests {
         assert_eq!("3".parse(), Ok(Workers::Count(3)));
         assert!("many".parse::<Workers>().is_err());
         assert!(Workers::Auto.count() >= 1);
+    }
+
+    #[test]
+    fn numbers_are_refused_in_words() {
+        assert_eq!("65535".parse(), Ok(Number(u16::MAX)));
+        for wrong in ["65536", "-1", "1.5", "", "many"] {
+            let refused = wrong.parse::<Number<u16>>().expect_err("refused");
+            assert_eq!(refused, format!("{wrong:?} is not a whole number from 0 to 65535"));
+        }
     }
 }

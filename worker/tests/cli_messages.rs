@@ -1,0 +1,135 @@
+//! What batond says, word for word: a message that says less than what, where and what to do is a defect.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+fn batond(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_batond")).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("batond runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// What is said of a file, without its path.
+fn told_of_file(text: &[u8], flags: &[&str]) -> String {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("batond.toml");
+    fs::write(&path, text).expect("written");
+    let path = path.to_str().expect("a name");
+    let (code, stdout, stderr) = batond(&[&["--check", "--config", path], flags].concat());
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+    stderr.replace(path, "FILE")
+}
+
+#[test]
+fn refusals_of_a_file() {
+    for (text, expected) in [
+        ("workers = 1\nworkers = 2\n", "FILE:2:1: duplicate key"),
+        ("workers = 1.5\n", "FILE:1:11: invalid type: floating point `1.5`, expected a count of workers, or \"auto\""),
+        ("workers = 0\n", "FILE:1:1: workers: 0 is not in 1..=1024"),
+        (
+            "listen = \"::1\"\n",
+            "FILE:1:10: invalid type: string \"::1\", expected a list of addresses such as [\"127.0.0.1:8080\"]",
+        ),
+        (
+            "listen = [true]\n",
+            "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\"",
+        ),
+        ("listen = []\n", "FILE:1:1: listen: no address is given; leave the setting out to listen on its default"),
+        ("protocol = 3\n", "FILE:1:12: invalid type: integer `3`, expected a name in quotes"),
+        ("protocol = \"ftp\"\n", "FILE:1:12: unknown variant `ftp`, expected `http` or `echo`"),
+        ("limits = 3\n", "FILE:1:10: invalid type: integer `3`, expected a section of settings"),
+        (
+            "[limits]\nbacklog = -3\n",
+            "FILE:2:11: invalid value: integer `-3`, expected a whole number from 0 to 4294967295",
+        ),
+        ("[limits]\nreceive_buffers = 70000\n", "FILE:2:19: \"70000\" is not a whole number from 0 to 65535"),
+        ("[timeouts]\nidle_ms = \"5s\"\n", "FILE:2:11: invalid type: string \"5s\", expected a whole number from 0 on"),
+        ("[timeouts]\nidle_ms = 604800001\n", "FILE:2:1: idle_ms: 604800001 is above 604800000 (seven days)"),
+        ("[http]\nbody_bytes_max = \"2GiB\"\n", "FILE:2:1: body_bytes_max: 2GiB is above 1GiB"),
+        ("[http]\nhead_bytes_max = 64\n", "FILE:2:1: head_bytes_max: 64 is not in 128..=1MiB"),
+        ("[http]\nserver = 5\n", "FILE:2:10: invalid type: integer `5`, expected a string"),
+    ] {
+        assert_eq!(told_of_file(text.as_bytes(), &[]), format!("batond: error: {expected}\n"), "{text:?}");
+    }
+}
+
+#[test]
+fn refusals_of_flags() {
+    for (flag, value, expected) in [
+        ("--workers", "0", "--workers: 0 is not in 1..=1024"),
+        ("--receive-buffers", "100", "--receive-buffers: 100 is not a power of two in 2..=32768"),
+        ("--head-bytes-max", "2M", "--head-bytes-max: 2MiB is not in 128..=1MiB"),
+        ("--target-bytes-max", "17k", "--target-bytes-max: 17KiB is not from 1 to head_bytes_max, which is 16KiB"),
+        ("--server-name", "a\nb", "--server-name: the name must be at most 256 printable ASCII characters"),
+    ] {
+        let told = batond(&["--check", flag, value]);
+        assert_eq!(told, (Some(2), String::new(), format!("batond: error: {expected}\n")));
+    }
+    for (flag, value, expected) in [
+        ("--idle-ms", "1.5", "\"1.5\" is not a whole number from 0 on"),
+        ("--backlog", "many", "\"many\" is not a whole number from 0 to 4294967295"),
+        ("--workers", "many", "\"many\" is neither a count of workers nor auto"),
+        ("--message-bytes-max", "1 parsec", "\"1 parsec\" is not a number of bytes such as 16384, 64k or 1MiB"),
+        (
+            "--listen",
+            "example.org:80",
+            "\"example.org:80\" is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080",
+        ),
+        ("--protocol", "ftp", "[possible values: http, echo]"),
+    ] {
+        let (code, stdout, stderr) = batond(&["--check", flag, value]);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""));
+        let start = format!("error: invalid value '{value}' for '{flag} <");
+        assert!(stderr.starts_with(&start) && stderr.contains(expected), "{stderr}");
+    }
+}
+
+#[test]
+fn a_default_that_contradicts_what_was_given_is_called_a_default() {
+    let expected = "--head-bytes-max (at its default): 16KiB is above message_bytes_max, which is 1KiB\n";
+    let (_, _, by_flag) = batond(&["--check", "--message-bytes-max", "1k"]);
+    assert_eq!(by_flag, format!("batond: error: {expected}"));
+    let by_file = told_of_file(b"[limits]\nmessage_bytes_max = 1024\n", &[]);
+    assert_eq!(by_file, format!("batond: error: {expected}"));
+}
+
+#[test]
+fn a_flag_that_contradicts_the_file_is_told_where_the_file_says_otherwise() {
+    let told = told_of_file(b"[http]\ntarget_bytes_max = \"8k\"\n", &["--head-bytes-max", "4k"]);
+    let expected = "FILE:2:1: target_bytes_max: 8KiB is not from 1 to head_bytes_max, which is 4KiB";
+    assert_eq!(told, format!("batond: error: {expected}\n"));
+}
+
+#[test]
+fn control_characters_reach_no_terminal() {
+    let told = told_of_file(b"\"\\u001b[31m\" = 1\n", &[]);
+    assert!(told.starts_with("batond: error: FILE:1:1: unknown field `\\u{1b}[31m`, expected one of "), "{told:?}");
+    let (code, _, told) = batond(&["--check", "--config", "no\n\u{1b}such"]);
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with("batond: error: cannot read no\\n\\u{1b}such: "), "{told:?}");
+}
+
+#[test]
+fn files_that_never_end_or_nest_without_end_are_refused() {
+    let (code, _, told) = batond(&["--check", "--config", "/dev/zero"]);
+    assert_eq!(code, Some(2));
+    assert_eq!(told, "batond: error: cannot read /dev/zero: longer than 1MiB, which no configuration is\n");
+    let nested = format!("listen = {}", "[".repeat(400_000));
+    assert!(told_of_file(nested.as_bytes(), &[]).starts_with("batond: error: FILE:1:"));
+    let dotted = format!("{}b = 1", "a.".repeat(200_000));
+    assert!(told_of_file(dotted.as_bytes(), &[]).starts_with("batond: error: FILE:1:"));
+}
+
+#[test]
+fn help_says_what_a_newcomer_needs() {
+    let (code, help, _) = batond(&["--help"]);
+    assert_eq!(code, Some(0));
+    for needed in ["Usage: batond [OPTIONS]", "[default: 127.0.0.1:8080]", "Exit codes: 0 ", "Examples:", "TERM, INT"] {
+        assert!(help.contains(needed), "{needed:?} is missing: {help}");
+    }
+    let (code, version, _) = batond(&["--version"]);
+    assert_eq!((code, version), (Some(0), format!("batond {}\n", env!("CARGO_PKG_VERSION"))));
+}
