@@ -95,56 +95,8 @@ fn a_peer_that_breaks_the_protocol_is_told_and_left() {
     }
 }
 
-fn seeds() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/resp_request");
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    files.into_iter().map(|file| std::fs::read(file).expect("a seed")).collect()
-}
-
-/// What a mutation puts in: what parsers trip over.
-fn piece() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        Just(b"\r\n".to_vec()),
-        Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
-        Just(b"$".to_vec()),
-        Just(b"*".to_vec()),
-        Just(b"-".to_vec()),
-        Just(b"0".to_vec()),
-        Just(b"9".to_vec()),
-        Just(b"\"".to_vec()),
-        Just(b"\\x".to_vec()),
-        Just(b"\0".to_vec()),
-        Just(b"9223372036854775807".to_vec()),
-        any::<u8>().prop_map(|byte| vec![byte]),
-    ]
-}
-
-#[test]
-fn the_seeds_of_the_fuzzer() {
-    let seeds = seeds();
-    assert!(seeds.len() >= 20);
-    seeds.iter().for_each(|seed| resp_check::check(seed));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
-
-    #[test]
-    fn mutations_of_the_seeds(
-        which in any::<prop::sample::Index>(),
-        cuts in proptest::collection::vec((any::<prop::sample::Index>(), 0..6usize, piece()), 1..6),
-    ) {
-        let seeds = seeds();
-        let mut data = which.get(&seeds).clone();
-        for (place, removed, piece) in cuts {
-            let at = place.index(data.len() + 1);
-            let end = (at + removed).min(data.len());
-            data.splice(at..end, piece);
-        }
-        resp_check::check(&data);
-    }
 
     /// Requests as encoded are requests as parsed, whatever their bytes, and nothing of the next one is taken.
     #[test]
