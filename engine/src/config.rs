@@ -68,11 +68,21 @@ pub struct Timeouts {
     pub linger_ms: u64,
     /// From the order to drain to the end of the last connection, default 30,000.
     pub drain_ms_max: u64,
+    /// How long a listener that gets no new connections any more stays open for handshakes under way, default 1,200:
+    /// longer than the first retransmit of a SYN-ACK.
+    pub settle_ms: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { idle_ms: 75_000, message_ms: 10_000, write_ms: 30_000, linger_ms: 2_000, drain_ms_max: 30_000 }
+        Self {
+            idle_ms: 75_000,
+            message_ms: 10_000,
+            write_ms: 30_000,
+            linger_ms: 2_000,
+            drain_ms_max: 30_000,
+            settle_ms: 1_200,
+        }
     }
 }
 
@@ -88,6 +98,21 @@ pub enum Descriptors {
     Plain,
 }
 
+/// How listeners are replaced without losing a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handover {
+    /// `Ebpf` where a program may be loaded, else `Adopt`.
+    #[default]
+    Auto,
+    /// New connections are steered to the newest generation by a program in the kernel; the listeners before it settle,
+    /// then close. Needs CAP_BPF and CAP_NET_ADMIN when the server starts, and kernel 5.14.
+    Ebpf,
+    /// Listen sockets are passed on and not closed. Needs nothing.
+    Adopt,
+    /// Listeners close, and the kernel moves what waits (with `net.ipv4.tcp_migrate_req` = 1). May lose a connection.
+    Migrate,
+}
+
 /// Everything a server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -101,6 +126,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Kind of descriptors.
     pub descriptors: Descriptors,
+    /// How listeners are replaced; read when the server starts.
+    pub handover: Handover,
 }
 
 impl Default for Settings {
@@ -111,6 +138,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             descriptors: Descriptors::default(),
+            handover: Handover::default(),
         }
     }
 }
@@ -131,7 +159,7 @@ impl Settings {
     /// # Errors
     /// Names the first setting that is out of range and the range.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let Self { listen, workers, limits, timeouts, descriptors: _ } = self;
+        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _ } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =
             listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)
@@ -183,6 +211,7 @@ impl Settings {
             ("write_ms", timeouts.write_ms),
             ("linger_ms", timeouts.linger_ms),
             ("drain_ms_max", timeouts.drain_ms_max),
+            ("settle_ms", timeouts.settle_ms),
         ];
         for (setting, value) in times {
             if value > TIMEOUT_MS_LARGEST {

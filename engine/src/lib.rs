@@ -29,6 +29,7 @@
 
 pub mod config;
 mod connection;
+mod handover;
 mod master;
 mod protocol;
 mod server;
@@ -39,5 +40,5 @@ mod worker;
 
 pub use connection::{CounterId, Io};
 pub use protocol::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
-pub use server::{Builder, Running, Server, ServerError, Telemetry};
+pub use server::{Builder, Running, Server, ServerError, Service, Telemetry};
 pub use worker::{IoUringUnavailable, ListenError, Mailbox, MailboxClosed, StartError, Worker};

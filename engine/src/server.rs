@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
 use crate::config::{Descriptors, InvalidSetting, Limits, Settings, Timeouts};
@@ -29,6 +30,10 @@ pub enum ServerError {
     Worker { slot: usize, reason: String },
     #[error("worker {slot} (pid {pid}) was not ready within {seconds} s")]
     NotReady { slot: usize, pid: i32, seconds: u64 },
+    #[error("{0}")]
+    Handover(String),
+    #[error("{problem}")]
+    Reload { problem: String },
     #[error("{count} of the workers died; see the log")]
     WorkersDied { count: usize },
     #[error("{what}: {source}")]
@@ -87,12 +92,10 @@ impl Builder {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Names the first setting that is invalid; or as mmap(2), when there is no memory for telemetry.
+    /// Names the first setting that is invalid.
     pub fn build(self) -> Result<Server, ServerError> {
         self.settings.validate()?;
-        let pages = (0..self.settings.workers).map(|_| Shared::new().map(Arc::new)).collect::<Result<_, _>>();
-        let pages = pages.map_err(|source| ServerError::System { what: "mapping telemetry", source })?;
-        Ok(Server { settings: self.settings, telemetry: Telemetry { pages } })
+        Ok(Server { settings: self.settings, telemetry: Telemetry::default() })
     }
 }
 
@@ -125,7 +128,24 @@ impl Server {
         if self.settings.listen.is_empty() {
             return Err(ServerError::NoAddress);
         }
-        master::run(&self.settings, &self.telemetry.pages, &protocol)
+        master::run(self.settings, Service::new(protocol), None, self.telemetry)
+    }
+
+    /// As [`Server::run`]; and on HUP `reload` reads the configuration again. New workers then come up beside the old
+    /// ones, take over when all of them are ready, and the old ones leave. Where `reload` gives an error, or the new
+    /// workers do not come up, it is logged and nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn run_with_reload<'a>(
+        self,
+        service: Service<'a>,
+        reload: impl FnMut() -> Result<(Settings, Service<'a>), String> + 'a,
+    ) -> Result<(), ServerError> {
+        if self.settings.listen.is_empty() {
+            return Err(ServerError::NoAddress);
+        }
+        master::run(self.settings, service, Some(Box::new(reload)), self.telemetry)
     }
 
     /// Runs one worker on the calling thread: no fork, no signals. For tests and for programs that bring their own
@@ -147,7 +167,11 @@ impl Server {
             core: None,
             settings: self.settings,
             listeners: Listeners::Inherited(sockets),
-            page: Arc::clone(&self.telemetry.pages[0]),
+            steering: Vec::new(),
+            page: self
+                .telemetry
+                .add_page()
+                .map_err(|source| ServerError::System { what: "mapping telemetry", source })?,
             control: theirs,
             signals: false,
         };
@@ -175,7 +199,7 @@ impl Running {
 
     /// Lets it finish what it has, then leave.
     pub fn drain(&self) {
-        let _ = worker::tell(&self.control, &Order::Drain);
+        let _ = worker::tell(&self.control, &Order::Drain { settle_ms: 0, is_succeeded: false });
     }
 
     /// Gives the handle up without ending the worker, which leaves when its protocol calls
@@ -191,21 +215,84 @@ impl Running {
     }
 }
 
-/// The numbers of a server's workers, by slot.
+/// What reads the configuration again.
+pub(crate) type Reload<'a> = Box<dyn FnMut() -> Result<(Settings, Service<'a>), String> + 'a>;
+
+/// What workers run: a protocol whose type is forgotten, so that a reload may choose another one.
 #[derive(Clone)]
+pub struct Service<'a>(Rc<dyn Fn(Setup) -> Result<(), StartError> + 'a>);
+
+impl<'a> Service<'a> {
+    /// `protocol` makes each worker's protocol, in the worker's process, from its slot.
+    pub fn new<P: Protocol>(protocol: impl Fn(usize) -> P + 'a) -> Self {
+        Self(Rc::new(move |setup: Setup| {
+            let slot = setup.slot;
+            worker::run(setup, || protocol(slot))
+        }))
+    }
+
+    pub(crate) fn run(&self, setup: Setup) -> Result<(), StartError> {
+        (self.0)(setup)
+    }
+}
+
+impl fmt::Debug for Service<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Service").finish_non_exhaustive()
+    }
+}
+
+/// The numbers of a server's workers.
+#[derive(Clone, Default)]
 pub struct Telemetry {
-    pages: Vec<Arc<Shared<WorkerPage>>>,
+    pages: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// In the order of their starts.
+    living: Vec<Arc<Shared<WorkerPage>>>,
+    /// The sum of those that have ended.
+    ended: Snapshot,
 }
 
 impl Telemetry {
-    /// Each worker's numbers now.
+    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        self.pages.iter().map(|page| page.snapshot()).collect()
+        self.pages().living.iter().map(|page| page.snapshot()).collect()
+    }
+
+    /// The sum over all workers there ever were.
+    pub fn total(&self) -> Snapshot {
+        let pages = self.pages();
+        let mut total = pages.ended.clone();
+        pages.living.iter().for_each(|page| total.add(&page.snapshot()));
+        total
+    }
+
+    pub(crate) fn add_page(&self) -> io::Result<Arc<Shared<WorkerPage>>> {
+        let page = Arc::new(Shared::new()?);
+        self.pages().living.push(Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The worker of this page has ended.
+    pub(crate) fn retire(&self, page: &Arc<Shared<WorkerPage>>) {
+        let mut pages = self.pages();
+        if let Some(index) = pages.living.iter().position(|one| Arc::ptr_eq(one, page)) {
+            let page = pages.living.remove(index);
+            pages.ended.add(&page.snapshot());
+        }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        // Every change of it is whole, whoever panicked.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Telemetry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Telemetry").field("workers", &self.pages.len()).finish()
+        formatter.debug_struct("Telemetry").field("workers", &self.pages().living.len()).finish()
     }
 }

@@ -260,7 +260,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::FirstInput => {}
+                Alarm::Accept | Alarm::FirstInput | Alarm::Settled => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Everything waits for events with a bound on time, and ends the processes it started.
 #![deny(unsafe_code)]
 
+pub mod churn;
 pub mod client;
 pub mod process;
 pub mod program;

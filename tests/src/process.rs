@@ -30,6 +30,11 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| !fields[0].starts_with('Z'))
 }
 
+/// Whether a signal has stopped it.
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields[0].starts_with('T'))
+}
+
 /// User and system time of the process, in hundredths of a second.
 pub fn cpu_ticks(pid: u32) -> u64 {
     let fields = stat(pid).unwrap_or_default();

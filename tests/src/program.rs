@@ -142,7 +142,7 @@ impl Server {
     /// # Panics
     /// If it does not come up.
     pub fn start_command(command: Command) -> Self {
-        let expected = command.get_args().filter(|argument| *argument == "--listen").count();
+        let expected = command.get_args().filter(|argument| *argument == "--listen").count().max(1);
         let mut server = Self::spawn(command);
         wait_until("batond listens", || {
             // After all workers are ready, each address is a line of its own.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use baton_tests::client::{GET, ask, assert_served, connect, is_served, pattern, read_answer, read_to_end};
+use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
 use baton_tests::process::{descriptors, is_alive};
 use baton_tests::program::{Server, batond, free_port, signal, signal_group};
 use baton_tests::{skip, wait_until};
@@ -164,7 +164,6 @@ fn a_worker_that_hangs_does_not_keep_the_server_from_stopping() {
 }
 
 #[test]
-#[ignore = "known defect: workers killed at the end of the drain time are not counted, and the exit code is 0"]
 fn a_stop_that_had_to_kill_was_not_in_good_order() {
     assert_eq!(stop_with_a_worker_that_hangs(), Some(1));
 }
@@ -226,12 +225,13 @@ fn without_its_master_a_worker_keeps_the_drain_deadline() {
 }
 
 #[test]
-fn a_killed_only_worker_ends_the_server_with_an_error() {
-    let mut server = Server::start(&[]);
+fn a_killed_only_worker_is_replaced() {
+    let server = Server::start(&[]);
     signal(server.workers()[0], Signal::SIGKILL);
-    assert_eq!(server.wait().code(), Some(1));
+    wait_until("it is replaced", || server.count_of("worker ready") == 2);
     assert_eq!(server.count_of("worker died"), 1, "{:#?}", server.log());
-    assert_eq!(server.count_of("batond: error: "), 1, "{:#?}", server.log());
+    assert_served(server.address());
+    server.stop();
 }
 
 #[test]
@@ -254,20 +254,6 @@ fn each_of_several_workers_takes_connections() {
 }
 
 #[test]
-fn a_killed_worker_is_reported_and_the_others_serve_on() {
-    let mut server = Server::start(&["--workers", "2"]);
-    let workers = server.workers();
-    signal(workers[0], Signal::SIGKILL);
-    wait_until("its death is reported", || server.count_of("worker died") == 1);
-    // The kernel takes some milliseconds to release a killed process's listen socket, and whoever it lets in meanwhile
-    // is lost: nothing steers yet.
-    wait_until("ten connections in a row are served", || (0..10).all(|_| is_served(server.address())));
-    server.signal(Signal::SIGTERM);
-    assert_eq!(server.wait().code(), Some(1), "a server that lost a worker did not end well");
-    assert!(workers.iter().all(|pid| !is_alive(*pid)));
-}
-
-#[test]
 fn a_taken_port_fails_before_anything_is_forked() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
@@ -284,7 +270,6 @@ fn a_second_server_does_not_share_the_port_unnoticed() {
 }
 
 #[test]
-#[ignore = "known defect: the check for a free address and the bind are two steps, and both servers get through between"]
 fn of_two_servers_started_at_once_one_is_refused() {
     for _ in 0..10 {
         let address = format!("127.0.0.1:{}", free_port());

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::config::{
-    Choices, DescriptorsChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel, ProtocolChoice,
-    TimeoutChoices,
+    Choices, DescriptorsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
+    ProtocolChoice, TimeoutChoices,
 };
 use crate::units::{Bytes, Listen, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///
-/// TERM, INT (Ctrl-C) and QUIT let connections finish, then end all workers; a second one ends them at once.
+/// TERM, INT (Ctrl-C) and QUIT let connections finish, then end all workers; a second one ends them at once. HUP reads
+/// the configuration again and replaces the workers, losing no connection.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// How connections' descriptors are kept [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     descriptors: Option<DescriptorsChoice>,
+    /// How listeners are replaced at a reload [default: auto]
+    #[arg(long, value_enum, value_name = "KIND")]
+    handover: Option<HandoverChoice>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -99,6 +103,9 @@ struct TimeoutArguments {
     /// Let connections finish after the order to stop; 0 does not wait [default: 30000]
     #[arg(long, value_name = "MS")]
     drain_ms_max: Option<Number<u64>>,
+    /// Keep replaced listeners open for handshakes under way [default: 1200]
+    #[arg(long, value_name = "MS")]
+    settle_ms: Option<Number<u64>>,
 }
 
 #[derive(Debug, Args)]
@@ -138,12 +145,14 @@ struct LogArguments {
 impl Arguments {
     /// What the flags say.
     pub fn choices(&self) -> Choices {
-        let Self { config: _, check: _, listen, workers, protocol, descriptors, limits, timeouts, http, log } = self;
+        let Self { config: _, check: _, listen, workers, protocol, descriptors, handover, limits, timeouts, http, log } =
+            self;
         Choices {
             listen: (!listen.is_empty()).then(|| listen.clone()),
             workers: *workers,
             protocol: *protocol,
             descriptors: *descriptors,
+            handover: *handover,
             limits: Some(LimitChoices {
                 connections_max: limits.connections_max,
                 backlog: limits.backlog,
@@ -159,6 +168,7 @@ impl Arguments {
                 write_ms: timeouts.write_ms,
                 linger_ms: timeouts.linger_ms,
                 drain_ms_max: timeouts.drain_ms_max,
+                settle_ms: timeouts.settle_ms,
             }),
             http: Some(HttpChoices {
                 server: http.server_name.clone(),

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton::config::{Descriptors, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
+use baton::config::{Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -48,6 +48,20 @@ pub enum DescriptorsChoice {
     Direct,
     /// In the process's table
     Plain,
+}
+
+/// How listeners are replaced without losing a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoverChoice {
+    /// ebpf where a program may be loaded, else adopt
+    Auto,
+    /// New connections are steered in the kernel (CAP_BPF, CAP_NET_ADMIN)
+    Ebpf,
+    /// Listen sockets are passed on and not closed
+    Adopt,
+    /// Listeners close, the kernel moves what waits; may lose some
+    Migrate,
 }
 
 /// What is logged.
@@ -114,6 +128,7 @@ choices! {
         write_ms: Number<u64>,
         linger_ms: Number<u64>,
         drain_ms_max: Number<u64>,
+        settle_ms: Number<u64>,
     }
 }
 
@@ -152,6 +167,7 @@ choices! {
         protocol: ProtocolChoice,
         #[serde(deserialize_with = "units::name")]
         descriptors: DescriptorsChoice,
+        handover: HandoverChoice,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
         http: HttpChoices,
@@ -319,11 +335,18 @@ impl Config {
                     write_ms: number(times.write_ms, time.write_ms),
                     linger_ms: number(times.linger_ms, time.linger_ms),
                     drain_ms_max: number(times.drain_ms_max, time.drain_ms_max),
+                    settle_ms: number(times.settle_ms, time.settle_ms),
                 },
                 descriptors: match choices.descriptors.unwrap_or(DescriptorsChoice::Auto) {
                     DescriptorsChoice::Auto => Descriptors::Auto,
                     DescriptorsChoice::Direct => Descriptors::Direct,
                     DescriptorsChoice::Plain => Descriptors::Plain,
+                },
+                handover: match choices.handover.unwrap_or(HandoverChoice::Auto) {
+                    HandoverChoice::Auto => Handover::Auto,
+                    HandoverChoice::Ebpf => Handover::Ebpf,
+                    HandoverChoice::Adopt => Handover::Adopt,
+                    HandoverChoice::Migrate => Handover::Migrate,
                 },
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use baton::telemetry::HistogramSnapshot;
-use baton::{Server, ServerError, Telemetry};
+use baton::config::Settings;
+use baton::{Server, ServerError, Service, Telemetry};
 use batond::cli::Arguments;
 use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
 use batond::echo::Echo;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         };
     }
     logging::start(config.log_level, config.log_format);
-    match serve(&config) {
+    match serve(&arguments, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -67,34 +67,44 @@ fn summary(config: &Config) -> String {
     format!("{} on {}, {workers} worker{plural}", config.protocol, addresses.join(", "))
 }
 
-fn serve(config: &Config) -> Result<(), ServerError> {
+fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "batond: {}", summary(config));
     let server = Server::builder().settings(config.settings.clone()).build()?;
     let telemetry = server.telemetry();
-    let result = match config.protocol {
-        ProtocolChoice::Http => server.run(|_slot| Http::new(&config.http)),
-        ProtocolChoice::Echo => server.run(|_slot| Echo),
-    };
+    let result = server.run_with_reload(service(config), || reload(arguments));
     if !matches!(result, Err(ServerError::Listen(_) | ServerError::Start(_) | ServerError::Worker { .. })) {
         log_totals(&telemetry);
     }
     result
 }
 
+fn service(config: &Config) -> Service<'static> {
+    match config.protocol {
+        ProtocolChoice::Http => {
+            let http = config.http.clone();
+            Service::new(move |_slot| Http::new(&http))
+        }
+        ProtocolChoice::Echo => Service::new(|_slot| Echo),
+    }
+}
+
+/// Reads the file again; flags still win over it.
+fn reload(arguments: &Arguments) -> Result<(Settings, Service<'static>), String> {
+    let config = read_config(arguments).map_err(|error| error.to_string())?;
+    Ok((config.settings.clone(), service(&config)))
+}
+
 fn log_totals(telemetry: &Telemetry) {
-    let snapshots = telemetry.snapshots();
-    let sum = |part: fn(&baton::telemetry::Snapshot) -> u64| snapshots.iter().map(part).sum::<u64>();
-    let mut service = HistogramSnapshot::default();
-    snapshots.iter().for_each(|snapshot| service.add(&snapshot.service));
+    let total = telemetry.total();
     tracing::info!(
-        accepted = sum(|one| one.accepted),
-        requests = sum(|one| one.requests),
-        bytes_received = sum(|one| one.bytes_received),
-        bytes_sent = sum(|one| one.bytes_sent),
-        accept_errors = sum(|one| one.accept_errors),
-        turns = sum(|one| one.turns),
-        service_us_p50 = service.quantile(0.5) as f64 / 1e3,
-        service_us_p99 = service.quantile(0.99) as f64 / 1e3,
+        accepted = total.accepted,
+        requests = total.requests,
+        bytes_received = total.bytes_received,
+        bytes_sent = total.bytes_sent,
+        accept_errors = total.accept_errors,
+        turns = total.turns,
+        service_us_p50 = total.service.quantile(0.5) as f64 / 1e3,
+        service_us_p99 = total.service.quantile(0.99) as f64 / 1e3,
         "stopped"
     );
 }

@@ -23,6 +23,8 @@ pub(crate) enum Alarm {
     Worker { key: TimerKey },
     /// Try to accept again.
     Accept,
+    /// The listeners have been open long enough after the order to leave.
+    Settled,
     /// While draining: who has sent nothing by now is told.
     FirstInput,
     /// The drain deadline.

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod arena;
+pub(crate) mod bpf;
 pub(crate) mod buffer_ring;
+pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod features;
 pub(crate) mod payload;

@@ -103,7 +103,7 @@ impl WorkerPage {
     }
 }
 
-/// A worker's numbers at one moment.
+/// A worker's numbers at one moment, or the sum of several.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Connections accepted.
@@ -138,6 +138,59 @@ pub struct Snapshot {
     pub named: Vec<(String, u64)>,
     /// From the moment input was seen to the moment its answer was handed to the kernel, nanoseconds.
     pub service: HistogramSnapshot,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        WorkerPage::default().snapshot()
+    }
+}
+
+impl Snapshot {
+    /// Adds another's numbers. Those of one that has ended count no open connections.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            accepted,
+            connected,
+            open,
+            closed,
+            bytes_received,
+            bytes_sent,
+            requests,
+            turns,
+            enters,
+            buffers_exhausted,
+            completions_overflowed,
+            accept_errors,
+            accept_pauses,
+            turn_at_ns,
+            named,
+            service,
+        } = other;
+        self.accepted += accepted;
+        self.connected += connected;
+        self.open += open;
+        for (own, theirs) in self.closed.iter_mut().zip(closed) {
+            *own = (theirs.0, own.1 + theirs.1);
+        }
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+        self.requests += requests;
+        self.turns += turns;
+        self.enters += enters;
+        self.buffers_exhausted += buffers_exhausted;
+        self.completions_overflowed += completions_overflowed;
+        self.accept_errors += accept_errors;
+        self.accept_pauses += accept_pauses;
+        self.turn_at_ns = self.turn_at_ns.max(*turn_at_ns);
+        for (name, count) in named {
+            match self.named.iter_mut().find(|(own, _)| own == name) {
+                Some((_, own)) => *own += count,
+                None => self.named.push((name.clone(), *count)),
+            }
+        }
+        self.service.add(service);
+    }
 }
 
 #[cfg(test)]

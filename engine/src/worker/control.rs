@@ -1,10 +1,12 @@
 //! Messages between a worker and whoever started it: one JSON object per packet of a SOCK_SEQPACKET pair.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::sys::channel;
 
 /// Largest message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -13,8 +15,15 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Accept nothing new, finish what there is, leave.
-    Drain,
+    /// Finish what there is, leave. Listeners stay open so long, for handshakes under way.
+    Drain {
+        /// Milliseconds; 0 closes at once what nobody waits at.
+        settle_ms: u64,
+        /// Others accept from the very same sockets: what waits there is theirs.
+        is_succeeded: bool,
+    },
+    /// Serve the connection that comes with this order.
+    Take,
     /// Leave at once.
     Stop,
 }
@@ -30,6 +39,8 @@ pub(crate) enum Report {
         /// Connections it will take at most.
         connections_max: u32,
     },
+    /// Its protocol has told it to leave.
+    Leaving,
     /// It could not start, and leaves.
     Failed {
         /// Why.
@@ -44,10 +55,12 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; never blocks.
 pub(crate) fn tell<T: Serialize>(channel: &OwnedFd, message: &T) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec(message)?;
-    bytes.truncate(MESSAGE_BYTES_MAX);
-    send(channel.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?;
-    Ok(())
+    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, None)
+}
+
+/// Sends one message with a descriptor, of which the other side gets a copy; never blocks.
+pub(crate) fn tell_with<T: Serialize>(channel: &OwnedFd, message: &T, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, Some(descriptor))
 }
 
 /// What a read of the channel gave.
@@ -63,12 +76,19 @@ pub(crate) enum Heard<T> {
 
 /// Takes one message; never blocks.
 pub(crate) fn hear<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<Heard<T>> {
+    hear_with(channel).map(|(heard, _)| heard)
+}
+
+/// Takes one message with the descriptor that came with it; never blocks.
+pub(crate) fn hear_with<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<(Heard<T>, Option<OwnedFd>)> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
-    match recv(channel.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-        Ok(0) | Err(nix::errno::Errno::ECONNRESET) => Ok(Heard::End),
-        Ok(length) => Ok(Heard::Message(serde_json::from_slice(&bytes[..length])?)),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(Heard::Nothing),
-        Err(error) => Err(error.into()),
+    match channel::receive(channel.as_fd(), &mut bytes) {
+        Ok((0, _)) => Ok((Heard::End, None)),
+        Ok((length, descriptor)) => Ok((Heard::Message(serde_json::from_slice(&bytes[..length])?), descriptor)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok((Heard::Nothing, None))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -77,11 +97,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_descriptor_comes_with_its_message() {
+        let (ours, theirs) = pair().expect("a pair");
+        let (ours_passed, passed) = pair().expect("another pair");
+        tell_with(&ours, &Order::Take, passed.as_fd()).expect("told");
+        drop(passed);
+        let (heard, descriptor) = hear_with::<Order>(&theirs).expect("heard");
+        assert_eq!(heard, Heard::Message(Order::Take));
+        tell(&ours_passed, &Order::Stop).expect("told");
+        assert_eq!(hear(&descriptor.expect("it came")).expect("heard"), Heard::Message(Order::Stop));
+    }
+
+    #[test]
     fn messages_keep_their_order_and_the_end_is_seen() {
         let (ours, theirs) = pair().expect("a pair");
-        tell(&ours, &Order::Drain).expect("told");
+        tell(&ours, &Order::Drain { settle_ms: 7, is_succeeded: false }).expect("told");
         tell(&ours, &Order::Stop).expect("told");
-        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Drain));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Drain { settle_ms: 7, is_succeeded: false }));
         assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Stop));
         assert_eq!(hear::<Order>(&theirs).expect("heard"), Heard::Nothing);
         drop(ours);

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use socket2::SockRef;
 
-use super::control::{Heard, Order, Report, hear, tell};
+use super::control::{Heard, Order, Report, hear_with, tell};
 use super::listener::{Accepting, Listener};
 use super::mailbox::Inbox;
 use super::slab::Slab;
@@ -109,6 +109,10 @@ pub(crate) struct EventLoop<P: Protocol> {
     logged_ns: u64,
     leaving: Leaving,
     drain_deadline_ns: Option<u64>,
+    /// While leaving: listeners have settled, and close.
+    is_settled: bool,
+    /// While leaving: others accept from the same sockets.
+    is_succeeded: bool,
     stopping: bool,
 }
 
@@ -149,6 +153,8 @@ impl<P: Protocol> EventLoop<P> {
             logged_ns: 0,
             leaving: Leaving::No,
             drain_deadline_ns: None,
+            is_settled: false,
+            is_succeeded: false,
             stopping: false,
         };
         this.ring.poll(this.control.as_fd(), CONTROL);
@@ -462,14 +468,23 @@ impl<P: Protocol> EventLoop<P> {
 
     fn hear_orders(&mut self, more: bool) {
         loop {
-            match hear(&self.control) {
-                Ok(Heard::Message(Order::Drain)) => self.drain(),
-                Ok(Heard::Message(Order::Stop)) => self.stop(),
-                Ok(Heard::Nothing) => break,
-                Ok(Heard::End) | Err(_) => {
+            match hear_with(&self.control) {
+                Ok((Heard::Message(Order::Drain { settle_ms, is_succeeded }), _)) => {
+                    self.is_succeeded = is_succeeded;
+                    self.drain(settle_ms);
+                }
+                Ok((Heard::Message(Order::Stop), _)) => self.stop(),
+                Ok((Heard::Message(Order::Take), connection)) => {
+                    if let Some(connection) = connection {
+                        self.context.page.accepted.add(1);
+                        self.open(Ring::adopt(connection), None);
+                    }
+                }
+                Ok((Heard::Nothing, _)) => break,
+                Ok((Heard::End, _)) | Err(_) => {
                     // Nobody is left to give orders: leave in good order. The poll would fire for ever; it ends with
                     // the ring.
-                    self.drain();
+                    self.drain(0);
                     return;
                 }
             }
@@ -480,14 +495,21 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn drain_or_stop(&mut self) {
-        if self.drain_deadline_ns.is_some() { self.stop() } else { self.drain() }
+        if self.drain_deadline_ns.is_some() { self.stop() } else { self.drain(0) }
     }
 
-    fn drain(&mut self) {
+    /// Leaves; listeners stay open so long, for handshakes under way. Said again, it ends the settling.
+    fn drain(&mut self, settle_ms: u64) {
+        self.is_settled |= settle_ms == 0;
         if self.drain_deadline_ns.is_some() {
+            self.settle_accepting();
             return;
         }
-        let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
+        if !self.is_settled {
+            self.context.timers.set(self.context.now_ns + settle_ms * 1_000_000, Alarm::Settled);
+        }
+        let drain_ms = settle_ms + self.context.timeouts.drain_ms_max;
+        let deadline_ns = self.context.now_ns + drain_ms * 1_000_000;
         self.drain_deadline_ns = Some(deadline_ns);
         self.context.draining = true;
         self.context.timers.set(deadline_ns, Alarm::Drain);
@@ -524,7 +546,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn stop(&mut self) {
-        self.drain();
+        self.drain(0);
         self.leaving = Leaving::Told;
         self.stopping = true;
         for slot in 0..self.slab.slots() {
@@ -560,6 +582,10 @@ impl<P: Protocol> EventLoop<P> {
                     self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
                 }
                 Alarm::Accept => self.accept_paused = false,
+                Alarm::Settled => {
+                    self.is_settled = true;
+                    self.settle_accepting();
+                }
                 Alarm::FirstInput => {
                     let since_ns = now_ns.saturating_sub(FIRST_INPUT_MS_MAX * 1_000_000);
                     self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
@@ -594,7 +620,10 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
                 Command::Connect { address, token } => self.connect(address, token),
-                Command::Drain => self.drain(),
+                Command::Drain => {
+                    let _ = tell(&self.control, &Report::Leaving);
+                    self.drain(0);
+                }
             }
         }
     }
@@ -709,7 +738,7 @@ impl<P: Protocol> EventLoop<P> {
     /// it, so that the backlog pushes back and nobody is refused.
     fn settle_accepting(&mut self) {
         let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
-        let is_leaving = self.drain_deadline_ns.is_some();
+        let is_leaving = self.drain_deadline_ns.is_some() && self.is_settled;
         let wanted = match room {
             0 => Accepting::No,
             _ if is_leaving || self.accept_paused => Accepting::No,
@@ -742,7 +771,12 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn close_listeners(&mut self) {
-        for listener in std::mem::take(&mut self.listeners) {
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.is_succeeded {
+            // Taking what waits would set a flag that is the successors' too, and is not needed: it is theirs.
+            return;
+        }
+        for listener in listeners {
             let mut taken = Vec::new();
             listener.close(|socket| taken.push(socket));
             for socket in taken {

@@ -3,8 +3,15 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+/// A server that starts holds its reservation for some milliseconds.
+const RESERVATION_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Why there is no listen socket.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +25,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, step: &str, source: io::Error) -> Self {
+    pub(crate) fn new(address: SocketAddr, step: &str, source: io::Error) -> Self {
         let problem = match source.raw_os_error() {
             Some(libc::EADDRINUSE) => {
                 "the address is in use by another process, or by one of another user; stop it, or choose another port"
@@ -55,9 +62,37 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenEr
     Ok((socket, bound.as_socket().unwrap_or(address)))
 }
 
-/// Fails where somebody else has the address: SO_REUSEPORT alone would silently share it with another server of the
-/// same user.
-pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
+/// Held from the check that an address is free until somebody listens there, so that of two servers that start at the
+/// same time one sees the other.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    _name: UnixDatagram,
+}
+
+/// Reserves an address that is free.
+///
+/// # Errors
+/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
+pub(crate) fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
+    let fail = |source| ListenError::new(address, "reserving the port", source);
+    // By port alone, since a wildcard address conflicts with every other. Abstract names belong to the network namespace,
+    // as ports do, and end with the process.
+    let name = UnixAddress::from_abstract_name(format!("baton-starts-on-port-{}", address.port())).map_err(fail)?;
+    let start = Instant::now();
+    let name = loop {
+        match UnixDatagram::bind_addr(&name) {
+            Ok(socket) => break socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < RESERVATION_WAIT_MAX => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    };
+    check_free(address)?;
+    Ok(Reservation { _name: name })
+}
+
+fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;

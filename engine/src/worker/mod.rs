@@ -9,23 +9,24 @@ mod slab;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub(crate) use self::control::{Heard, Order, Report, hear, pair, tell};
+pub(crate) use self::control::{Heard, Order, Report, hear, pair, tell, tell_with};
 use self::event_loop::EventLoop;
 pub use self::listener::ListenError;
-use self::listener::{Accepting, Listener, backlog_effective, configure};
-pub(crate) use self::listener::{bind, check_free};
+use self::listener::{Accepting, Listener, backlog_effective};
+pub(crate) use self::listener::{Reservation, bind, configure, reserve};
 pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
 use crate::config::{Descriptors, Settings};
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::{CounterId, add_named};
+use crate::handover::Steering;
 use crate::protocol::{ConnectionId, Protocol, TimerKey};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::features::Features;
@@ -78,6 +79,8 @@ pub(crate) struct Setup {
     pub(crate) core: Option<CoreId>,
     pub(crate) settings: Settings,
     pub(crate) listeners: Listeners,
+    /// By address; empty where nothing steers.
+    pub(crate) steering: Vec<Steering>,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) control: OwnedFd,
     /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
@@ -104,7 +107,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
 }
 
 fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
-    let Setup { slot, core, settings, listeners, page, control, signals } = setup;
+    let Setup { slot, core, settings, listeners, steering, page, control, signals } = setup;
     // The order matters: memory and the ring are made on the core that uses them.
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let made = (|| {
@@ -128,6 +131,10 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         context.limits.connections_max = sizing.connections_max;
         let mut protocol = protocol();
         protocol.on_start(&mut Worker { context: &mut context, inbox: &inbox }).map_err(StartError::Protocol)?;
+        for (listener, steering) in listeners.iter().zip(&steering) {
+            let set = steering.set(slot as u32, listener.socket.as_fd());
+            set.map_err(|source| StartError::System { what: "entering the listener for steering", source })?;
+        }
         Ok((ring, listeners, inbox, context, protocol, sizing, direct))
     })();
     match made {

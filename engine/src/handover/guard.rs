@@ -1,0 +1,62 @@
+//! The guard: a listen socket of the group that the master keeps. Steering never picks it, so it gets nothing while any
+//! worker's listener is open; when the last one is gone, what waits there comes to it instead of being lost. What it gets
+//! is handed to a worker, connection by connection, as soon as there is one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::Socket;
+
+use super::Steering;
+use crate::worker::{ListenError, bind, configure};
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    socket: Socket,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+}
+
+impl Guard {
+    /// Joins the group of `address` and, in the same breath, puts `steering` on the group, so that nothing is picked for
+    /// the guard but what came in between.
+    pub(crate) fn open(address: SocketAddr, backlog: u32, steering: &Steering) -> Result<Self, ListenError> {
+        let (socket, _) = bind(address)?;
+        configure(&socket, address, backlog)?;
+        let fail = |source| ListenError::new(address, "SO_ATTACH_REUSEPORT_EBPF", source);
+        steering.attach(socket.as_fd()).map_err(fail)?;
+        socket.set_nonblocking(true).map_err(|source| ListenError::new(address, "O_NONBLOCK", source))?;
+        Ok(Self { socket, address })
+    }
+
+    /// Switches the group to another generation.
+    pub(crate) fn switch(&self, steering: &Steering) -> io::Result<()> {
+        steering.attach(self.socket.as_fd())
+    }
+
+    /// A connection that came to the guard.
+    pub(crate) fn accept(&self) -> Option<OwnedFd> {
+        accept(&self.socket)
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A connection that waits at a listener, which does not block; `None` where none does.
+pub(crate) fn accept(listener: &Socket) -> Option<OwnedFd> {
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => {
+                // Workers' sockets block: the ring waits for them.
+                let _ = connection.set_nonblocking(false);
+                return Some(connection.into());
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Steering by eBPF: which listener of the group a new connection goes to.
+//!
+//! Each generation has its own program and its own map of listeners, per address. Attaching a generation's program, from
+//! any socket of the group, switches the whole group to it in one step: listeners that are not in its map get no new
+//! connections and so are parked. What migrates from a closing listener is placed by the same program.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::sys::bpf::{self, Instruction};
+
+/// Listeners of one generation on one address; clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Steering {
+    map: Arc<OwnedFd>,
+    program: Arc<OwnedFd>,
+}
+
+impl Steering {
+    /// A map for this many listeners with its program, loaded and not attached.
+    ///
+    /// # Errors
+    /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
+    pub(crate) fn load(listeners: u32) -> io::Result<Self> {
+        let map = bpf::create_socket_array(listeners)?;
+        let program = bpf::load_select_or_migrate(&assemble(map.as_fd(), listeners))?;
+        Ok(Self { map: Arc::new(map), program: Arc::new(program) })
+    }
+
+    /// Puts a listener, which must be listening, in its place: from now on it gets connections, if the program is
+    /// attached.
+    pub(crate) fn set(&self, index: u32, listener: BorrowedFd<'_>) -> io::Result<()> {
+        bpf::set_socket(self.map.as_fd(), index, listener)
+    }
+
+    /// Switches the group that `member` belongs to.
+    pub(crate) fn attach(&self, member: BorrowedFd<'_>) -> io::Result<()> {
+        bpf::attach(member, self.program.as_fd())
+    }
+}
+
+// Registers, opcodes and one helper, from the instruction set's document and linux/bpf.h.
+const R0: u8 = 0;
+const R1: u8 = 1;
+const R2: u8 = 2;
+const R3: u8 = 3;
+const R4: u8 = 4;
+const R6: u8 = 6;
+const R7: u8 = 7;
+const R8: u8 = 8;
+const STACK: u8 = 10;
+const LOAD_WORD: u8 = 0x61;
+const STORE_WORD: u8 = 0x63;
+const LOAD_IMMEDIATE_64: u8 = 0x18;
+const MOVE: u8 = 0xbf;
+const MOVE_IMMEDIATE: u8 = 0xb7;
+const ADD_IMMEDIATE: u8 = 0x07;
+const MODULO_IMMEDIATE: u8 = 0x97;
+const JUMP_IF_EQUAL: u8 = 0x15;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+const MAP_DESCRIPTOR: u8 = 1;
+const SK_SELECT_REUSEPORT: i32 = 82;
+const SK_PASS: i32 = 1;
+/// Of `hash` in `struct sk_reuseport_md`.
+const HASH_OFFSET: i16 = 32;
+const KEY_OFFSET: i16 = -4;
+
+/// Instructions for one place that is tried.
+const TRY_LENGTH: usize = 11;
+
+/// Places tried before the choice is left to the kernel, which takes any socket of the group.
+const TRIES_MAX: u32 = 256;
+
+fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction { code, registers: from << 4 | to, offset, immediate }
+}
+
+/// The program: tries the place that the connection's hash gives, then the ones behind it, until one has a socket. Where
+/// none has, passes without a choice.
+fn assemble(map: BorrowedFd<'_>, listeners: u32) -> Vec<Instruction> {
+    use std::os::fd::AsRawFd;
+    let tries = listeners.min(TRIES_MAX);
+    let mut program = vec![op(MOVE, R6, R1, 0, 0), op(LOAD_WORD, R7, R6, HASH_OFFSET, 0)];
+    for index in 0..tries {
+        let start = program.len();
+        program.push(op(MOVE, R8, R7, 0, 0));
+        program.push(op(ADD_IMMEDIATE, R8, 0, 0, index as i32));
+        program.push(op(MODULO_IMMEDIATE, R8, 0, 0, listeners as i32));
+        program.push(op(STORE_WORD, STACK, R8, KEY_OFFSET, 0));
+        program.push(op(MOVE, R1, R6, 0, 0));
+        program.push(op(LOAD_IMMEDIATE_64, R2, MAP_DESCRIPTOR, 0, map.as_raw_fd()));
+        program.push(op(0, 0, 0, 0, 0));
+        program.push(op(MOVE, R3, STACK, 0, 0));
+        program.push(op(ADD_IMMEDIATE, R3, 0, 0, i32::from(KEY_OFFSET)));
+        program.push(op(MOVE_IMMEDIATE, R4, 0, 0, 0));
+        program.push(op(CALL, 0, 0, 0, SK_SELECT_REUSEPORT));
+        debug_assert_eq!(program.len() - start, TRY_LENGTH);
+        // To the end, over the tries that follow, each with its own jump.
+        let left = (tries - index - 1) as usize;
+        program.push(op(JUMP_IF_EQUAL, R0, 0, (left * (TRY_LENGTH + 1)) as i16, 0));
+    }
+    program.push(op(MOVE_IMMEDIATE, R0, 0, 0, SK_PASS));
+    program.push(op(EXIT, 0, 0, 0, 0));
+    program
+}
+
+const _: () = assert!(TRIES_MAX as usize * (TRY_LENGTH + 1) < i16::MAX as usize, "a jump reaches the end");

@@ -1,0 +1,140 @@
+//! bpf(2): maps of listen sockets, and the program that picks one of them.
+//!
+//! Everything here needs CAP_BPF and CAP_NET_ADMIN, except attaching and filling through descriptors already held.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+// From linux/bpf.h.
+const MAP_CREATE: i64 = 0;
+const MAP_UPDATE_ELEM: i64 = 2;
+const PROG_LOAD: i64 = 5;
+const MAP_TYPE_REUSEPORT_SOCKARRAY: u32 = 20;
+const PROG_TYPE_SK_REUSEPORT: u32 = 21;
+const SK_REUSEPORT_SELECT_OR_MIGRATE: u32 = 40;
+/// From asm-generic/socket.h.
+const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
+
+/// Names are shown by bpftool, which reads at most 15 bytes.
+const NAME: [u8; 16] = *b"baton_steering\0\0";
+
+/// One instruction, as the kernel reads it (Documentation/bpf/standardization/instruction-set.rst).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Instruction {
+    pub(crate) code: u8,
+    /// Destination in the low half, source in the high half.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) immediate: i32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapUpdate {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    program_type: u32,
+    instructions_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    expected_attach_type: u32,
+}
+
+fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: `attributes` is a whole C structure of this command, valid for its size; the pointers in it are valid
+    // for the call, which keeps none of them.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn descriptor(result: i64) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us; bpf(2) sets close-on-exec on it.
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}
+
+/// A map from indices to listen sockets of one reuseport group. A socket that closes leaves it by itself.
+pub(crate) fn create_socket_array(entries: u32) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        map_type: MAP_TYPE_REUSEPORT_SOCKARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u64>() as u32,
+        max_entries: entries,
+        name: NAME,
+        ..MapCreate::default()
+    };
+    call(MAP_CREATE, &mut attributes).map(descriptor)
+}
+
+/// Puts a listening socket into the map.
+pub(crate) fn set_socket(map: BorrowedFd<'_>, index: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let value = socket.as_raw_fd() as u64;
+    let mut attributes = MapUpdate {
+        map: map.as_raw_fd() as u32,
+        key: std::ptr::from_ref(&index) as u64,
+        value: std::ptr::from_ref(&value) as u64,
+        ..MapUpdate::default()
+    };
+    call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// Loads a program that selects the socket of a new connection, and of one that must migrate (kernel 5.14).
+///
+/// # Errors
+/// As bpf(2).
+pub(crate) fn load_select_or_migrate(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut attributes = ProgramLoad {
+        program_type: PROG_TYPE_SK_REUSEPORT,
+        instructions_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        name: NAME,
+        expected_attach_type: SK_REUSEPORT_SELECT_OR_MIGRATE,
+        ..ProgramLoad::default()
+    };
+    call(PROG_LOAD, &mut attributes).map(descriptor)
+}
+
+/// Makes `program` the one that selects for the whole group of `socket`, instead of any other.
+pub(crate) fn attach(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let program = program.as_raw_fd();
+    // SAFETY: the option's value is one int, valid for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_ATTACH_REUSEPORT_EBPF,
+            std::ptr::from_ref(&program).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
