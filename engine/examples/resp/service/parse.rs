@@ -206,6 +206,10 @@ fn bulk(input: &[u8], position: usize, scanned: usize) -> Bulk {
         return Bulk::Incomplete { at_least: input.len() + 1, scanned: position };
     };
     match number_line(input, position + 1, scanned) {
+        // It is the end of the line already, and what was looked at is behind it.
+        Line::Incomplete | Line::TooLong if *first == b'\r' && position + 1 < input.len() => {
+            Bulk::Invalid(ProtocolError::ExpectedBulk { got: *first })
+        }
         // The line's length is judged before its first byte.
         Line::Incomplete => Bulk::Incomplete { at_least: input.len() + 1, scanned: input.len() - 1 },
         Line::TooLong => Bulk::Invalid(ProtocolError::BulkLengthTooLong),
