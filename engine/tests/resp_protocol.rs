@@ -1,5 +1,5 @@
-//! The example `resp` as a machine: every cut of the input, a naive parser beside its own, what breaks the protocol, and
-//! peers that send or take little.
+//! The example `resp` as a machine: every cut of the input, a naive parser beside its own, what breaks the protocol,
+//! and peers that send or take little.
 
 #[path = "../examples/resp/service/mod.rs"]
 mod service;
@@ -34,8 +34,8 @@ fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn every_cut_of_a_pipeline_gives_the_same_answers() {
-    let input = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nab\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\nGET \"no ne\"\r\n*0\r\nINCR n\r\n\
-        HELLO 3\r\nGET none\r\n*1\r\n$3\r\nGET\r\nQUIT\r\nPING\r\n";
+    let input = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nab\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n\r\nGET \"no ne\"\r\n\
+        *0\r\nINCR n\r\nHELLO 3\r\nGET none\r\n*1\r\n$3\r\nGET\r\nQUIT\r\nPING\r\n";
     let output = String::from_utf8(output_of_all_splits(Service::default, input)).expect("text");
     assert!(output.starts_with("+OK\r\n$2\r\nab\r\n$-1\r\n:1\r\n%7\r\n"), "{output}");
     assert!(output.ends_with("_\r\n-ERR wrong number of arguments for 'get' command\r\n+OK\r\n"), "{output}");
@@ -100,7 +100,7 @@ fn a_request_beyond_the_engine_s_bound_is_refused() {
     harness.send(client, b"*2\r\n$4\r\nECHO\r\n$20000\r\n");
     (0..12).for_each(|_| harness.send(client, &[b'x'; 1000]));
     assert_eq!(harness.take_output(client), b"-ERR Protocol error: too big request\r\n");
-    assert_eq!(harness.saw_end(client), true);
+    assert!(harness.saw_end(client));
 }
 
 /// Requests of a peer that takes no answers are not run, so their answers need no memory.

@@ -254,7 +254,7 @@ pub(super) fn command(call: &mut Call<'_, '_>) {
             }
         }
         "list" if count == 2 => {
-            call.reply.set(COMMANDS.len());
+            call.reply.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| call.reply.bulk(command.name.as_bytes()));
         }
         "list" => call.syntax_error(),
