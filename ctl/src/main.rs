@@ -1,18 +1,189 @@
-//! `batonctl`: will drive a running server (status, reload, scale, upgrade). It has no commands yet, and says so.
+//! `batonctl`: shows a running server and tells it what to do.
 #![deny(unsafe_code)]
 
-use clap::Parser;
+mod show;
 
-/// Control of a running baton server; this program has no commands yet.
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use baton::control::{Client, Reply, Request, Status, default_path};
+use clap::{Args, Parser, Subcommand};
+
+/// The request was refused, or what was asked for failed.
+const EXIT_FAILED: u8 = 1;
+
+/// No server could be reached.
+const EXIT_UNREACHABLE: u8 = 3;
+
+/// An answer that takes longer than this will not come: the master never waits for anything.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Shows a running batond, and tells it what to do.
 ///
-/// The master has no control socket that it could speak to. It will show status and
-/// drive reload, scaling and upgrades. Until then batond is controlled by signals: TERM, INT or QUIT let connections
-/// finish, a second one stops at once.
+/// Each command waits for its outcome. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server reached.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
-struct Arguments {}
+#[command(name = "batonctl", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The server's control socket [default: $BATON_CONTROL, else where batond puts it]
+    #[arg(long, global = true, value_name = "PATH")]
+    control: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
 
-fn main() {
-    // Without commands every call ends here: help, version, or a usage error with exit code 2.
-    Arguments::parse();
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What runs: generations, workers, connections, requests
+    Status(StatusArguments),
+    /// One line a worker
+    Workers {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the configuration again and replace the workers; losing no connection
+    Reload,
+    /// Stop the server, letting connections finish
+    Stop {
+        /// End connections at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// What has happened lately
+    Events {
+        /// Go on with what happens from now on
+        #[arg(long)]
+        follow: bool,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct StatusArguments {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// Again each second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+enum Failure {
+    Unreachable(String),
+    Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(reason) | Self::Failed(reason) => formatter.write_str(reason),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let path = arguments.control.unwrap_or_else(default_path);
+    match run(&path, &arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where nobody reads it, the exit code has to do.
+            let _ = writeln!(io::stderr(), "batonctl: error: {failure}");
+            ExitCode::from(if matches!(failure, Failure::Unreachable(_)) { EXIT_UNREACHABLE } else { EXIT_FAILED })
+        }
+    }
+}
+
+fn run(path: &Path, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Status(StatusArguments { json, watch }) => loop {
+            let status = status(path)?;
+            let text = if *json { show::json(&status) } else { show::status(&status) };
+            if *watch && !*json {
+                // Home, and clear what is below.
+                print("\x1b[H\x1b[2J")?;
+            }
+            print(&text)?;
+            if !*watch {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_secs(1));
+        },
+        Command::Workers { json } => {
+            let status = status(path)?;
+            print(&if *json { show::workers_json(&status) } else { show::workers(&status) })
+        }
+        Command::Reload => follow(path, &Request::Reload, Some(Duration::from_secs(60)), false),
+        Command::Stop { now } => follow(path, &Request::Stop { now: *now }, None, false),
+        Command::Events { follow: goes_on, json } => {
+            let limit = (!goes_on).then_some(ANSWER_TIME_MAX);
+            follow(path, &Request::Events { follow: *goes_on }, limit, *json)
+        }
+    }
+}
+
+fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
+    let unreachable = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "no server runs there; start batond, or name its socket with --control"
+            }
+            io::ErrorKind::PermissionDenied => "only the server's user and root may control it",
+            _ => "is it batond's control socket?",
+        };
+        Failure::Unreachable(format!("cannot reach a server at {}: {error}; {hint}", path.display()))
+    };
+    let mut client = Client::connect(path).map_err(unreachable)?;
+    client.send(request).map_err(unreachable)?;
+    Ok(client)
+}
+
+fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Option<Reply>, Failure> {
+    client.receive(limit).map_err(|error| {
+        let is_late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let reason =
+            if is_late { "the server does not answer".to_owned() } else { format!("reading the answer: {error}") };
+        Failure::Unreachable(reason)
+    })
+}
+
+fn status(path: &Path) -> Result<Status, Failure> {
+    let mut client = connect(path, &Request::Status)?;
+    match receive(&mut client, Some(ANSWER_TIME_MAX))? {
+        Some(Reply::Status(status)) => Ok(status),
+        Some(Reply::Failed { reason }) => Err(Failure::Failed(reason)),
+        other => Err(Failure::Unreachable(format!("the server answered {other:?}"))),
+    }
+}
+
+/// Prints what happens until the outcome is there.
+fn follow(path: &Path, request: &Request, limit: Option<Duration>, json: bool) -> Result<(), Failure> {
+    let mut client = connect(path, request)?;
+    let start = Instant::now();
+    let is_listing = matches!(request, Request::Events { .. });
+    loop {
+        match receive(&mut client, limit)? {
+            Some(Reply::Event(event)) if json => print(&show::json(&event))?,
+            Some(Reply::Event(event)) if is_listing => print(&show::event(&event))?,
+            Some(Reply::Event(event)) => print(&show::step(&event, start.elapsed()))?,
+            Some(Reply::Done { message }) if message.is_empty() => return Ok(()),
+            Some(Reply::Done { message }) => return print(&format!("{message}\n")),
+            Some(Reply::Failed { reason }) => return Err(Failure::Failed(reason)),
+            Some(Reply::Status(_)) => {}
+            None if matches!(request, Request::Stop { .. }) => return print("stopped\n"),
+            None => return Err(Failure::Unreachable("the server has gone".to_owned())),
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| Failure::Failed(format!("standard output cannot be written: {error}")))
 }

@@ -1,6 +1,7 @@
 //! Settings of a server, their defaults, and what makes them invalid. Pure: nothing is opened here.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Default of [`Limits::connections_max`], before the limit of open files cuts it.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 65_536;
@@ -113,6 +114,18 @@ pub enum Handover {
     Migrate,
 }
 
+/// Where a server can be asked and told things while it runs; see [`crate::control`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// At this path, unless another server is there.
+    IfFree(PathBuf),
+    /// At this path; another server there is an error.
+    At(PathBuf),
+}
+
 /// Everything a server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -128,6 +141,8 @@ pub struct Settings {
     pub descriptors: Descriptors,
     /// How listeners are replaced; read when the server starts.
     pub handover: Handover,
+    /// The control socket; read when the server starts.
+    pub control: Control,
 }
 
 impl Default for Settings {
@@ -139,6 +154,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             descriptors: Descriptors::default(),
             handover: Handover::default(),
+            control: Control::default(),
         }
     }
 }
@@ -159,7 +175,7 @@ impl Settings {
     /// # Errors
     /// Names the first setting that is out of range and the range.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _ } = self;
+        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _, control: _ } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =
             listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)

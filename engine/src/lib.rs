@@ -29,6 +29,7 @@
 
 pub mod config;
 mod connection;
+pub mod control;
 mod handover;
 mod master;
 mod protocol;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
@@ -34,6 +35,8 @@ pub enum ServerError {
     Handover(String),
     #[error("{problem}")]
     Reload { problem: String },
+    #[error("control socket {path}: {problem}", path = path.display())]
+    Control { path: PathBuf, problem: String },
     #[error("{count} of the workers died; see the log")]
     WorkersDied { count: usize },
     #[error("{what}: {source}")]

@@ -22,6 +22,15 @@ pub fn batond() -> &'static Path {
     PATH.get_or_init(|| build(&["--package", "batond"]))
 }
 
+/// The `batonctl` of this workspace.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn batonctl() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(&["--package", "batonctl"]))
+}
+
 /// The example `resp` of the engine.
 ///
 /// # Panics

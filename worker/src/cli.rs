@@ -38,6 +38,9 @@ pub struct Arguments {
     /// How listeners are replaced at a reload [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     handover: Option<HandoverChoice>,
+    /// Socket for batonctl: a path, auto or off [default: auto]
+    #[arg(long, value_name = "PATH")]
+    control: Option<String>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -145,14 +148,27 @@ struct LogArguments {
 impl Arguments {
     /// What the flags say.
     pub fn choices(&self) -> Choices {
-        let Self { config: _, check: _, listen, workers, protocol, descriptors, handover, limits, timeouts, http, log } =
-            self;
+        let Self {
+            config: _,
+            check: _,
+            listen,
+            workers,
+            protocol,
+            descriptors,
+            handover,
+            control,
+            limits,
+            timeouts,
+            http,
+            log,
+        } = self;
         Choices {
             listen: (!listen.is_empty()).then(|| listen.clone()),
             workers: *workers,
             protocol: *protocol,
             descriptors: *descriptors,
             handover: *handover,
+            control: control.clone(),
             limits: Some(LimitChoices {
                 connections_max: limits.connections_max,
                 backlog: limits.backlog,

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton::config::{Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
+use baton::config::{Control, Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -168,6 +168,7 @@ choices! {
         #[serde(deserialize_with = "units::name")]
         descriptors: DescriptorsChoice,
         handover: HandoverChoice,
+        control: String,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
         http: HttpChoices,
@@ -347,6 +348,11 @@ impl Config {
                     HandoverChoice::Ebpf => Handover::Ebpf,
                     HandoverChoice::Adopt => Handover::Adopt,
                     HandoverChoice::Migrate => Handover::Migrate,
+                },
+                control: match choices.control.as_deref() {
+                    None | Some("auto") => Control::IfFree(baton::control::default_path()),
+                    Some("off") => Control::Off,
+                    Some(path) => Control::At(PathBuf::from(path)),
                 },
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),

@@ -72,9 +72,7 @@ fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
     let server = Server::builder().settings(config.settings.clone()).build()?;
     let telemetry = server.telemetry();
     let result = server.run_with_reload(service(config), || reload(arguments));
-    if !matches!(result, Err(ServerError::Listen(_) | ServerError::Start(_) | ServerError::Worker { .. })) {
-        log_totals(&telemetry);
-    }
+    log_totals(&telemetry);
     result
 }
 
@@ -96,6 +94,10 @@ fn reload(arguments: &Arguments) -> Result<(Settings, Service<'static>), String>
 
 fn log_totals(telemetry: &Telemetry) {
     let total = telemetry.total();
+    if total.turns == 0 {
+        // It did not start.
+        return;
+    }
     tracing::info!(
         accepted = total.accepted,
         requests = total.requests,

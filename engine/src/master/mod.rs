@@ -7,13 +7,15 @@
 //! themselves when the master is gone, since the end of their control channel means to drain.
 
 mod generation;
+mod status;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,7 +26,9 @@ use nix::unistd::ForkResult;
 use socket2::Socket;
 
 use self::generation::{Child, Generation, Phase, Slot, State};
-use crate::config::Settings;
+use crate::config::{Control, Settings};
+use crate::control::server::{ControlSocket, Waiting};
+use crate::control::{Event, Reply, Request};
 use crate::handover::{self, Guard, Steering, Tier};
 use crate::server::{Reload, ServerError, Service, Telemetry};
 use crate::sys::features::Features;
@@ -40,6 +44,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Exit code of a worker that could not start or whose ring failed.
 const EXIT_FAILED: i32 = 1;
 
+/// Events kept for those who ask later.
+const EVENTS_MAX: usize = 256;
+
 /// Connections the master may hold for want of a worker that takes them.
 const HELD_MAX: usize = 256;
 
@@ -53,6 +60,11 @@ struct Kept {
 
 struct Master<'a> {
     tier: Tier,
+    tier_reason: String,
+    began: Instant,
+    control: Option<ControlSocket>,
+    /// The last ones, oldest first.
+    events: VecDeque<Event>,
     signals: SignalFd,
     reload: Option<Reload<'a>>,
     telemetry: Telemetry,
@@ -84,10 +96,15 @@ pub(crate) fn run<'a>(
     // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
     Features::probe().map_err(StartError::from)?;
     let handover::Chosen { tier, reason } = handover::choose(settings.handover).map_err(ServerError::Handover)?;
-    tracing::info!(%tier, reason, "handover of listeners");
+    tracing::info!(%tier, %reason, "handover of listeners");
     let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
+    let control = open_control(&settings.control)?;
     let mut master = Master {
         tier,
+        tier_reason: reason,
+        began: Instant::now(),
+        control,
+        events: VecDeque::new(),
         signals,
         reload,
         telemetry,
@@ -105,7 +122,37 @@ pub(crate) fn run<'a>(
     };
     let result = master.begin(settings, service).and_then(|()| master.watch());
     master.kill_all();
+    if let Some(control) = &mut master.control {
+        control.conclude_end(&match &result {
+            Ok(()) => Reply::Done { message: "stopped".to_owned() },
+            Err(error) => Reply::Failed { reason: error.to_string() },
+        });
+        control.flush();
+    }
     result
+}
+
+fn open_control(control: &Control) -> Result<Option<ControlSocket>, ServerError> {
+    let (path, is_required) = match control {
+        Control::Off => return Ok(None),
+        Control::IfFree(path) => (path, false),
+        Control::At(path) => (path, true),
+    };
+    let problem = match ControlSocket::open(path) {
+        Ok(socket) => {
+            tracing::info!(path = %socket.path().display(), "control socket");
+            return Ok(Some(socket));
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            "another server listens there; stop it, or choose another path".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    if is_required {
+        return Err(ServerError::Control { path: path.clone(), problem });
+    }
+    tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
+    Ok(None)
 }
 
 fn watch_signals() -> io::Result<SignalFd> {
@@ -147,6 +194,7 @@ impl<'a> Master<'a> {
         let began = Instant::now();
         let phase = Phase::Starting;
         self.generations.push(Generation { number, settings, service, addresses, steering, slots, phase, began });
+        self.event(Some(number), format_args!("starting, workers {workers}"));
         let generation = self.generations.len() - 1;
         let first = match self.tier {
             Tier::Adopt => {
@@ -231,6 +279,9 @@ impl<'a> Master<'a> {
                 let service = service.clone();
                 // The others' channels must end with the master, and listen sockets with those who serve them.
                 self.generations.clear();
+                if let Some(control) = self.control.take() {
+                    control.forget();
+                }
                 self.guards.clear();
                 self.kept.clear();
                 self.reservations.clear();
@@ -246,11 +297,15 @@ impl<'a> Master<'a> {
         while !self.generations.is_empty() {
             self.wait().map_err(|source| ServerError::System { what: "poll", source })?;
             self.read_signals();
+            self.serve_control();
             self.hear_workers();
             self.reap();
             self.check_deadlines();
             self.hand_out();
             self.forget_gone();
+            if let Some(control) = &mut self.control {
+                control.flush();
+            }
             if let Some(error) = self.fatal.take() {
                 return Err(error);
             }
@@ -260,7 +315,14 @@ impl<'a> Master<'a> {
 
     /// Waits for a signal, a report, a connection at the guard, or the next deadline.
     fn wait(&self) -> io::Result<()> {
+        let mut writable = Vec::new();
         let mut descriptors = vec![self.signals.as_fd()];
+        for (descriptor, has_output) in self.control.iter().flat_map(ControlSocket::descriptors) {
+            descriptors.push(descriptor);
+            if has_output {
+                writable.push(descriptor);
+            }
+        }
         let children = self.generations.iter().flat_map(Generation::children);
         descriptors.extend(children.filter_map(|(_, child)| Some(child.control.as_ref()?.as_fd())));
         if self.held.is_empty() && self.taker().is_some() {
@@ -270,8 +332,9 @@ impl<'a> Master<'a> {
         // What is held is tried again soon: a worker's channel was full.
         let now = Instant::now();
         let retry = (!self.held.is_empty()).then(|| now + Duration::from_millis(10));
-        let deadline = self.deadlines().chain(retry).min();
-        wait_readable(&descriptors, deadline.map(|deadline| deadline.saturating_duration_since(now)))
+        let silent = self.control.iter().flat_map(ControlSocket::deadlines);
+        let deadline = self.deadlines().chain(retry).chain(silent).min();
+        wait_ready(&descriptors, &writable, deadline.map(|deadline| deadline.saturating_duration_since(now)))
     }
 
     fn deadlines(&self) -> impl Iterator<Item = Instant> {
@@ -292,24 +355,31 @@ impl<'a> Master<'a> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => {}
-                Ok(Signal::SIGHUP) => self.reload(),
+                Ok(Signal::SIGHUP) if self.is_starting() => self.reload_again = true,
+                // What went wrong is logged.
+                Ok(Signal::SIGHUP) => drop(self.reload()),
                 Ok(name) => self.stop(name.as_str()),
                 Err(_) => self.stop("a signal"),
             }
         }
     }
 
-    fn reload(&mut self) {
+    fn is_starting(&self) -> bool {
+        self.generations.iter().any(|generation| generation.phase == Phase::Starting)
+    }
+
+    /// Begins a generation of the configuration as it is now; gives its number.
+    fn reload(&mut self) -> Result<u32, String> {
         if self.stopping {
-            return;
+            return Err("the server is stopping".to_owned());
         }
-        if self.generations.iter().any(|generation| generation.phase == Phase::Starting) {
-            self.reload_again = true;
-            return;
+        if self.is_starting() {
+            return Err("a reload is under way; ask again when it is over".to_owned());
         }
         let Some(reload) = &mut self.reload else {
-            tracing::warn!("HUP is ignored: this program gives no way to read its configuration again");
-            return;
+            let reason = "this program gives no way to read its configuration again";
+            tracing::warn!("reload is ignored: {reason}");
+            return Err(reason.to_owned());
         };
         let started = match reload() {
             Ok((settings, service)) => {
@@ -319,9 +389,68 @@ impl<'a> Master<'a> {
             }
             Err(problem) => Err(ServerError::Reload { problem }),
         };
-        if let Err(error) = started {
-            self.abandon(error);
+        match started {
+            Ok(()) => Ok(self.next_number - 1),
+            Err(error) => {
+                let reason = error.to_string();
+                self.abandon(error);
+                Err(reason)
+            }
         }
+    }
+
+    fn serve_control(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        for (client, request) in control.requests() {
+            let reply = match request {
+                Request::Status => Some(Reply::Status(self.status())),
+                Request::Reload => match self.reload() {
+                    Ok(number) => {
+                        self.wait_for(client, Waiting::ForGeneration(number));
+                        None
+                    }
+                    Err(reason) => Some(Reply::Failed { reason }),
+                },
+                Request::Stop { now } => {
+                    self.wait_for(client, Waiting::ForEnd);
+                    self.stop("batonctl");
+                    if now {
+                        self.stop("batonctl");
+                    }
+                    None
+                }
+                Request::Events { follow } => {
+                    let events: Vec<Event> = self.events.iter().cloned().collect();
+                    if let Some(control) = &mut self.control {
+                        events.into_iter().for_each(|event| control.reply(client, &Reply::Event(event)));
+                    }
+                    self.wait_for(client, Waiting::ForEvents);
+                    (!follow).then(|| Reply::Done { message: String::new() })
+                }
+            };
+            if let (Some(reply), Some(control)) = (reply, &mut self.control) {
+                control.reply(client, &reply);
+            }
+        }
+    }
+
+    fn wait_for(&mut self, client: usize, waiting: Waiting) {
+        if let Some(control) = &mut self.control {
+            control.wait_for(client, waiting);
+        }
+    }
+
+    /// Keeps what happened, and tells those who wait.
+    fn event(&mut self, generation: Option<u32>, message: impl Display) {
+        let at_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let event = Event { at_us, generation, message: message.to_string() };
+        if let Some(control) = &mut self.control {
+            control.tell(&event);
+        }
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
     }
 
     /// Takes down the generation that was starting, if there is one; the one before serves on.
@@ -330,6 +459,10 @@ impl<'a> Master<'a> {
         if let Some(index) = self.generations.iter().position(|generation| generation.phase == Phase::Starting) {
             let mut generation = self.generations.remove(index);
             kill_children(&mut generation);
+            self.event(Some(generation.number), format_args!("taken down: {error}"));
+            if let Some(control) = &mut self.control {
+                control.conclude(generation.number, &Reply::Failed { reason: error.to_string() });
+            }
             // Sockets made for it may have got connections already; those of the one before are its own again.
             let (theirs, kept) =
                 std::mem::take(&mut self.kept).into_iter().partition(|kept| kept.generation == generation.number);
@@ -356,10 +489,14 @@ impl<'a> Master<'a> {
         }
         tracing::info!(signal, "stopping: workers drain; once more stops them at once");
         self.stopping = true;
+        self.event(None, format_args!("stopping, by {signal}"));
         // Whoever waits at the guard was let in.
         self.hand_out();
         for generation in &mut self.generations {
-            if !matches!(generation.phase, Phase::Leaving(_)) {
+            if matches!(generation.phase, Phase::Leaving(_)) {
+                // It need not settle any more.
+                tell_all(generation, Order::Drain { settle_ms: 0, is_succeeded: false });
+            } else {
                 leave(generation, Order::Drain { settle_ms: 0, is_succeeded: false });
             }
         }
@@ -390,6 +527,7 @@ impl<'a> Master<'a> {
         let generation = &mut self.generations[index];
         match report {
             Report::Ready { core, connections_max } => {
+                let mut became_ready = None;
                 let worker = &mut generation.slots[slot];
                 worker.state = match std::mem::replace(&mut worker.state, State::Gone) {
                     State::Starting(child) => {
@@ -402,11 +540,16 @@ impl<'a> Master<'a> {
                             connections_max,
                             "worker ready"
                         );
+                        became_ready = Some((generation.number, pid));
                         State::Ready(child)
                     }
                     other => other,
                 };
-                if generation.phase == Phase::Starting {
+                let is_starting = generation.phase == Phase::Starting;
+                if let Some((number, pid)) = became_ready {
+                    self.event(Some(number), format_args!("worker {slot} is ready, pid {pid}"));
+                }
+                if is_starting {
                     // Somebody listens on every address.
                     self.reservations.clear();
                     self.proceed(index);
@@ -475,7 +618,16 @@ impl<'a> Master<'a> {
         } else {
             tracing::info!(generation = generation.number, workers, took_ms, "reload: the new generation serves");
         }
+        let number = generation.number;
         let addresses: Vec<SocketAddr> = generation.addresses.iter().map(|(_, bound)| *bound).collect();
+        self.event(Some(number), format_args!("serves, {took_ms} ms after it began"));
+        if index > 0 {
+            self.event(Some(number - 1), "its listeners settle and close, its connections drain");
+        }
+        if let Some(control) = &mut self.control {
+            let message = format!("generation {number} serves, {took_ms} ms after it began");
+            control.conclude(number, &Reply::Done { message });
+        }
         self.kept.retain(|kept| addresses.contains(&kept.address));
         Ok(())
     }
@@ -519,6 +671,7 @@ impl<'a> Master<'a> {
             Phase::Serving => {
                 let pause_ms = worker.died(Instant::now()).as_millis() as u64;
                 tracing::error!(generation = number, slot, pid, ?status, pause_ms, "worker died; it is started again");
+                self.event(Some(number), format_args!("worker {slot} died; it is started again in {pause_ms} ms"));
             }
         }
     }
@@ -648,13 +801,13 @@ impl<'a> Master<'a> {
 
     fn forget_gone(&mut self) {
         let before = self.generations.len();
+        let mut gone = Vec::new();
         for generation in
             self.generations.iter().filter(|generation| generation.is_gone() && generation.phase != Phase::Starting)
         {
             generation.slots.iter().for_each(|slot| self.telemetry.retire(&slot.page));
-            if generation.phase != Phase::Serving {
-                tracing::debug!(generation = generation.number, "generation is gone");
-            }
+            tracing::debug!(generation = generation.number, "generation is gone");
+            gone.push(generation.number);
         }
         self.generations.retain(|generation| !generation.is_gone() || generation.phase == Phase::Starting);
         if self.generations.len() < before {
@@ -664,9 +817,12 @@ impl<'a> Master<'a> {
             };
             self.guards.retain(is_used);
         }
-        let is_starting = self.generations.iter().any(|generation| generation.phase == Phase::Starting);
-        if !is_starting && std::mem::take(&mut self.reload_again) {
-            self.reload();
+        for number in gone {
+            self.event(Some(number), "its workers are gone");
+        }
+        if !self.is_starting() && std::mem::take(&mut self.reload_again) {
+            // What went wrong is logged.
+            let _ = self.reload();
         }
     }
 
@@ -709,8 +865,9 @@ fn kill_children(generation: &mut Generation<'_>) {
     }
 }
 
-fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
-    let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|one| PollFd::new(*one, PollFlags::POLLIN)).collect();
+fn wait_ready(readable: &[BorrowedFd<'_>], writable: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let mut polled: Vec<PollFd<'_>> = readable.iter().map(|one| PollFd::new(*one, PollFlags::POLLIN)).collect();
+    polled.extend(writable.iter().map(|one| PollFd::new(*one, PollFlags::POLLOUT)));
     let timeout = match timeout {
         // One more, so that a wait does not end just before its deadline.
         Some(timeout) => PollTimeout::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX),

@@ -1,0 +1,209 @@
+//! How a running server is asked and told: messages over a Unix stream socket, one JSON object a line.
+//!
+//! A client sends one [`Request`] and reads [`Reply`]s until one of them is the last ([`Reply::is_last`]).
+//! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
+
+pub(crate) mod server;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the messages.
+pub const VERSION: u32 = 1;
+
+/// Longest line either side takes.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything there is to see, once.
+    Status,
+    /// Read the configuration again and replace the workers; answered when the new ones serve, or did not come up.
+    Reload,
+    /// Stop the server; the end of the connection says that it has stopped.
+    Stop {
+        /// Do not wait for connections to finish.
+        now: bool,
+    },
+    /// What has happened lately, and with `follow` what happens from now on.
+    Events {
+        /// Go on until the client leaves.
+        follow: bool,
+    },
+}
+
+/// What the server answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Answer to [`Request::Status`].
+    Status(Status),
+    /// Something happened.
+    Event(Event),
+    /// What was asked for is done.
+    Done {
+        /// What there is to say of it.
+        message: String,
+    },
+    /// What was asked for was refused or has failed; nothing has changed.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Reply {
+    /// Whether no other follows it.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Self::Event(_))
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    /// The generation it happened to, where it was one.
+    pub generation: Option<u32>,
+    /// What happened, in a few words.
+    pub message: String,
+}
+
+/// A server as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of these messages: [`VERSION`].
+    pub version: u32,
+    /// The master's process.
+    pub pid: u32,
+    /// Milliseconds since it began.
+    pub uptime_ms: u64,
+    /// How listeners are handed over: `ebpf`, `adopt` or `migrate`.
+    pub handover: String,
+    /// Why so.
+    pub handover_reason: String,
+    /// The server was told to stop.
+    pub is_stopping: bool,
+    /// Oldest first.
+    pub generations: Vec<GenerationStatus>,
+    /// Connections accepted by all workers there ever were.
+    pub accepted: u64,
+    /// Requests answered by all workers there ever were.
+    pub requests: u64,
+}
+
+/// A generation as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its number, from 1.
+    pub number: u32,
+    /// `starting`, `serving` or `leaving`.
+    pub phase: String,
+    /// Milliseconds since it began.
+    pub age_ms: u64,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// By slot.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// A worker as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its index in its generation.
+    pub slot: usize,
+    /// Its process, where there is one.
+    pub pid: Option<u32>,
+    /// `starting`, `ready`, `waiting` (died, to be started again) or `gone`.
+    pub state: String,
+    /// Milliseconds since its process began.
+    pub age_ms: Option<u64>,
+    /// Connections open.
+    pub open: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Median time from seeing input to handing its answer to the kernel, nanoseconds.
+    pub service_ns_p50: u64,
+    /// 99 of 100 were faster.
+    pub service_ns_p99: u64,
+}
+
+/// Where batond listens for control, and batonctl looks, unless told otherwise: `$BATON_CONTROL`, else `batond.sock` in
+/// `$XDG_RUNTIME_DIR`, in `/run` for root, or in `/tmp` with the user's number.
+pub fn default_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("BATON_CONTROL").filter(|path| !path.is_empty()) {
+        return PathBuf::from(path);
+    }
+    let user = nix::unistd::geteuid();
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_absolute()) {
+        Some(folder) => PathBuf::from(folder).join("batond.sock"),
+        None if user.is_root() => PathBuf::from("/run/batond.sock"),
+        None => PathBuf::from(format!("/tmp/batond-{user}.sock")),
+    }
+}
+
+/// A connection to a running server.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the control socket at `path`.
+    ///
+    /// # Errors
+    /// As connect(2): `NotFound` and `ConnectionRefused` where no server runs there.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        Ok(Self { stream: BufReader::new(UnixStream::connect(path)?) })
+    }
+
+    /// Sends the request.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn send(&mut self, request: &Request) -> io::Result<()> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line)
+    }
+
+    /// The next reply; `None` where the server has closed the connection. Waits as long as `limit`, if there is one.
+    ///
+    /// # Errors
+    /// As read(2); `InvalidData` where the server sends what is no reply.
+    pub fn receive(&mut self, limit: Option<Duration>) -> io::Result<Option<Reply>> {
+        self.stream.get_ref().set_read_timeout(limit)?;
+        let mut line = Vec::new();
+        let count = self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_short_and_unknown_ones_are_errors() {
+        let text = serde_json::to_string(&Request::Stop { now: true }).expect("JSON");
+        assert_eq!(text, r#"{"request":"stop","now":true}"#);
+        assert!(serde_json::from_str::<Request>(r#"{"request":"dance"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"request":"stop","now":true,"why":1}"#).is_err());
+    }
+}
