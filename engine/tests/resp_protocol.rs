@@ -59,6 +59,46 @@ fn a_peer_that_breaks_the_protocol_is_told_and_left() {
     }
 }
 
+/// Long enough that what is known of the request is kept, and that lengths have three digits.
+#[test]
+fn long_arguments_may_be_cut_anywhere() {
+    let one = encode(&[b"ECHO".to_vec(), vec![b'\r'; 400]]);
+    let output = output_of_all_splits(Service::default, &one);
+    assert_eq!(output, [&b"$400\r\n"[..], &[b'\r'; 400], b"\r\n"].concat());
+    let pairs = (0..9u8).flat_map(|index| [vec![b'k', index], vec![b'0' + index; 120]]);
+    let mut many = encode(&[vec![b"MSET".to_vec()], pairs.collect()].concat());
+    many.extend_from_slice(b"STRLEN k\x08\r\n");
+    assert_eq!(output_of_all_splits(Service::default, &many), b"+OK\r\n:120\r\n");
+}
+
+/// Else the peer would wait for an answer, and the store for the rest of a line that has ended.
+#[test]
+fn an_empty_line_for_an_argument_is_refused_at_once() {
+    for start in ["*1\r\n", "*20\r\n$1\r\na\r\n"] {
+        let (mut harness, client) = store();
+        harness.send(client, start.as_bytes());
+        harness.send(client, b"\r");
+        assert_eq!(harness.take_output(client), b"");
+        harness.send(client, b"\n");
+        assert_eq!(harness.take_output(client), b"-ERR Protocol error: expected '$', got ' '\r\n");
+        assert!(harness.saw_end(client));
+    }
+}
+
+/// A line end that arrives alone is not overlooked by the search that goes on behind what it has seen.
+#[test]
+fn a_long_line_may_be_cut_anywhere_at_its_end() {
+    let long = "1".repeat(400);
+    for (input, message) in [
+        (format!("*{long}\r\n"), "invalid multibulk length"),
+        (format!("*2\r\n$1\r\na\r\n${long}\r\n"), "invalid bulk length"),
+        (format!("ECHO \"{long}\r\n"), "unbalanced quotes in request"),
+    ] {
+        let output = output_of_all_splits(Service::default, input.as_bytes());
+        assert_eq!(output, format!("-ERR Protocol error: {message}\r\n").as_bytes());
+    }
+}
+
 #[test]
 fn lines_that_do_not_end_are_refused_at_64_kib_however_they_arrive() {
     for (start, filler, message) in [
