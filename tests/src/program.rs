@@ -31,15 +31,6 @@ pub fn batonctl() -> &'static Path {
     PATH.get_or_init(|| build(&["--package", "batonctl"]))
 }
 
-/// The example `resp` of the engine.
-///
-/// # Panics
-/// If it cannot be built.
-pub fn resp() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build(&["--package", "baton", "--example", "resp"]))
-}
-
 fn build(what: &[&str]) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -263,31 +254,6 @@ impl Drop for Server {
             let orphans = self.started.iter().filter(|pid| process::is_alive(**pid) && process::runs(**pid, batond()));
             orphans.for_each(|pid| signal(*pid, Signal::SIGKILL));
         }
-    }
-}
-
-/// Some other server, killed with its children when dropped.
-pub struct Peer(Child);
-
-impl Peer {
-    /// Starts it and waits until somebody listens on `port` of 127.0.0.1.
-    ///
-    /// # Panics
-    /// If nobody does.
-    pub fn start(command: &mut Command, port: u16) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut peer = Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
-        wait_until("it listens", || {
-            assert!(peer.0.try_wait().expect("waited").is_none(), "{command:?} ended");
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        peer
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        kill_tree(&mut self.0);
     }
 }
 
