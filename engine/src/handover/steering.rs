@@ -107,3 +107,72 @@ fn assemble(map: BorrowedFd<'_>, listeners: u32) -> Vec<Instruction> {
 }
 
 const _: () = assert!(TRIES_MAX as usize * (TRY_LENGTH + 1) < i16::MAX as usize, "a jump reaches the end");
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+
+    use socket2::Socket;
+
+    use super::*;
+    use crate::worker::{bind, configure};
+
+    /// `None`, said aloud, where programs may not be loaded.
+    fn load(listeners: u32) -> Option<Steering> {
+        match Steering::load(listeners) {
+            Ok(steering) => Some(steering),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("SKIPPED: a steering program may not be loaded: {error}");
+                None
+            }
+            Err(error) => panic!("{listeners} listeners: {error}"),
+        }
+    }
+
+    fn listen(address: SocketAddr) -> (Socket, SocketAddr) {
+        let (socket, address) = bind(address).expect("bound");
+        configure(&socket, address, 128).expect("listening");
+        socket.set_nonblocking(true).expect("set");
+        (socket, address)
+    }
+
+    fn waiting(listener: &Socket) -> usize {
+        std::iter::from_fn(|| listener.accept().ok()).count()
+    }
+
+    fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| TcpStream::connect(address).expect("connected")).collect()
+    }
+
+    #[test]
+    fn the_kernel_verifies_programs_for_any_number_of_listeners() {
+        for listeners in [1, 2, 3, 64, TRIES_MAX, TRIES_MAX + 1, 1024] {
+            if load(listeners).is_none() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn attaching_switches_the_group_and_what_waits_moves_when_a_listener_closes() {
+        let (Some(first), Some(second)) = (load(2), load(3)) else { return };
+        let (old, address) = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (new, _) = listen(address);
+        let (guard, _) = listen(address);
+        first.set(1, old.as_fd()).expect("set");
+        second.set(2, new.as_fd()).expect("set");
+        first.attach(guard.as_fd()).expect("attached");
+        let _clients = connect(address, 20);
+        assert_eq!((waiting(&old), waiting(&new), waiting(&guard)), (20, 0, 0));
+        let _clients = connect(address, 20);
+        second.attach(guard.as_fd()).expect("attached");
+        let _more = connect(address, 20);
+        assert_eq!((waiting(&new), waiting(&guard)), (20, 0), "the old one is parked, and keeps what waits there");
+        drop(old);
+        assert_eq!((waiting(&new), waiting(&guard)), (20, 0), "what waited moved");
+        let _clients = connect(address, 20);
+        drop(new);
+        let _more = connect(address, 20);
+        assert_eq!(waiting(&guard), 40, "nobody else is left");
+    }
+}

@@ -384,7 +384,10 @@ impl<'a> Master<'a> {
         let started = match reload() {
             Ok((settings, service)) => {
                 tracing::info!(generation = self.next_number, workers = settings.workers, "reload: starting");
-                let result = settings.validate().map_err(ServerError::from);
+                let result = match settings.validate() {
+                    Ok(()) if settings.listen.is_empty() => Err(ServerError::NoAddress),
+                    result => result.map_err(ServerError::from),
+                };
                 result.and_then(|()| self.begin(settings, service))
             }
             Err(problem) => Err(ServerError::Reload { problem }),
