@@ -47,11 +47,20 @@ enum Command {
     },
     /// Read the configuration again and replace the workers; losing no connection
     Reload,
+    /// Change the number of workers, without a reload
+    Scale {
+        /// How many there shall be
+        #[arg(value_name = "N")]
+        workers: usize,
+    },
     /// Stop the server, letting connections finish
     Stop {
         /// End connections at once
-        #[arg(long)]
+        #[arg(long, conflicts_with = "deadline")]
         now: bool,
+        /// End connections that have not finished after so many seconds [default: the server's drain_ms_max]
+        #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+        deadline: Option<Duration>,
     },
     /// What has happened lately
     Events {
@@ -87,6 +96,11 @@ impl fmt::Display for Failure {
     }
 }
 
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=604_800.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is not a number of seconds up to seven days"))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let path = arguments.control.unwrap_or_else(default_path);
@@ -120,7 +134,13 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
             print(&if *json { show::workers_json(&status) } else { show::workers(&status) })
         }
         Command::Reload => follow(path, &Request::Reload, Some(Duration::from_secs(60)), false),
-        Command::Stop { now } => follow(path, &Request::Stop { now: *now }, None, false),
+        Command::Scale { workers } => {
+            follow(path, &Request::Scale { workers: *workers }, Some(Duration::from_secs(60)), false)
+        }
+        Command::Stop { now, deadline } => {
+            let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
+            follow(path, &Request::Stop { now: *now, deadline_ms }, None, false)
+        }
         Command::Events { follow: goes_on, json } => {
             let limit = (!goes_on).then_some(ANSWER_TIME_MAX);
             follow(path, &Request::Events { follow: *goes_on }, limit, *json)

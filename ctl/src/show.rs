@@ -1,7 +1,7 @@
 //! Answers as text for people, or as JSON for programs.
 
 use std::fmt::Write;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use baton::control::{Event, Status, WorkerStatus};
 use serde::Serialize;
@@ -38,8 +38,25 @@ pub(crate) fn status(status: &Status) -> String {
     for generation in &status.generations {
         let (number, phase) = (generation.number, &generation.phase);
         let addresses = generation.addresses.join(" ");
-        let _ = writeln!(text, "\ngeneration {number}, {phase}, {}, on {addresses}", duration(generation.age_ms));
+        let age = if phase == "orphaned" { String::new() } else { format!(", {}", duration(generation.age_ms)) };
+        let _ = writeln!(text, "\ngeneration {number}, {phase}{age}, on {addresses}");
         text.push_str(&table(generation.workers.iter().map(row)));
+        for worker in &generation.workers {
+            if let Some(end) = worker.last_end.as_ref().filter(|_| worker.deaths > 0) {
+                let _ = writeln!(
+                    text,
+                    "  worker {}: its last process {end}; deaths in a row: {}",
+                    worker.slot, worker.deaths
+                );
+            }
+        }
+    }
+    if let Some(timeline) = status.handovers.last() {
+        let _ = writeln!(text, "\nlast handover: {}, {}Z", timeline.kind, time_of_day(timeline.at_us));
+        for one in &timeline.steps {
+            let event = Event { at_us: 0, generation: one.generation, message: one.message.clone() };
+            text.push_str(&step(&event, Duration::from_micros(one.after_us)));
+        }
     }
     text
 }
@@ -50,11 +67,14 @@ pub(crate) fn workers(status: &Status) -> String {
 
 /// Something that happened, with the time of day (UTC).
 pub(crate) fn event(event: &Event) -> String {
-    let at = UNIX_EPOCH + Duration::from_micros(event.at_us);
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}Z  {}\n", time_of_day(event.at_us), said(event))
+}
+
+fn time_of_day(at_us: u64) -> String {
+    let since = Duration::from_micros(at_us);
     let day_seconds = since.as_secs() % 86_400;
     let (hours, minutes, seconds) = (day_seconds / 3600, day_seconds / 60 % 60, day_seconds % 60);
-    format!("{hours:02}:{minutes:02}:{seconds:02}.{:06}Z  {}\n", since.subsec_micros(), said(event))
+    format!("{hours:02}:{minutes:02}:{seconds:02}.{:06}", since.subsec_micros())
 }
 
 /// A step of what was asked for, with the time it came after.

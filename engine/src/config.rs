@@ -56,7 +56,7 @@ impl Default for Limits {
 }
 
 /// Times after which the engine acts by itself, in milliseconds; 0 turns one off, except for the linger time and the
-/// drain time, where 0 means at once.
+/// times for leaving, where 0 means at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Nothing received and no message begun, default 75,000.
@@ -72,6 +72,11 @@ pub struct Timeouts {
     /// How long a listener that gets no new connections any more stays open for handshakes under way, default 1,200:
     /// longer than the first retransmit of a SYN-ACK.
     pub settle_ms: u64,
+    /// From TERM or INT to the end of the last connection, default 3,000; QUIT gives them `drain_ms_max`.
+    pub stop_ms_max: u64,
+    /// A worker that does not answer its master for about so long is taken for hung, killed and replaced, default 5,000.
+    /// Must be longer than any callback of the protocol takes.
+    pub hang_ms: u64,
 }
 
 impl Default for Timeouts {
@@ -83,6 +88,8 @@ impl Default for Timeouts {
             linger_ms: 2_000,
             drain_ms_max: 30_000,
             settle_ms: 1_200,
+            stop_ms_max: 3_000,
+            hang_ms: 5_000,
         }
     }
 }
@@ -143,6 +150,10 @@ pub struct Settings {
     pub handover: Handover,
     /// The control socket; read when the server starts.
     pub control: Control,
+    /// Workers serve as this user, by name or number, without any privilege; needs root.
+    pub user: Option<String>,
+    /// Workers serve as this group, by name or number; the user's own where only the user is given.
+    pub group: Option<String>,
 }
 
 impl Default for Settings {
@@ -155,6 +166,8 @@ impl Default for Settings {
             descriptors: Descriptors::default(),
             handover: Handover::default(),
             control: Control::default(),
+            user: None,
+            group: None,
         }
     }
 }
@@ -175,7 +188,7 @@ impl Settings {
     /// # Errors
     /// Names the first setting that is out of range and the range.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _, control: _ } = self;
+        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _, control: _, user, group } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =
             listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)
@@ -221,6 +234,11 @@ impl Settings {
         if !receive_buffers.is_power_of_two() || !(2..=1 << 15).contains(receive_buffers) {
             return invalid("receive_buffers", format!("{receive_buffers} is not a power of two in 2..=32768"));
         }
+        for (setting, name) in [("user", user), ("group", group)] {
+            if name.as_ref().is_some_and(|name| name.is_empty() || name.contains('\0')) {
+                return invalid(setting, "a name or a number is needed".to_owned());
+            }
+        }
         let times = [
             ("idle_ms", timeouts.idle_ms),
             ("message_ms", timeouts.message_ms),
@@ -228,6 +246,8 @@ impl Settings {
             ("linger_ms", timeouts.linger_ms),
             ("drain_ms_max", timeouts.drain_ms_max),
             ("settle_ms", timeouts.settle_ms),
+            ("stop_ms_max", timeouts.stop_ms_max),
+            ("hang_ms", timeouts.hang_ms),
         ];
         for (setting, value) in times {
             if value > TIMEOUT_MS_LARGEST {

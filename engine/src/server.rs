@@ -12,7 +12,7 @@ use crate::master;
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::{Snapshot, WorkerPage};
-use crate::worker::{self, ListenError, Listeners, Order, Setup, StartError};
+use crate::worker::{self, Inherited, ListenError, Listeners, Order, Setup, StartError};
 
 /// Why a server did not start, or how it ended.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,14 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.settings.workers = count;
+        self
+    }
+
+    /// Workers serve as this user and group; see [`Settings::user`].
+    #[must_use]
+    pub fn identity(mut self, user: Option<&str>, group: Option<&str>) -> Self {
+        self.settings.user = user.map(str::to_owned);
+        self.settings.group = group.map(str::to_owned);
         self
     }
 
@@ -123,7 +131,8 @@ impl Server {
     /// Runs until told to stop: forks the workers, and watches over them. `protocol` makes each worker's protocol, in
     /// the worker's process, from its slot.
     ///
-    /// TERM, INT and QUIT drain all workers; a second one stops them at once. No worker outlives this call.
+    /// QUIT drains all workers, TERM and INT with less patience ([`Timeouts::stop_ms_max`]); a second one of them stops
+    /// them at once. WINCH drains them and leaves the master waiting for HUP. No worker outlives this call.
     ///
     /// # Errors
     /// One clear reason where the server could not start, with nothing left running; or that workers died.
@@ -161,12 +170,17 @@ impl Server {
         protocol: impl FnOnce() -> P,
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
-        let sockets =
-            self.settings.listen.iter().map(|address| worker::bind(*address)).collect::<Result<Vec<_>, _>>()?;
-        let addresses = sockets.iter().map(|(_, address)| *address).collect();
+        let bound = self.settings.listen.iter().zip(0..).map(|(address, id)| {
+            let (socket, address) = worker::bind(*address)?;
+            Ok::<_, ListenError>(Inherited { id, socket, address })
+        });
+        let sockets = bound.collect::<Result<Vec<_>, _>>()?;
+        let addresses = sockets.iter().map(|one| one.address).collect();
+        let drain_ms = self.settings.timeouts.drain_ms_max;
         let (ours, theirs) = worker::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
         let setup = Setup {
             slot: 0,
+            generation: 1,
             core: None,
             settings: self.settings,
             listeners: Listeners::Inherited(sockets),
@@ -176,9 +190,11 @@ impl Server {
                 .add_page()
                 .map_err(|source| ServerError::System { what: "mapping telemetry", source })?,
             control: theirs,
+            identity: None,
+            rendezvous: None,
             signals: false,
         };
-        let running = Running { addresses, control: ours };
+        let running = Running { addresses, control: ours, drain_ms };
         Ok(worker::run(setup, || {
             let protocol = protocol();
             ready(running);
@@ -192,6 +208,7 @@ impl Server {
 pub struct Running {
     addresses: Vec<SocketAddr>,
     control: OwnedFd,
+    drain_ms: u64,
 }
 
 impl Running {
@@ -202,7 +219,8 @@ impl Running {
 
     /// Lets it finish what it has, then leave.
     pub fn drain(&self) {
-        let _ = worker::tell(&self.control, &Order::Drain { settle_ms: 0, is_succeeded: false });
+        let _ =
+            worker::tell(&self.control, &Order::Drain { settle_ms: 0, drain_ms: self.drain_ms, is_succeeded: false });
     }
 
     /// Gives the handle up without ending the worker, which leaves when its protocol calls

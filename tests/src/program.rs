@@ -162,6 +162,10 @@ impl Server {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn(mut command: Command) -> Self {
+        if !command.get_args().any(|argument| argument == "--control") {
+            // One machine has one socket by default, and many tests at a time.
+            command.args(["--control", "off"]);
+        }
         command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use baton_tests::PATIENCE;
 use baton_tests::client::{assert_served, connect};
+use baton_tests::process::is_alive;
 use baton_tests::program::{Server, batonctl, batond, run};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
@@ -127,11 +128,13 @@ fn a_live_socket_is_refused_and_a_stale_one_replaced() {
     assert_eq!(second.wait().code(), Some(1));
     assert_eq!(second.count_of("another server listens there"), 1, "{:#?}", second.log());
     controlled.server.signal(Signal::SIGKILL);
-    controlled.server.wait();
+    wait_until("the master is gone", || !is_alive(controlled.server.pid()));
     assert!(controlled.socket.exists());
     let third = Server::start_command(command(&controlled.socket, &controlled.file));
     assert_eq!(ctl(&controlled.socket, &["status"]).0, 0);
     third.stop();
+    // The workers of the one that was killed have left with it.
+    controlled.server.wait();
 }
 
 #[test]

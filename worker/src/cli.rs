@@ -12,8 +12,9 @@ use crate::units::{Bytes, Listen, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///
-/// TERM, INT (Ctrl-C) and QUIT let connections finish, then end all workers; a second one ends them at once. HUP reads
-/// the configuration again and replaces the workers, losing no connection.
+/// QUIT lets connections finish, then ends all workers; TERM and INT (Ctrl-C) have less patience; a second one of them
+/// ends all at once. HUP reads the configuration again and replaces the workers, losing no connection. WINCH lets the
+/// workers leave and the master wait for HUP.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -41,6 +42,12 @@ pub struct Arguments {
     /// Socket for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
+    /// Workers serve as this user, name or number; needs root
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Workers serve as this group [default: the user's]
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -103,12 +110,18 @@ struct TimeoutArguments {
     /// Wait for the peer's FIN after ours; 0 does not wait [default: 2000]
     #[arg(long, value_name = "MS")]
     linger_ms: Option<Number<u64>>,
-    /// Let connections finish after the order to stop; 0 does not wait [default: 30000]
+    /// Let connections finish when workers are replaced, and after QUIT; 0 does not wait [default: 30000]
     #[arg(long, value_name = "MS")]
     drain_ms_max: Option<Number<u64>>,
     /// Keep replaced listeners open for handshakes under way [default: 1200]
     #[arg(long, value_name = "MS")]
     settle_ms: Option<Number<u64>>,
+    /// Let connections finish after TERM and INT; 0 does not wait [default: 3000]
+    #[arg(long, value_name = "MS")]
+    stop_ms_max: Option<Number<u64>>,
+    /// Kill and replace a worker that does not answer its master for so long; 0 never [default: 5000]
+    #[arg(long, value_name = "MS")]
+    hang_ms: Option<Number<u64>>,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +170,8 @@ impl Arguments {
             descriptors,
             handover,
             control,
+            user,
+            group,
             limits,
             timeouts,
             http,
@@ -169,6 +184,8 @@ impl Arguments {
             descriptors: *descriptors,
             handover: *handover,
             control: control.clone(),
+            user: user.clone(),
+            group: group.clone(),
             limits: Some(LimitChoices {
                 connections_max: limits.connections_max,
                 backlog: limits.backlog,
@@ -185,6 +202,8 @@ impl Arguments {
                 linger_ms: timeouts.linger_ms,
                 drain_ms_max: timeouts.drain_ms_max,
                 settle_ms: timeouts.settle_ms,
+                stop_ms_max: timeouts.stop_ms_max,
+                hang_ms: timeouts.hang_ms,
             }),
             http: Some(HttpChoices {
                 server: http.server_name.clone(),

@@ -129,6 +129,8 @@ choices! {
         linger_ms: Number<u64>,
         drain_ms_max: Number<u64>,
         settle_ms: Number<u64>,
+        stop_ms_max: Number<u64>,
+        hang_ms: Number<u64>,
     }
 }
 
@@ -169,6 +171,8 @@ choices! {
         descriptors: DescriptorsChoice,
         handover: HandoverChoice,
         control: String,
+        user: String,
+        group: String,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
         http: HttpChoices,
@@ -337,6 +341,8 @@ impl Config {
                     linger_ms: number(times.linger_ms, time.linger_ms),
                     drain_ms_max: number(times.drain_ms_max, time.drain_ms_max),
                     settle_ms: number(times.settle_ms, time.settle_ms),
+                    stop_ms_max: number(times.stop_ms_max, time.stop_ms_max),
+                    hang_ms: number(times.hang_ms, time.hang_ms),
                 },
                 descriptors: match choices.descriptors.unwrap_or(DescriptorsChoice::Auto) {
                     DescriptorsChoice::Auto => Descriptors::Auto,
@@ -354,6 +360,8 @@ impl Config {
                     Some("off") => Control::Off,
                     Some(path) => Control::At(PathBuf::from(path)),
                 },
+                user: choices.user,
+                group: choices.group,
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
             http: HttpConfig {
@@ -377,6 +385,7 @@ impl Config {
             return invalid("listen", "no address is given; leave the setting out to listen on its default".to_owned());
         }
         self.settings.validate()?;
+        self.settings.check_identity()?;
         let http = &self.http;
         let message_bytes_max = self.settings.limits.message_bytes_max;
         if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {
@@ -472,8 +481,10 @@ mod tests {
         let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
         let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
         assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
-        // Nothing is left out: every choice is given.
-        let shown = format!("{:?}", example.choices);
+        // Nothing is left out: every choice is given, but the two that have no default.
+        let mut choices = example.choices;
+        (choices.user, choices.group) = (Some(String::new()), Some(String::new()));
+        let shown = format!("{choices:?}");
         assert!(!shown.contains("None"), "{shown}");
     }
 
@@ -506,6 +517,8 @@ mod tests {
             ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
             ("[timeouts\n", "1:10: "),
             ("a = \"ä\" b\n", "1:9: "),
+            ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
+            ("group = \"\"\n", "1:1: group: a name or a number is needed"),
             ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
         ] {
             let told = refusal(text);

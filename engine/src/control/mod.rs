@@ -26,10 +26,18 @@ pub enum Request {
     Status,
     /// Read the configuration again and replace the workers; answered when the new ones serve, or did not come up.
     Reload,
+    /// Change the number of workers of the generation that serves; answered when it is so.
+    Scale {
+        /// How many there shall be.
+        workers: usize,
+    },
     /// Stop the server; the end of the connection says that it has stopped.
     Stop {
         /// Do not wait for connections to finish.
         now: bool,
+        /// Wait for so many milliseconds instead of as long as configured.
+        #[serde(default)]
+        deadline_ms: Option<u64>,
     },
     /// What has happened lately, and with `follow` what happens from now on.
     Events {
@@ -76,6 +84,30 @@ pub struct Event {
     pub message: String,
 }
 
+/// What happened in the course of one handover, and whatever followed until the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// `start`, `reload`, `scale`, `replacement` (of a worker) or `takeover` (of the workers of a master that is gone).
+    pub kind: String,
+    /// The generation that came, or that it happened to.
+    pub generation: u32,
+    /// When it began, microseconds since 1970.
+    pub at_us: u64,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// A step of a handover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Microseconds since the handover began.
+    pub after_us: u64,
+    /// The generation it happened to, where it was one.
+    pub generation: Option<u32>,
+    /// What happened, in a few words.
+    pub message: String,
+}
+
 /// A server as it is now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -97,6 +129,9 @@ pub struct Status {
     pub accepted: u64,
     /// Requests answered by all workers there ever were.
     pub requests: u64,
+    /// The last ones, oldest first.
+    #[serde(default)]
+    pub handovers: Vec<Timeline>,
 }
 
 /// A generation as it is now.
@@ -104,12 +139,25 @@ pub struct Status {
 pub struct GenerationStatus {
     /// Its number, from 1.
     pub number: u32,
-    /// `starting`, `serving` or `leaving`.
+    /// `starting`, `serving`, `growing` (serving, while more workers come), `leaving`, or `orphaned` (of a master that is
+    /// gone).
     pub phase: String,
     /// Milliseconds since it began.
     pub age_ms: u64,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// Connections accepted by its workers, those that have ended among them.
+    #[serde(default)]
+    pub accepted: u64,
+    /// Requests answered by them.
+    #[serde(default)]
+    pub requests: u64,
+    /// Bytes received by them.
+    #[serde(default)]
+    pub bytes_received: u64,
+    /// Bytes sent by them.
+    #[serde(default)]
+    pub bytes_sent: u64,
     /// By slot.
     pub workers: Vec<WorkerStatus>,
 }
@@ -121,7 +169,8 @@ pub struct WorkerStatus {
     pub slot: usize,
     /// Its process, where there is one.
     pub pid: Option<u32>,
-    /// `starting`, `ready`, `waiting` (died, to be started again) or `gone`.
+    /// `starting`, `ready`, `hung` (being killed), `waiting` (died, to be started again), `gone`, or `orphaned` (of a
+    /// master that is gone).
     pub state: String,
     /// Milliseconds since its process began.
     pub age_ms: Option<u64>,
@@ -139,6 +188,12 @@ pub struct WorkerStatus {
     pub service_ns_p50: u64,
     /// 99 of 100 were faster.
     pub service_ns_p99: u64,
+    /// How often in a row a process of this slot has died within ten seconds.
+    #[serde(default)]
+    pub deaths: u32,
+    /// How its last process ended, where one has.
+    #[serde(default)]
+    pub last_end: Option<String>,
 }
 
 /// Where batond listens for control, and batonctl looks, unless told otherwise: `$BATON_CONTROL`, else `batond.sock` in
@@ -201,8 +256,10 @@ mod tests {
 
     #[test]
     fn requests_are_short_and_unknown_ones_are_errors() {
-        let text = serde_json::to_string(&Request::Stop { now: true }).expect("JSON");
-        assert_eq!(text, r#"{"request":"stop","now":true}"#);
+        let text = serde_json::to_string(&Request::Scale { workers: 3 }).expect("JSON");
+        assert_eq!(text, r#"{"request":"scale","workers":3}"#);
+        let stop = serde_json::from_str::<Request>(r#"{"request":"stop","now":true}"#).expect("a request");
+        assert_eq!(stop, Request::Stop { now: true, deadline_ms: None });
         assert!(serde_json::from_str::<Request>(r#"{"request":"dance"}"#).is_err());
         assert!(serde_json::from_str::<Request>(r#"{"request":"stop","now":true,"why":1}"#).is_err());
     }

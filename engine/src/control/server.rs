@@ -32,8 +32,8 @@ pub(crate) enum Waiting {
     ForNothing,
     /// Everything that happens.
     ForEvents,
-    /// The outcome of this generation's start.
-    ForGeneration(u32),
+    /// The outcome of this operation.
+    ForOperation(u32),
     /// The end of the server.
     ForEnd,
     /// It has its answer: close when that is sent.
@@ -140,9 +140,9 @@ impl ControlSocket {
         }
     }
 
-    /// The start of a generation has ended in this way.
-    pub(crate) fn conclude(&mut self, generation: u32, reply: &Reply) {
-        for client in self.clients.iter_mut().filter(|one| one.waiting == Waiting::ForGeneration(generation)) {
+    /// An operation has ended in this way.
+    pub(crate) fn conclude(&mut self, operation: u32, reply: &Reply) {
+        for client in self.clients.iter_mut().filter(|one| one.waiting == Waiting::ForOperation(operation)) {
             client.answer(reply);
         }
     }

@@ -9,7 +9,7 @@ mod steering;
 use std::fmt;
 
 pub(crate) use self::guard::Guard;
-pub(crate) use self::steering::Steering;
+pub(crate) use self::steering::{Steering, detach};
 use crate::config::Handover;
 
 /// How listeners are replaced.

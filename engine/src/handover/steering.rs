@@ -17,15 +17,29 @@ pub(crate) struct Steering {
     program: Arc<OwnedFd>,
 }
 
+/// Places of a map: a generation may grow to so many workers.
+const PLACES: u32 = crate::config::WORKERS_MAX as u32;
+
 impl Steering {
-    /// A map for this many listeners with its program, loaded and not attached.
+    /// A map with a program for the first so many places, loaded and not attached.
     ///
     /// # Errors
     /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
     pub(crate) fn load(listeners: u32) -> io::Result<Self> {
-        let map = bpf::create_socket_array(listeners)?;
+        Self::over(Arc::new(bpf::create_socket_array(PLACES)?), listeners)
+    }
+
+    /// The same map with a program for another number of places.
+    ///
+    /// # Errors
+    /// As [`Steering::load`].
+    pub(crate) fn resized(&self, listeners: u32) -> io::Result<Self> {
+        Self::over(Arc::clone(&self.map), listeners)
+    }
+
+    fn over(map: Arc<OwnedFd>, listeners: u32) -> io::Result<Self> {
         let program = bpf::load_select_or_migrate(&assemble(map.as_fd(), listeners))?;
-        Ok(Self { map: Arc::new(map), program: Arc::new(program) })
+        Ok(Self { map, program: Arc::new(program) })
     }
 
     /// Puts a listener, which must be listening, in its place: from now on it gets connections, if the program is
@@ -34,10 +48,22 @@ impl Steering {
         bpf::set_socket(self.map.as_fd(), index, listener)
     }
 
+    /// Parks the listener in this place, if there is one: it gets no new connections.
+    pub(crate) fn unset(&self, index: u32) {
+        // Where it is gone, it is out of the map already.
+        let _ = bpf::unset_socket(self.map.as_fd(), index);
+    }
+
     /// Switches the group that `member` belongs to.
     pub(crate) fn attach(&self, member: BorrowedFd<'_>) -> io::Result<()> {
         bpf::attach(member, self.program.as_fd())
     }
+}
+
+/// Ends steering of the group that `member` belongs to, whoever began it: all of its listeners get connections.
+pub(crate) fn detach(member: BorrowedFd<'_>) {
+    // Where nobody steers, there is nothing to end.
+    let _ = bpf::detach(member);
 }
 
 // Registers, opcodes and one helper, from the instruction set's document and linux/bpf.h.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use crate::config::Settings;
 use crate::handover::Steering;
 use crate::server::Service;
 use crate::sys::shared_memory::Shared;
-use crate::telemetry::WorkerPage;
+use crate::telemetry::{Snapshot, WorkerPage};
+use crate::worker::Identity;
 
 /// A worker that lived so long did not die of its start: the count of its deaths begins anew.
 const PROVEN: Duration = Duration::from_secs(10);
@@ -20,12 +22,20 @@ const PROVEN: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// A worker that has not answered is looked at so often before it is taken for hung. Counted in looks and not in time
+/// alone, so that a pause of the whole machine hangs nobody.
+pub(super) const LOOKS_MAX: u32 = 4;
+
 /// A worker's process and the channel to it.
 pub(super) struct Child {
     pub(super) pid: Pid,
+    /// Readable once it has ended; `None` on a kernel that would not give one, where SIGCHLD has to do.
+    pub(super) process: Option<OwnedFd>,
     /// `None` once the worker has closed its end.
     pub(super) control: Option<OwnedFd>,
     pub(super) since: Instant,
+    /// Numbers of its listen sockets' descriptors, in its own table.
+    pub(super) listeners: Vec<RawFd>,
 }
 
 /// What there is of a worker.
@@ -35,37 +45,57 @@ pub(super) enum State {
     /// Forked, and not ready yet.
     Starting(Child),
     Ready(Child),
+    /// Did not answer any more, and is killed.
+    Hung(Child),
     /// Died; to be started again then.
     Waiting(Instant),
 }
 
 /// A slot of a generation.
 pub(super) struct Slot {
+    /// Its number, which decides its core and its place in steering.
+    pub(super) index: usize,
     pub(super) state: State,
     pub(super) page: Arc<Shared<WorkerPage>>,
+    pub(super) heartbeat: Heartbeat,
     /// How often in a row it died young.
-    deaths: u32,
+    pub(super) deaths: u32,
+    /// How its last process ended.
+    pub(super) last_end: Option<String>,
     /// Its protocol told it to leave: its end is no death.
     pub(super) leaves: bool,
 }
 
 impl Slot {
-    pub(super) fn new(page: Arc<Shared<WorkerPage>>) -> Self {
-        Self { state: State::Gone, page, deaths: 0, leaves: false }
+    pub(super) fn new(index: usize, page: Arc<Shared<WorkerPage>>) -> Self {
+        let heartbeat = Heartbeat::default();
+        Self { index, state: State::Gone, page, heartbeat, deaths: 0, last_end: None, leaves: false }
     }
 
     pub(super) fn child(&self) -> Option<&Child> {
         match &self.state {
-            State::Starting(child) | State::Ready(child) => Some(child),
+            State::Starting(child) | State::Ready(child) | State::Hung(child) => Some(child),
             State::Gone | State::Waiting(_) => None,
         }
     }
 
     pub(super) fn child_mut(&mut self) -> Option<&mut Child> {
         match &mut self.state {
-            State::Starting(child) | State::Ready(child) => Some(child),
+            State::Starting(child) | State::Ready(child) | State::Hung(child) => Some(child),
             State::Gone | State::Waiting(_) => None,
         }
+    }
+
+    /// The channel to a worker that serves.
+    pub(super) fn serving(&self) -> Option<&OwnedFd> {
+        match &self.state {
+            State::Ready(child) => child.control.as_ref(),
+            State::Gone | State::Starting(_) | State::Hung(_) | State::Waiting(_) => None,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready(_))
     }
 
     /// The process has ended and is to be replaced; gives the pause before.
@@ -81,6 +111,39 @@ impl Slot {
     }
 }
 
+/// What a look at a worker's last turn means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pulse {
+    /// It turns, or still has time to.
+    Fine,
+    /// It has had nothing to do: give it something.
+    Ask,
+    /// It has not turned since it was asked.
+    Hung,
+}
+
+/// Whether a worker answers. It costs a worker that is busy nothing.
+#[derive(Debug, Default)]
+pub(super) struct Heartbeat {
+    /// CLOCK_MONOTONIC nanoseconds.
+    asked_ns: Option<u64>,
+    /// Looks in vain since.
+    looks: u32,
+}
+
+impl Heartbeat {
+    /// Looks, once an interval, at when the worker's last turn was.
+    pub(super) fn look(&mut self, turn_at_ns: u64, now_ns: u64, interval_ns: u64) -> Pulse {
+        if self.asked_ns.is_some_and(|asked_ns| turn_at_ns < asked_ns) {
+            self.looks += 1;
+            return if self.looks < LOOKS_MAX { Pulse::Fine } else { Pulse::Hung };
+        }
+        self.looks = 0;
+        self.asked_ns = (turn_at_ns.saturating_add(interval_ns) <= now_ns).then_some(now_ns);
+        if self.asked_ns.is_some() { Pulse::Ask } else { Pulse::Fine }
+    }
+}
+
 /// How far a generation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -91,32 +154,62 @@ pub(super) enum Phase {
     Leaving(Instant),
 }
 
+/// A generation that grows: slots from `from` on are new.
+pub(super) struct Growth {
+    pub(super) operation: u32,
+    pub(super) from: usize,
+    /// Shares that others give up once the new workers serve.
+    pub(super) given_up: Vec<Share>,
+}
+
+/// Who accepts from a kept socket, in the tier adopt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// The socket's number.
+    pub(super) kept: u32,
+    /// The slot's index.
+    pub(super) slot: usize,
+}
+
 /// See the module's head.
 pub(super) struct Generation<'a> {
     pub(super) number: u32,
+    /// Of its start, for those who wait for that.
+    pub(super) operation: u32,
     pub(super) settings: Settings,
     pub(super) service: Service<'a>,
+    pub(super) identity: Option<Identity>,
     /// As configured, and as bound.
     pub(super) addresses: Vec<(SocketAddr, SocketAddr)>,
     /// By address; empty except in the tier ebpf.
     pub(super) steering: Vec<Steering>,
+    /// Empty except in the tier adopt.
+    pub(super) shares: Vec<Share>,
     pub(super) slots: Vec<Slot>,
     pub(super) phase: Phase,
+    pub(super) growth: Option<Growth>,
     pub(super) began: Instant,
+    /// The numbers of its workers that have ended.
+    pub(super) ended: Snapshot,
 }
 
 impl Generation<'_> {
     pub(super) fn is_ready(&self) -> bool {
-        self.slots.iter().all(|slot| matches!(slot.state, State::Ready(_)))
+        self.slots.iter().all(Slot::is_ready)
     }
 
     pub(super) fn is_gone(&self) -> bool {
         self.slots.iter().all(|slot| matches!(slot.state, State::Gone))
     }
 
-    /// Those that can be spoken to, with their slots.
-    pub(super) fn children(&self) -> impl Iterator<Item = (usize, &Child)> {
-        self.slots.iter().enumerate().filter_map(|(slot, worker)| Some((slot, worker.child()?)))
+    /// Those that can be spoken to.
+    pub(super) fn children(&self) -> impl Iterator<Item = &Child> {
+        self.slots.iter().filter_map(Slot::child)
+    }
+
+    /// The slot of this index.
+    pub(super) fn slot(&self, index: usize) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.index == index)
     }
 }
 
@@ -126,9 +219,11 @@ mod tests {
 
     #[test]
     fn a_worker_that_keeps_dying_is_started_less_and_less_often() {
-        let mut slot = Slot::new(Arc::new(Shared::new().expect("memory")));
+        let mut slot = Slot::new(0, Arc::new(Shared::new().expect("memory")));
         let now = Instant::now();
-        let child = |since| State::Ready(Child { pid: Pid::from_raw(1), control: None, since });
+        let child = |since| {
+            State::Ready(Child { pid: Pid::from_raw(1), process: None, control: None, since, listeners: Vec::new() })
+        };
         slot.state = child(now);
         let mut last = Duration::ZERO;
         assert_eq!(slot.died(now), Duration::ZERO, "the first time at once");
@@ -141,5 +236,19 @@ mod tests {
         assert_eq!(last, PAUSE_MAX);
         slot.state = child(now);
         assert_eq!(slot.died(now + PROVEN), Duration::ZERO, "it had proven itself");
+    }
+
+    #[test]
+    fn only_a_worker_that_was_asked_and_does_not_turn_is_hung() {
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(heartbeat.look(95, 100, 10), Pulse::Fine, "busy");
+        assert_eq!(heartbeat.look(95, 110, 10), Pulse::Ask, "idle");
+        assert_eq!(heartbeat.look(111, 120, 10), Pulse::Fine, "it answered");
+        assert_eq!(heartbeat.look(111, 130, 10), Pulse::Ask);
+        // However long the pause between two looks is, one look is one look.
+        let looks: Vec<Pulse> =
+            (1..=LOOKS_MAX).map(|look| heartbeat.look(111, 1_000_000 * u64::from(look), 10)).collect();
+        assert_eq!(looks, [Pulse::Fine, Pulse::Fine, Pulse::Fine, Pulse::Hung]);
+        assert_eq!(heartbeat.look(5_000_000, 5_000_001, 10), Pulse::Fine, "late, but it answered");
     }
 }

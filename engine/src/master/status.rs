@@ -4,11 +4,15 @@ use std::time::Instant;
 
 use super::Master;
 use super::generation::{Generation, Phase, Slot, State};
+use super::orphans::{Known, Orphan};
 use crate::control::{GenerationStatus, Status, VERSION, WorkerStatus};
+use crate::telemetry::Snapshot;
 
 impl Master<'_> {
     pub(super) fn status(&self) -> Status {
         let total = self.telemetry.total();
+        let mut generations = orphaned(&self.orphans);
+        generations.extend(self.generations.iter().map(generation_status));
         Status {
             version: VERSION,
             pid: std::process::id(),
@@ -16,9 +20,10 @@ impl Master<'_> {
             handover: self.tier.to_string(),
             handover_reason: self.tier_reason.clone(),
             is_stopping: self.stopping,
-            generations: self.generations.iter().map(generation_status).collect(),
+            generations,
             accepted: total.accepted,
             requests: total.requests,
+            handovers: self.journal.timelines(),
         }
     }
 }
@@ -26,39 +31,97 @@ impl Master<'_> {
 fn generation_status(generation: &Generation<'_>) -> GenerationStatus {
     let phase = match generation.phase {
         Phase::Starting => "starting",
+        Phase::Serving if generation.growth.is_some() => "growing",
         Phase::Serving => "serving",
         Phase::Leaving(_) => "leaving",
     };
+    // Those that have ended are in the sum as long as the generation lives.
+    let mut total = generation.ended.clone();
+    generation.slots.iter().for_each(|slot| total.add(&slot.page.snapshot()));
     GenerationStatus {
         number: generation.number,
         phase: phase.to_owned(),
         age_ms: milliseconds_since(generation.began),
         addresses: generation.addresses.iter().map(|(_, bound)| bound.to_string()).collect(),
-        workers: generation.slots.iter().enumerate().map(|(slot, worker)| worker_status(slot, worker)).collect(),
+        accepted: total.accepted,
+        requests: total.requests,
+        bytes_received: total.bytes_received,
+        bytes_sent: total.bytes_sent,
+        workers: generation.slots.iter().map(worker_status).collect(),
     }
 }
 
-fn worker_status(slot: usize, worker: &Slot) -> WorkerStatus {
-    let state = match worker.state {
+fn worker_status(slot: &Slot) -> WorkerStatus {
+    let state = match slot.state {
         State::Gone => "gone",
         State::Starting(_) => "starting",
         State::Ready(_) => "ready",
+        State::Hung(_) => "hung",
         State::Waiting(_) => "waiting",
     };
-    let numbers = worker.page.snapshot();
+    let numbers = slot.page.snapshot();
     WorkerStatus {
-        slot,
-        pid: worker.child().map(|child| child.pid.as_raw() as u32),
+        slot: slot.index,
+        pid: slot.child().map(|child| child.pid.as_raw() as u32),
         state: state.to_owned(),
-        age_ms: worker.child().map(|child| milliseconds_since(child.since)),
+        age_ms: slot.child().map(|child| milliseconds_since(child.since)),
         // A killed worker cannot count its connections down.
-        open: if worker.child().is_some() { numbers.open } else { 0 },
+        open: if slot.child().is_some() { numbers.open } else { 0 },
         accepted: numbers.accepted,
         requests: numbers.requests,
         bytes_received: numbers.bytes_received,
         bytes_sent: numbers.bytes_sent,
         service_ns_p50: numbers.service.quantile(0.5),
         service_ns_p99: numbers.service.quantile(0.99),
+        deaths: slot.deaths,
+        last_end: slot.last_end.clone(),
+    }
+}
+
+/// Workers of servers before, by the generations they were of. Their numbers are in memory that this master has not.
+fn orphaned(orphans: &[Orphan]) -> Vec<GenerationStatus> {
+    let mut generations: Vec<GenerationStatus> = Vec::new();
+    for (orphan, known) in orphans.iter().filter_map(|orphan| Some((orphan, orphan.known.as_ref()?))) {
+        let place = generations.iter().position(|generation| generation.number == known.generation);
+        let place = place.unwrap_or_else(|| {
+            generations.push(orphaned_generation(orphan, known));
+            generations.len() - 1
+        });
+        generations[place].workers.push(orphan_status(orphan, known));
+    }
+    generations
+}
+
+fn orphaned_generation(orphan: &Orphan, known: &Known) -> GenerationStatus {
+    GenerationStatus {
+        number: known.generation,
+        phase: if orphan.deadline.is_some() { "leaving" } else { "orphaned" }.to_owned(),
+        age_ms: 0,
+        addresses: known.addresses.iter().map(ToString::to_string).collect(),
+        accepted: 0,
+        requests: 0,
+        bytes_received: 0,
+        bytes_sent: 0,
+        workers: Vec::new(),
+    }
+}
+
+fn orphan_status(orphan: &Orphan, known: &Known) -> WorkerStatus {
+    let nothing = Snapshot::default();
+    WorkerStatus {
+        slot: known.slot,
+        pid: Some(orphan.pid),
+        state: "orphaned".to_owned(),
+        age_ms: None,
+        open: 0,
+        accepted: 0,
+        requests: 0,
+        bytes_received: 0,
+        bytes_sent: 0,
+        service_ns_p50: nothing.service.quantile(0.5),
+        service_ns_p99: nothing.service.quantile(0.99),
+        deaths: 0,
+        last_end: None,
     }
 }
 

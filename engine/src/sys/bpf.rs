@@ -8,12 +8,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 // From linux/bpf.h.
 const MAP_CREATE: i64 = 0;
 const MAP_UPDATE_ELEM: i64 = 2;
+const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
 const MAP_TYPE_REUSEPORT_SOCKARRAY: u32 = 20;
 const PROG_TYPE_SK_REUSEPORT: u32 = 21;
 const SK_REUSEPORT_SELECT_OR_MIGRATE: u32 = 40;
-/// From asm-generic/socket.h.
+// From asm-generic/socket.h.
 const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
+const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
 
 /// Names are shown by bpftool, which reads at most 15 bytes.
 const NAME: [u8; 16] = *b"baton_steering\0\0";
@@ -106,6 +108,13 @@ pub(crate) fn set_socket(map: BorrowedFd<'_>, index: u32, socket: BorrowedFd<'_>
     call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 
+/// Takes a socket out of the map.
+pub(crate) fn unset_socket(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let mut attributes =
+        MapUpdate { map: map.as_raw_fd() as u32, key: std::ptr::from_ref(&index) as u64, ..MapUpdate::default() };
+    call(MAP_DELETE_ELEM, &mut attributes).map(drop)
+}
+
 /// Loads a program that selects the socket of a new connection, and of one that must migrate (kernel 5.14).
 ///
 /// # Errors
@@ -125,14 +134,25 @@ pub(crate) fn load_select_or_migrate(instructions: &[Instruction]) -> io::Result
 
 /// Makes `program` the one that selects for the whole group of `socket`, instead of any other.
 pub(crate) fn attach(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let program = program.as_raw_fd();
+    set_option(socket, SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd())
+}
+
+/// Leaves the choice for the group of `socket` to the kernel. Needs no privilege.
+///
+/// # Errors
+/// `NotFound` where no program selects.
+pub(crate) fn detach(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, SO_DETACH_REUSEPORT_BPF, 0)
+}
+
+fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is one int, valid for the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_ATTACH_REUSEPORT_EBPF,
-            std::ptr::from_ref(&program).cast(),
+            option,
+            std::ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -1,9 +1,11 @@
-//! Processes: fork, and what must hold before it.
+//! Processes: fork, and what must hold before it; and handles of processes, which name one even after its number was
+//! given to another.
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork};
 
 /// Forks. The child must not return from the function that called this; it leaves with [`exit`].
 ///
@@ -31,4 +33,63 @@ pub(crate) fn exit(code: i32) -> ! {
 /// Threads of this process.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+/// A descriptor of a process: readable once that has ended (pidfd_open(2)).
+///
+/// # Errors
+/// As pidfd_open(2).
+pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two integers.
+    descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
+}
+
+/// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6).
+///
+/// # Errors
+/// As pidfd_getfd(2): `PermissionDenied` where this process may not trace the other one.
+pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_getfd(2) takes three integers.
+    descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+}
+
+/// Kills a process that need not be a child.
+///
+/// # Errors
+/// As pidfd_send_signal(2): `ESRCH` where it has ended.
+pub(crate) fn kill(process: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: pidfd_send_signal(2) takes integers and a pointer that may be null.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_process_gives_copies_of_its_descriptors() {
+        let this = open(Pid::this()).expect("a handle");
+        let copy = descriptor_of(this.as_fd(), this.as_raw_fd()).expect("a copy");
+        assert_ne!(copy.as_raw_fd(), this.as_raw_fd());
+        assert!(descriptor_of(this.as_fd(), -1).is_err());
+    }
 }

@@ -1,6 +1,7 @@
 //! Messages between a worker and whoever started it: one JSON object per packet of a SOCK_SEQPACKET pair.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -11,7 +12,7 @@ use crate::sys::channel;
 /// Largest message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// To a worker. The end of the channel (the starter is gone) means `Drain`.
+/// To a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -19,11 +20,29 @@ pub(crate) enum Order {
     Drain {
         /// Milliseconds; 0 closes at once what nobody waits at.
         settle_ms: u64,
+        /// Milliseconds that connections have from then on.
+        drain_ms: u64,
         /// Others accept from the very same sockets: what waits there is theirs.
         is_succeeded: bool,
     },
     /// Serve the connection that comes with this order.
     Take,
+    /// Accept from the listen socket that comes with this order, too.
+    Adopt {
+        /// Its name between master and worker.
+        listener: u32,
+        /// Where it is bound.
+        address: SocketAddr,
+    },
+    /// Accept from this one no more, and close the copy: others have it.
+    Release {
+        /// Its name between master and worker.
+        listener: u32,
+    },
+    /// Report [`Report::Listener`] for each listen socket.
+    Share,
+    /// Make a turn, which shows that the loop is alive.
+    Ping,
     /// Leave at once.
     Stop,
 }
@@ -38,9 +57,29 @@ pub(crate) enum Report {
         core: Option<usize>,
         /// Connections it will take at most.
         connections_max: u32,
+        /// Its listen sockets' descriptors.
+        listeners: Vec<i32>,
+    },
+    /// To a master that did not start it, the first thing.
+    Orphan {
+        /// The generation it belongs to.
+        generation: u32,
+        /// Its index there.
+        slot: usize,
+        /// Where it listens.
+        addresses: Vec<SocketAddr>,
+        /// How many listen sockets it has there.
+        listeners: usize,
+    },
+    /// A copy of a listen socket comes with this report.
+    Listener {
+        /// Where it is bound.
+        address: SocketAddr,
     },
     /// Its protocol has told it to leave.
     Leaving,
+    /// Its listen sockets are closed, after all that waited there was taken.
+    Closed,
     /// It could not start, and leaves.
     Failed {
         /// Why.
@@ -111,9 +150,10 @@ mod tests {
     #[test]
     fn messages_keep_their_order_and_the_end_is_seen() {
         let (ours, theirs) = pair().expect("a pair");
-        tell(&ours, &Order::Drain { settle_ms: 7, is_succeeded: false }).expect("told");
+        let drain = Order::Drain { settle_ms: 7, drain_ms: 9, is_succeeded: false };
+        tell(&ours, &drain).expect("told");
         tell(&ours, &Order::Stop).expect("told");
-        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Drain { settle_ms: 7, is_succeeded: false }));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(drain));
         assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Stop));
         assert_eq!(hear::<Order>(&theirs).expect("heard"), Heard::Nothing);
         drop(ours);

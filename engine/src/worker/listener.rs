@@ -131,12 +131,20 @@ pub(crate) enum Accepting {
 /// A listen socket of this worker. It is never in the ring's file table, and is closed only after the last completion
 /// of its accept: a ring that still holds it would go on taking connections for nobody.
 pub(crate) struct Listener {
+    /// Its name between master and worker.
+    pub(crate) id: u32,
     pub(crate) socket: Socket,
     pub(crate) address: SocketAddr,
     pub(crate) accepting: Accepting,
+    /// To be closed as soon as its accept has ended; others have copies.
+    pub(crate) is_released: bool,
 }
 
 impl Listener {
+    pub(crate) fn new(id: u32, socket: Socket, address: SocketAddr) -> Self {
+        Self { id, socket, address, accepting: Accepting::No, is_released: false }
+    }
+
     /// Closes the socket after taking what its queue still holds, so that a stop loses nobody who was let in.
     pub(crate) fn close(self, mut take: impl FnMut(Socket)) {
         assert_eq!(self.accepting, Accepting::No, "a listener is closed after its accept has ended");

@@ -3,8 +3,10 @@
 
 mod control;
 mod event_loop;
+mod identity;
 mod listener;
 mod mailbox;
+mod rendezvous;
 mod slab;
 
 use std::io;
@@ -16,13 +18,16 @@ use std::time::{Duration, SystemTime};
 use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub(crate) use self::control::{Heard, Order, Report, hear, pair, tell, tell_with};
-use self::event_loop::EventLoop;
+pub(crate) use self::control::{Heard, Order, Report, hear, hear_with, pair, tell, tell_with};
+use self::event_loop::{EventLoop, Parts};
+pub(crate) use self::identity::Identity;
 pub use self::listener::ListenError;
-use self::listener::{Accepting, Listener, backlog_effective};
+use self::listener::{Listener, backlog_effective};
 pub(crate) use self::listener::{Reservation, bind, configure, reserve};
 pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
+use self::rendezvous::Rendezvous;
+pub(crate) use self::rendezvous::{Found, find, key};
 use crate::config::{Descriptors, Settings};
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::{CounterId, add_named};
@@ -67,15 +72,24 @@ pub enum StartError {
 
 /// Where a worker's listen sockets come from.
 pub(crate) enum Listeners {
-    /// Bound, not configured, not listening: the first worker's inheritance.
-    Inherited(Vec<(socket2::Socket, SocketAddr)>),
+    /// Bound, perhaps not configured and not listening: the first worker's inheritance.
+    Inherited(Vec<Inherited>),
     /// The worker makes its own.
     Own(Vec<SocketAddr>),
+}
+
+/// A listen socket made by the master.
+pub(crate) struct Inherited {
+    /// Its name between master and worker.
+    pub(crate) id: u32,
+    pub(crate) socket: socket2::Socket,
+    pub(crate) address: SocketAddr,
 }
 
 /// Everything a worker is given.
 pub(crate) struct Setup {
     pub(crate) slot: usize,
+    pub(crate) generation: u32,
     pub(crate) core: Option<CoreId>,
     pub(crate) settings: Settings,
     pub(crate) listeners: Listeners,
@@ -83,6 +97,10 @@ pub(crate) struct Setup {
     pub(crate) steering: Vec<Steering>,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) control: OwnedFd,
+    /// As whom to serve.
+    pub(crate) identity: Option<Identity>,
+    /// Where a later master looks for this worker; without it, the worker leaves when its master is gone.
+    pub(crate) rendezvous: Option<String>,
     /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
     pub(crate) signals: bool,
 }
@@ -107,9 +125,10 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
 }
 
 fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
-    let Setup { slot, core, settings, listeners, steering, page, control, signals } = setup;
+    let Setup { slot, generation, core, settings, listeners, steering, page, control, .. } = setup;
     // The order matters: memory and the ring are made on the core that uses them.
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
+    let system = |what| move |source| StartError::System { what, source };
     let made = (|| {
         let features = Features::probe()?;
         let direct = match settings.descriptors {
@@ -124,7 +143,14 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit())?;
         let ring = Ring::new(sizing.ring, features).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
-        let inbox = Inbox::new().map_err(|source| StartError::System { what: "eventfd", source })?;
+        let rendezvous =
+            setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
+        let inbox = Inbox::new().map_err(system("eventfd"))?;
+        let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
+        // Everything that needs privilege exists; the protocol's own code never has any.
+        if let Some(identity) = &setup.identity {
+            identity.assume().map_err(system("giving up privileges"))?;
+        }
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
         context.slot = slot;
         context.core = core;
@@ -133,15 +159,13 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         protocol.on_start(&mut Worker { context: &mut context, inbox: &inbox }).map_err(StartError::Protocol)?;
         for (listener, steering) in listeners.iter().zip(&steering) {
             let set = steering.set(slot as u32, listener.socket.as_fd());
-            set.map_err(|source| StartError::System { what: "entering the listener for steering", source })?;
+            set.map_err(system("entering the listener for steering"))?;
         }
-        Ok((ring, listeners, inbox, context, protocol, sizing, direct))
+        let parts = Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct };
+        Ok((parts, protocol))
     })();
     match made {
-        Ok((ring, listeners, inbox, context, protocol, sizing, direct)) => {
-            EventLoop::new(protocol, ring, context, listeners, inbox, control, signals, sizing, direct)
-                .map_err(|(source, control)| (StartError::System { what: "signalfd", source }, control))
-        }
+        Ok((parts, protocol)) => Ok(EventLoop::new(protocol, parts, control)),
         Err(error) => Err((error, control)),
     }
 }
@@ -160,15 +184,19 @@ fn ring_error(source: io::Error) -> StartError {
 fn open_listeners(listeners: Listeners, backlog: u32) -> Result<Vec<Listener>, ListenError> {
     let sockets = match listeners {
         Listeners::Inherited(sockets) => sockets,
-        Listeners::Own(addresses) => addresses.into_iter().map(bind).collect::<Result<_, _>>()?,
+        Listeners::Own(addresses) => {
+            let made = addresses.into_iter().zip(0..).map(|(address, id)| {
+                let (socket, address) = bind(address)?;
+                Ok(Inherited { id, socket, address })
+            });
+            made.collect::<Result<_, _>>()?
+        }
     };
-    sockets
-        .into_iter()
-        .map(|(socket, address)| {
-            configure(&socket, address, backlog)?;
-            Ok(Listener { socket, address, accepting: Accepting::No })
-        })
-        .collect()
+    let listening = sockets.into_iter().map(|Inherited { id, socket, address }| {
+        configure(&socket, address, backlog)?;
+        Ok(Listener::new(id, socket, address))
+    });
+    listening.collect()
 }
 
 /// Raises the soft limit of open files to the hard one and returns it.
@@ -186,7 +214,7 @@ pub(crate) struct Sizing {
     /// Connections taken at most.
     pub(crate) connections_max: u32,
     /// Connections that one multishot accept may bring before it can be cancelled.
-    pub(crate) burst: u32,
+    pub(crate) backlog: u32,
     /// Slots of the slab.
     pub(crate) slots: u32,
     pub(crate) ring: RingSizes,
@@ -201,14 +229,15 @@ impl Sizing {
         if descriptors <= reserved || connections_max == 0 {
             return Err(StartError::Descriptors { limit: descriptors });
         }
-        let burst = backlog_effective(limits.backlog).saturating_mul(listeners as u32);
-        let slots = connections_max.saturating_add(burst).saturating_add(64);
+        let backlog = backlog_effective(limits.backlog);
+        // Listeners that come later make the loop careful earlier; they need no more slots.
+        let slots = connections_max.saturating_add(backlog.saturating_mul(listeners as u32)).saturating_add(64);
         let table = if direct { slots.min(u32::try_from(descriptors).unwrap_or(u32::MAX)) } else { 0 };
         let in_flight = connections_max.saturating_mul(2).saturating_add(u32::from(limits.receive_buffers));
         let completions = in_flight.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
         Ok(Self {
             connections_max,
-            burst,
+            backlog,
             slots,
             ring: RingSizes {
                 submissions: SUBMISSIONS,

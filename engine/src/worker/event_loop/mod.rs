@@ -4,19 +4,23 @@
 //! Invariants: a connection has at most one receive and one send in the kernel's hand; it is closed once, and its slot
 //! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
 
+mod accepting;
+mod orders;
+
 use std::cell::RefCell;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use socket2::SockRef;
 
-use super::control::{Heard, Order, Report, hear_with, tell};
-use super::listener::{Accepting, Listener};
+use super::control::{Report, tell};
+use super::listener::Listener;
 use super::mailbox::Inbox;
+use super::rendezvous::Rendezvous;
 use super::slab::Slab;
 use super::{Sizing, Worker};
 use crate::connection::context::{Alarm, Command, Context};
@@ -25,21 +29,17 @@ use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
 
-/// First and longest pause after accepting failed for want of descriptors or memory.
+/// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
-const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
 
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
-
-/// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
-/// its way, and whoever was let in is answered.
-const FIRST_INPUT_MS_MAX: u64 = 1000;
 
 /// Keys of polls.
 const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
 const INBOX: Key = Key { slot: 2, generation: 0 };
+const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
@@ -87,15 +87,40 @@ fn key_of(id: ConnectionId) -> Key {
     Key { slot: id.slot, generation: id.generation as u16 }
 }
 
+/// How a worker stands to its master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Master {
+    Present,
+    /// Gone: the worker serves on until another one comes.
+    Gone,
+}
+
+/// What the bring-up has made.
+pub(super) struct Parts<M> {
+    pub(super) ring: Ring,
+    pub(super) context: Context,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) inbox: Inbox<M>,
+    pub(super) rendezvous: Option<Rendezvous>,
+    pub(super) generation: u32,
+    pub(super) signals: Option<SignalFd>,
+    pub(super) sizing: Sizing,
+    pub(super) direct: bool,
+}
+
 /// See the module's head.
 pub(crate) struct EventLoop<P: Protocol> {
     protocol: P,
     ring: Ring,
     slab: Slab<Entry<P::Connection>>,
     context: Context,
-    listeners: Vec<Listener>,
+    /// Their places are the keys of their accepts; that of one that was released is free.
+    listeners: Vec<Option<Listener>>,
     inbox: Inbox<P::Message>,
     control: OwnedFd,
+    master: Master,
+    rendezvous: Option<Rendezvous>,
+    generation: u32,
     signals: Option<SignalFd>,
     sizing: Sizing,
     direct: bool,
@@ -117,30 +142,19 @@ pub(crate) struct EventLoop<P: Protocol> {
 }
 
 impl<P: Protocol> EventLoop<P> {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the bring-up")]
-    pub(super) fn new(
-        protocol: P,
-        ring: Ring,
-        context: Context,
-        listeners: Vec<Listener>,
-        inbox: Inbox<P::Message>,
-        control: OwnedFd,
-        signals: bool,
-        sizing: Sizing,
-        direct: bool,
-    ) -> Result<Self, (io::Error, OwnedFd)> {
-        let signals = match signals.then(watch_signals).transpose() {
-            Ok(signals) => signals,
-            Err(error) => return Err((error, control)),
-        };
+    pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
+        let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct } = parts;
         let mut this = Self {
             protocol,
             ring,
             slab: Slab::new(sizing.slots as usize),
             context,
-            listeners,
+            listeners: listeners.into_iter().map(Some).collect(),
             inbox,
             control,
+            master: Master::Present,
+            rendezvous,
+            generation,
             signals,
             sizing,
             direct,
@@ -161,23 +175,31 @@ impl<P: Protocol> EventLoop<P> {
         if let Some(signals) = &this.signals {
             this.ring.poll(signals.as_fd(), SIGNALS);
         }
+        if let Some(rendezvous) = &this.rendezvous {
+            this.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
+        }
         this.ring.poll(this.inbox.descriptor(), INBOX);
         this.settle_accepting();
-        Ok(this)
+        this
     }
 
     pub(super) fn report_ready(&self) {
-        let report = Report::Ready { core: self.context.core, connections_max: self.sizing.connections_max };
+        let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
+        let connections_max = self.sizing.connections_max;
+        let report = Report::Ready { core: self.context.core, connections_max, listeners };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
         }
-        let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.address.to_string()).collect();
-        tracing::debug!(
-            slot = self.context.slot,
-            addresses = addresses.join(" "),
-            direct = self.direct,
-            "worker is ready"
-        );
+        let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(" ");
+        tracing::debug!(slot = self.context.slot, addresses, direct = self.direct, "worker is ready");
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<SocketAddr> = self.listeners.iter().flatten().map(|listener| listener.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
     }
 
     /// Runs until drained.
@@ -192,8 +214,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn is_done(&self) -> bool {
-        let accepting = self.listeners.iter().any(|listener| listener.accepting != Accepting::No);
-        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !accepting
+        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !self.is_accepting()
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -295,55 +316,6 @@ impl<P: Protocol> EventLoop<P> {
             },
         }
         self.settle(key.slot);
-    }
-
-    fn accepted(&mut self, key: Key, result: Result<Socket, i32>, more: bool) {
-        let listener = &mut self.listeners[key.slot as usize];
-        if !more {
-            listener.accepting = Accepting::No;
-        }
-        match result {
-            Ok(socket) => {
-                self.accept_pause_ms = ACCEPT_PAUSE_MS_MIN;
-                self.context.page.accepted.add(1);
-                self.open(socket, None);
-            }
-            Err(libc::ECANCELED) => {}
-            Err(errno) => self.accept_failed(key.slot as usize, errno),
-        }
-    }
-
-    fn accept_failed(&mut self, listener: usize, errno: i32) {
-        self.context.page.accept_errors.add(1);
-        let out_of_resources = matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM);
-        if out_of_resources || !matches!(errno, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) {
-            self.pause_accepting(self.accept_pause_ms);
-            self.accept_pause_ms = (self.accept_pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
-            self.log_at_times(|slot, context| {
-                let advice = if out_of_resources {
-                    "; raise the limit of open files (ulimit -n) or connections end first"
-                } else {
-                    ""
-                };
-                tracing::warn!(
-                    slot,
-                    open = context.page.open.get(),
-                    "accepting failed: {}; pausing{advice}",
-                    io::Error::from_raw_os_error(errno)
-                );
-            });
-        } else {
-            tracing::debug!(listener, errno, "a connection was gone before it was accepted");
-        }
-    }
-
-    fn pause_accepting(&mut self, ms: u64) {
-        if !self.accept_paused {
-            self.accept_paused = true;
-            self.context.page.accept_pauses.add(1);
-            let deadline_ns = self.context.now_ns + ms * 1_000_000;
-            self.context.timers.set(deadline_ns, Alarm::Accept);
-        }
     }
 
     fn open(&mut self, socket: Socket, token: Option<u64>) {
@@ -455,6 +427,12 @@ impl<P: Protocol> EventLoop<P> {
                     self.drain_or_stop();
                 }
             }
+            RENDEZVOUS => {
+                if let Some(rendezvous) = self.rendezvous.as_ref().filter(|_| !more) {
+                    self.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
+                }
+                self.meet_master();
+            }
             _ => {
                 if !more {
                     self.ring.poll(self.inbox.descriptor(), INBOX);
@@ -462,101 +440,6 @@ impl<P: Protocol> EventLoop<P> {
                 for message in self.inbox.take() {
                     self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
                 }
-            }
-        }
-    }
-
-    fn hear_orders(&mut self, more: bool) {
-        loop {
-            match hear_with(&self.control) {
-                Ok((Heard::Message(Order::Drain { settle_ms, is_succeeded }), _)) => {
-                    self.is_succeeded = is_succeeded;
-                    self.drain(settle_ms);
-                }
-                Ok((Heard::Message(Order::Stop), _)) => self.stop(),
-                Ok((Heard::Message(Order::Take), connection)) => {
-                    if let Some(connection) = connection {
-                        self.context.page.accepted.add(1);
-                        self.open(Ring::adopt(connection), None);
-                    }
-                }
-                Ok((Heard::Nothing, _)) => break,
-                Ok((Heard::End, _)) | Err(_) => {
-                    // Nobody is left to give orders: leave in good order. The poll would fire for ever; it ends with
-                    // the ring.
-                    self.drain(0);
-                    return;
-                }
-            }
-        }
-        if !more {
-            self.ring.poll(self.control.as_fd(), CONTROL);
-        }
-    }
-
-    fn drain_or_stop(&mut self) {
-        if self.drain_deadline_ns.is_some() { self.stop() } else { self.drain(0) }
-    }
-
-    /// Leaves; listeners stay open so long, for handshakes under way. Said again, it ends the settling.
-    fn drain(&mut self, settle_ms: u64) {
-        self.is_settled |= settle_ms == 0;
-        if self.drain_deadline_ns.is_some() {
-            self.settle_accepting();
-            return;
-        }
-        if !self.is_settled {
-            self.context.timers.set(self.context.now_ns + settle_ms * 1_000_000, Alarm::Settled);
-        }
-        let drain_ms = settle_ms + self.context.timeouts.drain_ms_max;
-        let deadline_ns = self.context.now_ns + drain_ms * 1_000_000;
-        self.drain_deadline_ns = Some(deadline_ns);
-        self.context.draining = true;
-        self.context.timers.set(deadline_ns, Alarm::Drain);
-        self.leaving = Leaving::Asked;
-        tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
-        self.settle_accepting();
-    }
-
-    /// Tells the protocol, connection by connection; of those that have sent nothing, when they have, or a while later.
-    fn tell_drain(&mut self) {
-        self.leaving = Leaving::Told;
-        self.drain_connections(|is_fresh, _| !is_fresh);
-        self.watch_first_input();
-    }
-
-    fn watch_first_input(&mut self) {
-        let deadline_ns = self.context.now_ns + FIRST_INPUT_MS_MAX * 1_000_000;
-        self.context.timers.set(deadline_ns, Alarm::FirstInput);
-    }
-
-    fn drain_connections(&mut self, which: impl Fn(bool, u64) -> bool) {
-        let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
-        for slot in 0..self.slab.slots() {
-            let Some(entry) = self.slab.at(slot) else { continue };
-            if entry.connecting.is_some() {
-                if let Some(socket) = &entry.socket {
-                    self.ring.cancel_socket(socket);
-                }
-            } else if which(entry.is_fresh, entry.connection.activity_ns()) {
-                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
-                self.settle(slot);
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        self.drain(0);
-        self.leaving = Leaving::Told;
-        self.stopping = true;
-        for slot in 0..self.slab.slots() {
-            if let Some(entry) = self.slab.at(slot) {
-                if entry.connecting.is_none() {
-                    entry.connection.stop(&mut self.context);
-                } else if let Some(socket) = &entry.socket {
-                    self.ring.cancel_socket(socket);
-                }
-                self.settle(slot);
             }
         }
     }
@@ -586,16 +469,8 @@ impl<P: Protocol> EventLoop<P> {
                     self.is_settled = true;
                     self.settle_accepting();
                 }
-                Alarm::FirstInput => {
-                    let since_ns = now_ns.saturating_sub(FIRST_INPUT_MS_MAX * 1_000_000);
-                    self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
-                }
-                Alarm::Drain => {
-                    if self.slab.len() > 0 {
-                        tracing::info!(slot = self.context.slot, open = self.slab.len(), "the drain's time is over");
-                    }
-                    self.stop();
-                }
+                Alarm::FirstInput => self.drain_silent(),
+                Alarm::Drain => self.end_drain(),
             }
         }
     }
@@ -622,7 +497,7 @@ impl<P: Protocol> EventLoop<P> {
                 Command::Connect { address, token } => self.connect(address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
-                    self.drain(0);
+                    self.drain(0, self.context.timeouts.drain_ms_max);
                 }
             }
         }
@@ -734,58 +609,6 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit, not at all at
-    /// it, so that the backlog pushes back and nobody is refused.
-    fn settle_accepting(&mut self) {
-        let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
-        let is_leaving = self.drain_deadline_ns.is_some() && self.is_settled;
-        let wanted = match room {
-            0 => Accepting::No,
-            _ if is_leaving || self.accept_paused => Accepting::No,
-            _ if room > self.sizing.burst => Accepting::Many,
-            _ => Accepting::One,
-        };
-        let was_at_limit = std::mem::replace(&mut self.at_limit, room == 0);
-        if self.at_limit && !was_at_limit && !is_leaving {
-            self.context.page.accept_pauses.add(1);
-            let limit = self.sizing.connections_max;
-            self.log_at_times(|slot, _| tracing::warn!(slot, limit, "connection limit reached; accepting pauses"));
-        }
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let key = Key { slot: index as u32, generation: 0 };
-            match (listener.accepting, wanted) {
-                (Accepting::No, Accepting::One | Accepting::Many) => {
-                    listener.accepting = wanted;
-                    self.ring.accept(listener.socket.as_fd(), key, wanted == Accepting::Many, self.direct);
-                }
-                (Accepting::Many, Accepting::No | Accepting::One) | (Accepting::One, Accepting::No) => {
-                    listener.accepting = Accepting::Cancelling;
-                    self.ring.cancel_accept(key, self.direct);
-                }
-                _ => {}
-            }
-        }
-        if is_leaving && !self.listeners.is_empty() && self.listeners.iter().all(|one| one.accepting == Accepting::No) {
-            self.close_listeners();
-        }
-    }
-
-    fn close_listeners(&mut self) {
-        let listeners = std::mem::take(&mut self.listeners);
-        if self.is_succeeded {
-            // Taking what waits would set a flag that is the successors' too, and is not needed: it is theirs.
-            return;
-        }
-        for listener in listeners {
-            let mut taken = Vec::new();
-            listener.close(|socket| taken.push(socket));
-            for socket in taken {
-                self.context.page.accepted.add(1);
-                self.open(Ring::adopt(socket.into()), None);
-            }
-        }
-    }
-
     fn arm_timeout(&mut self) {
         if let Some(next_ns) = self.context.timers.next_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
@@ -815,7 +638,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-fn watch_signals() -> io::Result<SignalFd> {
+pub(super) fn watch_signals() -> io::Result<SignalFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
     signals.thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)

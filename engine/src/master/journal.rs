@@ -1,0 +1,76 @@
+//! What has happened: the last events, and the time lines of the last handovers.
+
+use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::control::{Event, Step, Timeline};
+
+/// Events kept for those who ask later.
+const EVENTS_MAX: usize = 256;
+
+/// Time lines kept.
+const TIMELINES_MAX: usize = 8;
+
+/// Steps kept of a time line: the first ones.
+const STEPS_MAX: usize = 256;
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Journal {
+    /// Oldest first.
+    events: VecDeque<Event>,
+    timelines: VecDeque<Timeline>,
+}
+
+impl Journal {
+    /// A handover begins: what happens from now on is on its time line.
+    pub(super) fn begin(&mut self, kind: &str, generation: u32) {
+        if self.timelines.len() == TIMELINES_MAX {
+            self.timelines.pop_front();
+        }
+        self.timelines.push_back(Timeline { kind: kind.to_owned(), generation, at_us: now_us(), steps: Vec::new() });
+    }
+
+    /// Something happened.
+    pub(super) fn note(&mut self, generation: Option<u32>, message: String) -> &Event {
+        let at_us = now_us();
+        if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.steps.len() < STEPS_MAX) {
+            let after_us = at_us.saturating_sub(timeline.at_us);
+            timeline.steps.push(Step { after_us, generation, message: message.clone() });
+        }
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event { at_us, generation, message });
+        self.events.back().expect("just added")
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.events.iter().cloned().collect()
+    }
+
+    pub(super) fn timelines(&self) -> Vec<Timeline> {
+        self.timelines.iter().cloned().collect()
+    }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut journal = Journal::default();
+        for number in 0..20 {
+            journal.begin("reload", number);
+            (0..300).for_each(|step| drop(journal.note(None, step.to_string()).clone()));
+        }
+        assert_eq!((journal.events().len(), journal.timelines().len()), (EVENTS_MAX, TIMELINES_MAX));
+        let last = journal.timelines().pop().expect("one");
+        assert_eq!((last.generation, last.steps.len(), last.steps[0].message.as_str()), (19, STEPS_MAX, "0"));
+    }
+}

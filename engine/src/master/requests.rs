@@ -1,0 +1,88 @@
+//! What clients of the control socket ask for, and reloads.
+
+use super::Master;
+use super::leave::Stop;
+use super::scale::Scaled;
+use crate::control::server::Waiting;
+use crate::control::{Reply, Request};
+use crate::server::ServerError;
+
+impl Master<'_> {
+    /// Begins a generation of the configuration as it is now; gives the operation whose outcome will be told.
+    pub(super) fn reload(&mut self) -> Result<u32, String> {
+        if self.stopping {
+            return Err("the server is stopping".to_owned());
+        }
+        if self.is_changing() {
+            return Err("a reload, or a change of the number of workers, is under way; ask again".to_owned());
+        }
+        let Some(reload) = &mut self.reload else {
+            let reason = "this program gives no way to read its configuration again";
+            tracing::warn!("reload is ignored: {reason}");
+            return Err(reason.to_owned());
+        };
+        let started = match reload() {
+            Ok((settings, service)) => {
+                tracing::info!(generation = self.next_number, workers = settings.workers, "reload: starting");
+                let result = match settings.validate() {
+                    Ok(()) if settings.listen.is_empty() => Err(ServerError::NoAddress),
+                    result => result.map_err(ServerError::from),
+                };
+                result.and_then(|()| self.begin(settings, service, "reload"))
+            }
+            Err(problem) => Err(ServerError::Reload { problem }),
+        };
+        started.map_err(|error| {
+            let reason = error.to_string();
+            self.abandon(error);
+            reason
+        })
+    }
+
+    pub(super) fn serve_control(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        for (client, request) in control.requests() {
+            let reply = self.answer(client, request);
+            if let (Some(reply), Some(control)) = (reply, &mut self.control) {
+                control.reply(client, &reply);
+            }
+        }
+    }
+
+    /// What can be answered at once.
+    fn answer(&mut self, client: usize, request: Request) -> Option<Reply> {
+        match request {
+            Request::Status => Some(Reply::Status(self.status())),
+            Request::Reload => match self.reload() {
+                Ok(operation) => self.wait_for(client, Waiting::ForOperation(operation)),
+                Err(reason) => Some(Reply::Failed { reason }),
+            },
+            Request::Scale { workers } => match self.scale(workers) {
+                Ok(Scaled::Begun(operation)) => self.wait_for(client, Waiting::ForOperation(operation)),
+                Ok(Scaled::Done(message)) => Some(Reply::Done { message }),
+                Err(reason) => Some(Reply::Failed { reason }),
+            },
+            Request::Stop { now, deadline_ms } => {
+                self.wait_for(client, Waiting::ForEnd);
+                self.stop(if now { Stop::Now } else { Stop::Graceful { drain_ms: deadline_ms } }, "batonctl");
+                None
+            }
+            Request::Events { follow } => {
+                let events = self.journal.events();
+                if let Some(control) = &mut self.control {
+                    events.into_iter().for_each(|event| control.reply(client, &Reply::Event(event)));
+                }
+                self.wait_for(client, Waiting::ForEvents);
+                (!follow).then(|| Reply::Done { message: String::new() })
+            }
+        }
+    }
+
+    /// Makes a client wait; there is no answer yet.
+    fn wait_for(&mut self, client: usize, waiting: Waiting) -> Option<Reply> {
+        if let Some(control) = &mut self.control {
+            control.wait_for(client, waiting);
+        }
+        None
+    }
+}

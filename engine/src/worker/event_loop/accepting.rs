@@ -1,0 +1,141 @@
+//! Accepting: in bursts, one at a time, or not at all; and the end of listeners.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
+use crate::connection::context::Alarm;
+use crate::protocol::Protocol;
+use crate::sys::ring::{Key, Ring, Socket};
+use crate::worker::control::{Report, tell};
+use crate::worker::listener::{Accepting, Listener};
+
+/// Longest pause after accepting failed for want of descriptors or memory.
+const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn accepted(&mut self, key: Key, result: Result<Socket, i32>, more: bool) {
+        let listener = self.listeners[key.slot as usize].as_mut();
+        if let Some(listener) = listener.filter(|_| !more) {
+            listener.accepting = Accepting::No;
+        }
+        match result {
+            Ok(socket) => {
+                self.accept_pause_ms = ACCEPT_PAUSE_MS_MIN;
+                self.context.page.accepted.add(1);
+                self.open(socket, None);
+            }
+            Err(libc::ECANCELED) => {}
+            Err(errno) => self.accept_failed(key.slot as usize, errno),
+        }
+    }
+
+    fn accept_failed(&mut self, listener: usize, errno: i32) {
+        self.context.page.accept_errors.add(1);
+        let out_of_resources = matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM);
+        if out_of_resources || !matches!(errno, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) {
+            self.pause_accepting(self.accept_pause_ms);
+            self.accept_pause_ms = (self.accept_pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
+            self.log_at_times(|slot, context| {
+                let advice = if out_of_resources {
+                    "; raise the limit of open files (ulimit -n) or connections end first"
+                } else {
+                    ""
+                };
+                tracing::warn!(
+                    slot,
+                    open = context.page.open.get(),
+                    "accepting failed: {}; pausing{advice}",
+                    io::Error::from_raw_os_error(errno)
+                );
+            });
+        } else {
+            tracing::debug!(listener, errno, "a connection was gone before it was accepted");
+        }
+    }
+
+    fn pause_accepting(&mut self, ms: u64) {
+        if !self.accept_paused {
+            self.accept_paused = true;
+            self.context.page.accept_pauses.add(1);
+            let deadline_ns = self.context.now_ns + ms * 1_000_000;
+            self.context.timers.set(deadline_ns, Alarm::Accept);
+        }
+    }
+
+    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit, not at all at
+    /// it, so that the backlog pushes back and nobody is refused.
+    pub(super) fn settle_accepting(&mut self) {
+        let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
+        let is_leaving = self.drain_deadline_ns.is_some() && self.is_settled;
+        let wanted = match room {
+            0 => Accepting::No,
+            _ if is_leaving || self.accept_paused => Accepting::No,
+            _ if room > self.burst() => Accepting::Many,
+            _ => Accepting::One,
+        };
+        let was_at_limit = std::mem::replace(&mut self.at_limit, room == 0);
+        if self.at_limit && !was_at_limit && !is_leaving {
+            self.context.page.accept_pauses.add(1);
+            let limit = self.sizing.connections_max;
+            self.log_at_times(|slot, _| tracing::warn!(slot, limit, "connection limit reached; accepting pauses"));
+        }
+        for (place, slot) in self.listeners.iter_mut().enumerate() {
+            let Some(listener) = slot else { continue };
+            if listener.is_released && listener.accepting == Accepting::No {
+                // Others have copies: what waits there is theirs.
+                *slot = None;
+                continue;
+            }
+            let wanted = if listener.is_released { Accepting::No } else { wanted };
+            let key = Key { slot: place as u32, generation: 0 };
+            match (listener.accepting, wanted) {
+                (Accepting::No, Accepting::One | Accepting::Many) => {
+                    listener.accepting = wanted;
+                    self.ring.accept(listener.socket.as_fd(), key, wanted == Accepting::Many, self.direct);
+                }
+                (Accepting::Many, Accepting::No | Accepting::One) | (Accepting::One, Accepting::No) => {
+                    listener.accepting = Accepting::Cancelling;
+                    self.ring.cancel_accept(key, self.direct);
+                }
+                _ => {}
+            }
+        }
+        if is_leaving && !self.listeners.is_empty() && !self.is_accepting() {
+            self.close_listeners();
+        }
+    }
+
+    /// Connections that all accepts in the kernel's hand may bring before they can be cancelled.
+    fn burst(&self) -> u32 {
+        self.sizing.backlog.saturating_mul(self.listeners.iter().flatten().count() as u32)
+    }
+
+    pub(super) fn is_accepting(&self) -> bool {
+        self.listeners.iter().flatten().any(|listener| listener.accepting != Accepting::No)
+    }
+
+    /// Takes another listener in.
+    pub(super) fn add_listener(&mut self, listener: Listener) {
+        match self.listeners.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(listener),
+            None => self.listeners.push(Some(listener)),
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
+            if self.is_succeeded {
+                // Taking what waits would set a flag that is the successors' too, and is not needed: it is theirs.
+                continue;
+            }
+            let mut taken = Vec::new();
+            listener.close(|socket| taken.push(socket));
+            for socket in taken {
+                self.context.page.accepted.add(1);
+                self.open(Ring::adopt(socket.into()), None);
+            }
+        }
+        let _ = tell(&self.control, &Report::Closed);
+    }
+}

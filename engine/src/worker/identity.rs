@@ -1,0 +1,123 @@
+//! As whom workers serve: looked up by the master, assumed by each worker once it has what needs privilege.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::unistd::{
+    Gid, Group, Uid, User, getegid, geteuid, getgroups, getresgid, getresuid, initgroups, setgroups, setresgid,
+    setresuid,
+};
+
+use crate::config::{InvalidSetting, Settings};
+
+impl Settings {
+    /// Looks up user and group on this machine, and whether this process may serve as them.
+    ///
+    /// # Errors
+    /// Names the setting, and says why not.
+    pub fn check_identity(&self) -> Result<(), InvalidSetting> {
+        Identity::resolve(self).map(drop)
+    }
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// For the groups it is a member of; `None` where only the group was given.
+    user: Option<(String, Uid)>,
+    group: Gid,
+}
+
+impl Identity {
+    /// Looks both up; a user without a group has his own. `None` where neither is given.
+    ///
+    /// # Errors
+    /// Names the setting where there is none of this name, or this process may not become it.
+    pub(crate) fn resolve(settings: &Settings) -> Result<Option<Self>, InvalidSetting> {
+        let invalid = |setting| move |problem| InvalidSetting { setting, problem };
+        let user = settings.user.as_deref().map(find_user).transpose().map_err(invalid("user"))?;
+        let group = settings.group.as_deref().map(find_group).transpose().map_err(invalid("group"))?;
+        let (gid, setting) = match (&user, group) {
+            (None, None) => return Ok(None),
+            (Some(user), None) => (user.gid, "user"),
+            (Some(_), Some(gid)) => (gid, "user"),
+            (None, Some(gid)) => (gid, "group"),
+        };
+        let is_other = user.as_ref().is_some_and(|user| user.uid != geteuid()) || gid != getegid();
+        if is_other && !geteuid().is_root() {
+            let problem =
+                "only root may serve as another user or group; start the server as root, or take the setting away";
+            return Err(invalid(setting)(problem.to_owned()));
+        }
+        Ok(Some(Self { user: user.map(|user| (user.name, user.uid)), group: gid }))
+    }
+
+    /// Becomes it for good: no way back, no capability, no privilege by exec.
+    ///
+    /// # Errors
+    /// As setresuid(2) and its like; the process must not go on then.
+    pub(crate) fn assume(&self) -> io::Result<()> {
+        if geteuid().is_root() {
+            match &self.user {
+                Some((name, _)) => {
+                    let name = std::ffi::CString::new(name.as_str())?;
+                    initgroups(&name, self.group)?;
+                }
+                None => setgroups(&[self.group])?,
+            }
+        }
+        setresgid(self.group, self.group, self.group)?;
+        if let Some((_, uid)) = self.user {
+            // From root to another user this clears all sets of capabilities (capabilities(7)).
+            setresuid(uid, uid, uid)?;
+        }
+        prctl::set_no_new_privs()?;
+        self.check()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let (users, groups) = (getresuid()?, getresgid()?);
+        let is_user = |uid: Uid| [users.real, users.effective, users.saved].iter().all(|one| *one == uid);
+        let is_group = [groups.real, groups.effective, groups.saved].iter().all(|one| *one == self.group);
+        let has_root = !self.group.eq(&Gid::from_raw(0)) && getgroups()?.contains(&Gid::from_raw(0));
+        if self.user.as_ref().is_some_and(|(_, uid)| !is_user(*uid)) || !is_group || has_root {
+            return Err(io::Error::other("the process could not become its user and group wholly"));
+        }
+        Ok(())
+    }
+}
+
+fn find_user(name: &str) -> Result<User, String> {
+    let by_number = || name.parse().ok().and_then(|uid| User::from_uid(Uid::from_raw(uid)).ok().flatten());
+    let found = User::from_name(name).map_err(|error| format!("looking up user {name:?}: {error}"))?;
+    found.or_else(by_number).ok_or_else(|| format!("there is no user {name:?} on this machine"))
+}
+
+fn find_group(name: &str) -> Result<Gid, String> {
+    let by_number = || name.parse().ok().and_then(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten());
+    let found = Group::from_name(name).map_err(|error| format!("looking up group {name:?}: {error}"))?;
+    let found = found.or_else(by_number).ok_or_else(|| format!("there is no group {name:?} on this machine"))?;
+    Ok(found.gid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_looked_up_and_unknown_ones_named() {
+        let resolve = |user: Option<&str>, group: Option<&str>| {
+            let (user, group) = (user.map(str::to_owned), group.map(str::to_owned));
+            Identity::resolve(&Settings { user, group, ..Settings::default() })
+        };
+        assert_eq!(resolve(None, None), Ok(None));
+        if geteuid().is_root() {
+            assert_eq!(resolve(Some("root"), None), resolve(Some("0"), Some("0")));
+        } else {
+            assert!(resolve(Some("root"), None).expect_err("not root").problem.contains("only root"));
+        }
+        let unknown = resolve(Some("nobody of this name"), None).expect_err("unknown");
+        assert!(unknown.problem.contains("\"nobody of this name\""), "{unknown}");
+        assert_eq!(resolve(None, Some("no group of this name")).expect_err("unknown").setting, "group");
+    }
+}
