@@ -38,7 +38,8 @@ pub(crate) fn status(status: &Status) -> String {
     for generation in &status.generations {
         let (number, phase) = (generation.number, &generation.phase);
         let addresses = generation.addresses.join(" ");
-        let age = if phase == "orphaned" { String::new() } else { format!(", {}", duration(generation.age_ms)) };
+        let is_known = generation.workers.iter().all(|worker| worker.state != ORPHANED);
+        let age = if is_known { format!(", {}", duration(generation.age_ms)) } else { String::new() };
         let _ = writeln!(text, "\ngeneration {number}, {phase}{age}, on {addresses}");
         text.push_str(&table(generation.workers.iter().map(row)));
         for worker in &generation.workers {
@@ -91,7 +92,11 @@ fn said(event: &Event) -> String {
 
 const HEADINGS: [&str; 9] = ["slot", "pid", "state", "up", "open", "accepted", "requests", "p50 µs", "p99 µs"];
 
+/// The state of a worker whose numbers its new master does not have.
+const ORPHANED: &str = "orphaned";
+
 fn row(worker: &WorkerStatus) -> [String; 9] {
+    let number = |text: String| if worker.state == ORPHANED { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
     [
@@ -99,11 +104,11 @@ fn row(worker: &WorkerStatus) -> [String; 9] {
         or_dash(worker.pid.map(|pid| pid.to_string())),
         worker.state.clone(),
         or_dash(worker.age_ms.map(duration)),
-        worker.open.to_string(),
-        worker.accepted.to_string(),
-        worker.requests.to_string(),
-        microseconds(worker.service_ns_p50),
-        microseconds(worker.service_ns_p99),
+        number(worker.open.to_string()),
+        number(worker.accepted.to_string()),
+        number(worker.requests.to_string()),
+        number(microseconds(worker.service_ns_p50)),
+        number(microseconds(worker.service_ns_p99)),
     ]
 }
 

@@ -101,6 +101,14 @@ macro_rules! choices {
             pub fn over(self, below: Self) -> Self {
                 Self { $($field: self.$field.or(below.$field),)* }
             }
+
+            /// Whether a setting of this name is given here.
+            fn has(&self, setting: &str) -> bool {
+                match setting {
+                    $(stringify!($field) => self.$field.is_some(),)*
+                    _ => false,
+                }
+            }
         }
     };
 }
@@ -427,32 +435,11 @@ fn flag_name(setting: &str) -> String {
 
 /// Whether flags give a setting, by its name in the file.
 fn is_given(flags: &Choices, setting: &str) -> bool {
-    let limits = flags.limits.clone().unwrap_or_default();
-    let times = flags.timeouts.clone().unwrap_or_default();
-    let http = flags.http.clone().unwrap_or_default();
-    match setting {
-        "listen" => flags.listen.is_some(),
-        "workers" => flags.workers.is_some(),
-        "connections_max" => limits.connections_max.is_some(),
-        "backlog" => limits.backlog.is_some(),
-        "message_bytes_max" => limits.message_bytes_max.is_some(),
-        "outbound_bytes_high" => limits.outbound_bytes_high.is_some(),
-        "outbound_bytes_low" => limits.outbound_bytes_low.is_some(),
-        "receive_buffer_bytes" => limits.receive_buffer_bytes.is_some(),
-        "receive_buffers" => limits.receive_buffers.is_some(),
-        "idle_ms" => times.idle_ms.is_some(),
-        "message_ms" => times.message_ms.is_some(),
-        "write_ms" => times.write_ms.is_some(),
-        "linger_ms" => times.linger_ms.is_some(),
-        "drain_ms_max" => times.drain_ms_max.is_some(),
-        "server" => http.server.is_some(),
-        "head_bytes_max" => http.head_bytes_max.is_some(),
-        "target_bytes_max" => http.target_bytes_max.is_some(),
-        "body_bytes_max" => http.body_bytes_max.is_some(),
-        "body_ms" => http.body_ms.is_some(),
-        "requests_max" => http.requests_max.is_some(),
-        _ => false,
-    }
+    flags.has(setting)
+        || flags.limits.as_ref().is_some_and(|limits| limits.has(setting))
+        || flags.timeouts.as_ref().is_some_and(|timeouts| timeouts.has(setting))
+        || flags.http.as_ref().is_some_and(|http| http.has(setting))
+        || flags.log.as_ref().is_some_and(|log| log.has(setting))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
@@ -16,6 +17,9 @@ use crate::worker::{self, Inherited, Order};
 
 /// Connections the master may hold for want of a worker that takes them.
 const HELD_MAX: usize = 256;
+
+/// The master must not wait for a connection that somebody else has taken.
+const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// A listen socket of the tier adopt: the master's copy.
 pub(super) struct Kept {
@@ -122,7 +126,9 @@ impl Master<'_> {
                 slots.any(|share| of.slot(share.slot).is_some_and(Slot::is_ready))
             })
         };
-        self.kept.iter().filter(move |kept| !is_attended(kept))
+        // One that was just made listens only when its first worker has come up.
+        let is_listening = |kept: &Kept| kept.socket.is_listener().unwrap_or(false);
+        self.kept.iter().filter(move |kept| !is_attended(kept) && is_listening(kept))
     }
 
     /// Hands connections that came to the guards, or to sockets whose worker is not there, to workers.
@@ -145,16 +151,11 @@ impl Master<'_> {
         unattended.iter().for_each(|socket| self.empty(socket));
     }
 
-    /// Hands out what waits at a socket that the master alone accepts from.
+    /// Hands out what waits at a socket of absent workers.
     pub(super) fn empty(&mut self, socket: &Socket) {
         while self.held.len() < HELD_MAX {
-            // The socket blocks, since the flag would be that of the workers' copies too.
-            let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-            if !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1)) {
-                return;
-            }
-            let Ok((connection, _)) = socket.accept() else { return };
-            self.hand(connection.into());
+            let Some(connection) = accept_within(socket, ACCEPT_TIME_MAX) else { return };
+            self.hand(connection);
         }
     }
 
@@ -172,5 +173,43 @@ impl Master<'_> {
     /// Whether the tier passes listen sockets on.
     pub(super) fn adopts(&self) -> bool {
         self.tier == Tier::Adopt
+    }
+}
+
+/// A connection that waits at a listen socket of which workers have copies. The socket must block, since O_NONBLOCK would
+/// be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed accepts for some
+/// milliseconds still, so that what was seen to wait may be gone. A time-out is no matter to a ring.
+fn accept_within(socket: &Socket, time: Duration) -> Option<OwnedFd> {
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+    if !is_waiting || socket.set_read_timeout(Some(time)).is_err() {
+        return None;
+    }
+    let accepted = socket.accept();
+    let _ = socket.set_read_timeout(None);
+    let (connection, _) = accepted.ok()?;
+    connection.set_read_timeout(None).ok()?;
+    Some(connection.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn accepting_from_a_shared_socket_does_not_wait() {
+        let (socket, address) = worker::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        assert!(accept_within(&socket, ACCEPT_TIME_MAX).is_none(), "it does not listen");
+        worker::configure(&socket, address, 16).expect("listening");
+        assert!(accept_within(&socket, ACCEPT_TIME_MAX).is_none());
+        let _client = TcpStream::connect(address).expect("connected");
+        let connection = Socket::from(accept_within(&socket, ACCEPT_TIME_MAX).expect("a connection"));
+        assert_eq!(connection.read_timeout().expect("asked"), None);
+        // Somebody else was faster.
+        socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).expect("set");
+        assert_eq!(socket.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
     }
 }

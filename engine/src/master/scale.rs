@@ -131,7 +131,7 @@ impl<'a> Master<'a> {
         let (number, workers) = (generation.number, generation.slots.len());
         generation.settings.workers = workers;
         tracing::info!(generation = number, workers, "scaled");
-        let message = format!("{} serve", count(workers));
+        let message = format!("{} now", count(workers));
         self.event(Some(number), &message);
         self.conclude(growth.operation, &Reply::Done { message });
     }
@@ -175,7 +175,7 @@ impl<'a> Master<'a> {
         let farewell = self.farewell(index);
         self.generations.insert(index, leaving);
         self.send_away(index, farewell);
-        let message = format!("{} serve, {count_leaving} leave", count(workers));
+        let message = format!("{} now, {count_leaving} leave", count(workers));
         self.event(Some(number), &message);
         Ok(message)
     }
