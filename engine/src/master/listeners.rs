@@ -4,9 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
 
 use super::Master;
@@ -17,9 +15,6 @@ use crate::worker::{self, Inherited, Order};
 
 /// Connections the master may hold for want of a worker that takes them.
 const HELD_MAX: usize = 256;
-
-/// The master must not wait for a connection that somebody else has taken.
-const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// A listen socket of the tier adopt: the master's copy.
 pub(super) struct Kept {
@@ -154,7 +149,7 @@ impl Master<'_> {
     /// Hands out what waits at a socket of absent workers.
     pub(super) fn empty(&mut self, socket: &Socket) {
         while self.held.len() < HELD_MAX {
-            let Some(connection) = accept_within(socket, ACCEPT_TIME_MAX) else { return };
+            let Some(connection) = worker::accept_shared(socket) else { return };
             self.hand(connection);
         }
     }
@@ -173,43 +168,5 @@ impl Master<'_> {
     /// Whether the tier passes listen sockets on.
     pub(super) fn adopts(&self) -> bool {
         self.tier == Tier::Adopt
-    }
-}
-
-/// A connection that waits at a listen socket of which workers have copies. The socket must block, since O_NONBLOCK would
-/// be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed accepts for some
-/// milliseconds still, so that what was seen to wait may be gone. A time-out is no matter to a ring.
-fn accept_within(socket: &Socket, time: Duration) -> Option<OwnedFd> {
-    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
-        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
-    if !is_waiting || socket.set_read_timeout(Some(time)).is_err() {
-        return None;
-    }
-    let accepted = socket.accept();
-    let _ = socket.set_read_timeout(None);
-    let (connection, _) = accepted.ok()?;
-    connection.set_read_timeout(None).ok()?;
-    Some(connection.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{SocketAddr, TcpStream};
-
-    use super::*;
-
-    #[test]
-    fn accepting_from_a_shared_socket_does_not_wait() {
-        let (socket, address) = worker::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
-        assert!(accept_within(&socket, ACCEPT_TIME_MAX).is_none(), "it does not listen");
-        worker::configure(&socket, address, 16).expect("listening");
-        assert!(accept_within(&socket, ACCEPT_TIME_MAX).is_none());
-        let _client = TcpStream::connect(address).expect("connected");
-        let connection = Socket::from(accept_within(&socket, ACCEPT_TIME_MAX).expect("a connection"));
-        assert_eq!(connection.read_timeout().expect("asked"), None);
-        // Somebody else was faster.
-        socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).expect("set");
-        assert_eq!(socket.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -3,15 +3,20 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A server that starts holds its reservation for some milliseconds.
 const RESERVATION_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Nobody waits for a connection that somebody else has taken.
+const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// Why there is no listen socket.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +121,23 @@ pub(crate) fn backlog_effective(backlog: u32) -> u32 {
     backlog.min(limit.unwrap_or(4096))
 }
 
+/// A connection that waits at a listen socket of which other processes have copies. The socket must block, since
+/// O_NONBLOCK would be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed holds
+/// on for some milliseconds, so that what was seen to wait may be gone. A time-out is no matter to a ring.
+pub(crate) fn accept_shared(socket: &Socket) -> Option<Socket> {
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+    if !is_waiting || socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).is_err() {
+        return None;
+    }
+    let accepted = socket.accept();
+    let _ = socket.set_read_timeout(None);
+    let (connection, _) = accepted.ok()?;
+    connection.set_read_timeout(None).ok()?;
+    Some(connection)
+}
+
 /// Whether accepting from a listener is in the kernel's hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepting {
@@ -161,5 +183,35 @@ impl Listener {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Closes this copy of a socket that others accept from. Whoever came while the accept was being cancelled has woken
+    /// this worker and nobody else, and would wait until the next one comes: he is taken.
+    pub(crate) fn release(self, mut take: impl FnMut(Socket)) {
+        assert_eq!(self.accepting, Accepting::No, "a listener is closed after its accept has ended");
+        // Those who come from now on wake the others: no more than the queue can hold have to be taken.
+        let most = backlog_effective(u32::MAX) as usize;
+        std::iter::from_fn(|| accept_shared(&self.socket)).take(most).for_each(&mut take);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepting_from_a_shared_socket_does_not_wait() {
+        let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        assert!(accept_shared(&socket).is_none(), "it does not listen");
+        configure(&socket, address, 16).expect("listening");
+        assert!(accept_shared(&socket).is_none());
+        let _client = TcpStream::connect(address).expect("connected");
+        let connection = accept_shared(&socket).expect("a connection");
+        assert_eq!(connection.read_timeout().expect("asked"), None);
+        // Somebody else was faster.
+        socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).expect("set");
+        assert_eq!(socket.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
     }
 }

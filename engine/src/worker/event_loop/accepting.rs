@@ -74,6 +74,7 @@ impl<P: Protocol> EventLoop<P> {
             _ if room > self.burst() => Accepting::Many,
             _ => Accepting::One,
         };
+        let mut released = Vec::new();
         let was_at_limit = std::mem::replace(&mut self.at_limit, room == 0);
         if self.at_limit && !was_at_limit && !is_leaving {
             self.context.page.accept_pauses.add(1);
@@ -83,8 +84,7 @@ impl<P: Protocol> EventLoop<P> {
         for (place, slot) in self.listeners.iter_mut().enumerate() {
             let Some(listener) = slot else { continue };
             if listener.is_released && listener.accepting == Accepting::No {
-                // Others have copies: what waits there is theirs.
-                *slot = None;
+                released.extend(slot.take());
                 continue;
             }
             let wanted = if listener.is_released { Accepting::No } else { wanted };
@@ -101,6 +101,7 @@ impl<P: Protocol> EventLoop<P> {
                 _ => {}
             }
         }
+        self.release(released);
         if is_leaving && !self.listeners.is_empty() && !self.is_accepting() {
             self.close_listeners();
         }
@@ -124,18 +125,27 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn close_listeners(&mut self) {
-        for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
-            if self.is_succeeded {
-                // Taking what waits would set a flag that is the successors' too, and is not needed: it is theirs.
-                continue;
-            }
+        let listeners = std::mem::take(&mut self.listeners).into_iter().flatten();
+        if self.is_succeeded {
+            self.release(listeners.collect());
+        } else {
             let mut taken = Vec::new();
-            listener.close(|socket| taken.push(socket));
-            for socket in taken {
-                self.context.page.accepted.add(1);
-                self.open(Ring::adopt(socket.into()), None);
-            }
+            listeners.for_each(|listener| listener.close(|socket| taken.push(socket)));
+            self.take_in(taken);
         }
         let _ = tell(&self.control, &Report::Closed);
+    }
+
+    fn release(&mut self, listeners: Vec<Listener>) {
+        let mut taken = Vec::new();
+        listeners.into_iter().for_each(|listener| listener.release(|socket| taken.push(socket)));
+        self.take_in(taken);
+    }
+
+    fn take_in(&mut self, sockets: Vec<socket2::Socket>) {
+        for socket in sockets {
+            self.context.page.accepted.add(1);
+            self.open(Ring::adopt(socket.into()), None);
+        }
     }
 }
