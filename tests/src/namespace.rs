@@ -4,9 +4,11 @@
 //! A thread cannot take the others of its process along, so the test's own executable is run once more inside, for this one
 //! test. That run's outcome is the test's.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +22,9 @@ use crate::{process, skip};
 
 /// Names the test that runs inside.
 const MARK: &str = "BATON_TESTS_NAMESPACE";
+
+/// As proc(5) shows it.
+const SYN_RECEIVED: &str = "03";
 
 /// A test that takes longer inside has hung.
 pub const TIME_MAX: Duration = Duration::from_secs(180);
@@ -62,7 +67,7 @@ fn can_enter() -> bool {
 }
 
 /// A command that becomes `program` in a new namespace.
-fn enter(program: impl AsRef<std::ffi::OsStr>) -> Command {
+fn enter(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--net");
     if !nix::unistd::geteuid().is_root() {
@@ -195,14 +200,15 @@ fn run_nft(commands: &str) -> Result<(), String> {
 ///
 /// # Panics
 /// If proc(5) is not there.
-pub fn handshakes_open(client: std::net::Ipv4Addr, server: SocketAddr) -> usize {
+pub fn handshakes_open(client: Ipv4Addr, server: SocketAddr) -> usize {
     // In network byte order, read as a number of this machine; see proc_pid_net(5).
     let client = format!("{:08X}:", u32::from_ne_bytes(client.octets()));
     let port = format!(":{:04X}", server.port());
     let table = fs::read_to_string("/proc/self/net/tcp").expect("proc(5)");
-    let is_open = |line: &&str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        matches!(fields[..], [_, local, remote, "03", ..] if local.ends_with(&port) && remote.starts_with(&client))
-    };
-    table.lines().filter(is_open).count()
+    let open = table.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, local, remote, SYN_RECEIVED, ..] if local.ends_with(&port) && remote.starts_with(&client) => Some(remote),
+        _ => None,
+    });
+    // Where others come and go, the table shows some twice.
+    open.collect::<BTreeSet<_>>().len()
 }

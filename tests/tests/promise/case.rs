@@ -152,8 +152,14 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Reloads by HUP, and waits until the new generation serves.
+///
+/// # Panics
+/// If it does not come up.
 pub(crate) fn reload(server: &Server) {
     let before = server.count_of("the new generation serves");
     server.signal(Signal::SIGHUP);
-    wait_until("the new generation serves", || server.count_of("the new generation serves") > before);
+    wait_until("the new generation serves", || {
+        assert_eq!(server.count_of("reload failed"), 0, "{:#?}", server.log());
+        server.count_of("the new generation serves") > before
+    });
 }
