@@ -17,14 +17,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::program::{batond, is_installed, signal};
+use crate::program::{self, batond, is_installed, signal};
 use crate::{process, skip};
 
 /// Names the test that runs inside.
 const MARK: &str = "BATON_TESTS_NAMESPACE";
-
-/// As proc(5) shows it.
-const SYN_RECEIVED: &str = "03";
 
 /// A test that takes longer inside has hung.
 pub const TIME_MAX: Duration = Duration::from_secs(180);
@@ -196,19 +193,14 @@ fn run_nft(commands: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// How many handshakes from `client` to `server` (IPv4) still want their final ACK at the server.
+/// How many handshakes from `client` to `server` still want their final ACK at the server.
 ///
 /// # Panics
-/// If proc(5) is not there.
+/// If ss(8), of the same package as ip(8), is not there. (`/proc/net/tcp` takes seconds where many connections have ended.)
 pub fn handshakes_open(client: Ipv4Addr, server: SocketAddr) -> usize {
-    // In network byte order, read as a number of this machine; see proc_pid_net(5).
-    let client = format!("{:08X}:", u32::from_ne_bytes(client.octets()));
-    let port = format!(":{:04X}", server.port());
-    let table = fs::read_to_string("/proc/self/net/tcp").expect("proc(5)");
-    let open = table.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, local, remote, SYN_RECEIVED, ..] if local.ends_with(&port) && remote.starts_with(&client) => Some(remote),
-        _ => None,
-    });
-    // Where others come and go, the table shows some twice.
-    open.collect::<BTreeSet<_>>().len()
+    let filter = format!("dst = {client} and sport = :{}", server.port());
+    let output = program::run(Command::new("ss").args(["-H", "-n", "-t", "state", "syn-recv", &filter]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Where others come and go, a table may show some twice.
+    String::from_utf8_lossy(&output.stdout).lines().collect::<BTreeSet<_>>().len()
 }

@@ -7,5 +7,6 @@
 mod case;
 mod handshake;
 mod kill;
+mod long;
 mod reload;
 mod start;
