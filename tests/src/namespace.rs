@@ -56,11 +56,11 @@ fn is_inside() -> bool {
 /// `false`, said aloud, where no namespace may be made.
 fn can_enter() -> bool {
     if let Some(missing) = ["unshare", "ip"].into_iter().find(|program| !is_installed(program)) {
-        return !skip(&format!("{missing} is not installed"));
+        return !skip_visibly(&format!("{missing} is not installed"));
     }
     let output = enter("ip").args(["link", "set", "lo", "up"]).stdin(Stdio::null()).output().expect("unshare runs");
     let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success() || !skip(&format!("no network namespace may be made here: {}", reason.trim()))
+    output.status.success() || !skip_visibly(&format!("no network namespace may be made here: {}", reason.trim()))
 }
 
 /// A command that becomes `program` in a new namespace.
@@ -106,13 +106,23 @@ fn relay(from: Option<impl Read + Send + 'static>) -> JoinHandle<bool> {
         for line in from.into_iter().flat_map(|from| BufReader::new(from).lines().map_while(Result::ok)) {
             has_run |= line.starts_with("running 1 test");
             if line.starts_with("SKIPPED") {
-                let _ = writeln!(std::io::stderr(), "{line}");
+                show(&line);
             } else {
                 eprintln!("{line}");
             }
         }
         has_run
     })
+}
+
+/// As [`skip`], also where a test's output is captured.
+fn skip_visibly(reason: &str) -> bool {
+    show(&format!("SKIPPED: {reason}"));
+    true
+}
+
+fn show(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// `None`: it did not end in time and was killed, with all below it.

@@ -177,12 +177,19 @@ pub(crate) fn cases() -> Vec<Case> {
     tiers().into_iter().flat_map(|tier| [1, 2].map(|workers| Case::new(tier, workers))).collect()
 }
 
-/// Reloads by HUP, and waits until the new generation serves.
+/// Reloads by HUP, and waits until the new generation serves. Without rights there may be no room for one yet: the kernel
+/// gives back what a worker had locked some time after its end.
 ///
 /// # Panics
 /// If it does not come up.
 pub(crate) fn reload(server: &Server) {
-    assert!(try_reload(server), "{:#?}", server.log());
+    wait_until("a new generation comes up", || {
+        let is_done = try_reload(server);
+        let log = server.log();
+        let failures = log.iter().filter(|line| line.contains("reload failed"));
+        failures.for_each(|line| assert!(line.contains("limit of locked memory"), "{line}"));
+        is_done
+    });
 }
 
 /// Reloads by HUP; whether the new generation came up.

@@ -58,10 +58,7 @@ fn nobody_is_lost_by_a_server_without_rights() {
                 let case = Case { rights: Rights::Nobody, ..Case::new(handover, workers) };
                 prove(&what, &case, Expected::NothingLost, |server, _| {
                     assert_eq!(server.count_of("\"tier\":\"adopt\""), 1, "{:#?}", server.log());
-                    for _ in 0..RELOADS {
-                        // The kernel gives back what a worker had locked some time after its end.
-                        wait_until("there is room for a generation", || try_reload(server));
-                    }
+                    reload_often(server);
                 });
             }
         }
