@@ -1,17 +1,12 @@
 //! Reload after reload: nobody is lost.
 
-use std::io::Write;
-
-use baton_tests::client::{GET, connect, read_answer};
 use baton_tests::namespace::{has_users, run, sysctl};
 use baton_tests::program::Server;
-use baton_tests::{skip, wait_until};
+use baton_tests::skip;
 
 use super::case::{Case, Expected, Rights, cases, prove, reload, try_reload, wait_for_answers};
 
 const RELOADS: usize = 20;
-
-const FAILING_RELOADS: usize = 5;
 
 fn reload_often(server: &Server) {
     (0..RELOADS).for_each(|_| reload(server));
@@ -65,31 +60,22 @@ fn nobody_is_lost_by_a_server_without_rights() {
     });
 }
 
-/// Workers with a begun request stay, and with them what they have locked, until there is no room for new ones.
+/// In turn, one of the new workers comes up and the other does not, for want of memory to lock.
+///
+/// Run with: `cargo test -p baton-tests --test promise reloads_that_fail -- --ignored --nocapture`
 #[test]
-fn nobody_is_lost_by_reloads_that_fail_for_want_of_memory() {
-    run("reload::nobody_is_lost_by_reloads_that_fail_for_want_of_memory", || {
+#[ignore = "loses connections: where a generation fails to come up, those of its workers that serve already are killed"]
+fn nobody_is_lost_by_reloads_that_fail() {
+    run("reload::nobody_is_lost_by_reloads_that_fail", || {
         if !has_nobody() {
             return;
         }
-        let case = Case { rights: Rights::Nobody, ..Case::new("adopt", 2) };
-        prove("reloads that fail", &case, Expected::NothingLost, |server, churn| {
-            let (mut begun, mut failed) = (Vec::new(), 0);
-            wait_until("reloads fail", || {
-                let mut stream = connect(server.address());
-                stream.write_all(&GET[..10]).expect("sent");
-                begun.push(stream);
-                // Its worker has it, and it is no fresh one that would be let go.
+        let case = Case { rights: Rights::Cramped, ..Case::new("adopt", 2) };
+        prove(&format!("{RELOADS} reloads that fail"), &case, Expected::NothingLost, |server, churn| {
+            for _ in 0..RELOADS {
                 wait_for_answers(churn, 100);
-                failed += usize::from(!try_reload(server));
-                failed >= FAILING_RELOADS
-            });
-            for stream in &mut begun {
-                stream.write_all(&GET[10..]).expect("sent");
-                assert!(read_answer(stream).expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
+                assert!(!try_reload(server), "memory for four workers: {:#?}", server.log());
             }
-            drop(begun);
-            wait_until("there is room again", || try_reload(server));
         });
     });
 }
