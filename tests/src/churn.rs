@@ -67,9 +67,12 @@ impl Default for Latency {
     }
 }
 
-/// Milliseconds: p50/p99/p99.9/max.
+/// Milliseconds: p50/p99/p99.9/max; a dash where there are none.
 impl fmt::Display for Latency {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count() == 0 {
+            return formatter.pad("–");
+        }
         let [p50, p99, p999, max] = [self.quantile(0.5), self.quantile(0.99), self.quantile(0.999), self.max()]
             .map(|time| 1e3 * time.as_secs_f64());
         formatter.pad(&format!("{p50:.2}/{p99:.2}/{p999:.2}/{max:.2}"))
@@ -247,5 +250,26 @@ fn exchange(address: SocketAddr) -> Result<(), (&'static str, std::io::Error)> {
             let wrong = format!("wrong answer: {}", String::from_utf8_lossy(&answer));
             Err(at(RECEIVE)(std::io::Error::other(wrong)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_add_up_and_know_what_did_not_connect() {
+        let mut outcome = Outcome::default();
+        outcome.record(Duration::from_millis(1), true);
+        let mut other = Outcome::default();
+        other.record(Duration::from_millis(300), false);
+        for (step, kind) in [(CONNECT, ErrorKind::ConnectionRefused), (RECEIVE, ErrorKind::ConnectionReset)] {
+            other.failures.insert(describe(step, &kind.into()), 2);
+        }
+        outcome.add(other);
+        assert_eq!((outcome.ok, outcome.slow, outcome.failed(), outcome.failed_to_connect()), (2, 1, 4, 2));
+        assert_eq!((outcome.steady.count(), outcome.during.count()), (1, 1));
+        assert!(outcome.steady.max() < SLOW && outcome.during.quantile(0.5) > SLOW);
+        assert_eq!(Latency::default().to_string(), "–");
     }
 }
