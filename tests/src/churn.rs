@@ -1,19 +1,89 @@
 //! Clients that connect, ask, read a whole answer and close, again and again; and what became of each of their tries.
 //!
-//! The promise is proven here, at the client, and not by the kernel's counters, which miss losses.
+//! The promise is proven here, at the client, and not by the kernel's counters, which miss losses. Every try ends in
+//! exactly one count: answered, refused before anybody had been answered (where that is allowed), or failed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
 
 const REQUEST: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// Slower than this is counted: a lost SYN is retransmitted after a second.
 const SLOW: Duration = Duration::from_millis(200);
+
+/// Between the tries of a client that is refused, so that it leaves the server room to start.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+
+/// Steps of a try; each failure's name begins with one.
+const CONNECT: &str = "connect";
+const SEND: &str = "send";
+const RECEIVE: &str = "receive";
+
+/// What goes on meanwhile: times are kept apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing.
+    Steady,
+    /// What is being tested. A try that sees any of it belongs here.
+    During,
+}
+
+/// Times from connecting to the end of the answer, in microseconds.
+#[derive(Clone)]
+pub struct Latency(Histogram<u64>);
+
+impl Latency {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time that this share of them does not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        Duration::from_micros(self.0.value_at_quantile(share))
+    }
+
+    /// The longest.
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.0.max())
+    }
+
+    fn record(&mut self, took: Duration) {
+        self.0 += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self(Histogram::new(3).expect("three digits are few enough"))
+    }
+}
+
+/// Milliseconds: p50/p99/p99.9/max; a dash where there are none.
+impl fmt::Display for Latency {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count() == 0 {
+            return formatter.pad("–");
+        }
+        let [p50, p99, p999, max] = [self.quantile(0.5), self.quantile(0.99), self.quantile(0.999), self.max()]
+            .map(|time| 1e3 * time.as_secs_f64());
+        formatter.pad(&format!("{p50:.2}/{p99:.2}/{p999:.2}/{max:.2}"))
+    }
+}
+
+impl fmt::Debug for Latency {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self} ms of {}", self.count())
+    }
+}
 
 /// What became of the tries.
 #[derive(Clone, Debug, Default)]
@@ -24,15 +94,25 @@ pub struct Outcome {
     pub slow: u64,
     /// The slowest of them.
     pub slowest: Duration,
-    /// Everything else, by what happened.
+    /// Of those answered, the times while nothing else went on.
+    pub steady: Latency,
+    /// Of those answered, the times while what is tested went on.
+    pub during: Latency,
+    /// Refused before anybody had been answered, by clients that were started early.
+    pub refused_early: u64,
+    /// Everything else, by what happened; the step at which it did comes first.
     pub failures: BTreeMap<String, u64>,
 }
 
 impl Outcome {
-    fn add(&mut self, other: Self) {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.slow += other.slow;
         self.slowest = self.slowest.max(other.slowest);
+        self.steady.0 += other.steady.0;
+        self.during.0 += other.during.0;
+        self.refused_early += other.refused_early;
         for (what, count) in other.failures {
             *self.failures.entry(what).or_default() += count;
         }
@@ -42,30 +122,75 @@ impl Outcome {
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
+
+    /// How many of these did not even connect: no request being served was lost with them.
+    pub fn failed_to_connect(&self) -> u64 {
+        self.failures.iter().filter(|(what, _)| what.starts_with(CONNECT)).map(|(_, count)| count).sum()
+    }
+
+    fn record(&mut self, took: Duration, is_steady: bool) {
+        self.ok += 1;
+        self.slow += u64::from(took > SLOW);
+        self.slowest = self.slowest.max(took);
+        if is_steady { &mut self.steady } else { &mut self.during }.record(took);
+    }
+}
+
+/// What the clients and whoever watches them share.
+#[derive(Default)]
+struct Shared {
+    is_over: AtomicBool,
+    is_steady: AtomicBool,
+    answered: AtomicU64,
+    refused_early: AtomicU64,
 }
 
 /// Clients at work.
 pub struct Churn {
-    is_over: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     clients: Vec<JoinHandle<Outcome>>,
 }
 
 impl Churn {
-    /// Starts so many clients, each with one connection at a time.
+    /// Starts so many clients, each with one connection at a time, in the steady phase.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
+        Self::start_clients(address, clients, false)
+    }
+
+    /// The same, before the server: until the first answer to anybody, it is no failure to be refused.
+    pub fn start_early(address: SocketAddr, clients: usize) -> Self {
+        Self::start_clients(address, clients, true)
+    }
+
+    fn start_clients(address: SocketAddr, clients: usize, is_early: bool) -> Self {
+        let shared = Arc::new(Shared { is_steady: AtomicBool::new(true), ..Shared::default() });
         let client = |_| {
-            let is_over = Arc::clone(&is_over);
+            let shared = Arc::clone(&shared);
             std::thread::spawn(move || {
                 let mut outcome = Outcome::default();
-                while !is_over.load(Ordering::Relaxed) {
-                    try_once(address, &mut outcome);
+                while !shared.is_over.load(Ordering::Relaxed) {
+                    try_once(address, is_early, &shared, &mut outcome);
                 }
                 outcome
             })
         };
         let clients = (0..clients).map(client).collect();
-        Self { is_over, clients }
+        Self { shared, clients }
+    }
+
+    /// Says what goes on from now on.
+    pub fn begin_phase(&self, phase: Phase) {
+        self.shared.is_steady.store(phase == Phase::Steady, Ordering::SeqCst);
+    }
+
+    /// How many answers there were so far.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::SeqCst)
+    }
+
+    /// How many tries were refused so far before anybody had been answered.
+    pub fn refused_early(&self) -> u64 {
+        self.shared.refused_early.load(Ordering::SeqCst)
     }
 
     /// Lets every client finish what it is at.
@@ -73,45 +198,78 @@ impl Churn {
     /// # Panics
     /// If a client has.
     pub fn finish(self) -> Outcome {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.shared.is_over.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
         self.clients.into_iter().for_each(|client| outcome.add(client.join().expect("a client does not panic")));
         outcome
     }
 }
 
-fn try_once(address: SocketAddr, outcome: &mut Outcome) {
+fn try_once(address: SocketAddr, is_early: bool, shared: &Shared, outcome: &mut Outcome) {
+    // Who begins after somebody was answered may not be refused any more.
+    let may_be_refused = is_early && shared.answered.load(Ordering::SeqCst) == 0;
+    let was_steady = shared.is_steady.load(Ordering::SeqCst);
     let start = Instant::now();
     let result = exchange(address);
     let took = start.elapsed();
     match result {
         Ok(()) => {
-            outcome.ok += 1;
-            outcome.slow += u64::from(took > SLOW);
-            outcome.slowest = outcome.slowest.max(took);
+            shared.answered.fetch_add(1, Ordering::SeqCst);
+            outcome.record(took, was_steady && shared.is_steady.load(Ordering::SeqCst));
         }
-        Err(what) => *outcome.failures.entry(what).or_default() += 1,
+        Err((CONNECT, error)) if may_be_refused && error.kind() == ErrorKind::ConnectionRefused => {
+            shared.refused_early.fetch_add(1, Ordering::SeqCst);
+            outcome.refused_early += 1;
+            std::thread::sleep(REFUSED_PAUSE);
+        }
+        Err((step, error)) => *outcome.failures.entry(describe(step, &error)).or_default() += 1,
     }
 }
 
-fn exchange(address: SocketAddr) -> Result<(), String> {
-    let failed = |step: &'static str| {
-        move |error: std::io::Error| match error.kind() {
-            ErrorKind::ConnectionRefused => format!("{step}: refused"),
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => format!("{step}: reset"),
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("{step}: nothing within the time"),
-            _ => format!("{step}: {error}"),
-        }
-    };
+fn describe(step: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => format!("{step}: refused"),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => format!("{step}: reset"),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("{step}: nothing within the time"),
+        _ => format!("{step}: {error}"),
+    }
+}
+
+fn exchange(address: SocketAddr) -> Result<(), (&'static str, std::io::Error)> {
+    let at = |step: &'static str| move |error: std::io::Error| (step, error);
     let limit = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(failed("connect"))?;
-    stream.set_read_timeout(Some(limit)).map_err(failed("set"))?;
-    stream.write_all(REQUEST).map_err(failed("send"))?;
+    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(at(CONNECT))?;
+    stream.set_read_timeout(Some(limit)).map_err(at(SEND))?;
+    stream.write_all(REQUEST).map_err(at(SEND))?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(failed("receive"))?;
+    stream.read_to_end(&mut answer).map_err(at(RECEIVE))?;
     match answer {
-        answer if answer.is_empty() => Err("ended without an answer".to_owned()),
+        answer if answer.is_empty() => Err(at(RECEIVE)(std::io::Error::other("ended without an answer"))),
         answer if answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"Hello, World!") => Ok(()),
-        answer => Err(format!("wrong answer: {}", String::from_utf8_lossy(&answer))),
+        answer => {
+            let wrong = format!("wrong answer: {}", String::from_utf8_lossy(&answer));
+            Err(at(RECEIVE)(std::io::Error::other(wrong)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_add_up_and_know_what_did_not_connect() {
+        let mut outcome = Outcome::default();
+        outcome.record(Duration::from_millis(1), true);
+        let mut other = Outcome::default();
+        other.record(Duration::from_millis(300), false);
+        for (step, kind) in [(CONNECT, ErrorKind::ConnectionRefused), (RECEIVE, ErrorKind::ConnectionReset)] {
+            other.failures.insert(describe(step, &kind.into()), 2);
+        }
+        outcome.add(other);
+        assert_eq!((outcome.ok, outcome.slow, outcome.failed(), outcome.failed_to_connect()), (2, 1, 4, 2));
+        assert_eq!((outcome.steady.count(), outcome.during.count()), (1, 1));
+        assert!(outcome.steady.max() < SLOW && outcome.during.quantile(0.5) > SLOW);
+        assert_eq!(Latency::default().to_string(), "–");
     }
 }

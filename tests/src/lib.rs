@@ -5,6 +5,7 @@
 
 pub mod churn;
 pub mod client;
+pub mod namespace;
 pub mod process;
 pub mod program;
 

@@ -1,0 +1,205 @@
+//! One case: a server of some shape, clients that never stop, something that is done to it, and what may come of that.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+
+use baton_tests::churn::{Churn, Outcome, Phase};
+use baton_tests::client::assert_served;
+use baton_tests::namespace::has_users;
+use baton_tests::program::{Server, batond};
+use baton_tests::{skip, wait_until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+/// Answers before and after what is done, to compare with.
+const STEADY_ANSWERS: u64 = 500;
+
+/// The user and group that have no rights.
+const NOBODY: u32 = 65_534;
+
+/// For rings of some tens of kilobytes: without rights they count against a limit, and the kernel gives back what a worker
+/// had locked some time after its end.
+const SMALL: [&str; 4] = ["--connections-max", "1000", "--backlog", "256"];
+
+/// With rings for as many connections as there may be descriptors.
+const CRAMPED_BYTES: u64 = 4 << 20;
+
+/// A server's shape, and its clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) handover: &'static str,
+    pub(crate) workers: usize,
+    pub(crate) clients: usize,
+    /// `None`: batond's own.
+    pub(crate) settle_ms: Option<u64>,
+    pub(crate) rights: Rights,
+    /// Its control socket, where it is to have one.
+    pub(crate) control: Option<PathBuf>,
+}
+
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// The same as this test's.
+    Own,
+    /// Nobody's.
+    Nobody,
+    /// Nobody's, who may lock as much memory as the rings of three workers need, of two with some left over.
+    Cramped,
+}
+
+impl Case {
+    pub(crate) fn new(handover: &'static str, workers: usize) -> Self {
+        Self { handover, workers, clients: 6, settle_ms: Some(100), rights: Rights::Own, control: None }
+    }
+
+    /// Starts it on `address`, such as `127.0.0.1:0`; gives it with the folder that it may run from.
+    pub(crate) fn start(&self, address: &str) -> (Server, Option<TempDir>) {
+        let folder = (self.rights != Rights::Own).then(|| tempfile::tempdir().expect("a folder"));
+        let mut command = folder.as_ref().map_or_else(|| Command::new(batond()), as_nobody);
+        if self.rights == Rights::Cramped {
+            limit_locked_memory();
+        } else if self.rights == Rights::Nobody || !has_users() {
+            command.args(SMALL);
+        }
+        command.args(["--listen", address, "--handover", self.handover]);
+        command.arg("--control").arg(self.control.as_deref().unwrap_or(Path::new("off")));
+        command.args(["--workers", &self.workers.to_string()]);
+        if let Some(settle_ms) = self.settle_ms {
+            command.args(["--settle-ms", &settle_ms.to_string()]);
+        }
+        (Server::start_command(command), folder)
+    }
+}
+
+/// Inherited by what is started; of no effect on this process, which is this test's own.
+fn limit_locked_memory() {
+    let (_, allowed) = getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
+    let limit = CRAMPED_BYTES.min(allowed);
+    setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit).expect("lowered");
+}
+
+/// A command that runs a copy of batond with no rights, from where everybody may read it.
+fn as_nobody(folder: &TempDir) -> Command {
+    let copy = folder.path().join("batond");
+    std::fs::copy(batond(), &copy).expect("copied");
+    for path in [folder.path(), &copy] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY);
+    command
+}
+
+/// What may come of what is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expected {
+    /// Everybody is served, and soon.
+    NothingLost,
+    /// Everybody is served; packets are dropped, so that some are served late.
+    NothingFails,
+    /// Everybody connects, and at most so many are lost with the workers that were serving them.
+    OnlyServedOnesLost(u64),
+    /// Whatever does: it is only reported.
+    Anything,
+}
+
+impl Expected {
+    fn check(self, what: &str, outcome: &Outcome) {
+        assert!(outcome.ok >= 2 * STEADY_ANSWERS, "{what}: {outcome:#?}");
+        let (failures_max, slow_max) = match self {
+            Self::NothingLost => (0, 0),
+            Self::NothingFails => (0, u64::MAX),
+            Self::OnlyServedOnesLost(failures_max) => (failures_max, u64::MAX),
+            Self::Anything => return,
+        };
+        assert_eq!(outcome.failed_to_connect(), 0, "{what}: {outcome:#?}");
+        assert!(outcome.failed() <= failures_max, "{what}: {outcome:#?}");
+        assert!(outcome.slow <= slow_max, "{what}: {outcome:#?}");
+    }
+}
+
+/// Does `action` to a server under the eyes of its clients, and waits until all workers but one generation have left.
+/// `what` names it in the table; the case's shape is added.
+///
+/// # Panics
+/// If more comes of it than is expected.
+pub(crate) fn prove(what: &str, case: &Case, expected: Expected, action: impl FnOnce(&Server, &Churn)) {
+    let (server, _folder) = case.start("127.0.0.1:0");
+    let churn = Churn::start(server.address(), case.clients);
+    wait_for_answers(&churn, STEADY_ANSWERS);
+    churn.begin_phase(Phase::During);
+    action(&server, &churn);
+    wait_until("one generation is left", || server.workers().len() == case.workers);
+    churn.begin_phase(Phase::Steady);
+    wait_for_answers(&churn, STEADY_ANSWERS);
+    conclude(what, case, expected, &churn.finish());
+    assert_served(server.address());
+    server.stop();
+}
+
+/// Prints the line of a case and checks it.
+pub(crate) fn conclude(what: &str, case: &Case, expected: Expected, outcome: &Outcome) {
+    static HEAD: Once = Once::new();
+    HEAD.call_once(|| {
+        eprintln!("| case | ok | failed | over 200 ms | steady: p50/p99/p99.9/max, ms | during: the same |");
+        eprintln!("|---|---|---|---|---|---|");
+    });
+    let workers = if case.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", case.workers) };
+    let user = match case.rights {
+        Rights::Own => "",
+        Rights::Nobody => ", no rights",
+        Rights::Cramped => ", no rights, little memory",
+    };
+    let what = format!("{what}, {}, {workers}{user}", case.handover);
+    let Outcome { ok, slow, steady, during, .. } = outcome;
+    eprintln!("| {what} | {ok} | {} | {slow} | {steady} | {during} |", outcome.failed());
+    if outcome.failed() > 0 {
+        eprintln!("  failures: {:?}", outcome.failures);
+    }
+    expected.check(&what, outcome);
+}
+
+/// Waits for so many more answers.
+pub(crate) fn wait_for_answers(churn: &Churn, count: u64) {
+    let before = churn.answered();
+    wait_until("clients are answered", || churn.answered() >= before + count);
+}
+
+/// The tiers that lose nothing and work here.
+pub(crate) fn tiers() -> Vec<&'static str> {
+    let server = Server::start(&["--control", "off"]);
+    let has_ebpf = server.count_of("\"tier\":\"ebpf\"") > 0;
+    server.stop();
+    if has_ebpf {
+        return vec!["ebpf", "adopt"];
+    }
+    skip("the tier ebpf: a program may not be loaded here");
+    vec!["adopt"]
+}
+
+/// Each tier that loses nothing, with one worker and with two.
+pub(crate) fn cases() -> Vec<Case> {
+    tiers().into_iter().flat_map(|tier| [1, 2].map(|workers| Case::new(tier, workers))).collect()
+}
+
+/// Reloads by HUP, and waits until the new generation serves.
+///
+/// # Panics
+/// If it does not come up.
+pub(crate) fn reload(server: &Server) {
+    assert!(try_reload(server), "{:#?}", server.log());
+}
+
+/// Reloads by HUP; whether the new generation came up.
+pub(crate) fn try_reload(server: &Server) -> bool {
+    let counts = || (server.count_of("the new generation serves"), server.count_of("reload failed"));
+    let before = counts();
+    server.signal(Signal::SIGHUP);
+    wait_until("the new generation serves or has failed", || counts() != before);
+    counts().0 > before.0
+}

@@ -1,0 +1,92 @@
+//! Workers killed: only requests they were serving are lost, whoever waits in a queue is served.
+
+use std::io::Write;
+
+use baton_tests::churn::Churn;
+use baton_tests::client::{GET, connect, read_answer};
+use baton_tests::namespace::run;
+use baton_tests::process::is_stopped;
+use baton_tests::program::{Server, signal};
+use baton_tests::wait_until;
+use nix::sys::signal::Signal;
+
+use super::case::{Case, Expected, cases, prove, wait_for_answers};
+
+const ROUNDS: usize = 3;
+
+/// Kills so many workers at once, and waits until they are replaced and at work.
+fn kill(server: &Server, victims: usize) {
+    let before = server.count_of("\"worker ready\"");
+    server.workers().into_iter().take(victims).for_each(|pid| signal(pid, Signal::SIGKILL));
+    wait_until("they are replaced", || server.count_of("\"worker ready\"") >= before + victims);
+}
+
+#[test]
+fn only_requests_being_served_are_lost() {
+    run("kill::only_requests_being_served_are_lost", || {
+        for case in cases() {
+            for victims in 1..=case.workers {
+                let what = format!("{ROUNDS} times {victims} of {} killed", case.workers);
+                let lost_max = (ROUNDS * case.clients) as u64;
+                prove(&what, &case, Expected::OnlyServedOnesLost(lost_max), |server, churn| {
+                    for _ in 0..ROUNDS {
+                        kill(server, victims);
+                        wait_for_answers(churn, 200);
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// Stopped workers take nothing: whoever connects meanwhile waits in their queues when they are killed.
+#[test]
+fn whoever_waits_in_a_queue_is_served() {
+    run("kill::whoever_waits_in_a_queue_is_served", || cases().iter().for_each(|case| prove_queues(case, 1)));
+}
+
+/// Run with: `cargo test -p baton-tests --test promise when_all_are_killed -- --ignored --nocapture`
+#[test]
+#[ignore = "loses connections in the tier adopt: the master hands those of the first dead worker to one that dies next"]
+fn whoever_waits_in_a_queue_is_served_when_all_are_killed() {
+    run("kill::whoever_waits_in_a_queue_is_served_when_all_are_killed", || {
+        (0..5).for_each(|_| cases().iter().for_each(|case| prove_queues(case, case.workers)));
+    });
+}
+
+fn prove_queues(case: &Case, victims: usize) {
+    let what = format!("{victims} of {} killed with full queues", case.workers);
+    let lost_max = case.clients as u64;
+    prove(&what, case, Expected::OnlyServedOnesLost(lost_max), |server, _| kill_stopped(server, victims));
+}
+
+fn kill_stopped(server: &Server, victims: usize) {
+    let stopped: Vec<u32> = server.workers().into_iter().take(victims).collect();
+    stopped.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    wait_until("they are stopped", || stopped.iter().all(|pid| is_stopped(*pid)));
+    let mut waiting: Vec<_> = (0..50).map(|_| connect(server.address())).collect();
+    waiting.iter_mut().for_each(|stream| stream.write_all(GET).expect("sent"));
+    kill(server, victims);
+    for stream in &mut waiting {
+        let answer = read_answer(stream).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+}
+
+/// A figure to compare with. The only worker's listener is the only one, and whoever waits there is lost.
+#[test]
+fn what_migration_alone_loses_is_reported() {
+    run("kill::what_migration_alone_loses_is_reported", || {
+        baton_tests::namespace::sysctl("net/ipv4/tcp_migrate_req", "1");
+        let kill_one = |server: &Server, churn: &Churn| {
+            for _ in 0..ROUNDS {
+                kill(server, 1);
+                wait_for_answers(churn, 200);
+            }
+        };
+        for workers in [1, 2] {
+            let what = format!("{ROUNDS} times 1 of {workers} killed, tcp_migrate_req=1");
+            prove(&what, &Case::new("migrate", workers), Expected::Anything, kill_one);
+        }
+    });
+}
