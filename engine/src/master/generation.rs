@@ -1,8 +1,8 @@
 //! One generation: the workers of one configuration, and how far each of them is.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub(super) struct Child {
     pub(super) since: Instant,
     /// Numbers of its listen sockets' descriptors, in its own table.
     pub(super) listeners: Vec<RawFd>,
+    /// Copies of connections it was handed and has not taken yet; others get them if it dies.
+    pub(super) handed: VecDeque<OwnedFd>,
 }
 
 /// What there is of a worker.
@@ -83,6 +85,14 @@ impl Slot {
         match &mut self.state {
             State::Starting(child) | State::Ready(child) | State::Hung(child) => Some(child),
             State::Gone | State::Waiting(_) => None,
+        }
+    }
+
+    /// A worker that serves and can be spoken to.
+    pub(super) fn serving_child(&mut self) -> Option<&mut Child> {
+        match &mut self.state {
+            State::Ready(child) if child.control.is_some() => Some(child),
+            _ => None,
         }
     }
 
@@ -187,6 +197,8 @@ pub(super) struct Generation<'a> {
     pub(super) shares: Vec<Share>,
     pub(super) slots: Vec<Slot>,
     pub(super) phase: Phase,
+    /// It did not come up: that its workers end in disorder is no news.
+    pub(super) is_abandoned: bool,
     pub(super) growth: Option<Growth>,
     pub(super) began: Instant,
     /// The numbers of its workers that have ended.
@@ -222,7 +234,8 @@ mod tests {
         let mut slot = Slot::new(0, Arc::new(Shared::new().expect("memory")));
         let now = Instant::now();
         let child = |since| {
-            State::Ready(Child { pid: Pid::from_raw(1), process: None, control: None, since, listeners: Vec::new() })
+            let (listeners, handed) = (Vec::new(), VecDeque::new());
+            State::Ready(Child { pid: Pid::from_raw(1), process: None, control: None, since, listeners, handed })
         };
         slot.state = child(now);
         let mut last = Duration::ZERO;

@@ -121,7 +121,8 @@ impl Master<'_> {
 
     pub(super) fn kill_children(&mut self, generation: &mut Generation<'_>) {
         for slot in &mut generation.slots {
-            if let Some(child) = slot.child() {
+            if let Some(child) = slot.child_mut() {
+                self.held.extend(std::mem::take(&mut child.handed));
                 let _ = kill(child.pid, Signal::SIGKILL);
                 while waitpid(child.pid, None) == Err(Errno::EINTR) {}
             }

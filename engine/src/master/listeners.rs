@@ -21,15 +21,20 @@ pub(super) struct Kept {
     pub(super) id: u32,
     pub(super) address: SocketAddr,
     pub(super) socket: Socket,
-    /// The generation it was made for.
-    pub(super) generation: u32,
+}
+
+impl Kept {
+    /// One that was just made listens only when its first worker has come up.
+    pub(super) fn is_listening(&self) -> bool {
+        self.socket.is_listener().unwrap_or(false)
+    }
 }
 
 impl Master<'_> {
-    pub(super) fn keep(&mut self, address: SocketAddr, socket: Socket, generation: u32) -> u32 {
+    pub(super) fn keep(&mut self, address: SocketAddr, socket: Socket) -> u32 {
         let id = self.next_kept;
         self.next_kept += 1;
-        self.kept.push(Kept { id, address, socket, generation });
+        self.kept.push(Kept { id, address, socket });
         id
     }
 
@@ -40,7 +45,7 @@ impl Master<'_> {
         generation: usize,
         bound: Vec<(Socket, SocketAddr)>,
     ) -> Result<(), ServerError> {
-        let (number, workers) = (self.generations[generation].number, self.generations[generation].slots.len());
+        let workers = self.generations[generation].slots.len();
         for (socket, address) in bound {
             let mut spare = Some(socket);
             while self.kept.iter().filter(|kept| kept.address == address).count() < workers {
@@ -48,7 +53,7 @@ impl Master<'_> {
                     Some(socket) => socket,
                     None => worker::bind(address)?.0,
                 };
-                self.keep(address, socket, number);
+                self.keep(address, socket);
             }
             let of_address = self.kept.iter().filter(|kept| kept.address == address);
             let shares = of_address.zip((0..workers).cycle()).map(|(kept, slot)| Share { kept: kept.id, slot });
@@ -61,7 +66,7 @@ impl Master<'_> {
     pub(super) fn copies(&self, generation: usize, slot: usize) -> io::Result<Vec<Inherited>> {
         let shares = self.generations[generation].shares.iter().filter(|share| share.slot == slot);
         let kept = shares.filter_map(|share| self.kept.iter().find(|kept| kept.id == share.kept));
-        kept.map(|Kept { id, address, socket, .. }| {
+        kept.map(|Kept { id, address, socket }| {
             Ok(Inherited { id: *id, socket: socket.try_clone()?, address: *address })
         })
         .collect()
@@ -102,14 +107,18 @@ impl Master<'_> {
         }
     }
 
-    /// A worker that takes connections from the master: one of the serving generation where there is any.
-    pub(super) fn taker(&self) -> Option<&OwnedFd> {
-        let count = |generation: &Generation<'_>| generation.slots.iter().filter_map(Slot::serving).count();
-        let of = self.generations.iter().rev().filter(|generation| generation.phase != Phase::Starting);
-        let of = of
-            .filter(|generation| count(generation) > 0)
-            .max_by_key(|generation| generation.phase == Phase::Serving)?;
-        of.slots.iter().filter_map(Slot::serving).nth(self.turn % count(of))
+    /// Where there is a worker that takes connections from the master: generation and place; one of the serving
+    /// generation where there is any.
+    pub(super) fn taker(&self) -> Option<(usize, usize)> {
+        let places = |generation: &Generation<'_>| {
+            let slots = generation.slots.iter().enumerate();
+            slots.filter(|(_, slot)| slot.serving().is_some()).map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        let of = self.generations.iter().enumerate().rev();
+        let of = of.filter(|(_, generation)| generation.phase != Phase::Starting && !places(generation).is_empty());
+        let (index, of) = of.max_by_key(|(_, generation)| generation.phase == Phase::Serving)?;
+        let places = places(of);
+        Some((index, places[self.turn % places.len()]))
     }
 
     /// Listen sockets whose workers are not there: the master takes their connections for them.
@@ -121,9 +130,7 @@ impl Master<'_> {
                 slots.any(|share| of.slot(share.slot).is_some_and(Slot::is_ready))
             })
         };
-        // One that was just made listens only when its first worker has come up.
-        let is_listening = |kept: &Kept| kept.socket.is_listener().unwrap_or(false);
-        self.kept.iter().filter(move |kept| !is_attended(kept) && is_listening(kept))
+        self.kept.iter().filter(move |kept| !is_attended(kept) && kept.is_listening())
     }
 
     /// Hands connections that came to the guards, or to sockets whose worker is not there, to workers.
@@ -150,19 +157,29 @@ impl Master<'_> {
     pub(super) fn empty(&mut self, socket: &Socket) {
         while self.held.len() < HELD_MAX {
             let Some(connection) = worker::accept_shared(socket) else { return };
-            self.hand(connection);
+            self.hand(connection.into());
         }
     }
 
     /// `false`: nobody took it, and it is held.
     fn hand(&mut self, connection: OwnedFd) -> bool {
         self.turn = self.turn.wrapping_add(1);
-        let told = self.taker().map(|control| worker::tell_with(control, &Order::Take, connection.as_fd()));
-        let is_taken = matches!(told, Some(Ok(())));
-        if !is_taken {
-            self.held.push_front(connection);
+        let taker = self.taker();
+        let taker = taker.and_then(|(index, place)| self.generations[index].slots[place].serving_child());
+        let told = taker.and_then(|child| {
+            let control = child.control.as_ref()?;
+            worker::tell_with(control, &Order::Take, connection.as_fd()).ok()?;
+            Some(&mut child.handed)
+        });
+        match told {
+            // A copy until the worker has it: what is in the channel of one that dies is lost.
+            Some(handed) => handed.push_back(connection),
+            None => {
+                self.held.push_front(connection);
+                return false;
+            }
         }
-        is_taken
+        true
     }
 
     /// Whether the tier passes listen sockets on.

@@ -136,7 +136,7 @@ impl Master<'_> {
             }
         }
         for (address, socket) in sockets {
-            self.keep(address, socket.into(), 0);
+            self.keep(address, socket.into());
         }
         let gone: Vec<u32> =
             self.orphans.iter().filter(|one| one.is_gone && one.is_heard()).map(|one| one.pid).collect();

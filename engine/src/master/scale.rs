@@ -72,7 +72,7 @@ impl<'a> Master<'a> {
 
     /// Sockets for the slots from `from` on: those that somebody else has beside his own, else new ones.
     fn find_sockets(&mut self, index: usize, from: usize) -> Result<(), ServerError> {
-        let Generation { number, ref addresses, ref slots, .. } = self.generations[index];
+        let Generation { addresses, slots, .. } = &self.generations[index];
         let (addresses, workers) = (addresses.clone(), slots.len());
         for (_, address) in addresses {
             for slot in from..workers {
@@ -84,7 +84,7 @@ impl<'a> Master<'a> {
                     }
                     None => {
                         let (socket, _) = worker::bind(address)?;
-                        self.keep(address, socket, number)
+                        self.keep(address, socket)
                     }
                 };
                 self.generations[index].shares.push(Share { kept, slot });
@@ -148,17 +148,9 @@ impl<'a> Master<'a> {
 
     fn shrink_back(&mut self, index: usize, workers: usize) {
         self.generations[index].growth = None;
-        let mut leaving = self.split(index, workers);
-        self.kill_children(&mut leaving);
-        // Sockets made for them may have got connections already.
-        let shares = &self.generations[index].shares;
-        let (number, shared) = (leaving.number, |id| shares.iter().any(|share: &Share| share.kept == id));
-        let is_theirs = |id| leaving.shares.iter().any(|share| share.kept == id) && !shared(id);
-        let (theirs, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.kept)
-            .into_iter()
-            .partition(|kept| kept.generation == number && is_theirs(kept.id));
-        self.kept = kept;
-        theirs.iter().for_each(|kept| self.empty(&kept.socket));
+        let leaving = self.split(index, workers);
+        self.generations.insert(index, leaving);
+        self.take_down(index);
     }
 
     fn shrink(&mut self, index: usize, workers: usize) -> Result<String, ServerError> {
@@ -197,6 +189,7 @@ impl<'a> Master<'a> {
             shares,
             slots,
             phase: from.phase,
+            is_abandoned: false,
             growth: None,
             began: from.began,
             ended: Snapshot::default(),

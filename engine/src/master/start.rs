@@ -1,6 +1,7 @@
 //! Generations come up: first worker first, the others when it is ready, and the switch when all are; or they are taken
 //! down again, and the one before never noticed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -56,6 +57,7 @@ impl<'a> Master<'a> {
             shares: Vec::new(),
             slots,
             phase: Phase::Starting,
+            is_abandoned: false,
             growth: None,
             began: Instant::now(),
             ended: Snapshot::default(),
@@ -127,10 +129,10 @@ impl<'a> Master<'a> {
                 // Dropping `listeners` here closes the master's copies of what the worker inherited.
                 let since = Instant::now();
                 let process = process::open(child).ok();
-                let listeners = Vec::new();
+                let (listeners, handed) = (Vec::new(), VecDeque::new());
                 slots[place].heartbeat = Default::default();
                 slots[place].state =
-                    State::Starting(Child { pid: child, process, control: Some(ours), since, listeners });
+                    State::Starting(Child { pid: child, process, control: Some(ours), since, listeners, handed });
                 tracing::debug!(generation = *number, slot, pid = child.as_raw(), "worker forked");
                 Ok(())
             }
@@ -249,22 +251,42 @@ impl<'a> Master<'a> {
     /// Takes down the generation that was starting, if there is one; the one before serves on.
     pub(super) fn abandon(&mut self, error: ServerError) {
         self.reservations.clear();
+        let serves = self.serving().is_some() || self.is_idle;
         if let Some(index) = self.generations.iter().position(|generation| generation.phase == Phase::Starting) {
-            let mut generation = self.generations.remove(index);
-            self.kill_children(&mut generation);
-            self.event(Some(generation.number), format_args!("taken down: {error}"));
-            self.conclude(generation.operation, &Reply::Failed { reason: error.to_string() });
-            // Sockets made for it may have got connections already; those of the one before are its own again.
-            let (theirs, kept): (Vec<Kept>, Vec<Kept>) =
-                std::mem::take(&mut self.kept).into_iter().partition(|kept| kept.generation == generation.number);
-            self.kept = kept;
-            theirs.iter().for_each(|kept| self.empty(&kept.socket));
+            let (number, operation) = (self.generations[index].number, self.generations[index].operation);
+            self.event(Some(number), format_args!("taken down: {error}"));
+            self.conclude(operation, &Reply::Failed { reason: error.to_string() });
+            if serves {
+                self.take_down(index);
+            }
         }
-        if self.serving().is_some() || self.is_idle {
+        if serves {
             tracing::error!("reload failed, the workers serve on as before: {error}");
         } else {
             self.orphans.iter().for_each(Orphan::log_kept);
             self.fatal = Some(error);
+        }
+    }
+
+    /// Ends workers that were to serve and shall not.
+    pub(super) fn take_down(&mut self, index: usize) {
+        self.generations[index].is_abandoned = true;
+        match self.tier {
+            // Nothing was steered to them.
+            Tier::Ebpf => {
+                let mut generation = self.generations.remove(index);
+                self.kill_children(&mut generation);
+            }
+            // Those that came up have accepted connections.
+            Tier::Adopt | Tier::Migrate => {
+                let farewell = self.farewell(index);
+                self.send_away(index, farewell);
+                // So have the sockets that were made for them: others accept from those that listen.
+                let addresses: Vec<SocketAddr> = self.addresses.iter().map(|(_, bound)| *bound).collect();
+                let is_used = |kept: &Kept| addresses.contains(&kept.address) && kept.is_listening();
+                self.kept.retain(is_used);
+                self.share_rest();
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -67,6 +67,11 @@ impl Master<'_> {
                 self.became_ready(index);
             }
             Report::Failed { reason } => self.failed(index, place, ServerError::Worker { slot, reason }),
+            Report::Taken => {
+                if let Some(child) = generation.slots[place].child_mut() {
+                    child.handed.pop_front();
+                }
+            }
             Report::Leaving => generation.slots[place].leaves = true,
             Report::Closed => self.event(Some(number), format_args!("worker {slot} has closed its listeners")),
             // Of orphans alone.
@@ -120,23 +125,29 @@ impl Master<'_> {
         let generation = &mut self.generations[index];
         let number = generation.number;
         let is_new = generation.growth.as_ref().is_some_and(|growth| place >= growth.from);
+        let is_abandoned = generation.is_abandoned;
         let worker = &mut generation.slots[place];
         let slot = worker.index;
         let pid = worker.child().map(|child| child.pid.as_raw());
+        let handed = worker.child_mut().map(|child| std::mem::take(&mut child.handed)).unwrap_or_default();
+        let said = worker.child().and_then(|child| child.control.as_ref()).and_then(last_words);
         let end = End(status).to_string();
         let is_in_order = matches!(status, Ok(WaitStatus::Exited(_, 0)));
         worker.last_end = Some(end.clone());
         match generation.phase {
             Phase::Starting => {
-                let reason = format!("it {end} before it was ready");
+                worker.state = State::Gone;
+                let reason = said.unwrap_or_else(|| format!("it {end} before it was ready"));
                 self.abandon(ServerError::Worker { slot, reason });
             }
             Phase::Serving if is_new && !worker.is_ready() => {
-                self.abandon_growth(index, &format!("worker {slot} {end} before it was ready"));
+                worker.state = State::Gone;
+                let reason = said.unwrap_or_else(|| format!("it {end} before it was ready"));
+                self.abandon_growth(index, &ServerError::Worker { slot, reason }.to_string());
             }
             Phase::Leaving(_) => {
                 worker.state = State::Gone;
-                if !is_in_order {
+                if !is_in_order && !is_abandoned {
                     self.died += 1;
                     tracing::error!(generation = number, slot, pid, end, "worker died while leaving");
                     self.event(Some(number), format_args!("worker {slot} {end} while leaving"));
@@ -158,6 +169,8 @@ impl Master<'_> {
                 }
             }
         }
+        // Others get what it was handed and did not take.
+        self.held.extend(handed);
     }
 
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
@@ -201,7 +214,7 @@ impl Master<'_> {
         let generation = &self.generations[index];
         let (number, workers) = (generation.number, generation.children().count());
         if workers > 0 {
-            self.died += workers;
+            self.died += if generation.is_abandoned { 0 } else { workers };
             tracing::warn!(generation = number, workers, "workers did not leave in time and are killed");
             self.event(Some(number), format_args!("{workers} did not leave in time and are killed"));
         }
@@ -327,6 +340,17 @@ fn shut_listeners(child: &super::generation::Child) -> usize {
             socket.is_listener().unwrap_or(false) && socket.shutdown(Shutdown::Read).is_ok()
         })
         .count()
+}
+
+/// Why a worker that has ended did not start, where it has said so.
+fn last_words(control: &OwnedFd) -> Option<String> {
+    loop {
+        match worker::hear(control) {
+            Ok(Heard::Message(Report::Failed { reason })) => return Some(reason),
+            Ok(Heard::Message(_)) => {}
+            Ok(Heard::Nothing | Heard::End) | Err(_) => return None,
+        }
+    }
 }
 
 /// How a process ended, in words.

@@ -76,6 +76,8 @@ pub(crate) enum Report {
         /// Where it is bound.
         address: SocketAddr,
     },
+    /// It has taken the connection of the oldest [`Order::Take`] not reported yet.
+    Taken,
     /// Its protocol has told it to leave.
     Leaving,
     /// Its listen sockets are closed, after all that waited there was taken.

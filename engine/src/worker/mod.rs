@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
 
 pub(crate) use self::control::{Heard, Order, Report, hear, hear_with, pair, tell, tell_with};
 use self::event_loop::{EventLoop, Parts};
@@ -46,6 +47,9 @@ const SUBMISSIONS: u32 = 1024;
 /// Completion entries are sized for what connections can have in flight, between these.
 const COMPLETIONS_MIN: u32 = 4096;
 const COMPLETIONS_MAX: u32 = 65_536;
+
+/// Bytes of a completion entry.
+const COMPLETION_BYTES: u64 = 16;
 
 /// Descriptors kept for other things than connections.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -140,8 +144,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             Listeners::Inherited(sockets) => sockets.len(),
             Listeners::Own(addresses) => addresses.len(),
         };
-        let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit())?;
-        let ring = Ring::new(sizing.ring, features).map_err(ring_error)?;
+        let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit(), locked_limit())?;
+        let ring = open_ring(sizing.ring, features).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
         let rendezvous =
             setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
@@ -167,6 +171,19 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     match made {
         Ok((parts, protocol)) => Ok(EventLoop::new(protocol, parts, control)),
         Err(error) => Err((error, control)),
+    }
+}
+
+/// Where the limit of locked memory leaves no room for many completions, there is room for fewer: the kernel keeps what
+/// does not fit, which costs time under a burst and loses nothing.
+fn open_ring(mut sizes: RingSizes, features: Features) -> io::Result<Ring> {
+    loop {
+        match Ring::new(sizes, features) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && sizes.completions > COMPLETIONS_MIN => {
+                sizes.completions /= 2;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -208,6 +225,12 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// The limit of memory that this process may lock; `None` where it is privileged to lock any.
+fn locked_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map(|(soft, _)| soft).ok()?;
+    (!geteuid().is_root()).then_some(limit)
+}
+
 /// How large things are made, from the settings and from what the system allows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizing {
@@ -221,7 +244,13 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    fn new(settings: &Settings, listeners: usize, direct: bool, descriptors: u64) -> Result<Self, StartError> {
+    fn new(
+        settings: &Settings,
+        listeners: usize,
+        direct: bool,
+        descriptors: u64,
+        locked_bytes_max: Option<u64>,
+    ) -> Result<Self, StartError> {
         let limits = &settings.limits;
         let reserved = DESCRIPTORS_RESERVED + 2 * listeners as u64;
         let allowed = descriptors.saturating_sub(if direct { 16 } else { reserved });
@@ -234,7 +263,15 @@ impl Sizing {
         let slots = connections_max.saturating_add(backlog.saturating_mul(listeners as u32)).saturating_add(64);
         let table = if direct { slots.min(u32::try_from(descriptors).unwrap_or(u32::MAX)) } else { 0 };
         let in_flight = connections_max.saturating_mul(2).saturating_add(u32::from(limits.receive_buffers));
-        let completions = in_flight.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
+        // Without privilege rings count against one limit for all of a user's: two generations fit into half of it.
+        let fitting = locked_bytes_max.map_or(COMPLETIONS_MAX, |bytes| {
+            let share = bytes / (4 * settings.workers as u64) / COMPLETION_BYTES;
+            u32::try_from(share)
+                .unwrap_or(u32::MAX)
+                .checked_next_power_of_two()
+                .map_or(COMPLETIONS_MAX, |above| above / 2)
+        });
+        let completions = in_flight.min(fitting).clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
         Ok(Self {
             connections_max,
             backlog,

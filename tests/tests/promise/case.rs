@@ -8,7 +8,6 @@ use std::sync::Once;
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::client::assert_served;
-use baton_tests::namespace::has_users;
 use baton_tests::program::{Server, batond};
 use baton_tests::{skip, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,12 +20,11 @@ const STEADY_ANSWERS: u64 = 500;
 /// The user and group that have no rights.
 const NOBODY: u32 = 65_534;
 
-/// For rings of some tens of kilobytes: without rights they count against a limit, and the kernel gives back what a worker
-/// had locked some time after its end.
-const SMALL: [&str; 4] = ["--connections-max", "1000", "--backlog", "256"];
+/// Another one, since what a user's processes lock is counted together.
+const CRAMPED: u32 = 65_533;
 
-/// With rings for as many connections as there may be descriptors.
-const CRAMPED_BYTES: u64 = 4 << 20;
+/// Rings are not made smaller than about 144 KiB.
+const CRAMPED_BYTES: u64 = 512 << 10;
 
 /// A server's shape, and its clients.
 #[derive(Clone, Debug)]
@@ -48,7 +46,7 @@ pub(crate) enum Rights {
     Own,
     /// Nobody's.
     Nobody,
-    /// Nobody's, who may lock as much memory as the rings of three workers need, of two with some left over.
+    /// Of one who may lock as much memory as the rings of three workers need.
     Cramped,
 }
 
@@ -60,11 +58,14 @@ impl Case {
     /// Starts it on `address`, such as `127.0.0.1:0`; gives it with the folder that it may run from.
     pub(crate) fn start(&self, address: &str) -> (Server, Option<TempDir>) {
         let folder = (self.rights != Rights::Own).then(|| tempfile::tempdir().expect("a folder"));
-        let mut command = folder.as_ref().map_or_else(|| Command::new(batond()), as_nobody);
-        if self.rights == Rights::Cramped {
-            limit_locked_memory();
-        } else if self.rights == Rights::Nobody || !has_users() {
-            command.args(SMALL);
+        let mut command = folder.as_ref().map_or_else(|| Command::new(batond()), copy);
+        match self.rights {
+            Rights::Own => {}
+            Rights::Nobody => drop(command.uid(NOBODY).gid(NOBODY)),
+            Rights::Cramped => {
+                limit_locked_memory();
+                command.uid(CRAMPED).gid(CRAMPED);
+            }
         }
         command.args(["--listen", address, "--handover", self.handover]);
         command.arg("--control").arg(self.control.as_deref().unwrap_or(Path::new("off")));
@@ -83,16 +84,14 @@ fn limit_locked_memory() {
     setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit).expect("lowered");
 }
 
-/// A command that runs a copy of batond with no rights, from where everybody may read it.
-fn as_nobody(folder: &TempDir) -> Command {
+/// A command that runs a copy of batond, from where everybody may read it.
+fn copy(folder: &TempDir) -> Command {
     let copy = folder.path().join("batond");
     std::fs::copy(batond(), &copy).expect("copied");
     for path in [folder.path(), &copy] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("set");
     }
-    let mut command = Command::new(copy);
-    command.uid(NOBODY).gid(NOBODY);
-    command
+    Command::new(copy)
 }
 
 /// What may come of what is done.

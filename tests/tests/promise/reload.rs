@@ -10,7 +10,7 @@ use super::case::{Case, Expected, Rights, cases, conclude, prove, reload, try_re
 const RELOADS: usize = 20;
 
 /// For what is lost seldom.
-const MANY_RELOADS: usize = 300;
+const MANY_RELOADS: usize = 100;
 
 fn reload_often(server: &Server) {
     (0..RELOADS).for_each(|_| reload(server));
@@ -65,10 +65,7 @@ fn nobody_is_lost_by_a_server_without_rights() {
 }
 
 /// In turn, one of the new workers comes up and the other does not, for want of memory to lock.
-///
-/// Run with: `cargo test -p baton-tests --test promise reloads_that_fail -- --ignored --nocapture`
 #[test]
-#[ignore = "loses connections: where a generation fails to come up, those of its workers that serve already are killed"]
 fn nobody_is_lost_by_reloads_that_fail() {
     run("reload::nobody_is_lost_by_reloads_that_fail", || {
         if !has_nobody() {
@@ -85,10 +82,7 @@ fn nobody_is_lost_by_reloads_that_fail() {
 }
 
 /// Clients that leave after each reload: nobody comes whose arrival would wake a worker for those who wait in its queue.
-///
-/// Run with: `cargo test -p baton-tests --test promise last_clients -- --ignored --nocapture`
 #[test]
-#[ignore = "fails in the tier adopt: some wait in a queue, and no worker is woken for them"]
 fn the_last_clients_are_not_forgotten_in_a_queue() {
     run("reload::the_last_clients_are_not_forgotten_in_a_queue", || {
         for case in cases() {

@@ -134,6 +134,8 @@ pub(crate) struct EventLoop<P: Protocol> {
     logged_ns: u64,
     leaving: Leaving,
     drain_deadline_ns: Option<u64>,
+    /// While leaving: how long whoever has sent nothing is waited for.
+    first_input_ns: u64,
     /// While leaving: listeners have settled, and close.
     is_settled: bool,
     /// While leaving: others accept from the same sockets.
@@ -167,6 +169,7 @@ impl<P: Protocol> EventLoop<P> {
             logged_ns: 0,
             leaving: Leaving::No,
             drain_deadline_ns: None,
+            first_input_ns: 0,
             is_settled: false,
             is_succeeded: false,
             stopping: false,

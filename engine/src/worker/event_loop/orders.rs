@@ -13,8 +13,8 @@ use crate::worker::listener::Listener;
 use crate::worker::rendezvous::Rendezvous;
 
 /// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
-/// its way, and whoever was let in is answered.
-const FIRST_INPUT_MS_MAX: u64 = 1000;
+/// its way, perhaps sent for the third time, and whoever was let in is answered. Half of the drain's time at most.
+const FIRST_INPUT_MS_MAX: u64 = 3000;
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn hear_orders(&mut self, more: bool) {
@@ -41,6 +41,8 @@ impl<P: Protocol> EventLoop<P> {
                 self.drain(settle_ms, drain_ms);
             }
             Order::Take => {
+                // First, so that the master's copy does not keep a connection open that ends at once.
+                let _ = tell(&self.control, &Report::Taken);
                 if let Some(connection) = descriptor {
                     self.context.page.accepted.add(1);
                     self.open(Ring::adopt(connection), None);
@@ -109,6 +111,7 @@ impl<P: Protocol> EventLoop<P> {
         let now_ns = self.context.now_ns;
         let deadline_ns = now_ns.saturating_add(settle_ms.saturating_add(drain_ms).saturating_mul(1_000_000));
         let is_first = self.drain_deadline_ns.is_none();
+        self.first_input_ns = FIRST_INPUT_MS_MAX.min(drain_ms / 2) * 1_000_000;
         if self.drain_deadline_ns.is_none_or(|before_ns| deadline_ns < before_ns) {
             self.drain_deadline_ns = Some(deadline_ns);
             self.context.timers.set(deadline_ns, Alarm::Drain);
@@ -134,7 +137,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Whoever has sent nothing all the while is told now.
     pub(super) fn drain_silent(&mut self) {
-        let since_ns = self.context.now_ns.saturating_sub(FIRST_INPUT_MS_MAX * 1_000_000);
+        let since_ns = self.context.now_ns.saturating_sub(self.first_input_ns);
         self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
     }
 
@@ -146,7 +149,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     pub(super) fn watch_first_input(&mut self) {
-        let deadline_ns = self.context.now_ns + FIRST_INPUT_MS_MAX * 1_000_000;
+        let deadline_ns = self.context.now_ns + self.first_input_ns;
         self.context.timers.set(deadline_ns, Alarm::FirstInput);
     }
 
