@@ -36,6 +36,13 @@ impl Guard {
         steering.attach(self.socket.as_fd())
     }
 
+    /// Switches the group to the guard alone: all listeners are parked, and who comes waits here.
+    pub(crate) fn stand_alone(&self) -> io::Result<()> {
+        let steering = Steering::load(1)?;
+        steering.set(0, self.socket.as_fd())?;
+        steering.attach(self.socket.as_fd())
+    }
+
     /// A connection that came to the guard.
     pub(crate) fn accept(&self) -> Option<OwnedFd> {
         accept(&self.socket)

@@ -68,6 +68,11 @@ impl Master<'_> {
         tracing::info!("WINCH: the workers leave; HUP starts new ones, QUIT or TERM ends the server");
         self.is_idle = true;
         self.event(None, "the workers leave, the master stays");
+        for guard in &self.guards {
+            if let Err(error) = guard.stand_alone() {
+                tracing::error!(address = %guard.address, "the listeners are not parked, and close at once: {error}");
+            }
+        }
         let farewell = self.farewell(index);
         self.send_away(index, farewell);
     }

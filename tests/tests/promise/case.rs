@@ -8,6 +8,7 @@ use std::sync::Once;
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::client::assert_served;
+use baton_tests::namespace::has_users;
 use baton_tests::program::{Server, batond};
 use baton_tests::{skip, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -37,6 +38,7 @@ pub(crate) struct Case {
     pub(crate) rights: Rights,
     /// Its control socket, where it is to have one.
     pub(crate) control: Option<PathBuf>,
+    pub(crate) arguments: &'static [&'static str],
 }
 
 /// Whose server it is.
@@ -52,7 +54,8 @@ pub(crate) enum Rights {
 
 impl Case {
     pub(crate) fn new(handover: &'static str, workers: usize) -> Self {
-        Self { handover, workers, clients: 6, settle_ms: Some(100), rights: Rights::Own, control: None }
+        let (settle_ms, rights) = (Some(100), Rights::Own);
+        Self { handover, workers, clients: 6, settle_ms, rights, control: None, arguments: &[] }
     }
 
     /// Starts it on `address`, such as `127.0.0.1:0`; gives it with the folder that it may run from.
@@ -73,6 +76,7 @@ impl Case {
         if let Some(settle_ms) = self.settle_ms {
             command.args(["--settle-ms", &settle_ms.to_string()]);
         }
+        command.args(self.arguments);
         (Server::start_command(command), folder)
     }
 }
@@ -184,6 +188,11 @@ pub(crate) fn tiers() -> Vec<&'static str> {
 /// Each tier that loses nothing, with one worker and with two.
 pub(crate) fn cases() -> Vec<Case> {
     tiers().into_iter().flat_map(|tier| [1, 2].map(|workers| Case::new(tier, workers))).collect()
+}
+
+/// `false`, said aloud, where there is one user only.
+pub(crate) fn has_nobody() -> bool {
+    has_users() || !skip("servers without rights: this user namespace has one user")
 }
 
 /// Reloads by HUP, and waits until the new generation serves.

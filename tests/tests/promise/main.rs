@@ -6,7 +6,11 @@
 
 mod case;
 mod handshake;
+mod hang;
+mod idle;
 mod kill;
 mod long;
+mod orphans;
 mod reload;
+mod scale;
 mod start;

@@ -1,11 +1,10 @@
 //! Reload after reload: nobody is lost.
 
 use baton_tests::churn::{Churn, Outcome, Phase};
-use baton_tests::namespace::{has_users, run, sysctl};
+use baton_tests::namespace::{run, sysctl};
 use baton_tests::program::Server;
-use baton_tests::skip;
 
-use super::case::{Case, Expected, Rights, cases, conclude, prove, reload, try_reload, wait_for_answers};
+use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, prove, reload, try_reload, wait_for_answers};
 
 const RELOADS: usize = 20;
 
@@ -38,11 +37,6 @@ fn nobody_is_lost_when_handshakes_go_by_cookies() {
             prove(&what, &case, Expected::NothingLost, |server, _| reload_often(server));
         }
     });
-}
-
-/// `false`, said aloud, where there is one user only.
-fn has_nobody() -> bool {
-    has_users() || !skip("servers without rights: this user namespace has one user")
 }
 
 #[test]
