@@ -1,6 +1,6 @@
 //! Programs under test and their clients: built once, started, watched, ended.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -68,12 +68,26 @@ pub fn signal_group(leader: u32, signal: Signal) {
 /// # Panics
 /// If it cannot be started or does not end.
 pub fn run(command: &mut Command) -> Output {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
     let status = wait(&mut child);
     let what = format!("{command:?} has ended and closed its output");
     Output { status, stdout: join(stdout, &what), stderr: join(stderr, &what) }
+}
+
+/// Starts a program that may have been copied just now: a process that another test forks meanwhile holds the copy open
+/// for writing until it runs its own program.
+fn spawn(command: &mut Command) -> Child {
+    let start = Instant::now();
+    loop {
+        match command.spawn() {
+            Ok(child) => return child,
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{command:?}: {error}"),
+        }
+    }
 }
 
 /// Joins a thread that reads a pipe. It ends only when the last process that holds the other end does.
@@ -167,7 +181,7 @@ impl Server {
             command.args(["--control", "off"]);
         }
         command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = spawn(&mut command);
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("piped");
         let reader = std::thread::spawn({

@@ -10,7 +10,7 @@ use std::process::Command;
 use baton_tests::PATIENCE;
 use baton_tests::client::{assert_served, connect};
 use baton_tests::process::is_alive;
-use baton_tests::program::{Server, batonctl, batond, run};
+use baton_tests::program::{Server, batonctl, batond, run, signal};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -98,8 +98,51 @@ fn reload_waits_for_its_outcome_and_says_what_went_wrong() {
 }
 
 #[test]
+fn scale_waits_for_its_outcome_and_the_counts_go_on() {
+    let controlled = Controlled::start();
+    for workers in [3, 1, 2] {
+        let (code, stdout, stderr) = controlled.ctl(&["scale", &workers.to_string()]);
+        assert!(code == 0 && stdout.contains("now"), "{stdout}{stderr}");
+        assert_served(controlled.server.address());
+        wait_until("the others have left", || controlled.server.workers().len() == workers);
+    }
+    let (code, stdout, _) = controlled.ctl(&["scale", "2"]);
+    assert_eq!((code, stdout.as_str()), (0, "2 workers already\n"));
+    for wrong in ["0", "1025"] {
+        let (code, _, stderr) = controlled.ctl(&["scale", wrong]);
+        assert!(code == 1 && stderr.contains("is not in 1..=1024"), "{code}: {stderr}");
+    }
+    assert_eq!(controlled.ctl(&["scale", "many"]).0, 2);
+    // What workers that have left had counted is in the sums.
+    let status = controlled.status();
+    assert_eq!(status["generations"].as_array().map(Vec::len), Some(1));
+    assert_eq!((status["generations"][0]["requests"].as_u64(), status["requests"].as_u64()), (Some(3), Some(3)));
+    let last = status["handovers"].as_array().and_then(|all| all.last()).expect("a time line");
+    assert_eq!(
+        (last["kind"].as_str(), last["steps"][0]["message"].as_str()),
+        (Some("scale"), Some("from 1 to 2 workers"))
+    );
+    controlled.server.stop();
+}
+
+#[test]
+fn a_worker_that_keeps_dying_is_shown() {
+    let controlled = Controlled::start();
+    for round in 0..5 {
+        let victim = *controlled.server.workers().last().expect("a worker");
+        signal(victim, Signal::SIGKILL);
+        wait_until("it is replaced", || controlled.server.count_of("worker ready") >= 3 + round);
+    }
+    assert_eq!(controlled.server.count_of("worker keeps dying"), 1, "{:#?}", controlled.server.log());
+    let (code, stdout, _) = controlled.ctl(&["status"]);
+    assert!(code == 0 && stdout.contains("its last process was killed by SIGKILL; deaths in a row: 5"), "{stdout}");
+    assert_served(controlled.server.address());
+    controlled.server.stop();
+}
+
+#[test]
 fn stop_waits_for_the_end() {
-    for arguments in [&["stop"][..], &["stop", "--now"]] {
+    for arguments in [&["stop"][..], &["stop", "--now"], &["stop", "--deadline", "0.5"]] {
         let mut controlled = Controlled::start();
         let _open = connect(controlled.server.address());
         let (code, stdout, stderr) = controlled.ctl(arguments);

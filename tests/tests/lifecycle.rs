@@ -178,6 +178,39 @@ fn the_drain_deadline_ends_what_does_not_end_by_itself() {
 }
 
 #[test]
+fn term_has_less_patience_than_quit() {
+    let (mut server, stream) = with_a_request_that_never_ends(&["--stop-ms-max", "200"]);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    drop(stream);
+    let (mut server, mut stream) = with_a_request_that_never_ends(&["--stop-ms-max", "0"]);
+    server.signal(Signal::SIGQUIT);
+    wait_until("it says that it stops", || server.count_of("stopping") > 0);
+    stream.write_all(&GET[10..]).expect("sent");
+    let answer = read_answer(&mut stream).expect("an answer");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    drop(stream);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn other_signals_of_nginx_do_no_harm() {
+    let server = Server::start(&["--workers", "2"]);
+    let workers = server.workers();
+    server.signal(Signal::SIGUSR1);
+    wait_until("it says what it makes of it", || server.count_of("USR1") == 1);
+    server.signal(Signal::SIGUSR2);
+    wait_until("it says what it makes of it", || server.count_of("USR2") == 1);
+    assert_eq!(server.workers(), workers);
+    server.signal(Signal::SIGWINCH);
+    wait_until("the workers have left", || server.workers().is_empty());
+    // A second time there is nothing to do; and a stop ends a master that waits.
+    server.signal(Signal::SIGWINCH);
+    wait_until("it says what it makes of it", || server.count_of("WINCH is ignored") == 1);
+    server.stop();
+}
+
+#[test]
 fn connections_that_wait_in_the_backlog_are_served_before_the_end() {
     let mut server = Server::start(&["--connections-max", "1"]);
     let mut first = connect(server.address());

@@ -1,0 +1,116 @@
+//! Workers that serve as another user: whatever is done to the server, none of them keeps a privilege.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use baton_tests::client::assert_served;
+use baton_tests::namespace::has_users;
+use baton_tests::process::is_alive;
+use baton_tests::program::{Server, batonctl, batond, run, signal};
+use baton_tests::{skip, wait_until};
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
+
+const USER: &str = "nobody";
+
+/// `false`, said aloud, where this test cannot give privileges up.
+fn may_become_others() -> bool {
+    if !geteuid().is_root() || !has_users() {
+        return !skip("serving as another user needs root");
+    }
+    true
+}
+
+/// Lines of `/proc/PID/status`.
+fn status(pid: u32) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().replace('\t', " "))).collect()
+}
+
+/// Checks that each worker is of [`USER`] wholly, and that there are so many.
+fn assert_without_privileges(server: &Server, workers: usize) {
+    wait_until("the workers are there", || server.workers().len() == workers);
+    let user = User::from_name(USER).expect("looked up").expect("a user");
+    for pid in server.workers() {
+        // A worker is forked as root, and gives that up before it is ready.
+        let status = status(pid);
+        let four = |number: u32| [number.to_string().as_str(); 4].join(" ");
+        assert_eq!(status["Uid"], four(user.uid.as_raw()));
+        assert_eq!(status["Gid"], four(user.gid.as_raw()));
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status[set].trim_matches('0'), "", "{set}");
+        }
+        assert_eq!(status["NoNewPrivs"], "1");
+        assert!(!status["Groups"].split(' ').any(|group| group == "0"), "{}", status["Groups"]);
+    }
+    assert_served(server.address());
+}
+
+fn start(tier: &str, control: &Path, address: &str) -> Server {
+    let mut command = Command::new(batond());
+    command.args(["--listen", address, "--workers", "2", "--handover", tier, "--settle-ms", "50", "--user", USER]);
+    command.args(["--hang-ms", "400"]).arg("--control").arg(control);
+    Server::start_command(command)
+}
+
+fn prove(tier: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let ctl = |arguments: &[&str]| {
+        let output = run(Command::new(batonctl()).arg("--control").arg(&control).args(arguments));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let server = start(tier, &control, "127.0.0.1:0");
+    assert_without_privileges(&server, 2);
+    ctl(&["reload"]);
+    assert_without_privileges(&server, 2);
+    ctl(&["scale", "3"]);
+    assert_without_privileges(&server, 3);
+    for name in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let before = server.count_of("\"worker ready\"");
+        signal(server.workers()[0], name);
+        wait_until("it is replaced", || server.count_of("\"worker ready\"") > before);
+        assert_without_privileges(&server, 3);
+    }
+    // Workers without privileges are found by the next master, and leave.
+    let workers = server.workers();
+    server.signal(Signal::SIGKILL);
+    wait_until("the workers notice", || server.count_of("the master is gone") == 3);
+    let next = start(tier, &control, &server.address().to_string());
+    wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
+    assert_without_privileges(&next, 2);
+    next.stop();
+}
+
+#[test]
+fn workers_keep_no_privilege_whatever_is_done() {
+    if may_become_others() {
+        prove("auto");
+        prove("adopt");
+    }
+}
+
+#[test]
+fn without_root_another_user_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = folder.path().join("batond");
+    fs::copy(batond(), &copy).expect("copied");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
+    let mut command = Command::new(copy);
+    if geteuid().is_root() {
+        if !has_users() {
+            skip("this user namespace has one user");
+            return;
+        }
+        command.uid(65_534);
+    }
+    let output = run(command.args(["--check", "--user", "root"]));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--user: only root may serve as another user"), "{stderr}");
+}
