@@ -53,6 +53,12 @@ enum Command {
         #[arg(value_name = "N")]
         workers: usize,
     },
+    /// Start another binary, or a new version of the same; it takes over without losing a connection
+    Upgrade(UpgradeArguments),
+    /// Make an upgrade that is held, or on probation, final: the old workers leave
+    Commit,
+    /// Take an upgrade that is held, or on probation, back: the old workers serve, the new ones leave
+    Revert,
     /// Stop the server, letting connections finish
     Stop {
         /// End connections at once
@@ -71,6 +77,45 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct UpgradeArguments {
+    /// The binary [default: the path of the running one, where a new file may lie by now]
+    #[arg(value_name = "BINARY")]
+    binary: Option<PathBuf>,
+    /// Let old and new serve until commit or revert
+    #[arg(long)]
+    hold: bool,
+    /// Revert by itself when a new worker dies or hangs within so many seconds, or, with --hold, when nobody commits
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    probation: Option<Duration>,
+    /// Give up when it does not serve within so many seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// Its arguments [default: those of the running one]
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
+}
+
+impl UpgradeArguments {
+    /// The request, with a path that does not depend on where this program runs.
+    fn request(&self) -> Result<Request, Failure> {
+        let absolute = |path: &PathBuf| {
+            let path =
+                std::path::absolute(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+            let text = path.to_str().map(str::to_owned);
+            text.ok_or_else(|| Failure::Failed(format!("{} is not UTF-8", path.display())))
+        };
+        let milliseconds = |time: Duration| time.as_millis() as u64;
+        Ok(Request::Upgrade {
+            binary: self.binary.as_ref().map(absolute).transpose()?,
+            arguments: (!self.arguments.is_empty()).then(|| self.arguments.clone()),
+            hold: self.hold,
+            probation_ms: self.probation.map(milliseconds),
+            timeout_ms: self.timeout.map(milliseconds),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +182,9 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::Scale { workers } => {
             follow(path, &Request::Scale { workers: *workers }, Some(Duration::from_secs(60)), false)
         }
+        Command::Upgrade(arguments) => follow(path, &arguments.request()?, None, false),
+        Command::Commit => follow(path, &Request::Commit, Some(Duration::from_secs(60)), false),
+        Command::Revert => follow(path, &Request::Revert, None, false),
         Command::Stop { now, deadline } => {
             let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
             follow(path, &Request::Stop { now: *now, deadline_ms }, None, false)
@@ -196,7 +244,7 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, json: bool) -
             Some(Reply::Done { message }) => return print(&format!("{message}\n")),
             Some(Reply::Failed { reason }) => return Err(Failure::Failed(reason)),
             Some(Reply::Status(_)) => {}
-            None if matches!(request, Request::Stop { .. }) => return print("stopped\n"),
+            None if matches!(request, Request::Stop { .. } | Request::Revert) => return print("stopped\n"),
             None => return Err(Failure::Unreachable("the server has gone".to_owned())),
         }
     }

@@ -33,6 +33,12 @@ pub(crate) fn status(status: &Status) -> String {
     let mut text = String::new();
     let state = if status.is_stopping { "stopping" } else { "running" };
     let _ = writeln!(text, "batond {state}, pid {}, up {}", status.pid, duration(status.uptime_ms));
+    if let Some(upgrade) = &status.upgrade {
+        let _ = writeln!(text, "upgrade   {upgrade}");
+    }
+    if let Some(revert) = &status.last_revert {
+        let _ = writeln!(text, "reverted  {revert}");
+    }
     let _ = writeln!(text, "handover  {}: {}", status.handover, status.handover_reason);
     let _ = writeln!(text, "total     {} connections, {} requests", status.accepted, status.requests);
     for generation in &status.generations {

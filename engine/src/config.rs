@@ -150,6 +150,8 @@ pub struct Settings {
     pub handover: Handover,
     /// The control socket; read when the server starts.
     pub control: Control,
+    /// A file for the master's process id; read when the server starts.
+    pub pid_file: Option<PathBuf>,
     /// Workers serve as this user, by name or number, without any privilege; needs root.
     pub user: Option<String>,
     /// Workers serve as this group, by name or number; the user's own where only the user is given.
@@ -166,6 +168,7 @@ impl Default for Settings {
             descriptors: Descriptors::default(),
             handover: Handover::default(),
             control: Control::default(),
+            pid_file: None,
             user: None,
             group: None,
         }
@@ -188,7 +191,18 @@ impl Settings {
     /// # Errors
     /// Names the first setting that is out of range and the range.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let Self { listen, workers, limits, timeouts, descriptors: _, handover: _, control: _, user, group } = self;
+        let Self {
+            listen,
+            workers,
+            limits,
+            timeouts,
+            descriptors: _,
+            handover: _,
+            control: _,
+            pid_file: _,
+            user,
+            group,
+        } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =
             listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)

@@ -35,6 +35,8 @@ pub enum ServerError {
     Handover(String),
     #[error("{problem}")]
     Reload { problem: String },
+    #[error("upgrade: {problem}")]
+    Upgrade { problem: String },
     #[error("control socket {path}: {problem}", path = path.display())]
     Control { path: PathBuf, problem: String },
     #[error("{count} of the workers died; see the log")]

@@ -14,7 +14,7 @@ use crate::units::{Bytes, Listen, Number, Workers};
 ///
 /// QUIT lets connections finish, then ends all workers; TERM and INT (Ctrl-C) have less patience; a second one of them
 /// ends all at once. HUP reads the configuration again and replaces the workers, losing no connection. WINCH lets the
-/// workers leave and the master wait for HUP.
+/// workers leave and the master wait for HUP. USR2 starts the binary anew beside this one; see batonctl upgrade.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Socket for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
+    /// Write the master's process id to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<String>,
     /// Workers serve as this user, name or number; needs root
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -170,6 +173,7 @@ impl Arguments {
             descriptors,
             handover,
             control,
+            pid_file,
             user,
             group,
             limits,
@@ -184,6 +188,7 @@ impl Arguments {
             descriptors: *descriptors,
             handover: *handover,
             control: control.clone(),
+            pid_file: pid_file.clone(),
             user: user.clone(),
             group: group.clone(),
             limits: Some(LimitChoices {

@@ -179,6 +179,7 @@ choices! {
         descriptors: DescriptorsChoice,
         handover: HandoverChoice,
         control: String,
+        pid_file: String,
         user: String,
         group: String,
         limits: LimitChoices,
@@ -368,6 +369,7 @@ impl Config {
                     Some("off") => Control::Off,
                     Some(path) => Control::At(PathBuf::from(path)),
                 },
+                pid_file: choices.pid_file.map(PathBuf::from),
                 user: choices.user,
                 group: choices.group,
             },
@@ -468,9 +470,10 @@ mod tests {
         let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
         let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
         assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
-        // Nothing is left out: every choice is given, but the two that have no default.
+        // Nothing is left out: every choice is given, but those that have no default.
         let mut choices = example.choices;
-        (choices.user, choices.group) = (Some(String::new()), Some(String::new()));
+        let given = || Some(String::new());
+        (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
         let shown = format!("{choices:?}");
         assert!(!shown.contains("None"), "{shown}");
     }

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             complain(&error);
+            baton::refuse_upgrade(&error.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
     };

@@ -3,6 +3,7 @@
 //! A client sends one [`Request`] and reads [`Reply`]s until one of them is the last ([`Reply::is_last`]).
 //! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
 
+pub(crate) mod relay;
 pub(crate) mod server;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -31,6 +32,28 @@ pub enum Request {
         /// How many there shall be.
         workers: usize,
     },
+    /// Start another binary, which takes over; answered when it serves, or does not.
+    Upgrade {
+        /// Its path; none for that of the running one.
+        #[serde(default)]
+        binary: Option<String>,
+        /// Its arguments; none for those of the running one.
+        #[serde(default)]
+        arguments: Option<Vec<String>>,
+        /// Let both serve until [`Request::Commit`] or [`Request::Revert`].
+        #[serde(default)]
+        hold: bool,
+        /// Revert when a new worker dies or hangs within so many milliseconds, or, with `hold`, when nobody commits.
+        #[serde(default)]
+        probation_ms: Option<u64>,
+        /// Give the new binary so many milliseconds to serve.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
+    /// The new binary stays; the old one leaves.
+    Commit,
+    /// The old binary stays; the new one leaves.
+    Revert,
     /// Stop the server; the end of the connection says that it has stopped.
     Stop {
         /// Do not wait for connections to finish.
@@ -87,7 +110,8 @@ pub struct Event {
 /// What happened in the course of one handover, and whatever followed until the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// `start`, `reload`, `scale`, `replacement` (of a worker) or `takeover` (of the workers of a master that is gone).
+    /// `start`, `reload`, `scale`, `replacement` (of a worker), `takeover` (of the workers of a master that is gone), `upgrade`
+    /// or `revert`.
     pub kind: String,
     /// The generation that came, or that it happened to.
     pub generation: u32,
@@ -129,6 +153,13 @@ pub struct Status {
     pub accepted: u64,
     /// Requests answered by all workers there ever were.
     pub requests: u64,
+    /// How an upgrade stands, where one is under way: `starting`, `held`, `on probation`, `draining`, `reverting`, and for
+    /// the new binary `new, held` or `new, on probation`.
+    #[serde(default)]
+    pub upgrade: Option<String>,
+    /// How the last upgrade that did not last ended.
+    #[serde(default)]
+    pub last_revert: Option<String>,
     /// The last ones, oldest first.
     #[serde(default)]
     pub handovers: Vec<Timeline>,

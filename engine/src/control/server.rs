@@ -51,6 +51,9 @@ struct Client {
 /// See the module's head.
 pub(crate) struct ControlSocket {
     listener: UnixListener,
+    /// The name that clients look for.
+    name: PathBuf,
+    /// Where it is now; empty where it is somebody else's to take away.
     path: PathBuf,
     clients: Vec<Client>,
 }
@@ -66,21 +69,77 @@ impl ControlSocket {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
             Err(_) => {}
         }
+        Self::bind(path, path)
+    }
+
+    /// Listens beside a server that listens at `name`, to take its name over later.
+    ///
+    /// # Errors
+    /// As bind(2).
+    pub(crate) fn open_beside(name: &Path) -> io::Result<Self> {
+        let path = sibling(name, std::process::id());
+        let _ = fs::remove_file(&path);
+        Self::bind(name, &path)
+    }
+
+    fn bind(name: &Path, path: &Path) -> io::Result<Self> {
         let before = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path);
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: path.to_owned(), clients: Vec::new() })
+        Ok(Self { listener, name: name.to_owned(), path: path.to_owned(), clients: Vec::new() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The name that clients look for.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// Takes the name over from the server of process `before`, which is reached at a name of its own from now on. At each
+    /// moment somebody is reached.
+    ///
+    /// # Errors
+    /// As link(2) and rename(2).
+    pub(crate) fn take_name(&mut self, before: u32) -> io::Result<()> {
+        let aside = sibling(&self.name, before);
+        let _ = fs::remove_file(&aside);
+        fs::hard_link(&self.name, aside)?;
+        fs::rename(&self.path, &self.name)?;
+        self.path.clone_from(&self.name);
+        Ok(())
+    }
+
+    /// Another server has taken the name over: this one is reached beside it.
+    pub(crate) fn name_was_taken(&mut self) {
+        self.path = sibling(&self.name, std::process::id());
+    }
+
+    /// Takes the name back, whoever has it.
+    ///
+    /// # Errors
+    /// As rename(2).
+    pub(crate) fn take_name_back(&mut self) -> io::Result<()> {
+        if self.path != self.name {
+            fs::rename(&self.path, &self.name)?;
+            self.path.clone_from(&self.name);
+        }
+        Ok(())
+    }
+
+    /// Whether somebody else has the name still.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.path != self.name
+    }
+
+    /// The file is another server's now.
+    pub(crate) fn leave_name(&mut self) {
+        self.path = PathBuf::new();
     }
 
     /// Closes the sockets and leaves the file to the process this one was forked from.
     pub(crate) fn forget(mut self) {
-        self.path = PathBuf::new();
+        self.leave_name();
     }
 
     /// Descriptors to be waited for, each with whether it is to be written to.
@@ -163,6 +222,13 @@ impl Drop for ControlSocket {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Where the server of a process is reached while another one has the name.
+fn sibling(name: &Path, pid: u32) -> PathBuf {
+    let mut path = name.as_os_str().to_owned();
+    path.push(format!(".{pid}"));
+    PathBuf::from(path)
 }
 
 /// Whether the peer is the same user, or root. The file's mode says the same; this says it also where the file was moved

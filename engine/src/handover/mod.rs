@@ -23,6 +23,18 @@ pub(crate) enum Tier {
     Migrate,
 }
 
+impl Tier {
+    /// What chooses it.
+    pub(crate) fn wanted(name: &str) -> Option<Handover> {
+        match name {
+            "ebpf" => Some(Handover::Ebpf),
+            "adopt" => Some(Handover::Adopt),
+            "migrate" => Some(Handover::Migrate),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Tier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

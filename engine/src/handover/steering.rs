@@ -5,7 +5,7 @@
 //! connections and so are parked. What migrates from a closing listener is placed by the same program.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::sys::bpf::{self, Instruction};
@@ -37,9 +37,23 @@ impl Steering {
         Self::over(Arc::clone(&self.map), listeners)
     }
 
+    /// The same map with a program for these places and those of another server's map.
+    ///
+    /// # Errors
+    /// As [`Steering::load`].
+    pub(crate) fn beside(&self, listeners: u32, other: BorrowedFd<'_>, other_listeners: u32) -> io::Result<Self> {
+        let parts = [(self.map.as_fd(), listeners), (other, other_listeners)];
+        let program = bpf::load_select_or_migrate(&assemble(&parts))?;
+        Ok(Self { map: Arc::clone(&self.map), program: Arc::new(program) })
+    }
+
     fn over(map: Arc<OwnedFd>, listeners: u32) -> io::Result<Self> {
-        let program = bpf::load_select_or_migrate(&assemble(map.as_fd(), listeners))?;
+        let program = bpf::load_select_or_migrate(&assemble(&[(map.as_fd(), listeners)]))?;
         Ok(Self { map, program: Arc::new(program) })
+    }
+
+    pub(crate) fn map(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
     }
 
     /// Puts a listener, which must be listening, in its place: from now on it gets connections, if the program is
@@ -84,6 +98,7 @@ const MOVE_IMMEDIATE: u8 = 0xb7;
 const ADD_IMMEDIATE: u8 = 0x07;
 const MODULO_IMMEDIATE: u8 = 0x97;
 const JUMP_IF_EQUAL: u8 = 0x15;
+const JUMP_IF_LESS: u8 = 0xa5;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const MAP_DESCRIPTOR: u8 = 1;
@@ -103,17 +118,43 @@ fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction { code, registers: from << 4 | to, offset, immediate }
 }
 
-/// The program: tries the place that the connection's hash gives, then the ones behind it, until one has a socket. Where
-/// none has, passes without a choice.
-fn assemble(map: BorrowedFd<'_>, listeners: u32) -> Vec<Instruction> {
-    use std::os::fd::AsRawFd;
-    let tries = listeners.min(TRIES_MAX);
+/// A map, and how many of its places are in use.
+type Part<'a> = (BorrowedFd<'a>, u32);
+
+/// The program. It tries the place that the connection's hash gives, then the ones behind it, until one has a socket; where
+/// none has, it passes without a choice. With several maps, the hash gives the map as well, each in proportion to its
+/// places; the others are tried after it.
+fn assemble(parts: &[Part<'_>]) -> Vec<Instruction> {
+    let total: u32 = parts.iter().map(|(_, places)| places).sum();
     let mut program = vec![op(MOVE, R6, R1, 0, 0), op(LOAD_WORD, R7, R6, HASH_OFFSET, 0)];
-    for index in 0..tries {
+    let (mut sections, mut below) = (Vec::new(), total);
+    // From the last map to the first: each section is entered where the remainder is not below its beginning.
+    for first in (0..parts.len()).rev() {
+        below -= parts[first].1;
+        let order = (0..parts.len()).map(|index| parts[(first + index) % parts.len()]);
+        sections.push((below, section(order)));
+    }
+    program.push(op(MOVE, R8, R7, 0, 0));
+    program.push(op(MODULO_IMMEDIATE, R8, 0, 0, total as i32));
+    for (index, (begin, body)) in sections.iter().enumerate() {
+        if index + 1 < sections.len() {
+            program.push(op(JUMP_IF_LESS, R8, 0, body.len() as i16, *begin as i32));
+        }
+        program.extend_from_slice(body);
+    }
+    program
+}
+
+/// Tries all places of the maps in this order, and ends.
+fn section<'a>(parts: impl Iterator<Item = Part<'a>>) -> Vec<Instruction> {
+    let tries: Vec<(Part<'_>, u32)> =
+        parts.flat_map(|part| (0..part.1.min(TRIES_MAX)).map(move |index| (part, index))).collect();
+    let mut program = Vec::new();
+    for (number, ((map, places), index)) in tries.iter().enumerate() {
         let start = program.len();
         program.push(op(MOVE, R8, R7, 0, 0));
-        program.push(op(ADD_IMMEDIATE, R8, 0, 0, index as i32));
-        program.push(op(MODULO_IMMEDIATE, R8, 0, 0, listeners as i32));
+        program.push(op(ADD_IMMEDIATE, R8, 0, 0, *index as i32));
+        program.push(op(MODULO_IMMEDIATE, R8, 0, 0, *places as i32));
         program.push(op(STORE_WORD, STACK, R8, KEY_OFFSET, 0));
         program.push(op(MOVE, R1, R6, 0, 0));
         program.push(op(LOAD_IMMEDIATE_64, R2, MAP_DESCRIPTOR, 0, map.as_raw_fd()));
@@ -124,7 +165,7 @@ fn assemble(map: BorrowedFd<'_>, listeners: u32) -> Vec<Instruction> {
         program.push(op(CALL, 0, 0, 0, SK_SELECT_REUSEPORT));
         debug_assert_eq!(program.len() - start, TRY_LENGTH);
         // To the end, over the tries that follow, each with its own jump.
-        let left = (tries - index - 1) as usize;
+        let left = tries.len() - number - 1;
         program.push(op(JUMP_IF_EQUAL, R0, 0, (left * (TRY_LENGTH + 1)) as i16, 0));
     }
     program.push(op(MOVE_IMMEDIATE, R0, 0, 0, SK_PASS));
@@ -132,7 +173,7 @@ fn assemble(map: BorrowedFd<'_>, listeners: u32) -> Vec<Instruction> {
     program
 }
 
-const _: () = assert!(TRIES_MAX as usize * (TRY_LENGTH + 1) < i16::MAX as usize, "a jump reaches the end");
+const _: () = assert!(2 * TRIES_MAX as usize * (TRY_LENGTH + 1) + 2 < i16::MAX as usize, "a jump reaches the end");
 
 #[cfg(test)]
 mod tests {
@@ -200,5 +241,23 @@ mod tests {
         drop(new);
         let _more = connect(address, 20);
         assert_eq!(waiting(&guard), 40, "nobody else is left");
+    }
+    #[test]
+    fn the_listeners_of_two_servers_serve_together() {
+        let (Some(first), Some(second)) = (load(2), load(3)) else { return };
+        for (ours, theirs) in [(1, 1), (TRIES_MAX, TRIES_MAX), (3, 1000)] {
+            second.beside(ours, first.map(), theirs).expect("verified");
+        }
+        let (old, address) = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (new, _) = listen(address);
+        first.set(0, old.as_fd()).expect("set");
+        second.set(1, new.as_fd()).expect("set");
+        second.beside(3, first.map(), 2).expect("loaded").attach(new.as_fd()).expect("attached");
+        let _clients = connect(address, 100);
+        let shares = (waiting(&old), waiting(&new));
+        assert!(shares.0 + shares.1 == 100 && shares.0 > 10 && shares.1 > 10, "{shares:?}");
+        drop(old);
+        let _more = connect(address, 20);
+        assert_eq!(waiting(&new), 20, "the other's places are tried as well");
     }
 }

@@ -28,6 +28,10 @@ pub(super) enum Stop {
 impl Master<'_> {
     /// Asked for a second time, it is at once.
     pub(super) fn stop(&mut self, how: Stop, by: &str) {
+        if self.asks_for_relief(how, by) {
+            return;
+        }
+        self.decide_by_leaving();
         if self.stopping || how == Stop::Now {
             return self.stop_at_once(by);
         }
@@ -45,6 +49,19 @@ impl Master<'_> {
             self.send_away(index, Order::Drain { settle_ms: 0, drain_ms, is_succeeded: false });
         }
         self.stop_orphans(how);
+    }
+
+    /// The old master serves: the workers leave without haste.
+    pub(super) fn leave_relieved(&mut self, how: Stop) {
+        self.stopping = true;
+        for index in 0..self.generations.len() {
+            let farewell = match (self.farewell(index), how) {
+                (_, Stop::Now) => Order::Stop,
+                (farewell, _) => farewell,
+            };
+            self.send_away(index, farewell);
+        }
+        self.stop_orphans(Stop::Graceful { drain_ms: None });
     }
 
     fn stop_at_once(&mut self, by: &str) {
@@ -68,6 +85,10 @@ impl Master<'_> {
         tracing::info!("WINCH: the workers leave; HUP starts new ones, QUIT or TERM ends the server");
         self.is_idle = true;
         self.event(None, "the workers leave, the master stays");
+        if self.tell_successor_to_take_all() {
+            let farewell = self.farewell(index);
+            return self.send_away(index, farewell);
+        }
         for guard in &self.guards {
             if let Err(error) = guard.stand_alone() {
                 tracing::error!(address = %guard.address, "the listeners are not parked, and close at once: {error}");

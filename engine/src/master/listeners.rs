@@ -38,6 +38,14 @@ impl Master<'_> {
         id
     }
 
+    /// The same for a copy of a socket that may be kept already.
+    pub(super) fn keep_once(&mut self, address: SocketAddr, socket: Socket) {
+        let cookie = socket.cookie().ok();
+        if !self.kept.iter().any(|kept| cookie.is_some() && kept.socket.cookie().ok() == cookie) {
+            self.keep(address, socket);
+        }
+    }
+
     /// Sees to it that there is a socket per slot and address, and shares all there are among a new generation's slots;
     /// `bound` has one of each, for the first use of an address.
     pub(super) fn keep_sockets(

@@ -10,10 +10,13 @@ mod journal;
 mod leave;
 mod listeners;
 mod orphans;
+mod pid_file;
+mod predecessor;
 mod requests;
 mod scale;
 mod start;
 mod status;
+mod successor;
 mod supervise;
 
 use std::collections::VecDeque;
@@ -21,6 +24,7 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -33,8 +37,12 @@ use self::journal::Journal;
 use self::leave::Stop;
 use self::listeners::Kept;
 use self::orphans::Orphan;
-use crate::config::{Control, Settings};
+use self::predecessor::Predecessor;
+pub use self::predecessor::refuse_upgrade;
+use self::successor::{Successor, Upgrade};
+use crate::config::{Control, Handover, Settings};
 use crate::control::Reply;
+use crate::control::relay::ToOld;
 use crate::control::server::ControlSocket;
 use crate::handover::{self, Guard, Tier};
 use crate::server::{Reload, ServerError, Service, Telemetry};
@@ -69,6 +77,28 @@ struct Master<'a> {
     turn: usize,
     /// Workers of a master that is gone.
     orphans: Vec<Orphan>,
+    /// What this process runs, to be run again; the file may be another one by then.
+    executable: PathBuf,
+    pid_file: Option<PathBuf>,
+    has_pid_file: bool,
+    /// The new master of an upgrade under way.
+    successor: Option<Successor>,
+    /// The channel to a new master that stays, which sees this one's end by it.
+    relay: Option<OwnedFd>,
+    /// The old master, where this one is new.
+    predecessor: Option<Predecessor>,
+    /// The new master takes listeners over in the same way.
+    is_succeeded_alike: bool,
+    /// Another master stays: this one ends when its workers have.
+    is_leaving: bool,
+    /// How the last upgrade that did not last ended.
+    last_revert: Option<String>,
+    /// What served last, to serve again.
+    last: Option<(Settings, Service<'a>)>,
+    /// Clients that wait for the upgrade's being final.
+    commit: Option<u32>,
+    /// When workers of a new master that is gone are looked for again.
+    second_look: Option<Instant>,
     /// When workers are looked at next.
     next_look: Instant,
     /// Another reload was asked for while one was under way.
@@ -87,43 +117,26 @@ pub(crate) fn run<'a>(
     reload: Option<Reload<'a>>,
     telemetry: Telemetry,
 ) -> Result<(), ServerError> {
-    // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
-    Features::probe().map_err(StartError::from)?;
-    settings.check_identity()?;
-    let handover::Chosen { tier, reason } = handover::choose(settings.handover).map_err(ServerError::Handover)?;
-    tracing::info!(%tier, %reason, "handover of listeners");
-    let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
-    let control = open_control(&settings.control)?;
-    let mut master = Master {
-        tier,
-        tier_reason: reason,
-        began: Instant::now(),
-        key: control.as_ref().map(|control| worker::key(control.path())),
-        control,
-        journal: Journal::default(),
-        signals,
-        reload,
-        telemetry,
-        generations: Vec::new(),
-        next_number: 1,
-        next_operation: 1,
-        addresses: Vec::new(),
-        guards: Vec::new(),
-        kept: Vec::new(),
-        next_kept: 1,
-        reservations: Vec::new(),
-        held: VecDeque::new(),
-        turn: 0,
-        orphans: Vec::new(),
-        next_look: Instant::now(),
-        reload_again: false,
-        is_idle: false,
-        stopping: false,
-        died: 0,
-        fatal: None,
+    let mut predecessor = Predecessor::meet()?;
+    let pid_file = settings.pid_file.clone();
+    let result = Master::new(&settings, reload, telemetry, &mut predecessor);
+    let mut master = match result {
+        Ok(master) => master,
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.tell(&ToOld::Failed { reason: error.to_string() });
+            }
+            return Err(error);
+        }
     };
+    master.predecessor = predecessor;
+    master.pid_file = pid_file;
     let result = master.start(settings, service).and_then(|()| master.watch());
     master.kill_all();
+    if let (Err(error), Some(predecessor)) = (&result, &master.predecessor) {
+        predecessor.tell(&ToOld::Failed { reason: error.to_string() });
+    }
+    master.remove_pid_file();
     if let Some(control) = &mut master.control {
         control.conclude_end(&match &result {
             Ok(()) => Reply::Done { message: "stopped".to_owned() },
@@ -134,7 +147,75 @@ pub(crate) fn run<'a>(
     result
 }
 
-fn open_control(control: &Control) -> Result<Option<ControlSocket>, ServerError> {
+impl<'a> Master<'a> {
+    fn new(
+        settings: &Settings,
+        reload: Option<Reload<'a>>,
+        telemetry: Telemetry,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<Self, ServerError> {
+        // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
+        Features::probe().map_err(StartError::from)?;
+        settings.check_identity()?;
+        let handover::Chosen { tier, reason } = choose_tier(settings.handover, predecessor.as_ref())?;
+        tracing::info!(%tier, %reason, "handover of listeners");
+        let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
+        let control = open_control(&settings.control, predecessor.is_some())?;
+        let executable = std::env::current_exe()
+            .map_err(|source| ServerError::System { what: "the path of this program", source })?;
+        Ok(Master {
+            tier,
+            tier_reason: reason,
+            began: Instant::now(),
+            key: control.as_ref().map(|control| worker::key(control.name())),
+            control,
+            journal: Journal::default(),
+            signals,
+            reload,
+            telemetry,
+            generations: Vec::new(),
+            next_number: 1,
+            next_operation: 1,
+            addresses: Vec::new(),
+            guards: Vec::new(),
+            kept: Vec::new(),
+            next_kept: 1,
+            reservations: Vec::new(),
+            held: VecDeque::new(),
+            turn: 0,
+            orphans: Vec::new(),
+            executable,
+            pid_file: None,
+            has_pid_file: false,
+            successor: None,
+            relay: None,
+            predecessor: None,
+            is_succeeded_alike: false,
+            is_leaving: false,
+            last_revert: None,
+            last: None,
+            commit: None,
+            second_look: None,
+            next_look: Instant::now(),
+            reload_again: false,
+            is_idle: false,
+            stopping: false,
+            died: 0,
+            fatal: None,
+        })
+    }
+}
+
+/// A new binary goes on as the old one did, unless it was told otherwise, so that nothing is lost on the way.
+fn choose_tier(wanted: Handover, predecessor: Option<&Predecessor>) -> Result<handover::Chosen, ServerError> {
+    let before = predecessor.filter(|_| wanted == Handover::Auto).and_then(|one| Tier::wanted(&one.tier));
+    if let Some(Ok(handover::Chosen { tier, .. })) = before.map(handover::choose) {
+        return Ok(handover::Chosen { tier, reason: "as before the upgrade".to_owned() });
+    }
+    handover::choose(wanted).map_err(ServerError::Handover)
+}
+
+fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlSocket>, ServerError> {
     let (path, is_required) = match control {
         Control::Off => return Ok(None),
         Control::IfFree(path) => (path, false),
@@ -142,8 +223,15 @@ fn open_control(control: &Control) -> Result<Option<ControlSocket>, ServerError>
     };
     let problem = match ControlSocket::open(path) {
         Ok(socket) => {
-            tracing::info!(path = %socket.path().display(), "control socket");
+            tracing::info!(path = %socket.name().display(), "control socket");
             return Ok(Some(socket));
+        }
+        // The old master's name: it is taken over when this one serves.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_upgrade => {
+            match ControlSocket::open_beside(path) {
+                Ok(socket) => return Ok(Some(socket)),
+                Err(error) => error.to_string(),
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             "another server listens there; stop it, or choose another path".to_owned()
@@ -175,8 +263,15 @@ fn watch_signals() -> io::Result<SignalFd> {
 
 impl<'a> Master<'a> {
     fn start(&mut self, settings: Settings, service: Service<'a>) -> Result<(), ServerError> {
-        let is_takeover = self.find_orphans()?;
-        self.begin(settings, service, if is_takeover { "takeover" } else { "start" }).map(drop)
+        let kind = if self.predecessor.is_some() {
+            self.inherit();
+            "upgrade"
+        } else if self.find_orphans()? {
+            "takeover"
+        } else {
+            "start"
+        };
+        self.begin(settings, service, kind).map(drop)
     }
 
     /// Until no worker is left.
@@ -187,7 +282,10 @@ impl<'a> Master<'a> {
             self.serve_control();
             self.hear_workers();
             self.hear_orphans();
+            self.hear_successor();
+            self.hear_predecessor();
             self.reap();
+            self.reap_successor();
             self.check_deadlines();
             self.look_at_workers();
             self.hand_out();
@@ -203,7 +301,7 @@ impl<'a> Master<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let waits_for_reload = self.is_idle && !self.stopping;
+        let waits_for_reload = self.is_idle && !self.stopping && !self.is_leaving;
         self.generations.is_empty() && !self.orphans.iter().any(Orphan::is_heard) && !waits_for_reload
     }
 
@@ -221,6 +319,8 @@ impl<'a> Master<'a> {
             descriptors.extend(child.control.iter().chain(&child.process).map(AsFd::as_fd));
         }
         descriptors.extend(self.orphans.iter().map(Orphan::descriptor));
+        descriptors.extend(self.successor.iter().flat_map(Successor::descriptors));
+        descriptors.extend(self.predecessor.iter().map(Predecessor::descriptor));
         if self.held.is_empty() && self.taker().is_some() {
             descriptors.extend(self.guards.iter().map(Guard::descriptor));
             descriptors.extend(self.unattended().map(|kept| kept.socket.as_fd()));
@@ -239,6 +339,11 @@ impl<'a> Master<'a> {
             // A terminal sends WINCH when its window changes size; only what somebody sent on purpose counts.
             let is_sent = signal.ssi_code <= 0;
             match Signal::try_from(signal.ssi_signo as i32) {
+                Ok(Signal::SIGHUP) if self.successor.is_some() => {
+                    if let Err(reason) = self.serve_beside_successor() {
+                        tracing::warn!("HUP is ignored: {reason}");
+                    }
+                }
                 Ok(Signal::SIGHUP) if self.is_changing() => self.reload_again = true,
                 // What went wrong is logged.
                 Ok(Signal::SIGHUP) => drop(self.reload()),
@@ -248,7 +353,11 @@ impl<'a> Master<'a> {
                 Ok(Signal::SIGUSR1) => {
                     tracing::info!("USR1: the log goes to standard error, there is no file to reopen")
                 }
-                Ok(Signal::SIGUSR2) => tracing::warn!("USR2 is ignored: this server cannot start another binary"),
+                Ok(Signal::SIGUSR2) => {
+                    if let Err(reason) = self.upgrade(Upgrade { is_held: true, ..Upgrade::default() }) {
+                        tracing::error!("USR2: no upgrade: {reason}");
+                    }
+                }
                 _ => {}
             }
         }
@@ -257,6 +366,9 @@ impl<'a> Master<'a> {
     /// Keeps what happened, and tells those who wait.
     fn event(&mut self, generation: Option<u32>, message: impl Display) {
         let event = self.journal.note(generation, message.to_string());
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|predecessor| predecessor.is_undecided()) {
+            predecessor.tell(&ToOld::Event { generation, message: event.message.clone() });
+        }
         if let Some(control) = &mut self.control {
             control.tell(event);
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::leave::{STOP_GRACE, Stop};
-use super::{Master, wait_ready};
+use super::{Generation, Master, wait_ready};
 use crate::config::Timeouts;
 use crate::server::ServerError;
 use crate::sys::process;
@@ -104,6 +104,15 @@ impl Master<'_> {
         Ok(true)
     }
 
+    /// Looks for workers of another master that is gone, while this one serves. Those of one that lives let nobody in.
+    pub(super) fn find_more_orphans(&mut self) {
+        let Some(key) = &self.key else { return };
+        let own = self.generations.iter().flat_map(Generation::children).map(|child| child.pid.as_raw() as u32);
+        let known: Vec<u32> = own.chain(self.orphans.iter().map(|orphan| orphan.pid)).collect();
+        let found = worker::find_others(key, &known);
+        self.orphans.extend(found.into_iter().map(Orphan::new));
+    }
+
     pub(super) fn hear_orphans(&mut self) {
         let mut sockets = Vec::new();
         let mut is_changed = false;
@@ -136,7 +145,7 @@ impl Master<'_> {
             }
         }
         for (address, socket) in sockets {
-            self.keep(address, socket.into());
+            self.keep_once(address, socket.into());
         }
         let gone: Vec<u32> =
             self.orphans.iter().filter(|one| one.is_gone && one.is_heard()).map(|one| one.pid).collect();

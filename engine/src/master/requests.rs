@@ -1,8 +1,13 @@
 //! What clients of the control socket ask for, and reloads.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use super::Master;
 use super::leave::Stop;
+use super::predecessor::Predecessor;
 use super::scale::Scaled;
+use super::successor::Upgrade;
 use crate::control::server::Waiting;
 use crate::control::{Reply, Request};
 use crate::server::ServerError;
@@ -12,6 +17,9 @@ impl Master<'_> {
     pub(super) fn reload(&mut self) -> Result<u32, String> {
         if self.stopping {
             return Err("the server is stopping".to_owned());
+        }
+        if self.successor.is_some() || self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) {
+            return Err("an upgrade is under way; commit or revert it first".to_owned());
         }
         if self.is_changing() {
             return Err("a reload, or a change of the number of workers, is under way; ask again".to_owned());
@@ -60,6 +68,34 @@ impl Master<'_> {
             Request::Scale { workers } => match self.scale(workers) {
                 Ok(Scaled::Begun(operation)) => self.wait_for(client, Waiting::ForOperation(operation)),
                 Ok(Scaled::Done(message)) => Some(Reply::Done { message }),
+                Err(reason) => Some(Reply::Failed { reason }),
+            },
+            Request::Upgrade { binary, arguments, hold, probation_ms, timeout_ms } => {
+                let upgrade = Upgrade {
+                    binary: binary.map(PathBuf::from),
+                    arguments,
+                    is_held: hold,
+                    probation: probation_ms.map(Duration::from_millis),
+                    timeout: timeout_ms.map(Duration::from_millis),
+                };
+                match self.upgrade(upgrade) {
+                    Ok(operation) => self.wait_for(client, Waiting::ForOperation(operation)),
+                    Err(reason) => Some(Reply::Failed { reason }),
+                }
+            }
+            Request::Commit => match self.ask_to_commit() {
+                Some(operation) => self.wait_for(client, Waiting::ForOperation(operation)),
+                None => Some(
+                    self.commit().map_or_else(|reason| Reply::Failed { reason }, |message| Reply::Done { message }),
+                ),
+            },
+            Request::Revert if self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) => {
+                self.wait_for(client, Waiting::ForEnd);
+                self.stop(Stop::Graceful { drain_ms: None }, "batonctl");
+                None
+            }
+            Request::Revert => match self.begin_revert("batonctl") {
+                Ok(operation) => self.wait_for(client, Waiting::ForOperation(operation)),
                 Err(reason) => Some(Reply::Failed { reason }),
             },
             Request::Stop { now, deadline_ms } => {

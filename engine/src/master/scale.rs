@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Master;
 use super::generation::{Generation, Growth, Share, Slot};
+use super::predecessor::Predecessor;
 use crate::config::WORKERS_MAX;
 use crate::control::Reply;
 use crate::handover::Steering;
@@ -27,6 +28,9 @@ impl<'a> Master<'a> {
         }
         if self.stopping {
             return Err("the server is stopping".to_owned());
+        }
+        if self.successor.is_some() || self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) {
+            return Err("an upgrade is under way; commit or revert it first".to_owned());
         }
         if self.is_changing() {
             return Err("a reload, or another change of the number of workers, is under way; ask again".to_owned());

@@ -83,7 +83,8 @@ impl<'a> Master<'a> {
             // A port of 0 may be asked for twice, which means two ports.
             let bound = self.addresses.iter().find(|pair| pair.0 == *requested && !addresses.contains(*pair));
             let bound = bound.map(|(_, bound)| *bound);
-            let is_taken_over = self.orphans.iter().any(|orphan| orphan.listens_on(*requested));
+            let is_taken_over = self.orphans.iter().any(|orphan| orphan.listens_on(*requested))
+                || self.predecessor.as_ref().is_some_and(|predecessor| predecessor.listens_on(*requested));
             if bound.is_none() && requested.port() != 0 && !is_taken_over {
                 self.reservations.push(worker::reserve(*requested)?);
             }
@@ -170,6 +171,9 @@ impl<'a> Master<'a> {
         self.reservations.clear();
         self.held.clear();
         self.orphans.clear();
+        self.successor = None;
+        self.predecessor = None;
+        self.relay = None;
     }
 
     /// The next step of a generation that starts: after the first worker the others, after the last the switch.
@@ -203,6 +207,7 @@ impl<'a> Master<'a> {
         let addresses: Vec<SocketAddr> = generation.addresses.iter().map(|(_, bound)| *bound).collect();
         let is_first = self.addresses.is_empty();
         self.addresses.clone_from(&generation.addresses);
+        self.last = Some((generation.settings.clone(), generation.service.clone()));
         self.is_idle = false;
         if is_first {
             for address in &addresses {
@@ -225,10 +230,14 @@ impl<'a> Master<'a> {
             self.share_rest();
         }
         self.dismiss_orphans();
-        self.conclude(
-            operation,
-            &Reply::Done { message: format!("generation {number} serves, {took_ms} ms after it began") },
-        );
+        let message = format!("generation {number} serves, {took_ms} ms after it began");
+        self.conclude(operation, &Reply::Done { message });
+        if is_first && self.predecessor.is_some() {
+            self.report_ready(number);
+        } else if is_first {
+            self.write_pid_file();
+        }
+        self.serves_again();
         Ok(())
     }
 
@@ -236,7 +245,14 @@ impl<'a> Master<'a> {
     pub(super) fn steer_to(&mut self, index: usize) -> Result<(), ServerError> {
         let generation = &self.generations[index];
         let backlog = generation.settings.limits.backlog;
+        let workers = generation.slots.len() as u32;
         for ((_, address), steering) in generation.addresses.iter().zip(&generation.steering) {
+            // While an upgrade is held, the old master's listeners have connections, too.
+            let other = self.predecessor.as_ref().and_then(|predecessor| predecessor.map(*address));
+            let beside = other.map(|(map, places)| steering.beside(workers, map, places)).transpose();
+            let beside =
+                beside.map_err(|source| ServerError::System { what: "loading the steering program", source })?;
+            let steering = beside.as_ref().unwrap_or(steering);
             match self.guards.iter().find(|guard| guard.address == *address) {
                 Some(guard) => {
                     let system = |source| ServerError::System { what: "attaching the steering program", source };
@@ -260,6 +276,7 @@ impl<'a> Master<'a> {
                 self.take_down(index);
             }
         }
+        self.cannot_serve_again(&error.to_string());
         if serves {
             tracing::error!("reload failed, the workers serve on as before: {error}");
         } else {

@@ -5,6 +5,8 @@ use std::time::Instant;
 use super::Master;
 use super::generation::{Generation, Phase, Slot, State};
 use super::orphans::{Known, Orphan};
+use super::predecessor::Predecessor;
+use super::successor::Successor;
 use crate::control::{GenerationStatus, Status, VERSION, WorkerStatus};
 use crate::telemetry::Snapshot;
 
@@ -23,8 +25,20 @@ impl Master<'_> {
             generations,
             accepted: total.accepted,
             requests: total.requests,
+            upgrade: self.upgrade_state().map(str::to_owned),
+            last_revert: self.last_revert.clone(),
             handovers: self.journal.timelines(),
         }
+    }
+}
+
+impl Master<'_> {
+    fn upgrade_state(&self) -> Option<&'static str> {
+        if self.is_leaving {
+            return Some("draining");
+        }
+        let of_successor = self.successor.as_ref().map(Successor::describe);
+        of_successor.or_else(|| self.predecessor.as_ref().and_then(Predecessor::describe))
     }
 }
 

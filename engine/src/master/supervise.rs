@@ -160,6 +160,7 @@ impl Master<'_> {
             Phase::Serving => {
                 let pause_ms = worker.died(Instant::now()).as_millis() as u64;
                 let deaths = worker.deaths;
+                self.report_trouble(format!("worker {slot} {end}"));
                 tracing::error!(generation = number, slot, pid, end, pause_ms, "worker died; it is started again");
                 self.journal.begin("replacement", number);
                 self.event(Some(number), format_args!("worker {slot} {end}; it is started again in {pause_ms} ms"));
@@ -184,12 +185,19 @@ impl Master<'_> {
             State::Waiting(until) => Some(*until),
             State::Gone | State::Ready(_) | State::Hung(_) => None,
         });
-        of_phases.chain(of_slots).chain(self.orphans.iter().filter_map(|orphan| orphan.deadline))
+        of_phases
+            .chain(of_slots)
+            .chain(self.orphans.iter().filter_map(|orphan| orphan.deadline))
+            .chain(self.successor.iter().filter_map(|successor| successor.deadline))
+            .chain(self.predecessor.iter().filter_map(|predecessor| predecessor.deadline))
+            .chain(self.second_look)
     }
 
     pub(super) fn check_deadlines(&mut self) {
         let now = Instant::now();
         self.kill_late_orphans(now);
+        self.check_successor(now);
+        self.check_predecessor(now);
         for index in 0..self.generations.len() {
             let Some(generation) = self.generations.get(index) else { return };
             if matches!(generation.phase, Phase::Leaving(deadline) if deadline <= now) {
@@ -288,6 +296,7 @@ impl Master<'_> {
         let _ = kill(pid, Signal::SIGKILL);
         self.generations[index].slots[place].state = State::Hung(child);
         tracing::error!(generation = number, slot, pid = pid.as_raw(), shut, "worker hangs; it is killed");
+        self.report_trouble(format!("worker {slot} does not answer"));
         self.event(Some(number), format_args!("worker {slot} does not answer; its queue is moved, and it is killed"));
     }
 
@@ -354,7 +363,7 @@ fn last_words(control: &OwnedFd) -> Option<String> {
 }
 
 /// How a process ended, in words.
-struct End(nix::Result<WaitStatus>);
+pub(super) struct End(pub(super) nix::Result<WaitStatus>);
 
 impl fmt::Display for End {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ pub(crate) mod buffer_ring;
 pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod features;
+pub(crate) mod inheritance;
 pub(crate) mod payload;
 pub(crate) mod process;
 pub(crate) mod ring;

@@ -28,7 +28,7 @@ pub(crate) use self::listener::{Reservation, accept_shared, bind, configure, res
 pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
 use self::rendezvous::Rendezvous;
-pub(crate) use self::rendezvous::{Found, find, key};
+pub(crate) use self::rendezvous::{Found, find, find_others, key};
 use crate::config::{Descriptors, Settings};
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::{CounterId, add_named};

@@ -85,6 +85,11 @@ pub(crate) struct Found {
 
 /// Finds the workers of a control socket and knocks at each.
 pub(crate) fn find(key: &str) -> Vec<Found> {
+    find_others(key, &[])
+}
+
+/// The same, except those.
+pub(crate) fn find_others(key: &str, known: &[u32]) -> Vec<Found> {
     let names = fs::read("/proc/net/unix").unwrap_or_default();
     let names = String::from_utf8_lossy(&names);
     // The last column is the path; @ stands for the zero byte of an abstract name.
@@ -92,6 +97,7 @@ pub(crate) fn find(key: &str) -> Vec<Found> {
     let mut pids: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
     pids.sort_unstable();
     pids.dedup();
+    pids.retain(|pid| !known.contains(pid));
     pids.into_iter().filter_map(|pid| knock(key, pid)).collect()
 }
 

@@ -1,0 +1,95 @@
+//! What an old master and a new one tell each other during an upgrade: messages as in [`crate::worker`]'s channel, each
+//! with a descriptor or without. Either side ignores kinds it does not know.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages.
+pub(crate) const RELAY_VERSION: u32 = 1;
+
+/// Names the channel's descriptor to the new program.
+pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
+
+/// From the old master to the new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "relay", rename_all = "snake_case")]
+pub(crate) enum ToNew {
+    /// The first message.
+    Hello {
+        /// [`RELAY_VERSION`].
+        version: u32,
+        /// Of the old master.
+        pid: u32,
+        /// The number of the next generation.
+        next_number: u32,
+        /// How the old one hands listeners over.
+        tier: String,
+        /// Both are to serve, until one of them is told to go.
+        is_held: bool,
+        /// Where the old one listens.
+        addresses: Vec<SocketAddr>,
+        /// So many messages with a descriptor follow.
+        descriptors: usize,
+    },
+    /// A listen socket comes with this message; in the tier adopt.
+    Listener {
+        /// Where it is bound.
+        address: SocketAddr,
+    },
+    /// A map of listeners comes with this message; in the tier ebpf, where both are to serve.
+    Map {
+        /// Where they are bound.
+        address: SocketAddr,
+        /// Places that are in use, the first ones.
+        places: u32,
+    },
+    /// The old workers leave: take all connections.
+    Alone,
+    /// There is no way back any more.
+    Final,
+    /// The old workers serve: leave.
+    Relieved,
+    /// The old workers cannot be had back.
+    NotRelieved {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// From the new master to the old one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "relay", rename_all = "snake_case")]
+pub(crate) enum ToOld {
+    /// Something happened there.
+    Event {
+        /// The generation it happened to.
+        generation: Option<u32>,
+        /// What.
+        message: String,
+    },
+    /// It serves, and has the control socket's and the pid file's names.
+    Ready {
+        /// Its generation.
+        generation: u32,
+        /// How it takes listeners over.
+        tier: String,
+    },
+    /// It cannot serve, and leaves.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// One of its workers died or hung.
+    Trouble {
+        /// Which, and how.
+        reason: String,
+    },
+    /// It was asked to stay for good.
+    Commit,
+    /// It is to leave: let old workers serve first.
+    Revert {
+        /// By whom it was told.
+        reason: String,
+    },
+}
