@@ -27,8 +27,8 @@ pub(crate) enum ToNew {
         tier: String,
         /// Both are to serve, until one of them is told to go.
         is_held: bool,
-        /// Where the old one listens.
-        addresses: Vec<SocketAddr>,
+        /// Where the old one listens: as it was asked to, and as it does.
+        addresses: Vec<(SocketAddr, SocketAddr)>,
         /// So many messages with a descriptor follow.
         descriptors: usize,
     },

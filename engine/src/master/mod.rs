@@ -93,6 +93,8 @@ struct Master<'a> {
     is_leaving: bool,
     /// How the last upgrade that did not last ended.
     last_revert: Option<String>,
+    /// A generation of this master's has served.
+    has_served: bool,
     /// What served last, to serve again.
     last: Option<(Settings, Service<'a>)>,
     /// Clients that wait for the upgrade's being final.
@@ -193,6 +195,7 @@ impl<'a> Master<'a> {
             is_succeeded_alike: false,
             is_leaving: false,
             last_revert: None,
+            has_served: false,
             last: None,
             commit: None,
             second_look: None,

@@ -25,7 +25,7 @@ pub(super) struct Predecessor {
     pub(super) pid: u32,
     pub(super) tier: String,
     next_number: u32,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<(SocketAddr, SocketAddr)>,
     listeners: Vec<(SocketAddr, OwnedFd)>,
     /// Its maps of listeners, with how many places are in use; as long as both are to serve.
     maps: Vec<(SocketAddr, u32, OwnedFd)>,
@@ -101,10 +101,6 @@ impl Predecessor {
         self.channel.as_fd()
     }
 
-    pub(super) fn listens_on(&self, address: SocketAddr) -> bool {
-        self.addresses.contains(&address)
-    }
-
     /// The old one's map for an address, while both are to serve.
     pub(super) fn map(&self, address: SocketAddr) -> Option<(BorrowedFd<'_>, u32)> {
         let maps = self.maps.iter().filter(|_| self.is_held);
@@ -143,6 +139,7 @@ impl Master<'_> {
         let adopts = self.adopts();
         let Some(predecessor) = &mut self.predecessor else { return };
         self.next_number = predecessor.next_number;
+        self.addresses.clone_from(&predecessor.addresses);
         let listeners = std::mem::take(&mut predecessor.listeners);
         for (address, socket) in listeners.into_iter().filter(|_| adopts) {
             self.keep(address, socket.into());

@@ -83,8 +83,7 @@ impl<'a> Master<'a> {
             // A port of 0 may be asked for twice, which means two ports.
             let bound = self.addresses.iter().find(|pair| pair.0 == *requested && !addresses.contains(*pair));
             let bound = bound.map(|(_, bound)| *bound);
-            let is_taken_over = self.orphans.iter().any(|orphan| orphan.listens_on(*requested))
-                || self.predecessor.as_ref().is_some_and(|predecessor| predecessor.listens_on(*requested));
+            let is_taken_over = self.orphans.iter().any(|orphan| orphan.listens_on(*requested));
             if bound.is_none() && requested.port() != 0 && !is_taken_over {
                 self.reservations.push(worker::reserve(*requested)?);
             }
@@ -205,7 +204,7 @@ impl<'a> Master<'a> {
         let (number, operation, workers) = (generation.number, generation.operation, generation.slots.len());
         let took_ms = generation.began.elapsed().as_millis() as u64;
         let addresses: Vec<SocketAddr> = generation.addresses.iter().map(|(_, bound)| *bound).collect();
-        let is_first = self.addresses.is_empty();
+        let is_first = !std::mem::replace(&mut self.has_served, true);
         self.addresses.clone_from(&generation.addresses);
         self.last = Some((generation.settings.clone(), generation.service.clone()));
         self.is_idle = false;

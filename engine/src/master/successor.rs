@@ -139,7 +139,6 @@ impl Master<'_> {
     /// Puts what the new master needs into the channel, before there is one.
     fn greet(&self, index: usize, channel: &OwnedFd, is_held: bool) -> std::io::Result<()> {
         let generation = &self.generations[index];
-        let addresses: Vec<_> = generation.addresses.iter().map(|(_, bound)| *bound).collect();
         let maps = if is_held { &generation.steering[..] } else { &[] };
         let hello = ToNew::Hello {
             version: RELAY_VERSION,
@@ -147,14 +146,15 @@ impl Master<'_> {
             next_number: self.next_number,
             tier: self.tier.to_string(),
             is_held,
-            addresses: addresses.clone(),
+            addresses: generation.addresses.clone(),
             descriptors: self.kept.len() + maps.len(),
         };
         worker::tell(channel, &hello)?;
         for kept in &self.kept {
             worker::tell_with(channel, &ToNew::Listener { address: kept.address }, kept.socket.as_fd())?;
         }
-        for (address, steering) in addresses.into_iter().zip(maps) {
+        for ((_, address), steering) in generation.addresses.iter().zip(maps) {
+            let address = *address;
             let places = generation.slots.len() as u32;
             worker::tell_with(channel, &ToNew::Map { address, places }, steering.map())?;
         }

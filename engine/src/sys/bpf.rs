@@ -17,6 +17,9 @@ const SK_REUSEPORT_SELECT_OR_MIGRATE: u32 = 40;
 const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
 const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
 
+/// The verifier gives up with EAGAIN when a signal is pending; libbpf tries again as well.
+const LOADS_MAX: usize = 20;
+
 /// Names are shown by bpftool, which reads at most 15 bytes.
 const NAME: [u8; 16] = *b"baton_steering\0\0";
 
@@ -129,6 +132,12 @@ pub(crate) fn load_select_or_migrate(instructions: &[Instruction]) -> io::Result
         expected_attach_type: SK_REUSEPORT_SELECT_OR_MIGRATE,
         ..ProgramLoad::default()
     };
+    for _ in 1..LOADS_MAX {
+        match call(PROG_LOAD, &mut attributes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.map(descriptor),
+        }
+    }
     call(PROG_LOAD, &mut attributes).map(descriptor)
 }
 

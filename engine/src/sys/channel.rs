@@ -25,10 +25,15 @@ pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     let mut control = cmsg_space!([RawFd; 1]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-        Ok(message) => message,
-        Err(Errno::ECONNRESET) => return Ok((0, None)),
-        Err(error) => return Err(error.into()),
+    // Where the other side went without reading all, that is told once, before what it had said last.
+    let mut is_reset = false;
+    let message = loop {
+        match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Ok(message) => break message,
+            Err(Errno::ECONNRESET) if !is_reset => is_reset = true,
+            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            Err(error) => return Err(error.into()),
+        }
     };
     let mut received = None;
     for control in message.cmsgs()? {
@@ -40,4 +45,26 @@ pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
         }
     }
     Ok((message.bytes, received))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn last_words_are_heard_of_one_that_did_not_listen() {
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("a pair");
+        send(ours.as_fd(), b"never read", None).expect("sent");
+        send(theirs.as_fd(), b"last words", None).expect("sent");
+        drop(theirs);
+        let mut buffer = [0; 64];
+        let (length, _) = receive(ours.as_fd(), &mut buffer).expect("received");
+        assert_eq!(&buffer[..length], b"last words");
+        assert_eq!(receive(ours.as_fd(), &mut buffer).expect("the end").0, 0);
+    }
 }

@@ -60,6 +60,11 @@ impl Case {
 
     /// Starts it on `address`, such as `127.0.0.1:0`; gives it with the folder that it may run from.
     pub(crate) fn start(&self, address: &str) -> (Server, Option<TempDir>) {
+        self.start_with(address, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_with(&self, address: &str, more: &[&str]) -> (Server, Option<TempDir>) {
         let folder = (self.rights != Rights::Own).then(|| tempfile::tempdir().expect("a folder"));
         let mut command = folder.as_ref().map_or_else(|| Command::new(batond()), copy);
         match self.rights {
@@ -76,7 +81,7 @@ impl Case {
         if let Some(settle_ms) = self.settle_ms {
             command.args(["--settle-ms", &settle_ms.to_string()]);
         }
-        command.args(self.arguments);
+        command.args(self.arguments).args(more);
         (Server::start_command(command), folder)
     }
 }

@@ -14,3 +14,4 @@ mod orphans;
 mod reload;
 mod scale;
 mod start;
+mod upgrade;

@@ -1,0 +1,351 @@
+//! Binary upgrades, held, committed, reverted, by command and by hand, and those that fail: nobody is lost.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use baton_tests::churn::{Churn, Phase};
+use baton_tests::client::assert_served;
+use baton_tests::namespace::{run, sysctl};
+use baton_tests::process::{children, descendants, is_alive};
+use baton_tests::program::{self, Server, batonctl, signal};
+use baton_tests::wait_until;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use tempfile::TempDir;
+
+use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, wait_for_answers};
+
+/// A server through all of its masters.
+struct Lineage {
+    folder: TempDir,
+    first: Server,
+    _copy: Option<TempDir>,
+    case: Case,
+}
+
+impl Lineage {
+    fn start(case: &Case) -> Self {
+        // Masters whose own has left are this process's, and end with it.
+        set_child_subreaper(true).expect("set");
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");
+        let case = Case { control: Some(folder.path().join("control")), ..case.clone() };
+        let pid_file = folder.path().join("pid");
+        let (first, copy) = case.start_with("127.0.0.1:0", &["--pid-file", pid_file.to_str().expect("UTF-8")]);
+        Self { folder, first, _copy: copy, case }
+    }
+
+    fn control(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    /// The master that has the last word.
+    fn master(&self) -> u32 {
+        let text = fs::read_to_string(self.folder.path().join("pid")).expect("a pid file");
+        text.trim().parse().expect("a number")
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> (i32, String) {
+        let output = program::run(Command::new(batonctl()).arg("--control").arg(self.control()).args(arguments));
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn done(&self, arguments: &[&str]) {
+        let (code, text) = self.ctl(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {text}");
+    }
+
+    fn has_event(&self, text: &str) -> bool {
+        self.ctl(&["events"]).1.contains(text)
+    }
+
+    /// Waits until there is one master with its workers, and it is the one that has the last word.
+    fn settle(&self) {
+        wait_until("one master is left", || {
+            while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+            let master = self.master();
+            let masters: Vec<u32> = descendants(std::process::id()).into_iter().filter(|pid| is_master(*pid)).collect();
+            masters == [master] && children(master).len() == self.case.workers
+        });
+    }
+}
+
+impl Drop for Lineage {
+    fn drop(&mut self) {
+        descendants(std::process::id()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    }
+}
+
+/// A batond that no batond of the same lineage has forked as a worker: it waits for signals of its own.
+fn is_master(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let is_batond = status.starts_with("Name:\tbatond\n") && is_alive(pid);
+    // Workers have rings, masters have none.
+    let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
+    let has_ring = files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
+    is_batond && !has_ring
+}
+
+/// Does `action` under the eyes of clients.
+fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
+    let lineage = Lineage::start(case);
+    let address = lineage.first.address();
+    let churn = Churn::start(address, case.clients);
+    wait_for_answers(&churn, 500);
+    churn.begin_phase(Phase::During);
+    action(&lineage, &churn);
+    lineage.settle();
+    churn.begin_phase(Phase::Steady);
+    wait_for_answers(&churn, 500);
+    conclude(what, &lineage.case, Expected::NothingLost, &churn.finish());
+    assert_served(address);
+    lineage.done(&["stop"]);
+    assert!(!lineage.control().exists() && !lineage.folder.path().join("pid").exists(), "its names are taken away");
+}
+
+const TIMES: usize = 10;
+
+#[test]
+fn upgrade_after_upgrade_loses_nobody() {
+    run("upgrade::upgrade_after_upgrade_loses_nobody", || {
+        for migrate_req in ["0", "1"] {
+            sysctl("net/ipv4/tcp_migrate_req", migrate_req);
+            for case in cases() {
+                let what = format!("{TIMES} upgrades, tcp_migrate_req={migrate_req}");
+                prove(&what, &case, |lineage, _| {
+                    for _ in 0..TIMES {
+                        let before = lineage.master();
+                        lineage.done(&["upgrade"]);
+                        assert_ne!(lineage.master(), before);
+                    }
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn upgrades_that_are_held_and_committed_lose_nobody() {
+    run("upgrade::upgrades_that_are_held_and_committed_lose_nobody", || {
+        for case in cases() {
+            prove(&format!("{TIMES} upgrades held and committed"), &case, |lineage, churn| {
+                for _ in 0..TIMES {
+                    lineage.done(&["upgrade", "--hold"]);
+                    wait_for_answers(churn, 100);
+                    let (code, text) = lineage.ctl(&["upgrade"]);
+                    assert!(code == 1 && text.contains("commit or revert"), "{text}");
+                    lineage.done(&["commit"]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn upgrades_that_are_held_and_reverted_lose_nobody() {
+    run("upgrade::upgrades_that_are_held_and_reverted_lose_nobody", || {
+        for case in cases() {
+            prove(&format!("{TIMES} upgrades held and reverted"), &case, |lineage, churn| {
+                let first = lineage.master();
+                for _ in 0..TIMES {
+                    lineage.done(&["upgrade", "--hold"]);
+                    wait_for_answers(churn, 100);
+                    lineage.done(&["revert"]);
+                    assert_eq!(lineage.master(), first);
+                }
+            });
+        }
+    });
+}
+
+/// The old workers have left by then.
+#[test]
+fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
+    run("upgrade::upgrades_on_probation_are_reverted_when_a_worker_dies", || {
+        for case in cases() {
+            // Requests that the killed worker serves are lost with it: nobody connects meanwhile.
+            let lineage = Lineage::start(&Case { arguments: &["--hang-ms", "400"], ..case });
+            let first = lineage.master();
+            for victim in [Signal::SIGKILL, Signal::SIGSTOP] {
+                lineage.done(&["upgrade", "--probation", "60"]);
+                let second = lineage.master();
+                assert_ne!(second, first);
+                wait_until("the workers before have left", || {
+                    children(first).iter().all(|pid| *pid == second || !is_alive(*pid))
+                });
+                assert_served(lineage.first.address());
+                signal(children(second)[0], victim);
+                wait_until("it is reverted", || lineage.master() == first);
+                lineage.settle();
+                assert_served(lineage.first.address());
+                let (_, text) = lineage.ctl(&["status"]);
+                assert!(text.contains("reverted  to pid"), "{text}");
+            }
+            lineage.done(&["stop"]);
+        }
+    });
+}
+
+#[test]
+fn probation_ends_in_the_one_way_or_the_other() {
+    run("upgrade::probation_ends_in_the_one_way_or_the_other", || {
+        for case in cases() {
+            prove("upgrade passes probation, next is not committed in time", &case, |lineage, _| {
+                let first = lineage.master();
+                lineage.done(&["upgrade", "--probation", "0.5"]);
+                wait_until("it is final", || !is_alive(first));
+                let second = lineage.master();
+                lineage.done(&["upgrade", "--hold", "--probation", "0.5"]);
+                wait_until("it is reverted", || lineage.master() == second);
+            });
+        }
+    });
+}
+
+/// TERM to the new master, from whomever, and kills of either.
+#[test]
+fn whoever_of_the_masters_ends_the_other_one_serves() {
+    run("upgrade::whoever_of_the_masters_ends_the_other_one_serves", || {
+        for case in cases() {
+            prove("TERM to the new master, while held and on probation", &case, |lineage, _| {
+                let first = lineage.master();
+                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
+                    lineage.done(arguments);
+                    signal(lineage.master(), Signal::SIGTERM);
+                    wait_until("the first one has the word again", || lineage.master() == first);
+                    lineage.settle();
+                }
+            });
+            prove("new master killed, while held and on probation", &case, |lineage, _| {
+                let first = lineage.master();
+                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
+                    lineage.done(arguments);
+                    signal(lineage.master(), Signal::SIGKILL);
+                    wait_until("the first one has the word again", || lineage.master() == first);
+                    lineage.settle();
+                }
+            });
+            prove("old master killed, while held and on probation", &case, |lineage, _| {
+                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
+                    let before = lineage.master();
+                    lineage.done(arguments);
+                    signal(before, Signal::SIGKILL);
+                    lineage.settle();
+                    assert_ne!(lineage.master(), before);
+                }
+            });
+        }
+    });
+}
+
+/// As nginx is upgraded by hand.
+#[test]
+fn the_procedure_by_signals_loses_nobody() {
+    run("upgrade::the_procedure_by_signals_loses_nobody", || {
+        for case in cases() {
+            prove("USR2, WINCH, HUP, QUIT to the new; USR2, WINCH, QUIT to the old", &case, |lineage, churn| {
+                let first = lineage.master();
+                let upgrade = || {
+                    signal(first, Signal::SIGUSR2);
+                    wait_until("the new one serves", || lineage.master() != first);
+                    signal(first, Signal::SIGWINCH);
+                    let second = lineage.master();
+                    wait_until("the workers have left", || {
+                        children(first).iter().all(|pid| *pid == second || !is_alive(*pid))
+                    });
+                    wait_for_answers(churn, 100);
+                    second
+                };
+                let second = upgrade();
+                signal(first, Signal::SIGHUP);
+                wait_until("workers have come back", || children(first).len() == lineage.case.workers + 1);
+                wait_for_answers(churn, 100);
+                signal(second, Signal::SIGQUIT);
+                wait_until("the first one has the word again", || lineage.master() == first);
+                lineage.settle();
+                upgrade();
+                signal(first, Signal::SIGQUIT);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_server_without_rights_is_upgraded_too() {
+    run("upgrade::a_server_without_rights_is_upgraded_too", || {
+        if has_nobody() {
+            let case = Case { rights: Rights::Nobody, ..Case::new("auto", 2) };
+            prove("5 upgrades, 5 held and reverted", &case, |lineage, _| {
+                for _ in 0..5 {
+                    lineage.done(&["upgrade"]);
+                    lineage.settle();
+                    lineage.done(&["upgrade", "--hold"]);
+                    lineage.done(&["revert"]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn broken_upgrades_change_nothing_and_tell_why() {
+    run("upgrade::broken_upgrades_change_nothing_and_tell_why", || {
+        for case in cases() {
+            prove("broken upgrades", &case, |lineage, _| {
+                let path = |name: &str, text: &[u8], mode: u32| {
+                    let path = lineage.folder.path().join(name);
+                    fs::write(&path, text).expect("written");
+                    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
+                    path.to_str().expect("UTF-8").to_owned()
+                };
+                let foreign = [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xff\x7f"[..], &[0; 100]].concat();
+                let (plain, foreign) = (path("plain", b"no program", 0o644), path("foreign", &foreign, 0o755));
+                let garbage = path("garbage", b"#!/bin/sh\necho garbage\nexit 7\n", 0o755);
+                let forks = path("forks", b"#!/bin/sh\nsleep 0.2 &\nexit 3\n", 0o755);
+                let first = lineage.master();
+                for (arguments, expected) in [
+                    (&["upgrade", "/nowhere"][..], "No such file"),
+                    (&["upgrade", &plain], "Permission denied"),
+                    (&["upgrade", &foreign], "cannot be started"),
+                    (&["upgrade", "/bin/false"], "ended with exit code 1"),
+                    (&["upgrade", &garbage], "ended with exit code 7"),
+                    (&["upgrade", &forks], "ended with exit code 3"),
+                    (&["upgrade", "--timeout", "0.3", "/bin/sleep", "--", "60"], "did not serve within"),
+                    (&["upgrade", "--", "--workers", "0"], "--workers: 0 is not in 1..=1024"),
+                    (&["upgrade", "--", "--listen", "192.0.2.1:80"], "no interface of this machine has this address"),
+                    (&["commit"], "no upgrade waits"),
+                    (&["revert"], "no upgrade can be reverted"),
+                ] {
+                    let (code, text) = lineage.ctl(arguments);
+                    assert!(code == 1 && text.contains(expected), "{arguments:?}: {code}, {text}");
+                    assert_eq!(lineage.master(), first);
+                }
+            });
+        }
+    });
+}
+
+/// What a new master has open is what a fresh one has, however many there were before it.
+#[test]
+fn nothing_piles_up() {
+    run("upgrade::nothing_piles_up", || {
+        for case in cases() {
+            let lineage = Lineage::start(&case);
+            let descriptors = |pid: u32| baton_tests::process::descriptors(pid);
+            lineage.done(&["upgrade"]);
+            lineage.settle();
+            // The channel to the one before is closed when that has ended.
+            wait_until("the one before is forgotten", || lineage.has_event("the old master is gone"));
+            let fresh = descriptors(lineage.master());
+            for _ in 0..10 {
+                lineage.done(&["upgrade"]);
+                lineage.settle();
+            }
+            wait_until("the last one has as many as the first", || descriptors(lineage.master()) == fresh);
+            lineage.done(&["stop"]);
+        }
+    });
+}
