@@ -243,6 +243,15 @@ mod tests {
         assert_eq!(waiting(&guard), 40, "nobody else is left");
     }
     #[test]
+    fn a_listener_must_listen_before_it_is_steered_to() {
+        let Some(steering) = load(1) else { return };
+        let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        steering.set(0, socket.as_fd()).expect_err("it does not listen");
+        configure(&socket, address, 16).expect("listening");
+        steering.set(0, socket.as_fd()).expect("set");
+    }
+
+    #[test]
     fn the_listeners_of_two_servers_serve_together() {
         let (Some(first), Some(second)) = (load(2), load(3)) else { return };
         for (ours, theirs) in [(1, 1), (TRIES_MAX, TRIES_MAX), (3, 1000)] {
