@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use baton::control::{Client, Reply, Request, Status, default_path};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// The request was refused, or what was asked for failed.
 const EXIT_FAILED: u8 = 1;
@@ -59,6 +59,14 @@ enum Command {
     Commit,
     /// Take an upgrade that is held, or on probation, back: the old workers serve, the new ones leave
     Revert,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, for man -l
+    Manual,
     /// Stop the server, letting connections finish
     Stop {
         /// End connections at once
@@ -162,8 +170,8 @@ fn main() -> ExitCode {
 fn run(path: &Path, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Status(StatusArguments { json, watch }) => loop {
-            let status = status(path)?;
-            let text = if *json { show::json(&status) } else { show::status(&status) };
+            let (status, others) = (status(path)?, others(path));
+            let text = if *json { show::status_json(&status, &others) } else { show::all(&status, &others) };
             if *watch && !*json {
                 // Home, and clear what is below.
                 print("\x1b[H\x1b[2J")?;
@@ -181,6 +189,17 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::Reload => follow(path, &Request::Reload, Some(Duration::from_secs(60)), false),
         Command::Scale { workers } => {
             follow(path, &Request::Scale { workers: *workers }, Some(Duration::from_secs(60)), false)
+        }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "batonctl", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Manual => {
+            let mut text = Vec::new();
+            let rendered = clap_mangen::Man::new(Arguments::command()).render(&mut text);
+            rendered.map_err(|error| Failure::Failed(error.to_string()))?;
+            print(&String::from_utf8_lossy(&text))
         }
         Command::Upgrade(arguments) => follow(path, &arguments.request()?, None, false),
         Command::Commit => follow(path, &Request::Commit, Some(Duration::from_secs(60)), false),
@@ -228,6 +247,22 @@ fn status(path: &Path) -> Result<Status, Failure> {
         Some(Reply::Failed { reason }) => Err(Failure::Failed(reason)),
         other => Err(Failure::Unreachable(format!("the server answered {other:?}"))),
     }
+}
+
+/// Other masters of the same server, during an upgrade: those whose name the one at `path` has taken over.
+fn others(path: &Path) -> Vec<Status> {
+    let Some(name) = path.file_name().map(|name| format!("{}.", name.to_string_lossy())) else { return Vec::new() };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let is_other = |file: &str| {
+        let pid = file.strip_prefix(&name);
+        pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let paths = entries.filter(|entry| is_other(&entry.file_name().to_string_lossy())).map(|entry| entry.path());
+    // One that has left meanwhile is none.
+    let mut all: Vec<Status> = paths.filter_map(|path| status(&path).ok()).collect();
+    all.sort_by_key(|one| std::cmp::Reverse(one.uptime_ms));
+    all
 }
 
 /// Prints what happens until the outcome is there.

@@ -29,6 +29,23 @@ pub(crate) fn workers_json(status: &Status) -> String {
     lines.collect()
 }
 
+/// The same as JSON: the status of the master that has the name, with the others' in `others`.
+pub(crate) fn status_json(status: &Status, others: &[Status]) -> String {
+    #[derive(Serialize)]
+    struct All<'a> {
+        #[serde(flatten)]
+        status: &'a Status,
+        others: &'a [Status],
+    }
+    json(&All { status, others })
+}
+
+/// The master that has the name, and the others of an upgrade.
+pub(crate) fn all(status: &Status, others: &[Status]) -> String {
+    let others: String = others.iter().map(|other| format!("\nbeside it:\n{}", self::status(other))).collect();
+    self::status(status) + &others
+}
+
 pub(crate) fn status(status: &Status) -> String {
     let mut text = String::new();
     let state = if status.is_stopping { "stopping" } else { "running" };

@@ -246,6 +246,14 @@ impl Server {
         status
     }
 
+    /// Waits until the master has ended, whoever else of its lineage lives.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn wait_for_master(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
     /// Tells it to stop and checks that it does so in good order, leaving no worker.
     ///
     /// # Panics

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Check flags and file, print what would run, and exit without starting it
     #[arg(long)]
     pub check: bool,
+    /// Print the manual page, for man -l, and exit
+    #[arg(long, exclusive = true)]
+    pub manual: bool,
     /// Address such as 0.0.0.0:80, [::]:80, or 80 for 127.0.0.1:80; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Listen>,
@@ -167,6 +170,7 @@ impl Arguments {
         let Self {
             config: _,
             check: _,
+            manual: _,
             listen,
             workers,
             protocol,

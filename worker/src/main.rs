@@ -12,13 +12,22 @@ use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
 use batond::echo::Echo;
 use batond::http::Http;
 use batond::logging;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// Wrong flags or configuration.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.manual {
+        return match clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format_args!("standard output cannot be written: {error}"));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match read_config(&arguments) {
         Ok(config) => config,
         Err(error) => {

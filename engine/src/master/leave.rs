@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 
-use super::Master;
 use super::generation::{Generation, Phase, State};
+use super::{Master, notify};
 use crate::handover::Tier;
 use crate::worker::{self, Order};
 
@@ -32,6 +32,9 @@ impl Master<'_> {
             return;
         }
         self.decide_by_leaving();
+        if !self.is_leaving {
+            notify::stopping();
+        }
         if self.stopping || how == Stop::Now {
             return self.stop_at_once(by);
         }

@@ -9,6 +9,7 @@ mod generation;
 mod journal;
 mod leave;
 mod listeners;
+mod notify;
 mod orphans;
 mod pid_file;
 mod predecessor;
@@ -101,6 +102,8 @@ struct Master<'a> {
     commit: Option<u32>,
     /// When workers of a new master that is gone are looked for again.
     second_look: Option<Instant>,
+    /// How often a service manager wants to be told that this master lives, and when next.
+    watchdog: Option<(Duration, Instant)>,
     /// When workers are looked at next.
     next_look: Instant,
     /// Another reload was asked for while one was under way.
@@ -199,6 +202,7 @@ impl<'a> Master<'a> {
             last: None,
             commit: None,
             second_look: None,
+            watchdog: notify::watchdog_interval().map(|interval| (interval, Instant::now())),
             next_look: Instant::now(),
             reload_again: false,
             is_idle: false,
@@ -333,7 +337,7 @@ impl<'a> Master<'a> {
         let retry = (!self.held.is_empty()).then(|| now + Duration::from_millis(10));
         let silent = self.control.iter().flat_map(ControlSocket::deadlines);
         let look = self.look_interval().map(|_| self.next_look);
-        let deadline = self.deadlines().chain(retry).chain(silent).chain(look).min();
+        let deadline = self.deadlines().chain(retry).chain(silent).chain(look).chain(self.watchdog_at()).min();
         wait_ready(&descriptors, &writable, deadline.map(|deadline| deadline.saturating_duration_since(now)))
     }
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Master;
 use super::leave::Stop;
 use super::predecessor::Predecessor;
 use super::scale::Scaled;
 use super::successor::Upgrade;
+use super::{Master, notify};
 use crate::control::server::Waiting;
 use crate::control::{Reply, Request};
 use crate::server::ServerError;
@@ -29,6 +29,7 @@ impl Master<'_> {
             tracing::warn!("reload is ignored: {reason}");
             return Err(reason.to_owned());
         };
+        notify::reloading();
         let started = match reload() {
             Ok((settings, service)) => {
                 tracing::info!(generation = self.next_number, workers = settings.workers, "reload: starting");

@@ -13,7 +13,7 @@ use socket2::Socket;
 
 use super::generation::{Child, Generation, Phase, Slot, State};
 use super::orphans::Orphan;
-use super::{Kept, Master};
+use super::{Kept, Master, notify};
 use crate::config::Settings;
 use crate::control::Reply;
 use crate::handover::{self, Guard, Steering, Tier};
@@ -233,9 +233,11 @@ impl<'a> Master<'a> {
         self.conclude(operation, &Reply::Done { message });
         if is_first && self.predecessor.is_some() {
             self.report_ready(number);
+            notify::main_process(std::process::id());
         } else if is_first {
             self.write_pid_file();
         }
+        notify::ready();
         self.serves_again();
         Ok(())
     }
@@ -278,6 +280,7 @@ impl<'a> Master<'a> {
         self.cannot_serve_again(&error.to_string());
         if serves {
             tracing::error!("reload failed, the workers serve on as before: {error}");
+            notify::ready();
         } else {
             self.orphans.iter().for_each(Orphan::log_kept);
             self.fatal = Some(error);

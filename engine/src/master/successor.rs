@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::Master;
 use super::generation::Phase;
 use super::supervise::End;
+use super::{Master, notify};
 use crate::control::Reply;
 use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::sys::{inheritance, process};
@@ -114,6 +114,8 @@ impl Master<'_> {
         };
         inheritance::pass(&mut command, RELAY_VARIABLE, &theirs).map_err(|error| format!("fcntl: {error}"))?;
         self.greet(index, &ours, upgrade.is_held).map_err(|error| format!("writing to the new binary: {error}"))?;
+        // It says whom the service manager means; the new master is meant when it is the main process.
+        command.env_remove("WATCHDOG_PID");
         let child = command.spawn().map_err(|error| format!("{} cannot be started: {error}", binary.display()))?;
         drop(theirs);
         let pid = Pid::from_raw(child.id() as i32);
@@ -201,6 +203,7 @@ impl Master<'_> {
             control.name_was_taken();
         }
         tracing::info!(pid = pid.as_raw(), generation, took_ms, "upgrade: the new binary serves");
+        notify::main_process(pid.as_raw() as u32);
         self.event(Some(generation), format_args!("of pid {pid} serves, {took_ms} ms after the upgrade began"));
         let next = if is_held {
             "both serve until commit or revert"
@@ -320,6 +323,7 @@ impl Master<'_> {
             tracing::error!("the control socket's name cannot be had back: {error}");
         }
         self.write_pid_file();
+        notify::main_process(std::process::id());
     }
 
     /// The old workers do not come up again: the new master has to stay.

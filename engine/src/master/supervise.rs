@@ -197,6 +197,7 @@ impl Master<'_> {
         let now = Instant::now();
         self.kill_late_orphans(now);
         self.check_successor(now);
+        self.ping(now);
         self.check_predecessor(now);
         for index in 0..self.generations.len() {
             let Some(generation) = self.generations.get(index) else { return };

@@ -135,6 +135,8 @@ fn upgrades_that_are_held_and_committed_lose_nobody() {
                 for _ in 0..TIMES {
                     lineage.done(&["upgrade", "--hold"]);
                     wait_for_answers(churn, 100);
+                    let (_, status) = lineage.ctl(&["status"]);
+                    assert!(status.contains("upgrade   new, held") && status.contains("upgrade   held"), "{status}");
                     let (code, text) = lineage.ctl(&["upgrade"]);
                     assert!(code == 1 && text.contains("commit or revert"), "{text}");
                     lineage.done(&["commit"]);
