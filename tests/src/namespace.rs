@@ -209,8 +209,22 @@ fn run_nft(commands: &str) -> Result<(), String> {
 /// If ss(8), of the same package as ip(8), is not there. (`/proc/net/tcp` takes seconds where many connections have ended.)
 pub fn handshakes_open(client: Ipv4Addr, server: SocketAddr) -> usize {
     let filter = format!("dst = {client} and sport = :{}", server.port());
-    let output = program::run(Command::new("ss").args(["-H", "-n", "-t", "state", "syn-recv", &filter]));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // Where others come and go, a table may show some twice.
-    String::from_utf8_lossy(&output.stdout).lines().collect::<BTreeSet<_>>().len()
+    sockets("syn-recv", &filter).lines().collect::<BTreeSet<_>>().len()
+}
+
+/// Listeners of a port in this namespace, by the lengths of their queues.
+///
+/// # Panics
+/// If ss(8) is not there.
+pub fn listener_queues(port: u16) -> Vec<u32> {
+    let lines = sockets("listening", &format!("sport = :{port}"));
+    // The first column is the queue, the second its limit.
+    lines.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
+}
+
+fn sockets(state: &str, filter: &str) -> String {
+    let output = program::run(Command::new("ss").args(["-H", "-n", "-t", "state", state, filter]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use baton_tests::client::{GET, connect, read_answer};
-use baton_tests::namespace::{has_users, run, sysctl};
+use baton_tests::namespace::{has_users, listener_queues, run, sysctl};
 use baton_tests::process::is_stopped;
 use baton_tests::program::{Server, batond, signal};
 use baton_tests::{PATIENCE, skip, wait_until};
@@ -81,15 +81,6 @@ fn shutdown_acts_whatever_the_references() {
     });
 }
 
-/// Listeners of a port in this namespace, by the lengths of their queues.
-fn queues(port: u16) -> Vec<u32> {
-    let text = fs::read_to_string("/proc/net/tcp").expect("proc(5)");
-    let fields = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let listening = fields.filter(|fields| fields[1].ends_with(&format!(":{port:04X}")) && fields[3] == "0A");
-    let lengths = listening.filter_map(|fields| u32::from_str_radix(fields[4].split_once(':')?.1, 16).ok());
-    lengths.collect()
-}
-
 /// Trap 2: a ring that holds a listener keeps it alive. The engine reaps the last completion before it closes.
 #[test]
 fn no_listener_survives_its_worker() {
@@ -109,7 +100,7 @@ fn no_listener_survives_its_worker() {
             }
             wait_until("the old workers have left", || server.workers().len() == 2);
             // The guard is one more.
-            assert_eq!(queues(server.address().port()).len(), 2 + beside, "{tier}");
+            assert_eq!(listener_queues(server.address().port()).len(), 2 + beside, "{tier}");
             server.stop();
         }
     });
@@ -123,7 +114,7 @@ fn a_port_is_free_once_a_killed_worker_is_gone() {
         let address = server.address();
         server.workers().into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
         wait_until("it is replaced", || server.count_of("\"worker ready\"") == 2);
-        wait_until("one listener is left", || queues(address.port()).len() == 1);
+        wait_until("one listener is left", || listener_queues(address.port()).len() == 1);
         server.stop();
     });
 }
@@ -248,7 +239,7 @@ fn queue_lengths_can_be_seen() {
     run("queue_lengths_can_be_seen", || {
         let (_listener, address) = first(64);
         let _clients = connect_all(address, 7);
-        assert_eq!(queues(address.port()), [7]);
+        assert_eq!(listener_queues(address.port()), [7]);
     });
 }
 

@@ -1,18 +1,24 @@
 //! Binary upgrades, held, committed, reverted, by command and by hand, and those that fail: nobody is lost.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use baton_tests::churn::{Churn, Phase};
-use baton_tests::client::assert_served;
-use baton_tests::namespace::{run, sysctl};
+use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::namespace::{listener_queues, run, run_for, sysctl};
 use baton_tests::process::{children, descendants, is_alive};
 use baton_tests::program::{self, Server, batonctl, signal};
 use baton_tests::wait_until;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, wait_for_answers};
@@ -62,10 +68,18 @@ impl Lineage {
         self.ctl(&["events"]).1.contains(text)
     }
 
+    /// Forgets masters that have ended and are this process's by now.
+    fn reap(&self) {
+        let others = children(std::process::id()).into_iter().filter(|pid| *pid != self.first.pid());
+        for pid in others.filter(|pid| !is_alive(*pid) && is_batond(*pid)) {
+            let _ = waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
     /// Waits until there is one master with its workers, and it is the one that has the last word.
     fn settle(&self) {
         wait_until("one master is left", || {
-            while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+            self.reap();
             let master = self.master();
             let masters: Vec<u32> = descendants(std::process::id()).into_iter().filter(|pid| is_master(*pid)).collect();
             masters == [master] && children(master).len() == self.case.workers
@@ -81,12 +95,43 @@ impl Drop for Lineage {
 
 /// A batond that no batond of the same lineage has forked as a worker: it waits for signals of its own.
 fn is_master(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let is_batond = status.starts_with("Name:\tbatond\n") && is_alive(pid);
     // Workers have rings, masters have none.
     let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
     let has_ring = files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
-    is_batond && !has_ring
+    is_batond(pid) && is_alive(pid) && !has_ring
+}
+
+fn is_batond(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "batond\n")
+}
+
+/// Counts the listeners of a port, again and again.
+struct Sampler {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, usize)>,
+}
+
+impl Sampler {
+    fn start(port: u16) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                let (mut samples, mut fewest) = (0, usize::MAX);
+                while !is_over.load(Ordering::Relaxed) {
+                    fewest = fewest.min(listener_queues(port).len());
+                    samples += 1;
+                }
+                (samples, fewest)
+            }
+        });
+        Self { is_over, thread }
+    }
+
+    fn finish(self) -> (usize, usize) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic")
+    }
 }
 
 /// Does `action` under the eyes of clients.
@@ -94,6 +139,7 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
     let lineage = Lineage::start(case);
     let address = lineage.first.address();
     let churn = Churn::start(address, case.clients);
+    let sampler = Sampler::start(address.port());
     wait_for_answers(&churn, 500);
     churn.begin_phase(Phase::During);
     action(&lineage, &churn);
@@ -101,6 +147,8 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
     churn.begin_phase(Phase::Steady);
     wait_for_answers(&churn, 500);
     conclude(what, &lineage.case, Expected::NothingLost, &churn.finish());
+    let (samples, fewest) = sampler.finish();
+    assert!(samples > 10 && fewest > 0, "{what}: {fewest} listeners at the least, of {samples} samples");
     assert_served(address);
     lineage.done(&["stop"]);
     assert!(!lineage.control().exists() && !lineage.folder.path().join("pid").exists(), "its names are taken away");
@@ -328,6 +376,75 @@ fn broken_upgrades_change_nothing_and_tell_why() {
             });
         }
     });
+}
+
+/// Requests that have begun are answered by the old workers, idle connections end in good order.
+#[test]
+fn a_thousand_connections_end_in_good_order() {
+    run("upgrade::a_thousand_connections_end_in_good_order", || {
+        for case in cases() {
+            let lineage = Lineage::start(&case);
+            let address = lineage.first.address();
+            let mut begun: Vec<_> = (0..1_000).map(|_| connect(address)).collect();
+            let mut idle: Vec<_> = (0..1_000).map(|_| connect(address)).collect();
+            for stream in begun.iter_mut().chain(&mut idle) {
+                ask(stream).expect("an answer");
+            }
+            begun.iter_mut().for_each(|stream| stream.write_all(&GET[..10]).expect("sent"));
+            lineage.done(&["upgrade"]);
+            for stream in &mut idle {
+                assert_eq!(read_to_end(stream).expect("an orderly end"), b"");
+            }
+            for stream in &mut begun {
+                stream.write_all(&GET[10..]).expect("sent");
+                let answer = read_answer(stream).expect("an answer");
+                assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+            }
+            drop((begun, idle));
+            lineage.settle();
+            lineage.done(&["stop"]);
+        }
+    });
+}
+
+/// Run with: `cargo test --release -p baton-tests --test promise upgrade::long -- --ignored --nocapture --test-threads 1`
+mod long {
+    use super::*;
+
+    const TIME_MAX: Duration = Duration::from_secs(1800);
+
+    #[test]
+    #[ignore = "takes minutes"]
+    fn a_hundred_upgrades_fifty_commits_and_fifty_of_each_revert() {
+        run_for("upgrade::long::a_hundred_upgrades_fifty_commits_and_fifty_of_each_revert", TIME_MAX, || {
+            for migrate_req in ["0", "1"] {
+                sysctl("net/ipv4/tcp_migrate_req", migrate_req);
+                for case in cases() {
+                    let prove_times = |what: &str, times: usize, action: &dyn Fn(&Lineage)| {
+                        let what = format!("{times} {what}, tcp_migrate_req={migrate_req}");
+                        prove(&what, &case, |lineage, _| (0..times).for_each(|_| action(lineage)));
+                    };
+                    prove_times("upgrades", 100, &|lineage| lineage.done(&["upgrade"]));
+                    prove_times("held and committed", 50, &|lineage| {
+                        lineage.done(&["upgrade", "--hold"]);
+                        lineage.done(&["commit"]);
+                    });
+                    prove_times("held and reverted by command", 50, &|lineage| {
+                        lineage.done(&["upgrade", "--hold"]);
+                        lineage.done(&["revert"]);
+                        lineage.settle();
+                    });
+                    prove_times("reverted by TERM after the old workers left", 50, &|lineage| {
+                        let first = lineage.master();
+                        lineage.done(&["upgrade", "--probation", "60"]);
+                        signal(lineage.master(), Signal::SIGTERM);
+                        wait_until("the first one has the word again", || lineage.master() == first);
+                        lineage.settle();
+                    });
+                }
+            }
+        });
+    }
 }
 
 /// What a new master has open is what a fresh one has, however many there were before it.
