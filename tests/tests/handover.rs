@@ -7,8 +7,8 @@ use std::process::Command;
 
 use baton_tests::churn::{Churn, Outcome};
 use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
-use baton_tests::process::{children, is_alive, is_stopped};
-use baton_tests::program::{Server, batond, free_port, is_installed, signal};
+use baton_tests::process::{is_alive, is_stopped};
+use baton_tests::program::{Server, batond, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
 
@@ -189,56 +189,4 @@ fn a_worker_that_keeps_dying_is_started_again_with_growing_pauses() {
     assert_eq!(pauses, [0, 100, 200, 400]);
     assert_served(server.address());
     server.stop();
-}
-
-/// Run with: cargo test --release -p baton-tests --test handover -- --ignored --nocapture --test-threads 1
-#[test]
-#[ignore = "takes minutes"]
-fn three_hundred_reloads_lose_no_connection() {
-    for tier in tiers() {
-        let server = Server::start(&["--workers", "2", "--handover", tier, "--settle-ms", "100"]);
-        let churn = Churn::start(server.address(), 8);
-        (0..300).for_each(|_| reload(&server));
-        assert_nothing_lost(&churn.finish(), tier);
-        server.stop();
-    }
-}
-
-/// The same clients, while nginx goes from four workers to two and back.
-#[test]
-#[ignore = "a measurement of nginx, for comparison"]
-fn nginx_beside_it() {
-    if !is_installed("nginx") {
-        skip("nginx is not installed");
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a folder");
-    let (path, port) = (folder.path().join("nginx.conf"), free_port());
-    let configure = |workers: usize| {
-        let pid = folder.path().join("pid");
-        write(
-            &path,
-            &format!(
-                "daemon off; worker_processes {workers}; pid {}; error_log stderr crit; events {{}}\n\
-                 http {{ access_log off; server {{ listen 127.0.0.1:{port} reuseport backlog=4096;\n\
-                 location / {{ return 200 \"Hello, World!\"; }} }} }}\n",
-                pid.display()
-            ),
-        );
-    };
-    configure(4);
-    let mut nginx = Command::new("nginx").arg("-p").arg(folder.path()).arg("-c").arg(&path).spawn().expect("it starts");
-    let address = ([127, 0, 0, 1], port).into();
-    wait_until("nginx listens", || std::net::TcpStream::connect(address).is_ok());
-    let churn = Churn::start(address, 8);
-    for round in 0..60 {
-        configure(if round % 2 == 0 { 2 } else { 4 });
-        signal(nginx.id(), Signal::SIGHUP);
-        let workers = if round % 2 == 0 { 2 } else { 4 };
-        wait_until("its workers are replaced", || children(nginx.id()).len() == workers);
-    }
-    let outcome = churn.finish();
-    signal(nginx.id(), Signal::SIGTERM);
-    nginx.wait().expect("it ends");
-    eprintln!("nginx, 60 reloads: {outcome:#?}");
 }

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 
 use super::generation::{Generation, Phase, State};
+use super::successor::Successor;
 use super::{Master, notify};
 use crate::handover::Tier;
 use crate::worker::{self, Order};
@@ -80,7 +81,8 @@ impl Master<'_> {
 
     /// Workers leave and the master stays, until a reload brings new ones or a stop ends it.
     pub(super) fn idle(&mut self) {
-        if self.stopping || self.is_changing() || self.is_idle {
+        let is_starting = self.successor.as_ref().is_some_and(Successor::is_starting);
+        if self.stopping || self.is_changing() || self.is_idle || is_starting {
             tracing::warn!("WINCH is ignored: the workers are coming or leaving already");
             return;
         }

@@ -286,11 +286,12 @@ impl<'a> Master<'a> {
         while !self.is_over() {
             self.wait().map_err(|source| ServerError::System { what: "poll", source })?;
             self.read_signals();
+            // Before requests: what is asked next may follow from what the other master has said.
+            self.hear_successor();
+            self.hear_predecessor();
             self.serve_control();
             self.hear_workers();
             self.hear_orphans();
-            self.hear_successor();
-            self.hear_predecessor();
             self.reap();
             self.reap_successor();
             self.check_deadlines();
@@ -343,6 +344,9 @@ impl<'a> Master<'a> {
 
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
+            // A signal may follow from what the other master has done, which it has said before.
+            self.hear_successor();
+            self.hear_predecessor();
             // A terminal sends WINCH when its window changes size; only what somebody sent on purpose counts.
             let is_sent = signal.ssi_code <= 0;
             match Signal::try_from(signal.ssi_signo as i32) {

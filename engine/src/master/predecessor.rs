@@ -155,10 +155,11 @@ impl Master<'_> {
         {
             tracing::error!("the control socket's name cannot be taken over: {error}");
         }
-        self.write_pid_file();
         if let Some(predecessor) = &self.predecessor {
             predecessor.tell(&ToOld::Ready { generation, tier: self.tier.to_string() });
         }
+        // Last, so that whoever waits for it finds the old master told.
+        self.write_pid_file();
     }
 
     pub(super) fn hear_predecessor(&mut self) {

@@ -65,6 +65,8 @@ pub(super) struct Successor {
     /// Its end, for those who wait for that.
     leaving: u32,
     began: Instant,
+    /// How it ended, once that is known.
+    ended: Option<nix::Result<WaitStatus>>,
 }
 
 impl Successor {
@@ -75,6 +77,10 @@ impl Successor {
     fn tell(&self, message: &ToNew) {
         // One that is gone is noticed at its channel's end.
         let _ = worker::tell(&self.channel, message);
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.state == State::Starting
     }
 
     pub(super) fn describe(&self) -> &'static str {
@@ -134,6 +140,7 @@ impl Master<'_> {
             operation,
             leaving,
             began: Instant::now(),
+            ended: None,
         });
         Ok(operation)
     }
@@ -212,10 +219,11 @@ impl Master<'_> {
             if is_final { "the workers before drain" } else { "it is on probation, the workers before drain" }
         };
         let message = format!("pid {pid} serves, {took_ms} ms after the upgrade began; {next}");
-        self.conclude(operation, &Reply::Done { message });
         if is_final {
+            // The new master knows it before anybody asks it for the next one.
             self.finish_upgrade();
         }
+        self.conclude(operation, &Reply::Done { message });
     }
 
     /// The old workers leave, the old master stays for now.
@@ -348,12 +356,14 @@ impl Master<'_> {
             // One that has said it fails ends by itself; whatever else it is at, it ends now.
             let _ = process::kill(process.as_fd());
         }
-        let status = loop {
-            match waitpid(pid, None) {
-                Err(Errno::EINTR) => {}
-                status => break status,
+        let status = successor.ended.unwrap_or_else(|| {
+            loop {
+                match waitpid(pid, None) {
+                    Err(Errno::EINTR) => {}
+                    status => break status,
+                }
             }
-        };
+        });
         let was_sent_back = successor.state == State::Relieved && matches!(status, Ok(WaitStatus::Exited(_, 0)));
         let reason = said.unwrap_or_else(|| format!("the new binary, pid {pid}, {}", End(status)));
         // Its workers may be alive, and would serve on.
@@ -388,14 +398,13 @@ impl Master<'_> {
 
     /// Looks for a new master that ended without its channel: one that never had it.
     pub(super) fn reap_successor(&mut self) {
-        let Some(successor) = &self.successor else { return };
+        let Some(successor) = self.successor.as_mut() else { return };
         let status = waitpid(successor.pid, Some(WaitPidFlag::WNOHANG));
         if !matches!(status, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)) {
-            // What it has said last is in the channel.
+            successor.ended = Some(status);
+            // What it has said last is in the channel, and perhaps others hold that open.
             self.hear_successor();
-            if self.successor.is_some() {
-                self.successor_ended(Some(format!("the new binary {} before it served", End(status))));
-            }
+            self.successor_ended(None);
         }
     }
 
