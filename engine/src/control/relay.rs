@@ -29,13 +29,13 @@ pub(crate) enum ToNew {
         is_held: bool,
         /// Where the old one listens: as it was asked to, and as it does.
         addresses: Vec<(SocketAddr, SocketAddr)>,
-        /// So many messages with a descriptor follow.
-        descriptors: usize,
+        /// So many messages with descriptors follow.
+        messages: usize,
     },
-    /// A listen socket comes with this message; in the tier adopt.
-    Listener {
-        /// Where it is bound.
-        address: SocketAddr,
+    /// Listen sockets come with this message; in the tier adopt.
+    Listeners {
+        /// Where they are bound, one by one.
+        addresses: Vec<SocketAddr>,
     },
     /// A map of listeners comes with this message; in the tier ebpf, where both are to serve.
     Map {

@@ -11,7 +11,7 @@ use crate::control::Reply;
 use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::server::ServerError;
 use crate::sys::inheritance;
-use crate::worker::{self, Heard, hear_with};
+use crate::worker::{self, Heard, hear_with_all};
 
 /// The old master has written before this one was started.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
@@ -73,21 +73,21 @@ impl Predecessor {
     /// Gives how many messages are still missing.
     fn hear_greeting(&mut self, missing: usize) -> Result<usize, ServerError> {
         let problem = |problem: String| ServerError::Upgrade { problem };
-        match hear_with::<ToNew>(&self.channel) {
+        match hear_with_all::<ToNew>(&self.channel) {
             Ok((Heard::Message(ToNew::Hello { version, .. }), _)) if version != RELAY_VERSION => {
                 Err(problem(format!("the old master speaks version {version} of upgrades, this one {RELAY_VERSION}")))
             }
-            Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, descriptors, .. }), _)) => {
+            Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
                 (self.pid, self.next_number, self.tier) = (pid, next_number, tier);
                 (self.is_held, self.addresses) = (is_held, addresses);
-                Ok(descriptors)
+                Ok(messages)
             }
-            Ok((Heard::Message(ToNew::Listener { address }), socket)) => {
-                self.listeners.extend(socket.map(|socket| (address, socket)));
+            Ok((Heard::Message(ToNew::Listeners { addresses }), sockets)) => {
+                self.listeners.extend(addresses.into_iter().zip(sockets));
                 Ok(missing - 1)
             }
-            Ok((Heard::Message(ToNew::Map { address, places }), map)) => {
-                self.maps.extend(map.map(|map| (address, places, map)));
+            Ok((Heard::Message(ToNew::Map { address, places }), maps)) => {
+                self.maps.extend(maps.into_iter().map(|map| (address, places, map)));
                 Ok(missing - 1)
             }
             Ok((Heard::Message(_), _)) => Ok(missing),

@@ -15,6 +15,7 @@ use super::supervise::End;
 use super::{Master, notify};
 use crate::control::Reply;
 use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
+use crate::sys::channel::DESCRIPTORS_MAX;
 use crate::sys::{inheritance, process};
 use crate::worker::{self, Heard, Order};
 
@@ -27,6 +28,11 @@ const LEAVE_GRACE: Duration = Duration::from_secs(60);
 
 /// Its workers may have been forked just when it was killed: they are looked for once more.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// So many fit into one message, with their addresses.
+const LISTENERS_PER_MESSAGE: usize = 200;
+
+const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
 
 /// What to start, and how to go on.
 #[derive(Clone, Debug, Default)]
@@ -156,11 +162,13 @@ impl Master<'_> {
             tier: self.tier.to_string(),
             is_held,
             addresses: generation.addresses.clone(),
-            descriptors: self.kept.len() + maps.len(),
+            messages: self.kept.chunks(LISTENERS_PER_MESSAGE).count() + maps.len(),
         };
         worker::tell(channel, &hello)?;
-        for kept in &self.kept {
-            worker::tell_with(channel, &ToNew::Listener { address: kept.address }, kept.socket.as_fd())?;
+        for kept in self.kept.chunks(LISTENERS_PER_MESSAGE) {
+            let addresses = kept.iter().map(|kept| kept.address).collect();
+            let sockets: Vec<BorrowedFd<'_>> = kept.iter().map(|kept| kept.socket.as_fd()).collect();
+            worker::tell_with_all(channel, &ToNew::Listeners { addresses }, &sockets)?;
         }
         for ((_, address), steering) in generation.addresses.iter().zip(maps) {
             let address = *address;

@@ -1,4 +1,4 @@
-//! Packets over a Unix socket, each with a descriptor or without.
+//! Packets over a Unix socket, each with descriptors or without.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -7,9 +7,15 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+/// Descriptors of one packet at most (SCM_MAX_FD of unix(7)).
+pub(crate) const DESCRIPTORS_MAX: usize = 253;
+
 /// Sends one packet; never blocks.
-pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let descriptors: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+///
+/// # Errors
+/// `WouldBlock` where the channel is full; else as sendmsg(2).
+pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -21,8 +27,8 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<Bor
 ///
 /// # Errors
 /// `WouldBlock` where none is there; else as recvmsg(2).
-pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut control = cmsg_space!([RawFd; 1]);
+pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     // Where the other side went without reading all, that is told once, before what it had said last.
@@ -31,16 +37,16 @@ pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
         match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Ok(message) => break message,
             Err(Errno::ECONNRESET) if !is_reset => is_reset = true,
-            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            Err(Errno::ECONNRESET) => return Ok((0, Vec::new())),
             Err(error) => return Err(error.into()),
         }
     };
-    let mut received = None;
+    let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
             for descriptor in descriptors {
                 // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                received = Some(unsafe { OwnedFd::from_raw_fd(descriptor) });
+                received.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
             }
         }
     }
@@ -59,8 +65,8 @@ mod tests {
     fn last_words_are_heard_of_one_that_did_not_listen() {
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = pair.expect("a pair");
-        send(ours.as_fd(), b"never read", None).expect("sent");
-        send(theirs.as_fd(), b"last words", None).expect("sent");
+        send(ours.as_fd(), b"never read", &[]).expect("sent");
+        send(theirs.as_fd(), b"last words", &[]).expect("sent");
         drop(theirs);
         let mut buffer = [0; 64];
         let (length, _) = receive(ours.as_fd(), &mut buffer).expect("received");

@@ -96,12 +96,21 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; never blocks.
 pub(crate) fn tell<T: Serialize>(channel: &OwnedFd, message: &T) -> io::Result<()> {
-    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, None)
+    tell_with_all(channel, message, &[])
 }
 
 /// Sends one message with a descriptor, of which the other side gets a copy; never blocks.
 pub(crate) fn tell_with<T: Serialize>(channel: &OwnedFd, message: &T, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, Some(descriptor))
+    tell_with_all(channel, message, &[descriptor])
+}
+
+/// The same with up to [`channel::DESCRIPTORS_MAX`].
+pub(crate) fn tell_with_all<T: Serialize>(
+    channel: &OwnedFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, descriptors)
 }
 
 /// What a read of the channel gave.
@@ -122,12 +131,17 @@ pub(crate) fn hear<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<Heard<T
 
 /// Takes one message with the descriptor that came with it; never blocks.
 pub(crate) fn hear_with<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<(Heard<T>, Option<OwnedFd>)> {
+    hear_with_all(channel).map(|(heard, descriptors)| (heard, descriptors.into_iter().next()))
+}
+
+/// Takes one message with all descriptors that came with it; never blocks.
+pub(crate) fn hear_with_all<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<(Heard<T>, Vec<OwnedFd>)> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     match channel::receive(channel.as_fd(), &mut bytes) {
-        Ok((0, _)) => Ok((Heard::End, None)),
-        Ok((length, descriptor)) => Ok((Heard::Message(serde_json::from_slice(&bytes[..length])?), descriptor)),
+        Ok((0, _)) => Ok((Heard::End, Vec::new())),
+        Ok((length, descriptors)) => Ok((Heard::Message(serde_json::from_slice(&bytes[..length])?), descriptors)),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            Ok((Heard::Nothing, None))
+            Ok((Heard::Nothing, Vec::new()))
         }
         Err(error) => Err(error),
     }

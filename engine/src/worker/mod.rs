@@ -19,7 +19,9 @@ use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-pub(crate) use self::control::{Heard, Order, Report, hear, hear_with, pair, tell, tell_with};
+pub(crate) use self::control::{
+    Heard, Order, Report, hear, hear_with, hear_with_all, pair, tell, tell_with, tell_with_all,
+};
 use self::event_loop::{EventLoop, Parts};
 pub(crate) use self::identity::Identity;
 pub use self::listener::ListenError;
