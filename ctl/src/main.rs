@@ -95,7 +95,8 @@ struct UpgradeArguments {
     /// Let old and new serve until commit or revert
     #[arg(long)]
     hold: bool,
-    /// Revert by itself when a new worker dies or hangs within so many seconds, or, with --hold, when nobody commits
+    /// Revert by itself when a new worker dies or hangs within so many seconds, or, with --hold, when nobody commits; waits
+    /// for how that ends
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     probation: Option<Duration>,
     /// Give up when it does not serve within so many seconds [default: 30]

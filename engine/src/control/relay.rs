@@ -55,6 +55,9 @@ pub(crate) enum ToNew {
         /// Why.
         reason: String,
     },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// From the new master to the old one.
@@ -92,4 +95,21 @@ pub(crate) enum ToOld {
         /// By whom it was told.
         reason: String,
     },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_says_is_not_an_error() {
+        let later = r#"{"relay":"sing","song":"of joy"}"#;
+        assert_eq!(serde_json::from_str::<ToNew>(later).expect("understood"), ToNew::Unknown);
+        assert_eq!(serde_json::from_str::<ToOld>(later).expect("understood"), ToOld::Unknown);
+        let known = r#"{"relay":"event","generation":3,"message":"x","colour":"red"}"#;
+        assert!(matches!(serde_json::from_str(known), Ok(ToOld::Event { generation: Some(3), .. })));
+    }
 }

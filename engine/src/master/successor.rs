@@ -201,7 +201,7 @@ impl Master<'_> {
             ToOld::Trouble { reason } if is_trusted && successor.probation.is_some() => self.revert(&reason),
             ToOld::Commit if is_trusted => drop(self.commit()),
             ToOld::Revert { reason } if is_trusted => self.revert(&reason),
-            ToOld::Ready { .. } | ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } => {}
+            ToOld::Ready { .. } | ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } | ToOld::Unknown => {}
         }
     }
 
@@ -211,7 +211,8 @@ impl Master<'_> {
         successor.state = State::Serving;
         successor.deadline = successor.probation.map(|probation| Instant::now() + probation);
         let (pid, operation, is_held) = (successor.pid, successor.operation, successor.is_held);
-        let (took_ms, is_final) = (successor.began.elapsed().as_millis(), !is_held && successor.probation.is_none());
+        let has_probation = successor.probation.is_some();
+        let (took_ms, is_final) = (successor.began.elapsed().as_millis(), !is_held && !has_probation);
         self.is_succeeded_alike = tier == self.tier.to_string();
         self.next_number = self.next_number.max(generation.saturating_add(1));
         if let Some(control) = &mut self.control {
@@ -231,7 +232,12 @@ impl Master<'_> {
             // The new master knows it before anybody asks it for the next one.
             self.finish_upgrade();
         }
-        self.conclude(operation, &Reply::Done { message });
+        if has_probation {
+            // How that ends is what is waited for.
+            self.event(None, message);
+        } else {
+            self.conclude(operation, &Reply::Done { message });
+        }
     }
 
     /// The old workers leave, the old master stays for now.
@@ -261,7 +267,9 @@ impl Master<'_> {
         // What it was at is the new master's now.
         self.kept.clear();
         tracing::info!(pid = successor.pid.as_raw(), "upgrade: this master leaves when its workers have");
-        self.event(None, format_args!("the upgrade to pid {} is final", successor.pid));
+        let message = format!("the upgrade to pid {} is final", successor.pid);
+        self.event(None, &message);
+        self.conclude(successor.operation, &Reply::Done { message });
         self.predecessor = None;
     }
 
@@ -281,9 +289,10 @@ impl Master<'_> {
         let Some(successor) = &mut self.successor else { return };
         successor.state = State::Reverting;
         successor.deadline = None;
-        let pid = successor.pid;
+        let (pid, operation) = (successor.pid, successor.operation);
         self.last_revert = Some(format!("to pid {pid}: {reason}"));
         self.journal.begin("revert", self.next_number);
+        self.conclude(operation, &Reply::Failed { reason: format!("reverted from pid {pid}: {reason}") });
         tracing::warn!(pid = pid.as_raw(), "upgrade: reverting: {reason}");
         self.event(None, format_args!("reverting from pid {pid}: {reason}"));
         self.serve_again();
@@ -388,6 +397,7 @@ impl Master<'_> {
                 tracing::error!(pid = pid.as_raw(), "upgrade: the new master is gone: {reason}");
                 self.event(None, format_args!("the new master is gone: {reason}"));
                 self.last_revert = Some(format!("to pid {pid}: {reason}"));
+                self.conclude(successor.operation, &Reply::Failed { reason });
                 self.take_name_back();
                 self.serve_again();
             }

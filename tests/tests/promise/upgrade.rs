@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -57,6 +57,17 @@ impl Lineage {
         let output = program::run(Command::new(batonctl()).arg("--control").arg(self.control()).args(arguments));
         let text = [&output.stdout[..], &output.stderr[..]].concat();
         (output.status.code().expect("an exit code"), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Begins an upgrade whose command waits for the end of its probation; gives what that will say, once the new master
+    /// has the word.
+    fn begin(&self, arguments: &[&str]) -> JoinHandle<Output> {
+        let before = self.master();
+        let mut command = Command::new(batonctl());
+        command.arg("--control").arg(self.control()).args(arguments);
+        let waiting = std::thread::spawn(move || program::run(&mut command));
+        wait_until("the new one serves", || self.master() != before);
+        waiting
     }
 
     fn done(&self, arguments: &[&str]) {
@@ -154,6 +165,16 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
     assert!(!lineage.control().exists() && !lineage.folder.path().join("pid").exists(), "its names are taken away");
 }
 
+/// Upgrades that may still be taken back.
+const UNDECIDED: [&[&str]; 2] = [&["upgrade", "--hold"], &["upgrade", "--probation", "25"]];
+
+/// Checks that the command that waited for an upgrade's probation says why it was reverted.
+fn assert_reverted(waiting: JoinHandle<Output>, reason: &str) {
+    let output = waiting.join().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains(reason), "{}: {stderr}", output.status);
+}
+
 const TIMES: usize = 10;
 
 #[test]
@@ -220,9 +241,8 @@ fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
             let lineage = Lineage::start(&Case { arguments: &["--hang-ms", "400"], ..case });
             let first = lineage.master();
             for victim in [Signal::SIGKILL, Signal::SIGSTOP] {
-                lineage.done(&["upgrade", "--probation", "60"]);
+                let waiting = lineage.begin(&["upgrade", "--probation", "25"]);
                 let second = lineage.master();
-                assert_ne!(second, first);
                 wait_until("the workers before have left", || {
                     children(first).iter().all(|pid| *pid == second || !is_alive(*pid))
                 });
@@ -233,6 +253,7 @@ fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
                 assert_served(lineage.first.address());
                 let (_, text) = lineage.ctl(&["status"]);
                 assert!(text.contains("reverted  to pid"), "{text}");
+                assert_reverted(waiting, "worker 0");
             }
             lineage.done(&["stop"]);
         }
@@ -246,10 +267,11 @@ fn probation_ends_in_the_one_way_or_the_other() {
             prove("upgrade passes probation, next is not committed in time", &case, |lineage, _| {
                 let first = lineage.master();
                 lineage.done(&["upgrade", "--probation", "0.5"]);
-                wait_until("it is final", || !is_alive(first));
+                wait_until("the first one has left", || !is_alive(first));
                 let second = lineage.master();
-                lineage.done(&["upgrade", "--hold", "--probation", "0.5"]);
+                let waiting = lineage.begin(&["upgrade", "--hold", "--probation", "0.5"]);
                 wait_until("it is reverted", || lineage.master() == second);
+                assert_reverted(waiting, "nobody has committed it in time");
             });
         }
     });
@@ -262,29 +284,32 @@ fn whoever_of_the_masters_ends_the_other_one_serves() {
         for case in cases() {
             prove("TERM to the new master, while held and on probation", &case, |lineage, _| {
                 let first = lineage.master();
-                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
-                    lineage.done(arguments);
+                for arguments in UNDECIDED {
+                    let waiting = lineage.begin(arguments);
                     signal(lineage.master(), Signal::SIGTERM);
                     wait_until("the first one has the word again", || lineage.master() == first);
                     lineage.settle();
+                    let _ = waiting.join().expect("it ends");
                 }
             });
             prove("new master killed, while held and on probation", &case, |lineage, _| {
                 let first = lineage.master();
-                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
-                    lineage.done(arguments);
+                for arguments in UNDECIDED {
+                    let waiting = lineage.begin(arguments);
                     signal(lineage.master(), Signal::SIGKILL);
                     wait_until("the first one has the word again", || lineage.master() == first);
                     lineage.settle();
+                    let _ = waiting.join().expect("it ends");
                 }
             });
             prove("old master killed, while held and on probation", &case, |lineage, _| {
-                for arguments in [&["upgrade", "--hold"][..], &["upgrade", "--probation", "60"]] {
+                for arguments in UNDECIDED {
                     let before = lineage.master();
-                    lineage.done(arguments);
+                    let waiting = lineage.begin(arguments);
                     signal(before, Signal::SIGKILL);
                     lineage.settle();
                     assert_ne!(lineage.master(), before);
+                    let _ = waiting.join().expect("it ends");
                 }
             });
         }
@@ -355,6 +380,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
                 let (plain, foreign) = (path("plain", b"no program", 0o644), path("foreign", &foreign, 0o755));
                 let garbage = path("garbage", b"#!/bin/sh\necho garbage\nexit 7\n", 0o755);
                 let forks = path("forks", b"#!/bin/sh\nsleep 0.2 &\nexit 3\n", 0o755);
+                let mumbles = path("mumbles", b"#!/bin/bash\necho mumbling >&$BATON_UPGRADE\nsleep 60\n", 0o755);
                 let first = lineage.master();
                 for (arguments, expected) in [
                     (&["upgrade", "/nowhere"][..], "No such file"),
@@ -363,6 +389,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
                     (&["upgrade", "/bin/false"], "ended with exit code 1"),
                     (&["upgrade", &garbage], "ended with exit code 7"),
                     (&["upgrade", &forks], "ended with exit code 3"),
+                    (&["upgrade", &mumbles], "does not speak as a new binary"),
                     (&["upgrade", "--timeout", "0.3", "/bin/sleep", "--", "60"], "did not serve within"),
                     (&["upgrade", "--", "--workers", "0"], "--workers: 0 is not in 1..=1024"),
                     (&["upgrade", "--", "--listen", "192.0.2.1:80"], "no interface of this machine has this address"),
@@ -436,10 +463,11 @@ mod long {
                     });
                     prove_times("reverted by TERM after the old workers left", 50, &|lineage| {
                         let first = lineage.master();
-                        lineage.done(&["upgrade", "--probation", "60"]);
+                        let waiting = lineage.begin(&["upgrade", "--probation", "25"]);
                         signal(lineage.master(), Signal::SIGTERM);
                         wait_until("the first one has the word again", || lineage.master() == first);
                         lineage.settle();
+                        assert_reverted(waiting, "stopped by TERM");
                     });
                 }
             }
