@@ -71,13 +71,15 @@ pub(crate) enum ToOld {
         /// What.
         message: String,
     },
-    /// It serves, and has the control socket's and the pid file's names.
+    /// It serves, and has the control socket's name.
     Ready {
         /// Its generation.
         generation: u32,
         /// How it takes listeners over.
         tier: String,
     },
+    /// It has the pid file as well.
+    Named,
     /// It cannot serve, and leaves.
     Failed {
         /// Why.

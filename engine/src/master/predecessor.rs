@@ -158,8 +158,11 @@ impl Master<'_> {
         if let Some(predecessor) = &self.predecessor {
             predecessor.tell(&ToOld::Ready { generation, tier: self.tier.to_string() });
         }
-        // Last, so that whoever waits for it finds the old master told.
+        // So that whoever signals the process of that file finds the old master told.
         self.write_pid_file();
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.tell(&ToOld::Named);
+        }
     }
 
     pub(super) fn hear_predecessor(&mut self) {

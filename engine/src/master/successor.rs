@@ -199,9 +199,15 @@ impl Master<'_> {
             }
             ToOld::Failed { reason } => self.successor_ended(Some(reason)),
             ToOld::Trouble { reason } if is_trusted && successor.probation.is_some() => self.revert(&reason),
+            ToOld::Named if is_trusted => self.named(),
             ToOld::Commit if is_trusted => drop(self.commit()),
             ToOld::Revert { reason } if is_trusted => self.revert(&reason),
-            ToOld::Ready { .. } | ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } | ToOld::Unknown => {}
+            ToOld::Ready { .. }
+            | ToOld::Named
+            | ToOld::Trouble { .. }
+            | ToOld::Commit
+            | ToOld::Revert { .. }
+            | ToOld::Unknown => {}
         }
     }
 
@@ -210,29 +216,35 @@ impl Master<'_> {
         let Some(successor) = &mut self.successor else { return };
         successor.state = State::Serving;
         successor.deadline = successor.probation.map(|probation| Instant::now() + probation);
-        let (pid, operation, is_held) = (successor.pid, successor.operation, successor.is_held);
-        let has_probation = successor.probation.is_some();
-        let (took_ms, is_final) = (successor.began.elapsed().as_millis(), !is_held && !has_probation);
+        let (pid, is_held) = (successor.pid, successor.is_held);
+        let took_ms = successor.began.elapsed().as_millis();
         self.is_succeeded_alike = tier == self.tier.to_string();
         self.next_number = self.next_number.max(generation.saturating_add(1));
         if let Some(control) = &mut self.control {
             control.name_was_taken();
         }
+        // The new one writes it next; it is not this one's to take away.
+        self.has_pid_file = false;
         tracing::info!(pid = pid.as_raw(), generation, took_ms, "upgrade: the new binary serves");
         notify::main_process(pid.as_raw() as u32);
         self.event(Some(generation), format_args!("of pid {pid} serves, {took_ms} ms after the upgrade began"));
-        let next = if is_held {
-            "both serve until commit or revert"
-        } else {
+        if !is_held {
             self.leave_to_successor();
-            if is_final { "the workers before drain" } else { "it is on probation, the workers before drain" }
-        };
-        let message = format!("pid {pid} serves, {took_ms} ms after the upgrade began; {next}");
-        if is_final {
-            // The new master knows it before anybody asks it for the next one.
-            self.finish_upgrade();
         }
-        if has_probation {
+    }
+
+    /// The new master has all names: whoever asks by them, or signals the pid of the file, meets it.
+    fn named(&mut self) {
+        let Some(successor) = &self.successor else { return };
+        let (pid, operation) = (successor.pid, successor.operation);
+        let message = match (successor.is_held, successor.probation.is_some()) {
+            (true, false) => format!("pid {pid} serves, and so does this one, until commit or revert"),
+            (true, true) => "both serve; to be committed in time".to_owned(),
+            (false, true) => "on probation; the workers before drain".to_owned(),
+            // The new master knows that before anybody asks it for the next one.
+            (false, false) => return self.finish_upgrade(),
+        };
+        if successor.probation.is_some() {
             // How that ends is what is waited for.
             self.event(None, message);
         } else {
@@ -267,7 +279,7 @@ impl Master<'_> {
         // What it was at is the new master's now.
         self.kept.clear();
         tracing::info!(pid = successor.pid.as_raw(), "upgrade: this master leaves when its workers have");
-        let message = format!("the upgrade to pid {} is final", successor.pid);
+        let message = format!("pid {} serves, and the upgrade is final; the workers before drain", successor.pid);
         self.event(None, &message);
         self.conclude(successor.operation, &Reply::Done { message });
         self.predecessor = None;

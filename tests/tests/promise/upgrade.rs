@@ -162,7 +162,8 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
     assert!(samples > 10 && fewest > 0, "{what}: {fewest} listeners at the least, of {samples} samples");
     assert_served(address);
     lineage.done(&["stop"]);
-    assert!(!lineage.control().exists() && !lineage.folder.path().join("pid").exists(), "its names are taken away");
+    let names = [lineage.control(), lineage.folder.path().join("pid")];
+    wait_until("its names are taken away", || names.iter().all(|name| !name.exists()));
 }
 
 /// Upgrades that may still be taken back.
