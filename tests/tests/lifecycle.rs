@@ -199,8 +199,6 @@ fn other_signals_of_nginx_do_no_harm() {
     let workers = server.workers();
     server.signal(Signal::SIGUSR1);
     wait_until("it says what it makes of it", || server.count_of("USR1") == 1);
-    server.signal(Signal::SIGUSR2);
-    wait_until("it says what it makes of it", || server.count_of("USR2") == 1);
     assert_eq!(server.workers(), workers);
     server.signal(Signal::SIGWINCH);
     wait_until("the workers have left", || server.workers().is_empty());
