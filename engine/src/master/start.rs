@@ -283,7 +283,8 @@ impl<'a> Master<'a> {
             notify::ready();
         } else {
             self.orphans.iter().for_each(Orphan::log_kept);
-            self.fatal = Some(error);
+            // What comes of it is no reason.
+            self.fatal.get_or_insert(error);
         }
     }
 
