@@ -151,9 +151,11 @@ fn the_example_file_and_the_flags_name_the_same_settings() {
     let mut in_file = Vec::new();
     let mut section = "";
     for line in text.lines() {
+        // Those without a default are shown behind a number sign; sentences have more than one word before an equals sign.
+        let setting = line.strip_prefix("# ").unwrap_or(line).split_once(" = ").filter(|(key, _)| !key.contains(' '));
         if let Some(name) = line.strip_prefix('[') {
             section = name.trim_end_matches(']');
-        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+        } else if let Some((key, _)) = setting {
             in_file.push(match (section, key) {
                 ("log", key) => format!("log-{key}"),
                 ("http", "server") => "server-name".to_owned(),
