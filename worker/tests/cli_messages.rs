@@ -127,7 +127,9 @@ fn files_that_never_end_or_nest_without_end_are_refused() {
 fn help_says_what_a_newcomer_needs() {
     let (code, help, _) = batond(&["--help"]);
     assert_eq!(code, Some(0));
-    for needed in ["Usage: batond [OPTIONS]", "[default: 127.0.0.1:8080]", "Exit codes: 0 ", "Examples:", "TERM, INT"] {
+    for needed in
+        ["Usage: batond [OPTIONS]", "[default: 127.0.0.1:8080]", "Exit codes: 0 ", "Examples:", "TERM and INT"]
+    {
         assert!(help.contains(needed), "{needed:?} is missing: {help}");
     }
     let (code, version, _) = batond(&["--version"]);
