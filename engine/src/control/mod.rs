@@ -154,7 +154,7 @@ pub struct Status {
     /// Requests answered by all workers there ever were.
     pub requests: u64,
     /// How an upgrade stands, where one is under way: `starting`, `held`, `on probation`, `draining`, `reverting`, and for
-    /// the new binary `new, held` or `new, on probation`.
+    /// the new binary `new, held` or `new, may be reverted`.
     #[serde(default)]
     pub upgrade: Option<String>,
     /// How the last upgrade that did not last ended.

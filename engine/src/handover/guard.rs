@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::Socket;
 
 use super::Steering;
-use crate::worker::{ListenError, bind, configure};
+use crate::worker::{ListenError, accept_waiting, bind, configure};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -45,25 +45,10 @@ impl Guard {
 
     /// A connection that came to the guard.
     pub(crate) fn accept(&self) -> Option<OwnedFd> {
-        accept(&self.socket)
+        accept_waiting(&self.socket).map(OwnedFd::from)
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// A connection that waits at a listener, which does not block; `None` where none does.
-pub(crate) fn accept(listener: &Socket) -> Option<OwnedFd> {
-    loop {
-        match listener.accept() {
-            Ok((connection, _)) => {
-                // Workers' sockets block: the ring waits for them.
-                let _ = connection.set_nonblocking(false);
-                return Some(connection.into());
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-            Err(_) => return None,
-        }
     }
 }

@@ -26,7 +26,7 @@ impl Steering {
     /// # Errors
     /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
     pub(crate) fn load(listeners: u32) -> io::Result<Self> {
-        Self::over(Arc::new(bpf::create_socket_array(PLACES)?), listeners)
+        Self::over(&Arc::new(bpf::create_socket_array(PLACES)?), listeners, None)
     }
 
     /// The same map with a program for another number of places.
@@ -34,7 +34,7 @@ impl Steering {
     /// # Errors
     /// As [`Steering::load`].
     pub(crate) fn resized(&self, listeners: u32) -> io::Result<Self> {
-        Self::over(Arc::clone(&self.map), listeners)
+        Self::over(&self.map, listeners, None)
     }
 
     /// The same map with a program for these places and those of another server's map.
@@ -42,14 +42,13 @@ impl Steering {
     /// # Errors
     /// As [`Steering::load`].
     pub(crate) fn beside(&self, listeners: u32, other: BorrowedFd<'_>, other_listeners: u32) -> io::Result<Self> {
-        let parts = [(self.map.as_fd(), listeners), (other, other_listeners)];
-        let program = bpf::load_select_or_migrate(&assemble(&parts))?;
-        Ok(Self { map: Arc::clone(&self.map), program: Arc::new(program) })
+        Self::over(&self.map, listeners, Some((other, other_listeners)))
     }
 
-    fn over(map: Arc<OwnedFd>, listeners: u32) -> io::Result<Self> {
-        let program = bpf::load_select_or_migrate(&assemble(&[(map.as_fd(), listeners)]))?;
-        Ok(Self { map, program: Arc::new(program) })
+    fn over(map: &Arc<OwnedFd>, listeners: u32, other: Option<Part<'_>>) -> io::Result<Self> {
+        let parts: Vec<Part<'_>> = [(map.as_fd(), listeners)].into_iter().chain(other).collect();
+        let program = bpf::load_select_or_migrate(&assemble(&parts))?;
+        Ok(Self { map: Arc::clone(map), program: Arc::new(program) })
     }
 
     pub(crate) fn map(&self) -> BorrowedFd<'_> {
@@ -242,6 +241,7 @@ mod tests {
         let _more = connect(address, 20);
         assert_eq!(waiting(&guard), 40, "nobody else is left");
     }
+
     #[test]
     fn a_listener_must_listen_before_it_is_steered_to() {
         let Some(steering) = load(1) else { return };

@@ -90,13 +90,12 @@ impl Master<'_> {
         tracing::info!("WINCH: the workers leave; HUP starts new ones, QUIT or TERM ends the server");
         self.is_idle = true;
         self.event(None, "the workers leave, the master stays");
-        if self.tell_successor_to_take_all() {
-            let farewell = self.farewell(index);
-            return self.send_away(index, farewell);
-        }
-        for guard in &self.guards {
-            if let Err(error) = guard.stand_alone() {
-                tracing::error!(address = %guard.address, "the listeners are not parked, and close at once: {error}");
+        if !self.tell_successor_to_take_all() {
+            for guard in &self.guards {
+                if let Err(error) = guard.stand_alone() {
+                    let address = guard.address;
+                    tracing::error!(%address, "the listeners are not parked, and close at once: {error}");
+                }
             }
         }
         let farewell = self.farewell(index);

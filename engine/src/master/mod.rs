@@ -122,9 +122,9 @@ pub(crate) fn run<'a>(
     reload: Option<Reload<'a>>,
     telemetry: Telemetry,
 ) -> Result<(), ServerError> {
-    let mut predecessor = Predecessor::meet()?;
+    let predecessor = Predecessor::meet()?;
     let pid_file = settings.pid_file.clone();
-    let result = Master::new(&settings, reload, telemetry, &mut predecessor);
+    let result = Master::new(&settings, reload, telemetry, predecessor.as_ref());
     let mut master = match result {
         Ok(master) => master,
         Err(error) => {
@@ -157,12 +157,12 @@ impl<'a> Master<'a> {
         settings: &Settings,
         reload: Option<Reload<'a>>,
         telemetry: Telemetry,
-        predecessor: &mut Option<Predecessor>,
+        predecessor: Option<&Predecessor>,
     ) -> Result<Self, ServerError> {
         // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
         Features::probe().map_err(StartError::from)?;
         settings.check_identity()?;
-        let handover::Chosen { tier, reason } = choose_tier(settings.handover, predecessor.as_ref())?;
+        let handover::Chosen { tier, reason } = choose_tier(settings.handover, predecessor)?;
         tracing::info!(%tier, %reason, "handover of listeners");
         let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
         let control = open_control(&settings.control, predecessor.is_some())?;

@@ -15,15 +15,7 @@ use crate::server::ServerError;
 impl Master<'_> {
     /// Begins a generation of the configuration as it is now; gives the operation whose outcome will be told.
     pub(super) fn reload(&mut self) -> Result<u32, String> {
-        if self.stopping {
-            return Err("the server is stopping".to_owned());
-        }
-        if self.successor.is_some() || self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) {
-            return Err("an upgrade is under way; commit or revert it first".to_owned());
-        }
-        if self.is_changing() {
-            return Err("a reload, or a change of the number of workers, is under way; ask again".to_owned());
-        }
+        self.refuse_during_change()?;
         let Some(reload) = &mut self.reload else {
             let reason = "this program gives no way to read its configuration again";
             tracing::warn!("reload is ignored: {reason}");
@@ -46,6 +38,20 @@ impl Master<'_> {
             self.abandon(error);
             reason
         })
+    }
+
+    /// Changes of the workers come one after the other.
+    pub(super) fn refuse_during_change(&self) -> Result<(), String> {
+        let reason = if self.stopping {
+            "the server is stopping"
+        } else if self.successor.is_some() || self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) {
+            "an upgrade is under way; commit or revert it first"
+        } else if self.is_changing() {
+            "a reload, or a change of the number of workers, is under way; ask again"
+        } else {
+            return Ok(());
+        };
+        Err(reason.to_owned())
     }
 
     pub(super) fn serve_control(&mut self) {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use super::Master;
 use super::generation::{Generation, Growth, Share, Slot};
-use super::predecessor::Predecessor;
 use crate::config::WORKERS_MAX;
 use crate::control::Reply;
 use crate::handover::Steering;
@@ -26,15 +25,7 @@ impl<'a> Master<'a> {
         if !(1..=WORKERS_MAX).contains(&workers) {
             return Err(format!("{workers} is not in 1..={WORKERS_MAX}"));
         }
-        if self.stopping {
-            return Err("the server is stopping".to_owned());
-        }
-        if self.successor.is_some() || self.predecessor.as_ref().is_some_and(Predecessor::is_undecided) {
-            return Err("an upgrade is under way; commit or revert it first".to_owned());
-        }
-        if self.is_changing() {
-            return Err("a reload, or another change of the number of workers, is under way; ask again".to_owned());
-        }
+        self.refuse_during_change()?;
         let Some(index) = self.serving() else {
             return Err("no generation serves; reload first".to_owned());
         };

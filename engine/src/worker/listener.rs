@@ -121,6 +121,21 @@ pub(crate) fn backlog_effective(backlog: u32) -> u32 {
     backlog.min(limit.unwrap_or(4096))
 }
 
+/// A connection that waits at a listen socket, which does not block; `None` where none does.
+pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => {
+                // Workers' sockets block: the ring waits for them.
+                let _ = connection.set_nonblocking(false);
+                return Some(connection);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 /// A connection that waits at a listen socket of which other processes have copies. The socket must block, since
 /// O_NONBLOCK would be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed holds
 /// on for some milliseconds, so that what was seen to wait may be gone. A time-out is no matter to a ring.
@@ -173,16 +188,7 @@ impl Listener {
         if self.socket.set_nonblocking(true).is_err() {
             return;
         }
-        loop {
-            match self.socket.accept() {
-                Ok((socket, _)) => {
-                    let _ = socket.set_nonblocking(false);
-                    take(socket);
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-                Err(_) => return,
-            }
-        }
+        std::iter::from_fn(|| accept_waiting(&self.socket)).for_each(&mut take);
     }
 
     /// Closes this copy of a socket that others accept from. Whoever came while the accept was being cancelled has woken

@@ -26,7 +26,7 @@ use self::event_loop::{EventLoop, Parts};
 pub(crate) use self::identity::Identity;
 pub use self::listener::ListenError;
 use self::listener::{Listener, backlog_effective};
-pub(crate) use self::listener::{Reservation, accept_shared, bind, configure, reserve};
+pub(crate) use self::listener::{Reservation, accept_shared, accept_waiting, bind, configure, reserve};
 pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
 use self::rendezvous::Rendezvous;
