@@ -1,24 +1,13 @@
 //! Expiry in the example `resp`, in virtual time.
 
+mod resp_harness;
 #[path = "../examples/resp/service/mod.rs"]
 mod service;
 
 use std::time::Duration;
 
-use baton::testing::{Client, Harness};
 
-use self::service::Service;
-
-fn store() -> (Harness<Service>, Client) {
-    let mut harness = Harness::new(Service::default());
-    let client = harness.open();
-    (harness, client)
-}
-
-fn ask(harness: &mut Harness<Service>, client: Client, request: &str) -> String {
-    harness.send(client, format!("{request}\r\n").as_bytes());
-    String::from_utf8_lossy(&harness.take_output(client)).into_owned()
-}
+use self::resp_harness::{ask, store};
 
 #[test]
 fn what_has_expired_is_not_seen_and_then_gone() {

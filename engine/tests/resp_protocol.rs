@@ -1,36 +1,19 @@
 //! The example `resp` as a machine: every cut of the input, a naive parser beside its own, what breaks the protocol,
 //! and peers that send or take little.
 
+mod resp_encode;
+mod resp_harness;
 #[path = "../examples/resp/service/mod.rs"]
 mod service;
 
 use baton::config::{Limits, Timeouts};
-use baton::testing::{Client, Harness, output_of_all_splits};
+use baton::testing::{Harness, output_of_all_splits};
 use proptest::prelude::*;
 
+use self::resp_encode::encode;
+use self::resp_harness::{ask, store};
 use self::service::Service;
 use self::service::parse::{Parsed, Parser};
-
-fn store() -> (Harness<Service>, Client) {
-    let mut harness = Harness::new(Service::default());
-    let client = harness.open();
-    (harness, client)
-}
-
-fn ask(harness: &mut Harness<Service>, client: Client, request: &str) -> String {
-    harness.send(client, format!("{request}\r\n").as_bytes());
-    String::from_utf8_lossy(&harness.take_output(client)).into_owned()
-}
-
-fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
-    for argument in arguments {
-        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        bytes.extend_from_slice(argument);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
 
 #[test]
 fn every_cut_of_a_pipeline_gives_the_same_answers() {

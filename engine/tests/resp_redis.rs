@@ -3,6 +3,7 @@
 
 #[path = "resp_redis/clients.rs"]
 mod clients;
+mod resp_encode;
 #[path = "resp_redis/server.rs"]
 mod server;
 
@@ -13,17 +14,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
+use self::resp_encode::encode;
 use self::server::{Server, is_missing};
-
-fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
-    for argument in arguments {
-        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        bytes.extend_from_slice(argument);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
 
 fn encode_words(line: &str) -> Vec<u8> {
     encode(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
