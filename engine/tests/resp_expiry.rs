@@ -6,7 +6,6 @@ mod service;
 
 use std::time::Duration;
 
-
 use self::resp_harness::{ask, store};
 
 #[test]
