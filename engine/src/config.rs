@@ -65,6 +65,8 @@ pub struct Timeouts {
     pub message_ms: u64,
     /// The peer takes no output, default 30,000.
     pub write_ms: u64,
+    /// From asking for an outbound connection to having it, default 10,000.
+    pub connect_ms: u64,
     /// From our FIN to the peer's, default 2,000.
     pub linger_ms: u64,
     /// From the order to drain to the end of the last connection, default 30,000.
@@ -85,6 +87,7 @@ impl Default for Timeouts {
             idle_ms: 75_000,
             message_ms: 10_000,
             write_ms: 30_000,
+            connect_ms: 10_000,
             linger_ms: 2_000,
             drain_ms_max: 30_000,
             settle_ms: 1_200,
@@ -257,6 +260,7 @@ impl Settings {
             ("idle_ms", timeouts.idle_ms),
             ("message_ms", timeouts.message_ms),
             ("write_ms", timeouts.write_ms),
+            ("connect_ms", timeouts.connect_ms),
             ("linger_ms", timeouts.linger_ms),
             ("drain_ms_max", timeouts.drain_ms_max),
             ("settle_ms", timeouts.settle_ms),

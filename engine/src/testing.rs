@@ -226,7 +226,7 @@ impl<P: Protocol> Harness<P> {
     /// Time passes; timers fire in order, each at its time.
     pub fn advance(&mut self, time: Duration) {
         let end_ns = self.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
-        while let Some(next_ns) = self.context.timers.next_ns().filter(|next_ns| *next_ns <= end_ns) {
+        while let Some(next_ns) = self.context.next_timer_ns().filter(|next_ns| *next_ns <= end_ns) {
             self.context.now_ns = next_ns;
             self.expire();
             self.run();
@@ -249,10 +249,6 @@ impl<P: Protocol> Harness<P> {
                         connection.timer(&mut self.protocol, &mut self.context, key);
                     }
                 }
-                Alarm::Worker { key } => {
-                    self.context.worker_timers.retain(|(other, _)| *other != key);
-                    self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
-                }
                 Alarm::Drain => {
                     for client in &mut self.clients {
                         if let Some(connection) = &mut client.connection {
@@ -260,8 +256,11 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::FirstInput | Alarm::Settled => {}
+                Alarm::Accept | Alarm::Connect { .. } | Alarm::FirstInput | Alarm::Settled => {}
             }
+        }
+        while let Some(key) = self.context.expire_worker_timer() {
+            self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
         }
     }
 
@@ -306,7 +305,7 @@ impl<P: Protocol> Harness<P> {
                     connection.run_again(&mut self.protocol, &mut self.context);
                 }
             }
-            Command::Connect { address, token } => self.connects.push((address, token)),
+            Command::Connect { address, token, source: _ } => self.connects.push((address, token)),
             Command::Drain => self.drain(),
         }
     }

@@ -1,7 +1,7 @@
 //! The worker's loop on a real ring and real sockets, one worker on a thread of the test.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ struct Talker {
 enum Order {
     Say(&'static str),
     Connect(SocketAddr, u64),
+    ConnectFrom(IpAddr, SocketAddr, u64),
 }
 
 struct Talk {
@@ -100,6 +101,7 @@ impl Protocol for Talker {
         match order {
             Order::Say(text) => self.tell(format!("heard {text}")),
             Order::Connect(address, token) => worker.connect(address, token),
+            Order::ConnectFrom(source, address, token) => worker.connect_from(source, address, token),
         }
     }
 
@@ -353,11 +355,37 @@ fn threads_reach_the_worker_and_the_worker_reaches_others() {
     assert_eq!(next(), "7 got welcome");
     assert_eq!(far_end.read(&mut greeting).expect("FIN"), 0);
 
+    let source = IpAddr::from([127, 0, 0, 99]);
+    mailbox.send(Order::ConnectFrom(source, there, 9)).expect("open");
+    assert_eq!(listener.accept().expect("accepted").1.ip(), source);
+    assert_eq!(next(), "connected 9");
+
     drop(listener);
     mailbox.send(Order::Connect(there, 8)).expect("open");
     assert_eq!(next(), "failed 8 ConnectionRefused");
-    assert_eq!(served.stop().connected, 1);
+    mailbox.send(Order::ConnectFrom(IpAddr::from([192, 0, 2, 1]), there, 10)).expect("open");
+    assert_eq!(next(), "failed 10 AddrNotAvailable");
+    assert_eq!(served.stop().connected, 2);
     assert!(mailbox.send(Order::Say("too late")).is_err());
+}
+
+#[test]
+fn a_connection_that_is_not_established_in_time_is_given_up() {
+    // A listener whose queue is full takes no more handshakes.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+    full.listen(0).expect("listening");
+    let there = full.local_addr().expect("bound").as_socket().expect("an address");
+    let _waiting = TcpStream::connect(there).expect("queued");
+    let (mailboxes, mailbox) = mpsc::channel();
+    let (events, heard) = mpsc::channel();
+    let timeouts = Timeouts { connect_ms: 50, ..Timeouts::default() };
+    let talker = Talker { mailbox: Some(mailboxes), events: Some(events) };
+    let served = Served::start(Server::builder().timeouts(timeouts), talker);
+    let mailbox = mailbox.recv_timeout(PATIENCE).expect("a mailbox");
+    mailbox.send(Order::Connect(there, 5)).expect("open");
+    assert_eq!(heard.recv_timeout(PATIENCE).expect("told"), "failed 5 TimedOut");
+    assert_eq!(served.stop().connected, 0);
 }
 
 #[test]

@@ -347,6 +347,7 @@ impl Config {
                     idle_ms: number(times.idle_ms, time.idle_ms),
                     message_ms: number(times.message_ms, time.message_ms),
                     write_ms: number(times.write_ms, time.write_ms),
+                    connect_ms: time.connect_ms,
                     linger_ms: number(times.linger_ms, time.linger_ms),
                     drain_ms_max: number(times.drain_ms_max, time.drain_ms_max),
                     settle_ms: number(times.settle_ms, time.settle_ms),

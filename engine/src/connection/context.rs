@@ -1,7 +1,7 @@
 //! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time,
 //! counters, and requests to the loop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,7 @@ use super::timer_wheel::TimerWheel;
 use crate::config::{Limits, Timeouts};
 use crate::protocol::{ConnectionId, TimerKey};
 use crate::sys::arena::Arena;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
 
@@ -19,8 +20,8 @@ pub(crate) enum Alarm {
     Connection { slot: u32 },
     /// A protocol's timer of a connection.
     Protocol { slot: u32, key: TimerKey },
-    /// A protocol's timer of the worker.
-    Worker { key: TimerKey },
+    /// An outbound connection has not been established in time.
+    Connect { id: ConnectionId },
     /// Try to accept again.
     Accept,
     /// The listeners have been open long enough after the order to leave.
@@ -38,8 +39,8 @@ pub(crate) enum Command {
     Wake(ConnectionId),
     /// Call [`Protocol::on_data`](crate::Protocol::on_data) with what is left, in the next turn.
     Rerun(ConnectionId),
-    /// Connect to somebody.
-    Connect { address: SocketAddr, token: u64 },
+    /// Connect to somebody, from an address where one is given.
+    Connect { source: Option<IpAddr>, address: SocketAddr, token: u64 },
     /// Drain and leave.
     Drain,
 }
@@ -62,7 +63,9 @@ pub(crate) struct Context {
     pub(crate) commands: Vec<Command>,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) named_counters: usize,
-    pub(crate) worker_timers: Vec<(TimerKey, super::timer_wheel::TimerId)>,
+    /// Timers of the protocol for the worker, with their deadlines in nanoseconds. Few, and kept outside the wheel
+    /// since they are not rounded to its milliseconds.
+    worker_timers: Vec<(TimerKey, u64)>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     /// Whether receive buffers may be lent to sends: not while slow peers hold too many.
@@ -100,6 +103,38 @@ impl Context {
             WallClock::System => SystemTime::now(),
             WallClock::Virtual(start) => SystemTime::UNIX_EPOCH + start + Duration::from_nanos(self.now_ns),
         }
+    }
+
+    pub(crate) fn clock_ns(&self) -> u64 {
+        match self.wall_clock {
+            WallClock::System => monotonic_ns(),
+            WallClock::Virtual(_) => self.now_ns,
+        }
+    }
+
+    /// Sets a timer of the worker, or moves it.
+    pub(crate) fn set_worker_timer(&mut self, key: TimerKey, after: Duration) {
+        self.cancel_worker_timer(key);
+        // Later than now, so that a timer set by a timer fires in a later turn.
+        let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.worker_timers.push((key, self.now_ns.saturating_add(after_ns)));
+    }
+
+    pub(crate) fn cancel_worker_timer(&mut self, key: TimerKey) {
+        self.worker_timers.retain(|(other, _)| *other != key);
+    }
+
+    /// The earliest timer of the worker that is due, which is no longer set then; to be called until `None`.
+    pub(crate) fn expire_worker_timer(&mut self) -> Option<TimerKey> {
+        let due = self.worker_timers.iter().enumerate().filter(|(_, (_, deadline_ns))| *deadline_ns <= self.now_ns);
+        let (index, _) = due.min_by_key(|(_, (_, deadline_ns))| *deadline_ns)?;
+        Some(self.worker_timers.swap_remove(index).0)
+    }
+
+    /// When timers should be looked at next, in nanoseconds; `None` where none is set.
+    pub(crate) fn next_timer_ns(&self) -> Option<u64> {
+        let of_worker = self.worker_timers.iter().map(|(_, deadline_ns)| *deadline_ns).min();
+        self.timers.next_ns().into_iter().chain(of_worker).min()
     }
 
     /// The loop's time in `after`, a millisecond from now at least: a timer set by a timer fires in a later turn.

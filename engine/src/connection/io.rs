@@ -141,6 +141,13 @@ impl Io<'_> {
         Duration::from_nanos(self.context.now_ns)
     }
 
+    /// The time read afresh, on the scale of [`Io::now`]: for what is timed within a turn. The same as `now` in the
+    /// harness.
+    #[inline]
+    pub fn clock(&self) -> Duration {
+        Duration::from_nanos(self.context.clock_ns())
+    }
+
     /// The wall clock; virtual in the harness.
     #[inline]
     pub fn wall_time(&self) -> SystemTime {

@@ -10,7 +10,7 @@ mod rendezvous;
 mod slab;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,7 +32,7 @@ pub use self::mailbox::{Mailbox, MailboxClosed};
 use self::rendezvous::Rendezvous;
 pub(crate) use self::rendezvous::{Found, find, find_others, key};
 use crate::config::{Descriptors, Settings};
-use crate::connection::context::{Alarm, Command, Context};
+use crate::connection::context::{Command, Context};
 use crate::connection::{CounterId, add_named};
 use crate::handover::Steering;
 use crate::protocol::{ConnectionId, Protocol, TimerKey};
@@ -321,19 +321,15 @@ impl<M> Worker<'_, M> {
         self.context.wall_time()
     }
 
-    /// Calls [`Protocol::on_worker_timer`] after this time, once. Setting a timer again moves it.
+    /// Calls [`Protocol::on_worker_timer`] after this time, once; unlike timers of connections, these are not rounded to
+    /// milliseconds. Setting a timer again moves it.
     pub fn set_timer(&mut self, key: TimerKey, after: Duration) {
-        self.cancel_timer(key);
-        let id = self.context.timers.set(self.context.deadline_ns(after), Alarm::Worker { key });
-        self.context.worker_timers.push((key, id));
+        self.context.set_worker_timer(key, after);
     }
 
     /// Takes a timer back; does nothing where it is not set.
     pub fn cancel_timer(&mut self, key: TimerKey) {
-        if let Some(position) = self.context.worker_timers.iter().position(|(other, _)| *other == key) {
-            let (_, id) = self.context.worker_timers.swap_remove(position);
-            self.context.timers.cancel(id);
-        }
+        self.context.cancel_worker_timer(key);
     }
 
     /// Calls [`Protocol::on_wake`] of this connection, if it still lives.
@@ -342,9 +338,17 @@ impl<M> Worker<'_, M> {
     }
 
     /// Connects to `address`. The connection opens with `token` in its [`Peer`](crate::Peer), or
-    /// [`Protocol::on_connect_failed`] gets the token back.
+    /// [`Protocol::on_connect_failed`] gets the token back, with `TimedOut` after [`Timeouts::connect_ms`].
+    ///
+    /// [`Timeouts::connect_ms`]: crate::config::Timeouts::connect_ms
     pub fn connect(&mut self, address: SocketAddr, token: u64) {
-        self.context.commands.push(Command::Connect { address, token });
+        self.context.commands.push(Command::Connect { source: None, address, token });
+    }
+
+    /// As [`Worker::connect`], from an address of this machine's own. The port is chosen when it connects
+    /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
+    pub fn connect_from(&mut self, source: IpAddr, address: SocketAddr, token: u64) {
+        self.context.commands.push(Command::Connect { source: Some(source), address, token });
     }
 
     /// Drains this worker: it accepts nothing new, lets connections say goodbye, and leaves.

@@ -9,12 +9,13 @@ mod orders;
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::control::{Report, tell};
@@ -24,6 +25,7 @@ use super::rendezvous::Rendezvous;
 use super::slab::Slab;
 use super::{Sizing, Worker};
 use crate::connection::context::{Alarm, Command, Context};
+use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Action, Connection, Received};
 use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::clock::monotonic_ns;
@@ -73,8 +75,14 @@ struct Entry<S> {
     closes_with_send: bool,
     /// In the list of those that have something to send.
     is_dirty: bool,
-    /// An outbound connection's token, while it is being connected.
-    connecting: Option<Box<u64>>,
+    /// While an outbound connection is being established.
+    connecting: Option<Box<Connecting>>,
+}
+
+struct Connecting {
+    token: u64,
+    time_out: Option<TimerId>,
+    has_timed_out: bool,
 }
 
 impl<S> Entry<S> {
@@ -339,7 +347,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// A slot for `socket`, which comes back where there is none.
-    fn insert(&mut self, socket: Socket, connecting: Option<u64>) -> Result<ConnectionId, Socket> {
+    fn insert(&mut self, socket: Socket, connecting: Option<Connecting>) -> Result<ConnectionId, Socket> {
         let now_ns = self.context.now_ns;
         let mut socket = Some(socket);
         let id = self.slab.insert(|id| Entry {
@@ -373,17 +381,15 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(id.slot);
     }
 
-    fn connect(&mut self, address: SocketAddr, token: u64) {
-        let made = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)
-            .and_then(|socket| socket.set_tcp_nodelay(true).map(|()| socket));
-        let socket = match made {
+    fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
+        let socket = match outbound_socket(source, address) {
             Ok(socket) => Ring::adopt(socket.into()),
             Err(error) => {
                 self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
                 return;
             }
         };
-        let id = match self.insert(socket, Some(token)) {
+        let id = match self.insert(socket, Some(Connecting { token, time_out: None, has_timed_out: false })) {
             Ok(id) => id,
             Err(socket) => {
                 self.ring.close(socket);
@@ -393,13 +399,21 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         let entry = self.slab.get(id).expect("just made");
+        if let (Some(connecting), connect_ms @ 1..) = (&mut entry.connecting, self.context.timeouts.connect_ms) {
+            let deadline_ns = self.context.now_ns + connect_ms * 1_000_000;
+            connecting.time_out = Some(self.context.timers.set(deadline_ns, Alarm::Connect { id }));
+        }
         let socket = entry.socket.as_ref().expect("just made");
         self.ring.connect(socket, key_of(id), address);
     }
 
     fn connected(&mut self, key: Key, result: i32) {
         let Some(entry) = self.slab.get_key(key) else { return };
-        let token = entry.connecting.take().map_or(0, |token| *token);
+        let Some(connecting) = entry.connecting.take() else { return };
+        let Connecting { token, time_out, has_timed_out } = *connecting;
+        if let Some(id) = time_out.filter(|_| !has_timed_out) {
+            self.context.timers.cancel(id);
+        }
         if result == 0 && !self.stopping {
             self.context.page.connected.add(1);
             self.context.page.open.set(self.slab.len() as u64);
@@ -410,8 +424,11 @@ impl<P: Protocol> EventLoop<P> {
             if let Some(socket) = entry.socket {
                 self.ring.close(socket);
             }
-            let error =
-                if result == 0 { io::Error::other("the worker stops") } else { io::Error::from_raw_os_error(-result) };
+            let error = match result {
+                _ if has_timed_out => io::ErrorKind::TimedOut.into(),
+                0 => io::Error::other("the worker stops"),
+                _ => io::Error::from_raw_os_error(-result),
+            };
             self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
         }
     }
@@ -463,9 +480,13 @@ impl<P: Protocol> EventLoop<P> {
                         self.settle(slot);
                     }
                 }
-                Alarm::Worker { key } => {
-                    self.context.worker_timers.retain(|(other, _)| *other != key);
-                    self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
+                Alarm::Connect { id } => {
+                    if let Some(entry) = self.slab.get(id)
+                        && let (Some(connecting), Some(socket)) = (&mut entry.connecting, &entry.socket)
+                    {
+                        connecting.has_timed_out = true;
+                        self.ring.cancel_socket(socket);
+                    }
                 }
                 Alarm::Accept => self.accept_paused = false,
                 Alarm::Settled => {
@@ -475,6 +496,9 @@ impl<P: Protocol> EventLoop<P> {
                 Alarm::FirstInput => self.drain_silent(),
                 Alarm::Drain => self.end_drain(),
             }
+        }
+        while let Some(key) = self.context.expire_worker_timer() {
+            self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
         }
     }
 
@@ -497,7 +521,7 @@ impl<P: Protocol> EventLoop<P> {
                         self.settle(id.slot);
                     }
                 }
-                Command::Connect { address, token } => self.connect(address, token),
+                Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
                     self.drain(0, self.context.timeouts.drain_ms_max);
@@ -613,7 +637,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn arm_timeout(&mut self) {
-        if let Some(next_ns) = self.context.timers.next_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
+        if let Some(next_ns) = self.context.next_timer_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);
         }
@@ -639,6 +663,16 @@ impl<P: Protocol> EventLoop<P> {
             log(self.context.slot, &self.context);
         }
     }
+}
+
+fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
 }
 
 pub(super) fn watch_signals() -> io::Result<SignalFd> {
