@@ -1,0 +1,174 @@
+//! Load: connections that ask, check every byte of what they get, and count. One thread for each core, on the engine's
+//! own worker loop, by its outbound connections.
+
+mod client;
+mod exchange;
+mod pace;
+mod plan;
+mod preload;
+mod tally;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use baton::config::{Limits, Timeouts};
+use baton::{Mailbox, Server, Telemetry};
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender};
+
+use self::client::{Client, Shared, Stop, Told};
+pub(crate) use self::plan::{ExchangePlan, HttpPlan, Plan, RespCommand, is_test_address};
+pub(crate) use self::tally::{Bin, Failures, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT, Timeline};
+
+/// How long threads may take to start.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Beyond the plan's own time-out, how long they may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A load that runs.
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    told: Receiver<Told>,
+    mailboxes: Vec<Mailbox<Stop>>,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+    telemetry: Vec<Telemetry>,
+    plan: Arc<Plan>,
+}
+
+/// How far a load has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    /// Connections that were answered and are held, where the plan is to hold them.
+    pub(crate) held: u64,
+}
+
+/// Starts a load, which runs until [`Load::stop`]. Nothing is counted by phase until [`Load::enter_phase`].
+///
+/// # Errors
+/// Where the plan is impossible, or a thread could not start.
+pub(crate) fn start(plan: &Plan) -> Result<Load, String> {
+    plan.check()?;
+    preload::run(plan)?;
+    let plan = Arc::new(plan.clone());
+    let (sender, told) = crossbeam_channel::unbounded();
+    let shared = Arc::new(Shared {
+        started: Instant::now(),
+        phase: AtomicUsize::new(NO_PHASE),
+        requests: AtomicU64::new(0),
+        failures: AtomicU64::new(0),
+        held: AtomicU64::new(0),
+    });
+    let mut load = Load {
+        shared,
+        told,
+        mailboxes: Vec::new(),
+        threads: Vec::new(),
+        telemetry: Vec::new(),
+        plan: Arc::clone(&plan),
+    };
+    for index in 0..plan.thread_count() {
+        load.start_thread(index, &sender)?;
+    }
+    drop(sender);
+    for _ in 0..plan.thread_count() {
+        match load.told.recv_timeout(START_PATIENCE) {
+            Ok(Told::Started(mailbox)) => load.mailboxes.push(mailbox),
+            _ => return Err(load.why_a_thread_ended().unwrap_or_else(|| "a thread did not start".to_owned())),
+        }
+    }
+    Ok(load)
+}
+
+impl Load {
+    fn start_thread(&mut self, index: usize, told: &Sender<Told>) -> Result<(), String> {
+        let connections = self.plan.connections.div_ceil(self.plan.thread_count() as u32);
+        let limits = Limits {
+            connections_max: connections + 16,
+            // A client reads whatever it has sent.
+            outbound_bytes_high: 1 << 30,
+            outbound_bytes_low: 1 << 29,
+            ..Limits::default()
+        };
+        let timeouts = Timeouts {
+            idle_ms: 0,
+            message_ms: 0,
+            write_ms: 0,
+            linger_ms: 0,
+            drain_ms_max: 0,
+            connect_ms: (self.plan.timeout.as_millis() as u64).max(1),
+            ..Timeouts::default()
+        };
+        let server = Server::builder().limits(limits).timeouts(timeouts).build().map_err(|error| error.to_string())?;
+        self.telemetry.push(server.telemetry());
+        let (plan, shared, told) = (Arc::clone(&self.plan), Arc::clone(&self.shared), told.clone());
+        let core = self.plan.cores.get(index).map(|&id| CoreId { id });
+        let body = move || {
+            if let Some(core) = core.filter(|core| !core_affinity::set_for_current(*core)) {
+                return Err(format!("core {} cannot be used; see `nproc` and `taskset -p $$`", core.id));
+            }
+            let client = || Client::new(plan, index, shared, told);
+            server.run_on_this_thread(client, baton::Running::detach).map_err(|error| error.to_string())
+        };
+        let thread = thread::Builder::new().name(format!("load-{index}")).spawn(body);
+        self.threads.push(thread.map_err(|error| format!("a thread could not be started: {error}"))?);
+        Ok(())
+    }
+
+    fn why_a_thread_ended(&mut self) -> Option<String> {
+        let index = self.threads.iter().position(JoinHandle::is_finished)?;
+        match self.threads.swap_remove(index).join() {
+            Ok(result) => result.err(),
+            Err(_) => Some("a thread panicked".to_owned()),
+        }
+    }
+
+    /// From now on what is answered, or goes wrong, counts for this phase; for none with [`NO_PHASE`]. A request that
+    /// was sent in another phase than 0 counts for that one.
+    pub(crate) fn enter_phase(&self, phase: usize) {
+        self.shared.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// When the load was started: the origin of its timeline.
+    pub(crate) fn started(&self) -> Instant {
+        self.shared.started
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            requests: self.shared.requests.load(Ordering::Relaxed),
+            failures: self.shared.failures.load(Ordering::Relaxed),
+            held: self.shared.held.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sends nothing more, waits for what was asked (for the plan's time-out at most), and gives what was counted.
+    ///
+    /// # Errors
+    /// Where a thread has failed.
+    pub(crate) fn stop(mut self) -> Result<Outcome, String> {
+        for mailbox in &self.mailboxes {
+            let _ = mailbox.send(Stop);
+        }
+        let mut outcome = Outcome::new(self.plan.phases, self.plan.interval);
+        for _ in 0..self.mailboxes.len() {
+            match self.told.recv_timeout(self.plan.timeout + STOP_PATIENCE) {
+                Ok(Told::Ended(part)) => outcome.add(&part),
+                _ => return Err(self.why_a_thread_ended().unwrap_or_else(|| "a thread does not end".to_owned())),
+            }
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| "a thread panicked".to_owned())??;
+        }
+        for telemetry in &self.telemetry {
+            let total = telemetry.total();
+            outcome.bytes_received += total.bytes_received;
+            outcome.bytes_sent += total.bytes_sent;
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,244 @@
+//! What a load is told: whom to ask, what, how much at a time, for how long.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Requests in flight on one connection at most.
+pub(crate) const DEPTH_MAX: u32 = 4096;
+
+/// Connections of one load at most.
+pub(crate) const CONNECTIONS_MAX: u32 = 1_000_000;
+
+/// Largest payload.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// How many source addresses a load on loopback takes by itself where it makes connections without end.
+const LOOPBACK_SOURCES: u8 = 8;
+
+/// What is asked, and what answers must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ExchangePlan {
+    Http(HttpPlan),
+    /// Messages of this many bytes; each must come back as it was.
+    Echo {
+        payload_bytes: usize,
+    },
+    Resp {
+        command: RespCommand,
+        payload_bytes: usize,
+        keys: u32,
+    },
+}
+
+/// One HTTP request, sent again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct HttpPlan {
+    pub(crate) path: String,
+    /// The Host header; the target's address where none is given.
+    pub(crate) host: Option<String>,
+    /// Whole header lines, without line ends.
+    pub(crate) headers: Vec<String>,
+    /// A body of so many bytes makes it a POST.
+    pub(crate) payload_bytes: usize,
+    /// What each answer's body must be; that of the first answer where none is given.
+    pub(crate) expected_body: Option<Vec<u8>>,
+    /// Bodies may differ from answer to answer.
+    pub(crate) is_any_body: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RespCommand {
+    Ping,
+    Get,
+    Set,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) target: SocketAddr,
+    pub(crate) exchange: ExchangePlan,
+    pub(crate) connections: u32,
+    /// Requests in flight on each connection: sent together, and the next when all are answered; with a rate, at most so
+    /// many.
+    pub(crate) depth: u32,
+    /// Requests a second of all connections together, sent when they are due whatever has been answered; `None` sends
+    /// as fast as answers come.
+    pub(crate) rate: Option<f64>,
+    /// Then the connection is closed and another one made; 0 keeps it.
+    pub(crate) requests_per_connection: u32,
+    /// Each connection asks once and is then held.
+    pub(crate) is_idle: bool,
+    /// Over what time connections are opened.
+    pub(crate) ramp: Duration,
+    /// Connect from these, in turn; the kernel chooses where none is given.
+    pub(crate) sources: Vec<IpAddr>,
+    /// Patience for a connect and for an answer.
+    pub(crate) timeout: Duration,
+    /// One thread for each, pinned to it; [`Plan::threads`] unpinned ones where none is given.
+    pub(crate) cores: Vec<usize>,
+    pub(crate) threads: usize,
+    /// How many phases answers are counted apart for; see [`super::Load::enter_phase`].
+    pub(crate) phases: usize,
+    /// Resolution of the timeline.
+    pub(crate) interval: Duration,
+}
+
+impl Plan {
+    pub(crate) fn new(target: SocketAddr, exchange: ExchangePlan) -> Self {
+        Self {
+            target,
+            exchange,
+            connections: 64,
+            depth: 1,
+            rate: None,
+            requests_per_connection: 0,
+            is_idle: false,
+            ramp: Duration::ZERO,
+            sources: Vec::new(),
+            timeout: Duration::from_secs(5),
+            cores: Vec::new(),
+            threads: 1,
+            phases: 1,
+            interval: Duration::from_millis(100),
+        }
+    }
+
+    /// Source addresses for a load that makes many connections: ports of one address run out.
+    pub(crate) fn sources_for(target: IpAddr, count: u8) -> Vec<IpAddr> {
+        match target {
+            IpAddr::V4(address) if address.is_loopback() => {
+                (0..count).map(|index| IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + index))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a load takes where the caller has chosen none.
+    pub(crate) fn default_sources(&self) -> Vec<IpAddr> {
+        let needs_many = self.requests_per_connection > 0 || self.connections > 20_000;
+        if needs_many { Self::sources_for(self.target.ip(), LOOPBACK_SOURCES) } else { Vec::new() }
+    }
+
+    pub(crate) fn thread_count(&self) -> usize {
+        let wanted = if self.cores.is_empty() { self.threads } else { self.cores.len() };
+        // A thread without a connection would have nothing to do.
+        wanted.clamp(1, self.connections.max(1) as usize)
+    }
+
+    /// Says what is wrong with it, if anything.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let payload_bytes = match &self.exchange {
+            ExchangePlan::Http(http) => http.payload_bytes,
+            ExchangePlan::Echo { payload_bytes: 0 } => {
+                return Err("--payload 0: an echo of nothing has no answer; give at least 1".to_owned());
+            }
+            ExchangePlan::Echo { payload_bytes } | ExchangePlan::Resp { payload_bytes, .. } => *payload_bytes,
+        };
+        let ranges = [
+            ("--connections", u64::from(self.connections), 1, u64::from(CONNECTIONS_MAX)),
+            ("--depth", u64::from(self.depth), 1, u64::from(DEPTH_MAX)),
+            ("--payload", payload_bytes as u64, 0, PAYLOAD_BYTES_MAX as u64),
+        ];
+        for (name, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                return Err(format!("{name} {value} is not in {least}..={most}"));
+            }
+        }
+        if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0 || rate > 1e9) {
+            return Err("--rate must be above 0 and at most 1,000,000,000 a second".to_owned());
+        }
+        if let Some(source) = self.sources.iter().find(|source| source.is_ipv4() != self.target.is_ipv4()) {
+            return Err(format!("--source {source} is of another family than the target {}", self.target));
+        }
+        if self.timeout.is_zero() {
+            return Err("--timeout must be above 0: no answer could be waited for".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Whether load may be put on this address without its owner's word: this machine, or networks that are private or set
+/// aside for tests (RFC 1918, RFC 4193, RFC 2544, RFC 5737, RFC 3849).
+pub(crate) fn is_test_address(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, ..] = address.octets();
+            let is_benchmark = a == 198 && matches!(b, 18 | 19);
+            address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || address.is_documentation()
+                || is_benchmark
+        }
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(mapped) => is_test_address(IpAddr::V4(mapped)),
+            None => {
+                let [first, second, ..] = address.segments();
+                let is_documentation = first == 0x2001 && second == 0x0db8;
+                address.is_loopback()
+                    || address.is_unique_local()
+                    || address.is_unicast_link_local()
+                    || is_documentation
+            }
+        },
+    }
+}
+
+impl fmt::Display for ExchangePlan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(http) if http.payload_bytes > 0 => {
+                write!(formatter, "HTTP POST {} of {} bytes", http.path, http.payload_bytes)
+            }
+            Self::Http(http) => write!(formatter, "HTTP GET {}", http.path),
+            Self::Echo { payload_bytes } => write!(formatter, "echo of {payload_bytes} bytes"),
+            Self::Resp { command: RespCommand::Ping, .. } => formatter.write_str("RESP PING"),
+            Self::Resp { command, payload_bytes, .. } => {
+                write!(formatter, "RESP {} of {payload_bytes} bytes", format!("{command:?}").to_uppercase())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_tests_are_let_through() {
+        for good in
+            ["127.0.0.1", "127.9.9.9", "10.1.2.3", "192.168.1.1", "198.18.0.1", "::1", "fd00::1", "::ffff:10.0.0.1"]
+        {
+            assert!(is_test_address(good.parse().expect("an address")), "{good}");
+        }
+        for foreign in ["8.8.8.8", "0.0.0.0", "172.32.0.1", "2606:4700::1", "::ffff:1.1.1.1"] {
+            assert!(!is_test_address(foreign.parse().expect("an address")), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let plan = || Plan::new(([127, 0, 0, 1], 1).into(), ExchangePlan::Echo { payload_bytes: 1 });
+        assert_eq!(plan().check(), Ok(()));
+        let refused = |change: fn(&mut Plan)| {
+            let mut plan = plan();
+            change(&mut plan);
+            plan.check().expect_err("refused")
+        };
+        assert!(refused(|plan| plan.connections = 0).contains("--connections 0"));
+        assert!(refused(|plan| plan.depth = 5000).contains("--depth 5000"));
+        assert!(refused(|plan| plan.rate = Some(f64::NAN)).contains("--rate"));
+        assert!(refused(|plan| plan.exchange = ExchangePlan::Echo { payload_bytes: 0 }).contains("--payload 0"));
+        assert!(refused(|plan| plan.sources = vec!["::1".parse().expect("an address")]).contains("--source ::1"));
+    }
+
+    #[test]
+    fn a_load_that_reconnects_takes_several_sources_on_loopback() {
+        let mut plan = Plan::new(([127, 0, 0, 1], 1).into(), ExchangePlan::Echo { payload_bytes: 1 });
+        assert!(plan.default_sources().is_empty());
+        plan.requests_per_connection = 1;
+        assert_eq!(plan.default_sources().len(), usize::from(LOOPBACK_SOURCES));
+    }
+}

@@ -1,0 +1,33 @@
+//! Values that RESP GETs will find are set before the load begins.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::exchange::set_requests;
+use super::plan::{ExchangePlan, Plan, RespCommand};
+
+/// What each SET is answered with.
+const OK: &[u8] = b"+OK\r\n";
+
+/// Sets every key of the plan, if it is to be asked for.
+///
+/// # Errors
+/// Where the server cannot be reached, or refuses.
+pub(super) fn run(plan: &Plan) -> Result<(), String> {
+    let ExchangePlan::Resp { command: RespCommand::Get, payload_bytes, keys } = plan.exchange else { return Ok(()) };
+    let target = plan.target;
+    let failed = |error: std::io::Error| format!("setting the keys to be asked for at {target}: {error}");
+    let mut stream = TcpStream::connect_timeout(&target, plan.timeout).map_err(failed)?;
+    stream.set_read_timeout(Some(plan.timeout)).map_err(failed)?;
+    stream.set_write_timeout(Some(plan.timeout)).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    for request in set_requests(payload_bytes, keys) {
+        stream.write_all(&request).map_err(failed)?;
+        let mut answer = [0; OK.len()];
+        stream.read_exact(&mut answer).map_err(failed)?;
+        if answer != OK {
+            return Err(format!("setting the keys to be asked for at {target}: {}", answer.escape_ascii()));
+        }
+    }
+    Ok(())
+}

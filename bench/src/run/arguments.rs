@@ -1,0 +1,233 @@
+//! The command line of `baton-bench run`.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::load::{ExchangePlan, HttpPlan, Plan, RespCommand, is_test_address};
+
+/// Bytes of a payload where none is told: of an echo, of a RESP value.
+const PAYLOAD_BYTES_DEFAULT: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProtocolName {
+    /// Requests for one path; answers must have status 2xx or 3xx and the same body each time.
+    Http,
+    /// What is sent must come back.
+    Echo,
+    /// GET, SET or PING, as Redis speaks it.
+    Resp,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --rate a connection sends --depth requests together and the next ones when all of these are answered (closed
+loop). With it, requests are sent when they are due; \"corrected\" latencies count from then, so that a server which
+stands still is not spared (no coordinated omission).
+
+Exit codes: 0 every request was answered as it must be, 1 something failed or nothing was answered, 2 wrong usage.
+
+Examples:
+  baton-bench run 127.0.0.1:8080 --connections 256 --duration 10
+  baton-bench run 127.0.0.1:8080 --rate 20000 --plot latency.svg --server-pid $(pidof -s batond)
+  baton-bench run 127.0.0.1:8080 --requests-per-connection 1
+  baton-bench run 127.0.0.1:6379 --protocol resp --command set --depth 16")]
+pub(crate) struct RunArguments {
+    /// Address and port of the server; a name is looked up.
+    target: String,
+    /// What to speak.
+    #[arg(long, value_enum, default_value_t = ProtocolName::Http)]
+    protocol: ProtocolName,
+    /// Connections.
+    #[arg(long, short = 'c', default_value_t = 64, value_name = "COUNT")]
+    connections: u32,
+    /// Requests in flight on each connection.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    depth: u32,
+    /// Bytes of a message (echo), of a value (resp), or of a body to POST (http); default 64, none for http.
+    #[arg(long, value_name = "BYTES")]
+    payload: Option<usize>,
+    /// Seconds to measure.
+    #[arg(long, short = 'd', default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    duration: f64,
+    /// Seconds before that, which are not measured.
+    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    warm_up: f64,
+    /// Seconds over which connections are opened, before the warm-up.
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds)]
+    ramp: f64,
+    /// Seconds to wait for a connection or an answer before it counts as failed.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    timeout: f64,
+    /// Requests a second, of all connections together.
+    #[arg(long, value_name = "COUNT")]
+    rate: Option<f64>,
+    /// Close each connection after so many requests and make another; 0 keeps it.
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    requests_per_connection: u32,
+    /// Ask once on each connection, then hold it.
+    #[arg(long, conflicts_with_all = ["rate", "requests_per_connection"])]
+    idle: bool,
+    /// Threads; each is pinned to a core where there are as many.
+    #[arg(long, value_name = "COUNT", conflicts_with = "cores")]
+    threads: Option<usize>,
+    /// Cores to use, one thread for each.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
+    /// Connect from this address; repeated, from each in turn. Default for connections on loopback that are many or made
+    /// anew: 127.0.0.2 to 127.0.0.9.
+    #[arg(long = "source", value_name = "ADDRESS")]
+    sources: Vec<IpAddr>,
+    /// What to ask for, of http.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    path: String,
+    /// The Host header, of http; default is the target.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// A header line, of http; repeatable.
+    #[arg(long = "header", short = 'H', value_name = "LINE")]
+    headers: Vec<String>,
+    /// What each body must be, of http; default is what the first one is.
+    #[arg(long, value_name = "TEXT", conflicts_with = "any_body")]
+    expect: Option<String>,
+    /// Bodies may differ, of http: only their ends are looked for.
+    #[arg(long)]
+    any_body: bool,
+    /// What to ask, of resp. For get, keys are set first.
+    #[arg(long, value_enum, default_value_t = RespCommand::Get)]
+    command: RespCommand,
+    /// Different keys, of resp.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    keys: u32,
+    /// A process of the server; CPU time of it and all its children is shown. Repeatable.
+    #[arg(long = "server-pid", value_name = "PID")]
+    pub(super) server_pids: Vec<u32>,
+    /// Write the result as JSON; - prints it instead of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write the latencies' distribution, as HdrHistogram's plotter reads it (with a rate, FILE.corrected.hgrm too).
+    #[arg(long, value_name = "FILE")]
+    pub(super) hgrm: Option<PathBuf>,
+    /// Draw latency by percentile, and throughput over time.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) plot: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+    /// The target is mine: load may be put on an address that is neither of this machine nor private.
+    #[arg(long)]
+    i_own_this_target: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 10 or 0.5".to_owned())?;
+    if !(0.0..=86_400.0).contains(&seconds) {
+        return Err("not between 0 and 86,400 seconds (a day)".to_owned());
+    }
+    Ok(seconds)
+}
+
+/// The address that a name stands for.
+pub(crate) fn resolve(target: &str) -> Result<SocketAddr, String> {
+    let hint = "expected ADDRESS:PORT, such as 127.0.0.1:8080";
+    let mut addresses = target.to_socket_addrs().map_err(|error| format!("target {target:?}: {error}; {hint}"))?;
+    addresses.next().ok_or_else(|| format!("target {target:?} has no address"))
+}
+
+/// Refuses targets that may be somebody else's.
+pub(crate) fn check_target(target: SocketAddr, is_owned: bool) -> Result<(), String> {
+    if is_owned || is_test_address(target.ip()) {
+        return Ok(());
+    }
+    Err(format!("{target} is neither of this machine nor a private address; --i-own-this-target says that it is yours"))
+}
+
+impl RunArguments {
+    pub(super) fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.duration)
+    }
+
+    pub(super) fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64(self.warm_up)
+    }
+
+    pub(super) fn ramp(&self) -> Duration {
+        Duration::from_secs_f64(self.ramp)
+    }
+
+    fn exchange(&self) -> Result<ExchangePlan, String> {
+        let payload_bytes = self.payload.unwrap_or(PAYLOAD_BYTES_DEFAULT);
+        match self.protocol {
+            ProtocolName::Echo => Ok(ExchangePlan::Echo { payload_bytes }),
+            ProtocolName::Resp => Ok(ExchangePlan::Resp { command: self.command, payload_bytes, keys: self.keys }),
+            ProtocolName::Http => {
+                if !self.path.starts_with('/') || self.path.contains([' ', '\r', '\n']) {
+                    return Err(format!("--path {:?} must begin with / and hold no blank", self.path));
+                }
+                let is_line = |line: &String| line.contains(':') && !line.contains(['\r', '\n']);
+                if let Some(line) = self.headers.iter().find(|line| !is_line(line)) {
+                    return Err(format!("--header {line:?} is not of the form 'Name: value'"));
+                }
+                Ok(ExchangePlan::Http(HttpPlan {
+                    path: self.path.clone(),
+                    host: self.host.clone(),
+                    headers: self.headers.clone(),
+                    payload_bytes: self.payload.unwrap_or(0),
+                    expected_body: self.expect.clone().map(String::into_bytes),
+                    is_any_body: self.any_body,
+                }))
+            }
+        }
+    }
+
+    pub(super) fn plan(&self) -> Result<Plan, String> {
+        let target = resolve(&self.target)?;
+        check_target(target, self.i_own_this_target)?;
+        if self.duration == 0.0 {
+            return Err("--duration 0 measures nothing".to_owned());
+        }
+        let mut plan = Plan::new(target, self.exchange()?);
+        plan.connections = self.connections;
+        plan.depth = self.depth;
+        plan.rate = self.rate;
+        plan.requests_per_connection = self.requests_per_connection;
+        plan.is_idle = self.idle;
+        plan.ramp = self.ramp();
+        plan.timeout = Duration::from_secs_f64(self.timeout);
+        plan.sources = if self.sources.is_empty() { plan.default_sources() } else { self.sources.clone() };
+        plan.cores = self.cores.clone();
+        let available = core_affinity::get_core_ids().unwrap_or_default();
+        if let Some(core) = self.cores.iter().find(|core| !available.iter().any(|one| one.id == **core)) {
+            return Err(format!("--cores: {core} is not one of the {} this process may use", available.len()));
+        }
+        plan.threads = self.threads.unwrap_or(available.len().max(1));
+        if plan.threads == 0 || plan.threads > 1024 {
+            return Err(format!("--threads {} is not in 1..=1024", plan.threads));
+        }
+        if self.cores.is_empty() && plan.threads <= available.len() {
+            plan.cores = available.iter().take(plan.threads).map(|core| core.id).collect();
+        }
+        plan.check()?;
+        if let Some(pid) = self.server_pids.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            return Err(format!("--server-pid {pid}: there is no such process"));
+        }
+        Ok(plan)
+    }
+
+    /// Files are written at the end: what cannot be written is known before.
+    pub(super) fn check_files(&self) -> Result<(), String> {
+        let files = [&self.json, &self.hgrm, &self.plot].into_iter().flatten();
+        for path in files.filter(|path| path.as_os_str() != "-") {
+            let made = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            made.map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        match &self.plot {
+            Some(path) if path.extension().is_none_or(|extension| extension != "svg") => {
+                Err(format!("--plot {}: only .svg is drawn", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
