@@ -5,10 +5,21 @@ use std::fs;
 /// Clock ticks per second of the values in /proc: 100 on every architecture Linux runs on (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// A process and all its living descendants.
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
+    let mut pids = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = pids.get(next) {
+        pids.extend(children(*pid));
+        next += 1;
+    }
+    pids
+}
+
 /// utime and stime of a process and of all its descendants, living or reaped, in seconds.
 pub(crate) fn tree_seconds(pid: u32) -> f64 {
-    let own = fs::read_to_string(format!("/proc/{pid}/stat")).map_or(0.0, |text| stat_seconds(&text));
-    own + children(pid).into_iter().map(tree_seconds).sum::<f64>()
+    let seconds = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).map_or(0.0, |text| stat_seconds(&text));
+    tree(pid).into_iter().map(seconds).sum()
 }
 
 /// Fields 14 to 17 of /proc/PID/stat: utime, stime, and those of reaped children.

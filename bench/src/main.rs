@@ -1,6 +1,7 @@
 //! `baton-bench`: load that checks what it gets, handovers under load, and servers side by side.
 #![deny(unsafe_code)]
 
+mod compare;
 mod cpu;
 mod load;
 mod run;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compare::CompareArguments;
 use crate::run::{Failed, RunArguments};
 
 /// Load for baton and others.
@@ -24,11 +26,14 @@ struct Arguments {
 enum Command {
     /// Put load on a server, check every byte of its answers, and show throughput, latencies and failures.
     Run(Box<RunArguments>),
+    /// Measure servers side by side, in interleaved rounds: requests per second of server CPU time, memory, latency.
+    Compare(CompareArguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
     };
     let (code, problem) = match result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -75,7 +75,10 @@ mod tests {
         pace.advance(4_999_999);
         assert_eq!(pace.waiting(), 0);
         pace.advance(7_500_000);
-        assert_eq!((pace.take(), pace.take(), pace.take(), pace.take()), (Some(5_000_000), Some(6_000_000), Some(7_000_000), None));
+        assert_eq!(
+            (pace.take(), pace.take(), pace.take(), pace.take()),
+            (Some(5_000_000), Some(6_000_000), Some(7_000_000), None)
+        );
         assert_eq!(pace.next_ns(), 8_000_000);
         pace.advance(1_000_000_000);
         assert_eq!(pace.end(), 993);

@@ -83,9 +83,8 @@ pub(crate) struct PhaseOutcome {
 
 impl PhaseOutcome {
     fn new() -> Self {
-        let histogram = || {
-            Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have")
-        };
+        let histogram =
+            || Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have");
         Self {
             requests: 0,
             failures: Failures::default(),

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::arguments::RunArguments;
 use self::report::Report;
+pub(crate) use self::report::group;
 use crate::cpu::tree_seconds;
 use crate::load::{self, Load, NO_PHASE};
 
@@ -108,7 +109,8 @@ fn progress_bar(arguments: &RunArguments, what: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let style =
+        ProgressStyle::with_template("{spinner} {prefix}: {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
     bar.set_style(style);
     bar.set_prefix(what.to_owned());
     bar

@@ -16,8 +16,15 @@ const FROM_DUE: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const BAND: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
 /// Percentiles that the axis names, by how many nines they have: 1/(1-p) on a logarithmic axis.
-const MARKS: [(f64, &str); 7] =
-    [(1.0, "0 %"), (2.0, "50 %"), (10.0, "90 %"), (100.0, "99 %"), (1e3, "99.9 %"), (1e4, "99.99 %"), (1e5, "99.999 %")];
+const MARKS: [(f64, &str); 7] = [
+    (1.0, "0 %"),
+    (2.0, "50 %"),
+    (10.0, "90 %"),
+    (100.0, "99 %"),
+    (1e3, "99.9 %"),
+    (1e4, "99.99 %"),
+    (1e5, "99.999 %"),
+];
 
 /// Draws it into a file.
 pub(super) fn draw(path: &Path, report: &Report, outcome: &Outcome) -> Result<(), Box<dyn Error>> {
@@ -61,8 +68,7 @@ fn draw_latency(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Result<(
     if report.rate.is_some() {
         series.push(("from when due", &phase.latency_corrected, FROM_DUE));
     }
-    let points: Vec<(&str, Vec<(f64, f64)>, RGBColor)> =
-        series.into_iter().map(|(name, latency, color)| (name, quantiles(latency), color)).collect();
+    let points: Vec<_> = series.into_iter().map(|(name, latency, color)| (name, quantiles(latency), color)).collect();
     let all = || points.iter().flat_map(|(_, points, _)| points);
     let highest = all().map(|(_, value)| *value).fold(0.001, f64::max);
     let lowest = all().map(|(_, value)| *value).fold(highest, f64::min).max(1e-3);
@@ -73,7 +79,8 @@ fn draw_latency(area: &Area<'_>, report: &Report, outcome: &Outcome) -> Result<(
         .x_label_area_size(36)
         .y_label_area_size(64)
         .build_cartesian_2d(Nines { most }, (lowest * 0.8..highest * 1.2).log_scale())?;
-    let name_of = |at: &f64| MARKS.iter().find(|(mark, _)| mark == at).map_or(String::new(), |(_, name)| (*name).to_owned());
+    let name_of =
+        |at: &f64| MARKS.iter().find(|(mark, _)| mark == at).map_or(String::new(), |(_, name)| (*name).to_owned());
     chart
         .configure_mesh()
         .x_desc("percentile")

@@ -185,7 +185,13 @@ impl Report {
         if self.unsent > 0 {
             row(&mut text, "due and never sent", group(self.unsent));
         }
-        let failed: Vec<String> = self.failures.kinds().into_iter().filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind} {}", group(count))).collect();
+        let failed: Vec<String> = self
+            .failures
+            .kinds()
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| format!("{kind} {}", group(count)))
+            .collect();
         row(&mut text, "failed", if failed.is_empty() { "0".to_owned() } else { failed.join(", ") });
         if self.failures.stale > 0 {
             row(&mut text, "asked again", format!("{} (closed by the server while kept)", group(self.failures.stale)));
@@ -224,7 +230,7 @@ pub(crate) fn group(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -119,13 +119,7 @@ impl Fixed {
         }
     }
 
-    pub(super) fn read(
-        &self,
-        progress: &mut Progress,
-        salt: u32,
-        awaited: u32,
-        input: &[u8],
-    ) -> Result<Read, String> {
+    pub(super) fn read(&self, progress: &mut Progress, salt: u32, awaited: u32, input: &[u8]) -> Result<Read, String> {
         let mut rest = input;
         let mut answers = 0;
         while !rest.is_empty() {

@@ -304,7 +304,7 @@ fn parse_head(input: &[u8]) -> Result<Option<Head>, String> {
         Err(error) => return Err(format!("not an HTTP answer ({error}): {}", excerpt(input))),
     };
     let status = response.code.unwrap_or_default();
-    if status >= 400 || status < 200 {
+    if !(200..400).contains(&status) {
         return Err(format!("status {status}: {}", excerpt(input)));
     }
     let mut closes = response.version == Some(0);
@@ -359,7 +359,8 @@ mod tests {
     #[test]
     fn answers_are_read_however_they_are_cut_and_whatever_their_date() {
         let text = answer(1, "hello") + &answer(2, "hello") + &answer(3, "hello");
-        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nA: b\r\n\r\n";
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nA: b\r\n\r\n";
         for text in [text, chunked.repeat(3)] {
             for cut in 0..=text.len() {
                 let (first, second) = text.as_bytes().split_at(cut);

@@ -1,0 +1,168 @@
+//! The command line of `baton-bench compare`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::catalogue::{self, Places, Server};
+use super::report::Comparison;
+use super::workload::{FULL, QUICK, Workload};
+use super::{Plan, chart};
+
+/// The longest that a cell may last.
+const SECONDS_MAX: f64 = 600.0;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// One of each kind, five in all.
+    Quick,
+    /// All nineteen; with every server, an hour or more.
+    Full,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Workloads: http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS (one request each), echo:CONNECTIONS:BYTES,
+resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at that share of the slowest server's best).
+
+Rust peers are built when they are first wanted. What cannot be had is named and skipped.
+
+Examples:
+  baton-bench compare
+  baton-bench compare --server baton --server nginx --workload http:256 --rounds 9
+  baton-bench compare --group full --markdown table.md --chart chart.svg
+  baton-bench compare --server baton --server 'mine=./mine --port {port}' --workload http:64")]
+pub(crate) struct CompareArguments {
+    /// A server from --list, or NAME=COMMAND with {port} where the port goes; repeatable. Default: all.
+    #[arg(long = "server", value_name = "NAME")]
+    servers: Vec<String>,
+    /// A workload; repeatable.
+    #[arg(long = "workload", value_name = "WORKLOAD")]
+    workloads: Vec<Workload>,
+    /// Workloads, where none is named.
+    #[arg(long, value_enum, default_value_t = Group::Quick, conflicts_with = "workloads")]
+    group: Group,
+    /// Rounds; every other one goes through the servers backwards.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds measured in each cell.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Seconds of load before that.
+    #[arg(long, default_value_t = 0.5)]
+    warm_up: f64,
+    /// Core the servers are pinned to.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// Core the load is pinned to.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// Folder of the peers.
+    #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
+    peers: PathBuf,
+    /// Write all tables, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Write every figure, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw bars, relative to baton.
+    #[arg(long, value_name = "FILE.svg")]
+    chart: Option<PathBuf>,
+    /// Show the servers and workloads that are known, and leave.
+    #[arg(long)]
+    pub(super) list: bool,
+}
+
+impl CompareArguments {
+    fn places(&self) -> Result<Places, String> {
+        let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
+        let own = program.parent().map(Path::to_path_buf).unwrap_or_default();
+        if !self.peers.is_dir() {
+            return Err(format!("--peers {}: no such folder", self.peers.display()));
+        }
+        Ok(Places { peers: self.peers.clone(), own })
+    }
+
+    pub(super) fn plan(&self) -> Result<Plan, String> {
+        let known = catalogue::all();
+        let server = |name: &String| match known.iter().find(|server| server.name == *name) {
+            Some(server) => Ok(server.clone()),
+            None => name.parse::<Server>().map_err(|problem| format!("--server {name:?}: {problem}")),
+        };
+        let servers = if self.servers.is_empty() {
+            known.clone()
+        } else {
+            self.servers.iter().map(server).collect::<Result<_, _>>()?
+        };
+        if let Some((index, twice)) = servers.iter().enumerate().find(|(index, server)| {
+            servers[..*index].iter().any(|one| one.name == server.name && self.servers.len() > *index)
+        }) {
+            return Err(format!("--server {}: named twice (number {})", twice.name, index + 1));
+        }
+        for (name, seconds, least) in [("--seconds", self.seconds, 0.1), ("--warm-up", self.warm_up, 0.0)] {
+            if !(least..=SECONDS_MAX).contains(&seconds) {
+                return Err(format!("{name} {seconds} is not in {least}..={SECONDS_MAX}"));
+            }
+        }
+        let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        for (name, core) in [("--server-core", self.server_core), ("--load-core", self.load_core)] {
+            if !cores.contains(&core) {
+                return Err(format!("{name} {core}: this process may use the cores {cores:?}"));
+            }
+        }
+        if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
+            return Err("--chart: only .svg is drawn".to_owned());
+        }
+        let names: &[&str] = if self.group == Group::Full { &FULL } else { &QUICK };
+        let workloads = if self.workloads.is_empty() {
+            names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?
+        } else {
+            self.workloads.clone()
+        };
+        Ok(Plan {
+            servers,
+            workloads,
+            rounds: self.rounds,
+            seconds: self.seconds,
+            warm_up: self.warm_up,
+            server_core: self.server_core,
+            load_core: self.load_core,
+            places: self.places()?,
+            load_program: std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?,
+        })
+    }
+
+    pub(super) fn list_text(&self) -> Result<String, String> {
+        let places = self.places()?;
+        let mut text = "Servers:\n".to_owned();
+        for server in catalogue::all() {
+            let version = server.version(&places).unwrap_or_default();
+            let _ = writeln!(text, "  {:<14}{version}", server.name);
+        }
+        text.push_str("Workloads of --group full (* of quick):\n");
+        for name in FULL {
+            let workload: Workload = name.parse()?;
+            let mark = if QUICK.contains(&name) { "*" } else { " " };
+            let _ = writeln!(text, "{mark} {name:<18}{workload}");
+        }
+        Ok(text.trim_end().to_owned())
+    }
+
+    pub(super) fn write(&self, comparison: &Comparison) -> Result<(), String> {
+        let save =
+            |path: &Path, text: String| fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
+        if let Some(path) = &self.markdown {
+            save(path, comparison.markdown())?;
+        }
+        if let Some(path) = &self.json {
+            save(path, serde_json::to_string_pretty(comparison).map_err(|error| error.to_string())?)?;
+        }
+        if let Some(path) = &self.chart {
+            chart::draw(path, comparison).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+}

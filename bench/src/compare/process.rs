@@ -1,0 +1,99 @@
+//! A server under test as a process: started on a core of its own, waited for, looked at, ended.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cpu::tree;
+
+const START_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ends the server when dropped, by its pid.
+pub(super) struct Running(Child);
+
+impl Running {
+    /// Starts a command, and waits until it listens.
+    ///
+    /// # Errors
+    /// With what the server had to say.
+    pub(super) fn start(command: &str, core: usize, port: u16) -> Result<Self, String> {
+        let said = tempfile::tempfile().map_err(|error| format!("a temporary file: {error}"))?;
+        let output = || said.try_clone().map_or(Stdio::null(), Stdio::from);
+        let child = Command::new("taskset")
+            .args(["-c", &core.to_string(), "sh", "-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(output())
+            .stderr(output())
+            .spawn()
+            .map_err(|error| format!("taskset: {error}"))?;
+        let mut running = Self(child);
+        let deadline = Instant::now() + START_PATIENCE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let status = running.0.try_wait().map_err(|error| error.to_string())?;
+            if let Some(status) = status {
+                return Err(format!("it ended at once ({status}){}", last_words(said)));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("it does not listen on port {port}: {command}"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(running)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Memory of its own, all processes together, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let pss = |pid: u32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            kilobytes(&text, "Pss:") * 1024
+        };
+        tree(self.pid()).into_iter().map(pss).sum()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.0.id() as i32);
+        let _ = kill(pid, Signal::SIGTERM);
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while Instant::now() < deadline {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        for pid in tree(self.0.id()) {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// Memory of the kernel's that grows with connections, in bytes.
+pub(super) fn kernel_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].iter().map(|name| kilobytes(&text, name) * 1024).sum()
+}
+
+fn kilobytes(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn last_words(mut said: fs::File) -> String {
+    let mut text = String::new();
+    let _ = io::Seek::rewind(&mut said);
+    let _ = said.read_to_string(&mut text);
+    text.lines().rev().find(|line| !line.trim().is_empty()).map_or(String::new(), |line| format!(": {line}"))
+}
