@@ -1,0 +1,200 @@
+//! `baton-bench run` against servers that do what servers should not: every failure is seen, and called by its name.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::thread;
+
+use serde_json::Value;
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\nhello";
+
+/// Serves every connection on a thread of its own; `serve` gets the number of the connection.
+fn server(serve: fn(TcpStream, usize)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for (index, stream) in listener.incoming().flatten().enumerate() {
+            thread::spawn(move || serve(stream, index));
+        }
+    });
+    address
+}
+
+fn bench(target: SocketAddr, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_baton-bench"))
+        .args(["run", &target.to_string(), "--connections", "4", "--duration", "0.5", "--warm-up", "0"])
+        .args(["--threads", "1", "--json", "-"])
+        .args(more)
+        .output()
+        .expect("it runs")
+}
+
+fn result(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The kinds of failures that were seen.
+fn kinds(result: &Value) -> Vec<&str> {
+    let failures = result["failures"].as_object().expect("failures");
+    failures.iter().filter(|(_, count)| count.as_u64() != Some(0)).map(|(kind, _)| kind.as_str()).collect()
+}
+
+/// Reads one request of a GET; false at the end.
+fn read_request(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn serve_well(mut stream: TcpStream, _: usize) {
+    while read_request(&mut stream) && stream.write_all(ANSWER).is_ok() {}
+}
+
+#[test]
+fn a_good_server_has_no_failures() {
+    for more in [&[][..], &["--depth", "8"], &["--requests-per-connection", "3"], &["--rate", "200"], &["--idle"]] {
+        let output = bench(server(serve_well), more);
+        let result = result(&output);
+        assert!(output.status.success(), "{more:?}: {result}");
+        assert_eq!(kinds(&result), [""; 0], "{more:?}");
+        let requests = result["requests"].as_u64().expect("a count");
+        match more.first() {
+            Some(&"--idle") => assert_eq!(requests, 4),
+            Some(&"--rate") => assert!((60..=140).contains(&requests), "{requests} in half a second at 200 a second"),
+            _ => assert!(requests > 50, "{more:?}: {requests}"),
+        }
+        let latency = &result["latency_us"]["corrected"];
+        assert!(latency["p50"].as_f64() <= latency["max"].as_f64() && latency["max"].as_f64() > Some(0.0));
+    }
+}
+
+#[test]
+fn what_goes_wrong_has_a_name() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let cases: [(&str, SocketAddr); 6] = [
+        ("refused", nobody),
+        ("empty", server(|mut stream, _| _ = read_request(&mut stream))),
+        (
+            "short",
+            server(|mut stream, _| {
+                read_request(&mut stream);
+                let _ = stream.write_all(&ANSWER[..ANSWER.len() - 1]);
+            }),
+        ),
+        (
+            "wrong",
+            server(|mut stream, _| {
+                while read_request(&mut stream) && stream.write_all(ANSWER).is_ok() {
+                    read_request(&mut stream);
+                    let _ = stream.write_all(&ANSWER.to_ascii_uppercase());
+                }
+            }),
+        ),
+        (
+            "reset",
+            server(|stream, _| drop(socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)))),
+        ),
+        (
+            "timed_out",
+            server(|mut stream, _| {
+                read_request(&mut stream);
+                let _ = stream.read(&mut [0]);
+            }),
+        ),
+    ];
+    for (kind, target) in cases {
+        let output = bench(target, &["--timeout", "0.2"]);
+        let result = result(&output);
+        assert_eq!(output.status.code(), Some(1), "{kind}: {result}");
+        let seen = kinds(&result);
+        // A server that closes before it has read everything resets.
+        assert!(seen.contains(&kind) && seen.iter().all(|one| *one == kind || *one == "reset"), "{kind}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_kept_connection_that_is_closed_is_asked_again() {
+    let target = server(|mut stream, _| {
+        for _ in 0..3 {
+            if !read_request(&mut stream) || stream.write_all(ANSWER).is_err() {
+                return;
+            }
+        }
+        // The fourth request has come, and gets no answer.
+        read_request(&mut stream);
+    });
+    let output = bench(target, &[]);
+    let result = result(&output);
+    assert!(output.status.success(), "{result}");
+    assert_eq!(kinds(&result), ["stale"]);
+}
+
+#[test]
+fn what_was_due_counts_from_then() {
+    // Every connection stands still for a while at its first request: at a rate, later ones are late because of it.
+    let target = server(|mut stream, _| {
+        let mut is_first = true;
+        while read_request(&mut stream) {
+            if std::mem::take(&mut is_first) {
+                thread::sleep(std::time::Duration::from_millis(300));
+            }
+            if stream.write_all(ANSWER).is_err() {
+                return;
+            }
+        }
+    });
+    let result = result(&bench(target, &["--rate", "400"]));
+    let at = |kind: &str| result["latency_us"][kind]["p50"].as_f64().expect("a latency");
+    assert!(at("corrected") > 20.0 * at("uncorrected"), "{} against {}", at("corrected"), at("uncorrected"));
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    let bench = |arguments: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_baton-bench")).arg("run").args(arguments).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (arguments, part) in [
+        (&["8.8.8.8:80"][..], "--i-own-this-target"),
+        (&["127.0.0.1"], "expected ADDRESS:PORT"),
+        (&["127.0.0.1:1", "--depth", "0"], "--depth 0"),
+        (&["127.0.0.1:1", "--duration", "0"], "--duration 0"),
+        (&["127.0.0.1:1", "--path", "x"], "--path"),
+        (&["127.0.0.1:1", "--cores", "999"], "--cores"),
+        (&["127.0.0.1:1", "--plot", "x.png"], ".svg"),
+        (&["127.0.0.1:1", "--server-pid", "999999999"], "no such process"),
+        (&["127.0.0.1:1", "--frobnicate"], "--frobnicate"),
+    ] {
+        let (code, text) = bench(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(part), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn files_are_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_baton-bench"))
+        .args(["run", &server(serve_well).to_string(), "-c", "2", "-d", "0.3", "--rate", "500", "--warm-up", "0"])
+        .args(["--json".as_ref(), path("r.json").as_os_str(), "--hgrm".as_ref(), path("r.hgrm").as_os_str()])
+        .args(["--plot".as_ref(), path("r.svg").as_os_str()])
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let read = |name: &str| std::fs::read_to_string(path(name)).expect(name);
+    assert!(serde_json::from_str::<Value>(&read("r.json")).is_ok());
+    assert!(read("r.hgrm").contains("#[Max") && read("r.corrected.hgrm").contains("#[Max"));
+    assert!(read("r.svg").starts_with("<svg"));
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("from when due") && table.contains("failed"), "{table}");
+}
