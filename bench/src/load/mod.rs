@@ -58,7 +58,8 @@ pub(crate) fn start(plan: &Plan) -> Result<Load, String> {
     let (sender, told) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared {
         started: Instant::now(),
-        phase: AtomicUsize::new(NO_PHASE),
+        // Each connection of an idle load asks when it is opened, and never again.
+        phase: AtomicUsize::new(if plan.is_idle { 0 } else { NO_PHASE }),
         requests: AtomicU64::new(0),
         failures: AtomicU64::new(0),
         held: AtomicU64::new(0),

@@ -42,10 +42,6 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failed> {
     };
     let load = load::start(&plan).map_err(Failed::Error)?;
     let progress = progress_bar(arguments, &plan.exchange.to_string());
-    if plan.is_idle {
-        // Each connection asks when it is opened, and never again.
-        load.enter_phase(0);
-    }
     watch(&load, &progress, arguments.ramp() + arguments.warm_up(), "warming up");
     load.enter_phase(0);
     let measured_from = load.started().elapsed();
