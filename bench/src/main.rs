@@ -3,6 +3,7 @@
 
 mod compare;
 mod cpu;
+mod handover;
 mod load;
 mod run;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::compare::CompareArguments;
+use crate::handover::HandoverArguments;
 use crate::run::{Failed, RunArguments};
 
 /// Load for baton and others.
@@ -26,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Put load on a server, check every byte of its answers, and show throughput, latencies and failures.
     Run(Box<RunArguments>),
+    /// Reload, scale, upgrade, revert and kill a server under load, and count what its clients lose.
+    Handover(HandoverArguments),
     /// Measure servers side by side, in interleaved rounds: requests per second of server CPU time, memory, latency.
     Compare(CompareArguments),
 }
@@ -33,6 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Handover(arguments) => handover::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };
     let (code, problem) = match result {

@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use self::client::{Client, Shared, Stop, Told};
 pub(crate) use self::plan::{ExchangePlan, HttpPlan, Plan, RespCommand, is_test_address};
-pub(crate) use self::tally::{Failures, NO_PHASE, Outcome, SLOW_CONNECT};
+pub(crate) use self::tally::{Bin, Failures, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT};
 
 /// How long threads may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(crate) use self::arguments::RunArguments;
+pub(crate) use self::arguments::{RunArguments, check_target, resolve};
 use self::report::Report;
-pub(crate) use self::report::group;
+pub(crate) use self::report::{Percentiles, group};
 use crate::cpu::tree_seconds;
 use crate::load::{self, Load, NO_PHASE};
 

@@ -1,0 +1,148 @@
+//! The command line of `baton-bench handover`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::Schedule;
+use super::batond::Batond;
+use super::others::{Haproxy, Nginx};
+use super::target::{Action, Target};
+use crate::run::{check_target, resolve};
+
+/// Times an action is done at most.
+const REPEAT_MAX: u32 = 100_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Server {
+    Batond,
+    Nginx,
+    Haproxy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    Auto,
+    Ebpf,
+    Adopt,
+    Migrate,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Two kinds of clients ask without a pause: some connect for each request, some keep their connection. A request counts for
+an action when it was begun or answered between the action's start and a while after everything it left behind is gone.
+
+Lost is whatever a client was refused, cut off, told wrong, or kept waiting for more than 200 ms when it connected. Not
+lost is what a killed worker was serving (one request a client at most), nor a request on a kept connection that the
+server closed before any byte of an answer: a client may repeat that one (RFC 9112, 9.3.1), and these do.
+
+Exit codes: 0 nothing was lost, 1 something was, or an action did not come about, 2 wrong usage.
+
+Examples:
+  baton-bench handover
+  baton-bench handover --action reload --action upgrade --repeat 20 --plot timeline.svg
+  baton-bench handover --server nginx --json nginx.json
+  baton-bench handover --attach /run/batond.sock --target 127.0.0.1:8080 --action reload")]
+pub(crate) struct HandoverArguments {
+    /// What to start and put under load.
+    #[arg(long, value_enum, default_value_t = Server::Batond)]
+    server: Server,
+    /// Control socket of a batond that runs, instead of starting one.
+    #[arg(long, value_name = "PATH", requires = "target_address")]
+    attach: Option<PathBuf>,
+    /// Where that one listens.
+    #[arg(long = "target", id = "target_address", value_name = "ADDRESS:PORT", requires = "attach")]
+    target_address: Option<String>,
+    /// What to do; repeatable. Default: all that the server has.
+    #[arg(long = "action", value_enum, value_name = "ACTION")]
+    actions: Vec<Action>,
+    /// How often to do each.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(REPEAT_MAX)))]
+    repeat: u32,
+    /// Seconds from the start of one action to the next; more where it takes longer.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    every: f64,
+    /// Seconds after an action that still count for it.
+    #[arg(long, default_value_t = 0.5, value_name = "SECONDS")]
+    window: f64,
+    /// Seconds before the first action.
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    steady: f64,
+    /// Workers of the server (threads, of HAProxy).
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Clients that connect for each request.
+    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) churn: u32,
+    /// Clients that keep their connection.
+    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) keep_alive: u32,
+    /// How batond hands listeners over.
+    #[arg(long, value_enum, default_value_t = Tier::Auto)]
+    tier: Tier,
+    /// Core for the clients; not pinned otherwise.
+    #[arg(long, value_name = "CORE")]
+    pub(super) cores: Vec<usize>,
+    /// Write everything as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Draw throughput, latency and losses over time.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) plot: Option<PathBuf>,
+}
+
+impl HandoverArguments {
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (name, seconds) in [("--every", self.every), ("--window", self.window), ("--steady", self.steady)] {
+            if !(0.0..=3600.0).contains(&seconds) {
+                return Err(format!("{name} {seconds} is not between 0 and 3,600 seconds"));
+            }
+        }
+        if self.plot.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
+            return Err("--plot: only .svg is drawn".to_owned());
+        }
+        if self.attach.is_some() && self.server != Server::Batond {
+            return Err("--attach is for batond; nginx and haproxy are started".to_owned());
+        }
+        if let Some(target) = &self.target_address {
+            check_target(resolve(target)?, false)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn target(&self) -> Result<Box<dyn Target>, String> {
+        let workers = self.workers as usize;
+        Ok(match (self.server, &self.attach, &self.target_address) {
+            (Server::Batond, Some(control), Some(target)) => Box::new(Batond::attach(control, resolve(target)?)?),
+            (Server::Batond, ..) => {
+                let tier = self.tier.to_possible_value().map_or(String::new(), |tier| tier.get_name().to_owned());
+                Box::new(Batond::start(workers, &tier)?)
+            }
+            (Server::Nginx, ..) => Box::new(Nginx::start(workers)?),
+            (Server::Haproxy, ..) => Box::new(Haproxy::start(workers)?),
+        })
+    }
+
+    pub(super) fn schedule(&self, had: &[Action]) -> Result<Schedule, String> {
+        let mut actions = Vec::new();
+        for action in if self.actions.is_empty() { had } else { &self.actions[..] } {
+            if !had.contains(action) {
+                let names: Vec<String> = had.iter().map(|action| action.name()).collect();
+                return Err(format!("--action {}: this server has only {}", action.name(), names.join(", ")));
+            }
+            if !actions.contains(action) {
+                actions.push(*action);
+            }
+        }
+        let seconds = Duration::from_secs_f64;
+        Ok(Schedule {
+            actions,
+            repeat: self.repeat,
+            every: seconds(self.every),
+            window: seconds(self.window),
+            steady: seconds(self.steady),
+        })
+    }
+}

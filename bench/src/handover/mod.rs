@@ -1,0 +1,116 @@
+//! `baton-bench handover`: a server under load that is reloaded, scaled, upgraded, reverted, killed; and what its clients
+//! saw of it.
+
+mod arguments;
+mod batond;
+mod others;
+mod plot;
+mod report;
+mod target;
+
+use std::fs;
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_child_subreaper;
+
+pub(crate) use self::arguments::HandoverArguments;
+use self::report::{Done, Report};
+use self::target::{Action, Target};
+use crate::load::{self, ExchangePlan, HttpPlan, Load, Plan};
+use crate::run::Failed;
+
+/// Resolution of the timeline.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Source addresses of clients that connect again and again.
+const SOURCES: u8 = 8;
+
+/// What is done, and how often.
+pub(crate) struct Schedule {
+    actions: Vec<Action>,
+    repeat: u32,
+    every: Duration,
+    window: Duration,
+    steady: Duration,
+}
+
+/// Both loads.
+struct Loads {
+    churn: Load,
+    kept: Load,
+}
+
+impl Loads {
+    fn enter_phase(&self, phase: usize) {
+        self.churn.enter_phase(phase);
+        self.kept.enter_phase(phase);
+    }
+}
+
+/// Runs it, and prints what came of it.
+pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
+    arguments.check().map_err(Failed::Usage)?;
+    // Masters whose own has left become this process's children, and end with it.
+    set_child_subreaper(true).map_err(|error| Failed::Error(format!("prctl: {error}")))?;
+    let mut target = arguments.target().map_err(Failed::Error)?;
+    let schedule = arguments.schedule(&target.actions()).map_err(Failed::Usage)?;
+    let plan = |connections: u32| {
+        let exchange = ExchangePlan::Http(HttpPlan { path: "/".to_owned(), ..HttpPlan::default() });
+        let mut plan = Plan::new(target.address(), exchange);
+        plan.connections = connections;
+        plan.phases = schedule.actions.len() + 1;
+        plan.interval = INTERVAL;
+        plan.cores = arguments.cores.clone();
+        plan
+    };
+    let mut churn = plan(arguments.churn);
+    churn.requests_per_connection = 1;
+    churn.sources = Plan::sources_for(target.address().ip(), SOURCES);
+    let kept = plan(arguments.keep_alive);
+    let loads =
+        Loads { churn: load::start(&churn).map_err(Failed::Error)?, kept: load::start(&kept).map_err(Failed::Error)? };
+    let mut done = Vec::new();
+    let ran = perform(target.as_mut(), &schedule, &loads, &mut done);
+    loads.enter_phase(0);
+    let origin = loads.churn.started();
+    let churn = loads.churn.stop().map_err(Failed::Error)?;
+    let kept = loads.kept.stop().map_err(Failed::Error)?;
+    let report = Report::new(target.name(), &schedule, &done, [arguments.churn, arguments.keep_alive], &churn, &kept);
+    drop(target);
+    io::stdout()
+        .write_all(report.table().as_bytes())
+        .map_err(|error| Failed::Error(format!("standard output: {error}")))?;
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|error| Failed::Error(error.to_string()))?;
+        fs::write(path, json).map_err(|error| Failed::Error(format!("{}: {error}", path.display())))?;
+    }
+    if let Some(path) = &arguments.plot {
+        plot::draw(path, &report, &done, origin, &churn, &kept)
+            .map_err(|error| Failed::Error(format!("{}: {error}", path.display())))?;
+    }
+    ran.map_err(Failed::Error)?;
+    if report.lost() > 0 { Err(Failed::Found) } else { Ok(()) }
+}
+
+/// Steady at first; then every action, so many times each.
+fn perform(target: &mut dyn Target, schedule: &Schedule, loads: &Loads, done: &mut Vec<Done>) -> Result<(), String> {
+    loads.enter_phase(0);
+    thread::sleep(schedule.steady);
+    for round in 0..schedule.repeat {
+        for (index, action) in schedule.actions.iter().enumerate() {
+            let _ = writeln!(io::stderr(), "{} {} of {}", action.name(), round + 1, schedule.repeat);
+            loads.enter_phase(index + 1);
+            let begun = Instant::now();
+            target.perform(*action).map_err(|problem| format!("{}: {problem}", action.name()))?;
+            let ended = Instant::now();
+            target.settle().map_err(|problem| format!("after {}: {problem}", action.name()))?;
+            thread::sleep(schedule.window);
+            done.push(Done { action: *action, begun, ended, settled: Instant::now() });
+            loads.enter_phase(0);
+            thread::sleep(schedule.every.saturating_sub(begun.elapsed()));
+        }
+    }
+    Ok(())
+}

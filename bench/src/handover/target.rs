@@ -1,0 +1,164 @@
+//! What a server under load can be made to do, and the processes it is made of.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::cpu::tree;
+
+/// No action takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether something has happened.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long a stopped worker stays so: far below what makes its master take it for hung.
+pub(super) const STANDSTILL: Duration = Duration::from_millis(300);
+
+/// Something that happens to servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Action {
+    /// New workers with the configuration read again.
+    Reload,
+    /// One worker more, or one fewer, in turn.
+    Scale,
+    /// The binary takes over from itself.
+    Upgrade,
+    /// Both serve for a while, then the new one stays.
+    HoldCommit,
+    /// USR2, WINCH, then HUP to the old master and QUIT to the new one.
+    #[value(name = "revert-1")]
+    Revert1,
+    /// USR2, WINCH, then TERM to the new master.
+    #[value(name = "revert-2")]
+    Revert2,
+    /// SIGKILL to one worker.
+    KillOne,
+    /// SIGKILL to all workers at once.
+    KillAll,
+    /// One worker stands still for 300 ms (SIGSTOP, SIGCONT).
+    StopCont,
+    /// SIGKILL to the master, and a new one takes over.
+    KillMaster,
+}
+
+impl Action {
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
+    /// Whether requests that a worker was serving die with it.
+    pub(super) fn kills_workers(self) -> bool {
+        matches!(self, Self::KillOne | Self::KillAll)
+    }
+}
+
+/// A server to be put under load.
+pub(super) trait Target {
+    fn name(&self) -> &'static str;
+
+    /// Where clients find it.
+    fn address(&self) -> SocketAddr;
+
+    /// What it has, in the order in which it is done by default.
+    fn actions(&self) -> Vec<Action>;
+
+    /// Does it, and gives back when it is done as far as new clients are concerned.
+    ///
+    /// # Errors
+    /// Where it did not come about.
+    fn perform(&mut self, action: Action) -> Result<(), String>;
+
+    /// Waits until what the action has left behind is gone: old workers, old masters.
+    ///
+    /// # Errors
+    /// Where it stays.
+    fn settle(&mut self) -> Result<(), String>;
+}
+
+/// Waits for something that `look` sees.
+///
+/// # Errors
+/// When it does not come.
+pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while !look() {
+        if Instant::now() > deadline {
+            return Err(format!("waited for {} s until {what}", PATIENCE.as_secs()));
+        }
+        reap();
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
+}
+
+/// A port that nobody has, below those that the kernel gives to clients.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn free_port() -> Result<u16, String> {
+    let start = 20_000 + (std::process::id() % 10_000) as u16;
+    (start..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).ok_or("no port is free".to_owned())
+}
+
+pub(super) fn wait_listening(address: SocketAddr) -> Result<(), String> {
+    wait_until("the server listens", || TcpStream::connect(address).is_ok())
+}
+
+/// Sends a signal; one who is gone needs none.
+pub(super) fn signal(pid: u32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// The processes that a process has started and that have not ended.
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    let own = |child: &u32| status_field(*child, 1) == pid.to_string();
+    tree(pid).into_iter().filter(own).filter(|child| is_alive(*child)).collect()
+}
+
+pub(super) fn is_alive(pid: u32) -> bool {
+    !matches!(status_field(pid, 0).as_str(), "" | "Z" | "X")
+}
+
+/// A field of /proc/PID/stat behind the name: 0 is the state, 1 the parent.
+fn status_field(pid: u32, index: usize) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    rest.split(' ').nth(index).unwrap_or_default().to_owned()
+}
+
+/// Takes leave of processes that have ended and are this one's children by now: masters whose own has gone.
+fn reap() {
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+}
+
+/// Ends every process that this one has started, and theirs.
+pub(super) fn end_all(first: &mut Child) {
+    let own = std::process::id();
+    let all = || tree(own).into_iter().filter(|pid| *pid != own && is_alive(*pid));
+    for (signals, patience) in [(Signal::SIGTERM, Duration::from_secs(4)), (Signal::SIGKILL, PATIENCE)] {
+        for pid in all() {
+            signal(pid, Signal::SIGCONT);
+            signal(pid, signals);
+        }
+        let deadline = Instant::now() + patience;
+        while all().next().is_some() && Instant::now() < deadline {
+            reap();
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+    let _ = first.try_wait();
+    reap();
+}
+
+/// The process id in a file.
+pub(super) fn read_pid(path: &std::path::Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
