@@ -1,8 +1,10 @@
 #!/bin/sh
-# nginx as a peer of `baton-bench compare`: one worker, no access log, a fixed answer. Stays in the foreground.
+# nginx as a peer of `baton-bench compare`: one worker, no access log, fixed answers. Stays in the foreground.
 # Usage: nginx.sh PORT
 set -eu
-port=${1:?usage: nginx.sh PORT}
+[ $# -eq 1 ] || { echo "usage: nginx.sh PORT" >&2; exit 2; }
+command -v nginx >/dev/null || { echo "nginx.sh: nginx is missing: install the Debian package nginx" >&2; exit 2; }
+port=$1
 folder=$(mktemp -d)
 cat >"$folder/nginx.conf" <<CONF
 daemon off;
@@ -19,6 +21,7 @@ http {
     server {
         listen 127.0.0.1:$port backlog=4096 reuseport;
         location / { return 200 "Hello, World!"; }
+        location = /json { default_type application/json; return 200 '{"message":"Hello, World!"}'; }
     }
 }
 CONF

@@ -1,0 +1,31 @@
+//! What every Rust peer does first: reads its only argument and takes all descriptors it may have. Each peer includes
+//! this file as a module.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::{env, process};
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+
+/// The loopback address to listen on, from the command line. Raises the soft limit of descriptors to the hard one.
+/// Ends the process with code 2 when the command line is wrong.
+pub fn address() -> SocketAddr {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [port] = arguments.as_slice() else {
+        eprintln!("usage: {NAME} PORT");
+        process::exit(2);
+    };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {
+        eprintln!("{NAME}: {port:?} is not a port; give a number from 1 to 65535");
+        process::exit(2);
+    };
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        eprintln!("{NAME}: cannot raise the limit of open descriptors: {error}; going on with what there is");
+    }
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Says that the server could not be started or went down, and ends the process.
+pub fn fail(address: SocketAddr, error: &dyn std::error::Error) -> ! {
+    eprintln!("{NAME}: cannot serve on {address}: {error}");
+    process::exit(1);
+}
