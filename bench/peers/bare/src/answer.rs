@@ -1,0 +1,145 @@
+//! Counts requests without reading them, and holds the answers made beforehand.
+
+/// As many answers lie side by side as fit here, so that what a client pipelined is answered by one send.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// The last bytes of a connection's stream, as far as they may begin an end of a head: 0 to 3 bytes of it.
+pub(crate) type Carry = u8;
+
+/// How many requests a piece of the stream completes, and what they get.
+pub(crate) struct Answers {
+    /// Static, as the kernel may read it at any time until the process ends.
+    block: &'static [u8],
+    each: usize,
+    resp: bool,
+    pub(crate) close: bool,
+}
+
+impl Answers {
+    pub(crate) fn http(json: bool, close: bool) -> Self {
+        let (kind, body) = match json {
+            true => ("application/json", "{\"message\":\"Hello, World!\"}"),
+            false => ("text/plain", "Hello, World!"),
+        };
+        let connection = if close { "Connection: close\r\n" } else { "" };
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nServer: B\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n{connection}Content-Type: {kind}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        Self::new(answer.into_bytes(), false, close)
+    }
+
+    /// OK to each request, or a bulk string of so many bytes.
+    pub(crate) fn resp(bulk_bytes: Option<u32>) -> Self {
+        let answer = match bulk_bytes {
+            Some(bytes) => format!("${bytes}\r\n{}\r\n", "x".repeat(bytes as usize)),
+            None => "+OK\r\n".to_owned(),
+        };
+        Self::new(answer.into_bytes(), true, false)
+    }
+
+    fn new(answer: Vec<u8>, resp: bool, close: bool) -> Self {
+        let each = answer.len();
+        let count = if close { 1 } else { (BLOCK_BYTES / each).max(1) };
+        Self { block: answer.repeat(count).leak(), each, resp, close }
+    }
+
+    /// Requests that end in `bytes`, the next piece of the stream that `carry` belongs to.
+    #[inline]
+    pub(crate) fn count(&self, carry: &mut Carry, bytes: &[u8]) -> usize {
+        if self.resp { memchr::memchr_iter(b'*', bytes).count() } else { heads(carry, bytes) }
+    }
+
+    /// The answers to so many requests, in as few pieces as possible; with each, whether more follow.
+    #[inline]
+    pub(crate) fn pieces(&self, requests: usize) -> impl Iterator<Item = (&'static [u8], bool)> + use<> {
+        let (block, mut left) = (self.block, requests * self.each);
+        std::iter::from_fn(move || {
+            let piece = &block[..left.min(block.len())];
+            left -= piece.len();
+            (!piece.is_empty()).then_some((piece, left > 0))
+        })
+    }
+}
+
+/// Counts each `\r\n\r\n` that ends in `bytes`.
+#[inline]
+fn heads(carry: &mut Carry, bytes: &[u8]) -> usize {
+    let mut count = 0;
+    // Only the first three bytes can complete an end that began before them.
+    let mut matched = *carry;
+    for &byte in bytes.iter().take(3) {
+        matched = step(matched, byte);
+        if matched == 4 {
+            count += 1;
+            matched = 2;
+        }
+    }
+    if bytes.len() > 3 {
+        count += windows(bytes);
+        matched = bytes[bytes.len() - 3..].iter().fold(0, |matched, &byte| step(matched, byte));
+    }
+    *carry = matched;
+    count
+}
+
+/// How much of `\r\n\r\n` is matched after one more byte, when `matched` bytes of it (3 at most) were before.
+#[inline]
+fn step(matched: u8, byte: u8) -> u8 {
+    match (matched, byte) {
+        (1 | 3, b'\n') | (2, b'\r') => matched + 1,
+        (_, b'\r') => 1,
+        _ => 0,
+    }
+}
+
+/// Written so that the compiler compares 16 windows at once; a search for the next match costs more than the whole
+/// scan when a match stands every 40 bytes, as it does with pipelining.
+#[inline]
+fn windows(bytes: &[u8]) -> usize {
+    // A count of 8 bits a lane must not overflow.
+    const CHUNK: usize = 240;
+    let last = bytes.len() - 3;
+    let mut count = 0;
+    for start in (0..last).step_by(CHUNK) {
+        let end = (start + CHUNK).min(last);
+        let (first, second) = (&bytes[start..end], &bytes[start + 1..end + 1]);
+        let (third, fourth) = (&bytes[start + 2..end + 2], &bytes[start + 3..end + 3]);
+        let mut hits = 0_u8;
+        for index in 0..end - start {
+            let odd = (first[index] == b'\r') & (third[index] == b'\r');
+            let even = (second[index] == b'\n') & (fourth[index] == b'\n');
+            hits += u8::from(odd & even);
+        }
+        count += usize::from(hits);
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_split_of_a_stream_counts_the_same() {
+        let stream =
+            b"GET / HTTP/1.1\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n\r\n\r\r\n\r\nx\n\r\n\r\r\n\n\r\n\r\n".repeat(12);
+        let whole = stream.windows(4).filter(|window| window == b"\r\n\r\n").count();
+        assert_eq!(whole, 48);
+        for size in 1..stream.len() {
+            let mut carry = 0;
+            let count: usize = stream.chunks(size).map(|piece| heads(&mut carry, piece)).sum();
+            assert_eq!(count, whole, "pieces of {size} bytes");
+        }
+    }
+
+    #[test]
+    fn answers_beyond_the_block_come_in_pieces() {
+        let answers = Answers::resp(Some(100_000));
+        let (pieces, more): (Vec<_>, Vec<_>) = answers.pieces(5).unzip();
+        assert_eq!(more, [true, true, false]);
+        assert_eq!(pieces.concat(), format!("$100000\r\n{}\r\n", "x".repeat(100_000)).repeat(5).as_bytes());
+        assert!(answers.pieces(0).next().is_none());
+    }
+}
