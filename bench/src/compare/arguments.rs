@@ -88,19 +88,22 @@ impl CompareArguments {
 
     pub(super) fn plan(&self) -> Result<Plan, String> {
         let known = catalogue::all();
-        let server = |name: &String| match known.iter().find(|server| server.name == *name) {
-            Some(server) => Ok(server.clone()),
-            None => name.parse::<Server>().map_err(|problem| format!("--server {name:?}: {problem}")),
-        };
-        let servers = if self.servers.is_empty() {
-            known.clone()
-        } else {
-            self.servers.iter().map(server).collect::<Result<_, _>>()?
-        };
-        if let Some((index, twice)) = servers.iter().enumerate().find(|(index, server)| {
-            servers[..*index].iter().any(|one| one.name == server.name && self.servers.len() > *index)
-        }) {
-            return Err(format!("--server {}: named twice (number {})", twice.name, index + 1));
+        let mut servers: Vec<Server> = if self.servers.is_empty() { known.clone() } else { Vec::new() };
+        for (index, name) in self.servers.iter().enumerate() {
+            if self.servers[..index].contains(name) {
+                return Err(format!("--server {name}: named twice"));
+            }
+            // One name can be that of an HTTP server and of an echo server.
+            let named = known.iter().filter(|server| server.name == *name).cloned();
+            let before = servers.len();
+            servers.extend(named);
+            if servers.len() == before {
+                let own: Server = name.parse().map_err(|problem| format!("--server {name:?}: {problem}"))?;
+                if servers.iter().any(|server| server.name == own.name) {
+                    return Err(format!("--server {name:?}: there is another one named {}", own.name));
+                }
+                servers.push(own);
+            }
         }
         for (name, seconds, least) in [("--seconds", self.seconds, 0.1), ("--warm-up", self.warm_up, 0.0)] {
             if !(least..=SECONDS_MAX).contains(&seconds) {

@@ -7,9 +7,6 @@ use std::str::FromStr;
 
 use super::workload::{Protocol, Workload};
 
-/// Bytes of a RESP value; what `baton-bench run` asks for.
-const VALUE_BYTES: u32 = 64;
-
 /// Where a server comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
@@ -173,7 +170,7 @@ impl Server {
                 let more = match workload {
                     Workload::Close { .. } => " --close".to_owned(),
                     Workload::Json { .. } => " --json".to_owned(),
-                    Workload::Resp { is_set: false, .. } => format!(" --get {VALUE_BYTES}"),
+                    Workload::Resp { is_set: false, .. } => " --get".to_owned(),
                     _ => String::new(),
                 };
                 format!("{} {form} {protocol} {port}{more}", quoted(places.peers.join("target/release/bare")))

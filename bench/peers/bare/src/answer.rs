@@ -12,8 +12,13 @@ pub(crate) struct Answers {
     block: &'static [u8],
     each: usize,
     resp: bool,
+    /// The next request may be the SET that says what all others get.
+    may_learn: bool,
     pub(crate) close: bool,
 }
+
+const OK: &[u8] = b"+OK\r\n";
+const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
 
 impl Answers {
     pub(crate) fn http(json: bool, close: bool) -> Self {
@@ -30,19 +35,27 @@ impl Answers {
         Self::new(answer.into_bytes(), false, close)
     }
 
-    /// OK to each request, or a bulk string of so many bytes.
-    pub(crate) fn resp(bulk_bytes: Option<u32>) -> Self {
-        let answer = match bulk_bytes {
-            Some(bytes) => format!("${bytes}\r\n{}\r\n", "x".repeat(bytes as usize)),
-            None => "+OK\r\n".to_owned(),
-        };
-        Self::new(answer.into_bytes(), true, false)
+    /// OK to each request; or to the first SET only, and to every other request what that one has set.
+    pub(crate) fn resp(get: bool) -> Self {
+        let answer = if get { &b"$-1\r\n"[..] } else { OK };
+        Self { may_learn: get, ..Self::new(answer.to_vec(), true, false) }
     }
 
     fn new(answer: Vec<u8>, resp: bool, close: bool) -> Self {
         let each = answer.len();
         let count = if close { 1 } else { (BLOCK_BYTES / each).max(1) };
-        Self { block: answer.repeat(count).leak(), each, resp, close }
+        Self { block: answer.repeat(count).leak(), each, resp, may_learn: false, close }
+    }
+
+    /// The answer to `bytes`, if they are the SET of the value that all other requests get.
+    pub(crate) fn learn(&mut self, bytes: &[u8]) -> Option<&'static [u8]> {
+        if !self.may_learn || !bytes.starts_with(SET) {
+            return None;
+        }
+        let value = bytes.strip_suffix(b"\r\n")?.rsplit(|byte| *byte == b'\n').next()?;
+        let answer = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+        *self = Self::new(answer, true, false);
+        Some(OK)
     }
 
     /// Requests that end in `bytes`, the next piece of the stream that `carry` belongs to.
@@ -136,10 +149,15 @@ mod tests {
 
     #[test]
     fn answers_beyond_the_block_come_in_pieces() {
-        let answers = Answers::resp(Some(100_000));
+        let mut answers = Answers::resp(true);
+        assert_eq!(answers.pieces(2).next(), Some((&b"$-1\r\n$-1\r\n"[..], false)));
+        let value = "x".repeat(100_000);
+        let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n{value}\r\n");
+        assert_eq!(answers.learn(set.as_bytes()), Some(OK));
+        assert_eq!(answers.learn(set.as_bytes()), None);
         let (pieces, more): (Vec<_>, Vec<_>) = answers.pieces(5).unzip();
         assert_eq!(more, [true, true, false]);
-        assert_eq!(pieces.concat(), format!("$100000\r\n{}\r\n", "x".repeat(100_000)).repeat(5).as_bytes());
+        assert_eq!(pieces.concat(), format!("$100000\r\n{value}\r\n").repeat(5).as_bytes());
         assert!(answers.pieces(0).next().is_none());
     }
 }

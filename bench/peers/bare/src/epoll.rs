@@ -28,7 +28,7 @@ enum Next {
     Close,
 }
 
-pub(crate) fn run(listener: &TcpListener, answers: Option<Answers>, buffer_bytes: u32) -> Served {
+pub(crate) fn run(listener: &TcpListener, mut answers: Option<Answers>, buffer_bytes: u32) -> Served {
     let epoll = Epoll::new(EpollCreateFlags::empty()).map_err(|error| format!("cannot make an epoll: {error}"))?;
     let register = |error| format!("cannot register a socket with epoll: {error}");
     let listening = listener.as_raw_fd() as u64;
@@ -58,7 +58,7 @@ pub(crate) fn run(listener: &TcpListener, answers: Option<Answers>, buffer_bytes
             let slot = &mut connections[event.data() as usize];
             let Some(connection) = slot else { continue };
             let blocked = !connection.unsent.is_empty();
-            let next = if blocked { connection.flush() } else { connection.receive(&mut buffer, answers.as_ref()) };
+            let next = if blocked { connection.flush() } else { connection.receive(&mut buffer, answers.as_mut()) };
             let interest = match next {
                 Next::Close => {
                     *slot = None;
@@ -85,7 +85,7 @@ fn accept(listener: &TcpListener) -> Result<Option<TcpStream>, String> {
 }
 
 impl Connection {
-    fn receive(&mut self, buffer: &mut [u8], answers: Option<&Answers>) -> Next {
+    fn receive(&mut self, buffer: &mut [u8], answers: Option<&mut Answers>) -> Next {
         // MSG_DONTWAIT saves the call that would make each accepted socket non-blocking.
         let received = match recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Next::Close,
@@ -94,6 +94,9 @@ impl Connection {
             Err(_) => return Next::Close,
         };
         let Some(answers) = answers else { return self.send(received) };
+        if let Some(answer) = answers.learn(received) {
+            return self.send(answer);
+        }
         let requests = answers.count(&mut self.carry, received);
         if answers.close && requests > 0 {
             // One small answer always fits into the empty send buffer of a new connection.

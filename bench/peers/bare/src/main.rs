@@ -41,9 +41,9 @@ struct Options {
     /// http: a JSON body
     #[arg(long)]
     json: bool,
-    /// resp: answer each request with a bulk string of BYTES bytes instead of OK
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
-    get: Option<u32>,
+    /// resp: answer each request with what the first SET has set, instead of OK
+    #[arg(long)]
+    get: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,7 +69,7 @@ impl Options {
         if (self.close || self.json) && self.workload != Workload::Http {
             return Err("--close and --json are for http");
         }
-        if self.get.is_some() && self.workload != Workload::Resp {
+        if self.get && self.workload != Workload::Resp {
             return Err("--get is for resp");
         }
         if self.buffers.is_some() && matches!(self.loop_form, Form::Epoll) {

@@ -82,7 +82,15 @@ impl Server {
     #[inline]
     fn received(&mut self, slot: u32, lease: Lease, armed: bool) {
         let connection = &mut self.connections[slot as usize];
-        if let Some(answers) = &self.answers {
+        if let Some(answers) = &mut self.answers {
+            if let Some(answer) = answers.learn(self.ring.bytes(&lease)) {
+                self.ring.give_back(lease);
+                self.ring.send(slot, answer, false);
+                if !armed {
+                    self.arm(slot);
+                }
+                return;
+            }
             let requests = answers.count(&mut connection.carry, self.ring.bytes(&lease));
             self.ring.give_back(lease);
             if answers.close && requests > 0 {
