@@ -47,7 +47,9 @@ impl Nginx {
         configure_nginx(&folder, address, workers)?;
         let mut command = Command::new(binary);
         command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("nginx.conf"));
-        let first = spawn(command.args(["-g", "daemon off;"]))?;
+        // In the background: one in the foreground takes its parent for a master that it replaces, and refuses USR2.
+        let first = spawn(&mut command)?;
+        wait_until("nginx has a pid file", || read_pid(&folder.path().join("pid")).is_some())?;
         wait_listening(address)?;
         Ok(Self { folder, first, address, workers, configured: workers })
     }

@@ -102,7 +102,7 @@ impl Report {
             Row {
                 name: action.map_or("steady".to_owned(), Action::name),
                 times,
-                duration_ms_mean: took().sum::<f64>() / times.max(1) as f64,
+                duration_ms_mean: took().fold(0.0, |sum, ms| sum + ms) / times.max(1) as f64,
                 duration_ms_max: took().fold(0.0, f64::max),
                 churn: Seen::new(&churn.phases[index], excused(clients[0])),
                 kept: Seen::new(&kept.phases[index], excused(clients[1])),
@@ -123,7 +123,7 @@ impl Report {
             ("a connection for each request", (|row: &Row| &row.churn) as fn(&Row) -> &Seen),
             ("kept connections", |row| &row.kept),
         ] {
-            let _ = write!(text, "\n{title:<32}{:>7}{:>19}", "times", "took ms, mean / max");
+            let _ = write!(text, "\n{title:<32}{:>7}{:>21}", "times", "took ms, mean / max");
             for (name, width) in HEADER.iter().zip(WIDTHS) {
                 let _ = write!(text, "{name:>width$}");
             }
@@ -131,7 +131,7 @@ impl Report {
             for row in &self.rows {
                 let took = format!("{:.0} / {:.0}", row.duration_ms_mean, row.duration_ms_max);
                 let (times, took) = if row.times > 0 { (row.times.to_string(), took) } else { Default::default() };
-                let _ = write!(text, "  {:<30}{times:>7}{took:>19}", row.name);
+                let _ = write!(text, "  {:<30}{times:>7}{took:>21}", row.name);
                 for (cell, width) in seen(row).cells().iter().zip(WIDTHS) {
                     let _ = write!(text, "{cell:>width$}");
                 }
