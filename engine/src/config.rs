@@ -124,6 +124,19 @@ pub enum Handover {
     Migrate,
 }
 
+/// What becomes of established connections whose worker leaves while others serve: at a reload, an upgrade, scaling down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// They move to a worker that serves, and go on there; see [`Protocol::freeze`](crate::Protocol::freeze). Those that
+    /// cannot are told goodbye.
+    #[default]
+    Handover,
+    /// They are told goodbye at the next message boundary; see [`Protocol::on_drain`](crate::Protocol::on_drain).
+    Goodbye,
+    /// They go on where they are until they end, for `drain_ms_max` at most.
+    Wait,
+}
+
 /// Where a server can be asked and told things while it runs; see [`crate::control`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
@@ -151,6 +164,8 @@ pub struct Settings {
     pub descriptors: Descriptors,
     /// How listeners are replaced; read when the server starts.
     pub handover: Handover,
+    /// What becomes of established connections.
+    pub connections: Connections,
     /// The control socket; read when the server starts.
     pub control: Control,
     /// A file for the master's process id; read when the server starts.
@@ -170,6 +185,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             descriptors: Descriptors::default(),
             handover: Handover::default(),
+            connections: Connections::default(),
             control: Control::default(),
             pid_file: None,
             user: None,
@@ -201,6 +217,7 @@ impl Settings {
             timeouts,
             descriptors: _,
             handover: _,
+            connections: _,
             control: _,
             pid_file: _,
             user,

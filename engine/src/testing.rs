@@ -256,7 +256,11 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::Connect { .. } | Alarm::FirstInput | Alarm::Settled => {}
+                Alarm::Accept
+                | Alarm::Batch { .. }
+                | Alarm::Connect { .. }
+                | Alarm::FirstInput
+                | Alarm::Settled => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {

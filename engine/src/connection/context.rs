@@ -30,6 +30,8 @@ pub(crate) enum Alarm {
     FirstInput,
     /// The drain deadline.
     Drain,
+    /// A batch of connections has not been taken in time by the worker at this place.
+    Batch { place: usize },
 }
 
 /// A request of a callback to the loop.

@@ -3,6 +3,7 @@
 //! Three tiers keep connections from being lost when listeners are replaced; see [`Tier`]. The best one that works here
 //! is chosen at start, unless the operator chose.
 
+pub(crate) mod connections;
 mod guard;
 mod steering;
 

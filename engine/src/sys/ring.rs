@@ -442,6 +442,17 @@ impl Ring {
         self.push(entry, Kind::Poll.pack(0, key));
     }
 
+    /// Tells once when a descriptor may be written to.
+    pub(crate) fn poll_writable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
+        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLOUT as u32).build();
+        self.push(entry, Kind::Poll.pack(0, key));
+    }
+
+    /// Asks for the end of a poll, which holds its descriptor's file until then.
+    pub(crate) fn cancel_poll(&mut self, key: Key) {
+        self.cancel(Kind::Poll.pack(0, key));
+    }
+
     /// Fires once at `at_ns` of CLOCK_MONOTONIC.
     pub(crate) fn timeout(&mut self, at_ns: u64) {
         // The kernel reads the time while it takes the entry. A second timeout pushed before that overwrites the
@@ -466,6 +477,14 @@ impl Ring {
                 let installed = self.install(index)?;
                 action(std::os::fd::AsFd::as_fd(&installed))
             }
+        }
+    }
+
+    /// Another descriptor of the process for `socket`.
+    pub(crate) fn duplicate(&mut self, socket: &Socket) -> io::Result<OwnedFd> {
+        match *socket {
+            Socket::Plain(_) => self.with_descriptor(socket, |descriptor| descriptor.try_clone_to_owned()),
+            Socket::Direct(index) => self.install(index),
         }
     }
 

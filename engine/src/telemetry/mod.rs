@@ -44,6 +44,8 @@ impl Counter {
 pub(crate) struct WorkerPage {
     pub(crate) accepted: Counter,
     pub(crate) connected: Counter,
+    /// Connections that came from another worker.
+    pub(crate) taken_over: Counter,
     pub(crate) open: Counter,
     pub(crate) closed: [Counter; CloseReason::COUNT],
     pub(crate) bytes_received: Counter,
@@ -85,6 +87,7 @@ impl WorkerPage {
         Snapshot {
             accepted: self.accepted.get(),
             connected: self.connected.get(),
+            taken_over: self.taken_over.get(),
             open: self.open.get(),
             closed: CloseReason::ALL.map(|reason| (reason, self.closed[reason as usize].get())),
             bytes_received: self.bytes_received.get(),
@@ -110,6 +113,8 @@ pub struct Snapshot {
     pub accepted: u64,
     /// Outbound connections established.
     pub connected: u64,
+    /// Connections that came from another worker, established as they were.
+    pub taken_over: u64,
     /// Connections open now.
     pub open: u64,
     /// Connections closed, by reason.
@@ -152,6 +157,7 @@ impl Snapshot {
         let Self {
             accepted,
             connected,
+            taken_over,
             open,
             closed,
             bytes_received,
@@ -169,6 +175,7 @@ impl Snapshot {
         } = other;
         self.accepted += accepted;
         self.connected += connected;
+        self.taken_over += taken_over;
         self.open += open;
         for (own, theirs) in self.closed.iter_mut().zip(closed) {
             *own = (theirs.0, own.1 + theirs.1);

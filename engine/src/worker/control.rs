@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::handover::connections::Refusal;
 use crate::sys::channel;
 
 /// Largest message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// To a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
     /// Finish what there is, leave. Listeners stay open so long, for handshakes under way.
@@ -24,6 +25,11 @@ pub(crate) enum Order {
         drain_ms: u64,
         /// Others accept from the very same sockets: what waits there is theirs.
         is_succeeded: bool,
+    },
+    /// Bring your connections to these workers when you drain.
+    Heirs {
+        /// Where they can be met.
+        names: Vec<String>,
     },
     /// Serve the connection that comes with this order.
     Take,
@@ -59,6 +65,9 @@ pub(crate) enum Report {
         connections_max: u32,
         /// Its listen sockets' descriptors.
         listeners: Vec<i32>,
+        /// Where other workers can bring their connections.
+        #[serde(default)]
+        meeting: Option<String>,
     },
     /// To a master that did not start it, the first thing.
     Orphan {
@@ -80,6 +89,8 @@ pub(crate) enum Report {
     Taken,
     /// Its protocol has told it to leave.
     Leaving,
+    /// How far the move of its connections to other workers has come.
+    Moved(Moved),
     /// Its listen sockets are closed, after all that waited there was taken.
     Closed,
     /// It could not start, and leaves.
@@ -87,6 +98,24 @@ pub(crate) enum Report {
         /// Why.
         reason: String,
     },
+}
+
+/// What has become of a worker's connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Moved {
+    /// Others have them.
+    pub(crate) moved: u64,
+    /// It still has them.
+    pub(crate) left: u64,
+    /// They stay, by reason.
+    pub(crate) refused: Vec<(Refusal, u64)>,
+    /// Sent to other workers, descriptors aside.
+    pub(crate) bytes: u64,
+    /// Since it began.
+    pub(crate) took_us: u64,
+    /// The longest that one was held up for, from its last byte here to its first there, as far as is known here.
+    pub(crate) pause_us_max: u64,
 }
 
 /// Both ends, close-on-exec.
