@@ -202,7 +202,8 @@ impl Server {
 fn locked_version(lock: &Path, of: &str) -> Option<String> {
     let text = fs::read_to_string(lock).ok()?;
     let head = format!("name = \"{of}\"\nversion = \"");
-    let package = text.split("[[package]]\n").find(|package| package.starts_with(&head) && package.contains("source"))?;
+    let package =
+        text.split("[[package]]\n").find(|package| package.starts_with(&head) && package.contains("source"))?;
     package[head.len()..].split('"').next().map(str::to_owned)
 }
 
