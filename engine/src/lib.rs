@@ -41,6 +41,9 @@ mod worker;
 
 pub use connection::{CounterId, Io};
 pub use master::refuse_upgrade;
-pub use protocol::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
+pub use protocol::{
+    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError,
+    TimerKey,
+};
 pub use server::{Builder, Running, Server, ServerError, Service, Telemetry};
 pub use worker::{IoUringUnavailable, ListenError, Mailbox, MailboxClosed, StartError, Worker};

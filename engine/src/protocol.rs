@@ -114,10 +114,72 @@ pub trait Protocol: Sized + 'static {
         Drain::Close
     }
 
+    /// What [`Protocol::freeze`] writes. `None`, the default: connections of this protocol end with their worker.
+    ///
+    /// Where there is a format, a connection can be frozen at one worker and thawed at another, with all input that was not
+    /// consumed and all output that was not sent, with its timers and time-outs. So far it is
+    /// [`Harness::hand_over`](crate::testing::Harness::hand_over) alone that does this: workers that leave do not hand
+    /// their connections over yet.
+    const STATE: Option<StateFormat> = None;
+
+    /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,
+    /// output and timers are the engine's and move by themselves. Called between callbacks, wherever in a message the
+    /// connection is; it may be called for a connection that stays after all, so nothing may change by it.
+    ///
+    /// # Errors
+    /// Where this connection cannot be handed over at this moment: it drains.
+    fn freeze(&mut self, connection: &Self::Connection, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        let _ = (connection, state);
+        Err(CannotFreeze)
+    }
+
+    /// Makes a connection of what another worker's [`Protocol::freeze`] wrote, perhaps that of an older or a newer binary:
+    /// `version` is that of its [`Protocol::STATE`]. [`Protocol::on_open`] is not called for it. [`Io::id`] is a new one.
+    ///
+    /// What it writes comes after the output that was not sent. It may turn out that the connection stays where it was:
+    /// then what was written is dropped and [`Protocol::on_close`] called, with [`CloseReason::HandedOver`].
+    ///
+    /// # Errors
+    /// A version that is not known, or bytes that do not make sense: the connection stays where it was, and drains there.
+    fn thaw(
+        &mut self,
+        version: u32,
+        state: &[u8],
+        peer: Peer<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<Self::Connection, ThawError> {
+        let _ = (state, peer, io);
+        Err(ThawError::Version(version))
+    }
+
     /// The connection is gone; no callback for it follows.
     fn on_close(&mut self, connection: Self::Connection, reason: CloseReason) {
         let _ = (connection, reason);
     }
+}
+
+/// Names what [`Protocol::freeze`] writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateFormat {
+    /// The protocol. State of another one is refused before [`Protocol::thaw`] sees it.
+    pub name: &'static str,
+    /// Raised with every change that an older [`Protocol::thaw`] would misunderstand.
+    pub version: u32,
+}
+
+/// Refusal of [`Protocol::freeze`]: the connection drains instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotFreeze;
+
+/// Refusal of [`Protocol::thaw`]: the connection stays where it was, and drains there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ThawError {
+    /// A version of the state that this protocol does not know.
+    #[error("version {0} of the state is not known")]
+    Version(u32),
+    /// State that this protocol cannot have written.
+    #[error("the state makes no sense")]
+    Malformed,
 }
 
 /// What [`Protocol::on_data`] did with its input, and what should happen next.
@@ -262,11 +324,13 @@ pub enum CloseReason {
     Drained,
     /// The worker stopped, or the drain deadline ended.
     Stopped,
+    /// Another worker has it.
+    HandedOver,
 }
 
 impl CloseReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -280,6 +344,7 @@ impl CloseReason {
         Self::MessageBytes,
         Self::Drained,
         Self::Stopped,
+        Self::HandedOver,
     ];
 
     /// A stable name, `snake_case`.
@@ -295,6 +360,7 @@ impl CloseReason {
             Self::MessageBytes => "message_bytes",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
+            Self::HandedOver => "handed_over",
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Io<'a> {
     /// The callback's input where it lies in a receive buffer that may be lent.
     pub(super) lendable: &'a [u8],
     pub(super) tail: Tail,
+    /// This connection was told to leave.
+    pub(super) is_told: bool,
 }
 
 /// Names a counter of the protocol; from [`Worker::counter`](crate::Worker::counter).
@@ -183,10 +185,10 @@ impl Io<'_> {
         add_named(&self.context.page, counter, count);
     }
 
-    /// Whether the worker is leaving: say goodbye with the next answer.
+    /// Whether the worker is leaving, and this connection does not go to another one: say goodbye with the next answer.
     #[inline]
     pub fn is_draining(&self) -> bool {
-        self.context.draining
+        self.context.draining || self.is_told
     }
 
     #[inline]

@@ -2,9 +2,11 @@
 //! ring, and by the harness without a kernel.
 //!
 //! Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
-//! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close.
+//! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
+//! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
 pub(crate) mod context;
+mod frozen;
 mod input;
 mod io;
 mod outbound;
@@ -32,6 +34,8 @@ const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
+    /// Between two workers: nothing happens to it until it is known which of them has it.
+    Frozen,
     /// No more input for the protocol; output is going out. Then FIN, and wait for the peer's where `linger`.
     Flushing {
         linger: bool,
@@ -97,6 +101,8 @@ pub(crate) struct Connection<S> {
     peer_ended: bool,
     /// The protocol has been told so.
     eof_told: bool,
+    /// The protocol was asked to say goodbye.
+    is_told: bool,
     /// When input last arrived or output last ended.
     activity_ns: u64,
     /// When the first byte of the message in `input` arrived; 0 where none is begun.
@@ -123,6 +129,7 @@ impl<S> Connection<S> {
             rerun: false,
             peer_ended: false,
             eof_told: false,
+            is_told: false,
             activity_ns: now_ns,
             message_ns: 0,
             progress_ns: now_ns,
@@ -136,6 +143,11 @@ impl<S> Connection<S> {
     /// When input last arrived or output last ended; when it opened, before that.
     pub(crate) fn activity_ns(&self) -> u64 {
         self.activity_ns
+    }
+
+    /// The protocol has it, and it is not about to end.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
     }
 
     pub(crate) fn reason(&self) -> CloseReason {
@@ -152,14 +164,14 @@ impl<S> Connection<S> {
             Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
             Phase::Flushing { linger } => linger,
             Phase::Lingering => true,
-            Phase::Ended { .. } => false,
+            Phase::Frozen | Phase::Ended { .. } => false,
         }
     }
 
     /// Whether [`Connection::begin_send`] would give something.
     #[inline]
     pub(crate) fn wants_output(&self) -> bool {
-        self.outbound.can_send() && !matches!(self.phase, Phase::Ended { .. })
+        self.outbound.can_send() && !matches!(self.phase, Phase::Frozen | Phase::Ended { .. })
     }
 
     /// Whether the send that [`Connection::begin_send`] has just given is the last, with nothing to wait for after it:
@@ -245,6 +257,7 @@ impl<S> Connection<S> {
                 pending: self.outbound.pending(),
                 lendable,
                 tail: Tail::None,
+                is_told: self.is_told,
             };
             let step = protocol.on_data(state, received.bytes(), &mut io);
             let tail = io.tail;
@@ -277,7 +290,7 @@ impl<S> Connection<S> {
             Phase::Open if self.rerun => {}
             Phase::Open => self.tell_end(protocol, context),
             Phase::Lingering => self.end(context, false, self.reason),
-            Phase::Flushing { .. } | Phase::Ended { .. } => {}
+            Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
         }
     }
 
@@ -377,6 +390,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
+        self.is_told = true;
         self.call_with_input(context, CloseReason::Drained, |state, input, io| {
             match protocol.on_drain(state, deadline, input, io) {
                 Drain::Close => Next::Close,
@@ -414,6 +428,7 @@ impl<S> Connection<S> {
             pending: self.outbound.pending(),
             lendable,
             tail: Tail::None,
+            is_told: self.is_told,
         }
     }
 
@@ -431,6 +446,7 @@ impl<S> Connection<S> {
             pending: self.outbound.pending(),
             lendable: &[],
             tail: Tail::None,
+            is_told: self.is_told,
         };
         let step = protocol.on_data(state, input.bytes(), &mut io);
         let tail = io.tail;
@@ -549,6 +565,7 @@ impl<S> Connection<S> {
             pending: self.outbound.pending(),
             lendable: &[],
             tail: Tail::None,
+            is_told: self.is_told,
         };
         let next = callback(state, &mut io);
         let tail = io.tail;
@@ -636,7 +653,7 @@ impl<S> Connection<S> {
         let timeouts = &context.timeouts;
         let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
         match self.phase {
-            Phase::Ended { .. } => None,
+            Phase::Frozen | Phase::Ended { .. } => None,
             Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
             _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
             Phase::Flushing { .. } => None,

@@ -110,6 +110,19 @@ impl Outbound {
         });
     }
 
+    /// A copy of everything that was not sent; nothing may be in flight.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        debug_assert!(!self.in_flight, "what is in flight is neither sent nor unsent");
+        let backlog = self.backlog.iter().flat_map(|backlog| backlog.iter());
+        let mut bytes = Vec::with_capacity(self.pending);
+        self.ready.iter().chain(backlog).for_each(|payload| bytes.extend_from_slice(payload.bytes()));
+        bytes
+    }
+
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight
+    }
+
     /// Forgets everything that is not in flight.
     pub(crate) fn clear(&mut self) {
         let queued = |payload: &Payload| payload.len();

@@ -34,6 +34,11 @@ impl Timers {
         }
     }
 
+    /// Each with the time it is due.
+    pub(crate) fn deadlines_ns(&self, wheel: &TimerWheel<Alarm>) -> Vec<(TimerKey, u64)> {
+        self.0.iter().flat_map(|list| list.iter()).map(|(key, id)| (*key, wheel.deadline_ns(*id))).collect()
+    }
+
     fn forget(&mut self, key: TimerKey) -> Option<TimerId> {
         let list = self.0.as_mut()?;
         let position = list.iter().position(|(other, _)| *other == key)?;

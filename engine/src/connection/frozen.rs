@@ -1,0 +1,148 @@
+//! A connection on its way from one worker to another: everything but its socket.
+
+use serde::{Deserialize, Serialize};
+
+use super::context::Context;
+use super::{Connection, Phase};
+use crate::protocol::{CloseReason, Peer, Protocol, ThawError, TimerKey};
+use crate::sys::payload::Payload;
+
+/// A connection with more timers stays where it is: so many fit into one packet with everything else.
+const TIMERS_MAX: usize = 64;
+
+/// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
+/// start that they could rely on. What a later version adds has a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Standing {
+    /// Input wanted before the protocol is called again.
+    at_least: u32,
+    paused: bool,
+    full: bool,
+    rerun: bool,
+    peer_ended: bool,
+    eof_told: bool,
+    /// Since input last arrived or output last ended.
+    idle_ns: u64,
+    /// Since the first byte of the message in the input.
+    message_ns: Option<u64>,
+    /// Since the peer last took output.
+    stalled_ns: u64,
+    /// The protocol's timers, with the time that is left.
+    timers_ns: Vec<(u16, u64)>,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    pub(crate) standing: Standing,
+    /// What the protocol wrote.
+    pub(crate) state: Vec<u8>,
+    /// Not consumed.
+    pub(crate) input: Vec<u8>,
+    /// Not sent.
+    pub(crate) output: Vec<u8>,
+}
+
+impl<S> Connection<S> {
+    /// Stops everything about it, and gives what another worker needs to go on with it. `None`, and nothing changes, where
+    /// it is about to end or the protocol keeps it. Nothing of it may be in the kernel's hand.
+    pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Option<Frozen>
+    where
+        P: Protocol<Connection = S>,
+    {
+        if self.phase != Phase::Open || self.outbound.is_in_flight() {
+            return None;
+        }
+        let timers = self.timers.deadlines_ns(&context.timers);
+        if timers.len() > TIMERS_MAX {
+            return None;
+        }
+        let mut state = Vec::new();
+        protocol.freeze(self.state.as_ref()?, &mut state).ok()?;
+        let now_ns = context.now_ns;
+        let standing = Standing {
+            at_least: self.at_least,
+            paused: self.paused,
+            full: self.full,
+            rerun: self.rerun,
+            peer_ended: self.peer_ended,
+            eof_told: self.eof_told,
+            idle_ns: now_ns.saturating_sub(self.activity_ns),
+            message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
+            stalled_ns: now_ns.saturating_sub(self.progress_ns),
+            timers_ns: timers.into_iter().map(|(key, at_ns)| (key.0, at_ns.saturating_sub(now_ns))).collect(),
+        };
+        self.timers.cancel_all(&mut context.timers);
+        if let Some(id) = self.alarm.take() {
+            context.timers.cancel(id);
+        }
+        self.phase = Phase::Frozen;
+        Some(Frozen { standing, state, input: self.input.bytes().to_vec(), output: self.outbound.copy() })
+    }
+
+    /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
+    ///
+    /// # Errors
+    /// The protocol's: then it is good for nothing.
+    pub(crate) fn thaw<P>(
+        &mut self,
+        protocol: &mut P,
+        context: &mut Context,
+        version: u32,
+        frozen: Frozen,
+        peer: Peer<'_>,
+    ) -> Result<Standing, ThawError>
+    where
+        P: Protocol<Connection = S>,
+    {
+        let Frozen { standing, state, input, output } = frozen;
+        self.phase = Phase::Frozen;
+        self.outbound.push(Payload::Owned { bytes: output, sent: 0 });
+        let mut io = self.io(context, &[]);
+        let thawed = protocol.thaw(version, &state, peer, &mut io);
+        let tail = io.tail;
+        self.push_output(context, None, tail);
+        self.state = Some(thawed?);
+        self.input.append(&input);
+        self.at_least = standing.at_least.max(1);
+        self.paused = standing.paused;
+        self.full |= standing.full;
+        self.rerun = standing.rerun;
+        self.peer_ended = standing.peer_ended;
+        self.eof_told = standing.eof_told;
+        Ok(standing)
+    }
+
+    /// It is this worker's: it goes on.
+    pub(crate) fn resume<P>(&mut self, protocol: &mut P, context: &mut Context, standing: &Standing)
+    where
+        P: Protocol<Connection = S>,
+    {
+        debug_assert!(self.phase == Phase::Frozen, "resumed without having been frozen");
+        self.phase = Phase::Open;
+        let now_ns = context.now_ns;
+        self.activity_ns = now_ns.saturating_sub(standing.idle_ns);
+        // Zero would mean that none is begun.
+        self.message_ns = standing.message_ns.map_or(0, |ago_ns| now_ns.saturating_sub(ago_ns).max(1));
+        self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
+        for (key, left_ns) in &standing.timers_ns {
+            self.timers.set(TimerKey(*key), self.id.slot, now_ns + (*left_ns).max(1), &mut context.timers);
+        }
+        if self.rerun && !self.paused && !self.full {
+            self.rerun_soon(context);
+        }
+        // Where this worker's marks are higher than those of the one before.
+        if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
+            self.full = false;
+            self.on_writable(protocol, context);
+        }
+        self.set_alarm(context);
+    }
+
+    /// It is another worker's.
+    pub(crate) fn leave(&mut self, context: &mut Context) {
+        debug_assert!(self.phase == Phase::Frozen, "left without having been frozen");
+        self.end(context, false, CloseReason::HandedOver);
+    }
+}
