@@ -102,9 +102,9 @@ impl Protocol for Lines {
         Next::Close
     }
 
-    /// Versions: 1, the last number of a `count`, the next, the milliseconds between ticks and how many there were, as
-    /// text, `-` for none. A `sleep` is a timer, which the engine hands over. Whoever adds a field raises the version, and goes on reading
-    /// the ones before, for connections that come from an older binary.
+    /// Version 1: the next number of a `count` and its last, the milliseconds between ticks and how many there were, as
+    /// text, `-` for none. A `sleep` is a timer, which the engine hands over. Whoever adds a field raises the version,
+    /// and goes on reading the ones before, for connections that come from an older binary.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
 
     fn freeze(&mut self, conversation: &Conversation, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {

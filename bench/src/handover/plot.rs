@@ -99,6 +99,6 @@ fn draw_panel(
         chart.draw_series(names)?;
     }
     let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperRight).background_style(WHITE.mix(0.7)).border_style(BLACK).draw()?;
+    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.7)).border_style(BLACK).draw()?;
     Ok(())
 }
