@@ -14,7 +14,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use baton::config::Limits;
-use baton::{Drain, Io, Limit, Next, Peer, Protocol, Reject, Server, ServerError, Step, TimerKey};
+use baton::{
+    CannotFreeze, Drain, Io, Limit, Next, Peer, Protocol, Reject, Server, ServerError, StateFormat, Step, ThawError,
+    TimerKey,
+};
 
 const LINE_BYTES_MAX: usize = 1024;
 const MILLISECONDS_MAX: u64 = 60_000;
@@ -99,6 +102,34 @@ impl Protocol for Lines {
         Next::Close
     }
 
+    /// Version 1: the next number of a `count` and its last, the milliseconds between ticks and how many there were, as
+    /// text, `-` for none. A `sleep` is a timer, which the engine hands over. Whoever adds a field raises the version,
+    /// and goes on reading the ones before, for connections that come from an older binary.
+    const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
+
+    fn freeze(&mut self, conversation: &Conversation, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        let _ = match conversation.counting {
+            Some((next, last)) => write!(state, "{next} {last} "),
+            None => write!(state, "- - "),
+        };
+        let _ = match conversation.ticking {
+            Some((interval, count)) => write!(state, "{} {count}", interval.as_millis()),
+            None => write!(state, "- -"),
+        };
+        Ok(())
+    }
+
+    fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, _: &mut Io<'_>) -> Result<Conversation, ThawError> {
+        if version != 1 {
+            return Err(ThawError::Version(version));
+        }
+        let text = str::from_utf8(state).map_err(|_| ThawError::Malformed)?;
+        let numbers: Vec<Option<u64>> = text.split(' ').map(|word| word.parse().ok()).collect();
+        let [next, last, interval_ms, count] = numbers[..] else { return Err(ThawError::Malformed) };
+        let ticking = interval_ms.zip(count).map(|(ms, count)| (Duration::from_millis(ms), count));
+        Ok(Conversation { counting: next.zip(last), ticking })
+    }
+
     fn on_drain(&mut self, _: &mut Conversation, _: Duration, _: &[u8], io: &mut Io<'_>) -> Drain {
         io.write(b"bye: the server is leaving\n");
         Drain::Close
@@ -172,7 +203,7 @@ fn main() -> Result<(), ServerError> {
 #[cfg(test)]
 mod tests {
     use baton::config::Timeouts;
-    use baton::testing::{Client, Harness, output_of_all_splits};
+    use baton::testing::{Client, Harness, output_of_all_handovers, output_of_all_splits};
     use baton::{CloseReason, config};
 
     use super::*;
@@ -194,6 +225,40 @@ mod tests {
         let output = output_of_all_splits(|| Lines, b"say a\r\ncount 3\nsay\nwhat\nquit\nsay unheard\n");
         let expected = "a\n1\n2\n3\n\nerror: say TEXT, sleep MS, count N, tick MS, stop or quit; MS up to 60000\nbye\n";
         assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn wherever_the_connection_is_handed_over() {
+        output_of_all_handovers(
+            || Lines,
+            b"say a\r\ncount 300\nsay\nwhat\ntick 60000\nstop\nsay end\nquit\nsay unheard\n",
+        );
+    }
+
+    #[test]
+    fn timers_go_along() {
+        let (mut harness, client) = harness();
+        harness.send(client, b"tick 100\nsleep 250\nsay after\n");
+        for _ in 0..30 {
+            harness.advance(Duration::from_millis(10));
+            harness.hand_over(Lines);
+        }
+        assert_eq!(text(&mut harness, client), "tick 1\ntick 2\nawake\nafter\ntick 3\n");
+    }
+
+    #[test]
+    fn a_reader_that_stops_is_handed_over_with_what_waits_for_it() {
+        let (mut harness, client) = harness();
+        harness.set_window(client, Some(0));
+        harness.send(client, b"count 5000\nsay end\n");
+        let mut output = String::new();
+        for _ in 0..1000 {
+            harness.hand_over(Lines);
+            harness.set_window(client, Some(100));
+            output += &text(&mut harness, client);
+        }
+        let expected: String = (1..=5000).map(|number| format!("{number}\n")).chain(["end\n".to_owned()]).collect();
+        assert_eq!(output, expected);
     }
 
     #[test]

@@ -116,9 +116,10 @@ pub trait Protocol: Sized + 'static {
 
     /// What [`Protocol::freeze`] writes. `None`, the default: connections of this protocol end with their worker.
     ///
-    /// Where there is a format, connections cross reloads, scaling and upgrades: each is frozen at the worker that leaves
-    /// and thawed at one that serves, on the same socket, with all input that was not consumed and all output that was not
-    /// sent, with its timers and time-outs. Its client notices a pause of less than a millisecond.
+    /// Where there is a format, a connection can be frozen at one worker and thawed at another, with all input that was not
+    /// consumed and all output that was not sent, with its timers and time-outs. So far it is
+    /// [`Harness::hand_over`](crate::testing::Harness::hand_over) alone that does this: workers that leave do not hand
+    /// their connections over yet.
     const STATE: Option<StateFormat> = None;
 
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,

@@ -24,7 +24,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
 use crate::worker::{Inbox, Worker};
+
+/// Where clients come from.
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
 
 /// A client of the harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +136,7 @@ impl<P: Protocol> Harness<P> {
     fn open_as(&mut self, token: Option<u64>) -> Client {
         let id = ConnectionId { slot: self.clients.len() as u32, generation: 0 };
         let mut connection = Connection::new(id, self.context.now_ns);
-        let address = || Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000)));
+        let address = || Ok(CLIENT);
         connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
         self.context.page.accepted.add(1);
         self.clients.push(Simulated {
@@ -220,6 +223,37 @@ impl<P: Protocol> Harness<P> {
                 connection.drain(&mut self.protocol, &mut self.context, Duration::from_nanos(deadline_ns));
             }
         }
+        self.run();
+    }
+
+    /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`] and thawed by
+    /// `successor`, in the middle of whatever it is at. What the harness was showing, it goes on showing. Connections that are
+    /// about to end do so.
+    ///
+    /// # Panics
+    /// If [`Protocol::STATE`] is `None`, a connection cannot be frozen or not be thawed, or [`Protocol::on_start`] fails.
+    pub fn hand_over(&mut self, mut successor: P) {
+        let format = P::STATE.expect("a protocol whose connections can be handed over");
+        successor.on_start(&mut Worker::new(&mut self.context, &self.inbox)).expect("the protocol starts");
+        for client in &mut self.clients {
+            let Some(connection) = client.connection.as_mut().filter(|connection| connection.is_open()) else {
+                continue;
+            };
+            if let Some(payload) = client.waiting_send.take() {
+                connection.sent(&mut self.protocol, &mut self.context, payload, 0);
+            }
+            let frozen = connection.freeze(&mut self.protocol, &mut self.context).expect("a connection that freezes");
+            let mut thawed = Connection::new(connection.id(), self.context.now_ns);
+            let address = || Ok(CLIENT);
+            let peer = Peer { token: None, address: &address };
+            let standing = thawed.thaw(&mut successor, &mut self.context, format.version, frozen, peer);
+            let standing = standing.expect("what a protocol has frozen it can thaw");
+            connection.leave(&mut self.context);
+            connection.close(&mut self.protocol, &mut self.context);
+            thawed.resume(&mut successor, &mut self.context, &standing);
+            client.connection = Some(thawed);
+        }
+        self.protocol = successor;
         self.run();
     }
 
@@ -409,6 +443,47 @@ pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> 
             taken.extend_from_slice(&part);
         }
         assert_eq!(taken.escape_ascii().to_string(), whole.escape_ascii().to_string(), "{window} bytes at a time");
+    }
+    whole
+}
+
+/// Runs `input` through fresh protocols that hand the connection over to the next fresh one after every event: at the
+/// start, after each byte or few that arrive, and after each few that the peer takes. Gives the output, which must be the
+/// same as without.
+///
+/// # Panics
+/// If it is not, and as [`Harness::hand_over`].
+pub fn output_of_all_handovers<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
+    let whole = output_of_parts(&make, &[input]);
+    for size in [1, 2, 3, 7, 64] {
+        let mut harness = Harness::new(make());
+        let client = harness.open();
+        harness.hand_over(make());
+        for part in input.chunks(size) {
+            harness.send(client, part);
+            harness.hand_over(make());
+        }
+        let output = harness.take_output(client);
+        let (output, whole) = (output.escape_ascii().to_string(), whole.escape_ascii().to_string());
+        assert_eq!(output, whole, "handed over after every {size} bytes of input");
+    }
+    for window in [1, 3, 64, 1000] {
+        let mut harness = Harness::new(make());
+        let client = harness.open();
+        harness.set_window(client, Some(0));
+        harness.send(client, input);
+        let mut taken = Vec::new();
+        loop {
+            harness.hand_over(make());
+            harness.set_window(client, Some(window));
+            let part = harness.take_output(client);
+            if part.is_empty() {
+                break;
+            }
+            taken.extend_from_slice(&part);
+        }
+        let (taken, whole) = (taken.escape_ascii().to_string(), whole.escape_ascii().to_string());
+        assert_eq!(taken, whole, "handed over after every {window} bytes of output");
     }
     whole
 }

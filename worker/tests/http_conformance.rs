@@ -1,7 +1,7 @@
 //! Raw requests and the exact answers. Each row also runs cut at every byte, and with a peer that takes the answer in
 //! small bites.
 
-use baton::testing::{Harness, output_of_all_splits};
+use baton::testing::{Harness, output_of_all_handovers, output_of_all_splits};
 use batond::http::{Http, HttpConfig};
 
 /// What the client sees of the connection after the answer.
@@ -144,6 +144,8 @@ fn check(rows: Vec<Row>) {
         // Long inputs are cut by tests of their own.
         if input.len() < 1000 {
             let split = output_of_all_splits(|| Http::new(&HttpConfig::default()), input.as_bytes());
+            let handed_over = output_of_all_handovers(|| Http::new(&HttpConfig::default()), input.as_bytes());
+            assert_eq!(handed_over.escape_ascii().to_string(), split.escape_ascii().to_string(), "{name}, handed over");
             assert_eq!(split.escape_ascii().to_string(), escaped(&expected), "{name}");
         }
     }

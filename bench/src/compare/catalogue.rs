@@ -198,11 +198,13 @@ impl Server {
     }
 }
 
-/// The version of a crate in a lock file.
+/// The version of a crate in a lock file: not that of the peer itself, which may have the same name and has no source.
 fn locked_version(lock: &Path, of: &str) -> Option<String> {
     let text = fs::read_to_string(lock).ok()?;
-    let (_, rest) = text.split_once(&format!("name = \"{of}\"\nversion = \""))?;
-    rest.split('"').next().map(str::to_owned)
+    let head = format!("name = \"{of}\"\nversion = \"");
+    let package =
+        text.split("[[package]]\n").find(|package| package.starts_with(&head) && package.contains("source"))?;
+    package[head.len()..].split('"').next().map(str::to_owned)
 }
 
 #[cfg(test)]

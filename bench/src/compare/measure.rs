@@ -18,6 +18,9 @@ use crate::cpu::{machine_busy_seconds, tree_seconds};
 /// A cell is measured anew when others than server and load used more of the machine than this.
 const FOREIGN_SHARE_MAX: f64 = 0.06;
 
+/// Of the requests that were due; then the server did not keep the rate.
+const UNSENT_SHARE_MAX: f64 = 0.01;
+
 /// Servers listen on these.
 const PORTS: Range<u16> = 21_000..31_000;
 
@@ -132,7 +135,8 @@ impl RunResult {
         if self.requests == 0 {
             problems.push("nothing was answered".to_owned());
         }
-        if self.unsent > 0 {
+        // A few are always due in the last moment.
+        if self.unsent as f64 > self.requests as f64 * UNSENT_SHARE_MAX {
             problems.push(format!("{} were due and never sent", self.unsent));
         }
         problems.extend(self.reasons.iter().take(1).cloned());

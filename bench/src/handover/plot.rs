@@ -37,7 +37,7 @@ pub(super) fn draw(
     let title = format!("{}: requests a second", report.server);
     let interval = churn.timeline.interval.as_secs_f64();
     draw_panel(&upper, &title, &bands, true, [churn, kept], |bin| bin.requests as f64 / interval)?;
-    let title = "longest latency, ms; red: losses";
+    let title = "longest latency, ms; red: failures, those of killed workers too";
     draw_panel(&lower, title, &bands, false, [churn, kept], |bin| bin.latency_max_ns as f64 / 1e6)?;
     root.present()?;
     Ok(())
@@ -99,6 +99,6 @@ fn draw_panel(
         chart.draw_series(names)?;
     }
     let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.9)).border_style(BLACK).draw()?;
+    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.7)).border_style(BLACK).draw()?;
     Ok(())
 }

@@ -146,6 +146,11 @@ impl<S> Connection<S> {
         self.activity_ns
     }
 
+    /// The protocol has it, and it is not about to end.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     pub(crate) fn reason(&self) -> CloseReason {
         self.reason
     }

@@ -1,5 +1,8 @@
 //! A request body in progress: what is missing of it, and what is kept. Boxed, since few connections have one.
 
+use baton::{CannotFreeze, ThawError};
+use serde::{Deserialize, Serialize};
+
 use super::chunked::Chunked;
 use super::head::{Framing, Head, Request};
 use super::refusal::Refusal;
@@ -8,16 +11,19 @@ use super::route::Action;
 /// Room made at first for a body to be kept: no more on a peer's word alone.
 const KEPT_BYTES_FIRST: usize = 64 * 1024;
 
+#[derive(Serialize, Deserialize)]
 enum Rest {
     Length(u64),
     Chunked(Chunked),
 }
 
 /// See the module's head.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Body {
     pub(super) request: Request,
     pub(super) content_type: Option<Box<[u8]>>,
     /// The data, where the action wants it.
+    #[serde(skip)]
     pub(super) kept: Vec<u8>,
     /// The time-out for the whole of it is set.
     pub(super) has_timer: bool,
@@ -59,6 +65,24 @@ impl Body {
             }
             Rest::Chunked(chunked) => chunked.decode(input, keep),
         }
+    }
+
+    /// A head, its length before it, and what is kept.
+    pub(super) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        let head = serde_json::to_vec(self).map_err(|_| CannotFreeze)?;
+        let length = u32::try_from(head.len()).map_err(|_| CannotFreeze)?;
+        state.extend_from_slice(&length.to_le_bytes());
+        state.extend_from_slice(&head);
+        state.extend_from_slice(&self.kept);
+        Ok(())
+    }
+
+    pub(super) fn thaw(state: &[u8]) -> Result<Box<Self>, ThawError> {
+        let (length, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
+        let (head, kept) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(ThawError::Malformed)?;
+        let mut body: Box<Self> = serde_json::from_slice(head).map_err(|_| ThawError::Malformed)?;
+        body.kept = kept.to_vec();
+        Ok(body)
     }
 
     /// Whether nothing is missing.

@@ -3,6 +3,8 @@
 //!
 //! Invariant: what it gives depends on the bytes alone, never on how they were cut.
 
+use serde::{Deserialize, Serialize};
+
 use super::fields::is_token;
 use super::refusal::Refusal;
 
@@ -15,7 +17,7 @@ const EXTENSION_BYTES_MAX: u32 = 16 * 1024;
 /// Trailers of one body together.
 const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Size,
     Extension,
@@ -32,7 +34,7 @@ enum State {
 }
 
 /// See the module's head.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Chunked {
     state: State,
     digits: u8,

@@ -3,6 +3,8 @@
 //! Invariant: once [`parse`] has decided on a piece of input, more input behind it changes nothing. So answers do not
 //! depend on how the network cut the request, and equal heads may be recognised by their bytes alone.
 
+use serde::{Deserialize, Serialize};
+
 use httparse::{EMPTY_HEADER, Header};
 
 use super::fields::{self, is_token};
@@ -42,7 +44,7 @@ pub(super) struct Head<'a> {
 }
 
 /// What an answer needs to know of its request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) action: Action,
     /// The answer goes without its body.
@@ -58,7 +60,7 @@ pub(super) enum Framing {
 }
 
 /// What the client wants of the connection after the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Persistence {
     Keep,
     /// Keep it and say so, to an HTTP/1.0 client.

@@ -16,7 +16,7 @@ mod route;
 
 use std::time::Duration;
 
-use baton::{Drain, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
+use baton::{CannotFreeze, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError, TimerKey};
 
 use self::answer::{Answer, Answers, Say};
 use self::body::Body;
@@ -358,6 +358,31 @@ impl Protocol for Http {
             Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, input, io),
         }
         Next::Close
+    }
+
+    /// Version 1: requests answered (four bytes, little endian), empty lines (one byte), and the body on its way, if any.
+    const STATE: Option<StateFormat> = Some(StateFormat { name: "http", version: 1 });
+
+    fn freeze(&mut self, connection: &HttpConnection, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        state.extend_from_slice(&connection.requests.to_le_bytes());
+        state.push(connection.empty_lines);
+        connection.body.as_ref().map_or(Ok(()), |body| body.freeze(state))
+    }
+
+    fn thaw(
+        &mut self,
+        version: u32,
+        state: &[u8],
+        _peer: Peer<'_>,
+        _io: &mut Io<'_>,
+    ) -> Result<HttpConnection, ThawError> {
+        if version != 1 {
+            return Err(ThawError::Version(version));
+        }
+        let (requests, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
+        let (empty_lines, body) = rest.split_first().ok_or(ThawError::Malformed)?;
+        let body = if body.is_empty() { None } else { Some(Body::thaw(body)?) };
+        Ok(HttpConnection { body, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
     }
 
     fn on_drain(

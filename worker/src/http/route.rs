@@ -1,5 +1,7 @@
 //! From method and target to what is to be done. Pure.
 
+use serde::{Deserialize, Serialize};
+
 use super::refusal::Refusal;
 
 /// A method this server knows.
@@ -28,7 +30,7 @@ impl Method {
 }
 
 /// What is to be done for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Action {
     Plaintext,
     Json,
@@ -48,7 +50,7 @@ impl Action {
 }
 
 /// Value of the `Allow` header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Allow {
     Read,
     Post,
