@@ -1,0 +1,668 @@
+//! Connections move: from this worker, which leaves, to others; and from others to this one. What is said and who has what
+//! at which moment: see [`crate::handover::connections`].
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::{EventLoop, Receiving};
+use crate::connection::Standing;
+use crate::connection::context::Alarm;
+use crate::connection::timer_wheel::TimerId;
+use crate::handover::connections::{
+    Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION, reach,
+    visit,
+};
+use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol};
+use crate::sys::ring::{Key, Ring};
+use crate::worker::control::{Moved, Report, tell};
+
+/// Keys of polls: where others come, and from here on those who have come, and those who are visited.
+pub(super) const MEETING: u32 = 4;
+const VISITORS: u32 = 0x1_0000;
+const DEPARTURES: u32 = 0x2_0000;
+/// Added to a key: the poll for room to write.
+const WRITABLE: u32 = 0x4_0000;
+
+/// Whoever comes when so many are here is sent away.
+const VISITORS_MAX: usize = 4096;
+
+/// Progress is reported at most this often.
+const REPORT_INTERVAL_NS: u64 = 200_000_000;
+
+/// Somebody who brings connections.
+struct Visitor {
+    channel: Channel,
+    key: Key,
+    is_polled: bool,
+    /// Thawed, and not given yet.
+    offered: Option<(u64, Vec<(ConnectionId, Standing)>)>,
+}
+
+/// Somebody who is brought connections.
+struct Departure {
+    channel: Channel,
+    key: Key,
+    is_polled: bool,
+    /// Connections there, as far as is known.
+    open: u64,
+    batch: Option<Batch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Until nothing of any of them is in the kernel's hand.
+    Stopping,
+    Offered,
+    /// Until that is said.
+    Giving,
+}
+
+struct Batch {
+    number: u64,
+    stage: Stage,
+    /// Where each stands once it is frozen.
+    members: Vec<(ConnectionId, Option<Standing>)>,
+    time_out: TimerId,
+    /// When the last of them stopped.
+    stopped_ns: u64,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Moving {
+    pub(super) meeting: Option<Meeting>,
+    /// Whom this worker was started as.
+    pub(super) user: u32,
+    /// Where to bring connections, when it comes to that.
+    pub(super) heirs: Vec<String>,
+    visitors: Vec<Option<Visitor>>,
+    departures: Vec<Option<Departure>>,
+    /// Polls are told from those of channels before by this.
+    sequence: u16,
+    /// Those that are to move, the idlest first.
+    queue: VecDeque<ConnectionId>,
+    next_batch: u64,
+    /// Connections go to others.
+    pub(super) is_on: bool,
+    tally: Moved,
+    began_ns: u64,
+    reported_ns: u64,
+    is_reported: bool,
+}
+
+impl<P: Protocol> EventLoop<P> {
+    /// Whether connections will go to others when this worker leaves.
+    pub(super) fn has_heirs(&self) -> bool {
+        P::STATE.is_some() && !self.moving.heirs.is_empty() && self.moves_connections
+    }
+
+    /// The worker leaves: its connections go to others. `false` where there is nobody to take them.
+    pub(super) fn begin_moving(&mut self) -> bool {
+        if !self.has_heirs() {
+            return false;
+        }
+        for name in std::mem::take(&mut self.moving.heirs) {
+            match visit(&name, self.moving.user) {
+                Ok(channel) => {
+                    let key = self.next_key(DEPARTURES + self.moving.departures.len() as u32);
+                    self.ring.poll(channel.descriptor(), key);
+                    let departure = Departure { channel, key, is_polled: false, open: 0, batch: None };
+                    self.moving.departures.push(Some(departure));
+                }
+                Err(error) => tracing::warn!(slot = self.context.slot, name, %error, "no way to a worker that serves"),
+            }
+        }
+        if self.moving.departures.is_empty() {
+            return false;
+        }
+        let mut all = Vec::new();
+        for slot in 0..self.slab.slots() {
+            if let Some(entry) = self.slab.at(slot).filter(|entry| entry.connecting.is_none()) {
+                all.push((entry.connection.activity_ns(), entry.connection.id()));
+            }
+        }
+        all.sort_unstable_by_key(|(activity_ns, _)| *activity_ns);
+        self.moving.queue = all.into_iter().map(|(_, id)| id).collect();
+        self.moving.is_on = true;
+        self.moving.began_ns = self.context.now_ns;
+        true
+    }
+
+    /// One that was let in while the others move.
+    pub(super) fn move_too(&mut self, id: ConnectionId) {
+        self.moving.queue.push_back(id);
+    }
+
+    fn next_key(&mut self, slot: u32) -> Key {
+        self.moving.sequence = self.moving.sequence.wrapping_add(1);
+        Key { slot, generation: self.moving.sequence }
+    }
+
+    /// What can be done in this turn.
+    pub(super) fn move_on(&mut self) {
+        if !self.moving.is_on {
+            return;
+        }
+        for place in 0..self.moving.departures.len() {
+            self.fill(place);
+            self.offer(place);
+        }
+        self.report_moved();
+        if self.moving.departures.iter().all(Option::is_none) {
+            // Nobody takes the rest.
+            self.moving.is_on = false;
+            self.moving.queue.clear();
+            self.say_goodbyes();
+        }
+    }
+
+    /// Stops the next ones for a worker that waits for some, unless others have fewer.
+    fn fill(&mut self, place: usize) {
+        let least = self.moving.departures.iter().flatten().map(|departure| departure.open).min().unwrap_or_default();
+        let Some(departure) = &self.moving.departures[place] else { return };
+        if departure.batch.is_some() || departure.open > least + BATCH as u64 {
+            return;
+        }
+        let mut members = Vec::new();
+        while members.len() < BATCH
+            && let Some(id) = self.moving.queue.pop_front()
+        {
+            if self.slab.get(id).is_some_and(|entry| !entry.is_stopping && entry.connection.is_open()) {
+                self.stop_for_move(id);
+                members.push((id, None));
+            }
+        }
+        if members.is_empty() {
+            return;
+        }
+        let number = self.moving.next_batch;
+        self.moving.next_batch += 1;
+        let deadline_ns = self.context.now_ns + BATCH_MS_MAX * 1_000_000;
+        let time_out = self.context.timers.set(deadline_ns, Alarm::Batch { place });
+        let batch = Batch { number, stage: Stage::Stopping, members, time_out, stopped_ns: 0 };
+        if let Some(departure) = &mut self.moving.departures[place] {
+            departure.batch = Some(batch);
+        }
+        reach("sender:stopping");
+    }
+
+    /// Everything in the kernel's hand is asked for; a send that waits for the peer says how far it came.
+    fn stop_for_move(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        entry.is_stopping = true;
+        let key = entry.key();
+        match (&entry.socket, entry.sending, entry.receiving) {
+            (Some(socket), true, _) => {
+                if entry.receiving == Receiving::Armed {
+                    entry.receiving = Receiving::Cancelling;
+                }
+                self.ring.cancel_socket(socket);
+            }
+            (_, _, Receiving::Armed) => {
+                entry.receiving = Receiving::Cancelling;
+                self.ring.cancel_receive(key);
+            }
+            (_, _, Receiving::Starved) => entry.receiving = Receiving::No,
+            _ => {}
+        }
+    }
+
+    /// Freezes and offers a batch of which nothing is in the kernel's hand any more.
+    fn offer(&mut self, place: usize) {
+        let Some(format) = P::STATE else { return };
+        let Some(departure) = &mut self.moving.departures[place] else { return };
+        let Some(batch) = departure.batch.as_mut().filter(|batch| batch.stage == Stage::Stopping) else { return };
+        for (id, _) in &batch.members {
+            let Some(entry) = self.slab.get(*id) else { continue };
+            let is_idle = matches!(entry.receiving, Receiving::No | Receiving::Starved);
+            if !is_idle || entry.sending {
+                return;
+            }
+        }
+        let number = batch.number;
+        batch.stopped_ns = self.context.now_ns;
+        let members = std::mem::take(&mut batch.members);
+        let mut offer = Offer::new(number);
+        let (mut offered, mut kept) = (Vec::new(), Vec::new());
+        for (id, _) in members {
+            let Some(entry) = self.slab.get(id) else { continue };
+            if offer.body_bytes() >= BATCH_BYTES {
+                // In a batch of its own, soon.
+                entry.is_stopping = false;
+                self.moving.queue.push_front(id);
+                self.settle(id.slot);
+                continue;
+            }
+            let Some(socket) = &entry.socket else { continue };
+            let is_open = entry.connection.is_open();
+            let Some(frozen) = entry.connection.freeze(&mut self.protocol, &mut self.context) else {
+                kept.push((id, None, if is_open { Refusal::Protocol } else { Refusal::Ending }));
+                continue;
+            };
+            match self.ring.duplicate(socket) {
+                Ok(descriptor) => {
+                    offer.add(&frozen, entry.is_fresh, None, descriptor);
+                    offered.push((id, Some(frozen.standing)));
+                }
+                Err(_) => kept.push((id, Some(frozen.standing), Refusal::Descriptors)),
+            }
+        }
+        for (id, standing, refusal) in kept {
+            self.keep(id, standing.as_ref(), refusal);
+        }
+        let Some(departure) = &mut self.moving.departures[place] else { return };
+        if offer.is_empty() {
+            if let Some(batch) = departure.batch.take() {
+                self.context.timers.cancel(batch.time_out);
+            }
+            return;
+        }
+        if let Some(batch) = &mut departure.batch {
+            batch.stage = Stage::Offered;
+            batch.members = offered;
+        }
+        match departure.channel.offer(offer, format.name, format.version) {
+            Ok(bytes) => {
+                self.moving.tally.bytes += bytes as u64;
+                self.poll_departure(place);
+                reach("sender:offered");
+            }
+            Err(_) => self.lose_departure(place),
+        }
+    }
+
+    /// A connection that is not handed over goes on here, and is told that the worker leaves.
+    fn keep(&mut self, id: ConnectionId, standing: Option<&Standing>, refusal: Refusal) {
+        match self.moving.tally.refused.iter_mut().find(|(one, _)| *one == refusal) {
+            Some((_, count)) => *count += 1,
+            None => self.moving.tally.refused.push((refusal, 1)),
+        }
+        self.go_on(id, standing);
+        let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
+        let Some(entry) = self.slab.get(id) else { return };
+        entry.stays = true;
+        if entry.is_fresh {
+            self.watch_first_input();
+        } else {
+            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+            self.settle(id.slot);
+        }
+    }
+
+    /// Goes on with a connection that was stopped.
+    fn go_on(&mut self, id: ConnectionId, standing: Option<&Standing>) {
+        let Some(entry) = self.slab.get(id) else { return };
+        entry.is_stopping = false;
+        if let Some(standing) = standing
+            && !entry.connection.is_ended()
+        {
+            entry.connection.resume(&mut self.protocol, &mut self.context, standing);
+        }
+        self.settle(id.slot);
+    }
+
+    pub(super) fn hear_departure(&mut self, place: usize) {
+        loop {
+            let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::as_mut) else { return };
+            match departure.channel.hear() {
+                Heard::Takes { batch, refused, open } => self.taken(place, batch, &refused, open),
+                Heard::Nothing => return,
+                Heard::Offer(_) | Heard::Gives { .. } | Heard::End => return self.lose_departure(place),
+            }
+        }
+    }
+
+    /// The other side says what it takes of what was offered.
+    fn taken(&mut self, place: usize, number: u64, refused: &[(usize, Refusal)], open: u64) {
+        let Some(departure) = &mut self.moving.departures[place] else { return };
+        departure.open = open;
+        let Some(batch) = departure.batch.as_mut().filter(|one| one.number == number && one.stage == Stage::Offered)
+        else {
+            return self.lose_departure(place);
+        };
+        batch.stage = Stage::Giving;
+        let members = std::mem::take(&mut batch.members);
+        let refusal = |place: usize| refused.iter().find(|(one, _)| *one == place).map(|(_, refusal)| *refusal);
+        let (mut given, mut back) = (Vec::new(), Vec::new());
+        for (index, (id, standing)) in members.into_iter().enumerate() {
+            match refusal(index) {
+                None => given.push((id, standing)),
+                Some(refusal) => back.push((id, standing, refusal)),
+            }
+        }
+        departure.open += given.len() as u64;
+        batch.members = given;
+        // One that takes nothing now is not asked again: others may.
+        let is_over = back.iter().any(|(_, _, refusal)| {
+            matches!(refusal, Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors)
+        });
+        reach("sender:giving");
+        let said = departure.channel.say(&Message::Gives { batch: number });
+        for (id, standing, refusal) in back {
+            if is_over && self.moving.departures.iter().flatten().count() > 1 {
+                self.go_on(id, standing.as_ref());
+                self.moving.queue.push_front(id);
+            } else {
+                self.keep(id, standing.as_ref(), refusal);
+            }
+        }
+        if said.is_err() {
+            return self.lose_departure(place);
+        }
+        reach("sender:given");
+        self.finish_batch(place);
+        self.poll_departure(place);
+        if is_over && self.moving.departures[place].as_ref().is_some_and(|departure| departure.batch.is_none()) {
+            self.lose_departure(place);
+        }
+    }
+
+    /// What was given is let go of.
+    fn finish_batch(&mut self, place: usize) {
+        let Some(departure) = &mut self.moving.departures[place] else { return };
+        if !departure.channel.is_flushed() || departure.batch.as_ref().is_none_or(|one| one.stage != Stage::Giving) {
+            return;
+        }
+        let Some(batch) = departure.batch.take() else { return };
+        self.context.timers.cancel(batch.time_out);
+        let pause_us = self.context.now_ns.saturating_sub(batch.stopped_ns) / 1000;
+        self.moving.tally.pause_us_max = self.moving.tally.pause_us_max.max(pause_us);
+        for (id, _) in batch.members {
+            let Some(entry) = self.slab.get(id) else { continue };
+            if !entry.connection.is_ended() {
+                entry.connection.leave(&mut self.context);
+            }
+            self.moving.tally.moved += 1;
+            self.settle(id.slot);
+        }
+        self.moving.is_reported = false;
+    }
+
+    /// Nothing more can be given to this worker. What was not given goes on here, or to others.
+    pub(super) fn lose_departure(&mut self, place: usize) {
+        let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::take) else { return };
+        let Departure { channel, key, is_polled, batch, .. } = departure;
+        self.ring.cancel_poll(key);
+        if is_polled {
+            self.ring.cancel_poll(Key { slot: key.slot + WRITABLE, ..key });
+        }
+        // First: from now on the other side cannot be given anything.
+        drop(channel);
+        let Some(batch) = batch else { return };
+        self.context.timers.cancel(batch.time_out);
+        let has_others = self.moving.departures.iter().any(Option::is_some);
+        for (id, standing) in batch.members {
+            if has_others {
+                self.go_on(id, standing.as_ref());
+                self.moving.queue.push_front(id);
+            } else {
+                self.keep(id, standing.as_ref(), Refusal::Channel);
+            }
+        }
+    }
+
+    /// The other side has not answered in time.
+    pub(super) fn batch_timed_out(&mut self, place: usize) {
+        if let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::as_mut)
+            && let Some(batch) = &mut departure.batch
+        {
+            // That timer is gone; another one, which does nothing, is cancelled in its place.
+            batch.time_out = self.context.timers.set(self.context.now_ns, Alarm::Batch { place: usize::MAX });
+            tracing::warn!(slot = self.context.slot, "a worker does not take connections in time");
+            self.lose_departure(place);
+        }
+    }
+
+    fn poll_departure(&mut self, place: usize) {
+        if let Some(departure) = &mut self.moving.departures[place]
+            && !departure.channel.is_flushed()
+            && !std::mem::replace(&mut departure.is_polled, true)
+        {
+            let key = Key { slot: departure.key.slot + WRITABLE, ..departure.key };
+            self.ring.poll_writable(departure.channel.descriptor(), key);
+        }
+    }
+
+    /// A poll of this part fired; `false` where it is none of it.
+    pub(super) fn moving_readable(&mut self, key: Key, more: bool) -> bool {
+        let is_writable = key.slot & WRITABLE != 0;
+        let slot = key.slot & !WRITABLE;
+        let own = Key { slot, ..key };
+        match slot {
+            MEETING => {
+                if let Some(meeting) = self.moving.meeting.as_ref().filter(|_| !more) {
+                    self.ring.poll(meeting.descriptor(), key);
+                }
+                self.let_visitors_in();
+            }
+            DEPARTURES.. => {
+                let place = (slot - DEPARTURES) as usize;
+                let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::as_mut) else { return true };
+                if departure.key != own {
+                    return true;
+                }
+                if is_writable {
+                    departure.is_polled = false;
+                    match departure.channel.flush() {
+                        Ok(()) => self.finish_batch(place),
+                        Err(_) => self.lose_departure(place),
+                    }
+                    if self.moving.departures[place].is_some() {
+                        self.poll_departure(place);
+                    }
+                } else {
+                    if !more {
+                        self.ring.poll(departure.channel.descriptor(), own);
+                    }
+                    self.hear_departure(place);
+                }
+            }
+            VISITORS.. => {
+                let place = (slot - VISITORS) as usize;
+                let Some(visitor) = self.moving.visitors.get_mut(place).and_then(Option::as_mut) else { return true };
+                if visitor.key != own {
+                    return true;
+                }
+                if is_writable {
+                    visitor.is_polled = false;
+                    match visitor.channel.flush() {
+                        Ok(()) => self.poll_visitor(place),
+                        Err(_) => self.lose_visitor(place),
+                    }
+                } else {
+                    if !more {
+                        self.ring.poll(visitor.channel.descriptor(), own);
+                    }
+                    self.hear_visitor(place);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn let_visitors_in(&mut self) {
+        while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
+            let free = self.moving.visitors.iter().position(Option::is_none);
+            let place = free.unwrap_or(self.moving.visitors.len());
+            if place >= VISITORS_MAX {
+                continue;
+            }
+            let key = self.next_key(VISITORS + place as u32);
+            self.ring.poll(channel.descriptor(), key);
+            let visitor = Some(Visitor { channel, key, is_polled: false, offered: None });
+            match free {
+                Some(place) => self.moving.visitors[place] = visitor,
+                None => self.moving.visitors.push(visitor),
+            }
+        }
+    }
+
+    fn hear_visitor(&mut self, place: usize) {
+        loop {
+            let Some(visitor) = self.moving.visitors.get_mut(place).and_then(Option::as_mut) else { return };
+            match visitor.channel.hear() {
+                Heard::Offer(arrival) if visitor.offered.is_none() => self.take(place, arrival),
+                Heard::Gives { batch } if visitor.offered.as_ref().is_some_and(|(one, _)| *one == batch) => {
+                    self.given(place);
+                }
+                Heard::Nothing => return,
+                Heard::Offer(_) | Heard::Gives { .. } | Heard::Takes { .. } | Heard::End => {
+                    return self.lose_visitor(place);
+                }
+            }
+        }
+    }
+
+    /// Makes what can be made of an offer, and says what that is.
+    fn take(&mut self, place: usize, arrival: Arrival) {
+        reach("receiver:offered");
+        let (batch, count, format_version) = (arrival.batch, arrival.len(), arrival.format_version);
+        let wrong = if arrival.version != VERSION {
+            Some(Refusal::Version)
+        } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
+            Some(Refusal::Format)
+        } else if self.drain_deadline_ns.is_some() {
+            Some(Refusal::Leaving)
+        } else if !arrival.has_all_descriptors() {
+            Some(Refusal::Descriptors)
+        } else {
+            None
+        };
+        let open = self.slab.len() as u64;
+        let (mut members, mut refused) = (Vec::new(), Vec::new());
+        match wrong {
+            Some(refusal) => refused.extend((0..count).map(|index| (index, refusal))),
+            None => {
+                for (index, arrived) in arrival.into_connections().enumerate() {
+                    match self.thaw(format_version, arrived) {
+                        Ok(member) => members.push(member),
+                        Err(refusal) => refused.push((index, refusal)),
+                    }
+                }
+            }
+        }
+        let Some(visitor) = &mut self.moving.visitors[place] else { return };
+        visitor.offered = Some((batch, members));
+        reach("receiver:taking");
+        match visitor.channel.say(&Message::Takes { batch, refused, open }) {
+            Ok(()) => self.poll_visitor(place),
+            Err(_) => self.lose_visitor(place),
+        }
+        reach("receiver:taken");
+    }
+
+    fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<(ConnectionId, Standing), Refusal> {
+        let Arrived { envelope, frozen, descriptor } = arrived;
+        if self.slab.len() as u32 >= self.sizing.connections_max {
+            return Err(Refusal::Limit);
+        }
+        let id = match self.insert(Ring::adopt(descriptor), None) {
+            Ok(id) => id,
+            Err(socket) => {
+                self.ring.close(socket);
+                return Err(Refusal::Limit);
+            }
+        };
+        let entry = self.slab.get(id).expect("just made");
+        entry.is_fresh = envelope.is_fresh;
+        let ring = RefCell::new(&mut self.ring);
+        let socket = entry.socket.as_ref().expect("just made");
+        let address = || {
+            ring.borrow_mut().with_descriptor(socket, |descriptor| {
+                let address = SockRef::from(&descriptor).peer_addr()?;
+                address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+            })
+        };
+        let peer = Peer { token: envelope.token, address: &address };
+        let thawed = entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer);
+        thawed.map(|standing| (id, standing)).map_err(|error| {
+            tracing::debug!(slot = self.context.slot, %error, "a connection cannot be thawed");
+            self.abandon(id);
+            Refusal::State
+        })
+    }
+
+    /// What was taken is this worker's.
+    fn given(&mut self, place: usize) {
+        reach("receiver:given");
+        let Some(visitor) = &mut self.moving.visitors[place] else { return };
+        let Some((_, members)) = visitor.offered.take() else { return };
+        for (id, standing) in members {
+            let Some(entry) = self.slab.get(id) else { continue };
+            if !entry.connection.is_ended() {
+                entry.connection.resume(&mut self.protocol, &mut self.context, &standing);
+                self.context.page.taken_over.add(1);
+            }
+            self.settle(id.slot);
+            if self.moving.is_on {
+                self.move_too(id);
+            }
+        }
+        self.context.page.open.set(self.slab.len() as u64);
+        reach("receiver:resumed");
+    }
+
+    fn poll_visitor(&mut self, place: usize) {
+        if let Some(visitor) = &mut self.moving.visitors[place]
+            && !visitor.channel.is_flushed()
+            && !std::mem::replace(&mut visitor.is_polled, true)
+        {
+            let key = Key { slot: visitor.key.slot + WRITABLE, ..visitor.key };
+            self.ring.poll_writable(visitor.channel.descriptor(), key);
+        }
+    }
+
+    /// What was not given is the other side's.
+    fn lose_visitor(&mut self, place: usize) {
+        let Some(visitor) = self.moving.visitors.get_mut(place).and_then(Option::take) else { return };
+        self.ring.cancel_poll(visitor.key);
+        if visitor.is_polled {
+            self.ring.cancel_poll(Key { slot: visitor.key.slot + WRITABLE, ..visitor.key });
+        }
+        for (id, _) in visitor.offered.into_iter().flat_map(|(_, members)| members) {
+            self.abandon(id);
+        }
+    }
+
+    /// Drops this worker's copy of a connection that is another's; the peer sees nothing of it.
+    fn abandon(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        if let Some(socket) = entry.socket.take() {
+            self.ring.close(socket);
+        }
+        if !entry.connection.is_ended() {
+            entry.connection.leave(&mut self.context);
+        }
+        entry.connection.close(&mut self.protocol, &mut self.context);
+        debug_assert!(entry.connection.reason() == CloseReason::HandedOver, "abandoned without having been frozen");
+        self.slab.remove(id.slot);
+    }
+
+    fn report_moved(&mut self) {
+        let is_moving = !self.moving.queue.is_empty() || self.moving.departures.iter().flatten().any(|one| one.batch.is_some());
+        let now_ns = self.context.now_ns;
+        let is_due = !is_moving || now_ns - self.moving.reported_ns >= REPORT_INTERVAL_NS;
+        if self.moving.is_reported || !is_due {
+            return;
+        }
+        self.moving.is_reported = true;
+        self.moving.reported_ns = now_ns;
+        self.moving.tally.left = self.slab.len() as u64;
+        self.moving.tally.took_us = (now_ns - self.moving.began_ns) / 1000;
+        let _ = tell(&self.control, &Report::Moved(self.moving.tally.clone()));
+    }
+
+    /// The worker stops at once.
+    pub(super) fn stop_moving(&mut self) {
+        self.moving.is_on = false;
+        self.moving.queue.clear();
+        for place in 0..self.moving.departures.len() {
+            self.lose_departure(place);
+        }
+    }
+}
