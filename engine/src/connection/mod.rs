@@ -151,6 +151,10 @@ impl<S> Connection<S> {
         self.phase == Phase::Open
     }
 
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
     pub(crate) fn reason(&self) -> CloseReason {
         self.reason
     }

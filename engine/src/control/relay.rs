@@ -49,7 +49,11 @@ pub(crate) enum ToNew {
     /// There is no way back any more.
     Final,
     /// The old workers serve: leave.
-    Relieved,
+    Relieved {
+        /// Where they can be brought connections.
+        #[serde(default)]
+        meetings: Vec<String>,
+    },
     /// The old workers cannot be had back.
     NotRelieved {
         /// Why.
@@ -77,6 +81,9 @@ pub(crate) enum ToOld {
         generation: u32,
         /// How it takes listeners over.
         tier: String,
+        /// Where its workers can be brought connections.
+        #[serde(default)]
+        meetings: Vec<String>,
     },
     /// It has the pid file as well.
     Named,

@@ -36,6 +36,8 @@ pub(super) struct Child {
     pub(super) since: Instant,
     /// Numbers of its listen sockets' descriptors, in its own table.
     pub(super) listeners: Vec<RawFd>,
+    /// Where other workers bring their connections.
+    pub(super) meeting: Option<String>,
     /// Copies of connections it was handed and has not taken yet; others get them if it dies.
     pub(super) handed: VecDeque<OwnedFd>,
 }
@@ -219,6 +221,12 @@ impl Generation<'_> {
         self.slots.iter().filter_map(Slot::child)
     }
 
+    /// Where its workers can be brought connections.
+    pub(super) fn meetings(&self) -> Vec<String> {
+        let ready = self.slots.iter().filter(|slot| slot.is_ready()).filter_map(Slot::child);
+        ready.filter_map(|child| child.meeting.clone()).collect()
+    }
+
     /// The slot of this index.
     pub(super) fn slot(&self, index: usize) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.index == index)
@@ -235,7 +243,8 @@ mod tests {
         let now = Instant::now();
         let child = |since| {
             let (listeners, handed) = (Vec::new(), VecDeque::new());
-            State::Ready(Child { pid: Pid::from_raw(1), process: None, control: None, since, listeners, handed })
+            let pid = Pid::from_raw(1);
+            State::Ready(Child { pid, process: None, control: None, since, listeners, meeting: None, handed })
         };
         slot.state = child(now);
         let mut last = Duration::ZERO;

@@ -114,6 +114,7 @@ impl Master<'_> {
 
     /// Orders a generation to leave, or to leave sooner than it was ordered before.
     pub(super) fn send_away(&mut self, index: usize, farewell: Order) {
+        let heirs = self.heirs(index);
         let generation = &mut self.generations[index];
         let time_ms = match farewell {
             Order::Drain { settle_ms, drain_ms, .. } => settle_ms.saturating_add(drain_ms),
@@ -127,6 +128,9 @@ impl Master<'_> {
         });
         for control in generation.children().filter_map(|child| child.control.as_ref()) {
             // A worker that is gone needs no order; it is reaped next.
+            if !heirs.is_empty() {
+                let _ = worker::tell(control, &Order::Heirs { names: heirs.clone() });
+            }
             let _ = worker::tell(control, &farewell);
         }
         for slot in &mut generation.slots {
@@ -141,6 +145,16 @@ impl Master<'_> {
         } else if farewell != Order::Stop {
             self.event(Some(number), "its connections drain");
         }
+    }
+
+    /// Where the workers of a generation that leaves bring their connections.
+    fn heirs(&self, index: usize) -> Vec<String> {
+        if !self.heirs_elsewhere.is_empty() {
+            return self.heirs_elsewhere.clone();
+        }
+        let serving = self.generations.iter().enumerate();
+        let serving = serving.filter(|(other, one)| *other != index && one.phase == Phase::Serving && !self.stopping);
+        serving.flat_map(|(_, generation)| generation.meetings()).collect()
     }
 
     pub(super) fn kill_all(&mut self) {

@@ -90,6 +90,8 @@ struct Master<'a> {
     predecessor: Option<Predecessor>,
     /// The new master takes listeners over in the same way.
     is_succeeded_alike: bool,
+    /// Where workers of another master, which serves instead of this one, can be brought connections.
+    heirs_elsewhere: Vec<String>,
     /// Another master stays: this one ends when its workers have.
     is_leaving: bool,
     /// How the last upgrade that did not last ended.
@@ -196,6 +198,7 @@ impl<'a> Master<'a> {
             relay: None,
             predecessor: None,
             is_succeeded_alike: false,
+            heirs_elsewhere: Vec::new(),
             is_leaving: false,
             last_revert: None,
             has_served: false,

@@ -132,7 +132,7 @@ impl<'a> Master<'a> {
                 let (listeners, handed) = (Vec::new(), VecDeque::new());
                 slots[place].heartbeat = Default::default();
                 slots[place].state =
-                    State::Starting(Child { pid: child, process, control: Some(ours), since, listeners, handed });
+                    State::Starting(Child { pid: child, process, control: Some(ours), since, listeners, meeting: None, handed });
                 tracing::debug!(generation = *number, slot, pid = child.as_raw(), "worker forked");
                 Ok(())
             }
@@ -219,7 +219,7 @@ impl<'a> Master<'a> {
         let farewell = self.farewell(index);
         for before in 0..index {
             if self.generations[before].phase == Phase::Serving {
-                self.send_away(before, farewell);
+                self.send_away(before, farewell.clone());
             }
         }
         if self.adopts() {

@@ -20,7 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 pub(crate) use self::control::{
-    Heard, Order, Report, hear, hear_with, hear_with_all, pair, tell, tell_with, tell_with_all,
+    Heard, Moved, Order, Report, hear, hear_with, hear_with_all, pair, tell, tell_with, tell_with_all,
 };
 use self::event_loop::{EventLoop, Parts};
 pub(crate) use self::identity::Identity;
@@ -35,6 +35,7 @@ use crate::config::{Descriptors, Settings};
 use crate::connection::context::{Command, Context};
 use crate::connection::{CounterId, add_named};
 use crate::handover::Steering;
+use crate::handover::connections::Meeting;
 use crate::protocol::{ConnectionId, Protocol, TimerKey};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::features::Features;
@@ -153,6 +154,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
+        let user = geteuid().as_raw();
+        let meets = setup.signals && P::STATE.is_some();
+        let meeting = meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.
         if let Some(identity) = &setup.identity {
             identity.assume().map_err(system("giving up privileges"))?;
@@ -167,7 +171,21 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             let set = steering.set(slot as u32, listener.socket.as_fd());
             set.map_err(system("entering the listener for steering"))?;
         }
-        let parts = Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct };
+        let connections = settings.connections;
+        let parts = Parts {
+            ring,
+            context,
+            listeners,
+            inbox,
+            rendezvous,
+            generation,
+            signals,
+            sizing,
+            direct,
+            meeting,
+            user,
+            connections,
+        };
         Ok((parts, protocol))
     })();
     match made {

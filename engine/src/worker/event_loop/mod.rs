@@ -5,6 +5,7 @@
 //! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
 
 mod accepting;
+mod moving;
 mod orders;
 
 use std::cell::RefCell;
@@ -19,14 +20,17 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::control::{Report, tell};
+use self::moving::Moving;
 use super::listener::Listener;
 use super::mailbox::Inbox;
 use super::rendezvous::Rendezvous;
 use super::slab::Slab;
 use super::{Sizing, Worker};
+use crate::config::Connections;
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Action, Connection, Received};
+use crate::handover::connections::Meeting;
 use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
@@ -42,6 +46,7 @@ const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
 const INBOX: Key = Key { slot: 2, generation: 0 };
 const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
+const MEETING: Key = Key { slot: moving::MEETING, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
@@ -75,6 +80,10 @@ struct Entry<S> {
     closes_with_send: bool,
     /// In the list of those that have something to send.
     is_dirty: bool,
+    /// On its way to another worker: nothing is armed any more.
+    is_stopping: bool,
+    /// It was to go to another worker, and does not.
+    stays: bool,
     /// While an outbound connection is being established.
     connecting: Option<Box<Connecting>>,
 }
@@ -114,6 +123,10 @@ pub(super) struct Parts<M> {
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
     pub(super) direct: bool,
+    /// Where others bring their connections, and whom this worker was started as.
+    pub(super) meeting: Option<Meeting>,
+    pub(super) user: u32,
+    pub(super) connections: Connections,
 }
 
 /// See the module's head.
@@ -149,11 +162,14 @@ pub(crate) struct EventLoop<P: Protocol> {
     /// While leaving: others accept from the same sockets.
     is_succeeded: bool,
     stopping: bool,
+    connections: Connections,
+    moving: Moving,
 }
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
-        let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct } = parts;
+        let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct, .. } = parts;
+        let moving = Moving { meeting: parts.meeting, user: parts.user, ..Moving::default() };
         let mut this = Self {
             protocol,
             ring,
@@ -181,6 +197,8 @@ impl<P: Protocol> EventLoop<P> {
             is_settled: false,
             is_succeeded: false,
             stopping: false,
+            connections: parts.connections,
+            moving,
         };
         this.ring.poll(this.control.as_fd(), CONTROL);
         if let Some(signals) = &this.signals {
@@ -190,6 +208,9 @@ impl<P: Protocol> EventLoop<P> {
             this.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
         }
         this.ring.poll(this.inbox.descriptor(), INBOX);
+        if let Some(meeting) = &this.moving.meeting {
+            this.ring.poll(meeting.descriptor(), MEETING);
+        }
         this.settle_accepting();
         this
     }
@@ -197,7 +218,8 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn report_ready(&self) {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
-        let report = Report::Ready { core: self.context.core, connections_max, listeners };
+        let meeting = self.moving.meeting.as_ref().map(|meeting| meeting.name().to_owned());
+        let report = Report::Ready { core: self.context.core, connections_max, listeners, meeting };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
         }
@@ -246,6 +268,7 @@ impl<P: Protocol> EventLoop<P> {
             Leaving::Asked => self.leaving = Leaving::AskedBefore,
             Leaving::AskedBefore => self.tell_drain(),
         }
+        self.move_on();
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
         self.rearm_starved();
         self.settle_accepting();
@@ -281,7 +304,7 @@ impl<P: Protocol> EventLoop<P> {
                 let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
-                if was_fresh && self.leaving == Leaving::Told {
+                if was_fresh && self.leaving == Leaving::Told && (self.context.draining || entry.stays) {
                     let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
                     connection.drain(&mut self.protocol, &mut self.context, deadline);
                 }
@@ -317,7 +340,11 @@ impl<P: Protocol> EventLoop<P> {
                 entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
             }
             _ => match -result {
-                libc::EAGAIN | libc::EINTR => {
+                libc::ECANCELED if !entry.is_stopping => {
+                    entry.connection.send_ended(payload);
+                    entry.connection.fail(&mut self.context);
+                }
+                libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
                     entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
                 }
                 _ => {
@@ -358,6 +385,8 @@ impl<P: Protocol> EventLoop<P> {
             sending: false,
             closes_with_send: false,
             is_dirty: false,
+            is_stopping: false,
+            stays: false,
             connecting: connecting.map(Box::new),
         });
         id.ok_or_else(|| socket.expect("not taken"))
@@ -377,6 +406,8 @@ impl<P: Protocol> EventLoop<P> {
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
         if self.context.draining {
             self.watch_first_input();
+        } else if self.moving.is_on {
+            self.move_too(id);
         }
         self.settle(id.slot);
     }
@@ -434,6 +465,9 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn readable(&mut self, key: Key, more: bool) {
+        if self.moving_readable(key, more) {
+            return;
+        }
         match key {
             CONTROL => self.hear_orders(more),
             SIGNALS => {
@@ -495,6 +529,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 Alarm::FirstInput => self.drain_silent(),
                 Alarm::Drain => self.end_drain(),
+                Alarm::Batch { place } => self.batch_timed_out(place),
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -511,6 +546,11 @@ impl<P: Protocol> EventLoop<P> {
             match command {
                 Command::Wake(id) => {
                     if let Some(entry) = self.slab.get(id).filter(|entry| entry.connecting.is_none()) {
+                        if entry.is_stopping && !entry.connection.is_open() && !entry.connection.is_ended() {
+                            // Frozen: until it is known whose it is.
+                            self.context.commands.push(Command::Wake(id));
+                            continue;
+                        }
                         entry.connection.wake(&mut self.protocol, &mut self.context);
                         self.settle(id.slot);
                     }
@@ -547,6 +587,9 @@ impl<P: Protocol> EventLoop<P> {
                 }
             }
             Action::Close { reset } => return self.close(slot, reset),
+        }
+        if entry.is_stopping {
+            return;
         }
         if entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
@@ -605,6 +648,9 @@ impl<P: Protocol> EventLoop<P> {
             let slot = self.dirty[index];
             let Some(entry) = self.slab.at(slot) else { continue };
             entry.is_dirty = false;
+            if entry.is_stopping && entry.socket.is_some() {
+                continue;
+            }
             if let Some(socket) = &entry.socket {
                 if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
                     let key = entry.key();

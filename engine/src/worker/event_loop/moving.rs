@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::{EventLoop, Receiving};
+use crate::config::Connections;
 use crate::connection::Standing;
 use crate::connection::context::Alarm;
 use crate::connection::timer_wheel::TimerId;
@@ -97,7 +98,7 @@ pub(super) struct Moving {
 impl<P: Protocol> EventLoop<P> {
     /// Whether connections will go to others when this worker leaves.
     pub(super) fn has_heirs(&self) -> bool {
-        P::STATE.is_some() && !self.moving.heirs.is_empty() && self.moves_connections
+        P::STATE.is_some() && !self.moving.heirs.is_empty() && self.connections == Connections::Handover
     }
 
     /// The worker leaves: its connections go to others. `false` where there is nobody to take them.

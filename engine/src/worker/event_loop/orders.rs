@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::{CONTROL, EventLoop, Leaving, Master};
+use crate::config::Connections;
 use crate::connection::context::Alarm;
 use crate::protocol::Protocol;
 use crate::sys::ring::Ring;
@@ -40,6 +41,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.is_succeeded = is_succeeded;
                 self.drain(settle_ms, drain_ms);
             }
+            Order::Heirs { names } => self.moving.heirs = names,
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
@@ -120,7 +122,7 @@ impl<P: Protocol> EventLoop<P> {
             if !self.is_settled {
                 self.context.timers.set(now_ns + settle_ms * 1_000_000, Alarm::Settled);
             }
-            self.context.draining = true;
+            self.context.draining = self.connections != Connections::Wait && !self.has_heirs();
             self.leaving = Leaving::Asked;
             tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
         }
@@ -144,6 +146,14 @@ impl<P: Protocol> EventLoop<P> {
     /// Tells the protocol, connection by connection; of those that have sent nothing, when they have, or a while later.
     pub(super) fn tell_drain(&mut self) {
         self.leaving = Leaving::Told;
+        if self.connections != Connections::Wait && !self.begin_moving() {
+            self.say_goodbyes();
+        }
+    }
+
+    /// Tells every connection that the worker leaves.
+    pub(super) fn say_goodbyes(&mut self) {
+        self.context.draining = true;
         self.drain_connections(|is_fresh, _| !is_fresh);
         self.watch_first_input();
     }
@@ -172,6 +182,7 @@ impl<P: Protocol> EventLoop<P> {
         self.drain(0, 0);
         self.leaving = Leaving::Told;
         self.stopping = true;
+        self.stop_moving();
         for slot in 0..self.slab.slots() {
             if let Some(entry) = self.slab.at(slot) {
                 if entry.connecting.is_none() {
