@@ -22,7 +22,7 @@ fn batond_loses_nothing_and_the_report_says_so() {
     let (json, plot) = (folder.path().join("h.json"), folder.path().join("h.svg"));
     let output = handover(&[
         "--action=reload",
-        "--action=kill-one",
+        "--action=scale",
         "--repeat=2",
         "--steady=0.5",
         "--every=0.2",
@@ -37,7 +37,7 @@ fn batond_loses_nothing_and_the_report_says_so() {
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
     let rows = report["rows"].as_array().expect("rows");
     let told: Vec<_> = rows.iter().map(|row| (row["name"].as_str(), row["times"].as_u64())).collect();
-    assert_eq!(told, [(Some("steady"), Some(0)), (Some("reload"), Some(2)), (Some("kill-one"), Some(2))]);
+    assert_eq!(told, [(Some("steady"), Some(0)), (Some("reload"), Some(2)), (Some("scale"), Some(2))]);
     for row in rows {
         assert!(row["churn"]["answered"].as_u64() > Some(0) && row["kept"]["answered"].as_u64() > Some(0), "{row}");
     }
