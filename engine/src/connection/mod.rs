@@ -585,6 +585,9 @@ impl<S> Connection<S> {
         reason: CloseReason,
         callback: impl FnOnce(&mut S, &[u8], &mut Io<'_>) -> Next,
     ) {
+        if self.phase != Phase::Open {
+            return;
+        }
         let input = mem::take(&mut self.input);
         self.call(context, reason, |state, io| callback(state, input.bytes(), io));
         if self.phase == Phase::Open {

@@ -108,9 +108,6 @@ pub(crate) struct Envelope {
     /// Nothing was received on it yet.
     #[serde(default)]
     pub(crate) is_fresh: bool,
-    /// Of an outbound connection.
-    #[serde(default)]
-    pub(crate) token: Option<u64>,
     state_bytes: usize,
     input_bytes: usize,
     output_bytes: usize,
@@ -167,11 +164,10 @@ impl Offer {
         self.body.len()
     }
 
-    pub(crate) fn add(&mut self, frozen: &Frozen, is_fresh: bool, token: Option<u64>, descriptor: OwnedFd) {
+    pub(crate) fn add(&mut self, frozen: &Frozen, is_fresh: bool, descriptor: OwnedFd) {
         self.envelopes.push(Envelope {
             standing: frozen.standing.clone(),
             is_fresh,
-            token,
             state_bytes: frozen.state.len(),
             input_bytes: frozen.input.len(),
             output_bytes: frozen.output.len(),

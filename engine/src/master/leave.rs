@@ -15,6 +15,16 @@ use crate::worker::{self, Order};
 /// Beyond the workers' own drain time: then they are killed.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// Workers that one worker brings connections to, at most: one message has room for so many.
+const HEIRS_MAX: usize = 128;
+
+/// Whom the worker at `place` brings its connections: where there are more than it can know, others than its siblings.
+pub(super) fn inheritance(heirs: &[String], place: usize) -> Order {
+    let first = place * HEIRS_MAX % heirs.len().max(1);
+    let (before, from) = heirs.split_at(first);
+    Order::Heirs { names: from.iter().chain(before).take(HEIRS_MAX).cloned().collect() }
+}
+
 /// How patiently to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -126,10 +136,10 @@ impl Master<'_> {
             Phase::Leaving(before) => before.min(deadline),
             Phase::Starting | Phase::Serving => deadline,
         });
-        for control in generation.children().filter_map(|child| child.control.as_ref()) {
+        for (place, control) in generation.children().filter_map(|child| child.control.as_ref()).enumerate() {
             // A worker that is gone needs no order; it is reaped next.
             if !heirs.is_empty() {
-                let _ = worker::tell(control, &Order::Heirs { names: heirs.clone() });
+                let _ = worker::tell(control, &inheritance(&heirs, place));
             }
             let _ = worker::tell(control, &farewell);
         }
@@ -147,14 +157,19 @@ impl Master<'_> {
         }
     }
 
-    /// Where the workers of a generation that leaves bring their connections.
+    /// Where workers can bring connections that serve while all of this master's generations, or all but that at `index`,
+    /// leave: its own, else those of the master that serves instead.
     fn heirs(&self, index: usize) -> Vec<String> {
-        if !self.heirs_elsewhere.is_empty() {
-            return self.heirs_elsewhere.clone();
-        }
         let serving = self.generations.iter().enumerate();
         let serving = serving.filter(|(other, one)| *other != index && one.phase == Phase::Serving && !self.stopping);
-        serving.flat_map(|(_, generation)| generation.meetings()).collect()
+        let own: Vec<String> = serving.flat_map(|(_, generation)| generation.meetings()).collect();
+        if own.is_empty() { self.heirs_elsewhere.clone() } else { own }
+    }
+
+    /// Where workers of this master can be brought connections: as many as one message has room for.
+    pub(super) fn meetings(&self) -> Vec<String> {
+        let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
+        serving.flat_map(Generation::meetings).take(HEIRS_MAX).collect()
     }
 
     pub(super) fn kill_all(&mut self) {

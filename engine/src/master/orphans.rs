@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use super::leave::{STOP_GRACE, Stop};
+use super::leave::{STOP_GRACE, Stop, inheritance};
 use super::{Generation, Master, wait_ready};
 use crate::config::Timeouts;
 use crate::server::ServerError;
@@ -165,8 +165,12 @@ impl Master<'_> {
         let farewell = self.farewell(index);
         let Order::Drain { settle_ms, drain_ms, .. } = farewell else { return };
         let time = Duration::from_millis(settle_ms.saturating_add(drain_ms));
+        let heirs = self.meetings();
         let mut count = 0;
         for orphan in self.orphans.iter_mut().filter(|orphan| orphan.is_settled() && orphan.deadline.is_none()) {
+            if !heirs.is_empty() {
+                let _ = worker::tell(&orphan.channel, &inheritance(&heirs, count));
+            }
             orphan.tell(&farewell, time);
             count += 1;
         }

@@ -156,7 +156,8 @@ impl Master<'_> {
             tracing::error!("the control socket's name cannot be taken over: {error}");
         }
         if let Some(predecessor) = &self.predecessor {
-            predecessor.tell(&ToOld::Ready { generation, tier: self.tier.to_string() });
+            let meetings = self.meetings();
+            predecessor.tell(&ToOld::Ready { generation, tier: self.tier.to_string(), meetings });
         }
         // So that whoever signals the process of that file finds the old master told.
         self.write_pid_file();
@@ -170,7 +171,10 @@ impl Master<'_> {
             match worker::hear::<ToNew>(&predecessor.channel) {
                 Ok(Heard::Message(ToNew::Alone)) => self.take_all(),
                 Ok(Heard::Message(ToNew::Final)) => self.stay(),
-                Ok(Heard::Message(ToNew::Relieved)) => self.relieved(),
+                Ok(Heard::Message(ToNew::Relieved { meetings })) => {
+                    self.heirs_elsewhere = meetings;
+                    self.relieved();
+                }
                 Ok(Heard::Message(ToNew::NotRelieved { reason })) => {
                     predecessor.stop = None;
                     predecessor.deadline = None;

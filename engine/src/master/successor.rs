@@ -194,8 +194,9 @@ impl Master<'_> {
         let is_trusted = successor.state == State::Serving;
         match message {
             ToOld::Event { generation, message } => self.event(generation, message),
-            ToOld::Ready { generation, tier } if successor.state == State::Starting => {
-                self.succeeded(generation, &tier)
+            ToOld::Ready { generation, tier, meetings } if successor.state == State::Starting => {
+                self.heirs_elsewhere = meetings;
+                self.succeeded(generation, &tier);
             }
             ToOld::Failed { reason } => self.successor_ended(Some(reason)),
             ToOld::Trouble { reason } if is_trusted && successor.probation.is_some() => self.revert(&reason),
@@ -347,8 +348,9 @@ impl Master<'_> {
         successor.state = State::Relieved;
         successor.deadline = Some(Instant::now() + LEAVE_GRACE);
         self.take_name_back();
+        self.heirs_elsewhere.clear();
         if let Some(successor) = &self.successor {
-            successor.tell(&ToNew::Relieved);
+            successor.tell(&ToNew::Relieved { meetings: self.meetings() });
         }
         self.event(None, "the workers before serve again");
     }
@@ -380,6 +382,7 @@ impl Master<'_> {
     /// The new master has failed, or is gone.
     fn successor_ended(&mut self, said: Option<String>) {
         let Some(successor) = self.successor.take() else { return };
+        self.heirs_elsewhere.clear();
         let pid = successor.pid;
         if let Some(process) = &successor.process {
             // One that has said it fails ends by itself; whatever else it is at, it ends now.

@@ -46,7 +46,6 @@ const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
 const INBOX: Key = Key { slot: 2, generation: 0 };
 const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
-const MEETING: Key = Key { slot: moving::MEETING, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
@@ -169,7 +168,7 @@ pub(crate) struct EventLoop<P: Protocol> {
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct, .. } = parts;
-        let moving = Moving { meeting: parts.meeting, user: parts.user, ..Moving::default() };
+        let moving = Moving::new(parts.meeting, parts.user);
         let mut this = Self {
             protocol,
             ring,
@@ -208,9 +207,7 @@ impl<P: Protocol> EventLoop<P> {
             this.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
         }
         this.ring.poll(this.inbox.descriptor(), INBOX);
-        if let Some(meeting) = &this.moving.meeting {
-            this.ring.poll(meeting.descriptor(), MEETING);
-        }
+        this.open_to_visitors();
         this.settle_accepting();
         this
     }
@@ -218,7 +215,7 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn report_ready(&self) {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
-        let meeting = self.moving.meeting.as_ref().map(|meeting| meeting.name().to_owned());
+        let meeting = self.moving.meeting_name();
         let report = Report::Ready { core: self.context.core, connections_max, listeners, meeting };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
@@ -247,7 +244,8 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn is_done(&self) -> bool {
-        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !self.is_accepting()
+        let is_alone = self.moving.is_alone() || self.stopping;
+        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !self.is_accepting() && is_alone
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -340,7 +338,8 @@ impl<P: Protocol> EventLoop<P> {
                 entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
             }
             _ => match -result {
-                libc::ECANCELED if !entry.is_stopping => {
+                // Cancelled because the connection is closed; else it is on its way, or has stayed.
+                libc::ECANCELED if entry.socket.is_none() => {
                     entry.connection.send_ended(payload);
                     entry.connection.fail(&mut self.context);
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::{EventLoop, Receiving};
+use super::{Entry, EventLoop, Leaving, Receiving};
 use crate::config::Connections;
 use crate::connection::Standing;
 use crate::connection::context::Alarm;
@@ -17,12 +17,12 @@ use crate::handover::connections::{
     Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION, reach,
     visit,
 };
-use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol};
+use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::ring::{Key, Ring};
 use crate::worker::control::{Moved, Report, tell};
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
-pub(super) const MEETING: u32 = 4;
+const MEETING: Key = Key { slot: 4, generation: 0 };
 const VISITORS: u32 = 0x1_0000;
 const DEPARTURES: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
@@ -75,9 +75,9 @@ struct Batch {
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Moving {
-    pub(super) meeting: Option<Meeting>,
+    meeting: Option<Meeting>,
     /// Whom this worker was started as.
-    pub(super) user: u32,
+    user: u32,
     /// Where to bring connections, when it comes to that.
     pub(super) heirs: Vec<String>,
     visitors: Vec<Option<Visitor>>,
@@ -93,6 +93,26 @@ pub(super) struct Moving {
     began_ns: u64,
     reported_ns: u64,
     is_reported: bool,
+}
+
+impl Moving {
+    pub(super) fn new(meeting: Option<Meeting>, user: u32) -> Self {
+        Self { meeting, user, ..Self::default() }
+    }
+
+    pub(super) fn meeting_name(&self) -> Option<String> {
+        self.meeting.as_ref().map(|meeting| meeting.name().to_owned())
+    }
+
+    /// All that were to move have, or stay.
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.departures.iter().flatten().all(|departure| departure.batch.is_none())
+    }
+
+    /// Nobody brings connections, or may in a moment.
+    pub(super) fn is_alone(&self) -> bool {
+        self.visitors.iter().all(Option::is_none)
+    }
 }
 
 impl<P: Protocol> EventLoop<P> {
@@ -130,6 +150,7 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.queue = all.into_iter().map(|(_, id)| id).collect();
         self.moving.is_on = true;
         self.moving.began_ns = self.context.now_ns;
+        self.moving.is_reported = self.moving.queue.is_empty();
         true
     }
 
@@ -158,7 +179,14 @@ impl<P: Protocol> EventLoop<P> {
             self.moving.is_on = false;
             self.moving.queue.clear();
             self.say_goodbyes();
+        } else if self.moving.is_idle() && self.moving.is_alone() && !self.is_accepting() && !self.is_connecting() {
+            // Nothing can come any more that could be brought to others.
+            self.end_moving();
         }
+    }
+
+    fn is_connecting(&mut self) -> bool {
+        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.connecting.is_some()))
     }
 
     /// Stops the next ones for a worker that waits for some, unless others have fewer.
@@ -246,7 +274,7 @@ impl<P: Protocol> EventLoop<P> {
             };
             match self.ring.duplicate(socket) {
                 Ok(descriptor) => {
-                    offer.add(&frozen, entry.is_fresh, None, descriptor);
+                    offer.add(&frozen, entry.is_fresh, descriptor);
                     offered.push((id, Some(frozen.standing)));
                 }
                 Err(_) => kept.push((id, Some(frozen.standing), Refusal::Descriptors)),
@@ -282,6 +310,7 @@ impl<P: Protocol> EventLoop<P> {
             Some((_, count)) => *count += 1,
             None => self.moving.tally.refused.push((refusal, 1)),
         }
+        self.moving.is_reported = false;
         self.go_on(id, standing);
         let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
         let Some(entry) = self.slab.get(id) else { return };
@@ -434,9 +463,9 @@ impl<P: Protocol> EventLoop<P> {
         let slot = key.slot & !WRITABLE;
         let own = Key { slot, ..key };
         match slot {
-            MEETING => {
-                if let Some(meeting) = self.moving.meeting.as_ref().filter(|_| !more) {
-                    self.ring.poll(meeting.descriptor(), key);
+            _ if own == MEETING => {
+                if !more {
+                    self.open_to_visitors();
                 }
                 self.let_visitors_in();
             }
@@ -486,6 +515,13 @@ impl<P: Protocol> EventLoop<P> {
         true
     }
 
+    /// From now on others can bring connections.
+    pub(super) fn open_to_visitors(&mut self) {
+        if let Some(meeting) = &self.moving.meeting {
+            self.ring.poll(meeting.descriptor(), MEETING);
+        }
+    }
+
     fn let_visitors_in(&mut self) {
         while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
             let free = self.moving.visitors.iter().position(Option::is_none);
@@ -527,7 +563,7 @@ impl<P: Protocol> EventLoop<P> {
             Some(Refusal::Version)
         } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
             Some(Refusal::Format)
-        } else if self.drain_deadline_ns.is_some() {
+        } else if self.drain_deadline_ns.is_some() && !self.passes_on() {
             Some(Refusal::Leaving)
         } else if !arrival.has_all_descriptors() {
             Some(Refusal::Descriptors)
@@ -557,6 +593,15 @@ impl<P: Protocol> EventLoop<P> {
         reach("receiver:taken");
     }
 
+    /// Whether this worker, which leaves, brings what it is brought to others.
+    fn passes_on(&self) -> bool {
+        match self.leaving {
+            Leaving::No => false,
+            Leaving::Asked | Leaving::AskedBefore => self.has_heirs(),
+            Leaving::Told => self.moving.is_on,
+        }
+    }
+
     fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<(ConnectionId, Standing), Refusal> {
         let Arrived { envelope, frozen, descriptor } = arrived;
         if self.slab.len() as u32 >= self.sizing.connections_max {
@@ -579,7 +624,7 @@ impl<P: Protocol> EventLoop<P> {
                 address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
             })
         };
-        let peer = Peer { token: envelope.token, address: &address };
+        let peer = Peer { token: None, address: &address };
         let thawed = entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer);
         thawed.map(|standing| (id, standing)).map_err(|error| {
             tracing::debug!(slot = self.context.slot, %error, "a connection cannot be thawed");
@@ -593,16 +638,19 @@ impl<P: Protocol> EventLoop<P> {
         reach("receiver:given");
         let Some(visitor) = &mut self.moving.visitors[place] else { return };
         let Some((_, members)) = visitor.offered.take() else { return };
+        let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
         for (id, standing) in members {
             let Some(entry) = self.slab.get(id) else { continue };
             if !entry.connection.is_ended() {
                 entry.connection.resume(&mut self.protocol, &mut self.context, &standing);
                 self.context.page.taken_over.add(1);
             }
-            self.settle(id.slot);
             if self.moving.is_on {
-                self.move_too(id);
+                self.moving.queue.push_back(id);
+            } else if self.leaving == Leaving::Told {
+                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
             }
+            self.settle(id.slot);
         }
         self.context.page.open.set(self.slab.len() as u64);
         reach("receiver:resumed");
@@ -640,30 +688,41 @@ impl<P: Protocol> EventLoop<P> {
             entry.connection.leave(&mut self.context);
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
-        debug_assert!(entry.connection.reason() == CloseReason::HandedOver, "abandoned without having been frozen");
         self.slab.remove(id.slot);
+        self.context.page.open.set(self.slab.len() as u64);
     }
 
     fn report_moved(&mut self) {
-        let is_moving = !self.moving.queue.is_empty() || self.moving.departures.iter().flatten().any(|one| one.batch.is_some());
         let now_ns = self.context.now_ns;
-        let is_due = !is_moving || now_ns - self.moving.reported_ns >= REPORT_INTERVAL_NS;
+        let is_due = self.moving.is_idle() || now_ns - self.moving.reported_ns >= REPORT_INTERVAL_NS;
         if self.moving.is_reported || !is_due {
             return;
         }
         self.moving.is_reported = true;
         self.moving.reported_ns = now_ns;
-        self.moving.tally.left = self.slab.len() as u64;
+        let slots = 0..self.slab.slots();
+        let is_left = |entry: &Entry<P::Connection>| !entry.connection.is_ended();
+        self.moving.tally.left = slots.filter(|slot| self.slab.at(*slot).is_some_and(|entry| is_left(entry))).count() as u64;
         self.moving.tally.took_us = (now_ns - self.moving.began_ns) / 1000;
         let _ = tell(&self.control, &Report::Moved(self.moving.tally.clone()));
     }
 
-    /// The worker stops at once.
-    pub(super) fn stop_moving(&mut self) {
+    /// No more is brought to others.
+    fn end_moving(&mut self) {
         self.moving.is_on = false;
+        self.context.draining = true;
         self.moving.queue.clear();
         for place in 0..self.moving.departures.len() {
             self.lose_departure(place);
+        }
+    }
+
+    /// The worker stops at once.
+    pub(super) fn stop_moving(&mut self) {
+        self.end_moving();
+        // First of all: what is not this worker's must not be ended by it.
+        for place in 0..self.moving.visitors.len() {
+            self.lose_visitor(place);
         }
     }
 }
