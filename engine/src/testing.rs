@@ -290,11 +290,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept
-                | Alarm::Batch { .. }
-                | Alarm::Connect { .. }
-                | Alarm::FirstInput
-                | Alarm::Settled => {}
+                Alarm::Accept | Alarm::Batch { .. } | Alarm::Connect { .. } | Alarm::FirstInput | Alarm::Settled => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {

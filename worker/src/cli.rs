@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::config::{
-    Choices, DescriptorsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
-    ProtocolChoice, TimeoutChoices,
+    Choices, ConnectionsChoice, DescriptorsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat,
+    LogLevel, ProtocolChoice, TimeoutChoices,
 };
 use crate::units::{Bytes, Listen, Number, Workers};
 
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// How listeners are replaced at a reload [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     handover: Option<HandoverChoice>,
+    /// What becomes of established connections at a reload, an upgrade or with fewer workers [default: handover]
+    #[arg(long, value_enum, value_name = "KIND")]
+    connections: Option<ConnectionsChoice>,
     /// Socket for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
@@ -176,6 +179,7 @@ impl Arguments {
             protocol,
             descriptors,
             handover,
+            connections,
             control,
             pid_file,
             user,
@@ -191,6 +195,7 @@ impl Arguments {
             protocol: *protocol,
             descriptors: *descriptors,
             handover: *handover,
+            connections: *connections,
             control: control.clone(),
             pid_file: pid_file.clone(),
             user: user.clone(),

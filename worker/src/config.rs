@@ -9,7 +9,9 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton::config::{Control, Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
+use baton::config::{
+    Connections, Control, Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts,
+};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -62,6 +64,18 @@ pub enum HandoverChoice {
     Adopt,
     /// Listeners close, the kernel moves what waits; may lose some
     Migrate,
+}
+
+/// What becomes of established connections when their worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionsChoice {
+    /// They move to a new worker and go on; those that cannot are closed at the end of a message
+    Handover,
+    /// They are closed at the end of a message
+    Goodbye,
+    /// They stay until they end, for drain_ms_max at most
+    Wait,
 }
 
 /// What is logged.
@@ -178,6 +192,8 @@ choices! {
         #[serde(deserialize_with = "units::name")]
         descriptors: DescriptorsChoice,
         handover: HandoverChoice,
+        #[serde(deserialize_with = "units::name")]
+        connections: ConnectionsChoice,
         control: String,
         pid_file: String,
         user: String,
@@ -364,6 +380,11 @@ impl Config {
                     HandoverChoice::Ebpf => Handover::Ebpf,
                     HandoverChoice::Adopt => Handover::Adopt,
                     HandoverChoice::Migrate => Handover::Migrate,
+                },
+                connections: match choices.connections.unwrap_or(ConnectionsChoice::Handover) {
+                    ConnectionsChoice::Handover => Connections::Handover,
+                    ConnectionsChoice::Goodbye => Connections::Goodbye,
+                    ConnectionsChoice::Wait => Connections::Wait,
                 },
                 control: match choices.control.as_deref() {
                     None | Some("auto") => Control::IfFree(baton::control::default_path()),

@@ -16,9 +16,9 @@ mod timers;
 use std::mem;
 
 use self::context::{Alarm, Command, Context};
+pub(crate) use self::frozen::{Frozen, Standing};
 use self::input::Input;
 use self::io::Tail;
-pub(crate) use self::frozen::{Frozen, Standing};
 pub(crate) use self::io::add_named;
 pub use self::io::{CounterId, Io};
 use self::outbound::Outbound;

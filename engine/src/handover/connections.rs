@@ -228,8 +228,14 @@ impl Arrival {
 /// What was heard.
 pub(crate) enum Heard {
     Offer(Arrival),
-    Takes { batch: u64, refused: Vec<(usize, Refusal)>, open: u64 },
-    Gives { batch: u64 },
+    Takes {
+        batch: u64,
+        refused: Vec<(usize, Refusal)>,
+        open: u64,
+    },
+    Gives {
+        batch: u64,
+    },
     /// Nothing more for now.
     Nothing,
     /// The other side is gone, or says what cannot be.
@@ -325,7 +331,8 @@ impl Channel {
             let Some((message, bytes)) = parse(&packet[..length]) else { return Heard::End };
             match (message, &mut self.incoming) {
                 (Message::Offer { version, batch, format, format_version, connections }, None) => {
-                    let lengths = connections.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
+                    let lengths =
+                        connections.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
                     let total = lengths.fold(0, usize::saturating_add);
                     if total > BODY_BYTES_MAX || bytes.len() > total {
                         return Heard::End;

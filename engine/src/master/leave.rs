@@ -18,9 +18,9 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Workers that one worker brings connections to, at most: one message has room for so many.
 const HEIRS_MAX: usize = 128;
 
-/// Whom the worker at `place` brings its connections: where there are more than it can know, others than its siblings.
+/// Whom the worker at `place` brings its connections; each begins with another one.
 pub(super) fn inheritance(heirs: &[String], place: usize) -> Order {
-    let first = place * HEIRS_MAX % heirs.len().max(1);
+    let first = place % heirs.len().max(1);
     let (before, from) = heirs.split_at(first);
     Order::Heirs { names: from.iter().chain(before).take(HEIRS_MAX).cloned().collect() }
 }

@@ -131,8 +131,15 @@ impl<'a> Master<'a> {
                 let process = process::open(child).ok();
                 let (listeners, handed) = (Vec::new(), VecDeque::new());
                 slots[place].heartbeat = Default::default();
-                slots[place].state =
-                    State::Starting(Child { pid: child, process, control: Some(ours), since, listeners, meeting: None, handed });
+                slots[place].state = State::Starting(Child {
+                    pid: child,
+                    process,
+                    control: Some(ours),
+                    since,
+                    listeners,
+                    meeting: None,
+                    handed,
+                });
                 tracing::debug!(generation = *number, slot, pid = child.as_raw(), "worker forked");
                 Ok(())
             }

@@ -156,7 +156,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let user = geteuid().as_raw();
         let meets = setup.signals && P::STATE.is_some();
-        let meeting = meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
+        let meeting =
+            meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.
         if let Some(identity) = &setup.identity {
             identity.assume().map_err(system("giving up privileges"))?;

@@ -19,8 +19,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
-use super::control::{Report, tell};
 use self::moving::Moving;
+use super::control::{Report, tell};
 use super::listener::Listener;
 use super::mailbox::Inbox;
 use super::rendezvous::Rendezvous;

@@ -14,8 +14,8 @@ use crate::connection::Standing;
 use crate::connection::context::Alarm;
 use crate::connection::timer_wheel::TimerId;
 use crate::handover::connections::{
-    Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION, reach,
-    visit,
+    Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION,
+    reach, visit,
 };
 use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::ring::{Key, Ring};
@@ -68,8 +68,7 @@ struct Batch {
     /// Where each stands once it is frozen.
     members: Vec<(ConnectionId, Option<Standing>)>,
     time_out: TimerId,
-    /// When the last of them stopped.
-    stopped_ns: u64,
+    began_ns: u64,
 }
 
 /// See the module's head.
@@ -150,6 +149,7 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.queue = all.into_iter().map(|(_, id)| id).collect();
         self.moving.is_on = true;
         self.moving.began_ns = self.context.now_ns;
+        self.moving.reported_ns = self.context.now_ns;
         self.moving.is_reported = self.moving.queue.is_empty();
         true
     }
@@ -196,8 +196,10 @@ impl<P: Protocol> EventLoop<P> {
         if departure.batch.is_some() || departure.open > least + BATCH as u64 {
             return;
         }
+        // The last ones are shared out.
+        let share = self.moving.queue.len().div_ceil(self.moving.departures.iter().flatten().count());
         let mut members = Vec::new();
-        while members.len() < BATCH
+        while members.len() < share.min(BATCH)
             && let Some(id) = self.moving.queue.pop_front()
         {
             if self.slab.get(id).is_some_and(|entry| !entry.is_stopping && entry.connection.is_open()) {
@@ -212,7 +214,7 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.next_batch += 1;
         let deadline_ns = self.context.now_ns + BATCH_MS_MAX * 1_000_000;
         let time_out = self.context.timers.set(deadline_ns, Alarm::Batch { place });
-        let batch = Batch { number, stage: Stage::Stopping, members, time_out, stopped_ns: 0 };
+        let batch = Batch { number, stage: Stage::Stopping, members, time_out, began_ns: self.context.now_ns };
         if let Some(departure) = &mut self.moving.departures[place] {
             departure.batch = Some(batch);
         }
@@ -253,7 +255,6 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         let number = batch.number;
-        batch.stopped_ns = self.context.now_ns;
         let members = std::mem::take(&mut batch.members);
         let mut offer = Offer::new(number);
         let (mut offered, mut kept) = (Vec::new(), Vec::new());
@@ -368,7 +369,10 @@ impl<P: Protocol> EventLoop<P> {
         batch.members = given;
         // One that takes nothing now is not asked again: others may.
         let is_over = back.iter().any(|(_, _, refusal)| {
-            matches!(refusal, Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors)
+            matches!(
+                refusal,
+                Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors
+            )
         });
         reach("sender:giving");
         let said = departure.channel.say(&Message::Gives { batch: number });
@@ -399,7 +403,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         let Some(batch) = departure.batch.take() else { return };
         self.context.timers.cancel(batch.time_out);
-        let pause_us = self.context.now_ns.saturating_sub(batch.stopped_ns) / 1000;
+        let pause_us = self.context.now_ns.saturating_sub(batch.began_ns) / 1000;
         self.moving.tally.pause_us_max = self.moving.tally.pause_us_max.max(pause_us);
         for (id, _) in batch.members {
             let Some(entry) = self.slab.get(id) else { continue };
@@ -471,7 +475,9 @@ impl<P: Protocol> EventLoop<P> {
             }
             DEPARTURES.. => {
                 let place = (slot - DEPARTURES) as usize;
-                let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::as_mut) else { return true };
+                let Some(departure) = self.moving.departures.get_mut(place).and_then(Option::as_mut) else {
+                    return true;
+                };
                 if departure.key != own {
                     return true;
                 }
@@ -702,7 +708,8 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.reported_ns = now_ns;
         let slots = 0..self.slab.slots();
         let is_left = |entry: &Entry<P::Connection>| !entry.connection.is_ended();
-        self.moving.tally.left = slots.filter(|slot| self.slab.at(*slot).is_some_and(|entry| is_left(entry))).count() as u64;
+        self.moving.tally.left =
+            slots.filter(|slot| self.slab.at(*slot).is_some_and(|entry| is_left(entry))).count() as u64;
         self.moving.tally.took_us = (now_ns - self.moving.began_ns) / 1000;
         let _ = tell(&self.control, &Report::Moved(self.moving.tally.clone()));
     }
