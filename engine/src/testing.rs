@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::config::{Limits, Timeouts};
 use crate::connection::context::{Alarm, Command, Context, WallClock};
 use crate::connection::{Action, Connection, Received};
-use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol};
+use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol, StateFormat, ThawError};
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
@@ -39,6 +39,24 @@ use crate::worker::{Inbox, Worker};
 
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+
+/// Moves a connection from one worker to another.
+fn carry<P: Protocol, Q: Protocol>(
+    connection: &mut Connection<P::Connection>,
+    from: &mut P,
+    to: &mut Q,
+    context: &mut Context,
+) -> Result<Connection<Q::Connection>, ThawError> {
+    let format = P::STATE.expect("a protocol whose connections can be handed over");
+    let frozen = connection.freeze(from, context).expect("a connection that freezes");
+    let mut thawed = Connection::new(connection.id(), context.now_ns);
+    let peer = Peer { token: None, address: &|| Ok(CLIENT) };
+    let standing = thawed.thaw(to, context, format.version, frozen, peer)?;
+    connection.leave(context);
+    connection.close(from, context);
+    thawed.resume(to, context, &standing);
+    Ok(thawed)
+}
 
 /// A client of the harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,7 +251,6 @@ impl<P: Protocol> Harness<P> {
     /// # Panics
     /// If [`Protocol::STATE`] is `None`, a connection cannot be frozen or not be thawed, or [`Protocol::on_start`] fails.
     pub fn hand_over(&mut self, mut successor: P) {
-        let format = P::STATE.expect("a protocol whose connections can be handed over");
         successor.on_start(&mut Worker::new(&mut self.context, &self.inbox)).expect("the protocol starts");
         for client in &mut self.clients {
             let Some(connection) = client.connection.as_mut().filter(|connection| connection.is_open()) else {
@@ -242,19 +259,57 @@ impl<P: Protocol> Harness<P> {
             if let Some(payload) = client.waiting_send.take() {
                 connection.sent(&mut self.protocol, &mut self.context, payload, 0);
             }
-            let frozen = connection.freeze(&mut self.protocol, &mut self.context).expect("a connection that freezes");
-            let mut thawed = Connection::new(connection.id(), self.context.now_ns);
-            let address = || Ok(CLIENT);
-            let peer = Peer { token: None, address: &address };
-            let standing = thawed.thaw(&mut successor, &mut self.context, format.version, frozen, peer);
-            let standing = standing.expect("what a protocol has frozen it can thaw");
-            connection.leave(&mut self.context);
-            connection.close(&mut self.protocol, &mut self.context);
-            thawed.resume(&mut successor, &mut self.context, &standing);
-            client.connection = Some(thawed);
+            let moved = carry(connection, &mut self.protocol, &mut successor, &mut self.context);
+            client.connection = Some(moved.expect("what a protocol has frozen it can thaw"));
         }
         self.protocol = successor;
         self.run();
+    }
+
+    /// The same, to another version of the protocol. Connections that are about to end are not there any more.
+    ///
+    /// # Errors
+    /// The successor's, where it does not understand the state of a connection.
+    ///
+    /// # Panics
+    /// If [`Protocol::STATE`] is `None` or names another protocol, or a connection cannot be frozen, or
+    /// [`Protocol::on_start`] fails.
+    pub fn hand_over_to<Q: Protocol>(mut self, mut successor: Q) -> Result<Harness<Q>, ThawError> {
+        let name = |format: Option<StateFormat>| format.expect("a protocol that can be handed over").name;
+        assert_eq!(name(P::STATE), name(Q::STATE), "the successor runs another protocol");
+        let inbox = Inbox::new().expect("an eventfd");
+        successor.on_start(&mut Worker::new(&mut self.context, &inbox)).expect("the protocol starts");
+        let mut clients = Vec::new();
+        for client in self.clients {
+            let Simulated { mut connection, incoming, output, window, waiting_send, saw_end, was_reset, mut reason } =
+                client;
+            let mut moved = None;
+            if let Some(connection) = &mut connection {
+                if let Some(payload) = waiting_send {
+                    connection.sent(&mut self.protocol, &mut self.context, payload, 0);
+                }
+                if connection.is_open() {
+                    moved = Some(carry(connection, &mut self.protocol, &mut successor, &mut self.context)?);
+                } else {
+                    reason = Some(connection.reason());
+                }
+            }
+            let waiting_send = None;
+            clients.push(Simulated {
+                connection: moved,
+                incoming,
+                output,
+                window,
+                waiting_send,
+                saw_end,
+                was_reset,
+                reason,
+            });
+        }
+        let (context, connects, has_drained) = (self.context, self.connects, self.has_drained);
+        let mut harness = Harness { protocol: successor, context, inbox, clients, connects, has_drained };
+        harness.run();
+        Ok(harness)
     }
 
     /// Time passes; timers fire in order, each at its time.

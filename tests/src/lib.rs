@@ -5,6 +5,8 @@
 
 pub mod churn;
 pub mod client;
+pub mod fleet;
+pub mod lineage;
 pub mod namespace;
 pub mod process;
 pub mod program;

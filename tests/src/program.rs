@@ -1,7 +1,7 @@
 //! Programs under test and their clients: built once, started, watched, ended.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,6 +29,14 @@ pub fn batond() -> &'static Path {
 pub fn batonctl() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| build(&["--package", "batonctl"]))
+}
+
+/// An example of this workspace's engine.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn example(name: &str) -> PathBuf {
+    build(&["--package", "baton", "--example", name])
 }
 
 fn build(what: &[&str]) -> PathBuf {
@@ -171,6 +179,22 @@ impl Server {
         server
     }
 
+    /// Starts a command that logs nothing, and waits until it listens at `address`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_unlogged(mut command: Command, address: SocketAddr) -> Self {
+        let mut server = Self::spawn_as_it_is(&mut command);
+        wait_until("it listens", || {
+            let ended = server.child.try_wait().expect("waited").is_some();
+            assert!(!ended, "{command:?} ended: {:#?}", server.log());
+            TcpStream::connect_timeout(&address, PATIENCE).is_ok()
+        });
+        server.started = server.workers();
+        server.addresses = vec![address];
+        server
+    }
+
     /// Starts a command without waiting for anything.
     ///
     /// # Panics
@@ -180,8 +204,12 @@ impl Server {
             // One machine has one socket by default, and many tests at a time.
             command.args(["--control", "off"]);
         }
-        command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = spawn(&mut command);
+        command.args(["--log-format", "json"]);
+        Self::spawn_as_it_is(&mut command)
+    }
+
+    fn spawn_as_it_is(command: &mut Command) -> Self {
+        let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()));
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("piped");
         let reader = std::thread::spawn({

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::ops::Deref;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,52 +11,41 @@ use std::time::Duration;
 
 use baton_tests::churn::{Churn, Phase};
 use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::lineage::Lineage;
 use baton_tests::namespace::{listener_queues, run, run_for, sysctl};
-use baton_tests::process::{children, descendants, is_alive};
-use baton_tests::program::{self, Server, batonctl, signal};
+use baton_tests::process::{children, is_alive};
+use baton_tests::program::{self, batonctl, signal};
 use baton_tests::wait_until;
-use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, wait_for_answers};
 
-/// A server through all of its masters.
-struct Lineage {
-    folder: TempDir,
-    first: Server,
-    _copy: Option<TempDir>,
+/// A server of a case through all of its masters.
+struct Masters {
+    lineage: Lineage,
     case: Case,
+    _copy: Option<TempDir>,
 }
 
-impl Lineage {
+impl Deref for Masters {
+    type Target = Lineage;
+
+    fn deref(&self) -> &Lineage {
+        &self.lineage
+    }
+}
+
+impl Masters {
     fn start(case: &Case) -> Self {
-        // Masters whose own has left are this process's, and end with it.
-        set_child_subreaper(true).expect("set");
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");
-        let case = Case { control: Some(folder.path().join("control")), ..case.clone() };
-        let pid_file = folder.path().join("pid");
-        let (first, copy) = case.start_with("127.0.0.1:0", &["--pid-file", pid_file.to_str().expect("UTF-8")]);
-        Self { folder, first, _copy: copy, case }
-    }
-
-    fn control(&self) -> PathBuf {
-        self.folder.path().join("control")
-    }
-
-    /// The master that has the last word.
-    fn master(&self) -> u32 {
-        let text = fs::read_to_string(self.folder.path().join("pid")).expect("a pid file");
-        text.trim().parse().expect("a number")
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> (i32, String) {
-        let output = program::run(Command::new(batonctl()).arg("--control").arg(self.control()).args(arguments));
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&text).into_owned())
+        let mut copy = None;
+        let lineage = Lineage::start(case.workers, |control, pid_file| {
+            let case = Case { control: Some(control.into()), ..case.clone() };
+            let (first, folder) = case.start_with("127.0.0.1:0", &["--pid-file", pid_file]);
+            copy = folder;
+            first
+        });
+        Self { lineage, case: case.clone(), _copy: copy }
     }
 
     /// Begins an upgrade whose command waits for the end of its probation; gives what that will say, once the new master
@@ -69,51 +58,6 @@ impl Lineage {
         wait_until("the new one serves", || self.master() != before);
         waiting
     }
-
-    fn done(&self, arguments: &[&str]) {
-        let (code, text) = self.ctl(arguments);
-        assert_eq!(code, 0, "{arguments:?}: {text}");
-    }
-
-    fn has_event(&self, text: &str) -> bool {
-        self.ctl(&["events"]).1.contains(text)
-    }
-
-    /// Forgets masters that have ended and are this process's by now.
-    fn reap(&self) {
-        let others = children(std::process::id()).into_iter().filter(|pid| *pid != self.first.pid());
-        for pid in others.filter(|pid| !is_alive(*pid) && is_batond(*pid)) {
-            let _ = waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG));
-        }
-    }
-
-    /// Waits until there is one master with its workers, and it is the one that has the last word.
-    fn settle(&self) {
-        wait_until("one master is left", || {
-            self.reap();
-            let master = self.master();
-            let masters: Vec<u32> = descendants(std::process::id()).into_iter().filter(|pid| is_master(*pid)).collect();
-            masters == [master] && children(master).len() == self.case.workers
-        });
-    }
-}
-
-impl Drop for Lineage {
-    fn drop(&mut self) {
-        descendants(std::process::id()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-    }
-}
-
-/// A batond that no batond of the same lineage has forked as a worker: it waits for signals of its own.
-fn is_master(pid: u32) -> bool {
-    // Workers have rings, masters have none.
-    let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
-    let has_ring = files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
-    is_batond(pid) && is_alive(pid) && !has_ring
-}
-
-fn is_batond(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "batond\n")
 }
 
 /// Counts the listeners of a port, again and again.
@@ -146,8 +90,8 @@ impl Sampler {
 }
 
 /// Does `action` under the eyes of clients.
-fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
-    let lineage = Lineage::start(case);
+fn prove(what: &str, case: &Case, action: impl FnOnce(&Masters, &Churn)) {
+    let lineage = Masters::start(case);
     let address = lineage.first.address();
     let churn = Churn::start(address, case.clients);
     let sampler = Sampler::start(address.port());
@@ -162,7 +106,7 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Lineage, &Churn)) {
     assert!(samples > 10 && fewest > 0, "{what}: {fewest} listeners at the least, of {samples} samples");
     assert_served(address);
     lineage.done(&["stop"]);
-    let names = [lineage.control(), lineage.folder.path().join("pid")];
+    let names = [lineage.control(), lineage.file("pid")];
     wait_until("its names are taken away", || names.iter().all(|name| !name.exists()));
 }
 
@@ -239,7 +183,7 @@ fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
     run("upgrade::upgrades_on_probation_are_reverted_when_a_worker_dies", || {
         for case in cases() {
             // Requests that the killed worker serves are lost with it: nobody connects meanwhile.
-            let lineage = Lineage::start(&Case { arguments: &["--hang-ms", "400"], ..case });
+            let lineage = Masters::start(&Case { arguments: &["--hang-ms", "400"], ..case });
             let first = lineage.master();
             for victim in [Signal::SIGKILL, Signal::SIGSTOP] {
                 let waiting = lineage.begin(&["upgrade", "--probation", "25"]);
@@ -372,7 +316,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
         for case in cases() {
             prove("broken upgrades", &case, |lineage, _| {
                 let path = |name: &str, text: &[u8], mode: u32| {
-                    let path = lineage.folder.path().join(name);
+                    let path = lineage.file(name);
                     fs::write(&path, text).expect("written");
                     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
                     path.to_str().expect("UTF-8").to_owned()
@@ -411,7 +355,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
 fn a_thousand_connections_end_in_good_order() {
     run("upgrade::a_thousand_connections_end_in_good_order", || {
         for case in cases() {
-            let lineage = Lineage::start(&case);
+            let lineage = Masters::start(&case);
             let address = lineage.first.address();
             let mut begun: Vec<_> = (0..1_000).map(|_| connect(address)).collect();
             let mut idle: Vec<_> = (0..1_000).map(|_| connect(address)).collect();
@@ -448,7 +392,7 @@ mod long {
             for migrate_req in ["0", "1"] {
                 sysctl("net/ipv4/tcp_migrate_req", migrate_req);
                 for case in cases() {
-                    let prove_times = |what: &str, times: usize, action: &dyn Fn(&Lineage)| {
+                    let prove_times = |what: &str, times: usize, action: &dyn Fn(&Masters)| {
                         let what = format!("{times} {what}, tcp_migrate_req={migrate_req}");
                         prove(&what, &case, |lineage, _| (0..times).for_each(|_| action(lineage)));
                     };
@@ -481,7 +425,7 @@ mod long {
 fn nothing_piles_up() {
     run("upgrade::nothing_piles_up", || {
         for case in cases() {
-            let lineage = Lineage::start(&case);
+            let lineage = Masters::start(&case);
             let descriptors = |pid: u32| baton_tests::process::descriptors(pid);
             lineage.done(&["upgrade"]);
             lineage.settle();

@@ -1,0 +1,356 @@
+//! Clients that keep their connections, each of which knows every byte that it sends and every byte that must come back.
+//!
+//! A class of them repeats one request for ever, and must get one answer repeated for ever. How far it may write and read is
+//! told from outside, byte by byte, so that it can be stopped anywhere: between requests, in the middle of one, with answers
+//! that it does not read.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::client::connect;
+use crate::wait_until;
+
+/// Read and written at once at most.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// No bound.
+pub const ALL: u64 = u64::MAX;
+
+/// One kind of clients.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// For failures.
+    pub name: &'static str,
+    /// Connections.
+    pub count: usize,
+    /// Sent again and again.
+    pub request: Vec<u8>,
+    /// What must come for each.
+    pub answer: Vec<u8>,
+    /// Bytes of the answer that differ from time to time.
+    pub varying: std::ops::Range<usize>,
+    /// Bytes of requests that are sent before what they are answered with was read.
+    pub ahead: u64,
+    /// Bytes that each connection may write at first.
+    pub write: u64,
+    /// Bytes that each connection may read at first.
+    pub read: u64,
+}
+
+impl Class {
+    /// Clients that ask one thing after the other as long as they may; the answer is what the server says now.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn new(name: &'static str, count: usize, address: SocketAddr, request: &[u8], answer_bytes: usize) -> Self {
+        let mut stream = connect(address);
+        stream.write_all(request).expect("sent");
+        let mut answer = vec![0; answer_bytes];
+        stream.read_exact(&mut answer).expect("an answer");
+        let date = answer.windows(6).position(|window| window == b"Date: ");
+        let varying = date.map_or(0..0, |at| at + 6..at + 35);
+        let (request, ahead) = (request.to_vec(), request.len() as u64);
+        Self { name, count, request, answer, varying, ahead, write: ALL, read: ALL }
+    }
+}
+
+#[derive(Debug)]
+struct Bounds {
+    write: AtomicU64,
+    read: AtomicU64,
+    /// Bytes read and found right, by all.
+    right: AtomicU64,
+    connections: u64,
+    request_bytes: u64,
+    answer_bytes: u64,
+}
+
+/// Running clients.
+#[derive(Debug)]
+pub struct Fleet {
+    bounds: Arc<BTreeMap<&'static str, Bounds>>,
+    failures: Arc<Mutex<Vec<String>>>,
+    /// Bounds have changed.
+    is_changed: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    class: usize,
+    written: u64,
+    read: u64,
+    interest: EpollFlags,
+    has_failed: bool,
+}
+
+impl Fleet {
+    /// Connects all of them, and lets them begin.
+    ///
+    /// # Panics
+    /// If one cannot connect.
+    pub fn start(address: SocketAddr, classes: Vec<Class>) -> Self {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+        let bounds: BTreeMap<&'static str, Bounds> = classes.iter().map(|class| (class.name, class.bounds())).collect();
+        let bounds = Arc::new(bounds);
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let (is_changed, is_stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let connections = classes.iter().enumerate().flat_map(|(class, of)| (0..of.count).map(move |_| class));
+        let connections = connections.map(|class| {
+            let stream = connect(address);
+            stream.set_nonblocking(true).expect("set");
+            stream.set_nodelay(true).expect("set");
+            Connection { stream, class, written: 0, read: 0, interest: EpollFlags::empty(), has_failed: false }
+        });
+        let mut runner = Runner {
+            connections: connections.collect(),
+            classes,
+            bounds: Arc::clone(&bounds),
+            failures: Arc::clone(&failures),
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll"),
+            buffer: vec![0; CHUNK_BYTES],
+        };
+        let (changed, stopping) = (Arc::clone(&is_changed), Arc::clone(&is_stopping));
+        let thread = std::thread::spawn(move || runner.run(&changed, &stopping));
+        Self { bounds, failures, is_changed, is_stopping, thread: Some(thread) }
+    }
+
+    /// Lets each connection of a class write so many bytes more.
+    pub fn allow(&self, class: &str, bytes: u64) {
+        self.bounds[class].write.fetch_add(bytes, Ordering::Relaxed);
+        self.is_changed.store(true, Ordering::Release);
+    }
+
+    /// Lets each connection of a class read so many bytes more.
+    pub fn allow_reading(&self, class: &str, bytes: u64) {
+        self.bounds[class].read.fetch_add(bytes, Ordering::Relaxed);
+        self.is_changed.store(true, Ordering::Release);
+    }
+
+    /// Bytes that all connections of a class have read and found right.
+    pub fn right(&self, class: &str) -> u64 {
+        self.bounds[class].right.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every request that was written whole by a class is answered.
+    ///
+    /// # Panics
+    /// If one is not in time, or a connection has failed.
+    pub fn wait_for_answers(&self, class: &str) {
+        let bounds = &self.bounds[class];
+        let requests = bounds.write.load(Ordering::Relaxed) / bounds.request_bytes;
+        let expected = bounds.connections * requests * bounds.answer_bytes;
+        self.wait_for(class, expected);
+    }
+
+    /// Waits until a class has read so many bytes, all its connections together.
+    ///
+    /// # Panics
+    /// If it does not in time, or a connection has failed.
+    pub fn wait_for(&self, class: &str, bytes: u64) {
+        wait_until(&format!("{class}: {bytes} bytes, {:?}", self.bounds[class]), || {
+            self.assert_whole();
+            self.right(class) >= bytes
+        });
+    }
+
+    /// What has gone wrong so far.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.lock().expect("no panic").clone()
+    }
+
+    /// Checks that every connection lives and nothing wrong was read.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_whole(&self) {
+        let failures = self.failures();
+        assert!(failures.is_empty(), "{} failed: {:#?}", failures.len(), &failures[..failures.len().min(10)]);
+    }
+
+    /// Ends it; gives what has gone wrong.
+    ///
+    /// # Panics
+    /// If the thread has.
+    pub fn stop(mut self) -> Vec<String> {
+        self.is_stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic");
+        }
+        self.failures()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Class {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            write: AtomicU64::new(self.write),
+            read: AtomicU64::new(self.read),
+            right: AtomicU64::new(0),
+            connections: self.count as u64,
+            request_bytes: self.request.len() as u64,
+            answer_bytes: self.answer.len() as u64,
+        }
+    }
+
+    /// The part of endless repetitions of `bytes` that begins at `offset`.
+    fn part(bytes: &[u8], offset: u64) -> &[u8] {
+        &bytes[(offset % bytes.len() as u64) as usize..]
+    }
+
+    /// The first byte that is wrong, of what came at `offset`.
+    fn wrong(&self, offset: u64, came: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < came.len() {
+            let expected = Self::part(&self.answer, offset + at as u64);
+            let length = expected.len().min(came.len() - at);
+            let first = self.answer.len() - expected.len();
+            if came[at..at + length] != expected[..length] {
+                let differs =
+                    |index: usize| came[at + index] != expected[index] && !self.varying.contains(&(first + index));
+                if let Some(index) = (0..length).find(|index| differs(*index)) {
+                    return Some(at + index);
+                }
+            }
+            at += length;
+        }
+        None
+    }
+}
+
+struct Runner {
+    connections: Vec<Connection>,
+    classes: Vec<Class>,
+    bounds: Arc<BTreeMap<&'static str, Bounds>>,
+    failures: Arc<Mutex<Vec<String>>>,
+    epoll: Epoll,
+    buffer: Vec<u8>,
+}
+
+impl Runner {
+    fn run(&mut self, is_changed: &AtomicBool, is_stopping: &AtomicBool) {
+        for index in 0..self.connections.len() {
+            let event = EpollEvent::new(EpollFlags::empty(), index as u64);
+            self.epoll.add(self.connections[index].stream.as_fd(), event).expect("added");
+            self.settle(index);
+        }
+        let mut events = vec![EpollEvent::empty(); 1024];
+        while !is_stopping.load(Ordering::Acquire) {
+            if is_changed.swap(false, Ordering::AcqRel) {
+                (0..self.connections.len()).for_each(|index| self.settle(index));
+            }
+            let count = self.epoll.wait(&mut events, EpollTimeout::from(2u8)).unwrap_or(0);
+            for event in &events[..count] {
+                let index = event.data() as usize;
+                let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+                if event.events().contains(EpollFlags::EPOLLIN) {
+                    self.read(index);
+                } else if event.events().intersects(ended) {
+                    self.fail(index, "closed, while it was not read");
+                }
+                if event.events().contains(EpollFlags::EPOLLOUT) {
+                    self.write(index);
+                }
+                self.settle(index);
+            }
+        }
+    }
+
+    fn bounds(&self, index: usize) -> &Bounds {
+        &self.bounds[self.classes[self.connections[index].class].name]
+    }
+
+    /// How many bytes it may write, and read, now.
+    fn room(&self, index: usize) -> (u64, u64) {
+        let connection = &self.connections[index];
+        let (bounds, class) = (self.bounds(index), &self.classes[connection.class]);
+        let answered = connection.read * bounds.request_bytes / bounds.answer_bytes;
+        let write = bounds.write.load(Ordering::Relaxed).min(answered + class.ahead);
+        (write.saturating_sub(connection.written), bounds.read.load(Ordering::Relaxed).saturating_sub(connection.read))
+    }
+
+    fn settle(&mut self, index: usize) {
+        let (write, read) = self.room(index);
+        let connection = &mut self.connections[index];
+        // Its end is always to be seen.
+        let mut interest = EpollFlags::EPOLLRDHUP;
+        interest.set(EpollFlags::EPOLLIN, read > 0);
+        interest.set(EpollFlags::EPOLLOUT, write > 0);
+        if connection.has_failed {
+            interest = EpollFlags::empty();
+        }
+        if interest != connection.interest {
+            connection.interest = interest;
+            let mut event = EpollEvent::new(interest, index as u64);
+            self.epoll.modify(connection.stream.as_fd(), &mut event).expect("modified");
+        }
+    }
+
+    fn write(&mut self, index: usize) {
+        let (room, _) = self.room(index);
+        let connection = &mut self.connections[index];
+        let part = Class::part(&self.classes[connection.class].request, connection.written);
+        let length = (part.len() as u64).min(room).min(CHUNK_BYTES as u64) as usize;
+        match connection.stream.write(&part[..length]) {
+            Ok(count) => connection.written += count as u64,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.fail(index, &format!("writing: {error}")),
+        }
+    }
+
+    fn read(&mut self, index: usize) {
+        let (_, room) = self.room(index);
+        let connection = &mut self.connections[index];
+        if connection.has_failed {
+            return;
+        }
+        let length = room.min(CHUNK_BYTES as u64) as usize;
+        match connection.stream.read(&mut self.buffer[..length.max(1)]) {
+            Ok(0) => self.fail(index, "closed"),
+            Ok(count) => {
+                let class = &self.classes[connection.class];
+                let wrong = class.wrong(connection.read, &self.buffer[..count]);
+                connection.read += count as u64;
+                self.bounds(index).right.fetch_add(count as u64, Ordering::Relaxed);
+                if let Some(at) = wrong {
+                    let came = String::from_utf8_lossy(&self.buffer[at..count.min(at + 80)]).into_owned();
+                    self.fail(index, &format!("wrong from byte {at} of {count} on: {came:?}"));
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.fail(index, &format!("reading: {error}")),
+        }
+    }
+
+    fn fail(&mut self, index: usize, what: &str) {
+        let connection = &mut self.connections[index];
+        connection.has_failed = true;
+        let address = connection.stream.local_addr().map_or_else(|error| error.to_string(), |one| one.to_string());
+        let (written, read) = (connection.written, connection.read);
+        let name = self.classes[connection.class].name;
+        let failure = format!("{name}, from {address}, {written} bytes written, {read} read: {what}");
+        self.failures.lock().expect("no panic").push(failure);
+    }
+}

@@ -1,0 +1,129 @@
+//! A server through all of its masters.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::process::{children, descendants, is_alive};
+use crate::program::{self, Server, batonctl, signal};
+use crate::wait_until;
+
+/// See the module's head.
+pub struct Lineage {
+    folder: TempDir,
+    /// The first master, and what all of them log.
+    pub first: Server,
+    workers: usize,
+    name: String,
+}
+
+impl Lineage {
+    /// Starts the first one: `start` is given a control socket's path and a file for the pid, to be used.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start(workers: usize, start: impl FnOnce(&str, &str) -> Server) -> Self {
+        // Masters whose own has left are this process's, and end with it.
+        set_child_subreaper(true).expect("set");
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");
+        let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        let first = start(&path("control"), &path("pid"));
+        let name = name_of(first.pid()).expect("it lives");
+        Self { folder, first, workers, name }
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    /// A file beside its control socket.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The master that has the last word.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn master(&self) -> u32 {
+        let text = fs::read_to_string(self.folder.path().join("pid")).expect("a pid file");
+        text.trim().parse().expect("a number")
+    }
+
+    /// Runs batonctl; gives its exit code and what it has said.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn ctl(&self, arguments: &[&str]) -> (i32, String) {
+        let output = program::run(Command::new(batonctl()).arg("--control").arg(self.control()).args(arguments));
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The same, where it must succeed.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn done(&self, arguments: &[&str]) {
+        let (code, text) = self.ctl(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {text}");
+    }
+
+    /// Whether something has happened, in these words.
+    pub fn has_event(&self, text: &str) -> bool {
+        self.ctl(&["events"]).1.contains(text)
+    }
+
+    /// Forgets masters that have ended and are this process's by now.
+    pub fn reap(&self) {
+        let others = children(std::process::id()).into_iter().filter(|pid| *pid != self.first.pid());
+        for pid in others.filter(|pid| !is_alive(*pid) && self.is_member(*pid)) {
+            let _ = waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
+    /// Waits until there is one master with its workers, and it is the one that has the last word.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub fn settle(&self) {
+        wait_until("one master is left", || {
+            self.reap();
+            let master = self.master();
+            let all = descendants(std::process::id()).into_iter();
+            let masters: Vec<u32> = all.filter(|pid| self.is_master(*pid)).collect();
+            masters == [master] && children(master).len() == self.workers
+        });
+    }
+
+    /// One that no other of the same lineage has forked as a worker: it waits for signals of its own.
+    fn is_master(&self, pid: u32) -> bool {
+        // Workers have rings, masters have none.
+        let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
+        let has_ring =
+            files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
+        self.is_member(pid) && is_alive(pid) && !has_ring
+    }
+
+    fn is_member(&self, pid: u32) -> bool {
+        name_of(pid).as_ref() == Some(&self.name)
+    }
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
+impl Drop for Lineage {
+    fn drop(&mut self) {
+        descendants(std::process::id()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    }
+}

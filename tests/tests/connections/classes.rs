@@ -1,0 +1,162 @@
+//! Clients of every kind, and what is done with them while the server changes.
+
+use std::net::SocketAddr;
+
+use baton_tests::client::{GET, pattern};
+use baton_tests::fleet::{ALL, Class, Fleet};
+
+/// Of a body that is cut anywhere.
+const BODY_BYTES: usize = 3_000;
+
+/// Of a request that is sent back at full speed.
+const STREAM_BYTES: usize = 256 * 1024;
+
+/// What a slow reader lets queue: more than the kernel takes, so that the server has some of it.
+const SLOW_AHEAD_BYTES: u64 = 12 << 20;
+
+/// Added at each round to what the cut ones may write: no divisor of any request.
+const CUT_BYTES: u64 = 1_237;
+
+/// Added at each round to what slow ones may read.
+const SLOW_BYTES: u64 = 100_003;
+
+/// How many there are of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) idle: usize,
+    pub(crate) cut: usize,
+    pub(crate) pipelining: usize,
+    pub(crate) streaming: usize,
+    pub(crate) slow: usize,
+}
+
+impl Counts {
+    pub(crate) const FEW: Self = Self { idle: 100, cut: 50, pipelining: 10, streaming: 2, slow: 3 };
+}
+
+/// Connected clients of one server.
+pub(crate) struct Crowd {
+    fleet: Fleet,
+    counts: Counts,
+}
+
+fn post(bytes: usize) -> Vec<u8> {
+    let mut body = vec![0; bytes];
+    pattern(0, &mut body);
+    let head = format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    [head.as_bytes(), &body].concat()
+}
+
+impl Crowd {
+    /// Of the HTTP server.
+    pub(crate) fn http(address: SocketAddr, counts: Counts) -> Self {
+        let answer_bytes = |request: &[u8], body: usize| {
+            let mut stream = baton_tests::client::connect(address);
+            std::io::Write::write_all(&mut stream, request).expect("sent");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                std::io::Read::read_exact(&mut stream, &mut byte).expect("an answer");
+                head.push(byte[0]);
+            }
+            head.len() + body
+        };
+        let (cut, stream) = (post(BODY_BYTES), post(STREAM_BYTES));
+        let class =
+            |name, count, request: &[u8], body| Class::new(name, count, address, request, answer_bytes(request, body));
+        let plain = "Hello, World!".len();
+        Self::start(
+            address,
+            counts,
+            class("idle", counts.idle, GET, plain),
+            class("cut", counts.cut, &cut, BODY_BYTES),
+            class("pipelining", counts.pipelining, GET, plain),
+            class("streaming", counts.streaming, &stream, STREAM_BYTES),
+        )
+    }
+
+    /// Of a server that sends back what it gets.
+    pub(crate) fn echo(address: SocketAddr, counts: Counts) -> Self {
+        let mut bytes = vec![0; STREAM_BYTES];
+        pattern(0, &mut bytes);
+        let class = |name, count, length: usize| Class::new(name, count, address, &bytes[..length], length);
+        Self::start(
+            address,
+            counts,
+            class("idle", counts.idle, 10),
+            class("cut", counts.cut, BODY_BYTES),
+            class("pipelining", counts.pipelining, 64),
+            class("streaming", counts.streaming, STREAM_BYTES),
+        )
+    }
+
+    /// Of a server to which `request` is said, and which says `answer` to it.
+    pub(crate) fn of_lines(address: SocketAddr, counts: Counts, request: &[u8], answer_bytes: usize) -> Self {
+        let class =
+            |name, count, times: usize| Class::new(name, count, address, &request.repeat(times), answer_bytes * times);
+        Self::start(
+            address,
+            counts,
+            class("idle", counts.idle, 1),
+            class("cut", counts.cut, 1),
+            class("pipelining", counts.pipelining, 1),
+            class("streaming", counts.streaming, 100),
+        )
+    }
+
+    fn start(
+        address: SocketAddr,
+        counts: Counts,
+        idle: Class,
+        cut: Class,
+        pipelining: Class,
+        streaming: Class,
+    ) -> Self {
+        let idle = Class { write: idle.request.len() as u64, ..idle };
+        let cut = Class { write: 0, ..cut };
+        let pipelining = Class { ahead: 16 * pipelining.ahead, ..pipelining };
+        let streaming = Class { ahead: 4 << 20, ..streaming };
+        let slow = Class { name: "slow", count: counts.slow, ahead: SLOW_AHEAD_BYTES, read: 0, ..streaming.clone() };
+        assert!(idle.read == ALL, "nobody but slow readers is slow");
+        let fleet = Fleet::start(address, vec![idle, cut, pipelining, streaming, slow]);
+        fleet.wait_for_answers("idle");
+        Self { fleet, counts }
+    }
+
+    /// What is asked for between two changes: a bit of everything, and some of it is left unfinished.
+    pub(crate) fn round(&self) {
+        let fleet = &self.fleet;
+        let before = ["pipelining", "streaming"].map(|class| fleet.right(class));
+        fleet.allow("cut", CUT_BYTES);
+        fleet.allow_reading("slow", SLOW_BYTES);
+        fleet.wait_for_answers("cut");
+        if self.counts.pipelining > 0 {
+            fleet.wait_for("pipelining", before[0] + 1_000);
+        }
+        if self.counts.streaming > 0 {
+            fleet.wait_for("streaming", before[1] + 1_000_000);
+        }
+        fleet.assert_whole();
+    }
+
+    /// Bytes that those have read that stream.
+    pub(crate) fn streamed(&self) -> u64 {
+        self.fleet.right("streaming")
+    }
+
+    /// Bytes that were read and right, of all but the idle ones.
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The idle ones are asked once more, the slow ones read all they have asked for; nobody has failed.
+    pub(crate) fn finish(self, idle_request_bytes: usize) {
+        self.fleet.allow("idle", idle_request_bytes as u64);
+        self.fleet.wait_for_answers("idle");
+        let before = self.fleet.right("slow");
+        self.fleet.allow_reading("slow", 4 << 20);
+        self.fleet.wait_for("slow", before + self.counts.slow as u64 * (4 << 20));
+        let failures = self.fleet.stop();
+        assert!(failures.is_empty(), "{failures:#?}");
+    }
+}

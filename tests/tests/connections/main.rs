@@ -1,0 +1,8 @@
+//! Established connections cross reloads, changes of the number of workers, upgrades and reverts: every byte that clients
+//! send and read is known, and no connection ends.
+
+mod classes;
+mod policy;
+mod reload;
+mod tools;
+mod upgrade;

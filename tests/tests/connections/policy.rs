@@ -1,0 +1,84 @@
+//! What operators can choose.
+
+use std::io::{Read, Write};
+
+use baton_tests::client::{GET, ask, connect, read_answer, read_to_end};
+use baton_tests::process::is_alive;
+use baton_tests::program::Server;
+use baton_tests::wait_until;
+use nix::sys::signal::Signal;
+
+fn reload(server: &Server) {
+    let before = server.count_of("the new generation serves");
+    server.signal(Signal::SIGHUP);
+    wait_until("the new generation serves", || server.count_of("the new generation serves") > before);
+}
+
+#[test]
+fn goodbye_ends_idle_connections_and_answers_what_was_begun() {
+    let server = Server::start(&["--connections", "goodbye"]);
+    let (mut begun, mut idle) = (connect(server.address()), connect(server.address()));
+    ask(&mut begun).expect("an answer");
+    ask(&mut idle).expect("an answer");
+    begun.write_all(&GET[..10]).expect("sent");
+    reload(&server);
+    assert_eq!(read_to_end(&mut idle).expect("an orderly end"), b"");
+    begun.write_all(&GET[10..]).expect("sent");
+    let answer = read_answer(&mut begun).expect("an answer");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    server.stop();
+}
+
+#[test]
+fn wait_leaves_connections_where_they_are_until_the_drain_ends() {
+    let server = Server::start(&["--connections", "wait", "--settle-ms", "0", "--drain-ms-max", "2000"]);
+    let worker = server.workers()[0];
+    let mut stream = connect(server.address());
+    ask(&mut stream).expect("an answer");
+    reload(&server);
+    for _ in 0..10 {
+        let answer = ask(&mut stream).expect("an answer");
+        assert!(!answer.contains("Connection: close"), "{answer}");
+        assert!(is_alive(worker));
+    }
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(rest, b"");
+    wait_until("the worker is gone", || !is_alive(worker));
+    server.stop();
+}
+
+#[test]
+fn handover_keeps_a_begun_request_and_an_idle_connection() {
+    let server = Server::start(&[]);
+    let worker = server.workers()[0];
+    let (mut begun, mut idle) = (connect(server.address()), connect(server.address()));
+    ask(&mut idle).expect("an answer");
+    begun.write_all(&GET[..10]).expect("sent");
+    reload(&server);
+    wait_until("the worker is gone", || !is_alive(worker));
+    begun.write_all(&GET[10..]).expect("sent");
+    for answer in [read_answer(&mut begun).expect("an answer"), ask(&mut idle).expect("an answer")] {
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("Connection: close"), "{answer}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_protocol_that_another_replaces_says_goodbye() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("batond.toml");
+    let write = |protocol: &str| {
+        std::fs::write(&path, format!("listen = [\"127.0.0.1:0\"]\nprotocol = \"{protocol}\"\n")).expect("written");
+    };
+    write("http");
+    let mut command = std::process::Command::new(baton_tests::program::batond());
+    command.args(["--config", path.to_str().expect("a name")]);
+    let server = Server::start_command(command);
+    let mut stream = connect(server.address());
+    ask(&mut stream).expect("an answer");
+    write("echo");
+    reload(&server);
+    assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"");
+    server.stop();
+}
