@@ -139,16 +139,6 @@ impl Crowd {
         fleet.assert_whole();
     }
 
-    /// Bytes that those have read that stream.
-    pub(crate) fn streamed(&self) -> u64 {
-        self.fleet.right("streaming")
-    }
-
-    /// Bytes that were read and right, of all but the idle ones.
-    pub(crate) fn fleet(&self) -> &Fleet {
-        &self.fleet
-    }
-
     /// The idle ones are asked once more, the slow ones read all they have asked for; nobody has failed.
     pub(crate) fn finish(self, idle_request_bytes: usize) {
         self.fleet.allow("idle", idle_request_bytes as u64);

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use baton_tests::client::GET;
 use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
 use baton_tests::program::{Server, batond, example, free_port};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
@@ -66,19 +67,21 @@ fn connections_of_an_embedded_protocol_cross_reloads() {
 
 #[test]
 fn connections_cross_changes_of_the_number_of_workers() {
-    let lineage = Lineage::start(4, |control, pid_file| {
-        let arguments = ["--workers", "4", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
-        Server::start(&arguments)
-    });
-    let crowd = Crowd::http(lineage.first.address(), Counts::FEW);
-    for _ in 0..ROUNDS / 4 {
-        for workers in [1, 4] {
-            lineage.done(&["scale", &workers.to_string()]);
-            wait_until("the others are gone", || lineage.first.workers().len() == workers);
-            crowd.round();
+    run("reload::connections_cross_changes_of_the_number_of_workers", || {
+        let lineage = Lineage::start(4, |control, pid_file| {
+            let arguments = ["--workers", "4", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
+            Server::start(&arguments)
+        });
+        let crowd = Crowd::http(lineage.first.address(), Counts::FEW);
+        for _ in 0..ROUNDS / 4 {
+            for workers in [1, 4] {
+                lineage.done(&["scale", &workers.to_string()]);
+                wait_until("the others are gone", || lineage.first.workers().len() == workers);
+                crowd.round();
+            }
         }
-    }
-    crowd.finish(GET.len());
+        crowd.finish(GET.len());
+    });
 }
 
 #[test]
