@@ -116,10 +116,14 @@ pub trait Protocol: Sized + 'static {
 
     /// What [`Protocol::freeze`] writes. `None`, the default: connections of this protocol end with their worker.
     ///
-    /// Where there is a format, a connection can be frozen at one worker and thawed at another, with all input that was not
-    /// consumed and all output that was not sent, with its timers and time-outs. So far it is
-    /// [`Harness::hand_over`](crate::testing::Harness::hand_over) alone that does this: workers that leave do not hand
-    /// their connections over yet.
+    /// Where there is a format, a connection of a worker that leaves while others serve is frozen there and thawed at one
+    /// of them, with all input that was not consumed and all output that was not sent, with its timers and time-outs; see
+    /// [`Connections`](crate::config::Connections). [`output_of_all_handovers`](crate::testing::output_of_all_handovers)
+    /// tests that a protocol does not notice.
+    ///
+    /// A change of the format comes in two releases, so that either can be reverted to the one before: first
+    /// [`Protocol::thaw`] learns to read the new version, then [`Protocol::freeze`] to write it. The example `versions`
+    /// does that.
     const STATE: Option<StateFormat> = None;
 
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use baton_tests::churn::{Churn, Outcome};
-use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::client::{GET, assert_served, connect, read_answer, read_to_end};
 use baton_tests::process::{is_alive, is_stopped};
 use baton_tests::program::{Server, batond, signal};
 use baton_tests::{skip, wait_until};
@@ -96,22 +96,6 @@ fn whoever_waits_while_the_only_worker_is_replaced_is_served() {
         drop(waiting);
         server.stop();
     }
-}
-
-#[test]
-fn a_keep_alive_connection_is_told_to_close_and_an_idle_one_ends_in_good_order() {
-    let server = Server::start(&[]);
-    let (mut begun, mut idle) = (connect(server.address()), connect(server.address()));
-    ask(&mut begun).expect("an answer");
-    ask(&mut idle).expect("an answer");
-    begun.write_all(&GET[..10]).expect("sent");
-    assert_served(server.address());
-    reload(&server);
-    assert_eq!(read_to_end(&mut idle).expect("an orderly end"), b"");
-    begun.write_all(&GET[10..]).expect("sent");
-    let answer = read_answer(&mut begun).expect("an answer");
-    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
-    server.stop();
 }
 
 fn write(path: &Path, text: &str) {
