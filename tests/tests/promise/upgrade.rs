@@ -350,11 +350,13 @@ fn broken_upgrades_change_nothing_and_tell_why() {
     });
 }
 
-/// Requests that have begun are answered by the old workers, idle connections end in good order.
+/// Where they are told goodbye, requests that have begun are answered by the old workers, idle connections end in good
+/// order.
 #[test]
 fn a_thousand_connections_end_in_good_order() {
     run("upgrade::a_thousand_connections_end_in_good_order", || {
         for case in cases() {
+            let case = Case { arguments: &["--connections", "goodbye"], ..case };
             let lineage = Masters::start(&case);
             let address = lineage.first.address();
             let mut begun: Vec<_> = (0..1_000).map(|_| connect(address)).collect();
