@@ -98,10 +98,12 @@ impl Lineage {
         wait_until("one master is left", || {
             self.reap();
             let master = self.master();
-            let all = descendants(std::process::id()).into_iter();
-            let masters: Vec<u32> = all.filter(|pid| self.is_master(*pid)).collect();
-            masters == [master] && children(master).len() == self.workers
+            self.masters() == [master] && children(master).len() == self.workers
         });
+    }
+
+    fn masters(&self) -> Vec<u32> {
+        descendants(std::process::id()).into_iter().filter(|pid| self.is_master(*pid)).collect()
     }
 
     /// One that no other of the same lineage has forked as a worker: it waits for signals of its own.

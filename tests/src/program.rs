@@ -39,6 +39,14 @@ pub fn example(name: &str) -> PathBuf {
     build(&["--package", "baton", "--example", name])
 }
 
+/// The example `faulty` of these tests.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn faulty() -> PathBuf {
+    build(&["--package", "baton-tests", "--example", "faulty", "--features", "faults"])
+}
+
 fn build(what: &[&str]) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

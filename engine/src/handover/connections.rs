@@ -364,12 +364,18 @@ impl Channel {
     }
 }
 
-/// A place where tests end the process, by the name of the step and a file that is there once: `BATON_FAULT=STEP@FILE`.
+/// A place where tests end a process, once: `BATON_FAULT=STEP@FILE`, where the file says `self` or `parent`.
 #[cfg(feature = "faults")]
 pub(crate) fn reach(step: &str) {
+    use nix::sys::signal::{Signal, kill};
+
     let Ok(fault) = std::env::var("BATON_FAULT") else { return };
-    if fault.split_once('@').is_some_and(|(at, token)| at == step && fs::remove_file(token).is_ok()) {
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    let Some((_, path)) = fault.split_once('@').filter(|(at, _)| *at == step) else { return };
+    let whom = fs::read_to_string(path).unwrap_or_default();
+    // Whoever takes the file away does it.
+    if fs::remove_file(path).is_ok() {
+        let pid = if whom == "parent" { nix::unistd::getppid() } else { nix::unistd::getpid() };
+        let _ = kill(pid, Signal::SIGKILL);
     }
 }
 

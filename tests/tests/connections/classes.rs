@@ -130,13 +130,22 @@ impl Crowd {
         fleet.allow("cut", CUT_BYTES);
         fleet.allow_reading("slow", SLOW_BYTES);
         fleet.wait_for_answers("cut");
-        if self.counts.pipelining > 0 {
-            fleet.wait_for("pipelining", before[0] + 1_000);
-        }
-        if self.counts.streaming > 0 {
-            fleet.wait_for("streaming", before[1] + 1_000_000);
+        for (class, before, bytes) in [("pipelining", before[0], 1_000), ("streaming", before[1], 1_000_000)] {
+            if fleet.living(class) > 0 {
+                fleet.wait_for(class, before + bytes);
+            }
         }
         fleet.assert_whole();
+    }
+
+    /// From now on connections may end, but nothing wrong may be read.
+    pub(crate) fn tolerate(&self) {
+        self.fleet.tolerate();
+    }
+
+    /// What has gone wrong so far.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.fleet.failures()
     }
 
     /// The idle ones are asked once more, the slow ones read all they have asked for; nobody has failed.

@@ -2,6 +2,7 @@
 //! send and read is known, and no connection ends.
 
 mod classes;
+mod faults;
 mod policy;
 mod reload;
 mod tools;

@@ -1,0 +1,20 @@
+//! batond's HTTP server, which ends itself or its master at a step of the handover of connections that a test names: see
+//! `reach` in the engine. Built by the test that needs it, with the feature `faults`.
+
+use baton::{Server, ServerError, Service};
+use batond::cli::Arguments;
+use batond::config::Config;
+use batond::http::Http;
+use batond::logging;
+use clap::Parser;
+
+fn main() -> Result<(), ServerError> {
+    let config = Config::resolve(&Arguments::parse().choices(), None).expect("flags that make sense");
+    logging::start(config.log_level, config.log_format);
+    let service = || {
+        let http = config.http.clone();
+        Service::new(move |_slot| Http::new(&http))
+    };
+    let reload = || Ok((config.settings.clone(), service()));
+    Server::builder().settings(config.settings.clone()).build()?.run_with_reload(service(), reload)
+}

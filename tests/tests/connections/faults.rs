@@ -1,0 +1,104 @@
+//! A process is killed at a step of the handover of connections: no byte is lost or doubled on a connection that lives, and
+//! only connections of the killed process die.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use baton_tests::client::assert_served;
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
+use baton_tests::program::{Server, faulty};
+use baton_tests::wait_until;
+
+use super::classes::{Counts, Crowd};
+
+/// Of a worker that leaves, in order.
+const OF_SENDER: [&str; 4] = ["sender:stopping", "sender:offered", "sender:giving", "sender:given"];
+
+/// Of a worker that serves, in order. From the fourth on it has connections that it was given.
+const OF_RECEIVER: [&str; 5] =
+    ["receiver:offered", "receiver:taking", "receiver:taken", "receiver:given", "receiver:resumed"];
+
+const COUNTS: Counts = Counts { idle: 200, cut: 60, pipelining: 10, streaming: 2, slow: 2 };
+
+/// So many are in one batch at most.
+const BATCH: usize = 32;
+
+fn build_once() -> &'static Path {
+    static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
+    PATH.get_or_init(faulty)
+}
+
+/// A server that ends `whom` at `step`.
+fn start(step: &str, whom: &str) -> Lineage {
+    Lineage::start(2, |control, pid_file| {
+        let token = Path::new(control).with_file_name("fault");
+        fs::write(&token, whom).expect("written");
+        let mut command = Command::new(build_once());
+        command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--settle-ms", "50"]);
+        command.args(["--control", control, "--pid-file", pid_file]);
+        command.env("BATON_FAULT", format!("{step}@{}", token.display()));
+        Server::start_command(command)
+    })
+}
+
+/// Upgrades a server that ends `whom` at `step`; gives what its clients saw.
+fn failures_of(step: &str, whom: &str) -> Vec<String> {
+    let lineage = start(step, whom);
+    let address = lineage.first.address();
+    let crowd = Crowd::http(address, COUNTS);
+    crowd.round();
+    crowd.tolerate();
+    // Whether the new master was killed before it could say that it serves is a matter of luck.
+    let (code, text) = lineage.ctl(&["upgrade"]);
+    assert!(code == 0 || whom == "parent", "{step}: {text}");
+    wait_until("it has been killed", || !lineage.file("fault").exists());
+    crowd.round();
+    lineage.settle();
+    crowd.round();
+    assert_served(address);
+    let failures = crowd.failures();
+    crowd.finish(baton_tests::client::GET.len());
+    eprintln!("{step}, {whom}: {} connections have ended", failures.len());
+    failures
+}
+
+fn assert_at_most(step: &str, whom: &str, most: usize) {
+    let failures = failures_of(step, whom);
+    let shown = &failures[..failures.len().min(10)];
+    assert!(failures.len() <= most, "{step}, {whom}: {} of at most {most}: {shown:#?}", failures.len());
+    assert!(failures.iter().all(|failure| !failure.contains("wrong")), "{step}, {whom}: {shown:#?}");
+}
+
+#[test]
+fn a_sender_that_is_killed_takes_with_it_what_it_had() {
+    build_once();
+    run("faults::a_sender_that_is_killed_takes_with_it_what_it_had", || {
+        let all = COUNTS.idle + COUNTS.cut + COUNTS.pipelining + COUNTS.streaming + COUNTS.slow;
+        // The other one has some.
+        OF_SENDER.iter().for_each(|step| assert_at_most(step, "self", all - 1));
+    });
+}
+
+#[test]
+fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
+    build_once();
+    run("faults::a_receiver_that_is_killed_takes_with_it_what_it_was_given", || {
+        for (place, step) in OF_RECEIVER.iter().enumerate() {
+            // Of the first batch nothing is given before the fourth step; of those after it, all that was.
+            assert_at_most(step, "self", if place < 3 { 2 * BATCH } else { 4 * BATCH });
+        }
+    });
+}
+
+#[test]
+fn masters_that_are_killed_take_nothing_with_them() {
+    build_once();
+    run("faults::masters_that_are_killed_take_nothing_with_them", || {
+        for step in OF_SENDER.iter().chain(&OF_RECEIVER) {
+            assert_at_most(step, "parent", 0);
+        }
+    });
+}
