@@ -102,7 +102,8 @@ impl Lineage {
         });
     }
 
-    fn masters(&self) -> Vec<u32> {
+    /// All that live.
+    pub fn masters(&self) -> Vec<u32> {
         descendants(std::process::id()).into_iter().filter(|pid| self.is_master(*pid)).collect()
     }
 

@@ -364,7 +364,7 @@ impl Channel {
     }
 }
 
-/// A place where tests end a process, once: `BATON_FAULT=STEP@FILE`, where the file says `self` or `parent`.
+/// A place where tests end a process, or halt this one, once: `BATON_FAULT=STEP@FILE`, where the file says `self`, `parent` or `stop`.
 #[cfg(feature = "faults")]
 pub(crate) fn reach(step: &str) {
     use nix::sys::signal::{Signal, kill};
@@ -375,7 +375,7 @@ pub(crate) fn reach(step: &str) {
     // Whoever takes the file away does it.
     if fs::remove_file(path).is_ok() {
         let pid = if whom == "parent" { nix::unistd::getppid() } else { nix::unistd::getpid() };
-        let _ = kill(pid, Signal::SIGKILL);
+        let _ = kill(pid, if whom == "stop" { Signal::SIGSTOP } else { Signal::SIGKILL });
     }
 }
 

@@ -68,12 +68,14 @@ pub(super) struct Slot {
     pub(super) last_end: Option<String>,
     /// Its protocol told it to leave: its end is no death.
     pub(super) leaves: bool,
+    /// It was told whom to bring its connections to, and has not said yet what came of that.
+    pub(super) is_moving: bool,
 }
 
 impl Slot {
     pub(super) fn new(index: usize, page: Arc<Shared<WorkerPage>>) -> Self {
         let heartbeat = Heartbeat::default();
-        Self { index, state: State::Gone, page, heartbeat, deaths: 0, last_end: None, leaves: false }
+        Self { index, state: State::Gone, page, heartbeat, deaths: 0, last_end: None, leaves: false, is_moving: false }
     }
 
     pub(super) fn child(&self) -> Option<&Child> {
@@ -219,6 +221,11 @@ impl Generation<'_> {
     /// Those that can be spoken to.
     pub(super) fn children(&self) -> impl Iterator<Item = &Child> {
         self.slots.iter().filter_map(Slot::child)
+    }
+
+    /// Connections of its workers are on their way to others.
+    pub(super) fn is_moving(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is_moving && slot.child().is_some())
     }
 
     /// Where its workers can be brought connections.

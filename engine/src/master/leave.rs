@@ -9,6 +9,7 @@ use nix::sys::wait::waitpid;
 use super::generation::{Generation, Phase, State};
 use super::successor::Successor;
 use super::{Master, notify};
+use crate::config::Connections;
 use crate::handover::Tier;
 use crate::worker::{self, Order};
 
@@ -124,7 +125,13 @@ impl Master<'_> {
 
     /// Orders a generation to leave, or to leave sooner than it was ordered before.
     pub(super) fn send_away(&mut self, index: usize, farewell: Order) {
-        let heirs = self.heirs(index);
+        let heirs = match self.generations[index].settings.connections {
+            Connections::Handover => self.heirs(index),
+            Connections::Goodbye | Connections::Wait => Vec::new(),
+        };
+        if !self.is_moving() {
+            self.moves.begin();
+        }
         let generation = &mut self.generations[index];
         let time_ms = match farewell {
             Order::Drain { settle_ms, drain_ms, .. } => settle_ms.saturating_add(drain_ms),
@@ -136,14 +143,13 @@ impl Master<'_> {
             Phase::Leaving(before) => before.min(deadline),
             Phase::Starting | Phase::Serving => deadline,
         });
-        for (place, control) in generation.children().filter_map(|child| child.control.as_ref()).enumerate() {
+        for (place, slot) in generation.slots.iter_mut().enumerate() {
             // A worker that is gone needs no order; it is reaped next.
-            if !heirs.is_empty() {
-                let _ = worker::tell(control, &inheritance(&heirs, place));
+            if let Some(control) = slot.child().and_then(|child| child.control.as_ref()) {
+                let is_told = !heirs.is_empty() && worker::tell(control, &inheritance(&heirs, place)).is_ok();
+                let _ = worker::tell(control, &farewell);
+                slot.is_moving |= is_told;
             }
-            let _ = worker::tell(control, &farewell);
-        }
-        for slot in &mut generation.slots {
             if matches!(slot.state, State::Waiting(_)) {
                 slot.state = State::Gone;
             }

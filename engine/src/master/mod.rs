@@ -9,6 +9,7 @@ mod generation;
 mod journal;
 mod leave;
 mod listeners;
+mod moves;
 mod notify;
 mod orphans;
 mod pid_file;
@@ -37,6 +38,7 @@ use self::generation::{Generation, Phase};
 use self::journal::Journal;
 use self::leave::Stop;
 use self::listeners::Kept;
+use self::moves::Moves;
 use self::orphans::Orphan;
 use self::predecessor::Predecessor;
 pub use self::predecessor::refuse_upgrade;
@@ -92,6 +94,8 @@ struct Master<'a> {
     is_succeeded_alike: bool,
     /// Where workers of another master, which serves instead of this one, can be brought connections.
     heirs_elsewhere: Vec<String>,
+    /// What has become of connections since workers were last told to leave.
+    moves: Moves,
     /// Another master stays: this one ends when its workers have.
     is_leaving: bool,
     /// How the last upgrade that did not last ended.
@@ -199,6 +203,7 @@ impl<'a> Master<'a> {
             predecessor: None,
             is_succeeded_alike: false,
             heirs_elsewhere: Vec::new(),
+            moves: Moves::default(),
             is_leaving: false,
             last_revert: None,
             has_served: false,
@@ -300,6 +305,7 @@ impl<'a> Master<'a> {
             self.check_deadlines();
             self.look_at_workers();
             self.hand_out();
+            self.conclude_moves();
             self.forget_gone();
             if let Some(control) = &mut self.control {
                 control.flush();

@@ -46,7 +46,7 @@ impl<'a> Master<'a> {
                 }
             }
         } else {
-            self.shrink(index, workers).map(Scaled::Done).map_err(|error| error.to_string())
+            self.shrink(index, workers).map(Scaled::Begun).map_err(|error| error.to_string())
         }
     }
 
@@ -148,7 +148,7 @@ impl<'a> Master<'a> {
         self.take_down(index);
     }
 
-    fn shrink(&mut self, index: usize, workers: usize) -> Result<String, ServerError> {
+    fn shrink(&mut self, index: usize, workers: usize) -> Result<u32, ServerError> {
         self.resize_steering(index, workers)?;
         let mut leaving = self.split(index, workers);
         let (number, count_leaving) = (leaving.number, leaving.slots.len());
@@ -164,7 +164,9 @@ impl<'a> Master<'a> {
         self.send_away(index, farewell);
         let message = format!("{} now, {count_leaving} leave", count(workers));
         self.event(Some(number), &message);
-        Ok(message)
+        let operation = self.new_operation();
+        self.conclude_when_moved(operation, message);
+        Ok(operation)
     }
 
     /// Takes the slots from `workers` on, with their shares, out of a generation, as one of the same number.

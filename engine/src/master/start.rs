@@ -236,8 +236,7 @@ impl<'a> Master<'a> {
             self.share_rest();
         }
         self.dismiss_orphans();
-        let message = format!("generation {number} serves, {took_ms} ms after it began");
-        self.conclude(operation, &Reply::Done { message });
+        self.conclude_when_moved(operation, format!("generation {number} serves, {took_ms} ms after it began"));
         if is_first && self.predecessor.is_some() {
             self.report_ready(number);
             notify::main_process(std::process::id());

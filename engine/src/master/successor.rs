@@ -282,7 +282,7 @@ impl Master<'_> {
         tracing::info!(pid = successor.pid.as_raw(), "upgrade: this master leaves when its workers have");
         let message = format!("pid {} serves, and the upgrade is final; the workers before drain", successor.pid);
         self.event(None, &message);
-        self.conclude(successor.operation, &Reply::Done { message });
+        self.conclude_when_moved(successor.operation, message);
         self.predecessor = None;
     }
 

@@ -15,7 +15,7 @@ use crate::handover::Tier;
 use crate::server::ServerError;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::process;
-use crate::worker::{self, Heard, Moved, Order, Report};
+use crate::worker::{self, Heard, Order, Report};
 
 /// A worker that is not ready by then has failed.
 const READY_SECONDS_MAX: u64 = 10;
@@ -73,25 +73,12 @@ impl Master<'_> {
                     child.handed.pop_front();
                 }
             }
-            Report::Moved(moved) => self.moved(number, slot, &moved),
+            Report::Moved(moved) => self.moved(index, place, &moved),
             Report::Leaving => generation.slots[place].leaves = true,
             Report::Closed => self.event(Some(number), format_args!("worker {slot} has closed its listeners")),
             // Of orphans alone.
             Report::Orphan { .. } | Report::Listener { .. } => {}
         }
-    }
-
-    fn moved(&mut self, number: u32, slot: usize, moved: &Moved) {
-        let Moved { moved, left, refused, bytes, took_us, pause_us_max } = moved;
-        let refused: Vec<String> = refused.iter().map(|(reason, count)| format!(", {count} not ({reason})")).collect();
-        self.event(
-            Some(number),
-            format_args!(
-                "worker {slot}: {moved} connections moved{}, {left} left; {bytes} bytes, {took_us} us, longest pause \
-                 {pause_us_max} us",
-                refused.concat()
-            ),
-        );
     }
 
     fn became_ready(&mut self, index: usize) {

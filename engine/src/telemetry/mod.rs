@@ -62,6 +62,8 @@ pub(crate) struct WorkerPage {
     pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
     names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
     pub(crate) service: Histogram,
+    /// Of connections that went to other workers: for how long each was held up.
+    pub(crate) pause: Histogram,
 }
 
 impl WorkerPage {
@@ -102,6 +104,7 @@ impl WorkerPage {
             turn_at_ns: self.turn_at_ns.get(),
             named: named.filter(|(name, _)| !name.is_empty()).collect(),
             service: self.service.snapshot(),
+            pause: self.pause.snapshot(),
         }
     }
 }
@@ -143,6 +146,9 @@ pub struct Snapshot {
     pub named: Vec<(String, u64)>,
     /// From the moment input was seen to the moment its answer was handed to the kernel, nanoseconds.
     pub service: HistogramSnapshot,
+    /// Of connections that went to other workers: from when nothing was read of it here any more to when it was the other
+    /// worker's, nanoseconds.
+    pub pause: HistogramSnapshot,
 }
 
 impl Default for Snapshot {
@@ -172,6 +178,7 @@ impl Snapshot {
             turn_at_ns,
             named,
             service,
+            pause,
         } = other;
         self.accepted += accepted;
         self.connected += connected;
@@ -197,6 +204,7 @@ impl Snapshot {
             }
         }
         self.service.add(service);
+        self.pause.add(pause);
     }
 }
 

@@ -114,8 +114,19 @@ pub(crate) struct Moved {
     pub(crate) bytes: u64,
     /// Since it began.
     pub(crate) took_us: u64,
-    /// The longest that one was held up for, from its last byte here to its first there, as far as is known here.
-    pub(crate) pause_us_max: u64,
+    /// No more will move, but what is let in from now on.
+    pub(crate) is_over: bool,
+}
+
+impl Moved {
+    /// So many stay for this reason.
+    pub(crate) fn count(&mut self, refusal: Refusal, count: u64) {
+        match self.refused.iter_mut().find(|(one, _)| *one == refusal) {
+            Some((_, total)) => *total += count,
+            None if count > 0 => self.refused.push((refusal, count)),
+            None => {}
+        }
+    }
 }
 
 /// Both ends, close-on-exec.

@@ -31,17 +31,39 @@ fn build_once() -> &'static Path {
     PATH.get_or_init(faulty)
 }
 
+fn command(address: &str, control: &str, pid_file: &str) -> Command {
+    let mut command = Command::new(build_once());
+    command.args(["--listen", address, "--workers", "2", "--settle-ms", "50"]);
+    command.args(["--control", control, "--pid-file", pid_file]);
+    command
+}
+
 /// A server that ends `whom` at `step`.
 fn start(step: &str, whom: &str) -> Lineage {
     Lineage::start(2, |control, pid_file| {
         let token = Path::new(control).with_file_name("fault");
         fs::write(&token, whom).expect("written");
-        let mut command = Command::new(build_once());
-        command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--settle-ms", "50"]);
-        command.args(["--control", control, "--pid-file", pid_file]);
+        let mut command = command("127.0.0.1:0", control, pid_file);
         command.env("BATON_FAULT", format!("{step}@{}", token.display()));
         Server::start_command(command)
     })
+}
+
+/// Waits until one master with its workers is left. Where the new master was killed after the old one had given it all, none
+/// is left: then another one is started.
+fn settle(lineage: &Lineage, address: &str) -> Option<Server> {
+    let is_settled = || {
+        lineage.reap();
+        let masters = lineage.masters();
+        masters.is_empty() || masters == [lineage.master()]
+    };
+    wait_until("one master or none is left", is_settled);
+    let next = lineage.masters().is_empty().then(|| {
+        let path = |path: std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
+        Server::start_command(command(address, &path(lineage.control()), &path(lineage.file("pid"))))
+    });
+    lineage.settle();
+    next
 }
 
 /// Upgrades a server that ends `whom` at `step`; gives what its clients saw.
@@ -56,12 +78,13 @@ fn failures_of(step: &str, whom: &str) -> Vec<String> {
     assert!(code == 0 || whom == "parent", "{step}: {text}");
     wait_until("it has been killed", || !lineage.file("fault").exists());
     crowd.round();
-    lineage.settle();
+    let next = settle(&lineage, &address.to_string());
     crowd.round();
     assert_served(address);
     let failures = crowd.failures();
     crowd.finish(baton_tests::client::GET.len());
-    eprintln!("{step}, {whom}: {} connections have ended", failures.len());
+    let taken_over = if next.is_some() { ", and the workers were taken over" } else { "" };
+    eprintln!("{step}, {whom}: {} connections have ended{taken_over}", failures.len());
     failures
 }
 
@@ -99,6 +122,16 @@ fn masters_that_are_killed_take_nothing_with_them() {
     run("faults::masters_that_are_killed_take_nothing_with_them", || {
         for step in OF_SENDER.iter().chain(&OF_RECEIVER) {
             assert_at_most(step, "parent", 0);
+        }
+    });
+}
+
+#[test]
+fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
+    build_once();
+    run("faults::a_receiver_that_halts_keeps_nobody_waiting_for_long", || {
+        for (step, most) in [("receiver:offered", 0), ("receiver:taking", 0), ("receiver:given", 4 * BATCH)] {
+            assert_at_most(step, "stop", most);
         }
     });
 }

@@ -1,10 +1,14 @@
 //! What operators can choose.
 
+use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 
 use baton_tests::client::{GET, ask, connect, read_answer, read_to_end};
 use baton_tests::process::is_alive;
-use baton_tests::program::Server;
+use baton_tests::program::{Server, batonctl, batond, run};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -64,21 +68,49 @@ fn handover_keeps_a_begun_request_and_an_idle_connection() {
     server.stop();
 }
 
+/// Starts batond with a file that says so; what follows may say something else.
+fn start_with(path: &Path, text: &str) -> Server {
+    write(path, text);
+    let mut command = Command::new(batond());
+    command.args(["--config", path.to_str().expect("a name"), "--control"]).arg(path.with_extension("control"));
+    Server::start_command(command)
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, format!("listen = [\"127.0.0.1:0\"]\n{text}")).expect("written");
+}
+
+fn has_event(path: &Path, text: &str) -> bool {
+    let output = run(Command::new(batonctl()).arg("--control").arg(path.with_extension("control")).arg("events"));
+    String::from_utf8_lossy(&output.stdout).contains(text)
+}
+
 #[test]
 fn a_protocol_that_another_replaces_says_goodbye() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("batond.toml");
-    let write = |protocol: &str| {
-        std::fs::write(&path, format!("listen = [\"127.0.0.1:0\"]\nprotocol = \"{protocol}\"\n")).expect("written");
-    };
-    write("http");
-    let mut command = std::process::Command::new(baton_tests::program::batond());
-    command.args(["--config", path.to_str().expect("a name")]);
-    let server = Server::start_command(command);
+    let server = start_with(&path, "protocol = \"http\"\n");
     let mut stream = connect(server.address());
     ask(&mut stream).expect("an answer");
-    write("echo");
+    write(&path, "protocol = \"echo\"\n");
     reload(&server);
     assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"");
+    wait_until("it is counted", || has_event(&path, "1 refused: format"));
+    server.stop();
+}
+
+#[test]
+fn those_for_whom_there_is_no_room_are_told_goodbye() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("batond.toml");
+    let server = start_with(&path, "");
+    let mut streams: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
+    streams.iter_mut().for_each(|stream| assert!(ask(stream).is_ok()));
+    write(&path, "[limits]\nconnections_max = 40\n");
+    reload(&server);
+    wait_until("it is counted", || has_event(&path, "60 refused: limit"));
+    let is_open = |stream: &mut TcpStream| ask(stream).is_ok_and(|answer| !answer.contains("Connection: close"));
+    let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
+    assert_eq!(open, 40);
     server.stop();
 }

@@ -89,9 +89,13 @@ pub(super) struct Moving {
     /// Connections go to others.
     pub(super) is_on: bool,
     tally: Moved,
+    /// Why the last one takes nothing more.
+    last_refusal: Option<Refusal>,
     began_ns: u64,
     reported_ns: u64,
     is_reported: bool,
+    /// The master waits for how it ends.
+    pub(super) is_awaited: bool,
 }
 
 impl Moving {
@@ -150,7 +154,6 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.is_on = true;
         self.moving.began_ns = self.context.now_ns;
         self.moving.reported_ns = self.context.now_ns;
-        self.moving.is_reported = self.moving.queue.is_empty();
         true
     }
 
@@ -177,8 +180,11 @@ impl<P: Protocol> EventLoop<P> {
         if self.moving.departures.iter().all(Option::is_none) {
             // Nobody takes the rest.
             self.moving.is_on = false;
-            self.moving.queue.clear();
+            let rest = std::mem::take(&mut self.moving.queue).into_iter();
+            let rest = rest.filter(|id| self.slab.get(*id).is_some_and(|entry| entry.connection.is_open())).count();
+            self.moving.tally.count(self.moving.last_refusal.unwrap_or(Refusal::Channel), rest as u64);
             self.say_goodbyes();
+            self.report_moved();
         } else if self.moving.is_idle() && self.moving.is_alone() && !self.is_accepting() && !self.is_connecting() {
             // Nothing can come any more that could be brought to others.
             self.end_moving();
@@ -307,10 +313,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// A connection that is not handed over goes on here, and is told that the worker leaves.
     fn keep(&mut self, id: ConnectionId, standing: Option<&Standing>, refusal: Refusal) {
-        match self.moving.tally.refused.iter_mut().find(|(one, _)| *one == refusal) {
-            Some((_, count)) => *count += 1,
-            None => self.moving.tally.refused.push((refusal, 1)),
-        }
+        self.moving.tally.count(refusal, 1);
         self.moving.is_reported = false;
         self.go_on(id, standing);
         let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
@@ -368,12 +371,15 @@ impl<P: Protocol> EventLoop<P> {
         departure.open += given.len() as u64;
         batch.members = given;
         // One that takes nothing now is not asked again: others may.
-        let is_over = back.iter().any(|(_, _, refusal)| {
+        let is_final = |refusal: Refusal| {
             matches!(
                 refusal,
                 Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors
             )
-        });
+        };
+        let refusal = back.iter().map(|(_, _, refusal)| *refusal).find(|refusal| is_final(*refusal));
+        self.moving.last_refusal = refusal.or(self.moving.last_refusal);
+        let is_over = refusal.is_some();
         reach("sender:giving");
         let said = departure.channel.say(&Message::Gives { batch: number });
         for (id, standing, refusal) in back {
@@ -403,14 +409,14 @@ impl<P: Protocol> EventLoop<P> {
         }
         let Some(batch) = departure.batch.take() else { return };
         self.context.timers.cancel(batch.time_out);
-        let pause_us = self.context.now_ns.saturating_sub(batch.began_ns) / 1000;
-        self.moving.tally.pause_us_max = self.moving.tally.pause_us_max.max(pause_us);
+        let pause_ns = self.context.now_ns.saturating_sub(batch.began_ns);
         for (id, _) in batch.members {
             let Some(entry) = self.slab.get(id) else { continue };
             if !entry.connection.is_ended() {
                 entry.connection.leave(&mut self.context);
             }
             self.moving.tally.moved += 1;
+            self.context.page.pause.record(pause_ns, 1);
             self.settle(id.slot);
         }
         self.moving.is_reported = false;
@@ -698,13 +704,17 @@ impl<P: Protocol> EventLoop<P> {
         self.context.page.open.set(self.slab.len() as u64);
     }
 
-    fn report_moved(&mut self) {
+    /// Tells the master how far it is: at times, and when it is over for the first time.
+    pub(super) fn report_moved(&mut self) {
         let now_ns = self.context.now_ns;
-        let is_due = self.moving.is_idle() || now_ns - self.moving.reported_ns >= REPORT_INTERVAL_NS;
-        if self.moving.is_reported || !is_due {
+        let is_over = self.moving.is_idle() || !self.moving.is_on;
+        let is_due = (is_over && self.moving.is_awaited) || now_ns - self.moving.reported_ns >= REPORT_INTERVAL_NS;
+        if !is_due || (self.moving.is_reported && !(is_over && self.moving.is_awaited)) {
             return;
         }
         self.moving.is_reported = true;
+        self.moving.is_awaited &= !is_over;
+        self.moving.tally.is_over = is_over;
         self.moving.reported_ns = now_ns;
         let slots = 0..self.slab.slots();
         let is_left = |entry: &Entry<P::Connection>| !entry.connection.is_ended();
@@ -716,7 +726,9 @@ impl<P: Protocol> EventLoop<P> {
 
     /// No more is brought to others.
     fn end_moving(&mut self) {
-        self.moving.is_on = false;
+        if !std::mem::take(&mut self.moving.is_on) {
+            return;
+        }
         self.context.draining = true;
         self.moving.queue.clear();
         for place in 0..self.moving.departures.len() {

@@ -41,7 +41,10 @@ impl<P: Protocol> EventLoop<P> {
                 self.is_succeeded = is_succeeded;
                 self.drain(settle_ms, drain_ms);
             }
-            Order::Heirs { names } => self.moving.heirs = names,
+            Order::Heirs { names } => {
+                self.moving.heirs = names;
+                self.moving.is_awaited = true;
+            }
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
@@ -146,8 +149,11 @@ impl<P: Protocol> EventLoop<P> {
     /// Tells the protocol, connection by connection; of those that have sent nothing, when they have, or a while later.
     pub(super) fn tell_drain(&mut self) {
         self.leaving = Leaving::Told;
-        if self.connections != Connections::Wait && !self.begin_moving() {
-            self.say_goodbyes();
+        if !self.begin_moving() {
+            if self.connections != Connections::Wait {
+                self.say_goodbyes();
+            }
+            self.report_moved();
         }
     }
 

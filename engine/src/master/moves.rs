@@ -1,0 +1,92 @@
+//! What becomes of the connections of workers that leave, as far as the master sees it; and those who wait for that.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::Master;
+use super::generation::Generation;
+use crate::control::Reply;
+use crate::telemetry::HistogramSnapshot;
+use crate::worker::Moved;
+
+/// Since workers were last told to leave.
+#[derive(Default)]
+pub(super) struct Moves {
+    /// The sum over workers whose connections have moved or stay.
+    total: Moved,
+    pauses: HistogramSnapshot,
+    /// Operations whose outcome is told when all of them have.
+    waiting: Vec<(u32, String)>,
+}
+
+impl Moves {
+    /// Counts from here.
+    pub(super) fn begin(&mut self) {
+        (self.total, self.pauses) = Default::default();
+    }
+}
+
+impl Master<'_> {
+    /// Connections of workers that leave are on their way to others.
+    pub(super) fn is_moving(&self) -> bool {
+        self.generations.iter().any(Generation::is_moving)
+    }
+
+    /// A worker says how far it is.
+    pub(super) fn moved(&mut self, index: usize, place: usize, moved: &Moved) {
+        let generation = &mut self.generations[index];
+        let worker = &mut generation.slots[place];
+        let (number, slot) = (generation.number, worker.index);
+        if moved.is_over && std::mem::take(&mut worker.is_moving) {
+            let total = &mut self.moves.total;
+            total.moved += moved.moved;
+            total.left += moved.left;
+            total.bytes += moved.bytes;
+            total.took_us = total.took_us.max(moved.took_us);
+            moved.refused.iter().for_each(|(refusal, count)| total.count(*refusal, *count));
+            self.moves.pauses.add(&worker.page.pause.snapshot());
+        }
+        if *moved != (Moved { is_over: moved.is_over, took_us: moved.took_us, ..Moved::default() }) {
+            self.event(Some(number), format_args!("worker {slot}: {}", describe(moved)));
+        }
+    }
+
+    /// The outcome is told when connections have moved, where any do.
+    pub(super) fn conclude_when_moved(&mut self, operation: u32, message: String) {
+        self.moves.waiting.push((operation, message));
+    }
+
+    /// Tells those who wait, where nothing moves any more.
+    pub(super) fn conclude_moves(&mut self) {
+        if self.moves.waiting.is_empty() || self.is_moving() {
+            return;
+        }
+        let Moves { total, pauses, waiting } = std::mem::take(&mut self.moves);
+        let mut of_all = String::new();
+        if total.moved > 0 || !total.refused.is_empty() {
+            let _ = write!(of_all, "; {}", describe(&total));
+            if pauses.count() > 0 {
+                let [median, most, longest] = [0.5, 0.99, 1.0].map(|part| milliseconds(pauses.quantile(part) / 1000));
+                let _ = write!(of_all, ", each held up for {median} (median), {most} (99 %), {longest} at most");
+            }
+        }
+        for (operation, message) in waiting {
+            self.conclude(operation, &Reply::Done { message: message + &of_all });
+        }
+    }
+}
+
+fn describe(moved: &Moved) -> String {
+    let Moved { moved, left, refused, bytes, took_us, .. } = moved;
+    let plural = if *moved == 1 { "" } else { "s" };
+    let mut text = format!("{moved} connection{plural} moved in {}, {bytes} bytes", milliseconds(*took_us));
+    for (reason, count) in refused {
+        let _ = write!(text, ", {count} refused: {reason}");
+    }
+    let _ = write!(text, ", {left} left");
+    text
+}
+
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", Duration::from_micros(us).as_secs_f64() * 1e3)
+}
