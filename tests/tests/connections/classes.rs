@@ -135,6 +135,16 @@ impl Crowd {
         fleet.assert_whole();
     }
 
+    /// Nobody has failed.
+    pub(crate) fn check(&self) {
+        self.fleet.assert_whole();
+    }
+
+    /// Bytes that came back to those that stream.
+    pub(crate) fn streamed(&self) -> u64 {
+        self.fleet.progress("streaming")
+    }
+
     /// From now on connections may end, but nothing wrong may be read.
     pub(crate) fn tolerate(&self) {
         self.fleet.tolerate();

@@ -3,6 +3,7 @@
 
 mod classes;
 mod faults;
+mod long;
 mod policy;
 mod reload;
 mod tools;

@@ -1,0 +1,148 @@
+//! The same with a thousand and with ten thousand connections, a hundred times each, with figures. To run it:
+//! `cargo test --release -p baton-tests --test connections long -- --ignored --nocapture --test-threads 1`
+
+use std::time::Duration;
+
+use baton_tests::churn::{Churn, Phase};
+use baton_tests::client::GET;
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run_for;
+use baton_tests::program::Server;
+use baton_tests::wait_until;
+
+use super::classes::{Counts, Crowd};
+
+const TIME_MAX: Duration = Duration::from_secs(3_600);
+
+/// Streamed by each of those that stream.
+const STREAM_BYTES: u64 = 100_000_000;
+
+fn counts(all: usize) -> Counts {
+    let (cut, pipelining, streaming, slow) = (all / 10, all / 20, 4, 4);
+    Counts { idle: all - cut - pipelining - streaming - slow, cut, pipelining, streaming, slow }
+}
+
+/// What one handover says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    moved: f64,
+    took_ms: f64,
+    bytes: f64,
+    pause_ms: [f64; 3],
+}
+
+impl Figures {
+    /// From such a line: `…; 1000 connections moved in 4.2 ms, 12345 bytes, 0 left, each held up for 0.4 ms (median), 2.1 ms
+    /// (99 %), 2.1 ms at most`.
+    fn read(text: &str) -> Self {
+        let line = text.lines().find(|line| line.contains("each held up for")).unwrap_or_else(|| panic!("{text}"));
+        assert!(!line.contains("refused") && line.contains(" 0 left"), "{line}");
+        let (_, of_moves) = line.split_once("; ").filter(|_| line.contains("; ")).expect("two parts");
+        let of_moves = of_moves.rsplit_once("; ").map_or(of_moves, |(_, last)| last);
+        let numbers: Vec<f64> = of_moves
+            .replace("(99 %)", "")
+            .split(|character: char| !character.is_ascii_digit() && character != '.')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [moved, took_ms, bytes, _, median, most, longest] = numbers[..] else { panic!("{line}: {numbers:?}") };
+        Self { moved, took_ms, bytes, pause_ms: [median, most, longest] }
+    }
+}
+
+fn report(what: &str, mut all: Vec<Figures>) {
+    let median = |of: &dyn Fn(&Figures) -> f64, all: &mut Vec<Figures>| {
+        all.sort_by(|one, other| of(one).total_cmp(&of(other)));
+        (of(&all[all.len() / 2]), of(&all[all.len() - 1]))
+    };
+    let moved = median(&|one| one.moved, &mut all).0;
+    let (took, took_most) = median(&|one| one.took_ms, &mut all);
+    let bytes = median(&|one| one.bytes, &mut all).0;
+    let pauses: Vec<String> = (0..3)
+        .map(|index| {
+            let (middle, most) = median(&|one| one.pause_ms[index], &mut all);
+            format!("{middle:.1} ({most:.1})")
+        })
+        .collect();
+    eprintln!(
+        "| {what} | {} | {moved} | {took:.0} ({took_most:.0}) | {:.1} | {} |",
+        all.len(),
+        bytes / 1e6,
+        pauses.join(" / ")
+    );
+}
+
+fn trial(protocol: &'static str, all: usize, times: usize) {
+    let lineage = Lineage::start(2, |control, pid_file| {
+        let arguments = ["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
+        Server::start(&[&arguments[..], &["--protocol", protocol, "--write-ms", "0", "--idle-ms", "0"]].concat())
+    });
+    let address = lineage.first.address();
+    let (crowd, idle_bytes) = match protocol {
+        "http" => (Crowd::http(address, counts(all)), GET.len()),
+        _ => (Crowd::echo(address, counts(all)), 10),
+    };
+    // Whoever comes meanwhile.
+    let churn = (protocol == "http").then(|| Churn::start(address, 2));
+    let done = |arguments: &[&str]| {
+        if let Some(churn) = &churn {
+            churn.begin_phase(Phase::During);
+        }
+        let (code, text) = lineage.ctl(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {text}");
+        text
+    };
+    let settle = || {
+        lineage.settle();
+        if let Some(churn) = &churn {
+            churn.begin_phase(Phase::Steady);
+        }
+        crowd.round();
+    };
+    for what in ["reload", "upgrade", "revert"] {
+        let mut figures = Vec::new();
+        for _ in 0..times {
+            if what == "revert" {
+                done(&["upgrade", "--hold"]);
+                done(&["revert"]);
+            } else {
+                figures.push(Figures::read(&done(&[what])));
+            }
+            settle();
+        }
+        if figures.is_empty() {
+            eprintln!("| {protocol}, {all}, held and reverted | {times} | | | | |");
+        } else {
+            report(&format!("{protocol}, {all}, {what}"), figures);
+        }
+    }
+    wait_until("enough is streamed", || {
+        crowd.check();
+        crowd.streamed() >= 4 * STREAM_BYTES
+    });
+    crowd.finish(idle_bytes);
+    if let Some(churn) = churn {
+        let outcome = churn.finish();
+        assert_eq!(outcome.failed(), 0, "{outcome:#?}");
+        eprintln!("bystanders, steady: {}; during: {}", outcome.steady, outcome.during);
+    }
+}
+
+fn trials(all: usize, times: usize) {
+    eprintln!(
+        "| protocol, connections, what | times | moved | took, ms | MB copied | held up: median / 99 % / most, ms |"
+    );
+    eprintln!("|---|---|---|---|---|---|");
+    ["http", "echo"].into_iter().for_each(|protocol| trial(protocol, all, times));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_thousand_connections_a_hundred_times() {
+    run_for("long::a_thousand_connections_a_hundred_times", TIME_MAX, || trials(1_000, 100));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn ten_thousand_connections_a_hundred_times() {
+    run_for("long::ten_thousand_connections_a_hundred_times", TIME_MAX, || trials(10_000, 100));
+}
