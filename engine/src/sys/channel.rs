@@ -1,11 +1,12 @@
 //! Packets over a Unix socket, each with descriptors or without.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
+use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Descriptors of one packet at most (SCM_MAX_FD of unix(7)).
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
@@ -23,34 +24,53 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowe
     Ok(())
 }
 
-/// Takes one packet into `buffer`; never blocks. Its length is 0 where the other side is gone.
+/// Takes one packet into `buffer`; never blocks. Its length is 0 where the other side is gone. Where this process has no room
+/// for all descriptors of the packet (its limit of open files), those that there was room for are given.
 ///
 /// # Errors
 /// `WouldBlock` where none is there; else as recvmsg(2).
 pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    // By hand: a packet of which descriptors are missing is an error elsewhere, and those that came would stay open.
     let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeroes is a message without anything.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
     // Where the other side went without reading all, that is told once, before what it had said last.
     let mut is_reset = false;
-    let message = loop {
-        match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-            Ok(message) => break message,
+    let length = loop {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.capacity() as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the message names memory that is valid for writes of the lengths it says, and lives on.
+        match Errno::result(unsafe { libc::recvmsg(channel.as_raw_fd(), &raw mut message, flags) }) {
+            Ok(length) => break length as usize,
             Err(Errno::ECONNRESET) if !is_reset => is_reset = true,
             Err(Errno::ECONNRESET) => return Ok((0, Vec::new())),
             Err(error) => return Err(error.into()),
         }
     };
     let mut received = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            for descriptor in descriptors {
-                // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                received.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    // SAFETY: the kernel has filled the message, whose memory lives on.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: the header lies within the control memory, as CMSG_FIRSTHDR and CMSG_NXTHDR have checked.
+        let (level, kind, bytes) = unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: plain arithmetic.
+            let head_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
+            for index in 0..bytes.saturating_sub(head_bytes) / size_of::<RawFd>() {
+                // SAFETY: the header's length says that there are so many descriptors, perhaps unaligned; the kernel has
+                // just made each of them for us, and nobody else knows it.
+                received.push(unsafe {
+                    OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().add(index).read_unaligned())
+                });
             }
         }
+        // SAFETY: both are what was filled above.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    Ok((message.bytes, received))
+    Ok((length, received))
 }
 
 #[cfg(test)]
