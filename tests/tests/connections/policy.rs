@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use baton_tests::client::{GET, ask, connect, read_answer, read_to_end};
-use baton_tests::process::is_alive;
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace;
+use baton_tests::process::{children, descriptor_limit_for, descriptors, is_alive};
 use baton_tests::program::{Server, batonctl, batond, run};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
@@ -113,4 +115,28 @@ fn those_for_whom_there_is_no_room_are_told_goodbye() {
     let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
     assert_eq!(open, 40);
     server.stop();
+}
+
+#[test]
+fn those_for_whom_there_are_no_descriptors_are_told_goodbye() {
+    namespace::run("policy::those_for_whom_there_are_no_descriptors_are_told_goodbye", || {
+        let lineage = Lineage::start(1, |control, pid_file| {
+            Server::start(&["--settle-ms", "50", "--control", control, "--pid-file", pid_file])
+        });
+        let mut streams: Vec<_> = (0..100).map(|_| connect(lineage.first.address())).collect();
+        streams.iter_mut().for_each(|stream| assert!(ask(stream).is_ok()));
+        lineage.done(&["upgrade", "--hold"]);
+        let worker = children(lineage.master())[0];
+        let (before, limit) = (descriptors(worker), descriptor_limit_for(worker, 50));
+        let limited = run(Command::new("prlimit").args([format!("--pid={worker}"), format!("--nofile={limit}")]));
+        assert!(limited.status.success(), "{limited:?}");
+        lineage.done(&["commit"]);
+        lineage.settle();
+        // The first batch fits, the second does not, and nothing is left behind of that.
+        let is_open = |stream: &mut TcpStream| ask(stream).is_ok_and(|answer| !answer.contains("Connection: close"));
+        let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
+        assert_eq!(open, 32);
+        drop(streams);
+        wait_until("nothing is open", || descriptors(worker) <= before);
+    });
 }
