@@ -137,6 +137,16 @@ pub enum Connections {
     Wait,
 }
 
+/// What happens where a worker that is to be replaced has more state of its own than it may hand over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateTooLarge {
+    /// It is not replaced: a reload, an upgrade or a smaller number of workers is refused.
+    #[default]
+    Refuse,
+    /// The new worker begins without.
+    Discard,
+}
+
 /// Where a server can be asked and told things while it runs; see [`crate::control`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
@@ -166,6 +176,11 @@ pub struct Settings {
     pub handover: Handover,
     /// What becomes of established connections.
     pub connections: Connections,
+    /// What one worker may hand over of its own, bytes, default 1 GiB; see
+    /// [`Protocol::WORKER_STATE`](crate::Protocol::WORKER_STATE).
+    pub state_bytes_max: u64,
+    /// What happens where it has more.
+    pub state_too_large: StateTooLarge,
     /// The control socket; read when the server starts.
     pub control: Control,
     /// A file for the master's process id; read when the server starts.
@@ -186,6 +201,8 @@ impl Default for Settings {
             descriptors: Descriptors::default(),
             handover: Handover::default(),
             connections: Connections::default(),
+            state_bytes_max: 1 << 30,
+            state_too_large: StateTooLarge::default(),
             control: Control::default(),
             pid_file: None,
             user: None,
@@ -218,6 +235,8 @@ impl Settings {
             descriptors: _,
             handover: _,
             connections: _,
+            state_bytes_max: _,
+            state_too_large: _,
             control: _,
             pid_file: _,
             user,

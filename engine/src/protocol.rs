@@ -156,6 +156,48 @@ pub trait Protocol: Sized + 'static {
         Err(ThawError::Version(version))
     }
 
+    /// What [`Protocol::freeze_worker`] writes. `None`, the default: a worker has nothing of its own that is worth keeping.
+    ///
+    /// Where there is a format, a worker that takes the place of another lets nobody in until it has that one's state, or knows
+    /// that none comes; meanwhile whoever connects waits. It makes sense for one worker: where there are several, each that
+    /// leaves brings its state to one that serves, and all its connections to the same one.
+    const WORKER_STATE: Option<StateFormat> = None;
+
+    /// About how many bytes [`Protocol::freeze_worker`] would write; asked in every turn, so it must cost nothing. Where it
+    /// is above [`Settings::state_bytes_max`](crate::config::Settings::state_bytes_max), workers are not replaced, or begin
+    /// anew, as [`Settings::state_too_large`](crate::config::Settings::state_too_large) says.
+    fn worker_state_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Writes the state of the whole worker, in the format [`Protocol::WORKER_STATE`]. All its connections stand still, and
+    /// move when this has been taken; no callback comes in between. It may come to nothing, so nothing may change by it.
+    ///
+    /// # Errors
+    /// Those of `state`, passed on: where the other worker is gone, or too much was written. Then the worker keeps its state
+    /// and its connections, and drains.
+    fn freeze_worker(&mut self, state: &mut dyn io::Write) -> io::Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// Reads what another worker's [`Protocol::freeze_worker`] writes at the same time, perhaps that of another binary:
+    /// `version` is that of its [`Protocol::WORKER_STATE`]. Called before this worker has any connection, unless there are
+    /// several: then what is read is added to what there is.
+    ///
+    /// # Errors
+    /// Those of `state`, passed on by `?`; a version that is not known, or bytes that do not make sense. What was read must
+    /// be forgotten then.
+    fn thaw_worker(
+        &mut self,
+        version: u32,
+        state: &mut dyn io::Read,
+        worker: &mut Worker<'_, Self::Message>,
+    ) -> Result<(), ThawError> {
+        let _ = (state, worker);
+        Err(ThawError::Version(version))
+    }
+
     /// The connection is gone; no callback for it follows.
     fn on_close(&mut self, connection: Self::Connection, reason: CloseReason) {
         let _ = (connection, reason);
@@ -184,6 +226,15 @@ pub enum ThawError {
     /// State that this protocol cannot have written.
     #[error("the state makes no sense")]
     Malformed,
+    /// State of which the end has not come.
+    #[error("the state is not whole")]
+    Incomplete,
+}
+
+impl From<io::Error> for ThawError {
+    fn from(_: io::Error) -> Self {
+        Self::Incomplete
+    }
 }
 
 /// What [`Protocol::on_data`] did with its input, and what should happen next.

@@ -194,6 +194,7 @@ impl Server {
             control: theirs,
             identity: None,
             rendezvous: None,
+            succeeds: false,
             signals: false,
         };
         let running = Running { addresses, control: ours, drain_ms };

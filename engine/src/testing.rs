@@ -40,6 +40,21 @@ use crate::worker::{Inbox, Worker};
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
 
+/// Moves a worker's own state, where it has some, to another.
+fn carry_worker<P: Protocol, Q: Protocol>(
+    from: &mut P,
+    to: &mut Q,
+    worker: &mut Worker<'_, Q::Message>,
+) -> Result<(), ThawError> {
+    let Some(format) = P::WORKER_STATE else { return Ok(()) };
+    let mut state = Vec::new();
+    from.freeze_worker(&mut state).expect("a worker that freezes");
+    let mut rest = state.as_slice();
+    to.thaw_worker(format.version, &mut rest, worker)?;
+    assert!(rest.is_empty(), "{} of {} bytes of the worker's state were not read", rest.len(), state.len());
+    Ok(())
+}
+
 /// Moves a connection from one worker to another.
 fn carry<P: Protocol, Q: Protocol>(
     connection: &mut Connection<P::Connection>,
@@ -252,6 +267,9 @@ impl<P: Protocol> Harness<P> {
     /// If [`Protocol::STATE`] is `None`, a connection cannot be frozen or not be thawed, or [`Protocol::on_start`] fails.
     pub fn hand_over(&mut self, mut successor: P) {
         successor.on_start(&mut Worker::new(&mut self.context, &self.inbox)).expect("the protocol starts");
+        let carried =
+            carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &self.inbox));
+        carried.expect("what a protocol has frozen it can thaw");
         for client in &mut self.clients {
             let Some(connection) = client.connection.as_mut().filter(|connection| connection.is_open()) else {
                 continue;
@@ -279,6 +297,7 @@ impl<P: Protocol> Harness<P> {
         assert_eq!(name(P::STATE), name(Q::STATE), "the successor runs another protocol");
         let inbox = Inbox::new().expect("an eventfd");
         successor.on_start(&mut Worker::new(&mut self.context, &inbox)).expect("the protocol starts");
+        carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &inbox))?;
         let mut clients = Vec::new();
         for client in self.clients {
             let Simulated { mut connection, incoming, output, window, waiting_send, saw_end, was_reset, mut reason } =
@@ -345,7 +364,12 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::Batch { .. } | Alarm::Connect { .. } | Alarm::FirstInput | Alarm::Settled => {}
+                Alarm::Accept
+                | Alarm::Batch { .. }
+                | Alarm::Connect { .. }
+                | Alarm::FirstInput
+                | Alarm::Settled
+                | Alarm::State => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {

@@ -6,8 +6,10 @@ mod resp_harness;
 #[path = "../examples/resp/service/mod.rs"]
 mod service;
 
+use std::time::Duration;
+
 use baton::config::{Limits, Timeouts};
-use baton::testing::{Harness, output_of_all_splits};
+use baton::testing::{Harness, output_of_all_handovers, output_of_all_splits};
 use proptest::prelude::*;
 
 use self::resp_encode::encode;
@@ -22,6 +24,28 @@ fn every_cut_of_a_pipeline_gives_the_same_answers() {
     let output = String::from_utf8(output_of_all_splits(Service::default, input)).expect("text");
     assert!(output.starts_with("+OK\r\n$2\r\nab\r\n$-1\r\n:1\r\n%7\r\n"), "{output}");
     assert!(output.ends_with("_\r\n-ERR wrong number of arguments for 'get' command\r\n+OK\r\n"), "{output}");
+}
+
+#[test]
+fn every_handover_in_a_session_gives_the_same_answers() {
+    let input = b"SET k ab\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\nCLIENT SETNAME me\r\nHELLO 3\r\nCLIENT GETNAME\r\n\
+        CLIENT ID\r\nINCR n\r\nAPPEND k cd\r\nGET k\r\nGET none\r\nSET t v EX 100\r\nTTL t\r\nDBSIZE\r\nDEL k\r\nGET k\r\n";
+    let output = String::from_utf8(output_of_all_handovers(Service::default, input)).expect("text");
+    assert!(output.ends_with("$4\r\nabcd\r\n_\r\n+OK\r\n:100\r\n:3\r\n:1\r\n_\r\n"), "{output}");
+}
+
+#[test]
+fn a_store_moves_with_what_expires_and_its_counts() {
+    let (mut harness, client) = store();
+    ask(&mut harness, client, "SET k v PX 1500");
+    ask(&mut harness, client, "SET stays v");
+    harness.advance(Duration::from_secs(1));
+    harness.hand_over(Service::default());
+    assert_eq!(ask(&mut harness, client, "PTTL k"), ":500\r\n");
+    harness.advance(Duration::from_secs(1));
+    assert_eq!(ask(&mut harness, client, "DBSIZE"), ":1\r\n");
+    let stats = ask(&mut harness, client, "INFO stats");
+    assert!(stats.contains("total_connections_received:1\r\n"), "{stats}");
 }
 
 #[test]

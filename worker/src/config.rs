@@ -394,6 +394,8 @@ impl Config {
                 pid_file: choices.pid_file.map(PathBuf::from),
                 user: choices.user,
                 group: choices.group,
+                // These protocols keep nothing of their own.
+                ..Settings::default()
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
             http: HttpConfig {

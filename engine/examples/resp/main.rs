@@ -1,4 +1,5 @@
-//! An in-memory key-value store that speaks RESP2 and RESP3, on one worker. Strings only.
+//! An in-memory key-value store that speaks RESP2 and RESP3, on one worker. Strings only. Keys, values and clients stay
+//! through reloads (HUP) and upgrades (`batonctl upgrade`).
 //!
 //! ```text
 //! cargo run --release -p baton --example resp -- --listen 127.0.0.1:6380
@@ -9,10 +10,11 @@
 mod service;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use baton::Server;
-use baton::config::{Limits, Timeouts};
+use baton::config::{Control, Limits, Settings, StateTooLarge, Timeouts};
+use baton::{Server, Service};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -21,17 +23,44 @@ struct Arguments {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:6380", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Socket for batonctl; without it, HUP still reloads
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Write the master's process id to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Largest store that a reload or an upgrade hands over
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    state_bytes_max: u64,
+    /// Where the store is larger, begin with an empty one; else reloads and upgrades are refused
+    #[arg(long)]
+    discard_larger: bool,
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        Settings {
+            listen: vec![self.listen],
+            // The workers are processes and share no memory: each would be a store of its own.
+            workers: 1,
+            limits: Limits { message_bytes_max: service::REQUEST_BYTES_MAX, ..Limits::default() },
+            // Clients hold connections open for hours between requests, so only a request that was begun is timed,
+            // generously: the largest one takes its time on a slow network.
+            timeouts: Timeouts { idle_ms: 0, message_ms: 300_000, ..Timeouts::default() },
+            control: self.control.clone().map_or(Control::Off, Control::At),
+            pid_file: self.pid_file.clone(),
+            state_bytes_max: self.state_bytes_max,
+            state_too_large: if self.discard_larger { StateTooLarge::Discard } else { StateTooLarge::Refuse },
+            ..Settings::default()
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // Clients hold connections open for hours between requests, so only a request that was begun is timed, generously:
-    // the largest one takes its time on a slow network.
-    let timeouts = Timeouts { idle_ms: 0, message_ms: 300_000, ..Timeouts::default() };
-    let limits = Limits { message_bytes_max: service::REQUEST_BYTES_MAX, ..Limits::default() };
-    // One worker, since the workers are processes and share no memory: each would be a store of its own.
-    let server = Server::builder().listen(arguments.listen).workers(1).limits(limits).timeouts(timeouts).build();
-    match server.and_then(|server| server.run(|_slot| service::Service::default())) {
+    let store = || Service::new(|_slot| service::Service::default());
+    let server = Server::builder().settings(arguments.settings()).build();
+    match server.and_then(|server| server.run_with_reload(store(), || Ok((arguments.settings(), store())))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("resp: {error}");

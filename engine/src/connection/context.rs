@@ -17,11 +17,18 @@ use crate::telemetry::WorkerPage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
     /// The engine's own look at a connection's time-outs.
-    Connection { slot: u32 },
+    Connection {
+        slot: u32,
+    },
     /// A protocol's timer of a connection.
-    Protocol { slot: u32, key: TimerKey },
+    Protocol {
+        slot: u32,
+        key: TimerKey,
+    },
     /// An outbound connection has not been established in time.
-    Connect { id: ConnectionId },
+    Connect {
+        id: ConnectionId,
+    },
     /// Try to accept again.
     Accept,
     /// The listeners have been open long enough after the order to leave.
@@ -31,7 +38,11 @@ pub(crate) enum Alarm {
     /// The drain deadline.
     Drain,
     /// A batch of connections has not been taken in time by the worker at this place.
-    Batch { place: usize },
+    /// The state of the worker before has not come.
+    State,
+    Batch {
+        place: usize,
+    },
 }
 
 /// A request of a callback to the loop.

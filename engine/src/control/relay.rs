@@ -48,6 +48,8 @@ pub(crate) enum ToNew {
     Alone,
     /// There is no way back any more.
     Final,
+    /// The old workers have brought what they could.
+    Moved,
     /// The old workers serve: leave.
     Relieved {
         /// Where they can be brought connections.

@@ -20,6 +20,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -42,7 +44,7 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 pub(crate) const BATCH_MS_MAX: u64 = 2_000;
 
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
-const PACKET_BYTES_MAX: usize = 64 * 1024;
+pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 /// What the bytes of one batch may come to, so that nobody can make a worker take all memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -71,6 +73,8 @@ pub(crate) enum Refusal {
     Leaving,
     /// Descriptors did not arrive.
     Descriptors,
+    /// The worker's own state is larger than it may be.
+    TooLarge,
     /// The other side is gone, or does not answer.
     Channel,
     /// Of a later version.
@@ -89,6 +93,7 @@ impl Refusal {
             Self::Limit => "limit",
             Self::Leaving => "leaving",
             Self::Descriptors => "descriptors",
+            Self::TooLarge => "too_large",
             Self::Channel => "channel",
             Self::Unknown => "unknown",
         }
@@ -138,6 +143,14 @@ pub(crate) enum Message {
     },
     /// Those that were not refused are the receiver's.
     Gives { batch: u64 },
+    /// The worker's own state follows, in packets of [`Message::StatePart`], before any connection.
+    State { version: u32, format: String, format_version: u32 },
+    /// Bytes of it.
+    StatePart,
+    /// So many they were; where it is not whole, it is not to be used.
+    StateEnd { bytes: u64, is_whole: bool },
+    /// Whether the receiver has it.
+    StateTaken { refused: Option<Refusal> },
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -236,6 +249,11 @@ pub(crate) enum Heard {
     Gives {
         batch: u64,
     },
+    State {
+        version: u32,
+        format: String,
+        format_version: u32,
+    },
     /// Nothing more for now.
     Nothing,
     /// The other side is gone, or says what cannot be.
@@ -317,6 +335,51 @@ impl Channel {
         Ok(())
     }
 
+    /// Says it with bytes, and waits until there is room, for [`BATCH_MS_MAX`] at most.
+    ///
+    /// # Errors
+    /// `TimedOut`, or where the other side is gone.
+    pub(crate) fn say_waiting(&mut self, message: &Message, bytes: &[u8]) -> io::Result<()> {
+        let mut packet = packet(message)?;
+        packet.extend_from_slice(bytes);
+        self.outgoing.push_back((packet, Vec::new()));
+        self.flush()?;
+        while !self.is_flushed() {
+            self.wait(PollFlags::POLLOUT)?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next packet, for [`BATCH_MS_MAX`] at most.
+    ///
+    /// # Errors
+    /// `TimedOut`, or where the other side is gone or says what cannot be.
+    pub(crate) fn hear_waiting(&mut self) -> io::Result<(Message, Vec<u8>)> {
+        let mut packet = vec![0; PACKET_BYTES_MAX];
+        loop {
+            match channel::receive(self.descriptor.as_fd(), &mut packet) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((length, _)) => {
+                    let (message, bytes) = parse(&packet[..length]).ok_or(io::ErrorKind::InvalidData)?;
+                    return Ok((message, bytes.to_vec()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let time = PollTimeout::from(BATCH_MS_MAX as u16);
+        match poll(&mut [PollFd::new(self.descriptor.as_fd(), events)], time) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The next that was said; never waits.
     pub(crate) fn hear(&mut self) -> Heard {
         let mut packet = vec![0; PACKET_BYTES_MAX];
@@ -357,6 +420,9 @@ impl Channel {
                 }
                 (Message::Takes { batch, refused, open }, None) => return Heard::Takes { batch, refused, open },
                 (Message::Gives { batch }, None) => return Heard::Gives { batch },
+                (Message::State { version, format, format_version }, None) => {
+                    return Heard::State { version, format, format_version };
+                }
                 (Message::Unknown, _) => {}
                 _ => return Heard::End,
             }

@@ -6,6 +6,7 @@
 pub(crate) mod connections;
 mod guard;
 mod steering;
+pub(crate) mod worker_state;
 
 use std::fmt;
 

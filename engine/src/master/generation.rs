@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use crate::config::Settings;
+use crate::config::{Connections, Settings, StateTooLarge};
 use crate::handover::Steering;
 use crate::server::Service;
 use crate::sys::shared_memory::Shared;
@@ -38,6 +38,8 @@ pub(super) struct Child {
     pub(super) listeners: Vec<RawFd>,
     /// Where other workers bring their connections.
     pub(super) meeting: Option<String>,
+    /// It has state of its own, which moves when it is replaced.
+    pub(super) has_state: bool,
     /// Copies of connections it was handed and has not taken yet; others get them if it dies.
     pub(super) handed: VecDeque<OwnedFd>,
 }
@@ -228,6 +230,28 @@ impl Generation<'_> {
         self.slots.iter().any(|slot| slot.is_moving && slot.child().is_some())
     }
 
+    /// Its workers have state of their own, which moves when they are replaced.
+    pub(super) fn has_state(&self) -> bool {
+        self.children().any(|child| child.has_state)
+    }
+
+    /// Why its workers cannot be replaced: one has more state than may be handed over.
+    pub(super) fn refuse_large_state(&self, settings: &Settings) -> Result<(), String> {
+        let most = settings.state_bytes_max;
+        let refuses =
+            settings.state_too_large == StateTooLarge::Refuse && settings.connections == Connections::Handover;
+        let workers = self.slots.iter().filter(|slot| refuses && slot.child().is_some_and(|child| child.has_state));
+        match workers.max_by_key(|slot| slot.page.state_bytes.get()).filter(|slot| slot.page.state_bytes.get() > most) {
+            Some(slot) => Err(format!(
+                "worker {} has state of about {} bytes, and {most} may be handed over: raise state_bytes_max, or have \
+                 state_too_large discard it",
+                slot.index,
+                slot.page.state_bytes.get()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Where its workers can be brought connections.
     pub(super) fn meetings(&self) -> Vec<String> {
         let ready = self.slots.iter().filter(|slot| slot.is_ready()).filter_map(Slot::child);
@@ -251,7 +275,8 @@ mod tests {
         let child = |since| {
             let (listeners, handed) = (Vec::new(), VecDeque::new());
             let pid = Pid::from_raw(1);
-            State::Ready(Child { pid, process: None, control: None, since, listeners, meeting: None, handed })
+            let (meeting, has_state) = (None, false);
+            State::Ready(Child { pid, process: None, control: None, since, listeners, meeting, has_state, handed })
         };
         slot.state = child(now);
         let mut last = Duration::ZERO;

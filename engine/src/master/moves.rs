@@ -4,10 +4,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::Master;
-use super::generation::Generation;
+use super::generation::{Generation, Phase};
+use super::orphans::Orphan;
+use super::successor::Successor;
 use crate::control::Reply;
+use crate::control::relay::ToNew;
 use crate::telemetry::HistogramSnapshot;
-use crate::worker::Moved;
+use crate::worker::{self, Moved, Order};
 
 /// Since workers were last told to leave.
 #[derive(Default)]
@@ -17,6 +20,10 @@ pub(super) struct Moves {
     pauses: HistogramSnapshot,
     /// Operations whose outcome is told when all of them have.
     waiting: Vec<(u32, String)>,
+    /// Workers that serve may wait for state of those that leave.
+    pub(super) state_is_awaited: bool,
+    /// The new master is to be told when this one's connections have moved.
+    pub(super) is_owed: bool,
 }
 
 impl Moves {
@@ -51,6 +58,20 @@ impl Master<'_> {
         }
     }
 
+    /// Workers that wait for state are told that none comes any more, once that is so.
+    fn end_awaiting(&mut self) {
+        let others_move = self.predecessor.as_ref().is_some_and(|predecessor| predecessor.is_moving)
+            || self.successor.as_ref().is_some_and(Successor::is_reverted)
+            || self.orphans.iter().any(Orphan::is_moving);
+        if others_move || !std::mem::take(&mut self.moves.state_is_awaited) {
+            return;
+        }
+        let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
+        for child in serving.flat_map(Generation::children).filter(|child| child.has_state) {
+            let _ = child.control.as_ref().map(|control| worker::tell(control, &Order::Serve));
+        }
+    }
+
     /// The outcome is told when connections have moved, where any do.
     pub(super) fn conclude_when_moved(&mut self, operation: u32, message: String) {
         self.moves.waiting.push((operation, message));
@@ -58,10 +79,20 @@ impl Master<'_> {
 
     /// Tells those who wait, where nothing moves any more.
     pub(super) fn conclude_moves(&mut self) {
-        if self.moves.waiting.is_empty() || self.is_moving() {
+        if self.is_moving() {
             return;
         }
-        let Moves { total, pauses, waiting } = std::mem::take(&mut self.moves);
+        if std::mem::take(&mut self.moves.is_owed) {
+            let channel = self.successor.as_ref().map(Successor::channel).or(self.relay.as_ref());
+            // One that is gone needs not know.
+            let _ = channel.map(|channel| worker::tell(channel, &ToNew::Moved));
+        }
+        self.end_awaiting();
+        if self.moves.waiting.is_empty() {
+            return;
+        }
+        let Moves { total, pauses, waiting, .. } = &mut self.moves;
+        let (total, pauses, waiting) = (std::mem::take(total), std::mem::take(pauses), std::mem::take(waiting));
         let mut of_all = String::new();
         if total.moved > 0 || !total.refused.is_empty() {
             let _ = write!(of_all, "; {}", describe(&total));

@@ -26,6 +26,8 @@ pub(super) struct Orphan {
     /// Told to leave; killed then.
     pub(super) deadline: Option<Instant>,
     is_gone: bool,
+    /// It was told whom to bring its connections to, and has not said yet what came of that.
+    is_moving: bool,
 }
 
 /// What an orphan said of itself.
@@ -40,11 +42,15 @@ pub(super) struct Known {
 impl Orphan {
     fn new(Found { pid, channel }: Found) -> Self {
         let process = process::open(Pid::from_raw(pid as i32)).ok();
-        Self { pid, process, channel, known: None, deadline: None, is_gone: false }
+        Self { pid, process, channel, known: None, deadline: None, is_gone: false, is_moving: false }
     }
 
     pub(super) fn is_heard(&self) -> bool {
         self.known.is_some()
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.is_moving
     }
 
     fn is_settled(&self) -> bool {
@@ -135,6 +141,7 @@ impl Master<'_> {
                         }
                         is_changed = true;
                     }
+                    Ok((Heard::Message(Report::Moved(moved)), _)) => orphan.is_moving &= !moved.is_over,
                     Ok((Heard::Message(_), _)) => {}
                     Ok((Heard::Nothing, _)) => break,
                     Ok((Heard::End, _)) | Err(_) => {
@@ -169,7 +176,7 @@ impl Master<'_> {
         let mut count = 0;
         for orphan in self.orphans.iter_mut().filter(|orphan| orphan.is_settled() && orphan.deadline.is_none()) {
             if !heirs.is_empty() {
-                let _ = worker::tell(&orphan.channel, &inheritance(&heirs, count));
+                orphan.is_moving = worker::tell(&orphan.channel, &inheritance(&heirs, count)).is_ok();
             }
             orphan.tell(&farewell, time);
             count += 1;

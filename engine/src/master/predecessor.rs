@@ -32,6 +32,8 @@ pub(super) struct Predecessor {
     is_held: bool,
     /// It may be asked to take back over.
     is_undecided: bool,
+    /// Its workers may still bring connections, and state of their own.
+    pub(super) is_moving: bool,
     /// How to stop, once it has taken back over.
     pub(super) stop: Option<Stop>,
     pub(super) deadline: Option<Instant>,
@@ -52,6 +54,7 @@ impl Predecessor {
             maps: Vec::new(),
             is_held: false,
             is_undecided: true,
+            is_moving: true,
             stop: None,
             deadline: None,
             has_ended: false,
@@ -171,6 +174,7 @@ impl Master<'_> {
             match worker::hear::<ToNew>(&predecessor.channel) {
                 Ok(Heard::Message(ToNew::Alone)) => self.take_all(),
                 Ok(Heard::Message(ToNew::Final)) => self.stay(),
+                Ok(Heard::Message(ToNew::Moved)) => predecessor.is_moving = false,
                 Ok(Heard::Message(ToNew::Relieved { meetings })) => {
                     self.heirs_elsewhere = meetings;
                     self.relieved();

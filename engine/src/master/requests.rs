@@ -29,6 +29,11 @@ impl Master<'_> {
                     Ok(()) if settings.listen.is_empty() => Err(ServerError::NoAddress),
                     result => result.map_err(ServerError::from),
                 };
+                let result = result.and_then(|()| {
+                    let serving = self.serving().map(|index| &self.generations[index]);
+                    let refusal = serving.map_or(Ok(()), |generation| generation.refuse_large_state(&settings));
+                    refusal.map_err(|problem| ServerError::Reload { problem })
+                });
                 result.and_then(|()| self.begin(settings, service, "reload"))
             }
             Err(problem) => Err(ServerError::Reload { problem }),

@@ -29,7 +29,11 @@ impl<'a> Master<'a> {
         let Some(index) = self.serving() else {
             return Err("no generation serves; reload first".to_owned());
         };
-        let before = self.generations[index].slots.len();
+        let generation = &self.generations[index];
+        let before = generation.slots.len();
+        if workers < before {
+            generation.refuse_large_state(&generation.settings)?;
+        }
         if workers == before {
             return Ok(Scaled::Done(format!("{} already", count(workers))));
         }

@@ -117,6 +117,7 @@ impl<'a> Master<'a> {
                 Listeners::Own(self.generations[generation].addresses.iter().map(|(_, bound)| *bound).collect())
             }
         };
+        let succeeds = self.generations[generation].phase == Phase::Starting && self.has_others(generation);
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let core = cores.get(slot).copied();
         let Generation { number, settings, service, identity, steering, slots, .. } = &mut self.generations[generation];
@@ -138,6 +139,7 @@ impl<'a> Master<'a> {
                     since,
                     listeners,
                     meeting: None,
+                    has_state: false,
                     handed,
                 });
                 tracing::debug!(generation = *number, slot, pid = child.as_raw(), "worker forked");
@@ -156,6 +158,7 @@ impl<'a> Master<'a> {
                     control: theirs,
                     identity: identity.clone(),
                     rendezvous: self.key.clone(),
+                    succeeds,
                     signals: true,
                 };
                 let service = service.clone();
@@ -164,6 +167,13 @@ impl<'a> Master<'a> {
                 process::exit(if result.is_ok() { 0 } else { EXIT_FAILED })
             }
         }
+    }
+
+    /// Whether there are workers, of this master or another, that are to leave when those of this generation serve.
+    fn has_others(&self, generation: usize) -> bool {
+        let is_other = |(index, other): (usize, &Generation<'_>)| index != generation && other.phase == Phase::Serving;
+        let has_own = self.generations.iter().enumerate().any(is_other);
+        has_own || self.predecessor.is_some() || self.successor.is_some() || self.orphans.iter().any(Orphan::is_heard)
     }
 
     /// In a new worker: the others' channels must end with the master, and listen sockets with those who serve them.
@@ -213,6 +223,7 @@ impl<'a> Master<'a> {
         let addresses: Vec<SocketAddr> = generation.addresses.iter().map(|(_, bound)| *bound).collect();
         let is_first = !std::mem::replace(&mut self.has_served, true);
         self.addresses.clone_from(&generation.addresses);
+        self.moves.state_is_awaited = true;
         self.last = Some((generation.settings.clone(), generation.service.clone()));
         self.is_idle = false;
         if is_first {

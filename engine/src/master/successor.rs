@@ -85,6 +85,15 @@ impl Successor {
         let _ = worker::tell(&self.channel, message);
     }
 
+    pub(super) fn channel(&self) -> &OwnedFd {
+        &self.channel
+    }
+
+    /// It has been sent back, and its workers bring what they have.
+    pub(super) fn is_reverted(&self) -> bool {
+        matches!(self.state, State::Reverting | State::Relieved)
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         self.state == State::Starting
     }
@@ -117,6 +126,13 @@ impl Master<'_> {
         let Some(index) = self.serving() else {
             return Err("no generation serves; reload first".to_owned());
         };
+        let generation = &self.generations[index];
+        if upgrade.is_held && generation.has_state() {
+            return Err(
+                "its workers have state that only one of two servers can have: upgrade without holding".to_owned()
+            );
+        }
+        generation.refuse_large_state(&generation.settings)?;
         let binary = upgrade.binary.clone().unwrap_or_else(|| self.executable.clone());
         let (ours, theirs) = worker::pair().map_err(|error| format!("socketpair: {error}"))?;
         let mut command = Command::new(&binary);
@@ -256,6 +272,7 @@ impl Master<'_> {
     /// The old workers leave, the old master stays for now.
     fn leave_to_successor(&mut self) {
         self.is_idle = true;
+        self.moves.is_owed = true;
         self.tell_successor_to_take_all();
         let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {

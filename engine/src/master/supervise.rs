@@ -52,13 +52,14 @@ impl Master<'_> {
         let generation = &mut self.generations[index];
         let (number, slot) = (generation.number, generation.slots[place].index);
         match report {
-            Report::Ready { core, connections_max, listeners, meeting } => {
+            Report::Ready { core, connections_max, listeners, meeting, has_state } => {
                 let worker = &mut generation.slots[place];
                 match std::mem::replace(&mut worker.state, State::Gone) {
                     State::Starting(mut child) => {
                         let pid = child.pid.as_raw();
                         child.listeners = listeners;
                         child.meeting = meeting;
+                        child.has_state = has_state;
                         worker.state = State::Ready(child);
                         tracing::info!(generation = number, slot, pid, core, connections_max, "worker ready");
                         self.event(Some(number), format_args!("worker {slot} is ready, pid {pid}"));

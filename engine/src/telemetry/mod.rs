@@ -57,6 +57,8 @@ pub(crate) struct WorkerPage {
     pub(crate) completions_overflowed: Counter,
     pub(crate) accept_errors: Counter,
     pub(crate) accept_pauses: Counter,
+    /// What the worker itself would have to hand over, about.
+    pub(crate) state_bytes: Counter,
     /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
     pub(crate) turn_at_ns: Counter,
     pub(crate) named: [Counter; NAMED_COUNTERS_MAX],

@@ -47,6 +47,8 @@ pub(crate) enum Order {
     },
     /// Report [`Report::Listener`] for each listen socket.
     Share,
+    /// No worker brings its state any more: serve without.
+    Serve,
     /// Make a turn, which shows that the loop is alive.
     Ping,
     /// Leave at once.
@@ -68,6 +70,9 @@ pub(crate) enum Report {
         /// Where other workers can bring their connections.
         #[serde(default)]
         meeting: Option<String>,
+        /// It has state of its own to hand over.
+        #[serde(default)]
+        has_state: bool,
     },
     /// To a master that did not start it, the first thing.
     Orphan {

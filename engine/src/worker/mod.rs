@@ -108,6 +108,8 @@ pub(crate) struct Setup {
     pub(crate) identity: Option<Identity>,
     /// Where a later master looks for this worker; without it, the worker leaves when its master is gone.
     pub(crate) rendezvous: Option<String>,
+    /// It takes the place of another worker, which may bring its state.
+    pub(crate) succeeds: bool,
     /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
     pub(crate) signals: bool,
 }
@@ -155,7 +157,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let user = geteuid().as_raw();
-        let meets = setup.signals && P::STATE.is_some();
+        let meets = setup.signals && (P::STATE.is_some() || P::WORKER_STATE.is_some());
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.
@@ -186,6 +188,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             meeting,
             user,
             connections,
+            state_bytes_max: settings.state_bytes_max,
+            state_too_large: settings.state_too_large,
+            succeeds: setup.succeeds,
         };
         Ok((parts, protocol))
     })();

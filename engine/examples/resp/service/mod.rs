@@ -8,6 +8,7 @@ mod arguments;
 mod client;
 mod commands;
 mod glob;
+mod handover;
 mod introspection;
 mod keys;
 mod number;
@@ -19,9 +20,12 @@ mod strings;
 mod value;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
-use baton::{CloseReason, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
+use baton::{
+    CannotFreeze, CloseReason, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError, TimerKey, Worker,
+};
 
 use self::client::{Client, ClientRecord};
 use self::parse::{Parsed, Parser};
@@ -75,7 +79,7 @@ impl Protocol for Service {
     type Connection = Client;
     type Message = ();
 
-    fn on_start(&mut self, worker: &mut Worker<'_, ()>) -> std::io::Result<()> {
+    fn on_start(&mut self, worker: &mut Worker<'_, ()>) -> io::Result<()> {
         self.state.started = worker.now();
         Ok(())
     }
@@ -139,6 +143,46 @@ impl Protocol for Service {
         if is_behind {
             worker.set_timer(SWEEP, SWEEP_AGAIN);
         }
+    }
+
+    const STATE: Option<StateFormat> = Some(StateFormat { name: "resp", version: handover::VERSION });
+
+    fn freeze(&mut self, client: &Client, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        handover::freeze_client(client, self.state.clients.get(&client.id), state);
+        Ok(())
+    }
+
+    fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, _: &mut Io<'_>) -> Result<Client, ThawError> {
+        let (client, record) = handover::thaw_client(version, state)?;
+        // Where the store did not come along, numbers go on nevertheless.
+        self.state.connections_received = self.state.connections_received.max(client.id);
+        self.state.clients.insert(client.id, record);
+        Ok(client)
+    }
+
+    const WORKER_STATE: Option<StateFormat> = Some(StateFormat { name: "resp store", version: handover::VERSION });
+
+    fn worker_state_bytes(&self) -> u64 {
+        self.state.store.bytes() + self.state.store.count() as u64 * handover::ENTRY_BYTES
+    }
+
+    fn freeze_worker(&mut self, state: &mut dyn io::Write) -> io::Result<()> {
+        handover::freeze_store(&self.state, state)
+    }
+
+    fn thaw_worker(
+        &mut self,
+        version: u32,
+        state: &mut dyn io::Read,
+        worker: &mut Worker<'_, ()>,
+    ) -> Result<(), ThawError> {
+        let State { store, connections_received, commands_processed, started, .. } =
+            handover::thaw_store(version, state, worker.now())?;
+        self.state.store.add_missing(store, worker.now());
+        self.state.connections_received = self.state.connections_received.max(connections_received);
+        self.state.commands_processed += commands_processed;
+        self.state.started = self.state.started.min(started);
+        Ok(())
     }
 
     fn on_close(&mut self, client: Client, _: CloseReason) {

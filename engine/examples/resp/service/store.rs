@@ -50,6 +50,8 @@ pub(super) struct Store {
     entries: HashMap<Box<[u8]>, Entry, ahash::RandomState>,
     expiries: BTreeMap<Expiry, Box<[u8]>>,
     serial: u64,
+    /// Of all keys and values.
+    bytes: u64,
 }
 
 /// The loop's time in the store's unit.
@@ -58,6 +60,37 @@ pub(super) fn milliseconds(now: Duration) -> i64 {
 }
 
 impl Store {
+    /// Bytes of all keys and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Every key with its value and when that expires, in any order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8], Option<i64>)> {
+        self.entries.iter().map(|(key, entry)| {
+            let expiry_ms = entry.expiry.map(|expiry| expiry.at_ms);
+            (&key[..], entry.value.bytes(), expiry_ms)
+        })
+    }
+
+    /// As another store had it.
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8], expiry_ms: Option<i64>, now: Duration) {
+        self.set(key, value, expiry_ms.map_or(Lifetime::Unlimited, Lifetime::UntilMs), now);
+    }
+
+    /// Takes what another store has and this one has not.
+    pub(super) fn add_missing(&mut self, other: Self, now: Duration) {
+        if self.entries.is_empty() {
+            *self = other;
+            return;
+        }
+        for (key, value, expiry_ms) in other.entries() {
+            if !self.entries.contains_key(key) {
+                self.put(key, value, expiry_ms, now);
+            }
+        }
+    }
+
     /// Entries, those included that have expired since the last sweep.
     pub(super) fn count(&self) -> usize {
         self.entries.len()
@@ -86,6 +119,7 @@ impl Store {
     pub(super) fn set(&mut self, key: &[u8], value: &[u8], lifetime: Lifetime, now: Duration) {
         match self.entries.get_mut(key) {
             Some(entry) => {
+                self.bytes = self.bytes + value.len() as u64 - entry.value.bytes().len() as u64;
                 entry.value.set(value);
                 if let Some(expiry) = entry.expiry
                     && (lifetime != Lifetime::Kept || !entry.is_live(now))
@@ -95,6 +129,7 @@ impl Store {
                 }
             }
             None => {
+                self.bytes += (key.len() + value.len()) as u64;
                 self.entries.insert(key.into(), Entry { value: Value::new(value), expiry: None });
             }
         }
@@ -111,7 +146,10 @@ impl Store {
         };
         let number = super::number::parse(entry.value.bytes()).ok_or(AddError::NotAnInteger)?;
         let sum = number.checked_add(addend).ok_or(AddError::Overflow)?;
-        entry.value.set(itoa::Buffer::new().format(sum).as_bytes());
+        let (mut buffer, before) = (itoa::Buffer::new(), entry.value.bytes().len());
+        let value = buffer.format(sum).as_bytes();
+        self.bytes = self.bytes + value.len() as u64 - before as u64;
+        entry.value.set(value);
         Ok(sum)
     }
 
@@ -125,6 +163,7 @@ impl Store {
         if length > bytes_max {
             return None;
         }
+        self.bytes += more.len() as u64;
         entry.value.append(more);
         Some(length)
     }
@@ -132,6 +171,7 @@ impl Store {
     /// Removes the key; gives its value where it was live.
     pub(super) fn remove(&mut self, key: &[u8], now: Duration) -> Option<Value> {
         let entry = self.entries.remove(key)?;
+        self.bytes -= (key.len() + entry.value.bytes().len()) as u64;
         if let Some(expiry) = entry.expiry {
             self.expiries.remove(&expiry);
         }
@@ -168,7 +208,8 @@ impl Store {
             };
             let key = first.remove();
             let removed = self.entries.remove(&key);
-            debug_assert!(removed.is_some_and(|entry| entry.expiry.is_some()), "an expiry without its entry");
+            debug_assert!(removed.as_ref().is_some_and(|entry| entry.expiry.is_some()), "an expiry without its entry");
+            self.bytes -= removed.map_or(0, |entry| key.len() + entry.value.bytes().len()) as u64;
         }
         self.expiries.first_key_value().is_some_and(|(first, _)| first.at_ms <= now_ms)
     }
@@ -176,12 +217,34 @@ impl Store {
     pub(super) fn clear(&mut self) {
         self.entries = HashMap::default();
         self.expiries.clear();
+        self.bytes = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_those_of_keys_and_values() {
+        let mut store = Store::default();
+        let now = Duration::ZERO;
+        let sum = |store: &Store| store.entries().map(|(key, value, _)| (key.len() + value.len()) as u64).sum::<u64>();
+        store.set(b"a", b"long enough to lie in memory of its own", Lifetime::UntilMs(5), now);
+        store.set(b"a", b"short", Lifetime::Kept, now);
+        store.set(b"bb", b"99", Lifetime::Unlimited, now);
+        assert!(store.add(b"bb", 1, now).is_ok() && store.add(b"new", -7, now).is_ok());
+        assert!(store.append(b"bb", b"more", 100, now).is_some());
+        assert_eq!((store.bytes(), store.bytes()), (sum(&store), 6 + 9 + 5));
+        let mut other = Store::default();
+        other.set(b"bb", b"is there", Lifetime::Unlimited, now);
+        other.add_missing(store, now);
+        assert_eq!((other.bytes(), other.count()), (sum(&other), 3));
+        assert!(other.remove(b"bb", now).is_some() && !other.remove_expired(Duration::from_secs(1), 10));
+        assert_eq!((other.bytes(), other.count()), (sum(&other), 1));
+        other.clear();
+        assert_eq!(other.bytes(), 0);
+    }
 
     #[test]
     fn a_sweep_is_bounded_and_removes_only_what_has_expired() {

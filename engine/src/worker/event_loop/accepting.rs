@@ -70,7 +70,7 @@ impl<P: Protocol> EventLoop<P> {
         let is_leaving = self.drain_deadline_ns.is_some() && self.is_settled;
         let wanted = match room {
             0 => Accepting::No,
-            _ if is_leaving || self.accept_paused => Accepting::No,
+            _ if is_leaving || self.accept_paused || self.awaits_state => Accepting::No,
             _ if room > self.burst() => Accepting::Many,
             _ => Accepting::One,
         };

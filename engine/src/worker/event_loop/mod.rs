@@ -7,6 +7,7 @@
 mod accepting;
 mod moving;
 mod orders;
+mod worker_state;
 
 use std::cell::RefCell;
 use std::io;
@@ -26,7 +27,7 @@ use super::mailbox::Inbox;
 use super::rendezvous::Rendezvous;
 use super::slab::Slab;
 use super::{Sizing, Worker};
-use crate::config::Connections;
+use crate::config::{Connections, StateTooLarge};
 use crate::connection::context::{Alarm, Command, Context};
 use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Action, Connection, Received};
@@ -94,6 +95,11 @@ struct Connecting {
 }
 
 impl<S> Entry<S> {
+    /// Nothing of it is in the kernel's hand.
+    fn is_still(&self) -> bool {
+        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
+    }
+
     fn key(&self) -> Key {
         key_of(self.connection.id())
     }
@@ -126,6 +132,10 @@ pub(super) struct Parts<M> {
     pub(super) meeting: Option<Meeting>,
     pub(super) user: u32,
     pub(super) connections: Connections,
+    pub(super) state_bytes_max: u64,
+    pub(super) state_too_large: StateTooLarge,
+    /// It takes the place of another worker.
+    pub(super) succeeds: bool,
 }
 
 /// See the module's head.
@@ -163,6 +173,10 @@ pub(crate) struct EventLoop<P: Protocol> {
     stopping: bool,
     connections: Connections,
     moving: Moving,
+    /// Nobody is let in before the state of the worker before has come.
+    awaits_state: bool,
+    state_bytes_max: u64,
+    state_too_large: StateTooLarge,
 }
 
 impl<P: Protocol> EventLoop<P> {
@@ -198,7 +212,13 @@ impl<P: Protocol> EventLoop<P> {
             stopping: false,
             connections: parts.connections,
             moving,
+            awaits_state: false,
+            state_bytes_max: parts.state_bytes_max,
+            state_too_large: parts.state_too_large,
         };
+        if parts.succeeds {
+            this.await_state();
+        }
         this.ring.poll(this.control.as_fd(), CONTROL);
         if let Some(signals) = &this.signals {
             this.ring.poll(signals.as_fd(), SIGNALS);
@@ -216,7 +236,13 @@ impl<P: Protocol> EventLoop<P> {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
         let meeting = self.moving.meeting_name();
-        let report = Report::Ready { core: self.context.core, connections_max, listeners, meeting };
+        let report = Report::Ready {
+            core: self.context.core,
+            connections_max,
+            listeners,
+            meeting,
+            has_state: P::WORKER_STATE.is_some(),
+        };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
         }
@@ -250,7 +276,7 @@ impl<P: Protocol> EventLoop<P> {
 
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let is_asked = matches!(self.leaving, Leaving::Asked | Leaving::AskedBefore);
+        let is_asked = matches!(self.leaving, Leaving::Asked | Leaving::AskedBefore) && !self.awaits_state;
         let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || is_asked;
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
@@ -264,6 +290,8 @@ impl<P: Protocol> EventLoop<P> {
         match self.leaving {
             Leaving::No | Leaving::Told => {}
             Leaving::Asked => self.leaving = Leaving::AskedBefore,
+            // What comes is to be passed on.
+            Leaving::AskedBefore if self.awaits_state => {}
             Leaving::AskedBefore => self.tell_drain(),
         }
         self.move_on();
@@ -406,7 +434,9 @@ impl<P: Protocol> EventLoop<P> {
         if self.context.draining {
             self.watch_first_input();
         } else if self.moving.is_on {
-            self.move_too(id);
+            // It begins there.
+            entry.is_stopping = true;
+            self.moving.queue.push_back(id);
         }
         self.settle(id.slot);
     }
@@ -528,6 +558,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 Alarm::FirstInput => self.drain_silent(),
                 Alarm::Drain => self.end_drain(),
+                Alarm::State => self.end_awaiting(false),
                 Alarm::Batch { place } => self.batch_timed_out(place),
             }
         }
@@ -690,6 +721,9 @@ impl<P: Protocol> EventLoop<P> {
 
     fn record_turn(&mut self) {
         let page = &self.context.page;
+        if P::WORKER_STATE.is_some() {
+            page.state_bytes.set(self.protocol.worker_state_bytes());
+        }
         page.turns.add(1);
         page.enters.set(self.ring.enters());
         page.turn_at_ns.set(self.context.now_ns);

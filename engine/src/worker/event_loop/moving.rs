@@ -84,10 +84,14 @@ pub(super) struct Moving {
     /// Polls are told from those of channels before by this.
     sequence: u16,
     /// Those that are to move, the idlest first.
-    queue: VecDeque<ConnectionId>,
+    pub(super) queue: VecDeque<ConnectionId>,
     next_batch: u64,
     /// Connections go to others.
     pub(super) is_on: bool,
+    /// Everything is to stand still before the worker's own state goes.
+    is_gathering: bool,
+    /// The worker's own state is another's: without it, connections cannot stay.
+    is_state_given: bool,
     tally: Moved,
     /// Why the last one takes nothing more.
     last_refusal: Option<Refusal>,
@@ -107,6 +111,19 @@ impl Moving {
         self.meeting.as_ref().map(|meeting| meeting.name().to_owned())
     }
 
+    /// Workers that are brought connections, and those that were.
+    pub(super) fn departures(&self) -> usize {
+        self.departures.len()
+    }
+
+    pub(super) fn departure(&mut self, place: usize) -> Option<&mut Channel> {
+        self.departures[place].as_mut().map(|departure| &mut departure.channel)
+    }
+
+    pub(super) fn visitor(&mut self, place: usize) -> Option<&mut Channel> {
+        self.visitors[place].as_mut().map(|visitor| &mut visitor.channel)
+    }
+
     /// All that were to move have, or stay.
     fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.departures.iter().flatten().all(|departure| departure.batch.is_none())
@@ -121,7 +138,8 @@ impl Moving {
 impl<P: Protocol> EventLoop<P> {
     /// Whether connections will go to others when this worker leaves.
     pub(super) fn has_heirs(&self) -> bool {
-        P::STATE.is_some() && !self.moving.heirs.is_empty() && self.connections == Connections::Handover
+        let has_state = P::STATE.is_some() || P::WORKER_STATE.is_some();
+        has_state && !self.moving.heirs.is_empty() && self.connections == Connections::Handover
     }
 
     /// The worker leaves: its connections go to others. `false` where there is nobody to take them.
@@ -154,12 +172,37 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.is_on = true;
         self.moving.began_ns = self.context.now_ns;
         self.moving.reported_ns = self.context.now_ns;
+        if P::WORKER_STATE.is_some() {
+            self.moving.is_gathering = true;
+            for index in 0..self.moving.queue.len() {
+                self.stop_for_move(self.moving.queue[index]);
+            }
+        }
         true
     }
 
-    /// One that was let in while the others move.
-    pub(super) fn move_too(&mut self, id: ConnectionId) {
-        self.moving.queue.push_back(id);
+    /// This one gets all.
+    pub(super) fn keep_departure(&mut self, place: usize) {
+        (0..self.moving.departures.len()).filter(|other| *other != place).for_each(|other| self.lose_departure(other));
+        self.moving.is_state_given = true;
+    }
+
+    /// Hands the worker's own state over once nothing of any connection is in the kernel's hand; `false` where it is not
+    /// time yet.
+    fn gather(&mut self) -> bool {
+        let slots = 0..self.slab.slots();
+        let is_still = |entry: &Entry<P::Connection>| {
+            entry.connecting.is_some() || (entry.is_still() && entry.is_stopping) || entry.connection.is_ended()
+        };
+        if !slots.into_iter().all(|slot| self.slab.at(slot).is_none_or(|entry| is_still(entry))) {
+            return false;
+        }
+        self.moving.is_gathering = false;
+        if let Err(refusal) = self.give_state() {
+            self.moving.last_refusal = Some(refusal);
+            (0..self.moving.departures.len()).for_each(|place| self.lose_departure(place));
+        }
+        true
     }
 
     fn next_key(&mut self, slot: u32) -> Key {
@@ -169,7 +212,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What can be done in this turn.
     pub(super) fn move_on(&mut self) {
-        if !self.moving.is_on {
+        if !self.moving.is_on || (self.moving.is_gathering && !self.gather()) {
             return;
         }
         for place in 0..self.moving.departures.len() {
@@ -180,9 +223,13 @@ impl<P: Protocol> EventLoop<P> {
         if self.moving.departures.iter().all(Option::is_none) {
             // Nobody takes the rest.
             self.moving.is_on = false;
-            let rest = std::mem::take(&mut self.moving.queue).into_iter();
-            let rest = rest.filter(|id| self.slab.get(*id).is_some_and(|entry| entry.connection.is_open())).count();
-            self.moving.tally.count(self.moving.last_refusal.unwrap_or(Refusal::Channel), rest as u64);
+            let refusal = self.moving.last_refusal.unwrap_or(Refusal::Channel);
+            for id in std::mem::take(&mut self.moving.queue) {
+                if self.slab.get(id).is_some_and(|entry| entry.connection.is_open()) {
+                    self.moving.tally.count(refusal, 1);
+                    self.go_on(id, None);
+                }
+            }
             self.say_goodbyes();
             self.report_moved();
         } else if self.moving.is_idle() && self.moving.is_alone() && !self.is_accepting() && !self.is_connecting() {
@@ -208,7 +255,7 @@ impl<P: Protocol> EventLoop<P> {
         while members.len() < share.min(BATCH)
             && let Some(id) = self.moving.queue.pop_front()
         {
-            if self.slab.get(id).is_some_and(|entry| !entry.is_stopping && entry.connection.is_open()) {
+            if self.slab.get(id).is_some_and(|entry| entry.connection.is_open()) {
                 self.stop_for_move(id);
                 members.push((id, None));
             }
@@ -254,9 +301,7 @@ impl<P: Protocol> EventLoop<P> {
         let Some(departure) = &mut self.moving.departures[place] else { return };
         let Some(batch) = departure.batch.as_mut().filter(|batch| batch.stage == Stage::Stopping) else { return };
         for (id, _) in &batch.members {
-            let Some(entry) = self.slab.get(*id) else { continue };
-            let is_idle = matches!(entry.receiving, Receiving::No | Receiving::Starved);
-            if !is_idle || entry.sending {
+            if self.slab.get(*id).is_some_and(|entry| !entry.is_still()) {
                 return;
             }
         }
@@ -268,9 +313,8 @@ impl<P: Protocol> EventLoop<P> {
             let Some(entry) = self.slab.get(id) else { continue };
             if offer.body_bytes() >= BATCH_BYTES {
                 // In a batch of its own, soon.
-                entry.is_stopping = false;
                 self.moving.queue.push_front(id);
-                self.settle(id.slot);
+                self.go_on_for_now(id, None);
                 continue;
             }
             let Some(socket) = &entry.socket else { continue };
@@ -317,7 +361,7 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.is_reported = false;
         self.go_on(id, standing);
         let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
-        let Some(entry) = self.slab.get(id) else { return };
+        let Some(entry) = self.slab.get(id).filter(|entry| !entry.connection.is_ended()) else { return };
         entry.stays = true;
         if entry.is_fresh {
             self.watch_first_input();
@@ -327,10 +371,27 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
+    /// The same until it is stopped again, which may be soon; without the worker's own state it stands still.
+    fn go_on_for_now(&mut self, id: ConnectionId, standing: Option<&Standing>) {
+        let is_state_given = self.moving.is_state_given;
+        let Some(entry) = self.slab.get(id) else { return };
+        if !is_state_given {
+            return self.go_on(id, standing);
+        }
+        if let Some(standing) = standing {
+            entry.connection.resume(&mut self.protocol, &mut self.context, standing);
+        }
+    }
+
     /// Goes on with a connection that was stopped.
     fn go_on(&mut self, id: ConnectionId, standing: Option<&Standing>) {
+        let is_state_given = self.moving.is_state_given;
         let Some(entry) = self.slab.get(id) else { return };
         entry.is_stopping = false;
+        if is_state_given {
+            entry.connection.stop(&mut self.context);
+            return self.settle(id.slot);
+        }
         if let Some(standing) = standing
             && !entry.connection.is_ended()
         {
@@ -345,7 +406,9 @@ impl<P: Protocol> EventLoop<P> {
             match departure.channel.hear() {
                 Heard::Takes { batch, refused, open } => self.taken(place, batch, &refused, open),
                 Heard::Nothing => return,
-                Heard::Offer(_) | Heard::Gives { .. } | Heard::End => return self.lose_departure(place),
+                Heard::Offer(_) | Heard::Gives { .. } | Heard::State { .. } | Heard::End => {
+                    return self.lose_departure(place);
+                }
             }
         }
     }
@@ -384,7 +447,7 @@ impl<P: Protocol> EventLoop<P> {
         let said = departure.channel.say(&Message::Gives { batch: number });
         for (id, standing, refusal) in back {
             if is_over && self.moving.departures.iter().flatten().count() > 1 {
-                self.go_on(id, standing.as_ref());
+                self.go_on_for_now(id, standing.as_ref());
                 self.moving.queue.push_front(id);
             } else {
                 self.keep(id, standing.as_ref(), refusal);
@@ -437,7 +500,7 @@ impl<P: Protocol> EventLoop<P> {
         let has_others = self.moving.departures.iter().any(Option::is_some);
         for (id, standing) in batch.members {
             if has_others {
-                self.go_on(id, standing.as_ref());
+                self.go_on_for_now(id, standing.as_ref());
                 self.moving.queue.push_front(id);
             } else {
                 self.keep(id, standing.as_ref(), Refusal::Channel);
@@ -559,6 +622,11 @@ impl<P: Protocol> EventLoop<P> {
                 Heard::Gives { batch } if visitor.offered.as_ref().is_some_and(|(one, _)| *one == batch) => {
                     self.given(place);
                 }
+                Heard::State { version, format, format_version } => {
+                    if self.take_state(place, version, &format, format_version).is_err() {
+                        return self.lose_visitor(place);
+                    }
+                }
                 Heard::Nothing => return,
                 Heard::Offer(_) | Heard::Gives { .. } | Heard::Takes { .. } | Heard::End => {
                     return self.lose_visitor(place);
@@ -658,6 +726,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.taken_over.add(1);
             }
             if self.moving.is_on {
+                entry.is_stopping = true;
                 self.moving.queue.push_back(id);
             } else if self.leaving == Leaving::Told {
                 entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
@@ -730,7 +799,9 @@ impl<P: Protocol> EventLoop<P> {
             return;
         }
         self.context.draining = true;
-        self.moving.queue.clear();
+        for id in std::mem::take(&mut self.moving.queue) {
+            self.go_on(id, None);
+        }
         for place in 0..self.moving.departures.len() {
             self.lose_departure(place);
         }

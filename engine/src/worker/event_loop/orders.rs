@@ -72,6 +72,7 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
             }
+            Order::Serve => self.end_awaiting(false),
             // That it was heard is all.
             Order::Ping => {}
             Order::Stop => self.stop(),

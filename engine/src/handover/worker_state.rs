@@ -1,0 +1,172 @@
+//! A worker's own state on its way to the worker that serves instead: written by one and read by the other at the same time,
+//! while neither does anything else, since nothing of it may change meanwhile.
+
+use std::io::{self, Read, Write};
+
+use super::connections::{Channel, Message, PACKET_BYTES_MAX};
+
+/// Of one part, with room for the packet's head.
+const PART_BYTES: usize = PACKET_BYTES_MAX - 256;
+
+/// What the worker that leaves writes to.
+pub(crate) struct StateWriter<'a> {
+    channel: &'a mut Channel,
+    /// Shows that this worker is not hung.
+    beat: &'a dyn Fn(),
+    part: Vec<u8>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl<'a> StateWriter<'a> {
+    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn(), bytes_max: u64) -> Self {
+        Self { channel, beat, part: Vec::with_capacity(PART_BYTES), bytes: 0, bytes_max }
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// More was written than may be.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+
+    /// Says that this was all, or that no more comes.
+    pub(crate) fn end(&mut self, is_whole: bool) -> io::Result<()> {
+        if is_whole {
+            self.flush()?;
+        }
+        self.channel.say_waiting(&Message::StateEnd { bytes: self.bytes, is_whole }, &[])
+    }
+}
+
+impl Write for StateWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len().min(PART_BYTES - self.part.len());
+        self.bytes += length as u64;
+        if self.is_too_large() {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the worker's state is above state_bytes_max"));
+        }
+        self.part.extend_from_slice(&bytes[..length]);
+        if self.part.len() == PART_BYTES {
+            self.flush()?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.part.is_empty() {
+            (self.beat)();
+            self.channel.say_waiting(&Message::StatePart, &self.part)?;
+            self.part.clear();
+        }
+        Ok(())
+    }
+}
+
+/// What the worker that serves reads from. It ends where the state does; where that is not whole, with an error.
+pub(crate) struct StateReader<'a> {
+    channel: &'a mut Channel,
+    beat: &'a dyn Fn(),
+    part: Vec<u8>,
+    at: usize,
+    bytes: u64,
+    is_over: bool,
+}
+
+impl<'a> StateReader<'a> {
+    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn()) -> Self {
+        Self { channel, beat, part: Vec::new(), at: 0, bytes: 0, is_over: false }
+    }
+
+    /// Takes what was not read, so that what is said next is heard.
+    pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
+        while !self.is_over {
+            self.next_part()?;
+        }
+        Ok(())
+    }
+
+    /// The next part, or the end.
+    fn next_part(&mut self) -> io::Result<()> {
+        (self.beat)();
+        let (message, bytes) = self.channel.hear_waiting()?;
+        match message {
+            Message::StatePart => {
+                self.bytes += bytes.len() as u64;
+                (self.part, self.at) = (bytes, 0);
+                Ok(())
+            }
+            Message::StateEnd { bytes, is_whole } => {
+                self.is_over = true;
+                if is_whole && bytes == self.bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            }
+            _ => {
+                self.is_over = true;
+                Err(io::ErrorKind::InvalidData.into())
+            }
+        }
+    }
+}
+
+impl Read for StateReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.part.len() && !self.is_over {
+            self.next_part()?;
+        }
+        let length = into.len().min(self.part.len() - self.at);
+        into[..length].copy_from_slice(&self.part[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handover::connections::{Meeting, visit};
+
+    fn pair() -> (Channel, Channel) {
+        let meeting = Meeting::open().expect("a socket");
+        let ours = visit(meeting.name(), 0).expect("connected");
+        (ours, meeting.accept().expect("somebody came"))
+    }
+
+    /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
+    fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
+        let (mut ours, mut theirs) = pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut writer = StateWriter::new(&mut ours, &|| {}, bytes_max);
+                let is_whole = writer.write_all(state).is_ok();
+                writer.end(is_whole).expect("said");
+            });
+            let mut read = Vec::new();
+            StateReader::new(&mut theirs, &|| {}).read_to_end(&mut read).map(|_| read)
+        })
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let state: Vec<u8> = (0..1_000_000u32).map(|index| (index % 251) as u8).collect();
+        assert!(send(&state, u64::MAX).expect("read") == state);
+        assert!(send(&[], 0).expect("read").is_empty());
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_taken_for_whole() {
+        assert_eq!(send(&[0; 500_000], 400_000).expect_err("cut").kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn whoever_goes_meanwhile_leaves_an_error() {
+        let (ours, mut theirs) = pair();
+        drop(ours);
+        assert!(StateReader::new(&mut theirs, &|| {}).read_to_end(&mut Vec::new()).is_err());
+        let (mut ours, theirs) = pair();
+        drop(theirs);
+        assert!(StateWriter::new(&mut ours, &|| {}, u64::MAX).write_all(&[0; 100_000]).is_err());
+    }
+}
