@@ -6,5 +6,6 @@ mod faults;
 mod long;
 mod policy;
 mod reload;
+mod state;
 mod tools;
 mod upgrade;
