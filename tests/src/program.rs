@@ -39,12 +39,12 @@ pub fn example(name: &str) -> PathBuf {
     build(&["--package", "baton", "--example", name])
 }
 
-/// The example `faulty` of these tests.
+/// An example of these tests that ends processes where it is told to.
 ///
 /// # Panics
 /// If it cannot be built.
-pub fn faulty() -> PathBuf {
-    build(&["--package", "baton-tests", "--example", "faulty", "--features", "faults"])
+pub fn faulty(name: &str) -> PathBuf {
+    build(&["--package", "baton-tests", "--example", name, "--features", "faults"])
 }
 
 fn build(what: &[&str]) -> PathBuf {

@@ -87,6 +87,11 @@ pub(crate) enum ToOld {
         #[serde(default)]
         meetings: Vec<String>,
     },
+    /// Its workers can be brought connections here from now on.
+    Meetings {
+        /// Their names.
+        meetings: Vec<String>,
+    },
     /// It has the pid file as well.
     Named,
     /// It cannot serve, and leaves.

@@ -297,6 +297,7 @@ impl<'a> Master<'a> {
             // Before requests: what is asked next may follow from what the other master has said.
             self.hear_successor();
             self.hear_predecessor();
+            self.hear_relay();
             self.serve_control();
             self.hear_workers();
             self.hear_orphans();
@@ -338,6 +339,7 @@ impl<'a> Master<'a> {
         descriptors.extend(self.orphans.iter().map(Orphan::descriptor));
         descriptors.extend(self.successor.iter().flat_map(Successor::descriptors));
         descriptors.extend(self.predecessor.iter().map(Predecessor::descriptor));
+        descriptors.extend(self.relay.iter().map(AsFd::as_fd));
         if self.held.is_empty() && self.taker().is_some() {
             descriptors.extend(self.guards.iter().map(Guard::descriptor));
             descriptors.extend(self.unattended().map(|kept| kept.socket.as_fd()));

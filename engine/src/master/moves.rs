@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::Master;
 use super::generation::{Generation, Phase};
+use super::leave::inheritance;
 use super::orphans::Orphan;
 use super::successor::Successor;
 use crate::control::Reply;
-use crate::control::relay::ToNew;
+use crate::control::relay::{ToNew, ToOld};
 use crate::telemetry::HistogramSnapshot;
 use crate::worker::{self, Moved, Order};
 
@@ -69,6 +70,20 @@ impl Master<'_> {
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
         for child in serving.flat_map(Generation::children).filter(|child| child.has_state) {
             let _ = child.control.as_ref().map(|control| worker::tell(control, &Order::Serve));
+        }
+    }
+
+    /// Those whose connections are on their way are told who takes them now: a worker was started again, and another one
+    /// may have died with it.
+    pub(super) fn tell_heirs(&mut self) {
+        let heirs = if self.serving().is_some() { self.meetings() } else { self.heirs_elsewhere.clone() };
+        for generation in self.generations.iter().filter(|generation| generation.is_moving()) {
+            for (place, child) in generation.children().enumerate() {
+                let _ = child.control.as_ref().map(|control| worker::tell(control, &inheritance(&heirs, place)));
+            }
+        }
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|predecessor| predecessor.is_moving) {
+            predecessor.tell(&ToOld::Meetings { meetings: self.meetings() });
         }
     }
 

@@ -117,7 +117,12 @@ impl<'a> Master<'a> {
                 Listeners::Own(self.generations[generation].addresses.iter().map(|(_, bound)| *bound).collect())
             }
         };
-        let succeeds = self.generations[generation].phase == Phase::Starting && self.has_others(generation);
+        let succeeds = match self.generations[generation].phase {
+            Phase::Starting => self.has_others(generation),
+            // One that is started again while the ones before still bring what they have.
+            _ => self.is_moving() || self.predecessor.as_ref().is_some_and(|predecessor| predecessor.is_moving),
+        };
+        self.moves.state_is_awaited |= succeeds;
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let core = cores.get(slot).copied();
         let Generation { number, settings, service, identity, steering, slots, .. } = &mut self.generations[generation];

@@ -205,6 +205,23 @@ impl Master<'_> {
         }
     }
 
+    /// What the new master says after the upgrade is final.
+    pub(super) fn hear_relay(&mut self) {
+        while let Some(channel) = &self.relay {
+            match worker::hear::<ToOld>(channel) {
+                Ok(Heard::Message(ToOld::Meetings { meetings })) => self.hear_meetings(meetings),
+                Ok(Heard::Message(_)) => {}
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::End) | Err(_) => self.relay = None,
+            }
+        }
+    }
+
+    fn hear_meetings(&mut self, meetings: Vec<String>) {
+        self.heirs_elsewhere = meetings;
+        self.tell_heirs();
+    }
+
     fn heard_successor(&mut self, message: ToOld) {
         let Some(successor) = &mut self.successor else { return };
         let is_trusted = successor.state == State::Serving;
@@ -216,6 +233,7 @@ impl Master<'_> {
             }
             ToOld::Failed { reason } => self.successor_ended(Some(reason)),
             ToOld::Trouble { reason } if is_trusted && successor.probation.is_some() => self.revert(&reason),
+            ToOld::Meetings { meetings } => self.hear_meetings(meetings),
             ToOld::Named if is_trusted => self.named(),
             ToOld::Commit if is_trusted => drop(self.commit()),
             ToOld::Revert { reason } if is_trusted => self.revert(&reason),

@@ -87,6 +87,7 @@ impl Master<'_> {
             Phase::Starting => self.proceed(index),
             Phase::Serving => {
                 self.proceed_growth(index);
+                self.tell_heirs();
                 if self.adopts() {
                     self.share_rest();
                 }

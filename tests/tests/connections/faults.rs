@@ -28,7 +28,7 @@ const BATCH: usize = 32;
 
 fn build_once() -> &'static Path {
     static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
-    PATH.get_or_init(faulty)
+    PATH.get_or_init(|| faulty("faulty"))
 }
 
 fn command(address: &str, control: &str, pid_file: &str) -> Command {

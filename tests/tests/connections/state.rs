@@ -1,16 +1,17 @@
 //! A worker's own state crosses with its connections: the store of the example `resp`.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use baton_tests::client::connect;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{self, Server, example, free_port, is_installed};
-use baton_tests::skip;
+use baton_tests::program::{self, Server, example, faulty, free_port, is_installed};
+use baton_tests::{skip, wait_until};
 
 use super::classes::{Counts, Crowd};
 
@@ -143,7 +144,7 @@ fn only_one_of_two_servers_has_the_store() {
         // On probation it has moved; a revert brings it back.
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| lineage.ctl(&["upgrade", "--probation", "60"]));
-            baton_tests::wait_until("it is on probation", || lineage.ctl(&["status"]).1.contains("probation"));
+            wait_until("it is on probation", || lineage.ctl(&["status"]).1.contains("probation"));
             assert_eq!(ask(&mut own, "SET k v"), "+OK");
             lineage.done(&["revert"]);
             assert_ne!(waiting.join().expect("no panic").0, 0);
@@ -151,5 +152,61 @@ fn only_one_of_two_servers_has_the_store() {
         assert_eq!(ask(&mut own, "DBSIZE"), ":101");
         assert_eq!(ask(&mut connect(address), "DBSIZE"), ":101");
         lineage.settle();
+    });
+}
+
+/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
+fn after_fault(step: &str, whom: &str) -> (usize, bool) {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let command = |control: &str, pid_file: &str| {
+        let mut command = Command::new(build_faulty());
+        command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
+        command
+    };
+    let lineage = Lineage::start(1, |control, pid_file| {
+        let token = Path::new(control).with_file_name("fault");
+        fs::write(&token, whom).expect("written");
+        let mut command = command(control, pid_file);
+        command.env("BATON_FAULT", format!("{step}@{}", token.display()));
+        Server::start_unlogged(command, address)
+    });
+    let mut own = connect(address);
+    fill(&mut own, KEYS);
+    lineage.ctl(&["upgrade"]);
+    wait_until("it has been killed", || !lineage.file("fault").exists());
+    // Where the new master was killed after the upgrade was final, its workers are found by the next one.
+    let is_settled = || {
+        lineage.reap();
+        lineage.masters().is_empty() || lineage.masters() == [lineage.master()]
+    };
+    wait_until("one master or none is left", is_settled);
+    let path = |name: &str| lineage.file(name).to_str().expect("UTF-8").to_owned();
+    let _next =
+        lineage.masters().is_empty().then(|| Server::start_unlogged(command(&path("control"), &path("pid")), address));
+    lineage.settle();
+    let keys = ask(&mut connect(address), "DBSIZE").trim_start_matches(':').parse().expect("a number");
+    let is_alive = own.write_all(b"DBSIZE\r\n").is_ok() && own.read(&mut [0; 64]).is_ok_and(|count| count > 0);
+    eprintln!("{step}, {whom}: {keys} keys, the connection {}", if is_alive { "lives" } else { "has ended" });
+    (keys, is_alive)
+}
+
+fn build_faulty() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| faulty("faulty_store"))
+}
+
+#[test]
+fn a_store_dies_only_with_the_worker_that_has_it() {
+    build_faulty();
+    run("state::a_store_dies_only_with_the_worker_that_has_it", || {
+        // Until it has been read to the end, it is the old worker's, which brings it to the next one that comes.
+        assert_eq!(after_fault("receiver:state", "self"), (KEYS, true));
+        assert_eq!(after_fault("receiver:state_read", "self"), (KEYS, true));
+        assert_eq!(after_fault("sender:state", "self"), (0, false));
+        // From then on it is the new one's.
+        assert_eq!(after_fault("sender:state_given", "self"), (KEYS, false));
+        for step in ["sender:state", "sender:state_given", "receiver:state", "receiver:state_read"] {
+            assert_eq!(after_fault(step, "parent"), (KEYS, true), "{step}, parent");
+        }
     });
 }

@@ -31,6 +31,9 @@ const WRITABLE: u32 = 0x4_0000;
 /// Whoever comes when so many are here is sent away.
 const VISITORS_MAX: usize = 4096;
 
+/// Where all who were to be brought connections are gone, others are waited for so long.
+const HEIRS_MS_MAX: u64 = 3_000;
+
 /// Progress is reported at most this often.
 const REPORT_INTERVAL_NS: u64 = 200_000_000;
 
@@ -45,6 +48,7 @@ struct Visitor {
 
 /// Somebody who is brought connections.
 struct Departure {
+    name: String,
     channel: Channel,
     key: Key,
     is_polled: bool,
@@ -95,6 +99,8 @@ pub(super) struct Moving {
     tally: Moved,
     /// Why the last one takes nothing more.
     last_refusal: Option<Refusal>,
+    /// Others are waited for until then.
+    heirs_at_ns: Option<u64>,
     began_ns: u64,
     reported_ns: u64,
     is_reported: bool,
@@ -147,17 +153,7 @@ impl<P: Protocol> EventLoop<P> {
         if !self.has_heirs() {
             return false;
         }
-        for name in std::mem::take(&mut self.moving.heirs) {
-            match visit(&name, self.moving.user) {
-                Ok(channel) => {
-                    let key = self.next_key(DEPARTURES + self.moving.departures.len() as u32);
-                    self.ring.poll(channel.descriptor(), key);
-                    let departure = Departure { channel, key, is_polled: false, open: 0, batch: None };
-                    self.moving.departures.push(Some(departure));
-                }
-                Err(error) => tracing::warn!(slot = self.context.slot, name, %error, "no way to a worker that serves"),
-            }
-        }
+        self.visit_heirs();
         if self.moving.departures.is_empty() {
             return false;
         }
@@ -181,6 +177,53 @@ impl<P: Protocol> EventLoop<P> {
         true
     }
 
+    /// Goes to those it was told of and does not bring connections to yet.
+    fn visit_heirs(&mut self) {
+        for name in std::mem::take(&mut self.moving.heirs) {
+            if self.moving.departures.iter().flatten().any(|departure| departure.name == name) {
+                continue;
+            }
+            match visit(&name, self.moving.user) {
+                Ok(channel) => {
+                    let key = self.next_key(DEPARTURES + self.moving.departures.len() as u32);
+                    self.ring.poll(channel.descriptor(), key);
+                    let departure = Departure { name, channel, key, is_polled: false, open: 0, batch: None };
+                    self.moving.departures.push(Some(departure));
+                    self.moving.heirs_at_ns = None;
+                }
+                Err(error) => tracing::warn!(slot = self.context.slot, name, %error, "no way to a worker that serves"),
+            }
+        }
+    }
+
+    /// There are workers that may take connections, perhaps others than before.
+    pub(super) fn hear_heirs(&mut self, names: Vec<String>) {
+        self.moving.heirs = names;
+        if self.moving.is_on {
+            self.visit_heirs();
+        } else {
+            self.moving.is_awaited = true;
+        }
+    }
+
+    /// All to whom connections were brought are gone: whether others are waited for.
+    fn waits_for_heirs(&mut self) -> bool {
+        let now_ns = self.context.now_ns;
+        if self.moving.last_refusal.is_some() {
+            return false;
+        }
+        match self.moving.heirs_at_ns {
+            Some(at_ns) => now_ns < at_ns,
+            None => {
+                let at_ns = now_ns + HEIRS_MS_MAX * 1_000_000;
+                self.moving.heirs_at_ns = Some(at_ns);
+                // The turn that it makes is what is wanted.
+                self.context.timers.set(at_ns, Alarm::Batch { place: usize::MAX });
+                true
+            }
+        }
+    }
+
     /// This one gets all.
     pub(super) fn keep_departure(&mut self, place: usize) {
         (0..self.moving.departures.len()).filter(|other| *other != place).for_each(|other| self.lose_departure(other));
@@ -197,9 +240,16 @@ impl<P: Protocol> EventLoop<P> {
         if !slots.into_iter().all(|slot| self.slab.at(slot).is_none_or(|entry| is_still(entry))) {
             return false;
         }
-        self.moving.is_gathering = false;
-        if let Err(refusal) = self.give_state() {
-            self.moving.last_refusal = Some(refusal);
+        match self.give_state() {
+            Ok(()) => self.moving.is_gathering = false,
+            // Others may come.
+            Err(Refusal::Channel) => {}
+            Err(refusal) => {
+                self.moving.is_gathering = false;
+                self.moving.last_refusal = Some(refusal);
+            }
+        }
+        if self.moving.is_gathering || self.moving.last_refusal.is_some() {
             (0..self.moving.departures.len()).for_each(|place| self.lose_departure(place));
         }
         true
@@ -212,7 +262,8 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What can be done in this turn.
     pub(super) fn move_on(&mut self) {
-        if !self.moving.is_on || (self.moving.is_gathering && !self.gather()) {
+        let has_departures = |moving: &Moving| moving.departures.iter().any(Option::is_some);
+        if !self.moving.is_on || (self.moving.is_gathering && has_departures(&self.moving) && !self.gather()) {
             return;
         }
         for place in 0..self.moving.departures.len() {
@@ -220,9 +271,12 @@ impl<P: Protocol> EventLoop<P> {
             self.offer(place);
         }
         self.report_moved();
-        if self.moving.departures.iter().all(Option::is_none) {
+        if !has_departures(&self.moving) {
+            if self.waits_for_heirs() {
+                return;
+            }
             // Nobody takes the rest.
-            self.moving.is_on = false;
+            (self.moving.is_on, self.moving.is_gathering) = (false, false);
             let refusal = self.moving.last_refusal.unwrap_or(Refusal::Channel);
             for id in std::mem::take(&mut self.moving.queue) {
                 if self.slab.get(id).is_some_and(|entry| entry.connection.is_open()) {
@@ -497,9 +551,10 @@ impl<P: Protocol> EventLoop<P> {
         drop(channel);
         let Some(batch) = batch else { return };
         self.context.timers.cancel(batch.time_out);
-        let has_others = self.moving.departures.iter().any(Option::is_some);
+        let may_have_others = self.moving.is_on && self.moving.last_refusal.is_none()
+            || self.moving.departures.iter().any(Option::is_some);
         for (id, standing) in batch.members {
-            if has_others {
+            if may_have_others {
                 self.go_on_for_now(id, standing.as_ref());
                 self.moving.queue.push_front(id);
             } else {

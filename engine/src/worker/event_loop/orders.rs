@@ -41,10 +41,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.is_succeeded = is_succeeded;
                 self.drain(settle_ms, drain_ms);
             }
-            Order::Heirs { names } => {
-                self.moving.heirs = names;
-                self.moving.is_awaited = true;
-            }
+            Order::Heirs { names } => self.hear_heirs(names),
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);

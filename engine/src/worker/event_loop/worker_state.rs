@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::EventLoop;
 use crate::config::StateTooLarge;
 use crate::connection::context::Alarm;
-use crate::handover::connections::{Message, Refusal, VERSION};
+use crate::handover::connections::{Message, Refusal, VERSION, reach};
 use crate::handover::worker_state::{StateReader, StateWriter};
 use crate::protocol::{Protocol, StateFormat, ThawError};
 use crate::sys::clock::monotonic_ns;
@@ -75,10 +75,12 @@ impl<P: Protocol> EventLoop<P> {
         let begun = channel.say_waiting(&Message::State { version: VERSION, format: name, format_version }, &[]);
         begun.map_err(|_| Refusal::Channel)?;
         let mut writer = StateWriter::new(channel, &beat, self.state_bytes_max);
+        reach("sender:state");
         let written = self.protocol.freeze_worker(&mut writer);
         let (bytes, is_too_large) = (writer.bytes(), writer.is_too_large());
         writer.end(written.is_ok()).map_err(|_| Refusal::Channel)?;
         let answer = channel.hear_waiting();
+        reach("sender:state_given");
         match (written, answer) {
             _ if is_too_large => Err(Refusal::TooLarge),
             (Err(_), _) => Err(Refusal::Protocol),
@@ -103,6 +105,7 @@ impl<P: Protocol> EventLoop<P> {
         let page = Arc::clone(&self.context.page);
         let Some(channel) = self.moving.visitor(place) else { return Ok(()) };
         let beat = || page.turn_at_ns.set(monotonic_ns());
+        reach("receiver:state");
         let mut reader = StateReader::new(channel, &beat);
         let refused = if version != VERSION {
             Some(Refusal::Version)
@@ -123,6 +126,7 @@ impl<P: Protocol> EventLoop<P> {
         };
         // One that was not whole ends with an error, and the other side knows.
         let _ = reader.skip_rest();
+        reach("receiver:state_read");
         channel.say_waiting(&Message::StateTaken { refused }, &[])?;
         if refused.is_none() {
             self.end_awaiting(true);
