@@ -160,7 +160,7 @@ pub trait Protocol: Sized + 'static {
     ///
     /// Where there is a format, a worker that takes the place of another lets nobody in until it has that one's state, or knows
     /// that none comes; meanwhile whoever connects waits. It makes sense for one worker: where there are several, each that
-    /// leaves brings its state to one that serves, and all its connections to the same one.
+    /// leaves brings its state to one that serves, and all its connections to the same one. [`Protocol::STATE`] is needed, too.
     const WORKER_STATE: Option<StateFormat> = None;
 
     /// About how many bytes [`Protocol::freeze_worker`] would write; asked in every turn, so it must cost nothing. Where it

@@ -134,6 +134,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
 }
 
 fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
+    const { assert!(P::WORKER_STATE.is_none() || P::STATE.is_some(), "where a worker's state moves, so must connections") };
     let Setup { slot, generation, core, settings, listeners, steering, page, control, .. } = setup;
     // The order matters: memory and the ring are made on the core that uses them.
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
@@ -157,7 +158,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let user = geteuid().as_raw();
-        let meets = setup.signals && (P::STATE.is_some() || P::WORKER_STATE.is_some());
+        let meets = setup.signals && P::STATE.is_some();
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.

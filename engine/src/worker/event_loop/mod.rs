@@ -434,8 +434,8 @@ impl<P: Protocol> EventLoop<P> {
         if self.context.draining {
             self.watch_first_input();
         } else if self.moving.is_on {
-            // It begins there.
-            entry.is_stopping = true;
+            // Where the worker's own state is another's, or is about to be, nothing can be done here.
+            entry.is_stopping = P::WORKER_STATE.is_some();
             self.moving.queue.push_back(id);
         }
         self.settle(id.slot);

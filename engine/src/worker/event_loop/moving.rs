@@ -144,8 +144,7 @@ impl Moving {
 impl<P: Protocol> EventLoop<P> {
     /// Whether connections will go to others when this worker leaves.
     pub(super) fn has_heirs(&self) -> bool {
-        let has_state = P::STATE.is_some() || P::WORKER_STATE.is_some();
-        has_state && !self.moving.heirs.is_empty() && self.connections == Connections::Handover
+        P::STATE.is_some() && !self.moving.heirs.is_empty() && self.connections == Connections::Handover
     }
 
     /// The worker leaves: its connections go to others. `false` where there is nobody to take them.
@@ -781,7 +780,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.taken_over.add(1);
             }
             if self.moving.is_on {
-                entry.is_stopping = true;
+                entry.is_stopping = P::WORKER_STATE.is_some();
                 self.moving.queue.push_back(id);
             } else if self.leaving == Leaving::Told {
                 entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
