@@ -2,6 +2,7 @@
 //! worker's listener is open; when the last one is gone, what waits there comes to it instead of being lost. What it gets
 //! is handed to a worker, connection by connection, as soon as there is one.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +18,9 @@ pub(crate) struct Guard {
     socket: Socket,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// Made when it is needed first, and kept: a socket can be in one map at a time, and a map that nobody uses any more is
+    /// taken down some time later.
+    alone: OnceCell<Steering>,
 }
 
 impl Guard {
@@ -28,7 +32,7 @@ impl Guard {
         let fail = |source| ListenError::new(address, "SO_ATTACH_REUSEPORT_EBPF", source);
         steering.attach(socket.as_fd()).map_err(fail)?;
         socket.set_nonblocking(true).map_err(|source| ListenError::new(address, "O_NONBLOCK", source))?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, alone: OnceCell::new() })
     }
 
     /// Switches the group to another generation.
@@ -38,9 +42,12 @@ impl Guard {
 
     /// Switches the group to the guard alone: all listeners are parked, and who comes waits here.
     pub(crate) fn stand_alone(&self) -> io::Result<()> {
+        if let Some(steering) = self.alone.get() {
+            return steering.attach(self.socket.as_fd());
+        }
         let steering = Steering::load(1)?;
         steering.set(0, self.socket.as_fd())?;
-        steering.attach(self.socket.as_fd())
+        self.alone.get_or_init(|| steering).attach(self.socket.as_fd())
     }
 
     /// A connection that came to the guard.
