@@ -50,6 +50,10 @@ impl Master<'_> {
             total.moved += moved.moved;
             total.left += moved.left;
             total.bytes += moved.bytes;
+            total.state_bytes = match (total.state_bytes, moved.state_bytes) {
+                (None, None) => None,
+                (one, other) => Some(one.unwrap_or(0) + other.unwrap_or(0)),
+            };
             total.took_us = total.took_us.max(moved.took_us);
             moved.refused.iter().for_each(|(refusal, count)| total.count(*refusal, *count));
             self.moves.pauses.add(&worker.page.pause.snapshot());
@@ -109,7 +113,7 @@ impl Master<'_> {
         let Moves { total, pauses, waiting, .. } = &mut self.moves;
         let (total, pauses, waiting) = (std::mem::take(total), std::mem::take(pauses), std::mem::take(waiting));
         let mut of_all = String::new();
-        if total.moved > 0 || !total.refused.is_empty() {
+        if total.moved > 0 || total.state_bytes.is_some() || !total.refused.is_empty() {
             let _ = write!(of_all, "; {}", describe(&total));
             if pauses.count() > 0 {
                 let [median, most, longest] = [0.5, 0.99, 1.0].map(|part| milliseconds(pauses.quantile(part) / 1000));
@@ -123,9 +127,12 @@ impl Master<'_> {
 }
 
 fn describe(moved: &Moved) -> String {
-    let Moved { moved, left, refused, bytes, took_us, .. } = moved;
+    let Moved { moved, left, refused, bytes, state_bytes, took_us, .. } = moved;
     let plural = if *moved == 1 { "" } else { "s" };
     let mut text = format!("{moved} connection{plural} moved in {}, {bytes} bytes", milliseconds(*took_us));
+    if let Some(bytes) = state_bytes {
+        let _ = write!(text, ", with {bytes} bytes of state");
+    }
     for (reason, count) in refused {
         let _ = write!(text, ", {count} refused: {reason}");
     }

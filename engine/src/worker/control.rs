@@ -117,6 +117,8 @@ pub(crate) struct Moved {
     pub(crate) refused: Vec<(Refusal, u64)>,
     /// Sent to other workers, descriptors aside.
     pub(crate) bytes: u64,
+    /// Of the worker's own state, where it was handed over.
+    pub(crate) state_bytes: Option<u64>,
     /// Since it began.
     pub(crate) took_us: u64,
     /// No more will move, but what is let in from now on.

@@ -127,11 +127,30 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
     }
 }
 
+/// Nothing else goes on.
+fn quiet_trial(all: usize, times: usize) {
+    let lineage = Lineage::start(2, |control, pid_file| {
+        Server::start(&["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file])
+    });
+    let counts = Counts { idle: all, cut: 0, pipelining: 0, streaming: 0, slow: 0 };
+    let crowd = Crowd::http(lineage.first.address(), counts);
+    let mut figures = Vec::new();
+    for _ in 0..times {
+        let (code, text) = lineage.ctl(&["reload"]);
+        assert_eq!(code, 0, "{text}");
+        figures.push(Figures::read(&text));
+        lineage.settle();
+    }
+    report(&format!("http, {all} idle, nothing else, reload"), figures);
+    crowd.finish(GET.len());
+}
+
 fn trials(all: usize, times: usize) {
     eprintln!(
         "| protocol, connections, what | times | moved | took, ms | MB copied | held up: median / 99 % / most, ms |"
     );
     eprintln!("|---|---|---|---|---|---|");
+    quiet_trial(all, times);
     ["http", "echo"].into_iter().for_each(|protocol| trial(protocol, all, times));
 }
 

@@ -96,7 +96,7 @@ pub(super) struct Moving {
     is_gathering: bool,
     /// The worker's own state is another's: without it, connections cannot stay.
     is_state_given: bool,
-    tally: Moved,
+    pub(super) tally: Moved,
     /// Why the last one takes nothing more.
     last_refusal: Option<Refusal>,
     /// Others are waited for until then.

@@ -50,7 +50,8 @@ impl<P: Protocol> EventLoop<P> {
         for place in 0..self.moving.departures() {
             match self.give_state_to(place, format) {
                 Ok(bytes) => {
-                    tracing::info!(slot = self.context.slot, bytes, "the worker's state was handed over");
+                    self.moving.tally.state_bytes = Some(bytes);
+                    tracing::debug!(slot = self.context.slot, bytes, "the worker's state was handed over");
                     self.keep_departure(place);
                     return Ok(());
                 }
