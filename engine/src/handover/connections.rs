@@ -35,7 +35,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Connections of one batch. The fewer, the shorter the pause of each, and of those that the receiver serves already; the
 /// more, the less is said.
-pub(crate) const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 16;
 
 /// A batch that has so many bytes is not made larger.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;

@@ -24,7 +24,7 @@ const OF_RECEIVER: [&str; 5] =
 const COUNTS: Counts = Counts { idle: 200, cut: 60, pipelining: 10, streaming: 2, slow: 2 };
 
 /// So many are in one batch at most.
-const BATCH: usize = 32;
+const BATCH: usize = 16;
 
 fn build_once() -> &'static Path {
     static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();

@@ -132,10 +132,10 @@ fn those_for_whom_there_are_no_descriptors_are_told_goodbye() {
         assert!(limited.status.success(), "{limited:?}");
         lineage.done(&["commit"]);
         lineage.settle();
-        // The first batch fits, the second does not, and nothing is left behind of that.
+        // Three batches fit, the next does not, and nothing is left behind of that.
         let is_open = |stream: &mut TcpStream| ask(stream).is_ok_and(|answer| !answer.contains("Connection: close"));
         let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
-        assert_eq!(open, 32);
+        assert_eq!(open, 48);
         drop(streams);
         wait_until("nothing is open", || descriptors(worker) <= before);
     });

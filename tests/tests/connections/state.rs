@@ -83,6 +83,8 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
     build_once();
     run("state::redis_benchmark_across_upgrades_counts_every_request_once", || {
         const REQUESTS: usize = 100_000;
+        /// So many at once are answered in several turns.
+        const PIPELINED: usize = 1_000_000;
         if !is_installed("redis-benchmark") {
             skip("redis-benchmark is not installed");
             return;
@@ -91,22 +93,24 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
         let mut own = connect(address);
         fill(&mut own, KEYS);
         let port = address.port().to_string();
-        let output = std::thread::scope(|scope| {
-            let mut benchmark = Command::new("redis-benchmark");
-            benchmark.args(["-p", &port, "-q", "-c", "50", "-n", &REQUESTS.to_string(), "incr", "count"]);
-            let benchmark = scope.spawn(move || program::run(&mut benchmark));
-            let mut upgrades = 0;
-            while !benchmark.is_finished() || upgrades < 3 {
-                lineage.done(&["upgrade"]);
-                upgrades += 1;
-            }
-            benchmark.join().expect("no panic")
-        });
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(output.status.success() && !said.to_ascii_lowercase().contains("error"), "{said}");
-        assert_eq!(ask(&mut own, "INCR count"), format!(":{}", REQUESTS + 1), "{said}");
-        assert_eq!(ask(&mut own, "DBSIZE"), format!(":{}", KEYS + 1));
+        for (name, depth, requests) in [("count", "1", REQUESTS), ("pipelined", "4000", PIPELINED)] {
+            let output = std::thread::scope(|scope| {
+                let mut benchmark = Command::new("redis-benchmark");
+                benchmark.args(["-p", &port, "-q", "-c", "50", "-P", depth, "-n", &requests.to_string(), "incr", name]);
+                let benchmark = scope.spawn(move || program::run(&mut benchmark));
+                let mut upgrades = 0;
+                while !benchmark.is_finished() || upgrades < 3 {
+                    lineage.done(&["upgrade"]);
+                    upgrades += 1;
+                }
+                benchmark.join().expect("no panic")
+            });
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(output.status.success() && !said.to_ascii_lowercase().contains("error"), "{said}");
+            assert_eq!(ask(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
+        }
+        assert_eq!(ask(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
     });
 }
 

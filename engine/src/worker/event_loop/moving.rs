@@ -2,7 +2,7 @@
 //! at which moment: see [`crate::handover::connections`].
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use socket2::SockRef;
 
 use super::{Entry, EventLoop, Leaving, Receiving};
 use crate::config::Connections;
-use crate::connection::Standing;
 use crate::connection::context::Alarm;
 use crate::connection::timer_wheel::TimerId;
+use crate::connection::{Frozen, Standing};
 use crate::handover::connections::{
     Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION,
     reach, visit,
@@ -69,8 +69,8 @@ enum Stage {
 struct Batch {
     number: u64,
     stage: Stage,
-    /// Where each stands once it is frozen.
-    members: Vec<(ConnectionId, Option<Standing>)>,
+    /// With what was offered of each, once it is frozen.
+    members: Vec<(ConnectionId, Option<Frozen>)>,
     time_out: TimerId,
     began_ns: u64,
 }
@@ -94,6 +94,8 @@ pub(super) struct Moving {
     pub(super) is_on: bool,
     /// Everything is to stand still before the worker's own state goes.
     is_gathering: bool,
+    /// Those of the queue that are frozen already, since the worker's own state is on its way or another's.
+    frozen: HashMap<ConnectionId, Frozen>,
     /// The worker's own state is another's: without it, connections cannot stay.
     is_state_given: bool,
     pub(super) tally: Moved,
@@ -229,8 +231,8 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.is_state_given = true;
     }
 
-    /// Hands the worker's own state over once nothing of any connection is in the kernel's hand; `false` where it is not
-    /// time yet.
+    /// Hands the worker's own state over once nothing of any connection is in the kernel's hand, nor can happen to it;
+    /// `false` where it is not time yet.
     fn gather(&mut self) -> bool {
         let slots = 0..self.slab.slots();
         let is_still = |entry: &Entry<P::Connection>| {
@@ -238,6 +240,13 @@ impl<P: Protocol> EventLoop<P> {
         };
         if !slots.into_iter().all(|slot| self.slab.at(slot).is_none_or(|entry| is_still(entry))) {
             return false;
+        }
+        for index in 0..self.moving.queue.len() {
+            let id = self.moving.queue[index];
+            let Some(entry) = self.slab.get(id) else { continue };
+            if let Some(frozen) = entry.connection.freeze(&mut self.protocol, &mut self.context) {
+                self.moving.frozen.insert(id, frozen);
+            }
         }
         match self.give_state() {
             Ok(()) => self.moving.is_gathering = false,
@@ -278,9 +287,10 @@ impl<P: Protocol> EventLoop<P> {
             (self.moving.is_on, self.moving.is_gathering) = (false, false);
             let refusal = self.moving.last_refusal.unwrap_or(Refusal::Channel);
             for id in std::mem::take(&mut self.moving.queue) {
-                if self.slab.get(id).is_some_and(|entry| entry.connection.is_open()) {
+                if self.may_move(id) {
                     self.moving.tally.count(refusal, 1);
-                    self.go_on(id, None);
+                    let frozen = self.moving.frozen.remove(&id);
+                    self.go_on(id, frozen.as_ref());
                 }
             }
             self.say_goodbyes();
@@ -308,7 +318,7 @@ impl<P: Protocol> EventLoop<P> {
         while members.len() < share.min(BATCH)
             && let Some(id) = self.moving.queue.pop_front()
         {
-            if self.slab.get(id).is_some_and(|entry| entry.connection.is_open()) {
+            if self.may_move(id) {
                 self.stop_for_move(id);
                 members.push((id, None));
             }
@@ -325,6 +335,11 @@ impl<P: Protocol> EventLoop<P> {
             departure.batch = Some(batch);
         }
         reach("sender:stopping");
+    }
+
+    fn may_move(&mut self, id: ConnectionId) -> bool {
+        let is_frozen = self.moving.frozen.contains_key(&id);
+        self.slab.get(id).is_some_and(|entry| entry.connection.is_open() || is_frozen)
     }
 
     /// Everything in the kernel's hand is asked for; a send that waits for the peer says how far it came.
@@ -372,20 +387,21 @@ impl<P: Protocol> EventLoop<P> {
             }
             let Some(socket) = &entry.socket else { continue };
             let is_open = entry.connection.is_open();
-            let Some(frozen) = entry.connection.freeze(&mut self.protocol, &mut self.context) else {
+            let frozen = self.moving.frozen.remove(&id);
+            let Some(frozen) = frozen.or_else(|| entry.connection.freeze(&mut self.protocol, &mut self.context)) else {
                 kept.push((id, None, if is_open { Refusal::Protocol } else { Refusal::Ending }));
                 continue;
             };
             match self.ring.duplicate(socket) {
                 Ok(descriptor) => {
                     offer.add(&frozen, entry.is_fresh, descriptor);
-                    offered.push((id, Some(frozen.standing)));
+                    offered.push((id, Some(frozen)));
                 }
-                Err(_) => kept.push((id, Some(frozen.standing), Refusal::Descriptors)),
+                Err(_) => kept.push((id, Some(frozen), Refusal::Descriptors)),
             }
         }
-        for (id, standing, refusal) in kept {
-            self.keep(id, standing.as_ref(), refusal);
+        for (id, frozen, refusal) in kept {
+            self.keep(id, frozen.as_ref(), refusal);
         }
         let Some(departure) = &mut self.moving.departures[place] else { return };
         if offer.is_empty() {
@@ -409,10 +425,10 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// A connection that is not handed over goes on here, and is told that the worker leaves.
-    fn keep(&mut self, id: ConnectionId, standing: Option<&Standing>, refusal: Refusal) {
+    fn keep(&mut self, id: ConnectionId, frozen: Option<&Frozen>, refusal: Refusal) {
         self.moving.tally.count(refusal, 1);
         self.moving.is_reported = false;
-        self.go_on(id, standing);
+        self.go_on(id, frozen);
         let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
         let Some(entry) = self.slab.get(id).filter(|entry| !entry.connection.is_ended()) else { return };
         entry.stays = true;
@@ -424,31 +440,27 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The same until it is stopped again, which may be soon; without the worker's own state it stands still.
-    fn go_on_for_now(&mut self, id: ConnectionId, standing: Option<&Standing>) {
-        let is_state_given = self.moving.is_state_given;
-        let Some(entry) = self.slab.get(id) else { return };
-        if !is_state_given {
-            return self.go_on(id, standing);
-        }
-        if let Some(standing) = standing {
-            entry.connection.resume(&mut self.protocol, &mut self.context, standing);
+    /// Goes on with a connection that was stopped until it is stopped again, which may be soon; without the worker's own
+    /// state it stands still.
+    fn go_on_for_now(&mut self, id: ConnectionId, frozen: Option<Frozen>) {
+        match frozen {
+            Some(frozen) if self.moving.is_state_given => drop(self.moving.frozen.insert(id, frozen)),
+            frozen if !self.moving.is_state_given => self.go_on(id, frozen.as_ref()),
+            _ => {}
         }
     }
 
     /// Goes on with a connection that was stopped.
-    fn go_on(&mut self, id: ConnectionId, standing: Option<&Standing>) {
+    fn go_on(&mut self, id: ConnectionId, frozen: Option<&Frozen>) {
         let is_state_given = self.moving.is_state_given;
         let Some(entry) = self.slab.get(id) else { return };
         entry.is_stopping = false;
         if is_state_given {
             entry.connection.stop(&mut self.context);
-            return self.settle(id.slot);
-        }
-        if let Some(standing) = standing
+        } else if let Some(frozen) = frozen
             && !entry.connection.is_ended()
         {
-            entry.connection.resume(&mut self.protocol, &mut self.context, standing);
+            entry.connection.resume(&mut self.protocol, &mut self.context, &frozen.standing);
         }
         self.settle(id.slot);
     }
@@ -478,10 +490,10 @@ impl<P: Protocol> EventLoop<P> {
         let members = std::mem::take(&mut batch.members);
         let refusal = |place: usize| refused.iter().find(|(one, _)| *one == place).map(|(_, refusal)| *refusal);
         let (mut given, mut back) = (Vec::new(), Vec::new());
-        for (index, (id, standing)) in members.into_iter().enumerate() {
+        for (index, (id, frozen)) in members.into_iter().enumerate() {
             match refusal(index) {
-                None => given.push((id, standing)),
-                Some(refusal) => back.push((id, standing, refusal)),
+                None => given.push((id, frozen)),
+                Some(refusal) => back.push((id, frozen, refusal)),
             }
         }
         departure.open += given.len() as u64;
@@ -498,12 +510,12 @@ impl<P: Protocol> EventLoop<P> {
         let is_over = refusal.is_some();
         reach("sender:giving");
         let said = departure.channel.say(&Message::Gives { batch: number });
-        for (id, standing, refusal) in back {
+        for (id, frozen, refusal) in back {
             if is_over && self.moving.departures.iter().flatten().count() > 1 {
-                self.go_on_for_now(id, standing.as_ref());
+                self.go_on_for_now(id, frozen);
                 self.moving.queue.push_front(id);
             } else {
-                self.keep(id, standing.as_ref(), refusal);
+                self.keep(id, frozen.as_ref(), refusal);
             }
         }
         if said.is_err() {
@@ -552,12 +564,12 @@ impl<P: Protocol> EventLoop<P> {
         self.context.timers.cancel(batch.time_out);
         let may_have_others = self.moving.is_on && self.moving.last_refusal.is_none()
             || self.moving.departures.iter().any(Option::is_some);
-        for (id, standing) in batch.members {
+        for (id, frozen) in batch.members {
             if may_have_others {
-                self.go_on_for_now(id, standing.as_ref());
+                self.go_on_for_now(id, frozen);
                 self.moving.queue.push_front(id);
             } else {
-                self.keep(id, standing.as_ref(), Refusal::Channel);
+                self.keep(id, frozen.as_ref(), Refusal::Channel);
             }
         }
     }
@@ -854,7 +866,8 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.context.draining = true;
         for id in std::mem::take(&mut self.moving.queue) {
-            self.go_on(id, None);
+            let frozen = self.moving.frozen.remove(&id);
+            self.go_on(id, frozen.as_ref());
         }
         for place in 0..self.moving.departures.len() {
             self.lose_departure(place);
