@@ -138,7 +138,9 @@ pub trait Protocol: Sized + 'static {
     }
 
     /// Makes a connection of what another worker's [`Protocol::freeze`] wrote, perhaps that of an older or a newer binary:
-    /// `version` is that of its [`Protocol::STATE`]. [`Protocol::on_open`] is not called for it. [`Io::id`] is a new one.
+    /// `version` is that of its [`Protocol::STATE`]. [`Protocol::on_open`] is not called for it. [`Io::id`] is a new one, and
+    /// where connections of one worker belong together (a proxy's two), they may part: then [`Protocol::freeze`] must refuse.
+    /// An outbound one has no token any more.
     ///
     /// What it writes comes after the output that was not sent. It may turn out that the connection stays where it was:
     /// then what was written is dropped and [`Protocol::on_close`] called, with [`CloseReason::HandedOver`].

@@ -127,7 +127,8 @@ impl<S> Connection<S> {
         self.message_ns = standing.message_ns.map_or(0, |ago_ns| now_ns.saturating_sub(ago_ns).max(1));
         self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
         for (key, left_ns) in &standing.timers_ns {
-            self.timers.set(TimerKey(*key), self.id.slot, now_ns + (*left_ns).max(1), &mut context.timers);
+            let at_ns = now_ns.saturating_add((*left_ns).max(1));
+            self.timers.set(TimerKey(*key), self.id.slot, at_ns, &mut context.timers);
         }
         if self.rerun && !self.paused && !self.full {
             self.rerun_soon(context);

@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -42,6 +43,9 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// A batch that is not taken in so long is taken back.
 pub(crate) const BATCH_MS_MAX: u64 = 2_000;
+
+/// Whoever waits for the other side shows so often that it lives.
+const BEAT_MS: u16 = 100;
 
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
 pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
@@ -345,37 +349,45 @@ impl Channel {
         self.outgoing.push_back((packet, Vec::new()));
         self.flush()?;
         while !self.is_flushed() {
-            self.wait(PollFlags::POLLOUT)?;
+            if !self.wait(PollFlags::POLLOUT, BATCH_MS_MAX as u16)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             self.flush()?;
         }
         Ok(())
     }
 
-    /// Waits for the next packet, for [`BATCH_MS_MAX`] at most.
+    /// Waits for the next packet, for so long at most; `beat` is called at times.
     ///
     /// # Errors
     /// `TimedOut`, or where the other side is gone or says what cannot be.
-    pub(crate) fn hear_waiting(&mut self) -> io::Result<(Message, Vec<u8>)> {
+    pub(crate) fn hear_waiting(&mut self, ms_max: u64, beat: &dyn Fn()) -> io::Result<(Message, Vec<u8>)> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
+        let until = Instant::now() + Duration::from_millis(ms_max);
         loop {
+            beat();
             match channel::receive(self.descriptor.as_fd(), &mut packet) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((length, _)) => {
                     let (message, bytes) = parse(&packet[..length]).ok_or(io::ErrorKind::InvalidData)?;
                     return Ok((message, bytes.to_vec()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.wait(PollFlags::POLLIN, BEAT_MS)? && Instant::now() >= until {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn wait(&self, events: PollFlags) -> io::Result<()> {
-        let time = PollTimeout::from(BATCH_MS_MAX as u16);
-        match poll(&mut [PollFd::new(self.descriptor.as_fd(), events)], time) {
-            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+    /// `false` where nothing happened in so long.
+    fn wait(&self, events: PollFlags, ms: u16) -> io::Result<bool> {
+        match poll(&mut [PollFd::new(self.descriptor.as_fd(), events)], PollTimeout::from(ms)) {
+            Ok(0) => Ok(false),
+            Ok(_) | Err(Errno::EINTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::connections::{Channel, Message, PACKET_BYTES_MAX};
+use super::connections::{BATCH_MS_MAX, Channel, Message, PACKET_BYTES_MAX};
 
 /// Of one part, with room for the packet's head.
 const PART_BYTES: usize = PACKET_BYTES_MAX - 256;
@@ -91,8 +91,7 @@ impl<'a> StateReader<'a> {
 
     /// The next part, or the end.
     fn next_part(&mut self) -> io::Result<()> {
-        (self.beat)();
-        let (message, bytes) = self.channel.hear_waiting()?;
+        let (message, bytes) = self.channel.hear_waiting(BATCH_MS_MAX, self.beat)?;
         match message {
             Message::StatePart => {
                 self.bytes += bytes.len() as u64;

@@ -15,6 +15,9 @@ use crate::worker::Worker;
 /// A worker that waits for the state of one that leaves waits so long at most.
 const AWAIT_MS_MAX: u64 = 10_000;
 
+/// The state is used so long after its last byte was read: memory may have to be set in order.
+const TAKE_MS_MAX: u64 = 20_000;
+
 impl<P: Protocol> EventLoop<P> {
     /// Lets nobody in before the state of the worker that leaves has come, where the protocol has some.
     pub(super) fn await_state(&mut self) {
@@ -80,7 +83,7 @@ impl<P: Protocol> EventLoop<P> {
         let written = self.protocol.freeze_worker(&mut writer);
         let (bytes, is_too_large) = (writer.bytes(), writer.is_too_large());
         writer.end(written.is_ok()).map_err(|_| Refusal::Channel)?;
-        let answer = channel.hear_waiting();
+        let answer = channel.hear_waiting(TAKE_MS_MAX, &beat);
         reach("sender:state_given");
         match (written, answer) {
             _ if is_too_large => Err(Refusal::TooLarge),
