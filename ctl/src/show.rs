@@ -113,12 +113,13 @@ fn said(event: &Event) -> String {
     }
 }
 
-const HEADINGS: [&str; 9] = ["slot", "pid", "state", "up", "open", "accepted", "requests", "p50 µs", "p99 µs"];
+const HEADINGS: [&str; 10] =
+    ["slot", "pid", "state", "up", "open", "accepted", "taken over", "requests", "p50 µs", "p99 µs"];
 
 /// The state of a worker whose numbers its new master does not have.
 const ORPHANED: &str = "orphaned";
 
-fn row(worker: &WorkerStatus) -> [String; 9] {
+fn row(worker: &WorkerStatus) -> [String; 10] {
     let number = |text: String| if worker.state == ORPHANED { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
@@ -129,14 +130,15 @@ fn row(worker: &WorkerStatus) -> [String; 9] {
         or_dash(worker.age_ms.map(duration)),
         number(worker.open.to_string()),
         number(worker.accepted.to_string()),
+        number(worker.taken_over.to_string()),
         number(worker.requests.to_string()),
         number(microseconds(worker.service_ns_p50)),
         number(microseconds(worker.service_ns_p99)),
     ]
 }
 
-fn table(rows: impl Iterator<Item = [String; 9]>) -> String {
-    let rows: Vec<[String; 9]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect();
+fn table(rows: impl Iterator<Item = [String; 10]>) -> String {
+    let rows: Vec<[String; 10]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
     let mut text = String::new();

@@ -209,6 +209,12 @@ pub struct WorkerStatus {
     pub open: u64,
     /// Connections accepted.
     pub accepted: u64,
+    /// Connections that came from other workers.
+    #[serde(default)]
+    pub taken_over: u64,
+    /// Connections that went to other workers.
+    #[serde(default)]
+    pub handed_over: u64,
     /// Requests answered.
     pub requests: u64,
     /// Bytes received.

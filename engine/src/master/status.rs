@@ -8,6 +8,7 @@ use super::orphans::{Known, Orphan};
 use super::predecessor::Predecessor;
 use super::successor::Successor;
 use crate::control::{GenerationStatus, Status, VERSION, WorkerStatus};
+use crate::protocol::CloseReason;
 use crate::telemetry::Snapshot;
 
 impl Master<'_> {
@@ -82,6 +83,8 @@ fn worker_status(slot: &Slot) -> WorkerStatus {
         // A killed worker cannot count its connections down.
         open: if slot.child().is_some() { numbers.open } else { 0 },
         accepted: numbers.accepted,
+        taken_over: numbers.taken_over,
+        handed_over: numbers.closed[CloseReason::HandedOver as usize].1,
         requests: numbers.requests,
         bytes_received: numbers.bytes_received,
         bytes_sent: numbers.bytes_sent,
@@ -129,6 +132,8 @@ fn orphan_status(orphan: &Orphan, known: &Known) -> WorkerStatus {
         age_ms: None,
         open: 0,
         accepted: 0,
+        taken_over: 0,
+        handed_over: 0,
         requests: 0,
         bytes_received: 0,
         bytes_sent: 0,

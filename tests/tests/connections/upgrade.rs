@@ -1,9 +1,14 @@
 //! Upgrades, committed and reverted.
 
-use baton_tests::client::GET;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use baton_tests::client::{GET, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::Server;
+use baton_tests::program::{Server, example, free_port};
 
 use super::classes::{Counts, Crowd};
 
@@ -71,5 +76,49 @@ fn connections_come_back_with_a_revert() {
             crowd.round();
         }
         crowd.finish(GET.len());
+    });
+}
+
+/// The example `versions`: its releases read and write different versions of a connection's state.
+#[test]
+fn connections_cross_versions_of_their_state() {
+    let program = example("versions");
+    run("upgrade::connections_cross_versions_of_their_state", || {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let arguments = |control: &str, pid_file: &str, release: &str| {
+            ["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file, "--release", release]
+                .map(str::to_owned)
+        };
+        let lineage = Lineage::start(1, |control, pid_file| {
+            let mut command = Command::new(&program);
+            command.args(arguments(control, pid_file, "1"));
+            Server::start_unlogged(command, address)
+        });
+        let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+        let upgrade = |release: &str, more: &[&str]| {
+            let arguments = arguments(&path(lineage.control()), &path(lineage.file("pid")), release);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            lineage.done(&[&["upgrade"], more, &["--"], &arguments].concat());
+        };
+        let stream = connect(address);
+        let mut answers = BufReader::new(stream.try_clone().expect("cloned")).lines();
+        let mut ask = |line: &str| {
+            (&stream).write_all(format!("{line}\n").as_bytes()).expect("sent");
+            answers.next().expect("a line").expect("read")
+        };
+        assert_eq!((ask("5"), ask("mean")), ("5".to_owned(), "error: a number is needed".to_owned()));
+        upgrade("2", &[]);
+        assert_eq!((ask("7"), ask("mean")), ("12".to_owned(), "12".to_owned()), "one was counted since");
+        upgrade("3", &[]);
+        assert_eq!((ask("8"), ask("mean")), ("20".to_owned(), "20".to_owned()), "release 2 has not written the count");
+        // What release 3 writes, release 2 reads.
+        upgrade("2", &[]);
+        assert_eq!((ask("4"), ask("mean")), ("24".to_owned(), "12".to_owned()));
+        upgrade("3", &[]);
+        assert_eq!(ask("1"), "25");
+        // Release 1 does not.
+        upgrade("1", &[]);
+        assert_eq!(answers.next().expect("a line").expect("read"), "bye");
+        assert!(answers.next().is_none(), "an orderly end");
     });
 }
