@@ -128,7 +128,8 @@ pub trait Protocol: Sized + 'static {
 
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,
     /// output and timers are the engine's and move by themselves. Called between callbacks, wherever in a message the
-    /// connection is; it may be called for a connection that stays after all, so nothing may change by it.
+    /// connection is; it may be called for a connection that stays after all, so nothing may change by it. A wake
+    /// ([`Io::wake`]) that comes from then on stays behind where the connection moves: it was about something of this worker.
     ///
     /// # Errors
     /// Where this connection cannot be handed over at this moment: it drains.
