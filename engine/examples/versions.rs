@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use baton::config::{Control, Settings};
+use baton::config::{Control, Settings, Timeouts};
 use baton::{CannotFreeze, Drain, Io, Next, Peer, Protocol, Reject, Server, Service, StateFormat, Step, ThawError};
 use clap::Parser;
 
@@ -148,6 +148,8 @@ impl Arguments {
             workers: self.workers,
             control: Control::At(self.control.clone()),
             pid_file: self.pid_file.clone(),
+            // Whoever adds up by hand takes their time.
+            timeouts: Timeouts { idle_ms: 0, message_ms: 0, ..Timeouts::default() },
             ..Settings::default()
         }
     }

@@ -151,6 +151,11 @@ impl<S> Connection<S> {
         self.phase == Phase::Open
     }
 
+    /// That it ends is settled; the last bytes and the peer's FIN are waited for.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Flushing { .. } | Phase::Lingering)
+    }
+
     pub(crate) fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
     }

@@ -49,6 +49,7 @@ impl Master<'_> {
             let total = &mut self.moves.total;
             total.moved += moved.moved;
             total.left += moved.left;
+            total.ending += moved.ending;
             total.bytes += moved.bytes;
             total.state_bytes = match (total.state_bytes, moved.state_bytes) {
                 (None, None) => None,
@@ -127,7 +128,7 @@ impl Master<'_> {
 }
 
 fn describe(moved: &Moved) -> String {
-    let Moved { moved, left, refused, bytes, state_bytes, took_us, .. } = moved;
+    let Moved { moved, left, ending, refused, bytes, state_bytes, took_us, .. } = moved;
     let plural = if *moved == 1 { "" } else { "s" };
     let mut text = format!("{moved} connection{plural} moved in {}, {bytes} bytes", milliseconds(*took_us));
     if let Some(bytes) = state_bytes {
@@ -137,6 +138,9 @@ fn describe(moved: &Moved) -> String {
         let _ = write!(text, ", {count} refused: {reason}");
     }
     let _ = write!(text, ", {left} left");
+    if *ending > 0 {
+        let _ = write!(text, ", {ending} ending");
+    }
     text
 }
 

@@ -113,6 +113,8 @@ pub(crate) struct Moved {
     pub(crate) moved: u64,
     /// It still has them.
     pub(crate) left: u64,
+    /// It has them until they have ended, which was decided before: their last bytes or the peer's FIN are on their way.
+    pub(crate) ending: u64,
     /// They stay, by reason.
     pub(crate) refused: Vec<(Refusal, u64)>,
     /// Sent to other workers, descriptors aside.

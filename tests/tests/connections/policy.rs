@@ -70,6 +70,29 @@ fn handover_keeps_a_begun_request_and_an_idle_connection() {
     server.stop();
 }
 
+#[test]
+fn what_was_ending_anyway_is_told_as_that_and_ends() {
+    namespace::run("policy::what_was_ending_anyway_is_told_as_that_and_ends", || {
+        let lineage = Lineage::start(1, |control, pid_file| {
+            Server::start(&["--settle-ms", "0", "--linger-ms", "600000", "--control", control, "--pid-file", pid_file])
+        });
+        let worker = lineage.first.workers()[0];
+        let (mut idle, mut ending) = (connect(lineage.first.address()), connect(lineage.first.address()));
+        ask(&mut idle).expect("an answer");
+        ending.write_all(b"nonsense\r\n\r\n").expect("sent");
+        // The server's FIN has come, this side's has not gone.
+        let answer = read_to_end(&mut ending).expect("an answer and an orderly end");
+        assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+        let (code, text) = lineage.ctl(&["reload"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("1 connection moved in") && text.contains(", 0 left, 1 ending"), "{text}");
+        assert!(is_alive(worker), "it waits for the FIN");
+        drop(ending);
+        wait_until("the worker is gone", || !is_alive(worker));
+        ask(&mut idle).expect("an answer");
+    });
+}
+
 /// Starts batond with a file that says so; what follows may say something else.
 fn start_with(path: &Path, text: &str) -> Server {
     write(path, text);

@@ -851,10 +851,12 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.is_awaited &= !is_over;
         self.moving.tally.is_over = is_over;
         self.moving.reported_ns = now_ns;
-        let slots = 0..self.slab.slots();
-        let is_left = |entry: &Entry<P::Connection>| !entry.connection.is_ended();
-        self.moving.tally.left =
-            slots.filter(|slot| self.slab.at(*slot).is_some_and(|entry| is_left(entry))).count() as u64;
+        (self.moving.tally.left, self.moving.tally.ending) = (0, 0);
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot).filter(|entry| !entry.connection.is_ended()) else { continue };
+            let tally = &mut self.moving.tally;
+            *if entry.connection.is_ending() { &mut tally.ending } else { &mut tally.left } += 1;
+        }
         self.moving.tally.took_us = (now_ns - self.moving.began_ns) / 1000;
         let _ = tell(&self.control, &Report::Moved(self.moving.tally.clone()));
     }
