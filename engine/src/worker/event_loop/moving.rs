@@ -330,7 +330,9 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.next_batch += 1;
         let deadline_ns = self.context.now_ns + BATCH_MS_MAX * 1_000_000;
         let time_out = self.context.timers.set(deadline_ns, Alarm::Batch { place });
-        let batch = Batch { number, stage: Stage::Stopping, members, time_out, began_ns: self.context.now_ns };
+        // With a state of the worker's own, all stand still from the beginning.
+        let began_ns = if P::WORKER_STATE.is_some() { self.moving.began_ns } else { self.context.now_ns };
+        let batch = Batch { number, stage: Stage::Stopping, members, time_out, began_ns };
         if let Some(departure) = &mut self.moving.departures[place] {
             departure.batch = Some(batch);
         }
