@@ -11,18 +11,21 @@
 //! the receiver or the channel, it goes on as if nothing had been; a receiver drops what was not given when the channel
 //! ends. What was given is the receiver's, whatever happens to the sender.
 //!
-//! Messages are packets: the length of a head, the head as JSON, and bytes. Fields and kinds that one side does not know
-//! are ignored; a change that may not be ignored raises [`VERSION`], and then nothing is taken.
+//! Messages are packets: the length of a head, the head as JSON, and bytes; many bytes go in a file in memory beside it,
+//! since a packet that fills the channel would have to wait for the other side, and the next one again. Fields and kinds
+//! that one side does not know are ignored; a change that may not be ignored raises [`VERSION`], and then nothing is taken.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,9 @@ const BEAT_MS: u16 = 100;
 
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
 pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// An offer with more bytes has them in a file. With the largest head of [`BATCH`] connections they fit into a packet.
+const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// What the bytes of one batch may come to, so that nobody can make a worker take all memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -126,17 +132,17 @@ pub(crate) struct Envelope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub(crate) enum Message {
-    /// Connections; their descriptors come with this packet, their bytes behind it and in packets of [`Message::More`].
+    /// Connections; their descriptors come with this packet, and their bytes.
     Offer {
         version: u32,
         batch: u64,
+        /// The bytes are not in the packet, but in a file, whose descriptor is the last.
+        has_file: bool,
         /// What the protocol's state is.
         format: String,
         format_version: u32,
         connections: Vec<Envelope>,
     },
-    /// More bytes of the offer.
-    More,
     /// What the receiver has made of an offer.
     Takes {
         batch: u64,
@@ -181,6 +187,25 @@ impl Offer {
         self.body.len()
     }
 
+    /// The packet to be said.
+    ///
+    /// # Errors
+    /// Where there is no room for a file.
+    pub(crate) fn pack(self, format: &str, format_version: u32) -> io::Result<PackedOffer> {
+        let Self { batch, envelopes: connections, mut descriptors, body } = self;
+        let has_file = body.len() > INLINE_BYTES_MAX;
+        let format = format.to_owned();
+        let head = Message::Offer { version: VERSION, batch, has_file, format, format_version, connections };
+        let mut packet = packet(&head)?;
+        let bytes = packet.len() + body.len();
+        if has_file {
+            descriptors.push(file_of(&body)?);
+        } else {
+            packet.extend_from_slice(&body);
+        }
+        Ok(PackedOffer { packet, descriptors, bytes })
+    }
+
     pub(crate) fn add(&mut self, frozen: &Frozen, is_fresh: bool, descriptor: OwnedFd) {
         self.envelopes.push(Envelope {
             standing: frozen.standing.clone(),
@@ -194,6 +219,14 @@ impl Offer {
             self.body.extend_from_slice(part);
         }
     }
+}
+
+/// An offer to be said.
+pub(crate) struct PackedOffer {
+    packet: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    /// With those of the file.
+    pub(crate) bytes: usize,
 }
 
 /// A connection of an offer that has arrived.
@@ -212,7 +245,6 @@ pub(crate) struct Arrival {
     envelopes: Vec<Envelope>,
     descriptors: Vec<OwnedFd>,
     body: Vec<u8>,
-    missing: usize,
 }
 
 impl Arrival {
@@ -222,6 +254,30 @@ impl Arrival {
 
     pub(crate) fn has_all_descriptors(&self) -> bool {
         self.descriptors.len() == self.envelopes.len()
+    }
+
+    /// Takes the bytes from where they are.
+    ///
+    /// # Errors
+    /// Where there are fewer, or more than may be.
+    fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
+        let lengths = self.envelopes.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
+        let total = lengths.fold(0, usize::saturating_add);
+        if total > BODY_BYTES_MAX || (!has_file && inline.len() != total) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !has_file {
+            self.body = inline.to_vec();
+        } else if self.descriptors.len() == self.envelopes.len() + 1
+            && let Some(file) = self.descriptors.pop()
+        {
+            self.body = vec![0; total];
+            fs::File::from(file).read_exact_at(&mut self.body, 0)?;
+        } else {
+            // The last are missing first. Without the file, the others are of no use.
+            self.descriptors.clear();
+        }
+        Ok(())
     }
 
     /// One by one; only where all descriptors have come.
@@ -268,44 +324,24 @@ pub(crate) enum Heard {
 pub(crate) struct Channel {
     descriptor: OwnedFd,
     outgoing: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    /// An offer of which bytes are missing.
-    incoming: Option<Arrival>,
 }
 
 impl Channel {
     fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor, outgoing: VecDeque::new(), incoming: None }
+        Self { descriptor, outgoing: VecDeque::new() }
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 
-    /// Says it, or as much as there is room for; gives the bytes that it takes.
+    /// Says it, as soon as there is room.
     ///
     /// # Errors
     /// Where the other side is gone.
-    pub(crate) fn offer(&mut self, offer: Offer, format: &str, format_version: u32) -> io::Result<usize> {
-        let Offer { batch, envelopes, descriptors, body } = offer;
-        let head = Message::Offer {
-            version: VERSION,
-            batch,
-            format: format.to_owned(),
-            format_version,
-            connections: envelopes,
-        };
-        let mut packet = packet(&head)?;
-        let length = packet.len() + body.len();
-        let (first, rest) = body.split_at(PACKET_BYTES_MAX.saturating_sub(packet.len()).min(body.len()));
-        packet.extend_from_slice(first);
-        self.outgoing.push_back((packet, descriptors));
-        for piece in rest.chunks(PACKET_BYTES_MAX - 64) {
-            let mut more = self::packet(&Message::More)?;
-            more.extend_from_slice(piece);
-            self.outgoing.push_back((more, Vec::new()));
-        }
-        self.flush()?;
-        Ok(length)
+    pub(crate) fn offer(&mut self, offer: PackedOffer) -> io::Result<()> {
+        self.outgoing.push_back((offer.packet, offer.descriptors));
+        self.flush()
     }
 
     /// Says it, as soon as there is room.
@@ -404,39 +440,22 @@ impl Channel {
                 Err(_) => return Heard::End,
             };
             let Some((message, bytes)) = parse(&packet[..length]) else { return Heard::End };
-            match (message, &mut self.incoming) {
-                (Message::Offer { version, batch, format, format_version, connections }, None) => {
-                    let lengths =
-                        connections.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
-                    let total = lengths.fold(0, usize::saturating_add);
-                    if total > BODY_BYTES_MAX || bytes.len() > total {
-                        return Heard::End;
-                    }
-                    let missing = total - bytes.len();
-                    let (envelopes, body) = (connections, bytes.to_vec());
-                    let arrival =
-                        Arrival { batch, version, format, format_version, envelopes, descriptors, body, missing };
-                    if missing == 0 {
-                        return Heard::Offer(arrival);
-                    }
-                    self.incoming = Some(arrival);
-                }
-                (Message::More, Some(arrival)) if bytes.len() <= arrival.missing => {
-                    arrival.body.extend_from_slice(bytes);
-                    arrival.missing -= bytes.len();
-                    if arrival.missing == 0
-                        && let Some(arrival) = self.incoming.take()
-                    {
-                        return Heard::Offer(arrival);
+            match message {
+                Message::Offer { version, batch, has_file, format, format_version, connections: envelopes } => {
+                    let mut arrival =
+                        Arrival { batch, version, format, format_version, envelopes, descriptors, body: Vec::new() };
+                    match arrival.fill(has_file, bytes) {
+                        Ok(()) => return Heard::Offer(arrival),
+                        Err(_) => return Heard::End,
                     }
                 }
-                (Message::Takes { batch, refused, open }, None) => return Heard::Takes { batch, refused, open },
-                (Message::Gives { batch }, None) => return Heard::Gives { batch },
-                (Message::State { version, format, format_version }, None) => {
+                Message::Takes { batch, refused, open } => return Heard::Takes { batch, refused, open },
+                Message::Gives { batch } => return Heard::Gives { batch },
+                Message::State { version, format, format_version } => {
                     return Heard::State { version, format, format_version };
                 }
-                (Message::Unknown, _) => {}
-                _ => return Heard::End,
+                Message::Unknown => {}
+                Message::StatePart | Message::StateEnd { .. } | Message::StateTaken { .. } => return Heard::End,
             }
         }
     }
@@ -461,6 +480,16 @@ pub(crate) fn reach(step: &str) {
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub(crate) fn reach(_: &str) {}
+
+fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let make = |flags| memfd_create(c"baton-connections", flags);
+    // The second flag is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.
+    let made = make(MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL));
+    let made = made.or_else(|error| if error == Errno::EINVAL { make(MFdFlags::MFD_CLOEXEC) } else { Err(error) });
+    let mut file = fs::File::from(made?);
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
 
 fn packet(message: &Message) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(message)?;
@@ -542,4 +571,68 @@ fn address(name: &str) -> io::Result<SockAddr> {
 fn is_trusted(socket: &Socket, user: u32) -> bool {
     let trusted = [0, user, geteuid().as_raw()];
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    fn channels() -> [Channel; 2] {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a pair");
+        [Channel::new(one), Channel::new(other)]
+    }
+
+    fn frozen(output: Vec<u8>) -> Frozen {
+        Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }
+    }
+
+    fn null() -> OwnedFd {
+        fs::File::open("/dev/null").expect("open").into()
+    }
+
+    #[test]
+    fn what_is_offered_arrives_however_much_it_is() {
+        let [mut sender, mut receiver] = channels();
+        for output_bytes in [0, 1, INLINE_BYTES_MAX / 2, INLINE_BYTES_MAX, 20_000_000] {
+            let members: Vec<Frozen> = (0..3).map(|member| frozen(vec![member; output_bytes])).collect();
+            let mut offer = Offer::new(7);
+            members.iter().for_each(|member| offer.add(member, true, null()));
+            let body_bytes = offer.body_bytes();
+            let packed = offer.pack("format", 3).expect("packed");
+            assert!(packed.bytes > body_bytes, "all bytes count");
+            sender.offer(packed).expect("said");
+            let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer of {output_bytes}") };
+            assert_eq!((arrival.batch, arrival.format.as_str(), arrival.format_version), (7, "format", 3));
+            assert!(arrival.has_all_descriptors());
+            let arrived: Vec<Arrived> = arrival.into_connections().collect();
+            assert!(arrived.iter().map(|one| &one.frozen).eq(members.iter()), "{output_bytes}");
+            assert!(matches!(receiver.hear(), Heard::Nothing));
+        }
+    }
+
+    #[test]
+    fn without_its_file_an_offer_has_not_all_descriptors() {
+        let [mut sender, mut receiver] = channels();
+        let mut offer = Offer::new(1);
+        offer.add(&frozen(vec![0; INLINE_BYTES_MAX]), false, null());
+        let mut packed = offer.pack("format", 1).expect("packed");
+        drop(packed.descriptors.pop());
+        sender.offer(packed).expect("said");
+        let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer") };
+        assert!(!arrival.has_all_descriptors());
+    }
+
+    #[test]
+    fn a_file_with_too_few_bytes_ends_the_channel() {
+        let [mut sender, mut receiver] = channels();
+        let mut offer = Offer::new(1);
+        offer.add(&frozen(vec![0; INLINE_BYTES_MAX]), false, null());
+        let mut packed = offer.pack("format", 1).expect("packed");
+        *packed.descriptors.last_mut().expect("a file") = file_of(b"short").expect("a file");
+        sender.offer(packed).expect("said");
+        assert!(matches!(receiver.hear(), Heard::End));
+    }
 }

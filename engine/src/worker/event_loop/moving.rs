@@ -402,23 +402,28 @@ impl<P: Protocol> EventLoop<P> {
                 Err(_) => kept.push((id, Some(frozen), Refusal::Descriptors)),
             }
         }
+        let packed = if offer.is_empty() { None } else { offer.pack(format.name, format.version).ok() };
+        if packed.is_none() {
+            kept.extend(offered.drain(..).map(|(id, frozen)| (id, frozen, Refusal::Descriptors)));
+        }
         for (id, frozen, refusal) in kept {
             self.keep(id, frozen.as_ref(), refusal);
         }
         let Some(departure) = &mut self.moving.departures[place] else { return };
-        if offer.is_empty() {
+        let Some(packed) = packed else {
             if let Some(batch) = departure.batch.take() {
                 self.context.timers.cancel(batch.time_out);
             }
             return;
-        }
+        };
         if let Some(batch) = &mut departure.batch {
             batch.stage = Stage::Offered;
             batch.members = offered;
         }
-        match departure.channel.offer(offer, format.name, format.version) {
-            Ok(bytes) => {
-                self.moving.tally.bytes += bytes as u64;
+        let bytes = packed.bytes as u64;
+        match departure.channel.offer(packed) {
+            Ok(()) => {
+                self.moving.tally.bytes += bytes;
                 self.poll_departure(place);
                 reach("sender:offered");
             }
