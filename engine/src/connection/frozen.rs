@@ -44,7 +44,23 @@ pub(crate) struct Frozen {
     pub(crate) output: Vec<u8>,
 }
 
+impl Frozen {
+    /// State, input and output.
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
+        [&self.state, &self.input, &self.output]
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}
+
 impl<S> Connection<S> {
+    /// Bytes that would go with it, apart from the protocol's state.
+    pub(crate) fn bytes_to_move(&self) -> usize {
+        self.input.len() + self.outbound.pending()
+    }
+
     /// Stops everything about it, and gives what another worker needs to go on with it. `None`, and nothing changes, where
     /// it is about to end or the protocol keeps it. Nothing of it may be in the kernel's hand.
     pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Option<Frozen>

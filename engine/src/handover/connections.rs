@@ -18,9 +18,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -32,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::connection::{Frozen, Standing};
+use crate::protocol::StateFormat;
 use crate::sys::channel;
 
 /// Of these messages.
@@ -43,6 +43,9 @@ pub(crate) const BATCH: usize = 16;
 
 /// A batch that has so many bytes is not made larger.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
+
+/// A connection with so many bytes goes alone, so that no other waits for them.
+pub(crate) const ALONE_BYTES: usize = 64 * 1024;
 
 /// A batch that is not taken in so long is taken back.
 pub(crate) const BATCH_MS_MAX: u64 = 2_000;
@@ -128,6 +131,14 @@ pub(crate) struct Envelope {
     output_bytes: usize,
 }
 
+impl Envelope {
+    fn new(frozen: &Frozen, is_fresh: bool) -> Self {
+        let standing = frozen.standing.clone();
+        let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
+        Self { standing, is_fresh, state_bytes, input_bytes, output_bytes }
+    }
+}
+
 /// The head of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
@@ -166,67 +177,40 @@ pub(crate) enum Message {
     Unknown,
 }
 
-/// An offer in the making.
+/// A batch of connections to be offered.
 pub(crate) struct Offer {
-    pub(crate) batch: u64,
-    envelopes: Vec<Envelope>,
+    packet: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    body: Vec<u8>,
+    /// All there are, descriptors aside.
+    pub(crate) bytes: usize,
 }
 
 impl Offer {
-    pub(crate) fn new(batch: u64) -> Self {
-        Self { batch, envelopes: Vec::new(), descriptors: Vec::new(), body: Vec::new() }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.envelopes.is_empty()
-    }
-
-    pub(crate) fn body_bytes(&self) -> usize {
-        self.body.len()
-    }
-
-    /// The packet to be said.
+    /// Of each connection what was frozen, and whether nothing was received on it yet; and their descriptors.
     ///
     /// # Errors
     /// Where there is no room for a file.
-    pub(crate) fn pack(self, format: &str, format_version: u32) -> io::Result<PackedOffer> {
-        let Self { batch, envelopes: connections, mut descriptors, body } = self;
-        let has_file = body.len() > INLINE_BYTES_MAX;
-        let format = format.to_owned();
+    pub(crate) fn new(
+        batch: u64,
+        format: StateFormat,
+        members: &[(&Frozen, bool)],
+        mut descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
+        let parts = members.iter().flat_map(|(frozen, _)| frozen.parts());
+        let body_bytes: usize = parts.clone().map(<[u8]>::len).sum();
+        let has_file = body_bytes > INLINE_BYTES_MAX;
+        let connections = members.iter().map(|(frozen, is_fresh)| Envelope::new(frozen, *is_fresh)).collect();
+        let (format, format_version) = (format.name.to_owned(), format.version);
         let head = Message::Offer { version: VERSION, batch, has_file, format, format_version, connections };
         let mut packet = packet(&head)?;
-        let bytes = packet.len() + body.len();
+        let bytes = packet.len() + body_bytes;
         if has_file {
-            descriptors.push(file_of(&body)?);
+            descriptors.push(file_of(parts)?);
         } else {
-            packet.extend_from_slice(&body);
+            parts.for_each(|part| packet.extend_from_slice(part));
         }
-        Ok(PackedOffer { packet, descriptors, bytes })
+        Ok(Self { packet, descriptors, bytes })
     }
-
-    pub(crate) fn add(&mut self, frozen: &Frozen, is_fresh: bool, descriptor: OwnedFd) {
-        self.envelopes.push(Envelope {
-            standing: frozen.standing.clone(),
-            is_fresh,
-            state_bytes: frozen.state.len(),
-            input_bytes: frozen.input.len(),
-            output_bytes: frozen.output.len(),
-        });
-        self.descriptors.push(descriptor);
-        for part in [&frozen.state, &frozen.input, &frozen.output] {
-            self.body.extend_from_slice(part);
-        }
-    }
-}
-
-/// An offer to be said.
-pub(crate) struct PackedOffer {
-    packet: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-    /// With those of the file.
-    pub(crate) bytes: usize,
 }
 
 /// A connection of an offer that has arrived.
@@ -244,7 +228,21 @@ pub(crate) struct Arrival {
     pub(crate) format_version: u32,
     envelopes: Vec<Envelope>,
     descriptors: Vec<OwnedFd>,
-    body: Vec<u8>,
+    body: Body,
+}
+
+enum Body {
+    Inline(Cursor<Vec<u8>>),
+    File(BufReader<fs::File>),
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Inline(bytes) => bytes.read(buffer),
+            Self::File(file) => file.read(buffer),
+        }
+    }
 }
 
 impl Arrival {
@@ -263,37 +261,38 @@ impl Arrival {
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
         let lengths = self.envelopes.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
         let total = lengths.fold(0, usize::saturating_add);
-        if total > BODY_BYTES_MAX || (!has_file && inline.len() != total) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if !has_file {
-            self.body = inline.to_vec();
+        let there = if !has_file {
+            self.body = Body::Inline(Cursor::new(inline.to_vec()));
+            inline.len() as u64
         } else if self.descriptors.len() == self.envelopes.len() + 1
             && let Some(file) = self.descriptors.pop()
         {
-            self.body = vec![0; total];
-            fs::File::from(file).read_exact_at(&mut self.body, 0)?;
+            let mut file = fs::File::from(file);
+            // Where the one that wrote it stands is where this one stands.
+            file.rewind()?;
+            let length = file.metadata()?.len();
+            self.body = Body::File(BufReader::with_capacity(INLINE_BYTES_MAX, file));
+            length
         } else {
             // The last are missing first. Without the file, the others are of no use.
             self.descriptors.clear();
-        }
-        Ok(())
+            return Ok(());
+        };
+        if total <= BODY_BYTES_MAX && there == total as u64 { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
-    /// One by one; only where all descriptors have come.
-    pub(crate) fn into_connections(self) -> impl Iterator<Item = Arrived> {
-        let Self { envelopes, descriptors, body, .. } = self;
-        let mut at = 0;
-        let mut part = move |length: usize| {
-            let bytes = body[at..at + length].to_vec();
-            at += length;
-            bytes
-        };
+    /// One by one; only where all descriptors have come. What cannot be read is an error.
+    pub(crate) fn into_connections(self) -> impl Iterator<Item = io::Result<Arrived>> {
+        let Self { envelopes, descriptors, mut body, .. } = self;
         envelopes.into_iter().zip(descriptors).map(move |(envelope, descriptor)| {
-            let standing = envelope.standing.clone();
-            let (state, input) = (part(envelope.state_bytes), part(envelope.input_bytes));
-            let frozen = Frozen { standing, state, input, output: part(envelope.output_bytes) };
-            Arrived { envelope, frozen, descriptor }
+            let mut part = |length: usize| {
+                let mut bytes = vec![0; length];
+                body.read_exact(&mut bytes).map(|()| bytes)
+            };
+            let (state, input) = (part(envelope.state_bytes)?, part(envelope.input_bytes)?);
+            let output = part(envelope.output_bytes)?;
+            let frozen = Frozen { standing: envelope.standing.clone(), state, input, output };
+            Ok(Arrived { envelope, frozen, descriptor })
         })
     }
 }
@@ -339,7 +338,7 @@ impl Channel {
     ///
     /// # Errors
     /// Where the other side is gone.
-    pub(crate) fn offer(&mut self, offer: PackedOffer) -> io::Result<()> {
+    pub(crate) fn offer(&mut self, offer: Offer) -> io::Result<()> {
         self.outgoing.push_back((offer.packet, offer.descriptors));
         self.flush()
     }
@@ -442,8 +441,8 @@ impl Channel {
             let Some((message, bytes)) = parse(&packet[..length]) else { return Heard::End };
             match message {
                 Message::Offer { version, batch, has_file, format, format_version, connections: envelopes } => {
-                    let mut arrival =
-                        Arrival { batch, version, format, format_version, envelopes, descriptors, body: Vec::new() };
+                    let body = Body::Inline(Cursor::default());
+                    let mut arrival = Arrival { batch, version, format, format_version, envelopes, descriptors, body };
                     match arrival.fill(has_file, bytes) {
                         Ok(()) => return Heard::Offer(arrival),
                         Err(_) => return Heard::End,
@@ -481,14 +480,15 @@ pub(crate) fn reach(step: &str) {
 #[inline]
 pub(crate) fn reach(_: &str) {}
 
-fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
+/// A file in memory.
+fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
     let make = |flags| memfd_create(c"baton-connections", flags);
     // The second flag is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.
     let made = make(MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL));
     let made = made.or_else(|error| if error == Errno::EINVAL { make(MFdFlags::MFD_CLOEXEC) } else { Err(error) });
-    let mut file = fs::File::from(made?);
-    file.write_all(bytes)?;
-    Ok(file.into())
+    let mut file = BufWriter::with_capacity(INLINE_BYTES_MAX, fs::File::from(made?));
+    parts.into_iter().try_for_each(|part| file.write_all(part))?;
+    Ok(file.into_inner()?.into())
 }
 
 fn packet(message: &Message) -> io::Result<Vec<u8>> {
@@ -593,21 +593,25 @@ mod tests {
         fs::File::open("/dev/null").expect("open").into()
     }
 
+    fn offer(output_bytes: usize) -> (Vec<Frozen>, Offer) {
+        let members: Vec<Frozen> = (0..3).map(|member| frozen(vec![member; output_bytes])).collect();
+        let references: Vec<(&Frozen, bool)> = members.iter().map(|member| (member, true)).collect();
+        let format = StateFormat { name: "format", version: 3 };
+        let offer = Offer::new(7, format, &references, (0..3).map(|_| null()).collect()).expect("made");
+        (members, offer)
+    }
+
     #[test]
     fn what_is_offered_arrives_however_much_it_is() {
         let [mut sender, mut receiver] = channels();
-        for output_bytes in [0, 1, INLINE_BYTES_MAX / 2, INLINE_BYTES_MAX, 20_000_000] {
-            let members: Vec<Frozen> = (0..3).map(|member| frozen(vec![member; output_bytes])).collect();
-            let mut offer = Offer::new(7);
-            members.iter().for_each(|member| offer.add(member, true, null()));
-            let body_bytes = offer.body_bytes();
-            let packed = offer.pack("format", 3).expect("packed");
-            assert!(packed.bytes > body_bytes, "all bytes count");
-            sender.offer(packed).expect("said");
+        for output_bytes in [0, 1, INLINE_BYTES_MAX / 3 - 10, INLINE_BYTES_MAX / 3, 20_000_000] {
+            let (members, offer) = offer(output_bytes);
+            assert!(offer.bytes > 3 * (output_bytes + 10), "all bytes count");
+            sender.offer(offer).expect("said");
             let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer of {output_bytes}") };
             assert_eq!((arrival.batch, arrival.format.as_str(), arrival.format_version), (7, "format", 3));
             assert!(arrival.has_all_descriptors());
-            let arrived: Vec<Arrived> = arrival.into_connections().collect();
+            let arrived: Vec<Arrived> = arrival.into_connections().map(|one| one.expect("read")).collect();
             assert!(arrived.iter().map(|one| &one.frozen).eq(members.iter()), "{output_bytes}");
             assert!(matches!(receiver.hear(), Heard::Nothing));
         }
@@ -616,11 +620,9 @@ mod tests {
     #[test]
     fn without_its_file_an_offer_has_not_all_descriptors() {
         let [mut sender, mut receiver] = channels();
-        let mut offer = Offer::new(1);
-        offer.add(&frozen(vec![0; INLINE_BYTES_MAX]), false, null());
-        let mut packed = offer.pack("format", 1).expect("packed");
-        drop(packed.descriptors.pop());
-        sender.offer(packed).expect("said");
+        let (_, mut offer) = offer(INLINE_BYTES_MAX);
+        drop(offer.descriptors.pop());
+        sender.offer(offer).expect("said");
         let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer") };
         assert!(!arrival.has_all_descriptors());
     }
@@ -628,11 +630,9 @@ mod tests {
     #[test]
     fn a_file_with_too_few_bytes_ends_the_channel() {
         let [mut sender, mut receiver] = channels();
-        let mut offer = Offer::new(1);
-        offer.add(&frozen(vec![0; INLINE_BYTES_MAX]), false, null());
-        let mut packed = offer.pack("format", 1).expect("packed");
-        *packed.descriptors.last_mut().expect("a file") = file_of(b"short").expect("a file");
-        sender.offer(packed).expect("said");
+        let (_, mut offer) = offer(INLINE_BYTES_MAX);
+        *offer.descriptors.last_mut().expect("a file") = file_of([&b"short"[..]]).expect("a file");
+        sender.offer(offer).expect("said");
         assert!(matches!(receiver.hear(), Heard::End));
     }
 }

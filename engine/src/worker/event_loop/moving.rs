@@ -14,8 +14,8 @@ use crate::connection::context::Alarm;
 use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Frozen, Standing};
 use crate::handover::connections::{
-    Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal, VERSION,
-    reach, visit,
+    ALONE_BYTES, Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal,
+    VERSION, reach, visit,
 };
 use crate::protocol::{ConnectionId, Peer, Protocol};
 use crate::sys::ring::{Key, Ring};
@@ -316,11 +316,19 @@ impl<P: Protocol> EventLoop<P> {
         let share = self.moving.queue.len().div_ceil(self.moving.departures.iter().flatten().count());
         let mut members = Vec::new();
         while members.len() < share.min(BATCH)
-            && let Some(id) = self.moving.queue.pop_front()
+            && let Some(id) = self.moving.queue.front().copied()
         {
+            let is_large = self.slab.get(id).is_some_and(|entry| entry.connection.bytes_to_move() >= ALONE_BYTES);
+            if is_large && !members.is_empty() {
+                break;
+            }
+            self.moving.queue.pop_front();
             if self.may_move(id) {
                 self.stop_for_move(id);
                 members.push((id, None));
+                if is_large {
+                    break;
+                }
             }
         }
         if members.is_empty() {
@@ -377,11 +385,11 @@ impl<P: Protocol> EventLoop<P> {
         }
         let number = batch.number;
         let members = std::mem::take(&mut batch.members);
-        let mut offer = Offer::new(number);
-        let (mut offered, mut kept) = (Vec::new(), Vec::new());
+        let (mut offered, mut descriptors, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = 0;
         for (id, _) in members {
             let Some(entry) = self.slab.get(id) else { continue };
-            if offer.body_bytes() >= BATCH_BYTES {
+            if bytes >= BATCH_BYTES {
                 // In a batch of its own, soon.
                 self.moving.queue.push_front(id);
                 self.go_on_for_now(id, None);
@@ -396,21 +404,23 @@ impl<P: Protocol> EventLoop<P> {
             };
             match self.ring.duplicate(socket) {
                 Ok(descriptor) => {
-                    offer.add(&frozen, entry.is_fresh, descriptor);
-                    offered.push((id, Some(frozen)));
+                    bytes += frozen.bytes();
+                    descriptors.push(descriptor);
+                    offered.push((id, frozen, entry.is_fresh));
                 }
                 Err(_) => kept.push((id, Some(frozen), Refusal::Descriptors)),
             }
         }
-        let packed = if offer.is_empty() { None } else { offer.pack(format.name, format.version).ok() };
-        if packed.is_none() {
-            kept.extend(offered.drain(..).map(|(id, frozen)| (id, frozen, Refusal::Descriptors)));
+        let members: Vec<_> = offered.iter().map(|(_, frozen, is_fresh)| (frozen, *is_fresh)).collect();
+        let offer = if offered.is_empty() { None } else { Offer::new(number, format, &members, descriptors).ok() };
+        if offer.is_none() {
+            kept.extend(offered.drain(..).map(|(id, frozen, _)| (id, Some(frozen), Refusal::Descriptors)));
         }
         for (id, frozen, refusal) in kept {
             self.keep(id, frozen.as_ref(), refusal);
         }
         let Some(departure) = &mut self.moving.departures[place] else { return };
-        let Some(packed) = packed else {
+        let Some(offer) = offer else {
             if let Some(batch) = departure.batch.take() {
                 self.context.timers.cancel(batch.time_out);
             }
@@ -418,10 +428,10 @@ impl<P: Protocol> EventLoop<P> {
         };
         if let Some(batch) = &mut departure.batch {
             batch.stage = Stage::Offered;
-            batch.members = offered;
+            batch.members = offered.into_iter().map(|(id, frozen, _)| (id, Some(frozen))).collect();
         }
-        let bytes = packed.bytes as u64;
-        match departure.channel.offer(packed) {
+        let bytes = offer.bytes as u64;
+        match departure.channel.offer(offer) {
             Ok(()) => {
                 self.moving.tally.bytes += bytes;
                 self.poll_departure(place);
@@ -729,7 +739,7 @@ impl<P: Protocol> EventLoop<P> {
             Some(refusal) => refused.extend((0..count).map(|index| (index, refusal))),
             None => {
                 for (index, arrived) in arrival.into_connections().enumerate() {
-                    match self.thaw(format_version, arrived) {
+                    match arrived.map_err(|_| Refusal::State).and_then(|one| self.thaw(format_version, one)) {
                         Ok(member) => members.push(member),
                         Err(refusal) => refused.push((index, refusal)),
                     }
