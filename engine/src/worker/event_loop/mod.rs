@@ -757,5 +757,7 @@ fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<so
 pub(super) fn watch_signals() -> io::Result<SignalFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
     signals.thread_block()?;
+    // A file that would be larger than this process may make one (RLIMIT_FSIZE) is an error, and does not end it.
+    SigSet::from(Signal::SIGXFSZ).thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
