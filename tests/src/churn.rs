@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::namespace::retransmitted;
+
 const REQUEST: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// Slower than this is counted: a lost SYN is retransmitted after a second.
@@ -94,6 +96,9 @@ pub struct Outcome {
     pub slow: u64,
     /// The slowest of them.
     pub slowest: Duration,
+    /// Segments that anybody in this network namespace sent again meanwhile: without any, none was dropped, and who was
+    /// slow waited for a processor.
+    pub retransmitted: u64,
     /// Of those answered, the times while nothing else went on.
     pub steady: Latency,
     /// Of those answered, the times while what is tested went on.
@@ -110,6 +115,7 @@ impl Outcome {
         self.ok += other.ok;
         self.slow += other.slow;
         self.slowest = self.slowest.max(other.slowest);
+        self.retransmitted += other.retransmitted;
         self.steady.0 += other.steady.0;
         self.during.0 += other.during.0;
         self.refused_early += other.refused_early;
@@ -148,6 +154,7 @@ struct Shared {
 /// Clients at work.
 pub struct Churn {
     shared: Arc<Shared>,
+    retransmitted_before: u64,
     clients: Vec<JoinHandle<Outcome>>,
 }
 
@@ -174,8 +181,9 @@ impl Churn {
                 outcome
             })
         };
+        let retransmitted_before = retransmitted();
         let clients = (0..clients).map(client).collect();
-        Self { shared, clients }
+        Self { shared, retransmitted_before, clients }
     }
 
     /// Says what goes on from now on.
@@ -201,6 +209,7 @@ impl Churn {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
         self.clients.into_iter().for_each(|client| outcome.add(client.join().expect("a client does not panic")));
+        outcome.retransmitted = retransmitted() - self.retransmitted_before;
         outcome
     }
 }

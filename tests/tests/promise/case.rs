@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
+use std::time::Duration;
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::client::assert_served;
@@ -18,10 +19,13 @@ use tempfile::TempDir;
 /// Answers before and after what is done, to compare with.
 const STEADY_ANSWERS: u64 = 500;
 
-/// The user and group that have no rights.
+/// A busy machine holds up a client, a worker or a master for less than that.
+const STALL: Duration = Duration::from_secs(1);
+
+/// The group that has no rights.
 const NOBODY: u32 = 65_534;
 
-/// Another one, since what a user's processes lock is counted together.
+/// Who may lock next to nothing.
 const CRAMPED: u32 = 65_533;
 
 /// Rings are not made smaller than about 144 KiB.
@@ -46,7 +50,7 @@ pub(crate) struct Case {
 pub(crate) enum Rights {
     /// The same as this test's.
     Own,
-    /// Nobody's.
+    /// Those of a user without any.
     Nobody,
     /// Of one who may lock as much memory as the rings of three workers need.
     Cramped,
@@ -69,7 +73,7 @@ impl Case {
         let mut command = folder.as_ref().map_or_else(|| Command::new(batond()), copy);
         match self.rights {
             Rights::Own => {}
-            Rights::Nobody => drop(command.uid(NOBODY).gid(NOBODY)),
+            Rights::Nobody => drop(command.uid(nobody()).gid(NOBODY)),
             Rights::Cramped => {
                 limit_locked_memory();
                 command.uid(CRAMPED).gid(CRAMPED);
@@ -84,6 +88,12 @@ impl Case {
         command.args(self.arguments).args(more);
         (Server::start_command(command), folder)
     }
+}
+
+/// A user without rights, this test's own: what a user's processes lock is counted together, and several tests run at
+/// once, each in a process of its own.
+fn nobody() -> u32 {
+    60_000 + std::process::id() % 5_000
 }
 
 /// Inherited by what is started; of no effect on this process, which is this test's own.
@@ -106,7 +116,7 @@ fn copy(folder: &TempDir) -> Command {
 /// What may come of what is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
-    /// Everybody is served, and soon.
+    /// Everybody is served, and nobody is late since a packet was dropped.
     NothingLost,
     /// Everybody is served; packets are dropped, so that some are served late.
     NothingFails,
@@ -119,15 +129,15 @@ pub(crate) enum Expected {
 impl Expected {
     fn check(self, what: &str, outcome: &Outcome) {
         assert!(outcome.ok >= 2 * STEADY_ANSWERS, "{what}: {outcome:#?}");
-        let (failures_max, slow_max) = match self {
-            Self::NothingLost => (0, 0),
-            Self::NothingFails => (0, u64::MAX),
-            Self::OnlyServedOnesLost(failures_max) => (failures_max, u64::MAX),
+        let (failures_max, may_be_slow) = match self {
+            Self::NothingLost => (0, outcome.retransmitted == 0 && outcome.slowest < STALL),
+            Self::NothingFails => (0, true),
+            Self::OnlyServedOnesLost(failures_max) => (failures_max, true),
             Self::Anything => return,
         };
         assert_eq!(outcome.failed_to_connect(), 0, "{what}: {outcome:#?}");
         assert!(outcome.failed() <= failures_max, "{what}: {outcome:#?}");
-        assert!(outcome.slow <= slow_max, "{what}: {outcome:#?}");
+        assert!(outcome.slow == 0 || may_be_slow, "{what}: {outcome:#?}");
     }
 }
 
