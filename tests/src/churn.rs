@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::namespace::retransmitted;
-
 const REQUEST: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// Slower than this is counted: a lost SYN is retransmitted after a second.
@@ -96,9 +94,6 @@ pub struct Outcome {
     pub slow: u64,
     /// The slowest of them.
     pub slowest: Duration,
-    /// Segments that anybody in this network namespace sent again meanwhile: without any, none was dropped, and who was
-    /// slow waited for a processor.
-    pub retransmitted: u64,
     /// Of those answered, the times while nothing else went on.
     pub steady: Latency,
     /// Of those answered, the times while what is tested went on.
@@ -115,7 +110,6 @@ impl Outcome {
         self.ok += other.ok;
         self.slow += other.slow;
         self.slowest = self.slowest.max(other.slowest);
-        self.retransmitted += other.retransmitted;
         self.steady.0 += other.steady.0;
         self.during.0 += other.during.0;
         self.refused_early += other.refused_early;
@@ -154,7 +148,6 @@ struct Shared {
 /// Clients at work.
 pub struct Churn {
     shared: Arc<Shared>,
-    retransmitted_before: u64,
     clients: Vec<JoinHandle<Outcome>>,
 }
 
@@ -181,9 +174,8 @@ impl Churn {
                 outcome
             })
         };
-        let retransmitted_before = retransmitted();
         let clients = (0..clients).map(client).collect();
-        Self { shared, retransmitted_before, clients }
+        Self { shared, clients }
     }
 
     /// Says what goes on from now on.
@@ -209,7 +201,6 @@ impl Churn {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
         self.clients.into_iter().for_each(|client| outcome.add(client.join().expect("a client does not panic")));
-        outcome.retransmitted = retransmitted() - self.retransmitted_before;
         outcome
     }
 }

@@ -223,19 +223,6 @@ pub fn listener_queues(port: u16) -> Vec<u32> {
     lines.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
 
-/// TCP segments sent again so far in this namespace, SYN and SYN-ACK among them: `RetransSegs` of proc_pid_net(5)'s
-/// `snmp`.
-///
-/// # Panics
-/// If the kernel does not tell.
-pub fn retransmitted() -> u64 {
-    let text = fs::read_to_string("/proc/self/net/snmp").expect("this namespace's counts");
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: ")).map(str::split_whitespace);
-    let (names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let place = names.into_iter().position(|name| name == "RetransSegs").expect("the kernel counts them");
-    values.nth(place).and_then(|value| value.parse().ok()).expect("a number")
-}
-
 fn sockets(state: &str, filter: &str) -> String {
     let output = program::run(Command::new("ss").args(["-H", "-n", "-t", "state", state, filter]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

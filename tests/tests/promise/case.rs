@@ -5,7 +5,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
-use std::time::Duration;
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::client::assert_served;
@@ -18,9 +17,6 @@ use tempfile::TempDir;
 
 /// Answers before and after what is done, to compare with.
 const STEADY_ANSWERS: u64 = 500;
-
-/// A busy machine holds up a client, a worker or a master for less than that.
-const STALL: Duration = Duration::from_secs(1);
 
 /// The group that has no rights.
 const NOBODY: u32 = 65_534;
@@ -116,7 +112,7 @@ fn copy(folder: &TempDir) -> Command {
 /// What may come of what is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
-    /// Everybody is served, and nobody is late since a packet was dropped.
+    /// Everybody is served, and soon.
     NothingLost,
     /// Everybody is served; packets are dropped, so that some are served late.
     NothingFails,
@@ -129,15 +125,15 @@ pub(crate) enum Expected {
 impl Expected {
     fn check(self, what: &str, outcome: &Outcome) {
         assert!(outcome.ok >= 2 * STEADY_ANSWERS, "{what}: {outcome:#?}");
-        let (failures_max, may_be_slow) = match self {
-            Self::NothingLost => (0, outcome.retransmitted == 0 && outcome.slowest < STALL),
-            Self::NothingFails => (0, true),
-            Self::OnlyServedOnesLost(failures_max) => (failures_max, true),
+        let (failures_max, slow_max) = match self {
+            Self::NothingLost => (0, 0),
+            Self::NothingFails => (0, u64::MAX),
+            Self::OnlyServedOnesLost(failures_max) => (failures_max, u64::MAX),
             Self::Anything => return,
         };
         assert_eq!(outcome.failed_to_connect(), 0, "{what}: {outcome:#?}");
         assert!(outcome.failed() <= failures_max, "{what}: {outcome:#?}");
-        assert!(outcome.slow == 0 || may_be_slow, "{what}: {outcome:#?}");
+        assert!(outcome.slow <= slow_max, "{what}: {outcome:#?}");
     }
 }
 
