@@ -137,6 +137,11 @@ impl Envelope {
         let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
         Self { standing, is_fresh, state_bytes, input_bytes, output_bytes }
     }
+
+    /// Of [`Frozen::parts`].
+    fn lengths(&self) -> [usize; 3] {
+        [self.state_bytes, self.input_bytes, self.output_bytes]
+    }
 }
 
 /// The head of a packet.
@@ -197,7 +202,7 @@ impl Offer {
         mut descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
         let parts = members.iter().flat_map(|(frozen, _)| frozen.parts());
-        let body_bytes: usize = parts.clone().map(<[u8]>::len).sum();
+        let body_bytes: usize = members.iter().map(|(frozen, _)| frozen.bytes()).sum();
         let has_file = body_bytes > INLINE_BYTES_MAX;
         let connections = members.iter().map(|(frozen, is_fresh)| Envelope::new(frozen, *is_fresh)).collect();
         let (format, format_version) = (format.name.to_owned(), format.version);
@@ -215,7 +220,8 @@ impl Offer {
 
 /// A connection of an offer that has arrived.
 pub(crate) struct Arrived {
-    pub(crate) envelope: Envelope,
+    /// Nothing was received on it yet.
+    pub(crate) is_fresh: bool,
     pub(crate) frozen: Frozen,
     pub(crate) descriptor: OwnedFd,
 }
@@ -259,8 +265,7 @@ impl Arrival {
     /// # Errors
     /// Where there are fewer, or more than may be.
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
-        let lengths = self.envelopes.iter().flat_map(|one| [one.state_bytes, one.input_bytes, one.output_bytes]);
-        let total = lengths.fold(0, usize::saturating_add);
+        let total = self.envelopes.iter().flat_map(Envelope::lengths).fold(0, usize::saturating_add);
         let there = if !has_file {
             self.body = Body::Inline(Cursor::new(inline.to_vec()));
             inline.len() as u64
@@ -285,14 +290,13 @@ impl Arrival {
     pub(crate) fn into_connections(self) -> impl Iterator<Item = io::Result<Arrived>> {
         let Self { envelopes, descriptors, mut body, .. } = self;
         envelopes.into_iter().zip(descriptors).map(move |(envelope, descriptor)| {
-            let mut part = |length: usize| {
+            let part = |length: usize| {
                 let mut bytes = vec![0; length];
                 body.read_exact(&mut bytes).map(|()| bytes)
             };
-            let (state, input) = (part(envelope.state_bytes)?, part(envelope.input_bytes)?);
-            let output = part(envelope.output_bytes)?;
-            let frozen = Frozen { standing: envelope.standing.clone(), state, input, output };
-            Ok(Arrived { envelope, frozen, descriptor })
+            let [state, input, output] = envelope.lengths().map(part);
+            let frozen = Frozen { standing: envelope.standing, state: state?, input: input?, output: output? };
+            Ok(Arrived { is_fresh: envelope.is_fresh, frozen, descriptor })
         })
     }
 }
@@ -574,15 +578,14 @@ fn is_trusted(socket: &Socket, user: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-
+pub(super) mod tests {
     use super::*;
 
-    fn channels() -> [Channel; 2] {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a pair");
-        [Channel::new(one), Channel::new(other)]
+    /// Both ends: of the one that visits, and of the one that is visited.
+    pub(crate) fn pair() -> (Channel, Channel) {
+        let meeting = Meeting::open().expect("a socket");
+        let ours = visit(meeting.name(), 0).expect("connected");
+        (ours, meeting.accept().expect("somebody came"))
     }
 
     fn frozen(output: Vec<u8>) -> Frozen {
@@ -603,7 +606,7 @@ mod tests {
 
     #[test]
     fn what_is_offered_arrives_however_much_it_is() {
-        let [mut sender, mut receiver] = channels();
+        let (mut sender, mut receiver) = pair();
         for output_bytes in [0, 1, INLINE_BYTES_MAX / 3 - 10, INLINE_BYTES_MAX / 3, 20_000_000] {
             let (members, offer) = offer(output_bytes);
             assert!(offer.bytes > 3 * (output_bytes + 10), "all bytes count");
@@ -619,7 +622,7 @@ mod tests {
 
     #[test]
     fn without_its_file_an_offer_has_not_all_descriptors() {
-        let [mut sender, mut receiver] = channels();
+        let (mut sender, mut receiver) = pair();
         let (_, mut offer) = offer(INLINE_BYTES_MAX);
         drop(offer.descriptors.pop());
         sender.offer(offer).expect("said");
@@ -629,7 +632,7 @@ mod tests {
 
     #[test]
     fn a_file_with_too_few_bytes_ends_the_channel() {
-        let [mut sender, mut receiver] = channels();
+        let (mut sender, mut receiver) = pair();
         let (_, mut offer) = offer(INLINE_BYTES_MAX);
         *offer.descriptors.last_mut().expect("a file") = file_of([&b"short"[..]]).expect("a file");
         sender.offer(offer).expect("said");

@@ -125,13 +125,7 @@ impl Read for StateReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handover::connections::{Meeting, visit};
-
-    fn pair() -> (Channel, Channel) {
-        let meeting = Meeting::open().expect("a socket");
-        let ours = visit(meeting.name(), 0).expect("connected");
-        (ours, meeting.accept().expect("somebody came"))
-    }
+    use crate::handover::connections::tests::pair;
 
     /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {

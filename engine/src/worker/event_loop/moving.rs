@@ -766,7 +766,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<(ConnectionId, Standing), Refusal> {
-        let Arrived { envelope, frozen, descriptor } = arrived;
+        let Arrived { is_fresh, frozen, descriptor } = arrived;
         if self.slab.len() as u32 >= self.sizing.connections_max {
             return Err(Refusal::Limit);
         }
@@ -778,7 +778,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         let entry = self.slab.get(id).expect("just made");
-        entry.is_fresh = envelope.is_fresh;
+        entry.is_fresh = is_fresh;
         let ring = RefCell::new(&mut self.ring);
         let socket = entry.socket.as_ref().expect("just made");
         let address = || {
