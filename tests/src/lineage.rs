@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::process::{children, descendants, is_alive};
-use crate::program::{self, Server, batonctl, signal};
+use crate::process::{children, descendants, is_alive, kill_descendants};
+use crate::program::{self, Server, batonctl};
 use crate::wait_until;
 
 /// See the module's head.
@@ -127,6 +126,6 @@ fn name_of(pid: u32) -> Option<String> {
 
 impl Drop for Lineage {
     fn drop(&mut self) {
-        descendants(std::process::id()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        kill_descendants();
     }
 }

@@ -15,10 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
-use crate::program::{self, batond, is_installed, signal};
-use crate::{process, skip};
+use crate::program::{self, batond, is_installed, kill_tree};
+use crate::skip;
 
 /// Names the test that runs inside.
 const MARK: &str = "BATON_TESTS_NAMESPACE";
@@ -133,11 +131,7 @@ fn wait(child: &mut Child, time_max: Duration) -> Option<ExitStatus> {
             return Some(status);
         }
         if start.elapsed() > time_max {
-            // Only while the child is not reaped are its number and those of its children its own.
-            let below = process::descendants(child.id());
-            let _ = child.kill();
-            below.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-            let _ = child.wait();
+            kill_tree(child);
             return None;
         }
         std::thread::sleep(Duration::from_millis(5));

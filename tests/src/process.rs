@@ -2,6 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::PATIENCE;
+use crate::program::signal;
 
 /// Children of a process, whichever of its threads has started them.
 pub fn children(pid: u32) -> Vec<u32> {
@@ -20,6 +26,19 @@ pub fn descendants(pid: u32) -> Vec<u32> {
         next += 1;
     }
     all
+}
+
+/// Kills all below this process, which takes in whoever loses its parent (`PR_SET_CHILD_SUBREAPER`).
+pub fn kill_descendants() {
+    let start = Instant::now();
+    // Whose parent ends while the list is made may be missing in it: nobody has to be found twice.
+    let mut times_empty = 0;
+    while times_empty < 2 && start.elapsed() < PATIENCE {
+        let living: Vec<u32> = descendants(std::process::id()).into_iter().filter(|pid| is_alive(*pid)).collect();
+        times_empty = if living.is_empty() { times_empty + 1 } else { 0 };
+        living.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Whether a process runs this program.

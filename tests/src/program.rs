@@ -137,7 +137,7 @@ fn wait(child: &mut Child) -> ExitStatus {
 }
 
 /// Kills a child and all below it, and waits for the child.
-fn kill_tree(child: &mut Child) {
+pub(crate) fn kill_tree(child: &mut Child) {
     // Only while the child is not reaped are its number and those of its children its own.
     let below = process::descendants(child.id());
     let _ = child.kill();

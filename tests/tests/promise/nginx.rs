@@ -10,7 +10,7 @@ use std::process::Command;
 
 use baton_tests::churn::{Churn, Phase};
 use baton_tests::namespace::run;
-use baton_tests::process::{children, descendants, is_alive};
+use baton_tests::process::{children, is_alive, kill_descendants};
 use baton_tests::program::{is_installed, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::prctl::set_child_subreaper;
@@ -81,7 +81,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        descendants(std::process::id()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        kill_descendants();
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
     }
 }
