@@ -24,8 +24,9 @@ enum Group {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workloads: http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS (one request each), echo:CONNECTIONS:BYTES,
-resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at that share of the slowest server's best).
+Workloads: http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS (one request each),
+echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at
+that share of the slowest server's best).
 
 Rust peers are built when they are first wanted. What cannot be had is named and skipped.
 

@@ -31,13 +31,15 @@ enum Tier {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Two kinds of clients ask without a pause: some connect for each request, some keep their connection. A request counts for
-an action when it was begun or answered between the action's start and a while after everything it left behind is gone.
+Two kinds of clients ask without a pause: some connect for each request, some keep their connection.
+A request counts for an action when it was begun or answered between the action's start and a while
+after everything it left behind is gone.
 
-Lost is whatever a client was refused, cut off, told wrong, or kept waiting for more than 200 ms when it connected. Not
-lost is what a killed worker was serving (one request a client at most), nor a request on a kept connection that the
-server closed before any byte of an answer: a client may repeat that one (RFC 9112, 9.3.1), and these do. A reset is
-lost, on a kept connection as well: it can take an answer with it (RFC 9112, 9.6).
+Lost is whatever a client was refused, cut off, told wrong, or kept waiting for more than 200 ms
+when it connected. Not lost is what a killed worker was serving (one request a client at most), nor
+a request on a kept connection that the server closed before any byte of an answer: a client may
+repeat that one (RFC 9112, 9.3.1), and these do. A reset is lost, on a kept connection as well: it
+can take an answer with it (RFC 9112, 9.6).
 
 Exit codes: 0 nothing was lost, 1 something was, or an action did not come about, 2 wrong usage.
 
