@@ -93,6 +93,21 @@ fn what_was_ending_anyway_is_told_as_that_and_ends() {
     });
 }
 
+#[test]
+fn a_stop_says_nothing_of_moves() {
+    namespace::run("policy::a_stop_says_nothing_of_moves", || {
+        let lineage = Lineage::start(1, |control, pid_file| {
+            Server::start(&["--linger-ms", "600000", "--control", control, "--pid-file", pid_file])
+        });
+        let (mut idle, mut ending) = (connect(lineage.first.address()), connect(lineage.first.address()));
+        ask(&mut idle).expect("an answer");
+        ending.write_all(b"nonsense\r\n\r\n").expect("sent");
+        read_to_end(&mut ending).expect("an answer and an orderly end");
+        let (code, text) = lineage.ctl(&["stop", "--deadline", "0.1"]);
+        assert!(code == 0 && text.contains("its workers are gone") && !text.contains("moved"), "{code}: {text}");
+    });
+}
+
 /// Starts batond with a file that says so; what follows may say something else.
 fn start_with(path: &Path, text: &str) -> Server {
     write(path, text);

@@ -18,6 +18,7 @@ use crate::handover::connections::{
     VERSION, reach, visit,
 };
 use crate::protocol::{ConnectionId, Peer, Protocol};
+use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Key, Ring};
 use crate::worker::control::{Moved, Report, tell};
 
@@ -151,6 +152,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// The worker leaves: its connections go to others. `false` where there is nobody to take them.
     pub(super) fn begin_moving(&mut self) -> bool {
+        (self.moving.began_ns, self.moving.reported_ns) = (self.context.now_ns, self.context.now_ns);
         if !self.has_heirs() {
             return false;
         }
@@ -167,8 +169,6 @@ impl<P: Protocol> EventLoop<P> {
         all.sort_unstable_by_key(|(activity_ns, _)| *activity_ns);
         self.moving.queue = all.into_iter().map(|(_, id)| id).collect();
         self.moving.is_on = true;
-        self.moving.began_ns = self.context.now_ns;
-        self.moving.reported_ns = self.context.now_ns;
         if P::WORKER_STATE.is_some() {
             self.moving.is_gathering = true;
             for index in 0..self.moving.queue.len() {
@@ -874,7 +874,8 @@ impl<P: Protocol> EventLoop<P> {
             let tally = &mut self.moving.tally;
             *if entry.connection.is_ending() { &mut tally.ending } else { &mut tally.left } += 1;
         }
-        self.moving.tally.took_us = (now_ns - self.moving.began_ns) / 1000;
+        // The turn itself may have taken long, where the worker's own state was handed over in it.
+        self.moving.tally.took_us = (monotonic_ns() - self.moving.began_ns) / 1000;
         let _ = tell(&self.control, &Report::Moved(self.moving.tally.clone()));
     }
 
