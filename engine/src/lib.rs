@@ -29,21 +29,28 @@
 
 pub mod config;
 mod connection;
+mod context;
 pub mod control;
+mod error;
 mod handover;
 mod master;
 mod protocol;
 mod server;
+mod service;
 mod sys;
 pub mod telemetry;
 pub mod testing;
+mod types;
 mod worker;
 
-pub use connection::{CounterId, Io};
+pub use context::{CounterId, Io, Mailbox, MailboxClosed, Worker};
+pub use error::ServerError;
 pub use master::refuse_upgrade;
-pub use protocol::{
-    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError,
-    TimerKey,
+pub use protocol::Protocol;
+pub use server::{Builder, Running, Server};
+pub use service::Service;
+pub use telemetry::pages::Telemetry;
+pub use types::{
+    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, ThawError, TimerKey,
 };
-pub use server::{Builder, Running, Server, ServerError, Service, Telemetry};
-pub use worker::{IoUringUnavailable, ListenError, Mailbox, MailboxClosed, StartError, Worker};
+pub use worker::{IoUringUnavailable, ListenError, StartError};

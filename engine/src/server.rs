@@ -2,48 +2,14 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{fmt, io};
 
-use crate::config::{Descriptors, InvalidSetting, Limits, Settings, Timeouts};
+use crate::config::{Descriptors, Limits, Settings, Timeouts};
+use crate::error::ServerError;
 use crate::master;
 use crate::protocol::Protocol;
-use crate::sys::shared_memory::Shared;
-use crate::telemetry::{Snapshot, WorkerPage};
-use crate::worker::{self, Inherited, ListenError, Listeners, Order, Setup, StartError};
-
-/// Why a server did not start, or how it ended.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum ServerError {
-    #[error("invalid setting {0}")]
-    Setting(#[from] InvalidSetting),
-    #[error("no address to listen on was given")]
-    NoAddress,
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error("worker {slot} could not start: {reason}")]
-    Worker { slot: usize, reason: String },
-    #[error("worker {slot} (pid {pid}) was not ready within {seconds} s")]
-    NotReady { slot: usize, pid: i32, seconds: u64 },
-    #[error("{0}")]
-    Handover(String),
-    #[error("{problem}")]
-    Reload { problem: String },
-    #[error("upgrade: {problem}")]
-    Upgrade { problem: String },
-    #[error("control socket {path}: {problem}", path = path.display())]
-    Control { path: PathBuf, problem: String },
-    #[error("{count} of the workers died; see the log")]
-    WorkersDied { count: usize },
-    #[error("{what}: {source}")]
-    System { what: &'static str, source: io::Error },
-}
+use crate::service::Service;
+use crate::telemetry::pages::Telemetry;
+use crate::worker::{self, Inherited, ListenError, Listeners, Order, Setup};
 
 /// Collects settings; see [`Server::builder`].
 #[derive(Clone, Debug, Default)]
@@ -236,87 +202,5 @@ impl Running {
     /// Makes it leave at once.
     pub fn stop(&self) {
         let _ = worker::tell(&self.control, &Order::Stop);
-    }
-}
-
-/// What reads the configuration again.
-pub(crate) type Reload<'a> = Box<dyn FnMut() -> Result<(Settings, Service<'a>), String> + 'a>;
-
-/// What workers run: a protocol whose type is forgotten, so that a reload may choose another one.
-#[derive(Clone)]
-pub struct Service<'a>(Rc<dyn Fn(Setup) -> Result<(), StartError> + 'a>);
-
-impl<'a> Service<'a> {
-    /// `protocol` makes each worker's protocol, in the worker's process, from its slot.
-    pub fn new<P: Protocol>(protocol: impl Fn(usize) -> P + 'a) -> Self {
-        Self(Rc::new(move |setup: Setup| {
-            let slot = setup.slot;
-            worker::run(setup, || protocol(slot))
-        }))
-    }
-
-    pub(crate) fn run(&self, setup: Setup) -> Result<(), StartError> {
-        (self.0)(setup)
-    }
-}
-
-impl fmt::Debug for Service<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Service").finish_non_exhaustive()
-    }
-}
-
-/// The numbers of a server's workers.
-#[derive(Clone, Default)]
-pub struct Telemetry {
-    pages: Arc<Mutex<Pages>>,
-}
-
-#[derive(Default)]
-struct Pages {
-    /// In the order of their starts.
-    living: Vec<Arc<Shared<WorkerPage>>>,
-    /// The sum of those that have ended.
-    ended: Snapshot,
-}
-
-impl Telemetry {
-    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none.
-    pub fn snapshots(&self) -> Vec<Snapshot> {
-        self.pages().living.iter().map(|page| page.snapshot()).collect()
-    }
-
-    /// The sum over all workers there ever were.
-    pub fn total(&self) -> Snapshot {
-        let pages = self.pages();
-        let mut total = pages.ended.clone();
-        pages.living.iter().for_each(|page| total.add(&page.snapshot()));
-        total
-    }
-
-    pub(crate) fn add_page(&self) -> io::Result<Arc<Shared<WorkerPage>>> {
-        let page = Arc::new(Shared::new()?);
-        self.pages().living.push(Arc::clone(&page));
-        Ok(page)
-    }
-
-    /// The worker of this page has ended.
-    pub(crate) fn retire(&self, page: &Arc<Shared<WorkerPage>>) {
-        let mut pages = self.pages();
-        if let Some(index) = pages.living.iter().position(|one| Arc::ptr_eq(one, page)) {
-            let page = pages.living.remove(index);
-            pages.ended.add(&page.snapshot());
-        }
-    }
-
-    fn pages(&self) -> MutexGuard<'_, Pages> {
-        // Every change of it is whole, whoever panicked.
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Telemetry {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Telemetry").field("workers", &self.pages().living.len()).finish()
     }
 }

@@ -29,13 +29,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Limits, Timeouts};
-use crate::connection::context::{Alarm, Command, Context, WallClock};
 use crate::connection::{Action, Connection, Received};
-use crate::protocol::{CloseReason, ConnectionId, Peer, Protocol, StateFormat, ThawError};
+use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
+use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
-use crate::worker::{Inbox, Worker};
+use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError};
 
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);

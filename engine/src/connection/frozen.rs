@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::context::Context;
 use super::{Connection, Phase};
-use crate::protocol::{CloseReason, Peer, Protocol, ThawError, TimerKey};
+use crate::context::Context;
+use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
+use crate::types::{CloseReason, Peer, ThawError, TimerKey};
 
 /// A connection with more timers stays where it is: so many fit into one packet with everything else.
 const TIMERS_MAX: usize = 64;

@@ -5,29 +5,22 @@
 //! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
 //! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
-pub(crate) mod context;
 mod frozen;
 mod input;
-mod io;
 mod outbound;
-pub(crate) mod timer_wheel;
-mod timers;
 
 use std::mem;
 
-use self::context::{Alarm, Command, Context};
 pub(crate) use self::frozen::{Frozen, Standing};
 use self::input::Input;
-use self::io::Tail;
-pub(crate) use self::io::add_named;
-pub use self::io::{CounterId, Io};
 use self::outbound::Outbound;
-use self::timer_wheel::TimerId;
-use self::timers::Timers;
-use crate::protocol::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Protocol, Reject, Step, TimerKey};
+use crate::context::timer_wheel::TimerId;
+use crate::context::{Alarm, Command, Context, Io, Tail, Timers};
+use crate::protocol::Protocol;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
+use crate::types::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, Step, TimerKey};
 
 /// While a connection waits for its next turn, reading goes on until this much input waits.
 const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;

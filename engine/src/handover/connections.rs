@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::connection::{Frozen, Standing};
-use crate::protocol::StateFormat;
 use crate::sys::channel;
+use crate::types::StateFormat;
 
 /// Of these messages.
 pub(crate) const VERSION: u32 = 1;

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Connections, Settings, StateTooLarge};
 use crate::handover::Steering;
-use crate::server::Service;
+use crate::service::Service;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::{Snapshot, WorkerPage};
 use crate::worker::Identity;

@@ -9,8 +9,8 @@ use socket2::Socket;
 
 use super::Master;
 use super::generation::{Generation, Phase, Share, Slot, State};
+use crate::error::ServerError;
 use crate::handover::Tier;
-use crate::server::ServerError;
 use crate::worker::{self, Inherited, Order};
 
 /// Connections the master may hold for want of a worker that takes them.

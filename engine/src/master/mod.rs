@@ -47,9 +47,11 @@ use crate::config::{Control, Handover, Settings};
 use crate::control::Reply;
 use crate::control::relay::ToOld;
 use crate::control::server::ControlSocket;
+use crate::error::ServerError;
 use crate::handover::{self, Guard, Tier};
-use crate::server::{Reload, ServerError, Service, Telemetry};
+use crate::service::{Reload, Service};
 use crate::sys::features::Features;
+use crate::telemetry::pages::Telemetry;
 use crate::worker::{self, Reservation, StartError};
 
 struct Master<'a> {

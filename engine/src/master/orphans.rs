@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::leave::{STOP_GRACE, Stop, inheritance};
 use super::{Generation, Master, wait_ready};
 use crate::config::Timeouts;
-use crate::server::ServerError;
+use crate::error::ServerError;
 use crate::sys::process;
 use crate::worker::{self, Found, Heard, Order, Report, hear_with};
 

@@ -9,7 +9,7 @@ use super::leave::Stop;
 use super::{Master, wait_ready};
 use crate::control::Reply;
 use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
-use crate::server::ServerError;
+use crate::error::ServerError;
 use crate::sys::inheritance;
 use crate::worker::{self, Heard, hear_with_all};
 

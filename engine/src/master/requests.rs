@@ -10,7 +10,7 @@ use super::successor::Upgrade;
 use super::{Master, notify};
 use crate::control::server::Waiting;
 use crate::control::{Reply, Request};
-use crate::server::ServerError;
+use crate::error::ServerError;
 
 impl Master<'_> {
     /// Begins a generation of the configuration as it is now; gives the operation whose outcome will be told.

@@ -6,8 +6,8 @@ use super::Master;
 use super::generation::{Generation, Growth, Share, Slot};
 use crate::config::WORKERS_MAX;
 use crate::control::Reply;
+use crate::error::ServerError;
 use crate::handover::Steering;
-use crate::server::ServerError;
 use crate::telemetry::Snapshot;
 use crate::worker::{self, Order};
 

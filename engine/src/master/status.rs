@@ -8,8 +8,8 @@ use super::orphans::{Known, Orphan};
 use super::predecessor::Predecessor;
 use super::successor::Successor;
 use crate::control::{GenerationStatus, Status, VERSION, WorkerStatus};
-use crate::protocol::CloseReason;
 use crate::telemetry::Snapshot;
+use crate::types::CloseReason;
 
 impl Master<'_> {
     pub(super) fn status(&self) -> Status {

@@ -11,8 +11,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::Master;
 use super::generation::{Generation, LOOKS_MAX, Phase, Pulse, Slot, State};
+use crate::error::ServerError;
 use crate::handover::Tier;
-use crate::server::ServerError;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::process;
 use crate::worker::{self, Heard, Order, Report};

@@ -4,13 +4,14 @@
 //! Each page has one writer, so a counter is a relaxed load and store: no locked instruction on the data path.
 
 mod histogram;
+pub(crate) mod pages;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use histogram::Histogram;
 pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
 
-use crate::protocol::CloseReason;
+use crate::types::CloseReason;
 
 /// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
 pub const NAMED_COUNTERS_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! Connections by slot: memory is reserved once and touched only as far as it is used, so entries never move.
 
-use crate::protocol::ConnectionId;
 use crate::sys::ring::Key;
+use crate::types::ConnectionId;
 
 const NONE: u32 = u32::MAX;
 

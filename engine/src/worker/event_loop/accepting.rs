@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
-use crate::connection::context::Alarm;
+use crate::context::Alarm;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Ring, Socket};
 use crate::worker::control::{Report, tell};

@@ -21,20 +21,20 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use self::moving::Moving;
+use super::Sizing;
 use super::control::{Report, tell};
 use super::listener::Listener;
-use super::mailbox::Inbox;
 use super::rendezvous::Rendezvous;
 use super::slab::Slab;
-use super::{Sizing, Worker};
 use crate::config::{Connections, StateTooLarge};
-use crate::connection::context::{Alarm, Command, Context};
-use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Action, Connection, Received};
+use crate::context::timer_wheel::TimerId;
+use crate::context::{Alarm, Command, Context, Inbox, Worker};
 use crate::handover::connections::Meeting;
-use crate::protocol::{ConnectionId, Peer, Protocol};
+use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
+use crate::types::{ConnectionId, Peer};
 
 /// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;

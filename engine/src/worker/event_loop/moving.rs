@@ -10,16 +10,17 @@ use socket2::SockRef;
 
 use super::{Entry, EventLoop, Leaving, Receiving};
 use crate::config::Connections;
-use crate::connection::context::Alarm;
-use crate::connection::timer_wheel::TimerId;
 use crate::connection::{Frozen, Standing};
+use crate::context::Alarm;
+use crate::context::timer_wheel::TimerId;
 use crate::handover::connections::{
     ALONE_BYTES, Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal,
     VERSION, reach, visit,
 };
-use crate::protocol::{ConnectionId, Peer, Protocol};
+use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Key, Ring};
+use crate::types::{ConnectionId, Peer};
 use crate::worker::control::{Moved, Report, tell};
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{CONTROL, EventLoop, Leaving, Master};
 use crate::config::Connections;
-use crate::connection::context::Alarm;
+use crate::context::Alarm;
 use crate::protocol::Protocol;
 use crate::sys::ring::Ring;
 use crate::worker::control::{Heard, Order, Report, hear_with, tell, tell_with};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::EventLoop;
 use crate::config::StateTooLarge;
-use crate::connection::context::Alarm;
+use crate::context::{Alarm, Worker};
 use crate::handover::connections::{Message, Refusal, VERSION, reach};
 use crate::handover::worker_state::{StateReader, StateWriter};
-use crate::protocol::{Protocol, StateFormat, ThawError};
+use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
-use crate::worker::Worker;
+use crate::types::{StateFormat, ThawError};
 
 /// A worker that waits for the state of one that leaves waits so long at most.
 const AWAIT_MS_MAX: u64 = 10_000;

@@ -1,8 +1,8 @@
 //! The timers a protocol has set on one connection; nothing is allocated for those that set none.
 
-use super::context::Alarm;
+use super::Alarm;
 use super::timer_wheel::{TimerId, TimerWheel};
-use crate::protocol::TimerKey;
+use crate::types::TimerKey;
 
 /// See the module's head.
 #[derive(Default)]

@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use super::Timers;
-use super::context::{Command, Context};
-use crate::protocol::{ConnectionId, TimerKey};
+use super::{Command, Context, Timers};
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
+use crate::types::{ConnectionId, TimerKey};
 
 /// A static answer from this size on is sent from where it is.
 const STATIC_BYTES_MIN: usize = 16 * 1024;
@@ -21,7 +20,7 @@ const FORWARD_BYTES_MIN: usize = 1024;
 
 /// Output that is sent from where it is, behind what was written.
 #[derive(Clone, Debug)]
-pub(super) enum Tail {
+pub(crate) enum Tail {
     None,
     /// Part of the callback's input.
     Input(Range<usize>),
@@ -33,16 +32,16 @@ pub(super) enum Tail {
 ///
 /// Output is collected and goes out with one send at the end of the turn.
 pub struct Io<'a> {
-    pub(super) context: &'a mut Context,
-    pub(super) timers: &'a mut Timers,
-    pub(super) id: ConnectionId,
+    pub(crate) context: &'a mut Context,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) id: ConnectionId,
     /// Bytes queued before this callback.
-    pub(super) pending: usize,
+    pub(crate) pending: usize,
     /// The callback's input where it lies in a receive buffer that may be lent.
-    pub(super) lendable: &'a [u8],
-    pub(super) tail: Tail,
+    pub(crate) lendable: &'a [u8],
+    pub(crate) tail: Tail,
     /// This connection was told to leave.
-    pub(super) is_told: bool,
+    pub(crate) is_told: bool,
 }
 
 /// Names a counter of the protocol; from [`Worker::counter`](crate::Worker::counter).
@@ -209,7 +208,7 @@ impl Io<'_> {
     }
 }
 
-pub(crate) fn add_named(page: &WorkerPage, counter: CounterId, count: u64) {
+pub(super) fn add_named(page: &WorkerPage, counter: CounterId, count: u64) {
     debug_assert!((counter.0 as usize) < NAMED_COUNTERS_MAX);
     page.named[counter.0 as usize].add(count);
 }

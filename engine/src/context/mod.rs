@@ -1,17 +1,29 @@
 //! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time,
-//! counters, and requests to the loop.
+//! counters, and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
+
+mod io;
+mod mailbox;
+pub(crate) mod timer_wheel;
+mod timers;
+mod worker;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::timer_wheel::TimerWheel;
+pub(crate) use self::io::Tail;
+pub use self::io::{CounterId, Io};
+pub(crate) use self::mailbox::Inbox;
+pub use self::mailbox::{Mailbox, MailboxClosed};
+use self::timer_wheel::TimerWheel;
+pub(crate) use self::timers::Timers;
+pub use self::worker::Worker;
 use crate::config::{Limits, Timeouts};
-use crate::protocol::{ConnectionId, TimerKey};
 use crate::sys::arena::Arena;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
+use crate::types::{ConnectionId, TimerKey};
 
 /// Whom a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,115 @@
+//! What a callback that is not for one connection can do.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use super::io::add_named;
+use super::{Command, Context, CounterId, Inbox, Mailbox};
+use crate::telemetry::NAMED_COUNTERS_MAX;
+use crate::types::{ConnectionId, TimerKey};
+
+/// The worker, as callbacks that are not for one connection see it.
+pub struct Worker<'a, M> {
+    context: &'a mut Context,
+    inbox: &'a Inbox<M>,
+}
+
+impl<M> Worker<'_, M> {
+    /// This worker's index among those of its server, from 0.
+    pub fn slot(&self) -> usize {
+        self.context.slot
+    }
+
+    /// The core it is pinned to; `None` where the slot has none of its own.
+    pub fn core(&self) -> Option<usize> {
+        self.context.core
+    }
+
+    /// A sender of messages to this worker, for threads the protocol has started.
+    pub fn mailbox(&self) -> Mailbox<M> {
+        self.inbox.mailbox()
+    }
+
+    /// The loop's time; see [`Io::now`](crate::Io::now).
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.context.now_ns)
+    }
+
+    /// The wall clock; virtual in the harness.
+    pub fn wall_time(&self) -> SystemTime {
+        self.context.wall_time()
+    }
+
+    /// Calls [`Protocol::on_worker_timer`](crate::Protocol::on_worker_timer) after this time, once; unlike timers of connections, these are not rounded to
+    /// milliseconds. Setting a timer again moves it.
+    pub fn set_timer(&mut self, key: TimerKey, after: Duration) {
+        self.context.set_worker_timer(key, after);
+    }
+
+    /// Takes a timer back; does nothing where it is not set.
+    pub fn cancel_timer(&mut self, key: TimerKey) {
+        self.context.cancel_worker_timer(key);
+    }
+
+    /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of this connection, if it still lives.
+    pub fn wake(&mut self, id: ConnectionId) {
+        self.context.commands.push(Command::Wake(id));
+    }
+
+    /// Connects to `address`. The connection opens with `token` in its [`Peer`](crate::Peer), or
+    /// [`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed) gets the token back, with `TimedOut` after [`Timeouts::connect_ms`].
+    ///
+    /// [`Timeouts::connect_ms`]: crate::config::Timeouts::connect_ms
+    pub fn connect(&mut self, address: SocketAddr, token: u64) {
+        self.context.commands.push(Command::Connect { source: None, address, token });
+    }
+
+    /// As [`Worker::connect`], from an address of this machine's own. The port is chosen when it connects
+    /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
+    pub fn connect_from(&mut self, source: IpAddr, address: SocketAddr, token: u64) {
+        self.context.commands.push(Command::Connect { source: Some(source), address, token });
+    }
+
+    /// Drains this worker: it accepts nothing new, lets connections say goodbye, and leaves.
+    pub fn drain(&mut self) {
+        self.context.commands.push(Command::Drain);
+    }
+
+    /// A counter of the protocol's own, shown under this name with the engine's. The same name gives the same counter.
+    ///
+    /// # Panics
+    /// With more than [`NAMED_COUNTERS_MAX`] names, or an empty one.
+    pub fn counter(&mut self, name: &str) -> CounterId {
+        assert!(!name.is_empty(), "a counter has a name");
+        let known = (0..self.context.named_counters).find(|&index| self.context.page.name(index) == name);
+        let index = known.unwrap_or_else(|| {
+            let index = self.context.named_counters;
+            assert!(index < NAMED_COUNTERS_MAX, "at most {NAMED_COUNTERS_MAX} named counters");
+            self.context.page.set_name(index, name);
+            self.context.named_counters += 1;
+            index
+        });
+        CounterId(index as u8)
+    }
+
+    /// Adds to a counter of the protocol's own.
+    pub fn add(&mut self, counter: CounterId, count: u64) {
+        add_named(&self.context.page, counter, count);
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        self.context.page.open.get()
+    }
+
+    /// Whether the worker is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.context.draining
+    }
+}
+
+impl<'a, M> Worker<'a, M> {
+    pub(crate) fn new(context: &'a mut Context, inbox: &'a Inbox<M>) -> Self {
+        Self { context, inbox }
+    }
+}

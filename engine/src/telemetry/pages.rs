@@ -1,0 +1,62 @@
+//! The pages of all workers of a server, and the sum of those that have ended.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
+
+use super::{Snapshot, WorkerPage};
+use crate::sys::shared_memory::Shared;
+
+/// The numbers of a server's workers.
+#[derive(Clone, Default)]
+pub struct Telemetry {
+    pages: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// In the order of their starts.
+    living: Vec<Arc<Shared<WorkerPage>>>,
+    /// The sum of those that have ended.
+    ended: Snapshot,
+}
+
+impl Telemetry {
+    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.pages().living.iter().map(|page| page.snapshot()).collect()
+    }
+
+    /// The sum over all workers there ever were.
+    pub fn total(&self) -> Snapshot {
+        let pages = self.pages();
+        let mut total = pages.ended.clone();
+        pages.living.iter().for_each(|page| total.add(&page.snapshot()));
+        total
+    }
+
+    pub(crate) fn add_page(&self) -> io::Result<Arc<Shared<WorkerPage>>> {
+        let page = Arc::new(Shared::new()?);
+        self.pages().living.push(Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The worker of this page has ended.
+    pub(crate) fn retire(&self, page: &Arc<Shared<WorkerPage>>) {
+        let mut pages = self.pages();
+        if let Some(index) = pages.living.iter().position(|one| Arc::ptr_eq(one, page)) {
+            let page = pages.living.remove(index);
+            pages.ended.add(&page.snapshot());
+        }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        // Every change of it is whole, whoever panicked.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Telemetry").field("workers", &self.pages().living.len()).finish()
+    }
+}

@@ -1,0 +1,250 @@
+//! The small types that a protocol and the engine speak in. They need nothing else of the engine, so that every other
+//! module may use them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+/// Names what [`Protocol::freeze`](crate::Protocol::freeze) writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateFormat {
+    /// The protocol. State of another one is refused before [`Protocol::thaw`](crate::Protocol::thaw) sees it.
+    pub name: &'static str,
+    /// Raised with every change that an older [`Protocol::thaw`](crate::Protocol::thaw) would misunderstand.
+    pub version: u32,
+}
+
+/// Refusal of [`Protocol::freeze`]: the connection drains instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotFreeze;
+
+/// Refusal of [`Protocol::thaw`]: the connection stays where it was, and drains there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ThawError {
+    /// A version of the state that this protocol does not know.
+    #[error("version {0} of the state is not known")]
+    Version(u32),
+    /// State that this protocol cannot have written.
+    #[error("the state makes no sense")]
+    Malformed,
+    /// State of which the end has not come.
+    #[error("the state is not whole")]
+    Incomplete,
+}
+
+impl From<io::Error> for ThawError {
+    fn from(_: io::Error) -> Self {
+        Self::Incomplete
+    }
+}
+
+/// What [`Protocol::on_data`](crate::Protocol::on_data) did with its input, and what should happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Step {
+    /// Bytes of the input that were handled and are not wanted again.
+    pub consumed: usize,
+    /// What should happen next.
+    pub next: Next,
+}
+
+impl Step {
+    /// Consumed these bytes; call again when there is more.
+    pub fn more(consumed: usize) -> Self {
+        Self { consumed, next: Next::More { at_least: 1 } }
+    }
+
+    /// Consumed these bytes; call again when at least `at_least` unconsumed bytes are there.
+    pub fn at_least(consumed: usize, at_least: usize) -> Self {
+        Self { consumed, next: Next::More { at_least } }
+    }
+
+    /// Consumed these bytes; call again in the next turn even if nothing arrives.
+    pub fn yield_now(consumed: usize) -> Self {
+        Self { consumed, next: Next::Yield }
+    }
+
+    /// Consumed these bytes; read no more until a later callback returns [`Next::More`].
+    pub fn pause(consumed: usize) -> Self {
+        Self { consumed, next: Next::Pause }
+    }
+
+    /// Consumed these bytes; close as [`Next::Close`] does.
+    pub fn close(consumed: usize) -> Self {
+        Self { consumed, next: Next::Close }
+    }
+
+    /// Consumed these bytes; close as [`Next::Finish`] does.
+    pub fn finish(consumed: usize) -> Self {
+        Self { consumed, next: Next::Finish }
+    }
+
+    /// Cut the connection as [`Next::Abort`] does.
+    pub fn abort() -> Self {
+        Self { consumed: 0, next: Next::Abort }
+    }
+}
+
+/// What the engine should do with a connection after a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Go on as before. From [`Protocol::on_data`](crate::Protocol::on_data) the same as `More { at_least: 1 }`.
+    Keep,
+    /// Read on (again, after a pause); call [`Protocol::on_data`](crate::Protocol::on_data) when this many unconsumed bytes are there.
+    /// Whatever is asked for, at least one byte more than was left unconsumed is waited for.
+    More {
+        /// Unconsumed bytes wanted.
+        at_least: usize,
+    },
+    /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections have had theirs.
+    Yield,
+    /// Stop reading from the peer until a later callback returns [`Next::More`].
+    Pause,
+    /// Send what is queued, then FIN, then read and discard until the peer closes too or the linger time-out
+    /// ends, so that no answer is lost to a reset by input that nobody read.
+    Close,
+    /// Send what is queued, then close at once. For exchanges after which the peer has said that it sends no
+    /// more (a request with `Connection: close`): skips the wait for the peer's FIN.
+    Finish,
+    /// Cut the connection with a reset; what is queued is dropped.
+    Abort,
+}
+
+/// Answer of [`Protocol::on_drain`](crate::Protocol::on_drain).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Close now, after what is queued was sent.
+    Close,
+    /// Not at a boundary: a later callback will close.
+    Wait,
+}
+
+/// Refusal of a connection by [`Protocol::on_open`](crate::Protocol::on_open).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// Send what was written, then close as [`Next::Close`] does.
+    Close,
+    /// Reset at once.
+    Abort,
+}
+
+/// A limit of the engine that a connection ran into; see [`Protocol::on_limit`](crate::Protocol::on_limit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Nothing was received for `idle_ms` and no message was begun.
+    Idle,
+    /// A message was begun and not complete within `message_ms` of its first byte.
+    Message,
+    /// An unconsumed message outgrew `message_bytes_max`.
+    MessageBytes,
+}
+
+/// Names one of several timers of a connection or of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TimerKey(pub u16);
+
+/// Names a connection within its worker. Never reused while the worker lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.slot, self.generation)
+    }
+}
+
+/// Why a connection ended. Counted by the engine and passed to [`Protocol::on_close`](crate::Protocol::on_close).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The peer sent FIN first.
+    Peer,
+    /// The protocol asked for it.
+    Protocol,
+    /// The protocol aborted it, or rejected it when it opened.
+    Aborted,
+    /// The peer reset the connection, or sending to it failed.
+    Reset,
+    /// Idle time-out.
+    IdleTimeout,
+    /// A message was not complete in time.
+    MessageTimeout,
+    /// The peer took no output for `write_ms`.
+    WriteTimeout,
+    /// A message outgrew its bound.
+    MessageBytes,
+    /// The worker drained.
+    Drained,
+    /// The worker stopped, or the drain deadline ended.
+    Stopped,
+    /// Another worker has it.
+    HandedOver,
+}
+
+impl CloseReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = 11;
+
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Peer,
+        Self::Protocol,
+        Self::Aborted,
+        Self::Reset,
+        Self::IdleTimeout,
+        Self::MessageTimeout,
+        Self::WriteTimeout,
+        Self::MessageBytes,
+        Self::Drained,
+        Self::Stopped,
+        Self::HandedOver,
+    ];
+
+    /// A stable name, `snake_case`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Protocol => "protocol",
+            Self::Aborted => "aborted",
+            Self::Reset => "reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::MessageTimeout => "message_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::MessageBytes => "message_bytes",
+            Self::Drained => "drained",
+            Self::Stopped => "stopped",
+            Self::HandedOver => "handed_over",
+        }
+    }
+}
+
+/// Who is at the other end of a new connection.
+#[derive(Clone, Copy)]
+pub struct Peer<'a> {
+    pub(crate) token: Option<u64>,
+    pub(crate) address: &'a dyn Fn() -> io::Result<SocketAddr>,
+}
+
+impl Peer<'_> {
+    /// The peer's address. Asked of the kernel when called, since most protocols never do.
+    ///
+    /// # Errors
+    /// As getpeername(2): `NotConnected` when the peer is gone already.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        (self.address)()
+    }
+
+    /// The token given to [`Worker::connect`](crate::Worker::connect) where this is an outbound connection.
+    pub fn outbound_token(&self) -> Option<u64> {
+        self.token
+    }
+}
+
+impl fmt::Debug for Peer<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Peer").field("token", &self.token).finish_non_exhaustive()
+    }
+}
