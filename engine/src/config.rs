@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::sys::identity::{Identity, IdentityError};
+
 /// Default of [`Limits::connections_max`], before the limit of open files cuts it.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 65_536;
 
@@ -219,6 +221,25 @@ pub struct InvalidSetting {
     pub setting: &'static str,
     /// What is wrong and what would be right.
     pub problem: String,
+}
+
+impl Settings {
+    /// Looks up user and group on this machine, and whether this process may serve as them.
+    ///
+    /// # Errors
+    /// Names the setting, and says why not.
+    pub fn check_identity(&self) -> Result<(), InvalidSetting> {
+        self.identity().map(drop)
+    }
+
+    /// As whom workers are to serve; `None` where neither user nor group is set.
+    ///
+    /// # Errors
+    /// As [`Settings::check_identity`].
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, InvalidSetting> {
+        Identity::resolve(self.user.as_deref(), self.group.as_deref())
+            .map_err(|IdentityError { setting, problem }| InvalidSetting { setting, problem })
+    }
 }
 
 impl Settings {

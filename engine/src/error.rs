@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::InvalidSetting;
-use crate::worker::{ListenError, StartError};
+use crate::sys::listener::ListenError;
+use crate::worker::StartError;
 
 /// Why a server did not start, or how it ended.
 #[derive(Debug, thiserror::Error)]

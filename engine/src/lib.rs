@@ -37,6 +37,7 @@ mod master;
 mod protocol;
 mod server;
 mod service;
+mod steering;
 mod sys;
 pub mod telemetry;
 pub mod testing;
@@ -49,8 +50,10 @@ pub use master::refuse_upgrade;
 pub use protocol::Protocol;
 pub use server::{Builder, Running, Server};
 pub use service::Service;
+pub use sys::features::IoUringUnavailable;
+pub use sys::listener::ListenError;
 pub use telemetry::pages::Telemetry;
 pub use types::{
     CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, ThawError, TimerKey,
 };
-pub use worker::{IoUringUnavailable, ListenError, StartError};
+pub use worker::StartError;

@@ -8,8 +8,9 @@ use crate::error::ServerError;
 use crate::master;
 use crate::protocol::Protocol;
 use crate::service::Service;
+use crate::sys::listener::{self, ListenError};
 use crate::telemetry::pages::Telemetry;
-use crate::worker::{self, Inherited, ListenError, Listeners, Order, Setup};
+use crate::worker::{self, Inherited, Listeners, Order, Setup};
 
 /// Collects settings; see [`Server::builder`].
 #[derive(Clone, Debug, Default)]
@@ -139,7 +140,7 @@ impl Server {
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
         let bound = self.settings.listen.iter().zip(0..).map(|(address, id)| {
-            let (socket, address) = worker::bind(*address)?;
+            let (socket, address) = listener::bind(*address)?;
             Ok::<_, ListenError>(Inherited { id, socket, address })
         });
         let sockets = bound.collect::<Result<Vec<_>, _>>()?;

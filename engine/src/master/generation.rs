@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::config::{Connections, Settings, StateTooLarge};
-use crate::handover::Steering;
 use crate::service::Service;
+use crate::steering::Steering;
+use crate::sys::identity::Identity;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::{Snapshot, WorkerPage};
-use crate::worker::Identity;
 
 /// A worker that lived so long did not die of its start: the count of its deaths begins anew.
 const PROVEN: Duration = Duration::from_secs(10);

@@ -11,6 +11,7 @@ use super::Master;
 use super::generation::{Generation, Phase, Share, Slot, State};
 use crate::error::ServerError;
 use crate::handover::Tier;
+use crate::sys::listener;
 use crate::worker::{self, Inherited, Order};
 
 /// Connections the master may hold for want of a worker that takes them.
@@ -59,7 +60,7 @@ impl Master<'_> {
             while self.kept.iter().filter(|kept| kept.address == address).count() < workers {
                 let socket = match spare.take() {
                     Some(socket) => socket,
-                    None => worker::bind(address)?.0,
+                    None => listener::bind(address)?.0,
                 };
                 self.keep(address, socket);
             }
@@ -164,7 +165,7 @@ impl Master<'_> {
     /// Hands out what waits at a socket of absent workers.
     pub(super) fn empty(&mut self, socket: &Socket) {
         while self.held.len() < HELD_MAX {
-            let Some(connection) = worker::accept_shared(socket) else { return };
+            let Some(connection) = listener::accept_shared(socket) else { return };
             self.hand(connection.into());
         }
     }

@@ -48,11 +48,13 @@ use crate::control::Reply;
 use crate::control::relay::ToOld;
 use crate::control::server::ControlSocket;
 use crate::error::ServerError;
-use crate::handover::{self, Guard, Tier};
+use crate::handover::Tier;
 use crate::service::{Reload, Service};
+use crate::steering::{self, Guard};
 use crate::sys::features::Features;
+use crate::sys::listener::Reservation;
 use crate::telemetry::pages::Telemetry;
-use crate::worker::{self, Reservation, StartError};
+use crate::worker::{self, StartError};
 
 struct Master<'a> {
     tier: Tier,
@@ -170,7 +172,7 @@ impl<'a> Master<'a> {
         // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
         Features::probe().map_err(StartError::from)?;
         settings.check_identity()?;
-        let handover::Chosen { tier, reason } = choose_tier(settings.handover, predecessor)?;
+        let steering::Chosen { tier, reason } = choose_tier(settings.handover, predecessor)?;
         tracing::info!(%tier, %reason, "handover of listeners");
         let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
         let control = open_control(&settings.control, predecessor.is_some())?;
@@ -224,12 +226,12 @@ impl<'a> Master<'a> {
 }
 
 /// A new binary goes on as the old one did, unless it was told otherwise, so that nothing is lost on the way.
-fn choose_tier(wanted: Handover, predecessor: Option<&Predecessor>) -> Result<handover::Chosen, ServerError> {
+fn choose_tier(wanted: Handover, predecessor: Option<&Predecessor>) -> Result<steering::Chosen, ServerError> {
     let before = predecessor.filter(|_| wanted == Handover::Auto).and_then(|one| Tier::wanted(&one.tier));
-    if let Some(Ok(handover::Chosen { tier, .. })) = before.map(handover::choose) {
-        return Ok(handover::Chosen { tier, reason: "as before the upgrade".to_owned() });
+    if let Some(Ok(steering::Chosen { tier, .. })) = before.map(steering::choose) {
+        return Ok(steering::Chosen { tier, reason: "as before the upgrade".to_owned() });
     }
-    handover::choose(wanted).map_err(ServerError::Handover)
+    steering::choose(wanted).map_err(ServerError::Handover)
 }
 
 fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlSocket>, ServerError> {

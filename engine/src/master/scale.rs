@@ -7,7 +7,8 @@ use super::generation::{Generation, Growth, Share, Slot};
 use crate::config::WORKERS_MAX;
 use crate::control::Reply;
 use crate::error::ServerError;
-use crate::handover::Steering;
+use crate::steering::Steering;
+use crate::sys::listener;
 use crate::telemetry::Snapshot;
 use crate::worker::{self, Order};
 
@@ -82,7 +83,7 @@ impl<'a> Master<'a> {
                         share.kept
                     }
                     None => {
-                        let (socket, _) = worker::bind(address)?;
+                        let (socket, _) = listener::bind(address)?;
                         self.keep(address, socket)
                     }
                 };

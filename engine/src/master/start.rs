@@ -17,11 +17,13 @@ use super::{Kept, Master, notify};
 use crate::config::Settings;
 use crate::control::Reply;
 use crate::error::ServerError;
-use crate::handover::{self, Guard, Steering, Tier};
+use crate::handover::Tier;
 use crate::service::Service;
+use crate::steering::{self, Guard, Steering};
+use crate::sys::listener;
 use crate::sys::process;
 use crate::telemetry::Snapshot;
-use crate::worker::{self, Identity, Inherited, Listeners, Setup};
+use crate::worker::{self, Inherited, Listeners, Setup};
 
 /// Exit code of a worker that could not start or whose ring failed.
 const EXIT_FAILED: i32 = 1;
@@ -34,7 +36,7 @@ impl<'a> Master<'a> {
         service: Service<'a>,
         kind: &'static str,
     ) -> Result<u32, ServerError> {
-        let identity = Identity::resolve(&settings)?;
+        let identity = settings.identity()?;
         let number = self.next_number;
         self.next_number += 1;
         let (addresses, first) = self.bind_all(&settings.listen)?;
@@ -86,9 +88,9 @@ impl<'a> Master<'a> {
             let bound = bound.map(|(_, bound)| *bound);
             let is_taken_over = self.orphans.iter().any(|orphan| orphan.listens_on(*requested));
             if bound.is_none() && requested.port() != 0 && !is_taken_over {
-                self.reservations.push(worker::reserve(*requested)?);
+                self.reservations.push(listener::reserve(*requested)?);
             }
-            let (socket, bound) = worker::bind(bound.unwrap_or(*requested))?;
+            let (socket, bound) = listener::bind(bound.unwrap_or(*requested))?;
             addresses.push((*requested, bound));
             first.push((socket, bound));
         }
@@ -248,7 +250,7 @@ impl<'a> Master<'a> {
         }
         if self.adopts() {
             // Of a server before, which may have steered.
-            self.kept.iter().for_each(|kept| handover::detach(kept.socket.as_fd()));
+            self.kept.iter().for_each(|kept| steering::detach(kept.socket.as_fd()));
             self.kept.retain(|kept| addresses.contains(&kept.address));
             self.share_rest();
         }

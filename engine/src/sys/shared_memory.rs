@@ -4,16 +4,45 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
-/// Types that may lie in memory that several processes see.
+/// Types that may lie in memory that several processes see. [`shareable!`] declares structures that may.
 ///
 /// # Safety
 /// All-zero bytes must be a valid value, and every field must be an atomic integer (or an array or structure of
 /// such), so that concurrent access from other processes is defined.
 pub(crate) unsafe trait Shareable: Sync + 'static {}
 
-// SAFETY: a page is made of counters and arrays of them, each a transparent AtomicU64, for which zero is valid.
-unsafe impl Shareable for crate::telemetry::WorkerPage {}
+// SAFETY: it is an atomic integer, for which zero is valid.
+unsafe impl Shareable for AtomicU64 {}
+
+// SAFETY: an array of values for which all of this holds.
+unsafe impl<T: Shareable, const LENGTH: usize> Shareable for [T; LENGTH] {}
+
+/// Declares a structure whose fields are all [`Shareable`], which makes the structure [`Shareable`] as well. So other
+/// modules can say what lies in shared memory without a promise that nobody checks.
+macro_rules! shareable {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty,)+
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)+
+        }
+
+        // SAFETY: the where clause has the compiler check that every field may be shared.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::sys::shared_memory::Shareable for $name
+        where
+            $($type: $crate::sys::shared_memory::Shareable,)+
+        {
+        }
+    };
+}
+pub(crate) use shareable;
 
 /// A `T` in anonymous shared memory: forked children see the same one. It lives until the last of them unmaps it.
 pub(crate) struct Shared<T: Shareable> {

@@ -1,6 +1,7 @@
 //! A histogram of nanoseconds with eight buckets per power of two: 6 % error, 2.4 KB, one add to record.
 
 use super::Counter;
+use crate::sys::shared_memory::shareable;
 
 /// Buckets per power of two, as a power of two.
 const SUB_BITS: u32 = 3;
@@ -11,10 +12,12 @@ const LARGEST_BITS: u32 = 37;
 /// Number of buckets.
 pub const HISTOGRAM_BUCKETS: usize = ((LARGEST_BITS - SUB_BITS + 1) as usize) << SUB_BITS;
 
-/// The counters of one writer.
-#[repr(C)]
-pub(crate) struct Histogram {
-    buckets: [Counter; HISTOGRAM_BUCKETS],
+shareable! {
+    /// The counters of one writer.
+    #[repr(C)]
+    pub(crate) struct Histogram {
+        buckets: [Counter; HISTOGRAM_BUCKETS],
+    }
 }
 
 impl Default for Histogram {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use histogram::Histogram;
 pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
 
+use crate::sys::shared_memory::shareable;
 use crate::types::CloseReason;
 
 /// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
@@ -19,54 +20,60 @@ pub const NAMED_COUNTERS_MAX: usize = 16;
 /// Bytes of such a name.
 pub const COUNTER_NAME_BYTES_MAX: usize = 32;
 
-/// One number of one writer.
-#[derive(Default)]
-#[repr(transparent)]
-pub(crate) struct Counter(AtomicU64);
+shareable! {
+    /// One number of one writer.
+    #[derive(Default)]
+    #[repr(transparent)]
+    pub(crate) struct Counter {
+        value: AtomicU64,
+    }
+}
 
 impl Counter {
     #[inline]
     pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+        self.value.store(self.value.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+        self.value.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.value.load(Ordering::Relaxed)
     }
 }
 
-/// A worker's page.
-#[derive(Default)]
-#[repr(C, align(64))]
-pub(crate) struct WorkerPage {
-    pub(crate) accepted: Counter,
-    pub(crate) connected: Counter,
-    /// Connections that came from another worker.
-    pub(crate) taken_over: Counter,
-    pub(crate) open: Counter,
-    pub(crate) closed: [Counter; CloseReason::COUNT],
-    pub(crate) bytes_received: Counter,
-    pub(crate) bytes_sent: Counter,
-    pub(crate) requests: Counter,
-    pub(crate) turns: Counter,
-    pub(crate) enters: Counter,
-    pub(crate) buffers_exhausted: Counter,
-    pub(crate) completions_overflowed: Counter,
-    pub(crate) accept_errors: Counter,
-    pub(crate) accept_pauses: Counter,
-    /// What the worker itself would have to hand over, about.
-    pub(crate) state_bytes: Counter,
-    /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
-    pub(crate) turn_at_ns: Counter,
-    pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
-    names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
-    pub(crate) service: Histogram,
-    /// Of connections that went to other workers: for how long each was held up.
-    pub(crate) pause: Histogram,
+shareable! {
+    /// A worker's page.
+    #[derive(Default)]
+    #[repr(C, align(64))]
+    pub(crate) struct WorkerPage {
+        pub(crate) accepted: Counter,
+        pub(crate) connected: Counter,
+        /// Connections that came from another worker.
+        pub(crate) taken_over: Counter,
+        pub(crate) open: Counter,
+        pub(crate) closed: [Counter; CloseReason::COUNT],
+        pub(crate) bytes_received: Counter,
+        pub(crate) bytes_sent: Counter,
+        pub(crate) requests: Counter,
+        pub(crate) turns: Counter,
+        pub(crate) enters: Counter,
+        pub(crate) buffers_exhausted: Counter,
+        pub(crate) completions_overflowed: Counter,
+        pub(crate) accept_errors: Counter,
+        pub(crate) accept_pauses: Counter,
+        /// What the worker itself would have to hand over, about.
+        pub(crate) state_bytes: Counter,
+        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
+        pub(crate) turn_at_ns: Counter,
+        pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
+        names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
+        pub(crate) service: Histogram,
+        /// Of connections that went to other workers: for how long each was held up.
+        pub(crate) pause: Histogram,
+    }
 }
 
 impl WorkerPage {

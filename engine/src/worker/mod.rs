@@ -3,7 +3,6 @@
 
 mod control;
 mod event_loop;
-mod identity;
 mod listener;
 mod rendezvous;
 mod slab;
@@ -21,20 +20,18 @@ pub(crate) use self::control::{
     Heard, Moved, Order, Report, hear, hear_with, hear_with_all, pair, tell, tell_with, tell_with_all,
 };
 use self::event_loop::{EventLoop, Parts};
-pub(crate) use self::identity::Identity;
-pub use self::listener::ListenError;
-use self::listener::{Listener, backlog_effective};
-pub(crate) use self::listener::{Reservation, accept_shared, accept_waiting, bind, configure, reserve};
+use self::listener::Listener;
 use self::rendezvous::Rendezvous;
 pub(crate) use self::rendezvous::{Found, find, find_others, key};
 use crate::config::{Descriptors, Settings};
 use crate::context::{Context, Inbox, Worker};
-use crate::handover::Steering;
 use crate::handover::connections::Meeting;
 use crate::protocol::Protocol;
+use crate::steering::Steering;
 use crate::sys::clock::monotonic_ns;
-use crate::sys::features::Features;
-pub use crate::sys::features::IoUringUnavailable;
+use crate::sys::features::{Features, IoUringUnavailable};
+use crate::sys::identity::Identity;
+use crate::sys::listener::{ListenError, backlog_effective, bind, configure};
 use crate::sys::ring::{Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;

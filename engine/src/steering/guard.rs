@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::Socket;
 
 use super::Steering;
-use crate::worker::{ListenError, accept_waiting, bind, configure};
+use crate::sys::listener::{ListenError, accept_waiting, bind, configure};
 
 /// See the module's head.
 #[derive(Debug)]

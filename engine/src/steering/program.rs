@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::config::WORKERS_MAX;
 use crate::sys::bpf::{self, Instruction};
 
 /// Listeners of one generation on one address; clones are the same.
@@ -18,7 +19,7 @@ pub(crate) struct Steering {
 }
 
 /// Places of a map: a generation may grow to so many workers.
-const PLACES: u32 = crate::config::WORKERS_MAX as u32;
+const PLACES: u32 = WORKERS_MAX as u32;
 
 impl Steering {
     /// A map with a program for the first so many places, loaded and not attached.
@@ -181,7 +182,7 @@ mod tests {
     use socket2::Socket;
 
     use super::*;
-    use crate::worker::{bind, configure};
+    use crate::sys::listener::{bind, configure};
 
     /// `None`, said aloud, where programs may not be loaded.
     fn load(listeners: u32) -> Option<Steering> {

@@ -8,16 +8,12 @@ use nix::unistd::{
     setresuid,
 };
 
-use crate::config::{InvalidSetting, Settings};
-
-impl Settings {
-    /// Looks up user and group on this machine, and whether this process may serve as them.
-    ///
-    /// # Errors
-    /// Names the setting, and says why not.
-    pub fn check_identity(&self) -> Result<(), InvalidSetting> {
-        Identity::resolve(self).map(drop)
-    }
+/// Why this process cannot serve as the user or group that was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdentityError {
+    /// `user` or `group`.
+    pub(crate) setting: &'static str,
+    pub(crate) problem: String,
 }
 
 /// See the module's head.
@@ -33,10 +29,10 @@ impl Identity {
     ///
     /// # Errors
     /// Names the setting where there is none of this name, or this process may not become it.
-    pub(crate) fn resolve(settings: &Settings) -> Result<Option<Self>, InvalidSetting> {
-        let invalid = |setting| move |problem| InvalidSetting { setting, problem };
-        let user = settings.user.as_deref().map(find_user).transpose().map_err(invalid("user"))?;
-        let group = settings.group.as_deref().map(find_group).transpose().map_err(invalid("group"))?;
+    pub(crate) fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, IdentityError> {
+        let invalid = |setting| move |problem| IdentityError { setting, problem };
+        let user = user.map(find_user).transpose().map_err(invalid("user"))?;
+        let group = group.map(find_group).transpose().map_err(invalid("group"))?;
         let (gid, setting) = match (&user, group) {
             (None, None) => return Ok(None),
             (Some(user), None) => (user.gid, "user"),
@@ -106,10 +102,7 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_looked_up_and_unknown_ones_named() {
-        let resolve = |user: Option<&str>, group: Option<&str>| {
-            let (user, group) = (user.map(str::to_owned), group.map(str::to_owned));
-            Identity::resolve(&Settings { user, group, ..Settings::default() })
-        };
+        let resolve = Identity::resolve;
         assert_eq!(resolve(None, None), Ok(None));
         if geteuid().is_root() {
             assert_eq!(resolve(Some("root"), None), resolve(Some("0"), Some("0")));
@@ -117,7 +110,7 @@ mod tests {
             assert!(resolve(Some("root"), None).expect_err("not root").problem.contains("only root"));
         }
         let unknown = resolve(Some("nobody of this name"), None).expect_err("unknown");
-        assert!(unknown.problem.contains("\"nobody of this name\""), "{unknown}");
+        assert!(unknown.problem.contains("\"nobody of this name\""), "{unknown:?}");
         assert_eq!(resolve(None, Some("no group of this name")).expect_err("unknown").setting, "group");
     }
 }

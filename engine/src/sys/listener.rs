@@ -1,0 +1,176 @@
+//! Listen sockets: reserving an address, making a socket of its group, configuring it, listening, and accepting one
+//! connection from it. Whoever calls keeps the socket; nothing here has a state of its own but [`Reservation`].
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A server that starts holds its reservation for some milliseconds.
+const RESERVATION_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Nobody waits for a connection that somebody else has taken.
+const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
+
+/// Why there is no listen socket.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {problem}")]
+pub struct ListenError {
+    /// Where.
+    pub address: SocketAddr,
+    problem: String,
+    #[source]
+    source: io::Error,
+}
+
+impl ListenError {
+    pub(crate) fn new(address: SocketAddr, step: &str, source: io::Error) -> Self {
+        let problem = match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => {
+                "the address is in use by another process, or by one of another user; stop it, or choose another port"
+                    .to_owned()
+            }
+            Some(libc::EACCES) => {
+                "no permission for this port; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+                    .to_owned()
+            }
+            Some(libc::EADDRNOTAVAIL) => "no interface of this machine has this address".to_owned(),
+            Some(libc::EAFNOSUPPORT) => "this machine has no support for this kind of address".to_owned(),
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "no descriptor is free; raise the limit of open files (ulimit -n)".to_owned()
+            }
+            _ => format!("{step}: {source}"),
+        };
+        Self { address, problem, source }
+    }
+}
+
+/// Creates and binds a socket of the address's reuseport group: not configured, not listening. Gives it with the
+/// address it got, which names the port where `address` left that to the kernel.
+pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
+    }
+    socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    socket.set_reuse_port(true).map_err(fail("SO_REUSEPORT"))?;
+    socket.bind(&address.into()).map_err(fail("bind"))?;
+    let bound = socket.local_addr().map_err(fail("getsockname"))?;
+    Ok((socket, bound.as_socket().unwrap_or(address)))
+}
+
+/// Held from the check that an address is free until somebody listens there, so that of two servers that start at the
+/// same time one sees the other.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    _name: UnixDatagram,
+}
+
+/// Reserves an address that is free.
+///
+/// # Errors
+/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
+pub(crate) fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
+    let fail = |source| ListenError::new(address, "reserving the port", source);
+    // By port alone, since a wildcard address conflicts with every other. Abstract names belong to the network namespace,
+    // as ports do, and end with the process.
+    let name = UnixAddress::from_abstract_name(format!("baton-starts-on-port-{}", address.port())).map_err(fail)?;
+    let start = Instant::now();
+    let name = loop {
+        match UnixDatagram::bind_addr(&name) {
+            Ok(socket) => break socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < RESERVATION_WAIT_MAX => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    };
+    check_free(address)?;
+    Ok(Reservation { _name: name })
+}
+
+fn check_free(address: SocketAddr) -> Result<(), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
+    }
+    socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    socket.bind(&address.into()).map_err(fail("bind"))
+}
+
+/// Sets the options that accepted connections inherit, and listens.
+pub(crate) fn configure(socket: &Socket, address: SocketAddr, backlog: u32) -> Result<(), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    socket.set_tcp_nodelay(true).map_err(fail("TCP_NODELAY"))?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(fail("listen"))
+}
+
+/// What the kernel makes of a backlog.
+pub(crate) fn backlog_effective(backlog: u32) -> u32 {
+    let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    backlog.min(limit.unwrap_or(4096))
+}
+
+/// A connection that waits at a listen socket, which does not block; `None` where none does.
+pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => {
+                // Workers' sockets block: the ring waits for them.
+                let _ = connection.set_nonblocking(false);
+                return Some(connection);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// A connection that waits at a listen socket of which other processes have copies. The socket must block, since
+/// O_NONBLOCK would be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed holds
+/// on for some milliseconds, so that what was seen to wait may be gone. A time-out is no matter to a ring.
+pub(crate) fn accept_shared(socket: &Socket) -> Option<Socket> {
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+    if !is_waiting || socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).is_err() {
+        return None;
+    }
+    let accepted = socket.accept();
+    let _ = socket.set_read_timeout(None);
+    let (connection, _) = accepted.ok()?;
+    connection.set_read_timeout(None).ok()?;
+    Some(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepting_from_a_shared_socket_does_not_wait() {
+        let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        assert!(accept_shared(&socket).is_none(), "it does not listen");
+        configure(&socket, address, 16).expect("listening");
+        assert!(accept_shared(&socket).is_none());
+        let _client = TcpStream::connect(address).expect("connected");
+        let connection = accept_shared(&socket).expect("a connection");
+        assert_eq!(connection.read_timeout().expect("asked"), None);
+        // Somebody else was faster.
+        socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).expect("set");
+        assert_eq!(socket.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
+    }
+}
