@@ -30,9 +30,9 @@
 pub mod config;
 mod connection;
 mod context;
-pub mod control;
 mod error;
 mod handover;
+mod ipc;
 mod master;
 mod protocol;
 mod server;
@@ -46,6 +46,7 @@ mod worker;
 
 pub use context::{CounterId, Io, Mailbox, MailboxClosed, Worker};
 pub use error::ServerError;
+pub use ipc::control;
 pub use master::refuse_upgrade;
 pub use protocol::Protocol;
 pub use server::{Builder, Running, Server};

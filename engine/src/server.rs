@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 
 use crate::config::{Descriptors, Limits, Settings, Timeouts};
 use crate::error::ServerError;
+use crate::ipc::channel::{self};
+use crate::ipc::orders::Order;
 use crate::master;
 use crate::protocol::Protocol;
 use crate::service::Service;
 use crate::sys::listener::{self, ListenError};
 use crate::telemetry::pages::Telemetry;
-use crate::worker::{self, Inherited, Listeners, Order, Setup};
+use crate::worker::{self, Inherited, Listeners, Setup};
 
 /// Collects settings; see [`Server::builder`].
 #[derive(Clone, Debug, Default)]
@@ -146,7 +148,7 @@ impl Server {
         let sockets = bound.collect::<Result<Vec<_>, _>>()?;
         let addresses = sockets.iter().map(|one| one.address).collect();
         let drain_ms = self.settings.timeouts.drain_ms_max;
-        let (ours, theirs) = worker::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
+        let (ours, theirs) = channel::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
         let setup = Setup {
             slot: 0,
             generation: 1,
@@ -190,7 +192,7 @@ impl Running {
     /// Lets it finish what it has, then leave.
     pub fn drain(&self) {
         let _ =
-            worker::tell(&self.control, &Order::Drain { settle_ms: 0, drain_ms: self.drain_ms, is_succeeded: false });
+            channel::tell(&self.control, &Order::Drain { settle_ms: 0, drain_ms: self.drain_ms, is_succeeded: false });
     }
 
     /// Gives the handle up without ending the worker, which leaves when its protocol calls
@@ -202,6 +204,6 @@ impl Running {
 
     /// Makes it leave at once.
     pub fn stop(&self) {
-        let _ = worker::tell(&self.control, &Order::Stop);
+        let _ = channel::tell(&self.control, &Order::Stop);
     }
 }

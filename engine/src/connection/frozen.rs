@@ -1,60 +1,14 @@
-//! A connection on its way from one worker to another: everything but its socket.
-
-use serde::{Deserialize, Serialize};
+//! Freezing a connection for its way to another worker, and thawing it there.
 
 use super::{Connection, Phase};
 use crate::context::Context;
+use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::types::{CloseReason, Peer, ThawError, TimerKey};
 
 /// A connection with more timers stays where it is: so many fit into one packet with everything else.
 const TIMERS_MAX: usize = 64;
-
-/// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
-/// start that they could rely on. What a later version adds has a default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Standing {
-    /// Input wanted before the protocol is called again.
-    at_least: u32,
-    paused: bool,
-    full: bool,
-    rerun: bool,
-    peer_ended: bool,
-    eof_told: bool,
-    /// Since input last arrived or output last ended.
-    idle_ns: u64,
-    /// Since the first byte of the message in the input.
-    message_ns: Option<u64>,
-    /// Since the peer last took output.
-    stalled_ns: u64,
-    /// The protocol's timers, with the time that is left.
-    timers_ns: Vec<(u16, u64)>,
-}
-
-/// See the module's head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Frozen {
-    pub(crate) standing: Standing,
-    /// What the protocol wrote.
-    pub(crate) state: Vec<u8>,
-    /// Not consumed.
-    pub(crate) input: Vec<u8>,
-    /// Not sent.
-    pub(crate) output: Vec<u8>,
-}
-
-impl Frozen {
-    /// State, input and output.
-    pub(crate) fn parts(&self) -> [&[u8]; 3] {
-        [&self.state, &self.input, &self.output]
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.parts().iter().map(|part| part.len()).sum()
-    }
-}
 
 impl<S> Connection<S> {
     /// Bytes that would go with it, apart from the protocol's state.

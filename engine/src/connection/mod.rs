@@ -11,7 +11,6 @@ mod outbound;
 
 use std::mem;
 
-pub(crate) use self::frozen::{Frozen, Standing};
 use self::input::Input;
 use self::outbound::Outbound;
 use crate::context::timer_wheel::TimerId;

@@ -3,11 +3,13 @@
 //! Three tiers keep connections from being lost when listeners are replaced; see [`Tier`]. The best one that works here
 //! is chosen at start, unless the operator chose.
 
-pub(crate) mod connections;
-pub(crate) mod worker_state;
+mod frozen;
+mod messages;
 
 use std::fmt;
 
+pub(crate) use self::frozen::{Frozen, Standing};
+pub(crate) use self::messages::{Envelope, Message, Refusal, VERSION};
 use crate::config::Handover;
 
 /// How listeners are replaced.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::control::{Event, Step, Timeline};
+use crate::ipc::control::{Event, Step, Timeline};
 
 /// Events kept for those who ask later.
 const EVENTS_MAX: usize = 256;

@@ -11,7 +11,8 @@ use super::successor::Successor;
 use super::{Master, notify};
 use crate::config::Connections;
 use crate::handover::Tier;
-use crate::worker::{self, Order};
+use crate::ipc::channel::{self};
+use crate::ipc::orders::Order;
 
 /// Beyond the workers' own drain time: then they are killed.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -146,8 +147,8 @@ impl Master<'_> {
         for (place, slot) in generation.slots.iter_mut().enumerate() {
             // A worker that is gone needs no order; it is reaped next.
             if let Some(control) = slot.child().and_then(|child| child.control.as_ref()) {
-                let is_told = !heirs.is_empty() && worker::tell(control, &inheritance(&heirs, place)).is_ok();
-                let _ = worker::tell(control, &farewell);
+                let is_told = !heirs.is_empty() && channel::tell(control, &inheritance(&heirs, place)).is_ok();
+                let _ = channel::tell(control, &farewell);
                 slot.is_moving |= is_told;
             }
             if matches!(slot.state, State::Waiting(_)) {

@@ -11,8 +11,10 @@ use super::Master;
 use super::generation::{Generation, Phase, Share, Slot, State};
 use crate::error::ServerError;
 use crate::handover::Tier;
+use crate::ipc::channel::{self};
+use crate::ipc::orders::Order;
 use crate::sys::listener;
-use crate::worker::{self, Inherited, Order};
+use crate::worker::Inherited;
 
 /// Connections the master may hold for want of a worker that takes them.
 const HELD_MAX: usize = 256;
@@ -90,7 +92,7 @@ impl Master<'_> {
             Some(State::Ready(child)) => child
                 .control
                 .as_ref()
-                .is_some_and(|control| worker::tell_with(control, &order, one.socket.as_fd()).is_ok()),
+                .is_some_and(|control| channel::tell_with(control, &order, one.socket.as_fd()).is_ok()),
             // It inherits it when it is started again.
             Some(State::Waiting(_) | State::Hung(_)) => true,
             Some(State::Starting(_) | State::Gone) | None => false,
@@ -177,7 +179,7 @@ impl Master<'_> {
         let taker = taker.and_then(|(index, place)| self.generations[index].slots[place].serving_child());
         let told = taker.and_then(|child| {
             let control = child.control.as_ref()?;
-            worker::tell_with(control, &Order::Take, connection.as_fd()).ok()?;
+            channel::tell_with(control, &Order::Take, connection.as_fd()).ok()?;
             Some(&mut child.handed)
         });
         match told {

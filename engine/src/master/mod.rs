@@ -44,17 +44,18 @@ use self::predecessor::Predecessor;
 pub use self::predecessor::refuse_upgrade;
 use self::successor::{Successor, Upgrade};
 use crate::config::{Control, Handover, Settings};
-use crate::control::Reply;
-use crate::control::relay::ToOld;
-use crate::control::server::ControlSocket;
 use crate::error::ServerError;
 use crate::handover::Tier;
+use crate::ipc::control::Reply;
+use crate::ipc::control::server::ControlSocket;
+use crate::ipc::relay::ToOld;
+use crate::ipc::rendezvous::{self};
 use crate::service::{Reload, Service};
 use crate::steering::{self, Guard};
 use crate::sys::features::Features;
 use crate::sys::listener::Reservation;
 use crate::telemetry::pages::Telemetry;
-use crate::worker::{self, StartError};
+use crate::worker::StartError;
 
 struct Master<'a> {
     tier: Tier,
@@ -182,7 +183,7 @@ impl<'a> Master<'a> {
             tier,
             tier_reason: reason,
             began: Instant::now(),
-            key: control.as_ref().map(|control| worker::key(control.name())),
+            key: control.as_ref().map(|control| rendezvous::key(control.name())),
             control,
             journal: Journal::default(),
             signals,

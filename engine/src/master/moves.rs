@@ -8,10 +8,11 @@ use super::generation::{Generation, Phase};
 use super::leave::inheritance;
 use super::orphans::Orphan;
 use super::successor::Successor;
-use crate::control::Reply;
-use crate::control::relay::{ToNew, ToOld};
+use crate::ipc::channel::{self};
+use crate::ipc::control::Reply;
+use crate::ipc::orders::{Moved, Order};
+use crate::ipc::relay::{ToNew, ToOld};
 use crate::telemetry::HistogramSnapshot;
-use crate::worker::{self, Moved, Order};
 
 /// Since workers were last told to leave.
 #[derive(Default)]
@@ -74,7 +75,7 @@ impl Master<'_> {
         }
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
         for child in serving.flat_map(Generation::children).filter(|child| child.has_state) {
-            let _ = child.control.as_ref().map(|control| worker::tell(control, &Order::Serve));
+            let _ = child.control.as_ref().map(|control| channel::tell(control, &Order::Serve));
         }
     }
 
@@ -84,7 +85,7 @@ impl Master<'_> {
         let heirs = if self.serving().is_some() { self.meetings() } else { self.heirs_elsewhere.clone() };
         for generation in self.generations.iter().filter(|generation| generation.is_moving()) {
             for (place, child) in generation.children().enumerate() {
-                let _ = child.control.as_ref().map(|control| worker::tell(control, &inheritance(&heirs, place)));
+                let _ = child.control.as_ref().map(|control| channel::tell(control, &inheritance(&heirs, place)));
             }
         }
         if let Some(predecessor) = self.predecessor.as_ref().filter(|predecessor| predecessor.is_moving) {
@@ -105,7 +106,7 @@ impl Master<'_> {
         if std::mem::take(&mut self.moves.is_owed) {
             let channel = self.successor.as_ref().map(Successor::channel).or(self.relay.as_ref());
             // One that is gone needs not know.
-            let _ = channel.map(|channel| worker::tell(channel, &ToNew::Moved));
+            let _ = channel.map(|channel| channel::tell(channel, &ToNew::Moved));
         }
         self.end_awaiting();
         if self.moves.waiting.is_empty() {

@@ -10,8 +10,10 @@ use super::leave::{STOP_GRACE, Stop, inheritance};
 use super::{Generation, Master, wait_ready};
 use crate::config::Timeouts;
 use crate::error::ServerError;
+use crate::ipc::channel::{self, Heard, hear_with};
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::rendezvous::{self, Found};
 use crate::sys::process;
-use crate::worker::{self, Found, Heard, Order, Report, hear_with};
 
 /// Orphans answer at once; those that hang do not.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -73,7 +75,7 @@ impl Orphan {
 
     fn tell(&mut self, order: &Order, time: Duration) {
         // One that is gone needs no order.
-        let _ = worker::tell(&self.channel, order);
+        let _ = channel::tell(&self.channel, order);
         let deadline = Instant::now() + time + STOP_GRACE;
         self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }
@@ -83,7 +85,7 @@ impl Master<'_> {
     /// Finds workers that a master on the same control socket has left; `false` where there are none.
     pub(super) fn find_orphans(&mut self) -> Result<bool, ServerError> {
         let Some(key) = &self.key else { return Ok(false) };
-        self.orphans = worker::find(key).into_iter().map(Orphan::new).collect();
+        self.orphans = rendezvous::find(key).into_iter().map(Orphan::new).collect();
         if self.orphans.is_empty() {
             return Ok(false);
         }
@@ -115,7 +117,7 @@ impl Master<'_> {
         let Some(key) = &self.key else { return };
         let own = self.generations.iter().flat_map(Generation::children).map(|child| child.pid.as_raw() as u32);
         let known: Vec<u32> = own.chain(self.orphans.iter().map(|orphan| orphan.pid)).collect();
-        let found = worker::find_others(key, &known);
+        let found = rendezvous::find_others(key, &known);
         self.orphans.extend(found.into_iter().map(Orphan::new));
     }
 
@@ -131,7 +133,7 @@ impl Master<'_> {
                         orphan.known = Some(Known { generation, slot, addresses, missing });
                         is_changed = true;
                         if shares {
-                            let _ = worker::tell(&orphan.channel, &Order::Share);
+                            let _ = channel::tell(&orphan.channel, &Order::Share);
                         }
                     }
                     Ok((Heard::Message(Report::Listener { address }), socket)) => {
@@ -176,7 +178,7 @@ impl Master<'_> {
         let mut count = 0;
         for orphan in self.orphans.iter_mut().filter(|orphan| orphan.is_settled() && orphan.deadline.is_none()) {
             if !heirs.is_empty() {
-                orphan.is_moving = worker::tell(&orphan.channel, &inheritance(&heirs, count)).is_ok();
+                orphan.is_moving = channel::tell(&orphan.channel, &inheritance(&heirs, count)).is_ok();
             }
             orphan.tell(&farewell, time);
             count += 1;

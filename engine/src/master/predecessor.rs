@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::leave::Stop;
 use super::{Master, wait_ready};
-use crate::control::Reply;
-use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::error::ServerError;
+use crate::ipc::channel::{self, Heard, hear_with_all};
+use crate::ipc::control::Reply;
+use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::sys::inheritance;
-use crate::worker::{self, Heard, hear_with_all};
 
 /// The old master has written before this one was started.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ impl Predecessor {
 
     pub(super) fn tell(&self, message: &ToOld) {
         // One that is gone is noticed at its channel's end.
-        let _ = worker::tell(&self.channel, message);
+        let _ = channel::tell(&self.channel, message);
     }
 }
 
@@ -132,7 +132,7 @@ impl Predecessor {
 /// that out before they run a server.
 pub fn refuse_upgrade(reason: &str) {
     if let Some(channel) = inheritance::take(RELAY_VARIABLE) {
-        let _ = worker::tell(&channel, &ToOld::Failed { reason: reason.to_owned() });
+        let _ = channel::tell(&channel, &ToOld::Failed { reason: reason.to_owned() });
     }
 }
 
@@ -171,7 +171,7 @@ impl Master<'_> {
 
     pub(super) fn hear_predecessor(&mut self) {
         while let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| !predecessor.has_ended) {
-            match worker::hear::<ToNew>(&predecessor.channel) {
+            match channel::hear::<ToNew>(&predecessor.channel) {
                 Ok(Heard::Message(ToNew::Alone)) => self.take_all(),
                 Ok(Heard::Message(ToNew::Final)) => self.stay(),
                 Ok(Heard::Message(ToNew::Moved)) => predecessor.is_moving = false,

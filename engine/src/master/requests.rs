@@ -8,9 +8,9 @@ use super::predecessor::Predecessor;
 use super::scale::Scaled;
 use super::successor::Upgrade;
 use super::{Master, notify};
-use crate::control::server::Waiting;
-use crate::control::{Reply, Request};
 use crate::error::ServerError;
+use crate::ipc::control::server::Waiting;
+use crate::ipc::control::{Reply, Request};
 
 impl Master<'_> {
     /// Begins a generation of the configuration as it is now; gives the operation whose outcome will be told.

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use super::Master;
 use super::generation::{Generation, Growth, Share, Slot};
 use crate::config::WORKERS_MAX;
-use crate::control::Reply;
 use crate::error::ServerError;
+use crate::ipc::channel::{self};
+use crate::ipc::control::Reply;
+use crate::ipc::orders::Order;
 use crate::steering::Steering;
 use crate::sys::listener;
 use crate::telemetry::Snapshot;
-use crate::worker::{self, Order};
 
 /// How far a request to scale has come.
 pub(super) enum Scaled {
@@ -125,7 +126,7 @@ impl<'a> Master<'a> {
             generation.shares.retain(|other| *other != share);
             if let Some(control) = generation.slot(share.slot).and_then(Slot::serving) {
                 // One that cannot be told goes on accepting, too.
-                let _ = worker::tell(control, &Order::Release { listener: share.kept });
+                let _ = channel::tell(control, &Order::Release { listener: share.kept });
             }
         }
         let (number, workers) = (generation.number, generation.slots.len());

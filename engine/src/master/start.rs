@@ -15,15 +15,16 @@ use super::generation::{Child, Generation, Phase, Slot, State};
 use super::orphans::Orphan;
 use super::{Kept, Master, notify};
 use crate::config::Settings;
-use crate::control::Reply;
 use crate::error::ServerError;
 use crate::handover::Tier;
+use crate::ipc::channel::{self};
+use crate::ipc::control::Reply;
 use crate::service::Service;
 use crate::steering::{self, Guard, Steering};
 use crate::sys::listener;
 use crate::sys::process;
 use crate::telemetry::Snapshot;
-use crate::worker::{self, Inherited, Listeners, Setup};
+use crate::worker::{Inherited, Listeners, Setup};
 
 /// Exit code of a worker that could not start or whose ring failed.
 const EXIT_FAILED: i32 = 1;
@@ -132,7 +133,7 @@ impl<'a> Master<'a> {
         if core.is_none() {
             tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
         }
-        let (ours, theirs) = worker::pair().map_err(system("socketpair"))?;
+        let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
         match process::fork_single_threaded().map_err(system("fork"))? {
             ForkResult::Parent { child } => {
                 // Dropping `listeners` here closes the master's copies of what the worker inherited.

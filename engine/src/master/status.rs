@@ -7,7 +7,7 @@ use super::generation::{Generation, Phase, Slot, State};
 use super::orphans::{Known, Orphan};
 use super::predecessor::Predecessor;
 use super::successor::Successor;
-use crate::control::{GenerationStatus, Status, VERSION, WorkerStatus};
+use crate::ipc::control::{GenerationStatus, Status, VERSION, WorkerStatus};
 use crate::telemetry::Snapshot;
 use crate::types::CloseReason;
 

@@ -13,11 +13,12 @@ use nix::unistd::Pid;
 use super::generation::Phase;
 use super::supervise::End;
 use super::{Master, notify};
-use crate::control::Reply;
-use crate::control::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
+use crate::ipc::channel::{self, Heard};
+use crate::ipc::control::Reply;
+use crate::ipc::orders::Order;
+use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::sys::channel::DESCRIPTORS_MAX;
 use crate::sys::{inheritance, process};
-use crate::worker::{self, Heard, Order};
 
 /// A new binary serves within this time, unless another is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -82,7 +83,7 @@ impl Successor {
 
     fn tell(&self, message: &ToNew) {
         // One that is gone is noticed at its channel's end.
-        let _ = worker::tell(&self.channel, message);
+        let _ = channel::tell(&self.channel, message);
     }
 
     pub(super) fn channel(&self) -> &OwnedFd {
@@ -134,7 +135,7 @@ impl Master<'_> {
         }
         generation.refuse_large_state(&generation.settings)?;
         let binary = upgrade.binary.clone().unwrap_or_else(|| self.executable.clone());
-        let (ours, theirs) = worker::pair().map_err(|error| format!("socketpair: {error}"))?;
+        let (ours, theirs) = channel::pair().map_err(|error| format!("socketpair: {error}"))?;
         let mut command = Command::new(&binary);
         match &upgrade.arguments {
             Some(arguments) => command.args(arguments),
@@ -180,23 +181,23 @@ impl Master<'_> {
             addresses: generation.addresses.clone(),
             messages: self.kept.chunks(LISTENERS_PER_MESSAGE).count() + maps.len(),
         };
-        worker::tell(channel, &hello)?;
+        channel::tell(channel, &hello)?;
         for kept in self.kept.chunks(LISTENERS_PER_MESSAGE) {
             let addresses = kept.iter().map(|kept| kept.address).collect();
             let sockets: Vec<BorrowedFd<'_>> = kept.iter().map(|kept| kept.socket.as_fd()).collect();
-            worker::tell_with_all(channel, &ToNew::Listeners { addresses }, &sockets)?;
+            channel::tell_with_all(channel, &ToNew::Listeners { addresses }, &sockets)?;
         }
         for ((_, address), steering) in generation.addresses.iter().zip(maps) {
             let address = *address;
             let places = generation.slots.len() as u32;
-            worker::tell_with(channel, &ToNew::Map { address, places }, steering.map())?;
+            channel::tell_with(channel, &ToNew::Map { address, places }, steering.map())?;
         }
         Ok(())
     }
 
     pub(super) fn hear_successor(&mut self) {
         while let Some(successor) = &self.successor {
-            match worker::hear::<ToOld>(&successor.channel) {
+            match channel::hear::<ToOld>(&successor.channel) {
                 Ok(Heard::Message(message)) => self.heard_successor(message),
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::End) => return self.successor_ended(None),
@@ -208,7 +209,7 @@ impl Master<'_> {
     /// What the new master says after the upgrade is final.
     pub(super) fn hear_relay(&mut self) {
         while let Some(channel) = &self.relay {
-            match worker::hear::<ToOld>(channel) {
+            match channel::hear::<ToOld>(channel) {
                 Ok(Heard::Message(ToOld::Meetings { meetings })) => self.hear_meetings(meetings),
                 Ok(Heard::Message(_)) => {}
                 Ok(Heard::Nothing) => return,

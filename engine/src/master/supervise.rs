@@ -13,9 +13,10 @@ use super::Master;
 use super::generation::{Generation, LOOKS_MAX, Phase, Pulse, Slot, State};
 use crate::error::ServerError;
 use crate::handover::Tier;
+use crate::ipc::channel::{self, Heard};
+use crate::ipc::orders::{Order, Report};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::process;
-use crate::worker::{self, Heard, Order, Report};
 
 /// A worker that is not ready by then has failed.
 const READY_SECONDS_MAX: u64 = 10;
@@ -35,7 +36,7 @@ impl Master<'_> {
                     let Some(of) = self.generations.get_mut(generation) else { return };
                     let Some(child) = of.slots.get_mut(place).and_then(Slot::child_mut) else { break };
                     let Some(control) = &child.control else { break };
-                    match worker::hear(control) {
+                    match channel::hear(control) {
                         Ok(Heard::Message(report)) => self.heard(generation, place, report),
                         Ok(Heard::Nothing) => break,
                         Ok(Heard::End) | Err(_) => {
@@ -274,7 +275,7 @@ impl Master<'_> {
                 let State::Ready(child) = &slot.state else { continue };
                 let pulse = slot.heartbeat.look(slot.page.turn_at_ns.get(), monotonic_ns(), interval.as_nanos() as u64);
                 match (pulse, &child.control) {
-                    (Pulse::Ask, Some(control)) => drop(worker::tell(control, &Order::Ping)),
+                    (Pulse::Ask, Some(control)) => drop(channel::tell(control, &Order::Ping)),
                     (Pulse::Hung, _) => hung.push((index, place)),
                     (Pulse::Fine | Pulse::Ask, _) => {}
                 }
@@ -359,7 +360,7 @@ fn shut_listeners(child: &super::generation::Child) -> usize {
 /// Why a worker that has ended did not start, where it has said so.
 fn last_words(control: &OwnedFd) -> Option<String> {
     loop {
-        match worker::hear(control) {
+        match channel::hear(control) {
             Ok(Heard::Message(Report::Failed { reason })) => return Some(reason),
             Ok(Heard::Message(_)) => {}
             Ok(Heard::Nothing | Heard::End) | Err(_) => return None,

@@ -6,6 +6,7 @@ pub(crate) mod bpf;
 pub(crate) mod buffer_ring;
 pub(crate) mod channel;
 pub(crate) mod clock;
+pub(crate) mod faults;
 pub(crate) mod features;
 pub(crate) mod identity;
 pub(crate) mod inheritance;

@@ -1,10 +1,8 @@
 //! The data path of one pinned process: bring-up, then the loop. It does not know who started it: it gets its
 //! listeners' addresses (or sockets), a control channel and a telemetry page.
 
-mod control;
 mod event_loop;
 mod listener;
-mod rendezvous;
 mod slab;
 
 use std::io;
@@ -16,16 +14,14 @@ use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-pub(crate) use self::control::{
-    Heard, Moved, Order, Report, hear, hear_with, hear_with_all, pair, tell, tell_with, tell_with_all,
-};
 use self::event_loop::{EventLoop, Parts};
 use self::listener::Listener;
-use self::rendezvous::Rendezvous;
-pub(crate) use self::rendezvous::{Found, find, find_others, key};
 use crate::config::{Descriptors, Settings};
 use crate::context::{Context, Inbox, Worker};
-use crate::handover::connections::Meeting;
+use crate::ipc::channel::tell;
+use crate::ipc::meeting::Meeting;
+use crate::ipc::orders::Report;
+use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::steering::Steering;
 use crate::sys::clock::monotonic_ns;

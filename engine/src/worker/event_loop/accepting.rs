@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 
 use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
 use crate::context::Alarm;
+use crate::ipc::channel::tell;
+use crate::ipc::orders::Report;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Ring, Socket};
-use crate::worker::control::{Report, tell};
 use crate::worker::listener::{Accepting, Listener};
 
 /// Longest pause after accepting failed for want of descriptors or memory.

@@ -1,5 +1,5 @@
 //! Connections move: from this worker, which leaves, to others; and from others to this one. What is said and who has what
-//! at which moment: see [`crate::handover::connections`].
+//! at which moment: see [`crate::handover`].
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -10,18 +10,18 @@ use socket2::SockRef;
 
 use super::{Entry, EventLoop, Leaving, Receiving};
 use crate::config::Connections;
-use crate::connection::{Frozen, Standing};
 use crate::context::Alarm;
 use crate::context::timer_wheel::TimerId;
-use crate::handover::connections::{
-    ALONE_BYTES, Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Meeting, Message, Offer, Refusal,
-    VERSION, reach, visit,
-};
+use crate::handover::{Frozen, Message, Refusal, Standing, VERSION};
+use crate::ipc::channel::tell;
+use crate::ipc::meeting::{Meeting, visit};
+use crate::ipc::orders::{Moved, Report};
+use crate::ipc::transfer::{ALONE_BYTES, Arrival, Arrived, BATCH, BATCH_BYTES, BATCH_MS_MAX, Channel, Heard, Offer};
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
+use crate::sys::faults::reach;
 use crate::sys::ring::{Key, Ring};
 use crate::types::{ConnectionId, Peer};
-use crate::worker::control::{Moved, Report, tell};
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::{CONTROL, EventLoop, Leaving, Master};
 use crate::config::Connections;
 use crate::context::Alarm;
+use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::ring::Ring;
-use crate::worker::control::{Heard, Order, Report, hear_with, tell, tell_with};
 use crate::worker::listener::Listener;
-use crate::worker::rendezvous::Rendezvous;
 
 /// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
 /// its way, perhaps sent for the third time, and whoever was let in is answered. Half of the drain's time at most.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::EventLoop;
 use crate::config::StateTooLarge;
 use crate::context::{Alarm, Worker};
-use crate::handover::connections::{Message, Refusal, VERSION, reach};
-use crate::handover::worker_state::{StateReader, StateWriter};
+use crate::handover::{Message, Refusal, VERSION};
+use crate::ipc::worker_state::{StateReader, StateWriter};
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
+use crate::sys::faults::reach;
 use crate::types::{StateFormat, ThawError};
 
 /// A worker that waits for the state of one that leaves waits so long at most.

@@ -3,7 +3,8 @@
 
 use std::io::{self, Read, Write};
 
-use super::connections::{BATCH_MS_MAX, Channel, Message, PACKET_BYTES_MAX};
+use super::transfer::{BATCH_MS_MAX, Channel, PACKET_BYTES_MAX};
+use crate::handover::Message;
 
 /// Of one part, with room for the packet's head.
 const PART_BYTES: usize = PACKET_BYTES_MAX - 256;
@@ -125,7 +126,7 @@ impl Read for StateReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handover::connections::tests::pair;
+    use crate::ipc::meeting::tests::pair;
 
     /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {

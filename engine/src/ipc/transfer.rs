@@ -1,22 +1,10 @@
-//! Established connections on their way from a worker that leaves to one that serves: what the two say to each other.
+//! The packets in which two workers hand connections over, and the channel that carries them; see
+//! [`Message`] for what they say.
 //!
-//! The worker that serves listens at an abstract name of its own; the one that leaves connects to it, and for each batch:
-//!
-//! 1. the sender stops its connections (every completion is taken, so that no byte is in the kernel's hand) and *offers*
-//!    them: descriptors, and for each where it stands, the protocol's state, input and output;
-//! 2. the receiver makes the connections of that, does nothing with them yet, and says which it *takes*;
-//! 3. the sender *gives* it those, and from then on has nothing to do with them; the others go on where they were.
-//!
-//! So each connection has one owner at any time. Until it gives, the sender has everything whole, and whatever happens to
-//! the receiver or the channel, it goes on as if nothing had been; a receiver drops what was not given when the channel
-//! ends. What was given is the receiver's, whatever happens to the sender.
-//!
-//! Messages are packets: the length of a head, the head as JSON, and bytes; many bytes go in a file in memory beside it,
-//! since a packet that fills the channel would have to wait for the other side, and the next one again. Fields and kinds
-//! that one side does not know are ignored; a change that may not be ignored raises [`VERSION`], and then nothing is taken.
+//! A packet is the length of a head, the head as JSON, and bytes; many bytes go in a file in memory beside it, since a
+//! packet that fills the channel would have to wait for the other side, and the next one again.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,17 +13,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
-use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::connection::{Frozen, Standing};
+use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION};
 use crate::sys::channel;
 use crate::types::StateFormat;
-
-/// Of these messages.
-pub(crate) const VERSION: u32 = 1;
 
 /// Connections of one batch. The fewer, the shorter the pause of each, and of those that the receiver serves already; the
 /// more, the less is said.
@@ -61,126 +42,6 @@ const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// What the bytes of one batch may come to, so that nobody can make a worker take all memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
-
-/// Senders that may wait at once.
-const BACKLOG: i32 = 4096;
-
-/// Why a connection was not handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub(crate) enum Refusal {
-    /// The protocol keeps it.
-    Protocol,
-    /// It was about to end.
-    Ending,
-    /// The other side speaks another version of this.
-    Version,
-    /// The other side runs another protocol.
-    Format,
-    /// The other side's protocol does not understand the state.
-    State,
-    /// The other side has as many connections as it may.
-    Limit,
-    /// The other side leaves, too.
-    Leaving,
-    /// Descriptors did not arrive.
-    Descriptors,
-    /// The worker's own state is larger than it may be.
-    TooLarge,
-    /// The other side is gone, or does not answer.
-    Channel,
-    /// Of a later version.
-    #[serde(other)]
-    Unknown,
-}
-
-impl Refusal {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Protocol => "protocol",
-            Self::Ending => "ending",
-            Self::Version => "version",
-            Self::Format => "format",
-            Self::State => "state",
-            Self::Limit => "limit",
-            Self::Leaving => "leaving",
-            Self::Descriptors => "descriptors",
-            Self::TooLarge => "too_large",
-            Self::Channel => "channel",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-/// A connection of an offer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Envelope {
-    pub(crate) standing: Standing,
-    /// Nothing was received on it yet.
-    #[serde(default)]
-    pub(crate) is_fresh: bool,
-    state_bytes: usize,
-    input_bytes: usize,
-    output_bytes: usize,
-}
-
-impl Envelope {
-    fn new(frozen: &Frozen, is_fresh: bool) -> Self {
-        let standing = frozen.standing.clone();
-        let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
-        Self { standing, is_fresh, state_bytes, input_bytes, output_bytes }
-    }
-
-    /// Of [`Frozen::parts`].
-    fn lengths(&self) -> [usize; 3] {
-        [self.state_bytes, self.input_bytes, self.output_bytes]
-    }
-}
-
-/// The head of a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "snake_case")]
-pub(crate) enum Message {
-    /// Connections; their descriptors come with this packet, and their bytes.
-    Offer {
-        version: u32,
-        batch: u64,
-        /// The bytes are not in the packet, but in a file, whose descriptor is the last.
-        has_file: bool,
-        /// What the protocol's state is.
-        format: String,
-        format_version: u32,
-        connections: Vec<Envelope>,
-    },
-    /// What the receiver has made of an offer.
-    Takes {
-        batch: u64,
-        /// By their places in the offer: those that it does not take.
-        refused: Vec<(usize, Refusal)>,
-        /// Connections that it has, without these.
-        open: u64,
-    },
-    /// Those that were not refused are the receiver's.
-    Gives { batch: u64 },
-    /// The worker's own state follows, in packets of [`Message::StatePart`], before any connection.
-    State { version: u32, format: String, format_version: u32 },
-    /// Bytes of it.
-    StatePart,
-    /// So many they were; where it is not whole, it is not to be used.
-    StateEnd { bytes: u64, is_whole: bool },
-    /// Whether the receiver has it.
-    StateTaken { refused: Option<Refusal> },
-    /// Of a later version.
-    #[serde(other)]
-    Unknown,
-}
 
 /// A batch of connections to be offered.
 pub(crate) struct Offer {
@@ -330,7 +191,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    fn new(descriptor: OwnedFd) -> Self {
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
         Self { descriptor, outgoing: VecDeque::new() }
     }
 
@@ -464,26 +325,6 @@ impl Channel {
     }
 }
 
-/// A place where tests end a process, or halt this one, once: `BATON_FAULT=STEP@FILE`, where the file says `self`, `parent` or `stop`.
-#[cfg(feature = "faults")]
-pub(crate) fn reach(step: &str) {
-    use nix::sys::signal::{Signal, kill};
-
-    let Ok(fault) = std::env::var("BATON_FAULT") else { return };
-    let Some((_, path)) = fault.split_once('@').filter(|(at, _)| *at == step) else { return };
-    let whom = fs::read_to_string(path).unwrap_or_default();
-    // Whoever takes the file away does it.
-    if fs::remove_file(path).is_ok() {
-        let pid = if whom == "parent" { nix::unistd::getppid() } else { nix::unistd::getpid() };
-        let _ = kill(pid, if whom == "stop" { Signal::SIGSTOP } else { Signal::SIGKILL });
-    }
-}
-
-/// Nothing, but in tests.
-#[cfg(not(feature = "faults"))]
-#[inline]
-pub(crate) fn reach(_: &str) {}
-
 /// A file in memory.
 fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
     let make = |flags| memfd_create(c"baton-connections", flags);
@@ -507,86 +348,11 @@ fn parse(packet: &[u8]) -> Option<(Message, &[u8])> {
     Some((serde_json::from_slice(head).ok()?, bytes))
 }
 
-/// Where others bring their connections.
-#[derive(Debug)]
-pub(crate) struct Meeting {
-    socket: Socket,
-    name: String,
-    /// The user that the worker was started as; it may have become another since.
-    user: u32,
-}
-
-impl Meeting {
-    /// Listens at a name that nobody else has.
-    ///
-    /// # Errors
-    /// As socket(2), bind(2), listen(2).
-    pub(crate) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        // 128 random bits, so that nobody can have it before.
-        let mut random = [0; 16];
-        fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut random))?;
-        let name = format!("baton/connections/{:032x}", u128::from_le_bytes(random));
-        socket.bind(&address(&name)?)?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, name, user: geteuid().as_raw() })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    /// Somebody who has come: a worker of root, of the user this one was started as, or of the user it is.
-    pub(crate) fn accept(&self) -> Option<Channel> {
-        loop {
-            match self.socket.accept() {
-                Ok((socket, _)) if is_trusted(&socket, self.user) => return Some(Channel::new(socket.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-    }
-}
-
-/// Goes to a worker that serves. `user` is whom this worker was started as.
-///
-/// # Errors
-/// As connect(2); `PermissionDenied` where somebody else listens there.
-pub(crate) fn visit(name: &str, user: u32) -> io::Result<Channel> {
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&address(name)?)?;
-    if !is_trusted(&socket, user) {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    Ok(Channel::new(socket.into()))
-}
-
-fn address(name: &str) -> io::Result<SockAddr> {
-    SockAddr::unix(format!("\0{name}"))
-}
-
-fn is_trusted(socket: &Socket, user: u32) -> bool {
-    let trusted = [0, user, geteuid().as_raw()];
-    getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// Both ends: of the one that visits, and of the one that is visited.
-    pub(crate) fn pair() -> (Channel, Channel) {
-        let meeting = Meeting::open().expect("a socket");
-        let ours = visit(meeting.name(), 0).expect("connected");
-        (ours, meeting.accept().expect("somebody came"))
-    }
+    use crate::handover::Standing;
+    use crate::ipc::meeting::tests::pair;
 
     fn frozen(output: Vec<u8>) -> Frozen {
         Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }

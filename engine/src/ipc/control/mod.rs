@@ -3,7 +3,6 @@
 //! A client sends one [`Request`] and reads [`Reply`]s until one of them is the last ([`Reply::is_last`]).
 //! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
 
-pub(crate) mod relay;
 pub(crate) mod server;
 
 use std::io::{self, BufRead, BufReader, Read, Write};

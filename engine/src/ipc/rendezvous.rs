@@ -114,7 +114,8 @@ fn knock(key: &str, pid: u32) -> Option<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::{Heard, Order, hear, tell};
+    use crate::ipc::channel::{Heard, hear, tell};
+    use crate::ipc::orders::Order;
 
     #[test]
     fn a_worker_is_found_by_the_path_of_its_control_socket() {

@@ -1,5 +1,5 @@
-//! What an old master and a new one tell each other during an upgrade: messages as in [`crate::worker`]'s channel, each
-//! with a descriptor or without. Either side ignores kinds it does not know.
+//! What an old master and a new one tell each other during an upgrade: messages over a [`channel`](super::channel),
+//! each with a descriptor or without. Either side ignores kinds it does not know.
 
 use std::net::SocketAddr;
 

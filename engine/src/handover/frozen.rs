@@ -1,0 +1,48 @@
+//! A connection on its way from one worker to another, as plain data.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
+/// start that they could rely on. What a later version adds has a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Standing {
+    /// Input wanted before the protocol is called again.
+    pub(crate) at_least: u32,
+    pub(crate) paused: bool,
+    pub(crate) full: bool,
+    pub(crate) rerun: bool,
+    pub(crate) peer_ended: bool,
+    pub(crate) eof_told: bool,
+    /// Since input last arrived or output last ended.
+    pub(crate) idle_ns: u64,
+    /// Since the first byte of the message in the input.
+    pub(crate) message_ns: Option<u64>,
+    /// Since the peer last took output.
+    pub(crate) stalled_ns: u64,
+    /// The protocol's timers, with the time that is left.
+    pub(crate) timers_ns: Vec<(u16, u64)>,
+}
+
+/// A connection between two workers: everything but its socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    pub(crate) standing: Standing,
+    /// What the protocol wrote.
+    pub(crate) state: Vec<u8>,
+    /// Not consumed.
+    pub(crate) input: Vec<u8>,
+    /// Not sent.
+    pub(crate) output: Vec<u8>,
+}
+
+impl Frozen {
+    /// State, input and output.
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
+        [&self.state, &self.input, &self.output]
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}

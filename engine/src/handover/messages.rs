@@ -1,0 +1,141 @@
+//! Established connections on their way from a worker that leaves to one that serves: what the two say to each other.
+//!
+//! The worker that serves listens at an abstract name of its own; the one that leaves connects to it, and for each batch:
+//!
+//! 1. the sender stops its connections (every completion is taken, so that no byte is in the kernel's hand) and *offers*
+//!    them: descriptors, and for each where it stands, the protocol's state, input and output;
+//! 2. the receiver makes the connections of that, does nothing with them yet, and says which it *takes*;
+//! 3. the sender *gives* it those, and from then on has nothing to do with them; the others go on where they were.
+//!
+//! So each connection has one owner at any time. Until it gives, the sender has everything whole, and whatever happens to
+//! the receiver or the channel, it goes on as if nothing had been; a receiver drops what was not given when the channel
+//! ends. What was given is the receiver's, whatever happens to the sender.
+//!
+//! Fields and kinds that one side does not know are ignored; a change that may not be ignored raises [`VERSION`], and then
+//! nothing is taken.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Frozen, Standing};
+
+/// Of these messages.
+pub(crate) const VERSION: u32 = 1;
+
+/// Why a connection was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub(crate) enum Refusal {
+    /// The protocol keeps it.
+    Protocol,
+    /// It was about to end.
+    Ending,
+    /// The other side speaks another version of this.
+    Version,
+    /// The other side runs another protocol.
+    Format,
+    /// The other side's protocol does not understand the state.
+    State,
+    /// The other side has as many connections as it may.
+    Limit,
+    /// The other side leaves, too.
+    Leaving,
+    /// Descriptors did not arrive.
+    Descriptors,
+    /// The worker's own state is larger than it may be.
+    TooLarge,
+    /// The other side is gone, or does not answer.
+    Channel,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Refusal {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Protocol => "protocol",
+            Self::Ending => "ending",
+            Self::Version => "version",
+            Self::Format => "format",
+            Self::State => "state",
+            Self::Limit => "limit",
+            Self::Leaving => "leaving",
+            Self::Descriptors => "descriptors",
+            Self::TooLarge => "too_large",
+            Self::Channel => "channel",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A connection of an offer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) standing: Standing,
+    /// Nothing was received on it yet.
+    #[serde(default)]
+    pub(crate) is_fresh: bool,
+    state_bytes: usize,
+    input_bytes: usize,
+    output_bytes: usize,
+}
+
+impl Envelope {
+    pub(crate) fn new(frozen: &Frozen, is_fresh: bool) -> Self {
+        let standing = frozen.standing.clone();
+        let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
+        Self { standing, is_fresh, state_bytes, input_bytes, output_bytes }
+    }
+
+    /// Of [`Frozen::parts`].
+    pub(crate) fn lengths(&self) -> [usize; 3] {
+        [self.state_bytes, self.input_bytes, self.output_bytes]
+    }
+}
+
+/// The head of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// Connections; their descriptors come with this packet, and their bytes.
+    Offer {
+        version: u32,
+        batch: u64,
+        /// The bytes are not in the packet, but in a file, whose descriptor is the last.
+        has_file: bool,
+        /// What the protocol's state is.
+        format: String,
+        format_version: u32,
+        connections: Vec<Envelope>,
+    },
+    /// What the receiver has made of an offer.
+    Takes {
+        batch: u64,
+        /// By their places in the offer: those that it does not take.
+        refused: Vec<(usize, Refusal)>,
+        /// Connections that it has, without these.
+        open: u64,
+    },
+    /// Those that were not refused are the receiver's.
+    Gives { batch: u64 },
+    /// The worker's own state follows, in packets of [`Message::StatePart`], before any connection.
+    State { version: u32, format: String, format_version: u32 },
+    /// Bytes of it.
+    StatePart,
+    /// So many they were; where it is not whole, it is not to be used.
+    StateEnd { bytes: u64, is_whole: bool },
+    /// Whether the receiver has it.
+    StateTaken { refused: Option<Refusal> },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}

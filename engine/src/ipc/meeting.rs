@@ -1,0 +1,96 @@
+//! Where a worker that serves lets itself be found by workers that leave, and how these get there.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::transfer::Channel;
+
+/// Senders that may wait at once.
+const BACKLOG: i32 = 4096;
+
+/// Where others bring their connections.
+#[derive(Debug)]
+pub(crate) struct Meeting {
+    socket: Socket,
+    name: String,
+    /// The user that the worker was started as; it may have become another since.
+    user: u32,
+}
+
+impl Meeting {
+    /// Listens at a name that nobody else has.
+    ///
+    /// # Errors
+    /// As socket(2), bind(2), listen(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        // 128 random bits, so that nobody can have it before.
+        let mut random = [0; 16];
+        fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut random))?;
+        let name = format!("baton/connections/{:032x}", u128::from_le_bytes(random));
+        socket.bind(&address(&name)?)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, name, user: geteuid().as_raw() })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Somebody who has come: a worker of root, of the user this one was started as, or of the user it is.
+    pub(crate) fn accept(&self) -> Option<Channel> {
+        loop {
+            match self.socket.accept() {
+                Ok((socket, _)) if is_trusted(&socket, self.user) => return Some(Channel::new(socket.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Goes to a worker that serves. `user` is whom this worker was started as.
+///
+/// # Errors
+/// As connect(2); `PermissionDenied` where somebody else listens there.
+pub(crate) fn visit(name: &str, user: u32) -> io::Result<Channel> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&address(name)?)?;
+    if !is_trusted(&socket, user) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(Channel::new(socket.into()))
+}
+
+fn address(name: &str) -> io::Result<SockAddr> {
+    SockAddr::unix(format!("\0{name}"))
+}
+
+fn is_trusted(socket: &Socket, user: u32) -> bool {
+    let trusted = [0, user, geteuid().as_raw()];
+    getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Both ends: of the one that visits, and of the one that is visited.
+    pub(crate) fn pair() -> (Channel, Channel) {
+        let meeting = Meeting::open().expect("a socket");
+        let ours = visit(meeting.name(), 0).expect("connected");
+        (ours, meeting.accept().expect("somebody came"))
+    }
+}

@@ -1,0 +1,21 @@
+//! Faults that tests ask for.
+
+/// A place where tests end a process, or halt this one, once: `BATON_FAULT=STEP@FILE`, where the file says `self`, `parent` or `stop`.
+#[cfg(feature = "faults")]
+pub(crate) fn reach(step: &str) {
+    use nix::sys::signal::{Signal, kill};
+
+    let Ok(fault) = std::env::var("BATON_FAULT") else { return };
+    let Some((_, path)) = fault.split_once('@').filter(|(at, _)| *at == step) else { return };
+    let whom = std::fs::read_to_string(path).unwrap_or_default();
+    // Whoever takes the file away does it.
+    if std::fs::remove_file(path).is_ok() {
+        let pid = if whom == "parent" { nix::unistd::getppid() } else { nix::unistd::getpid() };
+        let _ = kill(pid, if whom == "stop" { Signal::SIGSTOP } else { Signal::SIGKILL });
+    }
+}
+
+/// Nothing, but in tests.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub(crate) fn reach(_: &str) {}
