@@ -5,21 +5,21 @@
 //! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
 //! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
+mod callbacks;
+mod deadlines;
 mod frozen;
 mod input;
 mod outbound;
 
-use std::mem;
-
 use self::input::Input;
 use self::outbound::Outbound;
 use crate::context::timer_wheel::TimerId;
-use crate::context::{Alarm, Command, Context, Io, Tail, Timers};
+use crate::context::{Context, Io, Tail, Timers};
 use crate::protocol::Protocol;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
-use crate::types::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, Step, TimerKey};
+use crate::types::{CloseReason, ConnectionId, Drain, Next, Peer, Reject, TimerKey};
 
 /// While a connection waits for its next turn, reading goes on until this much input waits.
 const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
@@ -328,30 +328,6 @@ impl<S> Connection<S> {
         self.outbound.sent(payload, count);
     }
 
-    /// The engine's timer fired.
-    pub(crate) fn alarm<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
-        self.alarm = None;
-        let Some((deadline_ns, cause)) = self.deadline(context) else { return };
-        if deadline_ns <= context.now_ns {
-            match cause {
-                Cause::Linger => self.end(context, false, self.reason),
-                Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
-                Cause::Message => {
-                    self.message_ns = context.now_ns;
-                    self.limit(protocol, context, Limit::Message, CloseReason::MessageTimeout);
-                }
-                Cause::Idle => {
-                    self.activity_ns = context.now_ns;
-                    self.limit(protocol, context, Limit::Idle, CloseReason::IdleTimeout);
-                }
-            }
-        }
-        self.set_alarm(context);
-    }
-
     /// A timer of the protocol's fired.
     pub(crate) fn timer<P>(&mut self, protocol: &mut P, context: &mut Context, key: TimerKey)
     where
@@ -434,204 +410,6 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Calls the protocol with everything that waits.
-    fn run_input<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
-        let input = mem::take(&mut self.input);
-        let Some(state) = &mut self.state else { return };
-        let mut io = Io {
-            context,
-            timers: &mut self.timers,
-            id: self.id,
-            pending: self.outbound.pending(),
-            lendable: &[],
-            tail: Tail::None,
-            is_told: self.is_told,
-        };
-        let step = protocol.on_data(state, input.bytes(), &mut io);
-        let tail = io.tail;
-        assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
-        self.input = input;
-        if step.consumed > 0 {
-            self.input.consume(step.consumed);
-            self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
-        }
-        self.push_output(context, None, tail);
-        self.apply_step(protocol, context, step);
-    }
-
-    fn keep(&mut self, context: &mut Context, bytes: &[u8], begins_message: bool) {
-        self.input.append(bytes);
-        if begins_message {
-            self.message_ns = context.now_ns;
-            self.set_alarm(context);
-        }
-    }
-
-    /// Queues what a callback wrote, and notes whether that is too much.
-    #[inline]
-    fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, tail: Tail) {
-        if self.outbound.pending() == 0 {
-            self.progress_ns = context.now_ns;
-        }
-        self.outbound.push_staged(&mut context.arena);
-        match (tail, received) {
-            (Tail::None, _) => {}
-            (Tail::Input(range), Some(Received::Lease(mut lease))) => {
-                lease.narrow(range.start, range.len());
-                self.outbound.push(Payload::Lease(lease));
-            }
-            (Tail::Input(_), _) => unreachable!("input is lent from leases only"),
-            (Tail::Static(bytes), _) => self.outbound.push(Payload::Static(bytes)),
-            (Tail::Counted(bytes, part), _) => {
-                let (start, end) = (part.start as u32, part.end as u32);
-                self.outbound.push(Payload::Counted { bytes, start, end });
-            }
-        }
-        self.full |= self.outbound.pending() > context.limits.outbound_bytes_high;
-    }
-
-    #[inline]
-    fn apply_step<P>(&mut self, protocol: &mut P, context: &mut Context, step: Step)
-    where
-        P: Protocol<Connection = S>,
-    {
-        match step.next {
-            Next::Keep | Next::More { .. } => {
-                let at_least = if let Next::More { at_least } = step.next { at_least } else { 1 };
-                self.at_least = u32::try_from(at_least.max(self.input.len() + 1)).unwrap_or(u32::MAX);
-                if !self.input.is_empty() {
-                    self.check_message_bytes(protocol, context);
-                }
-            }
-            Next::Yield | Next::Pause => {
-                self.at_least = 1;
-                self.rerun = true;
-                self.paused = step.next == Next::Pause;
-                if !self.paused && !self.full {
-                    context.commands.push(Command::Rerun(self.id));
-                }
-            }
-            Next::Close | Next::Finish | Next::Abort => self.apply(context, step.next, CloseReason::Protocol),
-        }
-    }
-
-    /// Does what a callback other than [`Protocol::on_data`] asked for.
-    fn apply(&mut self, context: &mut Context, next: Next, reason: CloseReason) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        match next {
-            Next::Keep => {}
-            Next::More { at_least } => {
-                if self.paused || at_least as u64 != u64::from(self.at_least) {
-                    self.paused = false;
-                    self.at_least = u32::try_from(at_least.max(1)).unwrap_or(u32::MAX);
-                }
-                self.rerun_soon(context);
-            }
-            Next::Yield => {
-                self.paused = false;
-                self.at_least = 1;
-                self.rerun_soon(context);
-            }
-            Next::Pause => {
-                self.paused = true;
-                self.rerun = true;
-            }
-            Next::Close => self.begin_close(context, true, reason),
-            Next::Finish => self.begin_close(context, false, reason),
-            Next::Abort => self.end(context, true, CloseReason::Aborted),
-        }
-    }
-
-    fn rerun_soon(&mut self, context: &mut Context) {
-        self.rerun = true;
-        if !self.full {
-            context.commands.push(Command::Rerun(self.id));
-        }
-    }
-
-    /// Calls back, queues what was written, does what was asked for.
-    fn call(&mut self, context: &mut Context, reason: CloseReason, callback: impl FnOnce(&mut S, &mut Io<'_>) -> Next) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let Some(state) = &mut self.state else { return };
-        let mut io = Io {
-            context,
-            timers: &mut self.timers,
-            id: self.id,
-            pending: self.outbound.pending(),
-            lendable: &[],
-            tail: Tail::None,
-            is_told: self.is_told,
-        };
-        let next = callback(state, &mut io);
-        let tail = io.tail;
-        self.push_output(context, None, tail);
-        self.apply(context, next, reason);
-    }
-
-    /// As [`Connection::call`], with a look at the unconsumed input.
-    fn call_with_input(
-        &mut self,
-        context: &mut Context,
-        reason: CloseReason,
-        callback: impl FnOnce(&mut S, &[u8], &mut Io<'_>) -> Next,
-    ) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let input = mem::take(&mut self.input);
-        self.call(context, reason, |state, io| callback(state, input.bytes(), io));
-        if self.phase == Phase::Open {
-            self.input = input;
-        }
-    }
-
-    fn on_writable<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
-        self.call(context, CloseReason::Protocol, |state, io| protocol.on_writable(state, io));
-        if self.phase == Phase::Open && self.rerun && !self.paused && !self.full {
-            context.commands.push(Command::Rerun(self.id));
-        }
-    }
-
-    fn tell_end<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
-        if mem::replace(&mut self.eof_told, true) {
-            return;
-        }
-        let input = mem::take(&mut self.input);
-        self.message_ns = 0;
-        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, input.bytes(), io));
-    }
-
-    fn limit<P>(&mut self, protocol: &mut P, context: &mut Context, limit: Limit, reason: CloseReason)
-    where
-        P: Protocol<Connection = S>,
-    {
-        self.call_with_input(context, reason, |state, input, io| protocol.on_limit(state, limit, input, io));
-    }
-
-    fn check_message_bytes<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
-        if self.input.len() > context.limits.message_bytes_max {
-            self.limit(protocol, context, Limit::MessageBytes, CloseReason::MessageBytes);
-            // A protocol that goes on regardless would let the peer fill the memory.
-            self.begin_close(context, true, CloseReason::MessageBytes);
-        }
-    }
-
     fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {
         if self.phase == Phase::Open {
             self.phase = Phase::Flushing { linger };
@@ -652,42 +430,4 @@ impl<S> Connection<S> {
             self.timers.cancel_all(&mut context.timers);
         }
     }
-
-    /// The earliest time-out that could end this connection, and which it is.
-    fn deadline(&self, context: &Context) -> Option<(u64, Cause)> {
-        let timeouts = &context.timeouts;
-        let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
-        match self.phase {
-            Phase::Frozen | Phase::Ended { .. } => None,
-            Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
-            _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
-            Phase::Flushing { .. } => None,
-            Phase::Open if self.paused || self.rerun => None,
-            Phase::Open if self.message_ns > 0 && timeouts.message_ms > 0 => {
-                after(self.message_ns, timeouts.message_ms, Cause::Message)
-            }
-            Phase::Open => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
-        }
-    }
-
-    /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
-    /// deadlines away; then it is set anew. So an ordinary request does not touch the timer wheel.
-    fn set_alarm(&mut self, context: &mut Context) {
-        let Some((deadline_ns, _)) = self.deadline(context) else { return };
-        if let Some(id) = self.alarm {
-            if context.timers.deadline_ns(id) <= deadline_ns + 1_000_000 {
-                return;
-            }
-            context.timers.cancel(id);
-        }
-        self.alarm = Some(context.timers.set(deadline_ns, Alarm::Connection { slot: self.id.slot }));
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Idle,
-    Message,
-    Write,
-    Linger,
 }

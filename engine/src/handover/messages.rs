@@ -1,18 +1,19 @@
-//! Established connections on their way from a worker that leaves to one that serves: what the two say to each other.
+//! What the sender and the receiver of connections say to each other.
 //!
-//! The worker that serves listens at an abstract name of its own; the one that leaves connects to it, and for each batch:
+//! The receiver is a worker that serves and listens at an abstract name; the sender is a worker that leaves and connects to
+//! it. For each batch:
 //!
-//! 1. the sender stops its connections (every completion is taken, so that no byte is in the kernel's hand) and *offers*
-//!    them: descriptors, and for each where it stands, the protocol's state, input and output;
-//! 2. the receiver makes the connections of that, does nothing with them yet, and says which it *takes*;
-//! 3. the sender *gives* it those, and from then on has nothing to do with them; the others go on where they were.
+//! 1. the sender stops its connections (it takes every completion, so that nothing is in flight in the kernel) and *offers*
+//!    them: descriptors, and for each its standing, the protocol's state, input and output;
+//! 2. the receiver makes connections of them, leaves them idle, and says which it *takes*;
+//! 3. the sender *gives* it those and forgets them; the others go on at the sender.
 //!
-//! So each connection has one owner at any time. Until it gives, the sender has everything whole, and whatever happens to
-//! the receiver or the channel, it goes on as if nothing had been; a receiver drops what was not given when the channel
-//! ends. What was given is the receiver's, whatever happens to the sender.
+//! So each connection has one owner at any time. Until it gives, the sender has everything whole and goes on unharmed,
+//! whatever happens to the receiver or the channel; a receiver drops what was not given when the channel ends. What was
+//! given is the receiver's, whatever happens to the sender.
 //!
-//! Fields and kinds that one side does not know are ignored; a change that may not be ignored raises [`VERSION`], and then
-//! nothing is taken.
+//! Each side ignores fields and kinds that it does not know. A change that may not be ignored raises [`VERSION`]; a receiver
+//! of another version takes nothing.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Frozen, Standing};
 
-/// Of these messages.
+/// Version of these messages.
 pub(crate) const VERSION: u32 = 1;
 
 /// Why a connection was not handed over.

@@ -1,46 +1,10 @@
-//! The listener group: who gets new connections, and what becomes of those that wait when a listener goes.
-//!
-//! Three tiers keep connections from being lost when listeners are replaced; see [`Tier`]. The best one that works here
-//! is chosen at start, unless the operator chose.
+//! What is handed over, as plain data: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s. Nothing here
+//! does I/O.
 
 mod frozen;
 mod messages;
-
-use std::fmt;
+mod tier;
 
 pub(crate) use self::frozen::{Frozen, Standing};
 pub(crate) use self::messages::{Envelope, Message, Refusal, VERSION};
-use crate::config::Handover;
-
-/// How listeners are replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tier {
-    /// Steered by a program of this generation: attaching the next generation's parks all listeners of the last.
-    Ebpf,
-    /// Listen sockets are inherited and never closed while anybody may still connect to them.
-    Adopt,
-    /// Listeners are closed, and the kernel moves what waits to others where it may. Loses a connection now and then.
-    Migrate,
-}
-
-impl Tier {
-    /// What chooses it.
-    pub(crate) fn wanted(name: &str) -> Option<Handover> {
-        match name {
-            "ebpf" => Some(Handover::Ebpf),
-            "adopt" => Some(Handover::Adopt),
-            "migrate" => Some(Handover::Migrate),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Ebpf => "ebpf",
-            Self::Adopt => "adopt",
-            Self::Migrate => "migrate",
-        })
-    }
-}
+pub(crate) use self::tier::Tier;

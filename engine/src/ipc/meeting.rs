@@ -1,4 +1,5 @@
-//! Where a worker that serves lets itself be found by workers that leave, and how these get there.
+//! The abstract name at which a serving worker listens for workers that bring their connections. Either side checks the
+//! other's credentials before it says anything.
 
 use std::fs;
 use std::io;

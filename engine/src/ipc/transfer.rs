@@ -1,8 +1,8 @@
-//! The packets in which two workers hand connections over, and the channel that carries them; see
-//! [`Message`] for what they say.
+//! The packets in which two workers hand connections over, and the channel that carries them. [`Message`] says what they
+//! mean.
 //!
-//! A packet is the length of a head, the head as JSON, and bytes; many bytes go in a file in memory beside it, since a
-//! packet that fills the channel would have to wait for the other side, and the next one again.
+//! A packet is the length of a head, the head as JSON, and bytes. Many bytes travel in a memory file whose descriptor comes
+//! with the packet: a packet that fills the channel would have to wait for the other side, and so would the next one.
 
 use std::collections::VecDeque;
 use std::fs;

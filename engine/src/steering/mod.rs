@@ -1,5 +1,5 @@
-//! Who of a listener group gets new connections: the steering program, the guard, and the choice of the tier by what may
-//! be loaded here.
+//! Which listener of a group gets new connections: the steering program, the guard, and the choice of the tier by what the
+//! kernel lets this process load.
 
 mod guard;
 mod program;

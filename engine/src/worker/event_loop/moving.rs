@@ -1,5 +1,5 @@
 //! Connections move: from this worker, which leaves, to others; and from others to this one. What is said and who has what
-//! at which moment: see [`crate::handover`].
+//! at which moment: see `handover/messages.rs`.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};

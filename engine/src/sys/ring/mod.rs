@@ -4,72 +4,25 @@
 //! its completion, so that nobody can touch it meanwhile. One system call a turn ([`Ring::enter`]) submits, runs
 //! the kernel's deferred work and waits.
 
+mod operations;
+mod user_data;
+
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, TimeoutFlags, Timespec};
+use io_uring::types::{Fixed, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
-use super::buffer_ring::{BufferRing, GROUP, Lease};
+pub(crate) use self::user_data::{Key, OPERATIONS_MAX, SLOTS_MAX};
+use self::user_data::{Kind, unpack};
+use super::buffer_ring::{BufferRing, Lease};
 use super::features::Features;
 use super::payload::Payload;
 
-/// Bits of the 64 of `user_data`: kind, operation index (where memory is held), generation, slot.
-const SLOT_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 16;
-const OPERATION_BITS: u32 = 20;
-const KIND_BITS: u32 = 4;
-const _: () = assert!(SLOT_BITS + GENERATION_BITS + OPERATION_BITS + KIND_BITS == 64);
-
-/// Slots a key can name.
-pub(crate) const SLOTS_MAX: u32 = 1 << SLOT_BITS;
-
-/// Sends and connects that can be in flight in one ring.
-pub(crate) const OPERATIONS_MAX: usize = 1 << OPERATION_BITS;
-
 /// `IORING_REGISTER_RING_FDS` (kernel 5.18).
 const REGISTER_RING_FDS: libc::c_uint = 20;
-
-/// Who an operation belongs to: a slot and the low bits of its generation, so that a completion for a former
-/// user of the slot is seen as stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) slot: u32,
-    pub(crate) generation: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Accept = 1,
-    Receive = 2,
-    Send = 3,
-    Connect = 4,
-    Poll = 5,
-    Timeout = 6,
-    Install = 7,
-    /// Operations whose success is silent and whose failure needs no answer.
-    Quiet = 8,
-}
-
-impl Kind {
-    fn pack(self, operation: usize, key: Key) -> u64 {
-        debug_assert!(key.slot < SLOTS_MAX && operation < OPERATIONS_MAX);
-        (self as u64) << (SLOT_BITS + GENERATION_BITS + OPERATION_BITS)
-            | (operation as u64) << (SLOT_BITS + GENERATION_BITS)
-            | u64::from(key.generation) << SLOT_BITS
-            | u64::from(key.slot)
-    }
-}
-
-fn unpack(user_data: u64) -> (u8, usize, Key) {
-    let key = Key { slot: (user_data & u64::from(SLOTS_MAX - 1)) as u32, generation: (user_data >> SLOT_BITS) as u16 };
-    let operation = (user_data >> (SLOT_BITS + GENERATION_BITS)) as usize & (OPERATIONS_MAX - 1);
-    ((user_data >> (SLOT_BITS + GENERATION_BITS + OPERATION_BITS)) as u8, operation, key)
-}
 
 /// A connection's socket: a descriptor of the process, or an entry of the ring's own file table. It must be given
 /// back with [`Ring::close`]; it is no `OwnedFd`, so that closing can be part of the turn's one system call.
@@ -311,157 +264,6 @@ impl Ring {
         }
     }
 
-    /// Accepts from `listener`: once, or until cancelled or failed (`many`, kernel 5.19).
-    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>, key: Key, many: bool, direct: bool) {
-        let fd = Fd(listener.as_raw_fd());
-        let entry = match (many, direct) {
-            (true, false) => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
-            (true, true) => opcode::AcceptMulti::new(fd).allocate_file_index(true).build(),
-            (false, false) => {
-                opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
-            }
-            (false, true) => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .file_index(Some(io_uring::types::DestinationSlot::auto_target()))
-                .build(),
-        };
-        self.outstanding += 1;
-        self.push(entry, Kind::Accept.pack(usize::from(direct), key));
-    }
-
-    /// Receives once from `socket` into a provided buffer (kernel 5.19).
-    pub(crate) fn receive_once(&mut self, socket: &Socket, key: Key) {
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
-            Socket::Direct(index) => opcode::Recv::new(Fixed(index), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
-        };
-        self.outstanding += 1;
-        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(0, key));
-    }
-
-    /// Receives from `socket` into provided buffers until cancelled or ended (kernel 6.0).
-    #[inline]
-    pub(crate) fn receive(&mut self, socket: &Socket, key: Key) {
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::RecvMulti::new(Fd(fd), GROUP).build(),
-            Socket::Direct(index) => opcode::RecvMulti::new(Fixed(index), GROUP).build(),
-        };
-        self.outstanding += 1;
-        self.push(entry, Kind::Receive.pack(0, key));
-    }
-
-    /// Sends `payload`. At most one send of a socket may be in flight, since later ones could overtake.
-    #[inline]
-    pub(crate) fn send(&mut self, socket: &Socket, key: Key, payload: Payload, when_full: WhenFull) {
-        let flags = if when_full == WhenFull::Return { libc::MSG_DONTWAIT } else { 0 };
-        self.push_send(socket, key, payload, flags, squeue::Flags::empty());
-    }
-
-    /// Sends `payload` and, if all of it fitted into the peer's window at once, closes. Nothing may be armed on the
-    /// socket. When the completion says less than the whole length, the socket is still open.
-    ///
-    /// `MSG_WAITALL` makes a short send break the link, and `MSG_DONTWAIT` makes it come back at once all the same
-    /// (io_uring_enter(2), `IOSQE_IO_LINK`).
-    pub(crate) fn send_and_close(&mut self, socket: &Socket, key: Key, payload: Payload) {
-        // Both must go in one submission for the link to hold.
-        let is_room = {
-            let submission = self.inner.submission();
-            submission.len() + 2 <= submission.capacity()
-        };
-        if !is_room {
-            self.submit();
-        }
-        self.push_send(socket, key, payload, libc::MSG_DONTWAIT | libc::MSG_WAITALL, squeue::Flags::IO_LINK);
-        self.push_close(socket);
-    }
-
-    #[inline]
-    fn push_send(&mut self, socket: &Socket, key: Key, payload: Payload, flags: i32, entry_flags: squeue::Flags) {
-        let (pointer, length) = (payload.bytes().as_ptr(), payload.len().min(i32::MAX as usize) as u32);
-        let flags = libc::MSG_NOSIGNAL | flags;
-        let operation = self.hold(Held::Payload(payload));
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Send::new(Fd(fd), pointer, length).flags(flags).build(),
-            Socket::Direct(index) => opcode::Send::new(Fixed(index), pointer, length).flags(flags).build(),
-        };
-        self.outstanding += 1;
-        self.push(entry.flags(entry_flags), Kind::Send.pack(operation, key));
-    }
-
-    /// Connects a socket made by [`Ring::open`].
-    pub(crate) fn connect(&mut self, socket: &Socket, key: Key, address: SocketAddr) {
-        let address = Box::new(SockAddr::from(address));
-        let (pointer, length) = (address.as_ptr().cast::<libc::sockaddr>(), address.len());
-        let operation = self.hold(Held::Address(address));
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Connect::new(Fd(fd), pointer, length).build(),
-            Socket::Direct(index) => opcode::Connect::new(Fixed(index), pointer, length).build(),
-        };
-        self.outstanding += 1;
-        self.push(entry, Kind::Connect.pack(operation, key));
-    }
-
-    /// Asks for the end of a receive; its last completion still comes.
-    pub(crate) fn cancel_receive(&mut self, key: Key) {
-        self.cancel(Kind::Receive.pack(0, key));
-    }
-
-    /// Asks for the end of an accept; its last completion still comes.
-    pub(crate) fn cancel_accept(&mut self, key: Key, direct: bool) {
-        self.cancel(Kind::Accept.pack(usize::from(direct), key));
-    }
-
-    /// Asks for the end of everything that waits on a socket; the last completions still come.
-    pub(crate) fn cancel_socket(&mut self, socket: &Socket) {
-        let builder = match *socket {
-            Socket::Plain(fd) => CancelBuilder::fd(Fd(fd)).all(),
-            Socket::Direct(index) => CancelBuilder::fd(Fixed(index)).all(),
-        };
-        self.push_quiet(opcode::AsyncCancel2::new(builder).build());
-    }
-
-    fn cancel(&mut self, user_data: u64) {
-        self.push_quiet(opcode::AsyncCancel::new(user_data).build());
-    }
-
-    /// Closes a socket. Everything armed on it must have had its last completion.
-    #[expect(clippy::needless_pass_by_value, reason = "a closed socket is gone")]
-    pub(crate) fn close(&mut self, socket: Socket) {
-        self.push_close(&socket);
-    }
-
-    fn push_close(&mut self, socket: &Socket) {
-        self.push_quiet(match *socket {
-            Socket::Plain(fd) => opcode::Close::new(Fd(fd)).build(),
-            Socket::Direct(index) => opcode::Close::new(Fixed(index)).build(),
-        });
-    }
-
-    /// Watches a descriptor for input until it is closed or the poll ends.
-    pub(crate) fn poll(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
-        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
-        self.push(entry, Kind::Poll.pack(0, key));
-    }
-
-    /// Tells once when a descriptor may be written to.
-    pub(crate) fn poll_writable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
-        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLOUT as u32).build();
-        self.push(entry, Kind::Poll.pack(0, key));
-    }
-
-    /// Asks for the end of a poll, which holds its descriptor's file until then.
-    pub(crate) fn cancel_poll(&mut self, key: Key) {
-        self.cancel(Kind::Poll.pack(0, key));
-    }
-
-    /// Fires once at `at_ns` of CLOCK_MONOTONIC.
-    pub(crate) fn timeout(&mut self, at_ns: u64) {
-        // The kernel reads the time while it takes the entry. A second timeout pushed before that overwrites the
-        // first one's, which then fires with it: early at worst, never late, since only earlier ones are asked for.
-        *self.timeout_at = Timespec::new().sec(at_ns / 1_000_000_000).nsec((at_ns % 1_000_000_000) as u32);
-        let entry = opcode::Timeout::new(&raw const *self.timeout_at).flags(TimeoutFlags::ABS).build();
-        self.push(entry, Kind::Timeout.pack(0, Key { slot: 0, generation: 0 }));
-    }
-
     /// A descriptor of the process for `socket`: a duplicate where it is a direct one (kernel 6.7).
     pub(crate) fn with_descriptor<T>(
         &mut self,
@@ -603,19 +405,4 @@ fn register_ring_fd(fd: RawFd) -> io::Result<RawFd> {
 mod libc_flags {
     pub(super) const ENTER_GETEVENTS: u32 = 1 << 0;
     pub(super) const ENTER_REGISTERED_RING: u32 = 1 << 4;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn user_data_keeps_all_its_parts() {
-        for key in [Key { slot: 0, generation: 0 }, Key { slot: SLOTS_MAX - 1, generation: u16::MAX }] {
-            for operation in [0, 1, OPERATIONS_MAX - 1] {
-                let packed = Kind::Send.pack(operation, key);
-                assert_eq!(unpack(packed), (Kind::Send as u8, operation, key));
-            }
-        }
-    }
 }

@@ -1,0 +1,215 @@
+//! Calls of the protocol, and what the engine does with what they return: queue the output, keep the input, carry out the
+//! next step.
+
+use std::mem;
+
+use super::{Connection, Phase, Received};
+use crate::context::{Command, Context, Io, Tail};
+use crate::protocol::Protocol;
+use crate::sys::payload::Payload;
+use crate::types::{CloseReason, Limit, Next, Step};
+
+impl<S> Connection<S> {
+    /// Calls the protocol with everything that waits.
+    pub(super) fn run_input<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        let input = mem::take(&mut self.input);
+        let Some(state) = &mut self.state else { return };
+        let mut io = Io {
+            context,
+            timers: &mut self.timers,
+            id: self.id,
+            pending: self.outbound.pending(),
+            lendable: &[],
+            tail: Tail::None,
+            is_told: self.is_told,
+        };
+        let step = protocol.on_data(state, input.bytes(), &mut io);
+        let tail = io.tail;
+        assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
+        self.input = input;
+        if step.consumed > 0 {
+            self.input.consume(step.consumed);
+            self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
+        }
+        self.push_output(context, None, tail);
+        self.apply_step(protocol, context, step);
+    }
+
+    pub(super) fn keep(&mut self, context: &mut Context, bytes: &[u8], begins_message: bool) {
+        self.input.append(bytes);
+        if begins_message {
+            self.message_ns = context.now_ns;
+            self.set_alarm(context);
+        }
+    }
+
+    /// Queues what a callback wrote, and notes whether that is too much.
+    #[inline]
+    pub(super) fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, tail: Tail) {
+        if self.outbound.pending() == 0 {
+            self.progress_ns = context.now_ns;
+        }
+        self.outbound.push_staged(&mut context.arena);
+        match (tail, received) {
+            (Tail::None, _) => {}
+            (Tail::Input(range), Some(Received::Lease(mut lease))) => {
+                lease.narrow(range.start, range.len());
+                self.outbound.push(Payload::Lease(lease));
+            }
+            (Tail::Input(_), _) => unreachable!("input is lent from leases only"),
+            (Tail::Static(bytes), _) => self.outbound.push(Payload::Static(bytes)),
+            (Tail::Counted(bytes, part), _) => {
+                let (start, end) = (part.start as u32, part.end as u32);
+                self.outbound.push(Payload::Counted { bytes, start, end });
+            }
+        }
+        self.full |= self.outbound.pending() > context.limits.outbound_bytes_high;
+    }
+
+    #[inline]
+    pub(super) fn apply_step<P>(&mut self, protocol: &mut P, context: &mut Context, step: Step)
+    where
+        P: Protocol<Connection = S>,
+    {
+        match step.next {
+            Next::Keep | Next::More { .. } => {
+                let at_least = if let Next::More { at_least } = step.next { at_least } else { 1 };
+                self.at_least = u32::try_from(at_least.max(self.input.len() + 1)).unwrap_or(u32::MAX);
+                if !self.input.is_empty() {
+                    self.check_message_bytes(protocol, context);
+                }
+            }
+            Next::Yield | Next::Pause => {
+                self.at_least = 1;
+                self.rerun = true;
+                self.paused = step.next == Next::Pause;
+                if !self.paused && !self.full {
+                    context.commands.push(Command::Rerun(self.id));
+                }
+            }
+            Next::Close | Next::Finish | Next::Abort => self.apply(context, step.next, CloseReason::Protocol),
+        }
+    }
+
+    /// Does what a callback other than [`Protocol::on_data`] asked for.
+    fn apply(&mut self, context: &mut Context, next: Next, reason: CloseReason) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        match next {
+            Next::Keep => {}
+            Next::More { at_least } => {
+                if self.paused || at_least as u64 != u64::from(self.at_least) {
+                    self.paused = false;
+                    self.at_least = u32::try_from(at_least.max(1)).unwrap_or(u32::MAX);
+                }
+                self.rerun_soon(context);
+            }
+            Next::Yield => {
+                self.paused = false;
+                self.at_least = 1;
+                self.rerun_soon(context);
+            }
+            Next::Pause => {
+                self.paused = true;
+                self.rerun = true;
+            }
+            Next::Close => self.begin_close(context, true, reason),
+            Next::Finish => self.begin_close(context, false, reason),
+            Next::Abort => self.end(context, true, CloseReason::Aborted),
+        }
+    }
+
+    pub(super) fn rerun_soon(&mut self, context: &mut Context) {
+        self.rerun = true;
+        if !self.full {
+            context.commands.push(Command::Rerun(self.id));
+        }
+    }
+
+    /// Calls back, queues what was written, does what was asked for.
+    pub(super) fn call(
+        &mut self,
+        context: &mut Context,
+        reason: CloseReason,
+        callback: impl FnOnce(&mut S, &mut Io<'_>) -> Next,
+    ) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let Some(state) = &mut self.state else { return };
+        let mut io = Io {
+            context,
+            timers: &mut self.timers,
+            id: self.id,
+            pending: self.outbound.pending(),
+            lendable: &[],
+            tail: Tail::None,
+            is_told: self.is_told,
+        };
+        let next = callback(state, &mut io);
+        let tail = io.tail;
+        self.push_output(context, None, tail);
+        self.apply(context, next, reason);
+    }
+
+    /// As [`Connection::call`], with a look at the unconsumed input.
+    pub(super) fn call_with_input(
+        &mut self,
+        context: &mut Context,
+        reason: CloseReason,
+        callback: impl FnOnce(&mut S, &[u8], &mut Io<'_>) -> Next,
+    ) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let input = mem::take(&mut self.input);
+        self.call(context, reason, |state, io| callback(state, input.bytes(), io));
+        if self.phase == Phase::Open {
+            self.input = input;
+        }
+    }
+
+    pub(super) fn on_writable<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call(context, CloseReason::Protocol, |state, io| protocol.on_writable(state, io));
+        if self.phase == Phase::Open && self.rerun && !self.paused && !self.full {
+            context.commands.push(Command::Rerun(self.id));
+        }
+    }
+
+    pub(super) fn tell_end<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if mem::replace(&mut self.eof_told, true) {
+            return;
+        }
+        let input = mem::take(&mut self.input);
+        self.message_ns = 0;
+        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, input.bytes(), io));
+    }
+
+    pub(super) fn limit<P>(&mut self, protocol: &mut P, context: &mut Context, limit: Limit, reason: CloseReason)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.call_with_input(context, reason, |state, input, io| protocol.on_limit(state, limit, input, io));
+    }
+
+    pub(super) fn check_message_bytes<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if self.input.len() > context.limits.message_bytes_max {
+            self.limit(protocol, context, Limit::MessageBytes, CloseReason::MessageBytes);
+            // A protocol that goes on regardless would let the peer fill the memory.
+            self.begin_close(context, true, CloseReason::MessageBytes);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The engine's time-outs of a connection: which is due next, and what happens when it is.
+//!
+//! Each connection has at most one alarm in the timer wheel, which rings at the earliest deadline or before.
+
+use super::{Connection, Phase};
+use crate::context::{Alarm, Context};
+use crate::protocol::Protocol;
+use crate::types::{CloseReason, Limit};
+
+/// Which time-out it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Idle,
+    Message,
+    Write,
+    Linger,
+}
+
+impl<S> Connection<S> {
+    /// The engine's timer fired.
+    pub(crate) fn alarm<P>(&mut self, protocol: &mut P, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.alarm = None;
+        let Some((deadline_ns, cause)) = self.deadline(context) else { return };
+        if deadline_ns <= context.now_ns {
+            match cause {
+                Cause::Linger => self.end(context, false, self.reason),
+                Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
+                Cause::Message => {
+                    self.message_ns = context.now_ns;
+                    self.limit(protocol, context, Limit::Message, CloseReason::MessageTimeout);
+                }
+                Cause::Idle => {
+                    self.activity_ns = context.now_ns;
+                    self.limit(protocol, context, Limit::Idle, CloseReason::IdleTimeout);
+                }
+            }
+        }
+        self.set_alarm(context);
+    }
+
+    /// The earliest time-out that could end this connection, and which it is.
+    fn deadline(&self, context: &Context) -> Option<(u64, Cause)> {
+        let timeouts = &context.timeouts;
+        let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
+        match self.phase {
+            Phase::Frozen | Phase::Ended { .. } => None,
+            Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
+            _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
+            Phase::Flushing { .. } => None,
+            Phase::Open if self.paused || self.rerun => None,
+            Phase::Open if self.message_ns > 0 && timeouts.message_ms > 0 => {
+                after(self.message_ns, timeouts.message_ms, Cause::Message)
+            }
+            Phase::Open => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
+        }
+    }
+
+    /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
+    /// deadlines away; then it is set anew. So an ordinary request does not touch the timer wheel.
+    pub(super) fn set_alarm(&mut self, context: &mut Context) {
+        let Some((deadline_ns, _)) = self.deadline(context) else { return };
+        if let Some(id) = self.alarm {
+            if context.timers.deadline_ns(id) <= deadline_ns + 1_000_000 {
+                return;
+            }
+            context.timers.cancel(id);
+        }
+        self.alarm = Some(context.timers.set(deadline_ns, Alarm::Connection { slot: self.id.slot }));
+    }
+}

@@ -1,0 +1,38 @@
+//! How listeners are replaced without losing a connection.
+
+use std::fmt;
+
+use crate::config::Handover;
+
+/// How listeners are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// Steered by a program of this generation: attaching the next generation's parks all listeners of the last.
+    Ebpf,
+    /// Listen sockets are inherited and never closed while anybody may still connect to them.
+    Adopt,
+    /// Listeners are closed, and the kernel moves what waits to others where it may. Loses a connection now and then.
+    Migrate,
+}
+
+impl Tier {
+    /// What chooses it.
+    pub(crate) fn wanted(name: &str) -> Option<Handover> {
+        match name {
+            "ebpf" => Some(Handover::Ebpf),
+            "adopt" => Some(Handover::Adopt),
+            "migrate" => Some(Handover::Migrate),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Ebpf => "ebpf",
+            Self::Adopt => "adopt",
+            Self::Migrate => "migrate",
+        })
+    }
+}
