@@ -14,11 +14,11 @@ pub struct StateFormat {
     pub version: u32,
 }
 
-/// Refusal of [`Protocol::freeze`]: the connection drains instead.
+/// Refusal of [`Protocol::freeze`](crate::Protocol::freeze): the connection drains instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotFreeze;
 
-/// Refusal of [`Protocol::thaw`]: the connection stays where it was, and drains there.
+/// Refusal of [`Protocol::thaw`](crate::Protocol::thaw): the connection stays where it was, and drains there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ThawError {
     /// A version of the state that this protocol does not know.
@@ -90,13 +90,14 @@ impl Step {
 pub enum Next {
     /// Go on as before. From [`Protocol::on_data`](crate::Protocol::on_data) the same as `More { at_least: 1 }`.
     Keep,
-    /// Read on (again, after a pause); call [`Protocol::on_data`](crate::Protocol::on_data) when this many unconsumed bytes are there.
-    /// Whatever is asked for, at least one byte more than was left unconsumed is waited for.
+    /// Read on (again, after a pause); call [`Protocol::on_data`](crate::Protocol::on_data) when this many
+    /// unconsumed bytes are there. Whatever is asked for, at least one byte more than was left unconsumed is waited for.
     More {
         /// Unconsumed bytes wanted.
         at_least: usize,
     },
-    /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections have had theirs.
+    /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections
+    /// have had theirs.
     Yield,
     /// Stop reading from the peer until a later callback returns [`Next::More`].
     Pause,

@@ -1,5 +1,5 @@
-//! Calls of the protocol, and what the engine does with what they return: queue the output, keep the input, carry out the
-//! next step.
+//! Calls of the protocol, and what the engine does with what they return: queue the output, keep the input, carry out
+//! the next step.
 
 use std::mem;
 

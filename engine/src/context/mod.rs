@@ -1,5 +1,5 @@
-//! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time,
-//! counters, and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
+//! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time, counters,
+//! and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
 
 mod io;
 mod mailbox;
@@ -29,18 +29,11 @@ use crate::types::{ConnectionId, TimerKey};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
     /// The engine's own look at a connection's time-outs.
-    Connection {
-        slot: u32,
-    },
+    Connection { slot: u32 },
     /// A protocol's timer of a connection.
-    Protocol {
-        slot: u32,
-        key: TimerKey,
-    },
+    Protocol { slot: u32, key: TimerKey },
     /// An outbound connection has not been established in time.
-    Connect {
-        id: ConnectionId,
-    },
+    Connect { id: ConnectionId },
     /// Try to accept again.
     Accept,
     /// The listeners have been open long enough after the order to leave.
@@ -49,12 +42,10 @@ pub(crate) enum Alarm {
     FirstInput,
     /// The drain deadline.
     Drain,
-    /// A batch of connections has not been taken in time by the worker at this place.
     /// The state of the worker before has not come.
     State,
-    Batch {
-        place: usize,
-    },
+    /// A batch of connections has not been taken in time by the worker at this place.
+    Batch { place: usize },
 }
 
 /// A request of a callback to the loop.

@@ -40,8 +40,8 @@ impl<M> Worker<'_, M> {
         self.context.wall_time()
     }
 
-    /// Calls [`Protocol::on_worker_timer`](crate::Protocol::on_worker_timer) after this time, once; unlike timers of connections, these are not rounded to
-    /// milliseconds. Setting a timer again moves it.
+    /// Calls [`Protocol::on_worker_timer`](crate::Protocol::on_worker_timer) after this time, once; unlike timers of
+    /// connections, these are not rounded to milliseconds. Setting a timer again moves it.
     pub fn set_timer(&mut self, key: TimerKey, after: Duration) {
         self.context.set_worker_timer(key, after);
     }
@@ -57,7 +57,8 @@ impl<M> Worker<'_, M> {
     }
 
     /// Connects to `address`. The connection opens with `token` in its [`Peer`](crate::Peer), or
-    /// [`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed) gets the token back, with `TimedOut` after [`Timeouts::connect_ms`].
+    /// [`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed) gets the token back, with `TimedOut` after
+    /// [`Timeouts::connect_ms`].
     ///
     /// [`Timeouts::connect_ms`]: crate::config::Timeouts::connect_ms
     pub fn connect(&mut self, address: SocketAddr, token: u64) {

@@ -1,10 +1,10 @@
 //! What the sender and the receiver of connections say to each other.
 //!
-//! The receiver is a worker that serves and listens at an abstract name; the sender is a worker that leaves and connects to
-//! it. For each batch:
+//! The receiver is a worker that serves and listens at an abstract name; the sender is a worker that leaves and
+//! connects to it. For each batch:
 //!
-//! 1. the sender stops its connections (it takes every completion, so that nothing is in flight in the kernel) and *offers*
-//!    them: descriptors, and for each its standing, the protocol's state, input and output;
+//! 1. the sender stops its connections (it takes every completion, so that nothing is in flight in the kernel) and
+//!    *offers* them: descriptors, and for each its standing, the protocol's state, input and output;
 //! 2. the receiver makes connections of them, leaves them idle, and says which it *takes*;
 //! 3. the sender *gives* it those and forgets them; the others go on at the sender.
 //!
@@ -12,8 +12,8 @@
 //! whatever happens to the receiver or the channel; a receiver drops what was not given when the channel ends. What was
 //! given is the receiver's, whatever happens to the sender.
 //!
-//! Each side ignores fields and kinds that it does not know. A change that may not be ignored raises [`VERSION`]; a receiver
-//! of another version takes nothing.
+//! Each side ignores fields and kinds that it does not know. A change that may not be ignored raises [`VERSION`]; a
+//! receiver of another version takes nothing.
 
 use std::fmt;
 

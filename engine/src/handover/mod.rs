@@ -1,5 +1,5 @@
-//! What is handed over, as plain data: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s. Nothing here
-//! does I/O.
+//! What is handed over, as plain data: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s. Nothing
+//! here does I/O.
 
 mod frozen;
 mod messages;

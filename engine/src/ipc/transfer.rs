@@ -1,8 +1,9 @@
-//! The packets in which two workers hand connections over, and the channel that carries them. [`Message`] says what they
-//! mean.
+//! The packets in which two workers hand connections over, and the channel that carries them. [`Message`] says what
+//! they mean.
 //!
-//! A packet is the length of a head, the head as JSON, and bytes. Many bytes travel in a memory file whose descriptor comes
-//! with the packet: a packet that fills the channel would have to wait for the other side, and so would the next one.
+//! A packet is the length of a head, the head as JSON, and bytes. Many bytes travel in a memory file whose descriptor
+//! comes with the packet: a packet that fills the channel would have to wait for the other side, and so would the next
+//! one.
 
 use std::collections::VecDeque;
 use std::fs;

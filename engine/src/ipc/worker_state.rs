@@ -1,5 +1,5 @@
-//! A worker's own state on its way to the worker that takes its place. One writes it while the other reads it, and neither
-//! does anything else meanwhile, so the state cannot change on the way.
+//! A worker's own state on its way to the worker that takes its place. One writes it while the other reads it, and
+//! neither does anything else meanwhile, so the state cannot change on the way.
 
 use std::io::{self, Read, Write};
 

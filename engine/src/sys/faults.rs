@@ -1,7 +1,7 @@
 //! Faults that tests inject at named steps of the handover; without the feature `faults` there are none.
 
-/// A step at which a test may kill or stop a process, once: `BATON_FAULT=STEP@FILE`. The file names what happens: `self`
-/// kills this process, `parent` its parent, and `stop` stops this one.
+/// A step at which a test may kill or stop a process, once: `BATON_FAULT=STEP@FILE`. The file names what happens:
+/// `self` kills this process, `parent` its parent, and `stop` stops this one.
 #[cfg(feature = "faults")]
 pub(crate) fn reach(step: &str) {
     use nix::sys::signal::{Signal, kill};
