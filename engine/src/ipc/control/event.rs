@@ -60,6 +60,8 @@ pub enum EventKind {
     Scaled { workers: usize, leaving: usize },
     /// New workers did not come up; the others keep serving.
     NotScaled { why: Failure },
+    /// New connections could not be steered as they should be; they go where they went before.
+    NotSteered { why: Failure },
     /// The workers leave and the master stays.
     Idle,
     /// The server stops.
@@ -136,6 +138,7 @@ impl fmt::Display for EventKind {
             Self::Scaled { workers, leaving: 0 } => write!(formatter, "{} now", Workers(*workers)),
             Self::Scaled { workers, leaving } => write!(formatter, "{} now, {leaving} leave", Workers(*workers)),
             Self::NotScaled { why } => write!(formatter, "new workers did not come up: {why}"),
+            Self::NotSteered { why } => write!(formatter, "connections are steered as before: {why}"),
             Self::Idle => formatter.write_str("the workers leave, the master stays"),
             Self::Stopping { by, at_once: false } => write!(formatter, "stopping, by {by}"),
             Self::Stopping { by, at_once: true } => write!(formatter, "stopping at once, by {by}"),

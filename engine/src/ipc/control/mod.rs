@@ -3,8 +3,12 @@
 //! A client sends one [`Request`] and reads [`Reply`]s until one of them is the last ([`Reply::is_last`]).
 //! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
 
+mod event;
+mod moves;
+mod outcome;
 pub(crate) mod server;
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,8 +16,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::event::{Event, EventKind};
+pub use self::moves::{Moves, Pause, Refused};
+pub use self::outcome::{Allowed, CannotMove, Cause, Exit, Failure, Interruption, Loss, Outcome, RevertCause};
+
 /// Version of the messages.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest line either side takes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -48,6 +56,12 @@ pub enum Request {
         /// Give the new binary so many milliseconds to serve.
         #[serde(default)]
         timeout_ms: Option<u64>,
+        /// Losses for which the upgrade is not refused.
+        #[serde(default)]
+        allow: Vec<Allowed>,
+        /// Refuse where connections would be closed since they cannot move.
+        #[serde(default)]
+        keep_connections: bool,
     },
     /// The new binary stays; the old one leaves.
     Commit,
@@ -77,15 +91,9 @@ pub enum Reply {
     /// Something happened.
     Event(Event),
     /// What was asked for is done.
-    Done {
-        /// What there is to say of it.
-        message: String,
-    },
-    /// What was asked for was refused or has failed; nothing has changed.
-    Failed {
-        /// Why.
-        reason: String,
-    },
+    Done(Outcome),
+    /// What was asked for was refused, or has failed.
+    Failed(Failure),
 }
 
 impl Reply {
@@ -95,23 +103,11 @@ impl Reply {
     }
 }
 
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Microseconds since 1970.
-    pub at_us: u64,
-    /// The generation it happened to, where it was one.
-    pub generation: Option<u32>,
-    /// What happened, in a few words.
-    pub message: String,
-}
-
 /// What happened in the course of one handover, and whatever followed until the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// `start`, `reload`, `scale`, `replacement` (of a worker), `takeover` (of the workers of a master that is gone), `upgrade`
-    /// or `revert`.
-    pub kind: String,
+    /// What it was.
+    pub kind: TimelineKind,
     /// The generation that came, or that it happened to.
     pub generation: u32,
     /// When it began, microseconds since 1970.
@@ -127,8 +123,158 @@ pub struct Step {
     pub after_us: u64,
     /// The generation it happened to, where it was one.
     pub generation: Option<u32>,
-    /// What happened, in a few words.
-    pub message: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What a handover was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimelineKind {
+    /// The server started.
+    Start,
+    /// The server started and took over the workers of a master that was gone.
+    Takeover,
+    /// Another configuration.
+    Reload,
+    /// Another number of workers.
+    Scale,
+    /// A worker ended and was started again.
+    Replacement,
+    /// Another binary.
+    Upgrade,
+    /// The previous binary again.
+    Revert,
+    /// A kind of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for TimelineKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Start => "start",
+            Self::Takeover => "takeover",
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+            Self::Replacement => "replacement",
+            Self::Upgrade => "upgrade",
+            Self::Revert => "revert",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How an upgrade stands, as the master that is asked sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpgradeState {
+    /// The new binary starts.
+    Starting,
+    /// Both serve, until commit or revert.
+    Held,
+    /// The new binary serves on probation; this one takes over again if it fails.
+    Probation,
+    /// The workers of this master take over again, and the new master leaves.
+    Reverting,
+    /// The new binary serves for good, and this master leaves.
+    Leaving,
+    /// This binary is new; both serve, until commit or revert.
+    NewHeld,
+    /// This binary is new, and may be reverted.
+    New,
+    /// This binary is new and was told to stop; the old one takes over first.
+    AwaitingRelief,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for UpgradeState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Held => "held",
+            Self::Probation => "on probation",
+            Self::Reverting => "reverting",
+            Self::Leaving => "leaving",
+            Self::NewHeld => "new, held",
+            Self::New => "new, may be reverted",
+            Self::AwaitingRelief => "new, stopping when the old master serves",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How far a generation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationPhase {
+    /// Its workers come up.
+    Starting,
+    /// It gets new connections.
+    Serving,
+    /// It gets new connections, and more workers come up.
+    Growing,
+    /// Its workers were told to leave.
+    Leaving,
+    /// Its master is gone.
+    Orphaned,
+    /// A phase of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for GenerationPhase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Growing => "growing",
+            Self::Leaving => "leaving",
+            Self::Orphaned => "orphaned",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Its process comes up.
+    Starting,
+    /// It serves, or finishes what it has.
+    Ready,
+    /// It did not respond and is being killed.
+    Hung,
+    /// It is being killed for another reason.
+    Killed,
+    /// It died, and is started again in a while.
+    Waiting,
+    /// It has ended.
+    Gone,
+    /// Its master is gone.
+    Orphaned,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Hung => "hung",
+            Self::Killed => "killed",
+            Self::Waiting => "waiting",
+            Self::Gone => "gone",
+            Self::Orphaned => "orphaned",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// A server as it is now.
@@ -152,13 +298,12 @@ pub struct Status {
     pub accepted: u64,
     /// Requests answered by all workers there ever were.
     pub requests: u64,
-    /// How an upgrade stands, where one is under way: `starting`, `held`, `on probation`, `draining`, `reverting`, and for
-    /// the new binary `new, held` or `new, may be reverted`.
+    /// How an upgrade stands, where one is under way.
     #[serde(default)]
-    pub upgrade: Option<String>,
+    pub upgrade: Option<UpgradeState>,
     /// How the last upgrade that did not last ended.
     #[serde(default)]
-    pub last_revert: Option<String>,
+    pub last_revert: Option<Failure>,
     /// The last ones, oldest first.
     #[serde(default)]
     pub handovers: Vec<Timeline>,
@@ -169,9 +314,8 @@ pub struct Status {
 pub struct GenerationStatus {
     /// Its number, from 1.
     pub number: u32,
-    /// `starting`, `serving`, `growing` (serving, while more workers come), `leaving`, or `orphaned` (of a master that is
-    /// gone).
-    pub phase: String,
+    /// How far it is.
+    pub phase: GenerationPhase,
     /// Milliseconds since it began.
     pub age_ms: u64,
     /// Where it listens.
@@ -199,9 +343,8 @@ pub struct WorkerStatus {
     pub slot: usize,
     /// Its process, where there is one.
     pub pid: Option<u32>,
-    /// `starting`, `ready`, `hung` (being killed), `waiting` (died, to be started again), `gone`, or `orphaned` (of a
-    /// master that is gone).
-    pub state: String,
+    /// How far it is.
+    pub state: WorkerState,
     /// Milliseconds since its process began.
     pub age_ms: Option<u64>,
     /// Connections open.
@@ -229,7 +372,7 @@ pub struct WorkerStatus {
     pub deaths: u32,
     /// How its last process ended, where one has.
     #[serde(default)]
-    pub last_end: Option<String>,
+    pub last_exit: Option<Exit>,
 }
 
 /// Where batond listens for control, and batonctl looks, unless told otherwise: `$BATON_CONTROL`, else `batond.sock` in

@@ -276,7 +276,10 @@ impl fmt::Display for Loss {
                 write!(formatter, "the new workers would serve as user {new}, not {old}: connections could not move")
             }
             Self::Tier { old, new } => {
-                write!(formatter, "the new binary hands listeners over by `{new}`, not `{old}`: waiting connections would be reset")
+                write!(
+                    formatter,
+                    "the new binary hands listeners over by `{new}`, not `{old}`: waiting connections would be reset"
+                )
             }
             Self::Connections { open, because } => write!(formatter, "{open} connections would be closed: {because}"),
             Self::Unknown => formatter.write_str("it would lose something that this version does not know"),
@@ -570,9 +573,7 @@ impl fmt::Display for Failure {
             }
             Self::StartUnderWay => formatter.write_str("the server is starting; ask again"),
             Self::NothingServes => formatter.write_str("no generation serves; reload first"),
-            Self::NoConfiguration => {
-                formatter.write_str("this program gives no way to read its configuration again")
-            }
+            Self::NoConfiguration => formatter.write_str("this program gives no way to read its configuration again"),
             Self::Configuration { problem } | Self::System { problem } | Self::Request { problem } => {
                 formatter.write_str(problem)
             }
@@ -604,9 +605,7 @@ impl fmt::Display for Failure {
                  nevertheless",
                 waited_ms / 1000
             ),
-            Self::PredecessorGone => {
-                formatter.write_str("not reverted, the new binary stays: the old master is gone")
-            }
+            Self::PredecessorGone => formatter.write_str("not reverted, the new binary stays: the old master is gone"),
             Self::Worker { slot, problem } => write!(formatter, "worker {slot} could not start: {problem}"),
             Self::WorkerEnded { slot, exit } => {
                 write!(formatter, "worker {slot} could not start: it {exit} before it was ready")

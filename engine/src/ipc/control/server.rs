@@ -168,7 +168,7 @@ impl ControlSocket {
         for (index, client) in self.clients.iter_mut().enumerate() {
             match client.request() {
                 Some(Ok(request)) => requests.push((index, request)),
-                Some(Err(reason)) => client.answer(&Reply::Failed { reason }),
+                Some(Err(reason)) => client.answer(&Reply::Failed(super::Failure::Request { problem: reason })),
                 None => {}
             }
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::types::{Address, ArrivalId, Plan, ProcessId, SocketId, SteeringId, Time};
 use crate::config::{Connections, StateTooLarge};
-use crate::control::Exit;
+use crate::ipc::control::Exit;
 
 /// A worker that lived so long did not die of its start: its deaths are counted anew.
 pub(super) const PROVEN_MS: u64 = 10_000;
@@ -181,14 +181,20 @@ impl Heartbeat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
     /// Its addresses are looked at by another server that starts; they are asked for again until then.
-    Claiming { until: Time },
+    Claiming {
+        until: Time,
+    },
     /// Its workers come up; none of them gets connections yet where another generation serves.
     Starting,
     Serving,
     /// Replaced or told to leave; killed then.
-    Leaving { until: Time },
+    Leaving {
+        until: Time,
+    },
     /// It did not come up: that its workers end in disorder is no news.
-    Abandoned { until: Time },
+    Abandoned {
+        until: Time,
+    },
 }
 
 impl Phase {
@@ -281,7 +287,6 @@ impl Generation {
         (self.plan.hang_ms > 0).then(|| (self.plan.hang_ms / u64::from(LOOKS_MAX)).max(LOOK_MS_MIN))
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,9 @@ use super::operations::Kind;
 use super::types::Stop;
 use super::world::{Notice, World};
 use crate::config::Connections;
-use crate::control::{Cause, EventKind, Interruption};
 use crate::handover::Tier;
-use crate::worker::Order;
+use crate::ipc::control::{Cause, EventKind, Interruption};
+use crate::ipc::orders::Order;
 
 /// Beyond the workers' own drain time: then they are killed.
 pub(super) const STOP_GRACE_MS: u64 = 2_000;
@@ -62,7 +62,7 @@ impl Core {
         self.operations.conclude_all(
             world,
             |kind| kind != Kind::Stop && !(is_relieved && kind == Kind::Revert),
-            &Err(crate::control::Failure::CutOff { by: Interruption::Stop }),
+            &Err(crate::ipc::control::Failure::CutOff { by: Interruption::Stop }),
         );
     }
 
@@ -74,6 +74,7 @@ impl Core {
     }
 
     fn send_all_away(&mut self, world: &mut dyn World, how: Stop) {
+        self.hurry_successor(world, how);
         for index in 0..self.generations.len() {
             let plan = &self.generations[index].plan;
             let drain_ms = match how {
@@ -90,6 +91,20 @@ impl Core {
         if !matches!(self.lifecycle, Lifecycle::Leaving { .. }) {
             self.orphans_stop = Some(how);
             self.stop_orphans(world, how);
+        }
+    }
+
+    /// A new master that was sent back has no more time than this one's workers.
+    fn hurry_successor(&mut self, world: &mut dyn World, how: Stop) {
+        let time_ms = match (how, &self.last) {
+            (Stop::Graceful { drain_ms: Some(drain_ms) }, _) => drain_ms,
+            (Stop::Graceful { drain_ms: None }, Some(plan)) => plan.drain_ms,
+            (Stop::Fast, Some(plan)) => plan.stop_ms,
+            _ => 0,
+        };
+        let latest = world.now().after_ms(time_ms.saturating_add(STOP_GRACE_MS));
+        if let Some(Old { stage: OldStage::Relieved { until }, .. }) = self.lifecycle.old_mut() {
+            *until = latest.min(*until);
         }
     }
 
@@ -121,7 +136,7 @@ impl Core {
             && let Err(why) = world.stand_alone()
         {
             // The listeners are not parked, and close at once.
-            world.note(None, EventKind::NotScaled { why });
+            world.note(None, EventKind::NotSteered { why });
         }
         let old = self.lifecycle.take_old();
         self.lifecycle = Lifecycle::Idle(old);
@@ -179,7 +194,7 @@ impl Core {
             }
         }
         if growth.is_some() {
-            let cut_off = crate::control::Failure::CutOff { by: Interruption::Leave };
+            let cut_off = crate::ipc::control::Failure::CutOff { by: Interruption::Leave };
             self.operations.conclude(world, Kind::Scale { generation: number }, &Err(cut_off));
         }
     }

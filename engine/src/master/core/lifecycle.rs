@@ -3,7 +3,7 @@
 
 use super::old::Before;
 use super::types::{Plan, ProcessId, Stop, Time};
-use crate::control::{Cause, Failure};
+use crate::ipc::control::{Cause, Failure};
 
 /// See the module's head.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +98,7 @@ pub(crate) struct Starting {
     pub(crate) until: Time,
     pub(crate) is_held: bool,
     pub(crate) probation_ms: Option<u64>,
-    pub(crate) allowed: Vec<crate::control::Allowed>,
+    pub(crate) allowed: Vec<crate::ipc::control::Allowed>,
     pub(crate) keeps_connections: bool,
     /// It has said who it is, and may serve.
     pub(crate) is_accepted: bool,

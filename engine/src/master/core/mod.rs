@@ -32,11 +32,9 @@ use self::placement::Placement;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{
-    Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, Timeline, World,
-};
-use crate::control::{Cause, EventKind, Failure, Interruption, Outcome};
+pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
 use crate::handover::Tier;
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, TimelineKind};
 
 /// Workers of a former master answer at once; those that hang do not.
 const GATHERING_MS_MAX: u64 = 2_000;
@@ -62,6 +60,8 @@ pub(crate) struct Core {
     last: Option<Plan>,
     /// The master that started this one.
     elder: Option<Elder>,
+    /// Another master has started this one, whatever has become of it since.
+    is_upgrade: bool,
     /// The new master takes listeners over in the same tier.
     is_succeeded_alike: bool,
     placement: Placement,
@@ -98,6 +98,7 @@ impl Core {
             next_number: 1,
             last: None,
             elder: None,
+            is_upgrade: inheritance.is_some(),
             is_succeeded_alike: false,
             placement: Placement::default(),
             orphans: Orphans::default(),
@@ -184,15 +185,15 @@ impl Core {
             let timeline = match self.orphans.last_generation() {
                 Some(number) => {
                     self.next_number = number.saturating_add(1);
-                    Timeline::Takeover
+                    TimelineKind::Takeover
                 }
-                None => Timeline::Start,
+                None => TimelineKind::Start,
             };
             self.begin_first(world, plan, timeline);
         }
     }
 
-    pub(super) fn begin_first(&mut self, world: &mut dyn World, plan: Plan, timeline: Timeline) {
+    pub(super) fn begin_first(&mut self, world: &mut dyn World, plan: Plan, timeline: TimelineKind) {
         if let Err(why) = self.begin(world, plan, timeline) {
             self.fail(world, why);
         }
@@ -202,8 +203,7 @@ impl Core {
         match signal {
             Signal::Hup if self.lifecycle.old().is_some() => self.serve_beside_successor(world),
             Signal::Hup if self.is_changing() && !self.lifecycle.is_ending() => self.reloads_again = true,
-            // What went wrong is noted.
-            Signal::Hup => drop(self.reload(world)),
+            Signal::Hup => self.reload_unasked(world),
             Signal::Quit => self.stop(world, Stop::Graceful { drain_ms: None }, Cause::Quit),
             Signal::Term => self.stop(world, Stop::Fast, Cause::Term),
             Signal::Int => self.stop(world, Stop::Fast, Cause::Int),
@@ -264,10 +264,9 @@ impl Core {
             if let Some(index) = self.serving() {
                 self.refuse_large_state(world, index, &plan)?;
             }
-            self.begin(world, plan, Timeline::Reload)
+            self.begin(world, plan, TimelineKind::Reload)
         });
-        if let Err(why) = &begun {
-            world.note(None, EventKind::TakenDown { why: why.clone() });
+        if begun.is_err() {
             world.notify(Notice::Ready);
         }
         begun
@@ -276,8 +275,14 @@ impl Core {
     fn reload_again(&mut self, world: &mut dyn World) {
         if self.reloads_again && !self.is_changing() {
             self.reloads_again = false;
-            // What went wrong is noted.
-            drop(self.reload(world));
+            self.reload_unasked(world);
+        }
+    }
+
+    /// Nobody waits for how it ends, so it is noted.
+    fn reload_unasked(&mut self, world: &mut dyn World) {
+        if let Err(why) = self.reload(world) {
+            world.note(None, EventKind::TakenDown { why });
         }
     }
 

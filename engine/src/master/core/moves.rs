@@ -5,9 +5,9 @@ use super::generation::{Generation, Phase, State};
 use super::lifecycle::{Lifecycle, OldStage};
 use super::operations::Kind;
 use super::world::World;
-use crate::control::relay::{ToNew, ToOld};
-use crate::control::{EventKind, Moves, Outcome};
-use crate::worker::{Moved, Order};
+use crate::ipc::control::{EventKind, Moves, Outcome};
+use crate::ipc::orders::{Moved, Order};
+use crate::ipc::relay::{ToNew, ToOld};
 
 /// Workers that one worker brings connections to, at most: one message has room for so many.
 const HEIRS_MAX: usize = 128;
@@ -91,8 +91,10 @@ impl Core {
 
     /// Somebody else's workers may still bring state to those that serve.
     fn others_may_bring_state(&self) -> bool {
-        let is_sent_back =
-            self.lifecycle.old().is_some_and(|old| matches!(old.stage, OldStage::Reverting | OldStage::Relieved { .. }));
+        let is_sent_back = self
+            .lifecycle
+            .old()
+            .is_some_and(|old| matches!(old.stage, OldStage::Reverting | OldStage::Relieved { .. }));
         let elder_moves = self.elder.as_ref().is_some_and(|elder| elder.is_moving);
         elder_moves || is_sent_back || self.orphans.is_moving()
     }

@@ -6,8 +6,8 @@ use super::operations::Kind;
 use super::types::{ProcessId, Stop, Time};
 use super::world::{Names, World};
 use super::{Core, Elder};
-use crate::control::relay::{ToNew, ToOld};
-use crate::control::{Cause, EventKind, Failure, Outcome, RevertCause};
+use crate::ipc::control::{Cause, EventKind, Failure, Outcome, RevertCause, TimelineKind};
+use crate::ipc::relay::{ToNew, ToOld};
 
 /// The old master answers within this time.
 const INTRODUCTION_MS_MAX: u64 = 5_000;
@@ -44,7 +44,7 @@ impl Core {
         if let Lifecycle::Starting(start @ Start::Introducing { .. }, Some(_)) = &mut self.lifecycle
             && let Start::Introducing { plan, .. } = std::mem::replace(start, Start::ComingUp)
         {
-            self.begin_first(world, plan, super::world::Timeline::Upgrade);
+            self.begin_first(world, plan, TimelineKind::Upgrade);
         }
     }
 
@@ -68,7 +68,7 @@ impl Core {
         if let Some(index) = self.serving()
             && let Err(why) = self.steer_to(world, index)
         {
-            world.note(None, EventKind::NotScaled { why });
+            world.note(None, EventKind::NotSteered { why });
         }
     }
 

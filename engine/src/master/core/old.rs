@@ -5,15 +5,16 @@
 use super::Core;
 use super::generation::Phase;
 use super::lifecycle::{Lifecycle, Lineage, Old, OldStage, Starting};
-use super::moves::MovesUnderWay;
 use super::operations::Kind;
 use super::types::{ProcessId, SocketId, Time, Upgrade};
-use super::world::{Greeting, Names, Notice, Timeline, World};
+use super::world::{Greeting, Names, Notice, World};
 use crate::config::Connections;
-use crate::control::relay::{ToNew, ToOld};
-use crate::control::{CannotMove, Cause, EventKind, Exit, Failure, Interruption, Loss, Moves, Outcome, RevertCause};
 use crate::handover::Tier;
-use crate::worker::Order;
+use crate::ipc::control::{
+    CannotMove, Cause, EventKind, Exit, Failure, Interruption, Loss, Moves, Outcome, RevertCause, TimelineKind,
+};
+use crate::ipc::orders::Order;
+use crate::ipc::relay::{ToNew, ToOld};
 use std::net::SocketAddr;
 
 /// A new binary serves within this time, unless another is given.
@@ -67,7 +68,7 @@ impl Core {
             maps,
         };
         let (successor, binary) = world.start_binary(upgrade, greeting)?;
-        world.begin_timeline(Timeline::Upgrade, self.next_number);
+        world.begin_timeline(TimelineKind::Upgrade, self.next_number);
         world.note(None, EventKind::UpgradeStarted { binary, pid: successor.0 });
         let now = world.now();
         let starting = Starting {
@@ -111,11 +112,8 @@ impl Core {
             ToOld::Meetings { meetings } => self.hear_meetings(world, meetings),
             ToOld::Commit if is_undecided => self.commit(world),
             ToOld::Revert { by } if is_undecided => self.revert(world, RevertCause::Stopped { by }),
-            ToOld::Trouble { .. }
-            | ToOld::Commit
-            | ToOld::Revert { .. }
-            | ToOld::Listeners { .. }
-            | ToOld::Unknown => {}
+            ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } | ToOld::Listeners { .. } | ToOld::Unknown => {
+            }
         }
     }
 
@@ -181,7 +179,7 @@ impl Core {
             return self.end_successor(world, Failure::Incompatible { problem });
         }
         let (pid, took_ms, starting) = (successor.0, now.ms_since(*began), starting.clone());
-        self.moves = MovesUnderWay { heirs_elsewhere: meetings, ..std::mem::take(&mut self.moves) };
+        self.moves.heirs_elsewhere = meetings;
         self.is_succeeded_alike = starting.is_alike;
         self.next_number = self.next_number.max(generation.saturating_add(1));
         world.names(Names::Yield);
@@ -219,10 +217,10 @@ impl Core {
     fn leave_to_successor(&mut self, world: &mut dyn World) {
         self.moves.owes_successor = true;
         world.tell_new(&ToNew::Alone);
-        let serving = self.serving();
         let old = self.lifecycle.take_old();
         self.lifecycle = Lifecycle::Idle(old);
-        let Some(index) = serving else { return };
+        self.take_down_coming(world);
+        let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {
             // Sockets that the new master has not taken must be emptied and closed in order.
             Order::Drain { drain_ms, .. } if !self.is_succeeded_alike => {
@@ -265,7 +263,7 @@ impl Core {
         let pid = old.successor.0;
         let failure = Failure::Reverted { pid, why: why.clone() };
         self.last_revert = Some(failure.clone());
-        world.begin_timeline(Timeline::Revert, self.next_number);
+        world.begin_timeline(TimelineKind::Revert, self.next_number);
         world.note(None, EventKind::Reverting { pid, why });
         self.operations.conclude(world, Kind::Upgrade, &Err(failure.clone()));
         self.operations.conclude(world, Kind::Commit, &Err(failure));

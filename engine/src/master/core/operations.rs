@@ -2,7 +2,7 @@
 
 use super::types::ClientId;
 use super::world::World;
-use crate::control::{Failure, Interruption, Outcome};
+use crate::ipc::control::{Failure, Interruption, Outcome};
 
 /// What a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

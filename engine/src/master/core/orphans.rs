@@ -7,8 +7,8 @@ use super::leave::STOP_GRACE_MS;
 use super::moves::inheritance;
 use super::types::{ProcessId, SocketId, Stop, Time};
 use super::world::World;
-use crate::control::EventKind;
-use crate::worker::{Order, Report};
+use crate::ipc::control::EventKind;
+use crate::ipc::orders::{Order, Report};
 
 /// A worker may have been forked just when its master was killed: they are looked for once more.
 const SECOND_LOOK_MS: u64 = 1_000;
@@ -122,7 +122,13 @@ impl Core {
         }
     }
 
-    pub(super) fn orphan_listener(&mut self, world: &mut dyn World, process: ProcessId, socket: SocketId, address: SocketAddr) {
+    pub(super) fn orphan_listener(
+        &mut self,
+        world: &mut dyn World,
+        process: ProcessId,
+        socket: SocketId,
+        address: SocketAddr,
+    ) {
         if self.adopts() && !self.lifecycle.is_ending() {
             self.placement.keep(socket, address);
         } else {

@@ -8,8 +8,8 @@ use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
 use super::types::{Address, ArrivalId, ProcessId, SocketId};
 use super::world::World;
-use crate::control::Failure;
 use crate::handover::Tier;
+use crate::ipc::control::Failure;
 
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -6,10 +6,10 @@ use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};
 use super::operations::Kind;
 use super::types::{ClientId, SocketId};
-use super::world::{Timeline, World};
+use super::world::World;
 use crate::config::WORKERS_MAX;
-use crate::control::{EventKind, Failure, Moves, Outcome};
-use crate::worker::Order;
+use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
+use crate::ipc::orders::Order;
 
 impl Core {
     /// Changes the number of workers of the serving generation.
@@ -28,7 +28,7 @@ impl Core {
             return Ok(());
         }
         let generation = self.generations[index].number;
-        world.begin_timeline(Timeline::Scale, generation);
+        world.begin_timeline(TimelineKind::Scale, generation);
         world.note(Some(generation), EventKind::Scaling { from, to: workers });
         if workers > from {
             self.operations.wait(client, Kind::Scale { generation });
@@ -81,8 +81,9 @@ impl Core {
     fn spare_share(&self, index: usize, address: SocketAddr) -> Option<Share> {
         let generation = &self.generations[index];
         let is_given_up = |share: &Share| generation.growth.iter().any(|growth| growth.given_up.contains(share));
-        let is_on_address =
-            |share: &Share| self.placement.kept.iter().any(|kept| kept.socket == share.socket && kept.address == address);
+        let is_on_address = |share: &Share| {
+            self.placement.kept.iter().any(|kept| kept.socket == share.socket && kept.address == address)
+        };
         let shares = generation.shares.iter().filter(|share| is_on_address(share) && !is_given_up(share));
         let shares: Vec<&Share> = shares.collect();
         let owns = |slot: usize| shares.iter().filter(|share| share.slot == slot).count();
@@ -127,6 +128,10 @@ impl Core {
         let generation = leaving.number;
         self.generations.insert(index, leaving);
         self.take_down(world, index);
+        // Some addresses may have been switched before another one failed.
+        if let Err(why) = self.resize_steering(world, index + 1, growth.from) {
+            world.note(Some(generation), EventKind::NotSteered { why });
+        }
         world.note(Some(generation), EventKind::NotScaled { why: why.clone() });
         self.operations.conclude(world, Kind::Scale { generation }, &Err(why));
     }

@@ -8,9 +8,9 @@ use super::generation::{Child, Generation, Killed, Phase, Slot, State};
 use super::lifecycle::{Lifecycle, Lineage, OldStage};
 use super::operations::Kind;
 use super::types::{Address, Plan, SocketId, Time};
-use super::world::{Claim, Listeners, Notice, Spawn, Timeline, World};
-use crate::control::{EventKind, Failure, Moves, Outcome};
+use super::world::{Claim, Listeners, Notice, Spawn, World};
 use crate::handover::Tier;
+use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
 use std::net::SocketAddr;
 
 /// A server that starts holds a port that it looks at for some milliseconds.
@@ -21,7 +21,7 @@ const CLAIM_RETRY_MS: u64 = 5;
 
 impl Core {
     /// Begins a new generation; gives its number. Where it fails, nothing of it is left.
-    pub(super) fn begin(&mut self, world: &mut dyn World, plan: Plan, timeline: Timeline) -> Result<u32, Failure> {
+    pub(super) fn begin(&mut self, world: &mut dyn World, plan: Plan, timeline: TimelineKind) -> Result<u32, Failure> {
         let number = self.next_number;
         self.next_number += 1;
         world.begin_timeline(timeline, number);
@@ -62,7 +62,8 @@ impl Core {
             match world.claim(requested)? {
                 Claim::Held => {}
                 Claim::Busy => {
-                    let is_late = matches!(self.generations[index].phase, Phase::Claiming { until } if until <= world.now());
+                    let is_late =
+                        matches!(self.generations[index].phase, Phase::Claiming { until } if until <= world.now());
                     if is_late {
                         let problem = "another server is starting on this port; stop it, or choose another port";
                         return Err(Failure::Listen { address: requested, problem: problem.to_owned() });
@@ -271,7 +272,7 @@ impl Core {
     /// This master cannot serve at all: its workers are killed.
     pub(super) fn fail(&mut self, world: &mut dyn World, why: Failure) {
         if self.lifecycle.new_master().is_some() {
-            world.tell_old(&crate::control::relay::ToOld::Failed { reason: why.to_string(), why: Some(why.clone()) });
+            world.tell_old(&crate::ipc::relay::ToOld::Failed { reason: why.to_string(), why: Some(why.clone()) });
         }
         self.lifecycle = Lifecycle::Failed(why);
         for index in 0..self.generations.len() {
@@ -302,6 +303,16 @@ impl Core {
         }
     }
 
+    /// Takes down whatever comes up: another master serves instead.
+    pub(super) fn take_down_coming(&mut self, world: &mut dyn World) {
+        world.release_claims();
+        for index in 0..self.generations.len() {
+            if matches!(self.generations[index].phase, Phase::Claiming { .. } | Phase::Starting) {
+                self.take_down(world, index);
+            }
+        }
+    }
+
     pub(super) fn kill_children(&mut self, world: &mut dyn World, index: usize, why: Killed) {
         let generation = &mut self.generations[index];
         generation.growth = None;
@@ -322,7 +333,7 @@ impl Core {
     pub(super) fn serve_again(&mut self, world: &mut dyn World) {
         if let Some(index) = self.serving() {
             if let Err(why) = self.steer_to(world, index) {
-                world.note(None, EventKind::NotReverted { why });
+                world.note(None, EventKind::NotSteered { why });
             }
             return self.serves_again(world);
         }
@@ -330,7 +341,7 @@ impl Core {
             return;
         }
         let Some(plan) = self.last.clone() else { return };
-        if let Err(why) = self.begin(world, plan, Timeline::Revert) {
+        if let Err(why) = self.begin(world, plan, TimelineKind::Revert) {
             self.abandon(world, why);
         }
     }
@@ -343,9 +354,9 @@ impl Core {
         world.names(Names::WritePidFile);
         if predecessor.is_some() {
             let meetings = self.meetings();
-            world.tell_old(&crate::control::relay::ToOld::Ready { generation, meetings });
+            world.tell_old(&crate::ipc::relay::ToOld::Ready { generation, meetings });
         }
-        if predecessor.is_some() || self.elder.is_some() {
+        if self.is_upgrade {
             world.notify(Notice::MainIsThis);
         }
     }
@@ -354,7 +365,7 @@ impl Core {
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
         let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
         old.stage = OldStage::Held { until: None };
-        world.tell_new(&crate::control::relay::ToNew::NotReverted { why: why.clone() });
+        world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
         world.note(None, EventKind::NotReverted { why: why.clone() });
         self.operations.conclude(world, Kind::Revert, &Err(Failure::NotReverted { why: Box::new(why) }));
     }

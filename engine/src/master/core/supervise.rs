@@ -3,10 +3,10 @@
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Pulse, Slot, State};
 use super::types::{ProcessId, Time};
-use super::world::{Timeline, World};
-use crate::control::{EventKind, Exit, Failure, RevertCause};
+use super::world::World;
 use crate::handover::Tier;
-use crate::worker::{Order, Report};
+use crate::ipc::control::{EventKind, Exit, Failure, RevertCause, TimelineKind};
+use crate::ipc::orders::{Order, Report};
 
 /// A worker that is not ready by then has failed.
 const READY_MS_MAX: u64 = 10_000;
@@ -66,13 +66,13 @@ impl Core {
 
     fn became_ready(&mut self, world: &mut dyn World, index: usize) {
         match self.generations[index].phase {
-            Phase::Starting => self.proceed(world, index),
+            Phase::Starting if !self.lifecycle.is_ending() => self.proceed(world, index),
             Phase::Serving => {
                 self.proceed_growth(world, index);
                 self.tell_heirs(world);
                 self.share_rest(world);
             }
-            Phase::Claiming { .. } | Phase::Leaving { .. } | Phase::Abandoned { .. } => {}
+            Phase::Claiming { .. } | Phase::Starting | Phase::Leaving { .. } | Phase::Abandoned { .. } => {}
         }
     }
 
@@ -110,7 +110,7 @@ impl Core {
                 let was_hung = matches!(worker.state, State::Killed(_, Killed::Hung));
                 let restart_ms = worker.died(now);
                 let deaths = worker.deaths;
-                world.begin_timeline(Timeline::Replacement, number);
+                world.begin_timeline(TimelineKind::Replacement, number);
                 world.note(Some(number), EventKind::WorkerDied { slot, exit, restart_ms });
                 if deaths >= DEATHS_REPORTED {
                     world.note(Some(number), EventKind::WorkerKeepsDying { slot, deaths });
@@ -238,4 +238,3 @@ impl Core {
         of_phases.filter(|until| *until != Time(u64::MAX)).chain(of_slots).chain(of_looks)
     }
 }
-

@@ -130,7 +130,7 @@ pub(crate) struct Upgrade {
     pub(crate) probation_ms: Option<u64>,
     pub(crate) timeout_ms: Option<u64>,
     /// Losses for which it is not refused.
-    pub(crate) allowed: Vec<crate::control::Allowed>,
+    pub(crate) allowed: Vec<crate::ipc::control::Allowed>,
     /// It is refused where connections would be closed.
     pub(crate) keeps_connections: bool,
 }

@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 
-use super::types::{
-    Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade,
-};
-use crate::control::{EventKind, Exit, Failure, Outcome, Pause};
-use crate::control::relay::{ToNew, ToOld};
+use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
 use crate::handover::Tier;
-use crate::worker::{Order, Report};
+use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, TimelineKind};
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::relay::{ToNew, ToOld};
 
 /// Something happened that the core has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +30,9 @@ pub(crate) enum Event {
     /// Listen sockets came with what the new master said; the driver knows which ones it has already.
     ListenersFromNew(Vec<(SocketId, SocketAddr)>),
     /// The channel to the new master has ended, or what came through it made no sense.
-    NewEnded { problem: Option<String> },
+    NewEnded {
+        problem: Option<String>,
+    },
     /// The old master that started this one says something.
     FromOld(ToNew),
     /// The channel to the old master has ended.
@@ -131,18 +131,6 @@ pub(crate) enum Names {
     Clean { after: ProcessId },
 }
 
-/// What a handover is called on its time line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Timeline {
-    Start,
-    Takeover,
-    Reload,
-    Scale,
-    Replacement,
-    Upgrade,
-    Revert,
-}
-
 /// See the module's head. Every method that can fail may fail at any time, and the core must cope.
 pub(crate) trait World {
     fn now(&self) -> Time;
@@ -206,7 +194,7 @@ pub(crate) trait World {
     /// Closes the channel to the new master that is gone.
     fn forget_new(&mut self);
     /// What of this master's state, names and rights a new binary with these would lose.
-    fn compare(&self, introduction: &ToOld) -> Vec<crate::control::Loss>;
+    fn compare(&self, introduction: &ToOld) -> Vec<Loss>;
     /// What this master tells of itself to the old one.
     fn introduction(&self) -> ToOld;
 
@@ -217,7 +205,7 @@ pub(crate) trait World {
     fn notify(&mut self, notice: Notice);
 
     /// A handover begins: what happens from now on is on its time line.
-    fn begin_timeline(&mut self, timeline: Timeline, generation: u32);
+    fn begin_timeline(&mut self, kind: TimelineKind, generation: u32);
     /// Keeps what happened, logs it, and tells those who wait.
     fn note(&mut self, generation: Option<u32>, event: EventKind);
     /// Answers a client, for the last time.
