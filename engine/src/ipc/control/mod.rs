@@ -150,6 +150,22 @@ impl Client {
         Ok(Self { stream: BufReader::new(UnixStream::connect(path)?) })
     }
 
+    /// Asks the server at `path` and gives its last reply, skipping events. Waits as long as `limit` for each reply.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], [`Client::send`] and [`Client::receive`]; `UnexpectedEof` where the server ends the
+    /// connection without a last reply.
+    pub fn ask(path: &Path, request: &Request, limit: Option<Duration>) -> io::Result<Reply> {
+        let mut client = Self::connect(path)?;
+        client.send(request)?;
+        loop {
+            let reply = client.receive(limit)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if reply.is_last() {
+                return Ok(reply);
+            }
+        }
+    }
+
     /// Sends the request.
     ///
     /// # Errors
