@@ -195,6 +195,12 @@ pub enum Failure {
         /// How many.
         count: usize,
     },
+    /// Too many clients wait for answers.
+    #[error("{clients_max} clients wait for answers already; try again")]
+    TooManyClients {
+        /// The most there may be.
+        clients_max: usize,
+    },
     /// The request is none that this server knows.
     #[error("{problem}")]
     Request {

@@ -197,6 +197,7 @@ fn failures() {
         (Failure::Listen { address, problem: problem() }, "cannot listen on [::1]:80: no luck"),
         (Failure::System { problem: problem() }, "no luck"),
         (Failure::WorkersDied { count: 1 }, "1 worker died or did not leave in time; see the log"),
+        (Failure::TooManyClients { clients_max: 32 }, "32 clients wait for answers already; try again"),
         (Failure::Request { problem: problem() }, "no luck"),
     ];
     check(include_str!("failure.rs"), "Failure", Some("failed"), &Failure::Unknown, &table);
