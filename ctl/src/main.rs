@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Client, Reply, Request, Status, default_path};
+use baton::control::{Allowed, Client, Outcome, Reply, Request, Status, default_path};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// The request was refused, or what was asked for failed.
@@ -102,6 +102,12 @@ struct UpgradeArguments {
     /// Give up when it does not serve within so many seconds [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
+    /// Upgrade although something would be lost: state, control, user or tier; may be given several times
+    #[arg(long, value_name = "LOSS", value_parser = parse_allowed)]
+    allow: Vec<Allowed>,
+    /// Refuse where connections would be closed since they cannot move
+    #[arg(long)]
+    keep_connections: bool,
     /// Its arguments [default: those of the running one]
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<String>,
@@ -123,6 +129,8 @@ impl UpgradeArguments {
             hold: self.hold,
             probation_ms: self.probation.map(milliseconds),
             timeout_ms: self.timeout.map(milliseconds),
+            allow: self.allow.clone(),
+            keep_connections: self.keep_connections,
         })
     }
 }
@@ -153,6 +161,12 @@ impl fmt::Display for Failure {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=604_800.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is not a number of seconds up to seven days"))
+}
+
+fn parse_allowed(text: &str) -> Result<Allowed, String> {
+    let all = [Allowed::State, Allowed::Control, Allowed::User, Allowed::Tier];
+    let found = all.into_iter().find(|one| one.to_string() == text);
+    found.ok_or_else(|| format!("{text:?} is none of state, control, user, tier"))
 }
 
 fn main() -> ExitCode {
@@ -245,7 +259,7 @@ fn status(path: &Path) -> Result<Status, Failure> {
     let mut client = connect(path, &Request::Status)?;
     match receive(&mut client, Some(ANSWER_TIME_MAX))? {
         Some(Reply::Status(status)) => Ok(status),
-        Some(Reply::Failed { reason }) => Err(Failure::Failed(reason)),
+        Some(Reply::Failed(why)) => Err(Failure::Failed(why.to_string())),
         other => Err(Failure::Unreachable(format!("the server answered {other:?}"))),
     }
 }
@@ -276,11 +290,10 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, json: bool) -
             Some(Reply::Event(event)) if json => print(&show::json(&event))?,
             Some(Reply::Event(event)) if is_listing => print(&show::event(&event))?,
             Some(Reply::Event(event)) => print(&show::step(&event, start.elapsed()))?,
-            Some(Reply::Done { message }) if message.is_empty() => return Ok(()),
-            Some(Reply::Done { message }) => return print(&format!("{message}\n")),
-            Some(Reply::Failed { reason }) => return Err(Failure::Failed(reason)),
+            Some(Reply::Done(Outcome::Listed)) => return Ok(()),
+            Some(Reply::Done(outcome)) => return print(&format!("{outcome}\n")),
+            Some(Reply::Failed(why)) => return Err(Failure::Failed(why.to_string())),
             Some(Reply::Status(_)) => {}
-            None if matches!(request, Request::Stop { .. } | Request::Revert) => return print("stopped\n"),
             None => return Err(Failure::Unreachable("the server has gone".to_owned())),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use baton::control::{Event, Status, WorkerStatus};
+use baton::control::{Event, GenerationPhase, Status, WorkerState, WorkerStatus};
 use serde::Serialize;
 
 /// One line of JSON.
@@ -16,7 +16,7 @@ pub(crate) fn workers_json(status: &Status) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
         generation: u32,
-        phase: &'a str,
+        phase: GenerationPhase,
         #[serde(flatten)]
         worker: &'a WorkerStatus,
     }
@@ -24,7 +24,7 @@ pub(crate) fn workers_json(status: &Status) -> String {
         generation
             .workers
             .iter()
-            .map(|worker| json(&Line { generation: generation.number, phase: &generation.phase, worker }))
+            .map(|worker| json(&Line { generation: generation.number, phase: generation.phase, worker }))
     });
     lines.collect()
 }
@@ -59,14 +59,14 @@ pub(crate) fn status(status: &Status) -> String {
     let _ = writeln!(text, "handover  {}: {}", status.handover, status.handover_reason);
     let _ = writeln!(text, "total     {} connections, {} requests", status.accepted, status.requests);
     for generation in &status.generations {
-        let (number, phase) = (generation.number, &generation.phase);
+        let (number, phase) = (generation.number, generation.phase);
         let addresses = generation.addresses.join(" ");
-        let is_known = generation.workers.iter().all(|worker| worker.state != ORPHANED);
+        let is_known = generation.workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
         let age = if is_known { format!(", {}", duration(generation.age_ms)) } else { String::new() };
         let _ = writeln!(text, "\ngeneration {number}, {phase}{age}, on {addresses}");
         text.push_str(&table(generation.workers.iter().map(row)));
         for worker in &generation.workers {
-            if let Some(end) = worker.last_end.as_ref().filter(|_| worker.deaths > 0) {
+            if let Some(end) = worker.last_exit.filter(|_| worker.deaths > 0) {
                 let _ = writeln!(
                     text,
                     "  worker {}: its last process {end}; deaths in a row: {}",
@@ -78,7 +78,7 @@ pub(crate) fn status(status: &Status) -> String {
     if let Some(timeline) = status.handovers.last() {
         let _ = writeln!(text, "\nlast handover: {}, {}Z", timeline.kind, time_of_day(timeline.at_us));
         for one in &timeline.steps {
-            let event = Event { at_us: 0, generation: one.generation, message: one.message.clone() };
+            let event = Event { at_us: 0, generation: one.generation, kind: one.kind.clone() };
             text.push_str(&step(&event, Duration::from_micros(one.after_us)));
         }
     }
@@ -108,25 +108,22 @@ pub(crate) fn step(event: &Event, after: Duration) -> String {
 
 fn said(event: &Event) -> String {
     match event.generation {
-        Some(number) => format!("generation {number}: {}", event.message),
-        None => event.message.clone(),
+        Some(number) => format!("generation {number}: {}", event.kind),
+        None => event.kind.to_string(),
     }
 }
 
 const HEADINGS: [&str; 10] =
     ["slot", "pid", "state", "up", "open", "accepted", "taken over", "requests", "p50 µs", "p99 µs"];
 
-/// The state of a worker whose numbers its new master does not have.
-const ORPHANED: &str = "orphaned";
-
 fn row(worker: &WorkerStatus) -> [String; 10] {
-    let number = |text: String| if worker.state == ORPHANED { "-".to_owned() } else { text };
+    let number = |text: String| if worker.state == WorkerState::Orphaned { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
     [
         worker.slot.to_string(),
         or_dash(worker.pid.map(|pid| pid.to_string())),
-        worker.state.clone(),
+        worker.state.to_string(),
         or_dash(worker.age_ms.map(duration)),
         number(worker.open.to_string()),
         number(worker.accepted.to_string()),
@@ -165,6 +162,8 @@ fn duration(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use baton::control::EventKind;
+
     use super::*;
 
     #[test]
@@ -176,8 +175,8 @@ mod tests {
     #[test]
     fn an_event_has_the_time_of_day() {
         let at_us = (86_400 + 3600 + 120 + 3) * 1_000_000 + 42;
-        let one = Event { at_us, generation: Some(2), message: "serves".to_owned() };
-        assert_eq!(event(&one), "01:02:03.000042Z  generation 2: serves\n");
-        assert_eq!(step(&one, Duration::from_millis(17)), "    17.0 ms  generation 2: serves\n");
+        let one = Event { at_us, generation: Some(2), kind: EventKind::Gone };
+        assert_eq!(event(&one), "01:02:03.000042Z  generation 2: its workers have ended\n");
+        assert_eq!(step(&one, Duration::from_millis(17)), "    17.0 ms  generation 2: its workers have ended\n");
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use baton::control::{Client, Reply, Request, Status};
+use baton::control::{Client, GenerationPhase, Reply, Request, Status, WorkerState};
 use clap::ValueEnum as _;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ impl Batond {
 
     fn request(&self, request: &Request) -> Result<(), String> {
         match ask(&self.control, request)? {
-            Some(Reply::Failed { reason }) => Err(reason),
+            Some(Reply::Failed(why)) => Err(why.to_string()),
             _ => Ok(()),
         }
     }
@@ -92,12 +92,20 @@ impl Batond {
 
     fn worker_pids(&self) -> Result<Vec<u32>, String> {
         let status = self.status(&self.control)?;
-        let serving = status.generations.iter().filter(|generation| generation.phase == "serving");
+        let serving = status.generations.iter().filter(|generation| generation.phase == GenerationPhase::Serving);
         Ok(serving.flat_map(|generation| generation.workers.iter().filter_map(|worker| worker.pid)).collect())
     }
 
     fn upgrade(&self, hold: bool) -> Result<(), String> {
-        let request = Request::Upgrade { binary: None, arguments: None, hold, probation_ms: None, timeout_ms: None };
+        let request = Request::Upgrade {
+            binary: None,
+            arguments: None,
+            hold,
+            probation_ms: None,
+            timeout_ms: None,
+            allow: Vec::new(),
+            keep_connections: false,
+        };
         self.request(&request)
     }
 
@@ -140,8 +148,8 @@ impl Batond {
 
 fn has_serving(status: &Status, workers: usize) -> bool {
     status.generations.iter().any(|generation| {
-        let ready = generation.workers.iter().filter(|worker| worker.state == "ready").count();
-        generation.phase == "serving" && ready == workers
+        let ready = generation.workers.iter().filter(|worker| worker.state == WorkerState::Ready).count();
+        generation.phase == GenerationPhase::Serving && ready == workers
     })
 }
 

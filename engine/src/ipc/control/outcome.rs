@@ -468,6 +468,11 @@ pub enum Failure {
         /// How many.
         count: usize,
     },
+    /// Too many clients wait for answers.
+    TooManyClients {
+        /// The most there may be.
+        clients_max: usize,
+    },
     /// The request is none that this server knows.
     Request {
         /// What is wrong with it.
@@ -621,6 +626,9 @@ impl fmt::Display for Failure {
             }
             Self::Incompatible { problem } => formatter.write_str(problem),
             Self::Listen { address, problem } => write!(formatter, "cannot listen on {address}: {problem}"),
+            Self::TooManyClients { clients_max } => {
+                write!(formatter, "{clients_max} clients wait for answers already; ask again")
+            }
             Self::WorkersDied { count } => write!(formatter, "{count} of the workers died; see the log"),
             Self::Unknown => formatter.write_str("of a reason that this version does not know"),
         }
