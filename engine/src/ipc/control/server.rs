@@ -195,7 +195,7 @@ impl Client {
                 // Whoever has sent a request may end its half of the connection, and still wait.
                 Ok(0) => {
                     self.has_ended = true;
-                    return self.stage != Stage::Silent || !self.input.is_empty();
+                    return if self.stage == Stage::Silent { !self.input.is_empty() } else { !self.is_gone() };
                 }
                 Ok(count) if self.stage == Stage::Silent && self.input.len() <= REQUEST_BYTES_MAX => {
                     self.input.extend_from_slice(&buffer[..count]);

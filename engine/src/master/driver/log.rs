@@ -4,8 +4,10 @@ use crate::ipc::control::EventKind;
 
 /// Logs an event. Before a generation has served, one that does not come up is the server's end, whose reason the caller of
 /// the server reports.
-pub(super) fn event(generation: Option<u32>, event: &EventKind, has_served: bool) {
+pub(super) fn event(generation: Option<u32>, event: &EventKind, has_served: bool, is_undecided: bool) {
     match event {
+        // After the decision it leaves in good order.
+        EventKind::PredecessorGone if !is_undecided => tracing::info!(generation, "{event}"),
         // Told apart by programs that read the log.
         EventKind::Serves { took_ms } if has_served => {
             tracing::info!(generation, took_ms, "reload: the new generation serves");

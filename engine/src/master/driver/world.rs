@@ -273,7 +273,7 @@ impl World for Driver<'_> {
 
     fn note(&mut self, generation: Option<u32>, event: EventKind) {
         if !self.is_relaying {
-            log::event(generation, &event, self.has_served);
+            log::event(generation, &event, self.has_served, self.is_undecided);
         }
         if self.is_undecided {
             self.tell_old(&ToOld::Event { generation, event: event.clone() });
