@@ -46,6 +46,12 @@ pub(crate) enum Killed {
     Unwanted,
 }
 
+impl Killed {
+    pub(crate) fn is_hung(self) -> bool {
+        self == Self::Hung
+    }
+}
+
 /// How far a slot's process is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {

@@ -23,8 +23,8 @@ mod supervise;
 mod types;
 mod world;
 
-pub(crate) use self::generation::{Child, Generation, Phase, Slot, State};
-pub(crate) use self::lifecycle::{Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
+pub(crate) use self::generation::{Generation, Phase, Slot, State};
+pub(crate) use self::lifecycle::{Lifecycle, Lineage, NewStage, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
@@ -366,6 +366,16 @@ impl Core {
 
     pub(crate) fn generations(&self) -> &[Generation] {
         &self.generations
+    }
+
+    /// Configurations that may be used again.
+    pub(crate) fn configurations(&self) -> impl Iterator<Item = ConfigurationId> {
+        let starting = match &self.lifecycle {
+            Lifecycle::Starting(Start::Introducing { plan, .. } | Start::Gathering { plan, .. }, _) => Some(plan),
+            _ => None,
+        };
+        let plans = self.generations.iter().map(|generation| &generation.plan);
+        plans.chain(&self.last).chain(starting).map(|plan| plan.configuration)
     }
 
     pub(crate) fn orphans(&self) -> &[Orphan] {

@@ -61,9 +61,4 @@ impl Operations {
     pub(super) fn cut_off(&mut self, world: &mut dyn World, by: Interruption) {
         self.conclude_all(world, |kind| kind != Kind::Stop, &Err(Failure::CutOff { by }));
     }
-
-    /// Whether somebody waits for anything.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
 }

@@ -118,6 +118,11 @@ impl Core {
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
+            // The socket did not come with it: this process has no room for more descriptors.
+            Report::Listener { .. } => {
+                self.count_listener(process);
+                self.settle_orphans(world);
+            }
             _ => {}
         }
     }
@@ -134,11 +139,16 @@ impl Core {
         } else {
             world.close(socket);
         }
+        self.count_listener(process);
+        self.settle_orphans(world);
+    }
+
+    /// One of an orphan's listen sockets is missing no more.
+    fn count_listener(&mut self, process: ProcessId) {
         let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
         if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut()) {
             known.missing = known.missing.saturating_sub(1);
         }
-        self.settle_orphans(world);
     }
 
     pub(super) fn orphan_ended(&mut self, world: &mut dyn World, process: ProcessId) {

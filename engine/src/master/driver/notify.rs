@@ -5,16 +5,27 @@ use std::env;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::{Duration, Instant};
 
-use super::Master;
+use crate::master::core::{Notice, Time};
 use crate::sys::clock::monotonic_ns;
 
 /// Pings are sent so many times as often as they are asked for.
 const PINGS_PER_LIMIT: u64 = 2;
 
-/// Tells it; that nobody listens is no error.
-fn tell(message: &str) {
+/// Tells it what it has to know of the service.
+pub(super) fn tell(notice: Notice) {
+    match notice {
+        // Also after a reload, however that went.
+        Notice::Ready => say("READY=1"),
+        Notice::Reloading => say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000)),
+        Notice::Stopping => say("STOPPING=1"),
+        Notice::MainIsThis => say(&format!("MAINPID={}", std::process::id())),
+        Notice::MainIs(process) => say(&format!("MAINPID={}", process.0)),
+    }
+}
+
+/// That nobody listens is no error.
+fn say(message: &str) {
     if let Err(error) = send(message) {
         tracing::debug!("the service manager was not told {message:?}: {error}");
     }
@@ -31,44 +42,32 @@ fn send(message: &str) -> io::Result<()> {
     socket.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
-/// The service's main process is this one, or another.
-pub(super) fn main_process(pid: u32) {
-    tell(&format!("MAINPID={pid}"));
+/// Tells the service manager that this master lives, as often as it wants to be told.
+pub(super) struct Watchdog {
+    interval_ns: u64,
+    next: Time,
 }
 
-/// It serves; also after a reload, however that went.
-pub(super) fn ready() {
-    tell("READY=1");
-}
-
-pub(super) fn reloading() {
-    tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000));
-}
-
-pub(super) fn stopping() {
-    tell("STOPPING=1");
-}
-
-/// Between two pings, where the service manager wants any of this process (sd_watchdog_enabled(3)).
-pub(super) fn watchdog_interval() -> Option<Duration> {
-    let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let limit_us = number("WATCHDOG_USEC").filter(|limit_us| *limit_us > 0)?;
-    let is_meant = env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
-    is_meant.then(|| Duration::from_micros(limit_us / PINGS_PER_LIMIT).max(Duration::from_millis(1)))
-}
-
-impl Master<'_> {
-    /// When the next ping is due.
-    pub(super) fn watchdog_at(&self) -> Option<Instant> {
-        self.watchdog.map(|(_, at)| at)
+impl Watchdog {
+    /// `None` where nobody wants to be told by this process (sd_watchdog_enabled(3)).
+    pub(super) fn from_environment(now: Time) -> Option<Self> {
+        let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        let limit_us = number("WATCHDOG_USEC").filter(|limit_us| *limit_us > 0)?;
+        let is_meant =
+            env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
+        let interval_ns = (limit_us / PINGS_PER_LIMIT).max(1_000).saturating_mul(1_000);
+        is_meant.then_some(Self { interval_ns, next: now })
     }
 
-    pub(super) fn ping(&mut self, now: Instant) {
-        if let Some((interval, at)) = &mut self.watchdog
-            && *at <= now
-        {
-            *at = now + *interval;
-            tell("WATCHDOG=1");
+    /// When the next ping is due.
+    pub(super) fn next(&self) -> Time {
+        self.next
+    }
+
+    pub(super) fn ping(&mut self, now: Time) {
+        if self.next <= now {
+            self.next = Time(now.0.saturating_add(self.interval_ns));
+            say("WATCHDOG=1");
         }
     }
 }
