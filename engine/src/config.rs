@@ -127,7 +127,7 @@ pub enum Handover {
 }
 
 /// What becomes of established connections whose worker leaves while others serve: at a reload, an upgrade, scaling down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Connections {
     /// They move to a worker that serves, and go on there; see [`Protocol::freeze`](crate::Protocol::freeze). Those that
     /// cannot are told goodbye.
@@ -140,7 +140,7 @@ pub enum Connections {
 }
 
 /// What happens where a worker that is to be replaced has more state of its own than it may hand over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StateTooLarge {
     /// It is not replaced: a reload, an upgrade or a smaller number of workers is refused.
     #[default]

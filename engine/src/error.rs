@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::InvalidSetting;
+use crate::ipc::control::Failure;
 use crate::sys::listener::ListenError;
 use crate::worker::StartError;
 
@@ -36,4 +37,25 @@ pub enum ServerError {
     WorkersDied { count: usize },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+impl From<Failure> for ServerError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Listen { address, problem } => Self::Listen(ListenError::told(address, problem)),
+            Failure::Worker { slot, problem } => Self::Worker { slot, reason: problem },
+            Failure::WorkerEnded { slot, exit } => {
+                Self::Worker { slot, reason: format!("it {exit} before it was ready") }
+            }
+            Failure::NotReady { slot, pid, waited_ms } => {
+                Self::NotReady { slot, pid: pid as i32, seconds: waited_ms / 1000 }
+            }
+            Failure::WorkersDied { count } => Self::WorkersDied { count },
+            Failure::Configuration { problem } => Self::Reload { problem },
+            Failure::Incompatible { problem } => Self::Upgrade { problem },
+            other => Self::Failed(other),
+        }
+    }
 }

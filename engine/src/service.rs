@@ -4,7 +4,9 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::config::Settings;
+use crate::handover::{Format, StateFormats};
 use crate::protocol::Protocol;
+use crate::types::StateFormat;
 use crate::worker::{self, Setup, StartError};
 
 /// What reads the configuration again.
@@ -12,19 +14,40 @@ pub(crate) type Reload<'a> = Box<dyn FnMut() -> Result<(Settings, Service<'a>), 
 
 /// What workers run: a protocol whose type is forgotten, so that a reload may choose another one.
 #[derive(Clone)]
-pub struct Service<'a>(Rc<dyn Fn(Setup) -> Result<(), StartError> + 'a>);
+pub struct Service<'a> {
+    run: Rc<dyn Fn(Setup) -> Result<(), StartError> + 'a>,
+    formats: StateFormats,
+}
 
 impl<'a> Service<'a> {
     /// `protocol` makes each worker's protocol, in the worker's process, from its slot.
     pub fn new<P: Protocol>(protocol: impl Fn(usize) -> P + 'a) -> Self {
-        Self(Rc::new(move |setup: Setup| {
+        let run = Rc::new(move |setup: Setup| {
             let slot = setup.slot;
             worker::run(setup, || protocol(slot))
-        }))
+        });
+        Self { run, formats: formats_of::<P>() }
     }
 
     pub(crate) fn run(&self, setup: Setup) -> Result<(), StartError> {
-        (self.0)(setup)
+        (self.run)(setup)
+    }
+
+    /// The state that its connections and workers write and read.
+    pub(crate) fn formats(&self) -> &StateFormats {
+        &self.formats
+    }
+}
+
+fn formats_of<P: Protocol>() -> StateFormats {
+    let format = |format: StateFormat, reads: &[u32]| Format {
+        name: format.name.to_owned(),
+        version: format.version,
+        reads: if reads.is_empty() { (1..=format.version).collect() } else { reads.to_vec() },
+    };
+    StateFormats {
+        connections: P::STATE.map(|state| format(state, P::STATE_READS)),
+        worker: P::WORKER_STATE.map(|state| format(state, P::WORKER_STATE_READS)),
     }
 }
 

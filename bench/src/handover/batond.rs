@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use baton::control::{Client, Reply, Request, Status};
+use baton::control::{Client, GenerationPhase, Reply, Request, Status, WorkerState};
 use clap::ValueEnum as _;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -62,15 +62,16 @@ impl Batond {
 
     fn status(&self, control: &Path) -> Result<Status, String> {
         match ask(control, &Request::Status)? {
-            Some(Reply::Status(status)) => Ok(status),
+            Reply::Status(status) => Ok(status),
             other => Err(format!("the server answered {other:?}")),
         }
     }
 
     fn request(&self, request: &Request) -> Result<(), String> {
         match ask(&self.control, request)? {
-            Some(Reply::Failed { reason }) => Err(reason),
-            _ => Ok(()),
+            Reply::Done(_) => Ok(()),
+            Reply::Failed(why) => Err(why.to_string()),
+            other => Err(format!("the server answered {other:?}")),
         }
     }
 
@@ -92,13 +93,20 @@ impl Batond {
 
     fn worker_pids(&self) -> Result<Vec<u32>, String> {
         let status = self.status(&self.control)?;
-        let serving = status.generations.iter().filter(|generation| generation.phase == "serving");
+        let serving = status.generations.iter().filter(|generation| generation.phase == GenerationPhase::Serving);
         Ok(serving.flat_map(|generation| generation.workers.iter().filter_map(|worker| worker.pid)).collect())
     }
 
     fn upgrade(&self, hold: bool) -> Result<(), String> {
-        let request = Request::Upgrade { binary: None, arguments: None, hold, probation_ms: None, timeout_ms: None };
-        self.request(&request)
+        self.request(&Request::Upgrade {
+            binary: None,
+            arguments: None,
+            hold,
+            probation_ms: None,
+            timeout_ms: None,
+            allow: Vec::new(),
+            keep_connections: false,
+        })
     }
 
     /// USR2 and WINCH to the master, as nginx's manual has it; gives the old master and the new one.
@@ -140,8 +148,8 @@ impl Batond {
 
 fn has_serving(status: &Status, workers: usize) -> bool {
     status.generations.iter().any(|generation| {
-        let ready = generation.workers.iter().filter(|worker| worker.state == "ready").count();
-        generation.phase == "serving" && ready == workers
+        let ready = generation.workers.iter().filter(|worker| worker.state == WorkerState::Ready).count();
+        generation.phase == GenerationPhase::Serving && ready == workers
     })
 }
 
@@ -158,17 +166,9 @@ fn spawn(binary: &Path, address: SocketAddr, folder: &Path, workers: usize, tier
         .map_err(|error| format!("{}: {error}", binary.display()))
 }
 
-/// Asks, and reads to the last reply; `None` where the server has gone with it.
-fn ask(control: &Path, request: &Request) -> Result<Option<Reply>, String> {
-    let failed = |error: std::io::Error| format!("the control socket: {error}");
-    let mut client = Client::connect(control).map_err(failed)?;
-    client.send(request).map_err(failed)?;
-    loop {
-        match client.receive(Some(ANSWER_PATIENCE)).map_err(failed)? {
-            Some(reply) if !reply.is_last() => {}
-            last => return Ok(last),
-        }
-    }
+/// Asks, and reads to the last reply.
+fn ask(control: &Path, request: &Request) -> Result<Reply, String> {
+    Client::ask(control, request, Some(ANSWER_PATIENCE)).map_err(|error| format!("the control socket: {error}"))
 }
 
 impl Target for Batond {

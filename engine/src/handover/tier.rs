@@ -5,7 +5,7 @@ use std::fmt;
 use crate::config::Handover;
 
 /// How listeners are replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tier {
     /// Steered by a program of this generation: attaching the next generation's parks all listeners of the last.
     Ebpf,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::handover::Refusal;
 
 /// To a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
     /// Finish what there is, leave. Listeners stay open so long, for handshakes under way.
@@ -49,7 +49,7 @@ pub(crate) enum Order {
 }
 
 /// From a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub(crate) enum Report {
     /// Listening and accepting.
@@ -99,7 +99,7 @@ pub(crate) enum Report {
 }
 
 /// What has become of a worker's connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Moved {
     /// Others have them.

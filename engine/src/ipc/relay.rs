@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::control::{Cause, EventKind, Failure, RevertCause};
+use crate::handover::StateFormats;
+
 /// Version of these messages.
-pub(crate) const RELAY_VERSION: u32 = 1;
+pub(crate) const RELAY_VERSION: u32 = 2;
 
 /// Names the channel's descriptor to the new program.
 pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
@@ -44,6 +47,8 @@ pub(crate) enum ToNew {
         /// Places that are in use, the first ones.
         places: u32,
     },
+    /// The introduction was looked at: begin.
+    Proceed,
     /// The old workers leave: take all connections.
     Alone,
     /// There is no way back any more.
@@ -56,10 +61,10 @@ pub(crate) enum ToNew {
         #[serde(default)]
         meetings: Vec<String>,
     },
-    /// The old workers cannot be had back.
-    NotRelieved {
+    /// The old workers cannot be had back: stay.
+    NotReverted {
         /// Why.
-        reason: String,
+        why: Failure,
     },
     /// Of a later version.
     #[serde(other)]
@@ -70,19 +75,28 @@ pub(crate) enum ToNew {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "relay", rename_all = "snake_case")]
 pub(crate) enum ToOld {
+    /// What the new master is, before it binds or forks anything. The old one compares.
+    Introduction {
+        /// How it takes listeners over.
+        tier: String,
+        /// What its protocol can read.
+        formats: StateFormats,
+        /// Its control socket's path.
+        control: Option<String>,
+        /// User number of its workers.
+        user: u32,
+    },
     /// Something happened there.
     Event {
         /// The generation it happened to.
         generation: Option<u32>,
         /// What.
-        message: String,
+        event: EventKind,
     },
-    /// It serves, and has the control socket's name.
+    /// It serves, and has the control socket's name and the pid file.
     Ready {
         /// Its generation.
         generation: u32,
-        /// How it takes listeners over.
-        tier: String,
         /// Where its workers can be brought connections.
         #[serde(default)]
         meetings: Vec<String>,
@@ -92,24 +106,30 @@ pub(crate) enum ToOld {
         /// Their names.
         meetings: Vec<String>,
     },
-    /// It has the pid file as well.
-    Named,
-    /// It cannot serve, and leaves.
+    /// Copies of its listen sockets come with this message; in the tier adopt, when it is sent back.
+    Listeners {
+        /// Where they are bound, one by one.
+        addresses: Vec<SocketAddr>,
+    },
+    /// It cannot serve, and leaves. Version 1 knows the reason alone.
     Failed {
-        /// Why.
+        /// Why, in words.
         reason: String,
+        /// Why.
+        #[serde(default)]
+        why: Option<Failure>,
     },
     /// One of its workers died or hung.
     Trouble {
         /// Which, and how.
-        reason: String,
+        why: RevertCause,
     },
     /// It was asked to stay for good.
     Commit,
     /// It is to leave: let old workers serve first.
     Revert {
         /// By whom it was told.
-        reason: String,
+        by: Cause,
     },
     /// Of a later version.
     #[serde(other)]
@@ -125,7 +145,7 @@ mod tests {
         let later = r#"{"relay":"sing","song":"of joy"}"#;
         assert_eq!(serde_json::from_str::<ToNew>(later).expect("understood"), ToNew::Unknown);
         assert_eq!(serde_json::from_str::<ToOld>(later).expect("understood"), ToOld::Unknown);
-        let known = r#"{"relay":"event","generation":3,"message":"x","colour":"red"}"#;
+        let known = r#"{"relay":"event","generation":3,"event":{"event":"gone"},"colour":"red"}"#;
         assert!(matches!(serde_json::from_str(known), Ok(ToOld::Event { generation: Some(3), .. })));
     }
 }

@@ -83,12 +83,7 @@ pub(crate) struct Found {
     pub(crate) channel: OwnedFd,
 }
 
-/// Finds the workers of a control socket and knocks at each.
-pub(crate) fn find(key: &str) -> Vec<Found> {
-    find_others(key, &[])
-}
-
-/// The same, except those.
+/// Finds the workers of a control socket, except those known, and knocks at each.
 pub(crate) fn find_others(key: &str, known: &[u32]) -> Vec<Found> {
     let names = fs::read("/proc/net/unix").unwrap_or_default();
     let names = String::from_utf8_lossy(&names);
@@ -120,14 +115,14 @@ mod tests {
     #[test]
     fn a_worker_is_found_by_the_path_of_its_control_socket() {
         let key = key(Path::new("/nowhere/control"));
-        assert!(find(&key).is_empty());
+        assert!(find_others(&key, &[]).is_empty());
         let rendezvous = Rendezvous::open(&key).expect("listening");
         assert!(rendezvous.accept().is_none());
-        let found = find(&key);
+        let found = find_others(&key, &[]);
         assert_eq!(found.iter().map(|one| one.pid).collect::<Vec<_>>(), [std::process::id()]);
         tell(&found[0].channel, &Order::Ping).expect("told");
         let channel = rendezvous.accept().expect("a master has come");
         assert_eq!(hear(&channel).expect("heard"), Heard::Message(Order::Ping));
-        assert!(find(&super::key(Path::new("/nowhere/else"))).is_empty());
+        assert!(find_others(&super::key(Path::new("/nowhere/else")), &[]).is_empty());
     }
 }

@@ -48,6 +48,11 @@ impl Identity {
         Ok(Some(Self { user: user.map(|user| (user.name, user.uid)), group: gid }))
     }
 
+    /// The user's number; `None` where only the group was given.
+    pub(crate) fn user(&self) -> Option<Uid> {
+        self.user.as_ref().map(|(_, uid)| *uid)
+    }
+
     /// Becomes it for good: no way back, no capability, no privilege by exec.
     ///
     /// # Errors

@@ -7,14 +7,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
-
-/// A server that starts holds its reservation for some milliseconds.
-const RESERVATION_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Nobody waits for a connection that somebody else has taken.
 const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
@@ -27,7 +23,7 @@ pub struct ListenError {
     pub address: SocketAddr,
     problem: String,
     #[source]
-    source: io::Error,
+    source: Option<io::Error>,
 }
 
 impl ListenError {
@@ -48,7 +44,16 @@ impl ListenError {
             }
             _ => format!("{step}: {source}"),
         };
-        Self { address, problem, source }
+        Self { address, problem, source: Some(source) }
+    }
+
+    /// As another process has told it.
+    pub(crate) fn told(address: SocketAddr, problem: String) -> Self {
+        Self { address, problem, source: None }
+    }
+
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
     }
 }
 
@@ -75,30 +80,27 @@ pub(crate) struct Reservation {
     _name: UnixDatagram,
 }
 
-/// Reserves an address that is free.
+/// Reserves a port; `None` where another server that starts looks at it just now, which takes some milliseconds.
 ///
 /// # Errors
-/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
-pub(crate) fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
+/// As socket(2) and bind(2).
+pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, ListenError> {
     let fail = |source| ListenError::new(address, "reserving the port", source);
     // By port alone, since a wildcard address conflicts with every other. Abstract names belong to the network namespace,
     // as ports do, and end with the process.
     let name = UnixAddress::from_abstract_name(format!("baton-starts-on-port-{}", address.port())).map_err(fail)?;
-    let start = Instant::now();
-    let name = loop {
-        match UnixDatagram::bind_addr(&name) {
-            Ok(socket) => break socket,
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < RESERVATION_WAIT_MAX => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(fail(error)),
-        }
-    };
-    check_free(address)?;
-    Ok(Reservation { _name: name })
+    match UnixDatagram::bind_addr(&name) {
+        Ok(socket) => Ok(Some(Reservation { _name: socket })),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(fail(error)),
+    }
 }
 
-fn check_free(address: SocketAddr) -> Result<(), ListenError> {
+/// Whether an address of a reserved port is free.
+///
+/// # Errors
+/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
+pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;

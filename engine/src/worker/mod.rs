@@ -107,8 +107,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
     let slot = setup.slot;
     match bring_up(setup, protocol) {
         Ok(mut event_loop) => {
-            event_loop.report_ready();
-            let result = event_loop.run();
+            let result = if event_loop.report_ready() { event_loop.run() } else { Ok(()) };
             result.map_err(|source| StartError::System { what: "the ring failed", source })
         }
         Err((error, control)) => {

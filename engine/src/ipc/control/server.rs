@@ -1,17 +1,15 @@
-//! The master's end of the control socket. Never blocks: a client that is slow, silent or too long is dropped.
+//! The clients of a control socket. Nothing here blocks: a client that is slow, silent or sends too much is dropped, and the
+//! number of clients is bounded.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 
-use super::{Event, Reply, Request};
+use super::{Event, Failure, Reply, Request};
 
 /// Clients at a time.
 const CLIENTS_MAX: usize = 32;
@@ -22,213 +20,151 @@ const REQUEST_BYTES_MAX: usize = 4096;
 /// Replies that a client has not taken.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
-/// A client that has connected asks within this time.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// A client that has connected sends its request within this time.
+const REQUEST_MS_MAX: u64 = 5_000;
 
-/// What a client waits for, once it has asked.
+/// How far a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waiting {
-    /// It has not asked yet.
-    ForNothing,
-    /// Everything that happens.
-    ForEvents,
-    /// The outcome of this operation.
-    ForOperation(u32),
-    /// The end of the server.
-    ForEnd,
-    /// It has its answer: close when that is sent.
-    IsOver,
+enum Stage {
+    /// It has sent no request yet.
+    Silent,
+    /// Its request is under way; it is told what happens meanwhile.
+    Waiting,
+    /// It has its last reply, and the connection is closed when that is sent.
+    Answered,
 }
 
 struct Client {
+    id: u64,
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    waiting: Waiting,
-    since: Instant,
+    stage: Stage,
+    since_ns: u64,
+    /// It sends no more; it may still read.
+    has_ended: bool,
+}
+
+/// What came from clients.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The client of this number asks, and waits for a reply.
+    Request(u64, Request),
+    /// A client whose request was under way has gone.
+    Gone(u64),
 }
 
 /// See the module's head.
-pub(crate) struct ControlSocket {
-    listener: UnixListener,
-    /// The name that clients look for.
-    name: PathBuf,
-    /// Where it is now; empty where it is somebody else's to take away.
-    path: PathBuf,
-    clients: Vec<Client>,
+#[derive(Default)]
+pub(crate) struct Clients {
+    all: Vec<Client>,
+    /// Numbers are never used again: a late answer cannot reach another client.
+    next_id: u64,
 }
 
-impl ControlSocket {
-    /// Listens at `path`, for the same user and root alone. A socket file that nobody listens at any more is replaced.
-    ///
-    /// # Errors
-    /// `AddrInUse` where a server listens there; else as bind(2).
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(_) => {}
-        }
-        Self::bind(path, path)
+impl Clients {
+    /// Descriptors to wait for, each with what is awaited.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.all.iter().map(|client| (client.stream.as_fd(), client.awaited()))
     }
 
-    /// Listens beside a server that listens at `name`, to take its name over later.
-    ///
-    /// # Errors
-    /// As bind(2).
-    pub(crate) fn open_beside(name: &Path) -> io::Result<Self> {
-        let path = sibling(name, std::process::id());
-        let _ = fs::remove_file(&path);
-        Self::bind(name, &path)
+    /// When the next silent client is dropped, on CLOCK_MONOTONIC.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let silent = self.all.iter().filter(|client| client.stage == Stage::Silent);
+        silent.map(|client| client.since_ns + REQUEST_MS_MAX * 1_000_000).min()
     }
 
-    fn bind(name: &Path, path: &Path) -> io::Result<Self> {
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let listener = listener?;
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener, name: name.to_owned(), path: path.to_owned(), clients: Vec::new() })
-    }
-
-    /// The name that clients look for.
-    pub(crate) fn name(&self) -> &Path {
-        &self.name
-    }
-
-    /// Takes the name over from the server of process `before`, which is reached at a name of its own from now on. At each
-    /// moment somebody is reached.
-    ///
-    /// # Errors
-    /// As link(2) and rename(2).
-    pub(crate) fn take_name(&mut self, before: u32) -> io::Result<()> {
-        let aside = sibling(&self.name, before);
-        let _ = fs::remove_file(&aside);
-        fs::hard_link(&self.name, aside)?;
-        fs::rename(&self.path, &self.name)?;
-        self.path.clone_from(&self.name);
-        Ok(())
-    }
-
-    /// Another server has taken the name over: this one is reached beside it.
-    pub(crate) fn name_was_taken(&mut self) {
-        self.path = sibling(&self.name, std::process::id());
-    }
-
-    /// Takes the name back, whoever has it.
-    ///
-    /// # Errors
-    /// As rename(2).
-    pub(crate) fn take_name_back(&mut self) -> io::Result<()> {
-        if self.path != self.name {
-            fs::rename(&self.path, &self.name)?;
-            self.path.clone_from(&self.name);
-        }
-        Ok(())
-    }
-
-    /// Whether somebody else has the name still.
-    pub(crate) fn is_beside(&self) -> bool {
-        self.path != self.name
-    }
-
-    /// The file is another server's now.
-    pub(crate) fn leave_name(&mut self) {
-        self.path = PathBuf::new();
-    }
-
-    /// Closes the sockets and leaves the file to the process this one was forked from.
-    pub(crate) fn forget(mut self) {
-        self.leave_name();
-    }
-
-    /// Descriptors to be waited for, each with whether it is to be written to.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
-        let clients = self.clients.iter().map(|client| (client.stream.as_fd(), !client.output.is_empty()));
-        std::iter::once((self.listener.as_fd(), false)).chain(clients)
-    }
-
-    /// When a client that does not ask is dropped.
-    pub(crate) fn deadlines(&self) -> impl Iterator<Item = Instant> {
-        let silent = self.clients.iter().filter(|client| client.waiting == Waiting::ForNothing);
-        silent.map(|client| client.since + REQUEST_TIME_MAX)
-    }
-
-    /// Takes new clients and what they ask; each request comes with the client's place, for [`ControlSocket::reply`].
-    pub(crate) fn requests(&mut self) -> Vec<(usize, Request)> {
-        while self.clients.len() < CLIENTS_MAX {
-            let Ok((stream, _)) = self.listener.accept() else { break };
-            if stream.set_nonblocking(true).is_ok() && is_permitted(&stream) {
-                let (input, output, since) = (Vec::new(), Vec::new(), Instant::now());
-                self.clients.push(Client { stream, input, output, waiting: Waiting::ForNothing, since });
+    /// Takes new clients, all who wait. Where there are too many, the oldest silent client makes room; where none is silent,
+    /// the new one is refused.
+    pub(crate) fn accept(&mut self, listener: &UnixListener, now_ns: u64) {
+        while let Ok((stream, _)) = listener.accept() {
+            if stream.set_nonblocking(true).is_err() || !is_permitted(&stream) {
+                continue;
             }
+            let mut client = Client {
+                id: self.next_id,
+                stream,
+                input: Vec::new(),
+                output: Vec::new(),
+                stage: Stage::Silent,
+                since_ns: now_ns,
+                has_ended: false,
+            };
+            self.next_id += 1;
+            if self.all.len() >= CLIENTS_MAX {
+                // They are kept in the order in which they came.
+                match self.all.iter().position(|client| client.stage == Stage::Silent) {
+                    Some(oldest) => drop(self.all.remove(oldest)),
+                    None => {
+                        client.answer(&Reply::Failed(Failure::TooManyClients { clients_max: CLIENTS_MAX }));
+                        let _ = client.write();
+                        continue;
+                    }
+                }
+            }
+            self.all.push(client);
         }
-        self.clients.retain_mut(Client::read);
-        let mut requests = Vec::new();
-        for (index, client) in self.clients.iter_mut().enumerate() {
+    }
+
+    /// Reads what clients have sent.
+    pub(crate) fn hear(&mut self, now_ns: u64) -> Vec<Heard> {
+        let mut heard = Vec::new();
+        self.all.retain_mut(|client| {
+            let is_there = client.read(now_ns);
             match client.request() {
-                Some(Ok(request)) => requests.push((index, request)),
-                Some(Err(reason)) => client.answer(&Reply::Failed { reason }),
+                Some(Ok(request)) => {
+                    client.stage = Stage::Waiting;
+                    heard.push(Heard::Request(client.id, request));
+                }
+                Some(Err(problem)) => client.answer(&Reply::Failed(Failure::Request { problem })),
                 None => {}
             }
-        }
-        requests
+            if !is_there && client.stage == Stage::Waiting {
+                heard.push(Heard::Gone(client.id));
+            }
+            is_there
+        });
+        heard
     }
 
-    /// Sends what clients wait for; forgets those that are served or gone.
-    pub(crate) fn flush(&mut self) {
-        self.clients.retain_mut(Client::write);
+    /// Sends what clients wait for and forgets those that are served; gives those that have gone while they waited.
+    pub(crate) fn flush(&mut self) -> Vec<u64> {
+        let mut gone = Vec::new();
+        self.all.retain_mut(|client| {
+            let is_there = client.write();
+            if !is_there && client.stage == Stage::Waiting {
+                gone.push(client.id);
+            }
+            is_there
+        });
+        gone
     }
 
-    /// Answers a client; call before the next [`ControlSocket::requests`] or [`ControlSocket::flush`].
-    pub(crate) fn reply(&mut self, client: usize, reply: &Reply) {
-        self.clients[client].answer(reply);
+    /// Something is still to be sent.
+    pub(crate) fn has_output(&self) -> bool {
+        self.all.iter().any(|client| !client.output.is_empty())
     }
 
-    /// Makes a client wait.
-    pub(crate) fn wait_for(&mut self, client: usize, waiting: Waiting) {
-        self.clients[client].waiting = waiting;
+    /// Replies to a client, if it is still there.
+    pub(crate) fn reply(&mut self, id: u64, reply: &Reply) {
+        let client = self.all.iter_mut().find(|client| client.id == id);
+        client.into_iter().for_each(|client| client.answer(reply));
     }
 
     /// Tells everybody who waits for something what happened.
     pub(crate) fn tell(&mut self, event: &Event) {
-        for client in &mut self.clients {
-            if !matches!(client.waiting, Waiting::ForNothing | Waiting::IsOver) {
-                client.answer(&Reply::Event(event.clone()));
-            }
-        }
+        let reply = Reply::Event(event.clone());
+        self.waiting().for_each(|client| client.answer(&reply));
     }
 
-    /// An operation has ended in this way.
-    pub(crate) fn conclude(&mut self, operation: u32, reply: &Reply) {
-        for client in self.clients.iter_mut().filter(|one| one.waiting == Waiting::ForOperation(operation)) {
-            client.answer(reply);
-        }
+    /// The server has ended in this way: whoever still waits is told.
+    pub(crate) fn conclude_all(&mut self, reply: &Reply) {
+        self.waiting().for_each(|client| client.answer(reply));
     }
 
-    /// The server has ended in this way.
-    pub(crate) fn conclude_end(&mut self, reply: &Reply) {
-        for client in
-            self.clients.iter_mut().filter(|one| !matches!(one.waiting, Waiting::ForNothing | Waiting::IsOver))
-        {
-            client.answer(reply);
-        }
+    fn waiting(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.all.iter_mut().filter(|client| client.stage == Stage::Waiting)
     }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Where the server of a process is reached while another one has the name.
-fn sibling(name: &Path, pid: u32) -> PathBuf {
-    let mut path = name.as_os_str().to_owned();
-    path.push(format!(".{pid}"));
-    PathBuf::from(path)
 }
 
 /// Whether the peer is the same user, or root. The file's mode says the same; this says it also where the file was moved
@@ -238,17 +174,30 @@ fn is_permitted(stream: &UnixStream) -> bool {
 }
 
 impl Client {
-    /// `false`: it is gone, or has not asked in time.
-    fn read(&mut self) -> bool {
-        if self.waiting == Waiting::ForNothing && self.since.elapsed() > REQUEST_TIME_MAX {
+    /// Input of a client that sends no more would be reported for ever; that it has gone is reported in any case.
+    fn awaited(&self) -> PollFlags {
+        let input = if self.has_ended { PollFlags::empty() } else { PollFlags::POLLIN };
+        let output = if self.output.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        input | output
+    }
+
+    /// `false`: it has gone, sends what it should not, or has sent no request in time.
+    fn read(&mut self, now_ns: u64) -> bool {
+        if self.stage == Stage::Silent && now_ns.saturating_sub(self.since_ns) > REQUEST_MS_MAX * 1_000_000 {
             return false;
+        }
+        if self.has_ended {
+            return !self.is_gone();
         }
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                // One that has asked may say that it asks no more.
-                Ok(0) => return self.waiting == Waiting::IsOver,
-                Ok(count) if self.waiting == Waiting::ForNothing && self.input.len() <= REQUEST_BYTES_MAX => {
+                // Whoever has sent a request may end its half of the connection, and still wait.
+                Ok(0) => {
+                    self.has_ended = true;
+                    return if self.stage == Stage::Silent { !self.input.is_empty() } else { !self.is_gone() };
+                }
+                Ok(count) if self.stage == Stage::Silent && self.input.len() <= REQUEST_BYTES_MAX => {
                     self.input.extend_from_slice(&buffer[..count]);
                 }
                 Ok(_) => return false,
@@ -259,11 +208,19 @@ impl Client {
         }
     }
 
+    /// Both halves of the connection are closed.
+    fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
     fn request(&mut self) -> Option<Result<Request, String>> {
-        if self.waiting != Waiting::ForNothing {
+        if self.stage != Stage::Silent {
             return None;
         }
-        let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
+        let end = self.input.iter().position(|byte| *byte == b'\n');
+        let whole = self.has_ended && !self.input.is_empty();
+        let Some(end) = end.or_else(|| whole.then_some(self.input.len())) else {
             let is_long = self.input.len() > REQUEST_BYTES_MAX;
             return is_long.then(|| Err(format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes")));
         };
@@ -277,11 +234,11 @@ impl Client {
         self.output.extend_from_slice(&line);
         self.output.push(b'\n');
         if reply.is_last() {
-            self.waiting = Waiting::IsOver;
+            self.stage = Stage::Answered;
         }
     }
 
-    /// `false`: it is served, or gone.
+    /// `false`: it is served, gone, or does not read.
     fn write(&mut self) -> bool {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
@@ -291,7 +248,122 @@ impl Client {
                 Err(_) => return false,
             }
         }
-        let is_served = self.waiting == Waiting::IsOver && self.output.is_empty();
+        let is_served = self.stage == Stage::Answered && self.output.is_empty();
         !is_served && self.output.len() <= OUTPUT_BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    use super::super::Outcome;
+    use super::*;
+
+    /// A listener at an abstract name of this test's own, and a way to connect to it.
+    fn listen(name: &str) -> (UnixListener, impl Fn() -> UnixStream) {
+        let address = SocketAddr::from_abstract_name(format!("baton-test-{}-{name}", std::process::id()));
+        let address = address.expect("a name");
+        let listener = UnixListener::bind_addr(&address).expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        (listener, move || UnixStream::connect_addr(&address).expect("connected"))
+    }
+
+    fn read_all(mut stream: UnixStream) -> String {
+        stream.set_nonblocking(true).expect("set");
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        text
+    }
+
+    /// Whether the next wait would return at once.
+    fn is_busy(clients: &Clients, listener: &UnixListener) -> bool {
+        let mut polled = vec![PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        polled.extend(clients.descriptors().map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
+        poll(&mut polled, PollTimeout::ZERO).expect("polled") > 0
+    }
+
+    const STATUS: &[u8] = b"{\"request\":\"status\"}\n";
+
+    #[test]
+    fn silent_clients_make_room_and_nobody_spins() {
+        let (listener, connect) = listen("silent");
+        let mut clients = Clients::default();
+        let silent: Vec<UnixStream> = (0..3 * CLIENTS_MAX).map(|_| connect()).collect();
+        clients.accept(&listener, 0);
+        assert_eq!(clients.all.len(), CLIENTS_MAX);
+        assert!(clients.hear(0).is_empty());
+        assert!(!is_busy(&clients, &listener), "nothing is left to do");
+        let mut asking = connect();
+        asking.write_all(STATUS).expect("sent");
+        clients.accept(&listener, 0);
+        assert_eq!(clients.hear(0), [Heard::Request(96, Request::Status)]);
+        drop(silent);
+        assert!(clients.hear(0).is_empty());
+        assert_eq!(clients.all.len(), 1);
+    }
+
+    #[test]
+    fn where_all_wait_a_new_client_is_refused_at_once() {
+        let (listener, connect) = listen("full");
+        let mut clients = Clients::default();
+        let ask = || {
+            let mut stream = connect();
+            stream.write_all(STATUS).expect("sent");
+            stream
+        };
+        let waiting: Vec<UnixStream> = (0..CLIENTS_MAX).map(|_| ask()).collect();
+        clients.accept(&listener, 0);
+        assert_eq!(clients.hear(0).len(), CLIENTS_MAX);
+        let refused = ask();
+        clients.accept(&listener, 0);
+        assert!(clients.hear(0).is_empty() && !is_busy(&clients, &listener));
+        assert!(read_all(refused).contains("too_many_clients"));
+        drop(waiting);
+        assert_eq!(clients.hear(0).len(), CLIENTS_MAX, "all have gone");
+    }
+
+    #[test]
+    fn a_request_that_comes_with_the_end_is_answered() {
+        for text in [STATUS, &STATUS[..STATUS.len() - 1]] {
+            let (listener, connect) = listen("end");
+            let mut clients = Clients::default();
+            let mut stream = connect();
+            stream.write_all(text).expect("sent");
+            stream.shutdown(Shutdown::Write).expect("shut");
+            clients.accept(&listener, 0);
+            assert_eq!(clients.hear(0), [Heard::Request(0, Request::Status)]);
+            assert!(clients.hear(0).is_empty() && !is_busy(&clients, &listener), "it waits, and nobody spins");
+            clients.reply(0, &Reply::Done(Outcome::Stopped));
+            assert!(clients.flush().is_empty() && clients.all.is_empty());
+            assert_eq!(read_all(stream), "{\"reply\":\"done\",\"done\":\"stopped\"}\n");
+        }
+    }
+
+    #[test]
+    fn a_request_of_a_client_that_has_gone_is_heard_and_then_its_end() {
+        let (listener, connect) = listen("gone");
+        let mut clients = Clients::default();
+        connect().write_all(STATUS).expect("sent");
+        clients.accept(&listener, 0);
+        assert_eq!(clients.hear(0), [Heard::Request(0, Request::Status)]);
+        assert!(is_busy(&clients, &listener));
+        assert_eq!(clients.hear(0), [Heard::Gone(0)]);
+        drop(connect());
+        clients.accept(&listener, 0);
+        assert!(clients.hear(0).is_empty() && clients.all.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_never_asks_is_dropped_in_time() {
+        let (listener, connect) = listen("late");
+        let mut clients = Clients::default();
+        let _silent = connect();
+        clients.accept(&listener, 7);
+        let deadline_ns = clients.deadline_ns().expect("one is silent");
+        assert!(clients.hear(deadline_ns).is_empty() && clients.all.len() == 1);
+        assert!(clients.hear(deadline_ns + 1).is_empty() && clients.all.is_empty());
     }
 }

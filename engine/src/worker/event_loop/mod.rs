@@ -233,7 +233,9 @@ impl<P: Protocol> EventLoop<P> {
         this
     }
 
-    pub(super) fn report_ready(&self) {
+    /// `false` where nobody hears it: its master is gone, and the next one may have looked for workers before this one could be
+    /// found.
+    pub(super) fn report_ready(&self) -> bool {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
         let meeting = self.moving.meeting_name();
@@ -245,11 +247,13 @@ impl<P: Protocol> EventLoop<P> {
             has_state: P::WORKER_STATE.is_some(),
         };
         if let Err(error) = tell(&self.control, &report) {
-            tracing::warn!(slot = self.context.slot, %error, "could not report ready");
+            tracing::warn!(slot = self.context.slot, %error, "could not report ready; this worker leaves");
+            return false;
         }
         let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
         let addresses = addresses.join(" ");
         tracing::debug!(slot = self.context.slot, addresses, direct = self.direct, "worker is ready");
+        true
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {

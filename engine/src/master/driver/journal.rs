@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::ipc::control::{Event, Step, Timeline};
+use crate::ipc::control::{Event, EventKind, Step, Timeline, TimelineKind};
 
 /// Events kept for those who ask later.
 const EVENTS_MAX: usize = 256;
@@ -24,29 +24,29 @@ pub(super) struct Journal {
 
 impl Journal {
     /// A handover begins: what happens from now on is on its time line.
-    pub(super) fn begin(&mut self, kind: &str, generation: u32) {
+    pub(super) fn begin(&mut self, kind: TimelineKind, generation: u32) {
         if self.timelines.len() == TIMELINES_MAX {
             self.timelines.pop_front();
         }
-        self.timelines.push_back(Timeline { kind: kind.to_owned(), generation, at_us: now_us(), steps: Vec::new() });
+        self.timelines.push_back(Timeline { kind, generation, at_us: now_us(), steps: Vec::new() });
     }
 
     /// Something happened.
-    pub(super) fn note(&mut self, generation: Option<u32>, message: String) -> &Event {
+    pub(super) fn note(&mut self, generation: Option<u32>, kind: EventKind) -> &Event {
         let at_us = now_us();
         if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.steps.len() < STEPS_MAX) {
             let after_us = at_us.saturating_sub(timeline.at_us);
-            timeline.steps.push(Step { after_us, generation, message: message.clone() });
+            timeline.steps.push(Step { after_us, generation, kind: kind.clone() });
         }
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(Event { at_us, generation, message });
+        self.events.push_back(Event { at_us, generation, kind });
         self.events.back().expect("just added")
     }
 
-    pub(super) fn events(&self) -> Vec<Event> {
-        self.events.iter().cloned().collect()
+    pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
     }
 
     pub(super) fn timelines(&self) -> Vec<Timeline> {
@@ -66,11 +66,12 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut journal = Journal::default();
         for number in 0..20 {
-            journal.begin("reload", number);
-            (0..300).for_each(|step| drop(journal.note(None, step.to_string()).clone()));
+            journal.begin(TimelineKind::Reload, number);
+            (0..300).for_each(|slot| drop(journal.note(None, EventKind::WorkerClosed { slot }).clone()));
         }
-        assert_eq!((journal.events().len(), journal.timelines().len()), (EVENTS_MAX, TIMELINES_MAX));
+        assert_eq!((journal.events().count(), journal.timelines().len()), (EVENTS_MAX, TIMELINES_MAX));
         let last = journal.timelines().pop().expect("one");
-        assert_eq!((last.generation, last.steps.len(), last.steps[0].message.as_str()), (19, STEPS_MAX, "0"));
+        let first = EventKind::WorkerClosed { slot: 0 };
+        assert_eq!((last.generation, last.steps.len(), &last.steps[0].kind), (19, STEPS_MAX, &first));
     }
 }

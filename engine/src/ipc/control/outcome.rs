@@ -1,0 +1,90 @@
+//! What operations have done. Typed, so that programs compare values; rendered for people here alone.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::count::workers;
+use super::moves::{AndMoves, Moves};
+
+/// What an operation has done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "done", rename_all = "snake_case")]
+pub enum Outcome {
+    /// A new generation serves, and the connections of the previous one have moved, stayed or ended.
+    Reloaded {
+        /// Its number.
+        generation: u32,
+        /// From the request until it served, milliseconds.
+        took_ms: u64,
+        /// What happened to the connections of the previous workers.
+        moves: Moves,
+    },
+    /// The generation that serves has another number of workers.
+    Scaled {
+        /// How many it has now.
+        workers: usize,
+        /// How many were told to leave.
+        leaving: usize,
+        /// What happened to the connections of those that leave.
+        moves: Moves,
+    },
+    /// The generation that serves has this number of workers already.
+    AlreadyScaled {
+        /// How many it has.
+        workers: usize,
+    },
+    /// The new binary serves, and there is no way back.
+    Upgraded {
+        /// The process of the new master.
+        pid: u32,
+        /// What happened to the connections of the previous workers.
+        moves: Moves,
+    },
+    /// Both binaries serve, until commit or revert.
+    Held {
+        /// The process of the new master.
+        pid: u32,
+    },
+    /// The upgrade was made final.
+    Committed {
+        /// The process of the master that stays.
+        pid: u32,
+    },
+    /// The old binary serves, and the new one has left.
+    Reverted {
+        /// The process of the master that serves.
+        pid: u32,
+    },
+    /// All workers have ended.
+    Stopped,
+    /// All events so far were sent.
+    Listed,
+    /// An outcome of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reloaded { generation, took_ms, moves } => {
+                write!(formatter, "generation {generation} serves ({took_ms} ms){}", AndMoves(moves))
+            }
+            Self::Scaled { workers: count, leaving: 0, .. } => write!(formatter, "{} now", workers(*count)),
+            Self::Scaled { workers: count, leaving, moves } => {
+                write!(formatter, "{} now, {leaving} leaving{}", workers(*count), AndMoves(moves))
+            }
+            Self::AlreadyScaled { workers: count } => write!(formatter, "{} already", workers(*count)),
+            Self::Upgraded { pid, moves } => {
+                write!(formatter, "the upgrade is final: pid {pid} serves{}", AndMoves(moves))
+            }
+            Self::Held { pid } => write!(formatter, "pid {pid} serves beside this server until commit or revert"),
+            Self::Committed { pid } => write!(formatter, "the upgrade is final: pid {pid} serves"),
+            Self::Reverted { pid } => write!(formatter, "reverted: pid {pid} serves"),
+            Self::Stopped => formatter.write_str("stopped"),
+            Self::Listed => Ok(()),
+            Self::Unknown => formatter.write_str("done"),
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The control path as a state machine: every decision of a master, and nothing else. It holds no descriptor, process handle,
+//! clock, path or closure; events come in by [`Core::step`], and it acts through the narrow trait [`World`]. So it can be run
+//! against a model of the kernel, of processes and of operators, as the module `simulation` does, as well as by the driver.
+//!
+//! - `lifecycle`: what the master is for, and how it stands to the other master of an upgrade.
+//! - `generation`, `start`, `leave`, `scale`, `supervise`: the roster of workers.
+//! - `old`, `new`: an upgrade from both sides. `orphans`: workers of a master that is gone.
+//! - `placement`: who holds which listener, steering, guards. `moves`: connections on their way to others.
+//! - `operations`: who waits for what, and is told the truth once.
+
+mod generation;
+mod leave;
+mod lifecycle;
+mod moves;
+mod new;
+mod old;
+mod operations;
+mod orphans;
+mod placement;
+mod scale;
+mod start;
+mod supervise;
+mod types;
+mod world;
+
+pub(crate) use self::generation::{Generation, Phase, Slot, State};
+pub(crate) use self::lifecycle::{Lifecycle, Lineage, NewStage, OldStage, Start, Stopping};
+use self::moves::MovesUnderWay;
+use self::operations::{Kind, Operations};
+pub(crate) use self::orphans::{Orphan, Orphans};
+use self::placement::Placement;
+pub(crate) use self::types::{
+    Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
+};
+pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
+use crate::handover::Tier;
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, TimelineKind};
+
+/// Workers of a former master answer at once; those that hang do not.
+const GATHERING_MS_MAX: u64 = 2_000;
+
+/// A master that leaves since this one serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Elder {
+    /// Its workers may still bring connections, and state of their own.
+    pub(crate) is_moving: bool,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Core {
+    /// This master's own process.
+    process: ProcessId,
+    tier: Tier,
+    lifecycle: Lifecycle,
+    /// Oldest first.
+    generations: Vec<Generation>,
+    next_number: u32,
+    /// What served last, to serve again.
+    last: Option<Plan>,
+    /// The master that started this one.
+    elder: Option<Elder>,
+    /// Another master has started this one, whatever has become of it since.
+    is_upgrade: bool,
+    /// The new master takes listeners over in the same tier.
+    is_succeeded_alike: bool,
+    placement: Placement,
+    orphans: Orphans,
+    /// Workers of former masters are to stop so, with this one.
+    orphans_stop: Option<Stop>,
+    moves: MovesUnderWay,
+    operations: Operations,
+    /// HUP came while a reload was under way: another one follows.
+    reloads_again: bool,
+    /// How the last upgrade that did not last ended.
+    last_revert: Option<Failure>,
+    /// Workers that ended in disorder while the server was to end in good order.
+    died: usize,
+}
+
+/// What an old master has passed to this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inheritance {
+    pub(crate) predecessor: ProcessId,
+    pub(crate) is_held: bool,
+    pub(crate) next_number: u32,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) listeners: Vec<(SocketId, std::net::SocketAddr)>,
+}
+
+impl Core {
+    pub(crate) fn new(process: ProcessId, tier: Tier, inheritance: Option<Inheritance>) -> Self {
+        let mut this = Self {
+            process,
+            tier,
+            lifecycle: Lifecycle::Starting(Start::Unborn, None),
+            generations: Vec::new(),
+            next_number: 1,
+            last: None,
+            elder: None,
+            is_upgrade: inheritance.is_some(),
+            is_succeeded_alike: false,
+            placement: Placement::default(),
+            orphans: Orphans::default(),
+            orphans_stop: None,
+            moves: MovesUnderWay::default(),
+            operations: Operations::default(),
+            reloads_again: false,
+            last_revert: None,
+            died: 0,
+        };
+        if let Some(inheritance) = inheritance {
+            let (new, elder) = Self::begins_as_new(inheritance.predecessor, inheritance.is_held);
+            this.lifecycle = Lifecycle::Starting(Start::Unborn, new);
+            this.elder = elder;
+            this.next_number = inheritance.next_number;
+            this.placement.addresses = inheritance.addresses;
+            for (socket, address) in inheritance.listeners.into_iter().filter(|_| tier == Tier::Adopt) {
+                this.placement.keep(socket, address);
+            }
+        }
+        this
+    }
+
+    /// Takes one event. Call [`Core::next_deadline`] after it, and step with [`Event::Tick`] no later than that.
+    pub(crate) fn step(&mut self, world: &mut dyn World, event: Event) {
+        match event {
+            Event::Start(plan) => self.start(world, plan),
+            Event::Signal(signal) => self.signalled(world, signal),
+            Event::Request(client, request) => self.asked(world, client, request),
+            Event::ClientGone(client) => self.operations.forget(client),
+            Event::Report(process, report) => self.heard(world, process, report),
+            Event::ChannelEnded(process) => self.channel_ended(process),
+            Event::Ended(process, exit) => {
+                if !self.successor_ended(world, process, exit) {
+                    self.worker_ended(world, process, exit);
+                }
+            }
+            Event::FromNew(message) => self.heard_new(world, message),
+            Event::ListenersFromNew(sockets) => self.take_listeners(world, sockets),
+            Event::NewEnded { problem } => self.new_channel_ended(world, problem),
+            Event::FromOld(message) => self.heard_old(world, message),
+            Event::OldEnded => self.lose_predecessor(world),
+            Event::OrphanReport(process, report) => self.orphan_heard(world, process, report),
+            Event::OrphanListener(process, socket, address) => self.orphan_listener(world, process, socket, address),
+            Event::OrphanEnded(process) => self.orphan_ended(world, process),
+            Event::Arrived(arrival) => self.placement.held.push_back(arrival),
+            Event::Tick => self.tick(world),
+        }
+        self.settle(world);
+    }
+
+    /// What follows from the state as it is now, whatever led to it.
+    fn settle(&mut self, world: &mut dyn World) {
+        self.begin_when_gathered(world);
+        self.hand_out(world);
+        self.forget_gone(world);
+        self.conclude_moves(world);
+        self.reload_again(world);
+        self.end_when_over(world);
+    }
+
+    fn start(&mut self, world: &mut dyn World, plan: Plan) {
+        let Lifecycle::Starting(start, new) = &mut self.lifecycle else { return };
+        let is_new = new.is_some();
+        let until = Time::default();
+        *start = if is_new { Start::Introducing { plan, until } } else { Start::Gathering { plan, until } };
+        if is_new {
+            return self.introduce(world);
+        }
+        self.find_orphans(world);
+        if let Lifecycle::Starting(Start::Gathering { until, .. }, _) = &mut self.lifecycle {
+            *until = world.now().after_ms(GATHERING_MS_MAX);
+        }
+    }
+
+    /// All workers of a former master have said who they are, or had the time to.
+    fn begin_when_gathered(&mut self, world: &mut dyn World) {
+        let is_settled = self.orphans.is_settled();
+        if let Lifecycle::Starting(start @ Start::Gathering { .. }, _) = &mut self.lifecycle
+            && let Start::Gathering { until, .. } = start
+            && (is_settled || *until <= world.now())
+            && let Start::Gathering { plan, .. } = std::mem::replace(start, Start::ComingUp)
+        {
+            let timeline = match self.orphans.last_generation() {
+                Some(number) => {
+                    self.next_number = number.saturating_add(1);
+                    TimelineKind::Takeover
+                }
+                None => TimelineKind::Start,
+            };
+            self.begin_first(world, plan, timeline);
+        }
+    }
+
+    pub(super) fn begin_first(&mut self, world: &mut dyn World, plan: Plan, timeline: TimelineKind) {
+        if let Err(why) = self.begin(world, plan, timeline) {
+            self.fail(world, why);
+        }
+    }
+
+    fn signalled(&mut self, world: &mut dyn World, signal: Signal) {
+        match signal {
+            Signal::Hup if self.lifecycle.old().is_some() => self.serve_beside_successor(world),
+            Signal::Hup if self.is_changing() && !self.lifecycle.is_ending() => self.reloads_again = true,
+            Signal::Hup => self.reload_unasked(world),
+            Signal::Quit => self.stop(world, Stop::Graceful { drain_ms: None }, Cause::Quit),
+            Signal::Term => self.stop(world, Stop::Fast, Cause::Term),
+            Signal::Int => self.stop(world, Stop::Fast, Cause::Int),
+            Signal::Winch => self.idle(world),
+            Signal::Usr2 => {
+                if let Err(why) = self.upgrade(world, &Upgrade { is_held: true, ..Upgrade::default() }) {
+                    world.note(None, EventKind::UpgradeFailed { why });
+                }
+            }
+        }
+    }
+
+    fn asked(&mut self, world: &mut dyn World, client: ClientId, request: Request) {
+        let result = match request {
+            Request::Reload => self.reload(world).map(|generation| Some(Kind::Reload { generation })),
+            // It registers the client by itself, or answers at once.
+            Request::Scale { workers } => self.scale(world, client, workers).map(|()| None),
+            Request::Upgrade(upgrade) => self.upgrade(world, &upgrade).map(|()| Some(Kind::Upgrade)),
+            Request::Commit if self.lifecycle.new_master().is_some() => {
+                self.ask_to_commit(world).map(|()| Some(Kind::Commit))
+            }
+            Request::Revert if matches!(self.lifecycle, Lifecycle::Serving(Lineage::New(_))) => {
+                return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
+            }
+            // The client waits first: what it asked for may be done at once.
+            Request::Commit => return self.decide_for(world, client, Kind::Commit),
+            Request::Revert => return self.decide_for(world, client, Kind::Revert),
+            Request::Stop { now, drain_ms } => {
+                let how = if now { Stop::Now } else { Stop::Graceful { drain_ms } };
+                return self.stop_for(world, client, Kind::Stop, how);
+            }
+        };
+        match result {
+            Ok(Some(kind)) => self.operations.wait(client, kind),
+            Ok(None) => {}
+            Err(why) => world.reply(client, Err(why)),
+        }
+    }
+
+    fn stop_for(&mut self, world: &mut dyn World, client: ClientId, kind: Kind, how: Stop) {
+        self.operations.wait(client, kind);
+        self.stop(world, how, Cause::Control);
+    }
+
+    fn decide_for(&mut self, world: &mut dyn World, client: ClientId, kind: Kind) {
+        self.operations.wait(client, kind);
+        if let Err(why) = self.decide(world, kind) {
+            self.operations.forget(client);
+            world.reply(client, Err(why));
+        }
+    }
+
+    /// Begins a generation of the configuration as it is now; gives its number.
+    fn reload(&mut self, world: &mut dyn World) -> Result<u32, Failure> {
+        self.refuse_change()?;
+        world.notify(Notice::Reloading);
+        let begun = world.read_configuration().and_then(|plan| {
+            if let Some(index) = self.serving() {
+                self.refuse_large_state(world, index, &plan)?;
+            }
+            self.begin(world, plan, TimelineKind::Reload)
+        });
+        if begun.is_err() {
+            world.notify(Notice::Ready);
+        }
+        begun
+    }
+
+    fn reload_again(&mut self, world: &mut dyn World) {
+        if self.reloads_again && !self.is_changing() {
+            self.reloads_again = false;
+            self.reload_unasked(world);
+        }
+    }
+
+    /// Nobody waits for how it ends, so it is noted.
+    fn reload_unasked(&mut self, world: &mut dyn World) {
+        if let Err(why) = self.reload(world) {
+            world.note(None, EventKind::NotReloaded { why });
+        }
+    }
+
+    fn tick(&mut self, world: &mut dyn World) {
+        self.claim_again(world);
+        self.check_orphans(world);
+        self.check_successor(world);
+        self.check_predecessor(world);
+        self.check_workers(world);
+        self.look_at_workers(world);
+    }
+
+    /// When to step with [`Event::Tick`] at the latest.
+    pub(crate) fn next_deadline(&self, now: Time) -> Option<Time> {
+        let gathering = match &self.lifecycle {
+            Lifecycle::Starting(Start::Gathering { until, .. }, _) => Some(*until),
+            _ => None,
+        };
+        let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
+        let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
+        deadlines.chain(self.claim_deadline(now)).min()
+    }
+
+    /// Nothing is left that this master would have to wait for.
+    fn end_when_over(&mut self, world: &mut dyn World) {
+        if !self.generations.is_empty() {
+            return;
+        }
+        let has_successor = self.lifecycle.old().is_some();
+        let is_over = match &self.lifecycle {
+            Lifecycle::Starting(..) | Lifecycle::Idle(_) | Lifecycle::Over(_) => false,
+            Lifecycle::Failed(_) | Lifecycle::Leaving { .. } => true,
+            Lifecycle::Serving(_) | Lifecycle::Stopping(_) => self.orphans.is_quiet() && !has_successor,
+        };
+        if !is_over {
+            return;
+        }
+        let died = if self.died > 0 { Err(Failure::WorkersDied { count: self.died }) } else { Ok(()) };
+        let (verdict, served_by) = match &self.lifecycle {
+            Lifecycle::Failed(why) => (Err(why.clone()), None),
+            Lifecycle::Leaving { successor, .. } => (died, Some(Outcome::Committed { pid: successor.0 })),
+            Lifecycle::Stopping(Stopping { relieved_by: Some(predecessor), .. }) => {
+                (died, Some(Outcome::Reverted { pid: predecessor.0 }))
+            }
+            _ => (died, None),
+        };
+        let stopped = verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped));
+        self.operations.conclude(world, Kind::Stop, &stopped);
+        if let Some(outcome @ Outcome::Reverted { .. }) = served_by {
+            self.operations.conclude(world, Kind::Revert, &Ok(outcome));
+        }
+        self.operations.cut_off(world, Interruption::End);
+        self.lifecycle = Lifecycle::Over(verdict);
+    }
+
+    /// The generation that serves.
+    pub(crate) fn serving(&self) -> Option<usize> {
+        self.generations.iter().position(|generation| generation.phase == Phase::Serving)
+    }
+
+    /// A generation starts or grows.
+    pub(super) fn is_changing(&self) -> bool {
+        self.generations.iter().any(Generation::is_changing)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Idle(_))
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn verdict(&self) -> Option<&Result<(), Failure>> {
+        match &self.lifecycle {
+            Lifecycle::Over(verdict) => Some(verdict),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    pub(crate) fn generations(&self) -> &[Generation] {
+        &self.generations
+    }
+
+    /// Configurations that may be used again.
+    pub(crate) fn configurations(&self) -> impl Iterator<Item = ConfigurationId> {
+        let starting = match &self.lifecycle {
+            Lifecycle::Starting(Start::Introducing { plan, .. } | Start::Gathering { plan, .. }, _) => Some(plan),
+            _ => None,
+        };
+        let plans = self.generations.iter().map(|generation| &generation.plan);
+        plans.chain(&self.last).chain(starting).map(|plan| plan.configuration)
+    }
+
+    pub(crate) fn orphans(&self) -> &[Orphan] {
+        &self.orphans.all
+    }
+
+    pub(crate) fn last_revert(&self) -> Option<&Failure> {
+        self.last_revert.as_ref()
+    }
+}

@@ -1,0 +1,187 @@
+//! What happens to the connections of workers that leave, as far as the master sees it; and who waits for that.
+
+use super::Core;
+use super::generation::{Generation, Phase, State};
+use super::lifecycle::{Lifecycle, OldStage};
+use super::operations::Kind;
+use super::world::World;
+use crate::ipc::control::{EventKind, Moves, Outcome};
+use crate::ipc::orders::{Moved, Order};
+use crate::ipc::relay::{ToNew, ToOld};
+
+/// Workers that one worker brings connections to, at most: one message has room for so many.
+const HEIRS_MAX: usize = 128;
+
+/// Since workers were last told to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct MovesUnderWay {
+    /// The sum over workers whose connections have moved or stay.
+    total: Moves,
+    /// Operations whose outcome is told when all have.
+    waiting: Vec<(Kind, Outcome)>,
+    /// The new master is to be told when this one's connections have moved.
+    pub(super) owes_successor: bool,
+    /// Where workers of another master, which serves instead of this one, can be brought connections.
+    pub(super) heirs_elsewhere: Vec<String>,
+}
+
+/// Whom the worker at `place` brings its connections; each begins with another one.
+pub(super) fn inheritance(heirs: &[String], place: usize) -> Order {
+    let first = place % heirs.len().max(1);
+    let (before, from) = heirs.split_at(first);
+    Order::Heirs { names: from.iter().chain(before).take(HEIRS_MAX).cloned().collect() }
+}
+
+/// What a worker has told, in the words of the control protocol.
+fn told(moved: &Moved) -> Moves {
+    let mut moves = Moves {
+        moved: moved.moved,
+        staying: moved.left,
+        ending: moved.ending,
+        bytes: moved.bytes,
+        state_bytes: moved.state_bytes,
+        took_us: moved.took_us,
+        ..Moves::default()
+    };
+    moved.refused.iter().for_each(|(reason, count)| moves.count_refused(*reason, *count));
+    moves
+}
+
+fn add(total: &mut Moves, one: &Moves) {
+    total.moved += one.moved;
+    total.staying += one.staying;
+    total.ending += one.ending;
+    total.bytes += one.bytes;
+    total.state_bytes = match (total.state_bytes, one.state_bytes) {
+        (None, None) => None,
+        (one, other) => Some(one.unwrap_or(0) + other.unwrap_or(0)),
+    };
+    total.took_us = total.took_us.max(one.took_us);
+    one.refused.iter().for_each(|refused| total.count_refused(refused.reason, refused.connections));
+}
+
+impl Core {
+    /// Connections of this master's workers are on their way to others.
+    pub(super) fn is_moving(&self) -> bool {
+        self.generations.iter().any(Generation::is_moving)
+    }
+
+    /// Counts from here, unless workers that were told to leave before still move.
+    pub(super) fn begin_moves(&mut self) {
+        if !self.is_moving() {
+            self.moves.total = Moves::default();
+        }
+    }
+
+    /// A worker says how far it is.
+    pub(super) fn moved(&mut self, world: &mut dyn World, index: usize, place: usize, moved: &Moved) {
+        let moves = told(moved);
+        let generation = &mut self.generations[index];
+        let slot = &mut generation.slots[place];
+        if moved.is_over && std::mem::take(&mut slot.is_moving) {
+            add(&mut self.moves.total, &moves);
+            if let Some(child) = slot.child() {
+                world.count_pauses(child.process);
+            }
+        }
+        if !moves.is_empty() {
+            world.note(Some(generation.number), EventKind::WorkerMoved { slot: slot.index, moves });
+        }
+    }
+
+    /// Somebody else's workers may still bring state to those that serve.
+    fn others_may_bring_state(&self) -> bool {
+        let is_sent_back = self
+            .lifecycle
+            .old()
+            .is_some_and(|old| matches!(old.stage, OldStage::Reverting | OldStage::Relieved { .. }));
+        let elder_moves = self.elder.as_ref().is_some_and(|elder| elder.is_moving);
+        elder_moves || is_sent_back || self.orphans.is_moving()
+    }
+
+    /// Workers that wait for state are told that none comes any more, once that is so.
+    pub(super) fn end_awaiting(&mut self, world: &mut dyn World) {
+        if self.is_moving() || self.others_may_bring_state() {
+            return;
+        }
+        let serving = self.generations.iter_mut().filter(|generation| generation.phase == Phase::Serving);
+        for slot in serving.flat_map(|generation| &mut generation.slots) {
+            if let State::Ready(child) = &mut slot.state
+                && std::mem::take(&mut child.awaits_state)
+            {
+                world.tell(child.process, &Order::Serve);
+            }
+        }
+    }
+
+    /// Workers whose connections are on their way are told who takes them now: a worker was started again, and another
+    /// one may have died with it.
+    pub(super) fn tell_heirs(&mut self, world: &mut dyn World) {
+        let own = self.meetings();
+        let heirs = if self.serving().is_some() { own.clone() } else { self.moves.heirs_elsewhere.clone() };
+        for generation in self.generations.iter().filter(|generation| generation.is_moving()) {
+            for (place, child) in generation.children().enumerate().filter(|(_, child)| child.has_channel) {
+                world.tell(child.process, &inheritance(&heirs, place));
+            }
+        }
+        if self.elder.as_ref().is_some_and(|elder| elder.is_moving) {
+            world.tell_old(&ToOld::Meetings { meetings: own });
+        }
+    }
+
+    /// Where workers of this master can be brought connections: as many as one message has room for.
+    pub(super) fn meetings(&self) -> Vec<String> {
+        let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
+        serving.flat_map(Generation::meetings).take(HEIRS_MAX).collect()
+    }
+
+    /// Where workers can bring connections while the generation at `index` leaves: to this master's other workers that serve,
+    /// else to those of the master that serves instead.
+    pub(super) fn heirs(&self, index: usize) -> Vec<String> {
+        let is_stopping = matches!(self.lifecycle, Lifecycle::Stopping(_));
+        let serving = self.generations.iter().enumerate();
+        let serving = serving.filter(|(other, one)| *other != index && one.phase == Phase::Serving && !is_stopping);
+        let own: Vec<String> = serving.flat_map(|(_, generation)| generation.meetings()).collect();
+        if own.is_empty() { self.moves.heirs_elsewhere.clone() } else { own }
+    }
+
+    /// The new master has other workers now.
+    pub(super) fn hear_meetings(&mut self, world: &mut dyn World, meetings: Vec<String>) {
+        self.moves.heirs_elsewhere = meetings;
+        self.tell_heirs(world);
+    }
+
+    /// The outcome is told when connections have moved, where any do.
+    pub(super) fn conclude_when_moved(&mut self, kind: Kind, outcome: Outcome) {
+        self.moves.waiting.push((kind, outcome));
+    }
+
+    /// What was to be told when connections have moved is not told any more: it was cut off.
+    pub(super) fn forget_waiting(&mut self) {
+        self.moves.waiting.clear();
+    }
+
+    /// Tells those who wait, where nothing moves any more.
+    pub(super) fn conclude_moves(&mut self, world: &mut dyn World) {
+        if self.is_moving() {
+            return;
+        }
+        if std::mem::take(&mut self.moves.owes_successor) {
+            world.tell_new(&ToNew::Moved);
+        }
+        self.end_awaiting(world);
+        if self.moves.waiting.is_empty() {
+            return;
+        }
+        let total = Moves { pause: world.take_pauses(), ..std::mem::take(&mut self.moves.total) };
+        for (kind, mut outcome) in std::mem::take(&mut self.moves.waiting) {
+            match &mut outcome {
+                Outcome::Reloaded { moves, .. } | Outcome::Scaled { moves, .. } | Outcome::Upgraded { moves, .. } => {
+                    *moves = total.clone();
+                }
+                _ => {}
+            }
+            self.operations.conclude(world, kind, &Ok(outcome));
+        }
+    }
+}

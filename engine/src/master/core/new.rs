@@ -1,0 +1,213 @@
+//! An upgrade as the new master sees it: an old one has started it, which says what there is, looks at what this one says of
+//! itself, is told how far it comes, and takes over again where this one is sent away before the upgrade is final.
+
+use super::lifecycle::{Lifecycle, Lineage, New, NewStage, Start, Stopping};
+use super::operations::Kind;
+use super::types::{ProcessId, Stop, Time};
+use super::world::{Names, World};
+use super::{Core, Elder};
+use crate::ipc::control::{Cause, EventKind, Failure, Outcome, RevertCause, TimelineKind};
+use crate::ipc::relay::{ToNew, ToOld};
+
+/// The old master answers within this time.
+const INTRODUCTION_MS_MAX: u64 = 5_000;
+
+/// The old master has its workers up again within this time, or this one stays.
+const RELIEF_MS_MAX: u64 = 15_000;
+
+impl Core {
+    /// The old master looks at what this one says of itself before anything is bound or forked.
+    pub(super) fn introduce(&mut self, world: &mut dyn World) {
+        let Lifecycle::Starting(start, Some(_)) = &mut self.lifecycle else { return };
+        if let Start::Introducing { until, .. } = start {
+            *until = world.now().after_ms(INTRODUCTION_MS_MAX);
+            let introduction = world.introduction();
+            world.tell_old(&introduction);
+        }
+    }
+
+    pub(super) fn heard_old(&mut self, world: &mut dyn World, message: ToNew) {
+        match message {
+            ToNew::Proceed => self.proceed_after_introduction(world),
+            ToNew::Alone => self.take_all(world),
+            ToNew::Final => self.stay(world),
+            ToNew::Moved => self.elder.iter_mut().for_each(|elder| elder.is_moving = false),
+            ToNew::Relieved { meetings } => self.relieved(world, meetings),
+            ToNew::NotReverted { why } => {
+                self.not_relieved(world, why);
+            }
+            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Map { .. } | ToNew::Unknown => {}
+        }
+    }
+
+    fn proceed_after_introduction(&mut self, world: &mut dyn World) {
+        if let Lifecycle::Starting(start @ Start::Introducing { .. }, Some(_)) = &mut self.lifecycle
+            && let Start::Introducing { plan, .. } = std::mem::replace(start, Start::ComingUp)
+        {
+            self.begin_first(world, plan, TimelineKind::Upgrade);
+        }
+    }
+
+    /// The upgrade is final: this master stays for good.
+    fn stay(&mut self, world: &mut dyn World) {
+        let Some(New { stage, .. }) = self.lifecycle.take_new() else { return };
+        world.note(None, EventKind::Final { pid: self.process.0 });
+        self.operations.conclude(world, Kind::Commit, &Ok(Outcome::Committed { pid: self.process.0 }));
+        // A stop that came after the decision is one of the whole server.
+        if let NewStage::AwaitingRelief { stop, by, .. } = stage {
+            self.operations.conclude(world, Kind::Revert, &Err(Failure::NothingToRevert));
+            self.stop(world, stop, by);
+        }
+    }
+
+    /// The old workers leave: this server's have all connections.
+    fn take_all(&mut self, world: &mut dyn World) {
+        if let Some(new) = self.lifecycle.new_mut() {
+            new.is_held = false;
+        }
+        if let Some(index) = self.serving()
+            && let Err(why) = self.steer_to(world, index)
+        {
+            world.note(None, EventKind::NotSteered { why });
+        }
+    }
+
+    /// Asks the old master to make the upgrade final.
+    pub(super) fn ask_to_commit(&mut self, world: &mut dyn World) -> Result<(), Failure> {
+        let Lifecycle::Serving(Lineage::New(new)) = &mut self.lifecycle else { return Err(Failure::NothingToCommit) };
+        match new.stage {
+            NewStage::Undecided => new.stage = NewStage::Committing,
+            NewStage::Committing => return Ok(()),
+            NewStage::AwaitingRelief { .. } => return Err(Failure::Stopping),
+        }
+        world.tell_old(&ToOld::Commit);
+        Ok(())
+    }
+
+    /// A worker died or hung.
+    pub(super) fn report_trouble(&self, world: &mut dyn World, why: RevertCause) {
+        if self.lifecycle.new_master().is_some() {
+            world.tell_old(&ToOld::Trouble { why });
+        }
+    }
+
+    /// The old workers serve: this master's leave.
+    fn relieved(&mut self, world: &mut dyn World, meetings: Vec<String>) {
+        let Some(New { predecessor, stage, .. }) = self.lifecycle.take_new() else { return };
+        let how = match stage {
+            NewStage::AwaitingRelief { stop, .. } => stop,
+            NewStage::Undecided | NewStage::Committing => Stop::Graceful { drain_ms: None },
+        };
+        self.moves.heirs_elsewhere = meetings;
+        world.names(Names::Forget);
+        if self.adopts() {
+            // The old master may not have those that this one made.
+            let sockets: Vec<_> = self.placement.kept.iter().map(|kept| (kept.socket, kept.address)).collect();
+            world.give_listeners_to_old(&sockets);
+        }
+        let stopping = Stopping { is_at_once: how == Stop::Now, relieved_by: Some(predecessor), successor: None };
+        self.begin_stopping(world, stopping);
+        self.leave_relieved(world, how);
+    }
+
+    /// The old master does not take over: this one stays, unless it was told to stop at once.
+    fn not_relieved(&mut self, world: &mut dyn World, why: Failure) {
+        let Some(new) = self.lifecycle.new_mut() else { return };
+        let stage = std::mem::replace(&mut new.stage, NewStage::Undecided);
+        world.note(None, EventKind::NotReverted { why: why.clone() });
+        let why = Failure::NotReverted { why: Box::new(why) };
+        self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
+        if let NewStage::AwaitingRelief { stop, by, .. } = stage {
+            if stop == Stop::Now {
+                return self.stop_unrelieved(world, stop, by);
+            }
+            self.operations.conclude(world, Kind::Stop, &Err(why));
+        }
+    }
+
+    /// Stops although nobody takes over.
+    fn stop_unrelieved(&mut self, world: &mut dyn World, how: Stop, by: Cause) {
+        drop(self.lifecycle.take_new());
+        self.stop(world, how, by);
+    }
+
+    /// The channel to the old master has ended: it is gone, in good order or not.
+    pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
+        self.elder = None;
+        let was_serving = self.serving().is_some();
+        let new = self.lifecycle.new_master().cloned();
+        world.note(None, EventKind::PredecessorGone);
+        if let Some(New { stage, .. }) = new {
+            if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = stage {
+                return self.stop_unrelieved(world, Stop::Now, by);
+            }
+            if matches!(stage, NewStage::AwaitingRelief { .. }) {
+                // Whoever wanted the old one back cannot have it; this server is the only one left.
+                let why = Failure::NotReverted { why: Box::new(Failure::PredecessorGone) };
+                self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
+                self.operations.conclude(world, Kind::Stop, &Err(why));
+            }
+            let is_introducing = matches!(self.lifecycle, Lifecycle::Starting(Start::Introducing { .. }, _));
+            if is_introducing {
+                return self.fail(world, Failure::PredecessorGone);
+            }
+            if was_serving {
+                self.take_all(world);
+            }
+            drop(self.lifecycle.take_new());
+            world.note(None, EventKind::Final { pid: self.process.0 });
+            self.operations.conclude(world, Kind::Commit, &Ok(Outcome::Committed { pid: self.process.0 }));
+        }
+        // Its workers, where it was killed.
+        if !self.lifecycle.is_ending() {
+            self.look_for_orphans(world);
+        }
+    }
+
+    /// Before an upgrade is final, a stop is a way back: `true` where the old master was asked to take over first.
+    pub(super) fn asks_for_relief(&mut self, world: &mut dyn World, stop: Stop, by: Cause) -> bool {
+        let Lifecycle::Serving(Lineage::New(new)) = &mut self.lifecycle else { return false };
+        if matches!(new.stage, NewStage::AwaitingRelief { .. }) {
+            // Told again: without waiting.
+            drop(self.lifecycle.take_new());
+            return false;
+        }
+        let since = world.now();
+        new.stage = NewStage::AwaitingRelief { stop, by, since, until: since.after_ms(RELIEF_MS_MAX) };
+        world.tell_old(&ToOld::Revert { by });
+        world.note(None, EventKind::AwaitingRelief { by });
+        true
+    }
+
+    /// What is due of the old master.
+    pub(super) fn check_predecessor(&mut self, world: &mut dyn World) {
+        let now = world.now();
+        match &self.lifecycle {
+            Lifecycle::Starting(Start::Introducing { until, .. }, _) if *until <= now => {
+                let problem = "the old master did not answer the introduction in time".to_owned();
+                self.fail(world, Failure::Incompatible { problem });
+            }
+            Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { since, until, .. }, .. }))
+                if *until <= now =>
+            {
+                let waited_ms = now.ms_since(*since);
+                self.not_relieved(world, Failure::NoAnswer { waited_ms });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn predecessor_deadline(&self) -> Option<Time> {
+        match &self.lifecycle {
+            Lifecycle::Starting(Start::Introducing { until, .. }, _) => Some(*until),
+            Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { until, .. }, .. })) => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// A master that was started by another one.
+    pub(super) fn begins_as_new(predecessor: ProcessId, is_held: bool) -> (Option<New>, Option<Elder>) {
+        let new = New { predecessor, is_held, stage: NewStage::Undecided };
+        (Some(new), Some(Elder { is_moving: true }))
+    }
+}

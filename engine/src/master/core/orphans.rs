@@ -1,0 +1,222 @@
+//! Workers of a master that is gone: found, taken over, and sent away once workers of this one serve; or stopped with it.
+
+use std::net::SocketAddr;
+
+use super::Core;
+use super::leave::STOP_GRACE_MS;
+use super::moves::inheritance;
+use super::types::{ProcessId, SocketId, Stop, Time};
+use super::world::World;
+use crate::ipc::control::EventKind;
+use crate::ipc::orders::{Order, Report};
+
+/// A worker may have been forked just when its master was killed: they are looked for once more.
+const SECOND_LOOK_MS: u64 = 1_000;
+
+/// A worker of a former master.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Orphan {
+    pub(crate) process: ProcessId,
+    /// What it said of itself; nothing while its own master lives, or while it hangs.
+    pub(crate) known: Option<Known>,
+    /// Told to leave; killed then.
+    pub(crate) until: Option<Time>,
+    /// It was told whom to bring its connections to, and has not said yet that it is done.
+    is_moving: bool,
+}
+
+/// What an orphan said of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Known {
+    pub(crate) generation: u32,
+    pub(crate) slot: usize,
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Listen sockets that it is still to share.
+    missing: usize,
+}
+
+impl Orphan {
+    fn is_settled(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.missing == 0)
+    }
+
+    fn tell(&mut self, world: &mut dyn World, order: &Order, time_ms: u64) {
+        // One that is gone needs no order.
+        world.tell(self.process, order);
+        let until = world.now().after_ms(time_ms.saturating_add(STOP_GRACE_MS));
+        self.until = Some(self.until.map_or(until, |before| before.min(until)));
+    }
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Orphans {
+    pub(crate) all: Vec<Orphan>,
+    /// When they are looked for again.
+    second_look: Option<Time>,
+}
+
+impl Orphans {
+    pub(super) fn is_any_heard(&self) -> bool {
+        self.all.iter().any(|orphan| orphan.known.is_some())
+    }
+
+    /// Nobody has to be waited for.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.is_any_heard() && self.second_look.is_none()
+    }
+
+    /// Everybody who was found has said who it is, and shared its sockets.
+    pub(super) fn is_settled(&self) -> bool {
+        self.all.iter().all(Orphan::is_settled)
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.all.iter().any(|orphan| orphan.is_moving)
+    }
+
+    pub(super) fn listen_on(&self, address: SocketAddr) -> bool {
+        let mut known = self.all.iter().filter_map(|orphan| orphan.known.as_ref());
+        known.any(|known| known.addresses.contains(&address))
+    }
+
+    pub(super) fn last_generation(&self) -> Option<u32> {
+        self.all.iter().filter_map(|orphan| orphan.known.as_ref()).map(|known| known.generation).max()
+    }
+
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = Time> {
+        self.all.iter().filter_map(|orphan| orphan.until).chain(self.second_look)
+    }
+}
+
+impl Core {
+    /// Looks for workers of a master that is gone. Those of one that lives do not answer.
+    pub(super) fn find_orphans(&mut self, world: &mut dyn World) {
+        let own = self.generations.iter().flat_map(|generation| generation.children()).map(|child| child.process);
+        let known: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
+        let found = world.find_orphans(&known);
+        let orphan = |process| Orphan { process, known: None, until: None, is_moving: false };
+        self.orphans.all.extend(found.into_iter().map(orphan));
+    }
+
+    /// Looks now, and once more in a while.
+    pub(super) fn look_for_orphans(&mut self, world: &mut dyn World) {
+        self.find_orphans(world);
+        self.orphans.second_look = Some(world.now().after_ms(SECOND_LOOK_MS));
+    }
+
+    pub(super) fn orphan_heard(&mut self, world: &mut dyn World, process: ProcessId, report: Report) {
+        let adopts = self.adopts();
+        let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
+        match report {
+            Report::Orphan { generation, slot, addresses, listeners } => {
+                let missing = if adopts { listeners } else { 0 };
+                orphan.known = Some(Known { generation, slot, addresses, missing });
+                if adopts {
+                    world.tell(process, &Order::Share);
+                }
+                self.settle_orphans(world);
+            }
+            Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
+            // The socket did not come with it: this process has no room for more descriptors.
+            Report::Listener { .. } => {
+                self.count_listener(process);
+                self.settle_orphans(world);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn orphan_listener(
+        &mut self,
+        world: &mut dyn World,
+        process: ProcessId,
+        socket: SocketId,
+        address: SocketAddr,
+    ) {
+        if self.adopts() && !self.lifecycle.is_ending() {
+            self.placement.keep(socket, address);
+        } else {
+            world.close(socket);
+        }
+        self.count_listener(process);
+        self.settle_orphans(world);
+    }
+
+    /// One of an orphan's listen sockets is missing no more.
+    fn count_listener(&mut self, process: ProcessId) {
+        let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
+        if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut()) {
+            known.missing = known.missing.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn orphan_ended(&mut self, world: &mut dyn World, process: ProcessId) {
+        let Some(index) = self.orphans.all.iter().position(|orphan| orphan.process == process) else { return };
+        let orphan = self.orphans.all.remove(index);
+        if orphan.known.is_some() {
+            world.note(None, EventKind::OrphanLeft { pid: process.0 });
+        }
+    }
+
+    /// Those that are known leave: since others serve, or with this master.
+    fn settle_orphans(&mut self, world: &mut dyn World) {
+        if let Some(how) = self.orphans_stop {
+            self.stop_orphans(world, how);
+        } else {
+            self.share_rest(world);
+            self.dismiss_orphans(world);
+        }
+    }
+
+    /// Sends away those whose work others do now.
+    pub(super) fn dismiss_orphans(&mut self, world: &mut dyn World) {
+        let Some(index) = self.serving() else { return };
+        let farewell = self.farewell(index);
+        let Order::Drain { settle_ms, drain_ms, .. } = farewell else { return };
+        let heirs = self.meetings();
+        let mut workers = 0;
+        for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.is_settled() && orphan.until.is_none()) {
+            if !heirs.is_empty() {
+                orphan.is_moving = world.tell(orphan.process, &inheritance(&heirs, workers));
+            }
+            orphan.tell(world, &farewell, settle_ms.saturating_add(drain_ms));
+            workers += 1;
+        }
+        if workers > 0 {
+            world.note(None, EventKind::OrphansDrain { workers });
+        }
+    }
+
+    /// They stop with this master. They have had their time since they were dismissed; this can but shorten it.
+    pub(super) fn stop_orphans(&mut self, world: &mut dyn World, how: Stop) {
+        let (drain_ms, stop_ms) = self.last.as_ref().map_or((30_000, 3_000), |plan| (plan.drain_ms, plan.stop_ms));
+        for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.known.is_some()) {
+            let drain_ms = match how {
+                Stop::Graceful { drain_ms: Some(drain_ms) } => drain_ms,
+                Stop::Graceful { drain_ms: None } => drain_ms,
+                Stop::Fast => stop_ms,
+                Stop::Now => 0,
+            };
+            let order = match how {
+                Stop::Now => Order::Stop,
+                _ => Order::Drain { settle_ms: 0, drain_ms, is_succeeded: false },
+            };
+            orphan.tell(world, &order, drain_ms);
+        }
+    }
+
+    /// What is due of orphans.
+    pub(super) fn check_orphans(&mut self, world: &mut dyn World) {
+        let now = world.now();
+        if self.orphans.second_look.is_some_and(|at| at <= now) {
+            self.orphans.second_look = None;
+            self.find_orphans(world);
+        }
+        for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.until.is_some_and(|until| until <= now)) {
+            // Its channel ends with it.
+            world.kill(orphan.process);
+            orphan.until = None;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Who holds which listener: sockets that the master keeps in the tier adopt, guards and steering, and connections that come
+//! to the master because no worker is there to accept them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::Core;
+use super::generation::{Generation, Phase, Share, Slot, State};
+use super::types::{Address, ArrivalId, ProcessId, SocketId};
+use super::world::World;
+use crate::handover::Tier;
+use crate::ipc::control::Failure;
+
+/// See the module's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Placement {
+    /// Of the generation that served last.
+    pub(crate) addresses: Vec<Address>,
+    /// Listen sockets of the tier adopt: the master's copies.
+    pub(crate) kept: Vec<Kept>,
+    /// Connections that came to the master and that no worker has been handed yet.
+    pub(super) held: VecDeque<ArrivalId>,
+    /// Whose turn it is to be handed a connection.
+    turn: usize,
+}
+
+/// A listen socket that the master keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kept {
+    pub(crate) socket: SocketId,
+    pub(crate) address: SocketAddr,
+}
+
+impl Placement {
+    /// What an address is bound as, where this server listens on it already; a port of 0 may be asked for twice, which
+    /// means two ports.
+    pub(super) fn bound(&self, requested: SocketAddr, taken: &[Address]) -> Option<SocketAddr> {
+        let known = self.addresses.iter().find(|one| one.requested == requested && !taken.contains(one));
+        known.map(|one| one.bound)
+    }
+
+    pub(super) fn kept_on(&self, address: SocketAddr) -> usize {
+        self.kept.iter().filter(|kept| kept.address == address).count()
+    }
+
+    pub(super) fn keep(&mut self, socket: SocketId, address: SocketAddr) {
+        if !self.kept.iter().any(|kept| kept.socket == socket) {
+            self.kept.push(Kept { socket, address });
+        }
+    }
+
+    /// Closes the kept sockets that are not wanted.
+    pub(super) fn retain(&mut self, world: &mut dyn World, is_wanted: impl Fn(&dyn World, &Kept) -> bool) {
+        self.kept.retain(|kept| {
+            let is_kept = is_wanted(world, kept);
+            if !is_kept {
+                world.close(kept.socket);
+            }
+            is_kept
+        });
+    }
+}
+
+impl Core {
+    /// Whether the tier passes listen sockets on.
+    pub(super) fn adopts(&self) -> bool {
+        self.tier == Tier::Adopt
+    }
+
+    /// Sees to it that there is a socket for each slot on each address, and shares all there are among the slots of a new
+    /// generation.
+    pub(super) fn keep_sockets(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
+        let workers = self.generations[index].slots.len();
+        let addresses = self.generations[index].addresses.clone();
+        for Address { bound, .. } in addresses {
+            while self.placement.kept_on(bound) < workers {
+                let (socket, address) = world.bind(bound)?;
+                self.placement.keep(socket, address);
+            }
+            let on_address = self.placement.kept.iter().filter(|kept| kept.address == bound);
+            let shares = on_address.zip((0..workers).cycle()).map(|(kept, slot)| Share { socket: kept.socket, slot });
+            self.generations[index].shares.extend(shares);
+        }
+        Ok(())
+    }
+
+    /// The sockets that a slot accepts from.
+    pub(super) fn copies(&self, index: usize, slot: usize) -> Vec<(SocketId, SocketAddr)> {
+        let shares = self.generations[index].shares.iter().filter(|share| share.slot == slot);
+        let kept = shares.filter_map(|share| self.placement.kept.iter().find(|kept| kept.socket == share.socket));
+        kept.map(|kept| (kept.socket, kept.address)).collect()
+    }
+
+    /// Lets a worker accept from a kept socket too.
+    pub(super) fn share(&mut self, world: &mut dyn World, index: usize, socket: SocketId, slot: usize) {
+        let Some(kept) = self.placement.kept.iter().find(|one| one.socket == socket) else { return };
+        let address = kept.address;
+        let generation = &mut self.generations[index];
+        let is_shared = match generation.slot(slot).map(|slot| &slot.state) {
+            Some(State::Ready(child)) => child.has_channel && world.share(child.process, socket, address),
+            // It inherits the socket when it is started again.
+            Some(State::Waiting(_) | State::Killed(..)) => true,
+            Some(State::Starting(_) | State::Gone) | None => false,
+        };
+        // The master accepts from a socket without a share, until `share_rest` finds a worker.
+        if is_shared {
+            generation.shares.push(Share { socket, slot });
+        }
+    }
+
+    /// Shares the kept sockets that no worker has a share in.
+    pub(super) fn share_rest(&mut self, world: &mut dyn World) {
+        if !self.adopts() {
+            return;
+        }
+        let Some(index) = self.serving() else { return };
+        let generation = &self.generations[index];
+        let is_ours = |address: SocketAddr| generation.addresses.iter().any(|one| one.bound == address);
+        let is_shared = |socket: SocketId| generation.shares.iter().any(|share| share.socket == socket);
+        let rest = self.placement.kept.iter().filter(|kept| is_ours(kept.address) && !is_shared(kept.socket));
+        let rest: Vec<SocketId> = rest.map(|kept| kept.socket).collect();
+        let workers = generation.slots.len();
+        for (socket, slot) in rest.into_iter().zip((0..workers).rev().cycle()) {
+            self.share(world, index, socket, slot);
+        }
+    }
+
+    /// Puts a generation's steering on its groups, beside that of the old master while both are to serve.
+    pub(super) fn steer_to(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
+        let generation = &self.generations[index];
+        let beside_old = self.lifecycle.new_master().is_some_and(|new| new.is_held);
+        match generation.steering {
+            Some(steering) => world.steer(steering, beside_old, generation.plan.backlog),
+            None => Ok(()),
+        }
+    }
+
+    /// A worker that takes connections from the master: one of the serving generation where there is any.
+    fn taker(&self) -> Option<ProcessId> {
+        let candidates = |generation: &Generation| {
+            let slots = generation.slots.iter().filter_map(Slot::serving);
+            slots.map(|child| child.process).collect::<Vec<_>>()
+        };
+        let is_up = |generation: &&Generation| !matches!(generation.phase, Phase::Claiming { .. } | Phase::Starting);
+        let up = self.generations.iter().filter(is_up).map(|one| (one.phase == Phase::Serving, candidates(one)));
+        let (_, workers) = up.filter(|(_, workers)| !workers.is_empty()).max_by_key(|(is_serving, _)| *is_serving)?;
+        Some(workers[self.placement.turn % workers.len()])
+    }
+
+    /// Whether the driver should accept connections that come to guards and unattended sockets.
+    pub(crate) fn wants_arrivals(&self) -> bool {
+        self.placement.held.is_empty() && self.taker().is_some()
+    }
+
+    /// Connections wait here for a worker with room in its channel: try again soon.
+    pub(crate) fn holds_arrivals(&self) -> bool {
+        !self.placement.held.is_empty()
+    }
+
+    /// Kept sockets whose workers are not there: the master accepts for them.
+    pub(crate) fn unattended(&self) -> impl Iterator<Item = SocketId> {
+        let serving = self.serving().map(|index| &self.generations[index]);
+        let is_attended = move |kept: &&Kept| {
+            serving.is_none_or(|generation| {
+                let mut shares = generation.shares.iter().filter(|share| share.socket == kept.socket);
+                shares.any(|share| generation.slot(share.slot).is_some_and(Slot::is_ready))
+            })
+        };
+        self.placement.kept.iter().filter(move |kept| !is_attended(kept)).map(|kept| kept.socket)
+    }
+
+    /// Hands connections that came to the master to workers.
+    pub(super) fn hand_out(&mut self, world: &mut dyn World) {
+        while let Some(arrival) = self.placement.held.front().copied() {
+            let Some(process) = self.taker() else { return };
+            self.placement.turn = self.placement.turn.wrapping_add(1);
+            if !world.hand(process, arrival) {
+                return;
+            }
+            self.placement.held.pop_front();
+            let slots = self.generations.iter_mut().flat_map(|generation| &mut generation.slots);
+            let child = slots.filter_map(Slot::child_mut).find(|child| child.process == process);
+            // A copy until the worker has it: what is in the channel of a worker that dies is lost.
+            child.expect("a taker is a worker").handed.push_back(arrival);
+        }
+    }
+
+    /// Closes guards of addresses that no generation listens on any more.
+    pub(super) fn close_unused_guards(&self, world: &mut dyn World) {
+        if self.tier == Tier::Ebpf && !self.is_idle() {
+            let addresses = self.generations.iter().flat_map(|generation| &generation.addresses);
+            let bound: Vec<SocketAddr> = addresses.map(|address| address.bound).collect();
+            world.keep_guards(&bound);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Generations come up: first worker first, the others when it is ready, and the switch when all are; or they are taken down
+//! again, and the previous generation never noticed.
+
+use std::collections::VecDeque;
+
+use super::Core;
+use super::generation::{Child, Generation, Killed, Phase, Slot, State};
+use super::lifecycle::{Lifecycle, Lineage, OldStage};
+use super::operations::Kind;
+use super::types::{Address, Plan, SocketId, Time};
+use super::world::{Claim, Listeners, Notice, Spawn, World};
+use crate::handover::Tier;
+use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
+use std::net::SocketAddr;
+
+/// A server that starts holds a port that it looks at for some milliseconds.
+const CLAIM_MS_MAX: u64 = 1_000;
+
+/// A busy port is looked at again after this time.
+const CLAIM_RETRY_MS: u64 = 5;
+
+impl Core {
+    /// Begins a new generation; gives its number. Where it fails, nothing of it is left.
+    pub(super) fn begin(&mut self, world: &mut dyn World, plan: Plan, timeline: TimelineKind) -> Result<u32, Failure> {
+        let number = self.next_number;
+        self.next_number += 1;
+        world.begin_timeline(timeline, number);
+        world.note(Some(number), EventKind::Starting { workers: plan.workers });
+        let now = world.now();
+        let slots = (0..plan.workers).map(Slot::new).collect();
+        self.generations.push(Generation {
+            number,
+            plan,
+            addresses: Vec::new(),
+            steering: None,
+            shares: Vec::new(),
+            slots,
+            phase: Phase::Claiming { until: now.after_ms(CLAIM_MS_MAX) },
+            growth: None,
+            began: now,
+            next_look: now,
+        });
+        let index = self.generations.len() - 1;
+        match self.claim(world, index) {
+            Ok(()) => Ok(number),
+            Err(why) => {
+                world.release_claims();
+                self.take_down(world, index);
+                Err(why)
+            }
+        }
+    }
+
+    /// Asks whether all addresses are free; then opens them.
+    fn claim(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
+        let listen = self.generations[index].plan.listen.clone();
+        for requested in listen {
+            let is_ours = self.placement.bound(requested, &[]).is_some() || self.orphans.listen_on(requested);
+            if is_ours || requested.port() == 0 {
+                continue;
+            }
+            match world.claim(requested)? {
+                Claim::Held => {}
+                Claim::Busy => {
+                    let is_late =
+                        matches!(self.generations[index].phase, Phase::Claiming { until } if until <= world.now());
+                    if is_late {
+                        let problem = "another server is starting on this port; stop it, or choose another port";
+                        return Err(Failure::Listen { address: requested, problem: problem.to_owned() });
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        self.generations[index].phase = Phase::Starting;
+        self.open(world, index)
+    }
+
+    /// Looks again at ports that were busy.
+    pub(super) fn claim_again(&mut self, world: &mut dyn World) {
+        let is_claiming = |generation: &Generation| matches!(generation.phase, Phase::Claiming { .. });
+        let Some(index) = self.generations.iter().position(is_claiming) else { return };
+        if let Err(why) = self.claim(world, index) {
+            self.abandon(world, why);
+        }
+    }
+
+    pub(super) fn claim_deadline(&self, now: Time) -> Option<Time> {
+        let mut phases = self.generations.iter().map(|generation| generation.phase);
+        phases.any(|phase| matches!(phase, Phase::Claiming { .. })).then(|| now.after_ms(CLAIM_RETRY_MS))
+    }
+
+    /// Binds what is new and forks the first worker.
+    fn open(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
+        let Plan { listen, workers, .. } = self.generations[index].plan.clone();
+        let mut first: Vec<(SocketId, SocketAddr)> = Vec::new();
+        for requested in listen {
+            let known = self.placement.bound(requested, &self.generations[index].addresses);
+            let has_enough = |bound: SocketAddr| self.adopts() && self.placement.kept_on(bound) >= workers;
+            let bound = match known.filter(|bound| has_enough(*bound)) {
+                Some(bound) => bound,
+                None => match world.bind(known.unwrap_or(requested)) {
+                    Ok((socket, bound)) => {
+                        first.push((socket, bound));
+                        bound
+                    }
+                    Err(why) => {
+                        first.iter().for_each(|(socket, _)| world.close(*socket));
+                        return Err(why);
+                    }
+                },
+            };
+            self.generations[index].addresses.push(Address { requested, bound });
+        }
+        if self.adopts() {
+            first.iter().for_each(|(socket, address)| self.placement.keep(*socket, *address));
+            self.keep_sockets(world, index)?;
+            return self.fork(world, index, 0, None);
+        }
+        if self.tier == Tier::Ebpf {
+            let bound: Vec<SocketAddr> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
+            match world.load_steering(&bound, workers) {
+                Ok(steering) => self.generations[index].steering = Some(steering),
+                Err(why) => {
+                    first.iter().for_each(|(socket, _)| world.close(*socket));
+                    return Err(why);
+                }
+            }
+        }
+        self.fork(world, index, 0, Some(first))
+    }
+
+    /// Forks the worker at `place`; `first` are the sockets that the first worker alone inherits.
+    pub(super) fn fork(
+        &mut self,
+        world: &mut dyn World,
+        index: usize,
+        place: usize,
+        first: Option<Vec<(SocketId, SocketAddr)>>,
+    ) -> Result<(), Failure> {
+        let slot = self.generations[index].slots[place].index;
+        let listeners = match (first, self.tier) {
+            (Some(sockets), _) => Listeners::First(sockets),
+            (None, Tier::Adopt) => Listeners::Copies(self.copies(index, slot)),
+            (None, Tier::Ebpf | Tier::Migrate) => {
+                Listeners::Own(self.generations[index].addresses.iter().map(|one| one.bound).collect())
+            }
+        };
+        let succeeds = match self.generations[index].phase {
+            Phase::Claiming { .. } | Phase::Starting => self.has_others(index),
+            // A worker that is started again while others still bring what they have.
+            _ => self.is_moving() || self.elder.as_ref().is_some_and(|elder| elder.is_moving),
+        };
+        let generation = &mut self.generations[index];
+        let process = world.fork(Spawn {
+            plan: generation.plan.clone(),
+            generation: generation.number,
+            slot,
+            listeners,
+            steering: generation.steering,
+            succeeds,
+        })?;
+        let slot = &mut generation.slots[place];
+        slot.heartbeat = Default::default();
+        slot.leaves = false;
+        slot.is_moving = false;
+        slot.state = State::Starting(Child {
+            process,
+            since: world.now(),
+            has_channel: true,
+            meeting: None,
+            awaits_state: succeeds && generation.plan.has_worker_state,
+            handed: VecDeque::new(),
+        });
+        Ok(())
+    }
+
+    /// Whether there are workers, of this master or another, that are to leave when those of this generation serve.
+    fn has_others(&self, index: usize) -> bool {
+        let is_other = |(other, one): (usize, &Generation)| other != index && one.phase == Phase::Serving;
+        let has_own = self.generations.iter().enumerate().any(is_other);
+        has_own || self.elder.is_some() || self.lifecycle.old().is_some() || self.orphans.is_any_heard()
+    }
+
+    /// The next step of a generation that starts: after the first worker the others, after the last the switch.
+    pub(super) fn proceed(&mut self, world: &mut dyn World, index: usize) {
+        // Somebody listens on every address.
+        world.release_claims();
+        let is_missing = |slot: &Slot| matches!(slot.state, State::Gone);
+        let result = if self.generations[index].slots.iter().any(is_missing) {
+            let places = 0..self.generations[index].slots.len();
+            places.into_iter().try_for_each(|place| match self.generations[index].slots[place].state {
+                State::Gone => self.fork(world, index, place, None),
+                _ => Ok(()),
+            })
+        } else if self.generations[index].is_ready() {
+            self.switch(world, index)
+        } else {
+            Ok(())
+        };
+        if let Err(why) = result {
+            self.abandon(world, why);
+        }
+    }
+
+    /// Makes a generation that is ready the one that serves, and lets those before it leave.
+    fn switch(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
+        self.steer_to(world, index)?;
+        let generation = &mut self.generations[index];
+        generation.phase = Phase::Serving;
+        let (number, took_ms) = (generation.number, world.now().ms_since(generation.began));
+        self.placement.addresses.clone_from(&generation.addresses);
+        self.last = Some(generation.plan.clone());
+        world.note(Some(number), EventKind::Serves { took_ms });
+        let is_first = self.serves_now();
+        let farewell = self.farewell(index);
+        for before in 0..index {
+            if self.generations[before].phase == Phase::Serving {
+                self.send_away(world, before, &farewell);
+            }
+        }
+        if self.adopts() {
+            // A former server may have steered.
+            self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
+            let addresses = self.placement.addresses.clone();
+            self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
+            self.share_rest(world);
+        }
+        let outcome = Outcome::Reloaded { generation: number, took_ms, moves: Moves::default() };
+        self.conclude_when_moved(Kind::Reload { generation: number }, outcome);
+        if is_first {
+            self.take_names(world, number);
+        }
+        self.dismiss_orphans(world);
+        world.notify(Notice::Ready);
+        self.serves_again(world);
+        Ok(())
+    }
+
+    /// A generation serves: what this master is for changes accordingly. `true` the first time.
+    fn serves_now(&mut self) -> bool {
+        let lifecycle = std::mem::replace(&mut self.lifecycle, Lifecycle::Serving(Lineage::Alone));
+        let (lifecycle, is_first) = match lifecycle {
+            Lifecycle::Starting(_, None) => (Lifecycle::Serving(Lineage::Alone), true),
+            Lifecycle::Starting(_, Some(new)) => (Lifecycle::Serving(Lineage::New(new)), true),
+            Lifecycle::Idle(None) => (Lifecycle::Serving(Lineage::Alone), false),
+            Lifecycle::Idle(Some(old)) => (Lifecycle::Serving(Lineage::Old(old)), false),
+            other => (other, false),
+        };
+        self.lifecycle = lifecycle;
+        is_first
+    }
+
+    /// Takes down the generation that was starting, if there is one; the one that serves keeps serving.
+    pub(super) fn abandon(&mut self, world: &mut dyn World, why: Failure) {
+        world.release_claims();
+        let is_coming = |generation: &Generation| matches!(generation.phase, Phase::Claiming { .. } | Phase::Starting);
+        let coming = self.generations.iter().position(is_coming);
+        if matches!(self.lifecycle, Lifecycle::Starting(..)) {
+            return self.fail(world, why);
+        }
+        if let Some(index) = coming {
+            let generation = self.generations[index].number;
+            world.note(Some(generation), EventKind::TakenDown { why: why.clone() });
+            self.operations.conclude(world, Kind::Reload { generation }, &Err(why.clone()));
+            self.take_down(world, index);
+        }
+        self.cannot_serve_again(world, why);
+        world.notify(Notice::Ready);
+    }
+
+    /// This master cannot serve at all: its workers are killed.
+    pub(super) fn fail(&mut self, world: &mut dyn World, why: Failure) {
+        if self.lifecycle.new_master().is_some() {
+            world.tell_old(&crate::ipc::relay::ToOld::Failed { reason: why.to_string(), why: Some(why.clone()) });
+        }
+        self.lifecycle = Lifecycle::Failed(why);
+        for index in 0..self.generations.len() {
+            self.kill_children(world, index, Killed::Unwanted);
+        }
+        self.operations.conclude_all(world, |_| true, &Err(Failure::Stopping));
+    }
+
+    /// Ends workers that were to serve and shall not.
+    pub(super) fn take_down(&mut self, world: &mut dyn World, index: usize) {
+        match self.tier {
+            // Nothing was steered to them.
+            Tier::Ebpf => self.kill_children(world, index, Killed::Unwanted),
+            // Those that came up have accepted connections.
+            Tier::Adopt | Tier::Migrate => {
+                let farewell = self.farewell(index);
+                self.send_away(world, index, &farewell);
+                if let Phase::Leaving { until } = self.generations[index].phase {
+                    self.generations[index].phase = Phase::Abandoned { until };
+                }
+                // So have the sockets that were made for them: others accept from those that listen.
+                let addresses = self.placement.addresses.clone();
+                self.placement.retain(world, |world, kept| {
+                    addresses.iter().any(|one| one.bound == kept.address) && world.is_listening(kept.socket)
+                });
+                self.share_rest(world);
+            }
+        }
+    }
+
+    /// Takes down whatever comes up: another master serves instead.
+    pub(super) fn take_down_coming(&mut self, world: &mut dyn World) {
+        world.release_claims();
+        for index in 0..self.generations.len() {
+            if matches!(self.generations[index].phase, Phase::Claiming { .. } | Phase::Starting) {
+                self.take_down(world, index);
+            }
+        }
+    }
+
+    pub(super) fn kill_children(&mut self, world: &mut dyn World, index: usize, why: Killed) {
+        let generation = &mut self.generations[index];
+        generation.growth = None;
+        let until = Time(u64::MAX);
+        generation.phase = match why {
+            Killed::Unwanted => Phase::Abandoned { until },
+            Killed::Hung | Killed::Late => Phase::Leaving { until },
+        };
+        for slot in &mut generation.slots {
+            if let Some(process) = slot.killed(why) {
+                world.kill(process);
+            }
+        }
+    }
+
+    /// Has the old workers serve alone, starting them again where they have left; as they were configured, without
+    /// reading that again.
+    pub(super) fn serve_again(&mut self, world: &mut dyn World) {
+        if let Some(index) = self.serving() {
+            if let Err(why) = self.steer_to(world, index) {
+                world.note(None, EventKind::NotSteered { why });
+            }
+            return self.serves_again(world);
+        }
+        if self.is_changing() {
+            return;
+        }
+        let Some(plan) = self.last.clone() else { return };
+        if let Err(why) = self.begin(world, plan, TimelineKind::Revert) {
+            self.abandon(world, why);
+        }
+    }
+
+    /// The names lead to this master when its first generation serves.
+    fn take_names(&mut self, world: &mut dyn World, generation: u32) {
+        use super::world::Names;
+        let predecessor = self.lifecycle.new_master().map(|new| new.predecessor);
+        world.names(Names::TakeControl { from: predecessor });
+        world.names(Names::WritePidFile);
+        if predecessor.is_some() {
+            let meetings = self.meetings();
+            world.tell_old(&crate::ipc::relay::ToOld::Ready { generation, meetings });
+        }
+        if self.is_upgrade {
+            world.notify(Notice::MainIsThis);
+        }
+    }
+
+    /// The old workers do not come up again: the new master has to stay.
+    fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
+        let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
+        old.stage = OldStage::Held { until: None };
+        world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
+        world.note(None, EventKind::NotReverted { why: why.clone() });
+        self.operations.conclude(world, Kind::Revert, &Err(Failure::NotReverted { why: Box::new(why) }));
+    }
+}

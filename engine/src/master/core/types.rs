@@ -1,0 +1,136 @@
+//! What the core names things by, and the plain values it decides on.
+
+use std::net::SocketAddr;
+
+use crate::config::{Connections, Settings, StateTooLarge};
+
+/// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl Time {
+    pub(crate) fn after_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms.saturating_mul(1_000_000)))
+    }
+
+    /// Milliseconds since `earlier`.
+    pub(crate) fn ms_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1_000_000
+    }
+}
+
+/// A process. The number is the driver's choice and tells the core nothing; the real driver takes the process number, since
+/// that is what people see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ProcessId(pub(crate) u32);
+
+/// A listen socket that this master holds a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SocketId(pub(crate) u32);
+
+/// The steering programs and maps of one generation, one pair per address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SteeringId(pub(crate) u32);
+
+/// A connection that the master accepted because no worker could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ArrivalId(pub(crate) u32);
+
+/// A client of the control socket that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(pub(crate) u64);
+
+/// A configuration that the driver keeps: settings, service, identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConfigurationId(pub(crate) u32);
+
+/// An address as configured, and as bound: they differ where the port was left to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) requested: SocketAddr,
+    pub(crate) bound: SocketAddr,
+}
+
+/// What the core needs to know of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Plan {
+    pub(crate) configuration: ConfigurationId,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) workers: usize,
+    pub(crate) backlog: u32,
+    pub(crate) drain_ms: u64,
+    pub(crate) settle_ms: u64,
+    pub(crate) stop_ms: u64,
+    /// 0: workers are not watched for hangs.
+    pub(crate) hang_ms: u64,
+    pub(crate) connections: Connections,
+    pub(crate) state_bytes_max: u64,
+    pub(crate) state_too_large: StateTooLarge,
+    /// The protocol's connections, and its workers, have state that can be handed over.
+    pub(crate) has_connection_state: bool,
+    pub(crate) has_worker_state: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        configuration: ConfigurationId,
+        settings: &Settings,
+        has_connection_state: bool,
+        has_worker_state: bool,
+    ) -> Self {
+        Self {
+            configuration,
+            listen: settings.listen.clone(),
+            workers: settings.workers,
+            backlog: settings.limits.backlog,
+            drain_ms: settings.timeouts.drain_ms_max,
+            settle_ms: settings.timeouts.settle_ms,
+            stop_ms: settings.timeouts.stop_ms_max,
+            hang_ms: settings.timeouts.hang_ms,
+            connections: settings.connections,
+            state_bytes_max: settings.state_bytes_max,
+            state_too_large: settings.state_too_large,
+            has_connection_state,
+            has_worker_state,
+        }
+    }
+}
+
+/// How patiently to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stop {
+    /// Connections have the configured drain time, or this one.
+    Graceful { drain_ms: Option<u64> },
+    /// Connections have the configured stop time.
+    Fast,
+    /// Connections have no time.
+    Now,
+}
+
+/// A signal that means something to a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Signal {
+    Hup,
+    Quit,
+    Term,
+    Int,
+    /// Sent by a process; those that a terminal sends when its window changes are dropped by the driver.
+    Winch,
+    Usr2,
+}
+
+/// What to start in an upgrade, and how to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Upgrade {
+    /// The running binary's path where none is given.
+    pub(crate) binary: Option<String>,
+    /// The running binary's arguments where none are given.
+    pub(crate) arguments: Option<Vec<String>>,
+    pub(crate) is_held: bool,
+    pub(crate) probation_ms: Option<u64>,
+    pub(crate) timeout_ms: Option<u64>,
+    /// Losses for which it is not refused.
+    pub(crate) allowed: Vec<crate::ipc::control::Allowed>,
+    /// It is refused where connections would be closed.
+    pub(crate) keeps_connections: bool,
+}

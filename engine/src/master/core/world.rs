@@ -1,0 +1,217 @@
+//! The world as the core acts on it: a narrow trait, which the driver implements with the system and the simulator with a
+//! model of it. No method waits; what takes time answers later by an [`Event`].
+
+use std::net::SocketAddr;
+
+use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
+use crate::handover::Tier;
+use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, TimelineKind};
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::relay::{ToNew, ToOld};
+
+/// Something happened that the core has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The first one.
+    Start(Plan),
+    Signal(Signal),
+    /// A client asks, and waits for the answer.
+    Request(ClientId, Request),
+    /// A client that waited has gone.
+    ClientGone(ClientId),
+    /// A worker of this master says something.
+    Report(ProcessId, Report),
+    /// A worker of this master has closed its end of the channel; its process may still live.
+    ChannelEnded(ProcessId),
+    /// A child of this master has ended: a worker, or the new master of an upgrade. Whatever it said before was reported.
+    Ended(ProcessId, Exit),
+    /// The new master that this one started says something.
+    FromNew(ToOld),
+    /// Listen sockets came with what the new master said; the driver knows which ones it has already.
+    ListenersFromNew(Vec<(SocketId, SocketAddr)>),
+    /// The channel to the new master has ended, or what came through it made no sense.
+    NewEnded {
+        problem: Option<String>,
+    },
+    /// The old master that started this one says something.
+    FromOld(ToNew),
+    /// The channel to the old master has ended.
+    OldEnded,
+    /// A worker of a master that is gone says something.
+    OrphanReport(ProcessId, Report),
+    /// It has sent a copy of one of its listen sockets; the driver knows which ones it has already.
+    OrphanListener(ProcessId, SocketId, SocketAddr),
+    /// Its channel has ended, which means that its process has.
+    OrphanEnded(ProcessId),
+    /// A connection came to a guard, or to a kept socket whose worker is not there.
+    Arrived(ArrivalId),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a client of the control socket asks for, as far as the core decides it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Request {
+    Reload,
+    Scale { workers: usize },
+    Upgrade(Upgrade),
+    Commit,
+    Revert,
+    Stop { now: bool, drain_ms: Option<u64> },
+}
+
+/// What a worker is forked with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Spawn {
+    pub(crate) plan: Plan,
+    pub(crate) generation: u32,
+    pub(crate) slot: usize,
+    pub(crate) listeners: Listeners,
+    pub(crate) steering: Option<SteeringId>,
+    /// It takes the place of another worker, whose state may come.
+    pub(crate) succeeds: bool,
+}
+
+/// Where a worker's listen sockets come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Listeners {
+    /// Bound and not listening: the worker gets the only copies, the master's are closed by the fork.
+    First(Vec<(SocketId, SocketAddr)>),
+    /// The worker gets copies, the master keeps its own.
+    Copies(Vec<(SocketId, SocketAddr)>),
+    /// The worker makes its own.
+    Own(Vec<SocketAddr>),
+}
+
+/// What a new master is told first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) next_number: u32,
+    pub(crate) tier: Tier,
+    pub(crate) is_held: bool,
+    pub(crate) addresses: Vec<Address>,
+    /// Listen sockets that both may accept from (tier adopt).
+    pub(crate) listeners: Vec<(SocketId, SocketAddr)>,
+    /// The maps of listeners, with the number of places in use, where both are to serve (tier ebpf).
+    pub(crate) maps: Option<(SteeringId, u32)>,
+}
+
+/// Whether an address may be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Claim {
+    /// Nobody has it, and nobody else may claim it until [`World::release_claims`].
+    Held,
+    /// Another server that starts is looking at the same port: ask again in a moment.
+    Busy,
+}
+
+/// What a service manager is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Notice {
+    Ready,
+    Reloading,
+    Stopping,
+    /// This process is the service's main one.
+    MainIsThis,
+    MainIs(ProcessId),
+}
+
+/// The names of a server: the control socket's path and the pid file. One master has them at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Names {
+    /// The control socket leads to this master, whoever had its name; the old master stays reachable beside it, if it lives.
+    TakeControl { from: Option<ProcessId> },
+    /// The pid file names this master.
+    WritePidFile,
+    /// Another master has the names now; this one stays reachable beside it.
+    Yield,
+    /// Whatever is left of the names is another master's to take away.
+    Forget,
+    /// Files that this process, which is gone, has left beside the names are removed.
+    Clean { after: ProcessId },
+}
+
+/// See the module's head. Every method that can fail may fail at any time, and the core must cope.
+pub(crate) trait World {
+    fn now(&self) -> Time;
+
+    /// Reads the configuration again.
+    fn read_configuration(&mut self) -> Result<Plan, Failure>;
+
+    /// Asks whether an address that this server does not listen on yet is free.
+    fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure>;
+    /// Somebody listens on every address, or nobody will: others may look at the ports again.
+    fn release_claims(&mut self);
+    /// Creates and binds a socket of the address's group: not configured, not listening.
+    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure>;
+    /// Closes this master's copy of a listen socket.
+    fn close(&mut self, socket: SocketId);
+    fn is_listening(&self, socket: SocketId) -> bool;
+
+    /// Loads programs with so many places, not attached.
+    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure>;
+    /// Loads programs for another number of places over the same maps; they are used by the next [`World::steer`].
+    fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure>;
+    fn drop_steering(&mut self, steering: SteeringId);
+    /// Attaches the programs: from now on new connections go to the listeners in these maps and, with `beside_old`, to those of
+    /// the old master's maps too. Opens a guard where an address has none.
+    fn steer(&mut self, steering: SteeringId, beside_old: bool, backlog: u32) -> Result<(), Failure>;
+    /// Steers new connections to the guards alone: all listeners are parked.
+    fn stand_alone(&mut self) -> Result<(), Failure>;
+    /// Takes the listeners of a slot out of the maps.
+    fn unset(&mut self, steering: SteeringId, slot: usize);
+    /// Ends steering of the group of this socket, whoever began it.
+    fn detach(&mut self, socket: SocketId);
+    /// Closes all guards but those of these addresses.
+    fn keep_guards(&mut self, addresses: &[SocketAddr]);
+
+    fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure>;
+    /// Tells a worker, of this master or an orphan; `false` where it cannot be told.
+    fn tell(&mut self, process: ProcessId, order: &Order) -> bool;
+    /// Lets a worker accept from a socket too ([`Order::Adopt`]); `false` where it cannot be told.
+    fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool;
+    /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy; `false` where it cannot be told now.
+    fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool;
+    /// Drops the copy of a connection that a worker has.
+    fn forget_arrival(&mut self, arrival: ArrivalId);
+    /// Kills a worker, an orphan or the new master; its end is told by an event.
+    fn kill(&mut self, process: ProcessId);
+    /// Shuts the listen sockets of a worker that hangs, so that what waits there moves to others; gives how many.
+    fn shut_listeners(&mut self, process: ProcessId) -> usize;
+    /// When a worker's last turn was.
+    fn last_turn(&self, process: ProcessId) -> Time;
+    /// About how much state of its own a worker has, bytes.
+    fn state_bytes(&self, process: ProcessId) -> u64;
+    /// Connections that are open at all workers of this master.
+    fn open_connections(&self) -> u64;
+
+    /// Starts a new binary, with a channel on which the greeting waits.
+    fn start_binary(&mut self, upgrade: &Upgrade, greeting: Greeting) -> Result<(ProcessId, String), Failure>;
+    fn tell_new(&mut self, message: &ToNew);
+    fn tell_old(&mut self, message: &ToOld);
+    /// Sends the old master copies of listen sockets.
+    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]);
+    /// Closes the channel to the new master that is gone.
+    fn forget_new(&mut self);
+    /// What of this master's state, names and rights a new binary with these would lose.
+    fn compare(&self, introduction: &ToOld) -> Vec<Loss>;
+    /// What this master tells of itself to the old one.
+    fn introduction(&self) -> ToOld;
+
+    /// Finds workers of masters that are gone, except those known, and knocks at each; those whose master lives do not answer.
+    fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId>;
+
+    fn names(&mut self, names: Names);
+    fn notify(&mut self, notice: Notice);
+
+    /// A handover begins: what happens from now on is on its time line.
+    fn begin_timeline(&mut self, kind: TimelineKind, generation: u32);
+    /// Keeps what happened, logs it, and tells those who wait.
+    fn note(&mut self, generation: Option<u32>, event: EventKind);
+    /// Answers a client, for the last time.
+    fn reply(&mut self, client: ClientId, result: Result<Outcome, Failure>);
+    /// A worker's connections have moved or stay: its pauses count.
+    fn count_pauses(&mut self, process: ProcessId);
+    /// How long connections were held up since the last call.
+    fn take_pauses(&mut self) -> Option<Pause>;
+}

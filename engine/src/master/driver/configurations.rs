@@ -1,0 +1,77 @@
+//! Configurations: read, checked, and kept as long as the core may name them.
+
+use nix::unistd::geteuid;
+
+use crate::config::{InvalidSetting, Settings};
+use crate::error::ServerError;
+use crate::ipc::control::Failure;
+use crate::master::core::{ConfigurationId, Plan};
+use crate::service::{Reload, Service};
+use crate::sys::identity::Identity;
+
+/// What workers are started with.
+pub(super) struct Configuration<'a> {
+    pub(super) settings: Settings,
+    pub(super) service: Service<'a>,
+    pub(super) identity: Option<Identity>,
+}
+
+impl Configuration<'_> {
+    /// User number that workers serve as.
+    pub(super) fn user(&self) -> u32 {
+        self.identity.as_ref().and_then(Identity::user).unwrap_or_else(geteuid).as_raw()
+    }
+}
+
+/// See the module's head.
+pub(super) struct Configurations<'a> {
+    reload: Option<Reload<'a>>,
+    /// In the order in which they were read.
+    all: Vec<(ConfigurationId, Configuration<'a>)>,
+    next_id: u32,
+}
+
+impl<'a> Configurations<'a> {
+    pub(super) fn new(reload: Option<Reload<'a>>) -> Self {
+        Self { reload, all: Vec::new(), next_id: 0 }
+    }
+
+    /// Keeps a configuration, and says of it what the core has to know.
+    pub(super) fn add(&mut self, settings: Settings, service: Service<'a>) -> Result<Plan, InvalidSetting> {
+        let identity = settings.identity()?;
+        let id = ConfigurationId(self.next_id);
+        self.next_id += 1;
+        let formats = service.formats();
+        let plan = Plan::new(id, &settings, formats.connections.is_some(), formats.worker.is_some());
+        self.all.push((id, Configuration { settings, service, identity }));
+        Ok(plan)
+    }
+
+    pub(super) fn read(&mut self) -> Result<Plan, Failure> {
+        let Some(reload) = &mut self.reload else { return Err(Failure::NoConfiguration) };
+        let (settings, service) = reload().map_err(|problem| Failure::Configuration { problem })?;
+        let invalid = |error: ServerError| Failure::Configuration { problem: error.to_string() };
+        settings.validate().map_err(|error| invalid(error.into()))?;
+        if settings.listen.is_empty() {
+            return Err(invalid(ServerError::NoAddress));
+        }
+        self.add(settings, service).map_err(|error| invalid(error.into()))
+    }
+
+    pub(super) fn get(&self, id: ConfigurationId) -> Result<&Configuration<'a>, Failure> {
+        let found = self.all.iter().find(|(one, _)| *one == id);
+        let problem = || Failure::System { problem: "the configuration is not kept any more".to_owned() };
+        found.map(|(_, configuration)| configuration).ok_or_else(problem)
+    }
+
+    /// The one that was read last.
+    pub(super) fn newest(&self) -> Option<&Configuration<'a>> {
+        self.all.last().map(|(_, configuration)| configuration)
+    }
+
+    /// Drops those that are not wanted, except the one that was read last.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(ConfigurationId) -> bool) {
+        let newest = self.all.last().map(|(id, _)| *id);
+        self.all.retain(|(id, _)| Some(*id) == newest || is_wanted(*id));
+    }
+}

@@ -1,0 +1,37 @@
+//! What happens, in the log: each event once, by the master at which it happens.
+
+use crate::ipc::control::EventKind;
+
+/// Logs an event. Before a generation has served, one that does not come up is the server's end, whose reason the caller of
+/// the server reports.
+pub(super) fn event(generation: Option<u32>, event: &EventKind, has_served: bool, is_undecided: bool) {
+    match event {
+        // After the decision it leaves in good order.
+        EventKind::PredecessorGone if !is_undecided => tracing::info!(generation, "{event}"),
+        // Told apart by programs that read the log.
+        EventKind::Serves { took_ms } if has_served => {
+            tracing::info!(generation, took_ms, "reload: the new generation serves");
+        }
+        EventKind::TakenDown { why } if has_served => {
+            tracing::error!(generation, "reload failed, the previous workers keep serving: {why}");
+        }
+        // With more of it where the worker's own words are read.
+        EventKind::WorkerReady { .. } | EventKind::WorkerClosed { .. } => tracing::debug!(generation, "{event}"),
+        EventKind::NotReloaded { .. }
+        | EventKind::TakenDown { .. }
+        | EventKind::NotScaled { .. }
+        | EventKind::NotSteered { .. }
+        | EventKind::WorkerDied { .. }
+        | EventKind::WorkerKeepsDying { .. }
+        | EventKind::WorkerDiedLeaving { .. }
+        | EventKind::WorkerHung { .. }
+        | EventKind::UpgradeFailed { .. }
+        | EventKind::SuccessorGone { .. }
+        | EventKind::NotReverted { .. } => tracing::error!(generation, "{event}"),
+        EventKind::WorkersLate { .. }
+        | EventKind::WillClose { .. }
+        | EventKind::Reverting { .. }
+        | EventKind::PredecessorGone => tracing::warn!(generation, "{event}"),
+        _ => tracing::info!(generation, "{event}"),
+    }
+}

@@ -1,0 +1,279 @@
+//! The other masters of an upgrade: the old one, which started this process and passes what it has, and the new one, which
+//! this process has started. What they say is passed to the core as it comes.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use nix::unistd::Pid;
+
+use super::sockets::{OldMap, Sockets};
+use super::wait_ready;
+use super::workers::reap;
+use crate::error::ServerError;
+use crate::ipc::channel::{self, Heard, hear_with_all};
+use crate::ipc::control::{Exit, Failure};
+use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
+use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, SocketId, Upgrade};
+use crate::sys::channel::DESCRIPTORS_MAX;
+use crate::sys::{inheritance, process};
+
+/// The old master has written before this one was started.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// So many fit into one message, with their addresses.
+const LISTENERS_PER_MESSAGE: usize = 200;
+
+const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
+
+/// The old master.
+pub(super) struct Old {
+    /// `None` once it has closed its end.
+    channel: Option<OwnedFd>,
+    pub(super) pid: u32,
+    pub(super) tier: String,
+    /// Its listeners, while both masters serve.
+    pub(super) maps: Vec<OldMap>,
+}
+
+/// What the old master has passed to this one, beside its channel.
+#[derive(Default)]
+pub(super) struct Passed {
+    next_number: u32,
+    is_held: bool,
+    addresses: Vec<(SocketAddr, SocketAddr)>,
+    listeners: Vec<(SocketAddr, OwnedFd)>,
+}
+
+impl Passed {
+    /// The same for the core; the sockets are kept from now on, unless they are not wanted.
+    pub(super) fn inheritance(self, old: &Old, adopts: bool, sockets: &mut Sockets) -> Inheritance {
+        let address = |(requested, bound)| Address { requested, bound };
+        let kept = self.listeners.into_iter().filter(|_| adopts);
+        Inheritance {
+            predecessor: ProcessId(old.pid),
+            is_held: self.is_held,
+            next_number: self.next_number,
+            addresses: self.addresses.into_iter().map(address).collect(),
+            listeners: kept.map(|(address, descriptor)| (sockets.keep_once(descriptor), address)).collect(),
+        }
+    }
+}
+
+impl Old {
+    /// Meets the master that started this process, if one did. The only wait of the driver, before there is anything to
+    /// drive.
+    pub(super) fn meet() -> Result<Option<(Self, Passed)>, ServerError> {
+        let Some(channel) = inheritance::take(RELAY_VARIABLE) else { return Ok(None) };
+        let mut this = Self { channel: Some(channel), pid: 0, tier: String::new(), maps: Vec::new() };
+        let mut passed = Passed::default();
+        match this.hear_all(&mut passed) {
+            Ok(()) => Ok(Some((this, passed))),
+            Err(error) => {
+                this.tell(&ToOld::Failed { reason: error.to_string(), why: None });
+                Err(error)
+            }
+        }
+    }
+
+    fn hear_all(&mut self, passed: &mut Passed) -> Result<(), ServerError> {
+        let until = Instant::now() + HELLO_TIME_MAX;
+        let mut missing = 1;
+        while missing > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let problem = format!("the old master sent no greeting within {} s", HELLO_TIME_MAX.as_secs());
+                return Err(ServerError::Upgrade { problem });
+            }
+            let descriptors: Vec<_> = self.descriptor().into_iter().map(|one| (one, PollFlags::POLLIN)).collect();
+            wait_ready(&descriptors, Some(left)).map_err(|source| ServerError::System { what: "poll", source })?;
+            missing = self.hear_greeting(passed, missing)?;
+        }
+        Ok(())
+    }
+
+    /// Gives how many messages are still missing.
+    fn hear_greeting(&mut self, passed: &mut Passed, missing: usize) -> Result<usize, ServerError> {
+        let problem = |problem: String| Err(ServerError::Upgrade { problem });
+        let Some(channel) = &self.channel else { return problem("the old master is gone".to_owned()) };
+        match hear_with_all::<ToNew>(channel) {
+            Ok((Heard::Message(ToNew::Hello { version, .. }), _)) if version != RELAY_VERSION => problem(format!(
+                "the old master speaks version {version} of the upgrade's messages, this one version {RELAY_VERSION}"
+            )),
+            Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
+                (self.pid, self.tier) = (pid, tier);
+                (passed.next_number, passed.is_held, passed.addresses) = (next_number, is_held, addresses);
+                Ok(messages)
+            }
+            Ok((Heard::Message(ToNew::Listeners { addresses }), sockets)) => {
+                passed.listeners.extend(addresses.into_iter().zip(sockets));
+                Ok(missing - 1)
+            }
+            Ok((Heard::Message(ToNew::Map { address, places }), maps)) => {
+                self.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
+                Ok(missing - 1)
+            }
+            Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
+            Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
+            Err(error) => problem(format!("the old master sent something else than a greeting: {error}")),
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn tell(&self, message: &ToOld) {
+        // That it is gone is noticed at its channel's end.
+        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+    }
+
+    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
+        let Some(channel) = &self.channel else { return };
+        for (addresses, descriptors) in packets(sockets, listeners) {
+            if let Err(error) = channel::tell_with_all(channel, &ToOld::Listeners { addresses }, &descriptors) {
+                tracing::warn!("listen sockets cannot be given to the old master: {error}");
+            }
+        }
+    }
+
+    /// What it says next.
+    pub(super) fn hear(&mut self) -> Option<Event> {
+        match channel::hear::<ToNew>(self.channel.as_ref()?) {
+            Ok(Heard::Message(message)) => Some(Event::FromOld(message)),
+            Ok(Heard::Nothing) => None,
+            Ok(Heard::End) | Err(_) => {
+                self.channel = None;
+                self.maps.clear();
+                Some(Event::OldEnded)
+            }
+        }
+    }
+}
+
+/// Tells the master that started this process for an upgrade, if one did, why this one cannot run: for programs that find
+/// that out before they run a server.
+pub fn refuse_upgrade(reason: &str) {
+    if let Some(channel) = inheritance::take(RELAY_VARIABLE) {
+        let _ = channel::tell(&channel, &ToOld::Failed { reason: reason.to_owned(), why: None });
+    }
+}
+
+/// The new master.
+pub(super) struct New {
+    pub(super) process: ProcessId,
+    /// Readable once it has ended; `None` on a kernel that gives none, where SIGCHLD has to do.
+    handle: Option<OwnedFd>,
+    /// `None` once it has closed its end, or is not listened to any more.
+    channel: Option<OwnedFd>,
+    has_ended: bool,
+}
+
+impl New {
+    /// Starts the new binary, with the greeting waiting in its channel; gives its path as well.
+    pub(super) fn start(
+        upgrade: &Upgrade,
+        own_binary: &std::path::Path,
+        greeting: &Greeting,
+        sockets: &Sockets,
+    ) -> Result<(Self, String), Failure> {
+        let binary = upgrade.binary.as_ref().map_or_else(|| own_binary.to_owned(), PathBuf::from);
+        let name = binary.display().to_string();
+        let fail = |what: &'static str| {
+            let binary = name.clone();
+            move |error: std::io::Error| Failure::Binary { binary, problem: format!("{what}: {error}") }
+        };
+        let (ours, theirs) = channel::pair().map_err(fail("socketpair"))?;
+        let mut command = Command::new(&binary);
+        match &upgrade.arguments {
+            Some(arguments) => command.args(arguments),
+            None => command.args(std::env::args_os().skip(1)),
+        };
+        inheritance::pass(&mut command, RELAY_VARIABLE, &theirs).map_err(fail("fcntl"))?;
+        greet(&ours, greeting, sockets).map_err(fail("writing the greeting"))?;
+        // It names the process that the service manager watches; the new master is watched when it is the main process.
+        command.env_remove("WATCHDOG_PID");
+        let child =
+            command.spawn().map_err(|error| Failure::Binary { binary: name.clone(), problem: error.to_string() })?;
+        let handle = process::open(Pid::from_raw(child.id() as i32)).ok();
+        let process = ProcessId(child.id());
+        Ok((Self { process, handle, channel: Some(ours), has_ended: false }, name))
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.channel.iter().chain(&self.handle).map(AsFd::as_fd)
+    }
+
+    pub(super) fn tell(&self, message: &ToNew) {
+        // That it is gone is noticed at its channel's end.
+        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+    }
+
+    pub(super) fn forget_channel(&mut self) {
+        self.channel = None;
+    }
+
+    /// What it says next.
+    pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
+        let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
+            Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
+                let listeners = addresses.into_iter().zip(descriptors);
+                let listeners = listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address));
+                return Some(Event::ListenersFromNew(listeners.collect()));
+            }
+            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
+            Ok((Heard::Nothing, _)) => return None,
+            Ok((Heard::End, _)) => None,
+            Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),
+        };
+        self.channel = None;
+        Some(Event::NewEnded { problem })
+    }
+
+    /// How it has ended, once it has.
+    pub(super) fn reap(&mut self) -> Option<Exit> {
+        let exit = reap(self.process)?;
+        self.has_ended = true;
+        Some(exit)
+    }
+
+    pub(super) fn kill(&self) {
+        if !self.has_ended {
+            super::workers::kill_child(self.process, self.handle.as_ref());
+        }
+    }
+}
+
+/// Puts what the new master needs into the channel, before there is one.
+fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::Result<()> {
+    let Greeting { next_number, tier, is_held, addresses, listeners, maps } = greeting;
+    let packets = packets(sockets, listeners);
+    let places = maps.map_or(0, |(_, places)| places);
+    let maps: Vec<_> = maps.iter().flat_map(|(steering, _)| sockets.maps(*steering)).collect();
+    let hello = ToNew::Hello {
+        version: RELAY_VERSION,
+        pid: std::process::id(),
+        next_number: *next_number,
+        tier: tier.to_string(),
+        is_held: *is_held,
+        addresses: addresses.iter().map(|one| (one.requested, one.bound)).collect(),
+        messages: packets.len() + maps.len(),
+    };
+    channel::tell(channel, &hello)?;
+    for (addresses, descriptors) in packets {
+        channel::tell_with_all(channel, &ToNew::Listeners { addresses }, &descriptors)?;
+    }
+    maps.into_iter().try_for_each(|(address, map)| channel::tell_with(channel, &ToNew::Map { address, places }, map))
+}
+
+type Packet<'a> = (Vec<SocketAddr>, Vec<BorrowedFd<'a>>);
+
+/// Listen sockets, as many to a message as it has room for.
+fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, SocketAddr)]) -> Vec<Packet<'a>> {
+    let known = listeners.iter().filter_map(|(socket, address)| Some((*address, sockets.descriptor(*socket)?)));
+    let known: Vec<(SocketAddr, BorrowedFd<'a>)> = known.collect();
+    known.chunks(LISTENERS_PER_MESSAGE).map(|chunk| chunk.iter().copied().unzip()).collect()
+}

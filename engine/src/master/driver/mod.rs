@@ -1,0 +1,351 @@
+//! Carries out what the core decides: polls, tells the core what happened, and acts by [`World`]. It decides nothing and never
+//! waits for one thing while others may need it.
+//!
+//! Single-threaded, since it forks.
+
+mod configurations;
+mod journal;
+mod log;
+mod masters;
+mod names;
+mod notify;
+mod orphans;
+mod sockets;
+mod start;
+mod status;
+mod workers;
+mod world;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal;
+use nix::sys::signalfd::SignalFd;
+use serde::de::DeserializeOwned;
+
+pub use self::masters::refuse_upgrade;
+use self::notify::Watchdog;
+pub(crate) use self::start::run;
+use self::world::Driver;
+use crate::error::ServerError;
+use crate::ipc::channel::{self, Heard};
+use crate::ipc::control::server::Heard as Asked;
+use crate::ipc::control::{self, Failure, Outcome, Reply};
+use crate::ipc::relay::ToOld;
+use crate::master::core::{ClientId, Core, Event, Lifecycle, Request, Signal, SocketId, Time, Upgrade, World};
+
+/// Connections that no worker had room for are offered again after this time.
+const RETRY_MS: u64 = 10;
+
+/// When the server has ended, clients that are slow have this time to read their answers.
+const FLUSH_MS_MAX: u64 = 1_000;
+
+struct Master<'a> {
+    core: Core,
+    driver: Driver<'a>,
+    signals: SignalFd,
+    watchdog: Option<Watchdog>,
+    /// Why this tier.
+    tier_reason: String,
+    began: Time,
+    /// When the core is to look at the time.
+    tick_at: Option<Time>,
+}
+
+impl Master<'_> {
+    /// Until nothing is left.
+    fn drive(&mut self) -> Result<(), ServerError> {
+        while self.core.verdict().is_none() {
+            self.wait().map_err(|source| ServerError::System { what: "poll", source })?;
+            // What signals, and clients, ask for may follow from what another master has said.
+            self.hear_masters();
+            self.read_signals();
+            self.serve_clients();
+            self.hear_workers();
+            self.hear_orphans();
+            self.reap();
+            self.accept();
+            self.tick();
+            self.flush();
+            self.tidy();
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) {
+        if self.core.verdict().is_some() {
+            return;
+        }
+        self.core.step(&mut self.driver, event);
+        self.driver.is_undecided = self.core.lifecycle().new_master().is_some();
+        let Some(generation) = self.core.serving().map(|index| &self.core.generations()[index]) else { return };
+        self.driver.serving = Some(generation.plan.configuration);
+        if !std::mem::replace(&mut self.driver.has_served, true) {
+            for address in &generation.addresses {
+                tracing::info!(address = %address.bound, workers = generation.slots.len(), "listening");
+            }
+        }
+    }
+
+    /// Waits for a signal, a message, a connection, the end of a process, or the next deadline.
+    fn wait(&mut self) -> io::Result<()> {
+        let now = self.driver.now();
+        let retry = self.core.holds_arrivals().then(|| now.after_ms(RETRY_MS));
+        self.tick_at = [self.tick_at, self.core.next_deadline(now), retry].into_iter().flatten().min();
+        let others = [self.watchdog.as_ref().map(Watchdog::next), self.driver.clients.deadline_ns().map(Time)];
+        let deadline = others.into_iter().flatten().chain(self.tick_at).min();
+        let Driver { workers, sockets, old, new, orphans, clients, control, .. } = &self.driver;
+        let mut readable: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
+        readable.extend(control.iter().map(|control| control.listener().as_fd()));
+        readable.extend(old.iter().filter_map(masters::Old::descriptor));
+        readable.extend(new.iter().flat_map(masters::New::descriptors));
+        readable.extend(workers.descriptors().chain(orphans.descriptors()));
+        if self.core.wants_arrivals() {
+            readable.extend(sockets.guards());
+            readable.extend(self.unattended().iter().filter_map(|socket| sockets.descriptor(*socket)));
+        }
+        let readable = readable.into_iter().map(|descriptor| (descriptor, PollFlags::POLLIN));
+        let awaited: Vec<_> = readable.chain(clients.descriptors()).collect();
+        wait_ready(&awaited, deadline.map(|deadline| Duration::from_nanos(deadline.0.saturating_sub(now.0))))
+    }
+
+    /// Kept sockets that the master accepts from since no worker does.
+    fn unattended(&self) -> Vec<SocketId> {
+        self.core.unattended().filter(|socket| self.driver.sockets.is_listening(*socket)).collect()
+    }
+
+    fn hear_masters(&mut self) {
+        loop {
+            let Driver { new, sockets, .. } = &mut self.driver;
+            let Some(event) = new.as_mut().and_then(|new| new.hear(sockets)) else { break };
+            self.driver.is_relaying = matches!(event, Event::FromNew(ToOld::Event { .. }));
+            self.step(event);
+            self.driver.is_relaying = false;
+        }
+        while let Some(event) = self.driver.old.as_mut().and_then(masters::Old::hear) {
+            let has_ended = event == Event::OldEnded;
+            self.step(event);
+            if has_ended && let Some(old) = self.driver.old.take() {
+                // It cannot remove the file any more at which it was reached, if it was killed.
+                self.driver.control.iter().for_each(|control| control.clean(old.pid));
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            self.hear_masters();
+            // A terminal sends WINCH when its window changes size; only what somebody sent on purpose counts.
+            let is_sent = signal.ssi_code <= 0;
+            let signal = match signal::Signal::try_from(signal.ssi_signo as i32) {
+                Ok(signal::Signal::SIGHUP) => Signal::Hup,
+                Ok(signal::Signal::SIGQUIT) => Signal::Quit,
+                Ok(signal::Signal::SIGTERM) => Signal::Term,
+                Ok(signal::Signal::SIGINT) => Signal::Int,
+                Ok(signal::Signal::SIGUSR2) => Signal::Usr2,
+                Ok(signal::Signal::SIGWINCH) if is_sent => Signal::Winch,
+                Ok(signal::Signal::SIGUSR1) => {
+                    tracing::info!("USR1: the log goes to standard error, there is no file to reopen");
+                    continue;
+                }
+                _ => continue,
+            };
+            let was_idle = matches!(self.core.lifecycle(), Lifecycle::Idle(_));
+            self.step(Event::Signal(signal));
+            let is_idle = matches!(self.core.lifecycle(), Lifecycle::Idle(_));
+            if signal == Signal::Winch && (was_idle || !is_idle) {
+                tracing::warn!("WINCH is ignored: the workers are coming or leaving already");
+            }
+        }
+    }
+
+    fn serve_clients(&mut self) {
+        self.driver.accept_clients();
+        let now = self.driver.now();
+        for asked in self.driver.clients.hear(now.0) {
+            match asked {
+                Asked::Request(client, request) => self.answer(client, request),
+                Asked::Gone(client) => self.step(Event::ClientGone(ClientId(client))),
+            }
+        }
+    }
+
+    fn answer(&mut self, client: u64, request: control::Request) {
+        let request = match request {
+            control::Request::Status => {
+                let status = self.status();
+                return self.driver.clients.reply(client, &Reply::Status(status));
+            }
+            control::Request::Events { follow } => {
+                let Driver { journal, clients, .. } = &mut self.driver;
+                journal.events().for_each(|event| clients.reply(client, &Reply::Event(event.clone())));
+                if !follow {
+                    clients.reply(client, &Reply::Done(Outcome::Listed));
+                }
+                return;
+            }
+            control::Request::Reload => Request::Reload,
+            control::Request::Scale { workers } => Request::Scale { workers },
+            control::Request::Upgrade {
+                binary,
+                arguments,
+                hold,
+                probation_ms,
+                timeout_ms,
+                allow,
+                keep_connections,
+            } => Request::Upgrade(Upgrade {
+                binary,
+                arguments,
+                is_held: hold,
+                probation_ms,
+                timeout_ms,
+                allowed: allow,
+                keeps_connections: keep_connections,
+            }),
+            control::Request::Commit => Request::Commit,
+            control::Request::Revert => Request::Revert,
+            control::Request::Stop { now, deadline_ms } => Request::Stop { now, drain_ms: deadline_ms },
+        };
+        self.step(Event::Request(ClientId(client), request));
+    }
+
+    fn hear_workers(&mut self) {
+        for process in self.driver.workers.processes() {
+            while let Some(event) = self.driver.workers.hear(process) {
+                self.step(event);
+            }
+        }
+    }
+
+    fn hear_orphans(&mut self) {
+        for process in self.driver.orphans.processes() {
+            loop {
+                let Driver { orphans, sockets, .. } = &mut self.driver;
+                let Some(event) = orphans.hear(process, sockets) else { break };
+                self.step(event);
+            }
+        }
+    }
+
+    /// Looks for children that have ended. What they said last is told before their end.
+    fn reap(&mut self) {
+        for process in self.driver.workers.processes() {
+            let Some(exit) = self.driver.workers.reap(process) else { continue };
+            while let Some(event) = self.driver.workers.hear(process) {
+                self.step(event);
+            }
+            self.driver.workers.forget(process);
+            self.step(Event::Ended(process, exit));
+        }
+        let ended = self.driver.new.as_mut().and_then(|new| Some((new.process, new.reap()?)));
+        if let Some((process, exit)) = ended {
+            self.hear_masters();
+            self.driver.new = None;
+            self.step(Event::Ended(process, exit));
+        }
+    }
+
+    /// Takes connections that came to guards, and to sockets whose workers are not there.
+    fn accept(&mut self) {
+        while self.core.wants_arrivals() {
+            let Some(arrival) = self.driver.sockets.accept_from_guards() else { break };
+            self.step(Event::Arrived(arrival));
+        }
+        if !self.core.wants_arrivals() {
+            return;
+        }
+        for socket in self.unattended() {
+            while self.core.wants_arrivals() {
+                let Some(arrival) = self.driver.sockets.accept_from(socket) else { break };
+                self.step(Event::Arrived(arrival));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.driver.now();
+        if self.tick_at.is_some_and(|at| at <= now) {
+            self.tick_at = None;
+            self.step(Event::Tick);
+        }
+        self.watchdog.iter_mut().for_each(|watchdog| watchdog.ping(now));
+    }
+
+    fn flush(&mut self) {
+        for client in self.driver.clients.flush() {
+            self.step(Event::ClientGone(ClientId(client)));
+        }
+    }
+
+    /// Drops what the core does not name any more.
+    fn tidy(&mut self) {
+        let core = &self.core;
+        self.driver.configurations.retain(|id| core.configurations().any(|one| one == id));
+        self.driver.workers.retain_ended(|number| core.generations().iter().any(|one| one.number == number));
+    }
+
+    /// The server has ended: whoever still follows it is told, and what is unsent is sent.
+    fn finish(&mut self, verdict: &Result<(), Failure>) {
+        self.driver.control = None;
+        self.driver.pid_file.remove();
+        self.driver.clients.conclude_all(&match verdict {
+            Ok(()) => Reply::Done(Outcome::Stopped),
+            Err(why) => Reply::Failed(why.clone()),
+        });
+        self.driver.clients.flush();
+        // Nothing is left that this wait could hold up.
+        let until = self.driver.now().after_ms(FLUSH_MS_MAX);
+        while self.driver.clients.has_output() {
+            let left_ns = until.0.saturating_sub(self.driver.now().0);
+            let awaited: Vec<_> = self.driver.clients.descriptors().collect();
+            if left_ns == 0 || wait_ready(&awaited, Some(Duration::from_nanos(left_ns))).is_err() {
+                break;
+            }
+            self.driver.clients.flush();
+        }
+    }
+
+    /// The loop cannot go on: no worker is left behind.
+    fn kill_all(&mut self) {
+        for process in self.driver.workers.processes() {
+            self.driver.kill(process);
+        }
+    }
+}
+
+fn wait_ready(awaited: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>) -> io::Result<()> {
+    let mut polled: Vec<PollFd<'_>> =
+        awaited.iter().map(|(descriptor, flags)| PollFd::new(*descriptor, *flags)).collect();
+    let timeout = match timeout {
+        // One more, so that a wait does not end just before its deadline.
+        Some(timeout) => PollTimeout::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a worker says next, with the descriptor that came with it. A message that this version does not know is passed over: it
+/// is no reason to give a worker up.
+fn channel_heard<T: DeserializeOwned>(channel: &OwnedFd) -> (Heard<T>, Option<OwnedFd>) {
+    loop {
+        match channel::hear_with(channel) {
+            Ok(heard) => return heard,
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                tracing::warn!("a report that this master does not know is ignored: {error}");
+            }
+            Err(_) => return (Heard::End, None),
+        }
+    }
+}
+
+/// What the system refused, in the words of the control protocol.
+fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::System { problem: format!("{what}: {error}") }
+}

@@ -1,0 +1,222 @@
+//! Listen sockets that this master holds, claims of ports, steering, guards, and connections that came to the master. Each is
+//! known to the core by a number that is never used again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::Socket;
+
+use super::system;
+use crate::ipc::control::Failure;
+use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
+use crate::steering::{self, Guard, Steering};
+use crate::sys::listener::{self, ListenError, Reservation};
+use crate::worker::Inherited;
+
+/// The programs and maps of one generation.
+struct Steered {
+    addresses: Vec<SocketAddr>,
+    by_address: Vec<Steering>,
+    places: u32,
+}
+
+/// The listeners of the old master on one address, while both masters serve.
+pub(super) struct OldMap {
+    pub(super) address: SocketAddr,
+    pub(super) places: u32,
+    pub(super) map: OwnedFd,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Sockets {
+    kept: BTreeMap<SocketId, Socket>,
+    next_socket: u32,
+    /// By port.
+    claims: BTreeMap<u16, Reservation>,
+    steered: BTreeMap<SteeringId, Steered>,
+    next_steering: u32,
+    guards: Vec<Guard>,
+    arrivals: BTreeMap<ArrivalId, OwnedFd>,
+    next_arrival: u32,
+}
+
+pub(super) fn listen_failure(error: &ListenError) -> Failure {
+    Failure::Listen { address: error.address, problem: error.problem().to_owned() }
+}
+
+impl Sockets {
+    pub(super) fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
+        let fail = |error: ListenError| listen_failure(&error);
+        if !self.claims.contains_key(&address.port()) {
+            let Some(reservation) = listener::reserve(address).map_err(fail)? else { return Ok(Claim::Busy) };
+            self.claims.insert(address.port(), reservation);
+        }
+        listener::check_free(address).map_err(fail)?;
+        Ok(Claim::Held)
+    }
+
+    pub(super) fn release_claims(&mut self) {
+        self.claims.clear();
+    }
+
+    pub(super) fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
+        let (socket, bound) = listener::bind(address).map_err(|error| listen_failure(&error))?;
+        Ok((self.keep(socket), bound))
+    }
+
+    fn keep(&mut self, socket: Socket) -> SocketId {
+        let id = SocketId(self.next_socket);
+        self.next_socket += 1;
+        self.kept.insert(id, socket);
+        id
+    }
+
+    /// Keeps a copy that another process has sent; one of a socket that is kept already is closed.
+    pub(super) fn keep_once(&mut self, descriptor: OwnedFd) -> SocketId {
+        let socket = Socket::from(descriptor);
+        let cookie = socket.cookie().ok();
+        let known = self.kept.iter().find(|(_, kept)| cookie.is_some() && kept.cookie().ok() == cookie);
+        match known.map(|(id, _)| *id) {
+            Some(id) => id,
+            None => self.keep(socket),
+        }
+    }
+
+    pub(super) fn close(&mut self, socket: SocketId) {
+        self.kept.remove(&socket);
+    }
+
+    pub(super) fn descriptor(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
+        self.kept.get(&socket).map(AsFd::as_fd)
+    }
+
+    /// One that was just made listens only when its first worker has come up.
+    pub(super) fn is_listening(&self, socket: SocketId) -> bool {
+        self.kept.get(&socket).is_some_and(|socket| socket.is_listener().unwrap_or(false))
+    }
+
+    /// Gives sockets away: this master keeps no copy.
+    pub(super) fn take(&mut self, sockets: &[(SocketId, SocketAddr)]) -> Vec<Inherited> {
+        let taken = sockets.iter().filter_map(|(id, address)| {
+            let socket = self.kept.remove(id)?;
+            Some(Inherited { id: id.0, socket, address: *address })
+        });
+        taken.collect()
+    }
+
+    pub(super) fn copies(&self, sockets: &[(SocketId, SocketAddr)]) -> Result<Vec<Inherited>, Failure> {
+        let kept = sockets.iter().filter_map(|(id, address)| Some((id, address, self.kept.get(id)?)));
+        let copies = kept
+            .map(|(id, address, socket)| Ok(Inherited { id: id.0, socket: socket.try_clone()?, address: *address }));
+        copies.collect::<io::Result<_>>().map_err(system("copying a listen socket"))
+    }
+
+    pub(super) fn load(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure> {
+        let places = places as u32;
+        let by_address = addresses.iter().map(|_| Steering::load(places)).collect::<io::Result<_>>();
+        let by_address = by_address.map_err(system("loading the steering program"))?;
+        let id = SteeringId(self.next_steering);
+        self.next_steering += 1;
+        self.steered.insert(id, Steered { addresses: addresses.to_vec(), by_address, places });
+        Ok(id)
+    }
+
+    pub(super) fn resize(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure> {
+        let Some(steered) = self.steered.get_mut(&steering) else { return Ok(()) };
+        let places = places as u32;
+        let resized = steered.by_address.iter().map(|one| one.resized(places)).collect::<io::Result<_>>();
+        steered.by_address = resized.map_err(system("loading the steering program"))?;
+        steered.places = places;
+        Ok(())
+    }
+
+    pub(super) fn drop_steering(&mut self, steering: SteeringId) {
+        self.steered.remove(&steering);
+    }
+
+    /// By address, for a worker.
+    pub(super) fn steering(&self, steering: SteeringId) -> Vec<Steering> {
+        self.steered.get(&steering).map(|steered| steered.by_address.clone()).unwrap_or_default()
+    }
+
+    /// The maps of a generation, by address.
+    pub(super) fn maps(&self, steering: SteeringId) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
+        let steered = self.steered.get(&steering).into_iter();
+        steered.flat_map(|one| one.addresses.iter().copied().zip(one.by_address.iter().map(Steering::map)))
+    }
+
+    /// Switches the groups to a generation, beside the old master's listeners where `old` has any; opens a guard where an
+    /// address has none.
+    pub(super) fn steer(&mut self, steering: SteeringId, old: &[OldMap], backlog: u32) -> Result<(), Failure> {
+        let Some(Steered { addresses, by_address, places }) = self.steered.get(&steering) else { return Ok(()) };
+        for (address, steering) in addresses.iter().zip(by_address) {
+            let other = old.iter().find(|other| other.address == *address);
+            let beside = other.map(|other| steering.beside(*places, other.map.as_fd(), other.places)).transpose();
+            let beside = beside.map_err(system("loading the steering program"))?;
+            let steering = beside.as_ref().unwrap_or(steering);
+            match self.guards.iter().find(|guard| guard.address == *address) {
+                Some(guard) => guard.switch(steering).map_err(system("attaching the steering program"))?,
+                None => {
+                    let guard = Guard::open(*address, backlog, steering).map_err(|error| listen_failure(&error))?;
+                    self.guards.push(guard);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn stand_alone(&self) -> Result<(), Failure> {
+        // Every guard is tried, whatever happens to another one.
+        let results: Vec<io::Result<()>> = self.guards.iter().map(Guard::stand_alone).collect();
+        results.into_iter().collect::<io::Result<()>>().map_err(system("steering to the guard"))
+    }
+
+    pub(super) fn unset(&self, steering: SteeringId, slot: usize) {
+        let steered = self.steered.get(&steering).into_iter();
+        steered.flat_map(|one| &one.by_address).for_each(|one| one.unset(slot as u32));
+    }
+
+    pub(super) fn detach(&self, socket: SocketId) {
+        if let Some(socket) = self.kept.get(&socket) {
+            steering::detach(socket.as_fd());
+        }
+    }
+
+    pub(super) fn keep_guards(&mut self, addresses: &[SocketAddr]) {
+        self.guards.retain(|guard| addresses.contains(&guard.address));
+    }
+
+    pub(super) fn guards(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.guards.iter().map(Guard::descriptor)
+    }
+
+    /// A connection that came to a guard.
+    pub(super) fn accept_from_guards(&mut self) -> Option<ArrivalId> {
+        let connection = self.guards.iter().find_map(Guard::accept)?;
+        Some(self.arrived(connection))
+    }
+
+    /// A connection that waits at a kept socket.
+    pub(super) fn accept_from(&mut self, socket: SocketId) -> Option<ArrivalId> {
+        let connection = listener::accept_shared(self.kept.get(&socket)?)?;
+        Some(self.arrived(connection.into()))
+    }
+
+    fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
+        let id = ArrivalId(self.next_arrival);
+        self.next_arrival = self.next_arrival.wrapping_add(1);
+        self.arrivals.insert(id, connection);
+        id
+    }
+
+    pub(super) fn arrival(&self, arrival: ArrivalId) -> Option<BorrowedFd<'_>> {
+        self.arrivals.get(&arrival).map(AsFd::as_fd)
+    }
+
+    pub(super) fn forget_arrival(&mut self, arrival: ArrivalId) {
+        self.arrivals.remove(&arrival);
+    }
+}

@@ -1,0 +1,185 @@
+//! From the settings to a running loop: what must be right before anything is bound or forked.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::Master;
+use super::configurations::Configurations;
+use super::masters::{Old, Passed};
+use super::names::{ControlName, PidFile};
+use super::notify::Watchdog;
+use super::sockets::Sockets;
+use super::workers::Workers;
+use super::world::Driver;
+use crate::config::{Control, Handover, Settings};
+use crate::error::ServerError;
+use crate::handover::Tier;
+use crate::ipc::relay::ToOld;
+use crate::ipc::rendezvous;
+use crate::master::core::{Core, Event, Plan, ProcessId, Time};
+use crate::service::{Reload, Service};
+use crate::steering;
+use crate::sys::clock::monotonic_ns;
+use crate::sys::features::Features;
+use crate::telemetry::pages::Telemetry;
+use crate::worker::StartError;
+
+pub(crate) fn run<'a>(
+    settings: Settings,
+    service: Service<'a>,
+    reload: Option<Reload<'a>>,
+    telemetry: Telemetry,
+) -> Result<(), ServerError> {
+    let (mut old, passed) = Old::meet()?.unzip();
+    let prepared = Prepared::new(&settings, old.as_ref()).and_then(|prepared| {
+        let mut configurations = Configurations::new(reload);
+        let pid_file = PidFile::at(settings.pid_file.clone());
+        let plan = configurations.add(settings, service)?;
+        Ok((prepared, configurations, pid_file, plan))
+    });
+    let (prepared, configurations, pid_file, plan) = prepared.inspect_err(|error| {
+        old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }));
+    })?;
+    let mut master = prepared.master(old.take().zip(passed), configurations, pid_file, telemetry);
+    master.run(plan)
+}
+
+impl Master<'_> {
+    fn run(&mut self, plan: Plan) -> Result<(), ServerError> {
+        self.step(Event::Start(plan));
+        if let Err(error) = self.drive() {
+            self.kill_all();
+            return Err(error);
+        }
+        let verdict = self.core.verdict().cloned().unwrap_or(Ok(()));
+        self.finish(&verdict);
+        verdict.map_err(ServerError::from)
+    }
+}
+
+/// What was found out and opened before the first step.
+struct Prepared {
+    tier: Tier,
+    tier_reason: String,
+    signals: SignalFd,
+    control: Option<ControlName>,
+    executable: PathBuf,
+}
+
+impl Prepared {
+    fn new(settings: &Settings, old: Option<&Old>) -> Result<Self, ServerError> {
+        // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
+        Features::probe().map_err(StartError::from)?;
+        settings.check_identity()?;
+        let steering::Chosen { tier, reason: tier_reason } = choose_tier(settings.handover, old)?;
+        tracing::info!(%tier, reason = %tier_reason, "handover of listeners");
+        let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
+        let control = open_control(&settings.control, old.is_some())?;
+        let executable = std::env::current_exe()
+            .map_err(|source| ServerError::System { what: "the path of this program", source })?;
+        Ok(Self { tier, tier_reason, signals, control, executable })
+    }
+
+    fn master<'a>(
+        self,
+        old: Option<(Old, Passed)>,
+        configurations: Configurations<'a>,
+        pid_file: PidFile,
+        telemetry: Telemetry,
+    ) -> Master<'a> {
+        let Self { tier, tier_reason, signals, control, executable } = self;
+        let now = Time(monotonic_ns());
+        let mut sockets = Sockets::default();
+        let (old, inheritance) = old
+            .map(|(old, passed)| {
+                let inheritance = passed.inheritance(&old, tier == Tier::Adopt, &mut sockets);
+                (old, inheritance)
+            })
+            .unzip();
+        let driver = Driver {
+            tier,
+            executable,
+            configurations,
+            workers: Workers::new(telemetry),
+            sockets,
+            old,
+            new: None,
+            orphans: Default::default(),
+            clients: Default::default(),
+            key: control.as_ref().map(|control| rendezvous::key(control.name())),
+            control,
+            pid_file,
+            journal: Default::default(),
+            pauses: Default::default(),
+            serving: None,
+            has_served: false,
+            is_undecided: inheritance.is_some(),
+            is_relaying: false,
+        };
+        Master {
+            core: Core::new(ProcessId(std::process::id()), tier, inheritance),
+            driver,
+            signals,
+            watchdog: Watchdog::from_environment(now),
+            tier_reason,
+            began: now,
+            tick_at: None,
+        }
+    }
+}
+
+/// A new binary goes on as the old one did, unless it was told otherwise, so that nothing is lost on the way.
+fn choose_tier(wanted: Handover, old: Option<&Old>) -> Result<steering::Chosen, ServerError> {
+    let before = old.filter(|_| wanted == Handover::Auto).and_then(|old| Tier::wanted(&old.tier));
+    if let Some(Ok(steering::Chosen { tier, .. })) = before.map(steering::choose) {
+        return Ok(steering::Chosen { tier, reason: "as before the upgrade".to_owned() });
+    }
+    steering::choose(wanted).map_err(ServerError::Handover)
+}
+
+fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlName>, ServerError> {
+    let (path, is_required) = match control {
+        Control::Off => return Ok(None),
+        Control::IfFree(path) => (path, false),
+        Control::At(path) => (path, true),
+    };
+    let problem = match ControlName::open(path) {
+        Ok(control) => {
+            tracing::info!(path = %control.name().display(), "control socket");
+            return Ok(Some(control));
+        }
+        // The old master's name: it is taken over when this one serves.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_upgrade => match ControlName::open_beside(path) {
+            Ok(control) => return Ok(Some(control)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            "another server listens there; stop it, or choose another path".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    if is_required {
+        return Err(ServerError::Control { path: path.clone(), problem });
+    }
+    tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
+    Ok(None)
+}
+
+fn watch_signals() -> io::Result<SignalFd> {
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGWINCH,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ];
+    let signals: SigSet = signals.into_iter().collect();
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}

@@ -1,0 +1,261 @@
+//! Workers of this master: forked, told, heard, killed, reaped; and their telemetry pages.
+
+use std::collections::BTreeMap;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+use super::world::Driver;
+use super::{channel_heard, system};
+use crate::ipc::channel::{self, Heard};
+use crate::ipc::control::{Exit, Failure};
+use crate::ipc::orders::{Order, Report};
+use crate::master::core::{self, ProcessId, Spawn};
+use crate::sys::process;
+use crate::sys::shared_memory::Shared;
+use crate::telemetry::pages::Telemetry;
+use crate::telemetry::{Snapshot, WorkerPage};
+use crate::worker::{Listeners, Setup};
+
+/// Exit code of a worker that could not start or whose ring failed.
+const EXIT_FAILED: i32 = 1;
+
+struct Worker {
+    process: ProcessId,
+    generation: u32,
+    slot: usize,
+    /// Readable once it has ended; `None` on a kernel that gives none, where SIGCHLD has to do.
+    handle: Option<OwnedFd>,
+    /// `None` once the worker has closed its end.
+    channel: Option<OwnedFd>,
+    page: Arc<Shared<WorkerPage>>,
+    /// Numbers of its listen sockets' descriptors, in its own table.
+    listeners: Vec<RawFd>,
+    /// It was waited for: its number may be another process's by now.
+    has_ended: bool,
+}
+
+/// See the module's head.
+pub(super) struct Workers {
+    /// In the order of their starts.
+    all: Vec<Worker>,
+    pub(super) telemetry: Telemetry,
+    /// By generation, the numbers of workers that have ended.
+    ended: BTreeMap<u32, Snapshot>,
+}
+
+impl Workers {
+    pub(super) fn new(telemetry: Telemetry) -> Self {
+        Self { all: Vec::new(), telemetry, ended: BTreeMap::new() }
+    }
+
+    pub(super) fn processes(&self) -> Vec<ProcessId> {
+        self.all.iter().map(|worker| worker.process).collect()
+    }
+
+    fn of(&self, process: ProcessId) -> Option<&Worker> {
+        self.all.iter().find(|worker| worker.process == process)
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.all.iter().flat_map(|worker| worker.channel.iter().chain(&worker.handle)).map(AsFd::as_fd)
+    }
+
+    pub(super) fn is_known(&self, process: ProcessId) -> bool {
+        self.of(process).is_some()
+    }
+
+    pub(super) fn tell(&self, process: ProcessId, order: &Order) -> bool {
+        let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
+        channel.is_some_and(|channel| channel::tell(channel, order).is_ok())
+    }
+
+    pub(super) fn tell_with(&self, process: ProcessId, order: &Order, descriptor: BorrowedFd<'_>) -> bool {
+        let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
+        channel.is_some_and(|channel| channel::tell_with(channel, order, descriptor).is_ok())
+    }
+
+    /// What a worker says next.
+    pub(super) fn hear(&mut self, process: ProcessId) -> Option<core::Event> {
+        let worker = self.all.iter_mut().find(|worker| worker.process == process)?;
+        match channel_heard::<Report>(worker.channel.as_ref()?) {
+            (Heard::Message(report), _) => {
+                worker.heard(&report);
+                Some(core::Event::Report(process, report))
+            }
+            (Heard::Nothing, _) => None,
+            (Heard::End, _) => {
+                worker.channel = None;
+                Some(core::Event::ChannelEnded(process))
+            }
+        }
+    }
+
+    /// How a worker has ended, once it has.
+    pub(super) fn reap(&mut self, process: ProcessId) -> Option<Exit> {
+        let exit = reap(process)?;
+        if let Some(worker) = self.all.iter_mut().find(|worker| worker.process == process) {
+            worker.has_ended = true;
+        }
+        Some(exit)
+    }
+
+    /// A worker has ended, and all that it said was heard.
+    pub(super) fn forget(&mut self, process: ProcessId) {
+        let Some(index) = self.all.iter().position(|worker| worker.process == process) else { return };
+        let worker = self.all.remove(index);
+        // It has no connections, however it ended.
+        let last = Snapshot { open: 0, ..worker.page.snapshot() };
+        self.ended.entry(worker.generation).or_default().add(&last);
+        self.telemetry.retire(&worker.page);
+    }
+
+    /// Numbers of a generation's workers that have ended.
+    pub(super) fn ended(&self, generation: u32) -> Snapshot {
+        self.ended.get(&generation).cloned().unwrap_or_default()
+    }
+
+    /// Nobody asks for the numbers of other generations any more.
+    pub(super) fn retain_ended(&mut self, is_wanted: impl Fn(u32) -> bool) {
+        let living: Vec<u32> = self.all.iter().map(|worker| worker.generation).collect();
+        self.ended.retain(|generation, _| is_wanted(*generation) || living.contains(generation));
+    }
+
+    pub(super) fn kill(&self, process: ProcessId) {
+        if let Some(worker) = self.of(process).filter(|worker| !worker.has_ended) {
+            kill_child(process, worker.handle.as_ref());
+        }
+    }
+
+    pub(super) fn page(&self, process: ProcessId) -> Option<&WorkerPage> {
+        self.of(process).map(|worker| &**worker.page)
+    }
+
+    pub(super) fn open_connections(&self) -> u64 {
+        self.all.iter().map(|worker| worker.page.open.get()).sum()
+    }
+
+    /// Moves what waits at a worker's listeners to others, whatever holds the sockets open; gives how many there were.
+    pub(super) fn shut_listeners(&self, process: ProcessId) -> usize {
+        let Some(worker) = self.of(process) else { return 0 };
+        let Some(handle) = &worker.handle else { return 0 };
+        let copies = worker.listeners.iter().filter_map(|number| process::descriptor_of(handle.as_fd(), *number).ok());
+        copies
+            .filter(|copy| {
+                let socket = socket2::SockRef::from(copy);
+                // The number may have been given to something else since: only a listener is shut.
+                socket.is_listener().unwrap_or(false) && socket.shutdown(Shutdown::Read).is_ok()
+            })
+            .count()
+    }
+}
+
+impl Worker {
+    fn heard(&mut self, report: &Report) {
+        if let Report::Ready { core, connections_max, listeners, .. } = report {
+            self.listeners.clone_from(listeners);
+            let (generation, slot, pid) = (self.generation, self.slot, self.process.0);
+            tracing::info!(generation, slot, pid, core, connections_max, "worker ready");
+        }
+    }
+}
+
+impl Driver<'_> {
+    pub(super) fn fork_worker(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
+        let Spawn { plan, generation, slot, listeners, steering, succeeds } = spawn;
+        let listeners = match &listeners {
+            // Dropping them closes this master's copies, whether the fork succeeds or not.
+            core::Listeners::First(sockets) => Listeners::Inherited(self.sockets.take(sockets)),
+            core::Listeners::Copies(sockets) => Listeners::Inherited(self.sockets.copies(sockets)?),
+            core::Listeners::Own(addresses) => Listeners::Own(addresses.clone()),
+        };
+        let configuration = self.configurations.get(plan.configuration)?;
+        let settings = crate::config::Settings { workers: plan.workers, ..configuration.settings.clone() };
+        let (service, identity) = (configuration.service.clone(), configuration.identity.clone());
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let pinned = cores.get(slot).copied();
+        if pinned.is_none() {
+            tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
+        }
+        let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
+        let page = self.workers.telemetry.add_page().map_err(system("mapping telemetry"))?;
+        match process::fork_single_threaded() {
+            Ok(ForkResult::Parent { child }) => {
+                let process = ProcessId(child.as_raw() as u32);
+                tracing::debug!(generation, slot, pid = process.0, "worker forked");
+                self.workers.all.push(Worker {
+                    process,
+                    generation,
+                    slot,
+                    handle: process::open(child).ok(),
+                    channel: Some(ours),
+                    page,
+                    listeners: Vec::new(),
+                    has_ended: false,
+                });
+                Ok(process)
+            }
+            Ok(ForkResult::Child) => {
+                drop(ours);
+                let setup = Setup {
+                    slot,
+                    generation,
+                    core: pinned,
+                    settings,
+                    listeners,
+                    steering: steering.map(|steering| self.sockets.steering(steering)).unwrap_or_default(),
+                    page,
+                    control: theirs,
+                    identity,
+                    rendezvous: self.key.clone(),
+                    succeeds,
+                    signals: true,
+                };
+                self.forget_all();
+                let result = service.run(setup);
+                process::exit(if result.is_ok() { 0 } else { EXIT_FAILED })
+            }
+            Err(error) => {
+                self.workers.telemetry.retire(&page);
+                Err(system("fork")(error))
+            }
+        }
+    }
+
+    /// In a new worker: the others' channels must end with the master, and listen sockets with those who serve them.
+    fn forget_all(&mut self) {
+        self.workers.all.clear();
+        self.sockets = Default::default();
+        self.old = None;
+        self.new = None;
+        self.orphans = Default::default();
+        self.clients = Default::default();
+        if let Some(mut control) = self.control.take() {
+            // The file is the master's.
+            control.forget();
+        }
+    }
+}
+
+/// How a child has ended, once it has; it is waited for once.
+pub(super) fn reap(process: ProcessId) -> Option<Exit> {
+    match waitpid(Pid::from_raw(process.0 as i32), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
+        Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
+        Ok(_) | Err(_) => Some(Exit::Unknown),
+    }
+}
+
+/// Kills a child that was not waited for yet, so that its number is still its own.
+pub(super) fn kill_child(process: ProcessId, handle: Option<&OwnedFd>) {
+    let is_told = handle.is_some_and(|handle| process::kill(handle.as_fd()).is_ok());
+    if !is_told {
+        let _ = kill(Pid::from_raw(process.0 as i32), Signal::SIGKILL);
+    }
+}

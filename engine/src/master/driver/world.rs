@@ -1,0 +1,307 @@
+//! The world as the core acts on it, made of the system. Each method carries out what it says and decides nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::configurations::Configurations;
+use super::journal::Journal;
+use super::masters::{New, Old};
+use super::names::{ControlName, PidFile};
+use super::orphans::Orphans;
+use super::sockets::Sockets;
+use super::workers::Workers;
+use super::{log, notify};
+use crate::handover::{Format, Tier};
+use crate::ipc::control::server::Clients;
+use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, TimelineKind};
+use crate::ipc::orders::Order;
+use crate::ipc::relay::{ToNew, ToOld};
+use crate::master::core::{
+    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, Plan, ProcessId, SocketId, Spawn, SteeringId,
+    Time, Upgrade, World,
+};
+use crate::sys::clock::monotonic_ns;
+use crate::telemetry::HistogramSnapshot;
+
+/// See the module's head.
+pub(super) struct Driver<'a> {
+    pub(super) tier: Tier,
+    /// What this process runs, to be run again; the file may be another one by then.
+    pub(super) executable: PathBuf,
+    pub(super) configurations: Configurations<'a>,
+    pub(super) workers: Workers,
+    pub(super) sockets: Sockets,
+    pub(super) old: Option<Old>,
+    pub(super) new: Option<New>,
+    pub(super) orphans: Orphans,
+    pub(super) clients: Clients,
+    pub(super) control: Option<ControlName>,
+    /// Under which workers are found by a later master; `None` without a control socket.
+    pub(super) key: Option<String>,
+    pub(super) pid_file: PidFile,
+    pub(super) journal: Journal,
+    pub(super) pauses: HistogramSnapshot,
+    /// The configuration of the generation that serves.
+    pub(super) serving: Option<ConfigurationId>,
+    /// A generation has served.
+    pub(super) has_served: bool,
+    /// The old master may take over again: it is told what happens here.
+    pub(super) is_undecided: bool,
+    /// What is noted now has happened at the new master, which logs it.
+    pub(super) is_relaying: bool,
+}
+
+impl Driver<'_> {
+    /// The control socket's path, for comparison.
+    fn control_path(&self) -> Option<String> {
+        self.control.as_ref().map(|control| control.absolute().to_string_lossy().into_owned())
+    }
+
+    /// Takes clients that wait at the control socket.
+    pub(super) fn accept_clients(&mut self) {
+        if let Some(control) = &self.control {
+            self.clients.accept(control.listener(), monotonic_ns());
+        }
+    }
+
+    fn take_control(&mut self, from: Option<ProcessId>) {
+        // They wait at a listener that may be replaced.
+        self.accept_clients();
+        if let Some(control) = &mut self.control
+            && let Err(error) = control.take(from.map(|process| process.0))
+        {
+            tracing::error!(path = %control.name().display(), "the control socket's name cannot be taken: {error}");
+        }
+    }
+}
+
+impl World for Driver<'_> {
+    fn now(&self) -> Time {
+        Time(monotonic_ns())
+    }
+
+    fn read_configuration(&mut self) -> Result<Plan, Failure> {
+        let plan = self.configurations.read()?;
+        tracing::info!(workers = plan.workers, "reload: starting");
+        Ok(plan)
+    }
+
+    fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
+        self.sockets.claim(address)
+    }
+
+    fn release_claims(&mut self) {
+        self.sockets.release_claims();
+    }
+
+    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
+        self.sockets.bind(address)
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.sockets.close(socket);
+    }
+
+    fn is_listening(&self, socket: SocketId) -> bool {
+        self.sockets.is_listening(socket)
+    }
+
+    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure> {
+        self.sockets.load(addresses, places)
+    }
+
+    fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure> {
+        self.sockets.resize(steering, places)
+    }
+
+    fn drop_steering(&mut self, steering: SteeringId) {
+        self.sockets.drop_steering(steering);
+    }
+
+    fn steer(&mut self, steering: SteeringId, beside_old: bool, backlog: u32) -> Result<(), Failure> {
+        let old = self.old.as_ref().filter(|_| beside_old).map_or(&[][..], |old| &old.maps);
+        self.sockets.steer(steering, old, backlog)
+    }
+
+    fn stand_alone(&mut self) -> Result<(), Failure> {
+        self.sockets.stand_alone()
+    }
+
+    fn unset(&mut self, steering: SteeringId, slot: usize) {
+        self.sockets.unset(steering, slot);
+    }
+
+    fn detach(&mut self, socket: SocketId) {
+        self.sockets.detach(socket);
+    }
+
+    fn keep_guards(&mut self, addresses: &[SocketAddr]) {
+        self.sockets.keep_guards(addresses);
+    }
+
+    fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
+        let (generation, slot) = (spawn.generation, spawn.slot);
+        let forked = self.fork_worker(spawn);
+        forked.inspect_err(|why| tracing::error!(generation, slot, "the worker cannot be started: {why}"))
+    }
+
+    fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
+        self.workers.tell(process, order) || self.orphans.tell(process, order)
+    }
+
+    fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool {
+        let order = Order::Adopt { listener: socket.0, address };
+        let descriptor = self.sockets.descriptor(socket);
+        descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &order, descriptor))
+    }
+
+    fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool {
+        let descriptor = self.sockets.arrival(arrival);
+        descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &Order::Take, descriptor))
+    }
+
+    fn forget_arrival(&mut self, arrival: ArrivalId) {
+        self.sockets.forget_arrival(arrival);
+    }
+
+    fn kill(&mut self, process: ProcessId) {
+        if let Some(new) = self.new.as_ref().filter(|new| new.process == process) {
+            new.kill();
+        } else if self.workers.is_known(process) {
+            self.workers.kill(process);
+        } else {
+            self.orphans.kill(process);
+        }
+    }
+
+    fn shut_listeners(&mut self, process: ProcessId) -> usize {
+        self.workers.shut_listeners(process)
+    }
+
+    fn last_turn(&self, process: ProcessId) -> Time {
+        Time(self.workers.page(process).map_or(0, |page| page.turn_at_ns.get()))
+    }
+
+    fn state_bytes(&self, process: ProcessId) -> u64 {
+        self.workers.page(process).map_or(0, |page| page.state_bytes.get())
+    }
+
+    fn open_connections(&self) -> u64 {
+        self.workers.open_connections()
+    }
+
+    fn start_binary(&mut self, upgrade: &Upgrade, greeting: Greeting) -> Result<(ProcessId, String), Failure> {
+        let (new, binary) = New::start(upgrade, &self.executable, &greeting, &self.sockets)?;
+        let process = new.process;
+        self.new = Some(new);
+        Ok((process, binary))
+    }
+
+    fn tell_new(&mut self, message: &ToNew) {
+        self.new.iter().for_each(|new| new.tell(message));
+    }
+
+    fn tell_old(&mut self, message: &ToOld) {
+        self.old.iter().for_each(|old| old.tell(message));
+    }
+
+    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+        self.old.iter().for_each(|old| old.give_listeners(&self.sockets, sockets));
+    }
+
+    fn forget_new(&mut self) {
+        self.new.iter_mut().for_each(New::forget_channel);
+    }
+
+    fn compare(&self, introduction: &ToOld) -> Vec<Loss> {
+        let ToOld::Introduction { formats, control, user, .. } = introduction else { return Vec::new() };
+        let Some(Ok(serving)) = self.serving.map(|id| self.configurations.get(id)) else { return Vec::new() };
+        let own = serving.service.formats();
+        let unreadable = |own: &Option<Format>, new: &Option<Format>| {
+            own.clone().filter(|format| !format.is_read_by(new.as_ref())).map(|format| (format.name, format.version))
+        };
+        let connections = unreadable(&own.connections, &formats.connections);
+        let worker = unreadable(&own.worker, &formats.worker);
+        let own_control = self.control_path().filter(|own| Some(own) != control.as_ref());
+        let own_user = Some(serving.user()).filter(|own| own != user);
+        let losses = [
+            connections.map(|(format, version)| Loss::ConnectionState { format, version }),
+            worker.map(|(format, version)| Loss::WorkerState { format, version }),
+            own_control.map(|own| Loss::Control { old: Some(own), new: control.clone() }),
+            own_user.map(|own| Loss::User { old: own, new: *user }),
+        ];
+        losses.into_iter().flatten().collect()
+    }
+
+    fn introduction(&self) -> ToOld {
+        let newest = self.configurations.newest();
+        ToOld::Introduction {
+            tier: self.tier.to_string(),
+            formats: newest.map(|one| one.service.formats().clone()).unwrap_or_default(),
+            control: self.control_path(),
+            user: newest.map_or_else(|| nix::unistd::geteuid().as_raw(), |one| one.user()),
+        }
+    }
+
+    fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId> {
+        self.key.as_ref().map(|key| self.orphans.find(key, known)).unwrap_or_default()
+    }
+
+    fn names(&mut self, names: Names) {
+        match names {
+            Names::TakeControl { from } => self.take_control(from),
+            Names::WritePidFile => self.pid_file.write(),
+            Names::Yield => {
+                self.control.iter_mut().for_each(ControlName::yielded);
+                self.pid_file.forget();
+            }
+            Names::Forget => {
+                self.control.iter_mut().for_each(ControlName::forget);
+                self.pid_file.forget();
+            }
+            Names::Clean { after } => self.control.iter().for_each(|control| control.clean(after.0)),
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        notify::tell(notice);
+    }
+
+    fn begin_timeline(&mut self, kind: TimelineKind, generation: u32) {
+        self.journal.begin(kind, generation);
+    }
+
+    fn note(&mut self, generation: Option<u32>, event: EventKind) {
+        if !self.is_relaying {
+            log::event(generation, &event, self.has_served, self.is_undecided);
+        }
+        if self.is_undecided {
+            self.tell_old(&ToOld::Event { generation, event: event.clone() });
+        }
+        let event = self.journal.note(generation, event);
+        self.clients.tell(event);
+    }
+
+    fn reply(&mut self, client: ClientId, result: Result<Outcome, Failure>) {
+        let reply = match result {
+            Ok(outcome) => Reply::Done(outcome),
+            Err(failure) => {
+                tracing::warn!("a request of the control socket failed: {failure}");
+                Reply::Failed(failure)
+            }
+        };
+        self.clients.reply(client.0, &reply);
+    }
+
+    fn count_pauses(&mut self, process: ProcessId) {
+        if let Some(page) = self.workers.page(process) {
+            self.pauses.add(&page.pause.snapshot());
+        }
+    }
+
+    fn take_pauses(&mut self) -> Option<Pause> {
+        let pauses = std::mem::take(&mut self.pauses);
+        let us = |part| pauses.quantile(part) / 1000;
+        (pauses.count() > 0).then(|| Pause { median_us: us(0.5), p99_us: us(0.99), max_us: us(1.0) })
+    }
+}
