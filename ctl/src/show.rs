@@ -1,17 +1,49 @@
-//! Answers as text for people, or as JSON for programs.
+//! What the server says as text for people, or as JSON for programs. Whatever the server sends is escaped: nothing of it
+//! can steer the terminal.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use baton::control::{Event, GenerationPhase, Status, WorkerState, WorkerStatus};
+use baton::control::{
+    Count, Event, Failure, GenerationPhase, GenerationStatus, Status, Step, UpgradeState, WorkerState, WorkerStatus,
+};
 use serde::Serialize;
 
-/// One line of JSON.
+/// One line of JSON. JSON itself lets some control characters through, such as those of the block C1.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).map_or_else(|error| format!("{error}\n"), |text| text + "\n")
+    let text = serde_json::to_string(value).unwrap_or_else(|error| format!("{:?}", error.to_string()));
+    let mut line = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        if steers(character) {
+            let _ = write!(line, "\\u{:04x}", u32::from(character));
+        } else {
+            line.push(character);
+        }
+    }
+    line.push('\n');
+    line
 }
 
-/// One line of JSON a worker.
+/// Text without characters that a terminal obeys: those are written as Rust writes them, such as `\u{1b}`.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// Control characters, and those that change the direction of text.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// One line of JSON per worker.
 pub(crate) fn workers_json(status: &Status) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -21,15 +53,13 @@ pub(crate) fn workers_json(status: &Status) -> String {
         worker: &'a WorkerStatus,
     }
     let lines = status.generations.iter().flat_map(|generation| {
-        generation
-            .workers
-            .iter()
-            .map(|worker| json(&Line { generation: generation.number, phase: generation.phase, worker }))
+        let (number, phase) = (generation.number, generation.phase);
+        generation.workers.iter().map(move |worker| json(&Line { generation: number, phase, worker }))
     });
     lines.collect()
 }
 
-/// The same as JSON: the status of the master that has the name, with the others' in `others`.
+/// The status of the master that has the control socket's name, with those of the others of an upgrade in `others`.
 pub(crate) fn status_json(status: &Status, others: &[Status]) -> String {
     #[derive(Serialize)]
     struct All<'a> {
@@ -40,46 +70,62 @@ pub(crate) fn status_json(status: &Status, others: &[Status]) -> String {
     json(&All { status, others })
 }
 
-/// The master that has the name, and the others of an upgrade.
+/// The master that has the control socket's name, and the others of an upgrade.
 pub(crate) fn all(status: &Status, others: &[Status]) -> String {
-    let others: String = others.iter().map(|other| format!("\nbeside it:\n{}", self::status(other))).collect();
+    let others: String = others.iter().map(|other| format!("\nthe other master:\n{}", self::status(other))).collect();
     self::status(status) + &others
 }
 
 pub(crate) fn status(status: &Status) -> String {
     let mut text = String::new();
-    let state = if status.is_stopping { "stopping" } else { "running" };
+    let state = match (status.is_stopping, status.upgrade) {
+        (true, _) => "stopping",
+        (false, Some(UpgradeState::Leaving)) => "leaving",
+        (false, _) => "running",
+    };
     let _ = writeln!(text, "batond {state}, pid {}, up {}", status.pid, duration(status.uptime_ms));
-    if let Some(upgrade) = &status.upgrade {
+    if let Some(upgrade) = status.upgrade {
         let _ = writeln!(text, "upgrade   {upgrade}");
     }
-    if let Some(revert) = &status.last_revert {
-        let _ = writeln!(text, "reverted  {revert}");
-    }
-    let _ = writeln!(text, "handover  {}: {}", status.handover, status.handover_reason);
-    let _ = writeln!(text, "total     {} connections, {} requests", status.accepted, status.requests);
-    for generation in &status.generations {
-        let (number, phase) = (generation.number, generation.phase);
-        let addresses = generation.addresses.join(" ");
-        let is_known = generation.workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
-        let age = if is_known { format!(", {}", duration(generation.age_ms)) } else { String::new() };
-        let _ = writeln!(text, "\ngeneration {number}, {phase}{age}, on {addresses}");
-        text.push_str(&table(generation.workers.iter().map(row)));
-        for worker in &generation.workers {
-            if let Some(end) = worker.last_exit.filter(|_| worker.deaths > 0) {
-                let _ = writeln!(
-                    text,
-                    "  worker {}: its last process {end}; deaths in a row: {}",
-                    worker.slot, worker.deaths
-                );
-            }
+    match &status.last_revert {
+        Some(Failure::Reverted { pid, why }) => {
+            let _ = writeln!(text, "reverted  pid {pid}: {}", escaped(&why.to_string()));
         }
+        Some(why) => {
+            let _ = writeln!(text, "reverted  {}", escaped(&why.to_string()));
+        }
+        None => {}
+    }
+    let _ = writeln!(text, "handover  {}: {}", escaped(&status.handover), escaped(&status.handover_reason));
+    let (connections, requests) = (Count(status.accepted, "connection"), Count(status.requests, "request"));
+    let _ = writeln!(text, "total     {connections}, {requests}");
+    for generation in &status.generations {
+        text.push('\n');
+        text.push_str(&self::generation(generation));
     }
     if let Some(timeline) = status.handovers.last() {
         let _ = writeln!(text, "\nlast handover: {}, {}Z", timeline.kind, time_of_day(timeline.at_us));
-        for one in &timeline.steps {
-            let event = Event { at_us: 0, generation: one.generation, kind: one.kind.clone() };
-            text.push_str(&step(&event, Duration::from_micros(one.after_us)));
+        for Step { after_us, generation, kind } in &timeline.steps {
+            text.push_str(&line(*generation, &kind.to_string(), Duration::from_micros(*after_us)));
+        }
+    }
+    text
+}
+
+fn generation(generation: &GenerationStatus) -> String {
+    let GenerationStatus { number, phase, age_ms, addresses, workers, .. } = generation;
+    let mut text = String::new();
+    let is_known = workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
+    let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
+    let _ = writeln!(text, "generation {number}, {phase}{age}, on {}", escaped(&addresses.join(" ")));
+    text.push_str(&table(workers.iter().map(row)));
+    for WorkerStatus { slot, deaths, last_exit, .. } in workers {
+        if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
+            let _ = writeln!(
+                text,
+                "  worker {slot}: its previous process {exit}; {} in a row",
+                Count(u64::from(*deaths), "death")
+            );
         }
     }
     text
@@ -91,7 +137,7 @@ pub(crate) fn workers(status: &Status) -> String {
 
 /// Something that happened, with the time of day (UTC).
 pub(crate) fn event(event: &Event) -> String {
-    format!("{}Z  {}\n", time_of_day(event.at_us), said(event))
+    format!("{}Z  {}\n", time_of_day(event.at_us), said(event.generation, &event.kind.to_string()))
 }
 
 fn time_of_day(at_us: u64) -> String {
@@ -101,15 +147,20 @@ fn time_of_day(at_us: u64) -> String {
     format!("{hours:02}:{minutes:02}:{seconds:02}.{:06}", since.subsec_micros())
 }
 
-/// A step of what was asked for, with the time it came after.
+/// A step of what was asked for, with the time since it was asked.
 pub(crate) fn step(event: &Event, after: Duration) -> String {
-    format!("{:>8.1} ms  {}\n", after.as_secs_f64() * 1e3, said(event))
+    line(event.generation, &event.kind.to_string(), after)
 }
 
-fn said(event: &Event) -> String {
-    match event.generation {
-        Some(number) => format!("generation {number}: {}", event.kind),
-        None => event.kind.to_string(),
+fn line(generation: Option<u32>, text: &str, after: Duration) -> String {
+    format!("{:>8.1} ms  {}\n", after.as_secs_f64() * 1e3, said(generation, text))
+}
+
+fn said(generation: Option<u32>, text: &str) -> String {
+    let text = escaped(text);
+    match generation {
+        Some(number) => format!("generation {number}: {text}"),
+        None => text,
     }
 }
 
@@ -117,6 +168,7 @@ const HEADINGS: [&str; 10] =
     ["slot", "pid", "state", "up", "open", "accepted", "taken over", "requests", "p50 µs", "p99 µs"];
 
 fn row(worker: &WorkerStatus) -> [String; 10] {
+    // The numbers of a worker whose master is gone are in memory that the new master does not have.
     let number = |text: String| if worker.state == WorkerState::Orphaned { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
@@ -148,7 +200,7 @@ fn table(rows: impl Iterator<Item = [String; 10]>) -> String {
     text
 }
 
-/// A length of time as people say it.
+/// A length of time in the two units that tell most.
 fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
@@ -162,12 +214,12 @@ fn duration(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use baton::control::EventKind;
+    use baton::control::{EventKind, Exit, RevertCause, Timeline, TimelineKind};
 
     use super::*;
 
     #[test]
-    fn times_are_said_in_two_units() {
+    fn times_have_two_units() {
         let said = [5, 59_999, 61_000, 3_660_000, 90_000_000].map(duration);
         assert_eq!(said, ["5 ms", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
     }
@@ -175,8 +227,103 @@ mod tests {
     #[test]
     fn an_event_has_the_time_of_day() {
         let at_us = (86_400 + 3600 + 120 + 3) * 1_000_000 + 42;
-        let one = Event { at_us, generation: Some(2), kind: EventKind::Gone };
-        assert_eq!(event(&one), "01:02:03.000042Z  generation 2: its workers have ended\n");
-        assert_eq!(step(&one, Duration::from_millis(17)), "    17.0 ms  generation 2: its workers have ended\n");
+        let one = Event { at_us, generation: Some(2), kind: EventKind::Serves { took_ms: 17 } };
+        assert_eq!(event(&one), "01:02:03.000042Z  generation 2: serves (17 ms)\n");
+        assert_eq!(step(&one, Duration::from_millis(17)), "    17.0 ms  generation 2: serves (17 ms)\n");
+    }
+
+    /// What a binary calls itself, and says, is not this program's choice.
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let problem = "\x1b]0;x\x07 \u{9b}2J \u{202e}fdp\r\n ü".to_owned();
+        let kind = EventKind::UpgradeFailed { why: Failure::Incompatible { problem } };
+        let one = Event { at_us: 0, generation: None, kind };
+        let text = event(&one);
+        assert!(text.ends_with(concat!(r": \u{1b}]0;x\u{7} \u{9b}2J \u{202e}fdp\r\n ü", "\n")), "{text}");
+        for line in [text, step(&one, Duration::ZERO), json(&one)] {
+            assert_eq!(line.chars().filter(|one| steers(*one)).collect::<String>(), "\n", "{line:?}");
+        }
+        assert_eq!(serde_json::from_str::<Event>(&json(&one)).expect("JSON"), one);
+    }
+
+    fn worker(slot: usize, state: WorkerState) -> WorkerStatus {
+        WorkerStatus {
+            slot,
+            pid: Some(100 + slot as u32),
+            state,
+            age_ms: Some(61_000),
+            open: 1,
+            accepted: 20,
+            taken_over: 3,
+            handed_over: 0,
+            requests: 400,
+            bytes_received: 0,
+            bytes_sent: 0,
+            service_ns_p50: 1_250,
+            service_ns_p99: 9_990,
+            deaths: 0,
+            last_exit: None,
+        }
+    }
+
+    #[test]
+    fn status_is_one_screen() {
+        let mut dying = worker(1, WorkerState::Waiting);
+        (dying.pid, dying.age_ms, dying.deaths, dying.last_exit) = (None, None, 1, Some(Exit::Signal(11)));
+        let generation = GenerationStatus {
+            number: 2,
+            phase: GenerationPhase::Serving,
+            age_ms: 61_000,
+            addresses: vec!["127.0.0.1:80".to_owned(), "[::1]:80".to_owned()],
+            accepted: 1,
+            requests: 2,
+            bytes_received: 0,
+            bytes_sent: 0,
+            workers: vec![worker(0, WorkerState::Ready), dying],
+        };
+        let steps = vec![
+            Step { after_us: 0, generation: Some(2), kind: EventKind::Starting { workers: 2 } },
+            Step { after_us: 17_040, generation: Some(2), kind: EventKind::Serves { took_ms: 17 } },
+        ];
+        let status = Status {
+            version: 2,
+            pid: 99,
+            uptime_ms: 62_000,
+            handover: "ebpf".to_owned(),
+            handover_reason: "it works here".to_owned(),
+            is_stopping: false,
+            generations: vec![generation],
+            accepted: 1,
+            requests: 2,
+            upgrade: Some(UpgradeState::Held),
+            last_revert: Some(Failure::Reverted { pid: 98, why: RevertCause::NotCommitted }),
+            handovers: vec![Timeline { kind: TimelineKind::Reload, generation: 2, at_us: 0, steps }],
+        };
+        let expected = "\
+batond running, pid 99, up 1 min 2 s
+upgrade   held
+reverted  pid 98: nobody committed it in time
+handover  ebpf: it works here
+total     1 connection, 2 requests
+
+generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
+  slot  pid    state         up  open  accepted  taken over  requests  p50 µs  p99 µs
+     0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
+     1    -  waiting          -     1        20           3       400     1.2    10.0
+  worker 1: its previous process was killed by SIGSEGV; 1 death in a row
+
+last handover: reload, 00:00:00.000000Z
+     0.0 ms  generation 2: starting 2 workers
+    17.0 ms  generation 2: serves (17 ms)
+";
+        assert_eq!(super::status(&status), expected);
+        let both = all(&status, std::slice::from_ref(&status));
+        assert_eq!(both, format!("{expected}\nthe other master:\n{expected}"));
+        assert_eq!(workers_json(&status).lines().count(), 2);
+        let json: serde_json::Value = serde_json::from_str(&status_json(&status, &[])).expect("JSON");
+        assert_eq!(
+            (&json["pid"], &json["upgrade"], json["others"].as_array().map(Vec::len)),
+            (&99.into(), &"held".into(), Some(0))
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod churn;
 pub mod client;
+pub mod control;
 pub mod fleet;
 pub mod lineage;
 pub mod namespace;

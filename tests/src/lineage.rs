@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::thread::JoinHandle;
 
+use baton::control::{EventKind, Failure, Outcome, Status, UpgradeState};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::control::{self, Answer};
 use crate::process::{children, descendants, is_alive, kill_descendants};
-use crate::program::{self, Server, batonctl};
+use crate::program::Server;
 use crate::wait_until;
 
 /// See the module's head.
@@ -57,28 +59,68 @@ impl Lineage {
         text.trim().parse().expect("a number")
     }
 
-    /// Runs batonctl; gives its exit code and what it has said.
+    /// Runs batonctl.
     ///
     /// # Panics
     /// If it does not end.
-    pub fn ctl(&self, arguments: &[&str]) -> (i32, String) {
-        let output = program::run(Command::new(batonctl()).arg("--control").arg(self.control()).args(arguments));
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&text).into_owned())
+    pub fn ask(&self, arguments: &[&str]) -> Answer {
+        control::ask(&self.control(), arguments)
     }
 
     /// The same, where it must succeed.
     ///
     /// # Panics
     /// If it does not.
-    pub fn done(&self, arguments: &[&str]) {
-        let (code, text) = self.ctl(arguments);
-        assert_eq!(code, 0, "{arguments:?}: {text}");
+    pub fn done(&self, arguments: &[&str]) -> Outcome {
+        self.ask(arguments).done()
     }
 
-    /// Whether something has happened, in these words.
-    pub fn has_event(&self, text: &str) -> bool {
-        self.ctl(&["events"]).1.contains(text)
+    /// The same, where it must be refused or fail.
+    ///
+    /// # Panics
+    /// If it is done.
+    pub fn failed(&self, arguments: &[&str]) -> Failure {
+        self.ask(arguments).failed()
+    }
+
+    /// Begins to run batonctl in the background.
+    pub fn begin(&self, arguments: &[&str]) -> JoinHandle<Answer> {
+        let control = self.control();
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        std::thread::spawn(move || control::ask(&control, &arguments.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    /// The status of the master that has the last word.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn status(&self) -> Status {
+        control::status(&self.control()).expect("a status")
+    }
+
+    /// The status of another master, whose control socket's name was taken over.
+    pub fn status_of(&self, master: u32) -> Option<Status> {
+        control::status(&self.control_of(master))
+    }
+
+    /// Where a master is reached whose control socket's name was taken over.
+    pub fn control_of(&self, master: u32) -> PathBuf {
+        self.folder.path().join(format!("control.{master}"))
+    }
+
+    /// Waits until the upgrade that `old` has begun is on probation.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub fn wait_for_probation(&self, old: u32) {
+        wait_until("it is on probation", || {
+            self.status_of(old).is_some_and(|status| status.upgrade == Some(UpgradeState::Probation))
+        });
+    }
+
+    /// Whether such an event has happened.
+    pub fn has_event(&self, is_it: impl Fn(&EventKind) -> bool) -> bool {
+        control::events(&self.control()).iter().any(is_it)
     }
 
     /// Forgets masters that have ended and are this process's by now.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use crate::{PATIENCE, process, wait_until};
 
@@ -152,6 +153,8 @@ pub struct Server {
     reader: Option<JoinHandle<()>>,
     /// The workers it came up with.
     started: Vec<u32>,
+    /// Where its control socket is, if that was made here.
+    folder: Option<TempDir>,
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
 }
@@ -165,6 +168,18 @@ impl Server {
         let mut command = Command::new(batond());
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         Self::start_command(command)
+    }
+
+    /// The same, with a control socket in a folder of its own.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_controlled(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let control = folder.path().join("control");
+        let mut server = Self::start(&[&["--control", control.to_str().expect("UTF-8")], arguments].concat());
+        server.folder = Some(folder);
+        server
     }
 
     /// Starts a command that becomes batond in the end; logs are in JSON.
@@ -228,7 +243,7 @@ impl Server {
                 }
             }
         });
-        Self { child, log, reader: Some(reader), started: Vec::new(), addresses: Vec::new() }
+        Self { child, log, reader: Some(reader), started: Vec::new(), folder: None, addresses: Vec::new() }
     }
 
     /// The first address.
@@ -257,6 +272,34 @@ impl Server {
     /// How many lines of the log contain `text`.
     pub fn count_of(&self, text: &str) -> usize {
         self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// The control socket of a server that was started by [`Server::start_controlled`].
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn control(&self) -> PathBuf {
+        self.folder.as_ref().expect("a control socket").path().join("control")
+    }
+
+    /// Reloads by HUP, and waits until the new generation serves.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn reload(&self) {
+        assert!(self.try_reload(), "{:#?}", self.log());
+    }
+
+    /// Reloads by HUP; whether the new generation came up.
+    ///
+    /// # Panics
+    /// If neither is said in time.
+    pub fn try_reload(&self) -> bool {
+        let counts = || (self.count_of("the new generation serves"), self.count_of("reload failed"));
+        let before = counts();
+        self.signal(Signal::SIGHUP);
+        wait_until("the new generation serves or has failed", || counts() != before);
+        counts().0 > before.0
     }
 
     /// Sends the master a signal.

@@ -7,8 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use baton::control::{
+    EventKind, Exit, Failure, GenerationPhase, Outcome, Reply, Status, TimelineKind, VERSION, WorkerState,
+};
 use baton_tests::PATIENCE;
 use baton_tests::client::{assert_served, connect};
+use baton_tests::control::{self, Answer};
 use baton_tests::process::is_alive;
 use baton_tests::program::{Server, batonctl, batond, run, signal};
 use baton_tests::wait_until;
@@ -31,14 +35,17 @@ impl Controlled {
         Self { server, _folder: folder, socket, file }
     }
 
-    fn ctl(&self, arguments: &[&str]) -> (i32, String, String) {
-        ctl(&self.socket, arguments)
+    fn ask(&self, arguments: &[&str]) -> Answer {
+        control::ask(&self.socket, arguments)
     }
 
-    fn status(&self) -> serde_json::Value {
-        let (code, stdout, stderr) = self.ctl(&["status", "--json"]);
-        assert_eq!(code, 0, "{stderr}");
-        serde_json::from_str(&stdout).expect("JSON")
+    /// What people read, and the exit code.
+    fn screen(&self, arguments: &[&str]) -> (i32, String, String) {
+        screen(&self.socket, arguments)
+    }
+
+    fn status(&self) -> Status {
+        control::status(&self.socket).expect("a status")
     }
 }
 
@@ -48,7 +55,7 @@ fn command(socket: &Path, file: &Path) -> Command {
     command
 }
 
-fn ctl(socket: &Path, arguments: &[&str]) -> (i32, String, String) {
+fn screen(socket: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output = run(Command::new(batonctl()).arg("--control").arg(socket).args(arguments));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
@@ -61,18 +68,21 @@ fn status_shows_what_runs() {
         assert_served(controlled.server.address());
     }
     let status = controlled.status();
-    assert_eq!(status["version"], 1);
-    assert_eq!(status["pid"], controlled.server.pid());
-    let generation = &status["generations"][0];
-    assert_eq!(generation["phase"], "serving");
-    assert_eq!(generation["addresses"][0], controlled.server.address().to_string());
-    let pids: Vec<u64> =
-        generation["workers"].as_array().expect("workers").iter().filter_map(|one| one["pid"].as_u64()).collect();
-    assert_eq!(pids, controlled.server.workers().iter().map(|pid| u64::from(*pid)).collect::<Vec<_>>());
-    assert_eq!((status["accepted"].as_u64(), status["requests"].as_u64()), (Some(10), Some(10)));
-    let (code, stdout, _) = controlled.ctl(&["status"]);
+    assert_eq!((status.version, status.pid), (VERSION, controlled.server.pid()));
+    let generation = &status.generations[0];
+    assert_eq!(generation.phase, GenerationPhase::Serving);
+    assert_eq!(generation.addresses[0], controlled.server.address().to_string());
+    let pids: Vec<u32> = generation.workers.iter().filter_map(|worker| worker.pid).collect();
+    assert_eq!(pids, controlled.server.workers());
+    assert!(generation.workers.iter().all(|worker| worker.state == WorkerState::Ready));
+    assert_eq!((status.accepted, status.requests), (10, 10));
+    let (code, stdout, _) = controlled.screen(&["status"]);
     assert!(code == 0 && stdout.contains("generation 1, serving") && stdout.contains("ready"), "{stdout}");
-    let (code, stdout, _) = controlled.ctl(&["workers", "--json"]);
+    let (code, stdout, stderr) = controlled.screen(&["status", "--json"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let again: Status = serde_json::from_str(&stdout).expect("a status");
+    assert_eq!((again.pid, again.requests), (status.pid, status.requests));
+    let (code, stdout, _) = controlled.screen(&["workers", "--json"]);
     assert!(code == 0 && stdout.lines().count() == 2, "{stdout}");
     controlled.server.stop();
 }
@@ -80,48 +90,48 @@ fn status_shows_what_runs() {
 #[test]
 fn reload_waits_for_its_outcome_and_says_what_went_wrong() {
     let controlled = Controlled::start();
-    let (code, stdout, stderr) = controlled.ctl(&["reload"]);
-    assert!(code == 0 && stdout.contains("generation 2 serves"), "{stdout}{stderr}");
-    assert_eq!(controlled.status()["generations"].as_array().and_then(|all| all.last()).expect("one")["number"], 2);
+    let outcome = controlled.ask(&["reload"]).done();
+    assert!(matches!(outcome, Outcome::Reloaded { generation: 2, .. }), "{outcome:?}");
+    assert_eq!(controlled.status().generations.last().map(|generation| generation.number), Some(2));
     fs::write(&controlled.file, "wrokers = 2\n").expect("written");
-    let (code, _, stderr) = controlled.ctl(&["reload"]);
-    assert!(code == 1 && stderr.contains("batond.toml:1:1: "), "{code}: {stderr}");
+    let failure = controlled.ask(&["reload"]).failed();
+    let is_named = |problem: &str| problem.contains("batond.toml:1:1: ");
+    assert!(matches!(&failure, Failure::Configuration { problem } if is_named(problem)), "{failure:?}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    let address = taken.local_addr().expect("an address");
-    fs::write(&controlled.file, format!("listen = [\"127.0.0.1:0\", \"{address}\"]\n")).expect("written");
-    let (code, _, stderr) = controlled.ctl(&["reload"]);
-    assert!(code == 1 && stderr.contains("is in use"), "{code}: {stderr}");
+    let expected = taken.local_addr().expect("an address");
+    fs::write(&controlled.file, format!("listen = [\"127.0.0.1:0\", \"{expected}\"]\n")).expect("written");
+    let failure = controlled.ask(&["reload"]).failed();
+    let Failure::Listen { address, problem } = &failure else { panic!("{failure:?}") };
+    assert!(*address == expected && problem.contains("is in use"), "{failure:?}");
     assert_served(controlled.server.address());
-    let (code, stdout, _) = controlled.ctl(&["events"]);
-    assert!(code == 0 && stdout.contains("generation 2: serves"), "{stdout}");
+    let events = controlled.ask(&["events"]).events;
+    let serves = |kind: &EventKind| matches!(kind, EventKind::Serves { .. });
+    assert!(events.iter().any(|event| event.generation == Some(2) && serves(&event.kind)), "{events:?}");
     controlled.server.stop();
 }
 
 #[test]
 fn scale_waits_for_its_outcome_and_the_counts_go_on() {
     let controlled = Controlled::start();
-    for workers in [3, 1, 2] {
-        let (code, stdout, stderr) = controlled.ctl(&["scale", &workers.to_string()]);
-        assert!(code == 0 && stdout.contains("now"), "{stdout}{stderr}");
+    for expected in [3, 1, 2] {
+        let outcome = controlled.ask(&["scale", &expected.to_string()]).done();
+        assert!(matches!(outcome, Outcome::Scaled { workers, .. } if workers == expected), "{outcome:?}");
         assert_served(controlled.server.address());
-        wait_until("the others have left", || controlled.server.workers().len() == workers);
+        wait_until("the others have left", || controlled.server.workers().len() == expected);
     }
-    let (code, stdout, _) = controlled.ctl(&["scale", "2"]);
-    assert_eq!((code, stdout.as_str()), (0, "2 workers already\n"));
-    for wrong in ["0", "1025"] {
-        let (code, _, stderr) = controlled.ctl(&["scale", wrong]);
-        assert!(code == 1 && stderr.contains("is not in 1..=1024"), "{code}: {stderr}");
+    assert_eq!(controlled.ask(&["scale", "2"]).done(), Outcome::AlreadyScaled { workers: 2 });
+    assert_eq!(controlled.screen(&["scale", "2"]), (0, "2 workers already\n".to_owned(), String::new()));
+    for workers in [0, 1025] {
+        let failure = controlled.ask(&["scale", &workers.to_string()]).failed();
+        assert_eq!(failure, Failure::Workers { workers, workers_max: 1024 });
     }
-    assert_eq!(controlled.ctl(&["scale", "many"]).0, 2);
+    assert_eq!(controlled.screen(&["scale", "many"]).0, 2);
     // What workers that have left had counted is in the sums.
     let status = controlled.status();
-    assert_eq!(status["generations"].as_array().map(Vec::len), Some(1));
-    assert_eq!((status["generations"][0]["requests"].as_u64(), status["requests"].as_u64()), (Some(3), Some(3)));
-    let last = status["handovers"].as_array().and_then(|all| all.last()).expect("a time line");
-    assert_eq!(
-        (last["kind"].as_str(), last["steps"][0]["message"].as_str()),
-        (Some("scale"), Some("from 1 to 2 workers"))
-    );
+    assert_eq!(status.generations.len(), 1);
+    assert_eq!((status.generations[0].requests, status.requests), (3, 3));
+    let last = status.handovers.last().expect("a time line");
+    assert_eq!((last.kind, &last.steps[0].kind), (TimelineKind::Scale, &EventKind::Scaling { from: 1, to: 2 }));
     controlled.server.stop();
 }
 
@@ -133,9 +143,15 @@ fn a_worker_that_keeps_dying_is_shown() {
         signal(victim, Signal::SIGKILL);
         wait_until("it is replaced", || controlled.server.count_of("worker ready") >= 3 + round);
     }
-    assert_eq!(controlled.server.count_of("worker keeps dying"), 1, "{:#?}", controlled.server.log());
-    let (code, stdout, _) = controlled.ctl(&["status"]);
-    assert!(code == 0 && stdout.contains("its last process was killed by SIGKILL; deaths in a row: 5"), "{stdout}");
+    let events = control::events(&controlled.socket);
+    let told = events.iter().filter(|kind| matches!(kind, EventKind::WorkerKeepsDying { deaths: 5, .. })).count();
+    assert_eq!(told, 1, "{events:#?}");
+    let status = controlled.status();
+    let workers = &status.generations[0].workers;
+    let killed = Some(Exit::Signal(Signal::SIGKILL as i32));
+    assert!(workers.iter().any(|worker| worker.deaths == 5 && worker.last_exit == killed), "{status:#?}");
+    let (code, stdout, _) = controlled.screen(&["status"]);
+    assert!(code == 0 && stdout.contains("its previous process was killed by SIGKILL; 5 deaths in a row"), "{stdout}");
     assert_served(controlled.server.address());
     controlled.server.stop();
 }
@@ -145,8 +161,7 @@ fn stop_waits_for_the_end() {
     for arguments in [&["stop"][..], &["stop", "--now"], &["stop", "--deadline", "0.5"]] {
         let mut controlled = Controlled::start();
         let _open = connect(controlled.server.address());
-        let (code, stdout, stderr) = controlled.ctl(arguments);
-        assert!(code == 0 && stdout.ends_with("stopped\n"), "{stdout}{stderr}");
+        assert_eq!(controlled.ask(arguments).done(), Outcome::Stopped, "{arguments:?}");
         assert_eq!(controlled.server.wait().code(), Some(0));
         assert!(!controlled.socket.exists(), "the socket file is taken away");
     }
@@ -155,10 +170,10 @@ fn stop_waits_for_the_end() {
 #[test]
 fn without_a_server_the_exit_code_is_3() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (code, _, stderr) = ctl(&folder.path().join("none"), &["status"]);
+    let (code, _, stderr) = screen(&folder.path().join("none"), &["status"]);
     assert!(code == 3 && stderr.contains("no server runs there"), "{code}: {stderr}");
     for wrong in [&["dance"][..], &[], &["status", "--loud"]] {
-        assert_eq!(ctl(&folder.path().join("none"), wrong).0, 2);
+        assert_eq!(screen(&folder.path().join("none"), wrong).0, 2);
     }
 }
 
@@ -174,7 +189,7 @@ fn a_live_socket_is_refused_and_a_stale_one_replaced() {
     wait_until("the master is gone", || !is_alive(controlled.server.pid()));
     assert!(controlled.socket.exists());
     let third = Server::start_command(command(&controlled.socket, &controlled.file));
-    assert_eq!(ctl(&controlled.socket, &["status"]).0, 0);
+    assert_eq!(screen(&controlled.socket, &["status"]).0, 0);
     third.stop();
     // The workers of the one that was killed have left with it.
     controlled.server.wait();
@@ -196,9 +211,10 @@ fn clients_that_mean_no_good_do_not_keep_the_others_waiting() {
     {
         let mut stream = open();
         stream.write_all(garbage).expect("sent");
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).expect("a reply");
-        assert!(reply.starts_with("{\"reply\":\"failed\""), "{reply}");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("a reply");
+        let reply: Reply = serde_json::from_str(&text).expect("a reply");
+        assert!(matches!(reply, Reply::Failed(Failure::Request { .. })), "{reply:?}");
     }
     let mut endless = open();
     // It is cut, whatever it writes.
@@ -206,10 +222,10 @@ fn clients_that_mean_no_good_do_not_keep_the_others_waiting() {
     let mut half = open();
     half.write_all(b"{\"request\":").expect("sent");
     drop(half);
-    assert_eq!(controlled.ctl(&["status"]).0, 0);
+    assert_eq!(controlled.screen(&["status"]).0, 0);
     // Whoever asks nothing is dropped in time.
     let mut silent = open();
     assert_eq!(silent.read(&mut [0; 1]).expect("an end"), 0);
-    wait_until("status is given", || controlled.ctl(&["status"]).0 == 0);
+    wait_until("status is given", || controlled.screen(&["status"]).0 == 0);
     controlled.server.stop();
 }

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use baton::control::EventKind;
 use baton_tests::churn::{Churn, Outcome};
 use baton_tests::client::{GET, assert_served, connect, read_answer, read_to_end};
+use baton_tests::control;
 use baton_tests::process::{is_alive, is_stopped};
 use baton_tests::program::{Server, batond, signal};
 use baton_tests::{skip, wait_until};
@@ -39,20 +41,13 @@ fn assert_nothing_lost(outcome: &Outcome, what: &str) {
     assert!(outcome.ok > 100, "{what}: {outcome:#?}");
 }
 
-/// Reloads, and waits until the new generation serves.
-fn reload(server: &Server) {
-    let before = server.count_of("the new generation serves");
-    server.signal(Signal::SIGHUP);
-    wait_until("the new generation serves", || server.count_of("the new generation serves") > before);
-}
-
 #[test]
 fn reload_after_reload_loses_no_connection() {
     for tier in tiers() {
         let server = Server::start(&["--workers", "2", "--handover", tier, "--settle-ms", "100"]);
         let churn = Churn::start(server.address(), CLIENTS);
         for _ in 0..30 {
-            reload(&server);
+            server.reload();
         }
         assert_nothing_lost(&churn.finish(), tier);
         wait_until("one generation is left", || server.workers().len() == 2);
@@ -117,7 +112,7 @@ fn a_reload_reads_the_file_again() {
     let address = server.address();
     // More workers, another address, another protocol.
     write(&path, "listen = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\nworkers = 3\nprotocol = \"echo\"\n");
-    reload(&server);
+    server.reload();
     let mut stream = connect(address);
     stream.write_all(b"hello").expect("sent");
     stream.shutdown(std::net::Shutdown::Write).expect("shut down");
@@ -126,7 +121,7 @@ fn a_reload_reads_the_file_again() {
     wait_until("the old worker has left", || server.workers().len() == 3);
     // Fewer.
     write(&path, "listen = [\"127.0.0.1:0\"]\nworkers = 1\n");
-    reload(&server);
+    server.reload();
     assert_served(address);
     wait_until("the old workers have left", || server.workers().len() == 1);
     server.stop();
@@ -156,7 +151,7 @@ fn a_bad_file_changes_nothing_and_is_named_by_place() {
 
 #[test]
 fn a_worker_that_keeps_dying_is_started_again_with_growing_pauses() {
-    let server = Server::start(&["--workers", "2"]);
+    let server = Server::start_controlled(&["--workers", "2"]);
     let victims = 4;
     for round in 0..victims {
         // The newest worker is the one that replaced the last victim.
@@ -165,11 +160,11 @@ fn a_worker_that_keeps_dying_is_started_again_with_growing_pauses() {
         wait_until("it is replaced", || server.count_of("worker ready") >= 3 + round);
         assert!(!is_alive(victim));
     }
-    let pauses: Vec<u64> = server
-        .log()
-        .iter()
-        .filter_map(|line| line.split_once("\"pause_ms\":")?.1.split([',', '}']).next()?.parse().ok())
-        .collect();
+    let pauses = control::events(&server.control()).into_iter().filter_map(|kind| match kind {
+        EventKind::WorkerDied { restart_ms, .. } => Some(restart_ms),
+        _ => None,
+    });
+    let pauses: Vec<u64> = pauses.collect();
     assert_eq!(pauses, [0, 100, 200, 400]);
     assert_served(server.address());
     server.stop();

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 use baton_tests::client::assert_served;
+use baton_tests::control;
 use baton_tests::namespace::has_users;
 use baton_tests::process::is_alive;
-use baton_tests::program::{Server, batonctl, batond, run, signal};
+use baton_tests::program::{Server, batond, run, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
@@ -61,15 +62,11 @@ fn start(tier: &str, control: &Path, address: &str) -> Server {
 fn prove(tier: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let control = folder.path().join("control");
-    let ctl = |arguments: &[&str]| {
-        let output = run(Command::new(batonctl()).arg("--control").arg(&control).args(arguments));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
     let server = start(tier, &control, "127.0.0.1:0");
     assert_without_privileges(&server, 2);
-    ctl(&["reload"]);
+    control::ask(&control, &["reload"]).done();
     assert_without_privileges(&server, 2);
-    ctl(&["scale", "3"]);
+    control::ask(&control, &["scale", "3"]).done();
     assert_without_privileges(&server, 3);
     for name in [Signal::SIGKILL, Signal::SIGSTOP] {
         let before = server.count_of("\"worker ready\"");

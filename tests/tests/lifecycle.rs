@@ -8,7 +8,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use baton::control::{EventKind, Exit};
 use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
+use baton_tests::control;
 use baton_tests::process::{descriptors, is_alive};
 use baton_tests::program::{Server, batond, free_port, signal, signal_group};
 use baton_tests::{skip, wait_until};
@@ -76,6 +78,11 @@ fn an_answer_owed_at_the_stop_is_delivered_whole() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// How often a worker was logged to have died.
+fn deaths(server: &Server) -> usize {
+    server.count_of("is started again") + server.count_of("while it was leaving")
+}
+
 /// A server on which nothing but an order ends a begun request, and a client with such a request.
 fn with_a_request_that_never_ends(arguments: &[&str]) -> (Server, TcpStream) {
     let server = Server::start(&[&["--message-ms", "0", "--idle-ms", "0"], arguments].concat());
@@ -115,7 +122,7 @@ fn ctrl_c_reaches_all_processes_at_once_and_still_drains() {
     assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"");
     drop(stream);
     assert_eq!(server.wait().code(), Some(0), "{:#?}", server.log());
-    assert_eq!(server.count_of("died"), 0, "{:#?}", server.log());
+    assert_eq!(deaths(&server), 0, "{:#?}", server.log());
 }
 
 #[test]
@@ -129,7 +136,7 @@ fn a_stop_during_the_start_leaves_nothing() {
         let status = server.wait();
         // Before it watches for signals, it ends as any process does.
         let is_orderly = status.code() == Some(0) || status.signal() == Some(Signal::SIGTERM as i32);
-        let complaints = server.count_of("batond: error: ") + server.count_of("died");
+        let complaints = server.count_of("batond: error: ") + deaths(&server);
         assert!(is_orderly && complaints == 0, "after {delay_ms} ms: {status}, {:#?}", server.log());
     }
 }
@@ -154,7 +161,7 @@ fn stop_with_a_worker_that_hangs() -> Option<i32> {
     server.signal(Signal::SIGTERM);
     let status = server.wait();
     assert!(!is_alive(worker));
-    assert_eq!(server.count_of("are killed"), 1, "{:#?}", server.log());
+    assert_eq!(server.count_of("1 worker did not leave in time and is killed"), 1, "{:#?}", server.log());
     status.code()
 }
 
@@ -173,7 +180,12 @@ fn the_drain_deadline_ends_what_does_not_end_by_itself() {
     let (mut server, stream) = with_a_request_that_never_ends(&["--drain-ms-max", "200"]);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
-    assert_eq!(server.count_of("are killed"), 0, "the worker keeps the deadline by itself: {:#?}", server.log());
+    assert_eq!(
+        server.count_of("did not leave in time"),
+        0,
+        "the worker keeps the deadline by itself: {:#?}",
+        server.log()
+    );
     drop(stream);
 }
 
@@ -258,10 +270,13 @@ fn without_its_master_a_worker_keeps_the_drain_deadline() {
 
 #[test]
 fn a_killed_only_worker_is_replaced() {
-    let server = Server::start(&[]);
+    let server = Server::start_controlled(&[]);
     signal(server.workers()[0], Signal::SIGKILL);
     wait_until("it is replaced", || server.count_of("worker ready") == 2);
-    assert_eq!(server.count_of("worker died"), 1, "{:#?}", server.log());
+    let exit = Exit::Signal(Signal::SIGKILL as i32);
+    let events = control::events(&server.control());
+    let died = |kind: &&EventKind| matches!(kind, EventKind::WorkerDied { slot: 0, exit: how, .. } if *how == exit);
+    assert_eq!(events.iter().filter(died).count(), 1, "{events:#?}");
     assert_served(server.address());
     server.stop();
 }

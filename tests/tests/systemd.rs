@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 
+use baton::control::Outcome;
+use baton_tests::control::{self, Answer};
 use baton_tests::process::is_alive;
 use baton_tests::program::{Server, batonctl, batond, run};
 use baton_tests::{PATIENCE, wait_until};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use tempfile::TempDir;
 
@@ -60,8 +61,8 @@ impl Managed {
         self.messages.recv_timeout(PATIENCE).expect("a message")
     }
 
-    fn ctl(&self, arguments: &[&str]) -> bool {
-        run(Command::new(batonctl()).arg("--control").arg(&self.control).args(arguments)).status.success()
+    fn ask(&self, command: &str) -> Answer {
+        control::ask(&self.control, &[command])
     }
 }
 
@@ -75,14 +76,16 @@ fn a_service_manager_is_told_what_happens() {
         if !is_good {
             fs::write(&managed.file, "nonsense = 1\n").expect("written");
         }
-        assert_eq!(managed.ctl(&["reload"]), is_good);
+        let answer = managed.ask("reload");
+        assert_eq!(matches!(answer.outcome, Some(Ok(Outcome::Reloaded { .. }))), is_good, "{answer:#?}");
         let message = managed.next();
         assert!(message.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{message}");
         assert_eq!(managed.next(), "READY=1");
     }
     fs::write(&managed.file, "listen = [\"127.0.0.1:0\"]\n[timeouts]\nsettle_ms = 50\n").expect("written");
     // Whichever of the two masters is faster.
-    assert!(managed.ctl(&["upgrade"]));
+    let outcome = managed.ask("upgrade").done();
+    assert!(matches!(outcome, Outcome::Upgraded { .. }), "{outcome:?}");
     let mut said = [managed.next(), managed.next(), managed.next()];
     said.sort();
     assert_eq!(said[0], said[1], "both say the same");
@@ -91,7 +94,7 @@ fn a_service_manager_is_told_what_happens() {
     assert!(main != managed.server.pid() && is_alive(main));
     managed.server.wait_for_master();
     assert!((0..5).all(|_| managed.any() == "WATCHDOG=1"), "the new one pings");
-    assert!(managed.ctl(&["stop"]));
+    assert_eq!(managed.ask("stop").done(), Outcome::Stopped);
     assert_eq!(managed.next(), "STOPPING=1");
     wait_until("the new one is gone", || {
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
@@ -104,8 +107,7 @@ fn without_a_service_manager_nothing_is_missing() {
     let mut command = Command::new(batond());
     command.args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", "/nowhere/notify");
     let server = Server::start_command(command);
-    server.signal(Signal::SIGHUP);
-    wait_until("it is reloaded", || server.count_of("the new generation serves") == 1);
+    server.reload();
     server.stop();
 }
 

@@ -62,15 +62,16 @@ impl Batond {
 
     fn status(&self, control: &Path) -> Result<Status, String> {
         match ask(control, &Request::Status)? {
-            Some(Reply::Status(status)) => Ok(status),
+            Reply::Status(status) => Ok(status),
             other => Err(format!("the server answered {other:?}")),
         }
     }
 
     fn request(&self, request: &Request) -> Result<(), String> {
         match ask(&self.control, request)? {
-            Some(Reply::Failed(why)) => Err(why.to_string()),
-            _ => Ok(()),
+            Reply::Done(_) => Ok(()),
+            Reply::Failed(why) => Err(why.to_string()),
+            other => Err(format!("the server answered {other:?}")),
         }
     }
 
@@ -97,7 +98,7 @@ impl Batond {
     }
 
     fn upgrade(&self, hold: bool) -> Result<(), String> {
-        let request = Request::Upgrade {
+        self.request(&Request::Upgrade {
             binary: None,
             arguments: None,
             hold,
@@ -105,8 +106,7 @@ impl Batond {
             timeout_ms: None,
             allow: Vec::new(),
             keep_connections: false,
-        };
-        self.request(&request)
+        })
     }
 
     /// USR2 and WINCH to the master, as nginx's manual has it; gives the old master and the new one.
@@ -166,17 +166,9 @@ fn spawn(binary: &Path, address: SocketAddr, folder: &Path, workers: usize, tier
         .map_err(|error| format!("{}: {error}", binary.display()))
 }
 
-/// Asks, and reads to the last reply; `None` where the server has gone with it.
-fn ask(control: &Path, request: &Request) -> Result<Option<Reply>, String> {
-    let failed = |error: std::io::Error| format!("the control socket: {error}");
-    let mut client = Client::connect(control).map_err(failed)?;
-    client.send(request).map_err(failed)?;
-    loop {
-        match client.receive(Some(ANSWER_PATIENCE)).map_err(failed)? {
-            Some(reply) if !reply.is_last() => {}
-            last => return Ok(last),
-        }
-    }
+/// Asks, and reads to the last reply.
+fn ask(control: &Path, request: &Request) -> Result<Reply, String> {
+    Client::ask(control, request, Some(ANSWER_PATIENCE)).map_err(|error| format!("the control socket: {error}"))
 }
 
 impl Target for Batond {

@@ -28,7 +28,7 @@ pub(crate) const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The protocol keeps it.
     Protocol,
     /// It was about to end.
@@ -55,7 +55,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn name(self) -> &'static str {
+    /// A stable name, as in messages.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Protocol => "protocol",
             Self::Ending => "ending",

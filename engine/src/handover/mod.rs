@@ -8,5 +8,6 @@ mod tier;
 
 pub(crate) use self::formats::{Format, StateFormats};
 pub(crate) use self::frozen::{Frozen, Standing};
-pub(crate) use self::messages::{Envelope, Message, Refusal, VERSION};
+pub use self::messages::Refusal;
+pub(crate) use self::messages::{Envelope, Message, VERSION};
 pub(crate) use self::tier::Tier;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use baton::control::Outcome;
 use baton_tests::client::assert_served;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -74,8 +75,9 @@ fn failures_of(step: &str, whom: &str) -> Vec<String> {
     crowd.round();
     crowd.tolerate();
     // Whether the new master was killed before it could say that it serves is a matter of luck.
-    let (code, text) = lineage.ctl(&["upgrade"]);
-    assert!(code == 0 || whom == "parent", "{step}: {text}");
+    let answer = lineage.ask(&["upgrade"]);
+    let is_upgraded = matches!(answer.outcome, Some(Ok(Outcome::Upgraded { .. })));
+    assert!(is_upgraded || whom == "parent", "{step}: {answer:#?}");
     wait_until("it has been killed", || !lineage.file("fault").exists());
     crowd.round();
     let next = settle(&lineage, &address.to_string());

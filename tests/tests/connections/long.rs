@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use baton::control::{Moves, Outcome, Pause};
 use baton_tests::churn::{Churn, Phase};
 use baton_tests::client::GET;
 use baton_tests::lineage::Lineage;
@@ -34,22 +35,18 @@ struct Figures {
 }
 
 impl Figures {
-    /// From such a line: `…; 1000 connections moved in 4.2 ms, 12345 bytes, 0 left, each held up for 0.4 ms (median), 2.1 ms
-    /// (99 %), 2.1 ms at most`.
-    fn read(text: &str) -> Self {
-        let line = text.lines().find(|line| line.contains("each held up for")).unwrap_or_else(|| panic!("{text}"));
-        let is_whole = line.contains(" 0 left") && !line.contains("refused") && !line.contains("ending");
-        assert!(is_whole, "{text}");
-        let (before, rest) = line.split_once(" connections moved in ").unwrap_or_else(|| panic!("{line}"));
-        let last_number = |text: &str| text.rsplit(' ').next().and_then(|word| word.parse().ok());
-        let number_before = |label: &str| {
-            let number = rest.split_once(label).and_then(|(before, _)| last_number(before));
-            number.unwrap_or_else(|| panic!("{label}: {line}"))
+    fn of(outcome: &Outcome) -> Self {
+        let (Outcome::Reloaded { moves, .. } | Outcome::Upgraded { moves, .. }) = outcome else {
+            panic!("{outcome:?}")
         };
-        let moved = last_number(before).unwrap_or_else(|| panic!("{line}"));
-        let (took_ms, bytes) = (number_before(" ms,"), number_before(" bytes,"));
-        let pause_ms = [" ms (median)", " ms (99 %)", " ms at most"].map(number_before);
-        Self { moved, took_ms, bytes, pause_ms }
+        let Moves { moved, staying: 0, ending: 0, bytes, took_us, pause: Some(pause), .. } = moves else {
+            panic!("{outcome:?}")
+        };
+        assert!(moves.refused.is_empty(), "{outcome:?}");
+        let ms = |us: u64| us as f64 / 1e3;
+        let Pause { median_us, p99_us, max_us } = *pause;
+        let pause_ms = [median_us, p99_us, max_us].map(ms);
+        Self { moved: *moved as f64, took_ms: ms(*took_us), bytes: *bytes as f64, pause_ms }
     }
 }
 
@@ -107,9 +104,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
         if let Some(churn) = &churn {
             churn.begin_phase(Phase::During);
         }
-        let (code, text) = lineage.ctl(arguments);
-        assert_eq!(code, 0, "{arguments:?}: {text}");
-        text
+        lineage.done(arguments)
     };
     let settle = || {
         lineage.settle();
@@ -127,7 +122,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
                 done(&["upgrade", "--hold"]);
                 done(&["revert"]);
             } else {
-                figures.push(Figures::read(&done(&[what])));
+                figures.push(Figures::of(&done(&[what])));
             }
             settle();
         }
@@ -158,9 +153,7 @@ fn quiet_trial(all: usize, times: usize) {
     let crowd = Crowd::http(lineage.first.address(), counts);
     let mut figures = Vec::new();
     for _ in 0..times {
-        let (code, text) = lineage.ctl(&["reload"]);
-        assert_eq!(code, 0, "{text}");
-        figures.push(Figures::read(&text));
+        figures.push(Figures::of(&lineage.done(&["reload"])));
         lineage.settle();
     }
     report(&format!("http, {all} idle, nothing else, reload"), figures);

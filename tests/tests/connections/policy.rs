@@ -6,19 +6,14 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
+use baton::control::{EventKind, Outcome, Refusal};
 use baton_tests::client::{GET, ask, connect, read_answer, read_to_end};
+use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace;
 use baton_tests::process::{children, descriptor_limit_for, descriptors, is_alive};
-use baton_tests::program::{Server, batonctl, batond, run};
+use baton_tests::program::{Server, batond, run};
 use baton_tests::wait_until;
-use nix::sys::signal::Signal;
-
-fn reload(server: &Server) {
-    let before = server.count_of("the new generation serves");
-    server.signal(Signal::SIGHUP);
-    wait_until("the new generation serves", || server.count_of("the new generation serves") > before);
-}
 
 #[test]
 fn goodbye_ends_idle_connections_and_answers_what_was_begun() {
@@ -27,7 +22,7 @@ fn goodbye_ends_idle_connections_and_answers_what_was_begun() {
     ask(&mut begun).expect("an answer");
     ask(&mut idle).expect("an answer");
     begun.write_all(&GET[..10]).expect("sent");
-    reload(&server);
+    server.reload();
     assert_eq!(read_to_end(&mut idle).expect("an orderly end"), b"");
     begun.write_all(&GET[10..]).expect("sent");
     let answer = read_answer(&mut begun).expect("an answer");
@@ -41,7 +36,7 @@ fn wait_leaves_connections_where_they_are_until_the_drain_ends() {
     let worker = server.workers()[0];
     let mut stream = connect(server.address());
     ask(&mut stream).expect("an answer");
-    reload(&server);
+    server.reload();
     for _ in 0..10 {
         let answer = ask(&mut stream).expect("an answer");
         assert!(!answer.contains("Connection: close"), "{answer}");
@@ -61,7 +56,7 @@ fn handover_keeps_a_begun_request_and_an_idle_connection() {
     let (mut begun, mut idle) = (connect(server.address()), connect(server.address()));
     ask(&mut idle).expect("an answer");
     begun.write_all(&GET[..10]).expect("sent");
-    reload(&server);
+    server.reload();
     wait_until("the worker is gone", || !is_alive(worker));
     begun.write_all(&GET[10..]).expect("sent");
     for answer in [read_answer(&mut begun).expect("an answer"), ask(&mut idle).expect("an answer")] {
@@ -83,9 +78,9 @@ fn what_was_ending_anyway_is_told_as_that_and_ends() {
         // The server's FIN has come, this side's has not gone.
         let answer = read_to_end(&mut ending).expect("an answer and an orderly end");
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
-        let (code, text) = lineage.ctl(&["reload"]);
-        assert_eq!(code, 0, "{text}");
-        assert!(text.contains("1 connection moved in") && text.contains(", 0 left, 1 ending"), "{text}");
+        let outcome = lineage.done(&["reload"]);
+        let Outcome::Reloaded { moves, .. } = &outcome else { panic!("{outcome:?}") };
+        assert_eq!((moves.moved, moves.staying, moves.ending), (1, 0, 1), "{outcome:?}");
         assert!(is_alive(worker), "it waits for the FIN");
         drop(ending);
         wait_until("the worker is gone", || !is_alive(worker));
@@ -103,8 +98,11 @@ fn a_stop_says_nothing_of_moves() {
         ask(&mut idle).expect("an answer");
         ending.write_all(b"nonsense\r\n\r\n").expect("sent");
         read_to_end(&mut ending).expect("an answer and an orderly end");
-        let (code, text) = lineage.ctl(&["stop", "--deadline", "0.1"]);
-        assert!(code == 0 && text.contains("its workers are gone") && !text.contains("moved"), "{code}: {text}");
+        let answer = lineage.ask(&["stop", "--deadline", "0.1"]);
+        let has = |is_it: &dyn Fn(&EventKind) -> bool| answer.events.iter().any(|event| is_it(&event.kind));
+        assert!(has(&|kind| *kind == EventKind::Gone), "{answer:#?}");
+        assert!(!has(&|kind| matches!(kind, EventKind::WorkerMoved { .. })), "{answer:#?}");
+        assert_eq!(answer.done(), Outcome::Stopped);
     });
 }
 
@@ -120,9 +118,13 @@ fn write(path: &Path, text: &str) {
     fs::write(path, format!("listen = [\"127.0.0.1:0\"]\n{text}")).expect("written");
 }
 
-fn has_event(path: &Path, text: &str) -> bool {
-    let output = run(Command::new(batonctl()).arg("--control").arg(path.with_extension("control")).arg("events"));
-    String::from_utf8_lossy(&output.stdout).contains(text)
+/// How many connections could not move for this reason.
+fn refused_for(path: &Path, reason: Refusal) -> u64 {
+    let moves = control::events(&path.with_extension("control")).into_iter().filter_map(|kind| match kind {
+        EventKind::WorkerMoved { moves, .. } => Some(moves.refused_for(reason)),
+        _ => None,
+    });
+    moves.sum()
 }
 
 #[test]
@@ -133,9 +135,9 @@ fn a_protocol_that_another_replaces_says_goodbye() {
     let mut stream = connect(server.address());
     ask(&mut stream).expect("an answer");
     write(&path, "protocol = \"echo\"\n");
-    reload(&server);
+    server.reload();
     assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"");
-    wait_until("it is counted", || has_event(&path, "1 refused: format"));
+    wait_until("it is counted", || refused_for(&path, Refusal::Format) == 1);
     server.stop();
 }
 
@@ -147,8 +149,8 @@ fn those_for_whom_there_is_no_room_are_told_goodbye() {
     let mut streams: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
     streams.iter_mut().for_each(|stream| assert!(ask(stream).is_ok()));
     write(&path, "[limits]\nconnections_max = 40\n");
-    reload(&server);
-    wait_until("it is counted", || has_event(&path, "60 refused: limit"));
+    server.reload();
+    wait_until("it is counted", || refused_for(&path, Refusal::Limit) == 60);
     let is_open = |stream: &mut TcpStream| ask(stream).is_ok_and(|answer| !answer.contains("Connection: close"));
     let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
     assert_eq!(open, 40);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use baton::control::Failure;
 use baton_tests::client::connect;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -122,8 +123,8 @@ fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
         let mut own = connect(address);
         fill(&mut own, KEYS);
         for command in ["upgrade", "reload"] {
-            let (code, text) = lineage.ctl(&[command]);
-            assert!(code == 1 && text.contains("state_bytes_max"), "{command}: {code}, {text}");
+            let failure = lineage.failed(&[command]);
+            assert!(matches!(failure, Failure::StateTooLarge { bytes_max: 100_000, .. }), "{command}: {failure:?}");
         }
         assert_eq!(ask(&mut own, "DBSIZE"), format!(":{KEYS}"));
         drop((own, lineage));
@@ -143,16 +144,15 @@ fn only_one_of_two_servers_has_the_store() {
         let (lineage, address) = start(&[]);
         let mut own = connect(address);
         fill(&mut own, 100);
-        let (code, text) = lineage.ctl(&["upgrade", "--hold"]);
-        assert!(code == 1 && text.contains("without holding"), "{code}, {text}");
+        assert_eq!(lineage.failed(&["upgrade", "--hold"]), Failure::HeldState);
         // On probation it has moved; a revert brings it back.
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| lineage.ctl(&["upgrade", "--probation", "60"]));
-            wait_until("it is on probation", || lineage.ctl(&["status"]).1.contains("probation"));
-            assert_eq!(ask(&mut own, "SET k v"), "+OK");
-            lineage.done(&["revert"]);
-            assert_ne!(waiting.join().expect("no panic").0, 0);
-        });
+        let first = lineage.master();
+        let waiting = lineage.begin(&["upgrade", "--probation", "60"]);
+        lineage.wait_for_probation(first);
+        assert_eq!(ask(&mut own, "SET k v"), "+OK");
+        lineage.done(&["revert"]);
+        let failure = waiting.join().expect("no panic").failed();
+        assert!(matches!(failure, Failure::Reverted { .. }), "{failure:?}");
         assert_eq!(ask(&mut own, "DBSIZE"), ":101");
         assert_eq!(ask(&mut connect(address), "DBSIZE"), ":101");
         lineage.settle();
@@ -176,7 +176,7 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     });
     let mut own = connect(address);
     fill(&mut own, KEYS);
-    lineage.ctl(&["upgrade"]);
+    let _ = lineage.ask(&["upgrade"]);
     wait_until("it has been killed", || !lineage.file("fault").exists());
     // Where the new master was killed after the upgrade was final, its workers are found by the next one.
     let is_settled = || {

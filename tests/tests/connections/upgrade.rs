@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use baton::control::{Failure, Loss};
 use baton_tests::client::{GET, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -63,14 +64,13 @@ fn connections_come_back_with_a_revert() {
             crowd.round();
             lineage.settle();
             // On probation the workers before have left; the revert starts new ones.
-            let upgrade = std::thread::scope(|scope| {
-                let waiting = scope.spawn(|| lineage.ctl(&["upgrade", "--probation", "60"]));
-                baton_tests::wait_until("it is on probation", || lineage.ctl(&["status"]).1.contains("probation"));
-                crowd.round();
-                lineage.done(&["revert"]);
-                waiting.join().expect("no panic")
-            });
-            assert_ne!(upgrade.0, 0, "{}", upgrade.1);
+            let first = lineage.master();
+            let waiting = lineage.begin(&["upgrade", "--probation", "60"]);
+            lineage.wait_for_probation(first);
+            crowd.round();
+            lineage.done(&["revert"]);
+            let failure = waiting.join().expect("no panic").failed();
+            assert!(matches!(failure, Failure::Reverted { .. }), "{failure:?}");
             crowd.round();
             lineage.settle();
             crowd.round();
@@ -116,8 +116,15 @@ fn connections_cross_versions_of_their_state() {
         assert_eq!((ask("4"), ask("mean")), ("24".to_owned(), "12".to_owned()));
         upgrade("3", &[]);
         assert_eq!(ask("1"), "25");
-        // Release 1 does not.
-        upgrade("1", &[]);
+        // Release 1 does not: the upgrade is refused and nothing has changed, unless that loss is allowed.
+        let (control, pid_file) = (path(lineage.control()), path(lineage.file("pid")));
+        let to_release_1 = arguments(&control, &pid_file, "1");
+        let to_release_1: Vec<&str> = to_release_1.iter().map(String::as_str).collect();
+        let failure = lineage.failed(&[&["upgrade", "--"], &to_release_1[..]].concat());
+        let loss = Loss::ConnectionState { format: "tallies".to_owned(), version: 2 };
+        assert_eq!(failure, Failure::WouldLose { losses: vec![loss] });
+        assert_eq!(ask("1"), "26");
+        upgrade("1", &["--allow", "state"]);
         assert_eq!(answers.next().expect("a line").expect("read"), "bye");
         assert!(answers.next().is_none(), "an orderly end");
     });

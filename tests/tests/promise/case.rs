@@ -12,7 +12,6 @@ use baton_tests::namespace::has_users;
 use baton_tests::program::{Server, batond};
 use baton_tests::{skip, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Answers before and after what is done, to compare with.
@@ -204,21 +203,4 @@ pub(crate) fn cases() -> Vec<Case> {
 /// `false`, said aloud, where there is one user only.
 pub(crate) fn has_nobody() -> bool {
     has_users() || !skip("servers without rights: this user namespace has one user")
-}
-
-/// Reloads by HUP, and waits until the new generation serves.
-///
-/// # Panics
-/// If it does not come up.
-pub(crate) fn reload(server: &Server) {
-    assert!(try_reload(server), "{:#?}", server.log());
-}
-
-/// Reloads by HUP; whether the new generation came up.
-pub(crate) fn try_reload(server: &Server) -> bool {
-    let counts = || (server.count_of("the new generation serves"), server.count_of("reload failed"));
-    let before = counts();
-    server.signal(Signal::SIGHUP);
-    wait_until("the new generation serves or has failed", || counts() != before);
-    counts().0 > before.0
 }

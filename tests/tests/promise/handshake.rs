@@ -11,7 +11,7 @@ use baton_tests::program::Server;
 use baton_tests::wait_until;
 use socket2::{Domain, Socket, Type};
 
-use super::case::{Case, Expected, cases, prove, reload};
+use super::case::{Case, Expected, cases, prove};
 
 /// Clients whose packets are held back have an address of their own, so that the others show what becomes of these.
 const HELD_CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -35,7 +35,7 @@ fn nobody_fails_while_final_acks_are_lost() {
                 for _ in 0..LOSSES {
                     let Some(filter) = lose_acks(server) else { return };
                     thread::sleep(LOSS_TIME / 2);
-                    reload(server);
+                    server.reload();
                     thread::sleep(LOSS_TIME / 2);
                     drop(filter);
                     thread::sleep(LOSS_PAUSE);
@@ -90,7 +90,7 @@ fn reload_with_handshakes_held(case: &Case, server: &Server, release: Release) {
     let Some(filter) = hold_back(server) else { return };
     let mut held: Vec<TcpStream> = (0..HELD).map(|_| connect_held(server.address())).collect();
     wait_for_open(server, HELD);
-    reload(server);
+    server.reload();
     if release == Release::AfterClose {
         wait_until("the old listeners are closed", || server.workers().len() == case.workers);
     }
@@ -142,7 +142,7 @@ fn handshakes_by_cookies_held_open_across_the_switch_are_completed() {
                 let Some(filter) = hold_back(server) else { return };
                 let mut held: Vec<TcpStream> = (0..HELD).map(|_| connect_held(server.address())).collect();
                 assert_eq!(handshakes_open(HELD_CLIENT, server.address()), 0, "cookies are in force");
-                reload(server);
+                server.reload();
                 wait_until("the old listeners are closed", || server.workers().len() == case.workers);
                 drop(filter);
                 assert_answered(&mut held);

@@ -25,7 +25,7 @@ fn hang(server: &Server, victims: usize) {
     }
     wait_until("they are replaced", || server.count_of("\"worker ready\"") >= before + victims);
     assert!(hung.iter().all(|pid| !is_alive(*pid)));
-    assert_eq!(server.count_of("worker hangs"), victims, "{:#?}", server.log());
+    assert_eq!(server.count_of("does not respond"), victims, "{:#?}", server.log());
 }
 
 #[test]

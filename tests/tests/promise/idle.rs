@@ -5,13 +5,13 @@ use baton_tests::program::Server;
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
-use super::case::{Expected, cases, prove, reload};
+use super::case::{Expected, cases, prove};
 
 fn leave_and_come_back(server: &Server) {
     for _ in 0..3 {
         server.signal(Signal::SIGWINCH);
         wait_until("all workers have left", || server.workers().is_empty());
-        reload(server);
+        server.reload();
     }
 }
 

@@ -2,23 +2,15 @@
 //!
 //! Run with: `cargo test --release -p baton-tests --test promise long -- --ignored --nocapture --test-threads 1`
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use baton_tests::churn::Churn;
+use baton_tests::control;
 use baton_tests::namespace::run_for;
-use baton_tests::program::{batonctl, run};
 
 use super::case::{Case, Expected, prove, tiers};
 
 const TIME_MAX: Duration = Duration::from_secs(3 * 3600);
-
-/// Reloads by batonctl: it waits for the answer, so that nobody reads a log of a hundred thousand lines.
-fn reload(control: &Path) {
-    let output = run(Command::new(batonctl()).arg("--control").arg(control).arg("reload"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
 
 /// Reloads one time after the other until `is_over`, which is told how often that was.
 fn prove_reloads(what: &str, is_over: impl Fn(usize, &Churn) -> bool) {
@@ -29,7 +21,8 @@ fn prove_reloads(what: &str, is_over: impl Fn(usize, &Churn) -> bool) {
         prove(what, &case, Expected::NothingLost, |_, churn| {
             let mut reloads = 0;
             while !is_over(reloads, churn) {
-                reload(&control);
+                // It waits for the answer, so that nobody reads a log of a hundred thousand lines.
+                control::ask(&control, &["reload"]).done();
                 reloads += 1;
             }
             eprintln!("{what}, {tier}: {reloads} reloads");

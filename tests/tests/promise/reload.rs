@@ -4,7 +4,7 @@ use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::namespace::{run, sysctl};
 use baton_tests::program::Server;
 
-use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, prove, reload, try_reload, wait_for_answers};
+use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, prove, wait_for_answers};
 
 const RELOADS: usize = 20;
 
@@ -12,7 +12,7 @@ const RELOADS: usize = 20;
 const MANY_RELOADS: usize = 100;
 
 fn reload_often(server: &Server) {
-    (0..RELOADS).for_each(|_| reload(server));
+    (0..RELOADS).for_each(|_| server.reload());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn nobody_is_lost_by_reloads_that_fail() {
         prove(&format!("{MANY_RELOADS} reloads that fail"), &case, Expected::NothingLost, |server, churn| {
             for _ in 0..MANY_RELOADS {
                 wait_for_answers(churn, 100);
-                assert!(!try_reload(server), "memory for four workers: {:#?}", server.log());
+                assert!(!server.try_reload(), "memory for four workers: {:#?}", server.log());
             }
         });
     });
@@ -86,7 +86,7 @@ fn the_last_clients_are_not_forgotten_in_a_queue() {
                 let churn = Churn::start(server.address(), case.clients);
                 wait_for_answers(&churn, 30);
                 churn.begin_phase(Phase::During);
-                reload(&server);
+                server.reload();
                 outcome.add(churn.finish());
             }
             conclude(&format!("{MANY_RELOADS} reloads, clients leave"), &case, Expected::NothingLost, &outcome);

@@ -3,18 +3,19 @@
 use std::fs;
 use std::io::Write;
 use std::ops::Deref;
-use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use baton::control::{Cause, EventKind, Exit, Failure, Outcome, RevertCause, UpgradeState};
 use baton_tests::churn::{Churn, Phase};
 use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::control::{self, Answer};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::{listener_queues, run, run_for, sysctl};
 use baton_tests::process::{children, is_alive};
-use baton_tests::program::{self, batonctl, signal};
+use baton_tests::program::signal;
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -50,11 +51,9 @@ impl Masters {
 
     /// Begins an upgrade whose command waits for the end of its probation; gives what that will say, once the new master
     /// has the word.
-    fn begin(&self, arguments: &[&str]) -> JoinHandle<Output> {
+    fn begin(&self, arguments: &[&str]) -> JoinHandle<Answer> {
         let before = self.master();
-        let mut command = Command::new(batonctl());
-        command.arg("--control").arg(self.control()).args(arguments);
-        let waiting = std::thread::spawn(move || program::run(&mut command));
+        let waiting = self.lineage.begin(arguments);
         wait_until("the new one serves", || self.master() != before);
         waiting
     }
@@ -116,10 +115,9 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Masters, &Churn)) {
 const UNDECIDED: [&[&str]; 2] = [&["upgrade", "--hold"], &["upgrade", "--probation", "25"]];
 
 /// Checks that the command that waited for an upgrade's probation says why it was reverted.
-fn assert_reverted(waiting: JoinHandle<Output>, reason: &str) {
-    let output = waiting.join().expect("it ends");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && stderr.contains(reason), "{}: {stderr}", output.status);
+fn assert_reverted(waiting: JoinHandle<Answer>, is_why: impl Fn(&RevertCause) -> bool) {
+    let failure = waiting.join().expect("it ends").failed();
+    assert!(matches!(&failure, Failure::Reverted { why, .. } if is_why(why)), "{failure:?}");
 }
 
 const TIMES: usize = 10;
@@ -134,8 +132,12 @@ fn upgrade_after_upgrade_loses_nobody() {
                 prove(&what, &case, |lineage, _| {
                     for _ in 0..TIMES {
                         let before = lineage.master();
-                        lineage.done(&["upgrade"]);
+                        let outcome = lineage.done(&["upgrade"]);
                         assert_ne!(lineage.master(), before);
+                        assert!(
+                            matches!(outcome, Outcome::Upgraded { pid, .. } if pid == lineage.master()),
+                            "{outcome:?}"
+                        );
                     }
                 });
             }
@@ -149,13 +151,18 @@ fn upgrades_that_are_held_and_committed_lose_nobody() {
         for case in cases() {
             prove(&format!("{TIMES} upgrades held and committed"), &case, |lineage, churn| {
                 for _ in 0..TIMES {
+                    let before = lineage.master();
                     lineage.done(&["upgrade", "--hold"]);
                     wait_for_answers(churn, 100);
-                    let (_, status) = lineage.ctl(&["status"]);
-                    assert!(status.contains("upgrade   new, held") && status.contains("upgrade   held"), "{status}");
-                    let (code, text) = lineage.ctl(&["upgrade"]);
-                    assert!(code == 1 && text.contains("commit or revert"), "{text}");
-                    lineage.done(&["commit"]);
+                    let (old, new) = (lineage.status_of(before).expect("a status"), lineage.status());
+                    assert_eq!((old.pid, old.upgrade), (before, Some(UpgradeState::Held)));
+                    assert_eq!((new.pid, new.upgrade), (lineage.master(), Some(UpgradeState::NewHeld)));
+                    assert_eq!(lineage.failed(&["upgrade"]), Failure::NotCommitted);
+                    assert_eq!(
+                        control::ask(&lineage.control_of(before), &["upgrade"]).failed(),
+                        Failure::UpgradeUnderWay
+                    );
+                    assert_eq!(lineage.done(&["commit"]), Outcome::Committed { pid: new.pid });
                 }
             });
         }
@@ -171,7 +178,7 @@ fn upgrades_that_are_held_and_reverted_lose_nobody() {
                 for _ in 0..TIMES {
                     lineage.done(&["upgrade", "--hold"]);
                     wait_for_answers(churn, 100);
-                    lineage.done(&["revert"]);
+                    assert_eq!(lineage.done(&["revert"]), Outcome::Reverted { pid: first });
                     assert_eq!(lineage.master(), first);
                 }
             });
@@ -198,9 +205,13 @@ fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
                 wait_until("it is reverted", || lineage.master() == first);
                 lineage.settle();
                 assert_served(lineage.first.address());
-                let (_, text) = lineage.ctl(&["status"]);
-                assert!(text.contains("reverted  to pid"), "{text}");
-                assert_reverted(waiting, "worker 0");
+                let (is_killed, reverted) = (victim == Signal::SIGKILL, lineage.status().last_revert);
+                assert!(matches!(reverted, Some(Failure::Reverted { pid, .. }) if pid == second), "{reverted:?}");
+                assert_reverted(waiting, |why| match why {
+                    RevertCause::WorkerEnded { slot: 0, exit } => is_killed && *exit == Exit::Signal(victim as i32),
+                    RevertCause::WorkerHung { slot: 0 } => !is_killed,
+                    _ => false,
+                });
             }
             lineage.done(&["stop"]);
         }
@@ -218,7 +229,7 @@ fn probation_ends_in_the_one_way_or_the_other() {
                 let second = lineage.master();
                 let waiting = lineage.begin(&["upgrade", "--hold", "--probation", "0.5"]);
                 wait_until("it is reverted", || lineage.master() == second);
-                assert_reverted(waiting, "nobody has committed it in time");
+                assert_reverted(waiting, |why| *why == RevertCause::NotCommitted);
             });
         }
     });
@@ -329,22 +340,40 @@ fn broken_upgrades_change_nothing_and_tell_why() {
                 let forks = path("forks", b"#!/bin/sh\nsleep 0.2 &\nexit 3\n", 0o755);
                 let mumbles = path("mumbles", b"#!/bin/bash\necho mumbling >&$BATON_UPGRADE\nsleep 60\n", 0o755);
                 let first = lineage.master();
-                for (arguments, expected) in [
-                    (&["upgrade", "/nowhere"][..], "No such file"),
-                    (&["upgrade", &plain], "Permission denied"),
-                    (&["upgrade", &foreign], "cannot be started"),
-                    (&["upgrade", "/bin/false"], "ended with exit code 1"),
-                    (&["upgrade", &garbage], "ended with exit code 7"),
-                    (&["upgrade", &forks], "ended with exit code 3"),
-                    (&["upgrade", &mumbles], "does not speak as a new binary"),
-                    (&["upgrade", "--timeout", "0.3", "/bin/sleep", "--", "60"], "did not serve within"),
-                    (&["upgrade", "--", "--workers", "0"], "--workers: 0 is not in 1..=1024"),
-                    (&["upgrade", "--", "--listen", "192.0.2.1:80"], "no interface of this machine has this address"),
-                    (&["commit"], "no upgrade waits"),
-                    (&["revert"], "no upgrade can be reverted"),
-                ] {
-                    let (code, text) = lineage.ctl(arguments);
-                    assert!(code == 1 && text.contains(expected), "{arguments:?}: {code}, {text}");
+                let control = lineage.control();
+                let control = control.to_str().expect("UTF-8");
+                let is_program = |failure: &Failure, expected: &str| match failure {
+                    Failure::Binary { problem, .. } => problem.contains(expected),
+                    _ => false,
+                };
+                let ended = |failure: &Failure, code: i32| match failure {
+                    Failure::SuccessorEnded { exit, .. } => *exit == Exit::Code(code),
+                    _ => false,
+                };
+                let cannot_serve = |failure: &Failure, expected: &str| match failure {
+                    Failure::SuccessorFailed { why, .. } => why.to_string().contains(expected),
+                    _ => false,
+                };
+                let nowhere = ["upgrade", "--", "--listen", "192.0.2.1:80", "--control", control];
+                let checks: [(&[&str], &dyn Fn(&Failure) -> bool); 12] = [
+                    (&["upgrade", "/nowhere"], &|failure| is_program(failure, "No such file")),
+                    (&["upgrade", &plain], &|failure| is_program(failure, "Permission denied")),
+                    (&["upgrade", &foreign], &|failure| is_program(failure, "")),
+                    (&["upgrade", "/bin/false"], &|failure| ended(failure, 1)),
+                    (&["upgrade", &garbage], &|failure| ended(failure, 7)),
+                    (&["upgrade", &forks], &|failure| ended(failure, 3)),
+                    (&["upgrade", &mumbles], &|failure| matches!(failure, Failure::Incompatible { .. })),
+                    (&["upgrade", "--timeout", "0.3", "/bin/sleep", "--", "60"], &|failure| {
+                        matches!(failure, Failure::SuccessorLate { waited_ms: 300.., .. })
+                    }),
+                    (&["upgrade", "--", "--workers", "0"], &|failure| cannot_serve(failure, "--workers: 0 ")),
+                    (&nowhere, &|failure| cannot_serve(failure, "no interface of this machine has this address")),
+                    (&["commit"], &|failure| *failure == Failure::NothingToCommit),
+                    (&["revert"], &|failure| *failure == Failure::NothingToRevert),
+                ];
+                for (arguments, is_expected) in checks {
+                    let failure = lineage.failed(arguments);
+                    assert!(is_expected(&failure), "{arguments:?}: {failure:?}");
                     assert_eq!(lineage.master(), first);
                 }
             });
@@ -400,7 +429,7 @@ mod long {
                         let what = format!("{times} {what}, tcp_migrate_req={migrate_req}");
                         prove(&what, &case, |lineage, _| (0..times).for_each(|_| action(lineage)));
                     };
-                    prove_times("upgrades", 100, &|lineage| lineage.done(&["upgrade"]));
+                    prove_times("upgrades", 100, &|lineage| drop(lineage.done(&["upgrade"])));
                     prove_times("held and committed", 50, &|lineage| {
                         lineage.done(&["upgrade", "--hold"]);
                         lineage.done(&["commit"]);
@@ -416,7 +445,7 @@ mod long {
                         signal(lineage.master(), Signal::SIGTERM);
                         wait_until("the first one has the word again", || lineage.master() == first);
                         lineage.settle();
-                        assert_reverted(waiting, "stopped by TERM");
+                        assert_reverted(waiting, |why| *why == RevertCause::Stopped { by: Cause::Term });
                     });
                 }
             }
@@ -434,7 +463,7 @@ fn nothing_piles_up() {
             lineage.done(&["upgrade"]);
             lineage.settle();
             // The channel to the one before is closed when that has ended.
-            wait_until("the one before is forgotten", || lineage.has_event("the old master is gone"));
+            wait_until("the one before is forgotten", || lineage.has_event(|kind| *kind == EventKind::PredecessorGone));
             let fresh = descriptors(lineage.master());
             for _ in 0..10 {
                 lineage.done(&["upgrade"]);

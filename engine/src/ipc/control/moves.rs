@@ -1,8 +1,11 @@
-//! What happened to the connections of workers that left.
+//! What happened to the connections of workers that leave.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::count::Count;
+use crate::handover::Refusal;
 
 /// The sum over all workers that an operation told to leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -10,27 +13,27 @@ use serde::{Deserialize, Serialize};
 pub struct Moves {
     /// Connections that other workers have now.
     pub moved: u64,
-    /// Connections that stay where they are until they end.
-    pub left: u64,
-    /// Connections that had been told to end before: their last bytes, or the peer's FIN, are on their way.
+    /// Connections that stay with the workers that leave until they end; those that could not move are among them.
+    pub staying: u64,
+    /// Connections that were already ending: only their last bytes, or the peer's FIN, were missing.
     pub ending: u64,
     /// Connections that could not move, by reason.
     pub refused: Vec<Refused>,
-    /// Bytes sent to other workers for them.
+    /// Bytes that were sent to other workers for these connections.
     pub bytes: u64,
     /// Bytes of the workers' own state, where it was handed over.
     pub state_bytes: Option<u64>,
-    /// From the order to leave until the last one had moved, microseconds.
+    /// From the order to leave until the last connection had moved, microseconds.
     pub took_us: u64,
     /// How long each connection was held up.
     pub pause: Option<Pause>,
 }
 
 /// Connections that could not move for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Refused {
-    /// A stable name: `protocol`, `format`, `version`, `limit` …
-    pub reason: String,
+    /// Why.
+    pub reason: Refusal,
     /// How many.
     pub connections: u64,
 }
@@ -47,62 +50,83 @@ pub struct Pause {
 }
 
 impl Moves {
-    /// Whether there is anything to tell.
+    /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.moved == 0 && self.left == 0 && self.ending == 0 && self.refused.is_empty() && self.state_bytes.is_none()
+        self.moved == 0
+            && self.staying == 0
+            && self.ending == 0
+            && self.refused.is_empty()
+            && self.state_bytes.is_none()
     }
 
-    /// So many connections could not move for this reason.
-    pub fn count_refused(&mut self, reason: &str, connections: u64) {
+    /// Adds connections that could not move for this reason.
+    pub fn count_refused(&mut self, reason: Refusal, connections: u64) {
         match self.refused.iter_mut().find(|one| one.reason == reason) {
             Some(one) => one.connections += connections,
-            None if connections > 0 => self.refused.push(Refused { reason: reason.to_owned(), connections }),
+            None if connections > 0 => self.refused.push(Refused { reason, connections }),
             None => {}
         }
+    }
+
+    /// How many connections could not move for this reason.
+    pub fn refused_for(&self, reason: Refusal) -> u64 {
+        self.refused.iter().filter(|one| one.reason == reason).map(|one| one.connections).sum()
     }
 }
 
 impl fmt::Display for Moves {
-    /// Begins with a semicolon where there is anything, to follow what was done.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return Ok(());
-        }
-        write!(formatter, "; {}", Told(self))
-    }
-}
-
-/// The same without what joins it to another sentence.
-pub(crate) struct Told<'a>(pub(crate) &'a Moves);
-
-impl fmt::Display for Told<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Moves { moved, left, ending, refused, bytes, state_bytes, took_us, pause } = self.0;
-        let plural = |count: u64| if count == 1 { "connection" } else { "connections" };
+        let Self { moved, staying, ending, refused, bytes, state_bytes, took_us, pause } = self;
         let ms = |us: u64| us as f64 / 1e3;
-        write!(formatter, "{moved} {} moved in {:.1} ms ({bytes} bytes", plural(*moved), ms(*took_us))?;
+        write!(formatter, "{} moved in {:.1} ms (", Count(*moved, "connection"), ms(*took_us))?;
+        write!(formatter, "{}", Count(*bytes, "byte"))?;
         if let Some(bytes) = state_bytes {
-            write!(formatter, ", worker state {bytes} bytes")?;
+            write!(formatter, ", worker state {}", Count(*bytes, "byte"))?;
         }
         write!(formatter, ")")?;
         if let Some(Pause { median_us, p99_us, max_us }) = pause {
             write!(
                 formatter,
-                ", each held up for {:.1} ms (median), {:.1} ms (99 %), {:.1} ms at most",
+                ", held up for {:.1} ms (median), {:.1} ms (99 %), {:.1} ms (longest)",
                 ms(*median_us),
                 ms(*p99_us),
                 ms(*max_us)
             )?;
         }
-        for one in refused {
-            write!(formatter, ", {} could not move ({})", one.connections, one.reason)?;
+        for Refused { reason, connections } in refused {
+            write!(formatter, ", {connections} could not move ({})", said(*reason))?;
         }
-        if *left > 0 {
-            write!(formatter, ", {left} left to drain")?;
+        if *staying > 0 {
+            write!(formatter, ", {staying} draining")?;
         }
         if *ending > 0 {
             write!(formatter, ", {ending} ending")?;
         }
         Ok(())
+    }
+}
+
+/// The same as the end of a sentence that says what was done; empty where there is nothing to tell.
+pub(super) struct AndMoves<'a>(pub(super) &'a Moves);
+
+impl fmt::Display for AndMoves<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(formatter, "; {}", self.0) }
+    }
+}
+
+fn said(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::Protocol => "the protocol keeps them",
+        Refusal::Ending => "they were about to end",
+        Refusal::Version => "the new workers speak another version of the handover",
+        Refusal::Format => "the new workers run another protocol",
+        Refusal::State => "the new workers cannot read their state",
+        Refusal::Limit => "the new workers have as many as they may",
+        Refusal::Leaving => "the other workers leave too",
+        Refusal::Descriptors => "their descriptors did not arrive",
+        Refusal::TooLarge => "the worker's state is too large",
+        Refusal::Channel => "the new worker is gone or does not answer",
+        Refusal::Unknown => "for a reason that this version does not know",
     }
 }

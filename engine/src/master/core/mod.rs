@@ -282,7 +282,7 @@ impl Core {
     /// Nobody waits for how it ends, so it is noted.
     fn reload_unasked(&mut self, world: &mut dyn World) {
         if let Err(why) = self.reload(world) {
-            world.note(None, EventKind::TakenDown { why });
+            world.note(None, EventKind::NotReloaded { why });
         }
     }
 

@@ -36,20 +36,20 @@ pub(super) fn inheritance(heirs: &[String], place: usize) -> Order {
 fn told(moved: &Moved) -> Moves {
     let mut moves = Moves {
         moved: moved.moved,
-        left: moved.left,
+        staying: moved.left,
         ending: moved.ending,
         bytes: moved.bytes,
         state_bytes: moved.state_bytes,
         took_us: moved.took_us,
         ..Moves::default()
     };
-    moved.refused.iter().for_each(|(reason, count)| moves.count_refused(reason.name(), *count));
+    moved.refused.iter().for_each(|(reason, count)| moves.count_refused(*reason, *count));
     moves
 }
 
 fn add(total: &mut Moves, one: &Moves) {
     total.moved += one.moved;
-    total.left += one.left;
+    total.staying += one.staying;
     total.ending += one.ending;
     total.bytes += one.bytes;
     total.state_bytes = match (total.state_bytes, one.state_bytes) {
@@ -57,7 +57,7 @@ fn add(total: &mut Moves, one: &Moves) {
         (one, other) => Some(one.unwrap_or(0) + other.unwrap_or(0)),
     };
     total.took_us = total.took_us.max(one.took_us);
-    one.refused.iter().for_each(|refused| total.count_refused(&refused.reason, refused.connections));
+    one.refused.iter().for_each(|refused| total.count_refused(refused.reason, refused.connections));
 }
 
 impl Core {

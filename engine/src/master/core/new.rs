@@ -34,7 +34,7 @@ impl Core {
             ToNew::Moved => self.elder.iter_mut().for_each(|elder| elder.is_moving = false),
             ToNew::Relieved { meetings } => self.relieved(world, meetings),
             ToNew::NotReverted { why } => {
-                self.not_relieved(world, Failure::NotReverted { why: Box::new(why) });
+                self.not_relieved(world, why);
             }
             ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Map { .. } | ToNew::Unknown => {}
         }
@@ -115,6 +115,7 @@ impl Core {
         let Some(new) = self.lifecycle.new_mut() else { return };
         let stage = std::mem::replace(&mut new.stage, NewStage::Undecided);
         world.note(None, EventKind::NotReverted { why: why.clone() });
+        let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
         if let NewStage::AwaitingRelief { stop, by, .. } = stage {
             if stop == Stop::Now {
@@ -142,8 +143,9 @@ impl Core {
             }
             if matches!(stage, NewStage::AwaitingRelief { .. }) {
                 // Whoever wanted the old one back cannot have it; this server is the only one left.
-                self.operations.conclude(world, Kind::Revert, &Err(Failure::PredecessorGone));
-                self.operations.conclude(world, Kind::Stop, &Err(Failure::PredecessorGone));
+                let why = Failure::NotReverted { why: Box::new(Failure::PredecessorGone) };
+                self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
+                self.operations.conclude(world, Kind::Stop, &Err(why));
             }
             let is_introducing = matches!(self.lifecycle, Lifecycle::Starting(Start::Introducing { .. }, _));
             if is_introducing {

@@ -17,7 +17,8 @@ pub(super) fn event(generation: Option<u32>, event: &EventKind, has_served: bool
         }
         // With more of it where the worker's own words are read.
         EventKind::WorkerReady { .. } | EventKind::WorkerClosed { .. } => tracing::debug!(generation, "{event}"),
-        EventKind::TakenDown { .. }
+        EventKind::NotReloaded { .. }
+        | EventKind::TakenDown { .. }
         | EventKind::NotScaled { .. }
         | EventKind::NotSteered { .. }
         | EventKind::WorkerDied { .. }

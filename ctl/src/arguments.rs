@@ -1,0 +1,207 @@
+//! What the command line says, and the request that follows from it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use baton::control::{Allowed, Request};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+
+/// Shows a running batond, and tells it what to do.
+///
+/// Each command waits for its outcome. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server reached.
+#[derive(Debug, Parser)]
+#[command(name = "batonctl", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// The server's control socket [default: $BATON_CONTROL, else where batond puts it]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show generations, workers, connections, requests, and the last handover
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Repeat each second, until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show one line per worker
+    Workers(Format),
+    /// Read the configuration again and replace the workers, without losing a connection
+    Reload(Format),
+    /// Change the number of workers, without a reload
+    Scale {
+        /// The new number
+        #[arg(value_name = "N")]
+        workers: usize,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Start another binary, or a new version of the same; it takes over without losing a connection
+    Upgrade(Upgrade),
+    /// Make an upgrade final that is held or on probation: the old workers leave
+    Commit(Format),
+    /// Revert an upgrade that is held or on probation: the old workers serve, the new ones leave
+    Revert(Format),
+    /// Stop the server, letting connections finish
+    Stop {
+        /// Close connections at once
+        #[arg(long, conflicts_with = "deadline")]
+        now: bool,
+        /// Close connections that have not finished after this time [default: the server's drain_ms_max]
+        #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+        deadline: Option<Duration>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show what has happened lately
+    Events {
+        /// Go on with what happens from now on, until interrupted
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, for man -l
+    Manual,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Format {
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    /// The binary [default: the path of the running one, which may be a new file by now]
+    #[arg(value_name = "BINARY")]
+    binary: Option<PathBuf>,
+    /// Let both serve until commit or revert
+    #[arg(long)]
+    hold: bool,
+    /// Revert when a new worker dies or hangs within this time or, with --hold, when nobody commits within it; the command
+    /// waits for the decision
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    probation: Option<Duration>,
+    /// Give up when the new binary does not serve within this time [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// Accept a loss for which the upgrade is refused otherwise; may be repeated
+    #[arg(long, value_name = "LOSS", value_parser = losses())]
+    allow: Vec<Allowed>,
+    /// Refuse the upgrade when connections would be closed because they cannot move
+    #[arg(long)]
+    keep_connections: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+    /// The new binary's arguments [default: those of the running one]
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
+}
+
+impl Upgrade {
+    /// The request, with a path that does not depend on where this program runs.
+    ///
+    /// # Errors
+    /// What is wrong with the path.
+    pub(crate) fn request(&self) -> Result<Request, String> {
+        Ok(Request::Upgrade {
+            binary: self.binary.as_deref().map(absolute).transpose()?,
+            arguments: (!self.arguments.is_empty()).then(|| self.arguments.clone()),
+            hold: self.hold,
+            probation_ms: self.probation.map(milliseconds),
+            timeout_ms: self.timeout.map(milliseconds),
+            allow: self.allow.clone(),
+            keep_connections: self.keep_connections,
+        })
+    }
+}
+
+fn absolute(path: &Path) -> Result<String, String> {
+    let absolute = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    absolute.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))
+}
+
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=604_800.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is not a number of seconds up to seven days"))
+}
+
+fn losses() -> impl TypedValueParser<Value = Allowed> {
+    let values = Allowed::ALL.map(|loss| {
+        PossibleValue::new(loss.name()).help(match loss {
+            Allowed::State => "State of connections or workers that the new binary cannot read",
+            Allowed::Control => "The new binary has another control socket",
+            Allowed::User => "The new workers run as another user",
+            Allowed::Tier => "Listeners are handed over in a way that resets connections that wait",
+        })
+    });
+    PossibleValuesParser::new(values).map(|name| {
+        let loss = Allowed::ALL.into_iter().find(|loss| loss.name() == name);
+        loss.expect("a possible value is the name of one")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn upgrade(arguments: &[&str]) -> Request {
+        let all = ["batonctl", "upgrade"].iter().chain(arguments);
+        match Arguments::try_parse_from(all).expect("arguments").command {
+            Command::Upgrade(upgrade) => upgrade.request().expect("a request"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_upgrade_has_everything_that_was_said() {
+        let nothing = Request::Upgrade {
+            binary: None,
+            arguments: None,
+            hold: false,
+            probation_ms: None,
+            timeout_ms: None,
+            allow: Vec::new(),
+            keep_connections: false,
+        };
+        assert_eq!(upgrade(&[]), nothing);
+        let all = ["/bin/x", "--hold", "--probation", "2.5", "--timeout", "1", "--allow", "state", "--allow", "user"];
+        let everything = Request::Upgrade {
+            binary: Some("/bin/x".to_owned()),
+            arguments: Some(vec!["--workers".to_owned(), "2".to_owned()]),
+            hold: true,
+            probation_ms: Some(2_500),
+            timeout_ms: Some(1_000),
+            allow: vec![Allowed::State, Allowed::User],
+            keep_connections: true,
+        };
+        assert_eq!(upgrade(&[&all[..], &["--keep-connections", "--", "--workers", "2"]].concat()), everything);
+        assert!(Arguments::try_parse_from(["batonctl", "upgrade", "--allow", "everything"]).is_err());
+    }
+}

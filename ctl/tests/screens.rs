@@ -1,0 +1,168 @@
+//! What batonctl prints, and its exit codes, with a stand-in for the server that answers what each test says.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use baton::control::{
+    Allowed, CannotMove, Cause, Event, EventKind, Failure, Interruption, Loss, Moves, Outcome, Reply, Request,
+};
+
+/// What a run of batonctl has come to.
+struct Run {
+    code: i32,
+    stdout: String,
+    stderr: String,
+    request: Option<Request>,
+}
+
+fn batonctl(control: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
+    let output = command.arg("--control").arg(control).args(arguments).output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+}
+
+/// Runs it against a server that answers so.
+fn run(arguments: &[&str], answer: Vec<u8>) -> Run {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("control");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).expect("a request");
+        (&stream).write_all(&answer).expect("sent");
+        serde_json::from_str(&line).ok()
+    });
+    let (code, stdout, stderr) = batonctl(&path, arguments);
+    Run { code, stdout, stderr, request: server.join().expect("no panic") }
+}
+
+fn lines(replies: &[Reply]) -> Vec<u8> {
+    let lines = replies.iter().map(|reply| serde_json::to_string(reply).expect("JSON") + "\n");
+    lines.collect::<String>().into_bytes()
+}
+
+fn event(generation: Option<u32>, kind: EventKind) -> Reply {
+    Reply::Event(Event { at_us: 1_000_000, generation, kind })
+}
+
+fn reloaded() -> Vec<Reply> {
+    let moves = Moves { moved: 1, bytes: 90, took_us: 200, ..Moves::default() };
+    vec![
+        event(Some(2), EventKind::Starting { workers: 1 }),
+        event(Some(2), EventKind::Serves { took_ms: 7 }),
+        Reply::Done(Outcome::Reloaded { generation: 2, took_ms: 7, moves }),
+    ]
+}
+
+/// Without the times, which differ.
+fn without_times(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.split_once(" ms  ").map_or(line, |(_, said)| said)).collect()
+}
+
+#[test]
+fn people_see_each_step_and_the_outcome() {
+    let run = run(&["reload"], lines(&reloaded()));
+    assert_eq!((run.code, run.stderr.as_str(), run.request), (0, "", Some(Request::Reload)));
+    let outcome = "generation 2 serves (7 ms); 1 connection moved in 0.2 ms (90 bytes)";
+    let expected = ["generation 2: starting 1 worker", "generation 2: serves (7 ms)", outcome];
+    assert_eq!(without_times(&run.stdout), expected);
+}
+
+#[test]
+fn programs_read_what_the_server_sent() {
+    for arguments in [&["reload", "--json"][..], &["scale", "3", "--json"], &["stop", "--json"], &["commit", "--json"]]
+    {
+        let run = run(arguments, lines(&reloaded()));
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{arguments:?}");
+        let read: Vec<Reply> = run.stdout.lines().map(|line| serde_json::from_str(line).expect("a reply")).collect();
+        assert_eq!(read, reloaded(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_exit_code_1() {
+    let losses = vec![Loss::ConnectionState { format: "resp".to_owned(), version: 3 }];
+    let failed = Reply::Failed(Failure::WouldLose { losses });
+    for json in [false, true] {
+        let arguments = ["upgrade", "--keep-connections", "--allow", "tier", "--json"];
+        let run = run(&arguments[..if json { 5 } else { 4 }], lines(std::slice::from_ref(&failed)));
+        let text = "batonctl: error: the upgrade is refused: the new binary cannot read the state of connections (resp, \
+                    version 3), so all of them would be closed (--allow state to accept that)\n";
+        assert_eq!((run.code, run.stderr.as_str()), (1, text));
+        assert_eq!(run.stdout.is_empty(), !json);
+        assert!(!json || serde_json::from_str::<Reply>(&run.stdout).expect("a reply") == failed);
+        let Some(Request::Upgrade { allow, keep_connections, .. }) = run.request else { panic!("{:?}", run.request) };
+        assert_eq!((allow, keep_connections), (vec![Allowed::Tier], true));
+    }
+}
+
+#[test]
+fn what_was_cut_off_is_exit_code_1() {
+    let stopping = event(None, EventKind::Stopping { by: Cause::Term, at_once: false });
+    let run = run(&["reload"], lines(&[stopping, Reply::Failed(Failure::CutOff { by: Interruption::Stop })]));
+    assert_eq!((run.code, without_times(&run.stdout)), (1, vec!["stopping (TERM)"]));
+    assert_eq!(run.stderr, "batonctl: error: cut off before it was done: the server was told to stop\n");
+}
+
+/// An outcome is what the server says; the end of the connection is none.
+#[test]
+fn a_server_that_ends_without_an_outcome_is_exit_code_3() {
+    for arguments in [&["stop"][..], &["revert"], &["reload"], &["upgrade"], &["status"]] {
+        let run = run(arguments, Vec::new());
+        assert_eq!((run.code, run.stdout.as_str()), (3, ""), "{arguments:?}");
+        assert!(run.stderr.contains("without an outcome"), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn an_answer_of_another_version_is_exit_code_3() {
+    let run = run(&["reload"], br#"{"reply":"done","message":"generation 2 serves"}"#.to_vec());
+    assert_eq!(run.code, 3);
+    assert!(run.stderr.contains("use the batonctl of the server's own version"), "{}", run.stderr);
+}
+
+#[test]
+fn what_a_later_version_adds_is_passed_over() {
+    let mut answer = br#"{"reply":"applause"}
+{"reply":"event","at_us":1,"generation":null,"event":"sing","song":"of joy"}
+"#
+    .to_vec();
+    answer.extend(lines(&[Reply::Done(Outcome::Stopped)]));
+    let run = run(&["stop"], answer);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(without_times(&run.stdout), ["something that this version does not know", "stopped"]);
+}
+
+#[test]
+fn nothing_that_the_server_sends_steers_the_terminal() {
+    let kind = EventKind::UpgradeStarted { binary: "/tmp/\x1b[31mred\u{9b}2J".to_owned(), pid: 7 };
+    let closing = EventKind::WillClose { connections: 1, because: CannotMove::Protocol };
+    let problem = "\x1b]0;title\x07".to_owned();
+    let replies = [event(None, kind), event(None, closing), Reply::Failed(Failure::Request { problem })];
+    for arguments in [&["upgrade"][..], &["upgrade", "--json"], &["events"], &["events", "--json"]] {
+        let run = run(arguments, lines(&replies));
+        assert_eq!(run.code, 1);
+        let controls = |text: &str| text.chars().any(|one| one.is_control() && one != '\n');
+        assert!(!controls(&run.stdout) && !controls(&run.stderr), "{:?} {:?}", run.stdout, run.stderr);
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_no_server_3() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nowhere = folder.path().join("none");
+    for wrong in [&[][..], &["dance"], &["scale", "many"], &["status", "--loud"], &["upgrade", "--allow", "all"]] {
+        let (code, stdout, _) = batonctl(&nowhere, wrong);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{wrong:?}");
+    }
+    for command in ["status", "reload", "stop", "events"] {
+        let (code, stdout, stderr) = batonctl(&nowhere, &[command]);
+        assert_eq!((code, stdout.as_str()), (3, ""), "{command}");
+        assert!(stderr.contains("no server runs there"), "{command}: {stderr}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Why an operation was refused, or how it failed: typed, and rendered for people here alone.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::cause::{Exit, Interruption, RevertCause};
+use super::count::workers;
+use super::loss::Loss;
+
+/// Why an operation was refused, or how it failed. Where it was refused, nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
+#[serde(tag = "failed", rename_all = "snake_case")]
+pub enum Failure {
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// This master leaves: another one serves for good.
+    #[error("this master is leaving; the master with pid {successor} serves")]
+    Leaving {
+        /// The process of the master that serves.
+        successor: u32,
+    },
+    /// An upgrade is under way: commit or revert it first.
+    #[error("an upgrade is under way; wait for it, or commit or revert it")]
+    UpgradeUnderWay,
+    /// This binary is new itself: commit or revert first.
+    #[error("this binary is new itself; commit or revert the upgrade that started it first")]
+    NotCommitted,
+    /// A reload or a change of the number of workers is under way: ask again.
+    #[error("a reload or a change of the number of workers is under way; try again when it is done")]
+    ChangeUnderWay,
+    /// Workers are coming up for the first time.
+    #[error("the server is still starting; try again when it serves")]
+    StartUnderWay,
+    /// No generation serves: reload first.
+    #[error("no generation serves; reload first")]
+    NothingServes,
+    /// This program gives no way to read its configuration again.
+    #[error("this program gives no way to read its configuration again")]
+    NoConfiguration,
+    /// The configuration cannot be used.
+    #[error("{problem}")]
+    Configuration {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A number of workers out of range.
+    #[error("workers must be between 1 and {workers_max}, not {workers}")]
+    Workers {
+        /// What was asked for.
+        workers: usize,
+        /// The most there may be.
+        workers_max: usize,
+    },
+    /// Worker state cannot be shared by two servers, so the upgrade cannot be held.
+    #[error("--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold")]
+    HeldState,
+    /// A worker has more state than it may hand over.
+    #[error(
+        "worker {slot} has about {bytes} bytes of state, and {bytes_max} may be handed over; raise \
+         `state_bytes_max`, or set `state_too_large` to `discard`"
+    )]
+    StateTooLarge {
+        /// The worker's slot.
+        slot: usize,
+        /// What it has, bytes.
+        bytes: u64,
+        /// What may be handed over, bytes.
+        bytes_max: u64,
+    },
+    /// The upgrade would lose something.
+    #[error("the upgrade is refused: {}", joined(losses))]
+    WouldLose {
+        /// What.
+        losses: Vec<Loss>,
+    },
+    /// There is no upgrade that could be committed.
+    #[error("no upgrade waits for a commit")]
+    NothingToCommit,
+    /// There is no upgrade that could be reverted.
+    #[error("no upgrade can be reverted")]
+    NothingToRevert,
+    /// Something else ended the operation before it was done.
+    #[error("cut off before it was done: {by}")]
+    CutOff {
+        /// What ended it.
+        by: Interruption,
+    },
+    /// The upgrade was reverted.
+    #[error("the upgrade to pid {pid} was reverted: {why}")]
+    Reverted {
+        /// The process of the new master.
+        pid: u32,
+        /// Why.
+        why: RevertCause,
+    },
+    /// The old binary does not serve again; the new one stays.
+    #[error("not reverted, the new binary keeps serving: {why}")]
+    NotReverted {
+        /// Why.
+        why: Box<Failure>,
+    },
+    /// The old master did not answer in time; the new one stays.
+    #[error("the old master did not answer within {} s; stop again to stop without it", seconds(*waited_ms))]
+    NoAnswer {
+        /// How long it was waited for, milliseconds.
+        waited_ms: u64,
+    },
+    /// The old master is gone; the new one stays.
+    #[error("the old master is gone")]
+    PredecessorGone,
+    /// A worker could not start.
+    #[error("worker {slot} could not start: {problem}")]
+    Worker {
+        /// Its slot.
+        slot: usize,
+        /// What it said.
+        problem: String,
+    },
+    /// A worker ended before it was ready.
+    #[error("worker {slot} could not start: it {exit} before it was ready")]
+    WorkerEnded {
+        /// Its slot.
+        slot: usize,
+        /// How.
+        exit: Exit,
+    },
+    /// A worker was not ready in time.
+    #[error("worker {slot} (pid {pid}) was not ready within {} s", seconds(*waited_ms))]
+    NotReady {
+        /// Its slot.
+        slot: usize,
+        /// Its process.
+        pid: u32,
+        /// How long it was waited for, milliseconds.
+        waited_ms: u64,
+    },
+    /// The new binary could not be started.
+    #[error("{binary} cannot be started: {problem}")]
+    Binary {
+        /// Its path.
+        binary: String,
+        /// Why.
+        problem: String,
+    },
+    /// The new binary said that it cannot serve.
+    #[error("the new binary (pid {pid}) cannot serve: {why}")]
+    SuccessorFailed {
+        /// Its process.
+        pid: u32,
+        /// Why.
+        why: Box<Failure>,
+    },
+    /// The new master ended.
+    #[error("the new binary (pid {pid}) {exit}")]
+    SuccessorEnded {
+        /// Its process.
+        pid: u32,
+        /// How.
+        exit: Exit,
+    },
+    /// The new master did not serve, or leave, in time.
+    #[error("the new binary (pid {pid}) did not respond within {} s", seconds(*waited_ms))]
+    SuccessorLate {
+        /// Its process.
+        pid: u32,
+        /// How long it was waited for, milliseconds.
+        waited_ms: u64,
+    },
+    /// The other master speaks another version of the upgrade's messages, or none.
+    #[error("{problem}")]
+    Incompatible {
+        /// What is wrong.
+        problem: String,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {problem}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        problem: String,
+    },
+    /// The system refused something.
+    #[error("{problem}")]
+    System {
+        /// What, and what the system said.
+        problem: String,
+    },
+    /// So many workers died, or did not leave in time, while the server was to end in good order.
+    #[error("{} died or did not leave in time; see the log", workers(*count))]
+    WorkersDied {
+        /// How many.
+        count: usize,
+    },
+    /// Too many clients wait for answers.
+    #[error("{clients_max} clients wait for answers already; try again")]
+    TooManyClients {
+        /// The most there may be.
+        clients_max: usize,
+    },
+    /// The request is none that this server knows.
+    #[error("{problem}")]
+    Request {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A failure of a later version.
+    #[serde(other)]
+    #[error("for a reason that this version does not know")]
+    Unknown,
+}
+
+/// Milliseconds as seconds.
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1e3
+}
+
+fn joined(losses: &[Loss]) -> String {
+    let texts: Vec<String> = losses.iter().map(Loss::to_string).collect();
+    texts.join("; ")
+}

@@ -1,0 +1,281 @@
+//! What a server shows of itself: generations, workers, how an upgrade stands, and the last handovers step by step.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::cause::Exit;
+use super::event::EventKind;
+use super::failure::Failure;
+
+/// What happened during one handover, and after it until the next one began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Which operation it was.
+    pub kind: TimelineKind,
+    /// The generation that it started or happened to.
+    pub generation: u32,
+    /// When it began, microseconds since 1970.
+    pub at_us: u64,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// A step of a handover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Microseconds since the handover began.
+    pub after_us: u64,
+    /// The generation it concerns, if it concerns one.
+    pub generation: Option<u32>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Which operation a handover was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimelineKind {
+    /// The server started.
+    Start,
+    /// The server started and took over from the workers of a master that was gone.
+    Takeover,
+    /// Another configuration.
+    Reload,
+    /// Another number of workers.
+    Scale,
+    /// A worker ended and was started again.
+    Replacement,
+    /// Another binary.
+    Upgrade,
+    /// The previous binary again.
+    Revert,
+    /// A kind of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for TimelineKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Start => "start",
+            Self::Takeover => "takeover",
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+            Self::Replacement => "replacement",
+            Self::Upgrade => "upgrade",
+            Self::Revert => "revert",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How an upgrade stands, as the master that is asked sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpgradeState {
+    /// The new binary starts.
+    Starting,
+    /// Both serve, until commit or revert.
+    Held,
+    /// The new binary serves on probation; this one takes over again if it fails.
+    Probation,
+    /// The workers of this master take over again, and the new master leaves.
+    Reverting,
+    /// The new binary serves for good, and this master leaves.
+    Leaving,
+    /// This binary is new; both serve, until commit or revert.
+    NewHeld,
+    /// This binary is new, and may be reverted.
+    New,
+    /// This binary is new and was told to stop; the old one takes over first.
+    AwaitingRelief,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for UpgradeState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Held => "held",
+            Self::Probation => "on probation",
+            Self::Reverting => "reverting",
+            Self::Leaving => "final, leaving",
+            Self::NewHeld => "new, held",
+            Self::New => "new, may be reverted",
+            Self::AwaitingRelief => "new, stops when the old master serves",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How far a generation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationPhase {
+    /// Its workers come up.
+    Starting,
+    /// It gets new connections.
+    Serving,
+    /// It gets new connections, and more workers come up.
+    Growing,
+    /// Its workers were told to leave.
+    Leaving,
+    /// Its master is gone.
+    Orphaned,
+    /// A phase of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for GenerationPhase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Growing => "growing",
+            Self::Leaving => "leaving",
+            Self::Orphaned => "orphaned",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Its process comes up.
+    Starting,
+    /// It serves, or finishes what it has.
+    Ready,
+    /// It did not respond and is being killed.
+    Hung,
+    /// It is being killed for another reason.
+    Killed,
+    /// It died, and is started again in a while.
+    Waiting,
+    /// It has ended.
+    Gone,
+    /// Its master is gone.
+    Orphaned,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Hung => "hung",
+            Self::Killed => "killed",
+            Self::Waiting => "waiting",
+            Self::Gone => "gone",
+            Self::Orphaned => "orphaned",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A server as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of these messages: [`VERSION`](super::VERSION).
+    pub version: u32,
+    /// The master's process.
+    pub pid: u32,
+    /// Milliseconds since it began.
+    pub uptime_ms: u64,
+    /// How listeners are handed over: `ebpf`, `adopt` or `migrate`.
+    pub handover: String,
+    /// Why that one was chosen.
+    pub handover_reason: String,
+    /// The server was told to stop.
+    pub is_stopping: bool,
+    /// Oldest first.
+    pub generations: Vec<GenerationStatus>,
+    /// Connections accepted by all workers since the first start.
+    pub accepted: u64,
+    /// Requests answered by all workers since the first start.
+    pub requests: u64,
+    /// How an upgrade stands, where one is under way.
+    #[serde(default)]
+    pub upgrade: Option<UpgradeState>,
+    /// Why the last upgrade failed or was reverted, if one was.
+    #[serde(default)]
+    pub last_revert: Option<Failure>,
+    /// The last handovers, oldest first.
+    #[serde(default)]
+    pub handovers: Vec<Timeline>,
+}
+
+/// A generation as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its number, from 1.
+    pub number: u32,
+    /// How far it is.
+    pub phase: GenerationPhase,
+    /// Milliseconds since it began.
+    pub age_ms: u64,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Connections accepted by its workers, including those that have ended.
+    #[serde(default)]
+    pub accepted: u64,
+    /// Requests answered by them.
+    #[serde(default)]
+    pub requests: u64,
+    /// Bytes received by them.
+    #[serde(default)]
+    pub bytes_received: u64,
+    /// Bytes sent by them.
+    #[serde(default)]
+    pub bytes_sent: u64,
+    /// By slot.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// A worker as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its index in its generation.
+    pub slot: usize,
+    /// Its process, where there is one.
+    pub pid: Option<u32>,
+    /// How far it is.
+    pub state: WorkerState,
+    /// Milliseconds since its process began.
+    pub age_ms: Option<u64>,
+    /// Connections open.
+    pub open: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that came from other workers.
+    #[serde(default)]
+    pub taken_over: u64,
+    /// Connections that went to other workers.
+    #[serde(default)]
+    pub handed_over: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Median time from seeing input to handing its answer to the kernel, nanoseconds.
+    pub service_ns_p50: u64,
+    /// 99 of 100 were faster.
+    pub service_ns_p99: u64,
+    /// How many processes of this slot in a row have died within ten seconds of their start.
+    #[serde(default)]
+    pub deaths: u32,
+    /// How its previous process ended, if it had one.
+    #[serde(default)]
+    pub last_exit: Option<Exit>,
+}
