@@ -127,7 +127,7 @@ impl Core {
 
     /// Stops although nobody takes over.
     fn stop_unrelieved(&mut self, world: &mut dyn World, how: Stop, by: Cause) {
-        drop(self.lifecycle.take_new());
+        let _ = self.lifecycle.take_new();
         self.stop(world, how, by);
     }
 
@@ -154,7 +154,7 @@ impl Core {
             if was_serving {
                 self.take_all(world);
             }
-            drop(self.lifecycle.take_new());
+            let _ = self.lifecycle.take_new();
             world.note(None, EventKind::Final { pid: self.process.0 });
             self.operations.conclude(world, Kind::Commit, &Ok(Outcome::Committed { pid: self.process.0 }));
         }
@@ -169,7 +169,7 @@ impl Core {
         let Lifecycle::Serving(Lineage::New(new)) = &mut self.lifecycle else { return false };
         if matches!(new.stage, NewStage::AwaitingRelief { .. }) {
             // Told again: without waiting.
-            drop(self.lifecycle.take_new());
+            let _ = self.lifecycle.take_new();
             return false;
         }
         let since = world.now();

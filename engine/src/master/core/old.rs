@@ -314,7 +314,7 @@ impl Core {
 
     /// The new master's process has ended. `false` where it is none of this master's concern.
     pub(super) fn successor_ended(&mut self, world: &mut dyn World, process: ProcessId, exit: Exit) -> bool {
-        if !self.lifecycle.old().is_some_and(|old| old.successor == process) {
+        if self.lifecycle.old().is_none_or(|old| old.successor != process) {
             return false;
         }
         let Some(Old { successor, stage, .. }) = self.lifecycle.take_old() else { return false };

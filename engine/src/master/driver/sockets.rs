@@ -2,6 +2,7 @@
 //! known to the core by a number that is never used again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,9 +51,10 @@ pub(super) fn listen_failure(error: &ListenError) -> Failure {
 impl Sockets {
     pub(super) fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
         let fail = |error: ListenError| listen_failure(&error);
-        if !self.claims.contains_key(&address.port()) {
+        // This process may have the port's name already, for another address.
+        if let Entry::Vacant(vacant) = self.claims.entry(address.port()) {
             let Some(reservation) = listener::reserve(address).map_err(fail)? else { return Ok(Claim::Busy) };
-            self.claims.insert(address.port(), reservation);
+            vacant.insert(reservation);
         }
         listener::check_free(address).map_err(fail)?;
         Ok(Claim::Held)
