@@ -10,6 +10,8 @@
 
 mod generation;
 mod leave;
+#[cfg(any(test, feature = "simulation"))]
+mod legal;
 mod lifecycle;
 mod moves;
 mod new;
@@ -366,6 +368,11 @@ impl Core {
 
     pub(crate) fn generations(&self) -> &[Generation] {
         &self.generations
+    }
+
+    /// Where the generation that served last listens.
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.placement.addresses
     }
 
     pub(crate) fn orphans(&self) -> &[Orphan] {
