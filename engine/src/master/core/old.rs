@@ -368,7 +368,7 @@ impl Core {
             OldStage::Held { until: Some(until) } if *until <= now => self.revert(world, RevertCause::NotCommitted),
             OldStage::Probation { until } if *until <= now => {
                 world.note(None, EventKind::ProbationOver);
-                self.finish_upgrade(world);
+                self.commit(world);
             }
             OldStage::Relieved { until } if *until <= now => {
                 self.end_successor(world, Failure::SuccessorLate { pid, waited_ms: LEAVE_MS_MAX });

@@ -140,9 +140,11 @@ impl World for Calls<'_> {
 
     fn steer(&mut self, steering: SteeringId, beside_old: bool, _: u32) -> Result<(), Failure> {
         if self.universe.fails(Fault::Steer) {
+            self.universe.is_unsteered = true;
             return Err(refused("attaching the program"));
         }
         let half = self.universe.fails(Fault::SteerHalf);
+        self.universe.is_unsteered |= half;
         let places = self.this().steerings[&steering].1;
         let mut maps = vec![(steering.0, places)];
         maps.extend(self.this().old_map.filter(|_| beside_old));

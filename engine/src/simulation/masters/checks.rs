@@ -1,16 +1,17 @@
 //! What has to hold after every step. What is allowed is said here, and kept narrow:
 //! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
 //! - whoever was accepted by a process that is killed is lost with it;
+//! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
 //! - where no master serves, or stops everything, nobody has to listen.
 
 use std::net::SocketAddr;
 
 use super::Violation;
-use super::kernel::{Key, SocketState};
+use super::kernel::{Connection, Key, Place, SocketState};
 use super::universe::Universe;
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Lifecycle, Lineage, ProcessId};
+use crate::master::core::{ClientId, Core, Lifecycle, Lineage, Phase, ProcessId};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -23,6 +24,7 @@ impl Universe {
     /// Looks at the whole world.
     pub(super) fn check(&mut self) -> Result<(), Violation> {
         self.judge_losses();
+        self.forget_half_open();
         self.check_listeners();
         self.check_lineages();
         self.check_replies();
@@ -47,6 +49,18 @@ impl Universe {
             let address = self.kernel.connections[key].address;
             if self.keeps_promises() && self.is_expected(address) {
                 self.violate("no connection is lost", format!("connection {key} to {address}: {loss:?}"));
+            }
+        }
+    }
+
+    /// Whose listener went when nobody had to listen is nobody's concern later.
+    fn forget_half_open(&mut self) {
+        for key in 0..self.kernel.connections.len() {
+            let Connection { address, place, .. } = self.kernel.connections[key];
+            if matches!(place, Place::HalfOpen(socket, _) if !self.kernel.is_listening(socket))
+                && !self.is_expected(address)
+            {
+                self.kernel.connections[key].place = Place::Lost;
             }
         }
     }
@@ -83,7 +97,7 @@ impl Universe {
     /// New connections are steered to workers of one lineage, unless both are to serve.
     fn check_lineages(&mut self) {
         let is_held = self.cores().any(|(_, core)| core.lifecycle().new_master().is_some_and(|new| new.is_held));
-        if is_held {
+        if is_held || self.is_unsteered {
             return;
         }
         for (address, program) in &self.kernel.programs {
@@ -164,11 +178,11 @@ impl Universe {
                 (core.generations().iter().any(|one| one.number == *generation && one.is_coming()))
                     .then_some("that generation does not serve")
             }
-            Outcome::Scaled { workers, .. } => {
-                let has = core.serving().map(|index| core.generations()[index].plan.workers);
-                (has.is_some_and(|has| has != *workers) && !core.generations().iter().any(|one| one.is_changing()))
-                    .then_some("the generation has another number of workers")
-            }
+            // Another generation may serve by now, since connections moved in between.
+            Outcome::Scaled { workers, .. } => (core.generations().len() == 1
+                && core.generations()[0].phase == Phase::Serving
+                && core.generations()[0].plan.workers != *workers)
+                .then_some("the generation has another number of workers"),
             Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::super::random::Random;
 use super::Violation;
 use super::kernel::{Place, Program};
+use super::process::StartsAs;
 use super::steps::Asked;
 use super::timeline::tell;
 use super::universe::Universe;
@@ -39,6 +40,13 @@ impl Universe {
         self.armed.clear();
         for process in self.processes.values_mut() {
             process.halted = None;
+        }
+        let hangs = |worker: &super::process::Worker| worker.starts_as == StartsAs::Hanging && !worker.is_ready();
+        let is_orphan = |universe: &Self, id: &ProcessId| universe.processes[id].parent.is_none();
+        let hung: Vec<ProcessId> = self.workers().filter(|(_, one)| hangs(one)).map(|(id, _)| id).collect();
+        for id in hung.into_iter().filter(|id| is_orphan(self, id)) {
+            self.may_reset = true;
+            self.kill(id);
         }
         // A binary that never says anything has been given up by now, or its old master is gone.
         self.last_fault = self.last_fault.min(self.now);
@@ -191,14 +199,19 @@ impl Universe {
                         maps.extend(master.old_map);
                     }
                     let wanted = Program { maps, is_for_guards: false };
-                    if program != Some(&wanted) {
+                    let steers_first = program.is_some_and(|one| one.maps.first() == wanted.maps.first());
+                    if program != Some(&wanted) && !(self.is_unsteered && steers_first) {
                         return Err(wrong(format!("{}: {program:?}, not {wanted:?}", address.bound)));
                     }
                 }
             }
             if master.tier == Tier::Adopt {
                 for address in &generation.addresses {
-                    let listening = self.kernel.sockets.iter().filter(|(_, one)| one.address == address.bound);
+                    let listening = self
+                        .kernel
+                        .sockets
+                        .iter()
+                        .filter(|(_, one)| one.address == address.bound && one.is_held_by(id) && !one.is_guard);
                     for (key, socket) in listening {
                         if !self.workers().any(|(worker, one)| {
                             socket.is_held_by(worker) && one.listeners.iter().any(|(own, _)| own == key)

@@ -115,6 +115,8 @@ pub(super) struct Universe {
     pub(super) killed: BTreeSet<ProcessId>,
     /// Somebody allowed an upgrade that resets connections.
     pub(super) may_reset: bool,
+    /// Steering has failed: it is as it was before.
+    pub(super) is_unsteered: bool,
     /// Answers of the step under way.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
@@ -143,6 +145,7 @@ impl Universe {
             served: BTreeSet::new(),
             killed: BTreeSet::new(),
             may_reset: false,
+            is_unsteered: false,
             unjudged: Vec::new(),
             violation: None,
             next_number: 1,
@@ -166,7 +169,7 @@ impl Universe {
         let birth = Birth { plan: self.plan.clone(), greeting: None };
         let master = Master::new(Binary::Good, self.shape.tier, birth);
         let process = self.spawn(None, Body::Master(Box::new(master)));
-        self.beside.insert(process);
+        self.path = Some(process);
         say(self.now, process, || "starts".to_owned());
     }
 

@@ -48,7 +48,7 @@ impl Universe {
                     || self.has_finished(id, worker)
                     || drain.settles_at.is_some_and(|at| at <= now)
                     || (drain.settles_at.is_none() && !drain.is_closed)
-                    || (drain.is_closed && !self.has_connections(id))
+                    || (drain.is_closed && !worker.is_moving && !self.has_connections(id))
                     || drain.until <= now
                     || (worker.channel.is_none() && !worker.knocks.is_empty())
             }
@@ -225,7 +225,14 @@ impl Universe {
         let Some(worker) = self.worker(id) else { return };
         let has_state = worker.spawn.plan.has_worker_state;
         let heirs = worker.heirs.iter().filter_map(|name| name.parse().ok().map(ProcessId));
-        let takes = |heir: &ProcessId| self.worker(*heir).is_some_and(|one| matches!(one.stage, Stage::Serving));
+        let takes = |heir: &ProcessId| {
+            self.worker(*heir).is_some_and(|one| match one.stage {
+                Stage::Serving => true,
+                // It passes on what it gets.
+                Stage::Draining(_) => one.awaits_until.is_some() && !one.heirs.is_empty(),
+                Stage::Starting { .. } => false,
+            })
+        };
         let heir = heirs.into_iter().find(takes);
         let (mut moved, mut left) = (0, 0);
         for connection in &mut self.kernel.connections {
