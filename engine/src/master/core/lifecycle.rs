@@ -111,10 +111,20 @@ pub(crate) struct Starting {
 pub(crate) struct Stopping {
     /// Connections have no time any more.
     pub(crate) is_at_once: bool,
-    /// The old master serves again instead.
-    pub(crate) relieved_by: Option<ProcessId>,
+    pub(crate) instead: Instead,
     /// A new master that was sent back, and has not ended yet.
     pub(crate) successor: Option<Old>,
+}
+
+/// Who serves when a master has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Instead {
+    /// Nobody: the server stops.
+    Nobody,
+    /// The old master serves again.
+    Old(ProcessId),
+    /// The old master may serve again; this one was told not to wait for that.
+    Perhaps { by: Cause },
 }
 
 impl Lifecycle {

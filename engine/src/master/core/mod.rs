@@ -26,7 +26,7 @@ mod types;
 mod world;
 
 pub(crate) use self::generation::{Child, Generation, Phase, Slot, State};
-pub(crate) use self::lifecycle::{Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
+pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
@@ -36,7 +36,7 @@ pub(crate) use self::types::{
 };
 pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
 use crate::handover::Tier;
-use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, TimelineKind};
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
 /// Workers of a former master answer at once; those that hang do not.
 const GATHERING_MS_MAX: u64 = 2_000;
@@ -326,12 +326,17 @@ impl Core {
         let (verdict, served_by) = match &self.lifecycle {
             Lifecycle::Failed(why) => (Err(why.clone()), None),
             Lifecycle::Leaving { successor, .. } => (died, Some(Outcome::Committed { pid: successor.0 })),
-            Lifecycle::Stopping(Stopping { relieved_by: Some(predecessor), .. }) => {
+            Lifecycle::Stopping(Stopping { instead: Instead::Old(predecessor), .. }) => {
                 (died, Some(Outcome::Reverted { pid: predecessor.0 }))
             }
             _ => (died, None),
         };
-        let stopped = verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped));
+        let stopped = match &self.lifecycle {
+            Lifecycle::Stopping(Stopping { instead: Instead::Perhaps { by }, .. }) => {
+                Err(Failure::Reverted { pid: self.process.0, why: RevertCause::Stopped { by: *by } })
+            }
+            _ => verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped)),
+        };
         self.operations.conclude(world, Kind::Stop, &stopped);
         if let Some(outcome @ Outcome::Reverted { .. }) = served_by {
             self.operations.conclude(world, Kind::Revert, &Ok(outcome));

@@ -42,9 +42,12 @@ impl Universe {
             process.halted = None;
         }
         let hangs = |worker: &super::process::Worker| worker.starts_as == StartsAs::Hanging && !worker.is_ready();
-        let is_orphan = |universe: &Self, id: &ProcessId| universe.processes[id].parent.is_none();
-        let hung: Vec<ProcessId> = self.workers().filter(|(_, one)| hangs(one)).map(|(id, _)| id).collect();
-        for id in hung.into_iter().filter(|id| is_orphan(self, id)) {
+        let hung: Vec<ProcessId> = self
+            .workers()
+            .filter(|(id, worker)| hangs(worker) && self.processes[id].parent.is_none())
+            .map(|(id, _)| id)
+            .collect();
+        for id in hung {
             self.may_reset = true;
             self.kill(id);
         }
