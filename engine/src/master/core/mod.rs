@@ -44,6 +44,7 @@ const GATHERING_MS_MAX: u64 = 2_000;
 /// A master that leaves since this one serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Elder {
+    pub(crate) process: ProcessId,
     /// Its workers may still bring connections, and state of their own.
     pub(crate) is_moving: bool,
 }

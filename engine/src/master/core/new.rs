@@ -125,7 +125,10 @@ impl Core {
 
     /// The channel to the old master has ended: it is gone, in good order or not.
     pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
-        self.elder = None;
+        if let Some(elder) = self.elder.take() {
+            // Where it was killed.
+            world.names(Names::Clean { after: elder.process });
+        }
         if let Lifecycle::Stopping(Stopping { instead: instead @ Instead::Perhaps { .. }, .. }) = &mut self.lifecycle {
             *instead = Instead::Nobody;
         }
@@ -202,6 +205,6 @@ impl Core {
     /// A master that was started by another one.
     pub(super) fn begins_as_new(predecessor: ProcessId, is_held: bool) -> (Option<New>, Option<Elder>) {
         let new = New { predecessor, is_held, stage: NewStage::Undecided };
-        (Some(new), Some(Elder { is_moving: true }))
+        (Some(new), Some(Elder { process: predecessor, is_moving: true }))
     }
 }

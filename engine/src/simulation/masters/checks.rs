@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use super::Violation;
-use super::kernel::{Connection, Key, Place, SocketState};
+use super::kernel::{Connection, Holder, Key, Place, SocketState};
 use super::universe::Universe;
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
@@ -53,13 +53,21 @@ impl Universe {
         }
     }
 
-    /// Whose listener went when nobody had to listen is nobody's concern later.
+    /// A process that lives, or a message, holds this listener.
+    fn is_held_by_any(&self, socket: Key) -> bool {
+        let holders = self.kernel.sockets.get(&socket).filter(|one| one.state == SocketState::Listening);
+        holders.is_some_and(|one| one.holders.iter().any(|holder| !matches!(holder, Holder::Dead(_))))
+    }
+
+    /// Whoever waited when the last process with the listener went, while no master served, is nobody's concern later.
     fn forget_half_open(&mut self) {
         for key in 0..self.kernel.connections.len() {
             let Connection { address, place, .. } = self.kernel.connections[key];
-            if matches!(place, Place::HalfOpen(socket, _) if !self.kernel.is_listening(socket))
-                && !self.is_expected(address)
-            {
+            let is_doomed = match place {
+                Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
+                _ => false,
+            };
+            if is_doomed && !self.is_expected(address) {
                 self.kernel.connections[key].place = Place::Lost;
             }
         }
@@ -105,15 +113,20 @@ impl Universe {
                 let keys = self.kernel.maps.iter().filter(move |((one, at, _), _)| *one == map && at == address);
                 let holders = keys.flat_map(|(_, key)| &self.kernel.sockets[key].holders);
                 let masters = holders.filter_map(|holder| match holder {
-                    super::kernel::Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
+                    Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
                     _ => None,
                 });
+                let stays = |id: &ProcessId| {
+                    let core = self.master(*id).and_then(|master| master.core.as_ref());
+                    core.is_some_and(|core| !core.lifecycle().is_ending())
+                };
+                let masters = masters.filter(stays);
                 masters.collect::<Vec<_>>()
             };
             let mut lineages: Vec<_> = program.maps.iter().flat_map(|(map, _)| leads_to(*map)).collect();
             lineages.sort_unstable();
             lineages.dedup();
-            if lineages.len() > 1 && lineages.iter().all(|one| self.processes.contains_key(one)) {
+            if lineages.len() > 1 {
                 let detail = format!("{address} is steered to workers of {lineages:?}");
                 return self.violate("one lineage is steered to", detail);
             }
