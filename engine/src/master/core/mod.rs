@@ -228,12 +228,17 @@ impl Core {
             Request::Commit if self.lifecycle.new_master().is_some() => {
                 self.ask_to_commit(world).map(|()| Some(Kind::Commit))
             }
-            Request::Revert if matches!(self.lifecycle, Lifecycle::Serving(Lineage::New(_))) => {
-                return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
-            }
-            // The client waits first: what it asked for may be done at once.
+            Request::Revert => match &self.lifecycle {
+                Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { .. }, .. })) => {
+                    Ok(Some(Kind::Revert))
+                }
+                Lifecycle::Serving(Lineage::New(_)) => {
+                    return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
+                }
+                // The client waits first: what it asked for may be done at once.
+                _ => return self.decide_for(world, client, Kind::Revert),
+            },
             Request::Commit => return self.decide_for(world, client, Kind::Commit),
-            Request::Revert => return self.decide_for(world, client, Kind::Revert),
             Request::Stop { now, drain_ms } => {
                 let how = if now { Stop::Now } else { Stop::Graceful { drain_ms } };
                 return self.stop_for(world, client, Kind::Stop, how);
