@@ -5,7 +5,7 @@ use super::generation::{Phase, State};
 use super::lifecycle::{Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
 use super::operations::Kind;
-use super::types::Stop;
+use super::types::{Plan, Stop};
 use super::world::{Notice, World};
 use crate::config::Connections;
 use crate::handover::Tier;
@@ -147,11 +147,15 @@ impl Core {
         self.lifecycle = Lifecycle::Idle(old);
         let farewell = self.farewell(index);
         self.send_away(world, index, &farewell);
+        self.dismiss_orphans(world);
     }
 
     /// How workers leave when others serve instead.
     pub(super) fn farewell(&self, index: usize) -> Order {
-        let plan = &self.generations[index].plan;
+        self.farewell_of(&self.generations[index].plan)
+    }
+
+    pub(super) fn farewell_of(&self, plan: &Plan) -> Order {
         let (settle_ms, is_succeeded) = match self.tier {
             Tier::Adopt => (0, true),
             Tier::Ebpf | Tier::Migrate => (plan.settle_ms, false),

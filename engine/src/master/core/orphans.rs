@@ -161,8 +161,13 @@ impl Core {
 
     /// Sends away those whose work others do now.
     pub(super) fn dismiss_orphans(&mut self, world: &mut dyn World) {
-        let Some(index) = self.serving() else { return };
-        let farewell = self.farewell(index);
+        let plan = match (self.serving(), &self.last) {
+            (Some(index), _) => &self.generations[index].plan,
+            // Workers are to leave, whoever they belonged to.
+            (None, Some(last)) if self.is_idle() => last,
+            _ => return,
+        };
+        let farewell = self.farewell_of(plan);
         let Order::Drain { settle_ms, drain_ms, .. } = farewell else { return };
         let heirs = self.meetings();
         let mut workers = 0;
