@@ -301,6 +301,8 @@ impl Core {
         self.check_predecessor(world);
         self.check_workers(world);
         self.look_at_workers(world);
+        // A worker's channel may have been full.
+        self.share_rest(world);
     }
 
     /// When to step with [`Event::Tick`] at the latest.

@@ -8,7 +8,7 @@ use super::timeline::say;
 use super::universe::{Micro, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::Exit;
-use crate::master::core::{ArrivalId, Core, Event, Inheritance, ProcessId, SocketId};
+use crate::master::core::{ArrivalId, Core, Event, Inheritance, ProcessId, Signal, SocketId};
 
 impl Universe {
     /// What a master can do now.
@@ -206,6 +206,9 @@ impl Universe {
     pub(super) fn master_is_signalled(&mut self, id: ProcessId) {
         let signal = self.master_mut(id).signals.remove(0);
         say(self.now, id, || format!("gets {signal:?}"));
+        if signal == Signal::Winch {
+            self.idled.insert(id);
+        }
         self.step_core(id, Event::Signal(signal));
     }
 

@@ -190,6 +190,9 @@ impl Kernel {
 
     /// The listener of a connection that nobody has accepted is closed.
     fn migrate(&mut self, key: ConnectionKey, now: Time) {
+        if self.connections[key].place == Place::Lost {
+            return;
+        }
         let address = self.connections[key].address;
         let moves = self.migrates || self.programs.contains_key(&address);
         match self.select(address, key).filter(|_| moves) {

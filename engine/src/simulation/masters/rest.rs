@@ -109,7 +109,8 @@ impl Universe {
                 }
                 continue;
             };
-            if !Self::is_at_rest(core) {
+            let is_left_idle = matches!(core.lifecycle(), Lifecycle::Idle(None)) && !self.idled.contains(&id);
+            if !Self::is_at_rest(core) || is_left_idle {
                 return Err(waits(format!("master {}: {:?}", id.0, core.lifecycle())));
             }
             for generation in core.generations() {

@@ -117,6 +117,8 @@ pub(super) struct Universe {
     pub(super) may_reset: bool,
     /// Steering has failed: it is as it was before.
     pub(super) is_unsteered: bool,
+    /// Masters that were told to let their workers go.
+    pub(super) idled: BTreeSet<ProcessId>,
     /// Answers of the step under way.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
@@ -146,6 +148,7 @@ impl Universe {
             killed: BTreeSet::new(),
             may_reset: false,
             is_unsteered: false,
+            idled: BTreeSet::new(),
             unjudged: Vec::new(),
             violation: None,
             next_number: 1,
@@ -320,6 +323,10 @@ impl Universe {
         self.drop_connections(id, exit);
         if let Some(parent) = process.parent.filter(|parent| self.processes.contains_key(parent)) {
             self.master_mut(parent).ended.push((id, exit));
+        }
+        if self.masters().next().is_none() {
+            // Nobody is left who could remove them.
+            self.beside.clear();
         }
         for child in self.processes.values_mut().filter(|one| one.parent == Some(id)) {
             child.parent = None;
