@@ -272,6 +272,7 @@ impl Core {
 
     /// The old workers serve: the new master may go.
     pub(super) fn serves_again(&mut self, world: &mut dyn World) {
+        self.conclude_revert(world);
         let until = world.now().after_ms(LEAVE_MS_MAX);
         let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
         old.stage = OldStage::Relieved { until };
@@ -281,6 +282,13 @@ impl Core {
         let meetings = self.meetings();
         world.tell_new(&ToNew::Relieved { meetings });
         world.note(None, EventKind::ServesAgain);
+    }
+
+    /// The old workers serve, and the new master has left.
+    fn conclude_revert(&mut self, world: &mut dyn World) {
+        if self.lifecycle.old().is_none() && self.serving().is_some() {
+            self.operations.conclude(world, Kind::Revert, &Ok(Outcome::Reverted { pid: self.process.0 }));
+        }
     }
 
     fn take_names_back(&mut self, world: &mut dyn World, from: Option<ProcessId>) {
@@ -352,7 +360,7 @@ impl Core {
         }
         // Its workers may be alive, and would serve on.
         self.look_for_orphans(world);
-        self.operations.conclude(world, Kind::Revert, &Ok(Outcome::Reverted { pid: self.process.0 }));
+        self.conclude_revert(world);
         true
     }
 

@@ -363,10 +363,14 @@ impl Core {
 
     /// The old workers do not come up again: the new master has to stay.
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
-        let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
-        old.stage = OldStage::Held { until: None };
-        world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
-        world.note(None, EventKind::NotReverted { why: why.clone() });
+        if let Some(old) = self.lifecycle.old_mut() {
+            if old.stage != OldStage::Reverting {
+                return;
+            }
+            old.stage = OldStage::Held { until: None };
+            world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
+            world.note(None, EventKind::NotReverted { why: why.clone() });
+        }
         self.operations.conclude(world, Kind::Revert, &Err(Failure::NotReverted { why: Box::new(why) }));
     }
 }
