@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::generation::{Phase, State};
-use super::lifecycle::{Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
+use super::lifecycle::{Idle, Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
 use super::operations::Kind;
 use super::types::{Plan, Stop};
@@ -143,8 +143,7 @@ impl Core {
             // The listeners are not parked, and close at once.
             world.note(None, EventKind::NotSteered { why });
         }
-        let old = self.lifecycle.take_old();
-        self.lifecycle = Lifecycle::Idle(old);
+        self.lifecycle = Lifecycle::Idle(self.lifecycle.take_old().map_or(Idle::Asked, Idle::Replaced));
         let farewell = self.farewell(index);
         self.send_away(world, index, &farewell);
         self.dismiss_orphans(world);

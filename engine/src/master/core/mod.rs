@@ -26,7 +26,7 @@ mod types;
 mod world;
 
 pub(crate) use self::generation::{Child, Generation, Phase, Slot, State};
-pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
+pub(crate) use self::lifecycle::{Idle, Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
@@ -299,6 +299,7 @@ impl Core {
         self.check_orphans(world);
         self.check_successor(world);
         self.check_predecessor(world);
+        self.check_wanted(world);
         self.check_workers(world);
         self.look_at_workers(world);
         // A worker's channel may have been full.
@@ -313,7 +314,7 @@ impl Core {
         };
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
-        deadlines.chain(self.claim_deadline(now)).min()
+        deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline()).min()
     }
 
     /// Nothing is left that this master would have to wait for.

@@ -4,7 +4,7 @@
 
 use super::Core;
 use super::generation::Phase;
-use super::lifecycle::{Lifecycle, Lineage, Old, OldStage, Starting};
+use super::lifecycle::{Idle, Lifecycle, Lineage, Old, OldStage, Starting};
 use super::operations::Kind;
 use super::types::{ProcessId, SocketId, Time, Upgrade};
 use super::world::{Greeting, Names, Notice, World};
@@ -217,8 +217,8 @@ impl Core {
     fn leave_to_successor(&mut self, world: &mut dyn World) {
         self.moves.owes_successor = true;
         world.tell_new(&ToNew::Alone);
-        let old = self.lifecycle.take_old();
-        self.lifecycle = Lifecycle::Idle(old);
+        let Some(old) = self.lifecycle.take_old() else { return };
+        self.lifecycle = Lifecycle::Idle(Idle::Replaced(old));
         self.take_down_coming(world);
         let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::leave::STOP_GRACE_MS;
+use super::lifecycle::{Idle, Lifecycle};
 use super::moves::inheritance;
 use super::types::{ProcessId, SocketId, Stop, Time};
 use super::world::World;
@@ -192,7 +193,7 @@ impl Core {
         let plan = match (self.serving(), &self.last) {
             (Some(index), _) => &self.generations[index].plan,
             // Workers are to leave, whoever they belonged to.
-            (None, Some(last)) if self.is_idle() => last,
+            (None, Some(last)) if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked)) => last,
             _ => return,
         };
         let farewell = self.farewell_of(plan);

@@ -2,6 +2,8 @@
 //! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
 //! - whoever was accepted by a process that is killed is lost with it;
 //! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
+//! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
+//!   waits for nobody; the master, which has another copy, must have been killed, too;
 //! - where no master serves, or stops everything, nobody has to listen.
 
 use std::net::SocketAddr;
@@ -67,7 +69,8 @@ impl Universe {
                 Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
                 _ => false,
             };
-            if is_doomed && !self.is_expected(address) {
+            let nothing_moves = !self.killed.is_empty() && !self.kernel.programs.contains_key(&address);
+            if is_doomed && (nothing_moves || !self.is_expected(address)) {
                 self.kernel.connections[key].place = Place::Lost;
             }
         }

@@ -11,7 +11,7 @@ use super::steps::Asked;
 use super::timeline::tell;
 use super::universe::Universe;
 use crate::handover::Tier;
-use crate::master::core::{Core, Lifecycle, Lineage, NewStage, OldStage, Phase, ProcessId, State};
+use crate::master::core::{Core, Idle, Lifecycle, Lineage, NewStage, OldStage, Phase, ProcessId, State};
 
 /// Long enough for anything that has a time limit.
 const REST_MS: u64 = 180_000;
@@ -109,7 +109,7 @@ impl Universe {
                 }
                 continue;
             };
-            let is_left_idle = matches!(core.lifecycle(), Lifecycle::Idle(None)) && !self.idled.contains(&id);
+            let is_left_idle = matches!(core.lifecycle(), Lifecycle::Idle(Idle::Asked)) && !self.idled.contains(&id);
             if !Self::is_at_rest(core) || is_left_idle {
                 return Err(waits(format!("master {}: {:?}", id.0, core.lifecycle())));
             }
@@ -139,9 +139,9 @@ impl Universe {
     fn is_at_rest(core: &Core) -> bool {
         match core.lifecycle() {
             Lifecycle::Serving(Lineage::Alone) => core.serving().is_some(),
-            Lifecycle::Idle(None) => true,
+            Lifecycle::Idle(Idle::Asked) => true,
             Lifecycle::Serving(Lineage::New(new)) => new.stage == NewStage::Undecided && core.serving().is_some(),
-            Lifecycle::Serving(Lineage::Old(old)) | Lifecycle::Idle(Some(old)) => {
+            Lifecycle::Serving(Lineage::Old(old)) | Lifecycle::Idle(Idle::Replaced(old)) => {
                 old.stage == OldStage::Held { until: None }
             }
             _ => false,
@@ -156,7 +156,10 @@ impl Universe {
             .flat_map(|generation| generation.children().map(|child| child.process))
             .collect();
         let has_master = self.cores().next().is_some();
-        for (id, worker) in self.workers() {
+        // One that hangs in its start, and whose master is gone, hears nobody.
+        let hangs =
+            |id: &ProcessId| self.processes[id].parent.is_none() && self.worker(*id).is_some_and(|one| !one.is_ready());
+        for (id, worker) in self.workers().filter(|(id, _)| !hangs(id)) {
             if has_master && !known.contains(&id) {
                 return Err(Violation::new("no process is left over", format!("worker {} ({:?})", id.0, worker.stage)));
             }
@@ -243,6 +246,7 @@ impl Universe {
             self.pass(60_000)?;
         }
         self.check_clients()?;
+        self.calm();
         if let Some(id) = self.processes.keys().next() {
             return Err(Violation::new("no process is left over", format!("{}: {:?}", id.0, self.processes[id].body)));
         }

@@ -314,7 +314,8 @@ impl Universe {
         let channels = self.channels.iter().filter(|(_, channel)| channel.ends.contains(&id));
         let channels: Vec<ChannelId> = channels.map(|(channel, _)| *channel).collect();
         channels.into_iter().for_each(|channel| self.close_channel(id, channel));
-        if exit.is_success() || matches!(exit, Exit::Code(_)) {
+        // A master has no ring.
+        if matches!(exit, Exit::Code(_)) || matches!(process.body, Body::Master(_)) {
             self.kernel.release_all(Holder::Process(id), self.now);
         } else {
             self.kernel.process_died(id);
