@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Slot, State};
-use super::lifecycle::{Lifecycle, Lineage, OldStage};
+use super::lifecycle::{Idle, Lifecycle, Lineage, OldStage};
 use super::operations::Kind;
 use super::types::{Address, Plan, SocketId, Time};
 use super::world::{Claim, Listeners, Notice, Spawn, World};
@@ -15,6 +15,9 @@ use std::net::SocketAddr;
 
 /// A server that starts holds a port that it looks at for some milliseconds.
 const CLAIM_MS_MAX: u64 = 1_000;
+
+/// Where nothing serves, and workers that are to serve again do not come up, it is tried again after this time.
+const AGAIN_MS: u64 = 1_000;
 
 /// A busy port is looked at again after this time.
 const CLAIM_RETRY_MS: u64 = 5;
@@ -243,8 +246,8 @@ impl Core {
         let (lifecycle, is_first) = match lifecycle {
             Lifecycle::Starting(_, None) => (Lifecycle::Serving(Lineage::Alone), true),
             Lifecycle::Starting(_, Some(new)) => (Lifecycle::Serving(Lineage::New(new)), true),
-            Lifecycle::Idle(None) => (Lifecycle::Serving(Lineage::Alone), false),
-            Lifecycle::Idle(Some(old)) => (Lifecycle::Serving(Lineage::Old(old)), false),
+            Lifecycle::Idle(Idle::Asked | Idle::Wanted { .. }) => (Lifecycle::Serving(Lineage::Alone), false),
+            Lifecycle::Idle(Idle::Replaced(old)) => (Lifecycle::Serving(Lineage::Old(old)), false),
             other => (other, false),
         };
         self.lifecycle = lifecycle;
@@ -337,12 +340,29 @@ impl Core {
             }
             return self.serves_again(world);
         }
+        if let Lifecycle::Idle(idle @ (Idle::Asked | Idle::Wanted { .. })) = &mut self.lifecycle {
+            *idle = Idle::Wanted { again_at: None };
+        }
         if self.is_changing() {
             return;
         }
         let Some(plan) = self.last.clone() else { return };
         if let Err(why) = self.begin(world, plan, TimelineKind::Revert) {
             self.abandon(world, why);
+        }
+    }
+
+    /// Nothing serves although it should.
+    pub(super) fn check_wanted(&mut self, world: &mut dyn World) {
+        if matches!(self.lifecycle, Lifecycle::Idle(Idle::Wanted { again_at: Some(at) }) if at <= world.now()) {
+            self.serve_again(world);
+        }
+    }
+
+    pub(super) fn wanted_deadline(&self) -> Option<Time> {
+        match &self.lifecycle {
+            Lifecycle::Idle(Idle::Wanted { again_at }) => *again_at,
+            _ => None,
         }
     }
 
@@ -363,10 +383,17 @@ impl Core {
 
     /// The old workers do not come up again: the new master has to stay.
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
-        let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
-        old.stage = OldStage::Held { until: None };
-        world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
-        world.note(None, EventKind::NotReverted { why: why.clone() });
+        if let Lifecycle::Idle(Idle::Wanted { again_at }) = &mut self.lifecycle {
+            *again_at = Some(world.now().after_ms(AGAIN_MS));
+        }
+        if let Some(old) = self.lifecycle.old_mut() {
+            if old.stage != OldStage::Reverting {
+                return;
+            }
+            old.stage = OldStage::Held { until: None };
+            world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
+            world.note(None, EventKind::NotReverted { why: why.clone() });
+        }
         self.operations.conclude(world, Kind::Revert, &Err(Failure::NotReverted { why: Box::new(why) }));
     }
 }
