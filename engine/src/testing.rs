@@ -364,12 +364,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept
-                | Alarm::Batch { .. }
-                | Alarm::Connect { .. }
-                | Alarm::FirstInput
-                | Alarm::Settled
-                | Alarm::State => {}
+                Alarm::Accept | Alarm::Connect { .. } => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {

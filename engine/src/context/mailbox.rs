@@ -83,7 +83,9 @@ impl<M> Inbox<M> {
     /// Everything queued now; what comes later rings again.
     pub(crate) fn take(&self) -> Vec<M> {
         let _ = self.mailbox.bell.event.read();
-        self.mailbox.bell.rung.store(false, Ordering::Release);
+        // A swap that acquires, not a store: a sender that found the bell rung has queued its message before, and that must
+        // be seen below. With a store alone, the look at the queue could come first, and nobody would ring again.
+        self.mailbox.bell.rung.swap(false, Ordering::AcqRel);
         self.receiver.try_iter().take(self.receiver.len().max(1)).collect()
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// Whether a connection may go from here to `next`.
-    const fn leads_to(self, next: Self) -> bool {
+    pub(super) const fn leads_to(self, next: Self) -> bool {
         use Stage::*;
         match self {
             Ours => matches!(next, Queued | Stays),
@@ -66,7 +66,7 @@ pub(crate) enum Wake {
     Deliver,
     /// Kept until it is known who has the connection.
     Keep,
-    /// It was about something of the worker that had the connection before.
+    /// The connection is another worker's, and what this is about is not.
     Drop,
 }
 
@@ -109,11 +109,11 @@ impl Custody {
     /// Somebody wants the protocol to be called.
     pub(crate) fn wake(&mut self) -> Wake {
         match self.stage {
-            Stage::Frozen | Stage::Offered | Stage::Giving => {
+            Stage::Frozen | Stage::Offered | Stage::Giving | Stage::Brought => {
                 self.is_woken = true;
                 Wake::Keep
             }
-            Stage::Given | Stage::Brought => Wake::Drop,
+            Stage::Given => Wake::Drop,
             _ => Wake::Deliver,
         }
     }
@@ -162,7 +162,10 @@ mod tests {
         assert_eq!((custody.wake(), custody.wake()), (Wake::Keep, Wake::Keep));
         custody.enter(Stage::Queued);
         assert!(custody.take_wake() && !custody.take_wake());
-        assert_eq!(Custody::BROUGHT.clone().wake(), Wake::Drop);
+        let mut brought = Custody::BROUGHT;
+        assert_eq!(brought.wake(), Wake::Keep);
+        brought.enter(Stage::Ours);
+        assert!(brought.take_wake(), "it was about something of this worker");
     }
 
     #[test]

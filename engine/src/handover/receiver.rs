@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::connections::Refusal;
+use super::Refusal;
 use super::mutation::{Mutation, is_put_back};
-use crate::protocol::ConnectionId;
+use crate::types::ConnectionId;
 
 /// Senders that may be here at once.
 const VISITORS_MAX: usize = 4096;

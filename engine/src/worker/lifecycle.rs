@@ -121,6 +121,12 @@ impl Lifecycle {
         self.leaving().map(|leaving| leaving.stage)
     }
 
+    /// It serves, and nothing is to be done in the turn.
+    #[inline]
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(self.state, State::Serving)
+    }
+
     /// It was told to leave, or to stop.
     pub(crate) fn is_leaving(&self) -> bool {
         matches!(self.state, State::Leaving(_) | State::Stopping { .. })
@@ -136,8 +142,7 @@ impl Lifecycle {
     }
 
     pub(crate) fn awaits_state(&self) -> bool {
-        matches!(self.state, State::AwaitingState { .. })
-            || matches!(self.stage(), Some(Stage::AwaitingState { .. }))
+        matches!(self.state, State::AwaitingState { .. }) || matches!(self.stage(), Some(Stage::AwaitingState { .. }))
     }
 
     /// Whether connections may be let in.
@@ -160,8 +165,7 @@ impl Lifecycle {
 
     /// The protocol was told, in one way or another.
     pub(crate) fn was_told(&self) -> bool {
-        self.is_stopping()
-            || matches!(self.stage(), Some(Stage::Moving | Stage::Draining { .. } | Stage::Waiting))
+        self.is_stopping() || matches!(self.stage(), Some(Stage::Moving | Stage::Draining { .. } | Stage::Waiting))
     }
 
     /// Whether the protocol is about to be told, so that turns follow at once.
@@ -188,19 +192,20 @@ impl Lifecycle {
     }
 
     /// Leaves: listeners stay open for `settle_ms`, for handshakes under way, and connections have `drain_ms` from then on.
-    /// Said again, it ends the settling, or shortens the time. Gives whether it was the first time.
-    pub(crate) fn drain(&mut self, now_ns: u64, settle_ms: u64, drain_ms: u64, is_succeeded: bool) -> bool {
+    /// Said again, it ends the settling, or shortens the time. `is_succeeded` says whether others accept from the very same
+    /// sockets, where that is known. Gives whether it was the first time.
+    pub(crate) fn drain(&mut self, now_ns: u64, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) -> bool {
         let deadline_ns = now_ns.saturating_add(settle_ms.saturating_add(drain_ms).saturating_mul(1_000_000));
         let first_input_ns = FIRST_INPUT_MS_MAX.min(drain_ms / 2) * 1_000_000;
         let stage = match &mut self.state {
             State::Stopping { is_succeeded: before } => {
-                *before |= is_succeeded;
+                *before = is_succeeded.unwrap_or(*before);
                 return false;
             }
             State::Leaving(leaving) => {
                 leaving.deadline_ns = leaving.deadline_ns.min(deadline_ns);
                 leaving.first_input_ns = first_input_ns;
-                leaving.is_succeeded |= is_succeeded;
+                leaving.is_succeeded = is_succeeded.unwrap_or(leaving.is_succeeded);
                 if settle_ms == 0 {
                     leaving.settles_at_ns = None;
                 }
@@ -210,6 +215,7 @@ impl Lifecycle {
             State::Serving => Stage::Asked,
         };
         let settles_at_ns = (settle_ms > 0).then(|| now_ns.saturating_add(settle_ms.saturating_mul(1_000_000)));
+        let is_succeeded = is_succeeded.unwrap_or(false);
         self.state = State::Leaving(Leaving { stage, settles_at_ns, deadline_ns, first_input_ns, is_succeeded });
         true
     }

@@ -1,10 +1,11 @@
 //! Batches: a few connections at a time are stopped, frozen, offered to an heir and given to it.
 
 use super::{Command, Heir, Phase, Sender, Table, World};
-use crate::handover::connections::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, BODY_BYTES_MAX, Refusal};
+use crate::handover::Refusal;
 use crate::handover::custody::Stage;
+use crate::handover::limits::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, OFFER_BYTES_MAX};
 use crate::handover::mutation::{Mutation, is_put_back};
-use crate::protocol::ConnectionId;
+use crate::types::ConnectionId;
 
 /// An heir that there is a channel to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,11 +42,15 @@ pub(super) struct Batch {
 }
 
 impl Peer {
-    pub(super) fn deadline_ns(&self) -> Option<u64> {
+    pub(super) fn until_ns(&self) -> Option<u64> {
         match self.batch.as_ref()?.step {
             Step::Stopping | Step::Freezing => None,
             Step::Offered { until_ns } | Step::Giving { until_ns } => Some(until_ns),
         }
+    }
+
+    pub(super) fn is_late(&self, now_ns: u64) -> bool {
+        self.until_ns().is_some_and(|until_ns| until_ns <= now_ns)
     }
 
     pub(super) fn has_member(&self, id: ConnectionId) -> bool {
@@ -59,10 +64,7 @@ impl Peer {
 
 /// Whether an heir that refuses for this reason would refuse every other connection, too.
 fn is_final(refusal: Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors
-    )
+    matches!(refusal, Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors)
 }
 
 impl Sender {
@@ -173,7 +175,7 @@ impl Sender {
 
     fn is_too_large<T: Table>(&self, world: &mut World<'_, T>, id: ConnectionId) -> bool {
         let bytes = world.table.look(id).map_or(0, |look| look.bytes);
-        bytes > BODY_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked)
+        bytes > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked)
     }
 
     pub(super) fn frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
@@ -201,7 +203,7 @@ impl Sender {
         let (mut members, mut back, mut large, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for id in std::mem::take(&mut batch.members) {
             let more = world.table.look(id).map_or(0, |look| look.bytes);
-            if more > BODY_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked) {
+            if more > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked) {
                 large.push(id);
             } else if !members.is_empty() && bytes + more > BATCH_BYTES as u64 {
                 back.push(id);
@@ -312,8 +314,8 @@ impl Sender {
 
     /// Heirs that have not answered in time are lost.
     pub(super) fn expire<T: Table>(&mut self, world: &mut World<'_, T>) {
-        let is_due = |peer: &Peer| peer.deadline_ns().is_some_and(|deadline_ns| deadline_ns <= world.now_ns);
-        let due: Vec<Heir> = self.heirs.iter().filter(|(_, peer)| is_due(peer)).map(|(heir, _)| *heir).collect();
+        let late = self.heirs.iter().filter(|(_, peer)| peer.is_late(world.now_ns));
+        let due: Vec<Heir> = late.map(|(heir, _)| *heir).collect();
         if !is_put_back(Mutation::SilentHeirIsWaitedFor) {
             due.into_iter().for_each(|heir| self.lose(world, heir));
         }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Command, Heir, Phase, Sender, Table, World};
-use crate::handover::connections::Refusal;
+use crate::handover::Refusal;
 use crate::handover::custody::Stage;
-use crate::protocol::ConnectionId;
+use crate::types::ConnectionId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Gathering {

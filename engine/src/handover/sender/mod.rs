@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use self::batches::Peer;
 use self::gathering::Gathering;
 pub(crate) use self::report::Tally;
-use super::connections::Refusal;
+use super::Refusal;
 use super::custody::{Custody, Stage};
 use super::mutation::{Mutation, is_put_back};
-use crate::protocol::ConnectionId;
+use crate::types::ConnectionId;
 
 /// Where all heirs are gone, others are waited for so long.
 const HEIRS_MS_MAX: u64 = 3_000;
@@ -235,8 +235,13 @@ impl Sender {
 
     /// When [`Input::Time`] may change something.
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        let batches = self.heirs.values().filter_map(Peer::deadline_ns);
+        let batches = self.heirs.values().filter_map(Peer::until_ns);
         batches.chain(self.heirs_until_ns.filter(|_| self.is_on())).chain(self.report.due_ns()).min()
+    }
+
+    /// An heir has not answered in time.
+    pub(crate) fn is_late(&self, now_ns: u64) -> bool {
+        self.heirs.values().any(|peer| peer.is_late(now_ns))
     }
 
     /// Takes in what happened, and tells the driver what to do about it.

@@ -1,7 +1,7 @@
 //! What the master is told: how many connections have moved, and once for each order that nothing is left to move.
 
 use super::{Command, Phase, Sender, Table, World};
-use crate::handover::connections::Refusal;
+use crate::handover::Refusal;
 use crate::handover::mutation::{Mutation, is_put_back};
 
 /// Progress is reported at most this often.

@@ -1,33 +1,40 @@
 //! The loop: one system call a turn, which submits what the last turn produced and waits for what comes next.
 //!
 //! A turn: completions, timers, requests of callbacks, then each connection that has something to send sends it.
-//! Invariants: a connection has at most one receive and one send in the kernel's hand; it is closed once, and its slot
+//! Invariants: a connection has at most one receive and one send in flight in the kernel; it is closed once, and its slot
 //! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
 
 mod accepting;
-mod moving;
+mod arrivals;
+mod connecting;
+mod departures;
+mod entry;
+mod leaving;
+mod links;
 mod orders;
 mod worker_state;
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
-use self::moving::Moving;
+use self::entry::{Entry, Receiving};
+use self::links::Moving;
 use super::Sizing;
+use super::lifecycle::Lifecycle;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::connection::{Action, Connection, Received};
-use crate::context::timer_wheel::TimerId;
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
+use crate::handover::custody::Custody;
+use crate::handover::sender::{self, Sender};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
@@ -48,67 +55,6 @@ const CONTROL: Key = Key { slot: 0, generation: 0 };
 const SIGNALS: Key = Key { slot: 1, generation: 0 };
 const INBOX: Key = Key { slot: 2, generation: 0 };
 const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Receiving {
-    No,
-    Armed,
-    Cancelling,
-    /// No buffer was left; armed again when some are.
-    Starved,
-}
-
-/// How far leaving has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// Asked to. The protocol is told a turn later, when what the kernel had received by then has been handled.
-    Asked,
-    AskedBefore,
-    Told,
-}
-
-struct Entry<S> {
-    connection: Connection<S>,
-    /// `None` once it is given to the kernel to be closed.
-    socket: Option<Socket>,
-    receiving: Receiving,
-    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
-    /// then has nothing armed that must be cancelled.
-    is_fresh: bool,
-    sending: bool,
-    /// The send in flight closes the socket if it succeeds.
-    closes_with_send: bool,
-    /// In the list of those that have something to send.
-    is_dirty: bool,
-    /// On its way to another worker: nothing is armed any more.
-    is_stopping: bool,
-    /// It was to go to another worker, and does not.
-    stays: bool,
-    /// While an outbound connection is being established.
-    connecting: Option<Box<Connecting>>,
-}
-
-struct Connecting {
-    token: u64,
-    time_out: Option<TimerId>,
-    has_timed_out: bool,
-}
-
-impl<S> Entry<S> {
-    /// Nothing of it is in the kernel's hand.
-    fn is_still(&self) -> bool {
-        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
-    }
-
-    fn key(&self) -> Key {
-        key_of(self.connection.id())
-    }
-}
-
-fn key_of(id: ConnectionId) -> Key {
-    Key { slot: id.slot, generation: id.generation as u16 }
-}
 
 /// How a worker stands to its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,19 +109,9 @@ pub(crate) struct EventLoop<P: Protocol> {
     accept_pause_ms: u64,
     at_limit: bool,
     logged_ns: u64,
-    leaving: Leaving,
-    drain_deadline_ns: Option<u64>,
-    /// While leaving: how long whoever has sent nothing is waited for.
-    first_input_ns: u64,
-    /// While leaving: listeners have settled, and close.
-    is_settled: bool,
-    /// While leaving: others accept from the same sockets.
-    is_succeeded: bool,
-    stopping: bool,
+    lifecycle: Lifecycle,
     connections: Connections,
     moving: Moving,
-    /// Nobody is let in before the state of the worker before has come.
-    awaits_state: bool,
     state_bytes_max: u64,
     state_too_large: StateTooLarge,
 }
@@ -183,7 +119,11 @@ pub(crate) struct EventLoop<P: Protocol> {
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct, .. } = parts;
-        let moving = Moving::new(parts.meeting, parts.user);
+        let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
+        let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
+        let moving = Moving::new(sender, parts.meeting, parts.user);
+        let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
+        let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let mut this = Self {
             protocol,
             ring,
@@ -205,21 +145,12 @@ impl<P: Protocol> EventLoop<P> {
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
             at_limit: false,
             logged_ns: 0,
-            leaving: Leaving::No,
-            drain_deadline_ns: None,
-            first_input_ns: 0,
-            is_settled: false,
-            is_succeeded: false,
-            stopping: false,
+            lifecycle,
             connections: parts.connections,
             moving,
-            awaits_state: false,
             state_bytes_max: parts.state_bytes_max,
             state_too_large: parts.state_too_large,
         };
-        if parts.succeeds {
-            this.await_state();
-        }
         this.ring.poll(this.control.as_fd(), CONTROL);
         if let Some(signals) = &this.signals {
             this.ring.poll(signals.as_fd(), SIGNALS);
@@ -270,15 +201,9 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn is_done(&self) -> bool {
-        let is_alone = self.moving.is_alone() || self.stopping;
-        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !self.is_accepting() && is_alone
-    }
-
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let is_asked = matches!(self.leaving, Leaving::Asked | Leaving::AskedBefore) && !self.awaits_state;
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || is_asked;
+        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -288,14 +213,10 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.expire_timers();
         self.run_commands();
-        match self.leaving {
-            Leaving::No | Leaving::Told => {}
-            Leaving::Asked => self.leaving = Leaving::AskedBefore,
-            // What comes is to be passed on.
-            Leaving::AskedBefore if self.awaits_state => {}
-            Leaving::AskedBefore => self.tell_drain(),
+        if !self.lifecycle.is_serving() {
+            self.live_on();
+            self.move_on();
         }
-        self.move_on();
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
         self.rearm_starved();
         self.settle_accepting();
@@ -331,8 +252,8 @@ impl<P: Protocol> EventLoop<P> {
                 let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
-                if was_fresh && self.leaving == Leaving::Told && (self.context.draining || entry.stays) {
-                    let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
+                if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
+                    let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
                     connection.drain(&mut self.protocol, &mut self.context, deadline);
                 }
             }
@@ -385,7 +306,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn open(&mut self, socket: Socket, token: Option<u64>) {
-        let id = match self.insert(socket, None) {
+        let id = match self.insert(socket) {
             Ok(id) => id,
             Err(socket) => {
                 // Only a burst larger than the backlog can come here; see `Sizing`.
@@ -402,21 +323,11 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// A slot for `socket`, which comes back where there is none.
-    fn insert(&mut self, socket: Socket, connecting: Option<Connecting>) -> Result<ConnectionId, Socket> {
+    fn insert(&mut self, socket: Socket) -> Result<ConnectionId, Socket> {
         let now_ns = self.context.now_ns;
         let mut socket = Some(socket);
-        let id = self.slab.insert(|id| Entry {
-            connection: Connection::new(id, now_ns),
-            socket: socket.take(),
-            receiving: Receiving::No,
-            is_fresh: true,
-            sending: false,
-            closes_with_send: false,
-            is_dirty: false,
-            is_stopping: false,
-            stays: false,
-            connecting: connecting.map(Box::new),
-        });
+        let make = |id| Entry::new(Connection::new(id, now_ns), socket.take(), Custody::default());
+        let id = self.slab.insert(make);
         id.ok_or_else(|| socket.expect("not taken"))
     }
 
@@ -424,78 +335,17 @@ impl<P: Protocol> EventLoop<P> {
         let entry = self.slab.get(id).expect("a connection that was just made");
         let ring = RefCell::new(&mut self.ring);
         let socket = entry.socket.as_ref().expect("open");
-        let address = || {
-            ring.borrow_mut().with_descriptor(socket, |descriptor| {
-                let address = SockRef::from(&descriptor).peer_addr()?;
-                address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
-            })
-        };
+        let address = || peer_address(&mut ring.borrow_mut(), socket);
         let peer = Peer { token, address: &address };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
-        if self.context.draining {
-            self.watch_first_input();
-        } else if self.moving.is_on {
-            // Where the worker's own state is another's, or is about to be, nothing can be done here.
-            entry.is_stopping = P::WORKER_STATE.is_some();
-            self.moving.queue.push_back(id);
+        if self.lifecycle.is_leaving() {
+            self.arrived(id);
         }
         self.settle(id.slot);
     }
 
-    fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
-        let socket = match outbound_socket(source, address) {
-            Ok(socket) => Ring::adopt(socket.into()),
-            Err(error) => {
-                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-                return;
-            }
-        };
-        let id = match self.insert(socket, Some(Connecting { token, time_out: None, has_timed_out: false })) {
-            Ok(id) => id,
-            Err(socket) => {
-                self.ring.close(socket);
-                let error = io::Error::other("the worker has no connection slot left (connections_max)");
-                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-                return;
-            }
-        };
-        let entry = self.slab.get(id).expect("just made");
-        if let (Some(connecting), connect_ms @ 1..) = (&mut entry.connecting, self.context.timeouts.connect_ms) {
-            let deadline_ns = self.context.now_ns + connect_ms * 1_000_000;
-            connecting.time_out = Some(self.context.timers.set(deadline_ns, Alarm::Connect { id }));
-        }
-        let socket = entry.socket.as_ref().expect("just made");
-        self.ring.connect(socket, key_of(id), address);
-    }
-
-    fn connected(&mut self, key: Key, result: i32) {
-        let Some(entry) = self.slab.get_key(key) else { return };
-        let Some(connecting) = entry.connecting.take() else { return };
-        let Connecting { token, time_out, has_timed_out } = *connecting;
-        if let Some(id) = time_out.filter(|_| !has_timed_out) {
-            self.context.timers.cancel(id);
-        }
-        if result == 0 && !self.stopping {
-            self.context.page.connected.add(1);
-            self.context.page.open.set(self.slab.len() as u64);
-            let id = self.slab.at(key.slot).expect("living").connection.id();
-            self.opened(id, Some(token));
-        } else {
-            let entry = self.slab.remove(key.slot);
-            if let Some(socket) = entry.socket {
-                self.ring.close(socket);
-            }
-            let error = match result {
-                _ if has_timed_out => io::ErrorKind::TimedOut.into(),
-                0 => io::Error::other("the worker stops"),
-                _ => io::Error::from_raw_os_error(-result),
-            };
-            self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-        }
-    }
-
     fn readable(&mut self, key: Key, more: bool) {
-        if self.moving_readable(key, more) {
+        if self.link_readable(key, more) {
             return;
         }
         match key {
@@ -544,23 +394,10 @@ impl<P: Protocol> EventLoop<P> {
                         self.settle(slot);
                     }
                 }
-                Alarm::Connect { id } => {
-                    if let Some(entry) = self.slab.get(id)
-                        && let (Some(connecting), Some(socket)) = (&mut entry.connecting, &entry.socket)
-                    {
-                        connecting.has_timed_out = true;
-                        self.ring.cancel_socket(socket);
-                    }
-                }
+                Alarm::Connect { id } => self.connect_timed_out(id),
                 Alarm::Accept => self.accept_paused = false,
-                Alarm::Settled => {
-                    self.is_settled = true;
-                    self.settle_accepting();
-                }
-                Alarm::FirstInput => self.drain_silent(),
-                Alarm::Drain => self.end_drain(),
-                Alarm::State => self.end_awaiting(false),
-                Alarm::Batch { place } => self.batch_timed_out(place),
+                // The lifecycle keeps the time of its own.
+                Alarm::Drain => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -575,17 +412,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         for command in std::mem::take(&mut self.context.commands) {
             match command {
-                Command::Wake(id) => {
-                    if let Some(entry) = self.slab.get(id).filter(|entry| entry.connecting.is_none()) {
-                        if entry.is_stopping && !entry.connection.is_open() && !entry.connection.is_ended() {
-                            // Frozen: until it is known whose it is.
-                            self.context.commands.push(Command::Wake(id));
-                            continue;
-                        }
-                        entry.connection.wake(&mut self.protocol, &mut self.context);
-                        self.settle(id.slot);
-                    }
-                }
+                Command::Wake(id) => self.wake(id),
                 Command::Rerun(id) => {
                     if let Some(entry) = self.slab.get(id) {
                         entry.connection.run_again(&mut self.protocol, &mut self.context);
@@ -595,7 +422,7 @@ impl<P: Protocol> EventLoop<P> {
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
-                    self.drain(0, self.context.timeouts.drain_ms_max);
+                    self.drain(0, self.context.timeouts.drain_ms_max, None);
                 }
             }
         }
@@ -619,8 +446,8 @@ impl<P: Protocol> EventLoop<P> {
             }
             Action::Close { reset } => return self.close(slot, reset),
         }
-        if entry.is_stopping {
-            return;
+        if entry.custody.is_held() {
+            return self.settle_held(slot);
         }
         if entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
@@ -668,10 +495,13 @@ impl<P: Protocol> EventLoop<P> {
             return;
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
-        let reason = entry.connection.reason();
+        let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
         self.slab.remove(slot);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
+        if was_held {
+            self.tell_sender(sender::Input::Gone(id));
+        }
     }
 
     fn send_dirty(&mut self) {
@@ -679,7 +509,7 @@ impl<P: Protocol> EventLoop<P> {
             let slot = self.dirty[index];
             let Some(entry) = self.slab.at(slot) else { continue };
             entry.is_dirty = false;
-            if entry.is_stopping && entry.socket.is_some() {
+            if entry.custody.is_held() && entry.socket.is_some() {
                 continue;
             }
             if let Some(socket) = &entry.socket {
@@ -714,7 +544,14 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn arm_timeout(&mut self) {
-        if let Some(next_ns) = self.context.next_timer_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
+        let of_timers = self.context.next_timer_ns();
+        let of_leaving = if self.lifecycle.is_serving() {
+            None
+        } else {
+            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
+        };
+        let next_ns = of_timers.into_iter().chain(of_leaving).min();
+        if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);
         }
@@ -745,14 +582,11 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<socket2::Socket> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    Ok(socket)
+fn peer_address(ring: &mut Ring, socket: &Socket) -> io::Result<SocketAddr> {
+    ring.with_descriptor(socket, |descriptor| {
+        let address = SockRef::from(&descriptor).peer_addr()?;
+        address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+    })
 }
 
 pub(super) fn watch_signals() -> io::Result<SignalFd> {
