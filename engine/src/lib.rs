@@ -37,6 +37,8 @@ mod master;
 mod protocol;
 mod server;
 mod service;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod steering;
 mod sys;
 pub mod telemetry;

@@ -4,8 +4,13 @@
 //! [`Stage::Brought`]. [`Custody::enter`] is the one place where a stage changes, and checks that the step
 //! is a legal one.
 
+use super::mutation::{Mutation, is_put_back};
+
 /// How often a worker may be lost while a connection is offered to it, before that connection is offered alone.
 const LOSSES_IN_COMPANY: u8 = 2;
+
+/// How many workers that leave may pass a connection on, one to the next. Two that leave may be each other's heirs.
+const PASSES_MAX: u8 = 4;
 
 /// Where a connection stands on its way from one worker to another. From [`Stage::Stopping`] on the loop arms nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,13 +81,25 @@ pub(crate) struct Custody {
     stage: Stage,
     /// Heirs that were lost while they had an offer of it.
     losses: u8,
+    /// Workers that were leaving when they got it, since one served it last.
+    passes: u8,
     /// Somebody woke it while it was frozen.
     is_woken: bool,
 }
 
 impl Custody {
-    /// Of a connection that was just made from an offer.
-    pub(crate) const BROUGHT: Self = Self { stage: Stage::Brought, losses: 0, is_woken: false };
+    /// Of a connection that was just made from an offer, which `passes` workers before this one have passed on. `None` where
+    /// this worker leaves as well, and those were enough.
+    pub(crate) fn brought(passes: u8, is_leaving: bool) -> Option<Self> {
+        let passes = if is_leaving { passes.saturating_add(1) } else { 0 };
+        let is_too_often = passes > PASSES_MAX && !is_put_back(Mutation::PassedForEver);
+        (!is_too_often).then_some(Self { stage: Stage::Brought, losses: 0, passes, is_woken: false })
+    }
+
+    /// Workers that were leaving when they got it, one after the other.
+    pub(crate) fn passes(&self) -> u8 {
+        self.passes
+    }
 
     #[inline]
     pub(crate) fn stage(&self) -> Stage {
@@ -162,10 +179,20 @@ mod tests {
         assert_eq!((custody.wake(), custody.wake()), (Wake::Keep, Wake::Keep));
         custody.enter(Stage::Queued);
         assert!(custody.take_wake() && !custody.take_wake());
-        let mut brought = Custody::BROUGHT;
+        let mut brought = Custody::brought(0, false).expect("taken");
         assert_eq!(brought.wake(), Wake::Keep);
         brought.enter(Stage::Ours);
         assert!(brought.take_wake(), "it was about something of this worker");
+    }
+
+    #[test]
+    fn workers_that_leave_pass_a_connection_on_a_few_times() {
+        let mut passes = 0;
+        for _ in 0..PASSES_MAX {
+            passes = Custody::brought(passes, true).expect("passed on").passes();
+        }
+        assert_eq!(Custody::brought(passes, true), None);
+        assert_eq!(Custody::brought(passes, false).map(|custody| custody.passes()), Some(0), "it is served");
     }
 
     #[test]

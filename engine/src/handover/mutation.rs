@@ -34,8 +34,37 @@ pub(crate) enum Mutation {
     OverIsForgotten,
     /// Connections that arrive at a worker that leaves are not passed on.
     ArrivalsAreNotPassedOn,
+    /// Workers that leave, and are each other's heirs, pass connections on without end.
+    PassedForEver,
+    /// Workers that leave, and are each other's heirs, wait for each other.
+    VisitorsAreWaitedFor,
     /// A connection goes on while its last send is still in flight.
     FrozenBeforeStill,
+}
+
+#[cfg(test)]
+impl Mutation {
+    /// Every one.
+    pub(crate) const ALL: [Self; 18] = [
+        Self::EndingIsHeld,
+        Self::RejectIsHeld,
+        Self::LossesAreForgotten,
+        Self::SizeIsNotChecked,
+        Self::WakeIsQueuedAgain,
+        Self::DoneWhileGathering,
+        Self::ReleasedBeforeSent,
+        Self::TakenBackAfterGiving,
+        Self::KeptWithoutGiving,
+        Self::SilentHeirIsWaitedFor,
+        Self::NextHeirIsWaitedFor,
+        Self::StaysWithoutState,
+        Self::OverIsRepeated,
+        Self::OverIsForgotten,
+        Self::ArrivalsAreNotPassedOn,
+        Self::PassedForEver,
+        Self::VisitorsAreWaitedFor,
+        Self::FrozenBeforeStill,
+    ];
 }
 
 #[cfg(any(test, feature = "simulation"))]

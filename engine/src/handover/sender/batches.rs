@@ -70,14 +70,20 @@ fn is_final(refusal: Refusal) -> bool {
 impl Sender {
     /// Stops the next connections for an heir that has no batch, unless others have fewer connections.
     pub(super) fn fill<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        // Of a batch that stands still already, nothing may be left at once.
+        while self.fill_once(world, heir) {}
+    }
+
+    /// `false` where there is nothing to fill, or nobody to fill it for.
+    fn fill_once<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) -> bool {
         let least = self.heirs.values().map(|peer| peer.open).min().unwrap_or_default();
-        let Some(peer) = self.heirs.get(&heir) else { return };
+        let Some(peer) = self.heirs.get(&heir) else { return false };
         if peer.batch.is_some() || peer.is_refusing || peer.open > least + BATCH as u64 {
-            return;
+            return false;
         }
         let members = self.next_members(world);
         if members.is_empty() {
-            return;
+            return false;
         }
         let began_ns = if self.has_worker_state { self.began_ns } else { world.now_ns };
         let batch = Batch { number: self.next_batch, step: Step::Stopping, members, began_ns };
@@ -91,6 +97,7 @@ impl Sender {
             peer.batch = Some(batch);
         }
         self.proceed(world, heir);
+        true
     }
 
     /// Takes the next connections out of the queue.
@@ -110,12 +117,12 @@ impl Sender {
             let stage = custody.stage();
             let is_alone = look.bytes >= ALONE_BYTES as u64 || custody.goes_alone();
             match stage {
-                Stage::Queued if !look.is_open => {
+                Stage::Queued if look.is_ending => {
                     custody.enter(Stage::Ours);
                     self.queue.pop_front();
                     continue;
                 }
-                Stage::Still if !look.is_open && is_put_back(Mutation::EndingIsHeld) => {
+                Stage::Still if look.is_ending && is_put_back(Mutation::EndingIsHeld) => {
                     self.queue.pop_front();
                     continue;
                 }
@@ -188,7 +195,7 @@ impl Sender {
 
     pub(super) fn not_frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         if world.stage(id) == Some(Stage::Still) {
-            if !world.is_open(id) {
+            if world.is_ending(id) {
                 self.let_go(world, id);
             } else if !self.is_gathering() {
                 self.keep(world, id, Refusal::Protocol);

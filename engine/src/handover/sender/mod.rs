@@ -26,6 +26,10 @@ use crate::types::ConnectionId;
 /// Where all heirs are gone, others are waited for so long.
 const HEIRS_MS_MAX: u64 = 3_000;
 
+/// Where nothing is left to move, whoever may still bring connections is waited for so long: that one may be waiting, too,
+/// for this worker.
+const VISITORS_MS_MAX: u64 = 3_000;
+
 /// A worker that may take connections, by the driver's number for its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Heir(pub(crate) u32);
@@ -33,8 +37,8 @@ pub(crate) struct Heir(pub(crate) u32);
 /// What the machine asks about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
-    /// The protocol has it, and it is not about to end. Not so while it is frozen.
-    pub(crate) is_open: bool,
+    /// That it ends is settled, whoever has it: the protocol has nothing more to do with it.
+    pub(crate) is_ending: bool,
     /// What would go with it, as far as is known.
     pub(crate) bytes: u64,
 }
@@ -68,8 +72,8 @@ impl<T: Table> World<'_, T> {
         }
     }
 
-    fn is_open(&mut self, id: ConnectionId) -> bool {
-        self.table.look(id).is_some_and(|look| look.is_open)
+    fn is_ending(&mut self, id: ConnectionId) -> bool {
+        self.table.look(id).is_none_or(|look| look.is_ending)
     }
 }
 
@@ -110,8 +114,8 @@ pub(crate) enum Input {
     StateDiscarded,
     /// Time has passed.
     Time,
-    /// No connection can arrive any more.
-    Quiet,
+    /// No connection can arrive any more, but what others bring, where `has_visitors` says so.
+    Quiet { has_visitors: bool },
     /// The worker stops at once.
     Stop,
 }
@@ -179,6 +183,8 @@ pub(crate) struct Sender {
     began_ns: u64,
     /// Other heirs are waited for until then.
     heirs_until_ns: Option<u64>,
+    /// What others bring is waited for until then.
+    visitors_until_ns: Option<u64>,
     /// Why the last heir takes nothing more.
     last_refusal: Option<Refusal>,
     report: report::Report,
@@ -197,6 +203,7 @@ impl Sender {
             next_batch: 0,
             began_ns: 0,
             heirs_until_ns: None,
+            visitors_until_ns: None,
             last_refusal: None,
             report: report::Report::default(),
         }
@@ -236,7 +243,8 @@ impl Sender {
     /// When [`Input::Time`] may change something.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let batches = self.heirs.values().filter_map(Peer::until_ns);
-        batches.chain(self.heirs_until_ns.filter(|_| self.is_on())).chain(self.report.due_ns()).min()
+        let waits = self.heirs_until_ns.into_iter().chain(self.visitors_until_ns).filter(|_| self.is_on());
+        batches.chain(waits).chain(self.report.due_ns()).min()
     }
 
     /// An heir has not answered in time.
@@ -268,8 +276,7 @@ impl Sender {
             Input::StateRefused(heir, refusal) => self.state_refused(world, heir, refusal),
             Input::StateDiscarded => self.phase = Phase::Moving { is_state_given: false },
             Input::Time => self.expire(world),
-            Input::Quiet if self.is_idle() => self.end(world),
-            Input::Quiet => {}
+            Input::Quiet { has_visitors } => self.quiet(world, has_visitors),
             Input::Stop => return self.stop_all(world),
         }
         self.advance(world);
@@ -332,9 +339,10 @@ impl Sender {
             Phase::Moving { .. } => false,
         };
         // One that is about to end needs neither the protocol nor the state: it ends here.
-        if !world.is_open(id) && !held_anyway {
+        if world.is_ending(id) && !held_anyway {
             return;
         }
+        self.visitors_until_ns = None;
         world.enter(id, Stage::Queued);
         self.queue.push_back(id);
         if !matches!(self.phase, Phase::Moving { is_state_given: false }) {
@@ -355,7 +363,7 @@ impl Sender {
             return;
         }
         let held_anyway = is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld);
-        if world.is_open(id) || (held_anyway && self.has_worker_state) {
+        if !world.is_ending(id) || (held_anyway && self.has_worker_state) {
             world.enter(id, Stage::Still);
         } else {
             self.let_go(world, id);
@@ -416,12 +424,24 @@ impl Sender {
         now_ns < until_ns || is_put_back(Mutation::NextHeirIsWaitedFor)
     }
 
+    /// Nothing is left to move, unless somebody brings it.
+    fn quiet<T: Table>(&mut self, world: &mut World<'_, T>, has_visitors: bool) {
+        if !self.is_idle() {
+            return;
+        }
+        let until_ns = *self.visitors_until_ns.get_or_insert(world.now_ns + VISITORS_MS_MAX * 1_000_000);
+        let is_late = until_ns <= world.now_ns && !is_put_back(Mutation::VisitorsAreWaitedFor);
+        if !has_visitors || is_late {
+            self.end(world);
+        }
+    }
+
     /// Nobody takes the rest.
     fn give_up<T: Table>(&mut self, world: &mut World<'_, T>) {
         let refusal = self.last_refusal.unwrap_or(Refusal::Channel);
         for id in std::mem::take(&mut self.queue) {
             match world.stage(id) {
-                Some(Stage::Queued) if !world.is_open(id) => world.enter(id, Stage::Ours),
+                Some(Stage::Queued) if world.is_ending(id) => world.enter(id, Stage::Ours),
                 Some(Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen) => self.keep(world, id, refusal),
                 _ => {}
             }

@@ -85,6 +85,10 @@ impl<P: Protocol> EventLoop<P> {
     fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<ConnectionId, Refusal> {
         let Arrived { is_fresh, frozen, descriptor } = arrived;
         let socket = Ring::adopt(descriptor);
+        let Some(custody) = Custody::brought(frozen.standing.passes, self.lifecycle.is_leaving()) else {
+            self.ring.close(socket);
+            return Err(Refusal::Leaving);
+        };
         if self.slab.len() as u32 >= self.sizing.connections_max {
             self.ring.close(socket);
             return Err(Refusal::Limit);
@@ -97,7 +101,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         let entry = self.slab.get(id).expect("just made");
-        (entry.is_fresh, entry.custody) = (is_fresh, Custody::BROUGHT);
+        (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let ring = RefCell::new(&mut self.ring);
         let socket = entry.socket.as_ref().expect("just made");
         let address = || peer_address(&mut ring.borrow_mut(), socket);

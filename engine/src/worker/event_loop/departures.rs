@@ -37,12 +37,12 @@ impl<P: Protocol> EventLoop<P> {
             self.tell_sender(Input::Time);
         }
         if self.moving.sender.is_idle()
-            && self.moving.receiver.is_alone()
             && self.lifecycle.has_settled()
             && self.listeners.iter().all(Option::is_none)
             && !self.is_connecting()
         {
-            self.tell_sender(Input::Quiet);
+            let has_visitors = !self.moving.receiver.is_alone();
+            self.tell_sender(Input::Quiet { has_visitors });
         }
     }
 
@@ -72,7 +72,10 @@ impl<P: Protocol> EventLoop<P> {
                 let Some(entry) = self.slab.get(id) else { return };
                 let frozen = entry.connection.freeze(&mut self.protocol, &mut self.context);
                 let outcome = if frozen.is_some() { Input::Frozen(id) } else { Input::NotFrozen(id) };
-                entry.rare = frozen.map(|frozen| Box::new(Rare::Frozen(frozen)));
+                entry.rare = frozen.map(|mut frozen| {
+                    frozen.standing.passes = entry.custody.passes();
+                    Box::new(Rare::Frozen(frozen))
+                });
                 self.tell_sender(outcome);
             }
             Command::Unfreeze(id) => self.go_on(id),

@@ -124,6 +124,7 @@ impl<S> Table for Slab<Entry<S>> {
     fn look(&mut self, id: ConnectionId) -> Option<Look> {
         let entry = self.get(id)?;
         let bytes = entry.frozen().map_or_else(|| entry.connection.bytes_to_move(), Frozen::bytes);
-        Some(Look { is_open: entry.connection.is_open(), bytes: bytes as u64 })
+        let is_ending = entry.connection.is_ending() || entry.connection.is_ended();
+        Some(Look { is_ending, bytes: bytes as u64 })
     }
 }
