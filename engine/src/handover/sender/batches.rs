@@ -122,7 +122,7 @@ impl Sender {
                     self.queue.pop_front();
                     continue;
                 }
-                Stage::Still if look.is_ending && is_put_back(Mutation::EndingIsHeld) => {
+                Stage::Still if look.is_ending && self.forgets_ending() => {
                     self.queue.pop_front();
                     continue;
                 }
@@ -195,7 +195,7 @@ impl Sender {
 
     pub(super) fn not_frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         if world.stage(id) == Some(Stage::Still) {
-            if world.is_ending(id) {
+            if world.is_ending(id) && !self.forgets_ending() {
                 self.let_go(world, id);
             } else if !self.is_gathering() {
                 self.keep(world, id, Refusal::Protocol);

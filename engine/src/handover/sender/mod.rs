@@ -263,7 +263,7 @@ impl Sender {
                 self.heirs_until_ns = None;
             }
             Input::Unreachable(heir) => drop(self.visiting.remove(&heir)),
-            Input::Arrived(id) => self.admit(world, id),
+            Input::Arrived(id) => self.admit(world, id, Mutation::RejectIsHeld),
             Input::Still(id) => self.still(world, id),
             Input::Frozen(id) => self.frozen(world, id),
             Input::NotFrozen(id) => self.not_frozen(world, id),
@@ -327,19 +327,17 @@ impl Sender {
         } else {
             Phase::Moving { is_state_given: false }
         };
-        connections.into_iter().for_each(|id| self.admit(world, id));
+        connections.into_iter().for_each(|id| self.admit(world, id, Mutation::EndingIsHeld));
         self.visit(world);
     }
 
     /// Queues a connection. Where the worker's own state is about to move, or has, nothing can be done for it here any more.
-    fn admit<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
-        let held_anyway = match self.phase {
-            Phase::Idle | Phase::Over => return,
-            Phase::Gathering(_) => is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld),
-            Phase::Moving { .. } => false,
-        };
+    fn admit<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, mutation: Mutation) {
+        if !self.is_on() {
+            return;
+        }
         // One that is about to end needs neither the protocol nor the state: it ends here.
-        if world.is_ending(id) && !held_anyway {
+        if world.is_ending(id) && !(self.is_gathering() && is_put_back(mutation)) {
             return;
         }
         self.visitors_until_ns = None;
@@ -362,13 +360,17 @@ impl Sender {
         if world.stage(id) != Some(Stage::Stopping) {
             return;
         }
-        let held_anyway = is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld);
-        if !world.is_ending(id) || (held_anyway && self.has_worker_state) {
+        if !world.is_ending(id) || self.forgets_ending() {
             world.enter(id, Stage::Still);
         } else {
             self.let_go(world, id);
         }
         self.forget(world, id);
+    }
+
+    /// The defect that connections which were stopped while they were about to end never go on.
+    fn forgets_ending(&self) -> bool {
+        self.has_worker_state && (is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld))
     }
 
     /// It is about to end, and does so here.

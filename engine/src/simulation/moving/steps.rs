@@ -112,14 +112,15 @@ pub(super) fn choose(world: &World, random: &mut Random) -> Step {
     let worker = random.pick(world.workers.len());
     let socket = random.pick(world.sockets.len());
     match random.below(100) {
-        0..12 => Step::Connect { worker, kind: kind(random) },
+        0..12 if world.sockets.len() < world.clients_max => Step::Connect { worker, kind: kind(random) },
+        0..12 => Step::Turn { worker },
         12..22 => Step::ClientSends { socket, count: 1 + random.below(9) },
         22..28 => Step::ClientReads { socket },
         28..29 => Step::ClientFinishes { socket },
         29..50 => Step::Complete { worker, pick: random.pick(8), first: random.below(2) == 0 },
         50..62 => Step::Deliver { link: random.pick(world.links.len()), is_up: random.below(2) == 0 },
         62..82 => Step::Turn { worker },
-        82..88 => Step::Ordered { worker: random.pick(2).min(worker), order: order(random) },
+        82..88 => Step::Ordered { worker: usize::from(random.below(3) == 0), order: order(random) },
         88..90 => Step::Kill { worker, loses: random.below(2) == 0 },
         90 => Step::Halt { worker },
         91..93 => Step::Continue { worker },

@@ -7,7 +7,7 @@ use super::{history_of, run_seed};
 use crate::handover::mutation::{Mutation, with};
 
 /// Histories of a run of the tests.
-const SEEDS: u64 = 200_000;
+const SEEDS: u64 = 50_000;
 
 /// A defect that is put back must be found so soon.
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(60);

@@ -50,6 +50,11 @@ impl World {
                 part(self, worker);
             }
         }
+        let own = &self.workers[worker];
+        let is_due = own.lifecycle.next_ns().into_iter().chain(own.sender.next_ns()).any(|at_ns| at_ns <= self.now_ns);
+        if is_due && self.is_free(worker) && !own.lifecycle.is_serving() {
+            self.violate("nobody spins", format!("worker {worker} does not do what is due"));
+        }
     }
 
     /// It lives, and does not wait for an answer to its state.
@@ -142,8 +147,10 @@ impl World {
                 && self.workers[worker].visitors.contains_key(&visitor)
                 && let Some(message) = self.links[link].up.inbox.front().cloned()
             {
+                if self.is_too_large(&message) {
+                    self.violate("no offer has more bytes than may be", format!("worker {worker} ends its channel"));
+                }
                 let input = match message {
-                    Message::Offer { .. } if self.is_too_large(&message) => receiver::Input::Ended(visitor),
                     Message::Offer { batch, members } => {
                         let own = &self.workers[worker];
                         let passes_on = own.sender.is_on() || own.sender.has_heirs();

@@ -100,6 +100,7 @@ impl Worker {
 pub(super) struct World {
     pub(super) now_ns: u64,
     pub(super) has_state: bool,
+    pub(super) clients_max: usize,
     pub(super) workers: Vec<Worker>,
     pub(super) sockets: Vec<Socket>,
     pub(super) links: Vec<Link>,
@@ -119,6 +120,7 @@ impl World {
         Self {
             now_ns,
             has_state,
+            clients_max: if (shape >> 4) % 4 == 0 { 1 } else { 40 },
             workers: (0..count).map(worker).collect(),
             sockets: Vec::new(),
             links: Vec::new(),
