@@ -166,8 +166,9 @@ impl Master<'_> {
 
     /// Hands out what waits at a socket of absent workers.
     pub(super) fn empty(&mut self, socket: &Socket) {
+        let mut waiting = listener::waiting_at_shared(socket);
         while self.held.len() < HELD_MAX {
-            let Some(connection) = listener::accept_shared(socket) else { return };
+            let Some(connection) = waiting.next() else { return };
             self.hand(connection.into());
         }
     }
