@@ -102,6 +102,10 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
     /// What is written; what is read is another matter.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "tallies", version: if RELEASE >= 3 { 2 } else { 1 } });
 
+    fn reads_state(version: u32) -> bool {
+        version == 1 || (version == 2 && RELEASE >= 2)
+    }
+
     fn freeze(&mut self, tally: &Tally, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend(if RELEASE >= 3 { tally.to_version_2() } else { tally.to_version_1() });
         Ok(())
@@ -109,9 +113,9 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
 
     fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, _: &mut Io<'_>) -> Result<Tally, ThawError> {
         let tally = match version {
+            _ if !Self::reads_state(version) => return Err(ThawError::Version(version)),
             1 => Tally::from_version_1(state),
-            2 if RELEASE >= 2 => Tally::from_version_2(state),
-            _ => return Err(ThawError::Version(version)),
+            _ => Tally::from_version_2(state),
         };
         tally.ok_or(ThawError::Malformed)
     }

@@ -126,6 +126,12 @@ pub trait Protocol: Sized + 'static {
     /// does that.
     const STATE: Option<StateFormat> = None;
 
+    /// Whether [`Protocol::thaw`] reads this version of [`Protocol::STATE`]; by default the one that is written and no other.
+    /// A new binary says so before it takes over: where it does not read what the old one writes, the upgrade is refused.
+    fn reads_state(version: u32) -> bool {
+        Self::STATE.is_some_and(|format| format.version == version)
+    }
+
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,
     /// output and timers are the engine's and move by themselves. Called between callbacks, wherever in a message the
     /// connection is; it may be called for a connection that stays after all, so nothing may change by it. A wake
@@ -165,6 +171,11 @@ pub trait Protocol: Sized + 'static {
     /// that none comes; meanwhile whoever connects waits. It makes sense for one worker: where there are several, each that
     /// leaves brings its state to one that serves, and all its connections to the same one. [`Protocol::STATE`] is needed, too.
     const WORKER_STATE: Option<StateFormat> = None;
+
+    /// Whether [`Protocol::thaw_worker`] reads this version of [`Protocol::WORKER_STATE`]; see [`Protocol::reads_state`].
+    fn reads_worker_state(version: u32) -> bool {
+        Self::WORKER_STATE.is_some_and(|format| format.version == version)
+    }
 
     /// About how many bytes [`Protocol::freeze_worker`] would write; asked in every turn, so it must cost nothing. Where it
     /// is above [`Settings::state_bytes_max`](crate::config::Settings::state_bytes_max), workers are not replaced, or begin

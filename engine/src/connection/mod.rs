@@ -10,6 +10,8 @@ mod deadlines;
 mod frozen;
 mod input;
 mod outbound;
+#[cfg(test)]
+mod tests;
 
 use self::input::Input;
 use self::outbound::Outbound;

@@ -59,6 +59,7 @@ impl Stage {
     }
 
     /// Whether this worker owns the connection.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) const fn is_owned(self) -> bool {
         !matches!(self, Self::Given | Self::Brought)
     }

@@ -2,6 +2,7 @@
 //! as the two machines [`sender`] and [`receiver`]. Nothing here does I/O.
 
 pub(crate) mod custody;
+mod formats;
 mod frozen;
 pub(crate) mod limits;
 mod messages;
@@ -10,6 +11,7 @@ pub(crate) mod receiver;
 pub(crate) mod sender;
 mod tier;
 
+pub(crate) use self::formats::{Format, StateFormats};
 pub(crate) use self::frozen::{Frozen, Standing};
 pub(crate) use self::messages::{Envelope, Message, Refusal, VERSION};
 pub(crate) use self::tier::Tier;

@@ -3,6 +3,7 @@
 
 /// A defect of the moving of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(test, feature = "simulation")), expect(dead_code, reason = "some are the simulation's alone"))]
 pub(crate) enum Mutation {
     /// A connection that is about to end is stopped for the worker's state, and never goes on.
     EndingIsHeld,
@@ -83,6 +84,7 @@ mod chosen {
     }
 
     /// Runs `run` with a defect put back, or without any.
+    #[cfg(test)]
     pub(crate) fn with<T>(mutation: Option<Mutation>, run: impl FnOnce() -> T) -> T {
         let before = CHOSEN.replace(mutation);
         let result = run();
@@ -92,7 +94,9 @@ mod chosen {
 }
 
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) use self::chosen::{is_put_back, with};
+pub(crate) use self::chosen::is_put_back;
+#[cfg(test)]
+pub(crate) use self::chosen::with;
 
 /// Whether this defect is put back: never.
 #[cfg(not(any(test, feature = "simulation")))]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::handover::Refusal;
+use crate::handover::{Refusal, StateFormats};
 
 /// To a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub(crate) enum Order {
     Ping,
     /// Leave at once.
     Stop,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// From a worker.
@@ -66,6 +69,9 @@ pub(crate) enum Report {
         /// It has state of its own to hand over.
         #[serde(default)]
         has_state: bool,
+        /// The state that it writes and reads.
+        #[serde(default)]
+        formats: StateFormats,
     },
     /// To a master that did not start it, the first thing.
     Orphan {
@@ -96,6 +102,9 @@ pub(crate) enum Report {
         /// Why.
         reason: String,
     },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What has become of a worker's connections.
@@ -128,5 +137,30 @@ impl Moved {
             None if count > 0 => self.refused.push((refusal, count)),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::channel::{Heard, hear, pair, tell};
+
+    /// What a later version may say.
+    #[derive(Serialize)]
+    struct Later {
+        order: &'static str,
+        report: &'static str,
+        more: [u32; 2],
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_from_nonsense() {
+        let (ours, theirs) = pair().expect("a pair");
+        let later = Later { order: "dance", report: "danced", more: [1, 2] };
+        (0..2).for_each(|_| tell(&ours, &later).expect("told"));
+        tell(&ours, &Order::Stop).expect("told");
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Unknown));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Report::Unknown));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Stop));
     }
 }

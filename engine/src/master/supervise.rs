@@ -53,7 +53,7 @@ impl Master<'_> {
         let generation = &mut self.generations[index];
         let (number, slot) = (generation.number, generation.slots[place].index);
         match report {
-            Report::Ready { core, connections_max, listeners, meeting, has_state } => {
+            Report::Ready { core, connections_max, listeners, meeting, has_state, formats: _ } => {
                 let worker = &mut generation.slots[place];
                 match std::mem::replace(&mut worker.state, State::Gone) {
                     State::Starting(mut child) => {
@@ -80,6 +80,7 @@ impl Master<'_> {
             Report::Closed => self.event(Some(number), format_args!("worker {slot} has closed its listeners")),
             // Of orphans alone.
             Report::Orphan { .. } | Report::Listener { .. } => {}
+            Report::Unknown => tracing::warn!(generation = number, slot, "a report of a later version is ignored"),
         }
     }
 

@@ -58,7 +58,7 @@ struct Leaving {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum State {
+enum Mode {
     /// Nobody is let in before the state of the worker before has come.
     AwaitingState {
         until_ns: u64,
@@ -97,22 +97,22 @@ pub(crate) struct Facts {
 /// See the module's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lifecycle {
-    state: State,
+    mode: Mode,
 }
 
 impl Lifecycle {
     pub(crate) fn serving() -> Self {
-        Self { state: State::Serving }
+        Self { mode: Mode::Serving }
     }
 
     /// It takes the place of another worker, which may bring its state.
     pub(crate) fn awaiting_state(now_ns: u64) -> Self {
-        Self { state: State::AwaitingState { until_ns: now_ns + STATE_MS_MAX * 1_000_000 } }
+        Self { mode: Mode::AwaitingState { until_ns: now_ns + STATE_MS_MAX * 1_000_000 } }
     }
 
     fn leaving(&self) -> Option<&Leaving> {
-        match &self.state {
-            State::Leaving(leaving) => Some(leaving),
+        match &self.mode {
+            Mode::Leaving(leaving) => Some(leaving),
             _ => None,
         }
     }
@@ -124,16 +124,16 @@ impl Lifecycle {
     /// It serves, and nothing is to be done in the turn.
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
-        matches!(self.state, State::Serving)
+        matches!(self.mode, Mode::Serving)
     }
 
     /// It was told to leave, or to stop.
     pub(crate) fn is_leaving(&self) -> bool {
-        matches!(self.state, State::Leaving(_) | State::Stopping { .. })
+        matches!(self.mode, Mode::Leaving(_) | Mode::Stopping { .. })
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.state, State::Stopping { .. })
+        matches!(self.mode, Mode::Stopping { .. })
     }
 
     /// Listeners have settled, and close.
@@ -142,7 +142,7 @@ impl Lifecycle {
     }
 
     pub(crate) fn awaits_state(&self) -> bool {
-        matches!(self.state, State::AwaitingState { .. }) || matches!(self.stage(), Some(Stage::AwaitingState { .. }))
+        matches!(self.mode, Mode::AwaitingState { .. }) || matches!(self.stage(), Some(Stage::AwaitingState { .. }))
     }
 
     /// Whether connections may be let in.
@@ -152,9 +152,9 @@ impl Lifecycle {
 
     /// Others accept from the very same sockets: what waits there is theirs.
     pub(crate) fn is_succeeded(&self) -> bool {
-        match &self.state {
-            State::Leaving(Leaving { is_succeeded, .. }) | State::Stopping { is_succeeded } => *is_succeeded,
-            State::AwaitingState { .. } | State::Serving => false,
+        match &self.mode {
+            Mode::Leaving(Leaving { is_succeeded, .. }) | Mode::Stopping { is_succeeded } => *is_succeeded,
+            Mode::AwaitingState { .. } | Mode::Serving => false,
         }
     }
 
@@ -176,10 +176,10 @@ impl Lifecycle {
     /// Whether this worker takes connections and state that others bring. `moves_on` says whether it would move what it
     /// gets to others in turn.
     pub(crate) fn takes(&self, moves_on: bool) -> bool {
-        match &self.state {
-            State::AwaitingState { .. } | State::Serving => true,
-            State::Stopping { .. } => false,
-            State::Leaving(leaving) => match leaving.stage {
+        match &self.mode {
+            Mode::AwaitingState { .. } | Mode::Serving => true,
+            Mode::Stopping { .. } => false,
+            Mode::Leaving(leaving) => match leaving.stage {
                 Stage::AwaitingState { .. } | Stage::Asked | Stage::AskedBefore | Stage::Moving => moves_on,
                 Stage::Draining { .. } | Stage::Waiting => false,
             },
@@ -197,12 +197,12 @@ impl Lifecycle {
     pub(crate) fn drain(&mut self, now_ns: u64, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) -> bool {
         let deadline_ns = now_ns.saturating_add(settle_ms.saturating_add(drain_ms).saturating_mul(1_000_000));
         let first_input_ns = FIRST_INPUT_MS_MAX.min(drain_ms / 2) * 1_000_000;
-        let stage = match &mut self.state {
-            State::Stopping { is_succeeded: before } => {
+        let stage = match &mut self.mode {
+            Mode::Stopping { is_succeeded: before } => {
                 *before = is_succeeded.unwrap_or(*before);
                 return false;
             }
-            State::Leaving(leaving) => {
+            Mode::Leaving(leaving) => {
                 leaving.deadline_ns = leaving.deadline_ns.min(deadline_ns);
                 leaving.first_input_ns = first_input_ns;
                 leaving.is_succeeded = is_succeeded.unwrap_or(leaving.is_succeeded);
@@ -211,20 +211,20 @@ impl Lifecycle {
                 }
                 return false;
             }
-            State::AwaitingState { until_ns } => Stage::AwaitingState { until_ns: *until_ns },
-            State::Serving => Stage::Asked,
+            Mode::AwaitingState { until_ns } => Stage::AwaitingState { until_ns: *until_ns },
+            Mode::Serving => Stage::Asked,
         };
         let settles_at_ns = (settle_ms > 0).then(|| now_ns.saturating_add(settle_ms.saturating_mul(1_000_000)));
         let is_succeeded = is_succeeded.unwrap_or(false);
-        self.state = State::Leaving(Leaving { stage, settles_at_ns, deadline_ns, first_input_ns, is_succeeded });
+        self.mode = Mode::Leaving(Leaving { stage, settles_at_ns, deadline_ns, first_input_ns, is_succeeded });
         true
     }
 
     /// The state of the worker before has come, or will not.
     pub(crate) fn end_awaiting(&mut self) {
-        match &mut self.state {
-            State::AwaitingState { .. } => self.state = State::Serving,
-            State::Leaving(leaving) if matches!(leaving.stage, Stage::AwaitingState { .. }) => {
+        match &mut self.mode {
+            Mode::AwaitingState { .. } => self.mode = Mode::Serving,
+            Mode::Leaving(leaving) if matches!(leaving.stage, Stage::AwaitingState { .. }) => {
                 leaving.stage = Stage::Asked;
             }
             _ => {}
@@ -233,7 +233,7 @@ impl Lifecycle {
 
     /// How [`Want::Tell`] was carried out.
     pub(crate) fn told(&mut self, now_ns: u64, farewell: Farewell) {
-        let State::Leaving(leaving) = &mut self.state else { return };
+        let Mode::Leaving(leaving) = &mut self.mode else { return };
         debug_assert_eq!(leaving.stage, Stage::AskedBefore, "told when it was not wanted");
         leaving.stage = match farewell {
             Farewell::Move => Stage::Moving,
@@ -244,7 +244,7 @@ impl Lifecycle {
 
     /// Connections do not move any more. `true` where those that are left have to be told now.
     pub(crate) fn end_moving(&mut self, now_ns: u64) -> bool {
-        let State::Leaving(leaving) = &mut self.state else { return false };
+        let Mode::Leaving(leaving) = &mut self.mode else { return false };
         if leaving.stage != Stage::Moving {
             return false;
         }
@@ -255,7 +255,7 @@ impl Lifecycle {
     /// A connection that has sent nothing is told later: [`Want::TellSilent`] comes when it has been silent for long enough.
     /// While others move, that one stays for some reason of its own.
     pub(crate) fn watch_silent(&mut self, since_ns: u64) {
-        let State::Leaving(leaving) = &mut self.state else { return };
+        let Mode::Leaving(leaving) = &mut self.mode else { return };
         let at_ns = since_ns.saturating_add(leaving.first_input_ns);
         if let Stage::Draining { silent_at_ns } = &mut leaving.stage {
             *silent_at_ns = Some(silent_at_ns.map_or(at_ns, |before_ns| before_ns.min(at_ns)));
@@ -265,13 +265,13 @@ impl Lifecycle {
     /// A turn of the loop is over, but for this. Gives what is wanted.
     pub(crate) fn turn(&mut self, now_ns: u64) -> Vec<Want> {
         let mut wants = Vec::new();
-        match &mut self.state {
-            State::AwaitingState { until_ns } if *until_ns <= now_ns => {
-                self.state = State::Serving;
+        match &mut self.mode {
+            Mode::AwaitingState { until_ns } if *until_ns <= now_ns => {
+                self.mode = Mode::Serving;
                 wants.push(Want::BeginAnew);
             }
-            State::AwaitingState { .. } | State::Serving | State::Stopping { .. } => {}
-            State::Leaving(leaving) => {
+            Mode::AwaitingState { .. } | Mode::Serving | Mode::Stopping { .. } => {}
+            Mode::Leaving(leaving) => {
                 if leaving.deadline_ns <= now_ns {
                     return vec![Want::Stop];
                 }
@@ -296,10 +296,10 @@ impl Lifecycle {
 
     /// When [`Lifecycle::turn`] may want something, apart from what [`Lifecycle::is_asked`] says.
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        match &self.state {
-            State::AwaitingState { until_ns } => Some(*until_ns),
-            State::Serving | State::Stopping { .. } => None,
-            State::Leaving(leaving) => {
+        match &self.mode {
+            Mode::AwaitingState { until_ns } => Some(*until_ns),
+            Mode::Serving | Mode::Stopping { .. } => None,
+            Mode::Leaving(leaving) => {
                 let of_stage = match leaving.stage {
                     Stage::AwaitingState { until_ns } => Some(until_ns),
                     Stage::Draining { silent_at_ns } => silent_at_ns,
@@ -313,7 +313,7 @@ impl Lifecycle {
     /// Everything ends at once. `false` where it did already.
     pub(crate) fn stop(&mut self) -> bool {
         let was_stopping = self.is_stopping();
-        self.state = State::Stopping { is_succeeded: self.is_succeeded() };
+        self.mode = Mode::Stopping { is_succeeded: self.is_succeeded() };
         !was_stopping
     }
 

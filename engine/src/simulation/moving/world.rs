@@ -112,15 +112,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(shape: u64) -> Self {
-        let has_state = shape % 2 == 0;
+        let has_state = shape.is_multiple_of(2);
         let count = 2 + (shape >> 1) % 2;
-        let connections_max = if (shape >> 2) % 4 == 0 { 6 } else { 1_000 };
+        let connections_max = if (shape >> 2).is_multiple_of(4) { 6 } else { 1_000 };
         let now_ns = 1_000_000_000;
         let worker = |index| Worker::new(has_state, index > 0, now_ns, connections_max);
         Self {
             now_ns,
             has_state,
-            clients_max: if (shape >> 4) % 4 == 0 { 1 } else { 40 },
+            clients_max: if (shape >> 4).is_multiple_of(4) { 1 } else { 40 },
             workers: (0..count).map(worker).collect(),
             sockets: Vec::new(),
             links: Vec::new(),

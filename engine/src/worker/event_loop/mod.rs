@@ -35,6 +35,7 @@ use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
 use crate::handover::custody::Custody;
 use crate::handover::sender::{self, Sender};
+use crate::handover::{Format, StateFormats};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
@@ -174,6 +175,7 @@ impl<P: Protocol> EventLoop<P> {
             listeners,
             meeting,
             has_state: P::WORKER_STATE.is_some(),
+            formats: formats_of::<P>(),
         };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready");
@@ -587,6 +589,13 @@ fn peer_address(ring: &mut Ring, socket: &Socket) -> io::Result<SocketAddr> {
         let address = SockRef::from(&descriptor).peer_addr()?;
         address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
     })
+}
+
+fn formats_of<P: Protocol>() -> StateFormats {
+    StateFormats {
+        connections: P::STATE.map(|format| Format::new(format, P::reads_state)),
+        worker: P::WORKER_STATE.map(|format| Format::new(format, P::reads_worker_state)),
+    }
 }
 
 pub(super) fn watch_signals() -> io::Result<SignalFd> {

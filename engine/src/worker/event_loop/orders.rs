@@ -71,6 +71,9 @@ impl<P: Protocol> EventLoop<P> {
             // That it was heard is all.
             Order::Ping => {}
             Order::Stop => self.stop(),
+            Order::Unknown => {
+                tracing::warn!(slot = self.context.slot, "an order of a later version is ignored");
+            }
         }
     }
 
