@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
-use super::peer_address;
+use super::opening::peer_address;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
 use crate::handover::{Message, Refusal, VERSION, sender};

@@ -9,32 +9,31 @@ mod arrivals;
 mod connecting;
 mod departures;
 mod entry;
+mod flow;
 mod leaving;
 mod links;
+mod opening;
 mod orders;
+mod polls;
 mod worker_state;
 
-use std::cell::RefCell;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use socket2::SockRef;
+use nix::sys::signalfd::SignalFd;
 
-use self::entry::{Entry, Receiving};
+use self::entry::Entry;
 use self::links::Moving;
+pub(super) use self::polls::watch_signals;
+use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
 use super::Sizing;
 use super::lifecycle::Lifecycle;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
-use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
-use crate::handover::custody::Custody;
-use crate::handover::sender::{self, Sender};
+use crate::handover::sender::Sender;
 use crate::handover::{Format, StateFormats};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -42,20 +41,14 @@ use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
-use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
-use crate::types::{ConnectionId, Peer};
+use crate::sys::ring::{Completion, Ring};
+use crate::types::ConnectionId;
 
 /// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
-
-/// Keys of polls.
-const CONTROL: Key = Key { slot: 0, generation: 0 };
-const SIGNALS: Key = Key { slot: 1, generation: 0 };
-const INBOX: Key = Key { slot: 2, generation: 0 };
-const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
 
 /// How a worker stands to its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,148 +231,6 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    #[inline]
-    fn received(&mut self, key: Key, result: i32, lease: Option<crate::sys::buffer_ring::Lease>, more: bool) {
-        let Some(entry) = self.slab.get_key(key) else {
-            debug_assert!(false, "a receive outlived its slot");
-            return;
-        };
-        if !more {
-            entry.receiving = Receiving::No;
-        }
-        let connection = &mut entry.connection;
-        match result {
-            1.. => {
-                self.context.page.bytes_received.add(result as u64);
-                let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
-                let lease = lease.expect("received bytes are in a buffer");
-                connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
-                if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
-                    let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
-                    connection.drain(&mut self.protocol, &mut self.context, deadline);
-                }
-            }
-            0 => connection.receive_end(&mut self.protocol, &mut self.context),
-            _ => match -result {
-                libc::ENOBUFS => {
-                    self.context.page.buffers_exhausted.add(1);
-                    entry.receiving = Receiving::Starved;
-                    self.starved.push(entry.connection.id());
-                }
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-                _ => connection.fail(&mut self.context),
-            },
-        }
-        self.settle(key.slot);
-    }
-
-    #[inline]
-    fn sent(&mut self, key: Key, result: i32, payload: crate::sys::payload::Payload) {
-        let Some(entry) = self.slab.get_key(key) else {
-            debug_assert!(false, "a send outlived its slot");
-            return;
-        };
-        entry.sending = false;
-        let was_to_close = std::mem::take(&mut entry.closes_with_send);
-        match result {
-            0.. => {
-                self.context.page.bytes_sent.add(result as u64);
-                if was_to_close && result as usize == payload.len() {
-                    entry.socket = None;
-                }
-                entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
-            }
-            _ => match -result {
-                // Cancelled because the connection is closed; else it is on its way, or has stayed.
-                libc::ECANCELED if entry.socket.is_none() => {
-                    entry.connection.send_ended(payload);
-                    entry.connection.fail(&mut self.context);
-                }
-                libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
-                    entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
-                }
-                _ => {
-                    entry.connection.send_ended(payload);
-                    entry.connection.fail(&mut self.context);
-                }
-            },
-        }
-        self.settle(key.slot);
-    }
-
-    fn open(&mut self, socket: Socket, token: Option<u64>) {
-        let id = match self.insert(socket) {
-            Ok(id) => id,
-            Err(socket) => {
-                // Only a burst larger than the backlog can come here; see `Sizing`.
-                self.ring.close(socket);
-                self.context.page.accept_errors.add(1);
-                self.log_at_times(|slot, _| {
-                    tracing::error!(slot, "a connection came with no slot left and was closed")
-                });
-                return;
-            }
-        };
-        self.context.page.open.set(self.slab.len() as u64);
-        self.opened(id, token);
-    }
-
-    /// A slot for `socket`, which comes back where there is none.
-    fn insert(&mut self, socket: Socket) -> Result<ConnectionId, Socket> {
-        let now_ns = self.context.now_ns;
-        let mut socket = Some(socket);
-        let make = |id| Entry::new(Connection::new(id, now_ns), socket.take(), Custody::default());
-        let id = self.slab.insert(make);
-        id.ok_or_else(|| socket.expect("not taken"))
-    }
-
-    fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
-        let entry = self.slab.get(id).expect("a connection that was just made");
-        let ring = RefCell::new(&mut self.ring);
-        let socket = entry.socket.as_ref().expect("open");
-        let address = || peer_address(&mut ring.borrow_mut(), socket);
-        let peer = Peer { token, address: &address };
-        entry.connection.open(&mut self.protocol, &mut self.context, peer);
-        if self.lifecycle.is_leaving() {
-            self.arrived(id);
-        }
-        self.settle(id.slot);
-    }
-
-    fn readable(&mut self, key: Key, more: bool) {
-        if self.link_readable(key, more) {
-            return;
-        }
-        match key {
-            CONTROL => self.hear_orders(more),
-            SIGNALS => {
-                let Some(signals) = &self.signals else { return };
-                let signal = signals.read_signal();
-                if !more {
-                    self.ring.poll(signals.as_fd(), SIGNALS);
-                }
-                if let Ok(Some(signal)) = signal {
-                    tracing::debug!(slot = self.context.slot, signal = signal.ssi_signo, "worker was signalled");
-                    self.drain_or_stop();
-                }
-            }
-            RENDEZVOUS => {
-                if let Some(rendezvous) = self.rendezvous.as_ref().filter(|_| !more) {
-                    self.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
-                }
-                self.meet_master();
-            }
-            _ => {
-                if !more {
-                    self.ring.poll(self.inbox.descriptor(), INBOX);
-                }
-                for message in self.inbox.take() {
-                    self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
-                }
-            }
-        }
-    }
-
     fn expire_timers(&mut self) {
         let now_ns = self.context.now_ns;
         while let Some(alarm) = self.context.timers.expire(now_ns) {
@@ -430,121 +281,6 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Brings what the kernel does for a connection in line with what the connection wants.
-    #[inline]
-    fn settle(&mut self, slot: u32) {
-        let Some(entry) = self.slab.at(slot) else { return };
-        match entry.connection.next_action(&mut self.context) {
-            Action::Nothing => {}
-            Action::ShutdownWrite => {
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                let result = self
-                    .ring
-                    .with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
-                if result.is_err() {
-                    entry.connection.fail(&mut self.context);
-                    return self.settle(slot);
-                }
-            }
-            Action::Close { reset } => return self.close(slot, reset),
-        }
-        if entry.custody.is_held() {
-            return self.settle_held(slot);
-        }
-        if entry.connection.wants_input() {
-            if entry.receiving == Receiving::No {
-                entry.receiving = Receiving::Armed;
-                let key = entry.key();
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                if entry.is_fresh {
-                    self.ring.receive_once(socket, key);
-                } else {
-                    self.ring.receive(socket, key);
-                }
-            }
-        } else if entry.receiving == Receiving::Armed {
-            entry.receiving = Receiving::Cancelling;
-            let key = entry.key();
-            self.ring.cancel_receive(key);
-        }
-        if !entry.is_dirty && entry.connection.wants_output() {
-            entry.is_dirty = true;
-            self.dirty.push(slot);
-        }
-    }
-
-    /// The one place where connections are closed.
-    fn close(&mut self, slot: u32, reset: bool) {
-        let entry = self.slab.at(slot).expect("only living connections are closed");
-        if let Some(socket) = entry.socket.take() {
-            let key = entry.key();
-            if reset {
-                let _ = self
-                    .ring
-                    .with_descriptor(&socket, |descriptor| SockRef::from(&descriptor).set_linger(Some(Duration::ZERO)));
-            }
-            if entry.sending {
-                self.ring.cancel_socket(&socket);
-            } else if entry.receiving == Receiving::Armed {
-                self.ring.cancel_receive(key);
-            }
-            // What is still armed holds the file, not the descriptor: the peer sees the end when its last completion
-            // comes, within the same system call.
-            self.ring.close(socket);
-        }
-        let entry = self.slab.at(slot).expect("as above");
-        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
-            return;
-        }
-        entry.connection.close(&mut self.protocol, &mut self.context);
-        let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
-        self.slab.remove(slot);
-        self.context.page.closed[reason as usize].add(1);
-        self.context.page.open.set(self.slab.len() as u64);
-        if was_held {
-            self.tell_sender(sender::Input::Gone(id));
-        }
-    }
-
-    fn send_dirty(&mut self) {
-        for index in 0..self.dirty.len() {
-            let slot = self.dirty[index];
-            let Some(entry) = self.slab.at(slot) else { continue };
-            entry.is_dirty = false;
-            if entry.custody.is_held() && entry.socket.is_some() {
-                continue;
-            }
-            if let Some(socket) = &entry.socket {
-                if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
-                    let key = entry.key();
-                    entry.sending = true;
-                    let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
-                    if is_last && entry.receiving == Receiving::No {
-                        entry.closes_with_send = true;
-                        self.ring.send_and_close(socket, key, payload);
-                    } else {
-                        self.ring.send(socket, key, payload, when_full);
-                    }
-                }
-            } else {
-                self.settle(slot);
-            }
-        }
-        self.dirty.clear();
-    }
-
-    fn rearm_starved(&mut self) {
-        if self.starved.is_empty() || !self.ring.buffers().has_free() {
-            return;
-        }
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
-                entry.receiving = Receiving::No;
-                self.settle(id.slot);
-            }
-        }
-    }
-
     fn arm_timeout(&mut self) {
         let of_timers = self.context.next_timer_ns();
         let of_leaving = if self.lifecycle.is_serving() {
@@ -584,24 +320,9 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-fn peer_address(ring: &mut Ring, socket: &Socket) -> io::Result<SocketAddr> {
-    ring.with_descriptor(socket, |descriptor| {
-        let address = SockRef::from(&descriptor).peer_addr()?;
-        address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
-    })
-}
-
 fn formats_of<P: Protocol>() -> StateFormats {
     StateFormats {
         connections: P::STATE.map(|format| Format::new(format, P::reads_state)),
         worker: P::WORKER_STATE.map(|format| Format::new(format, P::reads_worker_state)),
     }
-}
-
-pub(super) fn watch_signals() -> io::Result<SignalFd> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
-    signals.thread_block()?;
-    // A file that would be larger than this process may make one (RLIMIT_FSIZE) is an error, and does not end it.
-    SigSet::from(Signal::SIGXFSZ).thread_block()?;
-    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

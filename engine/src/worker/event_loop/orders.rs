@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{CONTROL, EventLoop, Master};
+use super::polls::CONTROL;
+use super::{EventLoop, Master};
 use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::Rendezvous;
