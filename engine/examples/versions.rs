@@ -102,8 +102,12 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
     /// What is written.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "tallies", version: if RELEASE >= 3 { 2 } else { 1 } });
 
-    /// What is read: release 2 reads more than it writes.
-    const STATE_READS: &'static [u32] = if RELEASE >= 2 { &[1, 2] } else { &[1] };
+    /// What is read beside that: release 2 reads the next version already, so that it can be reverted to.
+    const STATE_READS: &'static [u32] = match RELEASE {
+        0 | 1 => &[],
+        2 => &[2],
+        _ => &[1],
+    };
 
     fn freeze(&mut self, tally: &Tally, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend(if RELEASE >= 3 { tally.to_version_2() } else { tally.to_version_1() });

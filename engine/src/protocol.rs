@@ -126,9 +126,9 @@ pub trait Protocol: Sized + 'static {
     /// does that.
     const STATE: Option<StateFormat> = None;
 
-    /// Versions of [`Protocol::STATE`] that [`Protocol::thaw`] reads; empty, the default, means all up to the one that is
-    /// written. A release that reads a version before it writes it names that one here: an upgrade, or a revert, to a binary
-    /// that does not read what the running one writes is refused.
+    /// Versions of [`Protocol::STATE`], beside the one that is written, that [`Protocol::thaw`] reads. An upgrade to a binary
+    /// that does not read what the running one writes is refused, and so the new version is read one release before it is
+    /// written.
     const STATE_READS: &'static [u32] = &[];
 
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,
@@ -171,7 +171,8 @@ pub trait Protocol: Sized + 'static {
     /// leaves brings its state to one that serves, and all its connections to the same one. [`Protocol::STATE`] is needed, too.
     const WORKER_STATE: Option<StateFormat> = None;
 
-    /// Versions of [`Protocol::WORKER_STATE`] that [`Protocol::thaw_worker`] reads, as [`Protocol::STATE_READS`].
+    /// Versions of [`Protocol::WORKER_STATE`], beside the one that is written, that [`Protocol::thaw_worker`] reads; see
+    /// [`Protocol::STATE_READS`].
     const WORKER_STATE_READS: &'static [u32] = &[];
 
     /// About how many bytes [`Protocol::freeze_worker`] would write; asked in every turn, so it must cost nothing. Where it

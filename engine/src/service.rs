@@ -6,7 +6,6 @@ use std::rc::Rc;
 use crate::config::Settings;
 use crate::handover::{Format, StateFormats};
 use crate::protocol::Protocol;
-use crate::types::StateFormat;
 use crate::worker::{self, Setup, StartError};
 
 /// What reads the configuration again.
@@ -40,14 +39,9 @@ impl<'a> Service<'a> {
 }
 
 fn formats_of<P: Protocol>() -> StateFormats {
-    let format = |format: StateFormat, reads: &[u32]| Format {
-        name: format.name.to_owned(),
-        version: format.version,
-        reads: if reads.is_empty() { (1..=format.version).collect() } else { reads.to_vec() },
-    };
     StateFormats {
-        connections: P::STATE.map(|state| format(state, P::STATE_READS)),
-        worker: P::WORKER_STATE.map(|state| format(state, P::WORKER_STATE_READS)),
+        connections: P::STATE.map(|format| Format::new(format, P::STATE_READS)),
+        worker: P::WORKER_STATE.map(|format| Format::new(format, P::WORKER_STATE_READS)),
     }
 }
 

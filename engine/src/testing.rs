@@ -364,12 +364,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept
-                | Alarm::Batch { .. }
-                | Alarm::Connect { .. }
-                | Alarm::FirstInput
-                | Alarm::Settled
-                | Alarm::State => {}
+                Alarm::Accept | Alarm::Connect { .. } => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -399,7 +394,8 @@ impl<P: Protocol> Harness<P> {
             }
             let requests = std::mem::take(&mut self.context.requests_in_turn);
             self.context.page.requests.add(requests);
-            if !moved {
+            // The end of the turn may have asked for something.
+            if !moved && self.context.commands.is_empty() && self.inbox.is_empty() {
                 return;
             }
         }

@@ -145,7 +145,7 @@ pub enum Limit {
 pub struct TimerKey(pub u16);
 
 /// Names a connection within its worker. Never reused while the worker lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,

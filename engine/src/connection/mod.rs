@@ -10,6 +10,8 @@ mod deadlines;
 mod frozen;
 mod input;
 mod outbound;
+#[cfg(test)]
+mod tests;
 
 use self::input::Input;
 use self::outbound::Outbound;
@@ -363,11 +365,15 @@ impl<S> Connection<S> {
         self.set_alarm(context);
     }
 
-    /// The worker is leaving.
+    /// The worker is leaving: the protocol is told once.
     pub(crate) fn drain<P>(&mut self, protocol: &mut P, context: &mut Context, deadline: std::time::Duration)
     where
         P: Protocol<Connection = S>,
     {
+        // One that is frozen is told where it goes on.
+        if self.is_told || self.phase != Phase::Open {
+            return;
+        }
         self.is_told = true;
         self.call_with_input(context, CloseReason::Drained, |state, input, io| {
             match protocol.on_drain(state, deadline, input, io) {

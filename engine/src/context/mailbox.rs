@@ -80,10 +80,16 @@ impl<M> Inbox<M> {
         self.mailbox.bell.event.as_fd()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
     /// Everything queued now; what comes later rings again.
     pub(crate) fn take(&self) -> Vec<M> {
         let _ = self.mailbox.bell.event.read();
-        self.mailbox.bell.rung.store(false, Ordering::Release);
+        // A swap that acquires, not a store: a sender that found the bell rung has queued its message before, and that must
+        // be seen below. With a store alone, the look at the queue could come first, and nobody would ring again.
+        self.mailbox.bell.rung.swap(false, Ordering::AcqRel);
         self.receiver.try_iter().take(self.receiver.len().max(1)).collect()
     }
 }
@@ -103,5 +109,21 @@ mod tests {
         mailbox.send(3).expect("open");
         assert_eq!(inbox.mailbox.bell.event.read(), Ok(1));
         assert_eq!(inbox.take(), [3]);
+    }
+
+    #[test]
+    fn a_message_that_is_queued_is_heard_or_rung_for() {
+        const MESSAGES: usize = 200_000;
+        let inbox = Inbox::new().expect("an eventfd");
+        let mailbox = inbox.mailbox();
+        let sender = std::thread::spawn(move || (0..MESSAGES).for_each(|index| mailbox.send(index).expect("open")));
+        let mut heard = 0;
+        while heard < MESSAGES {
+            let mut polled = [nix::poll::PollFd::new(inbox.descriptor(), nix::poll::PollFlags::POLLIN)];
+            let count = nix::poll::poll(&mut polled, 5_000u16).expect("polled");
+            assert_eq!(count, 1, "nobody rings, and {} messages wait", inbox.receiver.len());
+            heard += inbox.take().len();
+        }
+        sender.join().expect("no panic");
     }
 }

@@ -36,16 +36,8 @@ pub(crate) enum Alarm {
     Connect { id: ConnectionId },
     /// Try to accept again.
     Accept,
-    /// The listeners have been open long enough after the order to leave.
-    Settled,
-    /// While draining: who has sent nothing by now is told.
-    FirstInput,
-    /// The drain deadline.
+    /// The drain deadline of the harness.
     Drain,
-    /// The state of the worker before has not come.
-    State,
-    /// A batch of connections has not been taken in time by the worker at this place.
-    Batch { place: usize },
 }
 
 /// A request of a callback to the loop.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::StateFormat;
+
 /// The formats of a protocol's connections and of its workers' own state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,8 +25,36 @@ pub(crate) struct Format {
 }
 
 impl Format {
+    /// Reads what it writes, and `others` beside it.
+    pub(crate) fn new(format: StateFormat, others: &[u32]) -> Self {
+        let StateFormat { name, version } = format;
+        let mut reads: Vec<u32> = others.iter().copied().chain([version]).collect();
+        reads.sort_unstable();
+        reads.dedup();
+        Self { name: name.to_owned(), version, reads }
+    }
+
     /// Whether state that this one writes can be read by `other`.
     pub(crate) fn is_read_by(&self, other: Option<&Self>) -> bool {
         other.is_some_and(|other| other.name == self.name && other.reads.contains(&self.version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_read_by_whoever_knows_its_name_and_version() {
+        let format = |name, version, others: &[u32]| Format::new(StateFormat { name, version }, others);
+        let old = format("http", 1, &[]);
+        let new = format("http", 2, &[1]);
+        assert_eq!(new.reads, [1, 2]);
+        assert!(
+            old.is_read_by(Some(&new)) && new.is_read_by(Some(&new)) && old.is_read_by(Some(&format("http", 1, &[2])))
+        );
+        assert!(!new.is_read_by(Some(&old)), "a later version");
+        assert!(!old.is_read_by(Some(&format("echo", 1, &[]))), "another protocol");
+        assert!(!old.is_read_by(None));
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     pub(crate) message_ns: Option<u64>,
     /// Since the peer last took output.
     pub(crate) stalled_ns: u64,
+    /// Workers that were leaving when they got it, one after the other.
+    pub(crate) passes: u8,
     /// The protocol's timers, with the time that is left.
     pub(crate) timers_ns: Vec<(u16, u64)>,
 }

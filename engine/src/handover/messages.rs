@@ -33,7 +33,7 @@ pub enum Refusal {
     Protocol,
     /// It was about to end.
     Ending,
-    /// The other side speaks another version of this.
+    /// The other side speaks another version of these messages, or its protocol does not read this version of the state.
     Version,
     /// The other side runs another protocol.
     Format,
@@ -45,10 +45,12 @@ pub enum Refusal {
     Leaving,
     /// Descriptors did not arrive.
     Descriptors,
-    /// The worker's own state is larger than it may be.
+    /// The connection, or the worker's own state, is larger than it may be.
     TooLarge,
     /// The other side is gone, or does not answer.
     Channel,
+    /// Several heirs were lost while it was offered to them.
+    Quarantined,
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -68,6 +70,7 @@ impl Refusal {
             Self::Descriptors => "descriptors",
             Self::TooLarge => "too_large",
             Self::Channel => "channel",
+            Self::Quarantined => "quarantined",
             Self::Unknown => "unknown",
         }
     }

@@ -1,9 +1,14 @@
-//! What is handed over, as plain data: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s. Nothing
-//! here does I/O.
+//! What is handed over: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s; and how connections move,
+//! as the two machines [`sender`] and [`receiver`]. Nothing here does I/O.
 
+pub(crate) mod custody;
 pub(crate) mod formats;
 mod frozen;
+pub(crate) mod limits;
 mod messages;
+pub(crate) mod mutation;
+pub(crate) mod receiver;
+pub(crate) mod sender;
 mod tier;
 
 pub(crate) use self::formats::{Format, StateFormats};

@@ -46,6 +46,9 @@ pub(crate) enum Order {
     Ping,
     /// Leave at once.
     Stop,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// From a worker.
@@ -96,6 +99,9 @@ pub(crate) enum Report {
         /// Why.
         reason: String,
     },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What has become of a worker's connections.
@@ -120,13 +126,27 @@ pub(crate) struct Moved {
     pub(crate) is_over: bool,
 }
 
-impl Moved {
-    /// So many stay for this reason.
-    pub(crate) fn count(&mut self, refusal: Refusal, count: u64) {
-        match self.refused.iter_mut().find(|(one, _)| *one == refusal) {
-            Some((_, total)) => *total += count,
-            None if count > 0 => self.refused.push((refusal, count)),
-            None => {}
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::channel::{Heard, hear, pair, tell};
+
+    /// What a later version may say.
+    #[derive(Serialize)]
+    struct Later {
+        order: &'static str,
+        report: &'static str,
+        more: [u32; 2],
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_from_nonsense() {
+        let (ours, theirs) = pair().expect("a pair");
+        let later = Later { order: "dance", report: "danced", more: [1, 2] };
+        (0..2).for_each(|_| tell(&ours, &later).expect("told"));
+        tell(&ours, &Order::Stop).expect("told");
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Unknown));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Report::Unknown));
+        assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Stop));
     }
 }

@@ -15,22 +15,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
 use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION};
 use crate::sys::channel;
 use crate::types::StateFormat;
-
-/// Connections of one batch. The fewer, the shorter the pause of each, and of those that the receiver serves already; the
-/// more, the less is said.
-pub(crate) const BATCH: usize = 16;
-
-/// A batch that has so many bytes is not made larger.
-pub(crate) const BATCH_BYTES: usize = 1 << 20;
-
-/// A connection with so many bytes goes alone, so that no other waits for them.
-pub(crate) const ALONE_BYTES: usize = 64 * 1024;
-
-/// A batch that is not taken in so long is taken back.
-pub(crate) const BATCH_MS_MAX: u64 = 2_000;
 
 /// Whoever waits for the other side shows so often that it lives.
 const BEAT_MS: u16 = 100;
@@ -38,11 +26,8 @@ const BEAT_MS: u16 = 100;
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
 pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
 
-/// An offer with more bytes has them in a file. With the largest head of [`BATCH`] connections they fit into a packet.
+/// An offer with more bytes has them in a file. With the largest head of a batch they fit into a packet.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
-
-/// What the bytes of one batch may come to, so that nobody can make a worker take all memory.
-const BODY_BYTES_MAX: usize = 1 << 30;
 
 /// A batch of connections to be offered.
 pub(crate) struct Offer {
@@ -145,7 +130,7 @@ impl Arrival {
             self.descriptors.clear();
             return Ok(());
         };
-        if total <= BODY_BYTES_MAX && there == total as u64 { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        if total <= OFFER_BYTES_MAX && there == total as u64 { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// One by one; only where all descriptors have come. What cannot be read is an error.

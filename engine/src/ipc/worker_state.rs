@@ -3,8 +3,9 @@
 
 use std::io::{self, Read, Write};
 
-use super::transfer::{BATCH_MS_MAX, Channel, PACKET_BYTES_MAX};
+use super::transfer::{Channel, PACKET_BYTES_MAX};
 use crate::handover::Message;
+use crate::handover::limits::BATCH_MS_MAX;
 
 /// Of one part, with room for the packet's head.
 const PART_BYTES: usize = PACKET_BYTES_MAX - 256;

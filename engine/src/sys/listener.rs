@@ -7,13 +7,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
-use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Nobody waits for a connection that somebody else has taken.
-const ACCEPT_TIME_MAX: Duration = Duration::from_millis(1);
+use super::acceptor::Acceptor;
 
 /// Why there is no listen socket.
 #[derive(Debug, thiserror::Error)]
@@ -139,40 +137,75 @@ pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
     }
 }
 
-/// A connection that waits at a listen socket of which other processes have copies. The socket must block, since
-/// O_NONBLOCK would be theirs as well, and their rings' accepts would fail; and the ring of a worker that was killed holds
-/// on for some milliseconds, so that what was seen to wait may be gone. A time-out is no matter to a ring.
-pub(crate) fn accept_shared(socket: &Socket) -> Option<Socket> {
-    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
-        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
-    if !is_waiting || socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).is_err() {
-        return None;
-    }
-    let accepted = socket.accept();
-    let _ = socket.set_read_timeout(None);
-    let (connection, _) = accepted.ok()?;
-    connection.set_read_timeout(None).ok()?;
-    Some(connection)
+/// Connections that wait at a listen socket of which other processes have copies; never waits for one. What was seen to
+/// wait may be gone: others accept, too, and the ring of a worker that was killed goes on for some milliseconds.
+pub(crate) fn waiting_at_shared(socket: &Socket) -> impl Iterator<Item = Socket> {
+    let mut acceptor = None;
+    std::iter::from_fn(move || {
+        let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+            && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+        // Usually nobody does, and no ring is made.
+        if acceptor.is_none() && is_waiting {
+            acceptor = Acceptor::new().inspect_err(|error| tracing::warn!(%error, "no ring to accept with")).ok();
+        }
+        let acceptor = acceptor.as_mut().filter(|_| is_waiting)?;
+        loop {
+            match acceptor.accept(socket.as_fd()) {
+                Ok(accepted) => return accepted.map(Socket::from),
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(_) => return None,
+            }
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
     fn accepting_from_a_shared_socket_does_not_wait() {
         let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
-        assert!(accept_shared(&socket).is_none(), "it does not listen");
+        assert!(waiting_at_shared(&socket).next().is_none(), "it does not listen");
         configure(&socket, address, 16).expect("listening");
-        assert!(accept_shared(&socket).is_none());
+        assert!(waiting_at_shared(&socket).next().is_none());
         let _client = TcpStream::connect(address).expect("connected");
-        let connection = accept_shared(&socket).expect("a connection");
-        assert_eq!(connection.read_timeout().expect("asked"), None);
-        // Somebody else was faster.
-        socket.set_read_timeout(Some(ACCEPT_TIME_MAX)).expect("set");
-        assert_eq!(socket.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
+        let connection = waiting_at_shared(&socket).next().expect("a connection");
+        assert!(!connection.nonblocking().expect("asked"), "rings wait for workers");
+    }
+
+    /// Others have copies of the socket, and take what was seen to wait.
+    #[test]
+    fn accepting_from_a_shared_socket_does_not_wait_for_what_others_took() {
+        const OTHERS: usize = 4;
+        let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        configure(&socket, address, 64).expect("listening");
+        let (say, hear) = mpsc::channel();
+        let others: Vec<mpsc::Sender<()>> = (0..OTHERS)
+            .map(|_| {
+                let (socket, say, (begin, begun)) = (socket.try_clone().expect("a copy"), say.clone(), mpsc::channel());
+                thread::spawn(move || {
+                    while begun.recv().is_ok() {
+                        say.send(waiting_at_shared(&socket).next().is_some()).expect("somebody listens");
+                    }
+                });
+                begin
+            })
+            .collect();
+        for round in 0..3_000 {
+            let _client = TcpStream::connect(address).expect("connected");
+            others.iter().for_each(|begin| begin.send(()).expect("it lives"));
+            let taken = (0..OTHERS).filter(|_| {
+                let heard = hear.recv_timeout(Duration::from_secs(5));
+                heard.unwrap_or_else(|_| panic!("somebody waits inside of accept in round {round}"))
+            });
+            assert_eq!(taken.count(), 1, "in round {round}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The only room with `unsafe`: the ring and its memory, processes, shared memory.
 #![allow(unsafe_code)]
 
+pub(crate) mod acceptor;
 pub(crate) mod arena;
 pub(crate) mod bpf;
 pub(crate) mod buffer_ring;

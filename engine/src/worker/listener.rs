@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use socket2::Socket;
 
-use crate::sys::listener::{accept_shared, accept_waiting, backlog_effective};
+use crate::sys::listener::{accept_waiting, backlog_effective, waiting_at_shared};
 
 /// Whether accepting from a listener is in the kernel's hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,6 @@ impl Listener {
         assert_eq!(self.accepting, Accepting::No, "a listener is closed after its accept has ended");
         // Those who come from now on wake the others: no more than the queue can hold have to be taken.
         let most = backlog_effective(u32::MAX) as usize;
-        std::iter::from_fn(|| accept_shared(&self.socket)).take(most).for_each(&mut take);
+        waiting_at_shared(&self.socket).take(most).for_each(&mut take);
     }
 }

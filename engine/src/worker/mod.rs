@@ -2,6 +2,7 @@
 //! listeners' addresses (or sockets), a control channel and a telemetry page.
 
 mod event_loop;
+pub(crate) mod lifecycle;
 mod listener;
 mod slab;
 

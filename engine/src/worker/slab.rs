@@ -70,6 +70,15 @@ impl<T> Slab<T> {
         }
     }
 
+    /// The same, for a look only.
+    pub(crate) fn peek(&self, id: ConnectionId) -> Option<&T> {
+        let entry = self.entries.get(id.slot as usize)?;
+        match &entry.place {
+            Place::Taken(value) if entry.generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
+
     /// Whoever has the slot now.
     #[inline]
     pub(crate) fn at(&mut self, slot: u32) -> Option<&mut T> {

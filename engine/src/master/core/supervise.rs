@@ -51,8 +51,8 @@ impl Core {
             Report::Moved(moved) => self.moved(world, index, place, &moved),
             Report::Leaving => generation.slots[place].leaves = true,
             Report::Closed => world.note(Some(number), EventKind::WorkerClosed { slot }),
-            // Only orphans say these.
-            Report::Orphan { .. } | Report::Listener { .. } => {}
+            // Only orphans say the first two.
+            Report::Orphan { .. } | Report::Listener { .. } | Report::Unknown => {}
         }
     }
 

@@ -203,7 +203,7 @@ impl Sockets {
 
     /// A connection that waits at a kept socket.
     pub(super) fn accept_from(&mut self, socket: SocketId) -> Option<ArrivalId> {
-        let connection = listener::accept_shared(self.kept.get(&socket)?)?;
+        let connection = listener::waiting_at_shared(self.kept.get(&socket)?).next()?;
         Some(self.arrived(connection.into()))
     }
 

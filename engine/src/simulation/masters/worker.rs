@@ -83,7 +83,9 @@ impl Universe {
 
     fn report(&mut self, id: ProcessId, report: Report) {
         let channel = self.worker(id).and_then(|worker| worker.channel);
-        channel.into_iter().for_each(|channel| drop(self.send(id, channel, Message::Report(report.clone(), None))));
+        channel.into_iter().for_each(|channel| {
+            self.send(id, channel, Message::Report(report.clone(), None));
+        });
     }
 
     pub(super) fn worker_turns(&mut self, id: ProcessId) {
@@ -325,7 +327,7 @@ impl Universe {
                 }
             }
             Order::Serve => worker.awaits_until = None,
-            Order::Ping => {}
+            Order::Ping | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),
         }
         self.drop_letter(number);

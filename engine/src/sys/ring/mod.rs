@@ -114,6 +114,8 @@ pub(crate) struct Ring {
     outstanding: usize,
     features: Features,
     enters: u64,
+    /// Descriptors asked for.
+    installs: u32,
 }
 
 /// Sizes of a ring.
@@ -164,6 +166,7 @@ impl Ring {
             outstanding: 0,
             features,
             enters: 0,
+            installs: 0,
         })
     }
 
@@ -259,6 +262,11 @@ impl Ring {
                 self.take_held(operation);
                 Completion::Connected { key, result }
             } else {
+                if kind == Kind::Install as u8 && result >= 0 {
+                    // It was given up; see `install`.
+                    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+                    drop(unsafe { OwnedFd::from_raw_fd(result) });
+                }
                 continue;
             });
         }
@@ -298,7 +306,10 @@ impl Ring {
     }
 
     fn install(&mut self, index: u32) -> io::Result<OwnedFd> {
-        let user_data = Kind::Install.pack(0, Key { slot: 0, generation: 0 });
+        // An answer that comes late, when the kernel had no room for it, must not be taken for the next one's: that would be
+        // another connection's descriptor.
+        self.installs = (self.installs + 1) % SLOTS_MAX;
+        let user_data = Kind::Install.pack(0, Key { slot: self.installs, generation: 0 });
         self.push(opcode::FixedFdInstall::new(Fixed(index), 0).build(), user_data);
         for _ in 0..2 {
             self.enter(0)?;

@@ -68,10 +68,10 @@ impl<P: Protocol> EventLoop<P> {
     /// it, so that the backlog pushes back and nobody is refused.
     pub(super) fn settle_accepting(&mut self) {
         let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
-        let is_leaving = self.drain_deadline_ns.is_some() && self.is_settled;
+        let is_leaving = self.lifecycle.has_settled();
         let wanted = match room {
             0 => Accepting::No,
-            _ if is_leaving || self.accept_paused || self.awaits_state => Accepting::No,
+            _ if !self.lifecycle.accepts() || self.accept_paused => Accepting::No,
             _ if room > self.burst() => Accepting::Many,
             _ => Accepting::One,
         };
@@ -127,7 +127,7 @@ impl<P: Protocol> EventLoop<P> {
 
     fn close_listeners(&mut self) {
         let listeners = std::mem::take(&mut self.listeners).into_iter().flatten();
-        if self.is_succeeded {
+        if self.lifecycle.is_succeeded() {
             self.release(listeners.collect());
         } else {
             let mut taken = Vec::new();

@@ -1,114 +1,53 @@
 //! The loop: one system call a turn, which submits what the last turn produced and waits for what comes next.
 //!
 //! A turn: completions, timers, requests of callbacks, then each connection that has something to send sends it.
-//! Invariants: a connection has at most one receive and one send in the kernel's hand; it is closed once, and its slot
+//! Invariants: a connection has at most one receive and one send in flight in the kernel; it is closed once, and its slot
 //! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
 
 mod accepting;
-mod moving;
+mod arrivals;
+mod connecting;
+mod departures;
+mod entry;
+mod flow;
+mod leaving;
+mod links;
+mod opening;
 mod orders;
+mod polls;
 mod worker_state;
 
-use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
+use nix::sys::signalfd::SignalFd;
 
-use self::moving::Moving;
+use self::entry::Entry;
+use self::links::Moving;
+pub(super) use self::polls::watch_signals;
+use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
 use super::Sizing;
+use super::lifecycle::Lifecycle;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
-use crate::connection::{Action, Connection, Received};
-use crate::context::timer_wheel::TimerId;
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
+use crate::handover::sender::Sender;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
-use crate::sys::ring::{Completion, Key, Ring, Socket, WhenFull};
-use crate::types::{ConnectionId, Peer};
+use crate::sys::ring::{Completion, Ring};
+use crate::types::ConnectionId;
 
 /// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
-
-/// Keys of polls.
-const CONTROL: Key = Key { slot: 0, generation: 0 };
-const SIGNALS: Key = Key { slot: 1, generation: 0 };
-const INBOX: Key = Key { slot: 2, generation: 0 };
-const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Receiving {
-    No,
-    Armed,
-    Cancelling,
-    /// No buffer was left; armed again when some are.
-    Starved,
-}
-
-/// How far leaving has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// Asked to. The protocol is told a turn later, when what the kernel had received by then has been handled.
-    Asked,
-    AskedBefore,
-    Told,
-}
-
-struct Entry<S> {
-    connection: Connection<S>,
-    /// `None` once it is given to the kernel to be closed.
-    socket: Option<Socket>,
-    receiving: Receiving,
-    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
-    /// then has nothing armed that must be cancelled.
-    is_fresh: bool,
-    sending: bool,
-    /// The send in flight closes the socket if it succeeds.
-    closes_with_send: bool,
-    /// In the list of those that have something to send.
-    is_dirty: bool,
-    /// On its way to another worker: nothing is armed any more.
-    is_stopping: bool,
-    /// It was to go to another worker, and does not.
-    stays: bool,
-    /// While an outbound connection is being established.
-    connecting: Option<Box<Connecting>>,
-}
-
-struct Connecting {
-    token: u64,
-    time_out: Option<TimerId>,
-    has_timed_out: bool,
-}
-
-impl<S> Entry<S> {
-    /// Nothing of it is in the kernel's hand.
-    fn is_still(&self) -> bool {
-        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
-    }
-
-    fn key(&self) -> Key {
-        key_of(self.connection.id())
-    }
-}
-
-fn key_of(id: ConnectionId) -> Key {
-    Key { slot: id.slot, generation: id.generation as u16 }
-}
 
 /// How a worker stands to its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,19 +102,9 @@ pub(crate) struct EventLoop<P: Protocol> {
     accept_pause_ms: u64,
     at_limit: bool,
     logged_ns: u64,
-    leaving: Leaving,
-    drain_deadline_ns: Option<u64>,
-    /// While leaving: how long whoever has sent nothing is waited for.
-    first_input_ns: u64,
-    /// While leaving: listeners have settled, and close.
-    is_settled: bool,
-    /// While leaving: others accept from the same sockets.
-    is_succeeded: bool,
-    stopping: bool,
+    lifecycle: Lifecycle,
     connections: Connections,
     moving: Moving,
-    /// Nobody is let in before the state of the worker before has come.
-    awaits_state: bool,
     state_bytes_max: u64,
     state_too_large: StateTooLarge,
 }
@@ -183,7 +112,11 @@ pub(crate) struct EventLoop<P: Protocol> {
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct, .. } = parts;
-        let moving = Moving::new(parts.meeting, parts.user);
+        let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
+        let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
+        let moving = Moving::new(sender, parts.meeting, parts.user);
+        let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
+        let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let mut this = Self {
             protocol,
             ring,
@@ -205,21 +138,12 @@ impl<P: Protocol> EventLoop<P> {
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
             at_limit: false,
             logged_ns: 0,
-            leaving: Leaving::No,
-            drain_deadline_ns: None,
-            first_input_ns: 0,
-            is_settled: false,
-            is_succeeded: false,
-            stopping: false,
+            lifecycle,
             connections: parts.connections,
             moving,
-            awaits_state: false,
             state_bytes_max: parts.state_bytes_max,
             state_too_large: parts.state_too_large,
         };
-        if parts.succeeds {
-            this.await_state();
-        }
         this.ring.poll(this.control.as_fd(), CONTROL);
         if let Some(signals) = &this.signals {
             this.ring.poll(signals.as_fd(), SIGNALS);
@@ -274,15 +198,9 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn is_done(&self) -> bool {
-        let is_alone = self.moving.is_alone() || self.stopping;
-        self.drain_deadline_ns.is_some() && self.slab.len() == 0 && !self.is_accepting() && is_alone
-    }
-
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let is_asked = matches!(self.leaving, Leaving::Asked | Leaving::AskedBefore) && !self.awaits_state;
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || is_asked;
+        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -292,14 +210,10 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.expire_timers();
         self.run_commands();
-        match self.leaving {
-            Leaving::No | Leaving::Told => {}
-            Leaving::Asked => self.leaving = Leaving::AskedBefore,
-            // What comes is to be passed on.
-            Leaving::AskedBefore if self.awaits_state => {}
-            Leaving::AskedBefore => self.tell_drain(),
+        if !self.lifecycle.is_serving() {
+            self.live_on();
+            self.move_on();
         }
-        self.move_on();
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
         self.rearm_starved();
         self.settle_accepting();
@@ -319,219 +233,6 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    #[inline]
-    fn received(&mut self, key: Key, result: i32, lease: Option<crate::sys::buffer_ring::Lease>, more: bool) {
-        let Some(entry) = self.slab.get_key(key) else {
-            debug_assert!(false, "a receive outlived its slot");
-            return;
-        };
-        if !more {
-            entry.receiving = Receiving::No;
-        }
-        let connection = &mut entry.connection;
-        match result {
-            1.. => {
-                self.context.page.bytes_received.add(result as u64);
-                let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
-                let lease = lease.expect("received bytes are in a buffer");
-                connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
-                if was_fresh && self.leaving == Leaving::Told && (self.context.draining || entry.stays) {
-                    let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
-                    connection.drain(&mut self.protocol, &mut self.context, deadline);
-                }
-            }
-            0 => connection.receive_end(&mut self.protocol, &mut self.context),
-            _ => match -result {
-                libc::ENOBUFS => {
-                    self.context.page.buffers_exhausted.add(1);
-                    entry.receiving = Receiving::Starved;
-                    self.starved.push(entry.connection.id());
-                }
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-                _ => connection.fail(&mut self.context),
-            },
-        }
-        self.settle(key.slot);
-    }
-
-    #[inline]
-    fn sent(&mut self, key: Key, result: i32, payload: crate::sys::payload::Payload) {
-        let Some(entry) = self.slab.get_key(key) else {
-            debug_assert!(false, "a send outlived its slot");
-            return;
-        };
-        entry.sending = false;
-        let was_to_close = std::mem::take(&mut entry.closes_with_send);
-        match result {
-            0.. => {
-                self.context.page.bytes_sent.add(result as u64);
-                if was_to_close && result as usize == payload.len() {
-                    entry.socket = None;
-                }
-                entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
-            }
-            _ => match -result {
-                // Cancelled because the connection is closed; else it is on its way, or has stayed.
-                libc::ECANCELED if entry.socket.is_none() => {
-                    entry.connection.send_ended(payload);
-                    entry.connection.fail(&mut self.context);
-                }
-                libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
-                    entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
-                }
-                _ => {
-                    entry.connection.send_ended(payload);
-                    entry.connection.fail(&mut self.context);
-                }
-            },
-        }
-        self.settle(key.slot);
-    }
-
-    fn open(&mut self, socket: Socket, token: Option<u64>) {
-        let id = match self.insert(socket, None) {
-            Ok(id) => id,
-            Err(socket) => {
-                // Only a burst larger than the backlog can come here; see `Sizing`.
-                self.ring.close(socket);
-                self.context.page.accept_errors.add(1);
-                self.log_at_times(|slot, _| {
-                    tracing::error!(slot, "a connection came with no slot left and was closed")
-                });
-                return;
-            }
-        };
-        self.context.page.open.set(self.slab.len() as u64);
-        self.opened(id, token);
-    }
-
-    /// A slot for `socket`, which comes back where there is none.
-    fn insert(&mut self, socket: Socket, connecting: Option<Connecting>) -> Result<ConnectionId, Socket> {
-        let now_ns = self.context.now_ns;
-        let mut socket = Some(socket);
-        let id = self.slab.insert(|id| Entry {
-            connection: Connection::new(id, now_ns),
-            socket: socket.take(),
-            receiving: Receiving::No,
-            is_fresh: true,
-            sending: false,
-            closes_with_send: false,
-            is_dirty: false,
-            is_stopping: false,
-            stays: false,
-            connecting: connecting.map(Box::new),
-        });
-        id.ok_or_else(|| socket.expect("not taken"))
-    }
-
-    fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
-        let entry = self.slab.get(id).expect("a connection that was just made");
-        let ring = RefCell::new(&mut self.ring);
-        let socket = entry.socket.as_ref().expect("open");
-        let address = || {
-            ring.borrow_mut().with_descriptor(socket, |descriptor| {
-                let address = SockRef::from(&descriptor).peer_addr()?;
-                address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
-            })
-        };
-        let peer = Peer { token, address: &address };
-        entry.connection.open(&mut self.protocol, &mut self.context, peer);
-        if self.context.draining {
-            self.watch_first_input();
-        } else if self.moving.is_on {
-            // Where the worker's own state is another's, or is about to be, nothing can be done here.
-            entry.is_stopping = P::WORKER_STATE.is_some();
-            self.moving.queue.push_back(id);
-        }
-        self.settle(id.slot);
-    }
-
-    fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
-        let socket = match outbound_socket(source, address) {
-            Ok(socket) => Ring::adopt(socket.into()),
-            Err(error) => {
-                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-                return;
-            }
-        };
-        let id = match self.insert(socket, Some(Connecting { token, time_out: None, has_timed_out: false })) {
-            Ok(id) => id,
-            Err(socket) => {
-                self.ring.close(socket);
-                let error = io::Error::other("the worker has no connection slot left (connections_max)");
-                self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-                return;
-            }
-        };
-        let entry = self.slab.get(id).expect("just made");
-        if let (Some(connecting), connect_ms @ 1..) = (&mut entry.connecting, self.context.timeouts.connect_ms) {
-            let deadline_ns = self.context.now_ns + connect_ms * 1_000_000;
-            connecting.time_out = Some(self.context.timers.set(deadline_ns, Alarm::Connect { id }));
-        }
-        let socket = entry.socket.as_ref().expect("just made");
-        self.ring.connect(socket, key_of(id), address);
-    }
-
-    fn connected(&mut self, key: Key, result: i32) {
-        let Some(entry) = self.slab.get_key(key) else { return };
-        let Some(connecting) = entry.connecting.take() else { return };
-        let Connecting { token, time_out, has_timed_out } = *connecting;
-        if let Some(id) = time_out.filter(|_| !has_timed_out) {
-            self.context.timers.cancel(id);
-        }
-        if result == 0 && !self.stopping {
-            self.context.page.connected.add(1);
-            self.context.page.open.set(self.slab.len() as u64);
-            let id = self.slab.at(key.slot).expect("living").connection.id();
-            self.opened(id, Some(token));
-        } else {
-            let entry = self.slab.remove(key.slot);
-            if let Some(socket) = entry.socket {
-                self.ring.close(socket);
-            }
-            let error = match result {
-                _ if has_timed_out => io::ErrorKind::TimedOut.into(),
-                0 => io::Error::other("the worker stops"),
-                _ => io::Error::from_raw_os_error(-result),
-            };
-            self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
-        }
-    }
-
-    fn readable(&mut self, key: Key, more: bool) {
-        if self.moving_readable(key, more) {
-            return;
-        }
-        match key {
-            CONTROL => self.hear_orders(more),
-            SIGNALS => {
-                let Some(signals) = &self.signals else { return };
-                let signal = signals.read_signal();
-                if !more {
-                    self.ring.poll(signals.as_fd(), SIGNALS);
-                }
-                if let Ok(Some(signal)) = signal {
-                    tracing::debug!(slot = self.context.slot, signal = signal.ssi_signo, "worker was signalled");
-                    self.drain_or_stop();
-                }
-            }
-            RENDEZVOUS => {
-                if let Some(rendezvous) = self.rendezvous.as_ref().filter(|_| !more) {
-                    self.ring.poll(rendezvous.descriptor(), RENDEZVOUS);
-                }
-                self.meet_master();
-            }
-            _ => {
-                if !more {
-                    self.ring.poll(self.inbox.descriptor(), INBOX);
-                }
-                for message in self.inbox.take() {
-                    self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
-                }
-            }
-        }
-    }
-
     fn expire_timers(&mut self) {
         let now_ns = self.context.now_ns;
         while let Some(alarm) = self.context.timers.expire(now_ns) {
@@ -548,23 +249,10 @@ impl<P: Protocol> EventLoop<P> {
                         self.settle(slot);
                     }
                 }
-                Alarm::Connect { id } => {
-                    if let Some(entry) = self.slab.get(id)
-                        && let (Some(connecting), Some(socket)) = (&mut entry.connecting, &entry.socket)
-                    {
-                        connecting.has_timed_out = true;
-                        self.ring.cancel_socket(socket);
-                    }
-                }
+                Alarm::Connect { id } => self.connect_timed_out(id),
                 Alarm::Accept => self.accept_paused = false,
-                Alarm::Settled => {
-                    self.is_settled = true;
-                    self.settle_accepting();
-                }
-                Alarm::FirstInput => self.drain_silent(),
-                Alarm::Drain => self.end_drain(),
-                Alarm::State => self.end_awaiting(false),
-                Alarm::Batch { place } => self.batch_timed_out(place),
+                // The lifecycle keeps the time of its own.
+                Alarm::Drain => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -579,17 +267,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         for command in std::mem::take(&mut self.context.commands) {
             match command {
-                Command::Wake(id) => {
-                    if let Some(entry) = self.slab.get(id).filter(|entry| entry.connecting.is_none()) {
-                        if entry.is_stopping && !entry.connection.is_open() && !entry.connection.is_ended() {
-                            // Frozen: until it is known whose it is.
-                            self.context.commands.push(Command::Wake(id));
-                            continue;
-                        }
-                        entry.connection.wake(&mut self.protocol, &mut self.context);
-                        self.settle(id.slot);
-                    }
-                }
+                Command::Wake(id) => self.wake(id),
                 Command::Rerun(id) => {
                     if let Some(entry) = self.slab.get(id) {
                         entry.connection.run_again(&mut self.protocol, &mut self.context);
@@ -599,126 +277,21 @@ impl<P: Protocol> EventLoop<P> {
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
-                    self.drain(0, self.context.timeouts.drain_ms_max);
+                    self.drain(0, self.context.timeouts.drain_ms_max, None);
                 }
-            }
-        }
-    }
-
-    /// Brings what the kernel does for a connection in line with what the connection wants.
-    #[inline]
-    fn settle(&mut self, slot: u32) {
-        let Some(entry) = self.slab.at(slot) else { return };
-        match entry.connection.next_action(&mut self.context) {
-            Action::Nothing => {}
-            Action::ShutdownWrite => {
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                let result = self
-                    .ring
-                    .with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
-                if result.is_err() {
-                    entry.connection.fail(&mut self.context);
-                    return self.settle(slot);
-                }
-            }
-            Action::Close { reset } => return self.close(slot, reset),
-        }
-        if entry.is_stopping {
-            return;
-        }
-        if entry.connection.wants_input() {
-            if entry.receiving == Receiving::No {
-                entry.receiving = Receiving::Armed;
-                let key = entry.key();
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                if entry.is_fresh {
-                    self.ring.receive_once(socket, key);
-                } else {
-                    self.ring.receive(socket, key);
-                }
-            }
-        } else if entry.receiving == Receiving::Armed {
-            entry.receiving = Receiving::Cancelling;
-            let key = entry.key();
-            self.ring.cancel_receive(key);
-        }
-        if !entry.is_dirty && entry.connection.wants_output() {
-            entry.is_dirty = true;
-            self.dirty.push(slot);
-        }
-    }
-
-    /// The one place where connections are closed.
-    fn close(&mut self, slot: u32, reset: bool) {
-        let entry = self.slab.at(slot).expect("only living connections are closed");
-        if let Some(socket) = entry.socket.take() {
-            let key = entry.key();
-            if reset {
-                let _ = self
-                    .ring
-                    .with_descriptor(&socket, |descriptor| SockRef::from(&descriptor).set_linger(Some(Duration::ZERO)));
-            }
-            if entry.sending {
-                self.ring.cancel_socket(&socket);
-            } else if entry.receiving == Receiving::Armed {
-                self.ring.cancel_receive(key);
-            }
-            // What is still armed holds the file, not the descriptor: the peer sees the end when its last completion
-            // comes, within the same system call.
-            self.ring.close(socket);
-        }
-        let entry = self.slab.at(slot).expect("as above");
-        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
-            return;
-        }
-        entry.connection.close(&mut self.protocol, &mut self.context);
-        let reason = entry.connection.reason();
-        self.slab.remove(slot);
-        self.context.page.closed[reason as usize].add(1);
-        self.context.page.open.set(self.slab.len() as u64);
-    }
-
-    fn send_dirty(&mut self) {
-        for index in 0..self.dirty.len() {
-            let slot = self.dirty[index];
-            let Some(entry) = self.slab.at(slot) else { continue };
-            entry.is_dirty = false;
-            if entry.is_stopping && entry.socket.is_some() {
-                continue;
-            }
-            if let Some(socket) = &entry.socket {
-                if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
-                    let key = entry.key();
-                    entry.sending = true;
-                    let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
-                    if is_last && entry.receiving == Receiving::No {
-                        entry.closes_with_send = true;
-                        self.ring.send_and_close(socket, key, payload);
-                    } else {
-                        self.ring.send(socket, key, payload, when_full);
-                    }
-                }
-            } else {
-                self.settle(slot);
-            }
-        }
-        self.dirty.clear();
-    }
-
-    fn rearm_starved(&mut self) {
-        if self.starved.is_empty() || !self.ring.buffers().has_free() {
-            return;
-        }
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
-                entry.receiving = Receiving::No;
-                self.settle(id.slot);
             }
         }
     }
 
     fn arm_timeout(&mut self) {
-        if let Some(next_ns) = self.context.next_timer_ns().filter(|next_ns| *next_ns < self.timeout_at_ns) {
+        let of_timers = self.context.next_timer_ns();
+        let of_leaving = if self.lifecycle.is_serving() {
+            None
+        } else {
+            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
+        };
+        let next_ns = of_timers.into_iter().chain(of_leaving).min();
+        if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);
         }
@@ -747,22 +320,4 @@ impl<P: Protocol> EventLoop<P> {
             log(self.context.slot, &self.context);
         }
     }
-}
-
-fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<socket2::Socket> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    Ok(socket)
-}
-
-pub(super) fn watch_signals() -> io::Result<SignalFd> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
-    signals.thread_block()?;
-    // A file that would be larger than this process may make one (RLIMIT_FSIZE) is an error, and does not end it.
-    SigSet::from(Signal::SIGXFSZ).thread_block()?;
-    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

@@ -1,22 +1,16 @@
-//! What a worker is told: by its master, by a signal, or by its master's end; and leaving.
+//! What a worker is told by its master, and what it does when that one is gone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
-use super::{CONTROL, EventLoop, Leaving, Master};
-use crate::config::Connections;
-use crate::context::Alarm;
+use super::polls::CONTROL;
+use super::{EventLoop, Master};
 use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::ring::Ring;
 use crate::worker::listener::Listener;
-
-/// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
-/// its way, perhaps sent for the third time, and whoever was let in is answered. Half of the drain's time at most.
-const FIRST_INPUT_MS_MAX: u64 = 3000;
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn hear_orders(&mut self, more: bool) {
@@ -39,8 +33,7 @@ impl<P: Protocol> EventLoop<P> {
     fn obey(&mut self, order: Order, descriptor: Option<OwnedFd>) {
         match order {
             Order::Drain { settle_ms, drain_ms, is_succeeded } => {
-                self.is_succeeded = is_succeeded;
-                self.drain(settle_ms, drain_ms);
+                self.drain(settle_ms, drain_ms, Some(is_succeeded));
             }
             Order::Heirs { names } => self.hear_heirs(names),
             Order::Take => {
@@ -53,7 +46,7 @@ impl<P: Protocol> EventLoop<P> {
             }
             Order::Adopt { listener, address } => {
                 // The copy of one that leaves is of no use.
-                if let Some(socket) = descriptor.filter(|_| self.drain_deadline_ns.is_none()) {
+                if let Some(socket) = descriptor.filter(|_| !self.lifecycle.is_leaving()) {
                     self.add_listener(Listener::new(listener, socket.into(), address));
                 }
             }
@@ -70,10 +63,18 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
             }
-            Order::Serve => self.end_awaiting(false),
+            Order::Serve => {
+                if self.lifecycle.awaits_state() {
+                    self.lifecycle.end_awaiting();
+                    self.begin_anew();
+                }
+            }
             // That it was heard is all.
             Order::Ping => {}
             Order::Stop => self.stop(),
+            Order::Unknown => {
+                tracing::warn!(slot = self.context.slot, "an order of a later version is ignored");
+            }
         }
     }
 
@@ -82,8 +83,8 @@ impl<P: Protocol> EventLoop<P> {
         if std::mem::replace(&mut self.master, Master::Gone) == Master::Gone {
             return;
         }
-        if self.rendezvous.is_none() || self.drain_deadline_ns.is_some() {
-            return self.drain(0, self.context.timeouts.drain_ms_max);
+        if self.rendezvous.is_none() || self.lifecycle.is_leaving() {
+            return self.drain(0, self.context.timeouts.drain_ms_max, None);
         }
         tracing::warn!(slot = self.context.slot, "the master is gone; this worker serves on until another takes over");
         self.meet_master();
@@ -101,102 +102,6 @@ impl<P: Protocol> EventLoop<P> {
         let report = Report::Orphan { generation, slot, addresses, listeners };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report to the new master");
-        }
-    }
-
-    pub(super) fn drain_or_stop(&mut self) {
-        if self.drain_deadline_ns.is_some() { self.stop() } else { self.drain(0, self.context.timeouts.drain_ms_max) }
-    }
-
-    /// Leaves; listeners stay open so long, for handshakes under way, and connections from then on. Said again, it ends
-    /// the settling, or shortens the time.
-    pub(super) fn drain(&mut self, settle_ms: u64, drain_ms: u64) {
-        self.is_settled |= settle_ms == 0;
-        let now_ns = self.context.now_ns;
-        let deadline_ns = now_ns.saturating_add(settle_ms.saturating_add(drain_ms).saturating_mul(1_000_000));
-        let is_first = self.drain_deadline_ns.is_none();
-        self.first_input_ns = FIRST_INPUT_MS_MAX.min(drain_ms / 2) * 1_000_000;
-        if self.drain_deadline_ns.is_none_or(|before_ns| deadline_ns < before_ns) {
-            self.drain_deadline_ns = Some(deadline_ns);
-            self.context.timers.set(deadline_ns, Alarm::Drain);
-        }
-        if is_first {
-            if !self.is_settled {
-                self.context.timers.set(now_ns + settle_ms * 1_000_000, Alarm::Settled);
-            }
-            self.context.draining = self.connections != Connections::Wait && !self.has_heirs();
-            self.leaving = Leaving::Asked;
-            tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
-        }
-        self.settle_accepting();
-    }
-
-    /// The drain's time is over.
-    pub(super) fn end_drain(&mut self) {
-        if self.slab.len() > 0 && !self.stopping {
-            tracing::info!(slot = self.context.slot, open = self.slab.len(), "the drain's time is over");
-        }
-        self.stop();
-    }
-
-    /// Whoever has sent nothing all the while is told now.
-    pub(super) fn drain_silent(&mut self) {
-        let since_ns = self.context.now_ns.saturating_sub(self.first_input_ns);
-        self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
-    }
-
-    /// Tells the protocol, connection by connection; of those that have sent nothing, when they have, or a while later.
-    pub(super) fn tell_drain(&mut self) {
-        self.leaving = Leaving::Told;
-        if !self.begin_moving() {
-            if self.connections != Connections::Wait {
-                self.say_goodbyes();
-            }
-            self.report_moved();
-        }
-    }
-
-    /// Tells every connection that the worker leaves.
-    pub(super) fn say_goodbyes(&mut self) {
-        self.context.draining = true;
-        self.drain_connections(|is_fresh, _| !is_fresh);
-        self.watch_first_input();
-    }
-
-    pub(super) fn watch_first_input(&mut self) {
-        let deadline_ns = self.context.now_ns + self.first_input_ns;
-        self.context.timers.set(deadline_ns, Alarm::FirstInput);
-    }
-
-    fn drain_connections(&mut self, which: impl Fn(bool, u64) -> bool) {
-        let deadline = Duration::from_nanos(self.drain_deadline_ns.unwrap_or_default());
-        for slot in 0..self.slab.slots() {
-            let Some(entry) = self.slab.at(slot) else { continue };
-            if entry.connecting.is_some() {
-                if let Some(socket) = &entry.socket {
-                    self.ring.cancel_socket(socket);
-                }
-            } else if which(entry.is_fresh, entry.connection.activity_ns()) {
-                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
-                self.settle(slot);
-            }
-        }
-    }
-
-    pub(super) fn stop(&mut self) {
-        self.drain(0, 0);
-        self.leaving = Leaving::Told;
-        self.stopping = true;
-        self.stop_moving();
-        for slot in 0..self.slab.slots() {
-            if let Some(entry) = self.slab.at(slot) {
-                if entry.connecting.is_none() {
-                    entry.connection.stop(&mut self.context);
-                } else if let Some(socket) = &entry.socket {
-                    self.ring.cancel_socket(socket);
-                }
-                self.settle(slot);
-            }
         }
     }
 }

@@ -1,0 +1,185 @@
+//! The receiving side of the moving of connections, as a machine without I/O: others bring connections, and this worker
+//! takes what it can.
+//!
+//! Invariant: what was made from an offer belongs to the sender until `Gives` comes. Where the channel ends before, it is
+//! dropped, and the peer sees nothing of that.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Refusal;
+use super::mutation::{Mutation, is_put_back};
+use crate::types::ConnectionId;
+
+/// Senders that may be here at once.
+const VISITORS_MAX: usize = 4096;
+
+/// Somebody who brings connections, by the driver's number for its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Visitor(pub(crate) u32);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Somebody has come.
+    Came(Visitor),
+    /// A batch is offered; `refusal` says why nothing of it can be taken.
+    Offer { visitor: Visitor, batch: u64, count: usize, refusal: Option<Refusal> },
+    /// The outcome of [`Command::Thaw`], in the order of the offer. `open` are the connections without these.
+    Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, open: u64 },
+    /// What was taken of this batch is this worker's.
+    Gives { visitor: Visitor, batch: u64 },
+    /// The channel ended, or somebody said what may not be said.
+    Ended(Visitor),
+    /// The worker stops at once.
+    Stop,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Command {
+    /// Make connections of the offer that has just come: answered by `Thawed`.
+    Thaw(Visitor),
+    /// Say which were not taken.
+    Say { visitor: Visitor, batch: u64, refused: Vec<(usize, Refusal)>, open: u64 },
+    /// It is this worker's: it goes on.
+    Own(ConnectionId),
+    /// It is the sender's: drop this worker's copy.
+    Abandon(ConnectionId),
+    /// Close the channel.
+    Close(Visitor),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Offered {
+    batch: u64,
+    members: Vec<ConnectionId>,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Receiver {
+    /// With what was offered and not given yet.
+    visitors: BTreeMap<Visitor, Option<Offered>>,
+}
+
+impl Receiver {
+    /// Nobody is here who may bring connections.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.visitors.is_empty()
+    }
+
+    /// Takes in what happened, and tells the driver what to do about it.
+    pub(crate) fn step(&mut self, commands: &mut VecDeque<Command>, input: Input) {
+        match input {
+            Input::Came(visitor) if self.visitors.len() < VISITORS_MAX => drop(self.visitors.insert(visitor, None)),
+            Input::Came(visitor) => commands.push_back(Command::Close(visitor)),
+            Input::Offer { visitor, batch, count, refusal } => match (self.visitors.get_mut(&visitor), refusal) {
+                (None, _) => {}
+                // One batch at a time.
+                (Some(Some(_)), _) => self.lose(commands, visitor),
+                (Some(offered), Some(refusal)) => {
+                    *offered = Some(Offered { batch, members: Vec::new() });
+                    let refused = (0..count).map(|place| (place, refusal)).collect();
+                    // Of no interest to one that will bring nothing more.
+                    commands.push_back(Command::Say { visitor, batch, refused, open: 0 });
+                }
+                (Some(offered), None) => {
+                    *offered = Some(Offered { batch, members: Vec::new() });
+                    commands.push_back(Command::Thaw(visitor));
+                }
+            },
+            Input::Thawed { visitor, members, open } => {
+                let Some(Some(offered)) = self.visitors.get_mut(&visitor) else {
+                    members.into_iter().flatten().for_each(|id| commands.push_back(Command::Abandon(id)));
+                    return;
+                };
+                let mut refused = Vec::new();
+                for (place, member) in members.into_iter().enumerate() {
+                    match member {
+                        Ok(id) => offered.members.push(id),
+                        Err(refusal) => refused.push((place, refusal)),
+                    }
+                }
+                commands.push_back(Command::Say { visitor, batch: offered.batch, refused, open });
+            }
+            Input::Gives { visitor, batch } => match self.visitors.get_mut(&visitor) {
+                None => {}
+                Some(offered) if offered.as_ref().is_some_and(|offered| offered.batch == batch) => {
+                    let members = offered.take().unwrap_or_default().members;
+                    members.into_iter().for_each(|id| commands.push_back(Command::Own(id)));
+                }
+                Some(_) => self.lose(commands, visitor),
+            },
+            Input::Ended(visitor) => self.lose(commands, visitor),
+            Input::Stop => {
+                let all: Vec<Visitor> = self.visitors.keys().copied().collect();
+                all.into_iter().for_each(|visitor| self.lose(commands, visitor));
+            }
+        }
+    }
+
+    /// What was not given is the other side's.
+    fn lose(&mut self, commands: &mut VecDeque<Command>, visitor: Visitor) {
+        let Some(offered) = self.visitors.remove(&visitor) else { return };
+        for id in offered.into_iter().flat_map(|offered| offered.members) {
+            let keeps = is_put_back(Mutation::KeptWithoutGiving);
+            commands.push_back(if keeps { Command::Own(id) } else { Command::Abandon(id) });
+        }
+        commands.push_back(Command::Close(visitor));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VISITOR: Visitor = Visitor(1);
+
+    fn id(slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: 0 }
+    }
+
+    fn steps(receiver: &mut Receiver, inputs: impl IntoIterator<Item = Input>) -> Vec<Command> {
+        let mut commands = VecDeque::new();
+        inputs.into_iter().for_each(|input| receiver.step(&mut commands, input));
+        commands.into()
+    }
+
+    fn offered() -> (Receiver, Vec<Command>) {
+        let mut receiver = Receiver::default();
+        let inputs = [
+            Input::Came(VISITOR),
+            Input::Offer { visitor: VISITOR, batch: 7, count: 2, refusal: None },
+            Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], open: 5 },
+        ];
+        let commands = steps(&mut receiver, inputs);
+        (receiver, commands)
+    }
+
+    #[test]
+    fn what_is_given_is_owned() {
+        let (mut receiver, commands) = offered();
+        let said = Command::Say { visitor: VISITOR, batch: 7, refused: vec![(1, Refusal::State)], open: 5 };
+        assert_eq!(commands, [Command::Thaw(VISITOR), said]);
+        let given = steps(&mut receiver, [Input::Gives { visitor: VISITOR, batch: 7 }]);
+        assert_eq!(given, [Command::Own(id(1))]);
+        assert_eq!(steps(&mut receiver, [Input::Ended(VISITOR)]), [Command::Close(VISITOR)]);
+        assert!(receiver.is_alone());
+    }
+
+    #[test]
+    fn what_is_not_given_is_abandoned() {
+        let nonsense = [
+            Input::Ended(VISITOR),
+            Input::Stop,
+            Input::Gives { visitor: VISITOR, batch: 6 },
+            Input::Offer { visitor: VISITOR, batch: 8, count: 1, refusal: None },
+        ];
+        for input in nonsense {
+            let (mut receiver, _) = offered();
+            let commands = steps(&mut receiver, [input]);
+            assert_eq!(commands, [Command::Abandon(id(1)), Command::Close(VISITOR)]);
+            assert!(receiver.is_alone());
+        }
+    }
+}

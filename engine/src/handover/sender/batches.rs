@@ -1,0 +1,356 @@
+//! Batches: a few connections at a time are stopped, frozen, offered to an heir and given to it.
+
+use super::{Command, Heir, Phase, Sender, Table, World};
+use crate::handover::Refusal;
+use crate::handover::custody::Stage;
+use crate::handover::limits::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, OFFER_BYTES_MAX};
+use crate::handover::mutation::{Mutation, is_put_back};
+use crate::types::ConnectionId;
+
+/// An heir that there is a channel to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Peer {
+    /// Connections there, as far as is known.
+    open: u64,
+    /// It takes nothing more.
+    is_refusing: bool,
+    pub(super) batch: Option<Batch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// Until all members stand still.
+    Stopping,
+    Freezing,
+    /// Until the heir answers, or this time.
+    Offered {
+        until_ns: u64,
+    },
+    /// Until `Gives` was sent, or this time.
+    Giving {
+        until_ns: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Batch {
+    number: u64,
+    step: Step,
+    members: Vec<ConnectionId>,
+    /// Since when its members stand still.
+    began_ns: u64,
+}
+
+impl Peer {
+    pub(super) fn until_ns(&self) -> Option<u64> {
+        match self.batch.as_ref()?.step {
+            Step::Stopping | Step::Freezing => None,
+            Step::Offered { until_ns } | Step::Giving { until_ns } => Some(until_ns),
+        }
+    }
+
+    pub(super) fn is_late(&self, now_ns: u64) -> bool {
+        self.until_ns().is_some_and(|until_ns| until_ns <= now_ns)
+    }
+
+    pub(super) fn has_member(&self, id: ConnectionId) -> bool {
+        self.batch.as_ref().is_some_and(|batch| batch.members.contains(&id))
+    }
+
+    pub(super) fn into_members(self) -> impl Iterator<Item = ConnectionId> {
+        self.batch.into_iter().flat_map(|batch| batch.members)
+    }
+}
+
+/// Whether an heir that refuses for this reason would refuse every other connection, too.
+fn is_final(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors)
+}
+
+impl Sender {
+    /// Stops the next connections for an heir that has no batch, unless others have fewer connections.
+    pub(super) fn fill<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        // Of a batch that stands still already, nothing may be left at once.
+        while self.fill_once(world, heir) {}
+    }
+
+    /// `false` where there is nothing to fill, or nobody to fill it for.
+    fn fill_once<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) -> bool {
+        let least = self.heirs.values().map(|peer| peer.open).min().unwrap_or_default();
+        let Some(peer) = self.heirs.get(&heir) else { return false };
+        if peer.batch.is_some() || peer.is_refusing || peer.open > least + BATCH as u64 {
+            return false;
+        }
+        let members = self.next_members(world);
+        if members.is_empty() {
+            return false;
+        }
+        let began_ns = if self.has_worker_state { self.began_ns } else { world.now_ns };
+        let batch = Batch { number: self.next_batch, step: Step::Stopping, members, began_ns };
+        self.next_batch += 1;
+        for id in &batch.members {
+            if world.stage(*id) == Some(Stage::Queued) {
+                self.stop(world, *id);
+            }
+        }
+        if let Some(peer) = self.heirs.get_mut(&heir) {
+            peer.batch = Some(batch);
+        }
+        self.proceed(world, heir);
+        true
+    }
+
+    /// Takes the next connections out of the queue.
+    fn next_members<T: Table>(&mut self, world: &mut World<'_, T>) -> Vec<ConnectionId> {
+        // The last ones are shared out.
+        let most = self.queue.len().div_ceil(self.heirs.len().max(1)).min(BATCH);
+        let mut members = Vec::new();
+        while members.len() < most
+            && let Some(id) = self.queue.front().copied()
+        {
+            let look = world.table.look(id);
+            let custody = world.table.custody(id);
+            let (Some(look), Some(custody)) = (look, custody) else {
+                self.queue.pop_front();
+                continue;
+            };
+            let stage = custody.stage();
+            let is_alone = look.bytes >= ALONE_BYTES as u64 || custody.goes_alone();
+            match stage {
+                Stage::Queued if look.is_ending => {
+                    custody.enter(Stage::Ours);
+                    self.queue.pop_front();
+                    continue;
+                }
+                Stage::Still if look.is_ending && self.forgets_ending() => {
+                    self.queue.pop_front();
+                    continue;
+                }
+                Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen => {}
+                _ => {
+                    self.queue.pop_front();
+                    continue;
+                }
+            }
+            if is_alone && !members.is_empty() {
+                break;
+            }
+            self.queue.pop_front();
+            members.push(id);
+            if is_alone {
+                break;
+            }
+        }
+        members
+    }
+
+    /// Freezes a batch when all its members stand still, and offers it when all are frozen.
+    pub(super) fn proceed<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
+        if !matches!(batch.step, Step::Stopping | Step::Freezing) {
+            return;
+        }
+        let mut stages: Vec<Option<Stage>> = batch.members.iter().map(|id| world.stage(*id)).collect();
+        let is_held = |stage: &Option<Stage>| matches!(stage, Some(Stage::Stopping | Stage::Still | Stage::Frozen));
+        let mut held = stages.iter().map(is_held);
+        batch.members.retain(|_| held.next().unwrap_or(false));
+        stages.retain(is_held);
+        if batch.step == Step::Stopping {
+            if stages.contains(&Some(Stage::Stopping)) && !is_put_back(Mutation::FrozenBeforeStill) {
+                return;
+            }
+            batch.step = Step::Freezing;
+            let still = batch.members.iter().zip(&stages).filter(|(_, stage)| **stage != Some(Stage::Frozen));
+            let still: Vec<ConnectionId> = still.map(|(id, _)| *id).collect();
+            for id in still {
+                if world.stage(id) == Some(Stage::Stopping) {
+                    world.enter(id, Stage::Still);
+                }
+                // Before it is copied.
+                if self.is_too_large(world, id) {
+                    self.keep(world, id, Refusal::TooLarge);
+                } else {
+                    world.tell(Command::Freeze(id));
+                }
+            }
+            return self.proceed(world, heir);
+        }
+        if !stages.contains(&Some(Stage::Still)) {
+            self.offer(world, heir);
+        }
+    }
+
+    fn is_too_large<T: Table>(&self, world: &mut World<'_, T>, id: ConnectionId) -> bool {
+        let bytes = world.table.look(id).map_or(0, |look| look.bytes);
+        bytes > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked)
+    }
+
+    pub(super) fn frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        world.enter(id, Stage::Frozen);
+        if self.is_too_large(world, id) && !self.is_gathering() {
+            self.keep(world, id, Refusal::TooLarge);
+        }
+        self.forget(world, id);
+    }
+
+    pub(super) fn not_frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        if world.stage(id) == Some(Stage::Still) {
+            if world.is_ending(id) && !self.forgets_ending() {
+                self.let_go(world, id);
+            } else if !self.is_gathering() {
+                self.keep(world, id, Refusal::Protocol);
+            }
+            // Until it is known where the worker's state goes, it stands still.
+        }
+        self.forget(world, id);
+    }
+
+    fn offer<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
+        let (mut members, mut back, mut large, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for id in std::mem::take(&mut batch.members) {
+            let more = world.table.look(id).map_or(0, |look| look.bytes);
+            if more > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked) {
+                large.push(id);
+            } else if !members.is_empty() && bytes + more > BATCH_BYTES as u64 {
+                back.push(id);
+            } else {
+                bytes += more;
+                members.push(id);
+            }
+        }
+        batch.members.clone_from(&members);
+        batch.step = Step::Offered { until_ns: world.now_ns + BATCH_MS_MAX * 1_000_000 };
+        let number = batch.number;
+        members.iter().for_each(|id| world.enter(*id, Stage::Offered));
+        if members.is_empty() {
+            self.drop_batch(heir);
+        } else {
+            world.tell(Command::Offer { heir, batch: number, members });
+        }
+        large.into_iter().for_each(|id| self.keep(world, id, Refusal::TooLarge));
+        // In a batch of its own, soon.
+        back.into_iter().rev().for_each(|id| self.put_back(world, id, true));
+    }
+
+    fn drop_batch(&mut self, heir: Heir) {
+        if let Some(peer) = self.heirs.get_mut(&heir) {
+            peer.batch = None;
+        }
+    }
+
+    pub(super) fn offered<T: Table>(
+        &mut self,
+        world: &mut World<'_, T>,
+        heir: Heir,
+        left_out: &[ConnectionId],
+        bytes: u64,
+    ) {
+        self.report.tally.bytes += bytes;
+        let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
+        batch.members.retain(|id| !left_out.contains(id));
+        if batch.members.is_empty() {
+            self.drop_batch(heir);
+        }
+        left_out.iter().for_each(|id| self.keep(world, *id, Refusal::Descriptors));
+    }
+
+    /// The heir says what it takes.
+    pub(super) fn taken<T: Table>(
+        &mut self,
+        world: &mut World<'_, T>,
+        heir: Heir,
+        number: u64,
+        refused: &[(usize, Refusal)],
+        open: u64,
+    ) {
+        let Some(peer) = self.heirs.get_mut(&heir) else { return };
+        let Some(batch) =
+            peer.batch.as_mut().filter(|batch| batch.number == number && matches!(batch.step, Step::Offered { .. }))
+        else {
+            return self.lose(world, heir);
+        };
+        let refusal_of = |place: usize| refused.iter().find(|(one, _)| *one == place).map(|(_, refusal)| *refusal);
+        let mut back = Vec::new();
+        for (place, id) in std::mem::take(&mut batch.members).into_iter().enumerate() {
+            match refusal_of(place) {
+                None => batch.members.push(id),
+                Some(refusal) => back.push((id, refusal)),
+            }
+        }
+        batch.step = Step::Giving { until_ns: world.now_ns + BATCH_MS_MAX * 1_000_000 };
+        peer.open = open + batch.members.len() as u64;
+        batch.members.iter().for_each(|id| world.enter(*id, Stage::Giving));
+        if let Some((_, refusal)) = back.iter().find(|(_, refusal)| is_final(*refusal)) {
+            peer.is_refusing = true;
+            self.last_refusal = Some(*refusal);
+        }
+        world.tell(Command::Give { heir, batch: number });
+        for (id, refusal) in back.into_iter().rev() {
+            // Others may take what this one has no room for; where there are none, it is counted then.
+            if is_final(refusal) {
+                self.put_back(world, id, true);
+            } else {
+                self.keep(world, id, refusal);
+            }
+        }
+        if is_put_back(Mutation::ReleasedBeforeSent) {
+            self.sent(world, heir);
+        }
+    }
+
+    /// What was given is let go of.
+    pub(super) fn sent<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        if is_put_back(Mutation::TakenBackAfterGiving) {
+            return;
+        }
+        let Some(peer) = self.heirs.get_mut(&heir) else { return };
+        let Some(batch) = peer.batch.take_if(|batch| matches!(batch.step, Step::Giving { .. })) else { return };
+        let is_refusing = peer.is_refusing;
+        let pause_ns = world.now_ns.saturating_sub(batch.began_ns);
+        for id in batch.members {
+            world.enter(id, Stage::Given);
+            world.tell(Command::Release { id, pause_ns });
+            self.report.tally.moved += 1;
+        }
+        self.report.is_changed = true;
+        if is_refusing {
+            self.lose(world, heir);
+        }
+    }
+
+    /// Heirs that have not answered in time are lost.
+    pub(super) fn expire<T: Table>(&mut self, world: &mut World<'_, T>) {
+        let late = self.heirs.iter().filter(|(_, peer)| peer.is_late(world.now_ns));
+        let due: Vec<Heir> = late.map(|(heir, _)| *heir).collect();
+        if !is_put_back(Mutation::SilentHeirIsWaitedFor) {
+            due.into_iter().for_each(|heir| self.lose(world, heir));
+        }
+    }
+
+    /// Nothing more can be given to this heir. What was not given moves to others, or goes on here.
+    pub(super) fn lose<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        let Some(peer) = self.heirs.remove(&heir) else { return };
+        // First: from now on, the other side cannot be given anything.
+        world.tell(Command::Close(heir));
+        self.state_lost(world, heir);
+        let Some(batch) = peer.batch else { return };
+        let was_offered = matches!(batch.step, Step::Offered { .. });
+        let was_alone = batch.members.len() == 1;
+        for id in batch.members.into_iter().rev() {
+            let Some(custody) = world.table.custody(id) else { continue };
+            let is_harmless = custody.stage() != Stage::Offered || !was_offered || {
+                custody.lose_heir(was_alone) || is_put_back(Mutation::LossesAreForgotten)
+            };
+            match custody.stage() {
+                Stage::Stopping | Stage::Still | Stage::Frozen | Stage::Offered | Stage::Giving if is_harmless => {
+                    // Last where the heir was lost with it, so that others move before they are offered with it again.
+                    self.put_back(world, id, !was_offered);
+                }
+                Stage::Offered => self.keep(world, id, Refusal::Quarantined),
+                _ => {}
+            }
+        }
+        debug_assert!(self.phase != Phase::Idle, "an heir was visited before the worker left");
+    }
+}

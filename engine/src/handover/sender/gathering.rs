@@ -1,0 +1,93 @@
+//! The worker's own state goes first: everything stands still, is frozen, and one heir takes the state.
+
+use std::collections::BTreeSet;
+
+use super::{Command, Heir, Phase, Sender, Table, World};
+use crate::handover::Refusal;
+use crate::handover::custody::Stage;
+use crate::types::ConnectionId;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Gathering {
+    /// These have not come to a standstill; or no heir has been found.
+    Stopping(BTreeSet<ConnectionId>),
+    /// These have not been frozen.
+    Freezing(BTreeSet<ConnectionId>),
+    /// This one is given the state.
+    Giving(Heir),
+}
+
+impl Gathering {
+    pub(super) fn forget(&mut self, id: ConnectionId) {
+        match self {
+            Self::Stopping(waiting) | Self::Freezing(waiting) => drop(waiting.remove(&id)),
+            Self::Giving(_) => {}
+        }
+    }
+}
+
+impl Sender {
+    /// Goes on to the next step, where everything has come that this one waits for.
+    pub(super) fn gather<T: Table>(&mut self, world: &mut World<'_, T>) {
+        let Some(heir) = self.heirs.keys().next().copied() else { return };
+        if matches!(&self.phase, Phase::Gathering(Gathering::Stopping(waiting)) if waiting.is_empty()) {
+            let still = self.in_queue(world, Stage::Still);
+            still.iter().for_each(|id| world.tell(Command::Freeze(*id)));
+            self.phase = Phase::Gathering(Gathering::Freezing(still.into_iter().collect()));
+        }
+        if matches!(&self.phase, Phase::Gathering(Gathering::Freezing(waiting)) if waiting.is_empty()) {
+            self.ask(world, heir);
+        }
+    }
+
+    fn ask<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        self.phase = Phase::Gathering(Gathering::Giving(heir));
+        world.tell(Command::GiveState(heir));
+    }
+
+    fn in_queue<T: Table>(&mut self, world: &mut World<'_, T>, stage: Stage) -> Vec<ConnectionId> {
+        self.queue.iter().copied().filter(|id| world.stage(*id) == Some(stage)).collect()
+    }
+
+    /// Whether connections are frozen for the worker's state, and not yet for an offer.
+    pub(super) fn is_gathering(&self) -> bool {
+        matches!(self.phase, Phase::Gathering(_))
+    }
+
+    /// This heir gets all connections.
+    pub(super) fn state_taken<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir, bytes: u64) {
+        if self.phase != Phase::Gathering(Gathering::Giving(heir)) {
+            return;
+        }
+        self.phase = Phase::Moving { is_state_given: true };
+        self.report.tally.state_bytes = Some(bytes);
+        self.report.is_changed = true;
+        let others: Vec<Heir> = self.heirs.keys().copied().filter(|other| *other != heir).collect();
+        others.into_iter().for_each(|other| self.lose(world, other));
+    }
+
+    pub(super) fn state_refused<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir, refusal: Refusal) {
+        // A channel that ended may have a successor; who refuses will refuse again.
+        if refusal != Refusal::Channel {
+            self.last_refusal = Some(refusal);
+        }
+        self.lose(world, heir);
+    }
+
+    /// The heir that was asked is gone: the next one, or everything anew when there is one.
+    pub(super) fn state_lost<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        if self.phase != Phase::Gathering(Gathering::Giving(heir)) {
+            return;
+        }
+        if let Some(next) = self.heirs.keys().next().copied() {
+            return self.ask(world, next);
+        }
+        // The worker may do something meanwhile: then what connections are frozen as would not fit its state.
+        for id in self.in_queue(world, Stage::Frozen) {
+            world.enter(id, Stage::Still);
+            world.tell(Command::Unfreeze(id));
+        }
+        let stopping = self.in_queue(world, Stage::Stopping).into_iter().collect();
+        self.phase = Phase::Gathering(Gathering::Stopping(stopping));
+    }
+}

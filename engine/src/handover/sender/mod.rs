@@ -1,0 +1,481 @@
+//! The sending side of the moving of connections, as a machine without I/O: a worker that leaves brings its own state and
+//! its connections to heirs.
+//!
+//! For each batch of connections: stop them (until nothing is in flight in the kernel), freeze them, offer them to an heir,
+//! and give the heir those that it takes. Until `Gives` has been sent, this worker has everything whole, and whatever
+//! happens to the heir or the channel, the connections go on here or move to another heir. Where the worker has state of its
+//! own, all its connections are stopped and frozen first, and one heir takes the state before any connection.
+//!
+//! The driver reports each event by [`Sender::step`] and carries out every [`Command`], in order, before it reports anything
+//! else but the outcomes of these commands.
+
+mod batches;
+mod gathering;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use self::batches::Peer;
+use self::gathering::Gathering;
+pub(crate) use self::report::Tally;
+use super::Refusal;
+use super::custody::{Custody, Stage};
+use super::mutation::{Mutation, is_put_back};
+use crate::types::ConnectionId;
+
+/// Where all heirs are gone, others are waited for so long.
+const HEIRS_MS_MAX: u64 = 3_000;
+
+/// Where nothing is left to move, whoever may still bring connections is waited for so long: that one may be waiting, too,
+/// for this worker.
+const VISITORS_MS_MAX: u64 = 3_000;
+
+/// A worker that may take connections, by the driver's number for its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Heir(pub(crate) u32);
+
+/// What the machine asks about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// That it ends is settled, whoever has it: the protocol has nothing more to do with it.
+    pub(crate) is_ending: bool,
+    /// What would go with it, as far as is known.
+    pub(crate) bytes: u64,
+}
+
+/// The connections of the worker.
+pub(crate) trait Table {
+    /// Who has this connection; `None` where it is gone.
+    fn custody(&mut self, id: ConnectionId) -> Option<&mut Custody>;
+    fn look(&mut self, id: ConnectionId) -> Option<Look>;
+}
+
+/// What one step acts on.
+pub(crate) struct World<'a, T> {
+    pub(crate) now_ns: u64,
+    pub(crate) table: &'a mut T,
+    pub(crate) commands: &'a mut VecDeque<Command>,
+}
+
+impl<T: Table> World<'_, T> {
+    fn tell(&mut self, command: Command) {
+        self.commands.push_back(command);
+    }
+
+    fn stage(&mut self, id: ConnectionId) -> Option<Stage> {
+        self.table.custody(id).map(|custody| custody.stage())
+    }
+
+    fn enter(&mut self, id: ConnectionId, stage: Stage) {
+        if let Some(custody) = self.table.custody(id) {
+            custody.enter(stage);
+        }
+    }
+
+    fn is_ending(&mut self, id: ConnectionId) -> bool {
+        self.table.look(id).is_none_or(|look| look.is_ending)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The master names those that take connections when this worker leaves.
+    Heirs(Vec<Heir>),
+    /// The worker leaves; these are its connections, the idlest first.
+    Leave(Vec<ConnectionId>),
+    /// There is a channel to this heir.
+    Visited(Heir),
+    /// There is none.
+    Unreachable(Heir),
+    /// A connection was opened, or is this worker's from now on.
+    Arrived(ConnectionId),
+    /// Nothing of a connection that was stopped is in flight any more.
+    Still(ConnectionId),
+    /// The protocol has written its state.
+    Frozen(ConnectionId),
+    /// The protocol keeps it, or it is about to end.
+    NotFrozen(ConnectionId),
+    /// A connection that was held has closed.
+    Gone(ConnectionId),
+    /// An offer is on its way, with so many bytes, and without those for which there was no descriptor.
+    Offered { heir: Heir, left_out: Vec<ConnectionId>, bytes: u64 },
+    /// An heir's answer. `refused` are places in the offer.
+    Takes { heir: Heir, batch: u64, refused: Vec<(usize, Refusal)>, open: u64 },
+    /// Everything said to this heir has been sent.
+    Sent(Heir),
+    /// The channel ended, or the heir said what it may not.
+    Ended(Heir),
+    /// The outcome of [`Command::GiveState`]: the heir has so many bytes of state.
+    StateTaken(Heir, u64),
+    /// The heir does not take the state.
+    StateRefused(Heir, Refusal),
+    /// The state is too large, and not worth keeping.
+    StateDiscarded,
+    /// Time has passed.
+    Time,
+    /// No connection can arrive any more, but what others bring, where `has_visitors` says so.
+    Quiet { has_visitors: bool },
+    /// The worker stops at once.
+    Stop,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Command {
+    /// Open a channel: answered by `Visited` or `Unreachable`.
+    Visit(Heir),
+    /// Close the channel.
+    Close(Heir),
+    /// Cancel what is in flight and arm nothing: answered by `Still`.
+    Stop(ConnectionId),
+    /// Answered by `Frozen` or `NotFrozen`.
+    Freeze(ConnectionId),
+    /// Undo a freeze; it still stands still.
+    Unfreeze(ConnectionId),
+    /// It goes on, perhaps until it is stopped again.
+    Resume(ConnectionId),
+    /// It goes on until it ends: it is told that the worker leaves.
+    Keep(ConnectionId),
+    /// Its worker's state is elsewhere: it ends.
+    End(ConnectionId),
+    /// Answered by `Offered`, and then by the heir, or by `Ended`.
+    Offer { heir: Heir, batch: u64, members: Vec<ConnectionId> },
+    /// Say that those which were not refused are the heir's: answered by `Sent` or `Ended`.
+    Give { heir: Heir, batch: u64 },
+    /// The heir has it: let go of it. It stood still for so long.
+    Release { id: ConnectionId, pause_ns: u64 },
+    /// Hand the worker's own state over.
+    GiveState(Heir),
+    /// Nothing more moves: what is here stays, and is told so.
+    Over,
+    /// Tell the master.
+    Report { is_over: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// The worker does not leave.
+    Idle,
+    /// Everything is brought to a standstill, for the worker's own state.
+    Gathering(Gathering),
+    Moving {
+        /// The worker's own state is the heir's: without it, no connection can stay.
+        is_state_given: bool,
+    },
+    Over,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sender {
+    /// Connections may move at all.
+    may_move: bool,
+    has_worker_state: bool,
+    phase: Phase,
+    /// Named by the master, and not visited yet.
+    named: Vec<Heir>,
+    visiting: BTreeSet<Heir>,
+    heirs: BTreeMap<Heir, Peer>,
+    /// Those that wait for a batch, the idlest first; who is no longer in custody is skipped.
+    queue: VecDeque<ConnectionId>,
+    next_batch: u64,
+    began_ns: u64,
+    /// Other heirs are waited for until then.
+    heirs_until_ns: Option<u64>,
+    /// What others bring is waited for until then.
+    visitors_until_ns: Option<u64>,
+    /// Why the last heir takes nothing more.
+    last_refusal: Option<Refusal>,
+    report: report::Report,
+}
+
+impl Sender {
+    pub(crate) fn new(may_move: bool, has_worker_state: bool) -> Self {
+        Self {
+            may_move,
+            has_worker_state,
+            phase: Phase::Idle,
+            named: Vec::new(),
+            visiting: BTreeSet::new(),
+            heirs: BTreeMap::new(),
+            queue: VecDeque::new(),
+            next_batch: 0,
+            began_ns: 0,
+            heirs_until_ns: None,
+            visitors_until_ns: None,
+            last_refusal: None,
+            report: report::Report::default(),
+        }
+    }
+
+    /// Whether connections will move when the worker leaves.
+    pub(crate) fn has_heirs(&self) -> bool {
+        self.may_move && !self.named.is_empty()
+    }
+
+    /// Connections are moving, or will as soon as they arrive.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(self.phase, Phase::Gathering(_) | Phase::Moving { .. })
+    }
+
+    /// Whether nothing is left to move now.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_moving = matches!(self.phase, Phase::Moving { .. });
+        is_moving && self.queue.is_empty() && self.heirs.values().all(|peer| peer.batch.is_none())
+    }
+
+    /// Whether the worker's own state is another's.
+    pub(crate) fn is_state_given(&self) -> bool {
+        matches!(self.phase, Phase::Moving { is_state_given: true })
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.report.tally
+    }
+
+    /// When leaving began.
+    pub(crate) fn began_ns(&self) -> u64 {
+        self.began_ns
+    }
+
+    /// When [`Input::Time`] may change something.
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        let batches = self.heirs.values().filter_map(Peer::until_ns);
+        let waits = self.heirs_until_ns.into_iter().chain(self.visitors_until_ns).filter(|_| self.is_on());
+        batches.chain(waits).chain(self.report.due_ns()).min()
+    }
+
+    /// An heir has not answered in time.
+    pub(crate) fn is_late(&self, now_ns: u64) -> bool {
+        self.heirs.values().any(|peer| peer.is_late(now_ns))
+    }
+
+    /// Takes in what happened, and tells the driver what to do about it.
+    pub(crate) fn step<T: Table>(&mut self, world: &mut World<'_, T>, input: Input) {
+        match input {
+            Input::Heirs(heirs) => self.name(world, heirs),
+            Input::Leave(connections) => self.leave(world, connections),
+            Input::Visited(heir) => {
+                self.visiting.remove(&heir);
+                self.heirs.insert(heir, Peer::default());
+                self.heirs_until_ns = None;
+            }
+            Input::Unreachable(heir) => drop(self.visiting.remove(&heir)),
+            Input::Arrived(id) => self.admit(world, id, Mutation::RejectIsHeld),
+            Input::Still(id) => self.still(world, id),
+            Input::Frozen(id) => self.frozen(world, id),
+            Input::NotFrozen(id) => self.not_frozen(world, id),
+            Input::Gone(id) => self.forget(world, id),
+            Input::Offered { heir, left_out, bytes } => self.offered(world, heir, &left_out, bytes),
+            Input::Takes { heir, batch, refused, open } => self.taken(world, heir, batch, &refused, open),
+            Input::Sent(heir) => self.sent(world, heir),
+            Input::Ended(heir) => self.lose(world, heir),
+            Input::StateTaken(heir, bytes) => self.state_taken(world, heir, bytes),
+            Input::StateRefused(heir, refusal) => self.state_refused(world, heir, refusal),
+            Input::StateDiscarded => self.phase = Phase::Moving { is_state_given: false },
+            Input::Time => self.expire(world),
+            Input::Quiet { has_visitors } => self.quiet(world, has_visitors),
+            Input::Stop => return self.stop_all(world),
+        }
+        self.advance(world);
+    }
+
+    /// What can be done now.
+    fn advance<T: Table>(&mut self, world: &mut World<'_, T>) {
+        if self.is_on() {
+            self.gather(world);
+            if matches!(self.phase, Phase::Moving { .. }) {
+                let heirs: Vec<Heir> = self.heirs.keys().copied().collect();
+                heirs.into_iter().for_each(|heir| self.fill(world, heir));
+            }
+            if self.heirs.is_empty() && self.visiting.is_empty() && !self.waits_for_heirs(world.now_ns) {
+                self.give_up(world);
+            }
+        }
+        self.tell_progress(world);
+    }
+
+    fn name<T: Table>(&mut self, world: &mut World<'_, T>, heirs: Vec<Heir>) {
+        self.named = heirs;
+        if self.is_on() {
+            self.visit(world);
+        } else {
+            self.report.is_owed = true;
+        }
+    }
+
+    fn visit<T: Table>(&mut self, world: &mut World<'_, T>) {
+        for heir in std::mem::take(&mut self.named) {
+            if !self.heirs.contains_key(&heir) && self.visiting.insert(heir) {
+                world.tell(Command::Visit(heir));
+            }
+        }
+    }
+
+    fn leave<T: Table>(&mut self, world: &mut World<'_, T>, connections: Vec<ConnectionId>) {
+        if self.phase != Phase::Idle {
+            return;
+        }
+        (self.began_ns, self.report.reported_ns) = (world.now_ns, world.now_ns);
+        if !self.has_heirs() {
+            return self.end(world);
+        }
+        self.phase = if self.has_worker_state {
+            Phase::Gathering(Gathering::Stopping(BTreeSet::new()))
+        } else {
+            Phase::Moving { is_state_given: false }
+        };
+        connections.into_iter().for_each(|id| self.admit(world, id, Mutation::EndingIsHeld));
+        self.visit(world);
+    }
+
+    /// Queues a connection. Where the worker's own state is about to move, or has, nothing can be done for it here any more.
+    fn admit<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, mutation: Mutation) {
+        if !self.is_on() {
+            return;
+        }
+        // One that is about to end needs neither the protocol nor the state: it ends here.
+        if world.is_ending(id) && !(self.is_gathering() && is_put_back(mutation)) {
+            return;
+        }
+        self.visitors_until_ns = None;
+        world.enter(id, Stage::Queued);
+        self.queue.push_back(id);
+        if !matches!(self.phase, Phase::Moving { is_state_given: false }) {
+            self.stop(world, id);
+        }
+    }
+
+    fn stop<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        world.enter(id, Stage::Stopping);
+        world.tell(Command::Stop(id));
+        if let Phase::Gathering(Gathering::Stopping(waiting)) = &mut self.phase {
+            waiting.insert(id);
+        }
+    }
+
+    fn still<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        if world.stage(id) != Some(Stage::Stopping) {
+            return;
+        }
+        if !world.is_ending(id) || self.forgets_ending() {
+            world.enter(id, Stage::Still);
+        } else {
+            self.let_go(world, id);
+        }
+        self.forget(world, id);
+    }
+
+    /// The defect that connections which were stopped while they were about to end never go on.
+    fn forgets_ending(&self) -> bool {
+        self.has_worker_state && (is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld))
+    }
+
+    /// It is about to end, and does so here.
+    fn let_go<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        world.enter(id, Stage::Ours);
+        world.tell(Command::Resume(id));
+    }
+
+    /// Nobody waits for this connection any more; who waited may be able to go on.
+    fn forget<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        if let Phase::Gathering(gathering) = &mut self.phase {
+            gathering.forget(id);
+        }
+        let holder = self.heirs.iter().find(|(_, peer)| peer.has_member(id)).map(|(heir, _)| *heir);
+        if let Some(heir) = holder {
+            self.proceed(world, heir);
+        }
+    }
+
+    /// It does not move: it goes on here, or ends where nothing can go on.
+    fn keep<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, refusal: Refusal) {
+        self.report.count(refusal);
+        let stage = if refusal == Refusal::Quarantined { Stage::Quarantined } else { Stage::Stays };
+        world.enter(id, stage);
+        let ends = self.is_state_given() && !is_put_back(Mutation::StaysWithoutState);
+        world.tell(if ends { Command::End(id) } else { Command::Keep(id) });
+    }
+
+    /// It waits for another batch. Without the worker's own state, it does so without moving.
+    fn put_back<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, is_first: bool) {
+        let Some(stage) = world.stage(id) else { return };
+        match (self.is_state_given(), stage) {
+            (true, Stage::Offered | Stage::Giving) => world.enter(id, Stage::Frozen),
+            (true, _) => {}
+            (false, _) => {
+                world.enter(id, Stage::Queued);
+                world.tell(Command::Resume(id));
+            }
+        }
+        if is_first {
+            self.queue.push_front(id);
+        } else {
+            self.queue.push_back(id);
+        }
+    }
+
+    /// All heirs are gone: whether others are waited for. Not where the last one only refused: the next would as well.
+    fn waits_for_heirs(&mut self, now_ns: u64) -> bool {
+        if self.last_refusal.is_some() {
+            return false;
+        }
+        let until_ns = *self.heirs_until_ns.get_or_insert(now_ns + HEIRS_MS_MAX * 1_000_000);
+        now_ns < until_ns || is_put_back(Mutation::NextHeirIsWaitedFor)
+    }
+
+    /// Nothing is left to move, unless somebody brings it.
+    fn quiet<T: Table>(&mut self, world: &mut World<'_, T>, has_visitors: bool) {
+        if !self.is_idle() {
+            return;
+        }
+        let until_ns = *self.visitors_until_ns.get_or_insert(world.now_ns + VISITORS_MS_MAX * 1_000_000);
+        let is_late = until_ns <= world.now_ns && !is_put_back(Mutation::VisitorsAreWaitedFor);
+        if !has_visitors || is_late {
+            self.end(world);
+        }
+    }
+
+    /// Nobody takes the rest.
+    fn give_up<T: Table>(&mut self, world: &mut World<'_, T>) {
+        let refusal = self.last_refusal.unwrap_or(Refusal::Channel);
+        for id in std::mem::take(&mut self.queue) {
+            match world.stage(id) {
+                Some(Stage::Queued) if world.is_ending(id) => world.enter(id, Stage::Ours),
+                Some(Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen) => self.keep(world, id, refusal),
+                _ => {}
+            }
+        }
+        if is_put_back(Mutation::OverIsForgotten) {
+            self.report.is_owed = false;
+        }
+        self.end(world);
+    }
+
+    fn end<T: Table>(&mut self, world: &mut World<'_, T>) {
+        self.phase = Phase::Over;
+        let heirs: Vec<Heir> = self.heirs.keys().copied().collect();
+        heirs.into_iter().for_each(|heir| self.lose(world, heir));
+        world.tell(Command::Over);
+    }
+
+    /// The worker stops: what was not given is this worker's, and ends with it.
+    fn stop_all<T: Table>(&mut self, world: &mut World<'_, T>) {
+        let mut ours: Vec<ConnectionId> = std::mem::take(&mut self.queue).into();
+        for (heir, peer) in std::mem::take(&mut self.heirs) {
+            // First: from now on, the other side cannot be given anything.
+            world.tell(Command::Close(heir));
+            ours.extend(peer.into_members());
+        }
+        for id in ours {
+            if world.stage(id).is_some_and(|stage| stage.leads_to(Stage::Ours)) {
+                world.enter(id, Stage::Ours);
+            }
+        }
+        self.visiting.clear();
+        self.phase = Phase::Over;
+        self.tell_progress(world);
+    }
+}

@@ -1,0 +1,104 @@
+//! The moving of connections between workers: the real [`Sender`](crate::handover::sender::Sender),
+//! [`Receiver`](crate::handover::receiver::Receiver) and [`Lifecycle`](crate::worker::lifecycle::Lifecycle), in a world of
+//! simulated sockets, clients, channels, masters and time, in which workers die, stand still and come back.
+//!
+//! A seed gives a history: a list of [`Step`](steps::Step)s, each of which makes sense or does nothing, so that a failing
+//! history can be shortened by leaving steps out. After each step the invariants of [`checks`] hold; at the end, when no
+//! more faults come and time passes, nobody waits for ever.
+//!
+//! What the world leaves out: the kernel's real cancellation and socket buffers, descriptors that do not arrive, the bytes
+//! of messages, and protocols that panic elsewhere than when they thaw. The tests in `tests/tests/connections` have these.
+
+mod checks;
+mod connections;
+mod driver;
+mod links;
+mod shorten;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use self::steps::{Random, Step};
+use self::world::World;
+
+/// Steps of a history at most.
+const STEPS_MAX: usize = 160;
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Violation {
+    /// What should hold.
+    invariant: &'static str,
+    detail: String,
+}
+
+/// A history that breaks an invariant.
+#[derive(Clone, Debug)]
+struct Failure {
+    steps: Vec<Step>,
+    violation: Violation,
+}
+
+/// Makes the history of a seed, and runs it.
+fn history_of(seed: u64) -> Result<usize, Failure> {
+    let mut random = Random::new(seed);
+    let mut steps = Vec::new();
+    let shape = random.below(u64::MAX);
+    let mut world = World::new(shape);
+    steps.push(Step::Begin { shape });
+    let count = 20 + random.below(STEPS_MAX as u64 - 20) as usize;
+    for _ in 0..count {
+        let step = steps::choose(&world, &mut random);
+        steps.push(step);
+        if let Err(violation) = guarded(&mut world, |world| world.take(step)) {
+            return Err(Failure { steps, violation });
+        }
+    }
+    match guarded(&mut world, World::rest) {
+        Ok(()) => Ok(steps.len()),
+        Err(violation) => Err(Failure { steps, violation }),
+    }
+}
+
+/// Runs a history again.
+fn run(steps: &[Step]) -> (Result<(), Violation>, World) {
+    let shape = match steps.first() {
+        Some(Step::Begin { shape }) => *shape,
+        _ => 0,
+    };
+    let mut world = World::new(shape);
+    for step in steps {
+        if let Err(violation) = guarded(&mut world, |world| world.take(*step)) {
+            return (Err(violation), world);
+        }
+    }
+    let result = guarded(&mut world, World::rest);
+    (result, world)
+}
+
+/// A machine that finds itself in a state that cannot be panics.
+fn guarded(world: &mut World, act: impl FnOnce(&mut World) -> Result<(), Violation>) -> Result<(), Violation> {
+    match catch_unwind(AssertUnwindSafe(|| act(world))) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let detail = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(Violation { invariant: "custody takes legal steps only", detail: detail.unwrap_or_default() })
+        }
+    }
+}
+
+/// Runs the history of a seed.
+///
+/// # Errors
+/// The shortest history found that breaks an invariant, as a time line to read.
+pub fn run_seed(seed: u64) -> Result<(), String> {
+    match history_of(seed) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(shorten::time_line(seed, &failure)),
+    }
+}

@@ -1,0 +1,62 @@
+//! A failing history is made shorter, and written as a time line.
+
+use std::fmt::Write;
+
+use super::steps::Step;
+use super::world::World;
+use super::{Failure, Violation, guarded, run};
+
+/// Leaves steps out while the same invariant is still broken: larger parts first.
+pub(super) fn shorten(failure: &Failure) -> Failure {
+    let mut best = failure.clone();
+    let mut part = best.steps.len().div_ceil(2);
+    loop {
+        let mut at = 1;
+        while at < best.steps.len() {
+            let mut steps = best.steps.clone();
+            steps.drain(at..(at + part).min(steps.len()));
+            match run(&steps).0 {
+                Err(violation) if violation.invariant == failure.violation.invariant => {
+                    best = Failure { steps, violation };
+                }
+                _ => at += part,
+            }
+        }
+        if part == 1 {
+            return best;
+        }
+        part = part.div_ceil(2);
+    }
+}
+
+/// What happened in the shortest history, for a reader.
+pub(super) fn time_line(seed: u64, failure: &Failure) -> String {
+    let short = shorten(failure);
+    let Violation { invariant, detail } = &short.violation;
+    let mut text = format!("seed {seed}: {invariant}: {detail}\nafter {} steps:\n", short.steps.len());
+    let Some(Step::Begin { shape }) = short.steps.first() else { return text };
+    let mut world = World::new(*shape);
+    world.log = Some(Vec::new());
+    let mut seen = 0;
+    let with_state = if world.has_state { "with" } else { "without" };
+    let _ = writeln!(text, "    {} workers, {with_state} state of their own", world.workers.len());
+    for step in &short.steps[1..] {
+        let outcome = guarded(&mut world, |world| world.take(*step));
+        let _ = writeln!(text, "{step:?}");
+        seen = write_log(&mut text, &world, seen);
+        if outcome.is_err() {
+            return text;
+        }
+    }
+    let _ = guarded(&mut world, World::rest);
+    write_log(&mut text, &world, seen);
+    text
+}
+
+fn write_log(text: &mut String, world: &World, seen: usize) -> usize {
+    let log = world.log.as_deref().unwrap_or_default();
+    for line in &log[seen..] {
+        let _ = writeln!(text, "    {line}");
+    }
+    log.len()
+}

@@ -1,0 +1,174 @@
+//! Connections move from others to this worker: what [`Receiver`](crate::handover::receiver::Receiver) decides is carried out.
+
+use std::cell::RefCell;
+
+use super::EventLoop;
+use super::entry::Rare;
+use super::links::Other;
+use super::opening::peer_address;
+use crate::handover::custody::{Custody, Stage};
+use crate::handover::receiver::{Command, Input, Visitor};
+use crate::handover::{Message, Refusal, VERSION, sender};
+use crate::ipc::transfer::{Arrival, Arrived};
+use crate::protocol::Protocol;
+use crate::sys::faults::reach;
+use crate::sys::ring::Ring;
+use crate::types::{ConnectionId, Peer, ThawError};
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn tell_receiver(&mut self, input: Input) {
+        if matches!(input, Input::Gives { .. }) {
+            reach("receiver:given");
+        }
+        self.moving.receiver.step(&mut self.moving.arrivals, input);
+        self.carry_out();
+    }
+
+    /// A batch has come.
+    pub(super) fn offered(&mut self, visitor: Visitor, arrival: Arrival) {
+        reach("receiver:offered");
+        let refusal = if arrival.version != VERSION {
+            Some(Refusal::Version)
+        } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
+            Some(Refusal::Format)
+        } else if !self.takes() {
+            Some(Refusal::Leaving)
+        } else if !arrival.has_all_descriptors() {
+            Some(Refusal::Descriptors)
+        } else {
+            None
+        };
+        let (batch, count) = (arrival.batch, arrival.len());
+        if let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)).filter(|_| refusal.is_none()) {
+            link.arrival = Some(arrival);
+        }
+        self.tell_receiver(Input::Offer { visitor, batch, count, refusal });
+    }
+
+    /// Whether this worker takes what others bring: where it leaves, only what it can bring to others in turn.
+    pub(super) fn takes(&self) -> bool {
+        self.lifecycle.takes(self.moving.sender.is_on() || self.moving.sender.has_heirs())
+    }
+
+    pub(super) fn carry_out_arrival(&mut self, command: Command) {
+        match command {
+            Command::Thaw(visitor) => self.thaw_all(visitor),
+            Command::Say { visitor, batch, refused, open } => {
+                reach("receiver:taking");
+                let message = Message::Takes { batch, refused, open };
+                let other = Other::Visitor(visitor);
+                match self.moving.channel(other).map(|channel| channel.say(&message)) {
+                    Some(Ok(())) => self.flush_link(other),
+                    _ => self.lose_link(other),
+                }
+                reach("receiver:taken");
+            }
+            Command::Own(id) => self.own(id),
+            Command::Abandon(id) => self.abandon(id),
+            Command::Close(visitor) => self.close_link(Other::Visitor(visitor)),
+        }
+    }
+
+    fn thaw_all(&mut self, visitor: Visitor) {
+        let link = self.moving.links.get_mut(&Other::Visitor(visitor));
+        let Some(arrival) = link.and_then(|link| link.arrival.take()) else { return };
+        let open = self.slab.len() as u64;
+        let version = arrival.format_version;
+        let thaw = |arrived: std::io::Result<Arrived>| match arrived {
+            Ok(arrived) => self.thaw(version, arrived),
+            Err(_) => Err(Refusal::State),
+        };
+        let members = arrival.into_connections().map(thaw).collect();
+        self.tell_receiver(Input::Thawed { visitor, members, open });
+    }
+
+    fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<ConnectionId, Refusal> {
+        let Arrived { is_fresh, frozen, descriptor } = arrived;
+        let socket = Ring::adopt(descriptor);
+        let Some(custody) = Custody::brought(frozen.standing.passes, self.lifecycle.is_leaving()) else {
+            self.ring.close(socket);
+            return Err(Refusal::Leaving);
+        };
+        if self.slab.len() as u32 >= self.sizing.connections_max {
+            self.ring.close(socket);
+            return Err(Refusal::Limit);
+        }
+        let id = match self.insert(socket) {
+            Ok(id) => id,
+            Err(socket) => {
+                self.ring.close(socket);
+                return Err(Refusal::Limit);
+            }
+        };
+        let entry = self.slab.get(id).expect("just made");
+        (entry.is_fresh, entry.custody) = (is_fresh, custody);
+        let ring = RefCell::new(&mut self.ring);
+        let socket = entry.socket.as_ref().expect("just made");
+        let address = || peer_address(&mut ring.borrow_mut(), socket);
+        let peer = Peer { token: None, address: &address };
+        match entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
+            Ok(standing) => {
+                entry.rare = Some(Box::new(Rare::Brought(standing)));
+                Ok(id)
+            }
+            Err(error) => {
+                tracing::debug!(slot = self.context.slot, %error, "a connection cannot be thawed");
+                self.abandon(id);
+                Err(refusal_of(error))
+            }
+        }
+    }
+
+    /// It is this worker's from now on.
+    fn own(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        entry.custody.enter(Stage::Ours);
+        if !entry.connection.is_ended() {
+            self.context.page.taken_over.add(1);
+        }
+        self.go_on(id);
+        self.context.page.open.set(self.slab.len() as u64);
+        self.arrived(id);
+        self.settle(id.slot);
+        reach("receiver:resumed");
+    }
+
+    /// A connection is this worker's from now on: where the worker leaves, it moves on, or is told.
+    pub(super) fn arrived(&mut self, id: ConnectionId) {
+        if self.moving.sender.is_on() {
+            return self.tell_sender(sender::Input::Arrived(id));
+        }
+        if !self.context.draining {
+            return;
+        }
+        let deadline = self.deadline();
+        let Some(entry) = self.slab.get(id) else { return };
+        if entry.is_fresh {
+            self.lifecycle.watch_silent(self.context.now_ns);
+        } else if self.lifecycle.was_told() {
+            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+        }
+    }
+
+    /// Drops this worker's copy of a connection that is another's; the peer sees nothing of it.
+    fn abandon(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        if let Some(socket) = entry.socket.take() {
+            self.ring.close(socket);
+        }
+        if !entry.connection.is_ended() {
+            entry.connection.leave(&mut self.context);
+        }
+        entry.connection.close(&mut self.protocol, &mut self.context);
+        self.slab.remove(id.slot);
+        self.context.page.open.set(self.slab.len() as u64);
+    }
+}
+
+/// What the other side is told where the protocol cannot use a state.
+pub(super) fn refusal_of(error: ThawError) -> Refusal {
+    match error {
+        ThawError::Version(_) => Refusal::Version,
+        ThawError::Malformed | ThawError::Incomplete => Refusal::State,
+    }
+}

@@ -1,0 +1,94 @@
+//! Outbound connections: from the request of a callback until they are established, or are not.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::EventLoop;
+use super::entry::{Connecting, Rare, key_of};
+use crate::context::{Alarm, Worker};
+use crate::protocol::Protocol;
+use crate::sys::ring::{Key, Ring};
+use crate::types::ConnectionId;
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
+        let socket = match outbound_socket(source, address) {
+            Ok(socket) => Ring::adopt(socket.into()),
+            Err(error) => return self.connect_failed(token, error),
+        };
+        let id = match self.insert(socket) {
+            Ok(id) => id,
+            Err(socket) => {
+                self.ring.close(socket);
+                let error = io::Error::other("the worker has no connection slot left (connections_max)");
+                return self.connect_failed(token, error);
+            }
+        };
+        let connect_ms = self.context.timeouts.connect_ms;
+        let time_out = (connect_ms > 0)
+            .then(|| self.context.timers.set(self.context.now_ns + connect_ms * 1_000_000, Alarm::Connect { id }));
+        let entry = self.slab.get(id).expect("just made");
+        entry.rare = Some(Box::new(Rare::Connecting(Connecting { token, time_out, has_timed_out: false })));
+        let socket = entry.socket.as_ref().expect("just made");
+        self.ring.connect(socket, key_of(id), address);
+    }
+
+    fn connect_failed(&mut self, token: u64, error: io::Error) {
+        self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+    }
+
+    pub(super) fn connected(&mut self, key: Key, result: i32) {
+        let Some(entry) = self.slab.get_key(key) else { return };
+        let Some(Connecting { token, time_out, has_timed_out }) = entry.take_connecting() else { return };
+        let id = entry.connection.id();
+        if let Some(id) = time_out.filter(|_| !has_timed_out) {
+            self.context.timers.cancel(id);
+        }
+        if result == 0 && !self.lifecycle.is_stopping() {
+            self.context.page.connected.add(1);
+            self.context.page.open.set(self.slab.len() as u64);
+            self.opened(id, Some(token));
+        } else {
+            let entry = self.slab.remove(key.slot);
+            if let Some(socket) = entry.socket {
+                self.ring.close(socket);
+            }
+            let error = match result {
+                _ if has_timed_out => io::ErrorKind::TimedOut.into(),
+                0 => io::Error::other("the worker stops"),
+                _ => io::Error::from_raw_os_error(-result),
+            };
+            self.connect_failed(token, error);
+        }
+    }
+
+    pub(super) fn connect_timed_out(&mut self, id: ConnectionId) {
+        if let Some(entry) = self.slab.get(id)
+            && let Some(connecting) = entry.connecting_mut()
+        {
+            connecting.has_timed_out = true;
+            self.cancel_connecting(id.slot);
+        }
+    }
+
+    /// Its completion says that it was cancelled.
+    pub(super) fn cancel_connecting(&mut self, slot: u32) {
+        if let Some(entry) = self.slab.at(slot)
+            && let Some(socket) = &entry.socket
+        {
+            self.ring.cancel_socket(socket);
+        }
+    }
+}
+
+fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,234 @@
+//! Connections move from this worker to others: what [`Sender`](crate::handover::sender::Sender) decides is carried out.
+
+use super::EventLoop;
+use super::entry::{Rare, Receiving};
+use super::links::Other;
+use crate::handover::custody::{Stage, Wake};
+use crate::handover::sender::{Command, Heir, Input, Tally, World};
+use crate::handover::{Frozen, Message};
+use crate::ipc::channel::tell;
+use crate::ipc::meeting::visit;
+use crate::ipc::orders::{Moved, Report};
+use crate::ipc::transfer::Offer;
+use crate::protocol::Protocol;
+use crate::sys::clock::monotonic_ns;
+use crate::sys::faults::reach;
+use crate::types::ConnectionId;
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn tell_sender(&mut self, input: Input) {
+        let (now_ns, table, commands) = (self.context.now_ns, &mut self.slab, &mut self.moving.departures);
+        self.moving.sender.step(&mut World { now_ns, table, commands }, input);
+        self.carry_out();
+    }
+
+    pub(super) fn hear_heirs(&mut self, names: Vec<String>) {
+        let heirs = names.into_iter().map(|name| self.moving.heir(name)).collect();
+        self.tell_sender(Input::Heirs(heirs));
+    }
+
+    /// What can be done for moving in this turn.
+    pub(super) fn move_on(&mut self) {
+        let sender = &self.moving.sender;
+        if sender.next_ns().is_some_and(|at_ns| at_ns <= self.context.now_ns) {
+            if sender.is_late(self.context.now_ns) {
+                tracing::warn!(slot = self.context.slot, "a worker does not take connections in time");
+            }
+            self.tell_sender(Input::Time);
+        }
+        if self.moving.sender.is_idle()
+            && self.lifecycle.has_settled()
+            && self.listeners.iter().all(Option::is_none)
+            && !self.is_connecting()
+        {
+            let has_visitors = !self.moving.receiver.is_alone();
+            self.tell_sender(Input::Quiet { has_visitors });
+        }
+    }
+
+    fn is_connecting(&mut self) -> bool {
+        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_connecting()))
+    }
+
+    /// A connection for which nothing may be armed.
+    #[cold]
+    pub(super) fn settle_held(&mut self, slot: u32) {
+        let Some(entry) = self.slab.at(slot) else { return };
+        if entry.custody.stage() == Stage::Stopping && entry.is_still() {
+            let id = entry.connection.id();
+            self.tell_sender(Input::Still(id));
+        }
+    }
+
+    pub(super) fn carry_out_departure(&mut self, command: Command) {
+        match command {
+            Command::Visit(heir) => self.visit(heir),
+            Command::Close(heir) => self.close_link(Other::Heir(heir)),
+            Command::Stop(id) => {
+                self.stop_for_move(id);
+                self.settle_held(id.slot);
+            }
+            Command::Freeze(id) => {
+                let Some(entry) = self.slab.get(id) else { return };
+                let frozen = entry.connection.freeze(&mut self.protocol, &mut self.context);
+                let outcome = if frozen.is_some() { Input::Frozen(id) } else { Input::NotFrozen(id) };
+                entry.rare = frozen.map(|mut frozen| {
+                    frozen.standing.passes = entry.custody.passes();
+                    Box::new(Rare::Frozen(frozen))
+                });
+                self.tell_sender(outcome);
+            }
+            Command::Unfreeze(id) => self.go_on(id),
+            Command::Resume(id) => {
+                self.go_on(id);
+                self.settle(id.slot);
+            }
+            Command::Keep(id) => self.keep(id),
+            Command::End(id) => {
+                let Some(entry) = self.slab.get(id) else { return };
+                entry.connection.stop(&mut self.context);
+                self.settle(id.slot);
+            }
+            Command::Offer { heir, batch, members } => self.offer(heir, batch, members),
+            Command::Give { heir, batch } => self.give(heir, batch),
+            Command::Release { id, pause_ns } => {
+                let Some(entry) = self.slab.get(id) else { return };
+                if !entry.connection.is_ended() {
+                    entry.connection.leave(&mut self.context);
+                }
+                self.context.page.pause.record(pause_ns, 1);
+                self.settle(id.slot);
+            }
+            Command::GiveState(heir) => self.give_state(heir),
+            Command::Over => self.end_moving(),
+            Command::Report { is_over } => self.report_moved(is_over),
+        }
+    }
+
+    fn visit(&mut self, heir: Heir) {
+        let name = &self.moving.names[heir.0 as usize];
+        match visit(name, self.moving.user) {
+            Ok(channel) => {
+                self.open_link(Other::Heir(heir), channel);
+                self.tell_sender(Input::Visited(heir));
+            }
+            Err(error) => {
+                tracing::warn!(slot = self.context.slot, name, %error, "no way to a worker that serves");
+                self.tell_sender(Input::Unreachable(heir));
+            }
+        }
+    }
+
+    /// Cancels everything in flight; a send that waits for the peer says how far it came.
+    fn stop_for_move(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        let key = entry.key();
+        match (&entry.socket, entry.sending, entry.receiving) {
+            (Some(socket), true, _) => {
+                if entry.receiving == Receiving::Armed {
+                    entry.receiving = Receiving::Cancelling;
+                }
+                self.ring.cancel_socket(socket);
+            }
+            (_, _, Receiving::Armed) => {
+                entry.receiving = Receiving::Cancelling;
+                self.ring.cancel_receive(key);
+            }
+            _ => {}
+        }
+        if entry.receiving == Receiving::Starved {
+            entry.receiving = Receiving::No;
+        }
+        reach("sender:stopping");
+    }
+
+    /// Calls the protocol again for a connection that was frozen, here or elsewhere.
+    pub(super) fn go_on(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        let is_woken = entry.custody.take_wake();
+        let Some(standing) = entry.take_standing().filter(|_| !entry.connection.is_ended()) else { return };
+        entry.connection.resume(&mut self.protocol, &mut self.context, &standing);
+        if is_woken {
+            entry.connection.wake(&mut self.protocol, &mut self.context);
+        }
+    }
+
+    /// It goes on here until it ends, and is told that the worker leaves.
+    fn keep(&mut self, id: ConnectionId) {
+        self.go_on(id);
+        let deadline = self.deadline();
+        let Some(entry) = self.slab.get(id) else { return };
+        // One that has sent nothing is told when it has, or when moving is over.
+        if !entry.is_fresh && !entry.connection.is_ended() {
+            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+        }
+        self.settle(id.slot);
+    }
+
+    fn offer(&mut self, heir: Heir, batch: u64, members: Vec<ConnectionId>) {
+        let Some(format) = P::STATE else { return };
+        let (mut left_out, mut offered, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+        for id in members {
+            let socket = self.slab.peek(id).and_then(|entry| entry.socket.as_ref());
+            match socket.and_then(|socket| self.ring.duplicate(socket).ok()) {
+                Some(descriptor) => {
+                    descriptors.push(descriptor);
+                    offered.push(id);
+                }
+                None => left_out.push(id),
+            }
+        }
+        let entries = offered.iter().filter_map(|id| self.slab.peek(*id));
+        let frozen: Vec<(&Frozen, bool)> =
+            entries.filter_map(|entry| Some((entry.frozen()?, entry.is_fresh))).collect();
+        debug_assert_eq!(frozen.len(), offered.len(), "only what is frozen is offered");
+        let offer = if offered.is_empty() { None } else { Offer::new(batch, format, &frozen, descriptors).ok() };
+        let Some(offer) = offer else {
+            left_out.extend(offered);
+            return self.tell_sender(Input::Offered { heir, left_out, bytes: 0 });
+        };
+        let bytes = offer.bytes as u64;
+        let sent = self.moving.channel(Other::Heir(heir)).map(|channel| channel.offer(offer));
+        self.tell_sender(Input::Offered { heir, left_out, bytes });
+        match sent {
+            Some(Ok(())) => {
+                self.flush_link(Other::Heir(heir));
+                reach("sender:offered");
+            }
+            _ => self.lose_link(Other::Heir(heir)),
+        }
+    }
+
+    fn give(&mut self, heir: Heir, batch: u64) {
+        reach("sender:giving");
+        let said = self.moving.channel(Other::Heir(heir)).map(|channel| channel.say(&Message::Gives { batch }));
+        if !matches!(said, Some(Ok(()))) {
+            return self.lose_link(Other::Heir(heir));
+        }
+        reach("sender:given");
+        self.flush_link(Other::Heir(heir));
+    }
+
+    /// Calls the protocol, unless it is not known whose the connection is.
+    pub(super) fn wake(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id).filter(|entry| !entry.is_connecting()) else { return };
+        if entry.custody.wake() == Wake::Deliver {
+            entry.connection.wake(&mut self.protocol, &mut self.context);
+            self.settle(id.slot);
+        }
+    }
+
+    /// Tells the master how far moving has come.
+    fn report_moved(&mut self, is_over: bool) {
+        let Tally { moved, refused, bytes, state_bytes } = self.moving.sender.tally().clone();
+        // The turn itself may have taken long, where the worker's own state was handed over in it.
+        let took_us = monotonic_ns().saturating_sub(self.moving.sender.began_ns()) / 1000;
+        let (mut left, mut ending) = (0, 0);
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot).filter(|entry| !entry.connection.is_ended()) else { continue };
+            *if entry.connection.is_ending() { &mut ending } else { &mut left } += 1;
+        }
+        let report = Moved { moved, left, ending, refused, bytes, state_bytes, took_us, is_over };
+        let _ = tell(&self.control, &Report::Moved(report));
+    }
+}

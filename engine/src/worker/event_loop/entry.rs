@@ -1,0 +1,130 @@
+//! What the loop keeps for each connection, beside its state machine.
+
+use crate::connection::Connection;
+use crate::context::timer_wheel::TimerId;
+use crate::handover::custody::Custody;
+use crate::handover::sender::{Look, Table};
+use crate::handover::{Frozen, Standing};
+use crate::sys::ring::{Key, Socket};
+use crate::types::ConnectionId;
+use crate::worker::slab::Slab;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    No,
+    Armed,
+    Cancelling,
+    /// No buffer was left; armed again when some are.
+    Starved,
+}
+
+pub(super) struct Entry<S> {
+    pub(super) connection: Connection<S>,
+    /// `None` once it is given to the kernel to be closed.
+    pub(super) socket: Option<Socket>,
+    pub(super) receiving: Receiving,
+    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
+    /// then has nothing armed that must be cancelled.
+    pub(super) is_fresh: bool,
+    pub(super) sending: bool,
+    /// The send in flight closes the socket if it succeeds.
+    pub(super) closes_with_send: bool,
+    /// In the list of those that have something to send.
+    pub(super) is_dirty: bool,
+    /// Who has it, where it moves between workers.
+    pub(super) custody: Custody,
+    /// What few connections have.
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What a connection has for a while only.
+pub(super) enum Rare {
+    /// An outbound connection is being established.
+    Connecting(Connecting),
+    /// Everything that another worker needs to go on with it.
+    Frozen(Frozen),
+    /// How it stood at the worker that brings it.
+    Brought(Standing),
+}
+
+pub(super) struct Connecting {
+    pub(super) token: u64,
+    pub(super) time_out: Option<TimerId>,
+    pub(super) has_timed_out: bool,
+}
+
+impl<S> Entry<S> {
+    pub(super) fn new(connection: Connection<S>, socket: Option<Socket>, custody: Custody) -> Self {
+        Self {
+            connection,
+            socket,
+            receiving: Receiving::No,
+            is_fresh: true,
+            sending: false,
+            closes_with_send: false,
+            is_dirty: false,
+            custody,
+            rare: None,
+        }
+    }
+
+    /// Nothing of it is in flight in the kernel.
+    pub(super) fn is_still(&self) -> bool {
+        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
+    }
+
+    pub(super) fn key(&self) -> Key {
+        key_of(self.connection.id())
+    }
+
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.rare.as_deref(), Some(Rare::Connecting(_)))
+    }
+
+    pub(super) fn connecting_mut(&mut self) -> Option<&mut Connecting> {
+        match self.rare.as_deref_mut() {
+            Some(Rare::Connecting(connecting)) => Some(connecting),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_connecting(&mut self) -> Option<Connecting> {
+        match *self.rare.take_if(|rare| matches!(**rare, Rare::Connecting(_)))? {
+            Rare::Connecting(connecting) => Some(connecting),
+            _ => None,
+        }
+    }
+
+    pub(super) fn frozen(&self) -> Option<&Frozen> {
+        match self.rare.as_deref() {
+            Some(Rare::Frozen(frozen)) => Some(frozen),
+            _ => None,
+        }
+    }
+
+    /// How it stood when it was frozen, here or at the worker that brought it. What it had then is needed no more.
+    pub(super) fn take_standing(&mut self) -> Option<Standing> {
+        match *self.rare.take_if(|rare| !matches!(**rare, Rare::Connecting(_)))? {
+            Rare::Frozen(frozen) => Some(frozen.standing),
+            Rare::Brought(standing) => Some(standing),
+            Rare::Connecting(_) => None,
+        }
+    }
+}
+
+pub(super) fn key_of(id: ConnectionId) -> Key {
+    Key { slot: id.slot, generation: id.generation as u16 }
+}
+
+impl<S> Table for Slab<Entry<S>> {
+    fn custody(&mut self, id: ConnectionId) -> Option<&mut Custody> {
+        self.get(id).map(|entry| &mut entry.custody)
+    }
+
+    fn look(&mut self, id: ConnectionId) -> Option<Look> {
+        let entry = self.get(id)?;
+        let bytes = entry.frozen().map_or_else(|| entry.connection.bytes_to_move(), Frozen::bytes);
+        let is_ending = entry.connection.is_ending() || entry.connection.is_ended();
+        Some(Look { is_ending, bytes: bytes as u64 })
+    }
+}

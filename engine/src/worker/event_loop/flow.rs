@@ -1,0 +1,201 @@
+//! The data path: what arrives, what is sent, and what a connection wants of the kernel next.
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::EventLoop;
+use super::entry::Receiving;
+use crate::connection::{Action, Received};
+use crate::handover::sender;
+use crate::protocol::Protocol;
+use crate::sys::buffer_ring::Lease;
+use crate::sys::payload::Payload;
+use crate::sys::ring::{Key, WhenFull};
+
+impl<P: Protocol> EventLoop<P> {
+    #[inline]
+    pub(super) fn received(&mut self, key: Key, result: i32, lease: Option<Lease>, more: bool) {
+        let Some(entry) = self.slab.get_key(key) else {
+            debug_assert!(false, "a receive outlived its slot");
+            return;
+        };
+        if !more {
+            entry.receiving = Receiving::No;
+        }
+        let connection = &mut entry.connection;
+        match result {
+            1.. => {
+                self.context.page.bytes_received.add(result as u64);
+                let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
+                let lease = lease.expect("received bytes are in a buffer");
+                connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
+                if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
+                    let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
+                    connection.drain(&mut self.protocol, &mut self.context, deadline);
+                }
+            }
+            0 => connection.receive_end(&mut self.protocol, &mut self.context),
+            _ => match -result {
+                libc::ENOBUFS => {
+                    self.context.page.buffers_exhausted.add(1);
+                    entry.receiving = Receiving::Starved;
+                    self.starved.push(entry.connection.id());
+                }
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => connection.fail(&mut self.context),
+            },
+        }
+        self.settle(key.slot);
+    }
+
+    #[inline]
+    pub(super) fn sent(&mut self, key: Key, result: i32, payload: Payload) {
+        let Some(entry) = self.slab.get_key(key) else {
+            debug_assert!(false, "a send outlived its slot");
+            return;
+        };
+        entry.sending = false;
+        let was_to_close = std::mem::take(&mut entry.closes_with_send);
+        match result {
+            0.. => {
+                self.context.page.bytes_sent.add(result as u64);
+                if was_to_close && result as usize == payload.len() {
+                    entry.socket = None;
+                }
+                entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
+            }
+            _ => match -result {
+                // Cancelled because the connection is closed; else it is on its way, or has stayed.
+                libc::ECANCELED if entry.socket.is_none() => {
+                    entry.connection.send_ended(payload);
+                    entry.connection.fail(&mut self.context);
+                }
+                libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
+                    entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
+                }
+                _ => {
+                    entry.connection.send_ended(payload);
+                    entry.connection.fail(&mut self.context);
+                }
+            },
+        }
+        self.settle(key.slot);
+    }
+
+    /// Brings what the kernel does for a connection in line with what the connection wants.
+    #[inline]
+    pub(super) fn settle(&mut self, slot: u32) {
+        let Some(entry) = self.slab.at(slot) else { return };
+        match entry.connection.next_action(&mut self.context) {
+            Action::Nothing => {}
+            Action::ShutdownWrite => {
+                let socket = entry.socket.as_ref().expect("open until it ended");
+                let result = self
+                    .ring
+                    .with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
+                if result.is_err() {
+                    entry.connection.fail(&mut self.context);
+                    return self.settle(slot);
+                }
+            }
+            Action::Close { reset } => return self.close(slot, reset),
+        }
+        if entry.custody.is_held() {
+            return self.settle_held(slot);
+        }
+        if entry.connection.wants_input() {
+            if entry.receiving == Receiving::No {
+                entry.receiving = Receiving::Armed;
+                let key = entry.key();
+                let socket = entry.socket.as_ref().expect("open until it ended");
+                if entry.is_fresh {
+                    self.ring.receive_once(socket, key);
+                } else {
+                    self.ring.receive(socket, key);
+                }
+            }
+        } else if entry.receiving == Receiving::Armed {
+            entry.receiving = Receiving::Cancelling;
+            let key = entry.key();
+            self.ring.cancel_receive(key);
+        }
+        if !entry.is_dirty && entry.connection.wants_output() {
+            entry.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// The one place where connections are closed.
+    pub(super) fn close(&mut self, slot: u32, reset: bool) {
+        let entry = self.slab.at(slot).expect("only living connections are closed");
+        if let Some(socket) = entry.socket.take() {
+            let key = entry.key();
+            if reset {
+                let _ = self
+                    .ring
+                    .with_descriptor(&socket, |descriptor| SockRef::from(&descriptor).set_linger(Some(Duration::ZERO)));
+            }
+            if entry.sending {
+                self.ring.cancel_socket(&socket);
+            } else if entry.receiving == Receiving::Armed {
+                self.ring.cancel_receive(key);
+            }
+            // What is still armed holds the file, not the descriptor: the peer sees the end when its last completion
+            // comes, within the same system call.
+            self.ring.close(socket);
+        }
+        let entry = self.slab.at(slot).expect("as above");
+        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
+            return;
+        }
+        entry.connection.close(&mut self.protocol, &mut self.context);
+        let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
+        self.slab.remove(slot);
+        self.context.page.closed[reason as usize].add(1);
+        self.context.page.open.set(self.slab.len() as u64);
+        if was_held {
+            self.tell_sender(sender::Input::Gone(id));
+        }
+    }
+
+    pub(super) fn send_dirty(&mut self) {
+        for index in 0..self.dirty.len() {
+            let slot = self.dirty[index];
+            let Some(entry) = self.slab.at(slot) else { continue };
+            entry.is_dirty = false;
+            if entry.custody.is_held() && entry.socket.is_some() {
+                continue;
+            }
+            if let Some(socket) = &entry.socket {
+                if let Some((payload, when_full)) = entry.connection.begin_send(&mut self.context) {
+                    let key = entry.key();
+                    entry.sending = true;
+                    let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
+                    if is_last && entry.receiving == Receiving::No {
+                        entry.closes_with_send = true;
+                        self.ring.send_and_close(socket, key, payload);
+                    } else {
+                        self.ring.send(socket, key, payload, when_full);
+                    }
+                }
+            } else {
+                self.settle(slot);
+            }
+        }
+        self.dirty.clear();
+    }
+
+    pub(super) fn rearm_starved(&mut self) {
+        if self.starved.is_empty() || !self.ring.buffers().has_free() {
+            return;
+        }
+        for id in std::mem::take(&mut self.starved) {
+            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
+                entry.receiving = Receiving::No;
+                self.settle(id.slot);
+            }
+        }
+    }
+}

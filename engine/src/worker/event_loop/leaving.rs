@@ -1,0 +1,172 @@
+//! Leaving, as the [`Lifecycle`](crate::worker::lifecycle::Lifecycle) wants it: connections are told, once each; or stop.
+
+use std::time::Duration;
+
+use super::EventLoop;
+use crate::config::Connections;
+use crate::handover::{receiver, sender};
+use crate::protocol::Protocol;
+use crate::types::ConnectionId;
+use crate::worker::lifecycle::{Facts, Farewell, Want};
+
+impl<P: Protocol> EventLoop<P> {
+    /// Leaves in good order; see [`Lifecycle::drain`](crate::worker::lifecycle::Lifecycle::drain).
+    pub(super) fn drain(&mut self, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) {
+        if self.lifecycle.drain(self.context.now_ns, settle_ms, drain_ms, is_succeeded) {
+            tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
+        }
+        self.settle_draining();
+        self.settle_accepting();
+    }
+
+    pub(super) fn drain_or_stop(&mut self) {
+        if self.lifecycle.is_leaving() {
+            self.stop();
+        } else {
+            self.drain(0, self.context.timeouts.drain_ms_max, None);
+        }
+    }
+
+    fn farewell(&self) -> Farewell {
+        if self.moving.sender.has_heirs() {
+            Farewell::Move
+        } else if self.connections == Connections::Wait {
+            Farewell::Nothing
+        } else {
+            Farewell::Goodbye
+        }
+    }
+
+    /// What callbacks are told about it: at once, so that answers can say that they are the last.
+    fn settle_draining(&mut self) {
+        let is_about_to = self.lifecycle.is_leaving() && !self.lifecycle.was_told();
+        self.context.draining = self.lifecycle.is_draining() || (is_about_to && self.farewell() == Farewell::Goodbye);
+    }
+
+    /// Does what leaving wants in this turn.
+    pub(super) fn live_on(&mut self) {
+        for want in self.lifecycle.turn(self.context.now_ns) {
+            match want {
+                Want::Tell => self.tell_drain(),
+                Want::TellSilent { for_ns } => self.drain_silent(for_ns),
+                Want::BeginAnew => self.begin_anew(),
+                Want::Stop => {
+                    let open = self.slab.len();
+                    if open > 0 {
+                        tracing::info!(slot = self.context.slot, open, "the drain's time is over");
+                    }
+                    self.stop();
+                }
+            }
+        }
+        // Those that were let in since, too.
+        if self.lifecycle.is_stopping() && self.slab.len() > 0 {
+            self.stop_connections();
+        }
+    }
+
+    /// Tells the protocol, or moves connections to others.
+    fn tell_drain(&mut self) {
+        let farewell = self.farewell();
+        self.lifecycle.told(self.context.now_ns, farewell);
+        self.settle_draining();
+        let connections = if farewell == Farewell::Move { self.idlest_first() } else { Vec::new() };
+        self.tell_sender(sender::Input::Leave(connections));
+        if farewell == Farewell::Goodbye {
+            self.say_goodbyes();
+        }
+    }
+
+    fn idlest_first(&mut self) -> Vec<ConnectionId> {
+        let mut all = Vec::new();
+        for slot in 0..self.slab.slots() {
+            if let Some(entry) = self.slab.at(slot).filter(|entry| !entry.is_connecting() && !entry.custody.is_held()) {
+                all.push((entry.connection.activity_ns(), entry.connection.id()));
+            }
+        }
+        all.sort_unstable_by_key(|(activity_ns, _)| *activity_ns);
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Connections do not move any more: those that are here are told.
+    pub(super) fn end_moving(&mut self) {
+        if self.lifecycle.end_moving(self.context.now_ns) {
+            self.settle_draining();
+            self.say_goodbyes();
+        }
+    }
+
+    /// Tells every connection that the worker leaves; those that have sent nothing are told later.
+    fn say_goodbyes(&mut self) {
+        self.drain_connections(|is_fresh, _| !is_fresh);
+    }
+
+    /// Whoever has sent nothing all the while is told now; the next one when its time comes.
+    fn drain_silent(&mut self, for_ns: u64) {
+        let since_ns = self.context.now_ns.saturating_sub(for_ns);
+        self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
+        let mut next_ns = None;
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot).filter(|entry| entry.is_fresh && !entry.is_connecting()) else {
+                continue;
+            };
+            let activity_ns = entry.connection.activity_ns();
+            if activity_ns > since_ns {
+                next_ns = next_ns.into_iter().chain([activity_ns]).min();
+            }
+        }
+        if let Some(activity_ns) = next_ns {
+            self.lifecycle.watch_silent(activity_ns);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_nanos(self.lifecycle.deadline_ns())
+    }
+
+    fn drain_connections(&mut self, which: impl Fn(bool, u64) -> bool) {
+        let deadline = self.deadline();
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot) else { continue };
+            if entry.is_connecting() {
+                self.cancel_connecting(slot);
+            } else if which(entry.is_fresh, entry.connection.activity_ns()) {
+                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+                self.settle(slot);
+            }
+        }
+    }
+
+    /// Ends everything at once.
+    pub(super) fn stop(&mut self) {
+        self.lifecycle.stop();
+        self.settle_draining();
+        // First of all: what is not this worker's must not be ended by it.
+        self.tell_receiver(receiver::Input::Stop);
+        self.tell_sender(sender::Input::Stop);
+        self.stop_connections();
+        self.settle_accepting();
+    }
+
+    fn stop_connections(&mut self) {
+        for slot in 0..self.slab.slots() {
+            let Some(entry) = self.slab.at(slot) else { continue };
+            if entry.is_connecting() {
+                self.cancel_connecting(slot);
+            } else {
+                entry.connection.stop(&mut self.context);
+            }
+            self.settle(slot);
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.lifecycle.is_leaving()
+            && self.lifecycle.is_done(Facts {
+                connections: self.slab.len(),
+                listeners: self.listeners.iter().flatten().count(),
+                is_accepting: self.is_accepting(),
+                is_moving: self.moving.sender.is_on() || !self.moving.receiver.is_alone(),
+            })
+    }
+}

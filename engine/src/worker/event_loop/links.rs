@@ -1,0 +1,227 @@
+//! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::EventLoop;
+use crate::handover::receiver::{self, Receiver, Visitor};
+use crate::handover::sender::{self, Heir, Sender};
+use crate::ipc::meeting::Meeting;
+use crate::ipc::transfer::{Arrival, Channel, Heard};
+use crate::protocol::Protocol;
+use crate::sys::ring::Key;
+
+/// Keys of polls: where others come, and from here on those who have come, and those who are visited.
+const MEETING: Key = Key { slot: 4, generation: 0 };
+const VISITORS: u32 = 0x1_0000;
+const HEIRS: u32 = 0x2_0000;
+/// Added to a key: the poll for room to write.
+const WRITABLE: u32 = 0x4_0000;
+
+/// Whom a channel leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Other {
+    Visitor(Visitor),
+    Heir(Heir),
+}
+
+impl Other {
+    fn slot(self) -> u32 {
+        match self {
+            Self::Visitor(Visitor(number)) => VISITORS + number,
+            Self::Heir(Heir(number)) => HEIRS + number,
+        }
+    }
+
+    fn at(slot: u32) -> Option<Self> {
+        match slot {
+            HEIRS.. => Some(Self::Heir(Heir(slot - HEIRS))),
+            VISITORS.. => Some(Self::Visitor(Visitor(slot - VISITORS))),
+            _ => None,
+        }
+    }
+}
+
+/// A channel in the loop's hands.
+pub(super) struct Link {
+    pub(super) channel: Channel,
+    key: Key,
+    /// Room to write is polled for.
+    is_polled: bool,
+    /// What was offered on it, until it is thawed.
+    pub(super) arrival: Option<Arrival>,
+}
+
+/// The machines that decide about moving, and what the loop has in hand for them.
+pub(super) struct Moving {
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    /// To be carried out; see [`EventLoop::carry_out`].
+    pub(super) departures: VecDeque<sender::Command>,
+    pub(super) arrivals: VecDeque<receiver::Command>,
+    pub(super) is_carrying_out: bool,
+    meeting: Option<Meeting>,
+    /// Whom this worker was started as.
+    pub(super) user: u32,
+    /// Where to find heirs; an heir is a place here.
+    pub(super) names: Vec<String>,
+    pub(super) links: BTreeMap<Other, Link>,
+    /// Polls are told from those of earlier channels by this.
+    sequence: u16,
+}
+
+impl Moving {
+    pub(super) fn new(sender: Sender, meeting: Option<Meeting>, user: u32) -> Self {
+        Self {
+            sender,
+            receiver: Receiver::default(),
+            departures: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            is_carrying_out: false,
+            meeting,
+            user,
+            names: Vec::new(),
+            links: BTreeMap::new(),
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn meeting_name(&self) -> Option<String> {
+        self.meeting.as_ref().map(|meeting| meeting.name().to_owned())
+    }
+
+    pub(super) fn channel(&mut self, other: Other) -> Option<&mut Channel> {
+        self.links.get_mut(&other).map(|link| &mut link.channel)
+    }
+
+    /// The heir of this name.
+    pub(super) fn heir(&mut self, name: String) -> Heir {
+        let known = self.names.iter().position(|one| *one == name);
+        let place = known.unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len() - 1
+        });
+        Heir(place as u32)
+    }
+}
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn open_link(&mut self, other: Other, channel: Channel) {
+        self.moving.sequence = self.moving.sequence.wrapping_add(1);
+        let key = Key { slot: other.slot(), generation: self.moving.sequence };
+        self.ring.poll(channel.descriptor(), key);
+        self.moving.links.insert(other, Link { channel, key, is_polled: false, arrival: None });
+    }
+
+    pub(super) fn close_link(&mut self, other: Other) {
+        let Some(link) = self.moving.links.remove(&other) else { return };
+        self.ring.cancel_poll(link.key);
+        if link.is_polled {
+            self.ring.cancel_poll(writable(link.key));
+        }
+    }
+
+    /// Sees to it that what had no room is sent, or says that everything was.
+    pub(super) fn flush_link(&mut self, other: Other) {
+        let Some(link) = self.moving.links.get_mut(&other) else { return };
+        if !link.channel.is_flushed() {
+            if !std::mem::replace(&mut link.is_polled, true) {
+                self.ring.poll_writable(link.channel.descriptor(), writable(link.key));
+            }
+        } else if let Other::Heir(heir) = other {
+            self.tell_sender(sender::Input::Sent(heir));
+        }
+    }
+
+    pub(super) fn lose_link(&mut self, other: Other) {
+        match other {
+            Other::Visitor(visitor) => self.tell_receiver(receiver::Input::Ended(visitor)),
+            Other::Heir(heir) => self.tell_sender(sender::Input::Ended(heir)),
+        }
+    }
+
+    /// A poll of this part fired; `false` where it is none of it.
+    pub(super) fn link_readable(&mut self, key: Key, more: bool) -> bool {
+        let own = Key { slot: key.slot & !WRITABLE, ..key };
+        if own == MEETING {
+            if !more {
+                self.open_to_visitors();
+            }
+            self.let_visitors_in();
+            return true;
+        }
+        let Some(other) = Other::at(own.slot) else { return false };
+        // Polls of an earlier channel may still fire.
+        let Some(link) = self.moving.links.get_mut(&other).filter(|link| link.key == own) else { return true };
+        if key == own {
+            if !more {
+                self.ring.poll(link.channel.descriptor(), own);
+            }
+            self.hear_link(other);
+        } else {
+            link.is_polled = false;
+            match link.channel.flush() {
+                Ok(()) => self.flush_link(other),
+                Err(_) => self.lose_link(other),
+            }
+        }
+        true
+    }
+
+    fn hear_link(&mut self, other: Other) {
+        while let Some(channel) = self.moving.channel(other) {
+            match (channel.hear(), other) {
+                (Heard::Nothing, _) => return,
+                (Heard::Takes { batch, refused, open }, Other::Heir(heir)) => {
+                    self.tell_sender(sender::Input::Takes { heir, batch, refused, open });
+                }
+                (Heard::Offer(arrival), Other::Visitor(visitor)) => self.offered(visitor, arrival),
+                (Heard::Gives { batch }, Other::Visitor(visitor)) => {
+                    self.tell_receiver(receiver::Input::Gives { visitor, batch });
+                }
+                (Heard::State { version, format, format_version }, Other::Visitor(_)) => {
+                    if self.take_state(other, version, &format, format_version).is_err() {
+                        self.lose_link(other);
+                    }
+                }
+                _ => self.lose_link(other),
+            }
+        }
+    }
+
+    /// From now on others can bring connections.
+    pub(super) fn open_to_visitors(&mut self) {
+        if let Some(meeting) = &self.moving.meeting {
+            self.ring.poll(meeting.descriptor(), MEETING);
+        }
+    }
+
+    fn let_visitors_in(&mut self) {
+        while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
+            let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
+            let Some(number) = (0..HEIRS - VISITORS).find(is_free) else { return };
+            self.open_link(Other::Visitor(Visitor(number)), channel);
+            self.tell_receiver(receiver::Input::Came(Visitor(number)));
+        }
+    }
+
+    /// Carries out what the machines want, in order, before anything else happens.
+    pub(super) fn carry_out(&mut self) {
+        if std::mem::replace(&mut self.moving.is_carrying_out, true) {
+            return;
+        }
+        loop {
+            if let Some(command) = self.moving.arrivals.pop_front() {
+                self.carry_out_arrival(command);
+            } else if let Some(command) = self.moving.departures.pop_front() {
+                self.carry_out_departure(command);
+            } else {
+                break;
+            }
+        }
+        self.moving.is_carrying_out = false;
+    }
+}
+
+fn writable(key: Key) -> Key {
+    Key { slot: key.slot + WRITABLE, ..key }
+}

@@ -1,0 +1,63 @@
+//! Connections begin: accepted, handed over by the master, or established by this worker.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+
+use super::EventLoop;
+use super::entry::Entry;
+use crate::connection::Connection;
+use crate::handover::custody::Custody;
+use crate::protocol::Protocol;
+use crate::sys::ring::{Ring, Socket};
+use crate::types::{ConnectionId, Peer};
+
+impl<P: Protocol> EventLoop<P> {
+    pub(super) fn open(&mut self, socket: Socket, token: Option<u64>) {
+        let id = match self.insert(socket) {
+            Ok(id) => id,
+            Err(socket) => {
+                // Only a burst larger than the backlog can come here; see `Sizing`.
+                self.ring.close(socket);
+                self.context.page.accept_errors.add(1);
+                self.log_at_times(|slot, _| {
+                    tracing::error!(slot, "a connection came with no slot left and was closed")
+                });
+                return;
+            }
+        };
+        self.context.page.open.set(self.slab.len() as u64);
+        self.opened(id, token);
+    }
+
+    /// A slot for `socket`, which comes back where there is none.
+    pub(super) fn insert(&mut self, socket: Socket) -> Result<ConnectionId, Socket> {
+        let now_ns = self.context.now_ns;
+        let mut socket = Some(socket);
+        let make = |id| Entry::new(Connection::new(id, now_ns), socket.take(), Custody::default());
+        let id = self.slab.insert(make);
+        id.ok_or_else(|| socket.expect("not taken"))
+    }
+
+    pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
+        let entry = self.slab.get(id).expect("a connection that was just made");
+        let ring = RefCell::new(&mut self.ring);
+        let socket = entry.socket.as_ref().expect("open");
+        let address = || peer_address(&mut ring.borrow_mut(), socket);
+        let peer = Peer { token, address: &address };
+        entry.connection.open(&mut self.protocol, &mut self.context, peer);
+        if self.lifecycle.is_leaving() {
+            self.arrived(id);
+        }
+        self.settle(id.slot);
+    }
+}
+
+pub(super) fn peer_address(ring: &mut Ring, socket: &Socket) -> io::Result<SocketAddr> {
+    ring.with_descriptor(socket, |descriptor| {
+        let address = SockRef::from(&descriptor).peer_addr()?;
+        address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+    })
+}
