@@ -351,11 +351,12 @@ impl Core {
         use super::world::Names;
         let predecessor = self.lifecycle.new_master().map(|new| new.predecessor);
         world.names(Names::TakeControl { from: predecessor });
-        world.names(Names::WritePidFile);
         if predecessor.is_some() {
             let meetings = self.meetings();
             world.tell_old(&crate::ipc::relay::ToOld::Ready { generation, meetings });
         }
+        // Whoever reads that file, and signals the old master then, finds it told.
+        world.names(Names::WritePidFile);
         if self.is_upgrade {
             world.notify(Notice::MainIsThis);
         }
