@@ -69,8 +69,8 @@ impl Master<'_> {
             self.reap();
             self.accept();
             self.tick();
-            self.flush();
             self.tidy();
+            self.flush();
         }
         Ok(())
     }
@@ -276,6 +276,9 @@ impl Master<'_> {
     }
 
     fn flush(&mut self) {
+        if self.core.verdict().is_some() {
+            return;
+        }
         for client in self.driver.clients.flush() {
             self.step(Event::ClientGone(ClientId(client)));
         }
@@ -292,6 +295,8 @@ impl Master<'_> {
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         self.driver.control = None;
         self.driver.pid_file.remove();
+        // The answers are the last thing: whoever has them finds this process ended.
+        self.driver.sockets = Default::default();
         self.driver.clients.conclude_all(&match verdict {
             Ok(()) => Reply::Done(Outcome::Stopped),
             Err(why) => Reply::Failed(why.clone()),

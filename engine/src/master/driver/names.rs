@@ -165,20 +165,32 @@ impl PidFile {
         Self { path, is_own: false }
     }
 
-    /// Writes it whole or not at all.
+    /// Names this process in it.
     pub(super) fn write(&mut self) {
-        let Some(path) = &self.path else { return };
-        let process = std::process::id();
-        let beside = sibling(path, process);
-        match fs::write(&beside, format!("{process}\n")).and_then(|()| fs::rename(&beside, path)) {
-            Ok(()) => self.is_own = true,
-            Err(error) => tracing::error!(path = %path.display(), "the pid file cannot be written: {error}"),
+        self.is_own = self.name(std::process::id());
+    }
+
+    /// Names another master in it. That one writes the same, perhaps later than whoever is told by this one looks.
+    pub(super) fn yield_to(&mut self, process: u32) {
+        if std::mem::take(&mut self.is_own) {
+            self.name(process);
         }
     }
 
     /// Another master writes it, or removes it.
     pub(super) fn forget(&mut self) {
         self.is_own = false;
+    }
+
+    /// Writes it whole or not at all; `false` where it is not written.
+    fn name(&self, process: u32) -> bool {
+        let Some(path) = &self.path else { return false };
+        let beside = sibling(path, std::process::id());
+        let written = fs::write(&beside, format!("{process}\n")).and_then(|()| fs::rename(&beside, path));
+        if let Err(error) = &written {
+            tracing::error!(path = %path.display(), "the pid file cannot be written: {error}");
+        }
+        written.is_ok()
     }
 
     /// Removes it, unless another master has written its own since.
