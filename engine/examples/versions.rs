@@ -19,8 +19,8 @@
 //! 1. Release 1 writes version 1, and reads that.
 //! 2. Release 2 reads versions 1 and 2, and still writes version 1: so it can be reverted to release 1, which knows no
 //!    other.
-//! 3. Release 3 reads both and writes version 2. It can be reverted to release 2. Were it reverted to release 1, that would
-//!    refuse the state, and the connections would be told goodbye; nothing else is lost by it.
+//! 3. Release 3 reads both and writes version 2. It can be reverted to release 2. An upgrade back to release 1 is refused,
+//!    because release 1 cannot read version 2; with `--allow state` it goes ahead, and the connections are told goodbye.
 //!
 //! Where nobody wants to revert, or goodbyes are fine then, release 2 can be left out: from 1 to 3 all connections move.
 
@@ -99,8 +99,11 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
         Drain::Close
     }
 
-    /// What is written; what is read is another matter.
+    /// What is written.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "tallies", version: if RELEASE >= 3 { 2 } else { 1 } });
+
+    /// What is read: release 2 reads more than it writes.
+    const STATE_READS: &'static [u32] = if RELEASE >= 2 { &[1, 2] } else { &[1] };
 
     fn freeze(&mut self, tally: &Tally, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend(if RELEASE >= 3 { tally.to_version_2() } else { tally.to_version_1() });

@@ -126,6 +126,11 @@ pub trait Protocol: Sized + 'static {
     /// does that.
     const STATE: Option<StateFormat> = None;
 
+    /// Versions of [`Protocol::STATE`] that [`Protocol::thaw`] reads; empty, the default, means all up to the one that is
+    /// written. A release that reads a version before it writes it names that one here: an upgrade, or a revert, to a binary
+    /// that does not read what the running one writes is refused.
+    const STATE_READS: &'static [u32] = &[];
+
     /// Writes what [`Protocol::thaw`] needs to make the same connection again, in the format [`Protocol::STATE`]. Input,
     /// output and timers are the engine's and move by themselves. Called between callbacks, wherever in a message the
     /// connection is; it may be called for a connection that stays after all, so nothing may change by it. A wake
@@ -165,6 +170,9 @@ pub trait Protocol: Sized + 'static {
     /// that none comes; meanwhile whoever connects waits. It makes sense for one worker: where there are several, each that
     /// leaves brings its state to one that serves, and all its connections to the same one. [`Protocol::STATE`] is needed, too.
     const WORKER_STATE: Option<StateFormat> = None;
+
+    /// Versions of [`Protocol::WORKER_STATE`] that [`Protocol::thaw_worker`] reads, as [`Protocol::STATE_READS`].
+    const WORKER_STATE_READS: &'static [u32] = &[];
 
     /// About how many bytes [`Protocol::freeze_worker`] would write; asked in every turn, so it must cost nothing. Where it
     /// is above [`Settings::state_bytes_max`](crate::config::Settings::state_bytes_max), workers are not replaced, or begin

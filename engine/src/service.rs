@@ -40,12 +40,15 @@ impl<'a> Service<'a> {
 }
 
 fn formats_of<P: Protocol>() -> StateFormats {
-    let format = |format: StateFormat| Format {
+    let format = |format: StateFormat, reads: &[u32]| Format {
         name: format.name.to_owned(),
         version: format.version,
-        reads: (1..=format.version).collect(),
+        reads: if reads.is_empty() { (1..=format.version).collect() } else { reads.to_vec() },
     };
-    StateFormats { connections: P::STATE.map(format), worker: P::WORKER_STATE.map(format) }
+    StateFormats {
+        connections: P::STATE.map(|state| format(state, P::STATE_READS)),
+        worker: P::WORKER_STATE.map(|state| format(state, P::WORKER_STATE_READS)),
+    }
 }
 
 impl fmt::Debug for Service<'_> {

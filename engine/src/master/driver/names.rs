@@ -103,9 +103,11 @@ impl ControlName {
         Ok(())
     }
 
-    /// Another master has taken the name: this one is reached beside it.
+    /// Another master serves, and has taken the name, unless it has one of its own: this one is reached beside it.
     pub(super) fn yielded(&mut self) {
-        self.path = Some(sibling(&self.name, std::process::id()));
+        if !self.is_at(&self.name) {
+            self.path = Some(sibling(&self.name, std::process::id()));
+        }
     }
 
     /// The files are another master's to remove.
