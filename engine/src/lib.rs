@@ -37,6 +37,9 @@ mod master;
 mod protocol;
 mod server;
 mod service;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod steering;
 mod sys;
 pub mod telemetry;

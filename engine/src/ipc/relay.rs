@@ -15,7 +15,7 @@ pub(crate) const RELAY_VERSION: u32 = 2;
 pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
 
 /// From the old master to the new one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "relay", rename_all = "snake_case")]
 pub(crate) enum ToNew {
     /// The first message.
@@ -72,7 +72,7 @@ pub(crate) enum ToNew {
 }
 
 /// From the new master to the old one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "relay", rename_all = "snake_case")]
 pub(crate) enum ToOld {
     /// What the new master is, before it binds or forks anything. The old one compares.

@@ -257,9 +257,14 @@ impl Generation {
         self.slots.iter().all(|slot| matches!(slot.state, State::Gone))
     }
 
+    /// It comes up.
+    pub(crate) fn is_coming(&self) -> bool {
+        matches!(self.phase, Phase::Claiming { .. } | Phase::Starting)
+    }
+
     /// It comes up, or grows.
     pub(crate) fn is_changing(&self) -> bool {
-        matches!(self.phase, Phase::Claiming { .. } | Phase::Starting) || self.growth.is_some()
+        self.is_coming() || self.growth.is_some()
     }
 
     pub(crate) fn children(&self) -> impl Iterator<Item = &Child> {

@@ -2,10 +2,10 @@
 
 use super::Core;
 use super::generation::{Phase, State};
-use super::lifecycle::{Lifecycle, Lineage, Old, OldStage, Stopping};
+use super::lifecycle::{Idle, Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
 use super::operations::Kind;
-use super::types::Stop;
+use super::types::{Plan, Stop};
 use super::world::{Notice, World};
 use crate::config::Connections;
 use crate::handover::Tier;
@@ -21,6 +21,11 @@ impl Core {
         if self.asks_for_relief(world, how, by) {
             return;
         }
+        // A new master that has not served yet, or does not wait for the old one any more.
+        let instead = match self.lifecycle.new_master() {
+            Some(_) => Instead::Perhaps { by },
+            None => Instead::Nobody,
+        };
         self.decide_by_leaving(world);
         match &mut self.lifecycle {
             Lifecycle::Failed(_) | Lifecycle::Over(_) => {}
@@ -40,7 +45,7 @@ impl Core {
                 world.notify(Notice::Stopping);
                 let is_at_once = how == Stop::Now;
                 world.note(None, EventKind::Stopping { by, at_once: is_at_once });
-                self.begin_stopping(world, Stopping { is_at_once, relieved_by: None, successor: None });
+                self.begin_stopping(world, Stopping { is_at_once, instead, successor: None });
                 if is_at_once { self.stop_at_once(world) } else { self.send_all_away(world, how) }
             }
         }
@@ -58,7 +63,7 @@ impl Core {
             self.elder = None;
         }
         self.forget_waiting();
-        let is_relieved = matches!(&self.lifecycle, Lifecycle::Stopping(one) if one.relieved_by.is_some());
+        let is_relieved = matches!(&self.lifecycle, Lifecycle::Stopping(one) if matches!(one.instead, Instead::Old(_)));
         self.operations.conclude_all(
             world,
             |kind| kind != Kind::Stop && !(is_relieved && kind == Kind::Revert),
@@ -138,15 +143,18 @@ impl Core {
             // The listeners are not parked, and close at once.
             world.note(None, EventKind::NotSteered { why });
         }
-        let old = self.lifecycle.take_old();
-        self.lifecycle = Lifecycle::Idle(old);
+        self.lifecycle = Lifecycle::Idle(self.lifecycle.take_old().map_or(Idle::Asked, Idle::Replaced));
         let farewell = self.farewell(index);
         self.send_away(world, index, &farewell);
+        self.dismiss_orphans(world);
     }
 
     /// How workers leave when others serve instead.
     pub(super) fn farewell(&self, index: usize) -> Order {
-        let plan = &self.generations[index].plan;
+        self.farewell_of(&self.generations[index].plan)
+    }
+
+    pub(super) fn farewell_of(&self, plan: &Plan) -> Order {
         let (settle_ms, is_succeeded) = match self.tier {
             Tier::Adopt => (0, true),
             Tier::Ebpf | Tier::Migrate => (plan.settle_ms, false),

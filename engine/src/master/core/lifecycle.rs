@@ -12,8 +12,8 @@ pub(crate) enum Lifecycle {
     Starting(Start, Option<New>),
     /// A generation serves, or did so last.
     Serving(Lineage),
-    /// The workers were told to leave; the master waits for HUP, or for how its successor fares.
-    Idle(Option<Old>),
+    /// No generation serves, and the master stays.
+    Idle(Idle),
     /// Everything ends.
     Stopping(Stopping),
     /// Another master serves for good: this one ends when its workers have, and refuses to serve again.
@@ -22,6 +22,17 @@ pub(crate) enum Lifecycle {
     Failed(Failure),
     /// It has ended.
     Over(Result<(), Failure>),
+}
+
+/// Why no generation serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Idle {
+    /// The workers were told to leave; HUP brings new ones.
+    Asked,
+    /// The successor serves instead; how it fares decides.
+    Replaced(Old),
+    /// There is no successor any more: the workers come up again, and where they do not, again then.
+    Wanted { again_at: Option<Time> },
 }
 
 /// How far a start is.
@@ -111,10 +122,20 @@ pub(crate) struct Starting {
 pub(crate) struct Stopping {
     /// Connections have no time any more.
     pub(crate) is_at_once: bool,
-    /// The old master serves again instead.
-    pub(crate) relieved_by: Option<ProcessId>,
+    pub(crate) instead: Instead,
     /// A new master that was sent back, and has not ended yet.
     pub(crate) successor: Option<Old>,
+}
+
+/// Who serves when a master has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Instead {
+    /// Nobody: the server stops.
+    Nobody,
+    /// The old master serves again.
+    Old(ProcessId),
+    /// The old master may serve again; this one was told not to wait for that.
+    Perhaps { by: Cause },
 }
 
 impl Lifecycle {
@@ -134,7 +155,7 @@ impl Lifecycle {
 
     pub(crate) fn old(&self) -> Option<&Old> {
         match self {
-            Self::Serving(Lineage::Old(old)) | Self::Idle(Some(old)) => Some(old),
+            Self::Serving(Lineage::Old(old)) | Self::Idle(Idle::Replaced(old)) => Some(old),
             Self::Stopping(stopping) => stopping.successor.as_ref(),
             _ => None,
         }
@@ -142,7 +163,7 @@ impl Lifecycle {
 
     pub(super) fn old_mut(&mut self) -> Option<&mut Old> {
         match self {
-            Self::Serving(Lineage::Old(old)) | Self::Idle(Some(old)) => Some(old),
+            Self::Serving(Lineage::Old(old)) | Self::Idle(Idle::Replaced(old)) => Some(old),
             Self::Stopping(stopping) => stopping.successor.as_mut(),
             _ => None,
         }
@@ -158,7 +179,13 @@ impl Lifecycle {
                     None
                 }
             },
-            Self::Idle(old) => old.take(),
+            Self::Idle(idle) => match std::mem::replace(idle, Idle::Asked) {
+                Idle::Replaced(old) => Some(old),
+                other => {
+                    *idle = other;
+                    None
+                }
+            },
             Self::Stopping(stopping) => stopping.successor.take(),
             _ => None,
         }
@@ -188,11 +215,11 @@ impl Lifecycle {
     pub(super) fn refusal(&self) -> Option<Failure> {
         match self {
             Self::Starting(..) => Some(Failure::StartUnderWay),
-            Self::Serving(Lineage::Old(_)) | Self::Idle(Some(_)) => Some(Failure::UpgradeUnderWay),
+            Self::Serving(Lineage::Old(_)) | Self::Idle(Idle::Replaced(_)) => Some(Failure::UpgradeUnderWay),
             Self::Serving(Lineage::New(_)) => Some(Failure::NotCommitted),
             Self::Stopping(_) | Self::Failed(_) | Self::Over(_) => Some(Failure::Stopping),
             Self::Leaving { successor, .. } => Some(Failure::Leaving { successor: successor.0 }),
-            Self::Serving(Lineage::Alone) | Self::Idle(None) => None,
+            Self::Serving(Lineage::Alone) | Self::Idle(_) => None,
         }
     }
 }

@@ -10,6 +10,8 @@
 
 mod generation;
 mod leave;
+#[cfg(any(test, feature = "simulation"))]
+mod legal;
 mod lifecycle;
 mod moves;
 mod new;
@@ -24,7 +26,9 @@ mod types;
 mod world;
 
 pub(crate) use self::generation::{Generation, Phase, Slot, State};
-pub(crate) use self::lifecycle::{Lifecycle, Lineage, NewStage, OldStage, Start, Stopping};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::lifecycle::Idle;
+pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
@@ -34,7 +38,7 @@ pub(crate) use self::types::{
 };
 pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
 use crate::handover::Tier;
-use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, TimelineKind};
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
 /// Workers of a former master answer at once; those that hang do not.
 const GATHERING_MS_MAX: u64 = 2_000;
@@ -42,6 +46,7 @@ const GATHERING_MS_MAX: u64 = 2_000;
 /// A master that leaves since this one serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Elder {
+    pub(crate) process: ProcessId,
     /// Its workers may still bring connections, and state of their own.
     pub(crate) is_moving: bool,
 }
@@ -225,12 +230,17 @@ impl Core {
             Request::Commit if self.lifecycle.new_master().is_some() => {
                 self.ask_to_commit(world).map(|()| Some(Kind::Commit))
             }
-            Request::Revert if matches!(self.lifecycle, Lifecycle::Serving(Lineage::New(_))) => {
-                return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
-            }
-            // The client waits first: what it asked for may be done at once.
+            Request::Revert => match &self.lifecycle {
+                Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { .. }, .. })) => {
+                    Ok(Some(Kind::Revert))
+                }
+                Lifecycle::Serving(Lineage::New(_)) => {
+                    return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
+                }
+                // The client waits first: what it asked for may be done at once.
+                _ => return self.decide_for(world, client, Kind::Revert),
+            },
             Request::Commit => return self.decide_for(world, client, Kind::Commit),
-            Request::Revert => return self.decide_for(world, client, Kind::Revert),
             Request::Stop { now, drain_ms } => {
                 let how = if now { Stop::Now } else { Stop::Graceful { drain_ms } };
                 return self.stop_for(world, client, Kind::Stop, how);
@@ -291,8 +301,11 @@ impl Core {
         self.check_orphans(world);
         self.check_successor(world);
         self.check_predecessor(world);
+        self.check_wanted(world);
         self.check_workers(world);
         self.look_at_workers(world);
+        // A worker's channel may have been full.
+        self.share_rest(world);
     }
 
     /// When to step with [`Event::Tick`] at the latest.
@@ -303,7 +316,7 @@ impl Core {
         };
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
-        deadlines.chain(self.claim_deadline(now)).min()
+        deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline()).min()
     }
 
     /// Nothing is left that this master would have to wait for.
@@ -324,12 +337,17 @@ impl Core {
         let (verdict, served_by) = match &self.lifecycle {
             Lifecycle::Failed(why) => (Err(why.clone()), None),
             Lifecycle::Leaving { successor, .. } => (died, Some(Outcome::Committed { pid: successor.0 })),
-            Lifecycle::Stopping(Stopping { relieved_by: Some(predecessor), .. }) => {
+            Lifecycle::Stopping(Stopping { instead: Instead::Old(predecessor), .. }) => {
                 (died, Some(Outcome::Reverted { pid: predecessor.0 }))
             }
             _ => (died, None),
         };
-        let stopped = verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped));
+        let stopped = match &self.lifecycle {
+            Lifecycle::Stopping(Stopping { instead: Instead::Perhaps { by }, .. }) => {
+                Err(Failure::Reverted { pid: self.process.0, why: RevertCause::Stopped { by: *by } })
+            }
+            _ => verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped)),
+        };
         self.operations.conclude(world, Kind::Stop, &stopped);
         if let Some(outcome @ Outcome::Reverted { .. }) = served_by {
             self.operations.conclude(world, Kind::Revert, &Ok(outcome));
@@ -376,6 +394,12 @@ impl Core {
         };
         let plans = self.generations.iter().map(|generation| &generation.plan);
         plans.chain(&self.last).chain(starting).map(|plan| plan.configuration)
+    }
+
+    /// Where the generation that served last listens.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.placement.addresses
     }
 
     pub(crate) fn orphans(&self) -> &[Orphan] {

@@ -1,7 +1,7 @@
 //! An upgrade as the new master sees it: an old one has started it, which says what there is, looks at what this one says of
 //! itself, is told how far it comes, and takes over again where this one is sent away before the upgrade is final.
 
-use super::lifecycle::{Lifecycle, Lineage, New, NewStage, Start, Stopping};
+use super::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Start, Stopping};
 use super::operations::Kind;
 use super::types::{ProcessId, Stop, Time};
 use super::world::{Names, World};
@@ -105,7 +105,7 @@ impl Core {
             let sockets: Vec<_> = self.placement.kept.iter().map(|kept| (kept.socket, kept.address)).collect();
             world.give_listeners_to_old(&sockets);
         }
-        let stopping = Stopping { is_at_once: how == Stop::Now, relieved_by: Some(predecessor), successor: None };
+        let stopping = Stopping { is_at_once: how == Stop::Now, instead: Instead::Old(predecessor), successor: None };
         self.begin_stopping(world, stopping);
         self.leave_relieved(world, how);
     }
@@ -113,33 +113,34 @@ impl Core {
     /// The old master does not take over: this one stays, unless it was told to stop at once.
     fn not_relieved(&mut self, world: &mut dyn World, why: Failure) {
         let Some(new) = self.lifecycle.new_mut() else { return };
-        let stage = std::mem::replace(&mut new.stage, NewStage::Undecided);
         world.note(None, EventKind::NotReverted { why: why.clone() });
+        if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = new.stage {
+            let why = Failure::NotReverted { why: Box::new(why) };
+            self.operations.conclude(world, Kind::Revert, &Err(why));
+            return self.stop(world, Stop::Now, by);
+        }
+        new.stage = NewStage::Undecided;
         let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
-        if let NewStage::AwaitingRelief { stop, by, .. } = stage {
-            if stop == Stop::Now {
-                return self.stop_unrelieved(world, stop, by);
-            }
-            self.operations.conclude(world, Kind::Stop, &Err(why));
-        }
-    }
-
-    /// Stops although nobody takes over.
-    fn stop_unrelieved(&mut self, world: &mut dyn World, how: Stop, by: Cause) {
-        let _ = self.lifecycle.take_new();
-        self.stop(world, how, by);
+        self.operations.conclude(world, Kind::Stop, &Err(why));
     }
 
     /// The channel to the old master has ended: it is gone, in good order or not.
     pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
-        self.elder = None;
+        if let Some(elder) = self.elder.take() {
+            // Where it was killed.
+            world.names(Names::Clean { after: elder.process });
+        }
+        if let Lifecycle::Stopping(Stopping { instead: instead @ Instead::Perhaps { .. }, .. }) = &mut self.lifecycle {
+            *instead = Instead::Nobody;
+        }
         let was_serving = self.serving().is_some();
         let new = self.lifecycle.new_master().cloned();
         world.note(None, EventKind::PredecessorGone);
         if let Some(New { stage, .. }) = new {
             if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = stage {
-                return self.stop_unrelieved(world, Stop::Now, by);
+                let _ = self.lifecycle.take_new();
+                return self.stop(world, Stop::Now, by);
             }
             if matches!(stage, NewStage::AwaitingRelief { .. }) {
                 // Whoever wanted the old one back cannot have it; this server is the only one left.
@@ -169,7 +170,6 @@ impl Core {
         let Lifecycle::Serving(Lineage::New(new)) = &mut self.lifecycle else { return false };
         if matches!(new.stage, NewStage::AwaitingRelief { .. }) {
             // Told again: without waiting.
-            let _ = self.lifecycle.take_new();
             return false;
         }
         let since = world.now();
@@ -208,6 +208,6 @@ impl Core {
     /// A master that was started by another one.
     pub(super) fn begins_as_new(predecessor: ProcessId, is_held: bool) -> (Option<New>, Option<Elder>) {
         let new = New { predecessor, is_held, stage: NewStage::Undecided };
-        (Some(new), Some(Elder { is_moving: true }))
+        (Some(new), Some(Elder { process: predecessor, is_moving: true }))
     }
 }

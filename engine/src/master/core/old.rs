@@ -4,7 +4,7 @@
 
 use super::Core;
 use super::generation::Phase;
-use super::lifecycle::{Lifecycle, Lineage, Old, OldStage, Starting};
+use super::lifecycle::{Idle, Lifecycle, Lineage, Old, OldStage, Starting};
 use super::operations::Kind;
 use super::types::{ProcessId, SocketId, Time, Upgrade};
 use super::world::{Greeting, Names, Notice, World};
@@ -217,8 +217,8 @@ impl Core {
     fn leave_to_successor(&mut self, world: &mut dyn World) {
         self.moves.owes_successor = true;
         world.tell_new(&ToNew::Alone);
-        let old = self.lifecycle.take_old();
-        self.lifecycle = Lifecycle::Idle(old);
+        let Some(old) = self.lifecycle.take_old() else { return };
+        self.lifecycle = Lifecycle::Idle(Idle::Replaced(old));
         self.take_down_coming(world);
         let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {
@@ -272,6 +272,7 @@ impl Core {
 
     /// The old workers serve: the new master may go.
     pub(super) fn serves_again(&mut self, world: &mut dyn World) {
+        self.conclude_revert(world);
         let until = world.now().after_ms(LEAVE_MS_MAX);
         let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
         old.stage = OldStage::Relieved { until };
@@ -281,6 +282,13 @@ impl Core {
         let meetings = self.meetings();
         world.tell_new(&ToNew::Relieved { meetings });
         world.note(None, EventKind::ServesAgain);
+    }
+
+    /// The old workers serve, and the new master has left.
+    fn conclude_revert(&mut self, world: &mut dyn World) {
+        if self.lifecycle.old().is_none() && self.serving().is_some() {
+            self.operations.conclude(world, Kind::Revert, &Ok(Outcome::Reverted { pid: self.process.0 }));
+        }
     }
 
     fn take_names_back(&mut self, world: &mut dyn World, from: Option<ProcessId>) {
@@ -351,7 +359,7 @@ impl Core {
         }
         // Its workers may be alive, and would serve on.
         self.look_for_orphans(world);
-        self.operations.conclude(world, Kind::Revert, &Ok(Outcome::Reverted { pid: self.process.0 }));
+        self.conclude_revert(world);
         true
     }
 
@@ -367,7 +375,7 @@ impl Core {
             OldStage::Held { until: Some(until) } if *until <= now => self.revert(world, RevertCause::NotCommitted),
             OldStage::Probation { until } if *until <= now => {
                 world.note(None, EventKind::ProbationOver);
-                self.finish_upgrade(world);
+                self.commit(world);
             }
             OldStage::Relieved { until } if *until <= now => {
                 self.end_successor(world, Failure::SuccessorLate { pid, waited_ms: LEAVE_MS_MAX });

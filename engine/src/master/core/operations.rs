@@ -61,4 +61,10 @@ impl Operations {
     pub(super) fn cut_off(&mut self, world: &mut dyn World, by: Interruption) {
         self.conclude_all(world, |kind| kind != Kind::Stop, &Err(Failure::CutOff { by }));
     }
+
+    /// Whether nobody waits for anything.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::leave::STOP_GRACE_MS;
+use super::lifecycle::{Idle, Lifecycle};
 use super::moves::inheritance;
 use super::types::{ProcessId, SocketId, Stop, Time};
 use super::world::World;
@@ -12,6 +13,9 @@ use crate::ipc::orders::{Order, Report};
 
 /// A worker may have been forked just when its master was killed: they are looked for once more.
 const SECOND_LOOK_MS: u64 = 1_000;
+
+/// An orphan that could not be asked for its listen sockets is asked again after this time.
+const SHARE_RETRY_MS: u64 = 100;
 
 /// A worker of a former master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,13 +35,31 @@ pub(crate) struct Known {
     pub(crate) generation: u32,
     pub(crate) slot: usize,
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Listen sockets that it is still to share.
-    missing: usize,
+    sharing: Sharing,
+}
+
+/// How far an orphan's listen sockets are on their way to this master, in the tier adopt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sharing {
+    /// It could not be asked yet: its channel took nothing.
+    Wanted { listeners: usize, at: Time },
+    /// So many are still to come.
+    Awaited { missing: usize },
+}
+
+impl Known {
+    fn ask_to_share(&mut self, world: &mut dyn World, process: ProcessId, listeners: usize) {
+        self.sharing = if world.tell(process, &Order::Share) {
+            Sharing::Awaited { missing: listeners }
+        } else {
+            Sharing::Wanted { listeners, at: world.now().after_ms(SHARE_RETRY_MS) }
+        };
+    }
 }
 
 impl Orphan {
     fn is_settled(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.missing == 0)
+        self.known.as_ref().is_some_and(|known| known.sharing == Sharing::Awaited { missing: 0 })
     }
 
     fn tell(&mut self, world: &mut dyn World, order: &Order, time_ms: u64) {
@@ -85,7 +107,11 @@ impl Orphans {
     }
 
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Time> {
-        self.all.iter().filter_map(|orphan| orphan.until).chain(self.second_look)
+        let wanted = self.all.iter().filter_map(|orphan| match orphan.known.as_ref()?.sharing {
+            Sharing::Wanted { at, .. } => Some(at),
+            Sharing::Awaited { .. } => None,
+        });
+        self.all.iter().filter_map(|orphan| orphan.until).chain(self.second_look).chain(wanted)
     }
 }
 
@@ -110,11 +136,12 @@ impl Core {
         let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
         match report {
             Report::Orphan { generation, slot, addresses, listeners } => {
-                let missing = if adopts { listeners } else { 0 };
-                orphan.known = Some(Known { generation, slot, addresses, missing });
+                let sharing = Sharing::Awaited { missing: 0 };
+                let mut known = Known { generation, slot, addresses, sharing };
                 if adopts {
-                    world.tell(process, &Order::Share);
+                    known.ask_to_share(world, process, listeners);
                 }
+                orphan.known = Some(known);
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
@@ -146,8 +173,10 @@ impl Core {
     /// One of an orphan's listen sockets is missing no more.
     fn count_listener(&mut self, process: ProcessId) {
         let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
-        if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut()) {
-            known.missing = known.missing.saturating_sub(1);
+        if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut())
+            && let Sharing::Awaited { missing } = &mut known.sharing
+        {
+            *missing = missing.saturating_sub(1);
         }
     }
 
@@ -171,8 +200,13 @@ impl Core {
 
     /// Sends away those whose work others do now.
     pub(super) fn dismiss_orphans(&mut self, world: &mut dyn World) {
-        let Some(index) = self.serving() else { return };
-        let farewell = self.farewell(index);
+        let plan = match (self.serving(), &self.last) {
+            (Some(index), _) => &self.generations[index].plan,
+            // Workers are to leave, whoever they belonged to.
+            (None, Some(last)) if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked)) => last,
+            _ => return,
+        };
+        let farewell = self.farewell_of(plan);
         let Order::Drain { settle_ms, drain_ms, .. } = farewell else { return };
         let heirs = self.meetings();
         let mut workers = 0;
@@ -212,6 +246,14 @@ impl Core {
         if self.orphans.second_look.is_some_and(|at| at <= now) {
             self.orphans.second_look = None;
             self.find_orphans(world);
+        }
+        for orphan in &mut self.orphans.all {
+            if let Some(known) = &mut orphan.known
+                && let Sharing::Wanted { listeners, at } = known.sharing
+                && at <= now
+            {
+                known.ask_to_share(world, orphan.process, listeners);
+            }
         }
         for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.until.is_some_and(|until| until <= now)) {
             // Its channel ends with it.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Slot, State};
-use super::lifecycle::{Lifecycle, Lineage, OldStage};
+use super::lifecycle::{Idle, Lifecycle, Lineage, OldStage};
 use super::operations::Kind;
 use super::types::{Address, Plan, SocketId, Time};
 use super::world::{Claim, Listeners, Notice, Spawn, World};
@@ -15,6 +15,9 @@ use std::net::SocketAddr;
 
 /// A server that starts holds a port that it looks at for some milliseconds.
 const CLAIM_MS_MAX: u64 = 1_000;
+
+/// Where nothing serves, and workers that are to serve again do not come up, it is tried again after this time.
+const AGAIN_MS: u64 = 1_000;
 
 /// A busy port is looked at again after this time.
 const CLAIM_RETRY_MS: u64 = 5;
@@ -205,7 +208,13 @@ impl Core {
 
     /// Makes a generation that is ready the one that serves, and lets those before it leave.
     fn switch(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        self.steer_to(world, index)?;
+        if let Err(why) = self.steer_to(world, index) {
+            // Some addresses may have been switched before another one failed.
+            if let Some(Err(why)) = self.serving().map(|serving| self.steer_to(world, serving)) {
+                world.note(None, EventKind::NotSteered { why });
+            }
+            return Err(why);
+        }
         let generation = &mut self.generations[index];
         generation.phase = Phase::Serving;
         let (number, took_ms) = (generation.number, world.now().ms_since(generation.began));
@@ -243,8 +252,8 @@ impl Core {
         let (lifecycle, is_first) = match lifecycle {
             Lifecycle::Starting(_, None) => (Lifecycle::Serving(Lineage::Alone), true),
             Lifecycle::Starting(_, Some(new)) => (Lifecycle::Serving(Lineage::New(new)), true),
-            Lifecycle::Idle(None) => (Lifecycle::Serving(Lineage::Alone), false),
-            Lifecycle::Idle(Some(old)) => (Lifecycle::Serving(Lineage::Old(old)), false),
+            Lifecycle::Idle(Idle::Asked | Idle::Wanted { .. }) => (Lifecycle::Serving(Lineage::Alone), false),
+            Lifecycle::Idle(Idle::Replaced(old)) => (Lifecycle::Serving(Lineage::Old(old)), false),
             other => (other, false),
         };
         self.lifecycle = lifecycle;
@@ -284,10 +293,10 @@ impl Core {
     /// Ends workers that were to serve and shall not.
     pub(super) fn take_down(&mut self, world: &mut dyn World, index: usize) {
         match self.tier {
-            // Nothing was steered to them.
-            Tier::Ebpf => self.kill_children(world, index, Killed::Unwanted),
+            // Nothing was steered to them yet.
+            Tier::Ebpf if !self.generations[index].is_ready() => self.kill_children(world, index, Killed::Unwanted),
             // Those that came up have accepted connections.
-            Tier::Adopt | Tier::Migrate => {
+            Tier::Ebpf | Tier::Adopt | Tier::Migrate => {
                 let farewell = self.farewell(index);
                 self.send_away(world, index, &farewell);
                 if let Phase::Leaving { until } = self.generations[index].phase {
@@ -337,12 +346,29 @@ impl Core {
             }
             return self.serves_again(world);
         }
+        if let Lifecycle::Idle(idle @ (Idle::Asked | Idle::Wanted { .. })) = &mut self.lifecycle {
+            *idle = Idle::Wanted { again_at: None };
+        }
         if self.is_changing() {
             return;
         }
         let Some(plan) = self.last.clone() else { return };
         if let Err(why) = self.begin(world, plan, TimelineKind::Revert) {
             self.abandon(world, why);
+        }
+    }
+
+    /// Nothing serves although it should.
+    pub(super) fn check_wanted(&mut self, world: &mut dyn World) {
+        if matches!(self.lifecycle, Lifecycle::Idle(Idle::Wanted { again_at: Some(at) }) if at <= world.now()) {
+            self.serve_again(world);
+        }
+    }
+
+    pub(super) fn wanted_deadline(&self) -> Option<Time> {
+        match &self.lifecycle {
+            Lifecycle::Idle(Idle::Wanted { again_at }) => *again_at,
+            _ => None,
         }
     }
 
@@ -364,10 +390,17 @@ impl Core {
 
     /// The old workers do not come up again: the new master has to stay.
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
-        let Some(old) = self.lifecycle.old_mut().filter(|old| old.stage == OldStage::Reverting) else { return };
-        old.stage = OldStage::Held { until: None };
-        world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
-        world.note(None, EventKind::NotReverted { why: why.clone() });
+        if let Lifecycle::Idle(Idle::Wanted { again_at }) = &mut self.lifecycle {
+            *again_at = Some(world.now().after_ms(AGAIN_MS));
+        }
+        if let Some(old) = self.lifecycle.old_mut() {
+            if old.stage != OldStage::Reverting {
+                return;
+            }
+            old.stage = OldStage::Held { until: None };
+            world.tell_new(&crate::ipc::relay::ToNew::NotReverted { why: why.clone() });
+            world.note(None, EventKind::NotReverted { why: why.clone() });
+        }
         self.operations.conclude(world, Kind::Revert, &Err(Failure::NotReverted { why: Box::new(why) }));
     }
 }

@@ -84,7 +84,7 @@ pub(crate) enum Listeners {
 }
 
 /// What a new master is told first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Greeting {
     pub(crate) next_number: u32,
     pub(crate) tier: Tier,

@@ -126,12 +126,7 @@ impl Master<'_> {
             self.driver.is_relaying = false;
         }
         while let Some(event) = self.driver.old.as_mut().and_then(masters::Old::hear) {
-            let has_ended = event == Event::OldEnded;
             self.step(event);
-            if has_ended && let Some(old) = self.driver.old.take() {
-                // It cannot remove the file any more at which it was reached, if it was killed.
-                self.driver.control.iter().for_each(|control| control.clean(old.pid));
-            }
         }
     }
 

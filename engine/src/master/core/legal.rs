@@ -1,0 +1,46 @@
+//! Which states a master may be in. The types exclude most of what makes no sense; this says the rest, for tests and the
+//! simulator.
+
+use std::collections::BTreeSet;
+
+use super::Core;
+use super::generation::{Generation, Phase};
+use super::lifecycle::{Lifecycle, Lineage, Start};
+
+impl Core {
+    /// # Panics
+    /// Where a state is reached that cannot be.
+    pub(crate) fn assert_legal(&self) {
+        let coming = self.generations.iter().filter(|generation| generation.is_coming()).count();
+        let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();
+        assert!(coming <= 1, "{coming} generations come up");
+        assert!(serving <= 1, "{serving} generations serve");
+        match &self.lifecycle {
+            Lifecycle::Starting(Start::ComingUp, _) => assert_eq!(serving, 0, "a generation serves during the start"),
+            Lifecycle::Starting(..) => assert!(self.generations.is_empty(), "generations before the start"),
+            Lifecycle::Serving(lineage) => {
+                let is_upgrade = !matches!(lineage, Lineage::Alone);
+                assert!(serving == 1 || coming == 0 || is_upgrade, "a generation comes up, and none serves");
+            }
+            Lifecycle::Idle(_) => assert_eq!(serving, 0, "a generation serves while the master is idle"),
+            Lifecycle::Stopping(_) | Lifecycle::Leaving { .. } | Lifecycle::Failed(_) => {
+                assert_eq!((coming, serving), (0, 0), "a master that ends has a generation that comes up or serves");
+                assert!(!self.generations.iter().any(Generation::is_changing), "a master that ends grows");
+            }
+            Lifecycle::Over(_) => {
+                assert!(self.generations.is_empty(), "a master that is over has workers");
+                assert!(self.operations.is_empty(), "a master is over, and somebody waits for it");
+            }
+        }
+        let mut processes = BTreeSet::new();
+        let children = self.generations.iter().flat_map(Generation::children);
+        children.for_each(|child| assert!(processes.insert(child.process), "{:?} is in two slots", child.process));
+        for generation in &self.generations {
+            let mut slots = BTreeSet::new();
+            assert!(generation.slots.iter().all(|slot| slots.insert(slot.index)), "a slot's index is used twice");
+            let is_shared_twice =
+                generation.shares.iter().enumerate().any(|(place, share)| generation.shares[..place].contains(share));
+            assert!(!is_shared_twice, "a socket is shared twice with a slot");
+        }
+    }
+}

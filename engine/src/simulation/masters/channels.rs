@@ -1,0 +1,62 @@
+//! Channels between processes: ordered, bounded, with an end; what is on its way to a process that dies is lost, what it said
+//! before is heard.
+
+use std::collections::VecDeque;
+
+use super::kernel::{ConnectionKey, Key};
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::relay::{ToNew, ToOld};
+use crate::master::core::{ArrivalId, ProcessId};
+
+pub(super) type ChannelId = u32;
+
+/// Messages that wait in one direction at most, between a master and a worker.
+pub(super) const MESSAGES_MAX: usize = 12;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Message {
+    /// With a copy of a listen socket, or of a connection.
+    Order(Order, Option<Key>, Option<(ConnectionKey, ArrivalId)>),
+    Report(Report, Option<Key>),
+    ToNew(ToNew),
+    ToOld(ToOld),
+    Listeners(Vec<Key>),
+    /// What nobody understands.
+    Garbage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Letter {
+    /// Holds what it carries.
+    pub(super) number: u32,
+    pub(super) message: Message,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Channel {
+    pub(super) ends: [ProcessId; 2],
+    pub(super) is_closed: [bool; 2],
+    /// On the way to each end.
+    pub(super) queues: [VecDeque<Letter>; 2],
+}
+
+impl Channel {
+    pub(super) fn new(one: ProcessId, other: ProcessId) -> Self {
+        Self { ends: [one, other], is_closed: [false; 2], queues: [VecDeque::new(), VecDeque::new()] }
+    }
+
+    /// Which end a process has.
+    pub(super) fn end_of(&self, process: ProcessId) -> usize {
+        usize::from(self.ends[0] != process)
+    }
+
+    /// Something is to be heard there: a message, or the end.
+    pub(super) fn has_news(&self, process: ProcessId) -> bool {
+        let end = self.end_of(process);
+        !self.queues[end].is_empty() || self.is_closed[1 - end]
+    }
+
+    pub(super) fn has_message(&self, process: ProcessId) -> bool {
+        !self.queues[self.end_of(process)].is_empty()
+    }
+}

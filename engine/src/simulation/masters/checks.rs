@@ -1,0 +1,281 @@
+//! What has to hold after every step. What is allowed is said here, and kept narrow:
+//! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
+//! - whoever was accepted by a process that is killed is lost with it;
+//! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
+//! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
+//!   waits for nobody; the master, which has another copy, must be gone, too;
+//! - where no master serves, or stops everything, nobody has to listen.
+
+use std::net::SocketAddr;
+
+use super::Violation;
+use super::kernel::{Connection, Holder, Key, Place, SocketState};
+use super::process::Stage;
+use super::universe::{Dead, Universe};
+use crate::handover::Tier;
+use crate::ipc::control::{Failure, Interruption, Outcome};
+use crate::master::core::{ClientId, Core, Generation, Lifecycle, Lineage, Phase, ProcessId};
+
+/// After a fault, waiting is excused for so long.
+const EXCUSE_MS: u64 = 20_000;
+
+impl Universe {
+    pub(super) fn violate(&mut self, invariant: &'static str, detail: String) {
+        self.violation.get_or_insert(Violation::new(invariant, detail));
+    }
+
+    /// Looks at the whole world.
+    pub(super) fn check(&mut self) -> Result<(), Violation> {
+        self.judge_losses();
+        self.forget_half_open();
+        self.check_listeners();
+        self.check_lineages();
+        self.check_replies();
+        match self.violation.take() {
+            Some(violation) => Err(violation),
+            None => Ok(()),
+        }
+    }
+
+    /// A master serves there, or waits with its guards.
+    fn is_expected(&self, address: SocketAddr) -> bool {
+        let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(_) | Lifecycle::Idle(_));
+        self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))
+    }
+
+    fn keeps_promises(&self) -> bool {
+        self.shape.tier != Tier::Migrate && !self.may_reset
+    }
+
+    fn judge_losses(&mut self) {
+        for (key, loss) in std::mem::take(&mut self.kernel.losses) {
+            let address = self.kernel.connections[key].address;
+            if self.keeps_promises() && self.is_expected(address) {
+                self.violate("no connection is lost", format!("connection {key} to {address}: {loss:?}"));
+            }
+        }
+    }
+
+    /// A process that lives, or a message, holds this listener.
+    fn is_held_by_any(&self, socket: Key) -> bool {
+        let holders = self.kernel.sockets.get(&socket).filter(|one| one.state == SocketState::Listening);
+        holders.is_some_and(|one| one.holders.iter().any(|holder| !matches!(holder, Holder::Dead(_))))
+    }
+
+    /// The master of the killed process whose ring holds the listener lives, and should have a copy.
+    fn has_master(&self, place: Place) -> bool {
+        let (Place::HalfOpen(key, _) | Place::Waiting(key, _)) = place else { return false };
+        let Some(socket) = self.kernel.sockets.get(&key) else { return true };
+        let is_its = |dead: &&Dead| socket.holders.contains(&Holder::Dead(dead.process));
+        self.dead.iter().filter(is_its).any(|dead| self.processes.contains_key(&dead.master))
+    }
+
+    /// Whoever waited when the last process with the listener went, while no master served, is nobody's concern later.
+    fn forget_half_open(&mut self) {
+        for key in 0..self.kernel.connections.len() {
+            let Connection { address, place, .. } = self.kernel.connections[key];
+            let is_doomed = match place {
+                Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
+                _ => false,
+            };
+            let nothing_moves = !self.kernel.programs.contains_key(&address);
+            if is_doomed && (nothing_moves && !self.has_master(place) || !self.is_expected(address)) {
+                self.kernel.connections[key].place = Place::Lost;
+            }
+        }
+    }
+
+    fn check_listeners(&mut self) {
+        if !self.keeps_promises() {
+            return;
+        }
+        let missing = (0..self.shape.addresses).map(super::universe::address).find(|address| {
+            let is_served = |(key, socket): (&Key, &super::kernel::Socket)| {
+                socket.address == *address && socket.state == SocketState::Listening && self.is_attended(*key)
+            };
+            self.is_expected(*address) && !self.kernel.sockets.iter().any(is_served)
+        });
+        if let Some(address) = missing {
+            self.violate("each address has a listener", format!("{address} has none that anybody accepts from"));
+        }
+    }
+
+    /// Whether a process accepts from this socket, or will when it runs again.
+    fn is_attended(&self, key: Key) -> bool {
+        let Some(socket) = self.kernel.sockets.get(&key) else { return false };
+        let by_worker = self.workers().any(|(id, worker)| {
+            let has = worker.listeners.iter().any(|(one, is_released)| *one == key && !is_released);
+            has && socket.is_held_by(id) && worker.accepts_ever()
+        });
+        by_worker
+            || self.masters().any(|(id, master)| {
+                let is_guard = master.guards.values().any(|one| *one == key);
+                socket.is_held_by(id) && (is_guard || master.tier == Tier::Adopt) && master.core.is_some()
+            })
+    }
+
+    /// New connections are steered to workers of one lineage, unless both are to serve.
+    fn check_lineages(&mut self) {
+        let is_held = self.cores().any(|(_, core)| core.lifecycle().new_master().is_some_and(|new| new.is_held));
+        if is_held || self.is_unsteered {
+            return;
+        }
+        for (address, program) in &self.kernel.programs {
+            let leads_to = |map: u32| {
+                let keys = self.kernel.maps.iter().filter(move |((one, at, _), _)| *one == map && at == address);
+                let holders = keys.flat_map(|(_, key)| &self.kernel.sockets[key].holders);
+                let masters = holders.filter_map(|holder| match holder {
+                    Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
+                    _ => None,
+                });
+                let stays = |id: &ProcessId| {
+                    let core = self.master(*id).and_then(|master| master.core.as_ref());
+                    core.is_some_and(|core| !core.lifecycle().is_ending())
+                };
+                let masters = masters.filter(stays);
+                masters.collect::<Vec<_>>()
+            };
+            let mut lineages: Vec<_> = program.maps.iter().flat_map(|(map, _)| leads_to(*map)).collect();
+            lineages.sort_unstable();
+            lineages.dedup();
+            if lineages.len() > 1 {
+                let detail = format!("{address} is steered to workers of {lineages:?}");
+                return self.violate("one lineage is steered to", detail);
+            }
+        }
+    }
+
+    /// A client is answered, once; whether it is true is looked at when the step is over.
+    pub(super) fn judge_reply(&mut self, me: ProcessId, client: ClientId, result: Result<Outcome, Failure>) {
+        let Some(one) = self.clients.get_mut(&client) else { return };
+        if one.answer.is_some() {
+            return self.violate("every operation is concluded once", format!("client {} is answered again", client.0));
+        }
+        one.answer = Some(result.clone());
+        self.unjudged.push((me, client, result));
+    }
+
+    fn check_replies(&mut self) {
+        for (me, client, result) in std::mem::take(&mut self.unjudged) {
+            let problem = match &result {
+                Ok(outcome) => self.lie(me, client, outcome),
+                Err(Failure::CutOff { by }) => self.false_excuse(me, *by),
+                Err(_) => None,
+            };
+            if let Some(problem) = problem {
+                let detail = format!("client {} was told {result:?}: {problem}", client.0);
+                self.violate("every operation is concluded truthfully", detail);
+            }
+        }
+    }
+
+    /// What is not as the outcome says.
+    fn lie(&self, me: ProcessId, client: ClientId, outcome: &Outcome) -> Option<&'static str> {
+        let asked = self.clients.get(&client).and_then(|client| client.generation);
+        let core = self.master(me)?.core.as_ref()?;
+        match outcome {
+            Outcome::Upgraded { pid, .. } | Outcome::Held { pid } => {
+                (!self.served.contains(&ProcessId(*pid))).then_some("that master has never served")
+            }
+            Outcome::Committed { pid } => {
+                let is_final = match core.lifecycle() {
+                    Lifecycle::Leaving { .. } | Lifecycle::Over(_) => true,
+                    lifecycle => me.0 == *pid && lifecycle.new_master().is_none(),
+                };
+                (!is_final || !self.served.contains(&ProcessId(*pid))).then_some("it is not final")
+            }
+            Outcome::Reverted { pid } => {
+                let pid = ProcessId(*pid);
+                let is_excused = self.killed.contains(&pid)
+                    || self.master(pid).and_then(|one| one.core.as_ref()).is_none_or(|one| one.lifecycle().is_ending());
+                let serves =
+                    self.master(pid).and_then(|one| one.core.as_ref()).is_some_and(|one| one.serving().is_some());
+                let is_left = self.cores().any(|(other, one)| {
+                    other != me && other != pid && matches!(one.lifecycle(), Lifecycle::Serving(Lineage::New(_)))
+                });
+                if !is_excused && !serves {
+                    Some("the old master does not serve")
+                } else {
+                    is_left.then_some("the new master has not left")
+                }
+            }
+            Outcome::Stopped => self.still_serving(me),
+            Outcome::Reloaded { generation, .. } => {
+                (core.generations().iter().any(|one| one.number == *generation && one.is_coming()))
+                    .then_some("that generation does not serve")
+            }
+            // Another generation may serve by now, since connections moved in between.
+            Outcome::Scaled { workers, .. } => {
+                let is_wrong = |one: &&Generation| {
+                    Some(one.number) == asked && one.phase == Phase::Serving && one.plan.workers != *workers
+                };
+                let has_other = core.generations().iter().find(is_wrong).is_some_and(|one| !one.is_changing());
+                has_other.then_some("the generation has another number of workers")
+            }
+            Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
+        }
+    }
+
+    /// Somebody serves although everything was stopped.
+    fn still_serving(&self, me: ProcessId) -> Option<&'static str> {
+        let serves = |(id, core): (ProcessId, &Core)| {
+            id != me && matches!(core.lifecycle(), Lifecycle::Serving(_) | Lifecycle::Idle(_))
+        };
+        if self.cores().any(serves) {
+            return Some("another master serves");
+        }
+        let is_late = self.now.ms_since(self.last_fault) < EXCUSE_MS;
+        let is_left = self.workers().any(|(id, worker)| {
+            let is_others = worker.master != me && self.processes.contains_key(&worker.master);
+            self.processes[&id].halted.is_none() && worker.is_ready() && !is_others && !is_late
+        });
+        is_left.then_some("a worker serves")
+    }
+
+    fn false_excuse(&self, me: ProcessId, by: Interruption) -> Option<&'static str> {
+        let lifecycle = self.master(me)?.core.as_ref()?.lifecycle();
+        let is_true = match by {
+            Interruption::Stop | Interruption::End => lifecycle.is_ending(),
+            Interruption::Upgrade => matches!(lifecycle, Lifecycle::Leaving { .. } | Lifecycle::Over(_)),
+            Interruption::Leave | Interruption::Unknown => true,
+        };
+        (!is_true).then_some("nothing has interrupted it")
+    }
+
+    /// A master ends: whoever asked it for something was answered.
+    pub(super) fn judge_end(&mut self, id: ProcessId) {
+        let Some(master) = self.master(id) else { return };
+        let queued: Vec<ClientId> = master.requests.iter().map(|(client, _)| *client).collect();
+        let waits = self
+            .clients
+            .iter()
+            .find(|(client, one)| one.asked == id && one.answer.is_none() && !one.is_gone && !queued.contains(client));
+        if let Some((client, one)) = waits {
+            let detail = format!("client {} asked {:?}, and the master ends", client.0, one.request);
+            self.violate("every operation is concluded once", detail);
+        }
+    }
+
+    /// A master kills a worker that serves and answers: whatever that one has accepted is lost by the master's will.
+    pub(super) fn judge_kill(&mut self, id: ProcessId) {
+        let Some(worker) = self.worker(id) else { return };
+        let is_halted = self.processes[&id].halted.is_some();
+        let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS && self.now.ms_since(worker.last_turn) > 400;
+        if worker.stage != Stage::Serving || is_halted || is_excused || !self.keeps_promises() {
+            return;
+        }
+        let is_its = |place: Place| matches!(place, Place::Held { worker, .. } if worker == Some(id));
+        if self.kernel.connections.iter().any(|one| is_its(one.place) && self.is_expected(one.address)) {
+            self.violate("no connection is lost", format!("worker {} is killed with connections", id.0));
+        }
+    }
+
+    /// A worker has waited for state, all the time, that nobody was to bring.
+    pub(super) fn judge_waited_in_vain(&mut self, id: ProcessId) {
+        let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS;
+        let has_master = self.worker(id).is_some_and(|worker| self.processes.contains_key(&worker.master));
+        if !is_excused && has_master {
+            self.violate("nobody waits in vain", format!("worker {} waited for state that nobody brought", id.0));
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The kernel's part: reuseport groups of listen sockets, steering, accept queues, handshakes, and what happens to those who
+//! wait when a socket closes for the last time. The facts are those of handover.md.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::super::random::mixed;
+use crate::master::core::{ProcessId, Time};
+
+/// A listen socket, whoever has copies of it.
+pub(super) type Key = u32;
+
+/// A connection, by its place in [`Kernel::connections`].
+pub(super) type ConnectionKey = usize;
+
+/// Who keeps a socket open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Holder {
+    Process(ProcessId),
+    /// It is on its way in a message.
+    Message(u32),
+    /// The ring of a process that is gone holds it for some milliseconds (trap 2).
+    Dead(ProcessId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum SocketState {
+    Bound,
+    Listening,
+    /// Shut down: out of the group whatever copies there are.
+    Shut,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Socket {
+    pub(super) address: SocketAddr,
+    pub(super) state: SocketState,
+    pub(super) is_guard: bool,
+    pub(super) holders: Vec<Holder>,
+    pub(super) queue: Vec<ConnectionKey>,
+}
+
+impl Socket {
+    pub(super) fn is_held_by(&self, process: ProcessId) -> bool {
+        self.holders.contains(&Holder::Process(process))
+    }
+}
+
+/// Where a client's connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    /// The client's last packet of the handshake is on its way, until then.
+    HalfOpen(Key, Time),
+    /// In the accept queue, since then.
+    Waiting(Key, Time),
+    /// Accepted: by a master, which may have handed a copy to a worker, or by a worker.
+    Held {
+        master: Option<ProcessId>,
+        worker: Option<ProcessId>,
+        message: Option<u32>,
+    },
+    Served,
+    Lost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Connection {
+    pub(super) address: SocketAddr,
+    pub(super) place: Place,
+    /// It stays open until its worker drains.
+    pub(super) is_long: bool,
+}
+
+/// How a connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Loss {
+    /// Nobody listened.
+    Refused,
+    /// It waited, and its listener closed.
+    Reset,
+    /// The last process that had it left in good order without serving it.
+    Dropped,
+}
+
+/// What is attached to a group: the first `places` of each map; or the guards alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Program {
+    pub(super) maps: Vec<(u32, usize)>,
+    pub(super) is_for_guards: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    pub(super) sockets: BTreeMap<Key, Socket>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) programs: BTreeMap<SocketAddr, Program>,
+    /// By map, address and slot.
+    pub(super) maps: BTreeMap<(u32, SocketAddr, usize), Key>,
+    /// `net.ipv4.tcp_migrate_req`.
+    pub(super) migrates: bool,
+    pub(super) next_key: Key,
+    /// Not judged yet.
+    pub(super) losses: Vec<(ConnectionKey, Loss)>,
+}
+
+impl Kernel {
+    pub(super) fn bind(&mut self, address: SocketAddr, holder: Holder) -> Key {
+        self.next_key += 1;
+        let socket =
+            Socket { address, state: SocketState::Bound, is_guard: false, holders: vec![holder], queue: Vec::new() };
+        self.sockets.insert(self.next_key, socket);
+        self.next_key
+    }
+
+    pub(super) fn listen(&mut self, key: Key) {
+        if let Some(socket) = self.sockets.get_mut(&key) {
+            socket.state = SocketState::Listening;
+        }
+    }
+
+    pub(super) fn is_listening(&self, key: Key) -> bool {
+        self.sockets.get(&key).is_some_and(|socket| socket.state == SocketState::Listening)
+    }
+
+    pub(super) fn hold(&mut self, key: Key, holder: Holder) {
+        if let Some(socket) = self.sockets.get_mut(&key)
+            && !socket.holders.contains(&holder)
+        {
+            socket.holders.push(holder);
+        }
+    }
+
+    /// Whose turn `connection` is among the listeners of an address.
+    fn select(&self, address: SocketAddr, connection: ConnectionKey) -> Option<Key> {
+        let hash = mixed(connection as u64 + 1) as usize;
+        if let Some(program) = self.programs.get(&address) {
+            let places: Vec<Key> = program
+                .maps
+                .iter()
+                .flat_map(|(map, places)| (0..*places).map(move |slot| (*map, address, slot)))
+                .filter_map(|place| self.maps.get(&place).copied())
+                .filter(|key| self.is_listening(*key))
+                .collect();
+            if !places.is_empty() {
+                return Some(places[hash % places.len()]);
+            }
+            if program.is_for_guards
+                && let Some((key, _)) = self.group(address).find(|(_, socket)| socket.is_guard)
+            {
+                return Some(*key);
+            }
+        }
+        let listening: Vec<Key> = self.group(address).map(|(key, _)| *key).collect();
+        (!listening.is_empty()).then(|| listening[hash % listening.len()])
+    }
+
+    fn group(&self, address: SocketAddr) -> impl Iterator<Item = (&Key, &Socket)> {
+        let is_in = move |socket: &Socket| socket.address == address && socket.state == SocketState::Listening;
+        self.sockets.iter().filter(move |(_, socket)| is_in(socket))
+    }
+
+    /// A client connects.
+    pub(super) fn connect(&mut self, address: SocketAddr, now: Time, is_slow: bool, is_long: bool) -> ConnectionKey {
+        let key = self.connections.len();
+        let place = match self.select(address, key) {
+            Some(socket) if is_slow => Place::HalfOpen(socket, now.after_ms(1_000)),
+            Some(socket) => {
+                self.sockets.get_mut(&socket).expect("selected").queue.push(key);
+                Place::Waiting(socket, now)
+            }
+            None => Place::Lost,
+        };
+        if place == Place::Lost {
+            self.losses.push((key, Loss::Refused));
+        }
+        self.connections.push(Connection { address, place, is_long });
+        key
+    }
+
+    /// The last packet of a handshake arrives.
+    pub(super) fn complete(&mut self, key: ConnectionKey, now: Time) {
+        let Place::HalfOpen(socket, _) = self.connections[key].place else { return };
+        if self.is_listening(socket) {
+            self.sockets.get_mut(&socket).expect("it listens").queue.push(key);
+            self.connections[key].place = Place::Waiting(socket, now);
+        } else {
+            self.migrate(key, now);
+        }
+    }
+
+    /// The listener of a connection that nobody has accepted is closed.
+    fn migrate(&mut self, key: ConnectionKey, now: Time) {
+        if self.connections[key].place == Place::Lost {
+            return;
+        }
+        let address = self.connections[key].address;
+        let moves = self.migrates || self.programs.contains_key(&address);
+        match self.select(address, key).filter(|_| moves) {
+            Some(target) => {
+                self.sockets.get_mut(&target).expect("selected").queue.push(key);
+                self.connections[key].place = Place::Waiting(target, now);
+            }
+            None => {
+                self.connections[key].place = Place::Lost;
+                self.losses.push((key, Loss::Reset));
+            }
+        }
+    }
+
+    pub(super) fn accept(&mut self, key: Key) -> Option<ConnectionKey> {
+        let socket = self.sockets.get_mut(&key)?;
+        (!socket.queue.is_empty()).then(|| socket.queue.remove(0))
+    }
+
+    pub(super) fn has_waiting(&self, key: Key) -> bool {
+        self.sockets.get(&key).is_some_and(|socket| !socket.queue.is_empty())
+    }
+
+    /// A copy is closed; at the last one, whoever waits moves to another listener, or is reset.
+    pub(super) fn release(&mut self, key: Key, holder: Holder, now: Time) {
+        let Some(socket) = self.sockets.get_mut(&key) else { return };
+        socket.holders.retain(|one| *one != holder);
+        if socket.holders.is_empty() {
+            let Some(Socket { queue, address, .. }) = self.sockets.remove(&key) else { return };
+            self.maps.retain(|_, one| *one != key);
+            queue.into_iter().for_each(|connection| self.migrate(connection, now));
+            if !self.sockets.values().any(|socket| socket.address == address) {
+                // A group ends with its last socket, and what was attached with it.
+                self.programs.remove(&address);
+            }
+        }
+    }
+
+    pub(super) fn release_all(&mut self, holder: Holder, now: Time) {
+        let keys: Vec<Key> =
+            self.sockets.iter().filter(|(_, one)| one.holders.contains(&holder)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.release(key, holder, now));
+    }
+
+    /// A process is gone; its copies are, in a while.
+    pub(super) fn process_died(&mut self, process: ProcessId) {
+        for holder in self.sockets.values_mut().flat_map(|socket| &mut socket.holders) {
+            if *holder == Holder::Process(process) {
+                *holder = Holder::Dead(process);
+            }
+        }
+    }
+
+    /// shutdown(2): acts at once, whatever copies there are.
+    pub(super) fn shut(&mut self, key: Key, now: Time) {
+        let Some(socket) = self.sockets.get_mut(&key) else { return };
+        socket.state = SocketState::Shut;
+        let queue = std::mem::take(&mut socket.queue);
+        self.maps.retain(|_, one| *one != key);
+        queue.into_iter().for_each(|connection| self.migrate(connection, now));
+    }
+}

@@ -1,0 +1,126 @@
+//! The masters: their real cores in a world of simulated kernel, processes, workers, channels, names, clients and operators,
+//! in which any process dies or stands still and any call fails.
+//!
+//! A seed gives a history: a list of [`Step`](steps::Step)s. After each step of any process the invariants of [`checks`]
+//! hold; at the end, when no more faults come and time passes, those of [`rest`].
+//!
+//! What the world leaves out: real descriptors and their numbers, the bytes of messages, the moving of connections
+//! (`simulation/moving` has it), worker state that is too large, other users, several servers on one address, ports that the
+//! kernel chooses. The tests in `tests/tests` have these.
+
+mod calls;
+mod channels;
+mod checks;
+mod driver;
+mod kernel;
+mod micro;
+mod process;
+mod rest;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod universe;
+mod worker;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use self::steps::{Shape, Step};
+use self::universe::Universe;
+use super::random::Random;
+use super::shorten::shorten;
+
+/// Steps of a history at most.
+const STEPS_MAX: u64 = 60;
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Violation {
+    /// What should hold.
+    invariant: &'static str,
+    detail: String,
+}
+
+impl Violation {
+    fn new(invariant: &'static str, detail: String) -> Self {
+        Self { invariant, detail }
+    }
+}
+
+/// A history that breaks an invariant.
+#[derive(Clone, Debug)]
+struct Failing {
+    steps: Vec<Step>,
+    violation: Violation,
+}
+
+/// The history of a seed.
+fn steps_of(seed: u64) -> Vec<Step> {
+    let mut random = Random::new(seed);
+    let mut steps = vec![Step::Begin { shape: Shape::of(random.next()) }];
+    // Most histories begin with a server that serves.
+    if !random.once_in(8) {
+        steps.push(Step::Time { seed: 1, ms: 100 });
+    }
+    let count = 8 + random.below(STEPS_MAX - 8);
+    steps.extend((0..count).map(|_| steps::choose(&mut random)));
+    steps
+}
+
+/// Runs a history; gives the violation with the number of steps until then.
+fn run(steps: &[Step]) -> Result<(), (Violation, usize)> {
+    let Some(Step::Begin { shape }) = steps.first() else { return Ok(()) };
+    let mut universe = Universe::new(*shape);
+    for (index, step) in steps.iter().enumerate() {
+        guarded(&mut universe, |universe| universe.take(*step)).map_err(|violation| (violation, index + 1))?;
+    }
+    guarded(&mut universe, Universe::rest).map_err(|violation| (violation, steps.len()))
+}
+
+/// A core that finds itself in a state that cannot be panics.
+fn guarded(universe: &mut Universe, act: impl FnOnce(&mut Universe) -> Result<(), Violation>) -> Result<(), Violation> {
+    match catch_unwind(AssertUnwindSafe(|| act(universe))) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let detail = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(Violation::new("the core is in a legal state", detail.unwrap_or_default()))
+        }
+    }
+}
+
+fn history_of(seed: u64) -> Result<(), Failing> {
+    let mut steps = steps_of(seed);
+    run(&steps).map_err(|(violation, count)| {
+        steps.truncate(count);
+        Failing { steps, violation }
+    })
+}
+
+/// Leaves out what the violation does not need.
+fn shortened(failing: &Failing) -> Failing {
+    let fails_alike = |steps: &[Step]| run(steps).is_err_and(|(one, _)| one.invariant == failing.violation.invariant);
+    let steps = shorten(failing.steps.clone(), 1, fails_alike);
+    match run(&steps) {
+        Err((violation, _)) => Failing { steps, violation },
+        Ok(()) => failing.clone(),
+    }
+}
+
+/// Runs the history of a seed.
+///
+/// # Errors
+/// The shortest history found that breaks an invariant, as a time line to read.
+pub fn run_seed(seed: u64) -> Result<(), String> {
+    let Err(failing) = history_of(seed) else { return Ok(()) };
+    let short = shortened(&failing);
+    let (_, lines) = timeline::recorded(|| run(&short.steps));
+    let steps = short.steps.iter().map(|step| format!("  {step:?}\n")).collect::<String>();
+    Err(format!(
+        "seed {seed} breaks \"{}\":\n  {}\n\nsteps ({} of {}):\n{steps}\nwhat happened:\n{lines}",
+        short.violation.invariant,
+        short.violation.detail,
+        short.steps.len(),
+        failing.steps.len(),
+    ))
+}

@@ -1,0 +1,414 @@
+//! Everything there is, and the smallest steps that it takes: a process hears one message, reaps one child, makes one turn.
+//! Each leaves a state that can be compared, so that the same world is run at random, and explored exhaustively.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::Violation;
+use super::channels::{Channel, ChannelId, Letter, MESSAGES_MAX, Message};
+use super::kernel::{Holder, Kernel, Place};
+use super::process::{Binary, Birth, Body, Master, Process, StartsAs, Worker};
+use super::steps::Shape;
+use super::timeline::say;
+use crate::config::{Connections, StateTooLarge};
+use crate::handover::Tier;
+use crate::ipc::control::{Exit, Failure, Outcome};
+use crate::master::core::{ClientId, ConfigurationId, Core, Plan, ProcessId, Request, Time};
+
+/// One thing that a process does, or that the kernel does to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Micro {
+    /// A worker's loop turns; a master starts, or ends.
+    Turn(ProcessId),
+    /// A message, or the end, is heard on a channel.
+    Hear(ProcessId, ChannelId),
+    /// A child's end is told.
+    Reap(ProcessId, usize),
+    Signal(ProcessId),
+    Ask(ProcessId),
+    /// The master accepts a connection that waits at a guard, or at a socket that nobody attends to.
+    Arrive(ProcessId),
+    Tick(ProcessId),
+}
+
+/// A call that fails the next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Fault {
+    ReadConfiguration,
+    ClaimBusy,
+    Claim,
+    Bind,
+    LoadSteering,
+    ResizeSteering,
+    Steer,
+    /// The first address is switched before the next one fails.
+    SteerHalf,
+    StandAlone,
+    Fork,
+    Tell,
+    Share,
+    Hand,
+    StartBinary,
+    WorkerSlow,
+    WorkerFails,
+    WorkerExits,
+    WorkerHangs,
+}
+
+impl Fault {
+    pub(super) const ALL: [Self; 18] = [
+        Self::ReadConfiguration,
+        Self::ClaimBusy,
+        Self::Claim,
+        Self::Bind,
+        Self::LoadSteering,
+        Self::ResizeSteering,
+        Self::Steer,
+        Self::SteerHalf,
+        Self::StandAlone,
+        Self::Fork,
+        Self::Tell,
+        Self::Share,
+        Self::Hand,
+        Self::StartBinary,
+        Self::WorkerSlow,
+        Self::WorkerFails,
+        Self::WorkerExits,
+        Self::WorkerHangs,
+    ];
+}
+
+/// A killed process whose ring holds its listen sockets for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Dead {
+    pub(super) process: ProcessId,
+    pub(super) master: ProcessId,
+    pub(super) until: Time,
+}
+
+/// An operator's request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    pub(super) asked: ProcessId,
+    pub(super) request: Request,
+    pub(super) answer: Option<Result<Outcome, Failure>>,
+    /// What served when it was asked.
+    pub(super) generation: Option<u32>,
+    /// It went away, or its master did.
+    pub(super) is_gone: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Universe {
+    pub(super) now: Time,
+    pub(super) shape: Shape,
+    pub(super) kernel: Kernel,
+    pub(super) channels: BTreeMap<ChannelId, Channel>,
+    /// Those that live.
+    pub(super) processes: BTreeMap<ProcessId, Process>,
+    /// Their rings hold listen sockets until then.
+    pub(super) dead: Vec<Dead>,
+    /// The control socket's path, and the pid file.
+    pub(super) path: Option<ProcessId>,
+    pub(super) pid_file: Option<ProcessId>,
+    /// Control sockets beside the path.
+    pub(super) beside: BTreeSet<ProcessId>,
+    pub(super) clients: BTreeMap<ClientId, Client>,
+    /// What a reload reads.
+    pub(super) plan: Plan,
+    pub(super) armed: BTreeSet<Fault>,
+    /// A worker or master was killed or stood still last.
+    pub(super) last_fault: Time,
+    /// Masters that have served.
+    pub(super) served: BTreeSet<ProcessId>,
+    /// Killed by a fault: what was promised in their name cannot be kept.
+    pub(super) killed: BTreeSet<ProcessId>,
+    /// Somebody allowed an upgrade that resets connections.
+    pub(super) may_reset: bool,
+    /// Steering has failed: it is as it was before.
+    pub(super) is_unsteered: bool,
+    /// Masters that were told to let their workers go.
+    pub(super) idled: BTreeSet<ProcessId>,
+    /// Answers of the step under way.
+    pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
+    pub(super) violation: Option<Violation>,
+    pub(super) next_number: u32,
+    /// Steps since time last passed.
+    pub(super) steps_at_once: u32,
+}
+
+impl Universe {
+    pub(super) fn new(shape: Shape) -> Self {
+        let kernel = Kernel { migrates: shape.tier == Tier::Migrate, ..Kernel::default() };
+        let mut this = Self {
+            now: Time::default().after_ms(100_000),
+            shape,
+            kernel,
+            channels: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            dead: Vec::new(),
+            path: None,
+            pid_file: None,
+            beside: BTreeSet::new(),
+            clients: BTreeMap::new(),
+            plan: plan(shape, shape.workers, shape.addresses),
+            armed: BTreeSet::new(),
+            last_fault: Time::default(),
+            served: BTreeSet::new(),
+            killed: BTreeSet::new(),
+            may_reset: false,
+            is_unsteered: false,
+            idled: BTreeSet::new(),
+            unjudged: Vec::new(),
+            violation: None,
+            next_number: 1,
+            steps_at_once: 0,
+        };
+        this.start_master();
+        this
+    }
+
+    pub(super) fn number(&mut self) -> u32 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// An operator starts a server, where none has the path.
+    pub(super) fn start_master(&mut self) {
+        let is_alive = self.path.is_some_and(|pid| self.processes.contains_key(&pid));
+        if is_alive || self.masters().next().is_some() {
+            return;
+        }
+        let birth = Birth { plan: self.plan.clone(), greeting: None };
+        let master = Master::new(Binary::Good, self.shape.tier, birth);
+        let process = self.spawn(None, Body::Master(Box::new(master)));
+        self.path = Some(process);
+        say(self.now, process, || "starts".to_owned());
+    }
+
+    pub(super) fn spawn(&mut self, parent: Option<ProcessId>, body: Body) -> ProcessId {
+        let process = ProcessId(self.number());
+        self.processes.insert(process, Process { parent, body, halted: None });
+        process
+    }
+
+    pub(super) fn fails(&mut self, fault: Fault) -> bool {
+        self.armed.remove(&fault)
+    }
+
+    pub(super) fn starts_as(&mut self) -> StartsAs {
+        if self.fails(Fault::WorkerSlow) {
+            StartsAs::Slow
+        } else if self.fails(Fault::WorkerFails) {
+            StartsAs::Failing
+        } else if self.fails(Fault::WorkerExits) {
+            StartsAs::Exiting
+        } else if self.fails(Fault::WorkerHangs) {
+            StartsAs::Hanging
+        } else {
+            StartsAs::Well
+        }
+    }
+
+    pub(super) fn masters(&self) -> impl Iterator<Item = (ProcessId, &Master)> {
+        self.processes.iter().filter_map(|(id, process)| match &process.body {
+            Body::Master(master) => Some((*id, &**master)),
+            Body::Worker(_) => None,
+        })
+    }
+
+    pub(super) fn cores(&self) -> impl Iterator<Item = (ProcessId, &Core)> {
+        self.masters().filter_map(|(id, master)| Some((id, master.core.as_ref()?)))
+    }
+
+    pub(super) fn workers(&self) -> impl Iterator<Item = (ProcessId, &Worker)> {
+        self.processes.iter().filter_map(|(id, process)| match &process.body {
+            Body::Worker(worker) => Some((*id, &**worker)),
+            Body::Master(_) => None,
+        })
+    }
+
+    pub(super) fn master(&self, process: ProcessId) -> Option<&Master> {
+        match &self.processes.get(&process)?.body {
+            Body::Master(master) => Some(master),
+            Body::Worker(_) => None,
+        }
+    }
+
+    pub(super) fn master_mut(&mut self, process: ProcessId) -> &mut Master {
+        match self.processes.get_mut(&process).map(|process| &mut process.body) {
+            Some(Body::Master(master)) => master,
+            _ => panic!("{process:?} is no living master"),
+        }
+    }
+
+    pub(super) fn worker(&self, process: ProcessId) -> Option<&Worker> {
+        match &self.processes.get(&process)?.body {
+            Body::Worker(worker) => Some(worker),
+            Body::Master(_) => None,
+        }
+    }
+
+    pub(super) fn worker_mut(&mut self, process: ProcessId) -> Option<&mut Worker> {
+        match &mut self.processes.get_mut(&process)?.body {
+            Body::Worker(worker) => Some(worker),
+            Body::Master(_) => None,
+        }
+    }
+
+    pub(super) fn open_channel(&mut self, one: ProcessId, other: ProcessId) -> ChannelId {
+        let id = self.number();
+        self.channels.insert(id, Channel::new(one, other));
+        id
+    }
+
+    /// `false` where the other end is closed, or the channel is full.
+    pub(super) fn send(&mut self, from: ProcessId, id: ChannelId, message: Message) -> bool {
+        let number = self.number();
+        let Some(channel) = self.channels.get_mut(&id) else { return false };
+        let end = channel.end_of(from);
+        let is_bounded = matches!(message, Message::Order(..));
+        if channel.is_closed[1 - end] || (is_bounded && channel.queues[1 - end].len() >= MESSAGES_MAX) {
+            return false;
+        }
+        let holder = Holder::Message(number);
+        match &message {
+            Message::Order(_, key, connection) => {
+                key.iter().for_each(|key| self.kernel.hold(*key, holder));
+                if let Some((connection, _)) = connection
+                    && let Place::Held { message, .. } = &mut self.kernel.connections[*connection].place
+                {
+                    *message = Some(number);
+                }
+            }
+            Message::Report(_, Some(key)) => self.kernel.hold(*key, holder),
+            Message::Listeners(keys) => keys.iter().for_each(|key| self.kernel.hold(*key, holder)),
+            _ => {}
+        }
+        channel.queues[1 - end].push_back(Letter { number, message });
+        true
+    }
+
+    pub(super) fn receive(&mut self, process: ProcessId, id: ChannelId) -> Option<Letter> {
+        let channel = self.channels.get_mut(&id)?;
+        let end = channel.end_of(process);
+        channel.queues[end].pop_front()
+    }
+
+    /// What a message carried is closed, but for what its receiver has taken.
+    pub(super) fn drop_letter(&mut self, number: u32) {
+        self.kernel.release_all(Holder::Message(number), self.now);
+        let flies = |place: &Place| matches!(place, Place::Held { message: Some(one), .. } if *one == number);
+        for connection in self.kernel.connections.iter_mut().filter(|one| flies(&one.place)) {
+            if let Place::Held { message, master, worker } = &mut connection.place {
+                *message = None;
+                if master.is_none() && worker.is_none() {
+                    connection.place = Place::Lost;
+                }
+            }
+        }
+    }
+
+    pub(super) fn close_channel(&mut self, process: ProcessId, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let end = channel.end_of(process);
+        channel.is_closed[end] = true;
+        let lost = std::mem::take(&mut channel.queues[end]);
+        if channel.is_closed == [true; 2] {
+            self.channels.remove(&id);
+        }
+        lost.into_iter().for_each(|letter| self.drop_letter(letter.number));
+    }
+
+    /// A process ends; by a signal, its ring holds its sockets a while longer.
+    pub(super) fn end(&mut self, id: ProcessId, exit: Exit) {
+        let Some(process) = self.processes.remove(&id) else { return };
+        say(self.now, id, || exit.to_string());
+        let channels = self.channels.iter().filter(|(_, channel)| channel.ends.contains(&id));
+        let channels: Vec<ChannelId> = channels.map(|(channel, _)| *channel).collect();
+        channels.into_iter().for_each(|channel| self.close_channel(id, channel));
+        // A master has no ring.
+        if matches!(exit, Exit::Code(_)) || matches!(process.body, Body::Master(_)) {
+            self.kernel.release_all(Holder::Process(id), self.now);
+        } else {
+            self.kernel.process_died(id);
+            let Body::Worker(worker) = &process.body else { return };
+            self.dead.push(Dead { process: id, master: worker.master, until: self.now.after_ms(7) });
+        }
+        self.drop_connections(id, exit);
+        if let Some(parent) = process.parent.filter(|parent| self.processes.contains_key(parent)) {
+            self.master_mut(parent).ended.push((id, exit));
+        }
+        if self.masters().next().is_none() {
+            // Nobody is left who could remove them.
+            self.beside.clear();
+        }
+        for child in self.processes.values_mut().filter(|one| one.parent == Some(id)) {
+            child.parent = None;
+        }
+        for client in self.clients.values_mut().filter(|client| client.asked == id) {
+            client.is_gone = true;
+        }
+    }
+
+    fn drop_connections(&mut self, id: ProcessId, exit: Exit) {
+        for (key, connection) in self.kernel.connections.iter_mut().enumerate() {
+            let Place::Held { master, worker, message } = &mut connection.place else { continue };
+            let was_worker = *worker == Some(id);
+            let was_master = *master == Some(id);
+            if !was_worker && !was_master {
+                continue;
+            }
+            if was_worker {
+                *worker = None;
+            }
+            if was_master {
+                *master = None;
+            }
+            if worker.is_none() && master.is_none() && message.is_none() {
+                connection.place = Place::Lost;
+                // Whoever it was, the connection was accepted, and shares the fate of a process that is killed.
+                if exit.is_success() && was_master {
+                    self.kernel.losses.push((key, super::kernel::Loss::Dropped));
+                }
+            }
+        }
+    }
+
+    /// A process dies by a fault, or by its master's will.
+    pub(super) fn kill(&mut self, id: ProcessId) {
+        self.end(id, Exit::Signal(9));
+    }
+
+    pub(super) fn bound(requested: SocketAddr) -> SocketAddr {
+        requested
+    }
+}
+
+/// Says that a client asks.
+pub(super) fn said(now: Time, client: ClientId, master: ProcessId, request: &Request) {
+    super::timeline::tell(now, None, || format!("client {} asks pid {} for {request:?}", client.0, master.0));
+}
+
+/// The address of this place.
+pub(super) fn address(place: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8_000 + place as u16))
+}
+
+pub(super) fn plan(shape: Shape, workers: usize, addresses: usize) -> Plan {
+    Plan {
+        configuration: ConfigurationId(0),
+        listen: (0..addresses).map(address).collect(),
+        workers,
+        backlog: 64,
+        drain_ms: 3_000,
+        settle_ms: 20,
+        stop_ms: 500,
+        hang_ms: 800,
+        connections: if shape.hands_over { Connections::Handover } else { Connections::Goodbye },
+        state_bytes_max: 1_000,
+        state_too_large: StateTooLarge::Refuse,
+        has_connection_state: shape.hands_over,
+        has_worker_state: shape.has_worker_state,
+    }
+}

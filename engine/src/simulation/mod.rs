@@ -1,0 +1,5 @@
+//! Simulated worlds around the pure machines, which try to break them: compiled for tests and for the simulator only.
+
+pub mod masters;
+mod random;
+mod shorten;
