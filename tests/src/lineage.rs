@@ -148,6 +148,12 @@ impl Lineage {
         descendants(std::process::id()).into_iter().filter(|pid| self.is_master(*pid)).collect()
     }
 
+    /// All workers that live, whoever is their master.
+    pub fn workers(&self) -> Vec<u32> {
+        let is_worker = |pid: &u32| self.is_member(*pid) && is_alive(*pid) && !self.is_master(*pid);
+        descendants(std::process::id()).into_iter().filter(is_worker).collect()
+    }
+
     /// One that no other of the same lineage has forked as a worker: it waits for signals of its own.
     fn is_master(&self, pid: u32) -> bool {
         // Workers have rings, masters have none.

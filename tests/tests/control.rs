@@ -13,7 +13,7 @@ use baton::control::{
 use baton_tests::PATIENCE;
 use baton_tests::client::{assert_served, connect};
 use baton_tests::control::{self, Answer};
-use baton_tests::process::is_alive;
+use baton_tests::process::{cpu_ticks, is_alive};
 use baton_tests::program::{Server, batonctl, batond, run, signal};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
@@ -227,5 +227,40 @@ fn clients_that_mean_no_good_do_not_keep_the_others_waiting() {
     let mut silent = open();
     assert_eq!(silent.read(&mut [0; 1]).expect("an end"), 0);
     wait_until("status is given", || controlled.screen(&["status"]).0 == 0);
+    controlled.server.stop();
+}
+
+/// More silent clients than there is room for once made the master spin.
+#[test]
+fn many_silent_clients_cost_nothing() {
+    let controlled = Controlled::start();
+    let silent: Vec<UnixStream> =
+        (0..100).map(|_| UnixStream::connect(&controlled.socket).expect("connected")).collect();
+    // All of them are accepted before the next one is answered.
+    assert!(control::status(&controlled.socket).is_some());
+    let before = cpu_ticks(controlled.server.pid());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let spent = cpu_ticks(controlled.server.pid()) - before;
+    assert!(spent < 20, "{spent} hundredths of a second");
+    assert!(control::status(&controlled.socket).is_some());
+    drop(silent);
+    controlled.server.stop();
+}
+
+/// As `nc -N` sends it; the answer once was dropped.
+#[test]
+fn a_request_with_its_end_is_answered() {
+    let controlled = Controlled::start();
+    for (request, expected) in
+        [("{\"request\":\"status\"}\n", "\"reply\":\"status\""), ("{\"request\":\"reload\"}", "\"done\":\"reloaded\"")]
+    {
+        let mut stream = UnixStream::connect(&controlled.socket).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.write_all(request.as_bytes()).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("shut");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("a reply");
+        assert!(reply.contains(expected), "{reply}");
+    }
     controlled.server.stop();
 }

@@ -93,7 +93,7 @@ pub(crate) enum ToOld {
         /// What.
         event: EventKind,
     },
-    /// It serves, and has the control socket's name and the pid file.
+    /// It serves, and has the control socket's name; it writes the pid file next.
     Ready {
         /// Its generation.
         generation: u32,

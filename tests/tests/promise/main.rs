@@ -10,6 +10,7 @@ mod hang;
 mod idle;
 mod kill;
 mod long;
+mod masters;
 mod nginx;
 mod orphans;
 mod reload;

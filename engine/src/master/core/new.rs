@@ -114,12 +114,13 @@ impl Core {
     fn not_relieved(&mut self, world: &mut dyn World, why: Failure) {
         let Some(new) = self.lifecycle.new_mut() else { return };
         world.note(None, EventKind::NotReverted { why: why.clone() });
-        let why = Failure::NotReverted { why: Box::new(why) };
         if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = new.stage {
+            let why = Failure::NotReverted { why: Box::new(why) };
             self.operations.conclude(world, Kind::Revert, &Err(why));
             return self.stop(world, Stop::Now, by);
         }
         new.stage = NewStage::Undecided;
+        let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
         self.operations.conclude(world, Kind::Stop, &Err(why));
     }
@@ -138,7 +139,7 @@ impl Core {
         world.note(None, EventKind::PredecessorGone);
         if let Some(New { stage, .. }) = new {
             if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = stage {
-                drop(self.lifecycle.take_new());
+                let _ = self.lifecycle.take_new();
                 return self.stop(world, Stop::Now, by);
             }
             if matches!(stage, NewStage::AwaitingRelief { .. }) {

@@ -353,9 +353,8 @@ impl Core {
             Before::SentBack => world.note(None, EventKind::SuccessorGone { why }),
         }
         if !self.lifecycle.is_ending() {
-            if before != Before::Starting {
-                self.take_names_back(world, None);
-            }
+            // It may have taken them before it could say that it serves.
+            self.take_names_back(world, None);
             self.serve_again(world);
         }
         // Its workers may be alive, and would serve on.

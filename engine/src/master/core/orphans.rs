@@ -173,10 +173,10 @@ impl Core {
     /// One of an orphan's listen sockets is missing no more.
     fn count_listener(&mut self, process: ProcessId) {
         let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
-        if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut()) {
-            if let Sharing::Awaited { missing } = &mut known.sharing {
-                *missing = missing.saturating_sub(1);
-            }
+        if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut())
+            && let Sharing::Awaited { missing } = &mut known.sharing
+        {
+            *missing = missing.saturating_sub(1);
         }
     }
 

@@ -208,7 +208,13 @@ impl Core {
 
     /// Makes a generation that is ready the one that serves, and lets those before it leave.
     fn switch(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        self.steer_to(world, index)?;
+        if let Err(why) = self.steer_to(world, index) {
+            // Some addresses may have been switched before another one failed.
+            if let Some(Err(why)) = self.serving().map(|serving| self.steer_to(world, serving)) {
+                world.note(None, EventKind::NotSteered { why });
+            }
+            return Err(why);
+        }
         let generation = &mut self.generations[index];
         generation.phase = Phase::Serving;
         let (number, took_ms) = (generation.number, world.now().ms_since(generation.began));
@@ -287,10 +293,10 @@ impl Core {
     /// Ends workers that were to serve and shall not.
     pub(super) fn take_down(&mut self, world: &mut dyn World, index: usize) {
         match self.tier {
-            // Nothing was steered to them.
-            Tier::Ebpf => self.kill_children(world, index, Killed::Unwanted),
+            // Nothing was steered to them yet.
+            Tier::Ebpf if !self.generations[index].is_ready() => self.kill_children(world, index, Killed::Unwanted),
             // Those that came up have accepted connections.
-            Tier::Adopt | Tier::Migrate => {
+            Tier::Ebpf | Tier::Adopt | Tier::Migrate => {
                 let farewell = self.farewell(index);
                 self.send_away(world, index, &farewell);
                 if let Phase::Leaving { until } = self.generations[index].phase {
@@ -371,11 +377,12 @@ impl Core {
         use super::world::Names;
         let predecessor = self.lifecycle.new_master().map(|new| new.predecessor);
         world.names(Names::TakeControl { from: predecessor });
-        world.names(Names::WritePidFile);
         if predecessor.is_some() {
             let meetings = self.meetings();
             world.tell_old(&crate::ipc::relay::ToOld::Ready { generation, meetings });
         }
+        // Whoever reads that file, and signals the old master then, finds it told.
+        world.names(Names::WritePidFile);
         if self.is_upgrade {
             world.notify(Notice::MainIsThis);
         }

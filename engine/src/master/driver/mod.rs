@@ -69,8 +69,8 @@ impl Master<'_> {
             self.reap();
             self.accept();
             self.tick();
-            self.flush();
             self.tidy();
+            self.flush();
         }
         Ok(())
     }
@@ -126,12 +126,7 @@ impl Master<'_> {
             self.driver.is_relaying = false;
         }
         while let Some(event) = self.driver.old.as_mut().and_then(masters::Old::hear) {
-            let has_ended = event == Event::OldEnded;
             self.step(event);
-            if has_ended && let Some(old) = self.driver.old.take() {
-                // It cannot remove the file any more at which it was reached, if it was killed.
-                self.driver.control.iter().for_each(|control| control.clean(old.pid));
-            }
         }
     }
 
@@ -276,6 +271,9 @@ impl Master<'_> {
     }
 
     fn flush(&mut self) {
+        if self.core.verdict().is_some() {
+            return;
+        }
         for client in self.driver.clients.flush() {
             self.step(Event::ClientGone(ClientId(client)));
         }
@@ -292,6 +290,8 @@ impl Master<'_> {
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         self.driver.control = None;
         self.driver.pid_file.remove();
+        // The answers are the last thing: whoever has them finds this process ended.
+        self.driver.sockets = Default::default();
         self.driver.clients.conclude_all(&match verdict {
             Ok(()) => Reply::Done(Outcome::Stopped),
             Err(why) => Reply::Failed(why.clone()),

@@ -103,9 +103,11 @@ impl ControlName {
         Ok(())
     }
 
-    /// Another master has taken the name: this one is reached beside it.
+    /// Another master serves, and has taken the name, unless it has one of its own: this one is reached beside it.
     pub(super) fn yielded(&mut self) {
-        self.path = Some(sibling(&self.name, std::process::id()));
+        if !self.is_at(&self.name) {
+            self.path = Some(sibling(&self.name, std::process::id()));
+        }
     }
 
     /// The files are another master's to remove.
@@ -165,20 +167,32 @@ impl PidFile {
         Self { path, is_own: false }
     }
 
-    /// Writes it whole or not at all.
+    /// Names this process in it.
     pub(super) fn write(&mut self) {
-        let Some(path) = &self.path else { return };
-        let process = std::process::id();
-        let beside = sibling(path, process);
-        match fs::write(&beside, format!("{process}\n")).and_then(|()| fs::rename(&beside, path)) {
-            Ok(()) => self.is_own = true,
-            Err(error) => tracing::error!(path = %path.display(), "the pid file cannot be written: {error}"),
+        self.is_own = self.name(std::process::id());
+    }
+
+    /// Names another master in it. That one writes the same, perhaps later than whoever is told by this one looks.
+    pub(super) fn yield_to(&mut self, process: u32) {
+        if std::mem::take(&mut self.is_own) {
+            self.name(process);
         }
     }
 
     /// Another master writes it, or removes it.
     pub(super) fn forget(&mut self) {
         self.is_own = false;
+    }
+
+    /// Writes it whole or not at all; `false` where it is not written.
+    fn name(&self, process: u32) -> bool {
+        let Some(path) = &self.path else { return false };
+        let beside = sibling(path, std::process::id());
+        let written = fs::write(&beside, format!("{process}\n")).and_then(|()| fs::rename(&beside, path));
+        if let Err(error) = &written {
+            tracing::error!(path = %path.display(), "the pid file cannot be written: {error}");
+        }
+        written.is_ok()
     }
 
     /// Removes it, unless another master has written its own since.

@@ -253,7 +253,7 @@ impl World for Driver<'_> {
             Names::WritePidFile => self.pid_file.write(),
             Names::Yield => {
                 self.control.iter_mut().for_each(ControlName::yielded);
-                self.pid_file.forget();
+                self.new.iter().for_each(|new| self.pid_file.yield_to(new.process.0));
             }
             Names::Forget => {
                 self.control.iter_mut().for_each(ControlName::forget);

@@ -277,6 +277,7 @@ impl World for Calls<'_> {
 
     fn kill(&mut self, process: ProcessId) {
         say(self.universe.now, self.me, || format!("kills {}", process.0));
+        self.universe.judge_kill(process);
         self.universe.kill(process);
     }
 

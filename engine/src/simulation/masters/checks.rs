@@ -3,17 +3,18 @@
 //! - whoever was accepted by a process that is killed is lost with it;
 //! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
 //! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
-//!   waits for nobody; the master, which has another copy, must have been killed, too;
+//!   waits for nobody; the master, which has another copy, must be gone, too;
 //! - where no master serves, or stops everything, nobody has to listen.
 
 use std::net::SocketAddr;
 
 use super::Violation;
 use super::kernel::{Connection, Holder, Key, Place, SocketState};
-use super::universe::Universe;
+use super::process::Stage;
+use super::universe::{Dead, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Lifecycle, Lineage, Phase, ProcessId};
+use crate::master::core::{ClientId, Core, Generation, Lifecycle, Lineage, Phase, ProcessId};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -61,6 +62,14 @@ impl Universe {
         holders.is_some_and(|one| one.holders.iter().any(|holder| !matches!(holder, Holder::Dead(_))))
     }
 
+    /// The master of the killed process whose ring holds the listener lives, and should have a copy.
+    fn has_master(&self, place: Place) -> bool {
+        let (Place::HalfOpen(key, _) | Place::Waiting(key, _)) = place else { return false };
+        let Some(socket) = self.kernel.sockets.get(&key) else { return true };
+        let is_its = |dead: &&Dead| socket.holders.contains(&Holder::Dead(dead.process));
+        self.dead.iter().filter(is_its).any(|dead| self.processes.contains_key(&dead.master))
+    }
+
     /// Whoever waited when the last process with the listener went, while no master served, is nobody's concern later.
     fn forget_half_open(&mut self) {
         for key in 0..self.kernel.connections.len() {
@@ -69,8 +78,8 @@ impl Universe {
                 Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
                 _ => false,
             };
-            let nothing_moves = !self.killed.is_empty() && !self.kernel.programs.contains_key(&address);
-            if is_doomed && (nothing_moves || !self.is_expected(address)) {
+            let nothing_moves = !self.kernel.programs.contains_key(&address);
+            if is_doomed && (nothing_moves && !self.has_master(place) || !self.is_expected(address)) {
                 self.kernel.connections[key].place = Place::Lost;
             }
         }
@@ -149,7 +158,7 @@ impl Universe {
     fn check_replies(&mut self) {
         for (me, client, result) in std::mem::take(&mut self.unjudged) {
             let problem = match &result {
-                Ok(outcome) => self.lie(me, outcome),
+                Ok(outcome) => self.lie(me, client, outcome),
                 Err(Failure::CutOff { by }) => self.false_excuse(me, *by),
                 Err(_) => None,
             };
@@ -161,7 +170,8 @@ impl Universe {
     }
 
     /// What is not as the outcome says.
-    fn lie(&self, me: ProcessId, outcome: &Outcome) -> Option<&'static str> {
+    fn lie(&self, me: ProcessId, client: ClientId, outcome: &Outcome) -> Option<&'static str> {
+        let asked = self.clients.get(&client).and_then(|client| client.generation);
         let core = self.master(me)?.core.as_ref()?;
         match outcome {
             Outcome::Upgraded { pid, .. } | Outcome::Held { pid } => {
@@ -195,10 +205,13 @@ impl Universe {
                     .then_some("that generation does not serve")
             }
             // Another generation may serve by now, since connections moved in between.
-            Outcome::Scaled { workers, .. } => (core.generations().len() == 1
-                && core.generations()[0].phase == Phase::Serving
-                && core.generations()[0].plan.workers != *workers)
-                .then_some("the generation has another number of workers"),
+            Outcome::Scaled { workers, .. } => {
+                let is_wrong = |one: &&Generation| {
+                    Some(one.number) == asked && one.phase == Phase::Serving && one.plan.workers != *workers
+                };
+                let has_other = core.generations().iter().find(is_wrong).is_some_and(|one| !one.is_changing());
+                has_other.then_some("the generation has another number of workers")
+            }
             Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
         }
     }
@@ -240,6 +253,20 @@ impl Universe {
         if let Some((client, one)) = waits {
             let detail = format!("client {} asked {:?}, and the master ends", client.0, one.request);
             self.violate("every operation is concluded once", detail);
+        }
+    }
+
+    /// A master kills a worker that serves and answers: whatever that one has accepted is lost by the master's will.
+    pub(super) fn judge_kill(&mut self, id: ProcessId) {
+        let Some(worker) = self.worker(id) else { return };
+        let is_halted = self.processes[&id].halted.is_some();
+        let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS && self.now.ms_since(worker.last_turn) > 400;
+        if worker.stage != Stage::Serving || is_halted || is_excused || !self.keeps_promises() {
+            return;
+        }
+        let is_its = |place: Place| matches!(place, Place::Held { worker, .. } if worker == Some(id));
+        if self.kernel.connections.iter().any(|one| is_its(one.place) && self.is_expected(one.address)) {
+            self.violate("no connection is lost", format!("worker {} is killed with connections", id.0));
         }
     }
 

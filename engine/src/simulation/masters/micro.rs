@@ -4,7 +4,7 @@ use super::super::random::Random;
 use super::Violation;
 use super::kernel::Place;
 use super::process::Body;
-use super::universe::{Micro, Universe};
+use super::universe::{Dead, Micro, Universe};
 use crate::master::core::{ProcessId, Time};
 
 /// Steps of all processes together without time passing: more of them mean that somebody spins.
@@ -54,7 +54,7 @@ impl Universe {
             Place::HalfOpen(_, at) => Some(at),
             _ => None,
         });
-        let dead = self.dead.iter().map(|(_, at)| *at);
+        let dead = self.dead.iter().map(|dead| dead.until);
         processes.chain(handshakes).chain(dead).filter(|at| *at > self.now).min()
     }
 
@@ -65,9 +65,9 @@ impl Universe {
         for process in self.processes.values_mut() {
             process.halted = process.halted.filter(|until| *until > now);
         }
-        let (over, dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(|(_, at)| *at <= now);
+        let (over, dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(|dead| dead.until <= now);
         self.dead = dead;
-        for (process, _) in over {
+        for Dead { process, .. } in over {
             self.kernel.release_all(super::kernel::Holder::Dead(process), now);
         }
         for key in 0..self.kernel.connections.len() {

@@ -78,12 +78,22 @@ impl Fault {
     ];
 }
 
+/// A killed process whose ring holds its listen sockets for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Dead {
+    pub(super) process: ProcessId,
+    pub(super) master: ProcessId,
+    pub(super) until: Time,
+}
+
 /// An operator's request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     pub(super) asked: ProcessId,
     pub(super) request: Request,
     pub(super) answer: Option<Result<Outcome, Failure>>,
+    /// What served when it was asked.
+    pub(super) generation: Option<u32>,
     /// It went away, or its master did.
     pub(super) is_gone: bool,
 }
@@ -97,7 +107,7 @@ pub(super) struct Universe {
     /// Those that live.
     pub(super) processes: BTreeMap<ProcessId, Process>,
     /// Their rings hold listen sockets until then.
-    pub(super) dead: Vec<(ProcessId, Time)>,
+    pub(super) dead: Vec<Dead>,
     /// The control socket's path, and the pid file.
     pub(super) path: Option<ProcessId>,
     pub(super) pid_file: Option<ProcessId>,
@@ -290,8 +300,11 @@ impl Universe {
         self.kernel.release_all(Holder::Message(number), self.now);
         let flies = |place: &Place| matches!(place, Place::Held { message: Some(one), .. } if *one == number);
         for connection in self.kernel.connections.iter_mut().filter(|one| flies(&one.place)) {
-            if let Place::Held { message, .. } = &mut connection.place {
+            if let Place::Held { message, master, worker } = &mut connection.place {
                 *message = None;
+                if master.is_none() && worker.is_none() {
+                    connection.place = Place::Lost;
+                }
             }
         }
     }
@@ -319,7 +332,8 @@ impl Universe {
             self.kernel.release_all(Holder::Process(id), self.now);
         } else {
             self.kernel.process_died(id);
-            self.dead.push((id, self.now.after_ms(7)));
+            let Body::Worker(worker) = &process.body else { return };
+            self.dead.push(Dead { process: id, master: worker.master, until: self.now.after_ms(7) });
         }
         self.drop_connections(id, exit);
         if let Some(parent) = process.parent.filter(|parent| self.processes.contains_key(parent)) {
