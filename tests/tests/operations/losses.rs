@@ -54,7 +54,7 @@ impl Started {
         self.lineage.reap();
         assert_eq!((self.lineage.master(), self.lineage.first.workers()), (master, workers), "{upgrade:?}");
         assert_eq!(self.lineage.masters(), [master], "nobody else is left");
-        assert!(matches!(self.lineage.status().upgrade, None), "{upgrade:?}");
+        assert_eq!(self.lineage.status().upgrade, None, "{upgrade:?}");
     }
 }
 
