@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Client, Outcome, Reply, Request, Status, default_path};
+use baton::control::{Client, Event, Outcome, Reply, Request, Status, default_path};
 use clap::{CommandFactory, Parser};
 
 use self::arguments::{Arguments, Command, Format, milliseconds};
@@ -170,23 +170,33 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
     let mut client = connect(path, request)?;
     let start = Instant::now();
     let is_listing = matches!(request, Request::Events { .. });
+    // A failure that turns out to be the outcome is read once, as the error.
+    let mut held_back: Option<(Event, String)> = None;
     loop {
         let reply = receive(&mut client, limit)?;
-        match &reply {
-            // The end of a list is seen without a line that says so.
-            Reply::Done(Outcome::Listed) => return Ok(()),
-            Reply::Unknown | Reply::Status(_) => {}
-            reply if json => print(&show::json(reply))?,
-            Reply::Event(event) if is_listing => print(&show::event(event))?,
-            Reply::Event(event) => print(&show::step(event, start.elapsed()))?,
-            Reply::Done(outcome) => print(&format!("{}\n", show::escaped(&outcome.to_string())))?,
-            Reply::Failed(_) => {}
+        if let Some((event, text)) = held_back.take() {
+            let is_outcome = matches!(&reply, Reply::Failed(why) if event.kind.failure() == Some(why));
+            print(if is_outcome { "" } else { &text })?;
+        }
+        if json && !matches!(reply, Reply::Done(Outcome::Listed) | Reply::Unknown) {
+            print(&show::json(&reply))?;
         }
         match reply {
+            Reply::Event(event) if is_listing && !json => print(&show::event(&event))?,
+            Reply::Event(event) if !json => {
+                let text = show::step(&event, start.elapsed());
+                if event.kind.failure().is_some() {
+                    held_back = Some((event, text));
+                } else {
+                    print(&text)?;
+                }
+            }
+            Reply::Event(_) | Reply::Unknown => {}
+            // The end of a list is seen without a line that says so.
+            Reply::Done(outcome) if json || outcome == Outcome::Listed => return Ok(()),
+            Reply::Done(outcome) => return print(&format!("{}\n", show::escaped(&outcome.to_string()))),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
             Reply::Status(_) => return Err(Failure::Failed("the server answered with its status".to_owned())),
-            Reply::Done(_) => return Ok(()),
-            Reply::Event(_) | Reply::Unknown => {}
         }
     }
 }

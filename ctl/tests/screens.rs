@@ -109,6 +109,24 @@ fn what_was_cut_off_is_exit_code_1() {
     assert_eq!(run.stderr, "batonctl: error: cut off before it was done: the server was told to stop\n");
 }
 
+/// What was printed as the error is not printed as a step before.
+#[test]
+fn a_failure_is_read_once() {
+    let why = Failure::SuccessorLate { pid: 7, waited_ms: 300 };
+    let steps = [
+        event(None, EventKind::UpgradeStarted { binary: "/x".to_owned(), pid: 7 }),
+        event(None, EventKind::UpgradeFailed { why: why.clone() }),
+    ];
+    let late = "batonctl: error: the new binary (pid 7) did not respond within 0.3 s\n";
+    let run_with = |end: Failure| run(&["upgrade"], lines(&[&steps[..], &[Reply::Failed(end)]].concat()));
+    let once = run_with(why);
+    assert_eq!((once.code, without_times(&once.stdout), once.stderr.as_str()), (1, vec!["/x started (pid 7)"], late));
+    let both = run_with(Failure::Stopping);
+    let failed = "upgrade failed, the workers keep serving: the new binary (pid 7) did not respond within 0.3 s";
+    assert_eq!(without_times(&both.stdout), ["/x started (pid 7)", failed]);
+    assert_eq!(both.stderr, "batonctl: error: the server is stopping\n");
+}
+
 /// An outcome is what the server says; the end of the connection is none.
 #[test]
 fn a_server_that_ends_without_an_outcome_is_exit_code_3() {

@@ -117,3 +117,18 @@ pub fn echo_pattern(address: SocketAddr, total: usize) {
     assert_eq!(offset, total);
     writer.join().expect("written");
 }
+
+/// Asks a server that answers in lines, as redis-cli does; gives the first line of the answer, without its end.
+///
+/// # Panics
+/// If there is no answer.
+pub fn ask_line(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(format!("{request}\r\n").as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        answer.push(byte[0]);
+    }
+    String::from_utf8(answer).expect("text").trim_end().to_owned()
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use baton::control::Failure;
-use baton_tests::client::connect;
+use baton_tests::client::{ask_line, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::program::{self, Server, example, faulty, free_port, is_installed};
@@ -33,18 +33,6 @@ fn start(more: &[&str]) -> (Lineage, SocketAddr) {
     (lineage, address)
 }
 
-/// The first line of the answer.
-fn ask(stream: &mut TcpStream, request: &str) -> String {
-    stream.write_all(format!("{request}\r\n").as_bytes()).expect("sent");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("an answer");
-        answer.push(byte[0]);
-    }
-    String::from_utf8(answer).expect("text").trim_end().to_owned()
-}
-
 fn fill(stream: &mut TcpStream, keys: usize) {
     let requests: String = (0..keys).map(|index| format!("SET key:{index} value:{index}\r\n")).collect();
     let mut reader = stream.try_clone().expect("cloned");
@@ -66,14 +54,14 @@ fn a_store_and_its_clients_cross_upgrades_and_reloads() {
         let (request, answer) = (b"GET key:77\r\n", b"$8\r\nvalue:77\r\n");
         let crowd = Crowd::of_lines(address, counts, request, answer.len());
         for round in 0..5 {
-            assert_eq!(ask(&mut own, "INCR rounds"), format!(":{}", 2 * round + 1));
+            assert_eq!(ask_line(&mut own, "INCR rounds"), format!(":{}", 2 * round + 1));
             lineage.done(&["upgrade"]);
             crowd.round();
-            assert_eq!(ask(&mut own, "INCR rounds"), format!(":{}", 2 * round + 2));
+            assert_eq!(ask_line(&mut own, "INCR rounds"), format!(":{}", 2 * round + 2));
             lineage.done(&["reload"]);
             crowd.round();
         }
-        assert_eq!(ask(&mut own, "DBSIZE"), format!(":{}", KEYS + 1));
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 1));
         crowd.finish(request.len());
         lineage.settle();
     });
@@ -109,9 +97,9 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();
             assert!(output.status.success() && !said.to_ascii_lowercase().contains("error"), "{said}");
-            assert_eq!(ask(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
+            assert_eq!(ask_line(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
         }
-        assert_eq!(ask(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
     });
 }
 
@@ -126,14 +114,14 @@ fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
             let failure = lineage.failed(&[command]);
             assert!(matches!(failure, Failure::StateTooLarge { bytes_max: 100_000, .. }), "{command}: {failure:?}");
         }
-        assert_eq!(ask(&mut own, "DBSIZE"), format!(":{KEYS}"));
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{KEYS}"));
         drop((own, lineage));
         let (lineage, address) = start(&["--state-bytes-max", "100000", "--discard-larger"]);
         let mut own = connect(address);
         fill(&mut own, KEYS);
         lineage.done(&["upgrade"]);
-        assert_eq!(ask(&mut own, "DBSIZE"), ":0", "the connection lives, the store is empty");
-        assert_eq!(ask(&mut connect(address), "DBSIZE"), ":0");
+        assert_eq!(ask_line(&mut own, "DBSIZE"), ":0", "the connection lives, the store is empty");
+        assert_eq!(ask_line(&mut connect(address), "DBSIZE"), ":0");
     });
 }
 
@@ -149,12 +137,12 @@ fn only_one_of_two_servers_has_the_store() {
         let first = lineage.master();
         let waiting = lineage.begin(&["upgrade", "--probation", "60"]);
         lineage.wait_for_probation(first);
-        assert_eq!(ask(&mut own, "SET k v"), "+OK");
+        assert_eq!(ask_line(&mut own, "SET k v"), "+OK");
         lineage.done(&["revert"]);
         let failure = waiting.join().expect("no panic").failed();
         assert!(matches!(failure, Failure::Reverted { .. }), "{failure:?}");
-        assert_eq!(ask(&mut own, "DBSIZE"), ":101");
-        assert_eq!(ask(&mut connect(address), "DBSIZE"), ":101");
+        assert_eq!(ask_line(&mut own, "DBSIZE"), ":101");
+        assert_eq!(ask_line(&mut connect(address), "DBSIZE"), ":101");
         lineage.settle();
     });
 }
@@ -188,7 +176,7 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     let _next =
         lineage.masters().is_empty().then(|| Server::start_unlogged(command(&path("control"), &path("pid")), address));
     lineage.settle();
-    let keys = ask(&mut connect(address), "DBSIZE").trim_start_matches(':').parse().expect("a number");
+    let keys = ask_line(&mut connect(address), "DBSIZE").trim_start_matches(':').parse().expect("a number");
     let is_alive = own.write_all(b"DBSIZE\r\n").is_ok() && own.read(&mut [0; 64]).is_ok_and(|count| count > 0);
     eprintln!("{step}, {whom}: {keys} keys, the connection {}", if is_alive { "lives" } else { "has ended" });
     (keys, is_alive)

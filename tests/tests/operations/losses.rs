@@ -1,12 +1,12 @@
 //! Upgrades that would lose something are refused before anything changes, and say what, and which flag accepts it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use baton::control::{CannotMove, EventKind, Failure, Loss, Outcome};
-use baton_tests::client::{ask, assert_served, connect, read_to_end};
+use baton_tests::client::{ask, ask_line, assert_served, connect, read_to_end};
 use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::{has_users, run};
@@ -54,7 +54,7 @@ impl Started {
         self.lineage.reap();
         assert_eq!((self.lineage.master(), self.lineage.first.workers()), (master, workers), "{upgrade:?}");
         assert_eq!(self.lineage.masters(), [master], "nobody else is left");
-        assert!(matches!(self.lineage.status().upgrade, None), "{upgrade:?}");
+        assert_eq!(self.lineage.status().upgrade, None, "{upgrade:?}");
     }
 }
 
@@ -128,18 +128,6 @@ fn a_tier_that_resets_is_refused() {
     });
 }
 
-/// The first line of the answer.
-fn line(stream: &mut TcpStream, request: &str) -> String {
-    stream.write_all(format!("{request}\r\n").as_bytes()).expect("sent");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("an answer");
-        answer.push(byte[0]);
-    }
-    String::from_utf8(answer).expect("text").trim_end().to_owned()
-}
-
 /// The store of the example `resp`, and a program that knows nothing of it.
 #[test]
 fn state_that_the_new_binary_cannot_read_is_not_lost_unasked() {
@@ -159,7 +147,7 @@ fn state_that_the_new_binary_cannot_read_is_not_lost_unasked() {
         let versions = versions.to_str().expect("UTF-8");
         let upgrade = |flags: &[&'static str]| [&["upgrade", versions], flags, &["--"], &arguments].concat();
         let mut own = connect(address);
-        assert_eq!(line(&mut own, "SET k v"), "+OK");
+        assert_eq!(ask_line(&mut own, "SET k v"), "+OK");
         for flags in [&[][..], &["--allow", "control"]] {
             let failure = lineage.failed(&upgrade(flags));
             let Failure::WouldLose { losses } = &failure else { panic!("{failure:?}") };
@@ -170,12 +158,12 @@ fn state_that_the_new_binary_cannot_read_is_not_lost_unasked() {
                 _ => false,
             };
             assert!(are_both(losses), "{losses:?}");
-            assert_eq!(line(&mut own, "DBSIZE"), ":1", "the connection and the store live");
+            assert_eq!(ask_line(&mut own, "DBSIZE"), ":1", "the connection and the store live");
         }
         // The same binary keeps both.
         lineage.done(&["upgrade"]);
         lineage.settle();
-        assert_eq!(line(&mut own, "DBSIZE"), ":1");
+        assert_eq!(ask_line(&mut own, "DBSIZE"), ":1");
         let outcome = lineage.done(&upgrade(&["--allow", "state"]));
         assert!(matches!(outcome, Outcome::Upgraded { .. }), "{outcome:?}");
         // It has ended, in order or not; another protocol serves.

@@ -52,9 +52,15 @@ fn assert_nothing_is_left(lineage: &Lineage, what: &str) {
     wait_until(&format!("{what}: no file is left"), || files(lineage).is_empty());
 }
 
-/// Times after the command, to meet an upgrade at each of its steps; a start takes about 20 ms.
+/// Times after the command, to meet an upgrade at each of its steps; a start takes about 20 ms. The simulator tries all orders;
+/// here a few stand for what it cannot know.
 fn moments() -> impl Iterator<Item = Duration> {
-    (0..12).map(|step| Duration::from_millis(step * 4))
+    (0..6).map(|step| Duration::from_millis(step * 6))
+}
+
+/// Each tier, with two workers.
+fn pairs() -> impl Iterator<Item = Case> {
+    cases().into_iter().filter(|case| case.workers == 2)
 }
 
 /// A former master that drains once took all connections back, and was left when the new one stopped.
@@ -93,7 +99,7 @@ fn a_former_master_refuses_to_serve_again() {
 #[test]
 fn a_stop_while_a_new_master_starts_leaves_nothing_half_done() {
     run("masters::a_stop_while_a_new_master_starts_leaves_nothing_half_done", || {
-        for case in cases() {
+        for case in pairs() {
             for name in [Signal::SIGTERM, Signal::SIGQUIT] {
                 for moment in moments() {
                     let what = format!("{name} {moment:?} after an upgrade began, {case:?}");
@@ -119,7 +125,7 @@ fn a_stop_while_a_new_master_starts_leaves_nothing_half_done() {
 #[test]
 fn where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_names() {
     run("masters::where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_names", || {
-        for case in cases() {
+        for case in pairs() {
             for moment in moments() {
                 let what = format!("the old master killed {moment:?} after an upgrade began, {case:?}");
                 let lineage = start(&case);
@@ -147,7 +153,7 @@ fn where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_n
 #[test]
 fn a_new_master_that_is_killed_leaves_nothing() {
     run("masters::a_new_master_that_is_killed_leaves_nothing", || {
-        for case in cases() {
+        for case in pairs() {
             for moment in moments() {
                 let what = format!("the new master killed {moment:?} after it was started, {case:?}");
                 let lineage = start(&case);

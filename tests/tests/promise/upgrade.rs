@@ -323,6 +323,9 @@ fn a_server_without_rights_is_upgraded_too() {
     });
 }
 
+/// A command, and what its failure must be.
+type Check<'a> = (&'a [&'a str], &'a dyn Fn(&Failure) -> bool);
+
 #[test]
 fn broken_upgrades_change_nothing_and_tell_why() {
     run("upgrade::broken_upgrades_change_nothing_and_tell_why", || {
@@ -355,7 +358,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
                     _ => false,
                 };
                 let nowhere = ["upgrade", "--", "--listen", "192.0.2.1:80", "--control", control];
-                let checks: [(&[&str], &dyn Fn(&Failure) -> bool); 12] = [
+                let checks: [Check<'_>; 12] = [
                     (&["upgrade", "/nowhere"], &|failure| is_program(failure, "No such file")),
                     (&["upgrade", &plain], &|failure| is_program(failure, "Permission denied")),
                     (&["upgrade", &foreign], &|failure| is_program(failure, "")),

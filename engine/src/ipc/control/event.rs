@@ -110,6 +110,22 @@ pub enum EventKind {
     Unknown,
 }
 
+impl EventKind {
+    /// Why something failed, where that is what happened.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::NotReloaded { why }
+            | Self::TakenDown { why }
+            | Self::NotScaled { why }
+            | Self::NotSteered { why }
+            | Self::UpgradeFailed { why }
+            | Self::NotReverted { why }
+            | Self::SuccessorGone { why } => Some(why),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for EventKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -154,7 +154,7 @@ pub enum Failure {
         why: Box<Failure>,
     },
     /// The new master ended.
-    #[error("the new binary (pid {pid}) {exit}")]
+    #[error("the new binary (pid {pid}) {exit}; its log says why")]
     SuccessorEnded {
         /// Its process.
         pid: u32,

@@ -169,7 +169,7 @@ fn failures() {
         ),
         (
             Failure::Reverted { pid: 7, why: RevertCause::Failed { why: Box::new(ended()) } },
-            "the upgrade to pid 7 was reverted: the new binary (pid 7) exited with code 3",
+            "the upgrade to pid 7 was reverted: the new binary (pid 7) exited with code 3; its log says why",
         ),
         (
             Failure::NotReverted { why: Box::new(Failure::PredecessorGone) },
@@ -191,7 +191,7 @@ fn failures() {
             Failure::SuccessorFailed { pid: 7, why: Box::new(Failure::Listen { address, problem: problem() }) },
             "the new binary (pid 7) cannot serve: cannot listen on [::1]:80: no luck",
         ),
-        (ended(), "the new binary (pid 7) exited with code 3"),
+        (ended(), "the new binary (pid 7) exited with code 3; its log says why"),
         (Failure::SuccessorLate { pid: 7, waited_ms: 300 }, "the new binary (pid 7) did not respond within 0.3 s"),
         (Failure::Incompatible { problem: problem() }, "no luck"),
         (Failure::Listen { address, problem: problem() }, "cannot listen on [::1]:80: no luck"),
@@ -377,7 +377,7 @@ fn events() {
         (EventKind::SuccessorLeft { pid: 7 }, "the new master (pid 7) has left"),
         (
             EventKind::SuccessorGone { why: Failure::SuccessorEnded { pid: 7, exit } },
-            "the new master is gone: the new binary (pid 7) was killed by SIGSEGV",
+            "the new master is gone: the new binary (pid 7) was killed by SIGSEGV; its log says why",
         ),
         (EventKind::PredecessorGone, "the old master is gone"),
         (EventKind::OrphansDrain { workers: 1 }, "1 worker of the previous server is draining"),

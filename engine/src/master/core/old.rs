@@ -23,6 +23,9 @@ const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// A new master that was relieved leaves within its workers' drain time; one that does not is killed after this time.
 const LEAVE_MS_MAX: u64 = 60_000;
 
+/// A new binary that has closed its channel before it serves ends within this time, or is killed.
+const EXIT_MS_MAX: u64 = 1_000;
+
 /// What a successor was when it was killed or ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Before {
@@ -311,12 +314,17 @@ impl Core {
         if matches!(self.lifecycle, Lifecycle::Leaving { .. }) {
             return world.forget_new();
         }
-        let Some(old) = self.lifecycle.old() else { return };
-        match problem {
-            Some(problem) => self.end_successor(world, Failure::Incompatible { problem }),
+        let Some(old) = self.lifecycle.old_mut() else { return };
+        match (problem, &mut old.stage) {
+            (Some(problem), _) => self.end_successor(world, Failure::Incompatible { problem }),
             // Its end is told next, with how it ended, unless somebody else has the channel closed.
-            None if matches!(old.stage, OldStage::Ending { .. }) => {}
-            None => world.kill(old.successor),
+            (None, OldStage::Ending { .. }) => {}
+            // A binary that does not know this version of the messages closes the channel, logs why, and exits: its exit
+            // code says more than a kill.
+            (None, OldStage::Starting(starting)) => {
+                starting.until = starting.until.min(world.now().after_ms(EXIT_MS_MAX));
+            }
+            (None, _) => world.kill(old.successor),
         }
     }
 
