@@ -240,6 +240,7 @@ impl World for Calls<'_> {
 
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
         if self.universe.fails(Fault::Tell) {
+            self.universe.untold.insert(process);
             return false;
         }
         if *order != Order::Ping {
@@ -272,6 +273,7 @@ impl World for Calls<'_> {
             && *master == Some(me)
         {
             *master = None;
+            self.universe.kernel.forget_unheld(connection);
         }
     }
 

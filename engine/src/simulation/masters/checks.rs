@@ -121,21 +121,22 @@ impl Universe {
             return;
         }
         for (address, program) in &self.kernel.programs {
-            let leads_to = |map: u32| {
-                let keys = self.kernel.maps.iter().filter(move |((one, at, _), _)| *one == map && at == address);
-                let holders = keys.flat_map(|(_, key)| &self.kernel.sockets[key].holders);
-                let masters = holders.filter_map(|holder| match holder {
+            // Sockets of the tier adopt belong to more than one.
+            let owner = |key: &Key| {
+                let mut masters = self.kernel.sockets[key].holders.iter().filter_map(|holder| match holder {
                     Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
                     _ => None,
                 });
-                let stays = |id: &ProcessId| {
-                    let core = self.master(*id).and_then(|master| master.core.as_ref());
-                    core.is_some_and(|core| !core.lifecycle().is_ending())
-                };
-                let masters = masters.filter(stays);
-                masters.collect::<Vec<_>>()
+                let first = masters.next()?;
+                masters.all(|one| one == first).then_some(first)
             };
-            let mut lineages: Vec<_> = program.maps.iter().flat_map(|(map, _)| leads_to(*map)).collect();
+            let stays = |id: &ProcessId| {
+                let core = self.master(*id).and_then(|master| master.core.as_ref());
+                core.is_some_and(|core| !core.lifecycle().is_ending())
+            };
+            let is_attached = |map: u32| program.maps.iter().any(|(one, _)| *one == map);
+            let keys = self.kernel.maps.iter().filter(|((map, at, _), _)| is_attached(*map) && at == address);
+            let mut lineages: Vec<_> = keys.filter_map(|(_, key)| owner(key)).filter(stays).collect();
             lineages.sort_unstable();
             lineages.dedup();
             if lineages.len() > 1 {
@@ -261,7 +262,12 @@ impl Universe {
         let Some(worker) = self.worker(id) else { return };
         let is_halted = self.processes[&id].halted.is_some();
         let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS && self.now.ms_since(worker.last_turn) > 400;
-        if worker.stage != Stage::Serving || is_halted || is_excused || !self.keeps_promises() {
+        if worker.stage != Stage::Serving
+            || is_halted
+            || is_excused
+            || self.untold.contains(&id)
+            || !self.keeps_promises()
+        {
             return;
         }
         let is_its = |place: Place| matches!(place, Place::Held { worker, .. } if worker == Some(id));
