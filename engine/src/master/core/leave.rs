@@ -178,6 +178,7 @@ impl Core {
         };
         let until = now.after_ms(time_ms.saturating_add(STOP_GRACE_MS));
         let growth = generation.growth.take();
+        let size = generation.slots.len();
         generation.phase = match generation.phase {
             Phase::Leaving { until: before } => Phase::Leaving { until: before.min(until) },
             Phase::Abandoned { until: before } => Phase::Abandoned { until: before.min(until) },
@@ -203,7 +204,9 @@ impl Core {
         }
         if growth.is_some() {
             let cut_off = crate::ipc::control::Failure::CutOff { by: Interruption::Leave };
-            self.operations.conclude(world, Kind::Scale { generation: number }, &Err(cut_off));
+            let is_it =
+                |kind| matches!(kind, Kind::Scale { generation, workers } if (generation, workers) == (number, size));
+            self.operations.conclude_all(world, is_it, &Err(cut_off));
         }
     }
 }

@@ -161,6 +161,20 @@ impl Core {
         self.moves.waiting.clear();
     }
 
+    /// Tells those who wait for another number of workers what there is, although connections still move.
+    pub(super) fn conclude_scales(&mut self, world: &mut dyn World) {
+        let (scales, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.moves.waiting)
+            .into_iter()
+            .partition(|(kind, _)| matches!(kind, Kind::Scale { .. }));
+        self.moves.waiting = others;
+        for (kind, mut outcome) in scales {
+            if let Outcome::Scaled { moves, .. } = &mut outcome {
+                *moves = self.moves.total.clone();
+            }
+            self.operations.conclude(world, kind, &Ok(outcome));
+        }
+    }
+
     /// Tells those who wait, where nothing moves any more.
     pub(super) fn conclude_moves(&mut self, world: &mut dyn World) {
         if self.is_moving() {
