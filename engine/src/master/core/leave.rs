@@ -5,7 +5,7 @@ use super::generation::{Phase, State};
 use super::lifecycle::{Idle, Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
 use super::operations::Kind;
-use super::types::{Plan, Stop};
+use super::types::{Address, Plan, Stop};
 use super::world::{Notice, World};
 use crate::config::Connections;
 use crate::handover::Tier;
@@ -152,6 +152,19 @@ impl Core {
     /// How workers leave when others serve instead.
     pub(super) fn farewell(&self, index: usize) -> Order {
         self.farewell_of(&self.generations[index].plan)
+    }
+
+    /// How the workers at `index` leave when those at `next` serve.
+    pub(super) fn farewell_between(&self, index: usize, next: usize) -> Order {
+        let (before, after) = (&self.generations[index], &self.generations[next]);
+        let is_served = |address: &Address| after.addresses.iter().any(|one| one.bound == address.bound);
+        match self.farewell(next) {
+            // Nobody else accepts from the sockets of an address that was given up: they are emptied.
+            Order::Drain { drain_ms, is_succeeded: true, .. } if !before.addresses.iter().all(is_served) => {
+                Order::Drain { settle_ms: after.plan.settle_ms, drain_ms, is_succeeded: false }
+            }
+            farewell => farewell,
+        }
     }
 
     pub(super) fn farewell_of(&self, plan: &Plan) -> Order {

@@ -222,9 +222,9 @@ impl Core {
         self.last = Some(generation.plan.clone());
         world.note(Some(number), EventKind::Serves { took_ms });
         let is_first = self.serves_now();
-        let farewell = self.farewell(index);
         for before in 0..index {
             if self.generations[before].phase == Phase::Serving {
+                let farewell = self.farewell_between(before, index);
                 self.send_away(world, before, &farewell);
             }
         }
