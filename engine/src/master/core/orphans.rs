@@ -158,6 +158,10 @@ impl Core {
     ) {
         if self.adopts() && !self.lifecycle.is_ending() {
             self.placement.keep(socket, address);
+            if self.serving().is_some() {
+                // Its master may have steered to it.
+                world.detach(socket);
+            }
         } else {
             world.close(socket);
         }

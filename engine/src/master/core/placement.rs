@@ -131,13 +131,7 @@ impl Core {
         let beside_old = self.lifecycle.new_master().is_some_and(|new| new.is_held);
         match generation.steering {
             Some(steering) => world.steer(steering, beside_old, generation.plan.backlog),
-            None => {
-                if self.adopts() {
-                    // Another server may have steered.
-                    self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
-                }
-                Ok(())
-            }
+            None => Ok(()),
         }
     }
 

@@ -229,6 +229,8 @@ impl Core {
             }
         }
         if self.adopts() {
+            // A former server may have steered.
+            self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
             let addresses = self.placement.addresses.clone();
             self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
             self.share_rest(world);
