@@ -141,7 +141,13 @@ impl Core {
     }
 
     fn shrink(&mut self, world: &mut dyn World, index: usize, workers: usize) -> Result<(), Failure> {
-        self.resize_steering(world, index, workers)?;
+        if let Err(why) = self.resize_steering(world, index, workers) {
+            let from = self.generations[index].slots.len();
+            if let Err(why) = self.resize_steering(world, index, from) {
+                world.note(Some(self.generations[index].number), EventKind::NotSteered { why });
+            }
+            return Err(why);
+        }
         let mut leaving = self.split(index, workers);
         let (number, count) = (leaving.number, leaving.slots.len());
         self.generations[index].plan.workers = workers;

@@ -14,7 +14,7 @@ use super::process::Stage;
 use super::universe::{Dead, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Generation, Lifecycle, Lineage, Phase, ProcessId};
+use crate::master::core::{ClientId, Core, Lifecycle, Lineage, ProcessId, Request};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -172,7 +172,6 @@ impl Universe {
 
     /// What is not as the outcome says.
     fn lie(&self, me: ProcessId, client: ClientId, outcome: &Outcome) -> Option<&'static str> {
-        let asked = self.clients.get(&client).and_then(|client| client.generation);
         let core = self.master(me)?.core.as_ref()?;
         match outcome {
             Outcome::Upgraded { pid, .. } | Outcome::Held { pid } => {
@@ -207,11 +206,9 @@ impl Universe {
             }
             // Another generation may serve by now, since connections moved in between.
             Outcome::Scaled { workers, .. } => {
-                let is_wrong = |one: &&Generation| {
-                    Some(one.number) == asked && one.phase == Phase::Serving && one.plan.workers != *workers
-                };
-                let has_other = core.generations().iter().find(is_wrong).is_some_and(|one| !one.is_changing());
-                has_other.then_some("the generation has another number of workers")
+                let asked = self.clients.get(&client).map(|client| &client.request);
+                (asked != Some(&Request::Scale { workers: *workers }))
+                    .then_some("another number of workers was asked for")
             }
             Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
         }

@@ -269,10 +269,7 @@ impl Universe {
         };
         let client = ClientId(u64::from(self.number()));
         universe::said(self.now, client, id, &request);
-        self.clients.insert(
-            client,
-            Client { asked: id, request: request.clone(), answer: None, generation: None, is_gone: false },
-        );
+        self.clients.insert(client, Client { asked: id, request: request.clone(), answer: None, is_gone: false });
         self.master_mut(id).requests.push_back((client, request));
     }
 
