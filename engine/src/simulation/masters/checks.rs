@@ -14,7 +14,7 @@ use super::process::Stage;
 use super::universe::{Dead, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Lifecycle, Lineage, ProcessId, Request};
+use crate::master::core::{ClientId, Core, Idle, Lifecycle, Lineage, ProcessId, Request};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -39,7 +39,13 @@ impl Universe {
 
     /// A master serves there, or waits with its guards.
     fn is_expected(&self, address: SocketAddr) -> bool {
-        let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(_) | Lifecycle::Idle(_));
+        let serves = |core: &Core| match core.lifecycle() {
+            Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
+            // Another master serves, or workers of one that is gone; where they are killed, too, nobody is left.
+            Lifecycle::Idle(Idle::Replaced(_)) => false,
+            Lifecycle::Idle(Idle::Wanted { .. }) => !self.is_worker_killed,
+            _ => false,
+        };
         self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))
     }
 
