@@ -92,8 +92,6 @@ pub(super) struct Client {
     pub(super) asked: ProcessId,
     pub(super) request: Request,
     pub(super) answer: Option<Result<Outcome, Failure>>,
-    /// What served when it was asked.
-    pub(super) generation: Option<u32>,
     /// It went away, or its master did.
     pub(super) is_gone: bool,
 }
