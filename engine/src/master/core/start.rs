@@ -229,8 +229,11 @@ impl Core {
             }
         }
         if self.adopts() {
-            // A former server may have steered.
-            self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
+            // A former server may have steered to sockets that are kept now. Where another master closes its listeners, its
+            // program stays: it moves whoever waits there, and leads nowhere when they are closed.
+            if self.orphans.is_any_heard() {
+                self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
+            }
             let addresses = self.placement.addresses.clone();
             self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
             self.share_rest(world);

@@ -41,9 +41,7 @@ impl Universe {
     fn is_expected(&self, address: SocketAddr) -> bool {
         let serves = |core: &Core| match core.lifecycle() {
             Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
-            // Another master serves, or workers of one that is gone; where they are killed, too, nobody is left.
-            Lifecycle::Idle(Idle::Replaced(_)) => false,
-            Lifecycle::Idle(Idle::Wanted { .. }) => !self.is_worker_killed,
+            // Another master serves, or workers of one that is gone: where those end as well, nobody is left.
             _ => false,
         };
         self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))

@@ -195,7 +195,6 @@ impl Universe {
             Step::KillWorker { worker } => {
                 if let Some(id) = self.nth_worker(worker) {
                     tell(now, None, || format!("somebody kills worker {}", id.0));
-                    self.is_worker_killed = true;
                     self.last_fault = self.last_fault.max(now);
                     self.kill(id);
                 }

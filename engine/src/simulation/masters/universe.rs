@@ -125,8 +125,6 @@ pub(super) struct Universe {
     pub(super) may_reset: bool,
     /// Steering has failed: it is as it was before.
     pub(super) is_unsteered: bool,
-    /// A worker was killed by a fault.
-    pub(super) is_worker_killed: bool,
     /// Workers that could not be told something: they may be killed for not doing it.
     pub(super) untold: BTreeSet<ProcessId>,
     /// Masters that were told to let their workers go.
@@ -161,7 +159,6 @@ impl Universe {
             may_reset: false,
             is_unsteered: false,
             idled: BTreeSet::new(),
-            is_worker_killed: false,
             untold: BTreeSet::new(),
             unjudged: Vec::new(),
             violation: None,
