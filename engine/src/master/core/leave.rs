@@ -4,12 +4,13 @@ use super::Core;
 use super::generation::{Phase, State};
 use super::lifecycle::{Idle, Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{Address, Plan, Stop};
 use super::world::{Notice, World};
 use crate::config::Connections;
 use crate::handover::Tier;
-use crate::ipc::control::{Cause, EventKind, Interruption};
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome};
 use crate::ipc::orders::Order;
 
 /// Beyond the workers' own drain time: then they are killed.
@@ -67,7 +68,11 @@ impl Core {
         self.operations.conclude_all(
             world,
             |kind| kind != Kind::Stop && !(is_relieved && kind == Kind::Revert),
-            &Err(crate::ipc::control::Failure::CutOff { by: Interruption::Stop }),
+            &if is_put_back(Mutation::CutOffIsDone) {
+                Ok(Outcome::Stopped)
+            } else {
+                Err(Failure::CutOff { by: Interruption::Stop })
+            },
         );
     }
 
@@ -160,7 +165,9 @@ impl Core {
         let is_served = |address: &Address| after.addresses.iter().any(|one| one.bound == address.bound);
         match self.farewell(next) {
             // Nobody else accepts from the sockets of an address that was given up: they are emptied.
-            Order::Drain { drain_ms, is_succeeded: true, .. } if !before.addresses.iter().all(is_served) => {
+            Order::Drain { drain_ms, is_succeeded: true, .. }
+                if !is_put_back(Mutation::GivenUpAddressIsNotEmptied) && !before.addresses.iter().all(is_served) =>
+            {
                 Order::Drain { settle_ms: after.plan.settle_ms, drain_ms, is_succeeded: false }
             }
             farewell => farewell,
@@ -216,7 +223,7 @@ impl Core {
             }
         }
         if growth.is_some() {
-            let cut_off = crate::ipc::control::Failure::CutOff { by: Interruption::Leave };
+            let cut_off = Failure::CutOff { by: Interruption::Leave };
             let is_it =
                 |kind| matches!(kind, Kind::Scale { generation, workers } if (generation, workers) == (number, size));
             self.operations.conclude_all(world, is_it, &Err(cut_off));

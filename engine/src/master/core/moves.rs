@@ -3,6 +3,7 @@
 use super::Core;
 use super::generation::{Generation, Phase, State};
 use super::lifecycle::{Lifecycle, OldStage};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::world::World;
 use crate::ipc::control::{EventKind, Moves, Outcome};
@@ -106,6 +107,11 @@ impl Core {
         }
         let serving = self.generations.iter_mut().filter(|generation| generation.phase == Phase::Serving);
         for slot in serving.flat_map(|generation| &mut generation.slots) {
+            if let State::Starting(child) = &mut slot.state
+                && is_put_back(Mutation::StartingWorkerIsForgotten)
+            {
+                child.awaits_state = false;
+            }
             if let State::Ready(child) = &mut slot.state
                 && std::mem::take(&mut child.awaits_state)
             {
@@ -163,6 +169,9 @@ impl Core {
 
     /// Tells those who wait for another number of workers what there is, although connections still move.
     pub(super) fn conclude_scales(&mut self, world: &mut dyn World) {
+        if is_put_back(Mutation::ScalesShareOutcome) {
+            return;
+        }
         let (scales, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.moves.waiting)
             .into_iter()
             .partition(|(kind, _)| matches!(kind, Kind::Scale { .. }));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
 use super::lifecycle::{Idle, Lifecycle};
+use super::mutation::{Mutation, is_put_back};
 use super::types::{Address, ArrivalId, ProcessId, SocketId};
 use super::world::World;
 use crate::handover::Tier;
@@ -189,7 +190,8 @@ impl Core {
     /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where
     /// nobody else serves: whoever comes to them while a successor serves would wait for nobody.
     pub(super) fn close_unused_guards(&mut self, world: &mut dyn World) {
-        let is_replaced = matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_)));
+        let is_replaced =
+            matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_))) && !is_put_back(Mutation::ReplacedKeepsGuards);
         if self.adopts() && is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
             self.placement.retain(world, |_, _| false);
         }

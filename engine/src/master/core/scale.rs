@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{ClientId, SocketId};
 use super::world::World;
@@ -32,7 +33,8 @@ impl Core {
         world.note(Some(generation), EventKind::Scaling { from, to: workers });
         // Whoever waits until connections have moved is told how it is before that changes.
         self.conclude_scales(world);
-        let kind = Kind::Scale { generation, workers };
+        let shares = is_put_back(Mutation::ScalesShareOutcome);
+        let kind = Kind::Scale { generation, workers: if shares { 0 } else { workers } };
         if workers > from {
             self.operations.wait(client, kind);
             if let Err(why) = self.grow(world, index, workers) {
@@ -142,6 +144,9 @@ impl Core {
 
     fn shrink(&mut self, world: &mut dyn World, index: usize, workers: usize) -> Result<(), Failure> {
         if let Err(why) = self.resize_steering(world, index, workers) {
+            if is_put_back(Mutation::PlacesStay) {
+                return Err(why);
+            }
             let from = self.generations[index].slots.len();
             if let Err(why) = self.resize_steering(world, index, from) {
                 world.note(Some(self.generations[index].number), EventKind::NotSteered { why });
@@ -163,7 +168,9 @@ impl Core {
         world.note(Some(number), EventKind::Scaled { workers, leaving: count });
         self.send_away(world, index, &farewell);
         let outcome = Outcome::Scaled { workers, leaving: count, moves: Moves::default() };
-        self.conclude_when_moved(Kind::Scale { generation: number, workers }, outcome);
+        let shares = is_put_back(Mutation::ScalesShareOutcome);
+        let kind = Kind::Scale { generation: number, workers: if shares { 0 } else { workers } };
+        self.conclude_when_moved(kind, outcome);
         Ok(())
     }
 

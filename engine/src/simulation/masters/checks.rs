@@ -277,6 +277,24 @@ impl Universe {
         }
     }
 
+    /// A master serves: what would be lost by that was allowed.
+    pub(super) fn judge_losses_allowed(&mut self, id: ProcessId) {
+        let Some(master) = self.master(id) else { return };
+        if master.loses {
+            self.violate("an upgrade that loses something is refused", format!("{:?} serves", master.binary));
+        }
+    }
+
+    /// A worker was found to hang.
+    pub(super) fn judge_hung(&mut self) {
+        if let Some((last_turn, hang_ms)) = self.last_killed
+            && self.now.ms_since(last_turn) < hang_ms
+        {
+            let detail = format!("it had {hang_ms} ms, and turned {} ms ago", self.now.ms_since(last_turn));
+            self.violate("only workers that hang are killed", detail);
+        }
+    }
+
     /// A worker has waited for state, all the time, that nobody was to bring.
     pub(super) fn judge_waited_in_vain(&mut self, id: ProcessId) {
         let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS;
