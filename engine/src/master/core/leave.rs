@@ -4,12 +4,13 @@ use super::Core;
 use super::generation::{Phase, State};
 use super::lifecycle::{Idle, Instead, Lifecycle, Lineage, Old, OldStage, Stopping};
 use super::moves::inheritance;
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
-use super::types::{Plan, Stop};
+use super::types::{Address, Plan, Stop};
 use super::world::{Notice, World};
 use crate::config::Connections;
 use crate::handover::Tier;
-use crate::ipc::control::{Cause, EventKind, Interruption};
+use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome};
 use crate::ipc::orders::Order;
 
 /// Beyond the workers' own drain time: then they are killed.
@@ -67,7 +68,11 @@ impl Core {
         self.operations.conclude_all(
             world,
             |kind| kind != Kind::Stop && !(is_relieved && kind == Kind::Revert),
-            &Err(crate::ipc::control::Failure::CutOff { by: Interruption::Stop }),
+            &if is_put_back(Mutation::CutOffIsDone) {
+                Ok(Outcome::Stopped)
+            } else {
+                Err(Failure::CutOff { by: Interruption::Stop })
+            },
         );
     }
 
@@ -154,6 +159,21 @@ impl Core {
         self.farewell_of(&self.generations[index].plan)
     }
 
+    /// How the workers at `index` leave when those at `next` serve.
+    pub(super) fn farewell_between(&self, index: usize, next: usize) -> Order {
+        let (before, after) = (&self.generations[index], &self.generations[next]);
+        let is_served = |address: &Address| after.addresses.iter().any(|one| one.bound == address.bound);
+        match self.farewell(next) {
+            // Nobody else accepts from the sockets of an address that was given up: they are emptied.
+            Order::Drain { drain_ms, is_succeeded: true, .. }
+                if !is_put_back(Mutation::GivenUpAddressIsNotEmptied) && !before.addresses.iter().all(is_served) =>
+            {
+                Order::Drain { settle_ms: after.plan.settle_ms, drain_ms, is_succeeded: false }
+            }
+            farewell => farewell,
+        }
+    }
+
     pub(super) fn farewell_of(&self, plan: &Plan) -> Order {
         let (settle_ms, is_succeeded) = match self.tier {
             Tier::Adopt => (0, true),
@@ -178,6 +198,7 @@ impl Core {
         };
         let until = now.after_ms(time_ms.saturating_add(STOP_GRACE_MS));
         let growth = generation.growth.take();
+        let size = generation.slots.len();
         generation.phase = match generation.phase {
             Phase::Leaving { until: before } => Phase::Leaving { until: before.min(until) },
             Phase::Abandoned { until: before } => Phase::Abandoned { until: before.min(until) },
@@ -202,8 +223,10 @@ impl Core {
             }
         }
         if growth.is_some() {
-            let cut_off = crate::ipc::control::Failure::CutOff { by: Interruption::Leave };
-            self.operations.conclude(world, Kind::Scale { generation: number }, &Err(cut_off));
+            let cut_off = Failure::CutOff { by: Interruption::Leave };
+            let is_it =
+                |kind| matches!(kind, Kind::Scale { generation, workers } if (generation, workers) == (number, size));
+            self.operations.conclude_all(world, is_it, &Err(cut_off));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a master is for at the moment, and how it stands to the other master of an upgrade. One value instead of booleans:
 //! a combination that makes no sense cannot be written.
 
+use super::mutation::{Mutation, is_put_back};
 use super::old::Before;
 use super::types::{Plan, ProcessId, Stop, Time};
 use crate::ipc::control::{Cause, Failure};
@@ -218,6 +219,7 @@ impl Lifecycle {
             Self::Serving(Lineage::Old(_)) | Self::Idle(Idle::Replaced(_)) => Some(Failure::UpgradeUnderWay),
             Self::Serving(Lineage::New(_)) => Some(Failure::NotCommitted),
             Self::Stopping(_) | Self::Failed(_) | Self::Over(_) => Some(Failure::Stopping),
+            Self::Leaving { .. } if is_put_back(Mutation::FormerMasterObeys) => None,
             Self::Leaving { successor, .. } => Some(Failure::Leaving { successor: successor.0 }),
             Self::Serving(Lineage::Alone) | Self::Idle(_) => None,
         }

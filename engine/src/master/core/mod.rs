@@ -14,6 +14,7 @@ mod leave;
 mod legal;
 mod lifecycle;
 mod moves;
+pub(crate) mod mutation;
 mod new;
 mod old;
 mod operations;
@@ -30,6 +31,7 @@ pub(crate) use self::generation::{Generation, Phase, Slot, State};
 pub(crate) use self::lifecycle::Idle;
 pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
+use self::mutation::{Mutation, is_put_back};
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
 use self::placement::Placement;
@@ -231,7 +233,9 @@ impl Core {
                 self.ask_to_commit(world).map(|()| Some(Kind::Commit))
             }
             Request::Revert => match &self.lifecycle {
-                Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { .. }, .. })) => {
+                Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { .. }, .. }))
+                    if !is_put_back(Mutation::RevertHastens) =>
+                {
                     Ok(Some(Kind::Revert))
                 }
                 Lifecycle::Serving(Lineage::New(_)) => {
@@ -305,7 +309,9 @@ impl Core {
         self.check_workers(world);
         self.look_at_workers(world);
         // A worker's channel may have been full.
-        self.share_rest(world);
+        if !is_put_back(Mutation::ShareIsNotRetried) {
+            self.share_rest(world);
+        }
     }
 
     /// When to step with [`Event::Tick`] at the latest.
@@ -343,7 +349,9 @@ impl Core {
             _ => (died, None),
         };
         let stopped = match &self.lifecycle {
-            Lifecycle::Stopping(Stopping { instead: Instead::Perhaps { by }, .. }) => {
+            Lifecycle::Stopping(Stopping { instead: Instead::Perhaps { by }, .. })
+                if !is_put_back(Mutation::StoppedWhileReverting) =>
+            {
                 Err(Failure::Reverted { pid: self.process.0, why: RevertCause::Stopped { by: *by } })
             }
             _ => verdict.clone().map(|()| served_by.clone().unwrap_or(Outcome::Stopped)),

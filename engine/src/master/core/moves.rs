@@ -3,6 +3,7 @@
 use super::Core;
 use super::generation::{Generation, Phase, State};
 use super::lifecycle::{Lifecycle, OldStage};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::world::World;
 use crate::ipc::control::{EventKind, Moves, Outcome};
@@ -106,6 +107,11 @@ impl Core {
         }
         let serving = self.generations.iter_mut().filter(|generation| generation.phase == Phase::Serving);
         for slot in serving.flat_map(|generation| &mut generation.slots) {
+            if let State::Starting(child) = &mut slot.state
+                && is_put_back(Mutation::StartingWorkerIsForgotten)
+            {
+                child.awaits_state = false;
+            }
             if let State::Ready(child) = &mut slot.state
                 && std::mem::take(&mut child.awaits_state)
             {
@@ -159,6 +165,23 @@ impl Core {
     /// What was to be told when connections have moved is not told any more: it was cut off.
     pub(super) fn forget_waiting(&mut self) {
         self.moves.waiting.clear();
+    }
+
+    /// Tells those who wait for another number of workers what there is, although connections still move.
+    pub(super) fn conclude_scales(&mut self, world: &mut dyn World) {
+        if is_put_back(Mutation::ScalesShareOutcome) {
+            return;
+        }
+        let (scales, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.moves.waiting)
+            .into_iter()
+            .partition(|(kind, _)| matches!(kind, Kind::Scale { .. }));
+        self.moves.waiting = others;
+        for (kind, mut outcome) in scales {
+            if let Outcome::Scaled { moves, .. } = &mut outcome {
+                *moves = self.moves.total.clone();
+            }
+            self.operations.conclude(world, kind, &Ok(outcome));
+        }
     }
 
     /// Tells those who wait, where nothing moves any more.

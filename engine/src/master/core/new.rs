@@ -2,6 +2,7 @@
 //! itself, is told how far it comes, and takes over again where this one is sent away before the upgrade is final.
 
 use super::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Start, Stopping};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{ProcessId, Stop, Time};
 use super::world::{Names, World};
@@ -100,7 +101,7 @@ impl Core {
         };
         self.moves.heirs_elsewhere = meetings;
         world.names(Names::Forget);
-        if self.adopts() {
+        if self.adopts() && !is_put_back(Mutation::SocketsAreNotGivenBack) {
             // The old master may not have those that this one made.
             let sockets: Vec<_> = self.placement.kept.iter().map(|kept| (kept.socket, kept.address)).collect();
             world.give_listeners_to_old(&sockets);
@@ -120,6 +121,9 @@ impl Core {
             return self.stop(world, Stop::Now, by);
         }
         new.stage = NewStage::Undecided;
+        if is_put_back(Mutation::NotRevertedIsNotTold) {
+            return;
+        }
         let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
         self.operations.conclude(world, Kind::Stop, &Err(why));
@@ -129,7 +133,9 @@ impl Core {
     pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
         if let Some(elder) = self.elder.take() {
             // Where it was killed.
-            world.names(Names::Clean { after: elder.process });
+            if !is_put_back(Mutation::PredecessorLeavesFiles) {
+                world.names(Names::Clean { after: elder.process });
+            }
         }
         if let Lifecycle::Stopping(Stopping { instead: instead @ Instead::Perhaps { .. }, .. }) = &mut self.lifecycle {
             *instead = Instead::Nobody;

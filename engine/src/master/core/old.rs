@@ -5,6 +5,7 @@
 use super::Core;
 use super::generation::Phase;
 use super::lifecycle::{Idle, Lifecycle, Lineage, Old, OldStage, Starting};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{ProcessId, SocketId, Time, Upgrade};
 use super::world::{Greeting, Names, Notice, World};
@@ -126,7 +127,7 @@ impl Core {
         let Some(Old { stage: OldStage::Starting(starting), .. }) = self.lifecycle.old_mut() else { return };
         let is_allowed = |loss: &Loss| loss.flag().is_some_and(|flag| starting.allowed.contains(&flag));
         let forbidden: Vec<Loss> = losses.iter().filter(|loss| !is_allowed(loss)).cloned().collect();
-        if !forbidden.is_empty() {
+        if !forbidden.is_empty() && !is_put_back(Mutation::LossesAreAllowed) {
             let why = Failure::WouldLose { losses: forbidden };
             return self.end_successor(world, why);
         }
@@ -147,6 +148,7 @@ impl Core {
         if let ToOld::Introduction { tier, .. } = introduction
             && self.tier == Tier::Ebpf
             && *tier != Tier::Ebpf.to_string()
+            && !is_put_back(Mutation::TierIsNotCompared)
         {
             losses.push(Loss::Tier { old: self.tier.to_string(), new: tier.clone() });
         }
@@ -222,7 +224,9 @@ impl Core {
         world.tell_new(&ToNew::Alone);
         let Some(old) = self.lifecycle.take_old() else { return };
         self.lifecycle = Lifecycle::Idle(Idle::Replaced(old));
-        self.take_down_coming(world);
+        if !is_put_back(Mutation::ComingUpAfterCommit) {
+            self.take_down_coming(world);
+        }
         let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {
             // Sockets that the new master has not taken must be emptied and closed in order.
@@ -289,7 +293,8 @@ impl Core {
 
     /// The old workers serve, and the new master has left.
     fn conclude_revert(&mut self, world: &mut dyn World) {
-        if self.lifecycle.old().is_none() && self.serving().is_some() {
+        let serves = self.serving().is_some() || is_put_back(Mutation::RevertedTooEarly);
+        if self.lifecycle.old().is_none() && serves {
             self.operations.conclude(world, Kind::Revert, &Ok(Outcome::Reverted { pid: self.process.0 }));
         }
     }
@@ -342,7 +347,9 @@ impl Core {
         };
         self.moves.heirs_elsewhere.clear();
         world.forget_new();
-        world.names(Names::Clean { after: successor });
+        if !is_put_back(Mutation::SuccessorLeavesFiles) {
+            world.names(Names::Clean { after: successor });
+        }
         let reverted = RevertCause::Failed { why: Box::new(why.clone()) };
         match before {
             Before::Starting => {
@@ -383,6 +390,9 @@ impl Core {
             OldStage::Held { until: Some(until) } if *until <= now => self.revert(world, RevertCause::NotCommitted),
             OldStage::Probation { until } if *until <= now => {
                 world.note(None, EventKind::ProbationOver);
+                if is_put_back(Mutation::ProbationForgetsWorkers) {
+                    return self.finish_upgrade(world);
+                }
                 self.commit(world);
             }
             OldStage::Relieved { until } if *until <= now => {
@@ -411,6 +421,7 @@ impl Core {
         let Some(old) = self.lifecycle.old() else { return };
         match old.stage.before() {
             _ if matches!(old.stage, OldStage::Ending { .. }) => {}
+            Before::Starting if is_put_back(Mutation::StopForgetsSuccessor) => {}
             Before::Starting => self.end_successor(world, Failure::Stopping),
             Before::Serving => {
                 self.leave_to_successor(world);

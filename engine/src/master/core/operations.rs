@@ -9,8 +9,8 @@ use crate::ipc::control::{Failure, Interruption, Outcome};
 pub(crate) enum Kind {
     /// This generation serves, and the previous one's connections have moved.
     Reload { generation: u32 },
-    /// This generation has another number of workers.
-    Scale { generation: u32 },
+    /// This generation has this number of workers.
+    Scale { generation: u32, workers: usize },
     /// The new binary serves, or is held.
     Upgrade,
     /// The upgrade is final.

@@ -6,6 +6,7 @@ use super::Core;
 use super::leave::STOP_GRACE_MS;
 use super::lifecycle::{Idle, Lifecycle};
 use super::moves::inheritance;
+use super::mutation::{Mutation, is_put_back};
 use super::types::{ProcessId, SocketId, Stop, Time};
 use super::world::World;
 use crate::ipc::control::EventKind;
@@ -163,6 +164,10 @@ impl Core {
     ) {
         if self.adopts() && !self.lifecycle.is_ending() {
             self.placement.keep(socket, address);
+            if self.serving().is_some() {
+                // Its master may have steered to it.
+                world.detach(socket);
+            }
         } else {
             world.close(socket);
         }
@@ -203,7 +208,12 @@ impl Core {
         let plan = match (self.serving(), &self.last) {
             (Some(index), _) => &self.generations[index].plan,
             // Workers are to leave, whoever they belonged to.
-            (None, Some(last)) if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked)) => last,
+            (None, Some(last))
+                if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked))
+                    && !is_put_back(Mutation::OrphansStayAtIdle) =>
+            {
+                last
+            }
             _ => return,
         };
         let farewell = self.farewell_of(plan);
@@ -251,6 +261,7 @@ impl Core {
             if let Some(known) = &mut orphan.known
                 && let Sharing::Wanted { listeners, at } = known.sharing
                 && at <= now
+                && !is_put_back(Mutation::OrphanIsAskedOnce)
             {
                 known.ask_to_share(world, orphan.process, listeners);
             }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
+use super::lifecycle::{Idle, Lifecycle};
+use super::mutation::{Mutation, is_put_back};
 use super::types::{Address, ArrivalId, ProcessId, SocketId};
 use super::world::World;
 use crate::handover::Tier;
@@ -185,9 +187,15 @@ impl Core {
         }
     }
 
-    /// Closes guards of addresses that no generation listens on any more.
-    pub(super) fn close_unused_guards(&self, world: &mut dyn World) {
-        if self.tier == Tier::Ebpf && !self.is_idle() {
+    /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where
+    /// nobody else serves: whoever comes to them while a successor serves would wait for nobody.
+    pub(super) fn close_unused_guards(&mut self, world: &mut dyn World) {
+        let is_replaced =
+            matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_))) && !is_put_back(Mutation::ReplacedKeepsGuards);
+        if self.adopts() && is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
+            self.placement.retain(world, |_, _| false);
+        }
+        if self.tier == Tier::Ebpf && (!self.is_idle() || is_replaced) {
             let addresses = self.generations.iter().flat_map(|generation| &generation.addresses);
             let bound: Vec<SocketAddr> = addresses.map(|address| address.bound).collect();
             world.keep_guards(&bound);

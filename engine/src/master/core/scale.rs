@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{ClientId, SocketId};
 use super::world::World;
@@ -30,15 +31,19 @@ impl Core {
         let generation = self.generations[index].number;
         world.begin_timeline(TimelineKind::Scale, generation);
         world.note(Some(generation), EventKind::Scaling { from, to: workers });
+        // Whoever waits until connections have moved is told how it is before that changes.
+        self.conclude_scales(world);
+        let shares = is_put_back(Mutation::ScalesShareOutcome);
+        let kind = Kind::Scale { generation, workers: if shares { 0 } else { workers } };
         if workers > from {
-            self.operations.wait(client, Kind::Scale { generation });
+            self.operations.wait(client, kind);
             if let Err(why) = self.grow(world, index, workers) {
                 self.abandon_growth(world, index, why);
             }
             return Ok(());
         }
         self.shrink(world, index, workers)?;
-        self.operations.wait(client, Kind::Scale { generation });
+        self.operations.wait(client, kind);
         Ok(())
     }
 
@@ -118,12 +123,13 @@ impl Core {
         self.last = Some(generation.plan.clone());
         world.note(Some(number), EventKind::Scaled { workers, leaving: 0 });
         let outcome = Outcome::Scaled { workers, leaving: 0, moves: Moves::default() };
-        self.operations.conclude(world, Kind::Scale { generation: number }, &Ok(outcome));
+        self.operations.conclude(world, Kind::Scale { generation: number, workers }, &Ok(outcome));
     }
 
     /// The new workers do not come up: the others keep serving.
     pub(super) fn abandon_growth(&mut self, world: &mut dyn World, index: usize, why: Failure) {
         let Some(growth) = self.generations[index].growth.take() else { return };
+        let workers = self.generations[index].slots.len();
         let leaving = self.split(index, growth.from);
         let generation = leaving.number;
         self.generations.insert(index, leaving);
@@ -133,11 +139,20 @@ impl Core {
             world.note(Some(generation), EventKind::NotSteered { why });
         }
         world.note(Some(generation), EventKind::NotScaled { why: why.clone() });
-        self.operations.conclude(world, Kind::Scale { generation }, &Err(why));
+        self.operations.conclude(world, Kind::Scale { generation, workers }, &Err(why));
     }
 
     fn shrink(&mut self, world: &mut dyn World, index: usize, workers: usize) -> Result<(), Failure> {
-        self.resize_steering(world, index, workers)?;
+        if let Err(why) = self.resize_steering(world, index, workers) {
+            if is_put_back(Mutation::PlacesStay) {
+                return Err(why);
+            }
+            let from = self.generations[index].slots.len();
+            if let Err(why) = self.resize_steering(world, index, from) {
+                world.note(Some(self.generations[index].number), EventKind::NotSteered { why });
+            }
+            return Err(why);
+        }
         let mut leaving = self.split(index, workers);
         let (number, count) = (leaving.number, leaving.slots.len());
         self.generations[index].plan.workers = workers;
@@ -153,7 +168,9 @@ impl Core {
         world.note(Some(number), EventKind::Scaled { workers, leaving: count });
         self.send_away(world, index, &farewell);
         let outcome = Outcome::Scaled { workers, leaving: count, moves: Moves::default() };
-        self.conclude_when_moved(Kind::Scale { generation: number }, outcome);
+        let shares = is_put_back(Mutation::ScalesShareOutcome);
+        let kind = Kind::Scale { generation: number, workers: if shares { 0 } else { workers } };
+        self.conclude_when_moved(kind, outcome);
         Ok(())
     }
 

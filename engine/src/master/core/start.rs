@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Slot, State};
 use super::lifecycle::{Idle, Lifecycle, Lineage, OldStage};
+use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{Address, Plan, SocketId, Time};
 use super::world::{Claim, Listeners, Notice, Spawn, World};
@@ -210,6 +211,9 @@ impl Core {
     fn switch(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         if let Err(why) = self.steer_to(world, index) {
             // Some addresses may have been switched before another one failed.
+            if is_put_back(Mutation::HalfSwitchStays) {
+                return Err(why);
+            }
             if let Some(Err(why)) = self.serving().map(|serving| self.steer_to(world, serving)) {
                 world.note(None, EventKind::NotSteered { why });
             }
@@ -222,15 +226,18 @@ impl Core {
         self.last = Some(generation.plan.clone());
         world.note(Some(number), EventKind::Serves { took_ms });
         let is_first = self.serves_now();
-        let farewell = self.farewell(index);
         for before in 0..index {
             if self.generations[before].phase == Phase::Serving {
+                let farewell = self.farewell_between(before, index);
                 self.send_away(world, before, &farewell);
             }
         }
         if self.adopts() {
-            // A former server may have steered.
-            self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
+            // A former server may have steered to sockets that are kept now. Where another master closes its listeners, its
+            // program stays: it moves whoever waits there, and leads nowhere when they are closed.
+            if self.orphans.is_any_heard() || is_put_back(Mutation::SteeringEndsEarly) {
+                self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
+            }
             let addresses = self.placement.addresses.clone();
             self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
             self.share_rest(world);
@@ -376,6 +383,9 @@ impl Core {
     fn take_names(&mut self, world: &mut dyn World, generation: u32) {
         use super::world::Names;
         let predecessor = self.lifecycle.new_master().map(|new| new.predecessor);
+        if self.is_upgrade && predecessor.is_none() && is_put_back(Mutation::NamesAreNotTaken) {
+            return;
+        }
         world.names(Names::TakeControl { from: predecessor });
         if predecessor.is_some() {
             let meetings = self.meetings();
@@ -391,7 +401,8 @@ impl Core {
     /// The old workers do not come up again: the new master has to stay.
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
         if let Lifecycle::Idle(Idle::Wanted { again_at }) = &mut self.lifecycle {
-            *again_at = Some(world.now().after_ms(AGAIN_MS));
+            let again = world.now().after_ms(AGAIN_MS);
+            *again_at = Some(again).filter(|_| !is_put_back(Mutation::WantedIsNotRetried));
         }
         if let Some(old) = self.lifecycle.old_mut() {
             if old.stage != OldStage::Reverting {

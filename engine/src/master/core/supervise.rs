@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Pulse, Slot, State};
+use super::mutation::{Mutation, is_put_back};
 use super::types::{ProcessId, Time};
 use super::world::World;
 use crate::handover::Tier;
@@ -167,8 +168,11 @@ impl Core {
     pub(super) fn look_at_workers(&mut self, world: &mut dyn World) {
         let now = world.now();
         let mut hung = Vec::new();
+        let shortest_ms = self.generations.iter().filter_map(Generation::look_interval_ms).min();
+        let shortest_ms = shortest_ms.filter(|_| is_put_back(Mutation::ShortestHangTimeJudges));
         for (index, generation) in self.generations.iter_mut().enumerate() {
-            let Some(interval_ms) = generation.look_interval_ms().filter(|_| generation.next_look <= now) else {
+            let interval_ms = shortest_ms.or(generation.look_interval_ms());
+            let Some(interval_ms) = interval_ms.filter(|_| generation.next_look <= now) else {
                 continue;
             };
             generation.next_look = now.after_ms(interval_ms);

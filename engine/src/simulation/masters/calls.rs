@@ -240,6 +240,7 @@ impl World for Calls<'_> {
 
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
         if self.universe.fails(Fault::Tell) {
+            self.universe.untold.insert(process);
             return false;
         }
         if *order != Order::Ping {
@@ -272,12 +273,15 @@ impl World for Calls<'_> {
             && *master == Some(me)
         {
             *master = None;
+            self.universe.kernel.forget_unheld(connection);
         }
     }
 
     fn kill(&mut self, process: ProcessId) {
         say(self.universe.now, self.me, || format!("kills {}", process.0));
         self.universe.judge_kill(process);
+        let worker = self.universe.worker(process);
+        self.universe.last_killed = worker.map(|worker| (worker.last_turn, worker.spawn.plan.hang_ms));
         self.universe.kill(process);
     }
 
@@ -319,7 +323,12 @@ impl World for Calls<'_> {
         let me = self.me;
         let listeners = greeting.listeners.clone();
         let birth = Birth { plan, greeting: Some((me, greeting)) };
-        let master = Master::new(binary, tier, birth);
+        let mut master = Master::new(binary, tier, birth);
+        let before = self.this();
+        let is_other = |what: Binary| (before.binary == what) != (binary == what);
+        let loses_state = is_other(Binary::Blind) && self.universe.shape.hands_over;
+        let loses_tier = before.tier == Tier::Ebpf && tier != Tier::Ebpf;
+        master.loses = upgrade.allowed.is_empty() && (loses_state || loses_tier || is_other(Binary::Elsewhere));
         let process = self.universe.spawn(Some(me), Body::Master(Box::new(master)));
         listeners.iter().for_each(|(socket, _)| self.universe.kernel.hold(socket.0, Holder::Process(process)));
         let channel = self.universe.open_channel(me, process);
@@ -426,12 +435,16 @@ impl World for Calls<'_> {
     fn notify(&mut self, notice: Notice) {
         if notice == Notice::Ready {
             self.universe.served.insert(self.me);
+            self.universe.judge_losses_allowed(self.me);
         }
     }
 
     fn begin_timeline(&mut self, _: TimelineKind, _: u32) {}
 
     fn note(&mut self, generation: Option<u32>, event: EventKind) {
+        if matches!(event, EventKind::WorkerHung { .. }) {
+            self.universe.judge_hung();
+        }
         say(self.universe.now, self.me, || match generation {
             Some(number) => format!("generation {number}: {event}"),
             None => event.to_string(),

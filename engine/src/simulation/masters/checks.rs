@@ -14,7 +14,7 @@ use super::process::Stage;
 use super::universe::{Dead, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Generation, Lifecycle, Lineage, Phase, ProcessId};
+use crate::master::core::{ClientId, Core, Idle, Lifecycle, Lineage, ProcessId, Request};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -39,7 +39,11 @@ impl Universe {
 
     /// A master serves there, or waits with its guards.
     fn is_expected(&self, address: SocketAddr) -> bool {
-        let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(_) | Lifecycle::Idle(_));
+        let serves = |core: &Core| match core.lifecycle() {
+            Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
+            // Another master serves, or workers of one that is gone: where those end as well, nobody is left.
+            _ => false,
+        };
         self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))
     }
 
@@ -121,21 +125,22 @@ impl Universe {
             return;
         }
         for (address, program) in &self.kernel.programs {
-            let leads_to = |map: u32| {
-                let keys = self.kernel.maps.iter().filter(move |((one, at, _), _)| *one == map && at == address);
-                let holders = keys.flat_map(|(_, key)| &self.kernel.sockets[key].holders);
-                let masters = holders.filter_map(|holder| match holder {
+            // Sockets of the tier adopt belong to more than one.
+            let owner = |key: &Key| {
+                let mut masters = self.kernel.sockets[key].holders.iter().filter_map(|holder| match holder {
                     Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
                     _ => None,
                 });
-                let stays = |id: &ProcessId| {
-                    let core = self.master(*id).and_then(|master| master.core.as_ref());
-                    core.is_some_and(|core| !core.lifecycle().is_ending())
-                };
-                let masters = masters.filter(stays);
-                masters.collect::<Vec<_>>()
+                let first = masters.next()?;
+                masters.all(|one| one == first).then_some(first)
             };
-            let mut lineages: Vec<_> = program.maps.iter().flat_map(|(map, _)| leads_to(*map)).collect();
+            let stays = |id: &ProcessId| {
+                let core = self.master(*id).and_then(|master| master.core.as_ref());
+                core.is_some_and(|core| !core.lifecycle().is_ending())
+            };
+            let is_attached = |map: u32| program.maps.iter().any(|(one, _)| *one == map);
+            let keys = self.kernel.maps.iter().filter(|((map, at, _), _)| is_attached(*map) && at == address);
+            let mut lineages: Vec<_> = keys.filter_map(|(_, key)| owner(key)).filter(stays).collect();
             lineages.sort_unstable();
             lineages.dedup();
             if lineages.len() > 1 {
@@ -171,7 +176,6 @@ impl Universe {
 
     /// What is not as the outcome says.
     fn lie(&self, me: ProcessId, client: ClientId, outcome: &Outcome) -> Option<&'static str> {
-        let asked = self.clients.get(&client).and_then(|client| client.generation);
         let core = self.master(me)?.core.as_ref()?;
         match outcome {
             Outcome::Upgraded { pid, .. } | Outcome::Held { pid } => {
@@ -206,11 +210,9 @@ impl Universe {
             }
             // Another generation may serve by now, since connections moved in between.
             Outcome::Scaled { workers, .. } => {
-                let is_wrong = |one: &&Generation| {
-                    Some(one.number) == asked && one.phase == Phase::Serving && one.plan.workers != *workers
-                };
-                let has_other = core.generations().iter().find(is_wrong).is_some_and(|one| !one.is_changing());
-                has_other.then_some("the generation has another number of workers")
+                let asked = self.clients.get(&client).map(|client| &client.request);
+                (asked != Some(&Request::Scale { workers: *workers }))
+                    .then_some("another number of workers was asked for")
             }
             Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
         }
@@ -261,12 +263,35 @@ impl Universe {
         let Some(worker) = self.worker(id) else { return };
         let is_halted = self.processes[&id].halted.is_some();
         let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS && self.now.ms_since(worker.last_turn) > 400;
-        if worker.stage != Stage::Serving || is_halted || is_excused || !self.keeps_promises() {
+        if worker.stage != Stage::Serving
+            || is_halted
+            || is_excused
+            || self.untold.contains(&id)
+            || !self.keeps_promises()
+        {
             return;
         }
         let is_its = |place: Place| matches!(place, Place::Held { worker, .. } if worker == Some(id));
         if self.kernel.connections.iter().any(|one| is_its(one.place) && self.is_expected(one.address)) {
             self.violate("no connection is lost", format!("worker {} is killed with connections", id.0));
+        }
+    }
+
+    /// A master serves: what would be lost by that was allowed.
+    pub(super) fn judge_losses_allowed(&mut self, id: ProcessId) {
+        let Some(master) = self.master(id) else { return };
+        if master.loses {
+            self.violate("an upgrade that loses something is refused", format!("{:?} serves", master.binary));
+        }
+    }
+
+    /// A worker was found to hang.
+    pub(super) fn judge_hung(&mut self) {
+        if let Some((last_turn, hang_ms)) = self.last_killed
+            && self.now.ms_since(last_turn) < hang_ms
+        {
+            let detail = format!("it had {hang_ms} ms, and turned {} ms ago", self.now.ms_since(last_turn));
+            self.violate("only workers that hang are killed", detail);
         }
     }
 

@@ -220,13 +220,6 @@ impl Universe {
             return;
         }
         say(self.now, id, || format!("is asked by client {}: {request:?}", client.0));
-        let serving = self
-            .master(id)
-            .and_then(|master| master.core.as_ref())
-            .and_then(|core| core.serving().map(|index| core.generations()[index].number));
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.generation = serving;
-        }
         self.step_core(id, Event::Request(client, request));
     }
 

@@ -207,6 +207,13 @@ impl Kernel {
         }
     }
 
+    /// Nobody has the connection any more.
+    pub(super) fn forget_unheld(&mut self, key: ConnectionKey) {
+        if self.connections[key].place == (Place::Held { master: None, worker: None, message: None }) {
+            self.connections[key].place = Place::Lost;
+        }
+    }
+
     pub(super) fn accept(&mut self, key: Key) -> Option<ConnectionKey> {
         let socket = self.sockets.get_mut(&key)?;
         (!socket.queue.is_empty()).then(|| socket.queue.remove(0))

@@ -107,6 +107,16 @@ fn shortened(failing: &Failing) -> Failing {
     }
 }
 
+/// Runs the history of a seed, and gives what happened.
+///
+/// # Errors
+/// As [`run_seed`].
+pub fn replay(seed: u64) -> Result<String, String> {
+    run_seed(seed)?;
+    let (_, lines) = timeline::recorded(|| run(&steps_of(seed)));
+    Ok(lines)
+}
+
 /// Runs the history of a seed.
 ///
 /// # Errors

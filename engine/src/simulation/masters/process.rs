@@ -116,7 +116,8 @@ pub(super) struct Master {
     pub(super) ended: Vec<(ProcessId, Exit)>,
     pub(super) signals: Vec<Signal>,
     pub(super) requests: VecDeque<(ClientId, Request)>,
-    pub(super) is_relieved: bool,
+    /// Something is lost when it serves, which nobody allowed.
+    pub(super) loses: bool,
 }
 
 /// What a master starts with.
@@ -184,7 +185,7 @@ impl Master {
             ended: Vec::new(),
             signals: Vec::new(),
             requests: VecDeque::new(),
-            is_relieved: false,
+            loses: false,
         }
     }
 

@@ -196,6 +196,12 @@ impl Universe {
         for (id, core) in self.cores() {
             let Some(master) = self.master(id) else { continue };
             let Some(index) = core.serving() else { continue };
+            // HUP has brought the old workers back: connections go to these.
+            let predecessor = core.lifecycle().new_master().map(|new| new.predecessor);
+            let old = predecessor.and_then(|old| self.master(old)).and_then(|old| old.core.as_ref());
+            if old.is_some_and(|old| old.serving().is_some()) {
+                continue;
+            }
             let generation = &core.generations()[index];
             let is_old = core.lifecycle().old().is_some();
             if let Some(steering) = generation.steering.filter(|_| !is_old) {
@@ -206,8 +212,9 @@ impl Universe {
                         maps.extend(master.old_map);
                     }
                     let wanted = Program { maps, is_for_guards: false };
-                    let steers_first = program.is_some_and(|one| one.maps.first() == wanted.maps.first());
-                    if program != Some(&wanted) && !(self.is_unsteered && steers_first) {
+                    // Where attaching failed, the maps of those who have gone stay beside.
+                    let has_own = program.is_some_and(|one| one.maps.contains(&wanted.maps[0]));
+                    if program != Some(&wanted) && !(self.is_unsteered && has_own) {
                         return Err(wrong(format!("{}: {program:?}, not {wanted:?}", address.bound)));
                     }
                 }

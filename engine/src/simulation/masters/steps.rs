@@ -93,6 +93,7 @@ pub(super) enum Step {
     Configure {
         workers: usize,
         addresses: usize,
+        hang_ms: u64,
     },
     KillWorker {
         worker: usize,
@@ -127,10 +128,14 @@ pub(super) fn choose(random: &mut Random) -> Step {
         56..66 => Step::Signal { master: one, signal: signal(random) },
         66..84 => Step::Ask { master: one, asked: asked(random) },
         84 => Step::GoAway { client: random.below(12) as usize },
-        85..88 => Step::Configure { workers: 1 + random.below(3) as usize, addresses: 1 + random.below(2) as usize },
+        85..88 => Step::Configure {
+            workers: 1 + random.below(3) as usize,
+            addresses: 1 + random.below(2) as usize,
+            hang_ms: random.pick(&[800, 800, 100, 0]),
+        },
         88..90 => Step::KillWorker { worker: random.below(8) as usize },
         90 | 91 => Step::KillMaster { master: one },
-        92 => Step::HaltWorker { worker: random.below(8) as usize, ms: random.pick(&[200, 1_000, 5_000, 12_000]) },
+        92 => Step::HaltWorker { worker: random.below(8) as usize, ms: random.pick(&[200, 600, 1_000, 5_000, 12_000]) },
         93 => Step::HaltMaster { master: one, ms: random.pick(&[200, 1_000, 8_000, 40_000]) },
         94..98 => Step::Arm { fault: random.pick(&Fault::ALL) },
         _ => Step::StartMaster,
@@ -188,8 +193,8 @@ impl Universe {
                 }
             }
             Step::GoAway { client } => self.leave(client),
-            Step::Configure { workers, addresses } => {
-                self.plan = plan(self.shape, workers, addresses.min(self.shape.addresses));
+            Step::Configure { workers, addresses, hang_ms } => {
+                self.plan = plan(self.shape, workers, addresses.min(self.shape.addresses), hang_ms);
                 tell(now, None, || format!("the configuration says {workers} workers, {addresses} addresses"));
             }
             Step::KillWorker { worker } => {
@@ -269,10 +274,7 @@ impl Universe {
         };
         let client = ClientId(u64::from(self.number()));
         universe::said(self.now, client, id, &request);
-        self.clients.insert(
-            client,
-            Client { asked: id, request: request.clone(), answer: None, generation: None, is_gone: false },
-        );
+        self.clients.insert(client, Client { asked: id, request: request.clone(), answer: None, is_gone: false });
         self.master_mut(id).requests.push_back((client, request));
     }
 

@@ -1,4 +1,10 @@
+use std::time::Instant;
+
 use super::*;
+use crate::master::core::mutation::{self, Mutation};
+
+/// Seeds that a mutation is looked for in.
+const MUTATION_SEEDS_MAX: u64 = 60_000;
 
 #[test]
 fn seeds() {
@@ -19,4 +25,29 @@ fn seeds() {
         println!("{}", run_seed(seed).unwrap_err());
     }
     assert!(tally.is_empty());
+}
+
+#[test]
+fn each_mutation_is_found() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    println!("{:<28} {:>7} {:>9}  invariant", "mutation", "seeds", "ms");
+    for mutation in Mutation::ALL {
+        let began = Instant::now();
+        let found = mutation::with(Some(mutation), || {
+            (0..MUTATION_SEEDS_MAX).find_map(|seed| Some((seed, history_of(seed).err()?)))
+        });
+        let took_ms = began.elapsed().as_millis();
+        let name = format!("{mutation:?}");
+        match found {
+            Some((seed, failing)) => {
+                println!("{name:<28} {:>7} {took_ms:>9}  {}", seed + 1, failing.violation.invariant);
+            }
+            None => {
+                println!("{name:<28} {:>7} {took_ms:>9}  missed", "-");
+                missed.push(mutation);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "missed: {missed:?}");
 }

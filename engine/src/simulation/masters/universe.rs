@@ -92,8 +92,6 @@ pub(super) struct Client {
     pub(super) asked: ProcessId,
     pub(super) request: Request,
     pub(super) answer: Option<Result<Outcome, Failure>>,
-    /// What served when it was asked.
-    pub(super) generation: Option<u32>,
     /// It went away, or its master did.
     pub(super) is_gone: bool,
 }
@@ -127,6 +125,10 @@ pub(super) struct Universe {
     pub(super) may_reset: bool,
     /// Steering has failed: it is as it was before.
     pub(super) is_unsteered: bool,
+    /// When the last killed worker had turned last, and its time to answer.
+    pub(super) last_killed: Option<(Time, u64)>,
+    /// Workers that could not be told something: they may be killed for not doing it.
+    pub(super) untold: BTreeSet<ProcessId>,
     /// Masters that were told to let their workers go.
     pub(super) idled: BTreeSet<ProcessId>,
     /// Answers of the step under way.
@@ -151,7 +153,7 @@ impl Universe {
             pid_file: None,
             beside: BTreeSet::new(),
             clients: BTreeMap::new(),
-            plan: plan(shape, shape.workers, shape.addresses),
+            plan: plan(shape, shape.workers, shape.addresses, 800),
             armed: BTreeSet::new(),
             last_fault: Time::default(),
             served: BTreeSet::new(),
@@ -159,6 +161,8 @@ impl Universe {
             may_reset: false,
             is_unsteered: false,
             idled: BTreeSet::new(),
+            last_killed: None,
+            untold: BTreeSet::new(),
             unjudged: Vec::new(),
             violation: None,
             next_number: 1,
@@ -395,7 +399,7 @@ pub(super) fn address(place: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8_000 + place as u16))
 }
 
-pub(super) fn plan(shape: Shape, workers: usize, addresses: usize) -> Plan {
+pub(super) fn plan(shape: Shape, workers: usize, addresses: usize, hang_ms: u64) -> Plan {
     Plan {
         configuration: ConfigurationId(0),
         listen: (0..addresses).map(address).collect(),
@@ -404,7 +408,7 @@ pub(super) fn plan(shape: Shape, workers: usize, addresses: usize) -> Plan {
         drain_ms: 3_000,
         settle_ms: 20,
         stop_ms: 500,
-        hang_ms: 800,
+        hang_ms,
         connections: if shape.hands_over { Connections::Handover } else { Connections::Goodbye },
         state_bytes_max: 1_000,
         state_too_large: StateTooLarge::Refuse,

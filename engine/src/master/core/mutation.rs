@@ -1,0 +1,127 @@
+//! Defects that were found once, put back one at a time, so that a test can show that the simulation finds each of them.
+//! Outside of tests and the simulator [`is_put_back`] is constant, and costs nothing.
+
+/// A defect of the control path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// A master that has left for good obeys HUP and reload.
+    FormerMasterObeys,
+    /// A stop while a new master starts forgets that one.
+    StopForgetsSuccessor,
+    /// A new master whose old one died during the start does not take the names.
+    NamesAreNotTaken,
+    /// A new master in the tier adopt does not give back the sockets that it made.
+    SocketsAreNotGivenBack,
+    /// What a killed new master leaves behind stays.
+    SuccessorLeavesFiles,
+    /// What a killed old master leaves behind stays.
+    PredecessorLeavesFiles,
+    /// An upgrade that loses state or control is not refused.
+    LossesAreAllowed,
+    /// An upgrade from the tier ebpf to another one is not refused.
+    TierIsNotCompared,
+    /// Whoever waits is told that the server has stopped when that cut off what they wait for.
+    CutOffIsDone,
+    /// The shortest `hang_ms` of all generations judges all workers.
+    ShortestHangTimeJudges,
+    /// Where the old master does not take over, whoever waits for that goes on waiting.
+    NotRevertedIsNotTold,
+    /// A worker that starts while others bring state is never told that none comes.
+    StartingWorkerIsForgotten,
+    /// A generation that comes up while the upgrade becomes final goes on coming up.
+    ComingUpAfterCommit,
+    /// The end of a probation forgets workers that HUP brought back.
+    ProbationForgetsWorkers,
+    /// A new master that does not wait for the old one says that the server has stopped.
+    StoppedWhileReverting,
+    /// A revert hastens a stop that waits for the old master.
+    RevertHastens,
+    /// An idle master leaves orphans alone.
+    OrphansStayAtIdle,
+    /// Reverted is told before the old workers serve.
+    RevertedTooEarly,
+    /// Old workers that do not come up are not tried again.
+    WantedIsNotRetried,
+    /// A switch that fails half-way is not taken back.
+    HalfSwitchStays,
+    /// A kept socket that could not be shared is not offered again.
+    ShareIsNotRetried,
+    /// An orphan that could not be asked for its sockets is not asked again.
+    OrphanIsAskedOnce,
+    /// Two changes of the number of workers share an outcome.
+    ScalesShareOutcome,
+    /// Sockets of an address that was given up are closed without being emptied.
+    GivenUpAddressIsNotEmptied,
+    /// A refused change of the number of workers keeps its number of places.
+    PlacesStay,
+    /// A master that was replaced keeps its guards.
+    ReplacedKeepsGuards,
+    /// Steering of another server ends while its listeners are still to close.
+    SteeringEndsEarly,
+}
+
+#[cfg(any(test, feature = "simulation"))]
+mod chosen {
+    use std::cell::Cell;
+
+    use super::Mutation;
+
+    impl Mutation {
+        pub(crate) const ALL: [Self; 27] = [
+            Self::FormerMasterObeys,
+            Self::StopForgetsSuccessor,
+            Self::NamesAreNotTaken,
+            Self::SocketsAreNotGivenBack,
+            Self::SuccessorLeavesFiles,
+            Self::PredecessorLeavesFiles,
+            Self::LossesAreAllowed,
+            Self::TierIsNotCompared,
+            Self::CutOffIsDone,
+            Self::ShortestHangTimeJudges,
+            Self::NotRevertedIsNotTold,
+            Self::StartingWorkerIsForgotten,
+            Self::ComingUpAfterCommit,
+            Self::ProbationForgetsWorkers,
+            Self::StoppedWhileReverting,
+            Self::RevertHastens,
+            Self::OrphansStayAtIdle,
+            Self::RevertedTooEarly,
+            Self::WantedIsNotRetried,
+            Self::HalfSwitchStays,
+            Self::ShareIsNotRetried,
+            Self::OrphanIsAskedOnce,
+            Self::ScalesShareOutcome,
+            Self::GivenUpAddressIsNotEmptied,
+            Self::PlacesStay,
+            Self::ReplacedKeepsGuards,
+            Self::SteeringEndsEarly,
+        ];
+    }
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    /// Whether this defect is put back on this thread.
+    pub(crate) fn is_put_back(mutation: Mutation) -> bool {
+        CHOSEN.get() == Some(mutation)
+    }
+
+    /// Runs `run` with a defect put back, or without any.
+    pub(crate) fn with<T>(mutation: Option<Mutation>, run: impl FnOnce() -> T) -> T {
+        let before = CHOSEN.replace(mutation);
+        let result = run();
+        CHOSEN.set(before);
+        result
+    }
+}
+
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::chosen::{is_put_back, with};
+
+/// Whether this defect is put back: never.
+#[cfg(not(any(test, feature = "simulation")))]
+#[inline(always)]
+pub(crate) const fn is_put_back(_: Mutation) -> bool {
+    false
+}
