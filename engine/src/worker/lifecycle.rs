@@ -329,3 +329,81 @@ impl Lifecycle {
         self.is_stopping() || (self.was_told() && listeners == 0 && !is_moving)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const NOTHING_LEFT: Facts = Facts { connections: 0, listeners: 0, is_accepting: false, is_moving: false };
+
+    /// Turns at this time until nothing more is wanted.
+    fn wants(lifecycle: &mut Lifecycle, now_ns: u64) -> Vec<Want> {
+        (0..3).flat_map(|_| lifecycle.turn(now_ns)).collect()
+    }
+
+    #[test]
+    fn the_protocol_is_told_a_turn_after_the_order() {
+        let mut lifecycle = Lifecycle::serving();
+        assert!(lifecycle.drain(0, 5, 100, None));
+        assert!(lifecycle.accepts() && lifecycle.is_asked() && !lifecycle.was_told());
+        assert_eq!(lifecycle.turn(0), []);
+        assert_eq!(lifecycle.turn(0), [Want::Tell]);
+        lifecycle.told(0, Farewell::Goodbye);
+        assert!(lifecycle.is_draining() && lifecycle.accepts(), "its listeners have not settled");
+        assert_eq!(lifecycle.next_ns(), Some(5 * MS));
+        assert_eq!(lifecycle.turn(5 * MS), []);
+        assert!(!lifecycle.accepts() && lifecycle.is_done(NOTHING_LEFT));
+    }
+
+    #[test]
+    fn the_end_of_the_time_is_the_earliest_that_was_ordered() {
+        let mut lifecycle = Lifecycle::serving();
+        lifecycle.drain(0, 10, 100, Some(true));
+        assert!(!lifecycle.drain(0, 0, 50, None));
+        assert!(lifecycle.has_settled() && lifecycle.is_succeeded());
+        assert_eq!(lifecycle.deadline_ns(), 50 * MS);
+        lifecycle.drain(0, 0, 200, Some(false));
+        assert_eq!((lifecycle.deadline_ns(), lifecycle.is_succeeded()), (50 * MS, false));
+        assert_eq!(lifecycle.turn(50 * MS), [Want::Stop]);
+        assert!(lifecycle.stop() && !lifecycle.stop() && !lifecycle.takes(true));
+    }
+
+    #[test]
+    fn state_that_comes_to_one_that_leaves_is_passed_on() {
+        let mut lifecycle = Lifecycle::awaiting_state(0);
+        assert!(!lifecycle.accepts());
+        lifecycle.drain(0, 0, 100_000, None);
+        assert_eq!(wants(&mut lifecycle, MS), []);
+        assert!(lifecycle.awaits_state() && lifecycle.takes(true) && !lifecycle.is_done(NOTHING_LEFT));
+        lifecycle.end_awaiting();
+        assert_eq!(wants(&mut lifecycle, MS)[..1], [Want::Tell]);
+        let mut lifecycle = Lifecycle::awaiting_state(0);
+        assert_eq!(wants(&mut lifecycle, STATE_MS_MAX * MS), [Want::BeginAnew]);
+        assert!(lifecycle.is_serving());
+    }
+
+    #[test]
+    fn one_that_still_moves_something_is_not_done() {
+        let mut lifecycle = Lifecycle::serving();
+        lifecycle.drain(0, 0, 100, None);
+        assert_eq!(wants(&mut lifecycle, 0)[..1], [Want::Tell]);
+        lifecycle.told(0, Farewell::Move);
+        assert!(!lifecycle.is_done(Facts { is_moving: true, ..NOTHING_LEFT }));
+        assert!(lifecycle.end_moving(MS) && !lifecycle.end_moving(MS));
+        assert!(lifecycle.is_draining() && lifecycle.is_done(NOTHING_LEFT));
+    }
+
+    #[test]
+    fn who_is_silent_is_told_when_it_has_been_for_long_enough() {
+        let mut lifecycle = Lifecycle::serving();
+        lifecycle.drain(0, 0, 1_000, None);
+        wants(&mut lifecycle, 0);
+        lifecycle.told(0, Farewell::Goodbye);
+        lifecycle.watch_silent(20 * MS);
+        assert_eq!(lifecycle.turn(499 * MS), []);
+        assert_eq!(lifecycle.turn(500 * MS), [Want::TellSilent { for_ns: 500 * MS }]);
+        lifecycle.watch_silent(20 * MS);
+        assert_eq!(lifecycle.next_ns(), Some(520 * MS));
+    }
+}

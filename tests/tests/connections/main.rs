@@ -5,6 +5,7 @@ mod classes;
 mod faults;
 mod long;
 mod policy;
+mod quarantine;
 mod reload;
 mod state;
 mod tools;

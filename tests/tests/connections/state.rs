@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use baton::control::Failure;
 use baton_tests::client::{ask_line, connect};
@@ -13,6 +14,7 @@ use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::program::{self, Server, example, faulty, free_port, is_installed};
 use baton_tests::{skip, wait_until};
+use socket2::{Domain, Socket, Type};
 
 use super::classes::{Counts, Crowd};
 
@@ -63,6 +65,34 @@ fn a_store_and_its_clients_cross_upgrades_and_reloads() {
         }
         assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 1));
         crowd.finish(request.len());
+        lineage.settle();
+    });
+}
+
+#[test]
+fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
+    build_once();
+    run("state::an_answer_that_is_the_last_arrives_whole_across_an_upgrade", || {
+        /// Less than makes the server stop reading, and more than the kernel takes for a client that does not read.
+        const VALUE_BYTES: usize = 900_000;
+        let (lineage, address) = start(&[]);
+        let mut own = connect(address);
+        own.write_all(format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${VALUE_BYTES}\r\n").as_bytes()).expect("sent");
+        own.write_all(&[b'v'; VALUE_BYTES]).expect("sent");
+        assert_eq!(ask(&mut own, ""), "+OK");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        socket.connect(&address.into()).expect("connected");
+        let mut slow = TcpStream::from(socket);
+        slow.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        slow.write_all(b"GET big\r\nQUIT\r\n").expect("sent");
+        // Nothing of it is read before the server has begun to end the connection.
+        std::thread::sleep(Duration::from_millis(200));
+        lineage.done(&["upgrade"]);
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).expect("the whole answer, and an end");
+        assert_eq!(answer.len(), format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + "\r\n+OK\r\n".len());
+        assert_eq!(ask(&mut own, "DBSIZE"), ":1");
         lineage.settle();
     });
 }

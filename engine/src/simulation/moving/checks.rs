@@ -6,7 +6,7 @@ use super::world::World;
 use crate::handover::custody::Stage;
 
 /// A connection may take so many workers with it before it is left alone.
-const KILLS_MAX: u32 = 3;
+const KILLS_MAX: u32 = 2;
 
 /// Turns in a row without anything that has happened.
 const TURNS_MAX: u32 = 20;

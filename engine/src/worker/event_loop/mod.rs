@@ -212,6 +212,8 @@ impl<P: Protocol> EventLoop<P> {
         self.run_commands();
         if !self.lifecycle.is_serving() {
             self.live_on();
+            // Before it is asked whether anything may still come: no event follows when the last listener has closed.
+            self.settle_accepting();
             self.move_on();
         }
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));

@@ -1,0 +1,47 @@
+//! A connection that ends the workers it is brought to.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use baton_tests::client::{connect, read_to_end};
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
+use baton_tests::program::{Server, faulty, free_port};
+
+fn echo(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).expect("sent");
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, text);
+}
+
+#[test]
+fn a_connection_that_ends_its_heirs_is_left_alone_and_the_others_move() {
+    let program = faulty("poison");
+    run("quarantine::a_connection_that_ends_its_heirs_is_left_alone_and_the_others_move", || {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let lineage = Lineage::start(2, |control, pid_file| {
+            let mut command = Command::new(&program);
+            command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
+            Server::start_unlogged(command, address)
+        });
+        let mut others: Vec<TcpStream> = (0..40).map(|_| connect(address)).collect();
+        others.iter_mut().for_each(|stream| echo(stream, b"before"));
+        let mut poison = connect(address);
+        echo(&mut poison, b"poison");
+        let (_, text) = lineage.ctl(&["reload"]);
+        assert_eq!(read_to_end(&mut poison).expect("an orderly end"), b"goodbye");
+        lineage.settle();
+        // What a worker had been given before it was ended is lost with it, and no more than two were ended.
+        let ended = lineage.ctl(&["events"]).1.lines().filter(|line| line.contains("signal 6")).count();
+        assert!((1..=2).contains(&ended), "{ended} workers were ended: {text}");
+        let is_served = |stream: &mut TcpStream| {
+            let mut answer = [0; 5];
+            stream.write_all(b"after").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"after"
+        };
+        let served = others.iter_mut().filter_map(|stream| is_served(stream).then_some(())).count();
+        eprintln!("{ended} workers were ended, {served} of 40 connections live");
+        echo(&mut connect(address), b"new");
+    });
+}
