@@ -1,7 +1,7 @@
 //! Each operation ends once, with what really happened; one that was cut off is an error.
 
 use baton::control::{Cause, EventKind, Failure, GenerationPhase, Interruption, Outcome, RevertCause, UpgradeState};
-use baton_tests::client::{GET, ask, assert_served, connect, read_answer, read_to_end};
+use baton_tests::client::{ask, assert_served, connect, read_to_end};
 use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -9,7 +9,6 @@ use baton_tests::process::{children, is_alive};
 use baton_tests::program::{Server, signal};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
-use std::io::Write;
 
 fn start(workers: usize, more: &[&str]) -> Lineage {
     let count = workers.to_string();
@@ -122,37 +121,6 @@ fn a_stop_of_a_new_master_that_is_not_final_is_a_revert() {
             assert_served(lineage.first.address());
             assert_eq!(lineage.done(&["stop"]), Outcome::Stopped);
         }
-    });
-}
-
-/// Whatever a master is asked that leaves after a final upgrade: it refuses, and says who serves.
-#[test]
-fn a_master_that_leaves_serves_nobody_again() {
-    run("outcomes::a_master_that_leaves_serves_nobody_again", || {
-        let lineage = start(1, &["--connections", "wait", "--drain-ms-max", "60000", "--message-ms", "0"]);
-        let first = lineage.master();
-        let mut begun = connect(lineage.first.address());
-        ask(&mut begun).expect("an answer");
-        begun.write_all(&GET[..10]).expect("sent");
-        let outcome = lineage.done(&["upgrade"]);
-        let second = lineage.master();
-        assert!(matches!(outcome, Outcome::Upgraded { pid, .. } if pid == second), "{outcome:?}");
-        assert_eq!(lineage.status_of(first).and_then(|status| status.upgrade), Some(UpgradeState::Leaving));
-        let workers = children(first);
-        for name in [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGWINCH] {
-            signal(first, name);
-        }
-        for request in [&["reload"][..], &["scale", "3"], &["upgrade"], &["commit"], &["revert"]] {
-            let failure = control::ask(&lineage.control_of(first), request).failed();
-            assert_eq!(failure, Failure::Leaving { successor: second }, "{request:?}");
-        }
-        assert_eq!(children(first), workers, "it has started nobody");
-        assert_served(lineage.first.address());
-        begun.write_all(&GET[10..]).expect("sent");
-        assert!(read_answer(&mut begun).expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
-        drop(begun);
-        lineage.settle();
-        assert_eq!((lineage.master(), lineage.done(&["stop"])), (second, Outcome::Stopped));
     });
 }
 

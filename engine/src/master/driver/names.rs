@@ -195,6 +195,11 @@ impl PidFile {
         written.is_ok()
     }
 
+    /// Removes the file that a process, which is gone, was about to make the pid file.
+    pub(super) fn clean(&self, process: u32) {
+        self.path.iter().for_each(|path| drop(fs::remove_file(sibling(path, process))));
+    }
+
     /// Removes it, unless another master has written its own since.
     pub(super) fn remove(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| std::mem::take(&mut self.is_own)) else { return };

@@ -259,7 +259,10 @@ impl World for Driver<'_> {
                 self.control.iter_mut().for_each(ControlName::forget);
                 self.pid_file.forget();
             }
-            Names::Clean { after } => self.control.iter().for_each(|control| control.clean(after.0)),
+            Names::Clean { after } => {
+                self.control.iter().for_each(|control| control.clean(after.0));
+                self.pid_file.clean(after.0);
+            }
         }
     }
 
