@@ -61,6 +61,9 @@ impl Core {
         let predecessor = self.lifecycle.take_new();
         self.lifecycle = Lifecycle::Stopping(Stopping { successor, ..stopping });
         if predecessor.is_some() {
+            if !is_put_back(Mutation::StoppedStartKeepsSockets) {
+                self.give_sockets_back(world);
+            }
             self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
         }
         self.forget_waiting();
