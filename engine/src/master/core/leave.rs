@@ -61,7 +61,10 @@ impl Core {
         let predecessor = self.lifecycle.take_new();
         self.lifecycle = Lifecycle::Stopping(Stopping { successor, ..stopping });
         if predecessor.is_some() {
-            self.elder = None;
+            if !is_put_back(Mutation::StoppedStartKeepsSockets) {
+                self.give_sockets_back(world);
+            }
+            self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
         }
         self.forget_waiting();
         let is_relieved = matches!(&self.lifecycle, Lifecycle::Stopping(one) if matches!(one.instead, Instead::Old(_)));

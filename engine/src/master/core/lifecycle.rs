@@ -19,7 +19,7 @@ pub(crate) enum Lifecycle {
     Stopping(Stopping),
     /// Another master serves for good: this one ends when its workers have, and refuses to serve again.
     Leaving { successor: ProcessId, is_hurried: bool },
-    /// It cannot serve: its workers are killed, and it ends when they have.
+    /// It cannot serve: its workers end, and it ends when they have.
     Failed(Failure),
     /// It has ended.
     Over(Result<(), Failure>),

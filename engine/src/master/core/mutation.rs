@@ -12,6 +12,10 @@ pub(crate) enum Mutation {
     NamesAreNotTaken,
     /// A new master in the tier adopt does not give back the sockets that it made.
     SocketsAreNotGivenBack,
+    /// Nor does one that stops, or fails, before it serves.
+    StoppedStartKeepsSockets,
+    /// A new master that does not come up kills workers that have accepted connections.
+    FailedStartKills,
     /// What a killed new master leaves behind stays.
     SuccessorLeavesFiles,
     /// What a killed old master leaves behind stays.
@@ -67,11 +71,13 @@ mod chosen {
     use super::Mutation;
 
     impl Mutation {
-        pub(crate) const ALL: [Self; 27] = [
+        pub(crate) const ALL: [Self; 29] = [
             Self::FormerMasterObeys,
             Self::StopForgetsSuccessor,
             Self::NamesAreNotTaken,
             Self::SocketsAreNotGivenBack,
+            Self::StoppedStartKeepsSockets,
+            Self::FailedStartKills,
             Self::SuccessorLeavesFiles,
             Self::PredecessorLeavesFiles,
             Self::LossesAreAllowed,

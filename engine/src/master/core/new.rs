@@ -101,14 +101,19 @@ impl Core {
         };
         self.moves.heirs_elsewhere = meetings;
         world.names(Names::Forget);
-        if self.adopts() && !is_put_back(Mutation::SocketsAreNotGivenBack) {
-            // The old master may not have those that this one made.
-            let sockets: Vec<_> = self.placement.kept.iter().map(|kept| (kept.socket, kept.address)).collect();
-            world.give_listeners_to_old(&sockets);
-        }
+        self.give_sockets_back(world);
         let stopping = Stopping { is_at_once: how == Stop::Now, instead: Instead::Old(predecessor), successor: None };
         self.begin_stopping(world, stopping);
         self.leave_relieved(world, how);
+    }
+
+    /// This master leaves, and the old one serves: it may not have the listen sockets that this one made.
+    pub(super) fn give_sockets_back(&self, world: &mut dyn World) {
+        if self.adopts() && !is_put_back(Mutation::SocketsAreNotGivenBack) {
+            let listening = self.placement.kept.iter().filter(|kept| world.is_listening(kept.socket));
+            let sockets: Vec<_> = listening.map(|kept| (kept.socket, kept.address)).collect();
+            world.give_listeners_to_old(&sockets);
+        }
     }
 
     /// The old master does not take over: this one stays, unless it was told to stop at once.

@@ -244,7 +244,7 @@ impl Core {
         world.tell_new(&ToNew::Final);
         self.lifecycle = Lifecycle::Leaving { successor, is_hurried: false };
         self.reloads_again = false;
-        self.elder = None;
+        self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
         // The new master has copies, or its own.
         self.placement.retain(world, |_, _| false);
         let pid = successor.0;

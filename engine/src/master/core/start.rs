@@ -285,14 +285,21 @@ impl Core {
         world.notify(Notice::Ready);
     }
 
-    /// This master cannot serve at all: its workers are killed.
+    /// This master cannot serve at all: its workers end.
     pub(super) fn fail(&mut self, world: &mut dyn World, why: Failure) {
         if self.lifecycle.new_master().is_some() {
+            if !is_put_back(Mutation::StoppedStartKeepsSockets) {
+                self.give_sockets_back(world);
+            }
             world.tell_old(&crate::ipc::relay::ToOld::Failed { reason: why.to_string(), why: Some(why.clone()) });
         }
         self.lifecycle = Lifecycle::Failed(why);
         for index in 0..self.generations.len() {
-            self.kill_children(world, index, Killed::Unwanted);
+            if is_put_back(Mutation::FailedStartKills) {
+                self.kill_children(world, index, Killed::Unwanted);
+            } else {
+                self.take_down(world, index);
+            }
         }
         self.operations.conclude_all(world, |_| true, &Err(Failure::Stopping));
     }

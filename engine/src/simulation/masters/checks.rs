@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 
 use super::Violation;
-use super::kernel::{Connection, Holder, Key, Place, SocketState};
+use super::kernel::{Connection, Holder, Key, Loss, Place, SocketState};
 use super::process::Stage;
 use super::universe::{Dead, Universe};
 use crate::handover::Tier;
@@ -38,7 +38,7 @@ impl Universe {
     }
 
     /// A master serves there, or waits with its guards.
-    fn is_expected(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_expected(&self, address: SocketAddr) -> bool {
         let serves = |core: &Core| match core.lifecycle() {
             Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
             // Another master serves, or workers of one that is gone: where those end as well, nobody is left.
@@ -53,8 +53,10 @@ impl Universe {
 
     fn judge_losses(&mut self) {
         for (key, loss) in std::mem::take(&mut self.kernel.losses) {
-            let address = self.kernel.connections[key].address;
-            if self.keeps_promises() && self.is_expected(address) {
+            let Connection { address, is_owed, .. } = self.kernel.connections[key];
+            // One that is refused is owed an answer by whoever serves now.
+            let is_owed = is_owed || loss == Loss::Refused;
+            if is_owed && self.keeps_promises() && self.is_expected(address) {
                 self.violate("no connection is lost", format!("connection {key} to {address}: {loss:?}"));
             }
         }

@@ -69,6 +69,8 @@ pub(super) struct Connection {
     pub(super) place: Place,
     /// It stays open until its worker drains.
     pub(super) is_long: bool,
+    /// A master served the address when it came.
+    pub(super) is_owed: bool,
 }
 
 /// How a connection was lost.
@@ -173,7 +175,7 @@ impl Kernel {
         if place == Place::Lost {
             self.losses.push((key, Loss::Refused));
         }
-        self.connections.push(Connection { address, place, is_long });
+        self.connections.push(Connection { address, place, is_long, is_owed: false });
         key
     }
 

@@ -131,7 +131,7 @@ pub(super) fn choose(random: &mut Random) -> Step {
         85..88 => Step::Configure {
             workers: 1 + random.below(3) as usize,
             addresses: 1 + random.below(2) as usize,
-            hang_ms: random.pick(&[800, 800, 100, 0]),
+            hang_ms: random.pick(&[800, 800, 300, 0]),
         },
         88..90 => Step::KillWorker { worker: random.below(8) as usize },
         90 | 91 => Step::KillMaster { master: one },
@@ -173,7 +173,9 @@ impl Universe {
             Step::Time { seed, ms } => return self.run(&mut Random::new(seed), ms, true),
             Step::Connect { place, is_slow, is_long } => {
                 let place = place % self.shape.addresses;
+                let is_owed = self.is_expected(address(place));
                 let key = self.kernel.connect(address(place), now, is_slow, is_long);
+                self.kernel.connections[key].is_owed = is_owed;
                 tell(now, None, || {
                     format!("connection {key} to {}: {:?}", address(place), self.kernel.connections[key].place)
                 });
