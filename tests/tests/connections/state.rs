@@ -137,7 +137,8 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
             });
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();
-            assert!(output.status.success() && !said.to_ascii_lowercase().contains("error"), "{said}");
+            let failed = !output.status.success() || said.to_ascii_lowercase().contains("error");
+            assert!(!failed, "{said}\n{:#?}", lineage.first.log());
             assert_eq!(ask(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
         }
         assert_eq!(ask(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
