@@ -118,9 +118,14 @@ impl Lineage {
         });
     }
 
+    /// How many such events have happened.
+    pub fn count_events(&self, is_it: impl Fn(&EventKind) -> bool) -> usize {
+        control::events(&self.control()).iter().filter(|event| is_it(event)).count()
+    }
+
     /// Whether such an event has happened.
     pub fn has_event(&self, is_it: impl Fn(&EventKind) -> bool) -> bool {
-        control::events(&self.control()).iter().any(is_it)
+        self.count_events(is_it) > 0
     }
 
     /// Forgets masters that have ended and are this process's by now.

@@ -79,7 +79,7 @@ fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
         let mut own = connect(address);
         own.write_all(format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${VALUE_BYTES}\r\n").as_bytes()).expect("sent");
         own.write_all(&[b'v'; VALUE_BYTES]).expect("sent");
-        assert_eq!(ask(&mut own, ""), "+OK");
+        assert_eq!(ask_line(&mut own, ""), "+OK");
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(4096).expect("set");
         socket.connect(&address.into()).expect("connected");
@@ -92,7 +92,7 @@ fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).expect("the whole answer, and an end");
         assert_eq!(answer.len(), format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + "\r\n+OK\r\n".len());
-        assert_eq!(ask(&mut own, "DBSIZE"), ":1");
+        assert_eq!(ask_line(&mut own, "DBSIZE"), ":1");
         lineage.settle();
     });
 }
@@ -126,7 +126,8 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
             });
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();
-            assert!(output.status.success() && !said.to_ascii_lowercase().contains("error"), "{said}");
+            let failed = !output.status.success() || said.to_ascii_lowercase().contains("error");
+            assert!(!failed, "{said}\n{:#?}", lineage.first.log());
             assert_eq!(ask_line(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
         }
         assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
