@@ -4,7 +4,6 @@ use super::connections::{Connection, End, Kind, Phase, Receiving};
 use super::links::{Link, Message};
 use super::world::{Blocked, World};
 use crate::handover::custody::{Custody, Stage, Wake};
-use crate::handover::limits::OFFER_BYTES_MAX;
 use crate::handover::mutation::{Mutation, is_put_back};
 use crate::handover::receiver::Visitor;
 use crate::handover::sender::Heir;
@@ -23,10 +22,8 @@ impl World {
         if !self.workers[worker].is_alive {
             return;
         }
-        if let sender::Input::Still(_) | sender::Input::Time | sender::Input::Sent(_) | sender::Input::Quiet { .. } =
-            input
-        {
-        } else {
+        use sender::Input;
+        if !matches!(input, Input::Still(_) | Input::Time | Input::Sent(_) | Input::Quiet { .. }) {
             self.note(|| format!("worker {worker}: {input:?}"));
         }
         let now_ns = self.now_ns;
@@ -282,8 +279,7 @@ impl World {
     /// Whether an offer has more bytes than a receiver takes.
     pub(super) fn is_too_large(&self, message: &Message) -> bool {
         let Message::Offer { members, .. } = message else { return false };
-        let is_large = |socket: usize| self.sockets[socket].kind == Kind::Large;
-        members.iter().any(|(socket, _)| is_large(socket.0)) && OFFER_BYTES_MAX > 0
+        members.iter().any(|(socket, _)| self.sockets[socket.0].kind == Kind::Large)
     }
 
     /// The protocol is called again.

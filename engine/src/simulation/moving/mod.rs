@@ -1,10 +1,9 @@
-//! The moving of connections between workers: the real [`Sender`](crate::handover::sender::Sender),
-//! [`Receiver`](crate::handover::receiver::Receiver) and [`Lifecycle`](crate::worker::lifecycle::Lifecycle), in a world of
-//! simulated sockets, clients, channels, masters and time, in which workers die, stand still and come back.
+//! The moving of connections between workers: the real `Sender`, `Receiver` and `Lifecycle`, in a world of simulated
+//! sockets, clients, channels, masters and time, in which workers die, stand still and come back.
 //!
-//! A seed gives a history: a list of [`Step`](steps::Step)s, each of which makes sense or does nothing, so that a failing
-//! history can be shortened by leaving steps out. After each step the invariants of [`checks`] hold; at the end, when no
-//! more faults come and time passes, nobody waits for ever.
+//! A seed gives a history: a list of steps, each of which makes sense or does nothing, so that a failing history can be
+//! shortened by leaving steps out. After each step the invariants of `checks.rs` hold; at the end, when no more faults
+//! come and time passes, nobody waits for ever.
 //!
 //! What the world leaves out: the kernel's real cancellation and socket buffers, descriptors that do not arrive, the bytes
 //! of messages, and protocols that panic elsewhere than when they thaw. The tests in `tests/tests/connections` have these.

@@ -281,8 +281,8 @@ impl World {
         let Some(id) = ready.get(pick % ready.len().max(1)).copied() else { return };
         let sends = self.connection(worker, id).is_some_and(|one| one.sending.is_some());
         let can_receive = self.connection(worker, id).is_some_and(|one| one.receiving != Receiving::No);
-        if sends && (pick.is_multiple_of(2) || !can_receive) && self.complete_send(worker, id) {
-        } else {
+        let prefers_send = sends && (pick.is_multiple_of(2) || !can_receive);
+        if !(prefers_send && self.complete_send(worker, id)) {
             self.complete_receive(worker, id, first);
         }
         self.settle(worker, id);
