@@ -13,6 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::acceptor::Acceptor;
 
+/// How often in a row others may be faster before they are left to it.
+const SHARED_TRIES_MAX: usize = 64;
+
 /// Why there is no listen socket.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {problem}")]
@@ -142,22 +145,31 @@ pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
 pub(crate) fn waiting_at_shared(socket: &Socket) -> impl Iterator<Item = Socket> {
     let mut acceptor = None;
     std::iter::from_fn(move || {
-        let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let is_waiting = matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
-            && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
-        // Usually nobody does, and no ring is made.
-        if acceptor.is_none() && is_waiting {
-            acceptor = Acceptor::new().inspect_err(|error| tracing::warn!(%error, "no ring to accept with")).ok();
-        }
-        let acceptor = acceptor.as_mut().filter(|_| is_waiting)?;
-        loop {
-            match acceptor.accept(socket.as_fd()) {
-                Ok(accepted) => return accepted.map(Socket::from),
+        for _ in 0..SHARED_TRIES_MAX {
+            // Usually nobody waits, and no ring is made.
+            if !is_waiting(socket) {
+                return None;
+            }
+            if acceptor.is_none() {
+                acceptor = Acceptor::new().inspect_err(|error| tracing::warn!(%error, "no ring to accept with")).ok();
+            }
+            match acceptor.as_mut()?.accept(socket.as_fd()) {
+                Ok(Some(accepted)) => return Some(Socket::from(accepted)),
+                // Somebody else was faster. The accept was armed for a moment, and whoever came in that moment has woken this
+                // process and nobody else: look again.
+                Ok(None) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(_) => return None,
             }
         }
+        None
     })
+}
+
+fn is_waiting(socket: &Socket) -> bool {
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+        && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
 #[cfg(test)]
