@@ -121,7 +121,8 @@ impl World for Calls<'_> {
         if self.universe.fails(Fault::LoadSteering) {
             return Err(refused("loading the program"));
         }
-        let steering = SteeringId(self.universe.number());
+        self.universe.numbers.steerings += 1;
+        let steering = SteeringId(self.universe.numbers.steerings);
         self.mine().steerings.insert(steering, (addresses.to_vec(), places));
         Ok(steering)
     }

@@ -2,6 +2,8 @@
 //! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
 //! - whoever was accepted by a process that is killed is lost with it;
 //! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
+//! - a new master of the tier ebpf that ends before it serves, under an old one of the tier adopt: its listeners were in a
+//!   group without a program, and nothing moves whoever is in the midst of a handshake there;
 //! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
 //!   waits for nobody; the master, which has another copy, must be gone, too;
 //! - where no master serves, or stops everything, nobody has to listen.

@@ -12,6 +12,7 @@ mod calls;
 mod channels;
 mod checks;
 mod driver;
+mod exhaustive;
 mod kernel;
 mod micro;
 mod process;

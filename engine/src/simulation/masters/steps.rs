@@ -274,7 +274,8 @@ impl Universe {
                 })
             }
         };
-        let client = ClientId(u64::from(self.number()));
+        self.numbers.clients += 1;
+        let client = ClientId(self.numbers.clients);
         universe::said(self.now, client, id, &request);
         self.clients.insert(client, Client { asked: id, request: request.clone(), answer: None, is_gone: false });
         self.master_mut(id).requests.push_back((client, request));

@@ -1,6 +1,8 @@
 use std::time::Instant;
 
+use super::exhaustive::{Small, Wish, explore};
 use super::*;
+use crate::handover::Tier;
 use crate::master::core::mutation::{self, Mutation};
 
 /// Seeds that a mutation is looked for in.
@@ -50,4 +52,19 @@ fn each_mutation_is_found() {
         }
     }
     assert!(missed.is_empty(), "missed: {missed:?}");
+}
+
+#[test]
+fn small_worlds_are_explored() {
+    let small = Small {
+        tier: Tier::Ebpf,
+        workers: 1,
+        is_held: true,
+        wishes: vec![Wish::Commit, Wish::Revert],
+        wishes_max: 1,
+        kills: false,
+    };
+    let began = Instant::now();
+    let explored = explore(small, 200_000, 2);
+    println!("{explored:?} in {:?}", began.elapsed());
 }
