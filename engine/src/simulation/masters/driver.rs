@@ -93,7 +93,9 @@ impl Universe {
         let Some(Birth { plan, greeting }) = self.master_mut(id).birth.take() else { return };
         if is_strange {
             let channel = self.master(id).and_then(|master| master.old);
-            channel.into_iter().for_each(|channel| drop(self.send(id, channel, Message::Garbage)));
+            if let Some(channel) = channel {
+                self.send(id, channel, Message::Garbage);
+            }
             self.master_mut(id).binary = Binary::Silent;
             return;
         }

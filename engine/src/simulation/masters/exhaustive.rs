@@ -20,12 +20,8 @@ pub(super) struct Small {
     pub(super) tier: Tier,
     pub(super) workers: usize,
     pub(super) is_held: bool,
-    /// Each is wished at most once, of any master.
-    pub(super) wishes: Vec<Wish>,
-    /// So many of them.
+    /// So many of the wishes are wished, each at most once, of any master.
     pub(super) wishes_max: usize,
-    /// Whether any one process is killed.
-    pub(super) kills: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +33,10 @@ pub(super) enum Wish {
     Hup,
     Term,
     Winch,
+}
+
+impl Wish {
+    const ALL: [Self; 7] = [Self::Commit, Self::Revert, Self::Stop, Self::Reload, Self::Hup, Self::Term, Self::Winch];
 }
 
 /// A world with what is still to come.
@@ -133,11 +133,11 @@ impl Model for Small {
         actions.extend(enabled.into_iter().map(Move::Micro));
         if point.wished.len() < self.wishes_max {
             for (id, _) in point.universe.masters() {
-                let left = self.wishes.iter().filter(|wish| !point.wished.contains(wish));
+                let left = Wish::ALL.iter().filter(|wish| !point.wished.contains(wish));
                 actions.extend(left.map(|wish| Move::Wish(*wish, id)));
             }
         }
-        if self.kills && !point.has_killed {
+        if !point.has_killed {
             actions.extend(point.universe.processes.keys().map(|id| Move::Kill(*id)));
         }
     }
@@ -166,8 +166,9 @@ pub(super) struct Explored {
     pub(super) broken: Option<String>,
 }
 
-/// Explores a world, up to so many states.
-pub(super) fn explore(small: Small, states_max: usize, threads: usize) -> Explored {
+/// Explores a world, up to so many steps between states.
+pub(super) fn explore(small: Small, states_max: usize) -> Explored {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let checker = small.checker().threads(threads).target_state_count(states_max).spawn_bfs().join();
     let broken = checker.discovery("nothing breaks").map(|path| {
         let last = path.last_state().broken.clone();

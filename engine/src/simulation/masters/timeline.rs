@@ -5,8 +5,11 @@ use std::fmt::Write;
 
 use crate::master::core::{ProcessId, Time};
 
+/// When, who, what.
+type Line = (Time, Option<ProcessId>, String);
+
 thread_local! {
-    static LINES: RefCell<Option<Vec<(Time, Option<ProcessId>, String)>>> = const { RefCell::new(None) };
+    static LINES: RefCell<Option<Vec<Line>>> = const { RefCell::new(None) };
 }
 
 /// Keeps a line, where anybody wants one.
