@@ -67,8 +67,13 @@ impl Small {
         universe.restart();
         let began = universe.take(Step::Time { seed: 1, ms: 10 });
         let master = universe.masters().next().map(|(id, _)| id).expect("it serves");
-        let asked =
-            Asked::Upgrade { binary: Binary::Good, is_held: self.is_held, probation_ms: None, is_allowed: false };
+        let asked = Asked::Upgrade {
+            binary: Binary::Good,
+            is_held: self.is_held,
+            probation_ms: None,
+            timeout_ms: 5_000,
+            is_allowed: false,
+        };
         universe.ask(master, asked);
         Point { universe, wished: Vec::new(), has_killed: false, passes: 0, broken: began.err() }
     }

@@ -67,7 +67,7 @@ fn steps_of(seed: u64) -> Vec<Step> {
         steps.push(Step::Time { seed: 1, ms: 100 });
     }
     let count = 8 + random.below(STEPS_MAX - 8);
-    steps.extend((0..count).map(|_| steps::choose(&mut random)));
+    (0..count).for_each(|_| steps::choose_some(&mut random, &mut steps));
     steps
 }
 

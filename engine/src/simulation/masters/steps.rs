@@ -50,7 +50,7 @@ impl Shape {
 pub(super) enum Asked {
     Reload,
     Scale { workers: usize },
-    Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, is_allowed: bool },
+    Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, timeout_ms: u64, is_allowed: bool },
     Commit,
     Revert,
     Stop { now: bool },
@@ -117,8 +117,23 @@ pub(super) enum Step {
     StartMaster,
 }
 
+/// A few steps that belong together: a call that will fail, what needs that call, and clients meanwhile; or one step.
+pub(super) fn choose_some(random: &mut Random, steps: &mut Vec<Step>) {
+    if !random.once_in(12) {
+        return steps.push(choose(random));
+    }
+    steps.push(Step::Arm { fault: random.pick(&Fault::ALL) });
+    let (master, asked) = (0, asked(random));
+    steps.push(Step::Ask { master, asked });
+    steps.push(Step::Time { seed: random.next(), ms: 2 });
+    for place in 0..1 + random.below(4) as usize {
+        steps.push(Step::Connect { place, is_slow: false, is_long: random.once_in(2) });
+    }
+    steps.push(Step::Time { seed: random.next(), ms: random.pick(&[1, 30, 12_000]) });
+}
+
 /// The next step: usually one that does something.
-pub(super) fn choose(random: &mut Random) -> Step {
+fn choose(random: &mut Random) -> Step {
     let seed = random.next();
     let one = random.below(6) as usize;
     match random.below(100) {
@@ -155,6 +170,7 @@ fn asked(random: &mut Random) -> Asked {
             binary: if random.once_in(2) { Binary::Good } else { random.pick(&Binary::ALL) },
             is_held: random.once_in(2),
             probation_ms: random.once_in(3).then_some(2_000),
+            timeout_ms: random.pick(&[5_000, 20_000]),
             is_allowed: random.once_in(3),
         },
         14..17 => Asked::Commit,
@@ -257,7 +273,7 @@ impl Universe {
             Asked::Commit => Request::Commit,
             Asked::Revert => Request::Revert,
             Asked::Stop { now } => Request::Stop { now, drain_ms: None },
-            Asked::Upgrade { binary, is_held, probation_ms, is_allowed } => {
+            Asked::Upgrade { binary, is_held, probation_ms, timeout_ms, is_allowed } => {
                 if self.masters().count() >= MASTERS_MAX {
                     return;
                 }
@@ -268,7 +284,7 @@ impl Universe {
                     binary: Some(format!("{binary:?}")),
                     is_held,
                     probation_ms,
-                    timeout_ms: Some(5_000),
+                    timeout_ms: Some(timeout_ms),
                     allowed: if is_allowed { vec![Allowed::State, Allowed::Tier] } else { Vec::new() },
                     ..Upgrade::default()
                 })
