@@ -82,6 +82,10 @@ impl Universe {
     fn forget_half_open(&mut self) {
         for key in 0..self.kernel.connections.len() {
             let Connection { address, place, .. } = self.kernel.connections[key];
+            if !self.is_expected(address) {
+                // The address was given up while somebody was on the way to it.
+                self.kernel.connections[key].is_owed = false;
+            }
             let is_doomed = match place {
                 Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
                 _ => false,
