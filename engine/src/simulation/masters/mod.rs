@@ -67,7 +67,13 @@ fn steps_of(seed: u64) -> Vec<Step> {
         steps.push(Step::Time { seed: 1, ms: 100 });
     }
     let count = 8 + random.below(STEPS_MAX - 8);
-    (0..count).for_each(|_| steps::choose_some(&mut random, &mut steps));
+    for _ in 0..count {
+        if seed.is_multiple_of(2) {
+            steps.push(steps::choose(&mut random));
+        } else {
+            steps::choose_some(&mut random, &mut steps);
+        }
+    }
     steps
 }
 

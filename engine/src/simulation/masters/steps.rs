@@ -122,10 +122,17 @@ pub(super) fn choose_some(random: &mut Random, steps: &mut Vec<Step>) {
     if !random.once_in(12) {
         return steps.push(choose(random));
     }
-    steps.push(Step::Arm { fault: random.pick(&Fault::ALL) });
-    let (master, asked) = (0, asked(random));
-    steps.push(Step::Ask { master, asked });
-    steps.push(Step::Time { seed: random.next(), ms: 2 });
+    let (fault, asked) = (random.pick(&Fault::ALL), asked(random));
+    let steps_before = [Step::Arm { fault }, Step::Ask { master: 0, asked }];
+    if random.once_in(2) {
+        steps.extend(steps_before);
+        steps.push(Step::Time { seed: random.next(), ms: 2 });
+    } else {
+        // The call fails in the midst of what was asked for.
+        steps.extend(steps_before.into_iter().rev());
+        let flow = Step::Flow { seed: random.next(), count: 1 + random.below(12) };
+        steps.insert(steps.len() - 1, flow);
+    }
     for place in 0..1 + random.below(4) as usize {
         steps.push(Step::Connect { place, is_slow: false, is_long: random.once_in(2) });
     }
@@ -133,7 +140,7 @@ pub(super) fn choose_some(random: &mut Random, steps: &mut Vec<Step>) {
 }
 
 /// The next step: usually one that does something.
-fn choose(random: &mut Random) -> Step {
+pub(super) fn choose(random: &mut Random) -> Step {
     let seed = random.next();
     let one = random.below(6) as usize;
     match random.below(100) {

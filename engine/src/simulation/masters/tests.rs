@@ -51,14 +51,16 @@ fn small_worlds_are_explored() {
     assert!(total >= STATES_MIN, "{total} states, and {STATES_MIN} were seen before: what is left out?");
 }
 
-/// Prints the table of mutations: with `--ignored --nocapture`.
+/// Prints the table of mutations: with `--ignored --nocapture`; one alone with its name in the variable `MUTATION`.
 #[test]
 #[ignore = "takes some minutes"]
 fn each_mutation_is_found() {
     hush();
     let mut missed = Vec::new();
     println!("{:<28} {:>7} {:>7}  invariant", "mutation", "seeds", "ms");
-    for mutation in Mutation::ALL {
+    let only = std::env::var("MUTATION").ok();
+    let is_chosen = |one: &Mutation| only.as_ref().is_none_or(|only| *only == format!("{one:?}"));
+    for mutation in Mutation::ALL.into_iter().filter(is_chosen) {
         let began = Instant::now();
         let found = finds(mutation);
         let (name, took_ms) = (format!("{mutation:?}"), began.elapsed().as_millis());
