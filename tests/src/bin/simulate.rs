@@ -26,6 +26,9 @@ struct Arguments {
     /// Run this seed alone, and print what happens even if nothing breaks
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "minutes", "first"])]
     replay: Option<u64>,
+    /// Explore the small worlds exhaustively instead, with so many wishes of operators: 1 takes seconds, 2 minutes
+    #[arg(long, value_name = "WISHES", conflicts_with_all = ["seeds", "minutes", "first", "replay"])]
+    explore: Option<usize>,
     /// Go on after a failure, and stop after this many
     #[arg(long, value_name = "N", default_value_t = 1)]
     failures: u64,
@@ -42,6 +45,18 @@ fn main() -> ExitCode {
     // A machine that finds itself in an illegal state panics; the history is printed instead.
     std::panic::set_hook(Box::new(|_| {}));
     let World::Masters = arguments.world;
+    if let Some(wishes_max) = arguments.explore {
+        return match masters::explore(wishes_max, usize::MAX, |world| println!("{world}")) {
+            Ok(states) => {
+                println!("{states} states, and nothing breaks");
+                ExitCode::SUCCESS
+            }
+            Err(broken) => {
+                println!("{broken}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Some(seed) = arguments.replay {
         return match masters::replay(seed) {
             Ok(lines) => {

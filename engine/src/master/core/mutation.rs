@@ -70,6 +70,7 @@ mod chosen {
 
     use super::Mutation;
 
+    #[cfg(test)]
     impl Mutation {
         pub(crate) const ALL: [Self; 29] = [
             Self::FormerMasterObeys,
@@ -114,6 +115,7 @@ mod chosen {
     }
 
     /// Runs `run` with a defect put back, or without any.
+    #[cfg(test)]
     pub(crate) fn with<T>(mutation: Option<Mutation>, run: impl FnOnce() -> T) -> T {
         let before = CHOSEN.replace(mutation);
         let result = run();
@@ -123,7 +125,9 @@ mod chosen {
 }
 
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) use self::chosen::{is_put_back, with};
+pub(crate) use self::chosen::is_put_back;
+#[cfg(test)]
+pub(crate) use self::chosen::with;
 
 /// Whether this defect is put back: never.
 #[cfg(not(any(test, feature = "simulation")))]

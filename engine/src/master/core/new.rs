@@ -36,6 +36,7 @@ impl Core {
             ToNew::Relieved { meetings } => self.relieved(world, meetings),
             ToNew::NotReverted { why } => {
                 self.not_relieved(world, why);
+                self.steer_again(world);
             }
             ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Map { .. } | ToNew::Unknown => {}
         }
@@ -66,6 +67,11 @@ impl Core {
         if let Some(new) = self.lifecycle.new_mut() {
             new.is_held = false;
         }
+        self.steer_again(world);
+    }
+
+    /// The old master may have steered to workers of its own that did not last.
+    fn steer_again(&mut self, world: &mut dyn World) {
         if let Some(index) = self.serving()
             && let Err(why) = self.steer_to(world, index)
         {

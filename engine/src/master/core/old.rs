@@ -242,7 +242,12 @@ impl Core {
     fn finish_upgrade(&mut self, world: &mut dyn World) {
         let Some(Old { successor, .. }) = self.lifecycle.take_old() else { return };
         world.tell_new(&ToNew::Final);
+        // Whoever comes to a guard from now on is the new master's, which has its own.
+        self.hand_out(world);
         self.lifecycle = Lifecycle::Leaving { successor, is_hurried: false };
+        if self.tier == Tier::Ebpf {
+            world.keep_guards(&[]);
+        }
         self.reloads_again = false;
         self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
         // The new master has copies, or its own.

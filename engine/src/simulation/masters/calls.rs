@@ -121,7 +121,8 @@ impl World for Calls<'_> {
         if self.universe.fails(Fault::LoadSteering) {
             return Err(refused("loading the program"));
         }
-        let steering = SteeringId(self.universe.number());
+        self.universe.numbers.steerings += 1;
+        let steering = SteeringId(self.universe.numbers.steerings);
         self.mine().steerings.insert(steering, (addresses.to_vec(), places));
         Ok(steering)
     }
@@ -152,7 +153,7 @@ impl World for Calls<'_> {
         let count = if half { addresses.len() / 2 } else { addresses.len() };
         for address in &addresses[..count] {
             self.open_guard(*address);
-            let program = Program { maps: maps.clone(), is_for_guards: false };
+            let program = Program { maps: maps.clone(), guard: None };
             self.universe.kernel.programs.insert(*address, program);
         }
         if half { Err(refused("attaching the program")) } else { Ok(()) }
@@ -162,9 +163,8 @@ impl World for Calls<'_> {
         if self.universe.fails(Fault::StandAlone) {
             return Err(refused("attaching the program"));
         }
-        let guards: Vec<SocketAddr> = self.this().guards.keys().copied().collect();
-        for address in guards {
-            let program = Program { maps: Vec::new(), is_for_guards: true };
+        for (address, guard) in self.this().guards.clone() {
+            let program = Program { maps: Vec::new(), guard: Some(guard) };
             self.universe.kernel.programs.insert(address, program);
         }
         Ok(())

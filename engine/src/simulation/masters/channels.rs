@@ -36,13 +36,15 @@ pub(super) struct Letter {
 pub(super) struct Channel {
     pub(super) ends: [ProcessId; 2],
     pub(super) is_closed: [bool; 2],
+    /// Sent so far, in both directions.
+    pub(super) letters: u32,
     /// On the way to each end.
     pub(super) queues: [VecDeque<Letter>; 2],
 }
 
 impl Channel {
     pub(super) fn new(one: ProcessId, other: ProcessId) -> Self {
-        Self { ends: [one, other], is_closed: [false; 2], queues: [VecDeque::new(), VecDeque::new()] }
+        Self { ends: [one, other], is_closed: [false; 2], letters: 0, queues: [VecDeque::new(), VecDeque::new()] }
     }
 
     /// Which end a process has.

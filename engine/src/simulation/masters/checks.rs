@@ -2,6 +2,8 @@
 //! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
 //! - whoever was accepted by a process that is killed is lost with it;
 //! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
+//! - a new master of the tier ebpf that ends before it serves, under an old one of the tier adopt: its listeners were in a
+//!   group without a program, and nothing moves whoever is in the midst of a handshake there;
 //! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
 //!   waits for nobody; the master, which has another copy, must be gone, too;
 //! - where no master serves, or stops everything, nobody has to listen.
@@ -80,6 +82,10 @@ impl Universe {
     fn forget_half_open(&mut self) {
         for key in 0..self.kernel.connections.len() {
             let Connection { address, place, .. } = self.kernel.connections[key];
+            if !self.is_expected(address) {
+                // The address was given up while somebody was on the way to it.
+                self.kernel.connections[key].is_owed = false;
+            }
             let is_doomed = match place {
                 Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
                 _ => false,

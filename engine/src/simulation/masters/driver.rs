@@ -93,9 +93,9 @@ impl Universe {
         let Some(Birth { plan, greeting }) = self.master_mut(id).birth.take() else { return };
         if is_strange {
             let channel = self.master(id).and_then(|master| master.old);
-            channel.into_iter().for_each(|channel| {
+            if let Some(channel) = channel {
                 self.send(id, channel, Message::Garbage);
-            });
+            }
             self.master_mut(id).binary = Binary::Silent;
             return;
         }
@@ -228,7 +228,8 @@ impl Universe {
         let key = master.core.as_ref().and_then(|core| self.arrival(master, core));
         let Some(connection) = key.and_then(|key| self.kernel.accept(key)) else { return };
         self.kernel.connections[connection].place = Place::Held { master: Some(id), worker: None, message: None };
-        let arrival = ArrivalId(self.number());
+        self.numbers.arrivals += 1;
+        let arrival = ArrivalId(self.numbers.arrivals);
         self.master_mut(id).arrivals.insert(arrival, connection);
         self.step_core(id, Event::Arrived(arrival));
     }

@@ -84,11 +84,11 @@ pub(super) enum Loss {
     Dropped,
 }
 
-/// What is attached to a group: the first `places` of each map; or the guards alone.
+/// What is attached to a group: the first `places` of each map; or a guard alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Program {
     pub(super) maps: Vec<(u32, usize)>,
-    pub(super) is_for_guards: bool,
+    pub(super) guard: Option<Key>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -146,10 +146,8 @@ impl Kernel {
             if !places.is_empty() {
                 return Some(places[hash % places.len()]);
             }
-            if program.is_for_guards
-                && let Some((key, _)) = self.group(address).find(|(_, socket)| socket.is_guard)
-            {
-                return Some(*key);
+            if let Some(guard) = program.guard.filter(|guard| self.is_listening(*guard)) {
+                return Some(guard);
             }
         }
         let listening: Vec<Key> = self.group(address).map(|(key, _)| *key).collect();

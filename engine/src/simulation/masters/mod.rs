@@ -12,6 +12,7 @@ mod calls;
 mod channels;
 mod checks;
 mod driver;
+mod exhaustive;
 mod kernel;
 mod micro;
 mod process;
@@ -24,11 +25,14 @@ mod universe;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
+use self::exhaustive::Explored;
 use self::steps::{Shape, Step};
 use self::universe::Universe;
 use super::random::Random;
 use super::shorten::shorten;
+use crate::handover::Tier;
 
 /// Steps of a history at most.
 const STEPS_MAX: u64 = 60;
@@ -63,7 +67,13 @@ fn steps_of(seed: u64) -> Vec<Step> {
         steps.push(Step::Time { seed: 1, ms: 100 });
     }
     let count = 8 + random.below(STEPS_MAX - 8);
-    steps.extend((0..count).map(|_| steps::choose(&mut random)));
+    for _ in 0..count {
+        if seed.is_multiple_of(2) {
+            steps.push(steps::choose(&mut random));
+        } else {
+            steps::choose_some(&mut random, &mut steps);
+        }
+    }
     steps
 }
 
@@ -105,6 +115,33 @@ fn shortened(failing: &Failing) -> Failing {
         Err((violation, _)) => Failing { steps, violation },
         Ok(()) => failing.clone(),
     }
+}
+
+/// Explores the small worlds exhaustively: of each tier, an upgrade that is held or not, with so many wishes of operators, at
+/// any moment, and one kill of any process. Gives the number of states; `report` hears of each world.
+///
+/// # Errors
+/// The steps to a state that breaks an invariant, or that there are more states than `states_max` in one world.
+pub fn explore(wishes_max: usize, states_max: usize, mut report: impl FnMut(String)) -> Result<usize, String> {
+    let mut total = 0;
+    for tier in [Tier::Ebpf, Tier::Adopt] {
+        for is_held in [true, false] {
+            let began = Instant::now();
+            let small = exhaustive::Small { tier, workers: 1, is_held, wishes_max };
+            let explored = exhaustive::explore(small, states_max);
+            let held = if is_held { ", held" } else { "" };
+            let Explored { states, is_complete, broken } = explored;
+            report(format!("{tier}, upgrade{held}: {states} states in {} ms", began.elapsed().as_millis()));
+            if let Some(broken) = broken {
+                return Err(broken);
+            }
+            if !is_complete {
+                return Err(format!("more than {states_max} steps between states, and not all were looked at"));
+            }
+            total += states;
+        }
+    }
+    Ok(total)
 }
 
 /// Runs the history of a seed, and gives what happened.

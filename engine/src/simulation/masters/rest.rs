@@ -211,7 +211,7 @@ impl Universe {
                     if core.lifecycle().new_master().is_some_and(|new| new.is_held) {
                         maps.extend(master.old_map);
                     }
-                    let wanted = Program { maps, is_for_guards: false };
+                    let wanted = Program { maps, guard: None };
                     // Where attaching failed, the maps of those who have gone stay beside.
                     let has_own = program.is_some_and(|one| one.maps.contains(&wanted.maps[0]));
                     if program != Some(&wanted) && !(self.is_unsteered && has_own) {

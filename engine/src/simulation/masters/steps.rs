@@ -50,7 +50,7 @@ impl Shape {
 pub(super) enum Asked {
     Reload,
     Scale { workers: usize },
-    Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, is_allowed: bool },
+    Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, timeout_ms: u64, is_allowed: bool },
     Commit,
     Revert,
     Stop { now: bool },
@@ -117,6 +117,28 @@ pub(super) enum Step {
     StartMaster,
 }
 
+/// A few steps that belong together: a call that will fail, what needs that call, and clients meanwhile; or one step.
+pub(super) fn choose_some(random: &mut Random, steps: &mut Vec<Step>) {
+    if !random.once_in(12) {
+        return steps.push(choose(random));
+    }
+    let (fault, asked) = (random.pick(&Fault::ALL), asked(random));
+    let steps_before = [Step::Arm { fault }, Step::Ask { master: 0, asked }];
+    if random.once_in(2) {
+        steps.extend(steps_before);
+        steps.push(Step::Time { seed: random.next(), ms: 2 });
+    } else {
+        // The call fails in the midst of what was asked for.
+        steps.extend(steps_before.into_iter().rev());
+        let flow = Step::Flow { seed: random.next(), count: 1 + random.below(12) };
+        steps.insert(steps.len() - 1, flow);
+    }
+    for place in 0..1 + random.below(4) as usize {
+        steps.push(Step::Connect { place, is_slow: false, is_long: random.once_in(2) });
+    }
+    steps.push(Step::Time { seed: random.next(), ms: random.pick(&[1, 30, 12_000]) });
+}
+
 /// The next step: usually one that does something.
 pub(super) fn choose(random: &mut Random) -> Step {
     let seed = random.next();
@@ -155,6 +177,7 @@ fn asked(random: &mut Random) -> Asked {
             binary: if random.once_in(2) { Binary::Good } else { random.pick(&Binary::ALL) },
             is_held: random.once_in(2),
             probation_ms: random.once_in(3).then_some(2_000),
+            timeout_ms: random.pick(&[5_000, 20_000]),
             is_allowed: random.once_in(3),
         },
         14..17 => Asked::Commit,
@@ -257,7 +280,7 @@ impl Universe {
             Asked::Commit => Request::Commit,
             Asked::Revert => Request::Revert,
             Asked::Stop { now } => Request::Stop { now, drain_ms: None },
-            Asked::Upgrade { binary, is_held, probation_ms, is_allowed } => {
+            Asked::Upgrade { binary, is_held, probation_ms, timeout_ms, is_allowed } => {
                 if self.masters().count() >= MASTERS_MAX {
                     return;
                 }
@@ -268,13 +291,14 @@ impl Universe {
                     binary: Some(format!("{binary:?}")),
                     is_held,
                     probation_ms,
-                    timeout_ms: Some(5_000),
+                    timeout_ms: Some(timeout_ms),
                     allowed: if is_allowed { vec![Allowed::State, Allowed::Tier] } else { Vec::new() },
                     ..Upgrade::default()
                 })
             }
         };
-        let client = ClientId(u64::from(self.number()));
+        self.numbers.clients += 1;
+        let client = ClientId(self.numbers.clients);
         universe::said(self.now, client, id, &request);
         self.clients.insert(client, Client { asked: id, request: request.clone(), answer: None, is_gone: false });
         self.master_mut(id).requests.push_back((client, request));

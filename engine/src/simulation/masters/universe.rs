@@ -86,6 +86,19 @@ pub(super) struct Dead {
     pub(super) until: Time,
 }
 
+/// Letters of a channel at most.
+const LETTERS_MAX: u32 = 100_000;
+
+/// How many of each there were: each kind is counted by itself, so that two orders of the same steps lead to the same world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Numbers {
+    pub(super) processes: u32,
+    pub(super) channels: ChannelId,
+    pub(super) clients: u64,
+    pub(super) steerings: u32,
+    pub(super) arrivals: u32,
+}
+
 /// An operator's request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
@@ -134,7 +147,7 @@ pub(super) struct Universe {
     /// Answers of the step under way.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
-    pub(super) next_number: u32,
+    pub(super) numbers: Numbers,
     /// Steps since time last passed.
     pub(super) steps_at_once: u32,
 }
@@ -165,16 +178,11 @@ impl Universe {
             untold: BTreeSet::new(),
             unjudged: Vec::new(),
             violation: None,
-            next_number: 1,
+            numbers: Numbers::default(),
             steps_at_once: 0,
         };
         this.start_master();
         this
-    }
-
-    pub(super) fn number(&mut self) -> u32 {
-        self.next_number += 1;
-        self.next_number
     }
 
     /// An operator starts a server, where none has the path.
@@ -190,8 +198,16 @@ impl Universe {
         say(self.now, process, || "starts".to_owned());
     }
 
+    /// Starts anew, with the configuration as it is now.
+    pub(super) fn restart(&mut self) {
+        let all: Vec<ProcessId> = self.processes.keys().copied().collect();
+        all.into_iter().for_each(|id| self.kill(id));
+        self.start_master();
+    }
+
     pub(super) fn spawn(&mut self, parent: Option<ProcessId>, body: Body) -> ProcessId {
-        let process = ProcessId(self.number());
+        self.numbers.processes += 1;
+        let process = ProcessId(self.numbers.processes);
         self.processes.insert(process, Process { parent, body, halted: None });
         process
     }
@@ -261,15 +277,17 @@ impl Universe {
     }
 
     pub(super) fn open_channel(&mut self, one: ProcessId, other: ProcessId) -> ChannelId {
-        let id = self.number();
+        self.numbers.channels += 1;
+        let id = self.numbers.channels;
         self.channels.insert(id, Channel::new(one, other));
         id
     }
 
     /// `false` where the other end is closed, or the channel is full.
     pub(super) fn send(&mut self, from: ProcessId, id: ChannelId, message: Message) -> bool {
-        let number = self.number();
         let Some(channel) = self.channels.get_mut(&id) else { return false };
+        channel.letters += 1;
+        let number = id * LETTERS_MAX + channel.letters;
         let end = channel.end_of(from);
         let is_bounded = matches!(message, Message::Order(..));
         if channel.is_closed[1 - end] || (is_bounded && channel.queues[1 - end].len() >= MESSAGES_MAX) {
@@ -328,6 +346,10 @@ impl Universe {
     pub(super) fn end(&mut self, id: ProcessId, exit: Exit) {
         let Some(process) = self.processes.remove(&id) else { return };
         say(self.now, id, || exit.to_string());
+        if let Body::Master(master) = &process.body {
+            let joined_unsteered = (self.shape.tier, master.tier) == (Tier::Adopt, Tier::Ebpf);
+            self.may_reset |= joined_unsteered && !self.served.contains(&id);
+        }
         let channels = self.channels.iter().filter(|(_, channel)| channel.ends.contains(&id));
         let channels: Vec<ChannelId> = channels.map(|(channel, _)| *channel).collect();
         channels.into_iter().for_each(|channel| self.close_channel(id, channel));

@@ -83,9 +83,9 @@ impl Universe {
 
     fn report(&mut self, id: ProcessId, report: Report) {
         let channel = self.worker(id).and_then(|worker| worker.channel);
-        channel.into_iter().for_each(|channel| {
-            self.send(id, channel, Message::Report(report.clone(), None));
-        });
+        if let Some(channel) = channel {
+            self.send(id, channel, Message::Report(report, None));
+        }
     }
 
     pub(super) fn worker_turns(&mut self, id: ProcessId) {
