@@ -5,7 +5,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid, fork, getppid};
 
 /// Forks. The child must not return from the function that called this; it leaves with [`exit`].
 ///
@@ -22,6 +24,24 @@ pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
     }
     // SAFETY: the process has one thread, so the child is a whole copy: no lock is held by anybody else.
     Ok(unsafe { fork() }?)
+}
+
+/// Lets the kernel kill this process when its parent, which is `parent`, ends; until [`outlive_parent`]. A change of the user
+/// ends that, too (prctl(2), PR_SET_PDEATHSIG).
+///
+/// # Errors
+/// Where the parent has ended already, and as prctl(2).
+pub(crate) fn end_with_parent(parent: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(io::Error::other("the parent has ended")) }
+}
+
+/// This process goes on when its parent ends.
+///
+/// # Errors
+/// As prctl(2).
+pub(crate) fn outlive_parent() -> io::Result<()> {
+    Ok(prctl::set_pdeathsig(None)?)
 }
 
 /// Ends the process at once, without running what `main` of the parent has on its stack.

@@ -27,9 +27,11 @@ use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::steering::Steering;
 use crate::sys::clock::monotonic_ns;
+use crate::sys::faults::reach;
 use crate::sys::features::{Features, IoUringUnavailable};
 use crate::sys::identity::Identity;
 use crate::sys::listener::{ListenError, backlog_effective, bind, configure};
+use crate::sys::process::outlive_parent;
 use crate::sys::ring::{Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
@@ -112,9 +114,13 @@ pub(crate) struct Setup {
 
 /// Runs a worker until it has drained. Says `Ready` or `Failed` on the control channel.
 pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<(), StartError> {
-    let slot = setup.slot;
+    let (slot, is_own_process) = (setup.slot, setup.signals);
     match bring_up(setup, protocol) {
         Ok(mut event_loop) => {
+            // From now on another master can find this worker.
+            if is_own_process && let Err(error) = outlive_parent() {
+                tracing::warn!(slot, %error, "this worker will end with its master");
+            }
             let result = if event_loop.report_ready() { event_loop.run() } else { Ok(()) };
             result.map_err(|source| StartError::System { what: "the ring failed", source })
         }
@@ -131,6 +137,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
 fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
     const { assert!(P::WORKER_STATE.is_none() || P::STATE.is_some(), "where a worker's state moves, so must connections") };
     let Setup { slot, generation, core, settings, listeners, steering, page, control, .. } = setup;
+    reach("worker:starting");
     // The order matters: memory and the ring are made on the core that uses them.
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let system = |what| move |source| StartError::System { what, source };

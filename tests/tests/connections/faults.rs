@@ -10,8 +10,10 @@ use baton::control::Outcome;
 use baton_tests::client::assert_served;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{Server, faulty};
+use baton_tests::process::{children, is_alive, is_stopped};
+use baton_tests::program::{Server, faulty, signal};
 use baton_tests::wait_until;
+use nix::sys::signal::Signal;
 
 use super::classes::{Counts, Crowd};
 
@@ -135,5 +137,29 @@ fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
         for (step, most) in [("receiver:offered", 0), ("receiver:taking", 0), ("receiver:given", 4 * BATCH)] {
             assert_at_most(step, "stop", most);
         }
+    });
+}
+
+/// The next master would not find it: it listens nowhere yet.
+#[test]
+fn a_worker_that_stands_still_in_its_start_ends_with_its_master() {
+    build_once();
+    run("faults::a_worker_that_stands_still_in_its_start_ends_with_its_master", || {
+        let lineage = Lineage::start(2, |control, pid_file| {
+            let token = Path::new(control).with_file_name("fault");
+            let mut command = command("127.0.0.1:0", control, pid_file);
+            command.env("BATON_FAULT", format!("worker:starting@{}", token.display()));
+            Server::start_command(command)
+        });
+        let (master, address) = (lineage.first.pid(), lineage.first.address());
+        fs::write(lineage.file("fault"), "stop").expect("written");
+        signal(master, Signal::SIGHUP);
+        let stopped = || children(master).into_iter().find(|pid| is_stopped(*pid));
+        wait_until("a worker stands still in its start", || stopped().is_some());
+        let worker = stopped().expect("it stands still");
+        signal(master, Signal::SIGKILL);
+        wait_until("it has ended", || !is_alive(worker));
+        assert_served(address);
+        let _next = settle(&lineage, &address.to_string());
     });
 }
