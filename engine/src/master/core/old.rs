@@ -24,7 +24,7 @@ const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// A new master that was relieved leaves within its workers' drain time; one that does not is killed after this time.
 const LEAVE_MS_MAX: u64 = 60_000;
 
-/// A new binary that has closed its channel before it serves ends within this time, or is killed.
+/// A new master that has closed its channel before it serves, or after it was sent back, ends within this time, or is killed.
 const EXIT_MS_MAX: u64 = 1_000;
 
 /// What a successor was when it was killed or ended by itself.
@@ -334,6 +334,8 @@ impl Core {
             (None, OldStage::Starting(starting)) => {
                 starting.until = starting.until.min(world.now().after_ms(EXIT_MS_MAX));
             }
+            // One that was sent back has ended its work, and closes the channel on its way out.
+            (None, OldStage::Relieved { until }) => *until = (*until).min(world.now().after_ms(EXIT_MS_MAX)),
             (None, _) => world.kill(old.successor),
         }
     }
