@@ -126,6 +126,10 @@ impl Core {
     fn not_relieved(&mut self, world: &mut dyn World, why: Failure) {
         let Some(new) = self.lifecycle.new_mut() else { return };
         world.note(None, EventKind::NotReverted { why: why.clone() });
+        if new.stage == NewStage::Committing {
+            // The old master could not listen to it while it tried to take over.
+            return world.tell_old(&ToOld::Commit);
+        }
         if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = new.stage {
             let why = Failure::NotReverted { why: Box::new(why) };
             self.operations.conclude(world, Kind::Revert, &Err(why));
@@ -137,7 +141,9 @@ impl Core {
         }
         let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
-        self.operations.conclude(world, Kind::Stop, &Err(why));
+        self.operations.conclude(world, Kind::Stop, &Err(why.clone()));
+        // One that came before the stop was never looked at.
+        self.operations.conclude(world, Kind::Commit, &Err(why));
     }
 
     /// The channel to the old master has ended: it is gone, in good order or not.
