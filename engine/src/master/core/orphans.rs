@@ -209,7 +209,7 @@ impl Core {
             (Some(index), _) => &self.generations[index].plan,
             // Workers are to leave, whoever they belonged to.
             (None, Some(last))
-                if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked))
+                if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked | Idle::Replaced(_)))
                     && !is_put_back(Mutation::OrphansStayAtIdle) =>
             {
                 last
@@ -218,7 +218,8 @@ impl Core {
         };
         let farewell = self.farewell_of(plan);
         let Order::Drain { settle_ms, drain_ms, .. } = farewell else { return };
-        let heirs = self.meetings();
+        let own = self.meetings();
+        let heirs = if own.is_empty() { self.moves.heirs_elsewhere.clone() } else { own };
         let mut workers = 0;
         for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.is_settled() && orphan.until.is_none()) {
             if !heirs.is_empty() {
