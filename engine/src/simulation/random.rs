@@ -23,8 +23,13 @@ impl Random {
         self.below(times) == 0
     }
 
+    /// A place among so many.
+    pub(super) fn index(&mut self, count: usize) -> usize {
+        self.below(count as u64) as usize
+    }
+
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
+        from[self.index(from.len())]
     }
 }
 

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use baton::simulation::masters;
+use baton::simulation::{masters, moving};
 use clap::{Parser, ValueEnum};
 
 /// Looks for histories that break what the server promises.
@@ -26,8 +26,9 @@ struct Arguments {
     /// Run this seed alone, and print what happens even if nothing breaks
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "minutes", "first"])]
     replay: Option<u64>,
-    /// Explore the small worlds exhaustively instead, with so many wishes of operators: 1 takes seconds, 2 minutes
-    #[arg(long, value_name = "WISHES", conflicts_with_all = ["seeds", "minutes", "first", "replay"])]
+    /// Explore the small worlds of the masters exhaustively instead, with so many wishes of operators: 1 takes seconds, 2
+    /// minutes
+    #[arg(long, value_name = "WISHES", conflicts_with_all = ["world", "seeds", "minutes", "first", "replay"])]
     explore: Option<usize>,
     /// Go on after a failure, and stop after this many
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -38,13 +39,39 @@ struct Arguments {
 enum World {
     /// Masters, workers, the kernel, operators: the control path
     Masters,
+    /// Workers that move connections to each other, and their clients
+    Moving,
+}
+
+impl World {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Masters => "masters",
+            Self::Moving => "moving",
+        }
+    }
+
+    fn run_seed(self, seed: u64) -> Result<(), String> {
+        match self {
+            Self::Masters => masters::run_seed(seed),
+            Self::Moving => moving::run_seed(seed),
+        }
+    }
+
+    /// What happens in the history of a seed; of the moving, only whether it breaks something.
+    fn replay(self, seed: u64) -> Result<String, String> {
+        match self {
+            Self::Masters => masters::replay(seed),
+            Self::Moving => moving::run_seed(seed).map(|()| String::new()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A machine that finds itself in an illegal state panics; the history is printed instead.
     std::panic::set_hook(Box::new(|_| {}));
-    let World::Masters = arguments.world;
+    let world = arguments.world;
     if let Some(wishes_max) = arguments.explore {
         return match masters::explore(wishes_max, usize::MAX, |world| println!("{world}")) {
             Ok(states) => {
@@ -58,7 +85,7 @@ fn main() -> ExitCode {
         };
     }
     if let Some(seed) = arguments.replay {
-        return match masters::replay(seed) {
+        return match world.replay(seed) {
             Ok(lines) => {
                 print!("{lines}");
                 println!("seed {seed}: nothing breaks");
@@ -77,15 +104,17 @@ fn main() -> ExitCode {
     while count < seeds && failures < arguments.failures && until.is_none_or(|until| Instant::now() < until) {
         let seed = arguments.first.wrapping_add(count);
         count += 1;
-        if let Err(history) = masters::run_seed(seed) {
+        if let Err(history) = world.run_seed(seed) {
             failures += 1;
             println!("{history}");
-            println!("again: simulate --replay {seed}\n");
+            println!("again: simulate --world {} --replay {seed}\n", world.name());
         }
     }
     let minutes = began.elapsed().as_secs_f64() / 60.0;
     println!(
-        "{count} seeds in {:.1} s, {:.0} a minute; {failures} broke an invariant",
+        "world {}: {count} histories, from seed {}, in {:.1} s ({:.0} a minute); {failures} broke an invariant",
+        world.name(),
+        arguments.first,
         minutes * 60.0,
         count as f64 / minutes.max(f64::EPSILON)
     );

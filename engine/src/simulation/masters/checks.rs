@@ -6,6 +6,7 @@
 //!   group without a program, and nothing moves whoever is in the midst of a handshake there;
 //! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
 //!   waits for nobody; the master, which has another copy, must be gone, too;
+//! - whoever is in the midst of a handshake with an address when the server gives it up;
 //! - where no master serves, or stops everything, nobody has to listen.
 
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use super::process::Stage;
 use super::universe::{Dead, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
-use crate::master::core::{ClientId, Core, Idle, Lifecycle, Lineage, ProcessId, Request};
+use crate::master::core::{ClientId, Core, Idle, Instead, Lifecycle, Lineage, ProcessId, Request};
 
 /// After a fault, waiting is excused for so long.
 const EXCUSE_MS: u64 = 20_000;
@@ -32,6 +33,7 @@ impl Universe {
         self.forget_half_open();
         self.check_listeners();
         self.check_lineages();
+        self.check_hastened();
         self.check_replies();
         match self.violation.take() {
             Some(violation) => Err(violation),
@@ -58,10 +60,21 @@ impl Universe {
             let Connection { address, is_owed, .. } = self.kernel.connections[key];
             // One that is refused is owed an answer by whoever serves now.
             let is_owed = is_owed || loss == Loss::Refused;
-            if is_owed && self.keeps_promises() && self.is_expected(address) {
+            let is_promised = self.is_expected(address) || loss == Loss::Unaccepted && self.has_given_up(address);
+            if is_owed && self.keeps_promises() && is_promised {
                 self.violate("no connection is lost", format!("connection {key} to {address}: {loss:?}"));
             }
         }
+    }
+
+    /// The only master serves, and no longer on this address; no fault has taken away those who accepted there.
+    fn has_given_up(&self, address: SocketAddr) -> bool {
+        let is_calm = self.now.ms_since(self.last_fault) >= EXCUSE_MS;
+        let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(Lineage::Alone));
+        is_calm
+            && self.masters().count() == 1
+            && self.cores().any(|(_, core)| serves(core))
+            && !self.is_expected(address)
     }
 
     /// A process that lives, or a message, holds this listener.
@@ -83,8 +96,8 @@ impl Universe {
         for key in 0..self.kernel.connections.len() {
             let Connection { address, place, .. } = self.kernel.connections[key];
             if !self.is_expected(address) {
-                // The address was given up while somebody was on the way to it.
-                self.kernel.connections[key].is_owed = false;
+                // The address was given up while somebody was on the way to it; who waits there already is accepted.
+                self.kernel.connections[key].is_owed &= matches!(place, Place::Waiting(..));
             }
             let is_doomed = match place {
                 Place::HalfOpen(socket, _) | Place::Waiting(socket, _) => !self.is_held_by_any(socket),
@@ -155,6 +168,17 @@ impl Universe {
                 let detail = format!("{address} is steered to workers of {lineages:?}");
                 return self.violate("one lineage is steered to", detail);
             }
+        }
+    }
+
+    /// A new master that has asked its old one to take over waits for that, unless it is told to stop.
+    fn check_hastened(&mut self) {
+        let is_hastened = |core: &Core| matches!(core.lifecycle(), Lifecycle::Stopping(one) if matches!(one.instead, Instead::Perhaps { .. }));
+        let hastened = self.cores().find(|(id, core)| is_hastened(core) && !self.stopped.contains(id));
+        if let Some((id, _)) = hastened {
+            let detail =
+                format!("master {} leaves before the old one has taken over, and nobody told it to stop", id.0);
+            self.violate("the new master waits until the old one serves", detail);
         }
     }
 

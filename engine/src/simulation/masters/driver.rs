@@ -8,7 +8,7 @@ use super::timeline::say;
 use super::universe::{Micro, Universe};
 use crate::handover::Tier;
 use crate::ipc::control::Exit;
-use crate::master::core::{ArrivalId, Core, Event, Inheritance, ProcessId, Signal, SocketId};
+use crate::master::core::{ArrivalId, Core, Event, Inheritance, ProcessId, Request, Signal, SocketId};
 
 impl Universe {
     /// What a master can do now.
@@ -208,8 +208,10 @@ impl Universe {
     pub(super) fn master_is_signalled(&mut self, id: ProcessId) {
         let signal = self.master_mut(id).signals.remove(0);
         say(self.now, id, || format!("gets {signal:?}"));
-        if signal == Signal::Winch {
-            self.idled.insert(id);
+        match signal {
+            Signal::Winch => _ = self.idled.insert(id),
+            Signal::Quit | Signal::Term | Signal::Int => _ = self.stopped.insert(id),
+            Signal::Hup | Signal::Usr2 => {}
         }
         self.step_core(id, Event::Signal(signal));
     }
@@ -220,6 +222,9 @@ impl Universe {
             return;
         }
         say(self.now, id, || format!("is asked by client {}: {request:?}", client.0));
+        if matches!(request, Request::Stop { .. }) {
+            self.stopped.insert(id);
+        }
         self.step_core(id, Event::Request(client, request));
     }
 

@@ -78,8 +78,10 @@ pub(super) struct Connection {
 pub(super) enum Loss {
     /// Nobody listened.
     Refused,
-    /// It waited, and its listener closed.
+    /// It was in the midst of its handshake, and its listener closed.
     Reset,
+    /// It waited in the accept queue, and its listener closed.
+    Unaccepted,
     /// The last process that had it left in good order without serving it.
     Dropped,
 }
@@ -193,7 +195,7 @@ impl Kernel {
         if self.connections[key].place == Place::Lost {
             return;
         }
-        let address = self.connections[key].address;
+        let Connection { address, place, .. } = self.connections[key];
         let moves = self.migrates || self.programs.contains_key(&address);
         match self.select(address, key).filter(|_| moves) {
             Some(target) => {
@@ -201,8 +203,9 @@ impl Kernel {
                 self.connections[key].place = Place::Waiting(target, now);
             }
             None => {
+                let loss = if matches!(place, Place::Waiting(..)) { Loss::Unaccepted } else { Loss::Reset };
                 self.connections[key].place = Place::Lost;
-                self.losses.push((key, Loss::Reset));
+                self.losses.push((key, loss));
             }
         }
     }

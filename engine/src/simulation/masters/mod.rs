@@ -20,6 +20,7 @@ mod rest;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod themes;
 mod timeline;
 mod universe;
 mod worker;
@@ -28,14 +29,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use self::exhaustive::Explored;
-use self::steps::{Shape, Step};
+use self::steps::Step;
 use self::universe::Universe;
-use super::random::Random;
 use super::shorten::shorten;
 use crate::handover::Tier;
-
-/// Steps of a history at most.
-const STEPS_MAX: u64 = 60;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,25 +53,6 @@ impl Violation {
 struct Failing {
     steps: Vec<Step>,
     violation: Violation,
-}
-
-/// The history of a seed.
-fn steps_of(seed: u64) -> Vec<Step> {
-    let mut random = Random::new(seed);
-    let mut steps = vec![Step::Begin { shape: Shape::of(random.next()) }];
-    // Most histories begin with a server that serves.
-    if !random.once_in(8) {
-        steps.push(Step::Time { seed: 1, ms: 100 });
-    }
-    let count = 8 + random.below(STEPS_MAX - 8);
-    for _ in 0..count {
-        if seed.is_multiple_of(2) {
-            steps.push(steps::choose(&mut random));
-        } else {
-            steps::choose_some(&mut random, &mut steps);
-        }
-    }
-    steps
 }
 
 /// Runs a history; gives the violation with the number of steps until then.
@@ -100,7 +78,7 @@ fn guarded(universe: &mut Universe, act: impl FnOnce(&mut Universe) -> Result<()
 }
 
 fn history_of(seed: u64) -> Result<(), Failing> {
-    let mut steps = steps_of(seed);
+    let mut steps = themes::history(seed);
     run(&steps).map_err(|(violation, count)| {
         steps.truncate(count);
         Failing { steps, violation }
@@ -150,7 +128,7 @@ pub fn explore(wishes_max: usize, states_max: usize, mut report: impl FnMut(Stri
 /// As [`run_seed`].
 pub fn replay(seed: u64) -> Result<String, String> {
     run_seed(seed)?;
-    let (_, lines) = timeline::recorded(|| run(&steps_of(seed)));
+    let (_, lines) = timeline::recorded(|| run(&themes::history(seed)));
     Ok(lines)
 }
 

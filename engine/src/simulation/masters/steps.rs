@@ -117,28 +117,6 @@ pub(super) enum Step {
     StartMaster,
 }
 
-/// A few steps that belong together: a call that will fail, what needs that call, and clients meanwhile; or one step.
-pub(super) fn choose_some(random: &mut Random, steps: &mut Vec<Step>) {
-    if !random.once_in(12) {
-        return steps.push(choose(random));
-    }
-    let (fault, asked) = (random.pick(&Fault::ALL), asked(random));
-    let steps_before = [Step::Arm { fault }, Step::Ask { master: 0, asked }];
-    if random.once_in(2) {
-        steps.extend(steps_before);
-        steps.push(Step::Time { seed: random.next(), ms: 2 });
-    } else {
-        // The call fails in the midst of what was asked for.
-        steps.extend(steps_before.into_iter().rev());
-        let flow = Step::Flow { seed: random.next(), count: 1 + random.below(12) };
-        steps.insert(steps.len() - 1, flow);
-    }
-    for place in 0..1 + random.below(4) as usize {
-        steps.push(Step::Connect { place, is_slow: false, is_long: random.once_in(2) });
-    }
-    steps.push(Step::Time { seed: random.next(), ms: random.pick(&[1, 30, 12_000]) });
-}
-
 /// The next step: usually one that does something.
 pub(super) fn choose(random: &mut Random) -> Step {
     let seed = random.next();
@@ -169,7 +147,7 @@ fn signal(random: &mut Random) -> Signal {
     random.pick(&[Hup, Hup, Hup, Usr2, Usr2, Winch, Winch, Term, Int, Quit, Quit])
 }
 
-fn asked(random: &mut Random) -> Asked {
+pub(super) fn asked(random: &mut Random) -> Asked {
     match random.below(22) {
         0..3 => Asked::Reload,
         3..6 => Asked::Scale { workers: 1 + random.below(4) as usize },

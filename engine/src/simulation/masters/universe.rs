@@ -144,6 +144,8 @@ pub(super) struct Universe {
     pub(super) untold: BTreeSet<ProcessId>,
     /// Masters that were told to let their workers go.
     pub(super) idled: BTreeSet<ProcessId>,
+    /// Masters that were told to stop.
+    pub(super) stopped: BTreeSet<ProcessId>,
     /// Answers of the step under way.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
@@ -174,6 +176,7 @@ impl Universe {
             may_reset: false,
             is_unsteered: false,
             idled: BTreeSet::new(),
+            stopped: BTreeSet::new(),
             last_killed: None,
             untold: BTreeSet::new(),
             unjudged: Vec::new(),

@@ -12,17 +12,18 @@ mod checks;
 mod connections;
 mod driver;
 mod links;
-mod shorten;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod turn;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use self::steps::{Random, Step};
+use self::steps::Step;
 use self::world::World;
+use super::random::Random;
 
 /// Steps of a history at most.
 const STEPS_MAX: usize = 160;
@@ -98,6 +99,6 @@ fn guarded(world: &mut World, act: impl FnOnce(&mut World) -> Result<(), Violati
 pub fn run_seed(seed: u64) -> Result<(), String> {
     match history_of(seed) {
         Ok(_) => Ok(()),
-        Err(failure) => Err(shorten::time_line(seed, &failure)),
+        Err(failure) => Err(timeline::time_line(seed, &failure)),
     }
 }

@@ -1,35 +1,11 @@
 //! What can happen in the world, and the choice of it by a seed.
 
+use super::super::random::Random;
 use super::connections::Kind;
 use super::world::World;
 
 /// Workers of a history at most, those that were started again included.
 pub(super) const WORKERS_MAX: usize = 9;
-
-/// A source of numbers that depends on nothing but its seed (SplitMix64).
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-
-    fn pick(&mut self, count: usize) -> usize {
-        self.below(count as u64) as usize
-    }
-}
 
 /// An order of the master, as it reaches the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,24 +85,24 @@ pub(super) enum Step {
 
 /// The next step: usually one that does something.
 pub(super) fn choose(world: &World, random: &mut Random) -> Step {
-    let worker = random.pick(world.workers.len());
-    let socket = random.pick(world.sockets.len());
+    let worker = random.index(world.workers.len());
+    let socket = random.index(world.sockets.len());
     match random.below(100) {
         0..12 if world.sockets.len() < world.clients_max => Step::Connect { worker, kind: kind(random) },
         0..12 => Step::Turn { worker },
         12..22 => Step::ClientSends { socket, count: 1 + random.below(9) },
         22..28 => Step::ClientReads { socket },
         28..29 => Step::ClientFinishes { socket },
-        29..50 => Step::Complete { worker, pick: random.pick(8), first: random.below(2) == 0 },
-        50..62 => Step::Deliver { link: random.pick(world.links.len()), is_up: random.below(2) == 0 },
+        29..50 => Step::Complete { worker, pick: random.index(8), first: random.below(2) == 0 },
+        50..62 => Step::Deliver { link: random.index(world.links.len()), is_up: random.below(2) == 0 },
         62..82 => Step::Turn { worker },
         82..88 => Step::Ordered { worker: usize::from(random.below(3) == 0), order: order(random) },
         88..90 => Step::Kill { worker, loses: random.below(2) == 0 },
         90 => Step::Halt { worker },
         91..93 => Step::Continue { worker },
         93..95 => Step::Start { succeeds: random.below(2) == 0 },
-        95..97 => Step::Wake { worker, pick: random.pick(8) },
-        _ => Step::Time { ms: [1, 10, 100, 1_000, 2_500][random.pick(5)] },
+        95..97 => Step::Wake { worker, pick: random.index(8) },
+        _ => Step::Time { ms: [1, 10, 100, 1_000, 2_500][random.index(5)] },
     }
 }
 
@@ -143,7 +119,7 @@ fn kind(random: &mut Random) -> Kind {
 fn order(random: &mut Random) -> Order {
     match random.below(12) {
         0..5 => Order::Heirs,
-        5..10 => Order::Drain { settle_ms: [0, 5, 200][random.pick(3)] },
+        5..10 => Order::Drain { settle_ms: [0, 5, 200][random.index(3)] },
         10 => Order::Serve,
         _ => Order::Stop,
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::shorten::time_line;
+use super::timeline::time_line;
 use super::{history_of, run_seed};
 use crate::handover::mutation::{Mutation, with};
 

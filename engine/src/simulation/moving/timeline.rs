@@ -2,36 +2,25 @@
 
 use std::fmt::Write;
 
+use super::super::shorten::shorten;
 use super::steps::Step;
 use super::world::World;
 use super::{Failure, Violation, guarded, run};
 
-/// Leaves steps out while the same invariant is still broken: larger parts first.
-pub(super) fn shorten(failure: &Failure) -> Failure {
-    let mut best = failure.clone();
-    let mut part = best.steps.len().div_ceil(2);
-    loop {
-        let mut at = 1;
-        while at < best.steps.len() {
-            let mut steps = best.steps.clone();
-            steps.drain(at..(at + part).min(steps.len()));
-            match run(&steps).0 {
-                Err(violation) if violation.invariant == failure.violation.invariant => {
-                    best = Failure { steps, violation };
-                }
-                _ => at += part,
-            }
-        }
-        if part == 1 {
-            return best;
-        }
-        part = part.div_ceil(2);
+/// Leaves out what the violation does not need.
+fn shortened(failure: &Failure) -> Failure {
+    let fails_alike =
+        |steps: &[Step]| run(steps).0.is_err_and(|violation| violation.invariant == failure.violation.invariant);
+    let steps = shorten(failure.steps.clone(), 1, fails_alike);
+    match run(&steps).0 {
+        Err(violation) => Failure { steps, violation },
+        Ok(()) => failure.clone(),
     }
 }
 
 /// What happened in the shortest history, for a reader.
 pub(super) fn time_line(seed: u64, failure: &Failure) -> String {
-    let short = shorten(failure);
+    let short = shortened(failure);
     let Violation { invariant, detail } = &short.violation;
     let mut text = format!("seed {seed}: {invariant}: {detail}\nafter {} steps:\n", short.steps.len());
     let Some(Step::Begin { shape }) = short.steps.first() else { return text };
