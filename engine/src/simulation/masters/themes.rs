@@ -65,12 +65,12 @@ impl Theme {
     /// The next scene, or a step of any kind.
     fn go_on(self, random: &mut Random, steps: &mut Vec<Step>) {
         match self {
-            Self::Any => return steps.push(steps::choose(random)),
-            Self::Faults if random.once_in(12) => return fault(random, steps),
-            Self::Wishes if random.once_in(6) => return wishes(random, steps),
-            Self::FailingStarts if random.once_in(6) => return failing_start(random, steps),
-            Self::Addresses if random.once_in(6) => return addresses(random, steps),
-            Self::Idle if random.once_in(6) => return idle(random, steps),
+            Self::Any => steps.push(steps::choose(random)),
+            Self::Faults if random.once_in(12) => fault(random, steps),
+            Self::Wishes if random.once_in(6) => wishes(random, steps),
+            Self::FailingStarts if random.once_in(6) => failing_start(random, steps),
+            Self::Addresses if random.once_in(6) => addresses(random, steps),
+            Self::Idle if random.once_in(6) => idle(random, steps),
             _ => steps.push(steps::choose(random)),
         }
     }
