@@ -58,9 +58,8 @@ impl ListenError {
     }
 }
 
-/// Creates and binds a socket of the address's reuseport group: not configured, not listening. Gives it with the
-/// address it got, which names the port where `address` left that to the kernel.
-pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
+/// A socket for this kind of address, which may be bound although connections of a former one linger.
+fn unbound(address: SocketAddr) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
@@ -68,6 +67,14 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenEr
         socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
     }
     socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    Ok(socket)
+}
+
+/// Creates and binds a socket of the address's reuseport group: not configured, not listening. Gives it with the
+/// address it got, which names the port where `address` left that to the kernel.
+pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
+    let fail = |step| move |source| ListenError::new(address, step, source);
+    let socket = unbound(address)?;
     socket.set_reuse_port(true).map_err(fail("SO_REUSEPORT"))?;
     socket.bind(&address.into()).map_err(fail("bind"))?;
     let bound = socket.local_addr().map_err(fail("getsockname"))?;
@@ -103,12 +110,7 @@ pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, Listen
 /// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
 pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(fail("socket"))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true).map_err(fail("IPV6_V6ONLY"))?;
-    }
-    socket.set_reuse_address(true).map_err(fail("SO_REUSEADDR"))?;
+    let socket = unbound(address)?;
     socket.bind(&address.into()).map_err(fail("bind"))
 }
 

@@ -23,7 +23,7 @@ struct Arguments {
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     first: u64,
-    /// Run this seed alone, and print what happens even if nothing breaks
+    /// Run this seed alone, and print what happens; of the world of moving only where something breaks
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "minutes", "first"])]
     replay: Option<u64>,
     /// Explore the small worlds of the masters exhaustively instead, with so many wishes of operators: 1 takes seconds, 2
