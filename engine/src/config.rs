@@ -99,18 +99,6 @@ impl Default for Timeouts {
     }
 }
 
-/// How connections' descriptors are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Descriptors {
-    /// Direct where the kernel can turn them back (6.7), else plain.
-    #[default]
-    Auto,
-    /// In the ring's own table: no reference counting per operation.
-    Direct,
-    /// In the process's table.
-    Plain,
-}
-
 /// How listeners are replaced without losing a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handover {
@@ -122,8 +110,6 @@ pub enum Handover {
     Ebpf,
     /// Listen sockets are passed on and not closed. Needs nothing.
     Adopt,
-    /// Listeners close, and the kernel moves what waits (with `net.ipv4.tcp_migrate_req` = 1). May lose a connection.
-    Migrate,
 }
 
 /// What becomes of established connections whose worker leaves while others serve: at a reload, an upgrade, scaling down.
@@ -172,8 +158,6 @@ pub struct Settings {
     pub limits: Limits,
     /// Times.
     pub timeouts: Timeouts,
-    /// Kind of descriptors.
-    pub descriptors: Descriptors,
     /// How listeners are replaced; read when the server starts.
     pub handover: Handover,
     /// What becomes of established connections.
@@ -200,7 +184,6 @@ impl Default for Settings {
             workers: 1,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
-            descriptors: Descriptors::default(),
             handover: Handover::default(),
             connections: Connections::default(),
             state_bytes_max: 1 << 30,
@@ -253,7 +236,6 @@ impl Settings {
             workers,
             limits,
             timeouts,
-            descriptors: _,
             handover: _,
             connections: _,
             state_bytes_max: _,

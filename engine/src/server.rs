@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use crate::config::{Descriptors, Limits, Settings, Timeouts};
+use crate::config::{Limits, Settings, Timeouts};
 use crate::error::ServerError;
 use crate::ipc::channel::{self};
 use crate::ipc::orders::Order;
@@ -54,13 +54,6 @@ impl Builder {
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.settings.timeouts = timeouts;
-        self
-    }
-
-    /// How connections' descriptors are kept, default [`Descriptors::Auto`].
-    #[must_use]
-    pub fn descriptors(mut self, descriptors: Descriptors) -> Self {
-        self.settings.descriptors = descriptors;
         self
     }
 

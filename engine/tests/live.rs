@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use baton::config::{Descriptors, Limits, Timeouts};
+use baton::config::{Limits, Timeouts};
 use baton::telemetry::Snapshot;
 use baton::{
     Builder, CloseReason, Io, Mailbox, Next, Peer, Protocol, Reject, Running, Server, ServerError, Step, Telemetry,
@@ -167,99 +167,85 @@ fn ask(stream: &mut TcpStream, request: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn each_kind() -> [Descriptors; 2] {
-    [Descriptors::Auto, Descriptors::Plain]
-}
-
 #[test]
 fn a_hundred_megabytes_come_back_exact() {
-    for descriptors in each_kind() {
-        let served = Served::start(Server::builder().descriptors(descriptors), Talker::default());
-        let mut stream = served.connect();
-        let mut writer = stream.try_clone().expect("cloned");
-        let pattern: Vec<u8> = (0..1_000_003u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        let sent = pattern.clone();
-        let sender = thread::spawn(move || {
-            writer.write_all(b"e").expect("sent");
-            for _ in 0..100 {
-                writer.write_all(&sent).expect("sent");
-            }
-            writer.shutdown(Shutdown::Write).expect("shut");
-        });
-        let mut part = vec![0; pattern.len()];
-        stream.read_exact(&mut part[..1]).expect("the first byte");
-        for index in 0..100 {
-            stream.read_exact(&mut part).expect("a part");
-            assert!(part == pattern, "part {index} differs");
+    let served = Served::start(Server::builder(), Talker::default());
+    let mut stream = served.connect();
+    let mut writer = stream.try_clone().expect("cloned");
+    let pattern: Vec<u8> = (0..1_000_003u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let sent = pattern.clone();
+    let sender = thread::spawn(move || {
+        writer.write_all(b"e").expect("sent");
+        for _ in 0..100 {
+            writer.write_all(&sent).expect("sent");
         }
-        assert_eq!(stream.read(&mut part).expect("the end"), 0);
-        sender.join().expect("sent all");
-        assert_eq!(served.stop().bytes_sent, 100 * 1_000_003 + 1);
+        writer.shutdown(Shutdown::Write).expect("shut");
+    });
+    let mut part = vec![0; pattern.len()];
+    stream.read_exact(&mut part[..1]).expect("the first byte");
+    for index in 0..100 {
+        stream.read_exact(&mut part).expect("a part");
+        assert!(part == pattern, "part {index} differs");
     }
+    assert_eq!(stream.read(&mut part).expect("the end"), 0);
+    sender.join().expect("sent all");
+    assert_eq!(served.stop().bytes_sent, 100 * 1_000_003 + 1);
 }
 
 #[test]
 fn one_request_a_connection_loses_nobody_and_leaks_nothing() {
-    for descriptors in each_kind() {
-        let served = Served::start(Server::builder().descriptors(descriptors), Talker::default());
-        for _ in 0..500 {
-            assert_eq!(ask(&mut served.connect(), b"q"), b"q");
-        }
-        let snapshot = served.wait_for("all are closed", |snapshot| snapshot.open == 0);
-        assert_eq!((snapshot.accepted, snapshot.requests), (500, 500));
-        assert_eq!(snapshot.closed[CloseReason::Protocol as usize].1, 500);
-        served.stop();
+    let served = Served::start(Server::builder(), Talker::default());
+    for _ in 0..500 {
+        assert_eq!(ask(&mut served.connect(), b"q"), b"q");
     }
+    let snapshot = served.wait_for("all are closed", |snapshot| snapshot.open == 0);
+    assert_eq!((snapshot.accepted, snapshot.requests), (500, 500));
+    assert_eq!(snapshot.closed[CloseReason::Protocol as usize].1, 500);
+    served.stop();
 }
 
 #[test]
 fn an_answer_larger_than_the_window_arrives_whole_before_the_close() {
-    for descriptors in each_kind() {
-        let served = Served::start(Server::builder().descriptors(descriptors), Talker::default());
-        let mut stream = served.connect();
-        stream.write_all(b"b").expect("sent");
-        served.wait_for("the window is full", |snapshot| snapshot.bytes_sent > 0);
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("whole");
-        assert_eq!(answer.len(), 1 << 20);
-        served.stop();
-    }
+    let served = Served::start(Server::builder(), Talker::default());
+    let mut stream = served.connect();
+    stream.write_all(b"b").expect("sent");
+    served.wait_for("the window is full", |snapshot| snapshot.bytes_sent > 0);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("whole");
+    assert_eq!(answer.len(), 1 << 20);
+    served.stop();
 }
 
 #[test]
-fn the_peers_address_is_known_with_both_kinds_of_descriptors() {
-    for descriptors in each_kind() {
-        let served = Served::start(Server::builder().descriptors(descriptors), Talker::default());
-        let mut stream = served.connect();
-        stream.write_all(b"p").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer, then FIN while we have not closed");
-        assert_eq!(answer, stream.local_addr().expect("bound").to_string());
-        served.stop();
-    }
+fn the_peers_address_is_known() {
+    let served = Served::start(Server::builder(), Talker::default());
+    let mut stream = served.connect();
+    stream.write_all(b"p").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer, then FIN while we have not closed");
+    assert_eq!(answer, stream.local_addr().expect("bound").to_string());
+    served.stop();
 }
 
 #[test]
 fn at_the_connection_limit_the_backlog_waits_and_nobody_is_refused() {
-    for descriptors in each_kind() {
-        let limits = Limits { connections_max: 4, ..Limits::default() };
-        let served = Served::start(Server::builder().limits(limits).descriptors(descriptors), Talker::default());
-        let mut clients: Vec<TcpStream> = (0..12).map(|_| served.connect()).collect();
-        for client in &mut clients {
-            client.write_all(b"e").expect("sent");
-        }
-        served.wait_for("four are open", |snapshot| snapshot.open == 4);
-        assert!(served.snapshot().accept_pauses > 0);
-        let mut served_count = 0;
-        while let Some(mut client) = (!clients.is_empty()).then(|| clients.remove(0)) {
-            let mut byte = [0];
-            client.read_exact(&mut byte).expect("each is served in its turn");
-            served_count += 1;
-            assert!(served.snapshot().open <= 4);
-        }
-        assert_eq!(served_count, 12);
-        assert_eq!(served.stop().accepted, 12);
+    let limits = Limits { connections_max: 4, ..Limits::default() };
+    let served = Served::start(Server::builder().limits(limits), Talker::default());
+    let mut clients: Vec<TcpStream> = (0..12).map(|_| served.connect()).collect();
+    for client in &mut clients {
+        client.write_all(b"e").expect("sent");
     }
+    served.wait_for("four are open", |snapshot| snapshot.open == 4);
+    assert!(served.snapshot().accept_pauses > 0);
+    let mut served_count = 0;
+    while let Some(mut client) = (!clients.is_empty()).then(|| clients.remove(0)) {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("each is served in its turn");
+        served_count += 1;
+        assert!(served.snapshot().open <= 4);
+    }
+    assert_eq!(served_count, 12);
+    assert_eq!(served.stop().accepted, 12);
 }
 
 #[test]
@@ -296,34 +282,32 @@ fn a_message_in_many_pieces_is_seen_whole() {
 
 #[test]
 fn disconnects_at_any_moment_leave_nothing_behind() {
-    for descriptors in each_kind() {
-        let timeouts = Timeouts { linger_ms: 50, ..Timeouts::default() };
-        let served = Served::start(Server::builder().descriptors(descriptors).timeouts(timeouts), Talker::default());
-        // The first connection warms up what stays.
-        assert_eq!(ask(&mut served.connect(), b"q"), b"q");
-        served.wait_for("closed", |snapshot| snapshot.open == 0);
-        for round in 0..400u32 {
-            let stream = served.connect();
-            let socket = socket2::SockRef::from(&stream);
-            let _ = (&stream).write_all(&b"eqbpl!"[round as usize % 6..][..1]);
-            match round % 5 {
-                0 => socket.set_linger(Some(Duration::ZERO)).expect("set"),
-                1 => stream.shutdown(Shutdown::Write).expect("shut"),
-                2 => {
-                    let _ = (&stream).write_all(&[b'x'; 5_000]);
-                }
-                3 => {
-                    stream.set_nonblocking(true).expect("set");
-                    let _ = (&stream).read(&mut [0; 10]);
-                }
-                _ => {}
+    let timeouts = Timeouts { linger_ms: 50, ..Timeouts::default() };
+    let served = Served::start(Server::builder().timeouts(timeouts), Talker::default());
+    // The first connection warms up what stays.
+    assert_eq!(ask(&mut served.connect(), b"q"), b"q");
+    served.wait_for("closed", |snapshot| snapshot.open == 0);
+    for round in 0..400u32 {
+        let stream = served.connect();
+        let socket = socket2::SockRef::from(&stream);
+        let _ = (&stream).write_all(&b"eqbpl!"[round as usize % 6..][..1]);
+        match round % 5 {
+            0 => socket.set_linger(Some(Duration::ZERO)).expect("set"),
+            1 => stream.shutdown(Shutdown::Write).expect("shut"),
+            2 => {
+                let _ = (&stream).write_all(&[b'x'; 5_000]);
             }
+            3 => {
+                stream.set_nonblocking(true).expect("set");
+                let _ = (&stream).read(&mut [0; 10]);
+            }
+            _ => {}
         }
-        let snapshot = served.wait_for("all are closed", |snapshot| snapshot.open == 0 && snapshot.accepted == 401);
-        assert_eq!(snapshot.closed.iter().map(|(_, count)| count).sum::<u64>(), 401);
-        assert_eq!(ask(&mut served.connect(), b"q"), b"q", "service goes on");
-        served.stop();
     }
+    let snapshot = served.wait_for("all are closed", |snapshot| snapshot.open == 0 && snapshot.accepted == 401);
+    assert_eq!(snapshot.closed.iter().map(|(_, count)| count).sum::<u64>(), 401);
+    assert_eq!(ask(&mut served.connect(), b"q"), b"q", "service goes on");
+    served.stop();
 }
 
 #[test]
@@ -406,7 +390,7 @@ fn a_drain_serves_those_who_wait_in_the_backlog() {
 
 #[test]
 fn the_address_is_free_again_after_the_end() {
-    let served = Served::start(Server::builder().descriptors(Descriptors::Plain), Talker::default());
+    let served = Served::start(Server::builder(), Talker::default());
     let address = served.address;
     ask(&mut served.connect(), b"q");
     served.stop();

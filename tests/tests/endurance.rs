@@ -107,7 +107,7 @@ fn storm(server: &Server, connections: usize, baseline: usize) {
 fn whatever_clients_do_nothing_leaks() {
     const CONNECTIONS: usize = 3000;
     const GROWN_KILOBYTES_MAX: u64 = 4 * 1024;
-    let server = Server::start(&["--descriptors", "plain", "--linger-ms", "200"]);
+    let server = Server::start(&["--linger-ms", "200"]);
     let worker = server.workers()[0];
     let baseline = descriptors(worker);
     storm(&server, CONNECTIONS, baseline);

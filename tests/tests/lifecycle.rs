@@ -286,7 +286,7 @@ fn each_of_several_workers_takes_connections() {
     // Each connection is as likely here as there: that forty are all in one place happens once in 10^12 runs.
     const CONNECTIONS: usize = 40;
     for count in ["2", "auto"] {
-        let server = Server::start(&["--workers", count, "--descriptors", "plain"]);
+        let server = Server::start(&["--workers", count]);
         let workers = server.workers();
         let before: Vec<_> = workers.iter().map(|pid| descriptors(*pid)).collect();
         let mut open: Vec<_> = (0..CONNECTIONS).map(|_| connect(server.address())).collect();

@@ -34,7 +34,7 @@ fn check_pushed_back_then_cut(protocol: &str, bytes: &[u8]) {
     const GROWN_KILOBYTES_MAX: u64 = 16 * 1024;
     let server = Server::start(
         &[
-            &["--protocol", protocol, "--descriptors", "plain", "--write-ms", "3000", "--idle-ms", "0"][..],
+            &["--protocol", protocol, "--write-ms", "3000", "--idle-ms", "0"][..],
             &["--outbound-bytes-high", "64k", "--outbound-bytes-low", "16k"],
         ]
         .concat(),
@@ -191,15 +191,13 @@ fn check_exhausted(server: &Server, room: usize, what: &str) {
 
 #[test]
 fn few_descriptors_are_a_connection_limit() {
-    for kind in ["plain", "direct"] {
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(batond());
-        command.args(["--listen", "127.0.0.1:0", "--descriptors", kind]);
-        let server = Server::start_command(command);
-        let room = server.logged_numbers("connections_max")[0];
-        check_exhausted(&server, room as usize, kind);
-        server.stop();
-    }
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(batond());
+    command.args(["--listen", "127.0.0.1:0"]);
+    let server = Server::start_command(command);
+    let room = server.logged_numbers("connections_max")[0];
+    check_exhausted(&server, room as usize, "the limit of open files");
+    server.stop();
 }
 
 #[test]
@@ -221,7 +219,7 @@ fn descriptors_that_run_out_pause_accepting() {
     }
     // With less room than a backlog can bring, connections are accepted one by one; the kernel reads the limit of open
     // files when an accept is submitted.
-    let server = Server::start(&["--descriptors", "plain", "--connections-max", "300"]);
+    let server = Server::start(&["--connections-max", "300"]);
     let worker = server.workers()[0];
     const ROOM: usize = 10;
     let limit = descriptor_limit_for(worker, ROOM);

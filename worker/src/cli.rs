@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::config::{
-    Choices, ConnectionsChoice, DescriptorsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat,
-    LogLevel, ProtocolChoice, TimeoutChoices,
+    Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
+    ProtocolChoice, TimeoutChoices,
 };
 use crate::units::{Bytes, Listen, Number, Workers};
 
@@ -36,9 +36,6 @@ pub struct Arguments {
     /// What to serve [default: http]
     #[arg(long, value_enum, value_name = "NAME", hide_possible_values = false)]
     protocol: Option<ProtocolChoice>,
-    /// How connections' descriptors are kept [default: auto]
-    #[arg(long, value_enum, value_name = "KIND")]
-    descriptors: Option<DescriptorsChoice>,
     /// How listeners are replaced at a reload [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     handover: Option<HandoverChoice>,
@@ -177,7 +174,6 @@ impl Arguments {
             listen,
             workers,
             protocol,
-            descriptors,
             handover,
             connections,
             control,
@@ -193,7 +189,6 @@ impl Arguments {
             listen: (!listen.is_empty()).then(|| listen.clone()),
             workers: *workers,
             protocol: *protocol,
-            descriptors: *descriptors,
             handover: *handover,
             connections: *connections,
             control: control.clone(),

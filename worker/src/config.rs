@@ -9,9 +9,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton::config::{
-    Connections, Control, Descriptors, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts,
-};
+use baton::config::{Connections, Control, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -40,18 +38,6 @@ impl fmt::Display for ProtocolChoice {
     }
 }
 
-/// How connections' descriptors are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum DescriptorsChoice {
-    /// Direct where the kernel is new enough (6.7), else plain
-    Auto,
-    /// In the ring's own table
-    Direct,
-    /// In the process's table
-    Plain,
-}
-
 /// How listeners are replaced without losing a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -62,8 +48,6 @@ pub enum HandoverChoice {
     Ebpf,
     /// Listen sockets are passed on and not closed
     Adopt,
-    /// Listeners close, the kernel moves what waits; may lose some
-    Migrate,
 }
 
 /// What becomes of established connections when their worker leaves.
@@ -190,7 +174,6 @@ choices! {
         #[serde(deserialize_with = "units::name")]
         protocol: ProtocolChoice,
         #[serde(deserialize_with = "units::name")]
-        descriptors: DescriptorsChoice,
         handover: HandoverChoice,
         #[serde(deserialize_with = "units::name")]
         connections: ConnectionsChoice,
@@ -370,16 +353,10 @@ impl Config {
                     stop_ms_max: number(times.stop_ms_max, time.stop_ms_max),
                     hang_ms: number(times.hang_ms, time.hang_ms),
                 },
-                descriptors: match choices.descriptors.unwrap_or(DescriptorsChoice::Auto) {
-                    DescriptorsChoice::Auto => Descriptors::Auto,
-                    DescriptorsChoice::Direct => Descriptors::Direct,
-                    DescriptorsChoice::Plain => Descriptors::Plain,
-                },
                 handover: match choices.handover.unwrap_or(HandoverChoice::Auto) {
                     HandoverChoice::Auto => Handover::Auto,
                     HandoverChoice::Ebpf => Handover::Ebpf,
                     HandoverChoice::Adopt => Handover::Adopt,
-                    HandoverChoice::Migrate => Handover::Migrate,
                 },
                 connections: match choices.connections.unwrap_or(ConnectionsChoice::Handover) {
                     ConnectionsChoice::Handover => Connections::Handover,

@@ -26,7 +26,6 @@ enum Tier {
     Auto,
     Ebpf,
     Adopt,
-    Migrate,
 }
 
 #[derive(Debug, Args)]

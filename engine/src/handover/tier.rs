@@ -11,8 +11,6 @@ pub(crate) enum Tier {
     Ebpf,
     /// Listen sockets are inherited and never closed while anybody may still connect to them.
     Adopt,
-    /// Listeners are closed, and the kernel moves what waits to others where it may. Loses a connection now and then.
-    Migrate,
 }
 
 impl Tier {
@@ -21,7 +19,6 @@ impl Tier {
         match name {
             "ebpf" => Some(Handover::Ebpf),
             "adopt" => Some(Handover::Adopt),
-            "migrate" => Some(Handover::Migrate),
             _ => None,
         }
     }
@@ -32,7 +29,6 @@ impl fmt::Display for Tier {
         formatter.write_str(match self {
             Self::Ebpf => "ebpf",
             Self::Adopt => "adopt",
-            Self::Migrate => "migrate",
         })
     }
 }

@@ -24,16 +24,6 @@ pub(crate) fn choose(wanted: Handover) -> Result<Chosen, String> {
     let chosen = |tier, reason: String| Ok(Chosen { tier, reason });
     match wanted {
         Handover::Adopt => chosen(Tier::Adopt, "asked for".to_owned()),
-        Handover::Migrate => match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req") {
-            Ok(text) if text.trim() == "1" => {
-                chosen(Tier::Migrate, "asked for; about 1 connection in 100 replacements may be lost".to_owned())
-            }
-            _ => chosen(
-                Tier::Migrate,
-                "asked for, but net.ipv4.tcp_migrate_req is not 1: whoever waits at a closing listener is lost"
-                    .to_owned(),
-            ),
-        },
         Handover::Ebpf => match Steering::load(1) {
             Ok(_) => chosen(Tier::Ebpf, "asked for".to_owned()),
             Err(error) => Err(format!(

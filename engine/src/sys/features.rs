@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::IoUring;
 
 /// Oldest kernel supported: SINGLE_ISSUER with DEFER_TASKRUN.
 pub(crate) const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -15,8 +15,6 @@ pub(crate) struct Features {
     pub(crate) no_sqarray: bool,
     /// No completion for what succeeds (5.17).
     pub(crate) skip_success: bool,
-    /// Direct descriptors can be turned back into ordinary ones (6.7), so that they can be used for connections.
-    pub(crate) install: bool,
 }
 
 /// io_uring cannot be used here.
@@ -40,14 +38,11 @@ impl Features {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();
         let ring: IoUring = builder.build(8).map_err(explain)?;
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(explain)?;
         let mut without_array = IoUring::<io_uring::squeue::Entry>::builder();
         without_array.setup_single_issuer().setup_defer_taskrun().setup_no_sqarray();
         Ok(Self {
             no_sqarray: without_array.build(8).is_ok(),
             skip_success: ring.params().is_feature_skip_cqe_on_success(),
-            install: probe.is_supported(opcode::FixedFdInstall::CODE),
         })
     }
 }

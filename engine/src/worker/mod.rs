@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 
 use self::event_loop::{EventLoop, Parts};
 use self::listener::Listener;
-use crate::config::{Descriptors, Settings};
+use crate::config::Settings;
 use crate::context::{Context, Inbox, Worker};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -143,16 +143,11 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     let system = |what| move |source| StartError::System { what, source };
     let made = (|| {
         let features = Features::probe()?;
-        let direct = match settings.descriptors {
-            Descriptors::Auto => features.install,
-            Descriptors::Direct => true,
-            Descriptors::Plain => false,
-        };
         let addresses = match &listeners {
             Listeners::Inherited(sockets) => sockets.len(),
             Listeners::Own(addresses) => addresses.len(),
         };
-        let sizing = Sizing::new(&settings, addresses, direct, raise_descriptor_limit(), locked_limit())?;
+        let sizing = Sizing::new(&settings, addresses, raise_descriptor_limit(), locked_limit())?;
         let ring = open_ring(sizing.ring, features).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
         let rendezvous =
@@ -187,7 +182,6 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             generation,
             signals,
             sizing,
-            direct,
             meeting,
             user,
             connections,
@@ -284,13 +278,12 @@ impl Sizing {
     fn new(
         settings: &Settings,
         listeners: usize,
-        direct: bool,
         descriptors: u64,
         locked_bytes_max: Option<u64>,
     ) -> Result<Self, StartError> {
         let limits = &settings.limits;
         let reserved = DESCRIPTORS_RESERVED + 2 * listeners as u64;
-        let allowed = descriptors.saturating_sub(if direct { 16 } else { reserved });
+        let allowed = descriptors.saturating_sub(reserved);
         let connections_max = limits.connections_max.min(u32::try_from(allowed).unwrap_or(u32::MAX));
         if descriptors <= reserved || connections_max == 0 {
             return Err(StartError::Descriptors { limit: descriptors });
@@ -298,7 +291,6 @@ impl Sizing {
         let backlog = backlog_effective(limits.backlog);
         // Listeners that come later make the loop careful earlier; they need no more slots.
         let slots = connections_max.saturating_add(backlog.saturating_mul(listeners as u32)).saturating_add(64);
-        let table = if direct { slots.min(u32::try_from(descriptors).unwrap_or(u32::MAX)) } else { 0 };
         let in_flight = connections_max.saturating_mul(2).saturating_add(u32::from(limits.receive_buffers));
         // Without privilege rings count against one limit for all of a user's: two generations fit into half of it.
         let fitting = locked_bytes_max.map_or(COMPLETIONS_MAX, |bytes| {
@@ -318,7 +310,6 @@ impl Sizing {
                 completions,
                 buffers: limits.receive_buffers,
                 buffer_bytes: limits.receive_buffer_bytes,
-                direct: table,
             },
         })
     }

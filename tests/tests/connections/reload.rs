@@ -45,12 +45,9 @@ fn http_connections_cross_reloads() {
 
 #[test]
 fn echo_connections_cross_reloads() {
-    for descriptors in ["direct", "plain"] {
-        let arguments = ["--workers", "2", "--settle-ms", "50", "--protocol", "echo", "--descriptors", descriptors];
-        let server = Server::start(&arguments);
-        let crowd = Crowd::echo(server.address(), Counts::FEW);
-        through_reloads(server, 2, ROUNDS, 10, crowd);
-    }
+    let server = Server::start(&["--workers", "2", "--settle-ms", "50", "--protocol", "echo"]);
+    let crowd = Crowd::echo(server.address(), Counts::FEW);
+    through_reloads(server, 2, ROUNDS, 10, crowd);
 }
 
 #[test]

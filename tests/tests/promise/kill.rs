@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use baton_tests::churn::Churn;
 use baton_tests::client::{GET, connect, read_answer};
 use baton_tests::namespace::run;
 use baton_tests::process::is_stopped;
@@ -66,22 +65,4 @@ fn kill_stopped(server: &Server, victims: usize) {
         let answer = read_answer(stream).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     }
-}
-
-/// A figure to compare with. The only worker's listener is the only one, and whoever waits there is lost.
-#[test]
-fn what_migration_alone_loses_is_reported() {
-    run("kill::what_migration_alone_loses_is_reported", || {
-        baton_tests::namespace::sysctl("net/ipv4/tcp_migrate_req", "1");
-        let kill_one = |server: &Server, churn: &Churn| {
-            for _ in 0..ROUNDS {
-                kill(server, 1);
-                wait_for_answers(churn, 200);
-            }
-        };
-        for workers in [1, 2] {
-            let what = format!("{ROUNDS} times 1 of {workers} killed, tcp_migrate_req=1");
-            prove(&what, &Case::new("migrate", workers), Expected::Anything, kill_one);
-        }
-    });
 }

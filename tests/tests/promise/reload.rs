@@ -94,15 +94,3 @@ fn the_last_clients_are_not_forgotten_in_a_queue() {
         }
     });
 }
-
-/// A figure to compare with: what is lost where listeners close and the kernel moves what waits.
-#[test]
-fn what_migration_alone_loses_is_reported() {
-    run("reload::what_migration_alone_loses_is_reported", || {
-        sysctl("net/ipv4/tcp_migrate_req", "1");
-        for workers in [1, 2] {
-            let what = format!("{RELOADS} reloads, tcp_migrate_req=1");
-            prove(&what, &Case::new("migrate", workers), Expected::Anything, |server, _| reload_often(server));
-        }
-    });
-}

@@ -191,7 +191,7 @@ pub struct Status {
     pub pid: u32,
     /// Milliseconds since it began.
     pub uptime_ms: u64,
-    /// How listeners are handed over: `ebpf`, `adopt` or `migrate`.
+    /// How listeners are handed over: `ebpf` or `adopt`.
     pub handover: String,
     /// Why that one was chosen.
     pub handover_reason: String,

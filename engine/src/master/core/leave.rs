@@ -180,7 +180,7 @@ impl Core {
     pub(super) fn farewell_of(&self, plan: &Plan) -> Order {
         let (settle_ms, is_succeeded) = match self.tier {
             Tier::Adopt => (0, true),
-            Tier::Ebpf | Tier::Migrate => (plan.settle_ms, false),
+            Tier::Ebpf => (plan.settle_ms, false),
         };
         Order::Drain { settle_ms, drain_ms: plan.drain_ms, is_succeeded }
     }

@@ -146,7 +146,7 @@ impl Core {
         let listeners = match (first, self.tier) {
             (Some(sockets), _) => Listeners::First(sockets),
             (None, Tier::Adopt) => Listeners::Copies(self.copies(index, slot)),
-            (None, Tier::Ebpf | Tier::Migrate) => {
+            (None, Tier::Ebpf) => {
                 Listeners::Own(self.generations[index].addresses.iter().map(|one| one.bound).collect())
             }
         };
@@ -310,7 +310,7 @@ impl Core {
             // Nothing was steered to them yet.
             Tier::Ebpf if !self.generations[index].is_ready() => self.kill_children(world, index, Killed::Unwanted),
             // Those that came up have accepted connections.
-            Tier::Ebpf | Tier::Adopt | Tier::Migrate => {
+            Tier::Ebpf | Tier::Adopt => {
                 let farewell = self.farewell(index);
                 self.send_away(world, index, &farewell);
                 if let Phase::Leaving { until } = self.generations[index].phase {

@@ -1,5 +1,5 @@
 //! What has to hold after every step. What is allowed is said here, and kept narrow:
-//! - the tier `migrate` may lose connections, as may an upgrade for which somebody allowed that;
+//! - an upgrade for which somebody allowed that may lose connections;
 //! - whoever was accepted by a process that is killed is lost with it;
 //! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
 //! - a new master of the tier ebpf that ends before it serves, under an old one of the tier adopt: its listeners were in a
@@ -51,17 +51,13 @@ impl Universe {
         self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))
     }
 
-    fn keeps_promises(&self) -> bool {
-        self.shape.tier != Tier::Migrate && !self.may_reset
-    }
-
     fn judge_losses(&mut self) {
         for (key, loss) in std::mem::take(&mut self.kernel.losses) {
             let Connection { address, is_owed, .. } = self.kernel.connections[key];
             // One that is refused is owed an answer by whoever serves now.
             let is_owed = is_owed || loss == Loss::Refused;
             let is_promised = self.is_expected(address) || loss == Loss::Unaccepted && self.has_given_up(address);
-            if is_owed && self.keeps_promises() && is_promised {
+            if is_owed && !self.may_reset && is_promised {
                 self.violate("no connection is lost", format!("connection {key} to {address}: {loss:?}"));
             }
         }
@@ -111,7 +107,7 @@ impl Universe {
     }
 
     fn check_listeners(&mut self) {
-        if !self.keeps_promises() {
+        if self.may_reset {
             return;
         }
         let missing = (0..self.shape.addresses).map(super::universe::address).find(|address| {
@@ -295,12 +291,7 @@ impl Universe {
         let Some(worker) = self.worker(id) else { return };
         let is_halted = self.processes[&id].halted.is_some();
         let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS && self.now.ms_since(worker.last_turn) > 400;
-        if worker.stage != Stage::Serving
-            || is_halted
-            || is_excused
-            || self.untold.contains(&id)
-            || !self.keeps_promises()
-        {
+        if worker.stage != Stage::Serving || is_halted || is_excused || self.untold.contains(&id) || self.may_reset {
             return;
         }
         let is_its = |place: Place| matches!(place, Place::Held { worker, .. } if worker == Some(id));

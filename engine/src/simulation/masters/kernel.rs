@@ -100,8 +100,6 @@ pub(super) struct Kernel {
     pub(super) programs: BTreeMap<SocketAddr, Program>,
     /// By map, address and slot.
     pub(super) maps: BTreeMap<(u32, SocketAddr, usize), Key>,
-    /// `net.ipv4.tcp_migrate_req`.
-    pub(super) migrates: bool,
     pub(super) next_key: Key,
     /// Not judged yet.
     pub(super) losses: Vec<(ConnectionKey, Loss)>,
@@ -196,7 +194,7 @@ impl Kernel {
             return;
         }
         let Connection { address, place, .. } = self.connections[key];
-        let moves = self.migrates || self.programs.contains_key(&address);
+        let moves = self.programs.contains_key(&address);
         match self.select(address, key).filter(|_| moves) {
             Some(target) => {
                 self.sockets.get_mut(&target).expect("selected").queue.push(key);

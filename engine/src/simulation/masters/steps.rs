@@ -35,7 +35,7 @@ impl Shape {
                 Tier::Adopt,
                 Tier::Adopt,
                 Tier::Adopt,
-                Tier::Migrate,
+                Tier::Adopt,
             ]),
             addresses: 1 + random.below(2) as usize,
             workers: 1 + random.below(3) as usize,

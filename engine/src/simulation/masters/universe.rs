@@ -156,7 +156,7 @@ pub(super) struct Universe {
 
 impl Universe {
     pub(super) fn new(shape: Shape) -> Self {
-        let kernel = Kernel { migrates: shape.tier == Tier::Migrate, ..Kernel::default() };
+        let kernel = Kernel::default();
         let mut this = Self {
             now: Time::default().after_ms(100_000),
             shape,

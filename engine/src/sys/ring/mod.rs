@@ -9,10 +9,10 @@ mod user_data;
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use io_uring::types::{Fixed, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::Timespec;
+use io_uring::{IoUring, cqueue, squeue};
 use socket2::SockAddr;
 
 pub(crate) use self::user_data::{Key, OPERATIONS_MAX, SLOTS_MAX};
@@ -24,14 +24,19 @@ use super::payload::Payload;
 /// `IORING_REGISTER_RING_FDS` (kernel 5.18).
 const REGISTER_RING_FDS: libc::c_uint = 20;
 
-/// A connection's socket: a descriptor of the process, or an entry of the ring's own file table. It must be given
-/// back with [`Ring::close`]; it is no `OwnedFd`, so that closing can be part of the turn's one system call.
+/// A connection's socket. It must be given back with [`Ring::close`]; it is no `OwnedFd`, so that closing can be part of
+/// the turn's one system call.
+///
+/// It is a descriptor of the process, not an entry of the ring's own table ("direct descriptor"): the latter served no
+/// more requests in any of eight starts, and handing one over takes a request to the ring whose answer can come late.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Socket {
-    /// A process descriptor.
-    Plain(RawFd),
-    /// An index of the ring's file table ("direct descriptor").
-    Direct(u32),
+pub(crate) struct Socket(RawFd);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: a Socket is open until it is given to `Ring::close`, and this borrows it.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
 }
 
 /// What the kernel has to say. Results below zero are negated errno values, as in the ring itself.
@@ -114,8 +119,6 @@ pub(crate) struct Ring {
     outstanding: usize,
     features: Features,
     enters: u64,
-    /// Descriptors asked for.
-    installs: u32,
 }
 
 /// Sizes of a ring.
@@ -129,8 +132,6 @@ pub(crate) struct RingSizes {
     pub(crate) buffers: u16,
     /// Bytes of each.
     pub(crate) buffer_bytes: u32,
-    /// Entries of the file table for direct descriptors; 0 for plain ones.
-    pub(crate) direct: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -145,9 +146,6 @@ impl Ring {
             builder.setup_no_sqarray();
         }
         let inner = builder.build(sizes.submissions)?;
-        if sizes.direct > 0 {
-            inner.submitter().register_files_sparse(sizes.direct)?;
-        }
         let buffers = BufferRing::new(&inner, sizes.buffers, sizes.buffer_bytes)?;
         let (enter_fd, enter_flags) = match register_ring_fd(inner.as_raw_fd()) {
             Ok(index) => (index, libc_flags::ENTER_REGISTERED_RING),
@@ -166,7 +164,6 @@ impl Ring {
             outstanding: 0,
             features,
             enters: 0,
-            installs: 0,
         })
     }
 
@@ -247,11 +244,7 @@ impl Ring {
                 Completion::Sent { key, result, payload }
             } else if kind == Kind::Accept as u8 {
                 self.outstanding -= usize::from(!more);
-                let result = match result {
-                    ..0 => Err(-result),
-                    _ if operation == 1 => Ok(Socket::Direct(result as u32)),
-                    _ => Ok(Socket::Plain(result)),
-                };
+                let result = if result < 0 { Err(-result) } else { Ok(Socket(result)) };
                 Completion::Accepted { key, result, more }
             } else if kind == Kind::Poll as u8 {
                 Completion::Readable { key, more }
@@ -262,68 +255,14 @@ impl Ring {
                 self.take_held(operation);
                 Completion::Connected { key, result }
             } else {
-                if kind == Kind::Install as u8 && result >= 0 {
-                    // It was given up; see `install`.
-                    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                    drop(unsafe { OwnedFd::from_raw_fd(result) });
-                }
                 continue;
             });
         }
     }
 
-    /// A descriptor of the process for `socket`: a duplicate where it is a direct one (kernel 6.7).
-    pub(crate) fn with_descriptor<T>(
-        &mut self,
-        socket: &Socket,
-        action: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        match *socket {
-            Socket::Plain(fd) => {
-                // SAFETY: a Socket is open until it is given to `close`, and we borrow it.
-                action(unsafe { BorrowedFd::borrow_raw(fd) })
-            }
-            Socket::Direct(index) => {
-                let installed = self.install(index)?;
-                action(std::os::fd::AsFd::as_fd(&installed))
-            }
-        }
-    }
-
-    /// Another descriptor of the process for `socket`.
-    pub(crate) fn duplicate(&mut self, socket: &Socket) -> io::Result<OwnedFd> {
-        match *socket {
-            Socket::Plain(_) => self.with_descriptor(socket, |descriptor| descriptor.try_clone_to_owned()),
-            Socket::Direct(index) => self.install(index),
-        }
-    }
-
-    /// Moves an open socket in, as the kind the ring was made for.
+    /// Moves an open socket in.
     pub(crate) fn adopt(socket: OwnedFd) -> Socket {
-        let fd = socket.as_raw_fd();
-        mem::forget(socket);
-        Socket::Plain(fd)
-    }
-
-    fn install(&mut self, index: u32) -> io::Result<OwnedFd> {
-        // An answer that comes late, when the kernel had no room for it, must not be taken for the next one's: that would be
-        // another connection's descriptor.
-        self.installs = (self.installs + 1) % SLOTS_MAX;
-        let user_data = Kind::Install.pack(0, Key { slot: self.installs, generation: 0 });
-        self.push(opcode::FixedFdInstall::new(Fixed(index), 0).build(), user_data);
-        for _ in 0..2 {
-            self.enter(0)?;
-            let waiting = &self.harvest[self.harvested..];
-            if let Some(position) = waiting.iter().position(|entry| entry.user_data() == user_data) {
-                let result = self.harvest.remove(self.harvested + position).result();
-                if result < 0 {
-                    return Err(io::Error::from_raw_os_error(-result));
-                }
-                // SAFETY: the kernel has just made this descriptor for us.
-                return Ok(unsafe { OwnedFd::from_raw_fd(result) });
-            }
-        }
-        Err(io::Error::other("the ring did not answer a descriptor request at once"))
+        Socket(socket.into_raw_fd())
     }
 
     fn push_quiet(&mut self, entry: squeue::Entry) {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, TimeoutFlags, Timespec};
+use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
 use io_uring::{opcode, squeue};
 use socket2::SockAddr;
 
@@ -14,28 +14,20 @@ use crate::sys::payload::Payload;
 
 impl Ring {
     /// Accepts from `listener`: once, or until cancelled or failed (`many`, kernel 5.19).
-    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>, key: Key, many: bool, direct: bool) {
+    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>, key: Key, many: bool) {
         let fd = Fd(listener.as_raw_fd());
-        let entry = match (many, direct) {
-            (true, false) => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
-            (true, true) => opcode::AcceptMulti::new(fd).allocate_file_index(true).build(),
-            (false, false) => {
-                opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
-            }
-            (false, true) => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .file_index(Some(io_uring::types::DestinationSlot::auto_target()))
-                .build(),
+        let entry = if many {
+            opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
+        } else {
+            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
         };
         self.outstanding += 1;
-        self.push(entry, Kind::Accept.pack(usize::from(direct), key));
+        self.push(entry, Kind::Accept.pack(0, key));
     }
 
     /// Receives once from `socket` into a provided buffer (kernel 5.19).
     pub(crate) fn receive_once(&mut self, socket: &Socket, key: Key) {
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
-            Socket::Direct(index) => opcode::Recv::new(Fixed(index), std::ptr::null_mut(), 0).buf_group(GROUP).build(),
-        };
+        let entry = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0).buf_group(GROUP).build();
         self.outstanding += 1;
         self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(0, key));
     }
@@ -43,10 +35,7 @@ impl Ring {
     /// Receives from `socket` into provided buffers until cancelled or ended (kernel 6.0).
     #[inline]
     pub(crate) fn receive(&mut self, socket: &Socket, key: Key) {
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::RecvMulti::new(Fd(fd), GROUP).build(),
-            Socket::Direct(index) => opcode::RecvMulti::new(Fixed(index), GROUP).build(),
-        };
+        let entry = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
         self.outstanding += 1;
         self.push(entry, Kind::Receive.pack(0, key));
     }
@@ -81,10 +70,7 @@ impl Ring {
         let (pointer, length) = (payload.bytes().as_ptr(), payload.len().min(i32::MAX as usize) as u32);
         let flags = libc::MSG_NOSIGNAL | flags;
         let operation = self.hold(Held::Payload(payload));
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Send::new(Fd(fd), pointer, length).flags(flags).build(),
-            Socket::Direct(index) => opcode::Send::new(Fixed(index), pointer, length).flags(flags).build(),
-        };
+        let entry = opcode::Send::new(Fd(socket.0), pointer, length).flags(flags).build();
         self.outstanding += 1;
         self.push(entry.flags(entry_flags), Kind::Send.pack(operation, key));
     }
@@ -94,10 +80,7 @@ impl Ring {
         let address = Box::new(SockAddr::from(address));
         let (pointer, length) = (address.as_ptr().cast::<libc::sockaddr>(), address.len());
         let operation = self.hold(Held::Address(address));
-        let entry = match *socket {
-            Socket::Plain(fd) => opcode::Connect::new(Fd(fd), pointer, length).build(),
-            Socket::Direct(index) => opcode::Connect::new(Fixed(index), pointer, length).build(),
-        };
+        let entry = opcode::Connect::new(Fd(socket.0), pointer, length).build();
         self.outstanding += 1;
         self.push(entry, Kind::Connect.pack(operation, key));
     }
@@ -108,16 +91,13 @@ impl Ring {
     }
 
     /// Asks for the end of an accept; its last completion still comes.
-    pub(crate) fn cancel_accept(&mut self, key: Key, direct: bool) {
-        self.cancel(Kind::Accept.pack(usize::from(direct), key));
+    pub(crate) fn cancel_accept(&mut self, key: Key) {
+        self.cancel(Kind::Accept.pack(0, key));
     }
 
     /// Asks for the end of everything that waits on a socket; the last completions still come.
     pub(crate) fn cancel_socket(&mut self, socket: &Socket) {
-        let builder = match *socket {
-            Socket::Plain(fd) => CancelBuilder::fd(Fd(fd)).all(),
-            Socket::Direct(index) => CancelBuilder::fd(Fixed(index)).all(),
-        };
+        let builder = CancelBuilder::fd(Fd(socket.0)).all();
         self.push_quiet(opcode::AsyncCancel2::new(builder).build());
     }
 
@@ -132,10 +112,7 @@ impl Ring {
     }
 
     fn push_close(&mut self, socket: &Socket) {
-        self.push_quiet(match *socket {
-            Socket::Plain(fd) => opcode::Close::new(Fd(fd)).build(),
-            Socket::Direct(index) => opcode::Close::new(Fixed(index)).build(),
-        });
+        self.push_quiet(opcode::Close::new(Fd(socket.0)).build());
     }
 
     /// Watches a descriptor for input until it is closed or the poll ends.

@@ -30,9 +30,8 @@ pub(super) enum Kind {
     Connect = 4,
     Poll = 5,
     Timeout = 6,
-    Install = 7,
     /// Operations whose success is silent and whose failure needs no answer.
-    Quiet = 8,
+    Quiet = 7,
 }
 
 impl Kind {

@@ -93,11 +93,11 @@ impl<P: Protocol> EventLoop<P> {
             match (listener.accepting, wanted) {
                 (Accepting::No, Accepting::One | Accepting::Many) => {
                     listener.accepting = wanted;
-                    self.ring.accept(listener.socket.as_fd(), key, wanted == Accepting::Many, self.direct);
+                    self.ring.accept(listener.socket.as_fd(), key, wanted == Accepting::Many);
                 }
                 (Accepting::Many, Accepting::No | Accepting::One) | (Accepting::One, Accepting::No) => {
                     listener.accepting = Accepting::Cancelling;
-                    self.ring.cancel_accept(key, self.direct);
+                    self.ring.cancel_accept(key);
                 }
                 _ => {}
             }

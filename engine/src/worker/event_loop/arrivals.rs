@@ -1,7 +1,5 @@
 //! Connections move from others to this worker: what [`Receiver`](crate::handover::receiver::Receiver) decides is carried out.
 
-use std::cell::RefCell;
-
 use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
@@ -102,9 +100,8 @@ impl<P: Protocol> EventLoop<P> {
         };
         let entry = self.slab.get(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
-        let ring = RefCell::new(&mut self.ring);
         let socket = entry.socket.as_ref().expect("just made");
-        let address = || peer_address(&mut ring.borrow_mut(), socket);
+        let address = || peer_address(socket);
         let peer = Peer { token: None, address: &address };
         match entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
             Ok(standing) => {

@@ -1,5 +1,7 @@
 //! Connections move from this worker to others: what [`Sender`](crate::handover::sender::Sender) decides is carried out.
 
+use std::os::fd::AsFd;
+
 use super::EventLoop;
 use super::entry::{Rare, Receiving};
 use super::links::Other;
@@ -170,7 +172,7 @@ impl<P: Protocol> EventLoop<P> {
         let (mut left_out, mut offered, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
         for id in members {
             let socket = self.slab.peek(id).and_then(|entry| entry.socket.as_ref());
-            match socket.and_then(|socket| self.ring.duplicate(socket).ok()) {
+            match socket.and_then(|socket| socket.as_fd().try_clone_to_owned().ok()) {
                 Some(descriptor) => {
                     descriptors.push(descriptor);
                     offered.push(id);

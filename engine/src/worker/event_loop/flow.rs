@@ -92,10 +92,7 @@ impl<P: Protocol> EventLoop<P> {
             Action::Nothing => {}
             Action::ShutdownWrite => {
                 let socket = entry.socket.as_ref().expect("open until it ended");
-                let result = self
-                    .ring
-                    .with_descriptor(socket, |descriptor| SockRef::from(&descriptor).shutdown(Shutdown::Write));
-                if result.is_err() {
+                if SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
                     entry.connection.fail(&mut self.context);
                     return self.settle(slot);
                 }
@@ -133,9 +130,7 @@ impl<P: Protocol> EventLoop<P> {
         if let Some(socket) = entry.socket.take() {
             let key = entry.key();
             if reset {
-                let _ = self
-                    .ring
-                    .with_descriptor(&socket, |descriptor| SockRef::from(&descriptor).set_linger(Some(Duration::ZERO)));
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
             if entry.sending {
                 self.ring.cancel_socket(&socket);

@@ -67,7 +67,6 @@ pub(super) struct Parts<M> {
     pub(super) generation: u32,
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
-    pub(super) direct: bool,
     /// Where others bring their connections, and whom this worker was started as.
     pub(super) meeting: Option<Meeting>,
     pub(super) user: u32,
@@ -93,7 +92,6 @@ pub(crate) struct EventLoop<P: Protocol> {
     generation: u32,
     signals: Option<SignalFd>,
     sizing: Sizing,
-    direct: bool,
     dirty: Vec<u32>,
     starved: Vec<ConnectionId>,
     /// When the ring's timeout fires; `u64::MAX` where none is armed.
@@ -111,7 +109,7 @@ pub(crate) struct EventLoop<P: Protocol> {
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
-        let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, direct, .. } = parts;
+        let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
         let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
         let moving = Moving::new(sender, parts.meeting, parts.user);
@@ -130,7 +128,6 @@ impl<P: Protocol> EventLoop<P> {
             generation,
             signals,
             sizing,
-            direct,
             dirty: Vec::new(),
             starved: Vec::new(),
             timeout_at_ns: u64::MAX,
@@ -176,7 +173,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
         let addresses = addresses.join(" ");
-        tracing::debug!(slot = self.context.slot, addresses, direct = self.direct, "worker is ready");
+        tracing::debug!(slot = self.context.slot, addresses, "worker is ready");
         true
     }
 

@@ -1,6 +1,5 @@
 //! Connections begin: accepted, handed over by the master, or established by this worker.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 
@@ -11,7 +10,7 @@ use super::entry::Entry;
 use crate::connection::Connection;
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
-use crate::sys::ring::{Ring, Socket};
+use crate::sys::ring::Socket;
 use crate::types::{ConnectionId, Peer};
 
 impl<P: Protocol> EventLoop<P> {
@@ -43,9 +42,8 @@ impl<P: Protocol> EventLoop<P> {
 
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let entry = self.slab.get(id).expect("a connection that was just made");
-        let ring = RefCell::new(&mut self.ring);
         let socket = entry.socket.as_ref().expect("open");
-        let address = || peer_address(&mut ring.borrow_mut(), socket);
+        let address = || peer_address(socket);
         let peer = Peer { token, address: &address };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
         if self.lifecycle.is_leaving() {
@@ -55,9 +53,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-pub(super) fn peer_address(ring: &mut Ring, socket: &Socket) -> io::Result<SocketAddr> {
-    ring.with_descriptor(socket, |descriptor| {
-        let address = SockRef::from(&descriptor).peer_addr()?;
-        address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
-    })
+pub(super) fn peer_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).peer_addr()?;
+    address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
 }
