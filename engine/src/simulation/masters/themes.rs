@@ -68,7 +68,7 @@ impl Theme {
             Self::Any => steps.push(steps::choose(random)),
             Self::Faults if random.once_in(12) => fault(random, steps),
             Self::Wishes if random.once_in(6) => wishes(random, steps),
-            Self::FailingStarts if random.once_in(6) => failing_start(random, steps),
+            Self::FailingStarts if random.once_in(3) => failing_start(random, steps),
             Self::Addresses if random.once_in(6) => addresses(random, steps),
             Self::Idle if random.once_in(6) => idle(random, steps),
             _ => steps.push(steps::choose(random)),
@@ -143,19 +143,34 @@ fn failing_start(random: &mut Random, steps: &mut Vec<Step>) {
     let fault = random.pick(&[Fault::WorkerSlow, Fault::WorkerHangs, Fault::WorkerFails, Fault::WorkerExits]);
     steps.extend([
         Step::Configure { workers: 3, addresses: 1 + random.below(2) as usize, hang_ms: 800 },
-        Step::Arm { fault },
         ask(0, upgrade(Binary::Good, random.once_in(2))),
-        flow(random, 40),
     ]);
-    let is_slow = random.once_in(2);
-    clients(random, steps, is_slow);
-    steps.push(flow(random, 6));
+    // The fault meets the next worker that starts: the first one, or one beside others that have come up.
+    if random.once_in(2) {
+        steps.push(flow(random, 40));
+    }
+    steps.push(Step::Arm { fault });
+    // Clients come while sockets are made, while workers come up, and while one of them does not.
+    for _ in 0..1 + random.below(6) {
+        steps.push(flow(random, 12));
+        if random.once_in(2) {
+            // They stay with whoever accepts them.
+            steps.extend((0..4).map(|place| Step::Connect { place, is_slow: false, is_long: true }));
+        } else {
+            let is_slow = random.once_in(2);
+            clients(random, steps, is_slow);
+        }
+    }
+    if random.once_in(2) {
+        steps.push(time(random, &[1, 5, 20]));
+        clients(random, steps, true);
+    }
     if random.once_in(2) {
         let signal = random.pick(&[Signal::Quit, Signal::Term]);
         steps.push(Step::Signal { master: 1, signal });
     }
     clients(random, steps, true);
-    steps.push(time(random, &[20, 300, 4_000]));
+    steps.push(time(random, &[20, 300, 4_000, 6_000]));
 }
 
 /// Clients come to an address, and the server gives it up.
