@@ -41,7 +41,7 @@ pub(super) fn thaw_client(version: u32, state: &[u8]) -> Result<(Client, ClientR
     let (id, rest) = state.split_first_chunk().ok_or(ThawError::Malformed)?;
     let (&is_resp3, rest) = rest.split_first().ok_or(ThawError::Malformed)?;
     let (opened, name) = rest.split_first_chunk().ok_or(ThawError::Malformed)?;
-    let mut client = Client::new(u64::from_le_bytes(*id));
+    let mut client = Client::new(count(*id)?);
     client.is_resp3 = is_resp3 != 0;
     let mut record = ClientRecord::new(Duration::from_millis(u64::from_le_bytes(*opened)));
     (record.name, record.is_resp3) = (name.to_vec(), client.is_resp3);
@@ -69,8 +69,8 @@ pub(super) fn thaw_store(version: u32, from: &mut dyn Read, now: Duration) -> Re
         return Err(ThawError::Version(version));
     }
     let mut state = State {
-        connections_received: u64::from_le_bytes(array(from)?),
-        commands_processed: u64::from_le_bytes(array(from)?),
+        connections_received: count(array(from)?)?,
+        commands_processed: count(array(from)?)?,
         started: Duration::from_millis(u64::from_le_bytes(array(from)?)),
         ..State::default()
     };
@@ -87,6 +87,11 @@ pub(super) fn thaw_store(version: u32, from: &mut dyn Read, now: Duration) -> Re
         let store: &mut Store = &mut state.store;
         store.put(&key, &value, (expiry_ms != NEVER_MS).then_some(expiry_ms), now);
     }
+}
+
+fn count(bytes: [u8; 8]) -> Result<u64, ThawError> {
+    let count = u64::from_le_bytes(bytes);
+    if count <= COUNT_MAX { Ok(count) } else { Err(ThawError::Malformed) }
 }
 
 fn array<const LENGTH: usize>(from: &mut dyn Read) -> Result<[u8; LENGTH], ThawError> {
