@@ -81,6 +81,11 @@ impl Body {
         let (length, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
         let (head, kept) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(ThawError::Malformed)?;
         let mut body: Box<Self> = serde_json::from_slice(head).map_err(|_| ThawError::Malformed)?;
+        if let Rest::Chunked(chunked) = &body.rest
+            && !chunked.is_possible()
+        {
+            return Err(ThawError::Malformed);
+        }
         body.kept = kept.to_vec();
         Ok(body)
     }
@@ -90,6 +95,57 @@ impl Body {
         match &self.rest {
             Rest::Length(missing) => *missing == 0,
             Rest::Chunked(chunked) => chunked.has_ended(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::head::Persistence;
+
+    fn frozen(trailer_bytes: u32) -> Vec<u8> {
+        let body = Body {
+            request: Request { action: Action::Echo, is_head: false, persistence: Persistence::Keep },
+            content_type: None,
+            kept: b"abc".to_vec(),
+            has_timer: false,
+            is_kept: true,
+            rest: Rest::Chunked(Chunked::new(64)),
+        };
+        let mut value = serde_json::to_value(&body).unwrap();
+        value["rest"]["Chunked"]["state"] = "TrailerName".into();
+        value["rest"]["Chunked"]["trailer_bytes"] = trailer_bytes.into();
+        let head = serde_json::to_vec(&value).unwrap();
+        [&(head.len() as u32).to_le_bytes()[..], &head, b"abc"].concat()
+    }
+
+    #[test]
+    fn frozen_trailer_count_that_would_overflow_is_refused() {
+        assert!(Body::thaw(&frozen(7)).is_ok());
+        let thawed = Body::thaw(&frozen(u32::MAX)).map(|mut body| body.receive(b"a"));
+        assert!(matches!(thawed, Err(ThawError::Malformed)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn mutated_frozen_body_never_panics(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"0123456789{}\",-\xff"[..])), 0..6),
+            trailer_bytes in prop_oneof![0..9000u32, any::<u32>()],
+            input in prop::collection::vec(prop::sample::select(&b"0aF;:\r\n x"[..]), 0..20),
+        ) {
+            let mut state = frozen(trailer_bytes);
+            for (place, byte) in changes {
+                let place = place.index(state.len());
+                state[place] = byte;
+            }
+            if let Ok(mut body) = Body::thaw(&state) && !body.has_ended() {
+                let _ = body.receive(&input);
+            }
         }
     }
 }

@@ -52,6 +52,20 @@ impl Chunked {
         Self { state: State::Size, digits: 0, extension_bytes: 0, trailer_bytes: 0, size: 0, room: body_bytes_max }
     }
 
+    /// Whether `decode` can have reached this state. State that another worker froze is not trusted before this check.
+    pub(super) fn is_possible(&self) -> bool {
+        let is_within_bounds = self.digits <= SIZE_DIGITS_MAX
+            && self.extension_bytes <= EXTENSION_BYTES_MAX
+            && self.trailer_bytes <= TRAILER_BYTES_MAX;
+        let is_size_sound = match self.state {
+            State::Size => self.digits > 0 || self.size == 0,
+            State::Extension | State::SizeLineFeed => self.digits > 0,
+            State::Data => self.digits == 0 && self.size > 0,
+            _ => self.digits == 0 && self.size == 0,
+        };
+        is_within_bounds && is_size_sound
+    }
+
     /// Whether the body is complete.
     pub(super) fn has_ended(&self) -> bool {
         self.state == State::Ended
@@ -139,6 +153,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn frozen_counts_beyond_their_bounds_are_refused() {
+        let sound = Chunked::new(BODY_BYTES_MAX);
+        assert!(sound.is_possible());
+        let impossible = [
+            Chunked { state: State::TrailerName, trailer_bytes: u32::MAX, ..sound.clone() },
+            Chunked { extension_bytes: EXTENSION_BYTES_MAX + 1, ..sound.clone() },
+            Chunked { digits: SIZE_DIGITS_MAX + 1, ..sound.clone() },
+            Chunked { state: State::Data, size: 0, ..sound.clone() },
+            Chunked { state: State::Size, digits: 0, size: 5, ..sound.clone() },
+            Chunked { state: State::TrailerStart, size: 5, ..sound },
+        ];
+        for chunked in impossible {
+            assert!(!chunked.is_possible(), "{chunked:?}");
+        }
+    }
 
     const BODY_BYTES_MAX: u64 = 64;
 

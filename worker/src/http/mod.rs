@@ -381,6 +381,9 @@ impl Protocol for Http {
         }
         let (requests, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
         let (empty_lines, body) = rest.split_first().ok_or(ThawError::Malformed)?;
+        if *empty_lines > EMPTY_LINES_MAX {
+            return Err(ThawError::Malformed);
+        }
         let body = if body.is_empty() { None } else { Some(Body::thaw(body)?) };
         Ok(HttpConnection { body, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
     }

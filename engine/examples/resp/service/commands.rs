@@ -125,7 +125,7 @@ pub(super) fn execute(state: &mut State, client: &mut Client, arguments: Argumen
     if command.takes(arguments.count()) {
         (command.run)(&mut call);
         // Behind it, as Redis does: INFO does not count itself, and what is refused is not counted.
-        call.state.commands_processed += 1;
+        call.state.commands_processed = call.state.commands_processed.saturating_add(1);
     } else {
         call.wrong_number_of_arguments();
     }

@@ -15,6 +15,9 @@ pub(super) const VERSION: u32 = 1;
 /// Bytes of an entry besides its key and value.
 pub(super) const ENTRY_BYTES: u64 = 16;
 
+/// Counts above it are refused: one more, or the sum of two, must fit into 64 bits.
+const COUNT_MAX: u64 = u64::MAX >> 2;
+
 /// In place of a key's length: there are no more.
 const END: u32 = u32::MAX;
 
@@ -38,7 +41,7 @@ pub(super) fn thaw_client(version: u32, state: &[u8]) -> Result<(Client, ClientR
     let (id, rest) = state.split_first_chunk().ok_or(ThawError::Malformed)?;
     let (&is_resp3, rest) = rest.split_first().ok_or(ThawError::Malformed)?;
     let (opened, name) = rest.split_first_chunk().ok_or(ThawError::Malformed)?;
-    let mut client = Client::new(u64::from_le_bytes(*id));
+    let mut client = Client::new(count(*id)?);
     client.is_resp3 = is_resp3 != 0;
     let mut record = ClientRecord::new(Duration::from_millis(u64::from_le_bytes(*opened)));
     (record.name, record.is_resp3) = (name.to_vec(), client.is_resp3);
@@ -66,8 +69,8 @@ pub(super) fn thaw_store(version: u32, from: &mut dyn Read, now: Duration) -> Re
         return Err(ThawError::Version(version));
     }
     let mut state = State {
-        connections_received: u64::from_le_bytes(array(from)?),
-        commands_processed: u64::from_le_bytes(array(from)?),
+        connections_received: count(array(from)?)?,
+        commands_processed: count(array(from)?)?,
         started: Duration::from_millis(u64::from_le_bytes(array(from)?)),
         ..State::default()
     };
@@ -86,6 +89,11 @@ pub(super) fn thaw_store(version: u32, from: &mut dyn Read, now: Duration) -> Re
     }
 }
 
+fn count(bytes: [u8; 8]) -> Result<u64, ThawError> {
+    let count = u64::from_le_bytes(bytes);
+    if count <= COUNT_MAX { Ok(count) } else { Err(ThawError::Malformed) }
+}
+
 fn array<const LENGTH: usize>(from: &mut dyn Read) -> Result<[u8; LENGTH], ThawError> {
     let mut bytes = [0; LENGTH];
     from.read_exact(&mut bytes)?;
@@ -100,4 +108,56 @@ fn part(from: &mut dyn Read, length: u32, into: &mut Vec<u8>) -> Result<(), Thaw
     into.clear();
     from.take(length.into()).read_to_end(into)?;
     if into.len() == length as usize { Ok(()) } else { Err(ThawError::Incomplete) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn frozen_store(connections_received: u64, commands_processed: u64) -> Vec<u8> {
+        let mut state = State { connections_received, commands_processed, ..State::default() };
+        state.store.put(b"key", b"value", None, NOW);
+        state.store.put(b"late", b"value", Some(200_000), NOW);
+        let mut frozen = Vec::new();
+        freeze_store(&state, &mut frozen).unwrap();
+        frozen
+    }
+
+    #[test]
+    fn frozen_counts_that_would_overflow_are_refused() {
+        assert!(thaw_store(VERSION, &mut &frozen_store(3, COUNT_MAX)[..], NOW).is_ok());
+        for (connections_received, commands_processed) in [(u64::MAX, 0), (0, u64::MAX), (COUNT_MAX + 1, 0)] {
+            let frozen = frozen_store(connections_received, commands_processed);
+            let refused = thaw_store(VERSION, &mut &frozen[..], NOW).err();
+            assert!(matches!(refused, Some(ThawError::Malformed)), "{connections_received} {commands_processed}");
+        }
+        for id in [u64::MAX, COUNT_MAX + 1] {
+            let mut frozen = Vec::new();
+            freeze_client(&Client::new(id), None, &mut frozen);
+            assert!(matches!(thaw_client(VERSION, &frozen).err(), Some(ThawError::Malformed)), "{id}");
+        }
+    }
+
+    #[test]
+    fn mutated_frozen_state_never_panics() {
+        let sound = frozen_store(3, 5);
+        let mut client = Vec::new();
+        freeze_client(&Client::new(7), None, &mut client);
+        for value in [0, 1, 0x7f, 0x80, 0xff] {
+            for first in 0..sound.len() {
+                for count in [1, 4, 8] {
+                    let mut state = sound.clone();
+                    state.iter_mut().skip(first).take(count).for_each(|byte| *byte = value);
+                    if let Ok(thawed) = thaw_store(VERSION, &mut &state[..], NOW) {
+                        assert!(thawed.connections_received <= COUNT_MAX && thawed.commands_processed <= COUNT_MAX);
+                    }
+                    let mut state = client.clone();
+                    state.iter_mut().skip(first).take(count).for_each(|byte| *byte = value);
+                    let _ = thaw_client(VERSION, &state);
+                }
+            }
+        }
+    }
 }

@@ -180,7 +180,7 @@ impl Protocol for Service {
             handover::thaw_store(version, state, worker.now())?;
         self.state.store.add_missing(store, worker.now());
         self.state.connections_received = self.state.connections_received.max(connections_received);
-        self.state.commands_processed += commands_processed;
+        self.state.commands_processed = self.state.commands_processed.saturating_add(commands_processed);
         self.state.started = self.state.started.min(started);
         Ok(())
     }
