@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, Probe};
 
 /// Oldest kernel supported: SINGLE_ISSUER with DEFER_TASKRUN.
 pub(crate) const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -38,6 +38,8 @@ impl Features {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();
         let ring: IoUring = builder.build(8).map_err(explain)?;
+        // A filter may allow io_uring_setup and forbid io_uring_register.
+        ring.submitter().register_probe(&mut Probe::new()).map_err(explain)?;
         let mut without_array = IoUring::<io_uring::squeue::Entry>::builder();
         without_array.setup_single_issuer().setup_defer_taskrun().setup_no_sqarray();
         Ok(Self {
