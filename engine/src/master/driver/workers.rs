@@ -184,7 +184,7 @@ impl Driver<'_> {
         }
         let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
         let page = self.workers.telemetry.add_page().map_err(system("mapping telemetry"))?;
-        let master = std::process::id() as i32;
+        let master = Pid::this();
         match process::fork_single_threaded() {
             Ok(ForkResult::Parent { child }) => {
                 let process = ProcessId(child.as_raw() as u32);
@@ -204,7 +204,7 @@ impl Driver<'_> {
             Ok(ForkResult::Child) => {
                 drop(ours);
                 // One that hangs before it is ready would be found by nobody if this master were killed.
-                if process::end_with_parent(Pid::from_raw(master)).is_err() {
+                if process::end_with_parent(master).is_err() {
                     process::exit(EXIT_FAILED);
                 }
                 let setup = Setup {

@@ -28,15 +28,7 @@ impl Shape {
         let mut random = Random::new(seed);
         let hands_over = random.once_in(2);
         Self {
-            tier: random.pick(&[
-                Tier::Ebpf,
-                Tier::Ebpf,
-                Tier::Ebpf,
-                Tier::Adopt,
-                Tier::Adopt,
-                Tier::Adopt,
-                Tier::Adopt,
-            ]),
+            tier: if random.below(7) < 3 { Tier::Ebpf } else { Tier::Adopt },
             addresses: 1 + random.below(2) as usize,
             workers: 1 + random.below(3) as usize,
             hands_over,

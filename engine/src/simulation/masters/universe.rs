@@ -156,11 +156,10 @@ pub(super) struct Universe {
 
 impl Universe {
     pub(super) fn new(shape: Shape) -> Self {
-        let kernel = Kernel::default();
         let mut this = Self {
             now: Time::default().after_ms(100_000),
             shape,
-            kernel,
+            kernel: Kernel::default(),
             channels: BTreeMap::new(),
             processes: BTreeMap::new(),
             dead: Vec::new(),

@@ -93,16 +93,16 @@ pub(super) fn choose(world: &World, random: &mut Random) -> Step {
         12..22 => Step::ClientSends { socket, count: 1 + random.below(9) },
         22..28 => Step::ClientReads { socket },
         28..29 => Step::ClientFinishes { socket },
-        29..50 => Step::Complete { worker, pick: random.index(8), first: random.below(2) == 0 },
-        50..62 => Step::Deliver { link: random.index(world.links.len()), is_up: random.below(2) == 0 },
+        29..50 => Step::Complete { worker, pick: random.index(8), first: random.once_in(2) },
+        50..62 => Step::Deliver { link: random.index(world.links.len()), is_up: random.once_in(2) },
         62..82 => Step::Turn { worker },
-        82..88 => Step::Ordered { worker: usize::from(random.below(3) == 0), order: order(random) },
-        88..90 => Step::Kill { worker, loses: random.below(2) == 0 },
+        82..88 => Step::Ordered { worker: usize::from(random.once_in(3)), order: order(random) },
+        88..90 => Step::Kill { worker, loses: random.once_in(2) },
         90 => Step::Halt { worker },
         91..93 => Step::Continue { worker },
-        93..95 => Step::Start { succeeds: random.below(2) == 0 },
+        93..95 => Step::Start { succeeds: random.once_in(2) },
         95..97 => Step::Wake { worker, pick: random.index(8) },
-        _ => Step::Time { ms: [1, 10, 100, 1_000, 2_500][random.index(5)] },
+        _ => Step::Time { ms: random.pick(&[1, 10, 100, 1_000, 2_500]) },
     }
 }
 
@@ -119,7 +119,7 @@ fn kind(random: &mut Random) -> Kind {
 fn order(random: &mut Random) -> Order {
     match random.below(12) {
         0..5 => Order::Heirs,
-        5..10 => Order::Drain { settle_ms: [0, 5, 200][random.index(3)] },
+        5..10 => Order::Drain { settle_ms: random.pick(&[0, 5, 200]) },
         10 => Order::Serve,
         _ => Order::Stop,
     }

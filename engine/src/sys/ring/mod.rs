@@ -28,9 +28,15 @@ const REGISTER_RING_FDS: libc::c_uint = 20;
 /// the turn's one system call.
 ///
 /// It is a descriptor of the process, not an entry of the ring's own table ("direct descriptor"): the latter served no
-/// more requests in any of eight starts, and handing one over takes a request to the ring whose answer can come late.
+/// more requests when both were measured, and handing one over takes a request to the ring whose answer can come late.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Socket(RawFd);
+
+impl From<OwnedFd> for Socket {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor.into_raw_fd())
+    }
+}
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -258,11 +264,6 @@ impl Ring {
                 continue;
             });
         }
-    }
-
-    /// Moves an open socket in.
-    pub(crate) fn adopt(socket: OwnedFd) -> Socket {
-        Socket(socket.into_raw_fd())
     }
 
     fn push_quiet(&mut self, entry: squeue::Entry) {

@@ -75,7 +75,7 @@ impl Ring {
         self.push(entry.flags(entry_flags), Kind::Send.pack(operation, key));
     }
 
-    /// Connects a socket that [`Ring::adopt`] has moved in.
+    /// Connects a socket that is not connected yet.
     pub(crate) fn connect(&mut self, socket: &Socket, key: Key, address: SocketAddr) {
         let address = Box::new(SockAddr::from(address));
         let (pointer, length) = (address.as_ptr().cast::<libc::sockaddr>(), address.len());

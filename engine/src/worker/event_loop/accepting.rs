@@ -1,14 +1,14 @@
 //! Accepting: in bursts, one at a time, or not at all; and the end of listeners.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
 use crate::context::Alarm;
 use crate::ipc::channel::tell;
 use crate::ipc::orders::Report;
 use crate::protocol::Protocol;
-use crate::sys::ring::{Key, Ring, Socket};
+use crate::sys::ring::{Key, Socket};
 use crate::worker::listener::{Accepting, Listener};
 
 /// Longest pause after accepting failed for want of descriptors or memory.
@@ -146,7 +146,7 @@ impl<P: Protocol> EventLoop<P> {
     fn take_in(&mut self, sockets: Vec<socket2::Socket>) {
         for socket in sockets {
             self.context.page.accepted.add(1);
-            self.open(Ring::adopt(socket.into()), None);
+            self.open(Socket::from(OwnedFd::from(socket)), None);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::handover::{Message, Refusal, VERSION, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
 use crate::sys::faults::reach;
-use crate::sys::ring::Ring;
+use crate::sys::ring::Socket;
 use crate::types::{ConnectionId, Peer, ThawError};
 
 impl<P: Protocol> EventLoop<P> {
@@ -82,7 +82,7 @@ impl<P: Protocol> EventLoop<P> {
 
     fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<ConnectionId, Refusal> {
         let Arrived { is_fresh, frozen, descriptor } = arrived;
-        let socket = Ring::adopt(descriptor);
+        let socket = Socket::from(descriptor);
         let Some(custody) = Custody::brought(frozen.standing.passes, self.lifecycle.is_leaving()) else {
             self.ring.close(socket);
             return Err(Refusal::Leaving);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -9,13 +10,13 @@ use super::EventLoop;
 use super::entry::{Connecting, Rare, key_of};
 use crate::context::{Alarm, Worker};
 use crate::protocol::Protocol;
-use crate::sys::ring::{Key, Ring};
+use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
         let socket = match outbound_socket(source, address) {
-            Ok(socket) => Ring::adopt(socket.into()),
+            Ok(socket) => Socket::from(OwnedFd::from(socket)),
             Err(error) => return self.connect_failed(token, error),
         };
         let id = match self.insert(socket) {

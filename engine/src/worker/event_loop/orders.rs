@@ -9,7 +9,6 @@ use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
-use crate::sys::ring::Ring;
 use crate::worker::listener::Listener;
 
 impl<P: Protocol> EventLoop<P> {
@@ -41,7 +40,7 @@ impl<P: Protocol> EventLoop<P> {
                 let _ = tell(&self.control, &Report::Taken);
                 if let Some(connection) = descriptor {
                     self.context.page.accepted.add(1);
-                    self.open(Ring::adopt(connection), None);
+                    self.open(connection.into(), None);
                 }
             }
             Order::Adopt { listener, address } => {
