@@ -232,6 +232,11 @@ impl Server {
     }
 
     fn spawn_as_it_is(command: &mut Command) -> Self {
+        let mut arguments = command.get_args();
+        if arguments.any(|argument| argument == "--control") && arguments.next().is_some_and(|path| path != "off") {
+            // It will be asked: building the program that asks must not take its time while clients wait for answers.
+            batonctl();
+        }
         let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()));
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("piped");

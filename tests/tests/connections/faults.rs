@@ -38,8 +38,6 @@ fn command(address: &str, control: &str, pid_file: &str) -> Command {
     let mut command = Command::new(build_once());
     command.args(["--listen", address, "--workers", "2", "--settle-ms", "50"]);
     command.args(["--control", control, "--pid-file", pid_file]);
-    // While a process stands still, requests stay cut for seconds; how many depends on the machine's load.
-    command.args(["--message-ms", "0", "--body-ms", "0", "--idle-ms", "0"]);
     command
 }
 
