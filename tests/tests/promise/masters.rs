@@ -2,16 +2,17 @@
 //! Whatever happens, one of them serves, or none and nothing is left; and whoever serves is reached by its names.
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use baton::control::{Failure, UpgradeState};
+use baton::control::{Failure, Interruption, UpgradeState};
 use baton_tests::client::{ask, assert_served, connect};
 use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::process::{children, is_alive};
-use baton_tests::program::signal;
+use baton_tests::program::{Server, faulty, signal};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -49,7 +50,8 @@ fn assert_nothing_is_left(lineage: &Lineage, what: &str) {
         lineage.reap();
         lineage.masters().is_empty() && lineage.workers().is_empty()
     });
-    wait_until(&format!("{what}: no file is left"), || files(lineage).is_empty());
+    // They go before the processes do.
+    assert_eq!(files(lineage), [""; 0], "{what}: no file is left");
 }
 
 /// Times after the command, to meet an upgrade at each of its steps; a start takes about 20 ms. The simulator tries all orders;
@@ -117,6 +119,30 @@ fn a_stop_while_a_new_master_starts_leaves_nothing_half_done() {
                     }
                 }
             }
+        }
+    });
+}
+
+/// Names of a new master that is killed, between taking them and saying that it serves, once stayed behind.
+#[test]
+fn a_stop_while_a_new_master_takes_the_names_leaves_nothing_half_done() {
+    faulty("faulty");
+    run("masters::a_stop_while_a_new_master_takes_the_names_leaves_nothing_half_done", || {
+        for name in [Signal::SIGTERM, Signal::SIGQUIT] {
+            let lineage = Lineage::start(1, |control, pid_file| {
+                let mut command = Command::new(faulty("faulty"));
+                command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--control", control]);
+                command.args(["--pid-file", pid_file]);
+                command.env("BATON_FAULT", format!("master:control@{control}.fault"));
+                Server::start_command(command)
+            });
+            let old = lineage.master();
+            fs::write(lineage.file("control.fault"), "stop").expect("written");
+            let upgrade = lineage.begin(&["upgrade"]);
+            wait_until("the new master stands still", || !lineage.file("control.fault").exists());
+            signal(old, name);
+            assert_eq!(upgrade.join().expect("it ends").failed(), Failure::CutOff { by: Interruption::Stop });
+            assert_nothing_is_left(&lineage, &format!("{name}"));
         }
     });
 }

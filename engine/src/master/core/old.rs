@@ -374,9 +374,9 @@ impl Core {
             Before::SentBack if exit.is_success() => world.note(None, EventKind::SuccessorLeft { pid }),
             Before::SentBack => world.note(None, EventKind::SuccessorGone { why }),
         }
+        // It may have taken them before it could say that it serves.
+        self.take_names_back(world, None);
         if !self.lifecycle.is_ending() {
-            // It may have taken them before it could say that it serves.
-            self.take_names_back(world, None);
             self.serve_again(world);
         }
         // Its workers may be alive, and would serve on.

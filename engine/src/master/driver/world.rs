@@ -21,6 +21,7 @@ use crate::master::core::{
     Time, Upgrade, World,
 };
 use crate::sys::clock::monotonic_ns;
+use crate::sys::faults::reach;
 use crate::telemetry::HistogramSnapshot;
 
 /// See the module's head.
@@ -249,7 +250,10 @@ impl World for Driver<'_> {
 
     fn names(&mut self, names: Names) {
         match names {
-            Names::TakeControl { from } => self.take_control(from),
+            Names::TakeControl { from } => {
+                self.take_control(from);
+                reach("master:control");
+            }
             Names::WritePidFile => self.pid_file.write(),
             Names::Yield => {
                 self.control.iter_mut().for_each(ControlName::yielded);

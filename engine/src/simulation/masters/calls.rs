@@ -424,11 +424,7 @@ impl World for Calls<'_> {
             }
             Names::WritePidFile => self.universe.pid_file = Some(me),
             Names::Yield | Names::Forget => {}
-            Names::Clean { after } => {
-                self.universe.beside.remove(&after);
-                self.universe.path = self.universe.path.filter(|one| *one != after);
-                self.universe.pid_file = self.universe.pid_file.filter(|one| *one != after);
-            }
+            Names::Clean { after } => drop(self.universe.beside.remove(&after)),
         }
     }
 

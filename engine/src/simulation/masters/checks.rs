@@ -286,6 +286,14 @@ impl Universe {
         }
     }
 
+    /// The last master has ended: no name is left, but of one that somebody has killed.
+    pub(super) fn judge_names_left(&mut self) {
+        let left = self.path.into_iter().chain(self.pid_file).find(|one| !self.killed.contains(one));
+        if let Some(holder) = left.filter(|_| self.masters().next().is_none()) {
+            self.violate("no file is left over", format!("a name of {}", holder.0));
+        }
+    }
+
     /// A master kills a worker that serves and answers: whatever that one has accepted is lost by the master's will.
     pub(super) fn judge_kill(&mut self, id: ProcessId) {
         let Some(worker) = self.worker(id) else { return };

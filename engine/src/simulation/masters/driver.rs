@@ -83,7 +83,8 @@ impl Universe {
                 self.pid_file = None;
             }
             self.beside.remove(&id);
-            return self.end(id, Exit::Code(code));
+            self.end(id, Exit::Code(code));
+            return self.judge_names_left();
         }
         if master.binary == Binary::Exiting {
             return self.end(id, Exit::Code(1));
