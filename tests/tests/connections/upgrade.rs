@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use baton::control::{Failure, Loss};
+use baton::control::{Failure, Loss, Outcome, Refusal};
 use baton_tests::client::{GET, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -98,7 +98,9 @@ fn connections_cross_versions_of_their_state() {
         let upgrade = |release: &str, more: &[&str]| {
             let arguments = arguments(&path(lineage.control()), &path(lineage.file("pid")), release);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            lineage.done(&[&["upgrade"], more, &["--"], &arguments].concat());
+            let outcome = lineage.done(&[&["upgrade"], more, &["--"], &arguments].concat());
+            let Outcome::Upgraded { moves, .. } = outcome else { panic!("{outcome:#?}") };
+            moves
         };
         let stream = connect(address);
         let mut answers = BufReader::new(stream.try_clone().expect("cloned")).lines();
@@ -124,7 +126,8 @@ fn connections_cross_versions_of_their_state() {
         let loss = Loss::ConnectionState { format: "tallies".to_owned(), version: 2 };
         assert_eq!(failure, Failure::WouldLose { losses: vec![loss] });
         assert_eq!(ask("1"), "26");
-        upgrade("1", &["--allow", "state"]);
+        let moves = upgrade("1", &["--allow", "state"]);
+        assert_eq!((moves.moved, moves.refused_for(Refusal::Version)), (0, 1));
         assert_eq!(answers.next().expect("a line").expect("read"), "bye");
         assert!(answers.next().is_none(), "an orderly end");
     });
