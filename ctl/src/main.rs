@@ -5,13 +5,15 @@ mod arguments;
 mod show;
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Client, Event, Outcome, Reply, Request, Status, default_path};
+use baton::control::{Client, Event, Outcome, Reply, Request, Status, default_path, escaped};
 use clap::{CommandFactory, Parser};
 
 use self::arguments::{Arguments, Command, Format, milliseconds};
@@ -36,7 +38,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(reason) | Self::Failed(reason) => formatter.write_str(&show::escaped(reason)),
+            Self::Unreachable(reason) | Self::Failed(reason) => formatter.write_str(&escaped(reason)),
         }
     }
 }
@@ -58,7 +60,8 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Status { json, watch } => show_status(path, *json, *watch),
         Command::Workers(Format { json }) => {
-            let status = status(path)?;
+            let (status, user) = status(path)?;
+            announce(path, user);
             print(&if *json { show::workers_json(&status) } else { show::workers(&status) })
         }
         Command::Reload(format) => follow(path, &Request::Reload, Some(OPERATION_TIME_MAX), *format),
@@ -91,11 +94,12 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
 
 fn show_status(path: &Path, json: bool, watch: bool) -> Result<(), Failure> {
     loop {
-        let (status, others) = (status(path)?, others(path));
+        let ((status, user), others) = (status(path)?, others(path));
         if watch && !json {
             // Home, and clear what is below.
             print("\x1b[H\x1b[2J")?;
         }
+        announce(path, user);
         print(&if json { show::status_json(&status, &others) } else { show::all(&status, &others) })?;
         if !watch {
             return Ok(());
@@ -110,7 +114,9 @@ fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "no server runs there; start batond, or name its socket with --control"
             }
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => "nothing was sent to it",
             io::ErrorKind::PermissionDenied => "only the server's user and root may control it",
+            io::ErrorKind::WouldBlock => "it lets nobody in",
             _ => "is it batond's control socket?",
         };
         Failure::Unreachable(format!("cannot reach a server at {}: {error}; {hint}", path.display()))
@@ -118,6 +124,14 @@ fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
     let mut client = Client::connect(path).map_err(unreachable)?;
     client.send(request).map_err(unreachable)?;
     Ok(client)
+}
+
+/// Says whose server it is, where that is another user's.
+fn announce(path: &Path, user: Option<u32>) {
+    if let Some(user) = user {
+        let path = escaped(&path.display().to_string());
+        let _ = writeln!(io::stderr(), "batonctl: the server at {path} is one of user {user}");
+    }
 }
 
 /// The next reply; the server does not end the connection before the last one.
@@ -137,11 +151,12 @@ fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Reply, Failur
     })
 }
 
-fn status(path: &Path) -> Result<Status, Failure> {
+/// The server's status and, where it is another user's, whose it is.
+fn status(path: &Path) -> Result<(Status, Option<u32>), Failure> {
     let mut client = connect(path, &Request::Status)?;
     loop {
         match receive(&mut client, Some(ANSWER_TIME_MAX))? {
-            Reply::Status(status) => return Ok(status),
+            Reply::Status(status) => return Ok((status, client.other_user())),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
             Reply::Done(outcome) => return Err(Failure::Failed(format!("the server answered: {outcome}"))),
             Reply::Event(_) | Reply::Unknown => {}
@@ -153,14 +168,18 @@ fn status(path: &Path) -> Result<Status, Failure> {
 fn others(path: &Path) -> Vec<Status> {
     let Some(name) = path.file_name().map(|name| format!("{}.", name.to_string_lossy())) else { return Vec::new() };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let is_other = |file: &str| {
+    // Others may put sockets of theirs beside it.
+    let Ok(owner) = fs::metadata(path).map(|file| file.uid()) else { return Vec::new() };
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let is_other = |entry: &fs::DirEntry| {
+        let file = entry.file_name().to_string_lossy().into_owned();
         let pid = file.strip_prefix(&name);
         pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+            && entry.metadata().is_ok_and(|file| file.uid() == owner)
     };
-    let paths = entries.filter(|entry| is_other(&entry.file_name().to_string_lossy())).map(|entry| entry.path());
+    let paths = entries.filter(is_other).map(|entry| entry.path());
     // One that has left meanwhile is none.
-    let mut all: Vec<Status> = paths.filter_map(|path| status(&path).ok()).collect();
+    let mut all: Vec<Status> = paths.filter_map(|path| Some(status(&path).ok()?.0)).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.uptime_ms));
     all
 }
@@ -168,6 +187,7 @@ fn others(path: &Path) -> Vec<Status> {
 /// Prints what happens until the outcome is there.
 fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json }: Format) -> Result<(), Failure> {
     let mut client = connect(path, request)?;
+    announce(path, client.other_user());
     let start = Instant::now();
     let is_listing = matches!(request, Request::Events { .. });
     // A failure that turns out to be the outcome is read once, as the error.
@@ -194,7 +214,7 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
             Reply::Event(_) | Reply::Unknown => {}
             // The end of a list is seen without a line that says so.
             Reply::Done(outcome) if json || outcome == Outcome::Listed => return Ok(()),
-            Reply::Done(outcome) => return print(&format!("{}\n", show::escaped(&outcome.to_string()))),
+            Reply::Done(outcome) => return print(&format!("{}\n", escaped(&outcome.to_string()))),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
             Reply::Status(_) => return Err(Failure::Failed("the server answered with its status".to_owned())),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use baton::control::{
     Count, Event, Failure, GenerationPhase, GenerationStatus, Status, Step, UpgradeState, WorkerState, WorkerStatus,
+    escaped, steers,
 };
 use serde::Serialize;
 
@@ -22,25 +23,6 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     }
     line.push('\n');
     line
-}
-
-/// Text without characters that a terminal obeys: those are written as Rust writes them, such as `\u{1b}`.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        if steers(character) {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    safe
-}
-
-/// Control characters, and those that change the direction of text.
-fn steers(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// One line of JSON per worker.
@@ -235,11 +217,14 @@ mod tests {
     /// What a binary calls itself, and says, is not this program's choice.
     #[test]
     fn nothing_steers_the_terminal() {
-        let problem = "\x1b]0;x\x07 \u{9b}2J \u{202e}fdp\r\n ü".to_owned();
+        let problem = "\x1b]0;x\x07 \u{9b}2J \u{202e}fdp\u{61c}\u{2069}\r\n ü".to_owned();
         let kind = EventKind::UpgradeFailed { why: Failure::Incompatible { problem } };
         let one = Event { at_us: 0, generation: None, kind };
         let text = event(&one);
-        assert!(text.ends_with(concat!(r": \u{1b}]0;x\u{7} \u{9b}2J \u{202e}fdp\r\n ü", "\n")), "{text}");
+        assert!(
+            text.ends_with(concat!(r": \u{1b}]0;x\u{7} \u{9b}2J \u{202e}fdp\u{61c}\u{2069}\r\n ü", "\n")),
+            "{text}"
+        );
         for line in [text, step(&one, Duration::ZERO), json(&one)] {
             assert_eq!(line.chars().filter(|one| steers(*one)).collect::<String>(), "\n", "{line:?}");
         }

@@ -33,6 +33,8 @@ pub enum ServerError {
     Upgrade { problem: String },
     #[error("control socket {path}: {problem}", path = path.display())]
     Control { path: PathBuf, problem: String },
+    #[error("control socket {path}: {problem}", path = path.display())]
+    ControlPath { path: PathBuf, problem: String },
     #[error("{count} of the workers died; see the log")]
     WorkersDied { count: usize },
     #[error("{what}: {source}")]

@@ -50,7 +50,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            match error {
+                ServerError::ControlPath { .. } => ExitCode::from(EXIT_USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -58,10 +61,7 @@ fn main() -> ExitCode {
 /// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
 fn complain(error: &dyn Display) {
     // Keys and paths come from a file or an operator; they must not steer a terminal or look like further lines.
-    let mut line = String::new();
-    for character in error.to_string().chars() {
-        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
-    }
+    let line = baton::control::escaped(&error.to_string());
     let _ = writeln!(io::stderr(), "batond: error: {line}");
 }
 

@@ -107,6 +107,18 @@ fn a_file_that_cannot_be_read_is_named() {
     }
 }
 
+/// A wrong path must not cost a file.
+#[test]
+fn a_control_socket_is_never_made_in_place_of_a_file() {
+    let folder = TempDir::new().expect("a folder");
+    let path = file(&folder, "a key");
+    let output = run(&["--listen", "127.0.0.1:0", "--control", path.to_str().expect("a name")]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let text = format!("control socket {}: a file is there, and left as it is; choose another path\n", path.display());
+    assert!(stderr(&output).ends_with(&text), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(path).expect("there"), "a key");
+}
+
 #[test]
 fn an_empty_file_means_the_defaults() {
     let output = check_file("");

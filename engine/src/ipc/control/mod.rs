@@ -15,12 +15,17 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use self::cause::{Cause, Exit, Interruption, RevertCause};
 pub use self::count::Count;
@@ -39,6 +44,9 @@ pub const VERSION: u32 = 2;
 
 /// Longest line either side takes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a client waits to be let in, and until its request is taken. A server that runs never waits for anything.
+const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +135,7 @@ pub fn default_path() -> PathBuf {
     if let Some(path) = std::env::var_os("BATON_CONTROL").filter(|path| !path.is_empty()) {
         return PathBuf::from(path);
     }
-    let user = nix::unistd::geteuid();
+    let user = geteuid();
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_absolute()) {
         Some(folder) => PathBuf::from(folder).join("batond.sock"),
         None if user.is_root() => PathBuf::from("/run/batond.sock"),
@@ -139,15 +147,50 @@ pub fn default_path() -> PathBuf {
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
+    /// Whose the server is.
+    user: u32,
+}
+
+/// Somebody else than the server's user may listen at its path, as in `/tmp`.
+#[derive(Debug, thiserror::Error)]
+#[error("the socket belongs to user {0}, and its server may be an impostor")]
+struct Untrusted(u32);
+
+impl From<Untrusted> for io::Error {
+    fn from(untrusted: Untrusted) -> Self {
+        Self::new(io::ErrorKind::PermissionDenied, untrusted)
+    }
 }
 
 impl Client {
-    /// Connects to the control socket at `path`.
+    /// Connects to the control socket at `path`, if its server is one of root or of this process's user. Root may ask
+    /// every user's server, where the socket's file is that user's, too.
     ///
     /// # Errors
-    /// As connect(2): `NotFound` and `ConnectionRefused` where no server runs there.
+    /// As stat(2) and connect(2): `NotFound` and `ConnectionRefused` where no server runs there; `PermissionDenied`, with no
+    /// number of the system, where another user listens.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Ok(Self { stream: BufReader::new(UnixStream::connect(path)?) })
+        let (own, owner) = (geteuid(), fs::metadata(path)?.uid());
+        let is_trusted = |user: u32| user == 0 || user == if own.is_root() { owner } else { own.as_raw() };
+        // Before anybody can keep this waiting.
+        if !is_trusted(owner) {
+            return Err(Untrusted(owner).into());
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // It bounds connect(2), too: unix(7).
+        socket.set_write_timeout(Some(SEND_TIME_MAX))?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        // The credentials are those of whoever listens.
+        let user = getsockopt(&socket, PeerCredentials)?.uid();
+        if !is_trusted(user) {
+            return Err(Untrusted(user).into());
+        }
+        Ok(Self { stream: BufReader::new(UnixStream::from(socket)), user })
+    }
+
+    /// The user whose server this is, where that is another one than this process's: root may ask every user's.
+    pub fn other_user(&self) -> Option<u32> {
+        Some(self.user).filter(|user| *user != geteuid().as_raw())
     }
 
     /// Asks the server at `path` and gives its last reply, skipping events. Waits as long as `limit` for each reply.
@@ -189,4 +232,27 @@ impl Client {
         }
         Ok(Some(serde_json::from_slice(&line)?))
     }
+}
+
+/// Text from elsewhere, for a terminal: characters that it would obey are written as Rust writes them, such as `\u{1b}`.
+pub fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// Whether a terminal obeys a character instead of showing it: control characters, ends of lines, and those that change the
+/// direction of text (Unicode Standard Annex 9).
+pub fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }

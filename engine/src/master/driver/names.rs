@@ -1,14 +1,42 @@
 //! The names of a server: the control socket's path and the pid file. One master has them at a time; another one of the same
 //! upgrade is reached beside the control socket's path, at the path with its process number. At each moment somebody listens
 //! at the path, since files are only ever renamed over it.
+//!
+//! The paths may lie where other users write, such as `/tmp`: no link is followed, and only sockets of this user are removed.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use nix::sys::stat::{Mode, umask};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Clients that may wait at once, as of `UnixListener`.
+const BACKLOG: i32 = 128;
+
+/// Another start looks at a name for less than a millisecond, unless it was stopped.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Why a control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("another server listens there; stop it, or choose another path")]
+    InUse,
+    /// What the path names is no socket that a server has left.
+    #[error("{0} is there, and left as it is; choose another path")]
+    Other(&'static str),
+    #[error("a socket of user {0} is there, and left as it is; choose another path, or remove it")]
+    OfUser(u32),
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
 
 /// The listen socket of the control path, and where it can be found.
 pub(super) struct ControlName {
@@ -29,20 +57,26 @@ struct FileId {
 
 impl FileId {
     fn of(path: &Path) -> io::Result<Self> {
-        fs::symlink_metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
+        fs::symlink_metadata(path).map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
 impl ControlName {
-    /// Listens at `path`, for the same user and root alone. A socket file that nobody listens at any more is replaced.
+    /// Listens at `path`, for the same user and root alone. A socket file of this user that nobody listens at any more is
+    /// replaced. Of several starts at the same time one succeeds.
     ///
     /// # Errors
-    /// `AddrInUse` where a server listens there; else as bind(2).
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(_) => {}
+    /// [`OpenError::InUse`] where a server listens there; where something else is there; else as bind(2).
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let _lock = Lock::take(path)?;
+        if is_stale(path)? {
+            fs::remove_file(path)?;
         }
         let (listener, file) = bind(path)?;
         Ok(Self { listener, name: path.to_owned(), path: Some(path.to_owned()), file })
@@ -72,6 +106,17 @@ impl ControlName {
         &self.listener
     }
 
+    /// Why another user can replace the socket's file, if one can.
+    pub(super) fn exposure(&self) -> Option<String> {
+        let folder = self.name.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = fs::metadata(folder).ok()?;
+        let is_sticky = folder.mode() & 0o1000 != 0;
+        if ![0, geteuid().as_raw()].contains(&folder.uid()) {
+            return Some(format!("its folder belongs to user {}", folder.uid()));
+        }
+        (folder.mode() & 0o002 != 0 && !is_sticky).then(|| "everybody can write to its folder".to_owned())
+    }
+
     /// Takes the name, whoever has it and in whatever state its files are. The master of process `from`, which has the name,
     /// is reached beside it from now on. Clients that wait at the listener must have been accepted before: where its file is
     /// gone, there is a new one.
@@ -88,7 +133,7 @@ impl ControlName {
         } else {
             if let Some(process) = from {
                 let aside = sibling(&self.name, process);
-                let _ = fs::remove_file(&aside);
+                remove_socket(&aside);
                 match fs::hard_link(&self.name, aside) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -117,7 +162,7 @@ impl ControlName {
 
     /// Removes the file beside the name at which a process was reached that is gone.
     pub(super) fn clean(&self, process: u32) {
-        let _ = fs::remove_file(sibling(&self.name, process));
+        remove_socket(&sibling(&self.name, process));
     }
 
     fn is_at(&self, path: &Path) -> bool {
@@ -133,26 +178,128 @@ impl Drop for ControlName {
     }
 }
 
+/// Whether a server of this user has left its socket's file at `path`; `false` where nothing is there.
+fn is_stale(path: &Path) -> Result<bool, OpenError> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if !there.file_type().is_socket() {
+        return Err(OpenError::Other(kind(there.file_type())));
+    }
+    if there.uid() != geteuid().as_raw() {
+        return Err(OpenError::OfUser(there.uid()));
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A server whose backlog is full must not hold this one up.
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => {
+            Err(OpenError::Other("a socket of another type"))
+        }
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
+        Ok(()) | Err(_) => Err(OpenError::InUse),
+    }
+}
+
+fn kind(file_type: FileType) -> &'static str {
+    if file_type.is_dir() {
+        "a folder"
+    } else if file_type.is_symlink() {
+        "a symbolic link"
+    } else if file_type.is_file() {
+        "a file"
+    } else {
+        "something else than a socket"
+    }
+}
+
 fn bind(path: &Path) -> io::Result<(UnixListener, FileId)> {
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    let listener = listener?;
-    listener.set_nonblocking(true)?;
-    Ok((listener, FileId::of(path)?))
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // bind(2) gives the file the mode of the socket.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixListener::from(socket), FileId::of(path)?))
 }
 
 /// The same where a file of a process of the same number may have been left.
 fn bind_anew(path: &Path) -> io::Result<(UnixListener, FileId)> {
-    let _ = fs::remove_file(path);
+    remove_socket(path);
     bind(path)
+}
+
+/// Removes the file of a socket of this user.
+fn remove_socket(path: &Path) {
+    let is_ours = |there: Metadata| there.file_type().is_socket() && there.uid() == geteuid().as_raw();
+    if fs::symlink_metadata(path).is_ok_and(is_ours) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Held while one start looks at a name and takes it. Its file is there only meanwhile; the next start takes over what was
+/// left by one that was killed.
+struct Lock {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Waits for other starts, for [`LOCK_TIME_MAX`] at most.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2); `PermissionDenied` where the file is another user's, `TimedOut`.
+    fn take(name: &Path) -> io::Result<Self> {
+        let path = with_suffix(name, ".lock");
+        let until = Instant::now() + LOCK_TIME_MAX;
+        loop {
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+            let file = options
+                .open(&path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            let opened = file.metadata()?;
+            if !opened.is_file() || opened.uid() != geteuid().as_raw() {
+                let problem = format!("{} belongs to user {}; remove it", path.display(), opened.uid());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+            }
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) if FileId::of(&path).is_ok_and(|there| there == FileId::from(&opened)) => {
+                    return Ok(Self { path, _file: file });
+                }
+                // Whoever had it has removed it.
+                Ok(_) => {}
+                Err((_, Errno::EWOULDBLOCK)) => thread::sleep(Duration::from_millis(1)),
+                Err((_, error)) => return Err(error.into()),
+            }
+            if Instant::now() > until {
+                let problem = format!("another server that starts holds {}", path.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before it is unlocked, so that it is still this one's.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
+    let mut path = name.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
 /// Where the master of a process is reached while another one has the name.
 fn sibling(name: &Path, process: u32) -> PathBuf {
-    let mut path = name.as_os_str().to_owned();
-    path.push(format!(".{process}"));
-    PathBuf::from(path)
+    with_suffix(name, &format!(".{process}"))
 }
 
 /// The file with the master's process number.
@@ -188,7 +335,12 @@ impl PidFile {
     fn name(&self, process: u32) -> bool {
         let Some(path) = &self.path else { return false };
         let beside = sibling(path, std::process::id());
-        let written = fs::write(&beside, format!("{process}\n")).and_then(|()| fs::rename(&beside, path));
+        // A process of the same number may have left one. What is there is never written to: it may be a link.
+        let _ = fs::remove_file(&beside);
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside);
+        let written = created
+            .and_then(|mut file| file.write_all(format!("{process}\n").as_bytes()))
+            .and_then(|()| fs::rename(&beside, path));
         if let Err(error) = &written {
             tracing::error!(path = %path.display(), "the pid file cannot be written: {error}");
         }
@@ -203,14 +355,27 @@ impl PidFile {
     /// Removes it, unless another master has written its own since.
     pub(super) fn remove(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| std::mem::take(&mut self.is_own)) else { return };
-        if fs::read_to_string(path).is_ok_and(|text| text.trim() == std::process::id().to_string()) {
+        if read_number(path).is_ok_and(|number| number == Some(std::process::id())) {
             let _ = fs::remove_file(path);
         }
     }
 }
 
+/// What a pid file says. Whatever stands at the path, this neither waits nor reads much.
+fn read_number(path: &Path) -> io::Result<Option<u32>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut text = String::new();
+    if file.metadata()?.is_file() {
+        file.take(32).read_to_string(&mut text)?;
+    }
+    Ok(text.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     /// A folder of this test's own, removed at the end.
@@ -301,8 +466,96 @@ mod tests {
         let folder = Folder::new("left");
         let name = folder.0.join("control");
         let own = ControlName::open(&name).expect("bound");
+        assert_eq!(fs::metadata(&name).expect("there").mode() & 0o777, 0o600);
         let _other = other_at(&name);
         drop(own);
         assert_eq!(folder.files(), ["control"]);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_refused_and_kept() {
+        let folder = Folder::new("foreign");
+        let [file, link, victim] = ["file", "link", "victim"].map(|name| folder.0.join(name));
+        fs::write(&file, "a key").expect("written");
+        fs::write(&victim, "another").expect("written");
+        std::os::unix::fs::symlink(&victim, &link).expect("linked");
+        let datagram = std::os::unix::net::UnixDatagram::bind(folder.0.join("datagram")).expect("bound");
+        for name in ["file", "link", "datagram"] {
+            let error = ControlName::open(&folder.0.join(name)).err();
+            assert!(matches!(error, Some(OpenError::Other(_))), "{name}: {error:?}");
+        }
+        assert!(matches!(ControlName::open(&folder.0), Err(OpenError::Other("a folder"))));
+        assert_eq!(folder.files(), ["datagram", "file", "link", "victim"]);
+        assert_eq!([&file, &victim].map(|path| fs::read_to_string(path).expect("kept")), ["a key", "another"]);
+        drop(datagram);
+    }
+
+    #[test]
+    fn a_socket_file_of_another_user_is_refused_and_kept() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: giving a file away needs root");
+            return;
+        }
+        let folder = Folder::new("theirs");
+        let name = folder.0.join("control");
+        drop(other_at(&name));
+        std::os::unix::fs::chown(&name, Some(STRANGER), None).expect("given away");
+        assert!(matches!(ControlName::open(&name), Err(OpenError::OfUser(STRANGER))));
+        assert_eq!(folder.files(), ["control"]);
+    }
+
+    const STRANGER: u32 = 1234;
+
+    /// A master that was killed has left its socket's file, and several start at the same moment.
+    #[test]
+    fn of_many_starts_on_a_stale_socket_one_wins() {
+        const STARTS: usize = 4;
+        let folder = Folder::new("starts");
+        let name = folder.0.join("control");
+        for round in 0..500 {
+            drop(other_at(&name));
+            let barrier = std::sync::Barrier::new(STARTS);
+            let start = || {
+                barrier.wait();
+                ControlName::open(&name)
+            };
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..STARTS).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let (won, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+            assert_eq!(won.len(), 1, "round {round}");
+            assert!(lost.iter().all(|start| matches!(start, Err(OpenError::InUse))), "round {round}");
+            assert!(won.iter().flatten().all(|own| reaches(own, &name)), "round {round}");
+            assert_eq!(folder.files(), ["control"]);
+        }
+    }
+
+    #[test]
+    fn the_pid_file_is_written_through_no_link() {
+        let folder = Folder::new("pid");
+        let [path, victim] = ["pid", "victim"].map(|name| folder.0.join(name));
+        fs::write(&victim, "a key").expect("written");
+        std::os::unix::fs::symlink(&victim, sibling(&path, std::process::id())).expect("linked");
+        std::os::unix::fs::symlink(&victim, &path).expect("linked");
+        let mut pid_file = PidFile::at(Some(path.clone()));
+        pid_file.write();
+        let read = |path: &Path| fs::read_to_string(path).expect("there");
+        assert_eq!((read(&path), read(&victim)), (format!("{}\n", std::process::id()), "a key".to_owned()));
+        pid_file.remove();
+        assert_eq!(folder.files(), ["victim"]);
+    }
+
+    /// Nothing that stands at the path can hold the master up when it ends.
+    #[test]
+    fn a_pid_file_that_somebody_has_replaced_is_left() {
+        let folder = Folder::new("replaced");
+        let path = folder.0.join("pid");
+        let mut pid_file = PidFile::at(Some(path.clone()));
+        pid_file.write();
+        fs::remove_file(&path).expect("removed");
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("made");
+        pid_file.remove();
+        assert_eq!(folder.files(), ["pid"]);
     }
 }

@@ -9,7 +9,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Master;
 use super::configurations::Configurations;
 use super::masters::{Old, Passed};
-use super::names::{ControlName, PidFile};
+use super::names::{ControlName, OpenError, PidFile};
 use super::notify::Watchdog;
 use super::sockets::Sockets;
 use super::workers::Workers;
@@ -146,23 +146,28 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
         Control::IfFree(path) => (path, false),
         Control::At(path) => (path, true),
     };
-    let problem = match ControlName::open(path) {
+    let opened = match ControlName::open(path) {
+        // The old master's name: it is taken over when this one serves.
+        Err(OpenError::InUse) if is_upgrade => ControlName::open_beside(path).map_err(OpenError::from),
+        opened => opened,
+    };
+    let error = match opened {
         Ok(control) => {
             tracing::info!(path = %control.name().display(), "control socket");
+            if let Some(why) = control.exposure() {
+                tracing::warn!(path = %path.display(), "other users can replace the control socket: {why}");
+            }
             return Ok(Some(control));
         }
-        // The old master's name: it is taken over when this one serves.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_upgrade => match ControlName::open_beside(path) {
-            Ok(control) => return Ok(Some(control)),
-            Err(error) => error.to_string(),
-        },
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            "another server listens there; stop it, or choose another path".to_owned()
-        }
-        Err(error) => error.to_string(),
+        Err(error) => error,
     };
+    let problem = error.to_string();
     if is_required {
-        return Err(ServerError::Control { path: path.clone(), problem });
+        let path = path.clone();
+        return Err(match error {
+            OpenError::Other(_) | OpenError::OfUser(_) => ServerError::ControlPath { path, problem },
+            OpenError::InUse | OpenError::System(_) => ServerError::Control { path, problem },
+        });
     }
     tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
     Ok(None)
