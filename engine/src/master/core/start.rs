@@ -59,7 +59,10 @@ impl Core {
     fn claim(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let listen = self.generations[index].plan.listen.clone();
         for requested in listen {
-            let is_ours = self.placement.bound(requested, &[]).is_some() || self.orphans.listen_on(requested);
+            let listens = |generation: &Generation| generation.addresses.iter().any(|one| one.bound == requested);
+            let is_ours = self.placement.bound(requested, &[]).is_some()
+                || self.orphans.listen_on(requested)
+                || self.generations.iter().any(listens);
             if is_ours || requested.port() == 0 {
                 continue;
             }
@@ -238,8 +241,6 @@ impl Core {
             if self.orphans.is_any_heard() || is_put_back(Mutation::SteeringEndsEarly) {
                 self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
             }
-            let addresses = self.placement.addresses.clone();
-            self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
             self.share_rest(world);
         }
         let outcome = Outcome::Reloaded { generation: number, took_ms, moves: Moves::default() };
@@ -317,10 +318,6 @@ impl Core {
                     self.generations[index].phase = Phase::Abandoned { until };
                 }
                 // So have the sockets that were made for them: others accept from those that listen.
-                let addresses = self.placement.addresses.clone();
-                self.placement.retain(world, |world, kept| {
-                    addresses.iter().any(|one| one.bound == kept.address) && world.is_listening(kept.socket)
-                });
                 self.share_rest(world);
             }
         }

@@ -27,8 +27,8 @@ pub(crate) enum Event {
     Ended(ProcessId, Exit),
     /// The new master that this one started says something.
     FromNew(ToOld),
-    /// Listen sockets came with what the new master said; the driver knows which ones it has already.
-    ListenersFromNew(Vec<(SocketId, SocketAddr)>),
+    /// Listen sockets came with what the other master of an upgrade said; the driver knows which ones it has already.
+    Listeners(Vec<(SocketId, SocketAddr)>),
     /// The channel to the new master has ended, or what came through it made no sense.
     NewEnded {
         problem: Option<String>,
@@ -146,6 +146,8 @@ pub(crate) trait World {
     fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure>;
     /// Closes this master's copy of a listen socket.
     fn close(&mut self, socket: SocketId);
+    /// Accepts connections that wait at a listen socket, so many at most.
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId>;
     fn is_listening(&self, socket: SocketId) -> bool;
 
     /// Loads programs with so many places, not attached.
@@ -189,6 +191,8 @@ pub(crate) trait World {
     fn start_binary(&mut self, upgrade: &Upgrade, greeting: Greeting) -> Result<(ProcessId, String), Failure>;
     fn tell_new(&mut self, message: &ToNew);
     fn tell_old(&mut self, message: &ToOld);
+    /// Sends the new master copies of listen sockets that it was not started with.
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]);
     /// Sends the old master copies of listen sockets.
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]);
     /// Closes the channel to the new master that is gone.

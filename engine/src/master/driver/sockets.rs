@@ -207,6 +207,13 @@ impl Sockets {
         Some(self.arrived(connection.into()))
     }
 
+    /// Connections that wait at a kept socket, so many at most.
+    pub(super) fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        let Some(socket) = self.kept.get(&socket) else { return Vec::new() };
+        let waiting: Vec<Socket> = listener::waiting_at_shared(socket).take(count_max).collect();
+        waiting.into_iter().map(|connection| self.arrived(connection.into())).collect()
+    }
+
     fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
         let id = ArrivalId(self.next_arrival);
         self.next_arrival = self.next_arrival.wrapping_add(1);

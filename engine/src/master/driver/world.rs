@@ -102,6 +102,10 @@ impl World for Driver<'_> {
         self.sockets.close(socket);
     }
 
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        self.sockets.accept_waiting(socket, count_max)
+    }
+
     fn is_listening(&self, socket: SocketId) -> bool {
         self.sockets.is_listening(socket)
     }
@@ -203,6 +207,10 @@ impl World for Driver<'_> {
 
     fn tell_old(&mut self, message: &ToOld) {
         self.old.iter().for_each(|old| old.tell(message));
+    }
+
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+        self.new.iter().for_each(|new| new.give_listeners(&self.sockets, sockets));
     }
 
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::channels::Message;
+use super::channels::{ChannelId, Message};
 use super::kernel::{Holder, Place, Program};
 use super::process::{Binary, Birth, Body, Master, Stage, StartsAs, Worker};
 use super::timeline::say;
@@ -47,6 +47,14 @@ impl Calls<'_> {
         match self.this().channel_to(process) {
             Some(channel) => self.universe.send(self.me, channel, message),
             None => false,
+        }
+    }
+
+    fn give_listeners(&mut self, channel: Option<ChannelId>, sockets: &[(SocketId, SocketAddr)]) {
+        if let Some(channel) = channel {
+            let keys: Vec<u32> = sockets.iter().map(|(socket, _)| socket.0).collect();
+            say(self.universe.now, self.me, || format!("gives the other master sockets {keys:?}"));
+            self.universe.send(self.me, channel, Message::Listeners(keys));
         }
     }
 
@@ -111,6 +119,10 @@ impl World for Calls<'_> {
     fn close(&mut self, socket: SocketId) {
         let (holder, now) = (self.holder(), self.universe.now);
         self.universe.kernel.release(socket.0, holder, now);
+    }
+
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        (0..count_max).map_while(|_| self.universe.arrive(self.me, socket.0)).collect()
     }
 
     fn is_listening(&self, socket: SocketId) -> bool {
@@ -208,6 +220,7 @@ impl World for Calls<'_> {
         };
         let worker = Worker {
             master: self.me,
+            led_by: self.me,
             channel: None,
             knocks: VecDeque::new(),
             starts_as,
@@ -352,11 +365,12 @@ impl World for Calls<'_> {
         }
     }
 
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+        self.give_listeners(self.this().new, sockets);
+    }
+
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {
-        if let Some(channel) = self.this().old {
-            let keys = sockets.iter().map(|(socket, _)| socket.0).collect();
-            self.universe.send(self.me, channel, Message::Listeners(keys));
-        }
+        self.give_listeners(self.this().old, sockets);
     }
 
     fn forget_new(&mut self) {

@@ -161,7 +161,7 @@ impl Universe {
             (Message::Listeners(keys), _) => {
                 keys.iter().for_each(|key| self.kernel.hold(*key, Holder::Process(id)));
                 let address = |key: &u32| self.kernel.sockets[key].address;
-                Event::ListenersFromNew(keys.iter().map(|key| (SocketId(*key), address(key))).collect())
+                Event::Listeners(keys.iter().map(|key| (SocketId(*key), address(key))).collect())
             }
             (Message::Garbage, _) => {
                 self.master_mut(id).ended_channels.push(channel);
@@ -231,11 +231,17 @@ impl Universe {
     pub(super) fn master_accepts(&mut self, id: ProcessId) {
         let Some(master) = self.master(id) else { return };
         let key = master.core.as_ref().and_then(|core| self.arrival(master, core));
-        let Some(connection) = key.and_then(|key| self.kernel.accept(key)) else { return };
+        let Some(arrival) = key.and_then(|key| self.arrive(id, key)) else { return };
+        self.step_core(id, Event::Arrived(arrival));
+    }
+
+    /// A master accepts a connection that waits at a socket, if one does.
+    pub(super) fn arrive(&mut self, id: ProcessId, key: u32) -> Option<ArrivalId> {
+        let connection = self.kernel.accept(key)?;
         self.kernel.connections[connection].place = Place::Held { master: Some(id), worker: None, message: None };
         self.numbers.arrivals += 1;
         let arrival = ArrivalId(self.numbers.arrivals);
         self.master_mut(id).arrivals.insert(arrival, connection);
-        self.step_core(id, Event::Arrived(arrival));
+        Some(arrival)
     }
 }
