@@ -38,7 +38,7 @@ use self::placement::Placement;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
+pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, OtherMaster, Request, Spawn, World};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 

@@ -64,6 +64,8 @@ pub(crate) enum Mutation {
     SteeringEndsEarly,
     /// A kept socket whose address was given up is closed at once, whoever waits there.
     GivenUpSocketIsNotKept,
+    /// A guard of an address that was given up while nothing served stays.
+    GuardOfGivenUpAddressStays,
     /// An address that is taken back gets new sockets beside those that are still open.
     TakenBackIsBoundAnew,
     /// A kept socket that could not be shared waits until something else is due.
@@ -74,6 +76,8 @@ pub(crate) enum Mutation {
     LateSocketIsNotPassedOn,
     /// A new master that leaves since the old one serves keeps its guards.
     RelievedKeepsGuards,
+    /// A connection that came to a master without workers stays there although another one serves.
+    ArrivalsStayWithLeaving,
     /// What a master leaves behind that is killed while it leaves stays.
     LeavingMasterLeavesFiles,
 }
@@ -86,7 +90,7 @@ mod chosen {
 
     #[cfg(test)]
     impl Mutation {
-        pub(crate) const ALL: [Self; 36] = [
+        pub(crate) const ALL: [Self; 38] = [
             Self::FormerMasterObeys,
             Self::StopForgetsSuccessor,
             Self::NamesAreNotTaken,
@@ -117,11 +121,13 @@ mod chosen {
             Self::ReplacedKeepsGuards,
             Self::SteeringEndsEarly,
             Self::GivenUpSocketIsNotKept,
+            Self::GuardOfGivenUpAddressStays,
             Self::TakenBackIsBoundAnew,
             Self::ShareHasNoDeadline,
             Self::LateSocketIsNotShared,
             Self::LateSocketIsNotPassedOn,
             Self::RelievedKeepsGuards,
+            Self::ArrivalsStayWithLeaving,
             Self::LeavingMasterLeavesFiles,
         ];
     }

@@ -39,7 +39,7 @@ impl Core {
                 self.not_relieved(world, why);
                 self.steer_again(world);
             }
-            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Map { .. } | ToNew::Unknown => {}
+            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Arrival | ToNew::Map { .. } | ToNew::Unknown => {}
         }
     }
 

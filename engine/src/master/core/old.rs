@@ -116,8 +116,12 @@ impl Core {
             ToOld::Meetings { meetings } => self.hear_meetings(world, meetings),
             ToOld::Commit if is_undecided => self.commit(world),
             ToOld::Revert { by } if is_undecided => self.revert(world, RevertCause::Stopped { by }),
-            ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } | ToOld::Listeners { .. } | ToOld::Unknown => {
-            }
+            ToOld::Trouble { .. }
+            | ToOld::Commit
+            | ToOld::Revert { .. }
+            | ToOld::Listeners { .. }
+            | ToOld::Arrival
+            | ToOld::Unknown => {}
         }
     }
 

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
-use super::lifecycle::{Idle, Lifecycle};
+use super::lifecycle::{Idle, Instead, Lifecycle, Stopping};
 use super::mutation::{Mutation, is_put_back};
 use super::types::{Address, ArrivalId, ProcessId, SocketId, Time};
-use super::world::World;
+use super::world::{OtherMaster, World};
 use crate::handover::Tier;
 use crate::ipc::control::Failure;
 
@@ -23,6 +23,8 @@ pub(crate) struct Placement {
     pub(crate) addresses: Vec<Address>,
     /// Listen sockets of the tier adopt: the master's copies.
     pub(crate) kept: Vec<Kept>,
+    /// When guards of addresses that were given up while nothing served are closed.
+    guards_close_at: Option<Time>,
     /// Connections that came to the master and that no worker has been handed yet.
     pub(super) held: VecDeque<ArrivalId>,
     /// Whose turn it is to be handed a connection.
@@ -187,6 +189,10 @@ impl Core {
         });
         self.placement.kept = kept;
         self.placement.held.extend(arrivals);
+        if self.placement.guards_close_at.is_some_and(|at| at <= now) {
+            self.placement.guards_close_at = None;
+            self.close_unused_guards(world);
+        }
     }
 
     /// When a kept socket is to be closed, or to be shared again.
@@ -195,7 +201,8 @@ impl Core {
         let can_share = self.adopts() && serving.slots.iter().any(|slot| slot.serving().is_some());
         let is_due = can_share && self.unshared(serving).next().is_some() && !is_put_back(Mutation::ShareHasNoDeadline);
         let again = is_due.then(|| now.after_ms(SHARE_RETRY_MS));
-        self.placement.kept.iter().filter_map(|kept| kept.closes_at).chain(again).min()
+        let closes = self.placement.kept.iter().filter_map(|kept| kept.closes_at).chain(self.placement.guards_close_at);
+        closes.chain(again).min()
     }
 
     /// Puts a generation's steering on its groups, beside that of the old master while both are to serve.
@@ -245,7 +252,13 @@ impl Core {
     /// Hands connections that came to the master to workers.
     pub(super) fn hand_out(&mut self, world: &mut dyn World) {
         while let Some(arrival) = self.placement.held.front().copied() {
-            let Some(process) = self.taker() else { return };
+            let Some(process) = self.taker() else {
+                if !self.pass(world, arrival) {
+                    return;
+                }
+                self.placement.held.pop_front();
+                continue;
+            };
             self.placement.turn = self.placement.turn.wrapping_add(1);
             if !world.hand(process, arrival) {
                 return;
@@ -256,6 +269,16 @@ impl Core {
             // A copy until the worker has it: what is in the channel of a worker that dies is lost.
             child.expect("a taker is a worker").handed.push_back(arrival);
         }
+    }
+
+    /// A connection came to this master, which has no worker any more, and another one serves instead. `false` where it stays.
+    fn pass(&self, world: &mut dyn World, arrival: ArrivalId) -> bool {
+        let to = match &self.lifecycle {
+            Lifecycle::Leaving { .. } | Lifecycle::Idle(Idle::Replaced(_)) => OtherMaster::New,
+            Lifecycle::Stopping(Stopping { instead: Instead::Old(_), .. }) => OtherMaster::Old,
+            _ => return false,
+        };
+        !is_put_back(Mutation::ArrivalsStayWithLeaving) && world.pass(arrival, to)
     }
 
     /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where
@@ -269,7 +292,20 @@ impl Core {
         if self.tier == Tier::Ebpf && (!self.is_idle() || is_replaced) {
             let addresses = self.generations.iter().flat_map(|generation| &generation.addresses);
             let bound: Vec<SocketAddr> = addresses.map(|address| address.bound).collect();
+            if let Some(index) = self.serving()
+                && !is_put_back(Mutation::GivenUpSocketIsNotKept)
+            {
+                let waiting_max = self.generations[index].plan.backlog as usize + 1;
+                self.placement.held.extend(world.empty_guards(&bound, waiting_max));
+            }
             world.keep_guards(&bound);
         }
+    }
+
+    /// A generation serves: guards of other addresses than its own have the time to settle.
+    pub(super) fn settle_guards(&mut self, now: Time, settle_ms: u64) {
+        let at = now.after_ms(settle_ms);
+        let is_tried = self.tier == Tier::Ebpf && !is_put_back(Mutation::GuardOfGivenUpAddressStays);
+        self.placement.guards_close_at = Some(at).filter(|_| is_tried);
     }
 }

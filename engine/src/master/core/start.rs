@@ -226,7 +226,9 @@ impl Core {
         generation.phase = Phase::Serving;
         let (number, took_ms) = (generation.number, world.now().ms_since(generation.began));
         self.placement.addresses.clone_from(&generation.addresses);
+        let settle_ms = generation.plan.settle_ms;
         self.last = Some(generation.plan.clone());
+        self.settle_guards(world.now(), settle_ms);
         world.note(Some(number), EventKind::Serves { took_ms });
         let is_first = self.serves_now();
         for before in 0..index {

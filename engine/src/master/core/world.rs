@@ -43,7 +43,7 @@ pub(crate) enum Event {
     OrphanListener(ProcessId, SocketId, SocketAddr),
     /// Its channel has ended, which means that its process has.
     OrphanEnded(ProcessId),
-    /// A connection came to a guard, or to a kept socket whose worker is not there.
+    /// A connection came to a guard, to a kept socket whose worker is not there, or to the other master of an upgrade.
     Arrived(ArrivalId),
     /// Time has passed.
     Tick,
@@ -94,6 +94,15 @@ pub(crate) struct Greeting {
     pub(crate) listeners: Vec<(SocketId, SocketAddr)>,
     /// The maps of listeners, with the number of places in use, where both are to serve (tier ebpf).
     pub(crate) maps: Option<(SteeringId, u32)>,
+}
+
+/// The other master of an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum OtherMaster {
+    /// It was started by this one.
+    New,
+    /// It has started this one.
+    Old,
 }
 
 /// Whether an address may be bound.
@@ -164,6 +173,8 @@ pub(crate) trait World {
     fn unset(&mut self, steering: SteeringId, slot: usize);
     /// Ends steering of the group of this socket, whoever began it.
     fn detach(&mut self, socket: SocketId);
+    /// Accepts connections that wait at guards, but for those of these addresses; so many at most.
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId>;
     /// Closes all guards but those of these addresses.
     fn keep_guards(&mut self, addresses: &[SocketAddr]);
 
@@ -174,6 +185,9 @@ pub(crate) trait World {
     fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool;
     /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy; `false` where it cannot be told now.
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool;
+    /// Hands a connection to the other master of an upgrade, which serves instead, without keeping a copy; `false` where it
+    /// cannot be told.
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool;
     /// Drops the copy of a connection that a worker has.
     fn forget_arrival(&mut self, arrival: ArrivalId);
     /// Kills a worker, an orphan or the new master; its end is told by an event.

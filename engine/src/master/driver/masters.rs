@@ -135,9 +135,18 @@ impl Old {
         give_listeners(self.channel.as_ref(), |addresses| ToOld::Listeners { addresses }, sockets, listeners);
     }
 
+    /// Hands a connection over; `false` where that cannot be done now.
+    pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
+        let channel = self.channel.as_ref();
+        channel.is_some_and(|channel| channel::tell_with(channel, &ToOld::Arrival, connection).is_ok())
+    }
+
     /// What it says next.
     pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
         match hear_with_all::<ToNew>(self.channel.as_ref()?) {
+            Ok((Heard::Message(ToNew::Arrival), mut descriptors)) if descriptors.len() == 1 => {
+                descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)))
+            }
             Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
                 Some(listeners_came(sockets, addresses, descriptors))
             }
@@ -214,6 +223,12 @@ impl New {
         give_listeners(self.channel.as_ref(), |addresses| ToNew::Listeners { addresses }, sockets, listeners);
     }
 
+    /// Hands a connection over; `false` where that cannot be done now.
+    pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
+        let channel = self.channel.as_ref();
+        channel.is_some_and(|channel| channel::tell_with(channel, &ToNew::Arrival, connection).is_ok())
+    }
+
     pub(super) fn forget_channel(&mut self) {
         self.channel = None;
     }
@@ -223,6 +238,9 @@ impl New {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
                 return Some(listeners_came(sockets, addresses, descriptors));
+            }
+            Ok((Heard::Message(ToOld::Arrival), mut descriptors)) if descriptors.len() == 1 => {
+                return descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)));
             }
             Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
             Ok((Heard::Nothing, _)) => return None,

@@ -187,6 +187,14 @@ impl Sockets {
         }
     }
 
+    /// Connections that wait at guards of other addresses than these, so many at most.
+    pub(super) fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        let others = self.guards.iter().filter(|guard| !except.contains(&guard.address));
+        let waiting = others.flat_map(|guard| std::iter::from_fn(|| guard.accept()));
+        let waiting: Vec<OwnedFd> = waiting.take(count_max).collect();
+        waiting.into_iter().map(|connection| self.arrived(connection)).collect()
+    }
+
     pub(super) fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         self.guards.retain(|guard| addresses.contains(&guard.address));
     }
@@ -214,7 +222,7 @@ impl Sockets {
         waiting.into_iter().map(|connection| self.arrived(connection.into())).collect()
     }
 
-    fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
+    pub(super) fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
         let id = ArrivalId(self.next_arrival);
         self.next_arrival = self.next_arrival.wrapping_add(1);
         self.arrivals.insert(id, connection);

@@ -17,8 +17,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, Timel
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, Plan, ProcessId, SocketId, Spawn, SteeringId,
-    Time, Upgrade, World,
+    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
+    Spawn, SteeringId, Time, Upgrade, World,
 };
 use crate::sys::clock::monotonic_ns;
 use crate::telemetry::HistogramSnapshot;
@@ -139,6 +139,10 @@ impl World for Driver<'_> {
         self.sockets.detach(socket);
     }
 
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        self.sockets.empty_guards(except, count_max)
+    }
+
     fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         self.sockets.keep_guards(addresses);
     }
@@ -162,6 +166,18 @@ impl World for Driver<'_> {
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool {
         let descriptor = self.sockets.arrival(arrival);
         descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &Order::Take, descriptor))
+    }
+
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool {
+        let Some(connection) = self.sockets.arrival(arrival) else { return false };
+        let is_passed = match to {
+            OtherMaster::New => self.new.as_ref().is_some_and(|new| new.pass(connection)),
+            OtherMaster::Old => self.old.as_ref().is_some_and(|old| old.pass(connection)),
+        };
+        if is_passed {
+            self.sockets.forget_arrival(arrival);
+        }
+        is_passed
     }
 
     fn forget_arrival(&mut self, arrival: ArrivalId) {

@@ -13,8 +13,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, Greeting, Listeners, Names, Notice, Plan, ProcessId, SocketId, Spawn, SteeringId, Time,
-    Upgrade, World,
+    ArrivalId, Claim, ClientId, Greeting, Listeners, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn,
+    SteeringId, Time, Upgrade, World,
 };
 
 /// A worker that starts slowly is ready after this time.
@@ -193,6 +193,16 @@ impl World for Calls<'_> {
         }
     }
 
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        let others = self.this().guards.iter().filter(|(address, _)| !except.contains(address));
+        let keys: Vec<u32> = others.map(|(_, key)| *key).collect();
+        let mut arrivals = Vec::new();
+        for key in keys {
+            arrivals.extend(self.accept_waiting(SocketId(key), count_max - arrivals.len()));
+        }
+        arrivals
+    }
+
     fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         let (holder, now) = (self.holder(), self.universe.now);
         let unused = self.this().guards.iter().filter(|(address, _)| !addresses.contains(address));
@@ -277,6 +287,21 @@ impl World for Calls<'_> {
         }
         let connection = self.this().arrivals[&arrival];
         self.send_to(process, Message::Order(Order::Take, None, Some((connection, arrival))))
+    }
+
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool {
+        let channel = match to {
+            OtherMaster::New => self.this().new,
+            OtherMaster::Old => self.this().old,
+        };
+        let connection = self.this().arrivals[&arrival];
+        let is_passed =
+            channel.is_some_and(|channel| self.universe.send(self.me, channel, Message::Arrival(connection)));
+        if is_passed {
+            say(self.universe.now, self.me, || format!("passes connection {connection} to the other master"));
+            self.forget_arrival(arrival);
+        }
+        is_passed
     }
 
     fn forget_arrival(&mut self, arrival: ArrivalId) {
