@@ -80,6 +80,9 @@ pub(crate) enum Report {
         addresses: Vec<SocketAddr>,
         /// How many listen sockets it has there.
         listeners: usize,
+        /// The process of the master that is gone, where it is known.
+        #[serde(default)]
+        master: Option<u32>,
     },
     /// A copy of a listen socket comes with this report.
     Listener {

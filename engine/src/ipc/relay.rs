@@ -40,6 +40,8 @@ pub(crate) enum ToNew {
         /// Where they are bound, one by one.
         addresses: Vec<SocketAddr>,
     },
+    /// A connection comes with this message: it came to the old master, which has no workers any more.
+    Arrival,
     /// A map of listeners comes with this message; in the tier ebpf, where both are to serve.
     Map {
         /// Where they are bound.
@@ -111,6 +113,8 @@ pub(crate) enum ToOld {
         /// Where they are bound, one by one.
         addresses: Vec<SocketAddr>,
     },
+    /// A connection comes with this message: it came to the new master, which was sent back and has no workers any more.
+    Arrival,
     /// It cannot serve, and leaves. Version 1 knows the reason alone.
     Failed {
         /// Why, in words.

@@ -38,7 +38,7 @@ use self::placement::Placement;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, Request, Spawn, World};
+pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, OtherMaster, Request, Spawn, World};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
@@ -144,7 +144,7 @@ impl Core {
                 }
             }
             Event::FromNew(message) => self.heard_new(world, message),
-            Event::ListenersFromNew(sockets) => self.take_listeners(world, sockets),
+            Event::Listeners(sockets) => self.take_listeners(world, sockets),
             Event::NewEnded { problem } => self.new_channel_ended(world, problem),
             Event::FromOld(message) => self.heard_old(world, message),
             Event::OldEnded => self.lose_predecessor(world),
@@ -160,8 +160,9 @@ impl Core {
     /// What follows from the state as it is now, whatever led to it.
     fn settle(&mut self, world: &mut dyn World) {
         self.begin_when_gathered(world);
-        self.hand_out(world);
         self.forget_gone(world);
+        self.close_given_up(world);
+        self.hand_out(world);
         self.conclude_moves(world);
         self.reload_again(world);
         self.end_when_over(world);
@@ -322,7 +323,8 @@ impl Core {
         };
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
-        deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline()).min()
+        let deadlines = deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline());
+        deadlines.chain(self.placement_deadline(now)).min()
     }
 
     /// Nothing is left that this master would have to wait for.

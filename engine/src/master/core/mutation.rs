@@ -62,6 +62,24 @@ pub(crate) enum Mutation {
     ReplacedKeepsGuards,
     /// Steering of another server ends while its listeners are still to close.
     SteeringEndsEarly,
+    /// A kept socket whose address was given up is closed at once, whoever waits there.
+    GivenUpSocketIsNotKept,
+    /// A guard of an address that was given up while nothing served stays.
+    GuardOfGivenUpAddressStays,
+    /// An address that is taken back gets new sockets beside those that are still open.
+    TakenBackIsBoundAnew,
+    /// A kept socket that could not be shared waits until something else is due.
+    ShareHasNoDeadline,
+    /// A socket that listens only when its worker is to leave already is left to that worker.
+    LateSocketIsNotShared,
+    /// A socket that came after a new master was started is not passed on to it.
+    LateSocketIsNotPassedOn,
+    /// A new master that leaves since the old one serves keeps its guards.
+    RelievedKeepsGuards,
+    /// A connection that came to a master without workers stays there although another one serves.
+    ArrivalsStayWithLeaving,
+    /// What a master leaves behind that is killed while it leaves stays.
+    LeavingMasterLeavesFiles,
 }
 
 #[cfg(any(test, feature = "simulation"))]
@@ -72,7 +90,7 @@ mod chosen {
 
     #[cfg(test)]
     impl Mutation {
-        pub(crate) const ALL: [Self; 29] = [
+        pub(crate) const ALL: [Self; 38] = [
             Self::FormerMasterObeys,
             Self::StopForgetsSuccessor,
             Self::NamesAreNotTaken,
@@ -102,6 +120,15 @@ mod chosen {
             Self::PlacesStay,
             Self::ReplacedKeepsGuards,
             Self::SteeringEndsEarly,
+            Self::GivenUpSocketIsNotKept,
+            Self::GuardOfGivenUpAddressStays,
+            Self::TakenBackIsBoundAnew,
+            Self::ShareHasNoDeadline,
+            Self::LateSocketIsNotShared,
+            Self::LateSocketIsNotPassedOn,
+            Self::RelievedKeepsGuards,
+            Self::ArrivalsStayWithLeaving,
+            Self::LeavingMasterLeavesFiles,
         ];
     }
 

@@ -7,6 +7,7 @@ use super::operations::Kind;
 use super::types::{ProcessId, Stop, Time};
 use super::world::{Names, World};
 use super::{Core, Elder};
+use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Outcome, RevertCause, TimelineKind};
 use crate::ipc::relay::{ToNew, ToOld};
 
@@ -38,7 +39,7 @@ impl Core {
                 self.not_relieved(world, why);
                 self.steer_again(world);
             }
-            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Map { .. } | ToNew::Unknown => {}
+            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Arrival | ToNew::Map { .. } | ToNew::Unknown => {}
         }
     }
 
@@ -107,6 +108,11 @@ impl Core {
         };
         self.moves.heirs_elsewhere = meetings;
         world.names(Names::Forget);
+        // Whoever comes to a guard from now on is the old master's.
+        self.hand_out(world);
+        if self.tier == Tier::Ebpf && !is_put_back(Mutation::RelievedKeepsGuards) {
+            world.keep_guards(&[]);
+        }
         self.give_sockets_back(world);
         let stopping = Stopping { is_at_once: how == Stop::Now, instead: Instead::Old(predecessor), successor: None };
         self.begin_stopping(world, stopping);
@@ -116,9 +122,7 @@ impl Core {
     /// This master leaves, and the old one serves: it may not have the listen sockets that this one made.
     pub(super) fn give_sockets_back(&self, world: &mut dyn World) {
         if self.adopts() && !is_put_back(Mutation::SocketsAreNotGivenBack) {
-            let listening = self.placement.kept.iter().filter(|kept| world.is_listening(kept.socket));
-            let sockets: Vec<_> = listening.map(|kept| (kept.socket, kept.address)).collect();
-            world.give_listeners_to_old(&sockets);
+            world.give_listeners_to_old(&self.listening(world));
         }
     }
 

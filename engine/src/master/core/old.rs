@@ -116,8 +116,12 @@ impl Core {
             ToOld::Meetings { meetings } => self.hear_meetings(world, meetings),
             ToOld::Commit if is_undecided => self.commit(world),
             ToOld::Revert { by } if is_undecided => self.revert(world, RevertCause::Stopped { by }),
-            ToOld::Trouble { .. } | ToOld::Commit | ToOld::Revert { .. } | ToOld::Listeners { .. } | ToOld::Unknown => {
-            }
+            ToOld::Trouble { .. }
+            | ToOld::Commit
+            | ToOld::Revert { .. }
+            | ToOld::Listeners { .. }
+            | ToOld::Arrival
+            | ToOld::Unknown => {}
         }
     }
 
@@ -251,7 +255,7 @@ impl Core {
         self.reloads_again = false;
         self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
         // The new master has copies, or its own.
-        self.placement.retain(world, |_, _| false);
+        self.placement.close_all(world);
         let pid = successor.0;
         world.note(None, EventKind::Final { pid });
         self.conclude_when_moved(Kind::Upgrade, Outcome::Upgraded { pid, moves: Moves::default() });
@@ -453,13 +457,20 @@ impl Core {
         }
     }
 
-    /// Listen sockets that only the new master had: its workers leave, and these workers accept from them.
+    /// Listen sockets that only the other master of an upgrade had: these workers accept from them, too.
     pub(super) fn take_listeners(&mut self, world: &mut dyn World, sockets: Vec<(SocketId, SocketAddr)>) {
         let is_wanted = self.adopts() && !matches!(self.lifecycle, Lifecycle::Leaving { .. });
         for (socket, address) in sockets {
             if is_wanted { self.placement.keep(socket, address) } else { world.close(socket) }
         }
         self.share_rest(world);
+    }
+
+    /// The new master was started before these sockets came.
+    pub(super) fn pass_on(&self, world: &mut dyn World, sockets: &[(SocketId, SocketAddr)]) {
+        if self.lifecycle.old().is_some() && !is_put_back(Mutation::LateSocketIsNotPassedOn) {
+            world.give_listeners_to_new(sockets);
+        }
     }
 
     /// Asked to commit or revert by a client of this master.

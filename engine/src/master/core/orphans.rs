@@ -7,16 +7,14 @@ use super::leave::STOP_GRACE_MS;
 use super::lifecycle::{Idle, Lifecycle};
 use super::moves::inheritance;
 use super::mutation::{Mutation, is_put_back};
+use super::placement::SHARE_RETRY_MS;
 use super::types::{ProcessId, SocketId, Stop, Time};
-use super::world::World;
+use super::world::{Names, World};
 use crate::ipc::control::EventKind;
 use crate::ipc::orders::{Order, Report};
 
 /// A worker may have been forked just when its master was killed: they are looked for once more.
 const SECOND_LOOK_MS: u64 = 1_000;
-
-/// An orphan that could not be asked for its listen sockets is asked again after this time.
-const SHARE_RETRY_MS: u64 = 100;
 
 /// A worker of a former master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,22 +134,35 @@ impl Core {
         let adopts = self.adopts();
         let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
         match report {
-            Report::Orphan { generation, slot, addresses, listeners } => {
+            Report::Orphan { generation, slot, addresses, listeners, master } => {
                 let sharing = Sharing::Awaited { missing: 0 };
                 let mut known = Known { generation, slot, addresses, sharing };
                 if adopts {
                     known.ask_to_share(world, process, listeners);
                 }
                 orphan.known = Some(known);
+                self.clean_after(world, master);
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
+            Report::Closed => orphan.known.iter_mut().for_each(|known| known.addresses.clear()),
             // The socket did not come with it: this process has no room for more descriptors.
             Report::Listener { .. } => {
                 self.count_listener(process);
                 self.settle_orphans(world);
             }
             _ => {}
+        }
+    }
+
+    /// An orphan's master was killed, perhaps while it left: then nobody else knows of it.
+    fn clean_after(&self, world: &mut dyn World, master: Option<u32>) {
+        let others = [self.elder.as_ref().map(|elder| elder.process), self.lifecycle.old().map(|old| old.successor)];
+        let is_gone = |master: &ProcessId| *master != self.process && !others.contains(&Some(*master));
+        if let Some(after) = master.map(ProcessId).filter(is_gone)
+            && !is_put_back(Mutation::LeavingMasterLeavesFiles)
+        {
+            world.names(Names::Clean { after });
         }
     }
 
@@ -164,6 +175,7 @@ impl Core {
     ) {
         if self.adopts() && !self.lifecycle.is_ending() {
             self.placement.keep(socket, address);
+            self.pass_on(world, &[(socket, address)]);
             if self.serving().is_some() {
                 // Its master may have steered to it.
                 world.detach(socket);

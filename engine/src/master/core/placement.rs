@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
-use super::lifecycle::{Idle, Lifecycle};
+use super::lifecycle::{Idle, Instead, Lifecycle, Stopping};
 use super::mutation::{Mutation, is_put_back};
-use super::types::{Address, ArrivalId, ProcessId, SocketId};
-use super::world::World;
+use super::types::{Address, ArrivalId, ProcessId, SocketId, Time};
+use super::world::{OtherMaster, World};
 use crate::handover::Tier;
 use crate::ipc::control::Failure;
+
+/// What could not be shared or asked for is tried again after this time: a channel was full.
+pub(super) const SHARE_RETRY_MS: u64 = 100;
 
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,6 +23,8 @@ pub(crate) struct Placement {
     pub(crate) addresses: Vec<Address>,
     /// Listen sockets of the tier adopt: the master's copies.
     pub(crate) kept: Vec<Kept>,
+    /// When guards of addresses that were given up while nothing served are closed.
+    guards_close_at: Option<Time>,
     /// Connections that came to the master and that no worker has been handed yet.
     pub(super) held: VecDeque<ArrivalId>,
     /// Whose turn it is to be handed a connection.
@@ -31,14 +36,17 @@ pub(crate) struct Placement {
 pub(crate) struct Kept {
     pub(crate) socket: SocketId,
     pub(crate) address: SocketAddr,
+    /// Nobody needs it since its address was given up: whoever waits there is let in until then, and it is closed.
+    closes_at: Option<Time>,
 }
 
 impl Placement {
-    /// What an address is bound as, where this server listens on it already; a port of 0 may be asked for twice, which
-    /// means two ports.
+    /// What an address is bound as, where this server listens on it already, or still; a port of 0 may be asked for twice,
+    /// which means two ports.
     pub(super) fn bound(&self, requested: SocketAddr, taken: &[Address]) -> Option<SocketAddr> {
         let known = self.addresses.iter().find(|one| one.requested == requested && !taken.contains(one));
-        known.map(|one| one.bound)
+        let is_kept = self.kept_on(requested) > 0 && !is_put_back(Mutation::TakenBackIsBoundAnew);
+        known.map(|one| one.bound).or(is_kept.then_some(requested))
     }
 
     pub(super) fn kept_on(&self, address: SocketAddr) -> usize {
@@ -47,19 +55,13 @@ impl Placement {
 
     pub(super) fn keep(&mut self, socket: SocketId, address: SocketAddr) {
         if !self.kept.iter().any(|kept| kept.socket == socket) {
-            self.kept.push(Kept { socket, address });
+            self.kept.push(Kept { socket, address, closes_at: None });
         }
     }
 
-    /// Closes the kept sockets that are not wanted.
-    pub(super) fn retain(&mut self, world: &mut dyn World, is_wanted: impl Fn(&dyn World, &Kept) -> bool) {
-        self.kept.retain(|kept| {
-            let is_kept = is_wanted(world, kept);
-            if !is_kept {
-                world.close(kept.socket);
-            }
-            is_kept
-        });
+    /// Closes all kept sockets: others have them, or nobody is served any more.
+    pub(super) fn close_all(&mut self, world: &mut dyn World) {
+        self.kept.drain(..).for_each(|kept| world.close(kept.socket));
     }
 }
 
@@ -117,14 +119,90 @@ impl Core {
         }
         let Some(index) = self.serving() else { return };
         let generation = &self.generations[index];
-        let is_ours = |address: SocketAddr| generation.addresses.iter().any(|one| one.bound == address);
-        let is_shared = |socket: SocketId| generation.shares.iter().any(|share| share.socket == socket);
-        let rest = self.placement.kept.iter().filter(|kept| is_ours(kept.address) && !is_shared(kept.socket));
+        let rest = self.unshared(generation).filter(|kept| world.is_listening(kept.socket));
         let rest: Vec<SocketId> = rest.map(|kept| kept.socket).collect();
-        let workers = generation.slots.len();
-        for (socket, slot) in rest.into_iter().zip((0..workers).rev().cycle()) {
+        let slots = generation.slots.iter().filter(|slot| !matches!(slot.state, State::Gone | State::Starting(_)));
+        let slots: Vec<usize> = slots.map(|slot| slot.index).rev().collect();
+        for (socket, slot) in rest.into_iter().zip(slots.into_iter().cycle()) {
             self.share(world, index, socket, slot);
         }
+    }
+
+    /// The kept sockets of a generation's addresses that none of its workers has a share in.
+    fn unshared<'a>(&'a self, generation: &'a Generation) -> impl Iterator<Item = &'a Kept> {
+        let is_ours = |kept: &&Kept| generation.addresses.iter().any(|one| one.bound == kept.address);
+        let is_shared = |kept: &Kept| generation.shares.iter().any(|share| share.socket == kept.socket);
+        self.placement.kept.iter().filter(is_ours).filter(move |kept| !is_shared(kept))
+    }
+
+    /// The kept sockets at which clients may wait.
+    pub(super) fn listening(&self, world: &dyn World) -> Vec<(SocketId, SocketAddr)> {
+        let listening = self.placement.kept.iter().filter(|kept| world.is_listening(kept.socket));
+        listening.map(|kept| (kept.socket, kept.address)).collect()
+    }
+
+    /// A worker that was to leave has come up first: others accept from its sockets, which listen now.
+    pub(super) fn share_late(&mut self, world: &mut dyn World) {
+        if !self.adopts() || is_put_back(Mutation::LateSocketIsNotShared) {
+            return;
+        }
+        self.share_rest(world);
+        let sockets = self.listening(world);
+        self.pass_on(world, &sockets);
+        if self.lifecycle.is_ending() {
+            self.give_sockets_back(world);
+        }
+    }
+
+    /// Closes the kept sockets that nobody needs: at once where they never listened; where their address was given up, when
+    /// all workers have closed theirs and the time to settle is over, and after whoever waits there was let in.
+    pub(super) fn close_given_up(&mut self, world: &mut dyn World) {
+        let serving = self.serving().map(|index| &self.generations[index]);
+        let is_undecided = self.lifecycle.new_master().is_some();
+        let is_shared =
+            |kept: &Kept| self.generations.iter().flat_map(|one| &one.shares).any(|share| share.socket == kept.socket);
+        let is_served = |address: SocketAddr| {
+            serving.is_none_or(|serving| serving.addresses.iter().any(|one| one.bound == address))
+                || is_undecided
+                || self.orphans.listen_on(address)
+        };
+        let now = world.now();
+        let settle_ms = serving.map_or(0, |serving| serving.plan.settle_ms);
+        let waiting_max = serving.map_or(0, |serving| serving.plan.backlog as usize + 1);
+        let mut kept = self.placement.kept.clone();
+        let mut arrivals = Vec::new();
+        kept.retain_mut(|kept| {
+            let is_listening = world.is_listening(kept.socket);
+            if is_shared(kept) || is_listening && is_served(kept.address) {
+                kept.closes_at = None;
+                return true;
+            }
+            let is_kept = is_listening && !is_put_back(Mutation::GivenUpSocketIsNotKept);
+            if is_kept && *kept.closes_at.get_or_insert(now.after_ms(settle_ms)) > now {
+                return true;
+            }
+            if is_kept {
+                arrivals.extend(world.accept_waiting(kept.socket, waiting_max));
+            }
+            world.close(kept.socket);
+            false
+        });
+        self.placement.kept = kept;
+        self.placement.held.extend(arrivals);
+        if self.placement.guards_close_at.is_some_and(|at| at <= now) {
+            self.placement.guards_close_at = None;
+            self.close_unused_guards(world);
+        }
+    }
+
+    /// When a kept socket is to be closed, or to be shared again.
+    pub(super) fn placement_deadline(&self, now: Time) -> Option<Time> {
+        let serving = &self.generations[self.serving()?];
+        let can_share = self.adopts() && serving.slots.iter().any(|slot| slot.serving().is_some());
+        let is_due = can_share && self.unshared(serving).next().is_some() && !is_put_back(Mutation::ShareHasNoDeadline);
+        let again = is_due.then(|| now.after_ms(SHARE_RETRY_MS));
+        let closes = self.placement.kept.iter().filter_map(|kept| kept.closes_at).chain(self.placement.guards_close_at);
+        closes.chain(again).min()
     }
 
     /// Puts a generation's steering on its groups, beside that of the old master while both are to serve.
@@ -174,7 +252,13 @@ impl Core {
     /// Hands connections that came to the master to workers.
     pub(super) fn hand_out(&mut self, world: &mut dyn World) {
         while let Some(arrival) = self.placement.held.front().copied() {
-            let Some(process) = self.taker() else { return };
+            let Some(process) = self.taker() else {
+                if !self.pass(world, arrival) {
+                    return;
+                }
+                self.placement.held.pop_front();
+                continue;
+            };
             self.placement.turn = self.placement.turn.wrapping_add(1);
             if !world.hand(process, arrival) {
                 return;
@@ -187,18 +271,41 @@ impl Core {
         }
     }
 
+    /// A connection came to this master, which has no worker any more, and another one serves instead. `false` where it stays.
+    fn pass(&self, world: &mut dyn World, arrival: ArrivalId) -> bool {
+        let to = match &self.lifecycle {
+            Lifecycle::Leaving { .. } | Lifecycle::Idle(Idle::Replaced(_)) => OtherMaster::New,
+            Lifecycle::Stopping(Stopping { instead: Instead::Old(_), .. }) => OtherMaster::Old,
+            _ => return false,
+        };
+        !is_put_back(Mutation::ArrivalsStayWithLeaving) && world.pass(arrival, to)
+    }
+
     /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where
     /// nobody else serves: whoever comes to them while a successor serves would wait for nobody.
     pub(super) fn close_unused_guards(&mut self, world: &mut dyn World) {
         let is_replaced =
             matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_))) && !is_put_back(Mutation::ReplacedKeepsGuards);
         if self.adopts() && is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
-            self.placement.retain(world, |_, _| false);
+            self.placement.close_all(world);
         }
         if self.tier == Tier::Ebpf && (!self.is_idle() || is_replaced) {
             let addresses = self.generations.iter().flat_map(|generation| &generation.addresses);
             let bound: Vec<SocketAddr> = addresses.map(|address| address.bound).collect();
+            if let Some(index) = self.serving()
+                && !is_put_back(Mutation::GivenUpSocketIsNotKept)
+            {
+                let waiting_max = self.generations[index].plan.backlog as usize + 1;
+                self.placement.held.extend(world.empty_guards(&bound, waiting_max));
+            }
             world.keep_guards(&bound);
         }
+    }
+
+    /// A generation serves: guards of other addresses than its own have the time to settle.
+    pub(super) fn settle_guards(&mut self, now: Time, settle_ms: u64) {
+        let at = now.after_ms(settle_ms);
+        let is_tried = self.tier == Tier::Ebpf && !is_put_back(Mutation::GuardOfGivenUpAddressStays);
+        self.placement.guards_close_at = Some(at).filter(|_| is_tried);
     }
 }

@@ -59,7 +59,10 @@ impl Core {
     fn claim(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let listen = self.generations[index].plan.listen.clone();
         for requested in listen {
-            let is_ours = self.placement.bound(requested, &[]).is_some() || self.orphans.listen_on(requested);
+            let listens = |generation: &Generation| generation.addresses.iter().any(|one| one.bound == requested);
+            let is_ours = self.placement.bound(requested, &[]).is_some()
+                || self.orphans.listen_on(requested)
+                || self.generations.iter().any(listens);
             if is_ours || requested.port() == 0 {
                 continue;
             }
@@ -223,7 +226,9 @@ impl Core {
         generation.phase = Phase::Serving;
         let (number, took_ms) = (generation.number, world.now().ms_since(generation.began));
         self.placement.addresses.clone_from(&generation.addresses);
+        let settle_ms = generation.plan.settle_ms;
         self.last = Some(generation.plan.clone());
+        self.settle_guards(world.now(), settle_ms);
         world.note(Some(number), EventKind::Serves { took_ms });
         let is_first = self.serves_now();
         for before in 0..index {
@@ -238,8 +243,6 @@ impl Core {
             if self.orphans.is_any_heard() || is_put_back(Mutation::SteeringEndsEarly) {
                 self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
             }
-            let addresses = self.placement.addresses.clone();
-            self.placement.retain(world, |_, kept| addresses.iter().any(|one| one.bound == kept.address));
             self.share_rest(world);
         }
         let outcome = Outcome::Reloaded { generation: number, took_ms, moves: Moves::default() };
@@ -317,10 +320,6 @@ impl Core {
                     self.generations[index].phase = Phase::Abandoned { until };
                 }
                 // So have the sockets that were made for them: others accept from those that listen.
-                let addresses = self.placement.addresses.clone();
-                self.placement.retain(world, |world, kept| {
-                    addresses.iter().any(|one| one.bound == kept.address) && world.is_listening(kept.socket)
-                });
                 self.share_rest(world);
             }
         }

@@ -51,7 +51,10 @@ impl Core {
             }
             Report::Moved(moved) => self.moved(world, index, place, &moved),
             Report::Leaving => generation.slots[place].leaves = true,
-            Report::Closed => world.note(Some(number), EventKind::WorkerClosed { slot }),
+            Report::Closed => {
+                generation.shares.retain(|share| share.slot != slot);
+                world.note(Some(number), EventKind::WorkerClosed { slot });
+            }
             // Only orphans say the first two.
             Report::Orphan { .. } | Report::Listener { .. } | Report::Unknown => {}
         }
@@ -73,7 +76,8 @@ impl Core {
                 self.tell_heirs(world);
                 self.share_rest(world);
             }
-            Phase::Claiming { .. } | Phase::Starting | Phase::Leaving { .. } | Phase::Abandoned { .. } => {}
+            Phase::Claiming { .. } | Phase::Starting => {}
+            Phase::Leaving { .. } | Phase::Abandoned { .. } => self.share_late(world),
         }
     }
 

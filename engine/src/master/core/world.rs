@@ -27,8 +27,8 @@ pub(crate) enum Event {
     Ended(ProcessId, Exit),
     /// The new master that this one started says something.
     FromNew(ToOld),
-    /// Listen sockets came with what the new master said; the driver knows which ones it has already.
-    ListenersFromNew(Vec<(SocketId, SocketAddr)>),
+    /// Listen sockets came with what the other master of an upgrade said; the driver knows which ones it has already.
+    Listeners(Vec<(SocketId, SocketAddr)>),
     /// The channel to the new master has ended, or what came through it made no sense.
     NewEnded {
         problem: Option<String>,
@@ -43,7 +43,7 @@ pub(crate) enum Event {
     OrphanListener(ProcessId, SocketId, SocketAddr),
     /// Its channel has ended, which means that its process has.
     OrphanEnded(ProcessId),
-    /// A connection came to a guard, or to a kept socket whose worker is not there.
+    /// A connection came to a guard, to a kept socket whose worker is not there, or to the other master of an upgrade.
     Arrived(ArrivalId),
     /// Time has passed.
     Tick,
@@ -96,6 +96,15 @@ pub(crate) struct Greeting {
     pub(crate) maps: Option<(SteeringId, u32)>,
 }
 
+/// The other master of an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum OtherMaster {
+    /// It was started by this one.
+    New,
+    /// It has started this one.
+    Old,
+}
+
 /// Whether an address may be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Claim {
@@ -146,6 +155,8 @@ pub(crate) trait World {
     fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure>;
     /// Closes this master's copy of a listen socket.
     fn close(&mut self, socket: SocketId);
+    /// Accepts connections that wait at a listen socket, so many at most.
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId>;
     fn is_listening(&self, socket: SocketId) -> bool;
 
     /// Loads programs with so many places, not attached.
@@ -162,6 +173,8 @@ pub(crate) trait World {
     fn unset(&mut self, steering: SteeringId, slot: usize);
     /// Ends steering of the group of this socket, whoever began it.
     fn detach(&mut self, socket: SocketId);
+    /// Accepts connections that wait at guards, but for those of these addresses; so many at most.
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId>;
     /// Closes all guards but those of these addresses.
     fn keep_guards(&mut self, addresses: &[SocketAddr]);
 
@@ -172,6 +185,9 @@ pub(crate) trait World {
     fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool;
     /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy; `false` where it cannot be told now.
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool;
+    /// Hands a connection to the other master of an upgrade, which serves instead, without keeping a copy; `false` where it
+    /// cannot be told.
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool;
     /// Drops the copy of a connection that a worker has.
     fn forget_arrival(&mut self, arrival: ArrivalId);
     /// Kills a worker, an orphan or the new master; its end is told by an event.
@@ -189,6 +205,8 @@ pub(crate) trait World {
     fn start_binary(&mut self, upgrade: &Upgrade, greeting: Greeting) -> Result<(ProcessId, String), Failure>;
     fn tell_new(&mut self, message: &ToNew);
     fn tell_old(&mut self, message: &ToOld);
+    /// Sends the new master copies of listen sockets that it was not started with.
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]);
     /// Sends the old master copies of listen sockets.
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]);
     /// Closes the channel to the new master that is gone.

@@ -132,20 +132,27 @@ impl Old {
     }
 
     pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
-        let Some(channel) = &self.channel else { return };
-        for (addresses, descriptors) in packets(sockets, listeners) {
-            if let Err(error) = channel::tell_with_all(channel, &ToOld::Listeners { addresses }, &descriptors) {
-                tracing::warn!("listen sockets cannot be given to the old master: {error}");
-            }
-        }
+        give_listeners(self.channel.as_ref(), |addresses| ToOld::Listeners { addresses }, sockets, listeners);
+    }
+
+    /// Hands a connection over; `false` where that cannot be done now.
+    pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
+        let channel = self.channel.as_ref();
+        channel.is_some_and(|channel| channel::tell_with(channel, &ToOld::Arrival, connection).is_ok())
     }
 
     /// What it says next.
-    pub(super) fn hear(&mut self) -> Option<Event> {
-        match channel::hear::<ToNew>(self.channel.as_ref()?) {
-            Ok(Heard::Message(message)) => Some(Event::FromOld(message)),
-            Ok(Heard::Nothing) => None,
-            Ok(Heard::End) | Err(_) => {
+    pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
+        match hear_with_all::<ToNew>(self.channel.as_ref()?) {
+            Ok((Heard::Message(ToNew::Arrival), mut descriptors)) if descriptors.len() == 1 => {
+                descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)))
+            }
+            Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
+                Some(listeners_came(sockets, addresses, descriptors))
+            }
+            Ok((Heard::Message(message), _)) => Some(Event::FromOld(message)),
+            Ok((Heard::Nothing, _)) => None,
+            Ok((Heard::End, _)) | Err(_) => {
                 self.channel = None;
                 self.maps.clear();
                 Some(Event::OldEnded)
@@ -212,6 +219,16 @@ impl New {
         let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
     }
 
+    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
+        give_listeners(self.channel.as_ref(), |addresses| ToNew::Listeners { addresses }, sockets, listeners);
+    }
+
+    /// Hands a connection over; `false` where that cannot be done now.
+    pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
+        let channel = self.channel.as_ref();
+        channel.is_some_and(|channel| channel::tell_with(channel, &ToNew::Arrival, connection).is_ok())
+    }
+
     pub(super) fn forget_channel(&mut self) {
         self.channel = None;
     }
@@ -220,9 +237,10 @@ impl New {
     pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
-                let listeners = addresses.into_iter().zip(descriptors);
-                let listeners = listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address));
-                return Some(Event::ListenersFromNew(listeners.collect()));
+                return Some(listeners_came(sockets, addresses, descriptors));
+            }
+            Ok((Heard::Message(ToOld::Arrival), mut descriptors)) if descriptors.len() == 1 => {
+                return descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)));
             }
             Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
             Ok((Heard::Nothing, _)) => return None,
@@ -267,6 +285,27 @@ fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::
         channel::tell_with_all(channel, &ToNew::Listeners { addresses }, &descriptors)?;
     }
     maps.into_iter().try_for_each(|(address, map)| channel::tell_with(channel, &ToNew::Map { address, places }, map))
+}
+
+/// Sends the other master copies of listen sockets, in messages of its kind.
+fn give_listeners<T: serde::Serialize>(
+    channel: Option<&OwnedFd>,
+    message: impl Fn(Vec<SocketAddr>) -> T,
+    sockets: &Sockets,
+    listeners: &[(SocketId, SocketAddr)],
+) {
+    let Some(channel) = channel else { return };
+    for (addresses, descriptors) in packets(sockets, listeners) {
+        if let Err(error) = channel::tell_with_all(channel, &message(addresses), &descriptors) {
+            tracing::warn!("listen sockets cannot be given to the other master: {error}");
+        }
+    }
+}
+
+/// Listen sockets came from the other master.
+fn listeners_came(sockets: &mut Sockets, addresses: Vec<SocketAddr>, descriptors: Vec<OwnedFd>) -> Event {
+    let listeners = addresses.into_iter().zip(descriptors);
+    Event::Listeners(listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address)).collect())
 }
 
 type Packet<'a> = (Vec<SocketAddr>, Vec<BorrowedFd<'a>>);

@@ -125,7 +125,9 @@ impl Master<'_> {
             self.step(event);
             self.driver.is_relaying = false;
         }
-        while let Some(event) = self.driver.old.as_mut().and_then(masters::Old::hear) {
+        loop {
+            let Driver { old, sockets, .. } = &mut self.driver;
+            let Some(event) = old.as_mut().and_then(|old| old.hear(sockets)) else { break };
             self.step(event);
         }
     }

@@ -187,6 +187,14 @@ impl Sockets {
         }
     }
 
+    /// Connections that wait at guards of other addresses than these, so many at most.
+    pub(super) fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        let others = self.guards.iter().filter(|guard| !except.contains(&guard.address));
+        let waiting = others.flat_map(|guard| std::iter::from_fn(|| guard.accept()));
+        let waiting: Vec<OwnedFd> = waiting.take(count_max).collect();
+        waiting.into_iter().map(|connection| self.arrived(connection)).collect()
+    }
+
     pub(super) fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         self.guards.retain(|guard| addresses.contains(&guard.address));
     }
@@ -207,7 +215,14 @@ impl Sockets {
         Some(self.arrived(connection.into()))
     }
 
-    fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
+    /// Connections that wait at a kept socket, so many at most.
+    pub(super) fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        let Some(socket) = self.kept.get(&socket) else { return Vec::new() };
+        let waiting: Vec<Socket> = listener::waiting_at_shared(socket).take(count_max).collect();
+        waiting.into_iter().map(|connection| self.arrived(connection.into())).collect()
+    }
+
+    pub(super) fn arrived(&mut self, connection: OwnedFd) -> ArrivalId {
         let id = ArrivalId(self.next_arrival);
         self.next_arrival = self.next_arrival.wrapping_add(1);
         self.arrivals.insert(id, connection);

@@ -17,8 +17,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, Timel
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, Plan, ProcessId, SocketId, Spawn, SteeringId,
-    Time, Upgrade, World,
+    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
+    Spawn, SteeringId, Time, Upgrade, World,
 };
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
@@ -103,6 +103,10 @@ impl World for Driver<'_> {
         self.sockets.close(socket);
     }
 
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        self.sockets.accept_waiting(socket, count_max)
+    }
+
     fn is_listening(&self, socket: SocketId) -> bool {
         self.sockets.is_listening(socket)
     }
@@ -136,6 +140,10 @@ impl World for Driver<'_> {
         self.sockets.detach(socket);
     }
 
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        self.sockets.empty_guards(except, count_max)
+    }
+
     fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         self.sockets.keep_guards(addresses);
     }
@@ -159,6 +167,18 @@ impl World for Driver<'_> {
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool {
         let descriptor = self.sockets.arrival(arrival);
         descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &Order::Take, descriptor))
+    }
+
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool {
+        let Some(connection) = self.sockets.arrival(arrival) else { return false };
+        let is_passed = match to {
+            OtherMaster::New => self.new.as_ref().is_some_and(|new| new.pass(connection)),
+            OtherMaster::Old => self.old.as_ref().is_some_and(|old| old.pass(connection)),
+        };
+        if is_passed {
+            self.sockets.forget_arrival(arrival);
+        }
+        is_passed
     }
 
     fn forget_arrival(&mut self, arrival: ArrivalId) {
@@ -204,6 +224,10 @@ impl World for Driver<'_> {
 
     fn tell_old(&mut self, message: &ToOld) {
         self.old.iter().for_each(|old| old.tell(message));
+    }
+
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+        self.new.iter().for_each(|new| new.give_listeners(&self.sockets, sockets));
     }
 
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {

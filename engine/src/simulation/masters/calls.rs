@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::channels::Message;
+use super::channels::{ChannelId, Message};
 use super::kernel::{Holder, Place, Program};
 use super::process::{Binary, Birth, Body, Master, Stage, StartsAs, Worker};
 use super::timeline::say;
@@ -13,8 +13,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, Greeting, Listeners, Names, Notice, Plan, ProcessId, SocketId, Spawn, SteeringId, Time,
-    Upgrade, World,
+    ArrivalId, Claim, ClientId, Greeting, Listeners, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn,
+    SteeringId, Time, Upgrade, World,
 };
 
 /// A worker that starts slowly is ready after this time.
@@ -47,6 +47,14 @@ impl Calls<'_> {
         match self.this().channel_to(process) {
             Some(channel) => self.universe.send(self.me, channel, message),
             None => false,
+        }
+    }
+
+    fn give_listeners(&mut self, channel: Option<ChannelId>, sockets: &[(SocketId, SocketAddr)]) {
+        if let Some(channel) = channel {
+            let keys: Vec<u32> = sockets.iter().map(|(socket, _)| socket.0).collect();
+            say(self.universe.now, self.me, || format!("gives the other master sockets {keys:?}"));
+            self.universe.send(self.me, channel, Message::Listeners(keys));
         }
     }
 
@@ -111,6 +119,10 @@ impl World for Calls<'_> {
     fn close(&mut self, socket: SocketId) {
         let (holder, now) = (self.holder(), self.universe.now);
         self.universe.kernel.release(socket.0, holder, now);
+    }
+
+    fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
+        (0..count_max).map_while(|_| self.universe.arrive(self.me, socket.0)).collect()
     }
 
     fn is_listening(&self, socket: SocketId) -> bool {
@@ -181,6 +193,16 @@ impl World for Calls<'_> {
         }
     }
 
+    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+        let others = self.this().guards.iter().filter(|(address, _)| !except.contains(address));
+        let keys: Vec<u32> = others.map(|(_, key)| *key).collect();
+        let mut arrivals = Vec::new();
+        for key in keys {
+            arrivals.extend(self.accept_waiting(SocketId(key), count_max - arrivals.len()));
+        }
+        arrivals
+    }
+
     fn keep_guards(&mut self, addresses: &[SocketAddr]) {
         let (holder, now) = (self.holder(), self.universe.now);
         let unused = self.this().guards.iter().filter(|(address, _)| !addresses.contains(address));
@@ -208,6 +230,7 @@ impl World for Calls<'_> {
         };
         let worker = Worker {
             master: self.me,
+            led_by: self.me,
             channel: None,
             knocks: VecDeque::new(),
             starts_as,
@@ -264,6 +287,21 @@ impl World for Calls<'_> {
         }
         let connection = self.this().arrivals[&arrival];
         self.send_to(process, Message::Order(Order::Take, None, Some((connection, arrival))))
+    }
+
+    fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool {
+        let channel = match to {
+            OtherMaster::New => self.this().new,
+            OtherMaster::Old => self.this().old,
+        };
+        let connection = self.this().arrivals[&arrival];
+        let is_passed =
+            channel.is_some_and(|channel| self.universe.send(self.me, channel, Message::Arrival(connection)));
+        if is_passed {
+            say(self.universe.now, self.me, || format!("passes connection {connection} to the other master"));
+            self.forget_arrival(arrival);
+        }
+        is_passed
     }
 
     fn forget_arrival(&mut self, arrival: ArrivalId) {
@@ -352,11 +390,12 @@ impl World for Calls<'_> {
         }
     }
 
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+        self.give_listeners(self.this().new, sockets);
+    }
+
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {
-        if let Some(channel) = self.this().old {
-            let keys = sockets.iter().map(|(socket, _)| socket.0).collect();
-            self.universe.send(self.me, channel, Message::Listeners(keys));
-        }
+        self.give_listeners(self.this().old, sockets);
     }
 
     fn forget_new(&mut self) {

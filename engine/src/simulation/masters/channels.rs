@@ -21,6 +21,8 @@ pub(super) enum Message {
     ToNew(ToNew),
     ToOld(ToOld),
     Listeners(Vec<Key>),
+    /// A connection, for the other master of an upgrade.
+    Arrival(ConnectionKey),
     /// What nobody understands.
     Garbage,
 }

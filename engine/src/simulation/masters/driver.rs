@@ -2,7 +2,7 @@
 
 use super::calls::Calls;
 use super::channels::{ChannelId, Letter, Message};
-use super::kernel::{Holder, Place};
+use super::kernel::{ConnectionKey, Holder, Place};
 use super::process::{Binary, Birth, Master};
 use super::timeline::say;
 use super::universe::{Micro, Universe};
@@ -162,8 +162,9 @@ impl Universe {
             (Message::Listeners(keys), _) => {
                 keys.iter().for_each(|key| self.kernel.hold(*key, Holder::Process(id)));
                 let address = |key: &u32| self.kernel.sockets[key].address;
-                Event::ListenersFromNew(keys.iter().map(|key| (SocketId(*key), address(key))).collect())
+                Event::Listeners(keys.iter().map(|key| (SocketId(*key), address(key))).collect())
             }
+            (Message::Arrival(connection), _) => Event::Arrived(self.arrived(id, connection)),
             (Message::Garbage, _) => {
                 self.master_mut(id).ended_channels.push(channel);
                 Event::NewEnded { problem: Some("no message of an upgrade".to_owned()) }
@@ -232,11 +233,21 @@ impl Universe {
     pub(super) fn master_accepts(&mut self, id: ProcessId) {
         let Some(master) = self.master(id) else { return };
         let key = master.core.as_ref().and_then(|core| self.arrival(master, core));
-        let Some(connection) = key.and_then(|key| self.kernel.accept(key)) else { return };
+        let Some(arrival) = key.and_then(|key| self.arrive(id, key)) else { return };
+        self.step_core(id, Event::Arrived(arrival));
+    }
+
+    /// A master accepts a connection that waits at a socket, if one does.
+    pub(super) fn arrive(&mut self, id: ProcessId, key: u32) -> Option<ArrivalId> {
+        let connection = self.kernel.accept(key)?;
+        Some(self.arrived(id, connection))
+    }
+
+    fn arrived(&mut self, id: ProcessId, connection: ConnectionKey) -> ArrivalId {
         self.kernel.connections[connection].place = Place::Held { master: Some(id), worker: None, message: None };
         self.numbers.arrivals += 1;
         let arrival = ArrivalId(self.numbers.arrivals);
         self.master_mut(id).arrivals.insert(arrival, connection);
-        self.step_core(id, Event::Arrived(arrival));
+        arrival
     }
 }

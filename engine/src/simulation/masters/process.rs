@@ -61,6 +61,8 @@ pub(super) struct Drain {
 pub(super) struct Worker {
     /// The master that forked it.
     pub(super) master: ProcessId,
+    /// The master that it has, or had last.
+    pub(super) led_by: ProcessId,
     /// To its master, or to the one that took it over.
     pub(super) channel: Option<ChannelId>,
     /// Masters that wait until its own is gone.

@@ -2,6 +2,7 @@
 //! is one server, or both of a held upgrade; then an operator stops it, and nothing is left at all.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::super::random::Random;
 use super::Violation;
@@ -203,6 +204,10 @@ impl Universe {
                 continue;
             }
             let generation = &core.generations()[index];
+            let is_unused = |address: &&SocketAddr| !generation.addresses.iter().any(|one| one.bound == **address);
+            if let Some(address) = master.guards.keys().find(is_unused) {
+                return Err(wrong(format!("a guard of {address}, which was given up")));
+            }
             let is_old = core.lifecycle().old().is_some();
             if let Some(steering) = generation.steering.filter(|_| !is_old) {
                 for address in &generation.addresses {

@@ -44,6 +44,14 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::PlacesStay, 4253),
     (Mutation::ReplacedKeepsGuards, 62),
     (Mutation::SteeringEndsEarly, 70),
+    (Mutation::GivenUpSocketIsNotKept, 6798),
+    (Mutation::TakenBackIsBoundAnew, 67056),
+    (Mutation::ShareHasNoDeadline, 48624),
+    (Mutation::LateSocketIsNotShared, 54295),
+    (Mutation::LateSocketIsNotPassedOn, 85526),
+    (Mutation::RelievedKeepsGuards, 65054),
+    (Mutation::ArrivalsStayWithLeaving, 101329),
+    (Mutation::LeavingMasterLeavesFiles, 82672),
 ];
 
 /// States of all small worlds together, at least.

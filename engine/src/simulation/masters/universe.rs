@@ -305,6 +305,11 @@ impl Universe {
                     *message = Some(number);
                 }
             }
+            Message::Arrival(connection) => {
+                if let Place::Held { message, .. } = &mut self.kernel.connections[*connection].place {
+                    *message = Some(number);
+                }
+            }
             Message::Report(_, Some(key)) => self.kernel.hold(*key, holder),
             Message::Listeners(keys) => keys.iter().for_each(|key| self.kernel.hold(*key, holder)),
             _ => {}

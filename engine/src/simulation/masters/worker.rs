@@ -178,10 +178,13 @@ impl Universe {
             && let Some(channel) = worker.knocks.pop_front()
         {
             worker.channel = Some(channel);
-            let (generation, slot) = (worker.spawn.generation, worker.spawn.slot);
+            let (generation, slot, master) = (worker.spawn.generation, worker.spawn.slot, Some(worker.led_by.0));
             let keys: Vec<Key> = worker.listeners.iter().map(|(key, _)| *key).collect();
             let addresses = keys.iter().map(|key| self.kernel.sockets[key].address).collect();
-            self.report(id, Report::Orphan { generation, slot, addresses, listeners: keys.len() });
+            self.report(id, Report::Orphan { generation, slot, addresses, listeners: keys.len(), master });
+            if let Some([master, _]) = self.channels.get(&channel).map(|channel| channel.ends) {
+                self.worker_mut(id).expect("it turns").led_by = master;
+            }
         }
     }
 

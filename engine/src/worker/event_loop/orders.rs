@@ -7,7 +7,7 @@ use super::polls::CONTROL;
 use super::{EventLoop, Master};
 use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
-use crate::ipc::rendezvous::Rendezvous;
+use crate::ipc::rendezvous::{Rendezvous, peer_process};
 use crate::protocol::Protocol;
 use crate::worker::listener::Listener;
 
@@ -93,12 +93,14 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn meet_master(&mut self) {
         let came = self.rendezvous.as_ref().filter(|_| self.master == Master::Gone).and_then(Rendezvous::accept);
         let Some(control) = came else { return };
+        // A channel knows who made it, whether that process still lives or not.
+        let master = peer_process(&self.control);
         self.control = control;
         self.master = Master::Present;
         self.ring.poll(self.control.as_fd(), CONTROL);
         let (generation, slot, addresses) = (self.generation, self.context.slot, self.addresses());
         let listeners = self.listeners.iter().flatten().count();
-        let report = Report::Orphan { generation, slot, addresses, listeners };
+        let report = Report::Orphan { generation, slot, addresses, listeners, master };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report to the new master");
         }
