@@ -34,6 +34,7 @@ mod error;
 mod handover;
 mod ipc;
 mod master;
+mod mutation;
 mod protocol;
 mod server;
 mod service;

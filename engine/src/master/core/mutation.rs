@@ -1,164 +1,85 @@
-//! Defects that were found once, put back one at a time, so that a test can show that the simulation finds each of them.
-//! Outside of tests and the simulator [`is_put_back`] is constant, and costs nothing.
+//! Defects of the control path, to be put back one at a time.
 
-/// A defect of the control path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutation {
-    /// A master that has left for good obeys HUP and reload.
-    FormerMasterObeys,
-    /// A stop while a new master starts forgets that one.
-    StopForgetsSuccessor,
-    /// A new master whose old one died during the start does not take the names.
-    NamesAreNotTaken,
-    /// A new master in the tier adopt does not give back the sockets that it made.
-    SocketsAreNotGivenBack,
-    /// Nor does one that stops, or fails, before it serves.
-    StoppedStartKeepsSockets,
-    /// A new master that does not come up kills workers that have accepted connections.
-    FailedStartKills,
-    /// What a killed new master leaves behind stays.
-    SuccessorLeavesFiles,
-    /// What a killed old master leaves behind stays.
-    PredecessorLeavesFiles,
-    /// An upgrade that loses state or control is not refused.
-    LossesAreAllowed,
-    /// An upgrade from the tier ebpf to another one is not refused.
-    TierIsNotCompared,
-    /// Whoever waits is told that the server has stopped when that cut off what they wait for.
-    CutOffIsDone,
-    /// The shortest `hang_ms` of all generations judges all workers.
-    ShortestHangTimeJudges,
-    /// Where the old master does not take over, whoever waits for that goes on waiting.
-    NotRevertedIsNotTold,
-    /// A worker that starts while others bring state is never told that none comes.
-    StartingWorkerIsForgotten,
-    /// A generation that comes up while the upgrade becomes final goes on coming up.
-    ComingUpAfterCommit,
-    /// The end of a probation forgets workers that HUP brought back.
-    ProbationForgetsWorkers,
-    /// A new master that does not wait for the old one says that the server has stopped.
-    StoppedWhileReverting,
-    /// A revert hastens a stop that waits for the old master.
-    RevertHastens,
-    /// An idle master leaves orphans alone.
-    OrphansStayAtIdle,
-    /// Reverted is told before the old workers serve.
-    RevertedTooEarly,
-    /// Old workers that do not come up are not tried again.
-    WantedIsNotRetried,
-    /// A switch that fails half-way is not taken back.
-    HalfSwitchStays,
-    /// A kept socket that could not be shared is not offered again.
-    ShareIsNotRetried,
-    /// An orphan that could not be asked for its sockets is not asked again.
-    OrphanIsAskedOnce,
-    /// Two changes of the number of workers share an outcome.
-    ScalesShareOutcome,
-    /// Sockets of an address that was given up are closed without being emptied.
-    GivenUpAddressIsNotEmptied,
-    /// A refused change of the number of workers keeps its number of places.
-    PlacesStay,
-    /// A master that was replaced keeps its guards.
-    ReplacedKeepsGuards,
-    /// Steering of another server ends while its listeners are still to close.
-    SteeringEndsEarly,
-    /// A kept socket whose address was given up is closed at once, whoever waits there.
-    GivenUpSocketIsNotKept,
-    /// A guard of an address that was given up while nothing served stays.
-    GuardOfGivenUpAddressStays,
-    /// An address that is taken back gets new sockets beside those that are still open.
-    TakenBackIsBoundAnew,
-    /// A kept socket that could not be shared waits until something else is due.
-    ShareHasNoDeadline,
-    /// A socket that listens only when its worker is to leave already is left to that worker.
-    LateSocketIsNotShared,
-    /// A socket that came after a new master was started is not passed on to it.
-    LateSocketIsNotPassedOn,
-    /// A new master that leaves since the old one serves keeps its guards.
-    RelievedKeepsGuards,
-    /// A connection that came to a master without workers stays there although another one serves.
-    ArrivalsStayWithLeaving,
-    /// What a master leaves behind that is killed while it leaves stays.
-    LeavingMasterLeavesFiles,
-}
+use crate::mutation::mutations;
 
-#[cfg(any(test, feature = "simulation"))]
-mod chosen {
-    use std::cell::Cell;
-
-    use super::Mutation;
-
-    #[cfg(test)]
-    impl Mutation {
-        pub(crate) const ALL: [Self; 38] = [
-            Self::FormerMasterObeys,
-            Self::StopForgetsSuccessor,
-            Self::NamesAreNotTaken,
-            Self::SocketsAreNotGivenBack,
-            Self::StoppedStartKeepsSockets,
-            Self::FailedStartKills,
-            Self::SuccessorLeavesFiles,
-            Self::PredecessorLeavesFiles,
-            Self::LossesAreAllowed,
-            Self::TierIsNotCompared,
-            Self::CutOffIsDone,
-            Self::ShortestHangTimeJudges,
-            Self::NotRevertedIsNotTold,
-            Self::StartingWorkerIsForgotten,
-            Self::ComingUpAfterCommit,
-            Self::ProbationForgetsWorkers,
-            Self::StoppedWhileReverting,
-            Self::RevertHastens,
-            Self::OrphansStayAtIdle,
-            Self::RevertedTooEarly,
-            Self::WantedIsNotRetried,
-            Self::HalfSwitchStays,
-            Self::ShareIsNotRetried,
-            Self::OrphanIsAskedOnce,
-            Self::ScalesShareOutcome,
-            Self::GivenUpAddressIsNotEmptied,
-            Self::PlacesStay,
-            Self::ReplacedKeepsGuards,
-            Self::SteeringEndsEarly,
-            Self::GivenUpSocketIsNotKept,
-            Self::GuardOfGivenUpAddressStays,
-            Self::TakenBackIsBoundAnew,
-            Self::ShareHasNoDeadline,
-            Self::LateSocketIsNotShared,
-            Self::LateSocketIsNotPassedOn,
-            Self::RelievedKeepsGuards,
-            Self::ArrivalsStayWithLeaving,
-            Self::LeavingMasterLeavesFiles,
-        ];
+mutations! {
+    /// A defect of the control path.
+    enum Mutation {
+        /// A master that has left for good obeys HUP and reload.
+        FormerMasterObeys,
+        /// A stop while a new master starts forgets that one.
+        StopForgetsSuccessor,
+        /// A new master whose old one died during the start does not take the names.
+        NamesAreNotTaken,
+        /// A new master in the tier adopt does not give back the sockets that it made.
+        SocketsAreNotGivenBack,
+        /// Nor does one that stops, or fails, before it serves.
+        StoppedStartKeepsSockets,
+        /// A new master that does not come up kills workers that have accepted connections.
+        FailedStartKills,
+        /// What a killed new master leaves behind stays.
+        SuccessorLeavesFiles,
+        /// What a killed old master leaves behind stays.
+        PredecessorLeavesFiles,
+        /// An upgrade that loses state or control is not refused.
+        LossesAreAllowed,
+        /// An upgrade from the tier ebpf to another one is not refused.
+        TierIsNotCompared,
+        /// Whoever waits is told that the server has stopped when that cut off what they wait for.
+        CutOffIsDone,
+        /// The shortest `hang_ms` of all generations judges all workers.
+        ShortestHangTimeJudges,
+        /// Where the old master does not take over, whoever waits for that goes on waiting.
+        NotRevertedIsNotTold,
+        /// A worker that starts while others bring state is never told that none comes.
+        StartingWorkerIsForgotten,
+        /// A generation that comes up while the upgrade becomes final goes on coming up.
+        ComingUpAfterCommit,
+        /// The end of a probation forgets workers that HUP brought back.
+        ProbationForgetsWorkers,
+        /// A new master that does not wait for the old one says that the server has stopped.
+        StoppedWhileReverting,
+        /// A revert hastens a stop that waits for the old master.
+        RevertHastens,
+        /// An idle master leaves orphans alone.
+        OrphansStayAtIdle,
+        /// Reverted is told before the old workers serve.
+        RevertedTooEarly,
+        /// Old workers that do not come up are not tried again.
+        WantedIsNotRetried,
+        /// A switch that fails half-way is not taken back.
+        HalfSwitchStays,
+        /// A kept socket that could not be shared is not offered again.
+        ShareIsNotRetried,
+        /// An orphan that could not be asked for its sockets is not asked again.
+        OrphanIsAskedOnce,
+        /// Two changes of the number of workers share an outcome.
+        ScalesShareOutcome,
+        /// Sockets of an address that was given up are closed without being emptied.
+        GivenUpAddressIsNotEmptied,
+        /// A refused change of the number of workers keeps its number of places.
+        PlacesStay,
+        /// A master that was replaced keeps its guards.
+        ReplacedKeepsGuards,
+        /// Steering of another server ends while its listeners are still to close.
+        SteeringEndsEarly,
+        /// A kept socket whose address was given up is closed at once, whoever waits there.
+        GivenUpSocketIsNotKept,
+        /// A guard of an address that was given up while nothing served stays.
+        GuardOfGivenUpAddressStays,
+        /// An address that is taken back gets new sockets beside those that are still open.
+        TakenBackIsBoundAnew,
+        /// A kept socket that could not be shared waits until something else is due.
+        ShareHasNoDeadline,
+        /// A socket that listens only when its worker is to leave already is left to that worker.
+        LateSocketIsNotShared,
+        /// A socket that came after a new master was started is not passed on to it.
+        LateSocketIsNotPassedOn,
+        /// A new master that leaves since the old one serves keeps its guards.
+        RelievedKeepsGuards,
+        /// A connection that came to a master without workers stays there although another one serves.
+        ArrivalsStayWithLeaving,
+        /// What a master leaves behind that is killed while it leaves stays.
+        LeavingMasterLeavesFiles,
     }
-
-    thread_local! {
-        static CHOSEN: Cell<Option<Mutation>> = const { Cell::new(None) };
-    }
-
-    /// Whether this defect is put back on this thread.
-    pub(crate) fn is_put_back(mutation: Mutation) -> bool {
-        CHOSEN.get() == Some(mutation)
-    }
-
-    /// Runs `run` with a defect put back, or without any.
-    #[cfg(test)]
-    pub(crate) fn with<T>(mutation: Option<Mutation>, run: impl FnOnce() -> T) -> T {
-        let before = CHOSEN.replace(mutation);
-        let result = run();
-        CHOSEN.set(before);
-        result
-    }
-}
-
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use self::chosen::is_put_back;
-#[cfg(test)]
-pub(crate) use self::chosen::with;
-
-/// Whether this defect is put back: never.
-#[cfg(not(any(test, feature = "simulation")))]
-#[inline(always)]
-pub(crate) const fn is_put_back(_: Mutation) -> bool {
-    false
 }

@@ -126,7 +126,7 @@ fn small_worlds_are_explored() {
 fn each_mutation_is_found_by_its_seed() {
     hush();
     let known = |mutation: Mutation| FOUND_BY.iter().filter(move |(one, _)| *one == mutation).map(|(_, seed)| *seed);
-    let (_, missed) = table(Mutation::ALL.into_iter(), |mutation| known(mutation).chain(0..OTHER_SEEDS_MAX));
+    let (_, missed) = table(Mutation::ALL.iter().copied(), |mutation| known(mutation).chain(0..OTHER_SEEDS_MAX));
     assert!(
         missed.is_empty(),
         "missed: {missed:?}. Renew FOUND_BY with what this prints:\n  \
@@ -142,7 +142,7 @@ fn each_mutation_is_found() {
     hush();
     let only = std::env::var("MUTATION").ok();
     let is_chosen = |one: &Mutation| only.as_ref().is_none_or(|only| *only == format!("{one:?}"));
-    let (found, missed) = table(Mutation::ALL.into_iter().filter(is_chosen), |_| 0..MUTATION_SEEDS_MAX);
+    let (found, missed) = table(Mutation::ALL.iter().copied().filter(is_chosen), |_| 0..MUTATION_SEEDS_MAX);
     found.iter().for_each(|(mutation, seed)| println!("    (Mutation::{mutation:?}, {seed}),"));
     assert!(missed.is_empty(), "missed: {missed:?}");
 }

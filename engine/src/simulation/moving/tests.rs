@@ -35,7 +35,7 @@ fn a_seed_gives_the_same_history_again() {
 fn each_defect_that_is_put_back_is_found() {
     let mut missed = Vec::new();
     println!("{:<24} {:<56} {:>7} {:>6}", "defect put back", "found by", "seeds", "ms");
-    for mutation in Mutation::ALL {
+    for mutation in Mutation::ALL.iter().copied() {
         let start = Instant::now();
         let found = with(Some(mutation), || {
             (0..)
