@@ -1,10 +1,12 @@
 //! Bad peers and exhausted resources: others are served, nothing grows without bound, service goes on afterwards.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use baton_tests::client::{GET, ask, assert_served, connect, echo_pattern, read_answer, read_to_end};
 use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobytes};
@@ -242,4 +244,122 @@ fn with_every_receive_buffer_taken_all_bytes_arrive() {
     let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || echo_pattern(address, 1 << 20))).collect();
     clients.into_iter().for_each(|client| client.join().expect("all came back"));
     server.stop();
+}
+
+/// Clients on a thread of their own that send the same request over and over, as fast as it is taken, and read what comes.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(address: SocketAddr, clients: usize, request: Vec<u8>) -> Self {
+        let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut streams: Vec<_> = (0..clients).map(|_| (connect(address), 0)).collect();
+        streams.iter().for_each(|(stream, _)| stream.set_nonblocking(true).expect("set"));
+        let (thread_is_over, thread_sent) = (Arc::clone(&is_over), Arc::clone(&sent));
+        let thread = thread::spawn(move || {
+            let mut answers = vec![0; 1 << 16];
+            while !thread_is_over.load(Ordering::Relaxed) {
+                let mut total = 0;
+                for (stream, offset) in &mut streams {
+                    let end = request.len().min(*offset + (1 << 16));
+                    let count = stream.write(&request[*offset..end]).unwrap_or(0);
+                    *offset = (*offset + count) % request.len();
+                    total += count as u64;
+                    while stream.read(&mut answers).is_ok_and(|count| count == answers.len()) {}
+                }
+                thread_sent.fetch_add(total, Ordering::Relaxed);
+                if total == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Self { is_over, sent, thread: Some(thread) }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A body of one-byte chunks costs the server most per byte.
+fn one_byte_chunks() -> Vec<u8> {
+    let mut request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    (0..500_000).for_each(|_| request.extend_from_slice(b"1\r\nx\r\n"));
+    request.extend_from_slice(b"0\r\n\r\n");
+    request
+}
+
+fn one_body() -> Vec<u8> {
+    let mut request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".to_vec();
+    request.resize(request.len() + (1 << 20), b'x');
+    request
+}
+
+/// How long a client waits for each answer that asks now and then; sorted.
+fn waits(stream: &mut TcpStream, times: usize) -> Vec<Duration> {
+    let wait = |_| {
+        thread::sleep(Duration::from_millis(2));
+        let start = Instant::now();
+        ask(stream).expect("an answer");
+        start.elapsed()
+    };
+    let mut waits: Vec<Duration> = (0..times).map(wait).collect();
+    waits.sort_unstable();
+    waits
+}
+
+#[test]
+fn whoever_asks_little_does_not_wait_for_those_that_send_much() {
+    // Before receives were granted in turn, this took 13 s.
+    let server = Server::start(&["--receive-buffers", "2", "--receive-buffer-bytes", "1k"]);
+    let mut bystander = connect(server.address());
+    ask(&mut bystander).expect("an answer");
+    let flood = Flood::start(server.address(), 200, one_byte_chunks());
+    wait_until("the flood has begun", || flood.sent() > 20_000_000);
+    let waits = waits(&mut bystander, 11);
+    assert!(waits[5] < Duration::from_millis(250), "{waits:?}");
+    drop(flood);
+    server.stop();
+}
+
+#[test]
+#[ignore = "figures: cargo test --release -p baton-tests --test overload -- --ignored --nocapture"]
+fn a_bystander_beside_500_uploaders() {
+    let small: &[&str] = &["--receive-buffers", "2", "--receive-buffer-bytes", "1k"];
+    for (shape, request, arguments) in [
+        ("bodies of 1 MiB", one_body(), &[][..]),
+        ("bodies in one-byte chunks", one_byte_chunks(), &[]),
+        ("the same, two receive buffers of 1 KiB", one_byte_chunks(), small),
+        ("pipelined requests", GET.repeat(30_000), &[]),
+    ] {
+        let server = Server::start(arguments);
+        let mut bystander = connect(server.address());
+        ask(&mut bystander).expect("an answer");
+        let flood = Flood::start(server.address(), 500, request);
+        wait_until("the flood has begun", || flood.sent() > 500_000_000);
+        let (start, before) = (Instant::now(), flood.sent());
+        let waits = waits(&mut bystander, 300);
+        let rate = (flood.sent() - before) as f64 / start.elapsed().as_secs_f64() / 1e6;
+        let quantile = |share: f64| waits[(share * (waits.len() - 1) as f64) as usize].as_secs_f64() * 1e3;
+        println!(
+            "{shape}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms; {rate:.0} MB/s taken",
+            quantile(0.5),
+            quantile(0.99),
+            quantile(1.0)
+        );
+        drop(flood);
+        server.stop();
+    }
 }

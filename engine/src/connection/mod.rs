@@ -154,6 +154,11 @@ impl<S> Connection<S> {
         matches!(self.phase, Phase::Ended { .. })
     }
 
+    /// The protocol has left input that it is to look at again by itself.
+    pub(crate) fn is_to_run_again(&self) -> bool {
+        self.rerun
+    }
+
     pub(crate) fn reason(&self) -> CloseReason {
         self.reason
     }

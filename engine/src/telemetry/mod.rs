@@ -66,8 +66,10 @@ shareable! {
         pub(crate) accept_pauses: Counter,
         /// What the worker itself would have to hand over, about.
         pub(crate) state_bytes: Counter,
-        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
+        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat, together with the next.
         pub(crate) turn_at_ns: Counter,
+        /// Events dealt with: a worker whose turn is long and goes on is busy, and does not hang.
+        pub(crate) events: Counter,
         pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
         names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
         pub(crate) service: Histogram,

@@ -3,6 +3,7 @@
 
 mod event_loop;
 pub(crate) mod lifecycle;
+mod line;
 mod listener;
 mod slab;
 

@@ -7,6 +7,7 @@ use crate::handover::sender::{Look, Table};
 use crate::handover::{Frozen, Standing};
 use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
+use crate::worker::line::Appetite;
 use crate::worker::slab::Slab;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,14 @@ pub(super) enum Receiving {
     Cancelling,
     /// No buffer was left; armed again when some are.
     Starved,
+    /// In line, since it sends faster than it is received.
+    InLine,
+}
+
+impl Receiving {
+    pub(super) fn is_in_flight(self) -> bool {
+        matches!(self, Self::Armed | Self::Cancelling)
+    }
 }
 
 pub(super) struct Entry<S> {
@@ -23,6 +32,7 @@ pub(super) struct Entry<S> {
     /// `None` once it is given to the kernel to be closed.
     pub(super) socket: Option<Socket>,
     pub(super) receiving: Receiving,
+    pub(super) appetite: Appetite,
     /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
     /// then has nothing armed that must be cancelled.
     pub(super) is_fresh: bool,
@@ -59,6 +69,7 @@ impl<S> Entry<S> {
             connection,
             socket,
             receiving: Receiving::No,
+            appetite: Appetite::default(),
             is_fresh: true,
             sending: false,
             closes_with_send: false,
@@ -70,7 +81,7 @@ impl<S> Entry<S> {
 
     /// Nothing of it is in flight in the kernel.
     pub(super) fn is_still(&self) -> bool {
-        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
+        !self.receiving.is_in_flight() && !self.sending
     }
 
     pub(super) fn key(&self) -> Key {

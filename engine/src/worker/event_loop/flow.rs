@@ -10,13 +10,13 @@ use super::entry::Receiving;
 use crate::connection::{Action, Received};
 use crate::handover::sender;
 use crate::protocol::Protocol;
-use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
-use crate::sys::ring::{Key, WhenFull};
+use crate::sys::ring::{Key, Receipt, WhenFull};
 
 impl<P: Protocol> EventLoop<P> {
     #[inline]
-    pub(super) fn received(&mut self, key: Key, result: i32, lease: Option<Lease>, more: bool) {
+    pub(super) fn received(&mut self, key: Key, received: Receipt) {
+        let Receipt { result, lease, more, has_more_input } = received;
         let Some(entry) = self.slab.get_key(key) else {
             debug_assert!(false, "a receive outlived its slot");
             return;
@@ -30,6 +30,11 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.bytes_received.add(result as u64);
                 let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
+                entry.appetite.received(has_more_input, more);
+                if more && entry.receiving == Receiving::Armed && entry.appetite.is_bulk() {
+                    entry.receiving = Receiving::Cancelling;
+                    self.ring.cancel_receive(key);
+                }
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
                 if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
                     let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
@@ -41,7 +46,7 @@ impl<P: Protocol> EventLoop<P> {
                 libc::ENOBUFS => {
                     self.context.page.buffers_exhausted.add(1);
                     entry.receiving = Receiving::Starved;
-                    self.starved.push(entry.connection.id());
+                    self.line.push_starved(entry.connection.id());
                 }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => connection.fail(&mut self.context),
@@ -104,13 +109,22 @@ impl<P: Protocol> EventLoop<P> {
         }
         if entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
-                entry.receiving = Receiving::Armed;
-                let key = entry.key();
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                if entry.is_fresh {
-                    self.ring.receive_once(socket, key);
+                // One that sends faster than it is received has one receive at a time, and waits for it in line.
+                let is_bulk = entry.appetite.is_bulk();
+                if is_bulk && entry.appetite.has_more() {
+                    if !entry.connection.is_to_run_again() {
+                        entry.receiving = Receiving::InLine;
+                        self.line.push_receive(entry.connection.id());
+                    }
                 } else {
-                    self.ring.receive(socket, key);
+                    entry.receiving = Receiving::Armed;
+                    let key = entry.key();
+                    let socket = entry.socket.as_ref().expect("open until it ended");
+                    if entry.is_fresh || is_bulk {
+                        self.ring.receive_once(socket, key);
+                    } else {
+                        self.ring.receive(socket, key);
+                    }
                 }
             }
         } else if entry.receiving == Receiving::Armed {
@@ -122,6 +136,33 @@ impl<P: Protocol> EventLoop<P> {
             entry.is_dirty = true;
             self.dirty.push(slot);
         }
+    }
+
+    /// Arms the receives whose turn it is; whether more wait that could be served at once.
+    pub(super) fn serve_line(&mut self) -> bool {
+        self.line.begin_turn();
+        if !self.line.has_receives() {
+            return self.line.has_reruns();
+        }
+        let mut free = self.ring.buffers().available();
+        while free > 0
+            && let Some(id) = self.line.next_receive()
+        {
+            let Some(entry) = self.slab.get(id) else { continue };
+            if !matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
+                continue;
+            }
+            if entry.custody.is_held() || !entry.connection.wants_input() {
+                entry.receiving = Receiving::No;
+                self.settle(id.slot);
+                continue;
+            }
+            entry.receiving = Receiving::Armed;
+            let key = entry.key();
+            self.ring.receive_once(entry.socket.as_ref().expect("open until it ended"), key);
+            free -= 1;
+        }
+        (free > 0 && self.line.has_receives()) || self.line.has_reruns()
     }
 
     /// The one place where connections are closed.
@@ -142,7 +183,7 @@ impl<P: Protocol> EventLoop<P> {
             self.ring.close(socket);
         }
         let entry = self.slab.at(slot).expect("as above");
-        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
+        if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty {
             return;
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
@@ -180,17 +221,5 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         self.dirty.clear();
-    }
-
-    pub(super) fn rearm_starved(&mut self) {
-        if self.starved.is_empty() || !self.ring.buffers().has_free() {
-            return;
-        }
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
-                entry.receiving = Receiving::No;
-                self.settle(id.slot);
-            }
-        }
     }
 }

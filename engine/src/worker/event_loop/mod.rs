@@ -29,6 +29,7 @@ pub(super) use self::polls::watch_signals;
 use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
 use super::Sizing;
 use super::lifecycle::Lifecycle;
+use super::line::Line;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
@@ -41,13 +42,15 @@ use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Ring};
-use crate::types::ConnectionId;
 
 /// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Completions that one turn deals with; the others wait for the next one, behind accepts, timers and sends.
+const COMPLETIONS_PER_TURN_MAX: usize = 256;
 
 /// How a worker stands to its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     signals: Option<SignalFd>,
     sizing: Sizing,
     dirty: Vec<u32>,
-    starved: Vec<ConnectionId>,
+    line: Line,
     /// When the ring's timeout fires; `u64::MAX` where none is armed.
     timeout_at_ns: u64,
     accept_paused: bool,
@@ -129,7 +132,7 @@ impl<P: Protocol> EventLoop<P> {
             signals,
             sizing,
             dirty: Vec::new(),
-            starved: Vec::new(),
+            line: Line::new(sizing.ring.buffers),
             timeout_at_ns: u64::MAX,
             accept_paused: false,
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
@@ -197,13 +200,22 @@ impl<P: Protocol> EventLoop<P> {
 
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
+        let is_hurried = self.serve_line();
+        let began_ns = if is_hurried { monotonic_ns() } else { 0 };
+        let has_work = is_hurried
+            || !self.context.commands.is_empty()
+            || self.ring.waiting() > 0
+            || self.lifecycle.is_asked();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
         self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
-        while let Some(completion) = self.ring.next() {
+        let mut completed = 0;
+        while completed < COMPLETIONS_PER_TURN_MAX
+            && let Some(completion) = self.ring.next()
+        {
             self.complete(completion);
+            completed += 1;
         }
         self.expire_timers();
         self.run_commands();
@@ -214,16 +226,20 @@ impl<P: Protocol> EventLoop<P> {
             self.move_on();
         }
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
-        self.rearm_starved();
         self.settle_accepting();
         self.arm_timeout();
         self.record_turn();
+        if is_hurried || self.line.has_reruns() {
+            let took_ns = monotonic_ns().saturating_sub(if is_hurried { began_ns } else { self.context.now_ns });
+            self.line.end_turn(took_ns, completed);
+        }
         Ok(())
     }
 
     fn complete(&mut self, completion: Completion) {
+        self.context.page.events.add(1);
         match completion {
-            Completion::Received { key, result, lease, more } => self.received(key, result, lease, more),
+            Completion::Received { key, receipt } => self.received(key, receipt),
             Completion::Sent { key, result, payload } => self.sent(key, result, payload),
             Completion::Accepted { key, result, more } => self.accepted(key, result, more),
             Completion::Connected { key, result } => self.connected(key, result),
@@ -235,6 +251,7 @@ impl<P: Protocol> EventLoop<P> {
     fn expire_timers(&mut self) {
         let now_ns = self.context.now_ns;
         while let Some(alarm) = self.context.timers.expire(now_ns) {
+            self.context.page.events.add(1);
             match alarm {
                 Alarm::Connection { slot } => {
                     if let Some(entry) = self.slab.at(slot) {
@@ -261,23 +278,26 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What callbacks asked for. What these ask for in turn comes next turn, so that nobody starves the others.
     fn run_commands(&mut self) {
-        if self.context.commands.is_empty() {
+        if self.context.commands.is_empty() && !self.line.has_reruns() {
             return;
         }
         for command in std::mem::take(&mut self.context.commands) {
+            self.context.page.events.add(1);
             match command {
                 Command::Wake(id) => self.wake(id),
-                Command::Rerun(id) => {
-                    if let Some(entry) = self.slab.get(id) {
-                        entry.connection.run_again(&mut self.protocol, &mut self.context);
-                        self.settle(id.slot);
-                    }
-                }
+                Command::Rerun(id) => self.line.push_rerun(id),
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
                     self.drain(0, self.context.timeouts.drain_ms_max, None);
                 }
+            }
+        }
+        while let Some(id) = self.line.next_rerun() {
+            self.context.page.events.add(1);
+            if let Some(entry) = self.slab.get(id) {
+                entry.connection.run_again(&mut self.protocol, &mut self.context);
+                self.settle(id.slot);
             }
         }
     }
