@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use baton_tests::client::{GET, ask, assert_served, connect, echo_pattern, read_answer, read_to_end};
 use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobytes};
 use baton_tests::program::{Server, batond, is_installed};
-use baton_tests::{skip, wait_until};
+use baton_tests::{control, skip, wait_until};
 
 /// Bytes a kernel may hold between two ends of a loopback connection, generously.
 const KERNEL_BYTES_MAX: usize = 64 << 20;
@@ -68,6 +68,33 @@ fn pipelined_requests_whose_answers_nobody_reads_are_pushed_back_then_cut() {
 #[test]
 fn an_echo_that_nobody_reads_is_pushed_back_then_cut() {
     check_pushed_back_then_cut("echo", &[b'x'; 1 << 16]);
+}
+
+#[test]
+fn what_all_connections_hold_together_is_bounded_and_goes_back() {
+    const CLIENTS: usize = 64;
+    const BOUND_KILOBYTES: u64 = 16 * 1024;
+    let server = Server::start_controlled(&["--memory-bytes-max", "16MiB", "--write-ms", "0"]);
+    let worker = server.workers()[0];
+    assert_served(server.address());
+    let before = kilobytes(worker, "status", "VmRSS");
+    let mut slow: Vec<_> = (0..CLIENTS).map(|_| connect(server.address())).collect();
+    let requests = GET.repeat(1000);
+    // Nobody reads. Whoever is cut finds out by an error of its own.
+    let stuck = |stream: &mut TcpStream| {
+        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+        while stream.write(&requests).is_ok() {}
+    };
+    slow.iter_mut().for_each(stuck);
+    let most = kilobytes(worker, "status", "VmHWM");
+    assert!(most < before + 2 * BOUND_KILOBYTES, "{most} kB, and {before} kB before");
+    let status = control::status(&server.control()).expect("a status");
+    let numbers = &status.generations[0].workers[0];
+    assert!(numbers.cut_for_memory > 0 && numbers.memory_bytes <= BOUND_KILOBYTES << 10, "{numbers:#?}");
+    assert_served(server.address());
+    drop(slow);
+    wait_until("memory goes back", || kilobytes(worker, "status", "VmRSS") < before + BOUND_KILOBYTES / 4);
+    server.stop();
 }
 
 #[test]
@@ -136,7 +163,7 @@ fn idle_connections_are_closed_in_good_order() {
 
 #[test]
 fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
-    let server = Server::start(&["--connections-max", "10"]);
+    let server = Server::start(&["--connections-max", "10", "--idle-at-limit-ms", "0"]);
     let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
     open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     let mut waiting = connect(server.address());
@@ -148,6 +175,37 @@ fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
     waiting.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     assert!(read_answer(&mut waiting).expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
     drop((open, waiting));
+    server.stop();
+}
+
+#[test]
+fn at_the_connection_limit_the_longest_idle_makes_room() {
+    let server = Server::start_controlled(&["--connections-max", "10", "--idle-at-limit-ms", "200", "--idle-ms", "0"]);
+    let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
+    open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
+    let mut newcomers = Vec::new();
+    // The fourth has half sent a request, and waits longest.
+    open[3].write_all(&GET[..10]).expect("sent");
+    thread::sleep(Duration::from_millis(20));
+    for index in [0, 1, 2, 4, 5, 6, 7, 8, 9] {
+        ask(&mut open[index]).expect("an answer");
+    }
+    for expected in [0, 1, 2, 4, 5] {
+        let mut newcomer = connect(server.address());
+        ask(&mut newcomer).expect("served though the limit is reached");
+        newcomers.push(newcomer);
+        assert_eq!(read_to_end(&mut open[expected]).expect("an orderly end"), b"", "{expected}");
+    }
+    open[3].write_all(&GET[10..]).expect("sent");
+    for index in [3, 6, 7, 8, 9] {
+        let stream = if index == 3 { read_answer(&mut open[3]) } else { ask(&mut open[index]) };
+        assert!(stream.expect("those that were not the longest idle stay").starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    newcomers.iter_mut().for_each(|stream| drop(ask(stream).expect("newcomers stay")));
+    let status = control::status(&server.control()).expect("a status");
+    let worker = &status.generations[0].workers[0];
+    assert_eq!((worker.open, worker.closed_for_room), (10, 5), "{worker:#?}");
+    drop((open, newcomers));
     server.stop();
 }
 
@@ -195,7 +253,7 @@ fn check_exhausted(server: &Server, room: usize, what: &str) {
 fn few_descriptors_are_a_connection_limit() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(batond());
-    command.args(["--listen", "127.0.0.1:0"]);
+    command.args(["--listen", "127.0.0.1:0", "--idle-at-limit-ms", "0"]);
     let server = Server::start_command(command);
     let room = server.logged_numbers("connections_max")[0];
     check_exhausted(&server, room as usize, "the limit of open files");

@@ -32,7 +32,15 @@ pub(super) struct Entry<S> {
     /// `None` once it is given to the kernel to be closed.
     pub(super) socket: Option<Socket>,
     pub(super) receiving: Receiving,
+    /// Operations that it is armed with.
+    pub(super) receives: u8,
+    /// One of them found no buffer.
+    pub(super) is_starved: bool,
     pub(super) appetite: Appetite,
+    /// In the list of those that are not read while memory is short.
+    pub(super) is_paused: bool,
+    /// What the worker's budget counts for it.
+    pub(super) held_bytes: u32,
     /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
     /// then has nothing armed that must be cancelled.
     pub(super) is_fresh: bool,
@@ -69,7 +77,11 @@ impl<S> Entry<S> {
             connection,
             socket,
             receiving: Receiving::No,
+            receives: 0,
+            is_starved: false,
             appetite: Appetite::default(),
+            is_paused: false,
+            held_bytes: 0,
             is_fresh: true,
             sending: false,
             closes_with_send: false,
@@ -77,6 +89,13 @@ impl<S> Entry<S> {
             custody,
             rare: None,
         }
+    }
+
+    /// Memory that is held for it, in 32 bits.
+    #[inline]
+    pub(super) fn bytes_to_hold(&self) -> u32 {
+        let frozen = if self.rare.is_some() { self.frozen().map_or(0, Frozen::bytes) } else { 0 };
+        u32::try_from(self.connection.held_bytes() + frozen).unwrap_or(u32::MAX)
     }
 
     /// Nothing of it is in flight in the kernel.

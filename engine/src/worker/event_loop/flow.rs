@@ -21,7 +21,8 @@ impl<P: Protocol> EventLoop<P> {
             debug_assert!(false, "a receive outlived its slot");
             return;
         };
-        if !more {
+        entry.receives -= u8::from(!more);
+        if entry.receives == 0 {
             entry.receiving = Receiving::No;
         }
         let connection = &mut entry.connection;
@@ -30,7 +31,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.bytes_received.add(result as u64);
                 let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
-                entry.appetite.received(has_more_input, more);
+                entry.appetite.received(has_more_input, entry.receives > 0);
                 if more && entry.receiving == Receiving::Armed && entry.appetite.is_bulk() {
                     entry.receiving = Receiving::Cancelling;
                     self.ring.cancel_receive(key);
@@ -45,12 +46,16 @@ impl<P: Protocol> EventLoop<P> {
             _ => match -result {
                 libc::ENOBUFS => {
                     self.context.page.buffers_exhausted.add(1);
-                    entry.receiving = Receiving::Starved;
-                    self.line.push_starved(entry.connection.id());
+                    entry.is_starved = true;
                 }
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                libc::EAGAIN => entry.appetite.received(false, entry.receives > 0),
+                libc::ECANCELED | libc::EINTR => {}
                 _ => connection.fail(&mut self.context),
             },
+        }
+        if entry.is_starved && entry.receives == 0 {
+            (entry.is_starved, entry.receiving) = (false, Receiving::Starved);
+            self.line.push_starved(entry.connection.id());
         }
         self.settle(key.slot);
     }
@@ -93,6 +98,11 @@ impl<P: Protocol> EventLoop<P> {
     #[inline]
     pub(super) fn settle(&mut self, slot: u32) {
         let Some(entry) = self.slab.at(slot) else { return };
+        let held_bytes = entry.bytes_to_hold();
+        if held_bytes != entry.held_bytes {
+            self.budget.change(entry.held_bytes.into(), held_bytes.into());
+            entry.held_bytes = held_bytes;
+        }
         match entry.connection.next_action(&mut self.context) {
             Action::Nothing => {}
             Action::ShutdownWrite => {
@@ -107,7 +117,14 @@ impl<P: Protocol> EventLoop<P> {
         if entry.custody.is_held() {
             return self.settle_held(slot);
         }
-        if entry.connection.wants_input() {
+        let is_paused = self.budget.pauses(held_bytes.into());
+        if is_paused && !entry.is_paused && entry.connection.wants_input() {
+            entry.is_paused = true;
+            let id = entry.connection.id();
+            self.pause(id);
+            return self.settle(slot);
+        }
+        if !is_paused && entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
                 // One that sends faster than it is received has one receive at a time, and waits for it in line.
                 let is_bulk = entry.appetite.is_bulk();
@@ -117,7 +134,7 @@ impl<P: Protocol> EventLoop<P> {
                         self.line.push_receive(entry.connection.id());
                     }
                 } else {
-                    entry.receiving = Receiving::Armed;
+                    (entry.receiving, entry.receives) = (Receiving::Armed, 1);
                     let key = entry.key();
                     let socket = entry.socket.as_ref().expect("open until it ended");
                     if entry.is_fresh || is_bulk {
@@ -145,22 +162,27 @@ impl<P: Protocol> EventLoop<P> {
             return self.line.has_reruns();
         }
         let mut free = self.ring.buffers().available();
-        while free > 0
-            && let Some(id) = self.line.next_receive()
-        {
+        while let Some((id, buffers)) = self.line.next_receive(free) {
             let Some(entry) = self.slab.get(id) else { continue };
             if !matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
                 continue;
             }
-            if entry.custody.is_held() || !entry.connection.wants_input() {
+            let is_paused = self.budget.pauses(entry.held_bytes.into());
+            if is_paused || entry.custody.is_held() || !entry.connection.wants_input() {
                 entry.receiving = Receiving::No;
                 self.settle(id.slot);
                 continue;
             }
-            entry.receiving = Receiving::Armed;
+            let is_in_line = entry.receiving == Receiving::InLine;
+            (entry.receiving, entry.receives) = (Receiving::Armed, buffers as u8);
             let key = entry.key();
-            self.ring.receive_once(entry.socket.as_ref().expect("open until it ended"), key);
-            free -= 1;
+            let socket = entry.socket.as_ref().expect("open until it ended");
+            if is_in_line {
+                (0..buffers).for_each(|_| self.ring.receive_now(socket, key));
+            } else {
+                self.ring.receive_once(socket, key);
+            }
+            free -= buffers;
         }
         (free > 0 && self.line.has_receives()) || self.line.has_reruns()
     }
@@ -188,6 +210,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
+        self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(slot);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);

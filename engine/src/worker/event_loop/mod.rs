@@ -12,6 +12,7 @@ mod entry;
 mod flow;
 mod leaving;
 mod links;
+mod memory;
 mod opening;
 mod orders;
 mod polls;
@@ -28,6 +29,8 @@ use self::links::Moving;
 pub(super) use self::polls::watch_signals;
 use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
 use super::Sizing;
+use super::budget::Budget;
+use super::idlest::Idlest;
 use super::lifecycle::Lifecycle;
 use super::line::Line;
 use super::listener::Listener;
@@ -42,6 +45,7 @@ use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Ring};
+use crate::types::ConnectionId;
 
 /// First pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
@@ -102,6 +106,10 @@ pub(crate) struct EventLoop<P: Protocol> {
     accept_paused: bool,
     accept_pause_ms: u64,
     at_limit: bool,
+    idlest: Idlest,
+    budget: Budget,
+    /// Not read while memory is short.
+    paused: Vec<ConnectionId>,
     logged_ns: u64,
     lifecycle: Lifecycle,
     connections: Connections,
@@ -118,6 +126,8 @@ impl<P: Protocol> EventLoop<P> {
         let moving = Moving::new(sender, parts.meeting, parts.user);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
+        let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
+        let budget = Budget::new(context.limits.memory_bytes_max);
         let mut this = Self {
             protocol,
             ring,
@@ -137,6 +147,9 @@ impl<P: Protocol> EventLoop<P> {
             accept_paused: false,
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
             at_limit: false,
+            idlest,
+            budget,
+            paused: Vec::new(),
             logged_ns: 0,
             lifecycle,
             connections: parts.connections,
@@ -202,10 +215,8 @@ impl<P: Protocol> EventLoop<P> {
         self.send_dirty();
         let is_hurried = self.serve_line();
         let began_ns = if is_hurried { monotonic_ns() } else { 0 };
-        let has_work = is_hurried
-            || !self.context.commands.is_empty()
-            || self.ring.waiting() > 0
-            || self.lifecycle.is_asked();
+        let has_work =
+            is_hurried || !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -226,6 +237,7 @@ impl<P: Protocol> EventLoop<P> {
             self.move_on();
         }
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+        self.settle_memory();
         self.settle_accepting();
         self.arm_timeout();
         self.record_turn();
@@ -267,8 +279,8 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 Alarm::Connect { id } => self.connect_timed_out(id),
                 Alarm::Accept => self.accept_paused = false,
-                // The lifecycle keeps the time of its own.
-                Alarm::Drain => {}
+                // Whose time it is looks at it itself.
+                Alarm::Drain | Alarm::Look => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -309,7 +321,7 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
         };
-        let next_ns = of_timers.into_iter().chain(of_leaving).min();
+        let next_ns = of_timers.into_iter().chain(of_leaving).chain(self.budget.next_ns()).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);
@@ -322,6 +334,7 @@ impl<P: Protocol> EventLoop<P> {
             page.state_bytes.set(self.protocol.worker_state_bytes());
         }
         page.turns.add(1);
+        page.memory_bytes.set(self.budget.held());
         page.enters.set(self.ring.enters());
         page.turn_at_ns.set(self.context.now_ns);
         page.completions_overflowed.set(u64::from(self.ring.overflows()));
