@@ -180,7 +180,8 @@ fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
 
 #[test]
 fn at_the_connection_limit_the_longest_idle_makes_room() {
-    let server = Server::start_controlled(&["--connections-max", "10", "--idle-at-limit-ms", "200", "--idle-ms", "0"]);
+    let server =
+        Server::start_controlled(&["--connections-max", "10", "--idle-at-limit-ms", "200", "--message-ms", "0"]);
     let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
     open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     let mut newcomers = Vec::new();

@@ -119,15 +119,20 @@ impl Line {
             return Some((id, 1));
         }
         let buffers = BUFFERS_IN_A_ROW.min(free).min(self.quota.saturating_sub(self.receives_served));
-        let id = self.receives.pop_front_if(|_| buffers > 0)?;
+        if buffers == 0 {
+            return None;
+        }
+        let id = self.receives.pop_front()?;
         self.receives_served += buffers;
         Some((id, buffers))
     }
 
     /// Whose input is looked at again next.
     pub(super) fn next_rerun(&mut self) -> Option<ConnectionId> {
-        let has_time = self.reruns_served < self.quota;
-        let id = self.reruns.pop_front_if(|_| has_time)?;
+        if self.reruns_served >= self.quota {
+            return None;
+        }
+        let id = self.reruns.pop_front()?;
         self.reruns_served += 1;
         Some(id)
     }
