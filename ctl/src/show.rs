@@ -101,7 +101,29 @@ fn generation(generation: &GenerationStatus) -> String {
     let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
     let _ = writeln!(text, "generation {number}, {phase}{age}, on {}", escaped(&addresses.join(" ")));
     text.push_str(&table(workers.iter().map(row)));
-    for WorkerStatus { slot, deaths, last_exit, .. } in workers {
+    for WorkerStatus {
+        slot,
+        deaths,
+        last_exit,
+        closed_for_room,
+        cut_for_memory,
+        paused_for_memory,
+        memory_bytes,
+        ..
+    } in workers
+    {
+        if cut_for_memory + paused_for_memory > 0 {
+            let (cut, paused) = (Count(*cut_for_memory, "connection"), Count(*paused_for_memory, "pause"));
+            let held = memory_bytes >> 10;
+            let _ = writeln!(
+                text,
+                "  worker {slot}: at memory_bytes_max; {cut} cut, {paused} of reading; holds {held} KiB"
+            );
+        }
+        if *closed_for_room > 0 {
+            let closed = Count(*closed_for_room, "idle connection");
+            let _ = writeln!(text, "  worker {slot}: at connections_max; {closed} closed for newcomers");
+        }
         if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
             let _ = writeln!(
                 text,
@@ -241,6 +263,10 @@ mod tests {
             accepted: 20,
             taken_over: 3,
             handed_over: 0,
+            closed_for_room: 0,
+            cut_for_memory: 0,
+            paused_for_memory: 0,
+            memory_bytes: 0,
             requests: 400,
             bytes_received: 0,
             bytes_sent: 0,

@@ -98,6 +98,7 @@ impl Protocol for Lines {
             Limit::MessageBytes => b"error: line too long\n",
             Limit::Message => b"error: line not ended in time\n",
             Limit::Idle => b"bye: nothing said for too long\n",
+            Limit::Connections => b"bye: others want to come in\n",
         });
         Next::Close
     }

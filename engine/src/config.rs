@@ -17,6 +17,9 @@ pub const WORKERS_MAX: usize = 1024;
 /// Largest [`Limits::receive_buffer_bytes`].
 pub const RECEIVE_BUFFER_BYTES_LARGEST: u32 = 1 << 20;
 
+/// Largest [`Limits::memory_bytes_max`].
+pub const MEMORY_BYTES_LARGEST: u64 = 1 << 40;
+
 const _: () = assert!(CONNECTIONS_MAX_DEFAULT <= CONNECTIONS_MAX_LARGEST);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST < crate::sys::ring::SLOTS_MAX);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST as usize <= crate::sys::ring::OPERATIONS_MAX);
@@ -24,8 +27,9 @@ const _: () = assert!(CONNECTIONS_MAX_LARGEST as usize <= crate::sys::ring::OPER
 /// Bounds of what one worker takes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections per worker, default 65,536, cut to what the limit of open files allows. At the limit accepting
-    /// pauses and the backlog pushes back; nobody is refused by the engine.
+    /// Connections per worker, default 65,536, cut to what the limit of open files allows. At the limit the longest idle
+    /// one makes room for a newcomer ([`Timeouts::idle_at_limit_ms`]); where none can, accepting pauses and the backlog
+    /// pushes back; nobody is refused by the engine.
     pub connections_max: u32,
     /// Pending connections the kernel queues per listener, default 4,096; it cuts this to `net.core.somaxconn`.
     pub backlog: u32,
@@ -37,6 +41,12 @@ pub struct Limits {
     pub outbound_bytes_high: usize,
     /// Output queued for one connection below which it is read again, default 256 KiB.
     pub outbound_bytes_low: usize,
+    /// Bytes held for all connections of a worker together, default 256 MiB: unconsumed input, unsent output, connections on
+    /// their way to another worker, and what the protocol says it holds ([`Io::set_held_bytes`](crate::Io::set_held_bytes)).
+    /// From three quarters of it on, connections that hold more than 64 KiB are not read for a while. Above it,
+    /// connections are cut until an eighth of it is free: the largest first, and of those of about one size (within a power
+    /// of two) the one whose peer has taken nothing for longest.
+    pub memory_bytes_max: u64,
     /// Bytes of one receive buffer, default 16 KiB.
     pub receive_buffer_bytes: u32,
     /// Receive buffers per worker, a power of two, default 128. Only as many as the load needs are in use at a time.
@@ -51,6 +61,7 @@ impl Default for Limits {
             message_bytes_max: 1 << 20,
             outbound_bytes_high: 1 << 20,
             outbound_bytes_low: 256 << 10,
+            memory_bytes_max: 256 << 20,
             receive_buffer_bytes: 16 << 10,
             receive_buffers: 128,
         }
@@ -63,6 +74,9 @@ impl Default for Limits {
 pub struct Timeouts {
     /// Nothing received and no message begun, default 75,000.
     pub idle_ms: u64,
+    /// At [`Limits::connections_max`], a connection that has been idle for so long may be closed to make room for a
+    /// newcomer, the longest idle first, default 1,000; see [`Limit::Connections`](crate::Limit::Connections).
+    pub idle_at_limit_ms: u64,
     /// From the first byte of a message to the whole message, default 10,000.
     pub message_ms: u64,
     /// The peer takes no output, default 30,000.
@@ -87,6 +101,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             idle_ms: 75_000,
+            idle_at_limit_ms: 1_000,
             message_ms: 10_000,
             write_ms: 30_000,
             connect_ms: 10_000,
@@ -225,7 +240,22 @@ impl Settings {
     }
 }
 
+/// What a connection costs a worker beside what it holds, at most: its place, its timer, its operations in flight.
+const CONNECTION_BYTES: u64 = 512;
+
+/// What a worker has without connections.
+const WORKER_BYTES: u64 = 8 << 20;
+
 impl Settings {
+    /// What one worker needs at most, bytes, with as many connections as may be: about, since one callback may write any
+    /// number of bytes, and without the kernel's buffers of sockets and what the protocol keeps for itself.
+    pub fn memory_bytes_worst(&self) -> u64 {
+        let Limits { connections_max, receive_buffers, receive_buffer_bytes, memory_bytes_max, .. } = self.limits;
+        let connections = u64::from(connections_max) * CONNECTION_BYTES;
+        let buffers = u64::from(receive_buffers) * u64::from(receive_buffer_bytes);
+        memory_bytes_max + connections + buffers + WORKER_BYTES
+    }
+
     /// Checks every setting by itself and against the others.
     ///
     /// # Errors
@@ -260,6 +290,7 @@ impl Settings {
             message_bytes_max,
             outbound_bytes_high,
             outbound_bytes_low,
+            memory_bytes_max,
             receive_buffer_bytes,
             receive_buffers,
         } = limits;
@@ -281,6 +312,15 @@ impl Settings {
                 format!("{outbound_bytes_low} must be below outbound_bytes_high, which is {outbound_bytes_high}"),
             );
         }
+        let one = *message_bytes_max as u64 + *outbound_bytes_high as u64;
+        if *memory_bytes_max < one || *memory_bytes_max > MEMORY_BYTES_LARGEST {
+            return invalid(
+                "memory_bytes_max",
+                format!(
+                    "{memory_bytes_max} is not from message_bytes_max and outbound_bytes_high together, which are {one}, to {MEMORY_BYTES_LARGEST}"
+                ),
+            );
+        }
         if !(1024..=RECEIVE_BUFFER_BYTES_LARGEST).contains(receive_buffer_bytes) {
             return invalid(
                 "receive_buffer_bytes",
@@ -297,6 +337,7 @@ impl Settings {
         }
         let times = [
             ("idle_ms", timeouts.idle_ms),
+            ("idle_at_limit_ms", timeouts.idle_at_limit_ms),
             ("message_ms", timeouts.message_ms),
             ("write_ms", timeouts.write_ms),
             ("connect_ms", timeouts.connect_ms),
@@ -337,6 +378,7 @@ mod tests {
         assert_eq!(refused(|s| s.workers = 0), "workers");
         assert_eq!(refused(|s| s.limits.connections_max = 0), "connections_max");
         assert_eq!(refused(|s| s.limits.outbound_bytes_low = s.limits.outbound_bytes_high), "outbound_bytes_low");
+        assert_eq!(refused(|s| s.limits.memory_bytes_max = (2 << 20) - 1), "memory_bytes_max");
         assert_eq!(refused(|s| s.limits.receive_buffers = 100), "receive_buffers");
         assert_eq!(refused(|s| s.limits.receive_buffer_bytes = 10), "receive_buffer_bytes");
         assert_eq!(refused(|s| s.timeouts.idle_ms = u64::MAX), "idle_ms");

@@ -138,6 +138,9 @@ pub enum Limit {
     Message,
     /// An unconsumed message outgrew `message_bytes_max`.
     MessageBytes,
+    /// `connections_max` connections are open, somebody else wants to connect, and this one has been idle for longest.
+    /// Where it closes, the engine does not wait for the peer; where it does not, the next one is asked.
+    Connections,
 }
 
 /// Names one of several timers of a connection or of a worker.
@@ -183,11 +186,15 @@ pub enum CloseReason {
     Stopped,
     /// Another worker has it.
     HandedOver,
+    /// It was idle, and made room for a newcomer at `connections_max`.
+    Room,
+    /// The worker held more than `memory_bytes_max`, and much of it for this one.
+    Memory,
 }
 
 impl CloseReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 13;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -202,6 +209,8 @@ impl CloseReason {
         Self::Drained,
         Self::Stopped,
         Self::HandedOver,
+        Self::Room,
+        Self::Memory,
     ];
 
     /// A stable name, `snake_case`.
@@ -218,6 +227,8 @@ impl CloseReason {
             Self::Drained => "drained",
             Self::Stopped => "stopped",
             Self::HandedOver => "handed_over",
+            Self::Room => "room",
+            Self::Memory => "memory",
         }
     }
 }

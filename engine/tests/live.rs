@@ -230,7 +230,8 @@ fn the_peers_address_is_known() {
 #[test]
 fn at_the_connection_limit_the_backlog_waits_and_nobody_is_refused() {
     let limits = Limits { connections_max: 4, ..Limits::default() };
-    let served = Served::start(Server::builder().limits(limits), Talker::default());
+    let timeouts = Timeouts { idle_at_limit_ms: 0, ..Timeouts::default() };
+    let served = Served::start(Server::builder().limits(limits).timeouts(timeouts), Talker::default());
     let mut clients: Vec<TcpStream> = (0..12).map(|_| served.connect()).collect();
     for client in &mut clients {
         client.write_all(b"e").expect("sent");

@@ -237,7 +237,7 @@ fn naive(input: &[u8]) -> (Outcome, usize) {
     let mut arguments = Vec::new();
     for _ in 0..count {
         let Some((line, start)) = naive_line(input, at) else { return (Outcome::More, 0) };
-        let length = line.strip_prefix(b"$").and_then(naive_number).filter(|length| (0..=512 << 20).contains(length));
+        let length = line.strip_prefix(b"$").and_then(naive_number).filter(|length| (0..=64 << 20).contains(length));
         let Some(length) = length else { return (Outcome::Invalid, 0) };
         let end = start + length as usize;
         if end + 2 > input.len() {

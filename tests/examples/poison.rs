@@ -1,10 +1,11 @@
-//! A protocol that panics when it thaws a connection on which `poison` was sent. Everything else it sends back.
+//! A protocol that panics when it thaws a connection on which `poison` was sent, and takes its time over `slow`. It sends back
+//! what it receives.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use baton::config::{Control, Settings};
+use baton::config::{Control, Settings, Timeouts};
 use baton::{
     CannotFreeze, Drain, Io, Peer, Protocol, Reject, Server, ServerError, Service, StateFormat, Step, ThawError,
 };
@@ -22,6 +23,9 @@ impl Protocol for Poisonable {
 
     fn on_data(&mut self, is_poison: &mut bool, input: &[u8], io: &mut Io<'_>) -> Step {
         *is_poison |= input == b"poison";
+        if input == b"slow" {
+            std::thread::sleep(Duration::from_millis(150));
+        }
         io.write_input(input);
         Step::more(input.len())
     }
@@ -52,12 +56,15 @@ struct Arguments {
     control: PathBuf,
     #[arg(long)]
     pid_file: PathBuf,
+    #[arg(long, default_value_t = 5000)]
+    hang_ms: u64,
 }
 
 fn main() -> Result<(), ServerError> {
-    let Arguments { listen, control, pid_file } = Arguments::parse();
+    let Arguments { listen, control, pid_file, hang_ms } = Arguments::parse();
     let (control, pid_file) = (Control::At(control), Some(pid_file));
-    let settings = Settings { listen: vec![listen], workers: 2, control, pid_file, ..Settings::default() };
+    let timeouts = Timeouts { hang_ms, ..Timeouts::default() };
+    let settings = Settings { listen: vec![listen], workers: 2, timeouts, control, pid_file, ..Settings::default() };
     let service = || Service::new(|_slot| Poisonable);
     let reload = || Ok((settings.clone(), service()));
     Server::builder().settings(settings.clone()).build()?.run_with_reload(service(), reload)

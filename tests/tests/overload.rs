@@ -1,15 +1,17 @@
 //! Bad peers and exhausted resources: others are served, nothing grows without bound, service goes on afterwards.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use baton_tests::client::{GET, ask, assert_served, connect, echo_pattern, read_answer, read_to_end};
 use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobytes};
 use baton_tests::program::{Server, batond, is_installed};
-use baton_tests::{skip, wait_until};
+use baton_tests::{control, skip, wait_until};
 
 /// Bytes a kernel may hold between two ends of a loopback connection, generously.
 const KERNEL_BYTES_MAX: usize = 64 << 20;
@@ -66,6 +68,33 @@ fn pipelined_requests_whose_answers_nobody_reads_are_pushed_back_then_cut() {
 #[test]
 fn an_echo_that_nobody_reads_is_pushed_back_then_cut() {
     check_pushed_back_then_cut("echo", &[b'x'; 1 << 16]);
+}
+
+#[test]
+fn what_all_connections_hold_together_is_bounded_and_goes_back() {
+    const CLIENTS: usize = 64;
+    const BOUND_KILOBYTES: u64 = 16 * 1024;
+    let server = Server::start_controlled(&["--memory-bytes-max", "16MiB", "--write-ms", "0"]);
+    let worker = server.workers()[0];
+    assert_served(server.address());
+    let before = kilobytes(worker, "status", "VmRSS");
+    let mut slow: Vec<_> = (0..CLIENTS).map(|_| connect(server.address())).collect();
+    let requests = GET.repeat(1000);
+    // Nobody reads. Whoever is cut finds out by an error of its own.
+    let stuck = |stream: &mut TcpStream| {
+        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+        while stream.write(&requests).is_ok() {}
+    };
+    slow.iter_mut().for_each(stuck);
+    let most = kilobytes(worker, "status", "VmHWM");
+    assert!(most < before + 2 * BOUND_KILOBYTES, "{most} kB, and {before} kB before");
+    let status = control::status(&server.control()).expect("a status");
+    let numbers = &status.generations[0].workers[0];
+    assert!(numbers.cut_for_memory > 0 && numbers.memory_bytes <= BOUND_KILOBYTES << 10, "{numbers:#?}");
+    assert_served(server.address());
+    drop(slow);
+    wait_until("memory goes back", || kilobytes(worker, "status", "VmRSS") < before + BOUND_KILOBYTES / 4);
+    server.stop();
 }
 
 #[test]
@@ -134,7 +163,7 @@ fn idle_connections_are_closed_in_good_order() {
 
 #[test]
 fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
-    let server = Server::start(&["--connections-max", "10"]);
+    let server = Server::start(&["--connections-max", "10", "--idle-at-limit-ms", "0"]);
     let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
     open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     let mut waiting = connect(server.address());
@@ -146,6 +175,38 @@ fn at_the_connection_limit_newcomers_wait_and_are_served_in_turn() {
     waiting.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     assert!(read_answer(&mut waiting).expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
     drop((open, waiting));
+    server.stop();
+}
+
+#[test]
+fn at_the_connection_limit_the_longest_idle_makes_room() {
+    let server =
+        Server::start_controlled(&["--connections-max", "10", "--idle-at-limit-ms", "200", "--message-ms", "0"]);
+    let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
+    open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
+    let mut newcomers = Vec::new();
+    // The fourth has half sent a request, and waits longest.
+    open[3].write_all(&GET[..10]).expect("sent");
+    thread::sleep(Duration::from_millis(20));
+    for index in [0, 1, 2, 4, 5, 6, 7, 8, 9] {
+        ask(&mut open[index]).expect("an answer");
+    }
+    for expected in [0, 1, 2, 4, 5] {
+        let mut newcomer = connect(server.address());
+        ask(&mut newcomer).expect("served though the limit is reached");
+        newcomers.push(newcomer);
+        assert_eq!(read_to_end(&mut open[expected]).expect("an orderly end"), b"", "{expected}");
+    }
+    open[3].write_all(&GET[10..]).expect("sent");
+    for index in [3, 6, 7, 8, 9] {
+        let stream = if index == 3 { read_answer(&mut open[3]) } else { ask(&mut open[index]) };
+        assert!(stream.expect("those that were not the longest idle stay").starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    newcomers.iter_mut().for_each(|stream| drop(ask(stream).expect("newcomers stay")));
+    let status = control::status(&server.control()).expect("a status");
+    let worker = &status.generations[0].workers[0];
+    assert_eq!((worker.open, worker.closed_for_room), (10, 5), "{worker:#?}");
+    drop((open, newcomers));
     server.stop();
 }
 
@@ -193,7 +254,7 @@ fn check_exhausted(server: &Server, room: usize, what: &str) {
 fn few_descriptors_are_a_connection_limit() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(batond());
-    command.args(["--listen", "127.0.0.1:0"]);
+    command.args(["--listen", "127.0.0.1:0", "--idle-at-limit-ms", "0"]);
     let server = Server::start_command(command);
     let room = server.logged_numbers("connections_max")[0];
     check_exhausted(&server, room as usize, "the limit of open files");
@@ -242,4 +303,122 @@ fn with_every_receive_buffer_taken_all_bytes_arrive() {
     let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || echo_pattern(address, 1 << 20))).collect();
     clients.into_iter().for_each(|client| client.join().expect("all came back"));
     server.stop();
+}
+
+/// Clients on a thread of their own that send the same request over and over, as fast as it is taken, and read what comes.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(address: SocketAddr, clients: usize, request: Vec<u8>) -> Self {
+        let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut streams: Vec<_> = (0..clients).map(|_| (connect(address), 0)).collect();
+        streams.iter().for_each(|(stream, _)| stream.set_nonblocking(true).expect("set"));
+        let (thread_is_over, thread_sent) = (Arc::clone(&is_over), Arc::clone(&sent));
+        let thread = thread::spawn(move || {
+            let mut answers = vec![0; 1 << 16];
+            while !thread_is_over.load(Ordering::Relaxed) {
+                let mut total = 0;
+                for (stream, offset) in &mut streams {
+                    let end = request.len().min(*offset + (1 << 16));
+                    let count = stream.write(&request[*offset..end]).unwrap_or(0);
+                    *offset = (*offset + count) % request.len();
+                    total += count as u64;
+                    while stream.read(&mut answers).is_ok_and(|count| count == answers.len()) {}
+                }
+                thread_sent.fetch_add(total, Ordering::Relaxed);
+                if total == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Self { is_over, sent, thread: Some(thread) }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A body of one-byte chunks costs the server most per byte.
+fn one_byte_chunks() -> Vec<u8> {
+    let mut request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    (0..500_000).for_each(|_| request.extend_from_slice(b"1\r\nx\r\n"));
+    request.extend_from_slice(b"0\r\n\r\n");
+    request
+}
+
+fn one_body() -> Vec<u8> {
+    let mut request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".to_vec();
+    request.resize(request.len() + (1 << 20), b'x');
+    request
+}
+
+/// How long a client waits for each answer that asks now and then; sorted.
+fn waits(stream: &mut TcpStream, times: usize) -> Vec<Duration> {
+    let wait = |_| {
+        thread::sleep(Duration::from_millis(2));
+        let start = Instant::now();
+        ask(stream).expect("an answer");
+        start.elapsed()
+    };
+    let mut waits: Vec<Duration> = (0..times).map(wait).collect();
+    waits.sort_unstable();
+    waits
+}
+
+#[test]
+fn whoever_asks_little_does_not_wait_for_those_that_send_much() {
+    // Before receives were granted in turn, this took 13 s.
+    let server = Server::start(&["--receive-buffers", "2", "--receive-buffer-bytes", "1k"]);
+    let mut bystander = connect(server.address());
+    ask(&mut bystander).expect("an answer");
+    let flood = Flood::start(server.address(), 200, one_byte_chunks());
+    wait_until("the flood has begun", || flood.sent() > 20_000_000);
+    let waits = waits(&mut bystander, 11);
+    assert!(waits[5] < Duration::from_millis(250), "{waits:?}");
+    drop(flood);
+    server.stop();
+}
+
+#[test]
+#[ignore = "figures: cargo test --release -p baton-tests --test overload -- --ignored --nocapture"]
+fn a_bystander_beside_500_uploaders() {
+    let small: &[&str] = &["--receive-buffers", "2", "--receive-buffer-bytes", "1k"];
+    for (shape, request, arguments) in [
+        ("bodies of 1 MiB", one_body(), &[][..]),
+        ("bodies in one-byte chunks", one_byte_chunks(), &[]),
+        ("the same, two receive buffers of 1 KiB", one_byte_chunks(), small),
+        ("pipelined requests", GET.repeat(30_000), &[]),
+    ] {
+        let server = Server::start(arguments);
+        let mut bystander = connect(server.address());
+        ask(&mut bystander).expect("an answer");
+        let flood = Flood::start(server.address(), 500, request);
+        wait_until("the flood has begun", || flood.sent() > 500_000_000);
+        let (start, before) = (Instant::now(), flood.sent());
+        let waits = waits(&mut bystander, 300);
+        let rate = (flood.sent() - before) as f64 / start.elapsed().as_secs_f64() / 1e6;
+        let quantile = |share: f64| waits[(share * (waits.len() - 1) as f64) as usize].as_secs_f64() * 1e3;
+        println!(
+            "{shape}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms; {rate:.0} MB/s taken",
+            quantile(0.5),
+            quantile(0.99),
+            quantile(1.0)
+        );
+        drop(flood);
+        server.stop();
+    }
 }

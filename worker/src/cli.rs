@@ -78,7 +78,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits, per worker")]
 struct LimitArguments {
-    /// Connections open at once; at the limit accepting pauses [default: 65536, or what the limit of open files allows]
+    /// Connections open at once; at the limit idle ones make room, else accepting pauses [default: 65536, or what the limit of open files allows]
     #[arg(long, value_name = "N")]
     connections_max: Option<Number<u32>>,
     /// Pending connections the kernel queues per listener, up to net.core.somaxconn [default: 4096]
@@ -93,6 +93,9 @@ struct LimitArguments {
     /// Queued output below which it is read again [default: 256KiB]
     #[arg(long, value_name = "BYTES")]
     outbound_bytes_low: Option<Bytes>,
+    /// Held for all connections together; near it the largest are not read, above it they are cut [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    memory_bytes_max: Option<Bytes>,
     /// Size of a receive buffer [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     receive_buffer_bytes: Option<Bytes>,
@@ -107,6 +110,9 @@ struct TimeoutArguments {
     /// Close it when nothing is received and no message is begun; 0 never [default: 75000]
     #[arg(long, value_name = "MS")]
     idle_ms: Option<Number<u64>>,
+    /// At connections_max, close the longest idle one for a newcomer once it is idle for so long; 0 never [default: 1000]
+    #[arg(long, value_name = "MS")]
+    idle_at_limit_ms: Option<Number<u64>>,
     /// From the first byte of a message (an HTTP head) to the whole of it; 0 for any time [default: 10000]
     #[arg(long, value_name = "MS")]
     message_ms: Option<Number<u64>>,
@@ -201,11 +207,13 @@ impl Arguments {
                 message_bytes_max: limits.message_bytes_max,
                 outbound_bytes_high: limits.outbound_bytes_high,
                 outbound_bytes_low: limits.outbound_bytes_low,
+                memory_bytes_max: limits.memory_bytes_max,
                 receive_buffer_bytes: limits.receive_buffer_bytes,
                 receive_buffers: limits.receive_buffers,
             }),
             timeouts: Some(TimeoutChoices {
                 idle_ms: timeouts.idle_ms,
+                idle_at_limit_ms: timeouts.idle_at_limit_ms,
                 message_ms: timeouts.message_ms,
                 write_ms: timeouts.write_ms,
                 linger_ms: timeouts.linger_ms,

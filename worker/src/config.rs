@@ -120,6 +120,7 @@ choices! {
         message_bytes_max: Bytes,
         outbound_bytes_high: Bytes,
         outbound_bytes_low: Bytes,
+        memory_bytes_max: Bytes,
         receive_buffer_bytes: Bytes,
         receive_buffers: Number<u16>,
     }
@@ -130,6 +131,7 @@ choices! {
     #[expect(missing_docs, reason = "documented in Timeouts")]
     TimeoutChoices {
         idle_ms: Number<u64>,
+        idle_at_limit_ms: Number<u64>,
         message_ms: Number<u64>,
         write_ms: Number<u64>,
         linger_ms: Number<u64>,
@@ -337,6 +339,7 @@ impl Config {
                     message_bytes_max: size(limits.message_bytes_max, limit.message_bytes_max),
                     outbound_bytes_high: size(limits.outbound_bytes_high, limit.outbound_bytes_high),
                     outbound_bytes_low: size(limits.outbound_bytes_low, limit.outbound_bytes_low),
+                    memory_bytes_max: limits.memory_bytes_max.map_or(limit.memory_bytes_max, |bytes| bytes.0),
                     receive_buffer_bytes: limits
                         .receive_buffer_bytes
                         .map_or(limit.receive_buffer_bytes, |bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX)),
@@ -344,6 +347,7 @@ impl Config {
                 },
                 timeouts: Timeouts {
                     idle_ms: number(times.idle_ms, time.idle_ms),
+                    idle_at_limit_ms: number(times.idle_at_limit_ms, time.idle_at_limit_ms),
                     message_ms: number(times.message_ms, time.message_ms),
                     write_ms: number(times.write_ms, time.write_ms),
                     connect_ms: time.connect_ms,

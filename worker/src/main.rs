@@ -12,6 +12,7 @@ use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
 use batond::echo::Echo;
 use batond::http::Http;
 use batond::logging;
+use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
 
 /// Wrong flags or configuration.
@@ -37,7 +38,9 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        return match writeln!(io::stdout(), "configuration ok: {}", summary(&config)) {
+        let memory = Bytes(config.settings.memory_bytes_worst());
+        let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
+        return match writeln!(io::stdout(), "configuration ok: {}\n{memory}", summary(&config)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain(&format_args!("the configuration is ok, but standard output cannot be written: {error}"));

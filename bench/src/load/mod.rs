@@ -93,10 +93,12 @@ impl Load {
             // A client reads whatever it has sent.
             outbound_bytes_high: 1 << 30,
             outbound_bytes_low: 1 << 29,
+            memory_bytes_max: baton::config::MEMORY_BYTES_LARGEST,
             ..Limits::default()
         };
         let timeouts = Timeouts {
             idle_ms: 0,
+            idle_at_limit_ms: 0,
             message_ms: 0,
             write_ms: 0,
             linger_ms: 0,

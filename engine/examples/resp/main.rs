@@ -43,7 +43,11 @@ impl Arguments {
             listen: vec![self.listen],
             // The workers are processes and share no memory: each would be a store of its own.
             workers: 1,
-            limits: Limits { message_bytes_max: service::REQUEST_BYTES_MAX, ..Limits::default() },
+            limits: Limits {
+                message_bytes_max: service::REQUEST_BYTES_MAX,
+                memory_bytes_max: 4 * service::REQUEST_BYTES_MAX as u64,
+                ..Limits::default()
+            },
             // Clients hold connections open for hours between requests, so only a request that was begun is timed,
             // generously: the largest one takes its time on a slow network.
             timeouts: Timeouts { idle_ms: 0, message_ms: 300_000, ..Timeouts::default() },

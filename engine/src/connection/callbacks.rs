@@ -20,6 +20,7 @@ impl<S> Connection<S> {
         let mut io = Io {
             context,
             timers: &mut self.timers,
+            held_bytes: &mut self.held_bytes,
             id: self.id,
             pending: self.outbound.pending(),
             lendable: &[],
@@ -144,6 +145,7 @@ impl<S> Connection<S> {
         let mut io = Io {
             context,
             timers: &mut self.timers,
+            held_bytes: &mut self.held_bytes,
             id: self.id,
             pending: self.outbound.pending(),
             lendable: &[],

@@ -21,6 +21,12 @@ impl Input {
         self.len() == 0
     }
 
+    /// Memory that is allocated for it.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.consumed..]
     }

@@ -21,7 +21,7 @@ use crate::protocol::Protocol;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
-use crate::types::{CloseReason, ConnectionId, Drain, Next, Peer, Reject, TimerKey};
+use crate::types::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, TimerKey};
 
 /// While a connection waits for its next turn, reading goes on until this much input waits.
 const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
@@ -81,6 +81,8 @@ pub(crate) struct Connection<S> {
     outbound: Outbound,
     timers: Timers,
     alarm: Option<TimerId>,
+    /// What the protocol says it holds for it.
+    held_bytes: u32,
     /// Input wanted before the protocol is called again.
     at_least: u32,
     id: ConnectionId,
@@ -115,6 +117,7 @@ impl<S> Connection<S> {
             outbound: Outbound::default(),
             timers: Timers::default(),
             alarm: None,
+            held_bytes: 0,
             at_least: 1,
             id,
             phase: Phase::Open,
@@ -152,6 +155,28 @@ impl<S> Connection<S> {
 
     pub(crate) fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// Memory that is held for it: input, output, and what the protocol has said.
+    #[inline]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.input.capacity() + self.outbound.pending() + self.held_bytes as usize
+    }
+
+    /// When its peer last took output, or sent something where there is none.
+    pub(crate) fn progress_ns(&self) -> u64 {
+        if self.outbound.pending() > 0 { self.progress_ns } else { self.activity_ns }
+    }
+
+    /// Between two messages, as far as the engine knows.
+    pub(crate) fn is_idle(&self) -> bool {
+        let waits = self.paused || self.rerun;
+        self.phase == Phase::Open && !waits && self.input.is_empty() && self.outbound.pending() == 0
+    }
+
+    /// The protocol has left input that it is to look at again by itself.
+    pub(crate) fn is_to_run_again(&self) -> bool {
+        self.rerun
     }
 
     pub(crate) fn reason(&self) -> CloseReason {
@@ -257,6 +282,7 @@ impl<S> Connection<S> {
             let mut io = Io {
                 context,
                 timers: &mut self.timers,
+                held_bytes: &mut self.held_bytes,
                 id: self.id,
                 pending: self.outbound.pending(),
                 lendable,
@@ -383,10 +409,29 @@ impl<S> Connection<S> {
         });
     }
 
+    /// It is idle, and another one wants its place; whether it ends. It does without waiting for the peer.
+    pub(crate) fn make_room<P>(&mut self, protocol: &mut P, context: &mut Context) -> bool
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.limit(protocol, context, Limit::Connections, CloseReason::Room);
+        if let Phase::Flushing { linger } = &mut self.phase {
+            *linger = false;
+        }
+        // One that the protocol keeps is not the longest idle any more.
+        self.activity_ns = context.now_ns;
+        self.phase != Phase::Open
+    }
+
     /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
     pub(crate) fn stop(&mut self, context: &mut Context) {
         let reason = if self.phase == Phase::Open { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
+    }
+
+    /// The worker has too little memory, and this one holds much of it.
+    pub(crate) fn cut(&mut self, context: &mut Context) {
+        self.end(context, true, CloseReason::Memory);
     }
 
     /// The last thing before the slot is used again.
@@ -408,6 +453,7 @@ impl<S> Connection<S> {
         Io {
             context,
             timers: &mut self.timers,
+            held_bytes: &mut self.held_bytes,
             id: self.id,
             pending: self.outbound.pending(),
             lendable,

@@ -10,8 +10,9 @@ use crate::sys::arena::Arena;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
 
-/// A backlog entry is continued until it has this size, so that one send does not hold all of a large backlog.
-const BACKLOG_ENTRY_BYTES: usize = 256 * 1024;
+/// A backlog entry is continued until it has this size, so that one send does not hold all of a large backlog, and
+/// what the entry has room for beyond its bytes stays small.
+const BACKLOG_ENTRY_BYTES: usize = 64 * 1024;
 
 /// See the module's head.
 #[derive(Default)]

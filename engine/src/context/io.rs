@@ -34,6 +34,7 @@ pub(crate) enum Tail {
 pub struct Io<'a> {
     pub(crate) context: &'a mut Context,
     pub(crate) timers: &'a mut Timers,
+    pub(crate) held_bytes: &'a mut u32,
     pub(crate) id: ConnectionId,
     /// Bytes queued before this callback.
     pub(crate) pending: usize,
@@ -134,6 +135,13 @@ impl Io<'_> {
     #[inline]
     pub fn is_full(&self) -> bool {
         self.queued_bytes() > self.context.limits.outbound_bytes_high
+    }
+
+    /// Says how much memory the protocol holds for this connection, such as a body that it collects: counted into
+    /// [`Limits::memory_bytes_max`](crate::config::Limits::memory_bytes_max) until something else is said.
+    #[inline]
+    pub fn set_held_bytes(&mut self, bytes: usize) {
+        *self.held_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
     /// The loop's time: since an arbitrary start, monotonic, the same for a whole turn.

@@ -38,6 +38,8 @@ pub(crate) enum Alarm {
     Accept,
     /// The drain deadline of the harness.
     Drain,
+    /// At the limit of connections, one of them may have been idle for long enough.
+    Look,
 }
 
 /// A request of a callback to the loop.

@@ -150,14 +150,14 @@ impl BufferRing {
         self.target = self.mask + 1;
     }
 
-    /// Whether a receive that is armed now would find a buffer.
-    pub(crate) fn has_free(&self) -> bool {
-        self.published > 0 || !self.memory.free.borrow().is_empty()
+    /// So many receives that are armed now would find a buffer.
+    pub(crate) fn available(&self) -> usize {
+        usize::from(self.published) + self.memory.free.borrow().len()
     }
 
     /// Buffers neither with the kernel nor free: leased to sends that wait.
     pub(crate) fn leased(&self) -> usize {
-        self.mask as usize + 1 - self.published as usize - self.memory.free.borrow().len()
+        self.count() - self.available()
     }
 
     /// Keeps the memory for ever: the kernel may still write to it.

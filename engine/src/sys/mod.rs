@@ -9,6 +9,7 @@ pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod faults;
 pub(crate) mod features;
+pub(crate) mod heap;
 pub(crate) mod identity;
 pub(crate) mod inheritance;
 pub(crate) mod listener;

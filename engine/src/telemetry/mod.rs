@@ -64,10 +64,16 @@ shareable! {
         pub(crate) completions_overflowed: Counter,
         pub(crate) accept_errors: Counter,
         pub(crate) accept_pauses: Counter,
+        /// What is held for connections.
+        pub(crate) memory_bytes: Counter,
+        /// Times a connection was not read for want of memory.
+        pub(crate) memory_pauses: Counter,
         /// What the worker itself would have to hand over, about.
         pub(crate) state_bytes: Counter,
-        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat.
+        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat, together with the next.
         pub(crate) turn_at_ns: Counter,
+        /// Events dealt with: a worker whose turn is long and goes on is busy, and does not hang.
+        pub(crate) events: Counter,
         pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
         names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
         pub(crate) service: Histogram,
@@ -111,6 +117,8 @@ impl WorkerPage {
             completions_overflowed: self.completions_overflowed.get(),
             accept_errors: self.accept_errors.get(),
             accept_pauses: self.accept_pauses.get(),
+            memory_bytes: self.memory_bytes.get(),
+            memory_pauses: self.memory_pauses.get(),
             turn_at_ns: self.turn_at_ns.get(),
             named: named.filter(|(name, _)| !name.is_empty()).collect(),
             service: self.service.snapshot(),
@@ -150,6 +158,10 @@ pub struct Snapshot {
     pub accept_errors: u64,
     /// Times accepting was paused, by the connection limit or for want of descriptors.
     pub accept_pauses: u64,
+    /// Bytes held for connections now: input, output, and what the protocol says it holds.
+    pub memory_bytes: u64,
+    /// Times a connection was not read because too much memory was held.
+    pub memory_pauses: u64,
     /// CLOCK_MONOTONIC nanoseconds of the worker's last turn.
     pub turn_at_ns: u64,
     /// The protocol's own counters.
@@ -185,6 +197,8 @@ impl Snapshot {
             completions_overflowed,
             accept_errors,
             accept_pauses,
+            memory_bytes,
+            memory_pauses,
             turn_at_ns,
             named,
             service,
@@ -206,6 +220,8 @@ impl Snapshot {
         self.completions_overflowed += completions_overflowed;
         self.accept_errors += accept_errors;
         self.accept_pauses += accept_pauses;
+        self.memory_bytes += memory_bytes;
+        self.memory_pauses += memory_pauses;
         self.turn_at_ns = self.turn_at_ns.max(*turn_at_ns);
         for (name, count) in named {
             match self.named.iter_mut().find(|(own, _)| own == name) {

@@ -1,8 +1,11 @@
 //! The data path of one pinned process: bring-up, then the loop. It does not know who started it: it gets its
 //! listeners' addresses (or sockets), a control channel and a telemetry page.
 
+mod budget;
 mod event_loop;
+mod idlest;
 pub(crate) mod lifecycle;
+mod line;
 mod listener;
 mod slab;
 

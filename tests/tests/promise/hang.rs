@@ -1,11 +1,14 @@
 //! Workers that hang are found out, and whoever waits in their queues is served.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::process::Command;
 
 use baton_tests::client::{GET, connect, read_answer};
+use baton_tests::control;
 use baton_tests::namespace::run;
 use baton_tests::process::{is_alive, is_stopped};
-use baton_tests::program::{Server, signal};
+use baton_tests::program::{Server, faulty, free_port, signal};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -40,4 +43,29 @@ fn only_requests_being_served_are_lost() {
             }
         }
     });
+}
+
+#[test]
+fn a_busy_worker_is_not_taken_for_hung() {
+    const CLIENTS: usize = 20;
+    let program = faulty("poison");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new(&program);
+    command.args(["--listen", &address.to_string(), "--hang-ms", "300"]);
+    command.arg("--control").arg(path("control")).arg("--pid-file").arg(path("pid"));
+    let server = Server::start_unlogged(command, address);
+    let workers = server.workers();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(address)).collect();
+    // What comes while a worker is busy with the first is all dealt with in one turn, which takes more than a second.
+    for _ in 0..2 {
+        clients.iter_mut().for_each(|stream| stream.write_all(b"slow").expect("sent"));
+        for stream in &mut clients {
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).expect("an answer");
+            assert_eq!(&answer, b"slow");
+        }
+    }
+    assert_eq!(server.workers(), workers, "{:#?}", control::events(&path("control")));
 }

@@ -48,6 +48,11 @@ impl Body {
         })
     }
 
+    /// Memory that it has.
+    pub(super) fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.kept.capacity() + self.content_type.as_ref().map_or(0, |name| name.len())
+    }
+
     /// Takes input up to the end of the body, or all of it; says how much that was.
     pub(super) fn receive(&mut self, input: &[u8]) -> Result<usize, Refusal> {
         let Self { kept, is_kept, rest, .. } = self;

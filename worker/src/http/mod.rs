@@ -331,6 +331,7 @@ impl Protocol for Http {
             }
         };
         io.count_requests(answered as u64);
+        io.set_held_bytes(connection.body.as_ref().map_or(0, |body| body.held_bytes()));
         if let Some(body) = &mut connection.body
             && !body.has_timer
             && self.body_ms > 0
@@ -356,6 +357,9 @@ impl Protocol for Http {
             Limit::Idle | Limit::Message if connection.is_idle(input) => {}
             Limit::Idle | Limit::Message => self.refuse(connection, Refusal::TIMEOUT, input, io),
             Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, input, io),
+            Limit::Connections if connection.is_idle(input) => {}
+            // In the middle of a body.
+            Limit::Connections => return Next::Keep,
         }
         Next::Close
     }

@@ -171,7 +171,7 @@ pub(super) fn client(call: &mut Call<'_, '_>) {
         ("list", 2) => {
             let names_bytes: usize = call.state.clients.values().map(|record| record.name.len()).sum();
             if names_bytes > REPLY_BYTES_MAX {
-                return call.reply.error(&[b"ERR the answer would be longer than 1 GiB; give clients shorter names"]);
+                return call.reply.error(&[b"ERR the answer would be longer than 64 MiB; give clients shorter names"]);
             }
             let lines: String = call.state.clients.keys().map(|id| client_line(call, *id)).collect();
             call.reply.verbatim(lines.as_bytes());

@@ -31,14 +31,14 @@ use self::client::{Client, ClientRecord};
 use self::parse::{Parsed, Parser};
 use self::store::Store;
 
-/// Longest single argument.
-pub(crate) const BULK_BYTES_MAX: usize = 512 << 20;
+/// Longest value, and longest single argument. What one request asks for must not keep the others waiting.
+pub(crate) const BULK_BYTES_MAX: usize = 64 << 20;
 
 /// Longest request, all its arguments together; the engine cuts what is longer.
-pub(crate) const REQUEST_BYTES_MAX: usize = 1 << 30;
+pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 20;
 
 /// Longest answer to one request: one value may be asked for a million times in a short MGET.
-pub(crate) const REPLY_BYTES_MAX: usize = 1 << 30;
+pub(crate) const REPLY_BYTES_MAX: usize = BULK_BYTES_MAX;
 
 /// Requests of one connection answered in one turn, so that a deep pipeline does not starve the others.
 const REQUESTS_PER_TURN_MAX: u64 = 1024;

@@ -167,7 +167,7 @@ pub(super) fn get_many(call: &mut Call<'_, '_>) {
     let keys = call.arguments.from(1);
     let bytes: usize = keys.map(|key| call.state.store.get(key, now).map_or(0, <[u8]>::len)).sum();
     if bytes > REPLY_BYTES_MAX {
-        return call.reply.error(&[b"ERR the answer would be longer than 1 GiB; ask for fewer keys at a time"]);
+        return call.reply.error(&[b"ERR the answer would be longer than 64 MiB; ask for fewer keys at a time"]);
     }
     call.reply.array(call.arguments.count() - 1);
     for key in call.arguments.from(1) {

@@ -262,6 +262,18 @@ pub struct WorkerStatus {
     /// Connections that went to other workers.
     #[serde(default)]
     pub handed_over: u64,
+    /// Idle connections closed for newcomers at `connections_max`.
+    #[serde(default)]
+    pub closed_for_room: u64,
+    /// Connections cut because the worker held more than `memory_bytes_max`.
+    #[serde(default)]
+    pub cut_for_memory: u64,
+    /// Times a connection was not read because the worker held nearly so much.
+    #[serde(default)]
+    pub paused_for_memory: u64,
+    /// Bytes held for connections.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Requests answered.
     pub requests: u64,
     /// Bytes received.

@@ -1,5 +1,6 @@
 //! Workers of this master: forked, told, heard, killed, reaped; and their telemetry pages.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,7 +16,8 @@ use super::{channel_heard, system};
 use crate::ipc::channel::{self, Heard};
 use crate::ipc::control::{Exit, Failure};
 use crate::ipc::orders::{Order, Report};
-use crate::master::core::{self, ProcessId, Spawn};
+use crate::master::core::{self, ProcessId, Spawn, Time};
+use crate::sys::clock::monotonic_ns;
 use crate::sys::process;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::pages::Telemetry;
@@ -34,6 +36,8 @@ struct Worker {
     /// `None` once the worker has closed its end.
     channel: Option<OwnedFd>,
     page: Arc<Shared<WorkerPage>>,
+    /// Events it had dealt with when that was last looked at, and when their number was found to have changed.
+    events: Cell<(u64, Time)>,
     /// Numbers of its listen sockets' descriptors, in its own table.
     listeners: Vec<RawFd>,
     /// It was waited for: its number may be another process's by now.
@@ -136,6 +140,18 @@ impl Workers {
         self.of(process).map(|worker| &**worker.page)
     }
 
+    /// When a worker last began a turn, or was last seen to have gone on within one.
+    pub(super) fn last_sign(&self, process: ProcessId) -> Time {
+        let Some(worker) = self.of(process) else { return Time(0) };
+        let (seen, mut at) = worker.events.get();
+        let events = worker.page.events.get();
+        if events != seen {
+            at = Time(monotonic_ns());
+            worker.events.set((events, at));
+        }
+        at.max(Time(worker.page.turn_at_ns.get()))
+    }
+
     pub(super) fn open_connections(&self) -> u64 {
         self.all.iter().map(|worker| worker.page.open.get()).sum()
     }
@@ -196,6 +212,7 @@ impl Driver<'_> {
                     handle: process::open(child).ok(),
                     channel: Some(ours),
                     page,
+                    events: Cell::default(),
                     listeners: Vec::new(),
                     has_ended: false,
                 });

@@ -200,7 +200,7 @@ impl World for Driver<'_> {
     }
 
     fn last_turn(&self, process: ProcessId) -> Time {
-        Time(self.workers.page(process).map_or(0, |page| page.turn_at_ns.get()))
+        self.workers.last_sign(process)
     }
 
     fn state_bytes(&self, process: ProcessId) -> u64 {

@@ -56,16 +56,12 @@ pub(crate) enum Completion {
         /// Whether more completions follow.
         more: bool,
     },
-    /// Bytes (a lease), end of input (`result` 0) or an error; without `more` the receive has ended.
+    /// A receive has something to say.
     Received {
         /// Of the connection.
         key: Key,
-        /// Bytes received, or a negated errno.
-        result: i32,
-        /// The bytes.
-        lease: Option<Lease>,
-        /// Whether more completions follow.
-        more: bool,
+        /// What.
+        receipt: Receipt,
     },
     /// A send has ended; its memory is free again.
     Sent {
@@ -92,6 +88,18 @@ pub(crate) enum Completion {
     },
     /// The timeout fired.
     Expired,
+}
+
+/// Bytes (a lease), end of input (`result` 0) or an error; without `more` the receive has ended.
+pub(crate) struct Receipt {
+    /// Bytes received, or a negated errno.
+    pub(crate) result: i32,
+    /// The bytes.
+    pub(crate) lease: Option<Lease>,
+    /// Whether more completions follow.
+    pub(crate) more: bool,
+    /// Whether the socket holds more bytes, or the peer's FIN (`IORING_CQE_F_SOCK_NONEMPTY`, kernel 5.19).
+    pub(crate) has_more_input: bool,
 }
 
 /// Memory held for an operation in flight.
@@ -243,7 +251,8 @@ impl Ring {
                 if result == -libc::ENOBUFS {
                     self.buffers.exhausted();
                 }
-                Completion::Received { key, result, lease, more }
+                let has_more_input = cqueue::sock_nonempty(flags);
+                Completion::Received { key, receipt: Receipt { result, lease, more, has_more_input } }
             } else if kind == Kind::Send as u8 {
                 self.outstanding -= 1;
                 let Held::Payload(payload) = self.take_held(operation) else { unreachable!("a send holds a payload") };

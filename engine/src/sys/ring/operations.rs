@@ -27,7 +27,17 @@ impl Ring {
 
     /// Receives once from `socket` into a provided buffer (kernel 5.19).
     pub(crate) fn receive_once(&mut self, socket: &Socket, key: Key) {
-        let entry = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0).buf_group(GROUP).build();
+        self.receive_with(socket, key, 0);
+    }
+
+    /// Receives what is there from `socket` into a provided buffer; `EAGAIN` where nothing is. Several in a row are dealt
+    /// with in order, since none waits.
+    pub(crate) fn receive_now(&mut self, socket: &Socket, key: Key) {
+        self.receive_with(socket, key, libc::MSG_DONTWAIT);
+    }
+
+    fn receive_with(&mut self, socket: &Socket, key: Key, flags: i32) {
+        let entry = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0).buf_group(GROUP).flags(flags).build();
         self.outstanding += 1;
         self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(0, key));
     }

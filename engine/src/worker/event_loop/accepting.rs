@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::entry::Entry;
 use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
 use crate::context::Alarm;
 use crate::ipc::channel::tell;
 use crate::ipc::orders::Report;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Socket};
+use crate::types::ConnectionId;
 use crate::worker::listener::{Accepting, Listener};
 
 /// Longest pause after accepting failed for want of descriptors or memory.
@@ -64,19 +66,21 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit, not at all at
-    /// it, so that the backlog pushes back and nobody is refused.
+    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit. At the limit, one
+    /// at a time while an idle connection can make room for it, else not at all, so that the backlog pushes back and
+    /// nobody is refused.
     pub(super) fn settle_accepting(&mut self) {
         let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
         let is_leaving = self.lifecycle.has_settled();
+        let is_full = room == 0 && (!self.lifecycle.accepts() || self.idlest().is_none());
         let wanted = match room {
-            0 => Accepting::No,
+            _ if is_full => Accepting::No,
             _ if !self.lifecycle.accepts() || self.accept_paused => Accepting::No,
             _ if room > self.burst() => Accepting::Many,
             _ => Accepting::One,
         };
         let mut released = Vec::new();
-        let was_at_limit = std::mem::replace(&mut self.at_limit, room == 0);
+        let was_at_limit = std::mem::replace(&mut self.at_limit, is_full);
         if self.at_limit && !was_at_limit && !is_leaving {
             self.context.page.accept_pauses.add(1);
             let limit = self.sizing.connections_max;
@@ -105,6 +109,44 @@ impl<P: Protocol> EventLoop<P> {
         self.release(released);
         if is_leaving && !self.listeners.is_empty() && !self.is_accepting() {
             self.close_listeners();
+        }
+    }
+
+    /// The connection that makes room for the next one.
+    fn idlest(&mut self) -> Option<ConnectionId> {
+        let now_ns = self.context.now_ns;
+        let is_idle = |entry: &Entry<P::Connection>| !entry.custody.is_held() && entry.connection.is_idle();
+        if self.idlest.wants_look(now_ns) {
+            let mut idle = Vec::new();
+            for slot in 0..self.slab.slots() {
+                if let Some(entry) = self.slab.at(slot).filter(|entry| is_idle(entry) && !entry.is_connecting()) {
+                    idle.push((entry.connection.activity_ns(), entry.connection.id()));
+                }
+            }
+            if let Some(next_ns) = self.idlest.found(idle, now_ns) {
+                // Only to make a turn then.
+                self.context.timers.set(next_ns, Alarm::Look);
+            }
+        }
+        let slab = &self.slab;
+        self.idlest.first(|(activity_ns, id)| {
+            slab.peek(id).is_some_and(|entry| is_idle(entry) && entry.connection.activity_ns() == activity_ns)
+        })
+    }
+
+    /// More connections are open than may be: the longest idle one ends that the protocol does not keep.
+    pub(super) fn make_room(&mut self) {
+        while let Some(id) = self.idlest() {
+            let Some(entry) = self.slab.get(id) else { return };
+            let has_ended = entry.connection.make_room(&mut self.protocol, &mut self.context);
+            self.settle(id.slot);
+            if has_ended {
+                let limit = self.sizing.connections_max;
+                self.log_at_times(|slot, _| {
+                    tracing::warn!(slot, limit, "connection limit reached; the longest idle connections make room");
+                });
+                return;
+            }
         }
     }
 

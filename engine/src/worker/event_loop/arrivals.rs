@@ -157,6 +157,7 @@ impl<P: Protocol> EventLoop<P> {
             entry.connection.leave(&mut self.context);
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
+        self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(id.slot);
         self.context.page.open.set(self.slab.len() as u64);
     }

@@ -138,7 +138,7 @@ impl<P: Protocol> EventLoop<P> {
             }
             _ => {}
         }
-        if entry.receiving == Receiving::Starved {
+        if matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
             entry.receiving = Receiving::No;
         }
         reach("sender:stopping");

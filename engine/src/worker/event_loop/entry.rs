@@ -7,6 +7,7 @@ use crate::handover::sender::{Look, Table};
 use crate::handover::{Frozen, Standing};
 use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
+use crate::worker::line::Appetite;
 use crate::worker::slab::Slab;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,14 @@ pub(super) enum Receiving {
     Cancelling,
     /// No buffer was left; armed again when some are.
     Starved,
+    /// In line, since it sends faster than it is received.
+    InLine,
+}
+
+impl Receiving {
+    pub(super) fn is_in_flight(self) -> bool {
+        matches!(self, Self::Armed | Self::Cancelling)
+    }
 }
 
 pub(super) struct Entry<S> {
@@ -23,6 +32,15 @@ pub(super) struct Entry<S> {
     /// `None` once it is given to the kernel to be closed.
     pub(super) socket: Option<Socket>,
     pub(super) receiving: Receiving,
+    /// Operations that it is armed with.
+    pub(super) receives: u8,
+    /// One of them found no buffer.
+    pub(super) is_starved: bool,
+    pub(super) appetite: Appetite,
+    /// In the list of those that are not read while memory is short.
+    pub(super) is_paused: bool,
+    /// What the worker's budget counts for it.
+    pub(super) held_bytes: u32,
     /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
     /// then has nothing armed that must be cancelled.
     pub(super) is_fresh: bool,
@@ -59,6 +77,11 @@ impl<S> Entry<S> {
             connection,
             socket,
             receiving: Receiving::No,
+            receives: 0,
+            is_starved: false,
+            appetite: Appetite::default(),
+            is_paused: false,
+            held_bytes: 0,
             is_fresh: true,
             sending: false,
             closes_with_send: false,
@@ -68,9 +91,16 @@ impl<S> Entry<S> {
         }
     }
 
+    /// Memory that is held for it, in 32 bits.
+    #[inline]
+    pub(super) fn bytes_to_hold(&self) -> u32 {
+        let frozen = if self.rare.is_some() { self.frozen().map_or(0, Frozen::bytes) } else { 0 };
+        u32::try_from(self.connection.held_bytes() + frozen).unwrap_or(u32::MAX)
+    }
+
     /// Nothing of it is in flight in the kernel.
     pub(super) fn is_still(&self) -> bool {
-        matches!(self.receiving, Receiving::No | Receiving::Starved) && !self.sending
+        !self.receiving.is_in_flight() && !self.sending
     }
 
     pub(super) fn key(&self) -> Key {

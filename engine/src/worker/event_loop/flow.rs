@@ -10,18 +10,19 @@ use super::entry::Receiving;
 use crate::connection::{Action, Received};
 use crate::handover::sender;
 use crate::protocol::Protocol;
-use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
-use crate::sys::ring::{Key, WhenFull};
+use crate::sys::ring::{Key, Receipt, WhenFull};
 
 impl<P: Protocol> EventLoop<P> {
     #[inline]
-    pub(super) fn received(&mut self, key: Key, result: i32, lease: Option<Lease>, more: bool) {
+    pub(super) fn received(&mut self, key: Key, received: Receipt) {
+        let Receipt { result, lease, more, has_more_input } = received;
         let Some(entry) = self.slab.get_key(key) else {
             debug_assert!(false, "a receive outlived its slot");
             return;
         };
-        if !more {
+        entry.receives -= u8::from(!more);
+        if entry.receives == 0 {
             entry.receiving = Receiving::No;
         }
         let connection = &mut entry.connection;
@@ -30,6 +31,11 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.bytes_received.add(result as u64);
                 let was_fresh = std::mem::replace(&mut entry.is_fresh, false);
                 let lease = lease.expect("received bytes are in a buffer");
+                entry.appetite.received(has_more_input, entry.receives > 0);
+                if more && entry.receiving == Receiving::Armed && entry.appetite.is_bulk() {
+                    entry.receiving = Receiving::Cancelling;
+                    self.ring.cancel_receive(key);
+                }
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
                 if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
                     let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
@@ -40,12 +46,16 @@ impl<P: Protocol> EventLoop<P> {
             _ => match -result {
                 libc::ENOBUFS => {
                     self.context.page.buffers_exhausted.add(1);
-                    entry.receiving = Receiving::Starved;
-                    self.starved.push(entry.connection.id());
+                    entry.is_starved = true;
                 }
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                libc::EAGAIN => entry.appetite.received(false, entry.receives > 0),
+                libc::ECANCELED | libc::EINTR => {}
                 _ => connection.fail(&mut self.context),
             },
+        }
+        if entry.is_starved && entry.receives == 0 {
+            (entry.is_starved, entry.receiving) = (false, Receiving::Starved);
+            self.line.push_starved(entry.connection.id());
         }
         self.settle(key.slot);
     }
@@ -88,6 +98,11 @@ impl<P: Protocol> EventLoop<P> {
     #[inline]
     pub(super) fn settle(&mut self, slot: u32) {
         let Some(entry) = self.slab.at(slot) else { return };
+        let held_bytes = entry.bytes_to_hold();
+        if held_bytes != entry.held_bytes {
+            self.budget.change(entry.held_bytes.into(), held_bytes.into());
+            entry.held_bytes = held_bytes;
+        }
         match entry.connection.next_action(&mut self.context) {
             Action::Nothing => {}
             Action::ShutdownWrite => {
@@ -102,15 +117,31 @@ impl<P: Protocol> EventLoop<P> {
         if entry.custody.is_held() {
             return self.settle_held(slot);
         }
-        if entry.connection.wants_input() {
+        let is_paused = self.budget.pauses(held_bytes.into());
+        if is_paused && !entry.is_paused && entry.connection.wants_input() {
+            entry.is_paused = true;
+            let id = entry.connection.id();
+            self.pause(id);
+            return self.settle(slot);
+        }
+        if !is_paused && entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
-                entry.receiving = Receiving::Armed;
-                let key = entry.key();
-                let socket = entry.socket.as_ref().expect("open until it ended");
-                if entry.is_fresh {
-                    self.ring.receive_once(socket, key);
+                // One that sends faster than it is received has one receive at a time, and waits for it in line.
+                let is_bulk = entry.appetite.is_bulk();
+                if is_bulk && entry.appetite.has_more() {
+                    if !entry.connection.is_to_run_again() {
+                        entry.receiving = Receiving::InLine;
+                        self.line.push_receive(entry.connection.id());
+                    }
                 } else {
-                    self.ring.receive(socket, key);
+                    (entry.receiving, entry.receives) = (Receiving::Armed, 1);
+                    let key = entry.key();
+                    let socket = entry.socket.as_ref().expect("open until it ended");
+                    if entry.is_fresh || is_bulk {
+                        self.ring.receive_once(socket, key);
+                    } else {
+                        self.ring.receive(socket, key);
+                    }
                 }
             }
         } else if entry.receiving == Receiving::Armed {
@@ -122,6 +153,38 @@ impl<P: Protocol> EventLoop<P> {
             entry.is_dirty = true;
             self.dirty.push(slot);
         }
+    }
+
+    /// Arms the receives whose turn it is; whether more wait that could be served at once.
+    pub(super) fn serve_line(&mut self) -> bool {
+        self.line.begin_turn();
+        if !self.line.has_receives() {
+            return self.line.has_reruns();
+        }
+        let mut free = self.ring.buffers().available();
+        while let Some((id, buffers)) = self.line.next_receive(free) {
+            let Some(entry) = self.slab.get(id) else { continue };
+            if !matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
+                continue;
+            }
+            let is_paused = self.budget.pauses(entry.held_bytes.into());
+            if is_paused || entry.custody.is_held() || !entry.connection.wants_input() {
+                entry.receiving = Receiving::No;
+                self.settle(id.slot);
+                continue;
+            }
+            let is_in_line = entry.receiving == Receiving::InLine;
+            (entry.receiving, entry.receives) = (Receiving::Armed, buffers as u8);
+            let key = entry.key();
+            let socket = entry.socket.as_ref().expect("open until it ended");
+            if is_in_line {
+                (0..buffers).for_each(|_| self.ring.receive_now(socket, key));
+            } else {
+                self.ring.receive_once(socket, key);
+            }
+            free -= buffers;
+        }
+        (free > 0 && self.line.has_receives()) || self.line.has_reruns()
     }
 
     /// The one place where connections are closed.
@@ -142,11 +205,12 @@ impl<P: Protocol> EventLoop<P> {
             self.ring.close(socket);
         }
         let entry = self.slab.at(slot).expect("as above");
-        if matches!(entry.receiving, Receiving::Armed | Receiving::Cancelling) || entry.sending || entry.is_dirty {
+        if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty {
             return;
         }
         entry.connection.close(&mut self.protocol, &mut self.context);
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
+        self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(slot);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
@@ -180,17 +244,5 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         self.dirty.clear();
-    }
-
-    pub(super) fn rearm_starved(&mut self) {
-        if self.starved.is_empty() || !self.ring.buffers().has_free() {
-            return;
-        }
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == Receiving::Starved) {
-                entry.receiving = Receiving::No;
-                self.settle(id.slot);
-            }
-        }
     }
 }

@@ -12,6 +12,7 @@ mod entry;
 mod flow;
 mod leaving;
 mod links;
+mod memory;
 mod opening;
 mod orders;
 mod polls;
@@ -28,7 +29,10 @@ use self::links::Moving;
 pub(super) use self::polls::watch_signals;
 use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
 use super::Sizing;
+use super::budget::Budget;
+use super::idlest::Idlest;
 use super::lifecycle::Lifecycle;
+use super::line::Line;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
@@ -48,6 +52,9 @@ const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Completions that one turn deals with; the others wait for the next one, behind accepts, timers and sends.
+const COMPLETIONS_PER_TURN_MAX: usize = 256;
 
 /// How a worker stands to its master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +100,16 @@ pub(crate) struct EventLoop<P: Protocol> {
     signals: Option<SignalFd>,
     sizing: Sizing,
     dirty: Vec<u32>,
-    starved: Vec<ConnectionId>,
+    line: Line,
     /// When the ring's timeout fires; `u64::MAX` where none is armed.
     timeout_at_ns: u64,
     accept_paused: bool,
     accept_pause_ms: u64,
     at_limit: bool,
+    idlest: Idlest,
+    budget: Budget,
+    /// Not read while memory is short.
+    paused: Vec<ConnectionId>,
     logged_ns: u64,
     lifecycle: Lifecycle,
     connections: Connections,
@@ -115,6 +126,8 @@ impl<P: Protocol> EventLoop<P> {
         let moving = Moving::new(sender, parts.meeting, parts.user);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
+        let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
+        let budget = Budget::new(context.limits.memory_bytes_max);
         let mut this = Self {
             protocol,
             ring,
@@ -129,11 +142,14 @@ impl<P: Protocol> EventLoop<P> {
             signals,
             sizing,
             dirty: Vec::new(),
-            starved: Vec::new(),
+            line: Line::new(sizing.ring.buffers),
             timeout_at_ns: u64::MAX,
             accept_paused: false,
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
             at_limit: false,
+            idlest,
+            budget,
+            paused: Vec::new(),
             logged_ns: 0,
             lifecycle,
             connections: parts.connections,
@@ -197,13 +213,20 @@ impl<P: Protocol> EventLoop<P> {
 
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
+        let is_hurried = self.serve_line();
+        let began_ns = if is_hurried { monotonic_ns() } else { 0 };
+        let has_work =
+            is_hurried || !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
         self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
-        while let Some(completion) = self.ring.next() {
+        let mut completed = 0;
+        while completed < COMPLETIONS_PER_TURN_MAX
+            && let Some(completion) = self.ring.next()
+        {
             self.complete(completion);
+            completed += 1;
         }
         self.expire_timers();
         self.run_commands();
@@ -214,16 +237,21 @@ impl<P: Protocol> EventLoop<P> {
             self.move_on();
         }
         self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
-        self.rearm_starved();
+        self.settle_memory();
         self.settle_accepting();
         self.arm_timeout();
         self.record_turn();
+        if is_hurried || self.line.has_reruns() {
+            let took_ns = monotonic_ns().saturating_sub(if is_hurried { began_ns } else { self.context.now_ns });
+            self.line.end_turn(took_ns, completed);
+        }
         Ok(())
     }
 
     fn complete(&mut self, completion: Completion) {
+        self.context.page.events.add(1);
         match completion {
-            Completion::Received { key, result, lease, more } => self.received(key, result, lease, more),
+            Completion::Received { key, receipt } => self.received(key, receipt),
             Completion::Sent { key, result, payload } => self.sent(key, result, payload),
             Completion::Accepted { key, result, more } => self.accepted(key, result, more),
             Completion::Connected { key, result } => self.connected(key, result),
@@ -235,6 +263,7 @@ impl<P: Protocol> EventLoop<P> {
     fn expire_timers(&mut self) {
         let now_ns = self.context.now_ns;
         while let Some(alarm) = self.context.timers.expire(now_ns) {
+            self.context.page.events.add(1);
             match alarm {
                 Alarm::Connection { slot } => {
                     if let Some(entry) = self.slab.at(slot) {
@@ -250,8 +279,8 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 Alarm::Connect { id } => self.connect_timed_out(id),
                 Alarm::Accept => self.accept_paused = false,
-                // The lifecycle keeps the time of its own.
-                Alarm::Drain => {}
+                // Whose time it is looks at it itself.
+                Alarm::Drain | Alarm::Look => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -261,23 +290,26 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What callbacks asked for. What these ask for in turn comes next turn, so that nobody starves the others.
     fn run_commands(&mut self) {
-        if self.context.commands.is_empty() {
+        if self.context.commands.is_empty() && !self.line.has_reruns() {
             return;
         }
         for command in std::mem::take(&mut self.context.commands) {
+            self.context.page.events.add(1);
             match command {
                 Command::Wake(id) => self.wake(id),
-                Command::Rerun(id) => {
-                    if let Some(entry) = self.slab.get(id) {
-                        entry.connection.run_again(&mut self.protocol, &mut self.context);
-                        self.settle(id.slot);
-                    }
-                }
+                Command::Rerun(id) => self.line.push_rerun(id),
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
                     self.drain(0, self.context.timeouts.drain_ms_max, None);
                 }
+            }
+        }
+        while let Some(id) = self.line.next_rerun() {
+            self.context.page.events.add(1);
+            if let Some(entry) = self.slab.get(id) {
+                entry.connection.run_again(&mut self.protocol, &mut self.context);
+                self.settle(id.slot);
             }
         }
     }
@@ -289,7 +321,7 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
         };
-        let next_ns = of_timers.into_iter().chain(of_leaving).min();
+        let next_ns = of_timers.into_iter().chain(of_leaving).chain(self.budget.next_ns()).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);
@@ -302,6 +334,7 @@ impl<P: Protocol> EventLoop<P> {
             page.state_bytes.set(self.protocol.worker_state_bytes());
         }
         page.turns.add(1);
+        page.memory_bytes.set(self.budget.held());
         page.enters.set(self.ring.enters());
         page.turn_at_ns.set(self.context.now_ns);
         page.completions_overflowed.set(u64::from(self.ring.overflows()));

@@ -29,6 +29,9 @@ impl<P: Protocol> EventLoop<P> {
         };
         self.context.page.open.set(self.slab.len() as u64);
         self.opened(id, token);
+        if self.slab.len() > self.sizing.connections_max as usize {
+            self.make_room();
+        }
     }
 
     /// A slot for `socket`, which comes back where there is none.
