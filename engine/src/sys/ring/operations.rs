@@ -1,16 +1,56 @@
 //! The operations that can be pushed. Each moves the memory it points to into the ring until its completion.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
-use io_uring::{opcode, squeue};
+use io_uring::{IoUring, opcode, squeue};
 use socket2::SockAddr;
 
 use super::user_data::Kind;
-use super::{Held, Key, Ring, Socket, WhenFull};
+use super::{Held, Key, Operations, Ring, Socket, WhenFull};
 use crate::sys::buffer_ring::GROUP;
 use crate::sys::payload::Payload;
+
+/// Lets a ring that was set up as disabled begin, with these operations and flags alone, and with nothing more to be registered
+/// (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10).
+///
+/// # Errors
+/// As io_uring_register(2).
+pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::Flags) -> io::Result<()> {
+    let operations = codes.iter().map(|code| Restriction::sqe_op(*code));
+    let mut restrictions: Vec<_> = operations.chain([Restriction::sqe_flags_allowed(flags.bits())]).collect();
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    ring.submitter().register_enable_rings()
+}
+
+impl Operations {
+    /// Lets a ring begin that was set up for these.
+    ///
+    /// # Errors
+    /// As io_uring_register(2).
+    pub(super) fn enable(self, ring: &IoUring) -> io::Result<()> {
+        // What is pushed below; operations that take many results, or a descriptor, have the code of the plain one.
+        let codes = [
+            opcode::Accept::CODE,
+            opcode::Recv::CODE,
+            opcode::Send::CODE,
+            opcode::Close::CODE,
+            opcode::PollAdd::CODE,
+            opcode::Timeout::CODE,
+            opcode::AsyncCancel::CODE,
+            opcode::Connect::CODE,
+        ];
+        let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        match self {
+            Self::Any => Ok(()),
+            Self::Connections => enable_only(ring, &codes, flags),
+            Self::AcceptedConnections => enable_only(ring, &codes[..codes.len() - 1], flags),
+        }
+    }
+}
 
 impl Ring {
     /// Accepts from `listener`: once, or until cancelled or failed (`many`, kernel 5.19).
