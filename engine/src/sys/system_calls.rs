@@ -299,3 +299,120 @@ fn all(numbers: &[c_long]) -> Rules {
 fn socket_option(level: libc::c_int, option: libc::c_int) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![argument(1, Eq, level as u64)?, argument(2, Eq, option as u64)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use nix::errno::Errno;
+    use nix::unistd::getppid;
+
+    use super::*;
+
+    /// Runs on a thread that may do no more than this.
+    fn confined<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = thread::spawn(move || {
+            allow_only(calls).expect("a filter");
+            body()
+        });
+        thread.join().expect("no panic")
+    }
+
+    fn call(number: c_long, arguments: [c_long; 4]) -> Result<(), Errno> {
+        let [a, b, c, d] = arguments;
+        // SAFETY: each caller says why its call harms nobody if it is carried out.
+        Errno::result(unsafe { libc::syscall(number, a, b, c, d, 0, 0) }).map(drop)
+    }
+
+    /// What somebody who has taken a worker over would try; none of it has an effect where it is not denied.
+    fn attacks(listener: c_long) -> Vec<(&'static str, Result<(), Errno>)> {
+        let parent = c_long::from(getppid().as_raw());
+        let level = c_long::from(libc::SOL_SOCKET);
+        let mut results = vec![
+            // All of these point to nothing, or ask for what there is not.
+            ("execve", call(libc::SYS_execve, [0, 0, 0, 0])),
+            ("execveat", call(libc::SYS_execveat, [-1, 0, 0, 0])),
+            ("clone", call(libc::SYS_clone, [c_long::from(libc::CLONE_SIGHAND), 0, 0, 0])),
+            ("ptrace", call(libc::SYS_ptrace, [c_long::from(libc::PTRACE_PEEKDATA), parent, 0, 0])),
+            ("process_vm_writev", call(libc::SYS_process_vm_writev, [parent, 0, 0, 0])),
+            ("pidfd_getfd", call(libc::SYS_pidfd_getfd, [-1, 0, 0, 0])),
+            ("bpf program", call(libc::SYS_bpf, [5, 0, 0, 0])),
+            ("bpf map", call(libc::SYS_bpf, [0, 0, 0, 0])),
+            ("perf_event_open", call(libc::SYS_perf_event_open, [0, 0, -1, -1])),
+            ("unshare", call(libc::SYS_unshare, [c_long::from(libc::CLONE_NEWUSER) | 1, 0, 0, 0])),
+            ("setns", call(libc::SYS_setns, [-1, 0, 0, 0])),
+            ("mount", call(libc::SYS_mount, [0, 0, 0, 0])),
+            ("init_module", call(libc::SYS_init_module, [0, 0, 0, 0])),
+            ("keyctl", call(libc::SYS_keyctl, [-1, 0, 0, 0])),
+            ("userfaultfd", call(libc::SYS_userfaultfd, [-1, 0, 0, 0])),
+            ("io_uring_setup", call(libc::SYS_io_uring_setup, [0, 0, 0, 0])),
+            ("io_uring_register", call(libc::SYS_io_uring_register, [-1, 0, 0, 0])),
+            ("packet socket", call(libc::SYS_socket, [c_long::from(libc::AF_PACKET), -1, 0, 0])),
+            ("key socket", call(libc::SYS_socket, [c_long::from(libc::AF_ALG), -1, 0, 0])),
+        ];
+        for option in [libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF, libc::SO_ATTACH_FILTER] {
+            results.push(("attach", call(libc::SYS_setsockopt, [listener, level, c_long::from(option), 0])));
+        }
+        let detach = call(libc::SYS_setsockopt, [listener, level, c_long::from(SO_DETACH_REUSEPORT_BPF), 0]);
+        results.push(("detach", detach));
+        #[cfg(target_arch = "x86_64")]
+        results.extend([
+            ("x32 ptrace", call(521 | X32, [c_long::from(libc::PTRACE_PEEKDATA), parent, 0, 0])),
+            ("x32 bpf", call(libc::SYS_bpf | X32, [5, 0, 0, 0])),
+            ("iopl", call(libc::SYS_iopl, [-1, 0, 0, 0])),
+        ]);
+        results
+    }
+
+    #[test]
+    fn what_no_server_needs_is_denied() {
+        for calls in [SystemCalls::Usual, SystemCalls::ServeOnly] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+            let number = c_long::from(listener.as_raw_fd());
+            for (attack, result) in confined(calls, move || attacks(number)) {
+                assert_eq!(result, Err(Errno::EPERM), "{calls:?}: {attack}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_is_told_that_there_is_no_clone3_so_that_threads_are_made_by_clone() {
+        assert_eq!(confined(SystemCalls::Usual, || call(libc::SYS_clone3, [0, 0, 0, 0])), Err(Errno::ENOSYS));
+        assert_eq!(confined(SystemCalls::ServeOnly, || call(libc::SYS_clone3, [0, 0, 0, 0])), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn callbacks_may_use_files_threads_names_and_sockets() {
+        confined(SystemCalls::Usual, || {
+            File::open("/proc/self/status").expect("a file");
+            thread::spawn(|| ()).join().expect("a thread");
+            assert!(("localhost", 80).to_socket_addrs().expect("a name").next().is_some());
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+            TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        });
+    }
+
+    #[test]
+    fn one_that_only_serves_has_memory_and_time_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        confined(SystemCalls::ServeOnly, move || {
+            let is_denied = |error: io::Error| error.raw_os_error() == Some(libc::EPERM);
+            assert!(File::open("/proc/self/status").is_err_and(is_denied));
+            assert!(TcpStream::connect(address).is_err_and(is_denied));
+            assert!(UnixStream::pair().is_err_and(is_denied));
+            assert!(thread::Builder::new().spawn(|| ()).is_err_and(is_denied));
+            assert_eq!(call(libc::SYS_kill, [c_long::from(getppid().as_raw()), 0, 0, 0]), Err(Errno::EPERM));
+            assert_eq!(call(libc::SYS_kill, [c_long::from(std::process::id()), 0, 0, 0]), Ok(()));
+            let executable = c_long::from(libc::PROT_READ | libc::PROT_EXEC);
+            assert_eq!(call(libc::SYS_mmap, [0, 4096, executable, 0]), Err(Errno::EPERM));
+            assert_eq!(vec![1_u8; 64 << 20].len(), 64 << 20);
+            assert!(std::time::Instant::now().elapsed().as_secs() < 60);
+            thread::sleep(std::time::Duration::from_millis(1));
+        });
+    }
+}

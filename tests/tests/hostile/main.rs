@@ -1,0 +1,3 @@
+//! Others on the same machine who mean harm: what they do costs nobody else anything. One file for each kind of attacker.
+
+mod worker;
