@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use baton_tests::client::assert_served;
 use baton_tests::namespace::run;
-use baton_tests::program::{Server, faulty};
+use baton_tests::program::{self, Server, batond, faulty, injecting, may_trace};
 use baton_tests::{PATIENCE, wait_until};
 use tempfile::TempDir;
 
@@ -129,4 +130,23 @@ fn a_worker_has_no_page_but_its_own() {
         assert_eq!(pages(server.pid()), 3);
         server.stop();
     });
+}
+
+#[test]
+fn where_the_kernel_has_no_filters_on_is_refused_and_auto_serves() {
+    if !may_trace() {
+        return;
+    }
+    let command = |sandbox: &str| {
+        let mut command = injecting("seccomp", "error=EINVAL");
+        command.arg(batond()).args(["--listen", "127.0.0.1:0", "--sandbox", sandbox]);
+        command
+    };
+    let output = program::run(&mut command("on"));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--sandbox: this kernel filters no system calls"), "{stderr}");
+    let server = Server::start_command(command("auto"));
+    assert_served(server.address());
+    assert_eq!(server.count_of("this worker serves without a filter of its system calls"), 1);
 }
