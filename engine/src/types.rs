@@ -13,8 +13,8 @@ pub enum SystemCalls {
     /// connected to ([`Worker::connect`](crate::Worker::connect)). The strictest: all but what the engine itself calls to
     /// serve is denied, and so is every capability.
     ServeOnly,
-    /// Files, threads, names, sockets and signals. Denied is what no callback of a server should do: start programs or processes, look
-    /// into other processes, load eBPF, steer listeners, mount, make namespaces, change the kernel or the clock, make rings of io_uring.
+    /// Files, threads, names and sockets. Denied is what no callback of a server should do: start programs or processes, look
+    /// into other processes or send them signals, load eBPF, steer listeners, mount, make namespaces, change the kernel or the clock, make rings of io_uring.
     #[default]
     Usual,
     /// Everything: there is no sandbox.

@@ -77,6 +77,11 @@ fn attempt(attack: &str) -> io::Result<()> {
             process_vm_writev(getppid(), &[IoSlice::new(&[])], &[RemoteIoVec { base: 4096, len: 0 }])?;
             Ok(())
         }
+        "memory" => {
+            let own = std::process::id().to_string();
+            let sibling = target.split(' ').find(|pid| *pid != own).unwrap_or_default();
+            File::options().write(true).open(format!("/proc/{sibling}/mem")).map(drop)
+        }
         "signal" => Ok(kill(getppid(), None)?),
         "filter" => {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;

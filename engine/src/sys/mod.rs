@@ -12,6 +12,7 @@ pub(crate) mod faults;
 pub(crate) mod features;
 pub(crate) mod identity;
 pub(crate) mod inheritance;
+pub(crate) mod landlock;
 pub(crate) mod listener;
 pub(crate) mod payload;
 pub(crate) mod process;

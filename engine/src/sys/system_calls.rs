@@ -200,6 +200,8 @@ fn denied() -> io::Result<Rules> {
         libc::SYS_process_mrelease,
         libc::SYS_pidfd_getfd,
         libc::SYS_kcmp,
+        libc::SYS_tkill,
+        libc::SYS_pidfd_send_signal,
         libc::SYS_move_pages,
         libc::SYS_migrate_pages,
         // Ways around this filter, and what the kernel has been broken into by.
@@ -274,7 +276,13 @@ fn denied() -> io::Result<Rules> {
             SO_DETACH_REUSEPORT_BPF,
         ];
         let attached: Result<_, _> = filters.iter().map(|option| socket_option(libc::SOL_SOCKET, *option)).collect();
+        let others = || Ok(vec![SeccompRule::new(vec![argument(0, Ne, u64::from(std::process::id()))?])?]);
         Ok::<_, BackendError>([
+            // Signals, but to itself.
+            (libc::SYS_kill, others()?),
+            (libc::SYS_tgkill, others()?),
+            (libc::SYS_rt_sigqueueinfo, others()?),
+            (libc::SYS_rt_tgsigqueueinfo, others()?),
             (libc::SYS_socket, vec![SeccompRule::new(other_family?)?]),
             (libc::SYS_setsockopt, attached?),
             // A process, not a thread.

@@ -8,6 +8,7 @@ use super::StartError;
 use crate::config::Sandbox;
 use crate::sys::capabilities::{Capabilities, gain_none_but, keep_only};
 use crate::sys::identity::Identity;
+use crate::sys::landlock;
 use crate::sys::ring::Operations;
 use crate::sys::system_calls;
 use crate::types::SystemCalls;
@@ -46,7 +47,13 @@ pub(super) fn enter(
     }
     let confined = match calls {
         SystemCalls::Any => Err(io::Error::other("the protocol needs all system calls")),
-        SystemCalls::ServeOnly | SystemCalls::Usual => system_calls::allow_only(calls),
+        SystemCalls::ServeOnly | SystemCalls::Usual => {
+            // Not all kernels have it: the filter stands without it.
+            if let Err(error) = landlock::enter_domain(calls) {
+                tracing::debug!(slot, "sandbox: this worker has no Landlock domain: {error}");
+            }
+            system_calls::allow_only(calls)
+        }
     };
     match confined {
         Err(source) if sandbox == Sandbox::On => Err(StartError::Sandbox { source }),

@@ -13,13 +13,14 @@ use baton_tests::program::{self, Server, batond, faulty, injecting, may_trace};
 use baton_tests::{PATIENCE, wait_until};
 use tempfile::TempDir;
 
-/// The errors that a filter, and a master that does not answer, give.
+/// The errors that a filter, a Landlock domain, and a master that does not answer, give.
 const EPERM: &str = "1";
+const EACCES: &str = "13";
 const ECONNRESET: &str = "104";
 const DONE: &str = "done";
 
 /// By attack, how it ends in a worker that only serves, and in one whose callbacks may use files, threads and sockets.
-const ATTACKS: [(&str, &str, &str); 13] = [
+const ATTACKS: [(&str, &str, &str); 14] = [
     ("program", EPERM, EPERM),
     ("trace", EPERM, EPERM),
     ("read", EPERM, EPERM),
@@ -31,7 +32,8 @@ const ATTACKS: [(&str, &str, &str); 13] = [
     ("connect", EPERM, DONE),
     ("file", EPERM, DONE),
     ("thread", EPERM, DONE),
-    ("signal", EPERM, DONE),
+    ("signal", EPERM, EPERM),
+    ("memory", EPERM, EACCES),
     ("root", EPERM, DONE),
 ];
 
@@ -50,10 +52,12 @@ fn start(sandbox: &str, serves_only: bool) -> (Server, TempDir) {
 /// What each attack comes to.
 fn attack((server, folder): &(Server, TempDir)) -> Vec<(&'static str, String)> {
     let (address, control) = (server.address(), folder.path().join("control"));
+    let workers = server.workers().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let ask = |attack: &str| {
         let mut stream = connect(address);
         let line = match attack {
             "connect" => format!("connect {address}\n"),
+            "memory" => format!("memory {workers}\n"),
             "order" => format!("order {}\n", control.display()),
             _ => format!("{attack}\n"),
         };
