@@ -153,7 +153,9 @@ fn allowed() -> io::Result<Rules> {
         let own = [std::process::id() as libc::c_int];
         let not_executable =
             |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(libc::PROT_EXEC as u64), 0)?])?]);
-        let from_descriptor = libc::AT_EMPTY_PATH as u64;
+        // How long a file is that came from another worker; a path is not needed.
+        let empty = libc::AT_EMPTY_PATH as u64;
+        let of_descriptor = |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(empty), empty)?])?]);
         Ok::<_, BackendError>([
             // Of the kind by which workers meet. By the other kinds others would be spoken to: operators, system services.
             (
@@ -163,18 +165,33 @@ fn allowed() -> io::Result<Rules> {
                     argument(1, MaskedEq(SOCKET_TYPE_MASK), libc::SOCK_SEQPACKET as u64)?,
                 ])?],
             ),
-            (libc::SYS_setsockopt, vec![socket_option(libc::IPPROTO_TCP, libc::TCP_NODELAY)?]),
+            (
+                libc::SYS_setsockopt,
+                vec![
+                    socket_option(libc::IPPROTO_TCP, libc::TCP_NODELAY)?,
+                    socket_option(libc::SOL_SOCKET, libc::SO_LINGER)?,
+                ],
+            ),
             (
                 libc::SYS_fcntl,
-                one_of(1, &[libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL])?,
+                one_of(
+                    1,
+                    &[
+                        libc::F_DUPFD_CLOEXEC,
+                        libc::F_GETFD,
+                        libc::F_SETFD,
+                        libc::F_GETFL,
+                        libc::F_SETFL,
+                        libc::F_ADD_SEALS,
+                        libc::F_GET_SEALS,
+                    ],
+                )?,
             ),
             (libc::SYS_ioctl, one_of(1, &[libc::FIONBIO as libc::c_int, libc::FIONREAD as libc::c_int])?),
             (libc::SYS_mmap, not_executable(2)?),
             (libc::SYS_mprotect, not_executable(2)?),
-            (
-                libc::SYS_newfstatat,
-                vec![SeccompRule::new(vec![argument(3, MaskedEq(from_descriptor), from_descriptor)?])?],
-            ),
+            (libc::SYS_newfstatat, of_descriptor(3)?),
+            (libc::SYS_statx, of_descriptor(2)?),
             // An order to live on when its master ends; and an end by a signal, as of abort(3).
             (libc::SYS_prctl, one_of(0, &[libc::PR_SET_PDEATHSIG])?),
             (libc::SYS_tgkill, one_of(0, &own)?),
@@ -310,7 +327,7 @@ fn socket_option(level: libc::c_int, option: libc::c_int) -> Result<SeccompRule,
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::net::{TcpListener, TcpStream, ToSocketAddrs};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -408,11 +425,15 @@ mod tests {
     fn one_that_only_serves_has_memory_and_time_and_nothing_else() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listener.local_addr().expect("an address");
+        let file = File::open(std::env::current_exe().expect("a path")).expect("a file");
+        let length = file.metadata().expect("known").len();
         confined(SystemCalls::ServeOnly, move || {
             let is_denied = |error: io::Error| error.raw_os_error() == Some(libc::EPERM);
             assert!(File::open("/proc/self/status").is_err_and(is_denied));
             assert!(TcpStream::connect(address).is_err_and(is_denied));
             assert!(UnixStream::pair().is_err_and(is_denied));
+            assert!(fs::metadata("/proc/self/status").is_err_and(is_denied));
+            assert_eq!(file.metadata().expect("it is open").len(), length);
             assert!(thread::Builder::new().spawn(|| ()).is_err_and(is_denied));
             assert_eq!(call(libc::SYS_kill, [c_long::from(getppid().as_raw()), 0, 0, 0]), Err(Errno::EPERM));
             assert_eq!(call(libc::SYS_kill, [c_long::from(std::process::id()), 0, 0, 0]), Ok(()));
