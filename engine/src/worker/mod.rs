@@ -148,7 +148,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let system = |what| move |source| StartError::System { what, source };
     let made = (|| {
-        let features = Features::probe()?;
+        let features = when_there_is_memory(IoUringUnavailable::is_out_of_memory, Features::probe)?;
         let addresses = match &listeners {
             Listeners::Inherited(sockets) => sockets.len(),
             Listeners::Own(addresses) => addresses.len(),
@@ -165,8 +165,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let meets = setup.signals && P::STATE.is_some();
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
-        // Rings cannot be made later.
-        let acceptor = Acceptor::made().unwrap_or_default();
+        // Rings cannot be made later, where there is a sandbox.
+        let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
         // Everything that needs privilege exists; the protocol's own code never has any.
         sandbox::enter(sandbox, P::SYSTEM_CALLS, setup.identity.as_ref(), slot)?;
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
@@ -206,24 +206,31 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
 }
 
 /// Where the limit of locked memory leaves no room for many completions, there is room for fewer: the kernel keeps what
-/// does not fit, which costs time under a burst and loses nothing. Where there is no room even for those, it waits a while: the
-/// rings of workers that have ended count until the kernel has taken them apart.
+/// does not fit, which costs time under a burst and loses nothing.
 fn open_ring(mut sizes: RingSizes, features: Features, operations: Operations) -> io::Result<Ring> {
-    let until = Instant::now() + RING_TIME_MAX;
-    loop {
+    while sizes.completions > COMPLETIONS_MIN {
         match Ring::new(sizes, features, operations) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                if sizes.completions > COMPLETIONS_MIN {
-                    sizes.completions /= 2;
-                } else if Instant::now() < until {
-                    std::thread::sleep(RING_PAUSE);
-                } else {
-                    return Err(error);
-                }
-            }
+            Err(error) if is_out_of_memory(&error) => sizes.completions /= 2,
             result => return result,
         }
     }
+    when_there_is_memory(is_out_of_memory, || Ring::new(sizes, features, operations))
+}
+
+/// Waits a while where there is no memory to lock: the rings of workers that have ended count until the kernel has taken them
+/// apart.
+fn when_there_is_memory<T, E>(is_missing: impl Fn(&E) -> bool, mut make: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let until = Instant::now() + RING_TIME_MAX;
+    loop {
+        match make() {
+            Err(error) if is_missing(&error) && Instant::now() < until => std::thread::sleep(RING_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn is_out_of_memory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOMEM)
 }
 
 fn ring_error(source: io::Error) -> StartError {

@@ -181,3 +181,55 @@ impl Ring {
         self.push(entry, Kind::Timeout.pack(0, Key { slot: 0, generation: 0 }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::sys::features::Features;
+    use crate::sys::ring::{Completion, RingSizes};
+
+    const KEY: Key = Key { slot: 1, generation: 1 };
+
+    fn ring(operations: Operations) -> Ring {
+        let sizes = RingSizes { submissions: 8, completions: 16, buffers: 2, buffer_bytes: 1024 };
+        Ring::new(sizes, Features::probe().expect("io_uring"), operations).expect("a ring")
+    }
+
+    /// How a connect ends.
+    fn connect(ring: &mut Ring, address: SocketAddr) -> i32 {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket = Socket::from(OwnedFd::from(socket));
+        ring.connect(&socket, KEY, address);
+        loop {
+            ring.enter(1).expect("entered");
+            if let Some(Completion::Connected { result, .. }) = ring.next() {
+                ring.close(socket);
+                return result;
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_does_what_it_was_made_for_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        for (operations, result) in
+            [(Operations::Any, 0), (Operations::Connections, 0), (Operations::AcceptedConnections, -libc::EACCES)]
+        {
+            let mut ring = ring(operations);
+            assert_eq!(connect(&mut ring, address), result, "{operations:?}");
+            let is_restricted = operations != Operations::Any;
+            let nop = opcode::Nop::new().build();
+            let before = ring.outstanding;
+            ring.push(nop, Kind::Connect.pack(ring.held.len(), KEY));
+            ring.enter(1).expect("entered");
+            assert_eq!(ring.harvest[ring.harvested].result() < 0, is_restricted, "{operations:?}");
+            assert_eq!(before, ring.outstanding);
+            let registered = ring.inner.submitter().register_probe(&mut io_uring::Probe::new());
+            assert_eq!(registered.is_err(), is_restricted, "{operations:?}");
+        }
+    }
+}
