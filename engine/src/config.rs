@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::sys::identity::{Identity, IdentityError};
+use crate::sys::system_calls;
 
 /// Default of [`Limits::connections_max`], before the limit of open files cuts it.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 65_536;
@@ -150,6 +151,24 @@ pub enum StateTooLarge {
     Discard,
 }
 
+/// Whether workers give up what they do not need once they have their sockets and rings: capabilities, system calls and
+/// operations of the ring. [`Protocol::SYSTEM_CALLS`](crate::Protocol::SYSTEM_CALLS) says what they need.
+///
+/// A worker whose code somebody else has taken over can then start no program, attach nothing to the listeners, and look into
+/// no other process. What is denied fails with EPERM and does not end the worker: a call that was overlooked costs a log line or
+/// an error, and not the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where the kernel refuses a part of it, the log says so, and workers serve without this part.
+    #[default]
+    Auto,
+    /// Where the kernel refuses a part of it, or the protocol needs [everything](crate::SystemCalls::Any), the server does not
+    /// start.
+    On,
+    /// Workers keep what they have, but for what [`Settings::user`] takes from them.
+    Off,
+}
+
 /// Where a server can be asked and told things while it runs; see [`crate::control`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
@@ -190,6 +209,8 @@ pub struct Settings {
     pub user: Option<String>,
     /// Workers serve as this group, by name or number; the user's own where only the user is given.
     pub group: Option<String>,
+    /// What workers give up; needs seccomp (`CONFIG_SECCOMP_FILTER`) on x86-64, AArch64 or RISC-V.
+    pub sandbox: Sandbox,
 }
 
 impl Default for Settings {
@@ -207,6 +228,7 @@ impl Default for Settings {
             pid_file: None,
             user: None,
             group: None,
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -228,6 +250,20 @@ impl Settings {
     /// Names the setting, and says why not.
     pub fn check_identity(&self) -> Result<(), InvalidSetting> {
         self.identity().map(drop)
+    }
+
+    /// Asks whether this machine has what [`Sandbox::On`] needs, where that is set.
+    ///
+    /// # Errors
+    /// Names the setting, and says why not.
+    pub fn check_sandbox(&self) -> Result<(), InvalidSetting> {
+        match system_calls::check_available() {
+            Err(error) if self.sandbox == Sandbox::On => Err(InvalidSetting {
+                setting: "sandbox",
+                problem: format!("this kernel filters no system calls ({error}); choose \"auto\" to serve without"),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// As whom workers are to serve; `None` where neither user nor group is set.
@@ -274,6 +310,7 @@ impl Settings {
             pid_file: _,
             user,
             group,
+            sandbox: _,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =

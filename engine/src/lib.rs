@@ -59,6 +59,7 @@ pub use sys::features::IoUringUnavailable;
 pub use sys::listener::ListenError;
 pub use telemetry::pages::Telemetry;
 pub use types::{
-    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, ThawError, TimerKey,
+    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls,
+    ThawError, TimerKey,
 };
 pub use worker::StartError;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::context::{Io, Worker};
 use crate::types::{
-    CannotFreeze, CloseReason, Drain, Limit, Next, Peer, Reject, StateFormat, Step, ThawError, TimerKey,
+    CannotFreeze, CloseReason, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls, ThawError, TimerKey,
 };
 
 /// A protocol: one value per worker process, one [`Protocol::Connection`] per connection.
@@ -23,6 +23,9 @@ pub trait Protocol: Sized + 'static {
 
     /// What helper threads send into the worker through a [`Mailbox`](crate::Mailbox); `()` where none do.
     type Message: Send + 'static;
+
+    /// What the callbacks may ask of the kernel where the [sandbox](crate::config::Settings::sandbox) is on.
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::Usual;
 
     /// Called once, on the pinned worker process, before the first connection.
     ///

@@ -5,6 +5,22 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+/// What a protocol's callbacks, and the threads that they start, may ask of the kernel in a worker process: what the
+/// [sandbox](crate::config::Settings::sandbox) leaves them. Whatever it denies fails with EPERM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SystemCalls {
+    /// Nothing beyond memory, time, random numbers and standard error: no file is opened, no thread started, and nothing
+    /// connected to ([`Worker::connect`](crate::Worker::connect)). The strictest: all but what the engine itself calls to
+    /// serve is denied, and so is every capability.
+    ServeOnly,
+    /// Files, threads, names and sockets. Denied is what no callback of a server should do: start programs or processes, look
+    /// into other processes or send them signals, load eBPF, steer listeners, mount, make namespaces, change the kernel or the clock, make rings of io_uring.
+    #[default]
+    Usual,
+    /// Everything: there is no sandbox.
+    Any,
+}
+
 /// Names what [`Protocol::freeze`](crate::Protocol::freeze) writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateFormat {

@@ -1,6 +1,7 @@
 //! batond's HTTP server, which ends itself or its master at a step of the handover of connections that a test names: see
 //! `reach` in the engine. Built by the test that needs it, with the feature `faults`.
 
+use baton::config::Sandbox;
 use baton::{Server, ServerError, Service};
 use batond::cli::Arguments;
 use batond::config::Config;
@@ -9,7 +10,9 @@ use batond::logging;
 use clap::Parser;
 
 fn main() -> Result<(), ServerError> {
-    let config = Config::resolve(&Arguments::parse().choices(), None).expect("flags that make sense");
+    let mut config = Config::resolve(&Arguments::parse().choices(), None).expect("flags that make sense");
+    // Steps read a file and send signals, which a worker that only serves cannot do.
+    config.settings.sandbox = Sandbox::Off;
     logging::start(config.log_level, config.log_format);
     let service = || {
         let http = config.http.clone();

@@ -6,7 +6,7 @@ mod service;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use baton::config::{Control, Settings};
+use baton::config::{Control, Sandbox, Settings};
 use baton::{Server, ServerError, Service};
 use clap::Parser;
 
@@ -23,7 +23,9 @@ struct Arguments {
 fn main() -> Result<(), ServerError> {
     let Arguments { listen, control, pid_file } = Arguments::parse();
     let (control, pid_file) = (Control::At(control), Some(pid_file));
-    let settings = Settings { listen: vec![listen], control, pid_file, ..Settings::default() };
+    // Steps send signals, which a worker cannot.
+    let sandbox = Sandbox::Off;
+    let settings = Settings { listen: vec![listen], control, pid_file, sandbox, ..Settings::default() };
     let store = || Service::new(|_slot| service::Service::default());
     let reload = || Ok((settings.clone(), store()));
     Server::builder().settings(settings.clone()).build()?.run_with_reload(store(), reload)

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{PATIENCE, process, wait_until};
+use crate::{PATIENCE, process, skip, wait_until};
 
 /// The `batond` of this workspace, built as this test was.
 ///
@@ -68,6 +68,22 @@ fn build(what: &[&str]) -> PathBuf {
 pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|folders| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()))
+}
+
+/// `false`, said aloud, where strace cannot be used here.
+pub fn may_trace() -> bool {
+    if !is_installed("strace") {
+        return !skip("strace is not installed");
+    }
+    run(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() || !skip("strace may not trace here")
+}
+
+/// Runs a program, to be given as an argument, with one of its system calls failing; see strace(1) on `inject`.
+pub fn injecting(call: &str, injection: &str) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:{injection}")]);
+    command
 }
 
 /// Sends a signal.

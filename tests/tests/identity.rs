@@ -11,7 +11,7 @@ use baton_tests::client::assert_served;
 use baton_tests::control;
 use baton_tests::namespace::has_users;
 use baton_tests::process::is_alive;
-use baton_tests::program::{Server, batond, run, signal};
+use baton_tests::program::{Server, batond, is_installed, run, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
@@ -33,6 +33,13 @@ fn status(pid: u32) -> BTreeMap<String, String> {
     lines.map(|(name, value)| (name.to_owned(), value.trim().replace('\t', " "))).collect()
 }
 
+fn assert_no_capability(status: &BTreeMap<String, String>) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status[set].trim_matches('0'), "", "{set}");
+    }
+    assert_eq!(status["NoNewPrivs"], "1");
+}
+
 /// Checks that each worker is of [`USER`] wholly, and that there are so many.
 fn assert_without_privileges(server: &Server, workers: usize) {
     wait_until("the workers are there", || server.workers().len() == workers);
@@ -43,10 +50,7 @@ fn assert_without_privileges(server: &Server, workers: usize) {
         let four = |number: u32| [number.to_string().as_str(); 4].join(" ");
         assert_eq!(status["Uid"], four(user.uid.as_raw()));
         assert_eq!(status["Gid"], four(user.gid.as_raw()));
-        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(status[set].trim_matches('0'), "", "{set}");
-        }
-        assert_eq!(status["NoNewPrivs"], "1");
+        assert_no_capability(&status);
         assert!(!status["Groups"].split(' ').any(|group| group == "0"), "{}", status["Groups"]);
     }
     assert_served(server.address());
@@ -110,4 +114,44 @@ fn without_root_another_user_is_refused() {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("--user: only root may serve as another user"), "{stderr}");
+}
+
+/// Both leave a process capabilities when it becomes another user.
+const STARTS: [&[&str]; 2] = [
+    &["--securebits", "+no_setuid_fixup"],
+    &["--inh-caps", "+net_raw,+sys_admin", "--ambient-caps", "+net_raw,+sys_admin"],
+];
+
+#[test]
+fn no_capability_is_left_however_the_server_was_started() {
+    if !may_become_others() || (!is_installed("setpriv") && skip("setpriv is not installed")) {
+        return;
+    }
+    for start in STARTS {
+        for sandbox in ["auto", "off"] {
+            let mut command = Command::new("setpriv");
+            command.args(start).arg(batond()).args(["--listen", "127.0.0.1:0", "--user", USER, "--sandbox", sandbox]);
+            let server = Server::start_command(command);
+            assert_without_privileges(&server, 1);
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn workers_of_root_keep_no_capability_that_they_do_not_serve_with() {
+    if !geteuid().is_root() {
+        skip("root alone has capabilities");
+        return;
+    }
+    let server = Server::start_controlled(&["--workers", "2", "--settle-ms", "50"]);
+    for request in ["reload", "scale 3", "scale 1"] {
+        control::ask(&server.control(), &request.split(' ').collect::<Vec<_>>()).done();
+        server.workers().into_iter().for_each(|pid| assert_no_capability(&status(pid)));
+    }
+    assert_served(server.address());
+    server.stop();
+    let server = Server::start(&["--sandbox", "off"]);
+    assert_eq!(status(server.workers()[0])["CapPrm"], status(std::process::id())["CapPrm"]);
+    server.stop();
 }

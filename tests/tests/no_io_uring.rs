@@ -1,22 +1,10 @@
 //! Where there is no io_uring, one message says why and what to do.
 
-use std::process::Command;
-
-use baton_tests::program::{Server, batond, is_installed, run};
-use baton_tests::skip;
+use baton_tests::program::{Server, batond, injecting, may_trace};
 
 /// Starts batond with one of its system calls failing; gives what it complains of in the end.
 fn complaint_when(call: &str, injection: &str) -> String {
-    let mut command = Command::new("strace");
-    command.args([
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        &format!("trace={call}"),
-        "-e",
-        &format!("inject={call}:{injection}"),
-    ]);
+    let mut command = injecting(call, injection);
     command.arg(batond()).args(["--listen", "127.0.0.1:0", "--workers", "2"]);
     let mut server = Server::spawn(command);
     let status = server.wait();
@@ -28,16 +16,9 @@ fn complaint_when(call: &str, injection: &str) -> String {
     errors.remove(0).clone()
 }
 
-fn cannot_trace() -> bool {
-    if !is_installed("strace") {
-        return skip("strace is not installed");
-    }
-    !run(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() && skip("strace may not trace here")
-}
-
 #[test]
 fn a_kernel_or_container_without_it_is_named_with_the_cure() {
-    if cannot_trace() {
+    if !may_trace() {
         return;
     }
     for (errno, cause, cure) in [
@@ -56,7 +37,7 @@ fn a_kernel_or_container_without_it_is_named_with_the_cure() {
 
 #[test]
 fn a_worker_that_cannot_make_its_ring_is_one_error_of_the_server() {
-    if cannot_trace() {
+    if !may_trace() {
         return;
     }
     // Calls are counted in each process by itself: the master makes one, to probe; a worker goes on to register buffers.

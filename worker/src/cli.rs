@@ -6,7 +6,7 @@ use clap::{Args, Parser};
 
 use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
-    ProtocolChoice, TimeoutChoices,
+    ProtocolChoice, SandboxChoice, TimeoutChoices,
 };
 use crate::units::{Bytes, Listen, Number, Workers};
 
@@ -54,6 +54,9 @@ pub struct Arguments {
     /// Workers serve as this group [default: the user's]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// What workers give up once they have their sockets: rights and system calls that they do not serve with [default: auto]
+    #[arg(long, value_enum, value_name = "KIND")]
+    sandbox: Option<SandboxChoice>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -186,6 +189,7 @@ impl Arguments {
             pid_file,
             user,
             group,
+            sandbox,
             limits,
             timeouts,
             http,
@@ -201,6 +205,7 @@ impl Arguments {
             pid_file: pid_file.clone(),
             user: user.clone(),
             group: group.clone(),
+            sandbox: *sandbox,
             limits: Some(LimitChoices {
                 connections_max: limits.connections_max,
                 backlog: limits.backlog,

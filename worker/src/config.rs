@@ -9,7 +9,9 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton::config::{Connections, Control, Handover, InvalidSetting, Limits, Settings, TIMEOUT_MS_LARGEST, Timeouts};
+use baton::config::{
+    Connections, Control, Handover, InvalidSetting, Limits, Sandbox, Settings, TIMEOUT_MS_LARGEST, Timeouts,
+};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -60,6 +62,18 @@ pub enum ConnectionsChoice {
     Goodbye,
     /// They stay until they end, for drain_ms_max at most
     Wait,
+}
+
+/// Whether workers give up what they do not need to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxChoice {
+    /// What the kernel lets them give up
+    Auto,
+    /// All of it, or batond does not start
+    On,
+    /// Nothing, but for what `user` takes from them
+    Off,
 }
 
 /// What is logged.
@@ -183,6 +197,8 @@ choices! {
         pid_file: String,
         user: String,
         group: String,
+        #[serde(deserialize_with = "units::name")]
+        sandbox: SandboxChoice,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
         http: HttpChoices,
@@ -375,6 +391,11 @@ impl Config {
                 pid_file: choices.pid_file.map(PathBuf::from),
                 user: choices.user,
                 group: choices.group,
+                sandbox: match choices.sandbox.unwrap_or(SandboxChoice::Auto) {
+                    SandboxChoice::Auto => Sandbox::Auto,
+                    SandboxChoice::On => Sandbox::On,
+                    SandboxChoice::Off => Sandbox::Off,
+                },
                 // These protocols keep nothing of their own.
                 ..Settings::default()
             },
@@ -401,6 +422,7 @@ impl Config {
         }
         self.settings.validate()?;
         self.settings.check_identity()?;
+        self.settings.check_sandbox()?;
         let http = &self.http;
         let message_bytes_max = self.settings.limits.message_bytes_max;
         if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {

@@ -1,6 +1,6 @@
 //! Echo: sends back what it receives. Large input goes out from the buffer it came in, without being copied.
 
-use baton::{CannotFreeze, Io, Peer, Protocol, Reject, StateFormat, Step, ThawError};
+use baton::{CannotFreeze, Io, Peer, Protocol, Reject, StateFormat, Step, SystemCalls, ThawError};
 
 /// The echo protocol (RFC 862, over TCP).
 #[derive(Clone, Copy, Debug, Default)]
@@ -9,6 +9,8 @@ pub struct Echo;
 impl Protocol for Echo {
     type Connection = ();
     type Message = ();
+
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
 
     fn on_open(&mut self, _: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
         Ok(())

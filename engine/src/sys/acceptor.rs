@@ -13,42 +13,54 @@ use io_uring::squeue::Flags;
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, opcode};
 
+use super::ring::enable_only;
+
 const ACCEPT: u64 = 1;
 const TIME_OUT: u64 = 2;
 
 /// Not at once: the kernel takes the time-out only if the accept did not succeed at its first try.
 static NO_TIME: Timespec = Timespec::new();
 
-/// See the module's head. Not to be kept over a fork: both processes would have the same ring.
+/// See the module's head. Its ring is made when it is needed first. Not to be kept over a fork: both processes would have the
+/// same ring.
+#[derive(Default)]
 pub(crate) struct Acceptor {
-    ring: IoUring,
+    ring: Option<IoUring>,
 }
 
 impl Acceptor {
+    /// One that has its ring, which can do nothing else.
+    ///
     /// # Errors
-    /// As io_uring_setup(2).
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { ring: IoUring::new(2)? })
+    /// As io_uring_setup(2) and io_uring_register(2).
+    pub(crate) fn made() -> io::Result<Self> {
+        let ring: IoUring = IoUring::builder().dontfork().setup_r_disabled().build(2)?;
+        enable_only(&ring, &[opcode::Accept::CODE, opcode::LinkTimeout::CODE], Flags::IO_LINK)?;
+        Ok(Self { ring: Some(ring) })
     }
 
     /// A connection that waits; `None` where none does. When this returns, the ring does not hold the listener any more.
     ///
     /// # Errors
-    /// As accept(2), and as io_uring_enter(2).
+    /// As accept(2), io_uring_setup(2) and io_uring_enter(2).
     pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         let accept = opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut());
         let accept = accept.flags(libc::SOCK_CLOEXEC).build().flags(Flags::IO_LINK).user_data(ACCEPT);
         let time_out = opcode::LinkTimeout::new(&raw const NO_TIME).build().user_data(TIME_OUT);
+        if self.ring.is_none() {
+            *self = Self::made()?;
+        }
+        let ring = self.ring.as_mut().expect("just made");
         // SAFETY: the accept points to no memory, and the time-out to memory that lives for ever. The ring is empty
         // between calls, so there is room for both.
-        unsafe { self.ring.submission().push_multiple(&[accept, time_out]).expect("room for two") };
+        unsafe { ring.submission().push_multiple(&[accept, time_out]).expect("room for two") };
         let (mut accepted, mut outstanding) = (None, 2);
         while outstanding > 0 {
-            match self.ring.submit_and_wait(1) {
+            match ring.submit_and_wait(1) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            for completion in self.ring.completion() {
+            for completion in ring.completion() {
                 outstanding -= 1;
                 if completion.user_data() == ACCEPT {
                     accepted = Some(completion.result());
@@ -75,7 +87,7 @@ mod tests {
     #[test]
     fn an_accept_takes_what_waits_and_does_not_wait() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let mut acceptor = Acceptor::new().expect("a ring");
+        let mut acceptor = Acceptor::made().expect("a ring");
         let start = Instant::now();
         assert!((0..100).all(|_| acceptor.accept(listener.as_fd()).expect("asked").is_none()));
         assert!(start.elapsed().as_millis() < 1_000, "it waits: {:?} for a hundred", start.elapsed());

@@ -29,6 +29,13 @@ pub struct IoUringUnavailable {
     source: Option<io::Error>,
 }
 
+impl IoUringUnavailable {
+    /// Whether there was no memory to lock.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        self.source.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::ENOMEM))
+    }
+}
+
 impl Features {
     /// Creates a small ring to find out.
     ///

@@ -2,11 +2,12 @@
 
 use std::io;
 
-use nix::sys::prctl;
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgroups, getresgid, getresuid, initgroups, setgroups, setresgid,
     setresuid,
 };
+
+use super::capabilities::{Capabilities, gain_none_but, keep_only};
 
 /// Why this process cannot serve as the user or group that was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +57,9 @@ impl Identity {
     /// Becomes it for good: no way back, no capability, no privilege by exec.
     ///
     /// # Errors
-    /// As setresuid(2) and its like; the process must not go on then.
+    /// As setresuid(2) and its like, and where a capability is left; the process must not go on then.
     pub(crate) fn assume(&self) -> io::Result<()> {
+        gain_none_but(Capabilities::NONE)?;
         if geteuid().is_root() {
             match &self.user {
                 Some((name, _)) => {
@@ -69,10 +71,9 @@ impl Identity {
         }
         setresgid(self.group, self.group, self.group)?;
         if let Some((_, uid)) = self.user {
-            // From root to another user this clears all sets of capabilities (capabilities(7)).
             setresuid(uid, uid, uid)?;
         }
-        prctl::set_no_new_privs()?;
+        keep_only(Capabilities::NONE)?;
         self.check()
     }
 

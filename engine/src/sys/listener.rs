@@ -144,24 +144,23 @@ pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
 
 /// Connections that wait at a listen socket of which other processes have copies; never waits for one. What was seen to
 /// wait may be gone: others accept, too, and the ring of a worker that was killed goes on for some milliseconds.
-pub(crate) fn waiting_at_shared(socket: &Socket) -> impl Iterator<Item = Socket> {
-    let mut acceptor = None;
-    std::iter::from_fn(move || {
+pub(crate) fn waiting_at_shared(socket: &Socket, acceptor: &mut Acceptor) -> impl Iterator<Item = Socket> {
+    std::iter::from_fn(|| {
         for _ in 0..SHARED_TRIES_MAX {
             // Usually nobody waits, and no ring is made.
             if !is_waiting(socket) {
                 return None;
             }
-            if acceptor.is_none() {
-                acceptor = Acceptor::new().inspect_err(|error| tracing::warn!(%error, "no ring to accept with")).ok();
-            }
-            match acceptor.as_mut()?.accept(socket.as_fd()) {
+            match acceptor.accept(socket.as_fd()) {
                 Ok(Some(accepted)) => return Some(Socket::from(accepted)),
                 // Somebody else was faster. The accept was armed for a moment, and whoever came in that moment has woken this
                 // process and nobody else: look again.
                 Ok(None) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-                Err(_) => return None,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept from a shared listen socket");
+                    return None;
+                }
             }
         }
         None
@@ -186,11 +185,12 @@ mod tests {
     #[test]
     fn accepting_from_a_shared_socket_does_not_wait() {
         let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
-        assert!(waiting_at_shared(&socket).next().is_none(), "it does not listen");
+        let mut acceptor = Acceptor::default();
+        assert!(waiting_at_shared(&socket, &mut acceptor).next().is_none(), "it does not listen");
         configure(&socket, address, 16).expect("listening");
-        assert!(waiting_at_shared(&socket).next().is_none());
+        assert!(waiting_at_shared(&socket, &mut acceptor).next().is_none());
         let _client = TcpStream::connect(address).expect("connected");
-        let connection = waiting_at_shared(&socket).next().expect("a connection");
+        let connection = waiting_at_shared(&socket, &mut acceptor).next().expect("a connection");
         assert!(!connection.nonblocking().expect("asked"), "rings wait for workers");
     }
 
@@ -206,7 +206,9 @@ mod tests {
                 let (socket, say, (begin, begun)) = (socket.try_clone().expect("a copy"), say.clone(), mpsc::channel());
                 thread::spawn(move || {
                     while begun.recv().is_ok() {
-                        say.send(waiting_at_shared(&socket).next().is_some()).expect("somebody listens");
+                        let mut acceptor = Acceptor::default();
+                        let has_taken = waiting_at_shared(&socket, &mut acceptor).next().is_some();
+                        say.send(has_taken).expect("somebody listens");
                     }
                 });
                 begin

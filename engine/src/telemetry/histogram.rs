@@ -33,6 +33,11 @@ impl Histogram {
         self.buckets[bucket(nanoseconds)].add(count);
     }
 
+    #[cfg(test)]
+    pub(crate) fn fill(&self, count: u64) {
+        self.buckets.iter().for_each(|bucket| bucket.set(count));
+    }
+
     pub(crate) fn snapshot(&self) -> HistogramSnapshot {
         HistogramSnapshot { buckets: self.buckets.iter().map(Counter::get).collect() }
     }
@@ -67,7 +72,7 @@ pub struct HistogramSnapshot {
 impl HistogramSnapshot {
     /// How many values were recorded.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The value in nanoseconds below or at which `quantile` (0 to 1) of the values lie; 0 where there are none.
@@ -75,7 +80,7 @@ impl HistogramSnapshot {
         let wanted = ((self.count() as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {
-            seen += count;
+            seen = u64::saturating_add(seen, *count);
             if seen >= wanted {
                 return bucket_end(index);
             }
@@ -87,7 +92,7 @@ impl HistogramSnapshot {
     pub fn add(&mut self, other: &Self) {
         self.buckets.resize(HISTOGRAM_BUCKETS, 0);
         for (own, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            *own += theirs;
+            *own = own.saturating_add(*theirs);
         }
     }
 }

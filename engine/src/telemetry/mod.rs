@@ -17,6 +17,9 @@ use crate::types::CloseReason;
 /// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
 pub const NAMED_COUNTERS_MAX: usize = 16;
 
+/// Named counters in a sum of many workers.
+const NAMES_IN_SUM_MAX: usize = 256;
+
 /// Bytes of such a name.
 pub const COUNTER_NAME_BYTES_MAX: usize = 32;
 
@@ -97,7 +100,8 @@ impl WorkerPage {
         let bytes: Vec<u8> =
             self.names[index].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
+        // They are shown on terminals.
+        String::from_utf8_lossy(&bytes[..length]).replace(char::is_control, "\u{fffd}")
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -180,7 +184,8 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Adds another's numbers. Those of one that has ended count no open connections.
+    /// Adds another's numbers, and no more than 256 named ones in all. What would be too large stays at the largest number: whoever
+    /// has taken a worker over writes there what they like.
     pub fn add(&mut self, other: &Self) {
         let Self {
             accepted,
@@ -204,29 +209,31 @@ impl Snapshot {
             service,
             pause,
         } = other;
-        self.accepted += accepted;
-        self.connected += connected;
-        self.taken_over += taken_over;
-        self.open += open;
+        sum(&mut self.accepted, *accepted);
+        sum(&mut self.connected, *connected);
+        sum(&mut self.taken_over, *taken_over);
+        sum(&mut self.open, *open);
         for (own, theirs) in self.closed.iter_mut().zip(closed) {
-            *own = (theirs.0, own.1 + theirs.1);
+            sum(&mut own.1, theirs.1);
         }
-        self.bytes_received += bytes_received;
-        self.bytes_sent += bytes_sent;
-        self.requests += requests;
-        self.turns += turns;
-        self.enters += enters;
-        self.buffers_exhausted += buffers_exhausted;
-        self.completions_overflowed += completions_overflowed;
-        self.accept_errors += accept_errors;
-        self.accept_pauses += accept_pauses;
-        self.memory_bytes += memory_bytes;
-        self.memory_pauses += memory_pauses;
+        sum(&mut self.bytes_received, *bytes_received);
+        sum(&mut self.bytes_sent, *bytes_sent);
+        sum(&mut self.requests, *requests);
+        sum(&mut self.turns, *turns);
+        sum(&mut self.enters, *enters);
+        sum(&mut self.buffers_exhausted, *buffers_exhausted);
+        sum(&mut self.completions_overflowed, *completions_overflowed);
+        sum(&mut self.accept_errors, *accept_errors);
+        sum(&mut self.accept_pauses, *accept_pauses);
+        sum(&mut self.memory_bytes, *memory_bytes);
+        sum(&mut self.memory_pauses, *memory_pauses);
         self.turn_at_ns = self.turn_at_ns.max(*turn_at_ns);
         for (name, count) in named {
+            let is_room = self.named.len() < NAMES_IN_SUM_MAX;
             match self.named.iter_mut().find(|(own, _)| own == name) {
-                Some((_, own)) => *own += count,
-                None => self.named.push((name.clone(), *count)),
+                Some((_, own)) => sum(own, *count),
+                None if is_room => self.named.push((name.clone(), *count)),
+                None => {}
             }
         }
         self.service.add(service);
@@ -234,9 +241,31 @@ impl Snapshot {
     }
 }
 
+fn sum(own: &mut u64, other: u64) {
+    *own = own.saturating_add(other);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_stands_in_a_page_can_be_read_and_summed() {
+        let page = WorkerPage::default();
+        let all = [&page.accepted, &page.open, &page.requests, &page.turn_at_ns, &page.named[0]];
+        all.into_iter().chain(&page.closed).for_each(|counter| counter.set(u64::MAX));
+        page.service.fill(u64::MAX);
+        let (mut total, latest) = (Snapshot::default(), page.snapshot());
+        for number in 0..1000 {
+            page.set_name(0, &format!("\u{1b}[2J{number}"));
+            total.add(&page.snapshot());
+            total.add(&latest);
+        }
+        assert_eq!((total.accepted, total.closed[0].1, total.service.count()), (u64::MAX, u64::MAX, u64::MAX));
+        assert!(total.service.quantile(1.0) >= total.service.quantile(0.5));
+        assert_eq!(total.named.len(), NAMES_IN_SUM_MAX);
+        assert_eq!(total.named[0], ("\u{fffd}[2J0".to_owned(), u64::MAX));
+    }
 
     #[test]
     fn names_survive_and_are_cut_at_a_character() {

@@ -6,7 +6,7 @@ use std::{fmt, io};
 use super::{Snapshot, WorkerPage};
 use crate::sys::shared_memory::Shared;
 
-/// The numbers of a server's workers.
+/// The numbers of a server's workers. A worker itself sees no others than its own: what it cannot see it cannot falsify.
 #[derive(Clone, Default)]
 pub struct Telemetry {
     pages: Arc<Mutex<Pages>>,
@@ -38,6 +38,11 @@ impl Telemetry {
         let page = Arc::new(Shared::new()?);
         self.pages().living.push(Arc::clone(&page));
         Ok(page)
+    }
+
+    /// In the worker of this page, which alone remains mapped there.
+    pub(crate) fn forget_others(&self, page: &Arc<Shared<WorkerPage>>) {
+        self.pages().living.retain(|one| Arc::ptr_eq(one, page));
     }
 
     /// The worker of this page has ended.

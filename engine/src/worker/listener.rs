@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use socket2::Socket;
 
-use crate::sys::listener::{accept_waiting, backlog_effective, waiting_at_shared};
+use crate::sys::acceptor::Acceptor;
+use crate::sys::listener::{accept_waiting, waiting_at_shared};
 
 /// Whether accepting from a listener is in the kernel's hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +46,10 @@ impl Listener {
     }
 
     /// Closes this copy of a socket that others accept from. Whoever came while the accept was being cancelled has woken
-    /// this worker and nobody else, and would wait until the next one comes: he is taken.
-    pub(crate) fn release(self, mut take: impl FnMut(Socket)) {
+    /// this worker and nobody else, and would wait until the next one comes: he is taken. Those who come from now on wake the
+    /// others: no more than `queue_max`, which the queue can hold, have to be taken.
+    pub(crate) fn release(self, acceptor: &mut Acceptor, queue_max: u32, take: impl FnMut(Socket)) {
         assert_eq!(self.accepting, Accepting::No, "a listener is closed after its accept has ended");
-        // Those who come from now on wake the others: no more than the queue can hold have to be taken.
-        let most = backlog_effective(u32::MAX) as usize;
-        waiting_at_shared(&self.socket).take(most).for_each(&mut take);
+        waiting_at_shared(&self.socket, acceptor).take(queue_max as usize).for_each(take);
     }
 }

@@ -7,6 +7,7 @@ mod idlest;
 pub(crate) mod lifecycle;
 mod line;
 mod listener;
+mod sandbox;
 mod slab;
 
 use std::io;
@@ -21,7 +22,7 @@ use nix::unistd::geteuid;
 
 use self::event_loop::{EventLoop, Parts};
 use self::listener::Listener;
-use crate::config::Settings;
+use crate::config::{Sandbox, Settings};
 use crate::context::{Context, Inbox, Worker};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -29,13 +30,14 @@ use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::steering::Steering;
+use crate::sys::acceptor::Acceptor;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
 use crate::sys::features::{Features, IoUringUnavailable};
 use crate::sys::identity::Identity;
 use crate::sys::listener::{ListenError, backlog_effective, bind, configure};
 use crate::sys::process::outlive_parent;
-use crate::sys::ring::{Ring, RingSizes};
+use crate::sys::ring::{Operations, Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
 
@@ -72,6 +74,8 @@ pub enum StartError {
     Protocol(#[source] io::Error),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
+    #[error("sandbox = \"on\" cannot be kept here: {source}; choose \"auto\" to serve without what is missing")]
+    Sandbox { source: io::Error },
     #[error(
         "the limit of open files is {limit}, which leaves no room for connections; raise it (ulimit -n, or LimitNOFILE=)"
     )]
@@ -141,17 +145,20 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     const { assert!(P::WORKER_STATE.is_none() || P::STATE.is_some(), "where a worker's state moves, so must connections") };
     let Setup { slot, generation, core, settings, listeners, steering, page, control, .. } = setup;
     reach("worker:starting");
+    // A thread of somebody else's process is theirs to confine.
+    let sandbox = if setup.signals { settings.sandbox } else { Sandbox::Off };
     // The order matters: memory and the ring are made on the core that uses them.
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let system = |what| move |source| StartError::System { what, source };
     let made = (|| {
-        let features = Features::probe()?;
+        let features = when_there_is_memory(IoUringUnavailable::is_out_of_memory, Features::probe)?;
         let addresses = match &listeners {
             Listeners::Inherited(sockets) => sockets.len(),
             Listeners::Own(addresses) => addresses.len(),
         };
         let sizing = Sizing::new(&settings, addresses, raise_descriptor_limit(), locked_limit())?;
-        let ring = open_ring(sizing.ring, features).map_err(ring_error)?;
+        let operations = sandbox::operations(sandbox, P::SYSTEM_CALLS);
+        let ring = open_ring(sizing.ring, features, operations).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
         let rendezvous =
             setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
@@ -161,10 +168,10 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let meets = setup.signals && P::STATE.is_some();
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
+        // Rings cannot be made later, where there is a sandbox.
+        let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
         // Everything that needs privilege exists; the protocol's own code never has any.
-        if let Some(identity) = &setup.identity {
-            identity.assume().map_err(system("giving up privileges"))?;
-        }
+        sandbox::enter(sandbox, P::SYSTEM_CALLS, setup.identity.as_ref(), slot)?;
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
         context.slot = slot;
         context.core = core;
@@ -185,6 +192,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             generation,
             signals,
             sizing,
+            acceptor,
             meeting,
             user,
             connections,
@@ -201,24 +209,31 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
 }
 
 /// Where the limit of locked memory leaves no room for many completions, there is room for fewer: the kernel keeps what
-/// does not fit, which costs time under a burst and loses nothing. Where there is no room even for those, it waits a while: the
-/// rings of workers that have ended count until the kernel has taken them apart.
-fn open_ring(mut sizes: RingSizes, features: Features) -> io::Result<Ring> {
-    let until = Instant::now() + RING_TIME_MAX;
-    loop {
-        match Ring::new(sizes, features) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                if sizes.completions > COMPLETIONS_MIN {
-                    sizes.completions /= 2;
-                } else if Instant::now() < until {
-                    std::thread::sleep(RING_PAUSE);
-                } else {
-                    return Err(error);
-                }
-            }
+/// does not fit, which costs time under a burst and loses nothing.
+fn open_ring(mut sizes: RingSizes, features: Features, operations: Operations) -> io::Result<Ring> {
+    while sizes.completions > COMPLETIONS_MIN {
+        match Ring::new(sizes, features, operations) {
+            Err(error) if is_out_of_memory(&error) => sizes.completions /= 2,
             result => return result,
         }
     }
+    when_there_is_memory(is_out_of_memory, || Ring::new(sizes, features, operations))
+}
+
+/// Waits a while where there is no memory to lock: the rings of workers that have ended count until the kernel has taken them
+/// apart.
+fn when_there_is_memory<T, E>(is_missing: impl Fn(&E) -> bool, mut make: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let until = Instant::now() + RING_TIME_MAX;
+    loop {
+        match make() {
+            Err(error) if is_missing(&error) && Instant::now() < until => std::thread::sleep(RING_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn is_out_of_memory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOMEM)
 }
 
 fn ring_error(source: io::Error) -> StartError {
@@ -272,6 +287,8 @@ pub(crate) struct Sizing {
     pub(crate) connections_max: u32,
     /// Connections that one multishot accept may bring before it can be cancelled.
     pub(crate) backlog: u32,
+    /// Connections that wait at one listener at most, whatever its backlog.
+    pub(crate) queue_max: u32,
     /// Slots of the slab.
     pub(crate) slots: u32,
     pub(crate) ring: RingSizes,
@@ -307,6 +324,7 @@ impl Sizing {
         Ok(Self {
             connections_max,
             backlog,
+            queue_max: backlog_effective(u32::MAX),
             slots,
             ring: RingSizes {
                 submissions: SUBMISSIONS,

@@ -16,7 +16,9 @@ mod route;
 
 use std::time::Duration;
 
-use baton::{CannotFreeze, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError, TimerKey};
+use baton::{
+    CannotFreeze, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, SystemCalls, ThawError, TimerKey,
+};
 
 use self::answer::{Answer, Answers, Say};
 use self::body::Body;
@@ -290,6 +292,8 @@ fn skip_empty_line(connection: &mut HttpConnection, input: &[u8]) -> Result<(usi
 impl Protocol for Http {
     type Connection = HttpConnection;
     type Message = ();
+
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
 
     fn on_open(&mut self, _peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection, Reject> {
         Ok(HttpConnection::default())

@@ -76,9 +76,9 @@ impl Clients {
 
     /// Takes new clients, all who wait. Where there are too many, the oldest silent client makes room; where none is silent,
     /// the new one is refused.
-    pub(crate) fn accept(&mut self, listener: &UnixListener, now_ns: u64) {
+    pub(crate) fn accept(&mut self, listener: &UnixListener, now_ns: u64, is_worker: impl Fn(u32) -> bool) {
         while let Ok((stream, _)) = listener.accept() {
-            if stream.set_nonblocking(true).is_err() || !is_permitted(&stream) {
+            if stream.set_nonblocking(true).is_err() || !is_permitted(&stream, &is_worker) {
                 continue;
             }
             let mut client = Client {
@@ -168,9 +168,12 @@ impl Clients {
 }
 
 /// Whether the peer is the same user, or root. The file's mode says the same; this says it also where the file was moved
-/// or its mode changed.
-fn is_permitted(stream: &UnixStream) -> bool {
-    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+/// or its mode changed. A worker is never one who gives orders: by an upgrade to a binary of its choice it would leave its sandbox.
+fn is_permitted(stream: &UnixStream, is_worker: impl Fn(u32) -> bool) -> bool {
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
+        let is_user = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
+        is_user && !is_worker(peer.pid() as u32)
+    })
 }
 
 impl Client {
@@ -292,17 +295,27 @@ mod tests {
         let (listener, connect) = listen("silent");
         let mut clients = Clients::default();
         let silent: Vec<UnixStream> = (0..3 * CLIENTS_MAX).map(|_| connect()).collect();
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert_eq!(clients.all.len(), CLIENTS_MAX);
         assert!(clients.hear(0).is_empty());
         assert!(!is_busy(&clients, &listener), "nothing is left to do");
         let mut asking = connect();
         asking.write_all(STATUS).expect("sent");
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert_eq!(clients.hear(0), [Heard::Request(96, Request::Status)]);
         drop(silent);
         assert!(clients.hear(0).is_empty());
         assert_eq!(clients.all.len(), 1);
+    }
+
+    #[test]
+    fn a_worker_gives_no_orders() {
+        let (listener, connect) = listen("worker");
+        let mut clients = Clients::default();
+        let mut worker = connect();
+        clients.accept(&listener, 0, |pid| pid == std::process::id());
+        assert!(clients.all.is_empty());
+        assert_eq!(worker.read(&mut [0; 1]).expect("closed"), 0);
     }
 
     #[test]
@@ -315,10 +328,10 @@ mod tests {
             stream
         };
         let waiting: Vec<UnixStream> = (0..CLIENTS_MAX).map(|_| ask()).collect();
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert_eq!(clients.hear(0).len(), CLIENTS_MAX);
         let refused = ask();
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert!(clients.hear(0).is_empty() && !is_busy(&clients, &listener));
         assert!(read_all(refused).contains("too_many_clients"));
         drop(waiting);
@@ -333,7 +346,7 @@ mod tests {
             let mut stream = connect();
             stream.write_all(text).expect("sent");
             stream.shutdown(Shutdown::Write).expect("shut");
-            clients.accept(&listener, 0);
+            clients.accept(&listener, 0, |_| false);
             assert_eq!(clients.hear(0), [Heard::Request(0, Request::Status)]);
             assert!(clients.hear(0).is_empty() && !is_busy(&clients, &listener), "it waits, and nobody spins");
             clients.reply(0, &Reply::Done(Outcome::Stopped));
@@ -347,12 +360,12 @@ mod tests {
         let (listener, connect) = listen("gone");
         let mut clients = Clients::default();
         connect().write_all(STATUS).expect("sent");
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert_eq!(clients.hear(0), [Heard::Request(0, Request::Status)]);
         assert!(is_busy(&clients, &listener));
         assert_eq!(clients.hear(0), [Heard::Gone(0)]);
         drop(connect());
-        clients.accept(&listener, 0);
+        clients.accept(&listener, 0, |_| false);
         assert!(clients.hear(0).is_empty() && clients.all.is_empty());
     }
 
@@ -361,7 +374,7 @@ mod tests {
         let (listener, connect) = listen("late");
         let mut clients = Clients::default();
         let _silent = connect();
-        clients.accept(&listener, 7);
+        clients.accept(&listener, 7, |_| false);
         let deadline_ns = clients.deadline_ns().expect("one is silent");
         assert!(clients.hear(deadline_ns).is_empty() && clients.all.len() == 1);
         assert!(clients.hear(deadline_ns + 1).is_empty() && clients.all.is_empty());

@@ -42,6 +42,10 @@ impl Orphans {
         self.0.iter().map(|orphan| orphan.channel.as_fd())
     }
 
+    pub(super) fn is_known(&self, process: ProcessId) -> bool {
+        self.of(process).is_some()
+    }
+
     fn of(&self, process: ProcessId) -> Option<&Orphan> {
         self.0.iter().find(|orphan| orphan.process == process)
     }

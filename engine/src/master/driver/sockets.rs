@@ -13,6 +13,7 @@ use super::system;
 use crate::ipc::control::Failure;
 use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
 use crate::steering::{self, Guard, Steering};
+use crate::sys::acceptor::Acceptor;
 use crate::sys::listener::{self, ListenError, Reservation};
 use crate::worker::Inherited;
 
@@ -211,7 +212,7 @@ impl Sockets {
 
     /// A connection that waits at a kept socket.
     pub(super) fn accept_from(&mut self, socket: SocketId) -> Option<ArrivalId> {
-        let connection = listener::waiting_at_shared(self.kept.get(&socket)?).next()?;
+        let connection = listener::waiting_at_shared(self.kept.get(&socket)?, &mut Acceptor::default()).next()?;
         Some(self.arrived(connection.into()))
     }
 

@@ -153,7 +153,7 @@ impl Workers {
     }
 
     pub(super) fn open_connections(&self) -> u64 {
-        self.all.iter().map(|worker| worker.page.open.get()).sum()
+        self.all.iter().fold(0, |sum, worker| sum.saturating_add(worker.page.open.get()))
     }
 
     /// Moves what waits at a worker's listeners to others, whatever holds the sockets open; gives how many there were.
@@ -238,7 +238,7 @@ impl Driver<'_> {
                     succeeds,
                     signals: true,
                 };
-                self.forget_all();
+                self.forget_all(&setup.page);
                 let result = service.run(setup);
                 process::exit(if result.is_ok() { 0 } else { EXIT_FAILED })
             }
@@ -249,9 +249,11 @@ impl Driver<'_> {
         }
     }
 
-    /// In a new worker: the others' channels must end with the master, and listen sockets with those who serve them.
-    fn forget_all(&mut self) {
+    /// In a new worker: the others' channels must end with the master, listen sockets with those who serve them, and what others
+    /// count is not this worker's to change.
+    fn forget_all(&mut self, page: &Arc<Shared<WorkerPage>>) {
         self.workers.all.clear();
+        self.workers.telemetry.forget_others(page);
         self.sockets = Default::default();
         self.old = None;
         self.new = None;

@@ -61,7 +61,8 @@ impl Driver<'_> {
     /// Takes clients that wait at the control socket.
     pub(super) fn accept_clients(&mut self) {
         if let Some(control) = &self.control {
-            self.clients.accept(control.listener(), monotonic_ns());
+            let is_worker = |pid| self.workers.is_known(ProcessId(pid)) || self.orphans.is_known(ProcessId(pid));
+            self.clients.accept(control.listener(), monotonic_ns(), is_worker);
         }
     }
 

@@ -15,6 +15,7 @@ use io_uring::types::Timespec;
 use io_uring::{IoUring, cqueue, squeue};
 use socket2::SockAddr;
 
+pub(super) use self::operations::enable_only;
 pub(crate) use self::user_data::{Key, OPERATIONS_MAX, SLOTS_MAX};
 use self::user_data::{Kind, unpack};
 use super::buffer_ring::{BufferRing, Lease};
@@ -148,16 +149,30 @@ pub(crate) struct RingSizes {
     pub(crate) buffer_bytes: u32,
 }
 
+/// What the kernel lets a ring do (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10), for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operations {
+    /// Anything.
+    Any,
+    /// What this module can push.
+    Connections,
+    /// The same, but for connecting out.
+    AcceptedConnections,
+}
+
 const NONE: u32 = u32::MAX;
 
 impl Ring {
     /// Creates the ring. The calling thread must be the one that uses it (`IORING_SETUP_SINGLE_ISSUER`).
-    pub(crate) fn new(sizes: RingSizes, features: Features) -> io::Result<Self> {
+    pub(crate) fn new(sizes: RingSizes, features: Features, operations: Operations) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_clamp();
         builder.setup_cqsize(sizes.completions).dontfork();
         if features.no_sqarray {
             builder.setup_no_sqarray();
+        }
+        if operations != Operations::Any {
+            builder.setup_r_disabled();
         }
         let inner = builder.build(sizes.submissions)?;
         let buffers = BufferRing::new(&inner, sizes.buffers, sizes.buffer_bytes)?;
@@ -165,6 +180,7 @@ impl Ring {
             Ok(index) => (index, libc_flags::ENTER_REGISTERED_RING),
             Err(_) => (inner.as_raw_fd(), 0),
         };
+        operations.enable(&inner)?;
         Ok(Self {
             inner,
             enter_fd,

@@ -1,16 +1,56 @@
 //! The operations that can be pushed. Each moves the memory it points to into the ring until its completion.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
-use io_uring::{opcode, squeue};
+use io_uring::{IoUring, opcode, squeue};
 use socket2::SockAddr;
 
 use super::user_data::Kind;
-use super::{Held, Key, Ring, Socket, WhenFull};
+use super::{Held, Key, Operations, Ring, Socket, WhenFull};
 use crate::sys::buffer_ring::GROUP;
 use crate::sys::payload::Payload;
+
+/// Lets a ring that was set up as disabled begin, with these operations and flags alone, and with nothing more to be registered
+/// (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10).
+///
+/// # Errors
+/// As io_uring_register(2).
+pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::Flags) -> io::Result<()> {
+    let operations = codes.iter().map(|code| Restriction::sqe_op(*code));
+    let mut restrictions: Vec<_> = operations.chain([Restriction::sqe_flags_allowed(flags.bits())]).collect();
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    ring.submitter().register_enable_rings()
+}
+
+impl Operations {
+    /// Lets a ring begin that was set up for these.
+    ///
+    /// # Errors
+    /// As io_uring_register(2).
+    pub(super) fn enable(self, ring: &IoUring) -> io::Result<()> {
+        // What is pushed below; operations that take many results, or a descriptor, have the code of the plain one.
+        let codes = [
+            opcode::Accept::CODE,
+            opcode::Recv::CODE,
+            opcode::Send::CODE,
+            opcode::Close::CODE,
+            opcode::PollAdd::CODE,
+            opcode::Timeout::CODE,
+            opcode::AsyncCancel::CODE,
+            opcode::Connect::CODE,
+        ];
+        let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        match self {
+            Self::Any => Ok(()),
+            Self::Connections => enable_only(ring, &codes, flags),
+            Self::AcceptedConnections => enable_only(ring, &codes[..codes.len() - 1], flags),
+        }
+    }
+}
 
 impl Ring {
     /// Accepts from `listener`: once, or until cancelled or failed (`many`, kernel 5.19).
@@ -149,5 +189,57 @@ impl Ring {
         *self.timeout_at = Timespec::new().sec(at_ns / 1_000_000_000).nsec((at_ns % 1_000_000_000) as u32);
         let entry = opcode::Timeout::new(&raw const *self.timeout_at).flags(TimeoutFlags::ABS).build();
         self.push(entry, Kind::Timeout.pack(0, Key { slot: 0, generation: 0 }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::sys::features::Features;
+    use crate::sys::ring::{Completion, RingSizes};
+
+    const KEY: Key = Key { slot: 1, generation: 1 };
+
+    fn ring(operations: Operations) -> Ring {
+        let sizes = RingSizes { submissions: 8, completions: 16, buffers: 2, buffer_bytes: 1024 };
+        Ring::new(sizes, Features::probe().expect("io_uring"), operations).expect("a ring")
+    }
+
+    /// How a connect ends.
+    fn connect(ring: &mut Ring, address: SocketAddr) -> i32 {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket = Socket::from(OwnedFd::from(socket));
+        ring.connect(&socket, KEY, address);
+        loop {
+            ring.enter(1).expect("entered");
+            if let Some(Completion::Connected { result, .. }) = ring.next() {
+                ring.close(socket);
+                return result;
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_does_what_it_was_made_for_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        for (operations, result) in
+            [(Operations::Any, 0), (Operations::Connections, 0), (Operations::AcceptedConnections, -libc::EACCES)]
+        {
+            let mut ring = ring(operations);
+            assert_eq!(connect(&mut ring, address), result, "{operations:?}");
+            let is_restricted = operations != Operations::Any;
+            let nop = opcode::Nop::new().build();
+            let before = ring.outstanding;
+            ring.push(nop, Kind::Connect.pack(ring.held.len(), KEY));
+            ring.enter(1).expect("entered");
+            assert_eq!(ring.harvest[ring.harvested].result() < 0, is_restricted, "{operations:?}");
+            assert_eq!(before, ring.outstanding);
+            let registered = ring.inner.submitter().register_probe(&mut io_uring::Probe::new());
+            assert_eq!(registered.is_err(), is_restricted, "{operations:?}");
+        }
     }
 }

@@ -181,7 +181,9 @@ impl<P: Protocol> EventLoop<P> {
 
     fn release(&mut self, listeners: Vec<Listener>) {
         let mut taken = Vec::new();
-        listeners.into_iter().for_each(|listener| listener.release(|socket| taken.push(socket)));
+        for listener in listeners {
+            listener.release(&mut self.acceptor, self.sizing.queue_max, |socket| taken.push(socket));
+        }
         self.take_in(taken);
     }
 

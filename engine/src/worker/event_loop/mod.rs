@@ -43,6 +43,7 @@ use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
+use crate::sys::acceptor::Acceptor;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Ring};
 use crate::types::ConnectionId;
@@ -74,6 +75,7 @@ pub(super) struct Parts<M> {
     pub(super) generation: u32,
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
+    pub(super) acceptor: Acceptor,
     /// Where others bring their connections, and whom this worker was started as.
     pub(super) meeting: Option<Meeting>,
     pub(super) user: u32,
@@ -99,6 +101,8 @@ pub(crate) struct EventLoop<P: Protocol> {
     generation: u32,
     signals: Option<SignalFd>,
     sizing: Sizing,
+    /// Accepts from listeners that others have copies of.
+    acceptor: Acceptor,
     dirty: Vec<u32>,
     line: Line,
     /// When the ring's timeout fires; `u64::MAX` where none is armed.
@@ -141,6 +145,7 @@ impl<P: Protocol> EventLoop<P> {
             generation,
             signals,
             sizing,
+            acceptor: parts.acceptor,
             dirty: Vec::new(),
             line: Line::new(sizing.ring.buffers),
             timeout_at_ns: u64::MAX,

@@ -1,0 +1,158 @@
+//! Capabilities of the calling thread (capabilities(7)): which ones it has, and giving them up for good.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+
+/// Of capget(2): sets of 64 bits, in two halves (kernel 2.6.26).
+const VERSION: u32 = 0x2008_0522;
+
+/// Capabilities by number, each a bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capabilities(u64);
+
+impl Capabilities {
+    pub(crate) const NONE: Self = Self(0);
+
+    /// What a program of root may use on files, users, limits and ports without power over other processes or the kernel:
+    /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, NET_BIND_SERVICE, IPC_LOCK, SYS_NICE, SYS_RESOURCE
+    /// and LEASE (linux/capability.h).
+    pub(crate) const USUAL: Self = {
+        const NUMBERS: [u32; 12] = [0, 1, 2, 3, 4, 6, 7, 10, 14, 23, 24, 28];
+        let (mut bits, mut index) = (0, 0);
+        while index < NUMBERS.len() {
+            bits |= 1 << NUMBERS[index];
+            index += 1;
+        }
+        Self(bits)
+    };
+
+    fn has(self, number: u32) -> bool {
+        self.0 & (1 << number) != 0
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:#x}", self.0)
+    }
+}
+
+/// `struct __user_cap_header_struct`.
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// `struct __user_cap_data_struct`: one half of each set.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Half {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// What the thread may do, and what it could pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sets {
+    effective: Capabilities,
+    permitted: Capabilities,
+    inheritable: Capabilities,
+}
+
+impl Sets {
+    fn read() -> io::Result<Self> {
+        let mut header = Header { version: VERSION, pid: 0 };
+        let mut halves = [Half::default(); 2];
+        // SAFETY: capget(2) reads the header and, in this version, writes two halves.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, halves.as_mut_ptr()) })?;
+        let whole =
+            |part: fn(&Half) -> u32| Capabilities(u64::from(part(&halves[0])) | u64::from(part(&halves[1])) << 32);
+        Ok(Self {
+            effective: whole(|half| half.effective),
+            permitted: whole(|half| half.permitted),
+            inheritable: whole(|half| half.inheritable),
+        })
+    }
+
+    fn write(self) -> io::Result<()> {
+        let mut header = Header { version: VERSION, pid: 0 };
+        let half = |shift: u32| Half {
+            effective: (self.effective.0 >> shift) as u32,
+            permitted: (self.permitted.0 >> shift) as u32,
+            inheritable: (self.inheritable.0 >> shift) as u32,
+        };
+        let halves = [half(0), half(32)];
+        // SAFETY: capset(2) reads the header and, in this version, two halves.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, halves.as_ptr()) })?;
+        Ok(())
+    }
+}
+
+/// Lets no program gain a privilege that this thread, or a thread or process that it starts, executes; and takes from what
+/// they could gain (the bounding set) all but `kept`. To be called before the user is changed, which takes the right to do so.
+///
+/// Where that right is missing (CAP_SETPCAP), the bounding set stays, and means nothing: it bounds what a program gains.
+///
+/// # Errors
+/// As prctl(2).
+pub(crate) fn gain_none_but(kept: Capabilities) -> io::Result<()> {
+    prctl::set_no_new_privs()?;
+    for number in numbers().filter(|number| !kept.has(*number)) {
+        // SAFETY: PR_CAPBSET_DROP takes an integer.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) }) {
+            Ok(_) => {}
+            Err(Errno::EPERM) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps of what this thread may do only `kept`, and passes nothing on. A change of the user need not have done so: it leaves the
+/// inheritable set, and under SECBIT_NO_SETUID_FIXUP, which a process inherits, all of them (capabilities(7)).
+///
+/// # Errors
+/// As capset(2) and prctl(2); and where more is left all the same. The process must not go on then.
+pub(crate) fn keep_only(kept: Capabilities) -> io::Result<()> {
+    let and = |one: Capabilities| Capabilities(one.0 & kept.0);
+    let now = Sets::read()?;
+    let wanted = Sets { effective: and(now.effective), permitted: and(now.permitted), inheritable: Capabilities::NONE };
+    // SAFETY: PR_CAP_AMBIENT_CLEAR_ALL takes no pointer.
+    Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
+    if now != wanted {
+        wanted.write()?;
+    }
+    let (left, ambient) = (Sets::read()?, ambient()?);
+    if left != wanted || ambient != Capabilities::NONE {
+        let Sets { effective, permitted, inheritable } = left;
+        return Err(io::Error::other(format!(
+            "capabilities are left: effective {effective}, permitted {permitted}, inheritable {inheritable}, ambient {ambient}"
+        )));
+    }
+    Ok(())
+}
+
+/// What programs would get although nothing of their file says so.
+fn ambient() -> io::Result<Capabilities> {
+    let mut bits = 0;
+    for number in numbers() {
+        // SAFETY: PR_CAP_AMBIENT_IS_SET takes an integer.
+        let is_set = Errno::result(unsafe {
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET, libc::c_ulong::from(number), 0, 0)
+        })?;
+        bits |= u64::from(is_set == 1) << number;
+    }
+    Ok(Capabilities(bits))
+}
+
+/// All that this kernel knows.
+fn numbers() -> impl Iterator<Item = u32> {
+    // SAFETY: PR_CAPBSET_READ takes an integer, and fails for a number that is none.
+    (0..u64::BITS)
+        .take_while(|number| unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(*number), 0, 0, 0) >= 0 })
+}

@@ -1,0 +1,156 @@
+//! A Landlock domain for a worker (landlock(7), kernel 5.13): what it may reach by files, TCP and signals, whatever calls it makes. Whoever
+//! is in a domain can neither trace others outside of it nor open their memory in /proc.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::types::SystemCalls;
+
+/// Of linux/landlock.h.
+const CREATE_RULESET_VERSION: u32 = 1;
+const ACCESS_NET_BIND_TCP: u64 = 1;
+const ACCESS_NET_CONNECT_TCP: u64 = 1 << 1;
+const SCOPE_SIGNAL: u64 = 1 << 1;
+
+/// What each version of the interface added: kinds of access to files, access to the network (kernel 6.7), scopes (6.12).
+const FILES: [(u32, u64); 4] = [(1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15)];
+const NET_VERSION: u32 = 4;
+const SCOPE_VERSION: u32 = 6;
+
+/// `struct landlock_ruleset_attr`. Older kernels know a shorter one, and take this one where the rest is zero.
+#[repr(C)]
+#[derive(Default)]
+struct Ruleset {
+    files: u64,
+    net: u64,
+    scoped: u64,
+}
+
+impl Ruleset {
+    /// What is denied, since no rule allows a part of it. To handle files at all denies moving them between folders, so those of
+    /// callbacks are left alone.
+    fn new(calls: SystemCalls, version: u32) -> Self {
+        let is_strict = calls == SystemCalls::ServeOnly;
+        let known = FILES.iter().filter(|(since, _)| is_strict && *since <= version);
+        Self {
+            files: known.fold(0, |all, (_, some)| all | some),
+            net: if is_strict && version >= NET_VERSION { ACCESS_NET_BIND_TCP | ACCESS_NET_CONNECT_TCP } else { 0 },
+            scoped: if version >= SCOPE_VERSION { SCOPE_SIGNAL } else { 0 },
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.files == 0 && self.net == 0 && self.scoped == 0
+    }
+}
+
+/// Puts the calling thread, and all that it starts, into a domain of its own, for good, which allows what callbacks may do that make
+/// such calls; as far as this kernel can.
+///
+/// # Errors
+/// As landlock_create_ruleset(2): `Unsupported` where the kernel has no Landlock, or one that can deny nothing of this.
+pub(crate) fn enter_domain(calls: SystemCalls) -> io::Result<()> {
+    // SAFETY: with this flag landlock_create_ruleset(2) takes no attribute.
+    let version = Errno::result(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<Ruleset>(), 0, CREATE_RULESET_VERSION)
+    })?;
+    let ruleset = Ruleset::new(calls, version as u32);
+    if ruleset.is_empty() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: landlock_create_ruleset(2) reads the structure, of which it is told the size.
+    let descriptor = Errno::result(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, &raw const ruleset, size_of::<Ruleset>(), 0)
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    // SAFETY: landlock_restrict_self(2) takes two integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, descriptor.as_raw_fd(), 0) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::net::{TcpListener, TcpStream};
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use nix::sys::prctl::set_no_new_privs;
+    use nix::sys::signal::kill;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// Runs on a thread in a domain; `None`, said aloud, where there is none.
+    fn inside<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let thread = thread::spawn(move || {
+            set_no_new_privs().expect("set");
+            match enter_domain(calls) {
+                Ok(()) => Some(body()),
+                Err(error) => {
+                    eprintln!("SKIPPED: no domain: {error}");
+                    None
+                }
+            }
+        });
+        thread.join().expect("no panic")
+    }
+
+    /// A process that waits for the end of its input.
+    fn with_other(body: impl FnOnce(u32)) {
+        let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process");
+        body(other.id());
+        drop(other.stdin.take());
+        other.wait().expect("it ends");
+    }
+
+    #[test]
+    fn the_memory_of_other_processes_is_out_of_reach_and_so_are_signals() {
+        with_other(|pid| {
+            let path = format!("/proc/{pid}/mem");
+            if File::open(&path).is_err() {
+                eprintln!("SKIPPED: this process may not look into its own child");
+                return;
+            }
+            let (memory, signal) =
+                inside(SystemCalls::Usual, move || (File::open(path).map(drop), kill(Pid::from_raw(pid as i32), None)))
+                    .unwrap_or((Err(Errno::EACCES.into()), Err(Errno::EPERM)));
+            assert_eq!(memory.expect_err("denied").kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(signal, Err(Errno::EPERM));
+        });
+    }
+
+    #[test]
+    fn callbacks_keep_their_files() {
+        let folder = std::env::temp_dir().join(format!("baton-landlock-{}", std::process::id()));
+        fs::create_dir_all(folder.join("other")).expect("a folder");
+        let moved = {
+            let folder = folder.clone();
+            inside(SystemCalls::Usual, move || {
+                fs::write(folder.join("file"), "text")?;
+                fs::rename(folder.join("file"), folder.join("other/file"))
+            })
+        };
+        fs::remove_dir_all(folder).expect("removed");
+        moved.unwrap_or(Ok(())).expect("moved");
+    }
+
+    #[test]
+    fn a_connection_cannot_be_made_one_to_somewhere_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let socket = socket2::Socket::from(TcpStream::connect(address).expect("connected"));
+        let reconnected = inside(SystemCalls::ServeOnly, move || {
+            let unconnected = libc::sockaddr { sa_family: libc::AF_UNSPEC as _, sa_data: [0; 14] };
+            // SAFETY: connect(2) reads the address, of which it is told the size.
+            unsafe { libc::connect(socket.as_raw_fd(), &raw const unconnected, size_of::<libc::sockaddr>() as _) };
+            (socket.connect(&address.into()), File::open("/proc/self/status").map(drop))
+        });
+        let Some((connected, file)) = reconnected else { return };
+        assert_eq!(connected.expect_err("denied").kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(file.expect_err("denied").kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,69 @@
+//! What a worker gives up once it has its sockets and rings: rights, and what its code may ask of the kernel.
+
+use std::io;
+
+use nix::unistd::geteuid;
+
+use super::StartError;
+use crate::config::Sandbox;
+use crate::sys::capabilities::{Capabilities, gain_none_but, keep_only};
+use crate::sys::identity::Identity;
+use crate::sys::landlock;
+use crate::sys::ring::Operations;
+use crate::sys::system_calls;
+use crate::types::SystemCalls;
+
+/// What the ring of a worker will do.
+pub(super) fn operations(sandbox: Sandbox, calls: SystemCalls) -> Operations {
+    match calls {
+        _ if sandbox == Sandbox::Off => Operations::Any,
+        SystemCalls::Any => Operations::Any,
+        SystemCalls::Usual => Operations::Connections,
+        SystemCalls::ServeOnly => Operations::AcceptedConnections,
+    }
+}
+
+/// Gives up everything else, for good. From here on the process may run the protocol's own code.
+///
+/// # Errors
+/// Where it could not become its user, where a capability is left, and where [`Sandbox::On`] cannot be kept: the process must not
+/// serve then.
+pub(super) fn enter(
+    sandbox: Sandbox,
+    calls: SystemCalls,
+    identity: Option<&Identity>,
+    slot: usize,
+) -> Result<(), StartError> {
+    let privileges = |source| StartError::System { what: "giving up privileges", source };
+    if let Some(identity) = identity {
+        identity.assume().map_err(privileges)?;
+    }
+    if sandbox == Sandbox::Off || (sandbox == Sandbox::Auto && calls == SystemCalls::Any) {
+        return Ok(());
+    }
+    if identity.is_none() {
+        let kept = if calls == SystemCalls::ServeOnly { Capabilities::NONE } else { Capabilities::USUAL };
+        gain_none_but(kept).and_then(|()| keep_only(kept)).map_err(privileges)?;
+    }
+    let confined = match calls {
+        SystemCalls::Any => Err(io::Error::other("the protocol needs all system calls")),
+        SystemCalls::ServeOnly | SystemCalls::Usual => {
+            // Not all kernels have it: the filter stands without it.
+            if let Err(error) = landlock::enter_domain(calls) {
+                tracing::debug!(slot, "sandbox: this worker has no Landlock domain: {error}");
+            }
+            system_calls::allow_only(calls)
+        }
+    };
+    match confined {
+        Err(source) if sandbox == Sandbox::On => Err(StartError::Sandbox { source }),
+        Err(error) => {
+            tracing::warn!(slot, "sandbox: this worker serves without a filter of its system calls: {error}");
+            Ok(())
+        }
+        Ok(()) => {
+            tracing::debug!(slot, user = geteuid().as_raw(), ?calls, "sandbox: entered");
+            Ok(())
+        }
+    }
+}
