@@ -364,7 +364,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::Connect { .. } => {}
+                Alarm::Accept | Alarm::Connect { .. } | Alarm::Gift { .. } => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {

@@ -33,6 +33,7 @@ use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
+use crate::handover::receiver::{Receiver, Visitor};
 use crate::handover::sender::Sender;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -112,7 +113,8 @@ impl<P: Protocol> EventLoop<P> {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
         let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
-        let moving = Moving::new(sender, parts.meeting, parts.user);
+        let receiver = Receiver::new(sizing.connections_max);
+        let moving = Moving::new(sender, receiver, parts.meeting, parts.user);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let mut this = Self {
@@ -249,6 +251,7 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
                 Alarm::Connect { id } => self.connect_timed_out(id),
+                Alarm::Gift { visitor } => self.gift_timed_out(Visitor(visitor)),
                 Alarm::Accept => self.accept_paused = false,
                 // The lifecycle keeps the time of its own.
                 Alarm::Drain => {}
