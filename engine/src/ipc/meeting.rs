@@ -14,6 +14,18 @@ use super::transfer::Channel;
 /// Senders that may wait at once.
 const BACKLOG: i32 = 4096;
 
+/// Of the names at which workers can be met.
+const NAME_START: &str = "baton/connections/";
+
+/// Behind that, in hexadecimal digits: so many bits that nobody can have the name before.
+const NAME_DIGITS: usize = 32;
+
+/// Whether a worker can listen at this name.
+pub(super) fn is_name(name: &str) -> bool {
+    name.strip_prefix(NAME_START)
+        .is_some_and(|digits| digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// Where others bring their connections.
 #[derive(Debug)]
 pub(crate) struct Meeting {
@@ -30,10 +42,9 @@ impl Meeting {
     /// As socket(2), bind(2), listen(2).
     pub(crate) fn open() -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        // 128 random bits, so that nobody can have it before.
         let mut random = [0; 16];
         fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut random))?;
-        let name = format!("baton/connections/{:032x}", u128::from_le_bytes(random));
+        let name = format!("{NAME_START}{:0NAME_DIGITS$x}", u128::from_le_bytes(random));
         socket.bind(&address(&name)?)?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;

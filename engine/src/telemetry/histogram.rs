@@ -67,15 +67,15 @@ pub struct HistogramSnapshot {
 impl HistogramSnapshot {
     /// How many values were recorded.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
     }
 
     /// The value in nanoseconds below or at which `quantile` (0 to 1) of the values lie; 0 where there are none.
     pub fn quantile(&self, quantile: f64) -> u64 {
         let wanted = ((self.count() as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen: u64 = 0;
         for (index, count) in self.buckets.iter().enumerate() {
-            seen += count;
+            seen = seen.saturating_add(*count);
             if seen >= wanted {
                 return bucket_end(index);
             }
@@ -87,7 +87,7 @@ impl HistogramSnapshot {
     pub fn add(&mut self, other: &Self) {
         self.buckets.resize(HISTOGRAM_BUCKETS, 0);
         for (own, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            *own += theirs;
+            *own = own.saturating_add(*theirs);
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::types::CloseReason;
 /// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
 pub const NAMED_COUNTERS_MAX: usize = 16;
 
+/// Names in a sum, over all releases of a protocol that ran.
+const NAMED_MAX: usize = 16 * NAMED_COUNTERS_MAX;
+
 /// Bytes of such a name.
 pub const COUNTER_NAME_BYTES_MAX: usize = 32;
 
@@ -190,27 +193,29 @@ impl Snapshot {
             service,
             pause,
         } = other;
-        self.accepted += accepted;
-        self.connected += connected;
-        self.taken_over += taken_over;
-        self.open += open;
+        self.accepted = self.accepted.saturating_add(*accepted);
+        self.connected = self.connected.saturating_add(*connected);
+        self.taken_over = self.taken_over.saturating_add(*taken_over);
+        self.open = self.open.saturating_add(*open);
         for (own, theirs) in self.closed.iter_mut().zip(closed) {
-            *own = (theirs.0, own.1 + theirs.1);
+            *own = (theirs.0, own.1.saturating_add(theirs.1));
         }
-        self.bytes_received += bytes_received;
-        self.bytes_sent += bytes_sent;
-        self.requests += requests;
-        self.turns += turns;
-        self.enters += enters;
-        self.buffers_exhausted += buffers_exhausted;
-        self.completions_overflowed += completions_overflowed;
-        self.accept_errors += accept_errors;
-        self.accept_pauses += accept_pauses;
+        self.bytes_received = self.bytes_received.saturating_add(*bytes_received);
+        self.bytes_sent = self.bytes_sent.saturating_add(*bytes_sent);
+        self.requests = self.requests.saturating_add(*requests);
+        self.turns = self.turns.saturating_add(*turns);
+        self.enters = self.enters.saturating_add(*enters);
+        self.buffers_exhausted = self.buffers_exhausted.saturating_add(*buffers_exhausted);
+        self.completions_overflowed = self.completions_overflowed.saturating_add(*completions_overflowed);
+        self.accept_errors = self.accept_errors.saturating_add(*accept_errors);
+        self.accept_pauses = self.accept_pauses.saturating_add(*accept_pauses);
         self.turn_at_ns = self.turn_at_ns.max(*turn_at_ns);
         for (name, count) in named {
+            let has_room = self.named.len() < NAMED_MAX;
             match self.named.iter_mut().find(|(own, _)| own == name) {
-                Some((_, own)) => *own += count,
-                None => self.named.push((name.clone(), *count)),
+                Some((_, own)) => *own = own.saturating_add(*count),
+                None if has_room => self.named.push((name.clone(), *count)),
+                None => {}
             }
         }
         self.service.add(service);

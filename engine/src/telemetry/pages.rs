@@ -21,7 +21,8 @@ struct Pages {
 }
 
 impl Telemetry {
-    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none.
+    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none; in a worker, its
+    /// own.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.pages().living.iter().map(|page| page.snapshot()).collect()
     }
@@ -38,6 +39,11 @@ impl Telemetry {
         let page = Arc::new(Shared::new()?);
         self.pages().living.push(Arc::clone(&page));
         Ok(page)
+    }
+
+    /// In a worker: the pages of others are not for it to write.
+    pub(crate) fn keep_only(&self, page: &Arc<Shared<WorkerPage>>) {
+        self.pages().living.retain(|one| Arc::ptr_eq(one, page));
     }
 
     /// The worker of this page has ended.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
+use socket2::Socket;
 
 use super::sockets::{OldMap, Sockets};
 use super::wait_ready;
@@ -16,6 +17,7 @@ use super::workers::reap;
 use crate::error::ServerError;
 use crate::ipc::channel::{self, Heard, hear_with_all};
 use crate::ipc::control::{Exit, Failure};
+use crate::ipc::descriptors;
 use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, SocketId, Upgrade};
 use crate::sys::channel::DESCRIPTORS_MAX;
@@ -45,7 +47,7 @@ pub(super) struct Passed {
     next_number: u32,
     is_held: bool,
     addresses: Vec<(SocketAddr, SocketAddr)>,
-    listeners: Vec<(SocketAddr, OwnedFd)>,
+    listeners: Vec<(SocketAddr, Socket)>,
 }
 
 impl Passed {
@@ -58,7 +60,7 @@ impl Passed {
             is_held: self.is_held,
             next_number: self.next_number,
             addresses: self.addresses.into_iter().map(address).collect(),
-            listeners: kept.map(|(address, descriptor)| (sockets.keep_once(descriptor), address)).collect(),
+            listeners: kept.map(|(address, socket)| (sockets.keep_once(socket), address)).collect(),
         }
     }
 }
@@ -81,8 +83,8 @@ impl Old {
 
     fn hear_all(&mut self, passed: &mut Passed) -> Result<(), ServerError> {
         let until = Instant::now() + HELLO_TIME_MAX;
-        let mut missing = 1;
-        while missing > 0 {
+        let mut missing = None;
+        while missing != Some(0) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let problem = format!("the old master sent no greeting within {} s", HELLO_TIME_MAX.as_secs());
@@ -95,8 +97,8 @@ impl Old {
         Ok(())
     }
 
-    /// Gives how many messages are still missing.
-    fn hear_greeting(&mut self, passed: &mut Passed, missing: usize) -> Result<usize, ServerError> {
+    /// Gives how many messages are still missing; nobody knows before the first one.
+    fn hear_greeting(&mut self, passed: &mut Passed, missing: Option<usize>) -> Result<Option<usize>, ServerError> {
         let problem = |problem: String| Err(ServerError::Upgrade { problem });
         let Some(channel) = &self.channel else { return problem("the old master is gone".to_owned()) };
         match hear_with_all::<ToNew>(channel) {
@@ -106,15 +108,22 @@ impl Old {
             Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
                 (self.pid, self.tier) = (pid, tier);
                 (passed.next_number, passed.is_held, passed.addresses) = (next_number, is_held, addresses);
-                Ok(messages)
+                Ok(Some(messages))
             }
-            Ok((Heard::Message(ToNew::Listeners { addresses }), sockets)) => {
-                passed.listeners.extend(addresses.into_iter().zip(sockets));
-                Ok(missing - 1)
+            Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
+                for (address, descriptor) in addresses.into_iter().zip(descriptors) {
+                    match descriptors::bound(descriptor, address) {
+                        Ok(socket) => passed.listeners.push((address, socket)),
+                        Err(unfit) => {
+                            return problem(format!("the listen socket of {address} cannot be taken over: {unfit}"));
+                        }
+                    }
+                }
+                Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
             Ok((Heard::Message(ToNew::Map { address, places }), maps)) => {
                 self.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
-                Ok(missing - 1)
+                Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
             Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
             Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
@@ -220,8 +229,15 @@ impl New {
     pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
-                let listeners = addresses.into_iter().zip(descriptors);
-                let listeners = listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address));
+                let listeners = addresses.into_iter().zip(descriptors).filter_map(|(address, descriptor)| {
+                    match descriptors::bound(descriptor, address) {
+                        Ok(socket) => Some((sockets.keep_once(socket), address)),
+                        Err(unfit) => {
+                            tracing::warn!(%address, "a listen socket of the new master is refused: {unfit}");
+                            None
+                        }
+                    }
+                });
                 return Some(Event::ListenersFromNew(listeners.collect()));
             }
             Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
