@@ -31,6 +31,7 @@ use std::time::Duration;
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
+use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
@@ -166,12 +167,43 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
+    /// A connection comes from another worker, whose protocol wrote `state` in this version and had not consumed `input`.
+    ///
+    /// # Errors
+    /// The protocol's, where it does not understand the state.
+    pub fn take_over(&mut self, version: u32, state: &[u8], input: &[u8]) -> Result<Client, ThawError> {
+        let standing = Standing { rerun: true, ..Standing::default() };
+        self.thaw(version, Frozen { standing, state: state.to_vec(), input: input.to_vec(), output: Vec::new() })
+    }
+
+    pub(crate) fn thaw(&mut self, version: u32, frozen: Frozen) -> Result<Client, ThawError> {
+        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
+        let peer = Peer { token: None, address: &|| Ok(CLIENT) };
+        match connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
+            Ok(standing) => connection.resume(&mut self.protocol, &mut self.context, &standing),
+            Err(error) => {
+                connection.leave(&mut self.context);
+                connection.close(&mut self.protocol, &mut self.context);
+                return Err(error);
+            }
+        }
+        self.context.page.taken_over.add(1);
+        Ok(self.add(connection))
+    }
+
+    fn next_id(&self) -> ConnectionId {
+        ConnectionId { slot: self.clients.len() as u32, generation: 0 }
+    }
+
     fn open_as(&mut self, token: Option<u64>) -> Client {
-        let id = ConnectionId { slot: self.clients.len() as u32, generation: 0 };
-        let mut connection = Connection::new(id, self.context.now_ns);
+        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
         let address = || Ok(CLIENT);
         connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
         self.context.page.accepted.add(1);
+        self.add(connection)
+    }
+
+    fn add(&mut self, connection: Connection<P::Connection>) -> Client {
         self.clients.push(Simulated {
             connection: Some(connection),
             incoming: VecDeque::new(),
@@ -182,8 +214,9 @@ impl<P: Protocol> Harness<P> {
             was_reset: false,
             reason: None,
         });
+        let client = Client(self.clients.len() - 1);
         self.run();
-        Client(id.slot as usize)
+        client
     }
 
     /// The client sends bytes, which arrive together.

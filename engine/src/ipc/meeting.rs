@@ -26,6 +26,12 @@ pub(super) fn is_name(name: &str) -> bool {
         .is_some_and(|digits| digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// Those at which workers can listen.
+pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| is_name(name));
+    names
+}
+
 /// Where others bring their connections.
 #[derive(Debug)]
 pub(crate) struct Meeting {

@@ -11,7 +11,7 @@ use crate::handover::Refusal;
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// Largest number of a generation or a slot that is believed, so that there are numbers behind it.
-const NUMBER_MAX: u32 = 1 << 30;
+pub(super) const NUMBER_MAX: u32 = 1 << 30;
 
 /// Listen sockets that a worker can have.
 const LISTENERS_MAX: usize = 4096;

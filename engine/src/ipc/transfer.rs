@@ -343,7 +343,7 @@ impl Channel {
 }
 
 /// A file in memory, which nobody changes any more.
-fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
+pub(crate) fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let make = |flags| memfd_create(c"baton-connections", flags);
     // This one is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.

@@ -105,6 +105,9 @@ impl Old {
             Ok((Heard::Message(ToNew::Hello { version, .. }), _)) if version != RELAY_VERSION => problem(format!(
                 "the old master speaks version {version} of the upgrade's messages, this one version {RELAY_VERSION}"
             )),
+            Ok((Heard::Message(message @ ToNew::Hello { .. }), _)) if message.clone().bounded() == ToNew::Unknown => {
+                problem("the old master's greeting makes no sense".to_owned())
+            }
             Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
                 (self.pid, self.tier) = (pid, tier);
                 (passed.next_number, passed.is_held, passed.addresses) = (next_number, is_held, addresses);
@@ -152,7 +155,7 @@ impl Old {
     /// What it says next.
     pub(super) fn hear(&mut self) -> Option<Event> {
         match channel::hear::<ToNew>(self.channel.as_ref()?) {
-            Ok(Heard::Message(message)) => Some(Event::FromOld(message)),
+            Ok(Heard::Message(message)) => Some(Event::FromOld(message.bounded())),
             Ok(Heard::Nothing) => None,
             Ok(Heard::End) | Err(_) => {
                 self.channel = None;
@@ -240,7 +243,7 @@ impl New {
                 });
                 return Some(Event::ListenersFromNew(listeners.collect()));
             }
-            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
+            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message.bounded())),
             Ok((Heard::Nothing, _)) => return None,
             Ok((Heard::End, _)) => None,
             Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),
