@@ -251,7 +251,8 @@ mod tests {
         ];
         for state in states {
             let (mut harness, _) = harness();
-            let client = harness.take_over(1, state.as_bytes(), b"say hello\n").expect("understood");
+            let timers = [(TICK, Duration::from_millis(1)), (TimerKey(7), Duration::MAX)];
+            let client = harness.take_over(1, state.as_bytes(), b"say hello\n", &timers).expect("understood");
             harness.advance(Duration::from_secs(100));
             harness.hand_over(Lines);
             harness.send(client, b"count 2\n");
@@ -259,7 +260,7 @@ mod tests {
         }
         let (mut harness, _) = harness();
         for state in ["", "1 2 3", "1 2 3 4 5", "- - 0 1", "- - 60001 1", "- - 18446744073709551615 1"] {
-            let refused = harness.take_over(1, state.as_bytes(), b"").err();
+            let refused = harness.take_over(1, state.as_bytes(), b"", &[]).err();
             assert!(matches!(refused, Some(ThawError::Malformed)), "{state}");
         }
     }

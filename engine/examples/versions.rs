@@ -209,13 +209,13 @@ mod tests {
     fn state_that_nobody_wrote_is_harmless() {
         let mut harness = Harness::new(Tallies::<3>);
         let state = Tally { sum: i64::MIN, count: u64::MAX }.to_version_2();
-        let client = harness.take_over(2, &state, b"-1\nmean\n").expect("understood");
+        let client = harness.take_over(2, &state, b"-1\nmean\n", &[]).expect("understood");
         let mean = i64::MAX as f64 / u64::MAX as f64;
         assert_eq!(harness.take_output(client), format!("{}\n{mean}\n", i64::MAX).into_bytes());
         for (version, state) in [(2, &state[1..]), (1, &state[..]), (1, &[][..])] {
-            assert!(matches!(harness.take_over(version, state, b"").err(), Some(ThawError::Malformed)));
+            assert!(matches!(harness.take_over(version, state, b"", &[]).err(), Some(ThawError::Malformed)));
         }
-        assert!(matches!(harness.take_over(3, &state, b"").err(), Some(ThawError::Version(3))));
+        assert!(matches!(harness.take_over(3, &state, b"", &[]).err(), Some(ThawError::Version(3))));
     }
 
     #[test]

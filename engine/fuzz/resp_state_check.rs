@@ -20,7 +20,7 @@ pub(crate) fn check(data: &[u8]) {
     let (client, store) = rest.split_at(client_bytes.min(rest.len()));
     let mut harness = Harness::new(Service::default());
     let _ = harness.take_over_worker(1, store);
-    let client = harness.take_over(1, client, QUESTIONS).unwrap_or_else(|_| harness.open());
+    let client = harness.take_over(1, client, QUESTIONS, &[]).unwrap_or_else(|_| harness.open());
     harness.send(client, QUESTIONS);
     harness.advance(Duration::from_secs(100));
     harness.send(client, QUESTIONS);

@@ -39,7 +39,7 @@ use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
-use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError};
+use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError, TimerKey};
 
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
@@ -170,12 +170,21 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
-    /// A connection comes from another worker, whose protocol wrote `state` in this version and had not consumed `input`.
+    /// A connection comes from another worker, whose protocol wrote `state` in this version, had not consumed `input`, and had
+    /// set `timers`, each with the time that is left. The peer has just taken what was written there.
     ///
     /// # Errors
-    /// The protocol's, where it does not understand the state.
-    pub fn take_over(&mut self, version: u32, state: &[u8], input: &[u8]) -> Result<Client, ThawError> {
-        let standing = Standing { rerun: true, ..Standing::default() };
+    /// The protocol's, where it does not understand the state; [`ThawError::Malformed`] where there are too many timers.
+    pub fn take_over(
+        &mut self,
+        version: u32,
+        state: &[u8],
+        input: &[u8],
+        timers: &[(TimerKey, Duration)],
+    ) -> Result<Client, ThawError> {
+        let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let timers_ns = timers.iter().map(|(key, left)| (key.0, ns(*left))).collect();
+        let standing = Standing { rerun: true, full: true, timers_ns, ..Standing::default() };
         self.thaw(version, Frozen { standing, state: state.to_vec(), input: input.to_vec(), output: Vec::new() })
     }
 

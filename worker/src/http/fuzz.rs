@@ -40,7 +40,7 @@ pub fn check_frozen(data: &[u8]) {
         state.extend_from_slice(&[head, kept].concat());
     }
     let mut server = server(true);
-    let Ok(client) = server.take_over(1, &state, input) else { return };
+    let Ok(client) = server.take_over(1, &state, input, &[]) else { return };
     server.send(client, input);
     server.advance(Duration::from_secs(1));
     let successor = Http::new(&bounds());
