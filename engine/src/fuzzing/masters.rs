@@ -127,7 +127,10 @@ pub fn relay(data: &[u8]) {
     let mut old = Master::serving(Tier::Adopt);
     heard(pieces(data), |number, message: ToOld| {
         if number % 8 == 0 {
-            old.step(Event::Request(ClientId(0), Request::Upgrade(Upgrade { is_held: number >= 128, ..Upgrade::default() })));
+            old.step(Event::Request(
+                ClientId(0),
+                Request::Upgrade(Upgrade { is_held: number >= 128, ..Upgrade::default() }),
+            ));
         }
         old.step(Event::FromNew(message.bounded()));
         old.pass_time(u64::from(number) * 10);
@@ -188,5 +191,57 @@ pub fn control_replies(data: &[u8]) {
             Reply::Failed(failure) => failure.to_string(),
             Reply::Status(_) | Reply::Unknown => continue,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORPHAN: ProcessId = ORPHANS[0];
+
+    /// One that says that it has so many listen sockets.
+    fn with_orphan(generation: u32, listeners: usize) -> Master {
+        let mut master = Master::serving(Tier::Adopt);
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+        let report = Report::Orphan { generation, slot: 0, addresses, listeners };
+        master.step(Event::OrphanReport(ORPHAN, report.bounded()));
+        master
+    }
+
+    fn is_sent_away(master: &Master) -> bool {
+        master.core.orphans().iter().any(|orphan| orphan.process == ORPHAN && orphan.until.is_some())
+    }
+
+    #[test]
+    fn an_orphan_that_does_not_share_what_it_said_it_has_is_sent_away() {
+        let mut master = with_orphan(1, 3);
+        assert!(!is_sent_away(&master));
+        master.pass_time(4_999);
+        assert!(!is_sent_away(&master));
+        master.pass_time(1);
+        assert!(is_sent_away(&master));
+        assert!(is_sent_away(&with_orphan(1, 0)), "it has nothing to share");
+    }
+
+    #[test]
+    fn no_more_of_an_orphans_sockets_are_kept_than_it_said_it_has() {
+        let mut master = with_orphan(1, 2);
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let sockets: Vec<_> = (0..10).map(|_| master.world.next_socket()).collect();
+        for socket in &sockets {
+            master.step(Event::OrphanListener(ORPHAN, *socket, address));
+        }
+        assert_eq!(master.world.closed, sockets[2..]);
+        assert!(is_sent_away(&master));
+    }
+
+    #[test]
+    fn an_orphan_says_once_who_it_is() {
+        let mut master = with_orphan(1, 2);
+        let again = Report::Orphan { generation: 9, slot: 4, addresses: Vec::new(), listeners: 4_000 };
+        master.step(Event::OrphanReport(ORPHAN, again));
+        let known = master.core.orphans()[0].known.clone().expect("it said who it is");
+        assert_eq!((known.generation, known.slot), (1, 0));
     }
 }

@@ -12,9 +12,33 @@ const MUTATIONS: u64 = 1_500;
 
 /// What a mutation puts in: what readers trip over.
 const PIECES: &[&[u8]] = &[
-    b"0", b"-1", b"1e308", b"255", b"65536", b"4294967295", b"4294967296", b"18446744073709551615", b"18446744073709551616",
-    b"null", b"true", b"\"\"", b"[]", b"{}", b"[[", b"}", b",", b":", b"\"", b"\\u0000", b"\xff", b"\0", b"\n",
-    b"\"127.0.0.1:0\"", b"\"[::1%4294967295]:65535\"", b"\"protocol\"", b"\"unknown\"",
+    b"0",
+    b"-1",
+    b"1e308",
+    b"255",
+    b"65536",
+    b"4294967295",
+    b"4294967296",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"null",
+    b"true",
+    b"\"\"",
+    b"[]",
+    b"{}",
+    b"[[",
+    b"}",
+    b",",
+    b":",
+    b"\"",
+    b"\\u0000",
+    b"\xff",
+    b"\0",
+    b"\n",
+    b"\"127.0.0.1:0\"",
+    b"\"[::1%4294967295]:65535\"",
+    b"\"protocol\"",
+    b"\"unknown\"",
 ];
 
 struct Random(u64);
@@ -28,8 +52,7 @@ impl Random {
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let mut files: Vec<_> =
-        fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
+    let mut files: Vec<_> = fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
     files.sort();
     files.into_iter().map(|file| fs::read(file).expect("a seed")).collect()
 }

@@ -11,7 +11,7 @@ use super::pieces;
 use crate::context::Io;
 use crate::handover::receiver::{Command, Input, Receiver, Visitor};
 use crate::handover::{Frozen, Refusal};
-use crate::ipc::meeting::{Meeting, visit};
+use crate::ipc::meeting::pair;
 use crate::ipc::orders::Order;
 use crate::ipc::transfer::{Arrival, Heard, file_of};
 use crate::ipc::worker_state::StateReader;
@@ -43,9 +43,7 @@ static CONNECTION: LazyLock<(TcpStream, TcpStream)> = LazyLock::new(|| {
 /// # Panics
 /// Where the receiver does, or a connection that was made of it.
 pub fn envelopes(data: &[u8]) {
-    let meeting = Meeting::open().expect("a socket");
-    let ours = visit(meeting.name(), 0).expect("connected");
-    let mut theirs = meeting.accept().expect("somebody came");
+    let (ours, mut theirs) = pair();
     let (mut receiver, mut commands) = (Receiver::new(1_000), VecDeque::new());
     let visitor = Visitor(0);
     receiver.step(&mut commands, Input::Came(visitor));
@@ -107,9 +105,7 @@ fn live_on(harness: &mut Harness<Timed>, version: u32, frozen: Frozen) -> Result
 /// Where the reader does, or gives more than may come.
 pub fn worker_state(data: &[u8]) {
     const BYTES_MAX: u64 = 1_000;
-    let meeting = Meeting::open().expect("a socket");
-    let ours = visit(meeting.name(), 0).expect("connected");
-    let mut theirs = meeting.accept().expect("somebody came");
+    let (ours, mut theirs) = pair();
     for piece in pieces(data) {
         let Some((kind, rest)) = piece.split_first() else { continue };
         let head: Vec<u8> = match kind {

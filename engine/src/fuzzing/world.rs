@@ -24,13 +24,15 @@ pub(super) const ORPHANS: [ProcessId; 2] = [ProcessId(10), ProcessId(11)];
 pub(super) struct Still {
     pub(super) now: Time,
     pub(super) plan: Plan,
-    pub(super) sockets: u32,
+    sockets: u32,
+    /// Sockets that were closed.
+    pub(super) closed: Vec<SocketId>,
     workers: u32,
 }
 
 impl Still {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { now: Time(1_000_000_000), plan, sockets: 0, workers: 0 }
+        Self { now: Time(1_000_000_000), plan, sockets: 0, closed: Vec::new(), workers: 0 }
     }
 
     pub(super) fn next_socket(&mut self) -> SocketId {
@@ -58,7 +60,9 @@ impl World for Still {
         Ok((self.next_socket(), address))
     }
 
-    fn close(&mut self, _: SocketId) {}
+    fn close(&mut self, socket: SocketId) {
+        self.closed.push(socket);
+    }
 
     fn is_listening(&self, _: SocketId) -> bool {
         true

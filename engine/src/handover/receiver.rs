@@ -175,8 +175,11 @@ mod tests {
 
     fn offered() -> (Receiver, Vec<Command>) {
         let mut receiver = Receiver::new(1000);
-        let inputs = [Input::Came(VISITOR), offer(VISITOR, 7, 2, 0),
-            Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], open: 5 }];
+        let inputs = [
+            Input::Came(VISITOR),
+            offer(VISITOR, 7, 2, 0),
+            Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], open: 5 },
+        ];
         let commands = steps(&mut receiver, inputs);
         (receiver, commands)
     }
@@ -194,12 +197,8 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_abandoned() {
-        let nonsense = [
-            Input::Ended(VISITOR),
-            Input::Stop,
-            Input::Gives { visitor: VISITOR, batch: 6 },
-            offer(VISITOR, 8, 1, 0),
-        ];
+        let nonsense =
+            [Input::Ended(VISITOR), Input::Stop, Input::Gives { visitor: VISITOR, batch: 6 }, offer(VISITOR, 8, 1, 0)];
         for input in nonsense {
             let (mut receiver, _) = offered();
             let commands = steps(&mut receiver, [input]);
@@ -234,8 +233,11 @@ mod tests {
         assert_eq!(looked_at(&mut Receiver::new(40_000), 10, 1, 400 << 20), 2);
         let mut receiver = Receiver::new(40_000);
         assert_eq!(looked_at(&mut receiver, 10, 1, OFFER_BYTES_MAX), 1);
-        let given = [Input::Thawed { visitor: Visitor(0), members: vec![Ok(id(1))], open: 0 },
-            Input::Gives { visitor: Visitor(0), batch: 1 }, offer(Visitor(0), 2, 1, 1)];
+        let given = [
+            Input::Thawed { visitor: Visitor(0), members: vec![Ok(id(1))], open: 0 },
+            Input::Gives { visitor: Visitor(0), batch: 1 },
+            offer(Visitor(0), 2, 1, 1),
+        ];
         assert_eq!(steps(&mut receiver, given).last(), Some(&Command::Thaw(Visitor(0))), "there is room again");
     }
 }

@@ -65,17 +65,26 @@ impl Meeting {
         self.socket.as_fd()
     }
 
-    /// Somebody who has come: a worker of root, of the user this one was started as, or of the user it is.
-    pub(crate) fn accept(&self) -> Option<Channel> {
+    /// Who comes next.
+    pub(crate) fn accept(&self) -> Came {
         loop {
             match self.socket.accept() {
-                Ok((socket, _)) if is_trusted(&socket, self.user) => return Some(Channel::new(socket.into())),
-                Ok(_) => {}
+                Ok((socket, _)) if is_trusted(&socket, self.user) => return Came::Worker(Channel::new(socket.into())),
+                Ok(_) => return Came::Stranger,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(_) => return Came::Nobody,
             }
         }
     }
+}
+
+/// Who has come.
+pub(crate) enum Came {
+    /// A worker of root, of the user this one was started as, or of the user it is.
+    Worker(Channel),
+    /// Somebody else, who was sent away: any process of the machine can find the name.
+    Stranger,
+    Nobody,
 }
 
 /// Goes to a worker that serves. `user` is whom this worker was started as.
@@ -101,14 +110,11 @@ fn is_trusted(socket: &Socket, user: u32) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// Both ends: of the one that visits, and of the one that is visited.
-    pub(crate) fn pair() -> (Channel, Channel) {
-        let meeting = Meeting::open().expect("a socket");
-        let ours = visit(meeting.name(), 0).expect("connected");
-        (ours, meeting.accept().expect("somebody came"))
-    }
+/// Both ends: of the one that visits, and of the one that is visited.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn pair() -> (Channel, Channel) {
+    let meeting = Meeting::open().expect("a socket");
+    let ours = visit(meeting.name(), 0).expect("connected");
+    let Came::Worker(theirs) = meeting.accept() else { panic!("nobody came") };
+    (ours, theirs)
 }

@@ -203,7 +203,8 @@ mod tests {
             assert!(matches!(ready(1, name).bounded(), Report::Ready { meeting: None, .. }), "{name}");
         }
         assert_eq!(ready(LISTENERS_MAX + 1, meeting.name()).bounded(), Report::Unknown);
-        let orphan = |generation, slot, listeners| Report::Orphan { generation, slot, addresses: Vec::new(), listeners };
+        let orphan =
+            |generation, slot, listeners| Report::Orphan { generation, slot, addresses: Vec::new(), listeners };
         assert_eq!(orphan(1, 2, 3).bounded(), orphan(1, 2, 3));
         for report in [orphan(u32::MAX, 0, 0), orphan(0, usize::MAX, 0), orphan(0, 0, usize::MAX)] {
             assert_eq!(report.bounded(), Report::Unknown);

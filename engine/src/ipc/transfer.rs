@@ -98,7 +98,9 @@ enum Body {
 impl Body {
     fn read(&self, at: usize, length: usize) -> io::Result<Vec<u8>> {
         match self {
-            Self::Inline(bytes) => bytes.get(at..at + length).map(<[u8]>::to_vec).ok_or(io::ErrorKind::InvalidData.into()),
+            Self::Inline(bytes) => {
+                bytes.get(at..at + length).map(<[u8]>::to_vec).ok_or(io::ErrorKind::InvalidData.into())
+            }
             Self::File(file) => {
                 let mut bytes = vec![0; length];
                 // At a place of its own: the sender has the same file, and may read or write it anywhere.
@@ -376,7 +378,7 @@ mod tests {
 
     use super::*;
     use crate::handover::Standing;
-    use crate::ipc::meeting::tests::pair;
+    use crate::ipc::meeting::pair;
 
     fn frozen(output: Vec<u8>) -> Frozen {
         Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }

@@ -131,7 +131,10 @@ impl<'a> StateReader<'a> {
             Message::StatePart => {
                 self.pace.bytes = self.pace.bytes.saturating_add(bytes.len() as u64);
                 if self.is_too_large() {
-                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the worker's state is above state_bytes_max"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::FileTooLarge,
+                        "the worker's state is above state_bytes_max",
+                    ));
                 }
                 (self.part, self.at) = (bytes, 0);
                 Ok(())
@@ -163,7 +166,7 @@ impl Read for StateReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::meeting::tests::pair;
+    use crate::ipc::meeting::pair;
 
     /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {

@@ -193,8 +193,7 @@ impl<P: Protocol> Harness<P> {
     /// # Errors
     /// The protocol's, where it does not understand the state.
     pub fn take_over_worker(&mut self, version: u32, mut state: &[u8]) -> Result<(), ThawError> {
-        let thawed =
-            self.protocol.thaw_worker(version, &mut state, &mut Worker::new(&mut self.context, &self.inbox));
+        let thawed = self.protocol.thaw_worker(version, &mut state, &mut Worker::new(&mut self.context, &self.inbox));
         self.run();
         thawed
     }

@@ -86,11 +86,12 @@ impl Body {
             Rest::Length(missing) => Some(*missing),
             Rest::Chunked(chunked) => chunked.most_to_come(),
         };
-        let is_within_bounds = most.and_then(|most| most.checked_add(kept.len() as u64)).is_some_and(|all| all <= body_bytes_max)
-            && body.content_type.as_ref().is_none_or(|content_type| content_type.len() <= head_bytes_max)
-            && body.is_kept == (body.request.action == Action::Echo)
-            && (body.is_kept || kept.is_empty())
-            && !body.has_ended();
+        let is_within_bounds =
+            most.and_then(|most| most.checked_add(kept.len() as u64)).is_some_and(|all| all <= body_bytes_max)
+                && body.content_type.as_ref().is_none_or(|content_type| content_type.len() <= head_bytes_max)
+                && body.is_kept == (body.request.action == Action::Echo)
+                && (body.is_kept || kept.is_empty())
+                && !body.has_ended();
         if !is_within_bounds {
             return Err(ThawError::Malformed);
         }

@@ -103,7 +103,8 @@ mod tests {
     fn what_is_shown_is_bounded_and_what_is_decided_by_is_not() {
         let mut allowance = Allowance::default();
         let moved = |is_over| Report::Moved(Moved { moved: 7, is_over, ..Moved::default() });
-        let mut passed = |report: Report| (0..100).filter_map(|_| allowance.pass(at(0), report.clone())).collect::<Vec<_>>();
+        let mut passed =
+            |report: Report| (0..100).filter_map(|_| allowance.pass(at(0), report.clone())).collect::<Vec<_>>();
         let some = passed(moved(false));
         assert_eq!(some.len(), SHOWN_PER_SECOND as usize);
         assert!(some.iter().all(|one| *one == moved(false)));

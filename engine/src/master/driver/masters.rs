@@ -232,15 +232,16 @@ impl New {
     pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
-                let listeners = addresses.into_iter().zip(descriptors).filter_map(|(address, descriptor)| {
-                    match descriptors::bound(descriptor, address) {
-                        Ok(socket) => Some((sockets.keep_once(socket), address)),
-                        Err(unfit) => {
-                            tracing::warn!(%address, "a listen socket of the new master is refused: {unfit}");
-                            None
-                        }
-                    }
-                });
+                let listeners =
+                    addresses.into_iter().zip(descriptors).filter_map(
+                        |(address, descriptor)| match descriptors::bound(descriptor, address) {
+                            Ok(socket) => Some((sockets.keep_once(socket), address)),
+                            Err(unfit) => {
+                                tracing::warn!(%address, "a listen socket of the new master is refused: {unfit}");
+                                None
+                            }
+                        },
+                    );
                 return Some(Event::ListenersFromNew(listeners.collect()));
             }
             Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message.bounded())),
@@ -295,4 +296,54 @@ fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, SocketAddr)]) -> Ve
     let known = listeners.iter().filter_map(|(socket, address)| Some((*address, sockets.descriptor(*socket)?)));
     let known: Vec<(SocketAddr, BorrowedFd<'a>)> = known.collect();
     known.chunks(LISTENERS_PER_MESSAGE).map(|chunk| chunk.iter().copied().unzip()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::channel::send;
+
+    fn hello(messages: usize, next_number: u32) -> ToNew {
+        let (version, tier) = (RELAY_VERSION, "adopt".to_owned());
+        ToNew::Hello { version, pid: 1, next_number, tier, is_held: false, addresses: Vec::new(), messages }
+    }
+
+    /// What the new master makes of a greeting: how many listen sockets there are.
+    fn greeted(say: impl FnOnce(&OwnedFd)) -> Result<usize, ServerError> {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        say(&theirs);
+        drop(theirs);
+        let mut passed = Passed::default();
+        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), maps: Vec::new() };
+        old.hear_all(&mut passed).map(|()| passed.listeners.len())
+    }
+
+    #[test]
+    fn a_greeting_with_what_is_no_listen_socket_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let addresses = vec![listener.local_addr().expect("an address")];
+        let give = |theirs: &OwnedFd, descriptor: BorrowedFd<'_>| {
+            let addresses = addresses.clone();
+            channel::tell_with(theirs, &ToNew::Listeners { addresses }, descriptor).expect("told");
+        };
+        let tell = |theirs: &OwnedFd, message| channel::tell(theirs, &message).expect("told");
+        let whole = greeted(|theirs| {
+            tell(theirs, hello(1, 2));
+            give(theirs, listener.as_fd());
+        });
+        assert_eq!(whole.expect("understood"), 1);
+        let null = File::open("/dev/null").expect("open");
+        let refused = greeted(|theirs| {
+            tell(theirs, hello(1, 2));
+            give(theirs, null.as_fd());
+        });
+        assert!(matches!(refused, Err(ServerError::Upgrade { problem }) if problem.contains("no TCP socket")));
+        let headless = greeted(|theirs| give(theirs, listener.as_fd()));
+        assert!(headless.is_err(), "there was no hello");
+        assert!(greeted(|theirs| tell(theirs, hello(0, u32::MAX))).is_err(), "no number is left");
+        assert!(greeted(|theirs| send(theirs.as_fd(), b"nonsense", &[]).expect("sent")).is_err());
+    }
 }

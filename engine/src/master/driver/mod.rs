@@ -26,8 +26,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal;
 use nix::sys::signalfd::SignalFd;
 
-pub use self::masters::refuse_upgrade;
 use self::allowance::HEARD_PER_TURN;
+pub use self::masters::refuse_upgrade;
 use self::notify::Watchdog;
 pub(crate) use self::start::run;
 use self::world::Driver;
@@ -35,7 +35,9 @@ use crate::error::ServerError;
 use crate::ipc::control::server::Heard as Asked;
 use crate::ipc::control::{self, Failure, Outcome, Reply};
 use crate::ipc::relay::ToOld;
-use crate::master::core::{ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, Upgrade, World};
+use crate::master::core::{
+    ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, Upgrade, World,
+};
 
 /// Connections that no worker had room for are offered again after this time.
 const RETRY_MS: u64 = 10;

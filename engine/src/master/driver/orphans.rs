@@ -105,3 +105,48 @@ impl Orphan {
         Self { process: ProcessId(pid), handle, channel, allowance: Allowance::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+    use crate::sys::channel::send;
+
+    #[test]
+    fn what_is_no_listen_socket_is_refused_and_counted() {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        let (process, allowance) = (ProcessId(7), Allowance::default());
+        let mut orphans = Orphans(vec![Orphan { process, handle: None, channel, allowance }]);
+        let mut sockets = Sockets::default();
+        let mut heard = |report: &Report, descriptor: BorrowedFd<'_>| {
+            channel::tell_with(&theirs, report, descriptor).expect("told");
+            orphans.hear(process, &mut sockets, Time(1)).expect("heard")
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let (here, elsewhere) = (Report::Listener { address }, SocketAddr::from(([127, 0, 0, 1], 1)));
+        let elsewhere = Report::Listener { address: elsewhere };
+        let null = File::open("/dev/null").expect("open");
+        assert_eq!(heard(&here, null.as_fd()), Event::OrphanReport(process, here.clone()));
+        assert_eq!(heard(&elsewhere, listener.as_fd()), Event::OrphanReport(process, elsewhere.clone()));
+        assert!(matches!(heard(&here, listener.as_fd()), Event::OrphanListener(_, _, at) if at == address));
+    }
+
+    #[test]
+    fn nonsense_is_no_reason_to_give_up_the_rest() {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        let (process, allowance) = (ProcessId(7), Allowance::default());
+        let mut orphans = Orphans(vec![Orphan { process, handle: None, channel, allowance }]);
+        let mut hear = || orphans.hear(process, &mut Sockets::default(), Time(1));
+        for bytes in [&b"{}"[..], b"[", &[0xff; 40_000]] {
+            send(theirs.as_fd(), bytes, &[]).expect("sent");
+            assert_eq!(hear(), Some(Event::OrphanReport(process, Report::Unknown)));
+        }
+        channel::tell(&theirs, &Report::Closed).expect("told");
+        assert_eq!(hear(), Some(Event::OrphanReport(process, Report::Closed)));
+        drop(theirs);
+        assert_eq!(hear(), Some(Event::OrphanEnded(process)));
+    }
+}

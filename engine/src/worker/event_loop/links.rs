@@ -8,13 +8,14 @@ use crate::context::timer_wheel::TimerId;
 use crate::handover::limits::GIVE_MS_MAX;
 use crate::handover::receiver::{self, Receiver, Visitor};
 use crate::handover::sender::{self, Heir, Sender};
-use crate::ipc::meeting::Meeting;
+use crate::ipc::meeting::{Came, Meeting};
 use crate::ipc::transfer::{Arrival, Channel, Heard};
 use crate::protocol::Protocol;
 use crate::sys::ring::Key;
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };
+const MEETING_AGAIN: Key = Key { slot: 5, generation: 0 };
 const VISITORS: u32 = 0x1_0000;
 const HEIRS: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
@@ -124,14 +125,8 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn open_link(&mut self, other: Other, channel: Channel) {
         let key = self.moving.next_key(other);
         self.ring.poll(channel.descriptor(), key);
-        let link = Link {
-            channel,
-            key,
-            is_polled: false,
-            arrival: None,
-            give_time_out: None,
-            has_brought_state: false,
-        };
+        let link =
+            Link { channel, key, is_polled: false, arrival: None, give_time_out: None, has_brought_state: false };
         self.moving.links.insert(other, link);
     }
 
@@ -189,8 +184,8 @@ impl<P: Protocol> EventLoop<P> {
     /// A poll of this part fired; `false` where it is none of it.
     pub(super) fn link_readable(&mut self, key: Key, more: bool) -> bool {
         let own = Key { slot: key.slot & !WRITABLE, ..key };
-        if own == MEETING {
-            if !more {
+        if own == MEETING || own == MEETING_AGAIN {
+            if own == MEETING && !more {
                 self.open_to_visitors();
             }
             self.let_visitors_in();
@@ -265,11 +260,20 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn let_visitors_in(&mut self) {
-        while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
+        for _ in 0..HEARD_PER_TURN {
+            let channel = match self.moving.meeting.as_ref().map_or(Came::Nobody, Meeting::accept) {
+                Came::Worker(channel) => channel,
+                Came::Stranger => continue,
+                Came::Nobody => return,
+            };
             let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
             let Some(number) = (0..HEIRS - VISITORS).find(is_free) else { return };
             self.open_link(Other::Visitor(Visitor(number)), channel);
             self.tell_receiver(receiver::Input::Came(Visitor(number)));
+        }
+        // Perhaps there are more.
+        if let Some(meeting) = &self.moving.meeting {
+            self.ring.poll_readable(meeting.descriptor(), MEETING_AGAIN);
         }
     }
 
