@@ -80,7 +80,7 @@ impl Master {
         match number / 32 {
             0..=2 => self.step(Event::Report(process, report)),
             3 | 4 => match report {
-                Report::Listener { address } if number % 2 == 0 => {
+                Report::Listener { address } if number.is_multiple_of(2) => {
                     let socket = self.world.next_socket();
                     self.step(Event::OrphanListener(orphan, socket, address));
                 }
@@ -126,7 +126,7 @@ pub fn reports(data: &[u8]) {
 pub fn relay(data: &[u8]) {
     let mut old = Master::serving(Tier::Adopt);
     heard(pieces(data), |number, message: ToOld| {
-        if number % 8 == 0 {
+        if number.is_multiple_of(8) {
             old.step(Event::Request(
                 ClientId(0),
                 Request::Upgrade(Upgrade { is_held: number >= 128, ..Upgrade::default() }),

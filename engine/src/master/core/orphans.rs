@@ -154,9 +154,8 @@ impl Core {
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
             // The socket did not come with it: this process has no room for more descriptors.
             Report::Listener { .. } => {
-                if self.count_listener(process) {
-                    self.settle_orphans(world);
-                }
+                self.count_listener(process);
+                self.settle_orphans(world);
             }
             _ => {}
         }
