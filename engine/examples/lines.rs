@@ -85,7 +85,7 @@ impl Protocol for Lines {
         if let Some((interval, count)) = &mut conversation.ticking {
             // Whoever does not read gets fewer ticks, not a longer queue of them.
             if !io.is_full() {
-                *count += 1;
+                *count = count.saturating_add(1);
                 let _ = writeln!(io, "tick {count}");
             }
             io.set_timer(TICK, *interval);
@@ -105,7 +105,8 @@ impl Protocol for Lines {
 
     /// Version 1: the next number of a `count` and its last, the milliseconds between ticks and how many there were, as
     /// text, `-` for none. A `sleep` is a timer, which the engine hands over. Whoever adds a field raises the version,
-    /// and goes on reading the ones before, for connections that come from an older binary.
+    /// and goes on reading the ones before, for connections that come from an older binary. What this release cannot have
+    /// written is refused: the other worker may be broken.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
 
     fn freeze(&mut self, conversation: &Conversation, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
@@ -127,6 +128,9 @@ impl Protocol for Lines {
         let text = str::from_utf8(state).map_err(|_| ThawError::Malformed)?;
         let numbers: Vec<Option<u64>> = text.split(' ').map(|word| word.parse().ok()).collect();
         let [next, last, interval_ms, count] = numbers[..] else { return Err(ThawError::Malformed) };
+        if interval_ms.is_some_and(|ms| !(1..=MILLISECONDS_MAX).contains(&ms)) {
+            return Err(ThawError::Malformed);
+        }
         let ticking = interval_ms.zip(count).map(|(ms, count)| (Duration::from_millis(ms), count));
         Ok(Conversation { counting: next.zip(last), ticking })
     }
@@ -183,7 +187,8 @@ impl Conversation {
                 return false;
             }
             let _ = writeln!(io, "{next}");
-            *next += 1;
+            let Some(following) = next.checked_add(1) else { break };
+            *next = following;
         }
         self.counting = None;
         true
@@ -234,6 +239,31 @@ mod tests {
             || Lines,
             b"say a\r\ncount 300\nsay\nwhat\ntick 60000\nstop\nsay end\nquit\nsay unheard\n",
         );
+    }
+
+    #[test]
+    fn state_that_nobody_wrote_is_harmless() {
+        const MAX: u64 = u64::MAX;
+        let states = [
+            format!("{MAX} {MAX} - -"),
+            format!("{} {MAX} 1 {MAX}", MAX - 2),
+            "- - 60000 -".to_owned(),
+            "1 - 5 5".to_owned(),
+        ];
+        for state in states {
+            let (mut harness, _) = harness();
+            let timers = [(TICK, Duration::from_millis(1)), (TimerKey(7), Duration::MAX)];
+            let client = harness.take_over(1, state.as_bytes(), b"say hello\n", &timers).expect("understood");
+            harness.advance(Duration::from_secs(100));
+            harness.hand_over(Lines);
+            harness.send(client, b"count 2\n");
+            assert!(text(&mut harness, client).contains("hello"), "{state}");
+        }
+        let (mut harness, _) = harness();
+        for state in ["", "1 2 3", "1 2 3 4 5", "- - 0 1", "- - 60001 1", "- - 18446744073709551615 1"] {
+            let refused = harness.take_over(1, state.as_bytes(), b"", &[]).err();
+            assert!(matches!(refused, Some(ThawError::Malformed)), "{state}");
+        }
     }
 
     #[test]

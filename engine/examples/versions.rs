@@ -82,7 +82,7 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
             match str::from_utf8(line).ok().map(|line| (line, line.parse::<i64>())) {
                 Some((_, Ok(number))) => {
                     tally.sum = tally.sum.wrapping_add(number);
-                    tally.count += 1;
+                    tally.count = tally.count.saturating_add(1);
                     let _ = writeln!(io, "{}", tally.sum);
                 }
                 Some(("mean", _)) if RELEASE >= 2 => {
@@ -203,6 +203,19 @@ mod tests {
     fn a_connection_is_the_same_however_often_it_moves() {
         let output = output_of_all_handovers(|| Tallies::<1>, b"5\n7\n-2\nx\n");
         assert_eq!(output, b"5\n12\n10\nerror: a number is needed\n");
+    }
+
+    #[test]
+    fn state_that_nobody_wrote_is_harmless() {
+        let mut harness = Harness::new(Tallies::<3>);
+        let state = Tally { sum: i64::MIN, count: u64::MAX }.to_version_2();
+        let client = harness.take_over(2, &state, b"-1\nmean\n", &[]).expect("understood");
+        let mean = i64::MAX as f64 / u64::MAX as f64;
+        assert_eq!(harness.take_output(client), format!("{}\n{mean}\n", i64::MAX).into_bytes());
+        for (version, state) in [(2, &state[1..]), (1, &state[..]), (1, &[][..])] {
+            assert!(matches!(harness.take_over(version, state, b"", &[]).err(), Some(ThawError::Malformed)));
+        }
+        assert!(matches!(harness.take_over(3, &state, b"", &[]).err(), Some(ThawError::Version(3))));
     }
 
     #[test]

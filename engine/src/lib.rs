@@ -31,6 +31,9 @@ pub mod config;
 mod connection;
 mod context;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 mod ipc;
 mod master;

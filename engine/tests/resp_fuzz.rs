@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/resp_check.rs"]
 mod resp_check;
+#[path = "../fuzz/resp_state_check.rs"]
+mod resp_state_check;
 #[path = "../examples/resp/service/mod.rs"]
 mod service;
 
@@ -10,13 +12,17 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/resp_request");
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| seeds("resp_request"));
+
+static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| seeds("resp_state"));
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
     files.sort();
     files.into_iter().map(|file| std::fs::read(file).expect("a seed")).collect()
-});
+}
 
 /// What a mutation puts in: what parsers trip over.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
@@ -42,10 +48,22 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Numbers as they are frozen.
+fn state_piece() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        any::<u8>().prop_map(|byte| vec![byte]),
+        any::<u64>().prop_map(|number| number.to_le_bytes().to_vec()),
+        prop::sample::select(vec![0, 1, i64::MAX, i64::MAX - 1, i64::MIN, i64::MIN + 1, -1, 200_000])
+            .prop_map(|number| number.to_le_bytes().to_vec()),
+        any::<u32>().prop_map(|number| number.to_le_bytes().to_vec()),
+    ]
+}
+
 #[test]
 fn the_seeds_of_the_fuzzer() {
     assert!(SEEDS.len() >= 40, "the seeds lie in fuzz/corpus/resp_request");
     SEEDS.iter().for_each(|seed| resp_check::check(seed));
+    STATES.iter().for_each(|seed| resp_state_check::check(seed));
 }
 
 proptest! {
@@ -63,5 +81,19 @@ proptest! {
             data.splice(at..end, piece);
         }
         resp_check::check(&data);
+    }
+
+    #[test]
+    fn mutations_of_frozen_state(
+        which in any::<prop::sample::Index>(),
+        cuts in proptest::collection::vec((any::<prop::sample::Index>(), 0..9usize, state_piece()), 1..4),
+    ) {
+        let mut data = which.get(&STATES).clone();
+        for (place, removed, piece) in cuts {
+            let at = place.index(data.len() + 1);
+            let end = (at + removed).min(data.len());
+            data.splice(at..end, piece);
+        }
+        resp_state_check::check(&data);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use batond::http::fuzz::check;
+use batond::http::fuzz::{check, check_frozen};
 
 const MUTATIONS_PER_SEED: usize = 250;
 
@@ -27,6 +27,9 @@ const PIECES: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"HEAD ",
     b"\x80",
+    b"18446744073709551615",
+    b"256",
+    b"\"Data\"",
     b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 ];
 
@@ -39,8 +42,8 @@ impl Random {
     }
 }
 
-fn seeds() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/http_request");
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
     files.sort();
@@ -65,10 +68,10 @@ fn mutate(mut data: Vec<u8>, random: &mut Random) -> Vec<u8> {
     data
 }
 
-#[test]
-fn seeds_and_their_mutations() {
-    let seeds = seeds();
-    assert!(seeds.len() >= 10, "the seeds lie in fuzz/corpus/http_request");
+/// Runs the seeds of a target, and mutations of each.
+fn run(target: &str, check: fn(&[u8])) {
+    let seeds = seeds(target);
+    assert!(seeds.len() >= 7, "the seeds lie in fuzz/corpus/{target}");
     let mut random = Random(1);
     for seed in &seeds {
         check(seed);
@@ -76,4 +79,14 @@ fn seeds_and_their_mutations() {
             check(&mutate(seed.clone(), &mut random));
         }
     }
+}
+
+#[test]
+fn seeds_and_their_mutations() {
+    run("http_request", check);
+}
+
+#[test]
+fn frozen_state_and_its_mutations() {
+    run("http_state", check_frozen);
 }

@@ -56,7 +56,7 @@ impl<S> Connection<S> {
     /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
     ///
     /// # Errors
-    /// The protocol's: then it is good for nothing.
+    /// The protocol's, and `Malformed` where it has more timers than a connection may have: then it is good for nothing.
     pub(crate) fn thaw<P>(
         &mut self,
         protocol: &mut P,
@@ -70,6 +70,9 @@ impl<S> Connection<S> {
     {
         let Frozen { standing, state, input, output } = frozen;
         self.phase = Phase::Frozen;
+        if standing.timers_ns.len() > TIMERS_MAX {
+            return Err(ThawError::Malformed);
+        }
         self.outbound.push(Payload::Owned { bytes: output, sent: 0 });
         let mut io = self.io(context, &[]);
         let thawed = protocol.thaw(version, &state, peer, &mut io);

@@ -34,6 +34,8 @@ pub(crate) enum Alarm {
     Protocol { slot: u32, key: TimerKey },
     /// An outbound connection has not been established in time.
     Connect { id: ConnectionId },
+    /// A worker has offered connections and not given them in time.
+    Gift { visitor: u32 },
     /// Try to accept again.
     Accept,
     /// The drain deadline of the harness.

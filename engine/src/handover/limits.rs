@@ -14,8 +14,29 @@ pub(crate) const ALONE_BYTES: usize = 64 * 1024;
 /// keeps a connection that has more, since a receiver that gets more ends the channel.
 pub(crate) const OFFER_BYTES_MAX: usize = 1 << 30;
 
+/// Connections of one offer that a receiver looks at: room for later versions with larger batches.
+pub(crate) const OFFER_CONNECTIONS_MAX: usize = 64;
+
+/// So many connections may be on offer to a worker at once, or a part of those that it may have, if that is more; so that no
+/// sender keeps all of its room with what it never gives.
+pub(crate) const ON_OFFER_MIN: usize = 4 * OFFER_CONNECTIONS_MAX;
+
+/// The part, as a divisor.
+pub(crate) const ON_OFFER_PART: usize = 4;
+
 /// A batch that is not taken in so long is taken back.
 pub(crate) const BATCH_MS_MAX: u64 = 2_000;
 
+/// An offer that is not given in so long is dropped, and the channel with it: the sender has given up by then.
+pub(crate) const GIVE_MS_MAX: u64 = 5 * BATCH_MS_MAX;
+
+/// A worker's own state is given up where it takes longer than this, and the time for its bytes at [`STATE_BYTES_PER_MS`]:
+/// neither side serves meanwhile.
+pub(crate) const STATE_MS_MAX: u64 = 5_000;
+
+/// About 4 MB a second, which the slowest machine writes and reads.
+pub(crate) const STATE_BYTES_PER_MS: u64 = 4_096;
+
 // Whatever connection would make a batch too large goes into the next one.
 const _: () = assert!(ALONE_BYTES < BATCH_BYTES && BATCH_BYTES < OFFER_BYTES_MAX);
+const _: () = assert!(BATCH <= OFFER_CONNECTIONS_MAX && 2 * BATCH_MS_MAX < GIVE_MS_MAX);

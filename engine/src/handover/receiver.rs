@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Refusal;
+use super::limits::{OFFER_BYTES_MAX, OFFER_CONNECTIONS_MAX, ON_OFFER_MIN, ON_OFFER_PART};
 use super::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
@@ -22,8 +23,8 @@ pub(crate) struct Visitor(pub(crate) u32);
 pub(crate) enum Input {
     /// Somebody has come.
     Came(Visitor),
-    /// A batch is offered; `refusal` says why nothing of it can be taken.
-    Offer { visitor: Visitor, batch: u64, count: usize, refusal: Option<Refusal> },
+    /// A batch of so many connections and bytes is offered; `refusal` says why nothing of it can be taken.
+    Offer { visitor: Visitor, batch: u64, count: usize, bytes: usize, refusal: Option<Refusal> },
     /// The outcome of [`Command::Thaw`], in the order of the offer. `open` are the connections without these.
     Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, open: u64 },
     /// What was taken of this batch is this worker's.
@@ -52,17 +53,37 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Offered {
     batch: u64,
+    /// What may be taken of it at most.
+    count: usize,
+    bytes: usize,
     members: Vec<ConnectionId>,
 }
 
 /// See the module's head.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Receiver {
     /// With what was offered and not given yet.
     visitors: BTreeMap<Visitor, Option<Offered>>,
+    /// So many connections may be on offer at once.
+    on_offer_max: usize,
 }
 
 impl Receiver {
+    /// Of a worker that may have so many connections.
+    pub(crate) fn new(connections_max: u32) -> Self {
+        Self { visitors: BTreeMap::new(), on_offer_max: ON_OFFER_MIN.max(connections_max as usize / ON_OFFER_PART) }
+    }
+
+    /// Whether there is room for what is offered, beside what others offer. One offer alone may have all bytes.
+    fn has_room(&self, count: usize, bytes: usize) -> bool {
+        let others = || self.visitors.values().flatten();
+        let others_count: usize = others().map(|offered| offered.count).sum();
+        let others_bytes: usize = others().map(|offered| offered.bytes).sum();
+        count <= OFFER_CONNECTIONS_MAX
+            && others_count + count <= self.on_offer_max
+            && others_bytes.saturating_add(bytes) <= OFFER_BYTES_MAX
+    }
+
     /// Nobody is here who may bring connections.
     pub(crate) fn is_alone(&self) -> bool {
         self.visitors.is_empty()
@@ -73,21 +94,24 @@ impl Receiver {
         match input {
             Input::Came(visitor) if self.visitors.len() < VISITORS_MAX => drop(self.visitors.insert(visitor, None)),
             Input::Came(visitor) => commands.push_back(Command::Close(visitor)),
-            Input::Offer { visitor, batch, count, refusal } => match (self.visitors.get_mut(&visitor), refusal) {
-                (None, _) => {}
-                // One batch at a time.
-                (Some(Some(_)), _) => self.lose(commands, visitor),
-                (Some(offered), Some(refusal)) => {
-                    *offered = Some(Offered { batch, members: Vec::new() });
-                    let refused = (0..count).map(|place| (place, refusal)).collect();
-                    // Of no interest to one that will bring nothing more.
-                    commands.push_back(Command::Say { visitor, batch, refused, open: 0 });
+            Input::Offer { visitor, batch, count, bytes, refusal } => {
+                let refusal = refusal.or_else(|| (!self.has_room(count, bytes)).then_some(Refusal::Limit));
+                match (self.visitors.get_mut(&visitor), refusal) {
+                    (None, _) => {}
+                    // One batch at a time.
+                    (Some(Some(_)), _) => self.lose(commands, visitor),
+                    (Some(offered), Some(refusal)) => {
+                        *offered = Some(Offered { batch, ..Offered::default() });
+                        let refused = (0..count).map(|place| (place, refusal)).collect();
+                        // Of no interest to one that will bring nothing more.
+                        commands.push_back(Command::Say { visitor, batch, refused, open: 0 });
+                    }
+                    (Some(offered), None) => {
+                        *offered = Some(Offered { batch, count, bytes, members: Vec::new() });
+                        commands.push_back(Command::Thaw(visitor));
+                    }
                 }
-                (Some(offered), None) => {
-                    *offered = Some(Offered { batch, members: Vec::new() });
-                    commands.push_back(Command::Thaw(visitor));
-                }
-            },
+            }
             Input::Thawed { visitor, members, open } => {
                 let Some(Some(offered)) = self.visitors.get_mut(&visitor) else {
                     members.into_iter().flatten().for_each(|id| commands.push_back(Command::Abandon(id)));
@@ -139,6 +163,10 @@ mod tests {
         ConnectionId { slot, generation: 0 }
     }
 
+    fn offer(visitor: Visitor, batch: u64, count: usize, bytes: usize) -> Input {
+        Input::Offer { visitor, batch, count, bytes, refusal: None }
+    }
+
     fn steps(receiver: &mut Receiver, inputs: impl IntoIterator<Item = Input>) -> Vec<Command> {
         let mut commands = VecDeque::new();
         inputs.into_iter().for_each(|input| receiver.step(&mut commands, input));
@@ -146,10 +174,10 @@ mod tests {
     }
 
     fn offered() -> (Receiver, Vec<Command>) {
-        let mut receiver = Receiver::default();
+        let mut receiver = Receiver::new(1000);
         let inputs = [
             Input::Came(VISITOR),
-            Input::Offer { visitor: VISITOR, batch: 7, count: 2, refusal: None },
+            offer(VISITOR, 7, 2, 0),
             Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], open: 5 },
         ];
         let commands = steps(&mut receiver, inputs);
@@ -169,17 +197,47 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_abandoned() {
-        let nonsense = [
-            Input::Ended(VISITOR),
-            Input::Stop,
-            Input::Gives { visitor: VISITOR, batch: 6 },
-            Input::Offer { visitor: VISITOR, batch: 8, count: 1, refusal: None },
-        ];
+        let nonsense =
+            [Input::Ended(VISITOR), Input::Stop, Input::Gives { visitor: VISITOR, batch: 6 }, offer(VISITOR, 8, 1, 0)];
         for input in nonsense {
             let (mut receiver, _) = offered();
             let commands = steps(&mut receiver, [input]);
             assert_eq!(commands, [Command::Abandon(id(1)), Command::Close(VISITOR)]);
             assert!(receiver.is_alone());
         }
+    }
+
+    /// How many of these offers, each by somebody else and none of them given, are looked at.
+    fn looked_at(receiver: &mut Receiver, offers: usize, count: usize, bytes: usize) -> usize {
+        let all = (0..offers as u32).map(Visitor);
+        let inputs = all.flat_map(|visitor| [Input::Came(visitor), offer(visitor, 1, count, bytes)]);
+        let commands = steps(receiver, inputs);
+        let refused = |command: &&Command| match command {
+            Command::Say { refused, .. } => refused.iter().all(|(_, refusal)| *refusal == Refusal::Limit),
+            _ => false,
+        };
+        let thawed = commands.iter().filter(|command| matches!(command, Command::Thaw(_))).count();
+        assert_eq!(thawed + commands.iter().filter(refused).count(), offers);
+        thawed
+    }
+
+    #[test]
+    fn offers_that_are_never_given_keep_a_part_of_the_room() {
+        assert_eq!(looked_at(&mut Receiver::new(40_000), 4000, 16, 0), 40_000 / ON_OFFER_PART / 16);
+        assert_eq!(looked_at(&mut Receiver::new(8), 4000, 16, 0), ON_OFFER_MIN / 16);
+        assert_eq!(looked_at(&mut Receiver::new(40_000), 10, OFFER_CONNECTIONS_MAX + 1, 0), 0);
+    }
+
+    #[test]
+    fn offers_that_are_never_given_keep_no_more_memory_than_one() {
+        assert_eq!(looked_at(&mut Receiver::new(40_000), 10, 1, 400 << 20), 2);
+        let mut receiver = Receiver::new(40_000);
+        assert_eq!(looked_at(&mut receiver, 10, 1, OFFER_BYTES_MAX), 1);
+        let given = [
+            Input::Thawed { visitor: Visitor(0), members: vec![Ok(id(1))], open: 0 },
+            Input::Gives { visitor: Visitor(0), batch: 1 },
+            offer(Visitor(0), 2, 1, 1),
+        ];
+        assert_eq!(steps(&mut receiver, given).last(), Some(&Command::Thaw(Visitor(0))), "there is room again");
     }
 }

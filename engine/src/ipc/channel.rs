@@ -18,6 +18,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends one message; never blocks.
+///
+/// # Errors
+/// `WouldBlock` where the channel is full; `InvalidInput` where the message is larger than the other side takes; else as
+/// sendmsg(2).
 pub(crate) fn tell<T: Serialize>(channel: &OwnedFd, message: &T) -> io::Result<()> {
     tell_with_all(channel, message, &[])
 }
@@ -33,7 +37,21 @@ pub(crate) fn tell_with_all<T: Serialize>(
     message: &T,
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    channel::send(channel.as_fd(), &serde_json::to_vec(message)?, descriptors)
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    channel::send(channel.as_fd(), &bytes, descriptors)
+}
+
+/// From now on, whoever sends a descriptor over this channel is refused, where the kernel can do that (6.16).
+pub(crate) fn refuse_descriptors(channel: &OwnedFd) {
+    let _ = channel::refuse_descriptors(channel.as_fd());
+}
+
+/// Whether an error of hearing is about one message alone: it is of a later version, or makes no sense.
+pub(crate) fn is_nonsense(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// What a read of the channel gave.
@@ -48,7 +66,6 @@ pub(crate) enum Heard<T> {
 }
 
 /// Takes one message; never blocks.
-#[cfg(test)]
 pub(crate) fn hear<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<Heard<T>> {
     hear_with(channel).map(|(heard, _)| heard)
 }

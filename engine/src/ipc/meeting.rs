@@ -14,6 +14,24 @@ use super::transfer::Channel;
 /// Senders that may wait at once.
 const BACKLOG: i32 = 4096;
 
+/// Of the names at which workers can be met.
+const NAME_START: &str = "baton/connections/";
+
+/// Behind that, in hexadecimal digits: so many bits that nobody can have the name before.
+const NAME_DIGITS: usize = 32;
+
+/// Whether a worker can listen at this name.
+pub(super) fn is_name(name: &str) -> bool {
+    name.strip_prefix(NAME_START)
+        .is_some_and(|digits| digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Those at which workers can listen.
+pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| is_name(name));
+    names
+}
+
 /// Where others bring their connections.
 #[derive(Debug)]
 pub(crate) struct Meeting {
@@ -30,10 +48,9 @@ impl Meeting {
     /// As socket(2), bind(2), listen(2).
     pub(crate) fn open() -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        // 128 random bits, so that nobody can have it before.
         let mut random = [0; 16];
         fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut random))?;
-        let name = format!("baton/connections/{:032x}", u128::from_le_bytes(random));
+        let name = format!("{NAME_START}{:0NAME_DIGITS$x}", u128::from_le_bytes(random));
         socket.bind(&address(&name)?)?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -48,17 +65,26 @@ impl Meeting {
         self.socket.as_fd()
     }
 
-    /// Somebody who has come: a worker of root, of the user this one was started as, or of the user it is.
-    pub(crate) fn accept(&self) -> Option<Channel> {
+    /// Who comes next.
+    pub(crate) fn accept(&self) -> Came {
         loop {
             match self.socket.accept() {
-                Ok((socket, _)) if is_trusted(&socket, self.user) => return Some(Channel::new(socket.into())),
-                Ok(_) => {}
+                Ok((socket, _)) if is_trusted(&socket, self.user) => return Came::Worker(Channel::new(socket.into())),
+                Ok(_) => return Came::Stranger,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(_) => return Came::Nobody,
             }
         }
     }
+}
+
+/// Who has come.
+pub(crate) enum Came {
+    /// A worker of root, of the user this one was started as, or of the user it is.
+    Worker(Channel),
+    /// Somebody else, who was sent away: any process of the machine can find the name.
+    Stranger,
+    Nobody,
 }
 
 /// Goes to a worker that serves. `user` is whom this worker was started as.
@@ -84,14 +110,11 @@ fn is_trusted(socket: &Socket, user: u32) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// Both ends: of the one that visits, and of the one that is visited.
-    pub(crate) fn pair() -> (Channel, Channel) {
-        let meeting = Meeting::open().expect("a socket");
-        let ours = visit(meeting.name(), 0).expect("connected");
-        (ours, meeting.accept().expect("somebody came"))
-    }
+/// Both ends: of the one that visits, and of the one that is visited.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn pair() -> (Channel, Channel) {
+    let meeting = Meeting::open().expect("a socket");
+    let ours = visit(meeting.name(), 0).expect("connected");
+    let Came::Worker(theirs) = meeting.accept() else { panic!("nobody came") };
+    (ours, theirs)
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod channel;
 pub mod control;
+pub(crate) mod descriptors;
 pub(crate) mod meeting;
 pub(crate) mod orders;
 pub(crate) mod relay;

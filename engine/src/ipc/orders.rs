@@ -4,7 +4,17 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::meeting;
 use crate::handover::Refusal;
+
+/// Of text that a worker reports; what is longer is cut.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Largest number of a generation or a slot that is believed, so that there are numbers behind it.
+pub(super) const NUMBER_MAX: u32 = 1 << 30;
+
+/// Listen sockets that a worker can have.
+const LISTENERS_MAX: usize = 4096;
 
 /// To a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,6 +105,11 @@ pub(crate) enum Report {
     Leaving,
     /// How far the move of its connections to other workers has come.
     Moved(Moved),
+    /// So many bytes of a worker's own state have come or gone; neither worker does anything else meanwhile.
+    StateMoves {
+        /// Bytes.
+        bytes: u64,
+    },
     /// Its listen sockets are closed, after all that waited there was taken.
     Closed,
     /// It could not start, and leaves.
@@ -105,6 +120,30 @@ pub(crate) enum Report {
     /// Of a later version.
     #[serde(other)]
     Unknown,
+}
+
+impl Report {
+    /// The same within bounds, whoever wrote it. What cannot be is taken for a report that is not known.
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Self::Failed { mut reason } => {
+                reason.truncate(reason.floor_char_boundary(TEXT_BYTES_MAX));
+                Self::Failed { reason }
+            }
+            Self::Ready { listeners, .. } if listeners.len() > LISTENERS_MAX => Self::Unknown,
+            // Names are passed on to other workers, many to a message.
+            Self::Ready { core, connections_max, listeners, meeting, has_state } => {
+                let meeting = meeting.filter(|name| meeting::is_name(name));
+                Self::Ready { core, connections_max, listeners, meeting, has_state }
+            }
+            Self::Orphan { generation, slot, listeners, .. }
+                if generation > NUMBER_MAX || slot > NUMBER_MAX as usize || listeners > LISTENERS_MAX =>
+            {
+                Self::Unknown
+            }
+            report => report,
+        }
+    }
 }
 
 /// What has become of a worker's connections.
@@ -151,5 +190,32 @@ mod tests {
         assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Unknown));
         assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Report::Unknown));
         assert_eq!(hear(&theirs).expect("heard"), Heard::Message(Order::Stop));
+    }
+
+    #[test]
+    fn reports_are_bounded() {
+        let long = Report::Failed { reason: "ä".repeat(1000) }.bounded();
+        assert_eq!(long, Report::Failed { reason: "ä".repeat(TEXT_BYTES_MAX / 2) });
+        let ready = |listeners, meeting: &str| {
+            let meeting = Some(meeting.to_owned());
+            Report::Ready { core: None, connections_max: 1, listeners: vec![7; listeners], meeting, has_state: false }
+        };
+        let meeting = crate::ipc::meeting::Meeting::open().expect("a socket");
+        assert_eq!(ready(1, meeting.name()).bounded(), ready(1, meeting.name()));
+        for name in ["", "baton/connections/", &format!("{}0", meeting.name()), &"a".repeat(16_000)] {
+            assert!(matches!(ready(1, name).bounded(), Report::Ready { meeting: None, .. }), "{name}");
+        }
+        assert_eq!(ready(LISTENERS_MAX + 1, meeting.name()).bounded(), Report::Unknown);
+        let orphan = |generation, slot, listeners| Report::Orphan {
+            generation,
+            slot,
+            addresses: Vec::new(),
+            listeners,
+            master: None,
+        };
+        assert_eq!(orphan(1, 2, 3).bounded(), orphan(1, 2, 3));
+        for report in [orphan(u32::MAX, 0, 0), orphan(0, usize::MAX, 0), orphan(0, 0, usize::MAX)] {
+            assert_eq!(report.bounded(), Report::Unknown);
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Cause, EventKind, Failure, RevertCause};
+use super::meeting::bounded_names;
+use super::orders::NUMBER_MAX;
 use crate::handover::StateFormats;
 
 /// Version of these messages.
@@ -140,6 +142,29 @@ pub(crate) enum ToOld {
     Unknown,
 }
 
+impl ToNew {
+    /// The same within bounds, whoever wrote it. What cannot be is taken for a message that is not known.
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Self::Hello { next_number, .. } if next_number > NUMBER_MAX => Self::Unknown,
+            Self::Relieved { meetings } => Self::Relieved { meetings: bounded_names(meetings) },
+            message => message,
+        }
+    }
+}
+
+impl ToOld {
+    /// As [`ToNew::bounded`].
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Self::Ready { generation, .. } if generation > NUMBER_MAX => Self::Unknown,
+            Self::Ready { generation, meetings } => Self::Ready { generation, meetings: bounded_names(meetings) },
+            Self::Meetings { meetings } => Self::Meetings { meetings: bounded_names(meetings) },
+            message => message,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +176,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<ToOld>(later).expect("understood"), ToOld::Unknown);
         let known = r#"{"relay":"event","generation":3,"event":{"event":"gone"},"colour":"red"}"#;
         assert!(matches!(serde_json::from_str(known), Ok(ToOld::Event { generation: Some(3), .. })));
+    }
+
+    #[test]
+    fn numbers_and_names_are_bounded() {
+        let name = || format!("baton/connections/{:032x}", 7);
+        let meetings = || vec![name(), "a".repeat(9_000), String::new()];
+        let ready = |generation| ToOld::Ready { generation, meetings: meetings() }.bounded();
+        assert_eq!(ready(3), ToOld::Ready { generation: 3, meetings: vec![name()] });
+        assert_eq!(ready(u32::MAX), ToOld::Unknown);
+        assert_eq!(ToOld::Meetings { meetings: meetings() }.bounded(), ToOld::Meetings { meetings: vec![name()] });
+        assert_eq!(ToNew::Relieved { meetings: meetings() }.bounded(), ToNew::Relieved { meetings: vec![name()] });
     }
 }

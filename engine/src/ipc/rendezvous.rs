@@ -59,7 +59,8 @@ impl Rendezvous {
 
     /// The channel of a master that has come: one of root, or of the user this worker was started as.
     pub(crate) fn accept(&self) -> Option<OwnedFd> {
-        loop {
+        // Strangers who keep coming are no reason to look for ever: each who comes is told of.
+        for _ in 0..2 * BACKLOG {
             match self.socket.accept() {
                 Ok((socket, _)) if is_of(&socket, self.user) => {
                     return socket.set_nonblocking(false).is_ok().then(|| socket.into());
@@ -69,6 +70,7 @@ impl Rendezvous {
                 Err(_) => return None,
             }
         }
+        None
     }
 }
 

@@ -7,14 +7,19 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, Write};
+use std::io::{self, BufWriter, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use socket2::SockRef;
 
+use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
 use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION};
 use crate::sys::channel;
@@ -85,15 +90,22 @@ pub(crate) struct Arrival {
 }
 
 enum Body {
-    Inline(Cursor<Vec<u8>>),
-    File(BufReader<fs::File>),
+    Inline(Vec<u8>),
+    /// Nobody changes it any more.
+    File(fs::File),
 }
 
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Body {
+    fn read(&self, at: usize, length: usize) -> io::Result<Vec<u8>> {
         match self {
-            Self::Inline(bytes) => bytes.read(buffer),
-            Self::File(file) => file.read(buffer),
+            Self::Inline(bytes) => {
+                bytes.get(at..at + length).map(<[u8]>::to_vec).ok_or(io::ErrorKind::InvalidData.into())
+            }
+            Self::File(file) => {
+                let mut bytes = vec![0; length];
+                // At a place of its own: the sender has the same file, and may read or write it anywhere.
+                file.read_exact_at(&mut bytes, at as u64).map(|()| bytes)
+            }
         }
     }
 }
@@ -107,42 +119,52 @@ impl Arrival {
         self.descriptors.len() == self.envelopes.len()
     }
 
+    /// Bytes of all connections together, as checked by [`Arrival::fill`].
+    pub(crate) fn bytes(&self) -> usize {
+        self.envelopes.iter().flat_map(Envelope::lengths).fold(0, usize::saturating_add)
+    }
+
     /// Takes the bytes from where they are.
     ///
     /// # Errors
-    /// Where there are fewer, or more than may be.
+    /// Where there are fewer or more than was said, or more than may be, or where they may still change.
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
-        let total = self.envelopes.iter().flat_map(Envelope::lengths).fold(0, usize::saturating_add);
-        let there = if !has_file {
-            self.body = Body::Inline(Cursor::new(inline.to_vec()));
-            inline.len() as u64
+        let total = self.bytes();
+        if total > OFFER_BYTES_MAX {
+            return Err(io::Error::other(format!("{total} bytes are more than {OFFER_BYTES_MAX}")));
+        }
+        if !has_file {
+            self.body = Body::Inline(inline.to_vec());
+            if inline.len() != total {
+                return Err(io::Error::other(format!("{} bytes came instead of {total}", inline.len())));
+            }
         } else if self.descriptors.len() == self.envelopes.len() + 1
             && let Some(file) = self.descriptors.pop()
         {
-            let mut file = fs::File::from(file);
-            // Where the one that wrote it stands is where this one stands.
-            file.rewind()?;
-            let length = file.metadata()?.len();
-            self.body = Body::File(BufReader::with_capacity(INLINE_BYTES_MAX, file));
-            length
+            self.body = Body::File(descriptors::sealed(file, total as u64).map_err(io::Error::other)?);
         } else {
             // The last are missing first. Without the file, the others are of no use.
             self.descriptors.clear();
-            return Ok(());
-        };
-        if total <= OFFER_BYTES_MAX && there == total as u64 { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        }
+        Ok(())
     }
 
-    /// One by one; only where all descriptors have come. What cannot be read is an error.
-    pub(crate) fn into_connections(self) -> impl Iterator<Item = io::Result<Arrived>> {
-        let Self { envelopes, descriptors, mut body, .. } = self;
+    /// One by one; only where all descriptors have come. What cannot be read, or is no connection, is refused.
+    pub(crate) fn into_connections(self) -> impl Iterator<Item = Result<Arrived, Refusal>> {
+        let Self { envelopes, descriptors, body, .. } = self;
+        let mut at = 0;
         envelopes.into_iter().zip(descriptors).map(move |(envelope, descriptor)| {
             let part = |length: usize| {
-                let mut bytes = vec![0; length];
-                body.read_exact(&mut bytes).map(|()| bytes)
+                let from = at;
+                at += length;
+                body.read(from, length).map_err(|_| Refusal::State)
             };
             let [state, input, output] = envelope.lengths().map(part);
             let frozen = Frozen { standing: envelope.standing, state: state?, input: input?, output: output? };
+            let descriptor = descriptors::connection(descriptor).map_err(|unfit| {
+                tracing::warn!("a descriptor that another worker offers is refused: {unfit}");
+                Refusal::Descriptors
+            })?;
             Ok(Arrived { is_fresh: envelope.is_fresh, frozen, descriptor })
         })
     }
@@ -164,6 +186,8 @@ pub(crate) enum Heard {
         format: String,
         format_version: u32,
     },
+    /// Something of a later version.
+    Unknown,
     /// Nothing more for now.
     Nothing,
     /// The other side is gone, or says what cannot be.
@@ -201,6 +225,12 @@ impl Channel {
     pub(crate) fn say(&mut self, message: &Message) -> io::Result<()> {
         self.outgoing.push_back((packet(message)?, Vec::new()));
         self.flush()
+    }
+
+    /// Nothing more can be said to this side; what was said before is still heard, and then the end.
+    pub(crate) fn refuse_more(&self) {
+        // Where it fails, the end is there already.
+        let _ = SockRef::from(&self.descriptor).shutdown(Shutdown::Read);
     }
 
     /// Whether all was said.
@@ -292,34 +322,40 @@ impl Channel {
             let Some((message, bytes)) = parse(&packet[..length]) else { return Heard::End };
             match message {
                 Message::Offer { version, batch, has_file, format, format_version, connections: envelopes } => {
-                    let body = Body::Inline(Cursor::default());
+                    let body = Body::Inline(Vec::new());
                     let mut arrival = Arrival { batch, version, format, format_version, envelopes, descriptors, body };
-                    match arrival.fill(has_file, bytes) {
-                        Ok(()) => return Heard::Offer(arrival),
-                        Err(_) => return Heard::End,
-                    }
+                    return match arrival.fill(has_file, bytes) {
+                        Ok(()) => Heard::Offer(arrival),
+                        Err(error) => {
+                            tracing::warn!("connections that another worker offers cannot be taken: {error}");
+                            Heard::End
+                        }
+                    };
                 }
                 Message::Takes { batch, refused, open } => return Heard::Takes { batch, refused, open },
                 Message::Gives { batch } => return Heard::Gives { batch },
                 Message::State { version, format, format_version } => {
                     return Heard::State { version, format, format_version };
                 }
-                Message::Unknown => {}
+                Message::Unknown => return Heard::Unknown,
                 Message::StatePart | Message::StateEnd { .. } | Message::StateTaken { .. } => return Heard::End,
             }
         }
     }
 }
 
-/// A file in memory.
-fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
+/// A file in memory, which nobody changes any more.
+pub(crate) fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let make = |flags| memfd_create(c"baton-connections", flags);
-    // The second flag is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.
-    let made = make(MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL));
-    let made = made.or_else(|error| if error == Errno::EINVAL { make(MFdFlags::MFD_CLOEXEC) } else { Err(error) });
+    // This one is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.
+    let made = make(flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL));
+    let made = made.or_else(|error| if error == Errno::EINVAL { make(flags) } else { Err(error) });
     let mut file = BufWriter::with_capacity(INLINE_BYTES_MAX, fs::File::from(made?));
     parts.into_iter().try_for_each(|part| file.write_all(part))?;
-    Ok(file.into_inner()?.into())
+    let file = file.into_inner()?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(descriptors::SEALS))?;
+    Ok(file.into())
 }
 
 fn packet(message: &Message) -> io::Result<Vec<u8>> {
@@ -336,12 +372,23 @@ fn parse(packet: &[u8]) -> Option<(Message, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::fcntl::SealFlag;
+
     use super::*;
     use crate::handover::Standing;
-    use crate::ipc::meeting::tests::pair;
+    use crate::ipc::meeting::pair;
 
     fn frozen(output: Vec<u8>) -> Frozen {
         Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }
+    }
+
+    /// A connection, and its peer.
+    fn connection() -> (OwnedFd, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        (listener.accept().expect("accepted").0.into(), peer)
     }
 
     fn null() -> OwnedFd {
@@ -352,7 +399,7 @@ mod tests {
         let members: Vec<Frozen> = (0..3).map(|member| frozen(vec![member; output_bytes])).collect();
         let references: Vec<(&Frozen, bool)> = members.iter().map(|member| (member, true)).collect();
         let format = StateFormat { name: "format", version: 3 };
-        let offer = Offer::new(7, format, &references, (0..3).map(|_| null()).collect()).expect("made");
+        let offer = Offer::new(7, format, &references, (0..3).map(|_| connection().0).collect()).expect("made");
         (members, offer)
     }
 
@@ -382,12 +429,64 @@ mod tests {
         assert!(!arrival.has_all_descriptors());
     }
 
-    #[test]
-    fn a_file_with_too_few_bytes_ends_the_channel() {
+    /// What is heard of an offer of 48 KiB whose bytes are in this file.
+    fn heard_of(file: OwnedFd) -> Heard {
         let (mut sender, mut receiver) = pair();
         let (_, mut offer) = offer(INLINE_BYTES_MAX);
-        *offer.descriptors.last_mut().expect("a file") = file_of([&b"short"[..]]).expect("a file");
+        *offer.descriptors.last_mut().expect("a file") = file;
         sender.offer(offer).expect("said");
-        assert!(matches!(receiver.hear(), Heard::End));
+        receiver.hear()
+    }
+
+    #[test]
+    fn a_file_that_is_not_as_announced_ends_the_channel() {
+        let zeroes = vec![0; 3 * (INLINE_BYTES_MAX + 10)];
+        let make = |bytes: &[u8], seals: SealFlag| {
+            let file = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).expect("a file");
+            (&fs::File::from(file.try_clone().expect("a copy"))).write_all(bytes).expect("written");
+            fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).expect("sealed");
+            file
+        };
+        assert!(matches!(heard_of(make(&zeroes, descriptors::SEALS)), Heard::Offer(_)));
+        assert!(matches!(heard_of(make(&zeroes[1..], descriptors::SEALS)), Heard::End), "too few bytes");
+        assert!(matches!(heard_of(make(&[&zeroes[..], b"more"].concat(), descriptors::SEALS)), Heard::End));
+        let others = [SealFlag::F_SEAL_WRITE, SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW];
+        for missing in others {
+            assert!(matches!(heard_of(make(&zeroes, descriptors::SEALS - missing)), Heard::End), "{missing:?}");
+        }
+        assert!(matches!(heard_of(null()), Heard::End));
+    }
+
+    #[test]
+    fn more_bytes_than_may_be_end_the_channel() {
+        let (mut sender, mut receiver) = pair();
+        let file = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).expect("a file");
+        fs::File::from(file.try_clone().expect("a copy")).set_len(OFFER_BYTES_MAX as u64 + 1).expect("grown");
+        fcntl(&file, FcntlArg::F_ADD_SEALS(descriptors::SEALS)).expect("sealed");
+        let large = |output_bytes: usize| {
+            let lengths = format!("\"state_bytes\":0,\"input_bytes\":0,\"output_bytes\":{output_bytes}");
+            let head = format!(
+                "{{\"message\":\"offer\",\"version\":{VERSION},\"batch\":1,\"has_file\":true,\"format\":\"format\",\
+                 \"format_version\":3,\"connections\":[{{\"standing\":{{}},{lengths}}}]}}"
+            );
+            [&(head.len() as u32).to_le_bytes()[..], head.as_bytes()].concat()
+        };
+        for output_bytes in [OFFER_BYTES_MAX + 1, usize::MAX] {
+            let (descriptors, bytes) = (vec![connection().0, file.try_clone().expect("a copy")], output_bytes);
+            let offer = Offer { packet: large(output_bytes), descriptors, bytes };
+            sender.offer(offer).expect("said");
+            assert!(matches!(receiver.hear(), Heard::End), "{output_bytes}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_connection_is_refused_and_others_are_not() {
+        let (mut sender, mut receiver) = pair();
+        let (members, mut offer) = offer(1);
+        offer.descriptors[1] = null();
+        sender.offer(offer).expect("said");
+        let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer") };
+        let arrived: Vec<_> = arrival.into_connections().map(|one| one.map(|one| one.frozen)).collect();
+        assert_eq!(arrived, [Ok(members[0].clone()), Err(Refusal::Descriptors), Ok(members[2].clone())]);
     }
 }

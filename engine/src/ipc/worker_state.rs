@@ -1,38 +1,58 @@
 //! A worker's own state on its way to the worker that takes its place. One writes it while the other reads it, and
-//! neither does anything else meanwhile, so the state cannot change on the way.
+//! neither does anything else meanwhile, so the state cannot change on the way. Each gives up where the other is slow.
 
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 use super::transfer::{Channel, PACKET_BYTES_MAX};
 use crate::handover::Message;
-use crate::handover::limits::BATCH_MS_MAX;
+use crate::handover::limits::{BATCH_MS_MAX, STATE_BYTES_PER_MS, STATE_MS_MAX};
 
 /// Of one part, with room for the packet's head.
 const PART_BYTES: usize = PACKET_BYTES_MAX - 256;
 
+/// How many bytes have moved since when.
+struct Pace {
+    began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { began: Instant::now(), bytes: 0 }
+    }
+
+    /// # Errors
+    /// `TimedOut` where it took longer than it may.
+    fn check(&self) -> io::Result<()> {
+        let may = Duration::from_millis(STATE_MS_MAX.saturating_add(self.bytes / STATE_BYTES_PER_MS));
+        if self.began.elapsed() <= may { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+}
+
 /// What the worker that leaves writes to.
 pub(crate) struct StateWriter<'a> {
     channel: &'a mut Channel,
-    /// Shows that this worker is not hung.
-    beat: &'a dyn Fn(),
+    /// Shows that this worker is not hung, and how many bytes have moved.
+    beat: &'a dyn Fn(u64),
     part: Vec<u8>,
-    bytes: u64,
+    pace: Pace,
     bytes_max: u64,
 }
 
 impl<'a> StateWriter<'a> {
-    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn(), bytes_max: u64) -> Self {
-        Self { channel, beat, part: Vec::with_capacity(PART_BYTES), bytes: 0, bytes_max }
+    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn(u64), bytes_max: u64) -> Self {
+        Self { channel, beat, part: Vec::with_capacity(PART_BYTES), pace: Pace::new(), bytes_max }
     }
 
     /// Bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.pace.bytes
     }
 
     /// More was written than may be.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.bytes > self.bytes_max
+        self.pace.bytes > self.bytes_max
     }
 
     /// Says that this was all, or that no more comes.
@@ -40,14 +60,14 @@ impl<'a> StateWriter<'a> {
         if is_whole {
             self.flush()?;
         }
-        self.channel.say_waiting(&Message::StateEnd { bytes: self.bytes, is_whole }, &[])
+        self.channel.say_waiting(&Message::StateEnd { bytes: self.bytes(), is_whole }, &[])
     }
 }
 
 impl Write for StateWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = bytes.len().min(PART_BYTES - self.part.len());
-        self.bytes += length as u64;
+        self.pace.bytes = self.pace.bytes.saturating_add(length as u64);
         if self.is_too_large() {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the worker's state is above state_bytes_max"));
         }
@@ -60,9 +80,10 @@ impl Write for StateWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.part.is_empty() {
-            (self.beat)();
+            (self.beat)(self.bytes());
             self.channel.say_waiting(&Message::StatePart, &self.part)?;
             self.part.clear();
+            self.pace.check()?;
         }
         Ok(())
     }
@@ -71,19 +92,24 @@ impl Write for StateWriter<'_> {
 /// What the worker that serves reads from. It ends where the state does; where that is not whole, with an error.
 pub(crate) struct StateReader<'a> {
     channel: &'a mut Channel,
-    beat: &'a dyn Fn(),
+    /// As of [`StateWriter`].
+    beat: &'a dyn Fn(u64),
     part: Vec<u8>,
     at: usize,
-    bytes: u64,
+    pace: Pace,
+    bytes_max: u64,
     is_over: bool,
 }
 
 impl<'a> StateReader<'a> {
-    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn()) -> Self {
-        Self { channel, beat, part: Vec::new(), at: 0, bytes: 0, is_over: false }
+    pub(crate) fn new(channel: &'a mut Channel, beat: &'a dyn Fn(u64), bytes_max: u64) -> Self {
+        Self { channel, beat, part: Vec::new(), at: 0, pace: Pace::new(), bytes_max, is_over: false }
     }
 
     /// Takes what was not read, so that what is said next is heard.
+    ///
+    /// # Errors
+    /// Where the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
     pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
         while !self.is_over {
             self.next_part()?;
@@ -91,18 +117,31 @@ impl<'a> StateReader<'a> {
         Ok(())
     }
 
+    /// Whether more came than may come.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.pace.bytes > self.bytes_max
+    }
+
     /// The next part, or the end.
     fn next_part(&mut self) -> io::Result<()> {
-        let (message, bytes) = self.channel.hear_waiting(BATCH_MS_MAX, self.beat)?;
+        self.pace.check()?;
+        let beat = || (self.beat)(self.pace.bytes);
+        let (message, bytes) = self.channel.hear_waiting(BATCH_MS_MAX, &beat)?;
         match message {
             Message::StatePart => {
-                self.bytes += bytes.len() as u64;
+                self.pace.bytes = self.pace.bytes.saturating_add(bytes.len() as u64);
+                if self.is_too_large() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::FileTooLarge,
+                        "the worker's state is above state_bytes_max",
+                    ));
+                }
                 (self.part, self.at) = (bytes, 0);
                 Ok(())
             }
             Message::StateEnd { bytes, is_whole } => {
                 self.is_over = true;
-                if is_whole && bytes == self.bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+                if is_whole && bytes == self.pace.bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
             _ => {
                 self.is_over = true;
@@ -127,19 +166,19 @@ impl Read for StateReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::meeting::tests::pair;
+    use crate::ipc::meeting::pair;
 
     /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
         let (mut ours, mut theirs) = pair();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let mut writer = StateWriter::new(&mut ours, &|| {}, bytes_max);
+                let mut writer = StateWriter::new(&mut ours, &|_| {}, bytes_max);
                 let is_whole = writer.write_all(state).is_ok();
                 writer.end(is_whole).expect("said");
             });
             let mut read = Vec::new();
-            StateReader::new(&mut theirs, &|| {}).read_to_end(&mut read).map(|_| read)
+            StateReader::new(&mut theirs, &|_| {}, u64::MAX).read_to_end(&mut read).map(|_| read)
         })
     }
 
@@ -159,9 +198,56 @@ mod tests {
     fn whoever_goes_meanwhile_leaves_an_error() {
         let (ours, mut theirs) = pair();
         drop(ours);
-        assert!(StateReader::new(&mut theirs, &|| {}).read_to_end(&mut Vec::new()).is_err());
+        assert!(StateReader::new(&mut theirs, &|_| {}, 1000).read_to_end(&mut Vec::new()).is_err());
         let (mut ours, theirs) = pair();
         drop(theirs);
-        assert!(StateWriter::new(&mut ours, &|| {}, u64::MAX).write_all(&[0; 100_000]).is_err());
+        assert!(StateWriter::new(&mut ours, &|_| {}, u64::MAX).write_all(&[0; 100_000]).is_err());
+    }
+
+    /// A part that is `pause` behind the one before, until the other side is gone.
+    fn drip(mut channel: Channel, pause: Duration) {
+        while channel.say_waiting(&Message::StatePart, b"drip").is_ok() {
+            std::thread::sleep(pause);
+        }
+    }
+
+    #[test]
+    fn whoever_sends_slowly_is_given_up_in_time() {
+        let (ours, mut theirs) = pair();
+        let dripping = std::thread::spawn(move || drip(ours, Duration::from_millis(BATCH_MS_MAX / 4)));
+        let begun = Instant::now();
+        let read = StateReader::new(&mut theirs, &|_| {}, u64::MAX).read_to_end(&mut Vec::new());
+        assert_eq!(read.expect_err("late").kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_millis(STATE_MS_MAX + 2 * BATCH_MS_MAX), "{:?}", begun.elapsed());
+        drop(theirs);
+        dripping.join().expect("it ends");
+    }
+
+    #[test]
+    fn whoever_reads_slowly_is_given_up_in_time() {
+        let (mut ours, mut theirs) = pair();
+        let sipping = std::thread::spawn(move || {
+            while theirs.hear_waiting(BATCH_MS_MAX, &|| {}).is_ok() {
+                std::thread::sleep(Duration::from_millis(BATCH_MS_MAX / 4));
+            }
+        });
+        let begun = Instant::now();
+        let written = StateWriter::new(&mut ours, &|_| {}, u64::MAX).write_all(&vec![0; 100 << 20]);
+        assert_eq!(written.expect_err("late").kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_millis(STATE_MS_MAX + 2 * BATCH_MS_MAX), "{:?}", begun.elapsed());
+        drop(ours);
+        sipping.join().expect("it ends");
+    }
+
+    #[test]
+    fn no_more_is_read_than_may_be() {
+        let (ours, mut theirs) = pair();
+        let dripping = std::thread::spawn(move || drip(ours, Duration::ZERO));
+        let mut reader = StateReader::new(&mut theirs, &|_| {}, 1000);
+        let read = reader.read_to_end(&mut Vec::new());
+        assert_eq!(read.expect_err("too large").kind(), io::ErrorKind::FileTooLarge);
+        assert!(reader.is_too_large());
+        drop(theirs);
+        dripping.join().expect("it ends");
     }
 }

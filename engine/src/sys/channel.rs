@@ -7,9 +7,29 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::SockRef;
 
 /// Descriptors of one packet at most (SCM_MAX_FD of unix(7)).
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
+
+/// Not in `libc` yet; include/uapi/asm-generic/socket.h, kernel 6.16.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// From now on, whoever sends a descriptor over this channel gets EPERM. Without it, a descriptor that was sent comes whether
+/// it is received or not, and the kernel may wait while it closes it.
+///
+/// # Errors
+/// ENOPROTOOPT before kernel 6.16.
+pub(crate) fn refuse_descriptors(channel: BorrowedFd<'_>) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    let length = size_of_val(&off) as libc::socklen_t;
+    // SAFETY: setsockopt(2) reads an integer of the length that it is told.
+    let result = unsafe {
+        libc::setsockopt(channel.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length)
+    };
+    Errno::result(result)?;
+    Ok(())
+}
 
 /// Sends one packet; never blocks.
 ///
@@ -25,10 +45,11 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowe
 }
 
 /// Takes one packet into `buffer`; never blocks. Its length is 0 where the other side is gone. Where this process has no room
-/// for all descriptors of the packet (its limit of open files), those that there was room for are given.
+/// for all descriptors of the packet (its limit of open files), those that there was room for are given. Closing them does not
+/// wait for a peer (SO_LINGER of socket(7)), whatever the sender has set.
 ///
 /// # Errors
-/// `WouldBlock` where none is there; else as recvmsg(2).
+/// `WouldBlock` where none is there; `InvalidData` where the packet is larger than the buffer; else as recvmsg(2).
 pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     // By hand: a packet of which descriptors are missing is an error elsewhere, and those that came would stay open.
     let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
@@ -70,16 +91,72 @@ pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
         // SAFETY: both are what was filled above.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
+    for descriptor in &received {
+        // Most are sockets; nothing else has this option.
+        let _ = SockRef::from(descriptor).set_linger(None);
+    }
+    if message.msg_flags & libc::MSG_TRUNC != 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     Ok((length, received))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
+
+    /// A channel, a connection with bytes that its peer does not take, and that peer.
+    fn with_unsent_bytes() -> (OwnedFd, OwnedFd, TcpStream, TcpStream) {
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("a pair");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (mut connection, _) = listener.accept().expect("accepted");
+        connection.set_nonblocking(true).expect("set");
+        while connection.write(&[0; 65_536]).is_ok() {}
+        (ours, theirs, connection, peer)
+    }
+
+    #[test]
+    fn a_descriptor_that_lingers_is_closed_at_once() {
+        let (ours, theirs, connection, _peer) = with_unsent_bytes();
+        SockRef::from(&connection).set_linger(Some(Duration::from_secs(5))).expect("set");
+        send(theirs.as_fd(), b"look", &[connection.as_fd()]).expect("sent");
+        drop(connection);
+        let begun = Instant::now();
+        drop(receive(ours.as_fd(), &mut [0; 64]).expect("received"));
+        assert!(begun.elapsed() < Duration::from_secs(1), "closing took {:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_channel_that_refuses_descriptors_still_carries_words() {
+        let (ours, theirs, connection, _peer) = with_unsent_bytes();
+        if refuse_descriptors(ours.as_fd()).is_err() {
+            return println!("SKIPPED: SO_PASSRIGHTS needs kernel 6.16");
+        }
+        let refused = send(theirs.as_fd(), b"look", &[connection.as_fd()]).expect_err("refused");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        send(theirs.as_fd(), b"words", &[]).expect("sent");
+        send(ours.as_fd(), b"look", &[connection.as_fd()]).expect("the other way");
+        let mut buffer = [0; 64];
+        assert_eq!(receive(ours.as_fd(), &mut buffer).expect("received").0, 5);
+        assert_eq!(receive(theirs.as_fd(), &mut buffer).expect("received").1.len(), 1);
+    }
+
+    #[test]
+    fn a_packet_that_was_cut_is_an_error() {
+        let (ours, theirs, ..) = with_unsent_bytes();
+        send(theirs.as_fd(), &[b'a'; 65], &[]).expect("sent");
+        let cut = receive(ours.as_fd(), &mut [0; 64]).expect_err("cut");
+        assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
+    }
 
     #[test]
     fn last_words_are_heard_of_one_that_did_not_listen() {

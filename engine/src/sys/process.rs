@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, fork, getppid};
+use socket2::SockRef;
 
 /// Forks. The child must not return from the function that called this; it leaves with [`exit`].
 ///
@@ -64,13 +65,17 @@ pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
 }
 
-/// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6).
+/// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6). Closing it does not wait for a peer, whatever the
+/// other process has set.
 ///
 /// # Errors
 /// As pidfd_getfd(2): `PermissionDenied` where this process may not trace the other one.
 pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_getfd(2) takes three integers.
-    descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+    let copy = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+    // Nothing but a socket has this option.
+    let _ = SockRef::from(&copy).set_linger(None);
+    Ok(copy)
 }
 
 /// Kills a process that need not be a child.

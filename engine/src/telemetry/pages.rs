@@ -21,7 +21,8 @@ struct Pages {
 }
 
 impl Telemetry {
-    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none.
+    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none; in a worker, its
+    /// own.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.pages().living.iter().map(|page| page.snapshot()).collect()
     }

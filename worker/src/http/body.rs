@@ -82,13 +82,22 @@ impl Body {
         Ok(())
     }
 
-    pub(super) fn thaw(state: &[u8]) -> Result<Box<Self>, ThawError> {
+    /// The state is not trusted: nothing of it may be beyond what this server would have taken.
+    pub(super) fn thaw(state: &[u8], head_bytes_max: usize, body_bytes_max: u64) -> Result<Box<Self>, ThawError> {
         let (length, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
         let (head, kept) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(ThawError::Malformed)?;
         let mut body: Box<Self> = serde_json::from_slice(head).map_err(|_| ThawError::Malformed)?;
-        if let Rest::Chunked(chunked) = &body.rest
-            && !chunked.is_possible()
-        {
+        let most = match &body.rest {
+            Rest::Length(missing) => Some(*missing),
+            Rest::Chunked(chunked) => chunked.most_to_come(),
+        };
+        let is_within_bounds =
+            most.and_then(|most| most.checked_add(kept.len() as u64)).is_some_and(|all| all <= body_bytes_max)
+                && body.content_type.as_ref().is_none_or(|content_type| content_type.len() <= head_bytes_max)
+                && body.is_kept == (body.request.action == Action::Echo)
+                && (body.is_kept || kept.is_empty())
+                && !body.has_ended();
+        if !is_within_bounds {
             return Err(ThawError::Malformed);
         }
         body.kept = kept.to_vec();
@@ -111,27 +120,63 @@ mod tests {
     use super::*;
     use crate::http::head::Persistence;
 
-    fn frozen(trailer_bytes: u32) -> Vec<u8> {
+    const BODY_BYTES_MAX: u64 = 64;
+
+    fn thaw(state: &[u8]) -> Result<Box<Body>, ThawError> {
+        Body::thaw(state, 100, BODY_BYTES_MAX)
+    }
+
+    /// A body of which three bytes are kept, with `change` made to its frozen head.
+    fn frozen(rest: Rest, change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
         let body = Body {
             request: Request { action: Action::Echo, is_head: false, persistence: Persistence::Keep },
             content_type: None,
             kept: b"abc".to_vec(),
             has_timer: false,
             is_kept: true,
-            rest: Rest::Chunked(Chunked::new(64)),
+            rest,
         };
         let mut value = serde_json::to_value(&body).unwrap();
-        value["rest"]["Chunked"]["state"] = "TrailerName".into();
-        value["rest"]["Chunked"]["trailer_bytes"] = trailer_bytes.into();
+        change(&mut value);
         let head = serde_json::to_vec(&value).unwrap();
         [&(head.len() as u32).to_le_bytes()[..], &head, b"abc"].concat()
     }
 
+    /// In its trailers, of which so many bytes have come.
+    fn frozen_trailers(trailer_bytes: u32) -> Vec<u8> {
+        frozen(Rest::Chunked(Chunked::new(BODY_BYTES_MAX - 3)), |value| {
+            value["rest"]["Chunked"]["state"] = "TrailerName".into();
+            value["rest"]["Chunked"]["trailer_bytes"] = trailer_bytes.into();
+        })
+    }
+
     #[test]
     fn frozen_trailer_count_that_would_overflow_is_refused() {
-        assert!(Body::thaw(&frozen(7)).is_ok());
-        let thawed = Body::thaw(&frozen(u32::MAX)).map(|mut body| body.receive(b"a"));
+        assert!(thaw(&frozen_trailers(7)).is_ok());
+        let thawed = thaw(&frozen_trailers(u32::MAX)).map(|mut body| body.receive(b"a"));
         assert!(matches!(thawed, Err(ThawError::Malformed)));
+    }
+
+    #[test]
+    fn a_frozen_body_may_not_grow_beyond_what_this_server_takes() {
+        let is_taken = |rest: Rest, change: fn(&mut serde_json::Value)| thaw(&frozen(rest, change)).is_ok();
+        let unchanged = |_: &mut serde_json::Value| {};
+        let chunked = |room| Rest::Chunked(Chunked::new(room));
+        assert!(is_taken(Rest::Length(BODY_BYTES_MAX - 3), unchanged));
+        assert!(!is_taken(Rest::Length(BODY_BYTES_MAX - 2), unchanged));
+        assert!(!is_taken(Rest::Length(u64::MAX), unchanged));
+        assert!(is_taken(chunked(BODY_BYTES_MAX - 3), unchanged));
+        assert!(!is_taken(chunked(BODY_BYTES_MAX - 2), unchanged));
+        assert!(!is_taken(chunked(u64::MAX), unchanged));
+        let in_data = |value: &mut serde_json::Value| {
+            value["rest"]["Chunked"]["state"] = "Data".into();
+            value["rest"]["Chunked"]["size"] = 10.into();
+        };
+        assert!(is_taken(chunked(BODY_BYTES_MAX - 13), in_data));
+        assert!(!is_taken(chunked(BODY_BYTES_MAX - 12), in_data));
+        assert!(!is_taken(Rest::Length(0), unchanged), "it would have been answered");
+        assert!(!is_taken(Rest::Length(1), |value| value["is_kept"] = false.into()));
+        assert!(!is_taken(Rest::Length(1), |value| value["content_type"] = vec![b'a'; 101].into()));
     }
 
     proptest! {
@@ -143,12 +188,12 @@ mod tests {
             trailer_bytes in prop_oneof![0..9000u32, any::<u32>()],
             input in prop::collection::vec(prop::sample::select(&b"0aF;:\r\n x"[..]), 0..20),
         ) {
-            let mut state = frozen(trailer_bytes);
+            let mut state = frozen_trailers(trailer_bytes);
             for (place, byte) in changes {
                 let place = place.index(state.len());
                 state[place] = byte;
             }
-            if let Ok(mut body) = Body::thaw(&state) && !body.has_ended() {
+            if let Ok(mut body) = thaw(&state) && !body.has_ended() {
                 let _ = body.receive(&input);
             }
         }

@@ -52,8 +52,8 @@ impl Chunked {
         Self { state: State::Size, digits: 0, extension_bytes: 0, trailer_bytes: 0, size: 0, room: body_bytes_max }
     }
 
-    /// Whether `decode` can have reached this state. State that another worker froze is not trusted before this check.
-    pub(super) fn is_possible(&self) -> bool {
+    /// How many bytes of data may still come; `None` where `decode` cannot have reached this state, which another worker froze.
+    pub(super) fn most_to_come(&self) -> Option<u64> {
         let is_within_bounds = self.digits <= SIZE_DIGITS_MAX
             && self.extension_bytes <= EXTENSION_BYTES_MAX
             && self.trailer_bytes <= TRAILER_BYTES_MAX;
@@ -63,7 +63,8 @@ impl Chunked {
             State::Data => self.digits == 0 && self.size > 0,
             _ => self.digits == 0 && self.size == 0,
         };
-        is_within_bounds && is_size_sound
+        let of_chunk = if self.state == State::Data { self.size } else { 0 };
+        self.room.checked_add(of_chunk).filter(|_| is_within_bounds && is_size_sound)
     }
 
     /// Whether the body is complete.
@@ -157,17 +158,18 @@ mod tests {
     #[test]
     fn frozen_counts_beyond_their_bounds_are_refused() {
         let sound = Chunked::new(BODY_BYTES_MAX);
-        assert!(sound.is_possible());
+        assert_eq!(sound.most_to_come(), Some(BODY_BYTES_MAX));
         let impossible = [
             Chunked { state: State::TrailerName, trailer_bytes: u32::MAX, ..sound.clone() },
             Chunked { extension_bytes: EXTENSION_BYTES_MAX + 1, ..sound.clone() },
             Chunked { digits: SIZE_DIGITS_MAX + 1, ..sound.clone() },
             Chunked { state: State::Data, size: 0, ..sound.clone() },
             Chunked { state: State::Size, digits: 0, size: 5, ..sound.clone() },
-            Chunked { state: State::TrailerStart, size: 5, ..sound },
+            Chunked { state: State::TrailerStart, size: 5, ..sound.clone() },
+            Chunked { state: State::Data, size: 5, room: u64::MAX, ..sound },
         ];
         for chunked in impossible {
-            assert!(!chunked.is_possible(), "{chunked:?}");
+            assert_eq!(chunked.most_to_come(), None, "{chunked:?}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What must hold for any input, as one function for the fuzzer and for ordinary tests.
 
+use std::time::Duration;
+
 use baton::testing::Harness;
 
 use super::{Http, HttpConfig};
@@ -22,11 +24,38 @@ pub fn check(data: &[u8]) {
     }
 }
 
+/// Takes `data` over as a connection that another worker froze: five bytes, a line with the head of a body, a line that is kept
+/// of the body, and input. Whatever is understood, no more is kept of a body than the server takes, and all of it can be frozen
+/// again.
+///
+/// # Panics
+/// If that is not so, or if the server panics.
+pub fn check_frozen(data: &[u8]) {
+    let (fixed, rest) = data.split_at(data.len().min(5));
+    let mut lines = rest.splitn(3, |byte| *byte == b'\n');
+    let [head, kept, input] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    let mut state = fixed.to_vec();
+    if !head.is_empty() {
+        state.extend_from_slice(&(head.len() as u32).to_le_bytes());
+        state.extend_from_slice(&[head, kept].concat());
+    }
+    let mut server = server(true);
+    let Ok(client) = server.take_over(1, &state, input, &[]) else { return };
+    server.send(client, input);
+    server.advance(Duration::from_secs(1));
+    let successor = Http::new(&bounds());
+    server.hand_over(successor);
+    server.send(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.advance(Duration::from_secs(100));
+}
+
 /// Small bounds, so that small inputs reach them.
+fn bounds() -> HttpConfig {
+    HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() }
+}
+
 fn server(memo: bool) -> Harness<Http> {
-    let bounds =
-        HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() };
-    Harness::new(Http::new(&HttpConfig { memo, ..bounds }))
+    Harness::new(Http::new(&HttpConfig { memo, ..bounds() }))
 }
 
 fn output(server: &mut Harness<Http>, parts: &[&[u8]]) -> Vec<u8> {

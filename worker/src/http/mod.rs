@@ -392,7 +392,11 @@ impl Protocol for Http {
         if *empty_lines > EMPTY_LINES_MAX {
             return Err(ThawError::Malformed);
         }
-        let body = if body.is_empty() { None } else { Some(Body::thaw(body)?) };
+        let body = if body.is_empty() {
+            None
+        } else {
+            Some(Body::thaw(body, self.head_limits.head_bytes_max, self.body_bytes_max)?)
+        };
         Ok(HttpConnection { body, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
     }
 

@@ -78,7 +78,7 @@ impl Sender {
     fn fill_once<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) -> bool {
         let least = self.heirs.values().map(|peer| peer.open).min().unwrap_or_default();
         let Some(peer) = self.heirs.get(&heir) else { return false };
-        if peer.batch.is_some() || peer.is_refusing || peer.open > least + BATCH as u64 {
+        if peer.batch.is_some() || peer.is_refusing || peer.open > least.saturating_add(BATCH as u64) {
             return false;
         }
         let members = self.next_members(world);
@@ -279,7 +279,7 @@ impl Sender {
             }
         }
         batch.step = Step::Giving { until_ns: world.now_ns + BATCH_MS_MAX * 1_000_000 };
-        peer.open = open + batch.members.len() as u64;
+        peer.open = open.saturating_add(batch.members.len() as u64);
         batch.members.iter().for_each(|id| world.enter(*id, Stage::Giving));
         if let Some((_, refusal)) = back.iter().find(|(_, refusal)| is_final(*refusal)) {
             peer.is_refusing = true;

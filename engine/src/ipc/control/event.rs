@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Exit, RevertCause};
-use super::count::workers;
+use super::count::{Count, workers};
 use super::failure::Failure;
 use super::loss::CannotMove;
 use super::moves::Moves;
@@ -45,6 +45,8 @@ pub enum EventKind {
     WorkerClosed { slot: usize },
     /// What happened to the connections of a worker that leaves.
     WorkerMoved { slot: usize, moves: Moves },
+    /// A worker's own state is on its way, so many bytes so far; the worker does nothing else meanwhile.
+    WorkerStateMoves { slot: usize, bytes: u64 },
     /// A worker ended and is started again.
     WorkerDied { slot: usize, exit: Exit, restart_ms: u64 },
     /// A worker ended shortly after its start, so many times in a row.
@@ -142,6 +144,9 @@ impl fmt::Display for EventKind {
             Self::Draining => formatter.write_str("its connections drain"),
             Self::WorkerClosed { slot } => write!(formatter, "worker {slot} has closed its listeners"),
             Self::WorkerMoved { slot, moves } => write!(formatter, "worker {slot}: {moves}"),
+            Self::WorkerStateMoves { slot, bytes } => {
+                write!(formatter, "worker {slot}: its state is on its way, {} so far", Count(*bytes, "byte"))
+            }
             Self::WorkerDied { slot, exit, restart_ms } => {
                 write!(formatter, "worker {slot} {exit} and is started again in {restart_ms} ms")
             }

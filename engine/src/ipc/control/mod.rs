@@ -42,8 +42,8 @@ pub use crate::handover::Refusal;
 /// Version of the messages.
 pub const VERSION: u32 = 2;
 
-/// Longest line either side takes.
-const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Longest reply: a server does not send, and a client does not take, a longer line.
+pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// How long a client waits to be let in, and until its request is taken. A server that runs never waits for anything.
 const SEND_TIME_MAX: Duration = Duration::from_secs(10);
@@ -226,7 +226,7 @@ impl Client {
     pub fn receive(&mut self, limit: Option<Duration>) -> io::Result<Option<Reply>> {
         self.stream.get_ref().set_read_timeout(limit)?;
         let mut line = Vec::new();
-        let count = self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        let count = self.stream.by_ref().take(REPLY_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
         if count == 0 {
             return Ok(None);
         }

@@ -62,7 +62,7 @@ impl Moves {
     /// Adds connections that could not move for this reason.
     pub fn count_refused(&mut self, reason: Refusal, connections: u64) {
         match self.refused.iter_mut().find(|one| one.reason == reason) {
-            Some(one) => one.connections += connections,
+            Some(one) => one.connections = one.connections.saturating_add(connections),
             None if connections > 0 => self.refused.push(Refused { reason, connections }),
             None => {}
         }
@@ -70,7 +70,7 @@ impl Moves {
 
     /// How many connections could not move for this reason.
     pub fn refused_for(&self, reason: Refusal) -> u64 {
-        self.refused.iter().filter(|one| one.reason == reason).map(|one| one.connections).sum()
+        self.refused.iter().filter(|one| one.reason == reason).fold(0, |sum, one| sum.saturating_add(one.connections))
     }
 }
 

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 
-use super::{Event, Failure, Reply, Request};
+use super::{Event, Failure, REPLY_BYTES_MAX, Reply, Request};
 
 /// Clients at a time.
 const CLIENTS_MAX: usize = 32;
@@ -18,7 +18,7 @@ const CLIENTS_MAX: usize = 32;
 const REQUEST_BYTES_MAX: usize = 4096;
 
 /// Replies that a client has not taken.
-const OUTPUT_BYTES_MAX: usize = 4 << 20;
+const OUTPUT_BYTES_MAX: usize = REPLY_BYTES_MAX;
 
 /// A client that has connected sends its request within this time.
 const REQUEST_MS_MAX: u64 = 5_000;

@@ -314,6 +314,7 @@ fn events() {
         (EventKind::Draining, "its connections drain"),
         (EventKind::WorkerClosed { slot: 0 }, "worker 0 has closed its listeners"),
         (EventKind::WorkerMoved { slot: 0, moves: moves() }, &told),
+        (EventKind::WorkerStateMoves { slot: 0, bytes: 7 }, "worker 0: its state is on its way, 7 bytes so far"),
         (
             EventKind::WorkerDied { slot: 0, exit, restart_ms: 100 },
             "worker 0 was killed by SIGSEGV and is started again in 100 ms",

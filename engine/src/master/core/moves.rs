@@ -49,13 +49,13 @@ fn told(moved: &Moved) -> Moves {
 }
 
 fn add(total: &mut Moves, one: &Moves) {
-    total.moved += one.moved;
-    total.staying += one.staying;
-    total.ending += one.ending;
-    total.bytes += one.bytes;
+    total.moved = total.moved.saturating_add(one.moved);
+    total.staying = total.staying.saturating_add(one.staying);
+    total.ending = total.ending.saturating_add(one.ending);
+    total.bytes = total.bytes.saturating_add(one.bytes);
     total.state_bytes = match (total.state_bytes, one.state_bytes) {
         (None, None) => None,
-        (one, other) => Some(one.unwrap_or(0) + other.unwrap_or(0)),
+        (one, other) => Some(one.unwrap_or(0).saturating_add(other.unwrap_or(0))),
     };
     total.took_us = total.took_us.max(one.took_us);
     one.refused.iter().for_each(|refused| total.count_refused(refused.reason, refused.connections));

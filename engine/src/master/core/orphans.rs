@@ -16,6 +16,9 @@ use crate::ipc::orders::{Order, Report};
 /// A worker may have been forked just when its master was killed: they are looked for once more.
 const SECOND_LOOK_MS: u64 = 1_000;
 
+/// What has not come by then of the listen sockets that an orphan said it has does not come.
+const SHARE_MS_MAX: u64 = 5_000;
+
 /// A worker of a former master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Orphan {
@@ -42,14 +45,14 @@ pub(crate) struct Known {
 enum Sharing {
     /// It could not be asked yet: its channel took nothing.
     Wanted { listeners: usize, at: Time },
-    /// So many are still to come.
-    Awaited { missing: usize },
+    /// So many are still to come; they are waited for until then, and not any more where there is no time.
+    Awaited { missing: usize, until: Option<Time> },
 }
 
 impl Known {
     fn ask_to_share(&mut self, world: &mut dyn World, process: ProcessId, listeners: usize) {
         self.sharing = if world.tell(process, &Order::Share) {
-            Sharing::Awaited { missing: listeners }
+            Sharing::Awaited { missing: listeners, until: Some(world.now().after_ms(SHARE_MS_MAX)) }
         } else {
             Sharing::Wanted { listeners, at: world.now().after_ms(SHARE_RETRY_MS) }
         };
@@ -58,7 +61,8 @@ impl Known {
 
 impl Orphan {
     fn is_settled(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.sharing == Sharing::Awaited { missing: 0 })
+        let sharing = self.known.as_ref().map(|known| known.sharing);
+        matches!(sharing, Some(Sharing::Awaited { missing: 0, .. } | Sharing::Awaited { until: None, .. }))
     }
 
     fn tell(&mut self, world: &mut dyn World, order: &Order, time_ms: u64) {
@@ -108,7 +112,7 @@ impl Orphans {
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Time> {
         let wanted = self.all.iter().filter_map(|orphan| match orphan.known.as_ref()?.sharing {
             Sharing::Wanted { at, .. } => Some(at),
-            Sharing::Awaited { .. } => None,
+            Sharing::Awaited { missing, until } => until.filter(|_| missing > 0),
         });
         self.all.iter().filter_map(|orphan| orphan.until).chain(self.second_look).chain(wanted)
     }
@@ -134,8 +138,10 @@ impl Core {
         let adopts = self.adopts();
         let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
         match report {
+            // It is said once.
+            Report::Orphan { .. } if orphan.known.is_some() => {}
             Report::Orphan { generation, slot, addresses, listeners, master } => {
-                let sharing = Sharing::Awaited { missing: 0 };
+                let sharing = Sharing::Awaited { missing: 0, until: None };
                 let mut known = Known { generation, slot, addresses, sharing };
                 if adopts {
                     known.ask_to_share(world, process, listeners);
@@ -173,7 +179,9 @@ impl Core {
         socket: SocketId,
         address: SocketAddr,
     ) {
-        if self.adopts() && !self.lifecycle.is_ending() {
+        let is_awaited = self.count_listener(process);
+        let is_known = self.placement.kept.iter().any(|kept| kept.socket == socket);
+        if self.adopts() && !self.lifecycle.is_ending() && (is_awaited || is_known) {
             self.placement.keep(socket, address);
             self.pass_on(world, &[(socket, address)]);
             if self.serving().is_some() {
@@ -183,18 +191,21 @@ impl Core {
         } else {
             world.close(socket);
         }
-        self.count_listener(process);
-        self.settle_orphans(world);
+        if is_awaited {
+            self.settle_orphans(world);
+        }
     }
 
-    /// One of an orphan's listen sockets is missing no more.
-    fn count_listener(&mut self, process: ProcessId) {
+    /// One of an orphan's listen sockets is missing no more; `false` where none was.
+    fn count_listener(&mut self, process: ProcessId) -> bool {
         let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
         if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut())
-            && let Sharing::Awaited { missing } = &mut known.sharing
+            && let Sharing::Awaited { missing, until } = known.sharing
         {
-            *missing = missing.saturating_sub(1);
+            known.sharing = Sharing::Awaited { missing: missing.saturating_sub(1), until };
+            return missing > 0;
         }
+        false
     }
 
     pub(super) fn orphan_ended(&mut self, world: &mut dyn World, process: ProcessId) {
@@ -270,14 +281,22 @@ impl Core {
             self.orphans.second_look = None;
             self.find_orphans(world);
         }
+        let mut is_late = false;
         for orphan in &mut self.orphans.all {
-            if let Some(known) = &mut orphan.known
-                && let Sharing::Wanted { listeners, at } = known.sharing
-                && at <= now
-                && !is_put_back(Mutation::OrphanIsAskedOnce)
-            {
-                known.ask_to_share(world, orphan.process, listeners);
+            let Some(known) = &mut orphan.known else { continue };
+            match known.sharing {
+                Sharing::Wanted { listeners, at } if at <= now && !is_put_back(Mutation::OrphanIsAskedOnce) => {
+                    known.ask_to_share(world, orphan.process, listeners);
+                }
+                Sharing::Awaited { missing: missing @ 1.., until: Some(until) } if until <= now => {
+                    known.sharing = Sharing::Awaited { missing, until: None };
+                    is_late = true;
+                }
+                _ => {}
             }
+        }
+        if is_late {
+            self.settle_orphans(world);
         }
         for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.until.is_some_and(|until| until <= now)) {
             // Its channel ends with it.

@@ -51,6 +51,7 @@ impl Core {
             }
             Report::Moved(moved) => self.moved(world, index, place, &moved),
             Report::Leaving => generation.slots[place].leaves = true,
+            Report::StateMoves { bytes } => world.note(Some(number), EventKind::WorkerStateMoves { slot, bytes }),
             Report::Closed => {
                 generation.shares.retain(|share| share.slot != slot);
                 world.note(Some(number), EventKind::WorkerClosed { slot });

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
+use socket2::Socket;
 
 use super::sockets::{OldMap, Sockets};
 use super::wait_ready;
@@ -16,6 +17,7 @@ use super::workers::reap;
 use crate::error::ServerError;
 use crate::ipc::channel::{self, Heard, hear_with_all};
 use crate::ipc::control::{Exit, Failure};
+use crate::ipc::descriptors;
 use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, SocketId, Upgrade};
 use crate::sys::channel::DESCRIPTORS_MAX;
@@ -45,7 +47,7 @@ pub(super) struct Passed {
     next_number: u32,
     is_held: bool,
     addresses: Vec<(SocketAddr, SocketAddr)>,
-    listeners: Vec<(SocketAddr, OwnedFd)>,
+    listeners: Vec<(SocketAddr, Socket)>,
 }
 
 impl Passed {
@@ -58,7 +60,7 @@ impl Passed {
             is_held: self.is_held,
             next_number: self.next_number,
             addresses: self.addresses.into_iter().map(address).collect(),
-            listeners: kept.map(|(address, descriptor)| (sockets.keep_once(descriptor), address)).collect(),
+            listeners: kept.map(|(address, socket)| (sockets.keep_once(socket), address)).collect(),
         }
     }
 }
@@ -81,8 +83,8 @@ impl Old {
 
     fn hear_all(&mut self, passed: &mut Passed) -> Result<(), ServerError> {
         let until = Instant::now() + HELLO_TIME_MAX;
-        let mut missing = 1;
-        while missing > 0 {
+        let mut missing = None;
+        while missing != Some(0) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let problem = format!("the old master sent no greeting within {} s", HELLO_TIME_MAX.as_secs());
@@ -95,26 +97,36 @@ impl Old {
         Ok(())
     }
 
-    /// Gives how many messages are still missing.
-    fn hear_greeting(&mut self, passed: &mut Passed, missing: usize) -> Result<usize, ServerError> {
+    /// Gives how many messages are still missing; nobody knows before the first one.
+    fn hear_greeting(&mut self, passed: &mut Passed, missing: Option<usize>) -> Result<Option<usize>, ServerError> {
         let problem = |problem: String| Err(ServerError::Upgrade { problem });
         let Some(channel) = &self.channel else { return problem("the old master is gone".to_owned()) };
         match hear_with_all::<ToNew>(channel) {
             Ok((Heard::Message(ToNew::Hello { version, .. }), _)) if version != RELAY_VERSION => problem(format!(
                 "the old master speaks version {version} of the upgrade's messages, this one version {RELAY_VERSION}"
             )),
+            Ok((Heard::Message(message @ ToNew::Hello { .. }), _)) if message.clone().bounded() == ToNew::Unknown => {
+                problem("the old master's greeting makes no sense".to_owned())
+            }
             Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
                 (self.pid, self.tier) = (pid, tier);
                 (passed.next_number, passed.is_held, passed.addresses) = (next_number, is_held, addresses);
-                Ok(messages)
+                Ok(Some(messages))
             }
-            Ok((Heard::Message(ToNew::Listeners { addresses }), sockets)) => {
-                passed.listeners.extend(addresses.into_iter().zip(sockets));
-                Ok(missing - 1)
+            Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
+                for (address, descriptor) in addresses.into_iter().zip(descriptors) {
+                    match descriptors::bound(descriptor, address) {
+                        Ok(socket) => passed.listeners.push((address, socket)),
+                        Err(unfit) => {
+                            return problem(format!("the listen socket of {address} cannot be taken over: {unfit}"));
+                        }
+                    }
+                }
+                Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
             Ok((Heard::Message(ToNew::Map { address, places }), maps)) => {
                 self.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
-                Ok(missing - 1)
+                Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
             Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
             Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
@@ -145,12 +157,12 @@ impl Old {
     pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
         match hear_with_all::<ToNew>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToNew::Arrival), mut descriptors)) if descriptors.len() == 1 => {
-                descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)))
+                descriptors.pop().and_then(|connection| connection_came(sockets, connection))
             }
             Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
                 Some(listeners_came(sockets, addresses, descriptors))
             }
-            Ok((Heard::Message(message), _)) => Some(Event::FromOld(message)),
+            Ok((Heard::Message(message), _)) => Some(Event::FromOld(message.bounded())),
             Ok((Heard::Nothing, _)) => None,
             Ok((Heard::End, _)) | Err(_) => {
                 self.channel = None;
@@ -240,9 +252,9 @@ impl New {
                 return Some(listeners_came(sockets, addresses, descriptors));
             }
             Ok((Heard::Message(ToOld::Arrival), mut descriptors)) if descriptors.len() == 1 => {
-                return descriptors.pop().map(|connection| Event::Arrived(sockets.arrived(connection)));
+                return descriptors.pop().and_then(|connection| connection_came(sockets, connection));
             }
-            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
+            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message.bounded())),
             Ok((Heard::Nothing, _)) => return None,
             Ok((Heard::End, _)) => None,
             Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),
@@ -304,8 +316,24 @@ fn give_listeners<T: serde::Serialize>(
 
 /// Listen sockets came from the other master.
 fn listeners_came(sockets: &mut Sockets, addresses: Vec<SocketAddr>, descriptors: Vec<OwnedFd>) -> Event {
-    let listeners = addresses.into_iter().zip(descriptors);
-    Event::Listeners(listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address)).collect())
+    let mut checked = |(address, descriptor)| match descriptors::bound(descriptor, address) {
+        Ok(socket) => Some((sockets.keep_once(socket), address)),
+        Err(unfit) => {
+            tracing::warn!(%address, "a listen socket of the other master is refused: {unfit}");
+            None
+        }
+    };
+    Event::Listeners(addresses.into_iter().zip(descriptors).filter_map(&mut checked).collect())
+}
+
+fn connection_came(sockets: &mut Sockets, descriptor: OwnedFd) -> Option<Event> {
+    match descriptors::connection(descriptor) {
+        Ok(connection) => Some(Event::Arrived(sockets.arrived(connection))),
+        Err(unfit) => {
+            tracing::warn!("a connection of the other master is refused: {unfit}");
+            None
+        }
+    }
 }
 
 type Packet<'a> = (Vec<SocketAddr>, Vec<BorrowedFd<'a>>);
@@ -315,4 +343,54 @@ fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, SocketAddr)]) -> Ve
     let known = listeners.iter().filter_map(|(socket, address)| Some((*address, sockets.descriptor(*socket)?)));
     let known: Vec<(SocketAddr, BorrowedFd<'a>)> = known.collect();
     known.chunks(LISTENERS_PER_MESSAGE).map(|chunk| chunk.iter().copied().unzip()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::channel::send;
+
+    fn hello(messages: usize, next_number: u32) -> ToNew {
+        let (version, tier) = (RELAY_VERSION, "adopt".to_owned());
+        ToNew::Hello { version, pid: 1, next_number, tier, is_held: false, addresses: Vec::new(), messages }
+    }
+
+    /// What the new master makes of a greeting: how many listen sockets there are.
+    fn greeted(say: impl FnOnce(&OwnedFd)) -> Result<usize, ServerError> {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        say(&theirs);
+        drop(theirs);
+        let mut passed = Passed::default();
+        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), maps: Vec::new() };
+        old.hear_all(&mut passed).map(|()| passed.listeners.len())
+    }
+
+    #[test]
+    fn a_greeting_with_what_is_no_listen_socket_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let addresses = vec![listener.local_addr().expect("an address")];
+        let give = |theirs: &OwnedFd, descriptor: BorrowedFd<'_>| {
+            let addresses = addresses.clone();
+            channel::tell_with(theirs, &ToNew::Listeners { addresses }, descriptor).expect("told");
+        };
+        let tell = |theirs: &OwnedFd, message| channel::tell(theirs, &message).expect("told");
+        let whole = greeted(|theirs| {
+            tell(theirs, hello(1, 2));
+            give(theirs, listener.as_fd());
+        });
+        assert_eq!(whole.expect("understood"), 1);
+        let null = File::open("/dev/null").expect("open");
+        let refused = greeted(|theirs| {
+            tell(theirs, hello(1, 2));
+            give(theirs, null.as_fd());
+        });
+        assert!(matches!(refused, Err(ServerError::Upgrade { problem }) if problem.contains("no TCP socket")));
+        let headless = greeted(|theirs| give(theirs, listener.as_fd()));
+        assert!(headless.is_err(), "there was no hello");
+        assert!(greeted(|theirs| tell(theirs, hello(0, u32::MAX))).is_err(), "no number is left");
+        assert!(greeted(|theirs| send(theirs.as_fd(), b"nonsense", &[]).expect("sent")).is_err());
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! Single-threaded, since it forks.
 
+mod allowance;
 mod configurations;
 mod journal;
 mod log;
@@ -17,31 +18,35 @@ mod workers;
 mod world;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal;
 use nix::sys::signalfd::SignalFd;
-use serde::de::DeserializeOwned;
 
+use self::allowance::HEARD_PER_TURN;
 pub use self::masters::refuse_upgrade;
 use self::notify::Watchdog;
 pub(crate) use self::start::run;
 use self::world::Driver;
 use crate::error::ServerError;
-use crate::ipc::channel::{self, Heard};
 use crate::ipc::control::server::Heard as Asked;
 use crate::ipc::control::{self, Failure, Outcome, Reply};
 use crate::ipc::relay::ToOld;
-use crate::master::core::{ClientId, Core, Event, Lifecycle, Request, Signal, SocketId, Time, Upgrade, World};
+use crate::master::core::{
+    ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, Upgrade, World,
+};
 
 /// Connections that no worker had room for are offered again after this time.
 const RETRY_MS: u64 = 10;
 
 /// When the server has ended, clients that are slow have this time to read their answers.
 const FLUSH_MS_MAX: u64 = 1_000;
+
+/// A channel has no room for more messages: those of one that has ended are heard to the last.
+const LAST_WORDS_MAX: usize = 1_024;
 
 struct Master<'a> {
     core: Core,
@@ -95,8 +100,10 @@ impl Master<'_> {
         let now = self.driver.now();
         let retry = self.core.holds_arrivals().then(|| now.after_ms(RETRY_MS));
         self.tick_at = [self.tick_at, self.core.next_deadline(now), retry].into_iter().flatten().min();
-        let others = [self.watchdog.as_ref().map(Watchdog::next), self.driver.clients.deadline_ns().map(Time)];
-        let deadline = others.into_iter().flatten().chain(self.tick_at).min();
+        let clients = self.driver.clients.deadline_ns().map(Time);
+        let opens = [self.driver.workers.opens_at(), self.driver.orphans.opens_at()];
+        let others = [self.watchdog.as_ref().map(Watchdog::next), clients].into_iter().chain(opens);
+        let deadline = others.flatten().chain(self.tick_at).min();
         let Driver { workers, sockets, old, new, orphans, clients, control, .. } = &self.driver;
         let mut readable: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
         readable.extend(control.iter().map(|control| control.listener().as_fd()));
@@ -118,14 +125,14 @@ impl Master<'_> {
     }
 
     fn hear_masters(&mut self) {
-        loop {
+        for _ in 0..LAST_WORDS_MAX {
             let Driver { new, sockets, .. } = &mut self.driver;
             let Some(event) = new.as_mut().and_then(|new| new.hear(sockets)) else { break };
             self.driver.is_relaying = matches!(event, Event::FromNew(ToOld::Event { .. }));
             self.step(event);
             self.driver.is_relaying = false;
         }
-        loop {
+        for _ in 0..LAST_WORDS_MAX {
             let Driver { old, sockets, .. } = &mut self.driver;
             let Some(event) = old.as_mut().and_then(|old| old.hear(sockets)) else { break };
             self.step(event);
@@ -211,18 +218,31 @@ impl Master<'_> {
     }
 
     fn hear_workers(&mut self) {
+        let now = self.driver.now();
         for process in self.driver.workers.processes() {
-            while let Some(event) = self.driver.workers.hear(process) {
-                self.step(event);
+            for _ in 0..HEARD_PER_TURN {
+                if !self.driver.workers.is_open(process, now) || !self.hear_worker(process, now) {
+                    break;
+                }
             }
         }
     }
 
+    /// `false` where a worker has nothing to say.
+    fn hear_worker(&mut self, process: ProcessId, now: Time) -> bool {
+        let event = self.driver.workers.hear(process, now);
+        event.map(|event| self.step(event)).is_some()
+    }
+
     fn hear_orphans(&mut self) {
+        let now = self.driver.now();
         for process in self.driver.orphans.processes() {
-            loop {
+            for _ in 0..HEARD_PER_TURN {
                 let Driver { orphans, sockets, .. } = &mut self.driver;
-                let Some(event) = orphans.hear(process, sockets) else { break };
+                if !orphans.is_open(process, now) {
+                    break;
+                }
+                let Some(event) = orphans.hear(process, sockets, now) else { break };
                 self.step(event);
             }
         }
@@ -232,9 +252,9 @@ impl Master<'_> {
     fn reap(&mut self) {
         for process in self.driver.workers.processes() {
             let Some(exit) = self.driver.workers.reap(process) else { continue };
-            while let Some(event) = self.driver.workers.hear(process) {
-                self.step(event);
-            }
+            let now = self.driver.now();
+            // Its channel has room for so many; whoever else has it, and says more, is nobody.
+            let _ = (0..LAST_WORDS_MAX).try_for_each(|_| self.hear_worker(process, now).then_some(()));
             self.driver.workers.forget(process);
             self.step(Event::Ended(process, exit));
         }
@@ -330,20 +350,6 @@ fn wait_ready(awaited: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>
     match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// What a worker says next, with the descriptor that came with it. A message that this version does not know is passed over: it
-/// is no reason to give a worker up.
-fn channel_heard<T: DeserializeOwned>(channel: &OwnedFd) -> (Heard<T>, Option<OwnedFd>) {
-    loop {
-        match channel::hear_with(channel) {
-            Ok(heard) => return heard,
-            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                tracing::warn!("a report that this master does not know is ignored: {error}");
-            }
-            Err(_) => return (Heard::End, None),
-        }
     }
 }
 

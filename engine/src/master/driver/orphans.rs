@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::unistd::Pid;
 
-use super::channel_heard;
+use super::allowance::Allowance;
 use super::sockets::Sockets;
-use crate::ipc::channel::{self, Heard};
+use crate::ipc::channel::{self, Heard, is_nonsense};
+use crate::ipc::descriptors;
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::{self, Found};
-use crate::master::core::{Event, ProcessId};
+use crate::master::core::{Event, ProcessId, Time};
 use crate::sys::process;
 
 struct Orphan {
@@ -17,6 +18,7 @@ struct Orphan {
     /// It is killed by this alone: it is no child, and its number may be another process's by now.
     handle: Option<OwnedFd>,
     channel: OwnedFd,
+    allowance: Allowance,
 }
 
 /// See the module's head.
@@ -39,7 +41,19 @@ impl Orphans {
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|orphan| orphan.channel.as_fd())
+        let open = self.0.iter().filter(|orphan| orphan.allowance.opens_at().is_none());
+        open.map(|orphan| orphan.channel.as_fd())
+    }
+
+    /// As [`Workers::opens_at`](super::workers::Workers::opens_at).
+    pub(super) fn opens_at(&self) -> Option<Time> {
+        self.0.iter().filter_map(|orphan| orphan.allowance.opens_at()).min()
+    }
+
+    /// Whether an orphan is heard now, or has said too much.
+    pub(super) fn is_open(&mut self, process: ProcessId, now: Time) -> bool {
+        let orphan = self.0.iter_mut().find(|orphan| orphan.process == process);
+        orphan.is_some_and(|orphan| orphan.allowance.is_open(now))
     }
 
     pub(super) fn is_known(&self, process: ProcessId) -> bool {
@@ -62,25 +76,81 @@ impl Orphans {
     }
 
     /// What an orphan says next.
-    pub(super) fn hear(&mut self, process: ProcessId, sockets: &mut Sockets) -> Option<Event> {
+    pub(super) fn hear(&mut self, process: ProcessId, sockets: &mut Sockets, now: Time) -> Option<Event> {
         let index = self.0.iter().position(|orphan| orphan.process == process)?;
-        match channel_heard::<Report>(&self.0[index].channel) {
-            (Heard::Message(Report::Listener { address }), Some(socket)) => {
-                Some(Event::OrphanListener(process, sockets.keep_once(socket), address))
-            }
-            (Heard::Message(report), _) => Some(Event::OrphanReport(process, report)),
-            (Heard::Nothing, _) => None,
-            (Heard::End, _) => {
+        let orphan = &mut self.0[index];
+        let (report, descriptor) = match channel::hear_with::<Report>(&orphan.channel) {
+            Ok((Heard::Message(report), descriptor)) => (report.bounded(), descriptor),
+            Ok((Heard::Nothing, _)) => return None,
+            Err(error) if is_nonsense(&error) => (orphan.allowance.nonsense(now, process, &error), None),
+            Ok((Heard::End, _)) | Err(_) => {
                 self.0.remove(index);
-                Some(Event::OrphanEnded(process))
+                return Some(Event::OrphanEnded(process));
+            }
+        };
+        orphan.allowance.count();
+        if let (Report::Listener { address }, Some(descriptor)) = (&report, descriptor) {
+            match descriptors::listener(descriptor, *address) {
+                Ok(socket) => return Some(Event::OrphanListener(process, sockets.keep_once(socket), *address)),
+                // The core hears that one of them did not come.
+                Err(unfit) if orphan.allowance.may_show(now) => {
+                    tracing::warn!(pid = process.0, %address, "a listen socket of another worker is refused: {unfit}");
+                }
+                Err(_) => {}
             }
         }
+        Some(Event::OrphanReport(process, report))
     }
 }
 
 impl Orphan {
     fn new(Found { pid, channel }: Found) -> Self {
         let handle = process::open(Pid::from_raw(pid as i32)).ok();
-        Self { process: ProcessId(pid), handle, channel }
+        Self { process: ProcessId(pid), handle, channel, allowance: Allowance::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+    use crate::sys::channel::send;
+
+    #[test]
+    fn what_is_no_listen_socket_is_refused_and_counted() {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        let (process, allowance) = (ProcessId(7), Allowance::default());
+        let mut orphans = Orphans(vec![Orphan { process, handle: None, channel, allowance }]);
+        let mut sockets = Sockets::default();
+        let mut heard = |report: &Report, descriptor: BorrowedFd<'_>| {
+            channel::tell_with(&theirs, report, descriptor).expect("told");
+            orphans.hear(process, &mut sockets, Time(1)).expect("heard")
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let (here, elsewhere) = (Report::Listener { address }, SocketAddr::from(([127, 0, 0, 1], 1)));
+        let elsewhere = Report::Listener { address: elsewhere };
+        let null = File::open("/dev/null").expect("open");
+        assert_eq!(heard(&here, null.as_fd()), Event::OrphanReport(process, here.clone()));
+        assert_eq!(heard(&elsewhere, listener.as_fd()), Event::OrphanReport(process, elsewhere.clone()));
+        assert!(matches!(heard(&here, listener.as_fd()), Event::OrphanListener(_, _, at) if at == address));
+    }
+
+    #[test]
+    fn nonsense_is_no_reason_to_give_up_the_rest() {
+        let (channel, theirs) = channel::pair().expect("a pair");
+        let (process, allowance) = (ProcessId(7), Allowance::default());
+        let mut orphans = Orphans(vec![Orphan { process, handle: None, channel, allowance }]);
+        let mut hear = || orphans.hear(process, &mut Sockets::default(), Time(1));
+        for bytes in [&b"{}"[..], b"[", &[0xff; 40_000]] {
+            send(theirs.as_fd(), bytes, &[]).expect("sent");
+            assert_eq!(hear(), Some(Event::OrphanReport(process, Report::Unknown)));
+        }
+        channel::tell(&theirs, &Report::Closed).expect("told");
+        assert_eq!(hear(), Some(Event::OrphanReport(process, Report::Closed)));
+        drop(theirs);
+        assert_eq!(hear(), Some(Event::OrphanEnded(process)));
     }
 }

@@ -78,8 +78,7 @@ impl Sockets {
     }
 
     /// Keeps a copy that another process has sent; one of a socket that is kept already is closed.
-    pub(super) fn keep_once(&mut self, descriptor: OwnedFd) -> SocketId {
-        let socket = Socket::from(descriptor);
+    pub(super) fn keep_once(&mut self, socket: Socket) -> SocketId {
         let cookie = socket.cookie().ok();
         let known = self.kept.iter().find(|(_, kept)| cookie.is_some() && kept.cookie().ok() == cookie);
         match known.map(|(id, _)| *id) {
@@ -89,7 +88,7 @@ impl Sockets {
     }
 
     pub(super) fn close(&mut self, socket: SocketId) {
-        self.kept.remove(&socket);
+        self.kept.remove(&socket).into_iter().for_each(close_at_once);
     }
 
     pub(super) fn descriptor(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
@@ -219,7 +218,8 @@ impl Sockets {
     /// Connections that wait at a kept socket, so many at most.
     pub(super) fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
         let Some(socket) = self.kept.get(&socket) else { return Vec::new() };
-        let waiting: Vec<Socket> = listener::waiting_at_shared(socket).take(count_max).collect();
+        let mut acceptor = Acceptor::default();
+        let waiting: Vec<Socket> = listener::waiting_at_shared(socket, &mut acceptor).take(count_max).collect();
         waiting.into_iter().map(|connection| self.arrived(connection.into())).collect()
     }
 
@@ -235,6 +235,12 @@ impl Sockets {
     }
 
     pub(super) fn forget_arrival(&mut self, arrival: ArrivalId) {
-        self.arrivals.remove(&arrival);
+        self.arrivals.remove(&arrival).map(Socket::from).into_iter().for_each(close_at_once);
     }
+}
+
+/// Closes a socket of which another process has a copy: what that has set must not make this process wait for a peer.
+fn close_at_once(socket: Socket) {
+    // Where it fails, there is nothing to wait for.
+    let _ = socket.set_linger(None);
 }

@@ -11,9 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
+use super::allowance::Allowance;
+use super::system;
 use super::world::Driver;
-use super::{channel_heard, system};
-use crate::ipc::channel::{self, Heard};
+use crate::ipc::channel::{self, Heard, is_nonsense};
 use crate::ipc::control::{Exit, Failure};
 use crate::ipc::orders::{Order, Report};
 use crate::master::core::{self, ProcessId, Spawn, Time};
@@ -42,6 +43,7 @@ struct Worker {
     listeners: Vec<RawFd>,
     /// It was waited for: its number may be another process's by now.
     has_ended: bool,
+    allowance: Allowance,
 }
 
 /// See the module's head.
@@ -66,8 +68,26 @@ impl Workers {
         self.all.iter().find(|worker| worker.process == process)
     }
 
+    fn of_mut(&mut self, process: ProcessId) -> Option<&mut Worker> {
+        self.all.iter_mut().find(|worker| worker.process == process)
+    }
+
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.all.iter().flat_map(|worker| worker.channel.iter().chain(&worker.handle)).map(AsFd::as_fd)
+        let descriptors = self.all.iter().flat_map(|worker| {
+            let channel = worker.channel.iter().filter(|_| worker.allowance.opens_at().is_none());
+            channel.chain(&worker.handle)
+        });
+        descriptors.map(AsFd::as_fd)
+    }
+
+    /// When the next one that said too much is heard again.
+    pub(super) fn opens_at(&self) -> Option<Time> {
+        self.all.iter().filter_map(|worker| worker.allowance.opens_at()).min()
+    }
+
+    /// Whether a worker is heard now, or has said too much.
+    pub(super) fn is_open(&mut self, process: ProcessId, now: Time) -> bool {
+        self.of_mut(process).is_some_and(|worker| worker.allowance.is_open(now))
     }
 
     pub(super) fn is_known(&self, process: ProcessId) -> bool {
@@ -85,17 +105,25 @@ impl Workers {
     }
 
     /// What a worker says next.
-    pub(super) fn hear(&mut self, process: ProcessId) -> Option<core::Event> {
-        let worker = self.all.iter_mut().find(|worker| worker.process == process)?;
-        match channel_heard::<Report>(worker.channel.as_ref()?) {
-            (Heard::Message(report), _) => {
+    pub(super) fn hear(&mut self, process: ProcessId, now: Time) -> Option<core::Event> {
+        let worker = self.of_mut(process)?;
+        loop {
+            let report = match channel::hear::<Report>(worker.channel.as_ref()?) {
+                Ok(Heard::Message(report)) => report.bounded(),
+                Ok(Heard::Nothing) => return None,
+                Err(error) if is_nonsense(&error) => worker.allowance.nonsense(now, process, &error),
+                Ok(Heard::End) | Err(_) => {
+                    worker.channel = None;
+                    return Some(core::Event::ChannelEnded(process));
+                }
+            };
+            worker.allowance.count();
+            let is_open = worker.allowance.is_open(now);
+            if let Some(report) = worker.allowance.pass(now, report) {
                 worker.heard(&report);
-                Some(core::Event::Report(process, report))
-            }
-            (Heard::Nothing, _) => None,
-            (Heard::End, _) => {
-                worker.channel = None;
-                Some(core::Event::ChannelEnded(process))
+                return Some(core::Event::Report(process, report));
+            } else if !is_open {
+                return None;
             }
         }
     }
@@ -103,7 +131,7 @@ impl Workers {
     /// How a worker has ended, once it has.
     pub(super) fn reap(&mut self, process: ProcessId) -> Option<Exit> {
         let exit = reap(process)?;
-        if let Some(worker) = self.all.iter_mut().find(|worker| worker.process == process) {
+        if let Some(worker) = self.of_mut(process) {
             worker.has_ended = true;
         }
         Some(exit)
@@ -199,6 +227,7 @@ impl Driver<'_> {
             tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
         }
         let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
+        channel::refuse_descriptors(&ours);
         let page = self.workers.telemetry.add_page().map_err(system("mapping telemetry"))?;
         let master = Pid::this();
         match process::fork_single_threaded() {
@@ -215,6 +244,7 @@ impl Driver<'_> {
                     events: Cell::default(),
                     listeners: Vec::new(),
                     has_ended: false,
+                    allowance: Allowance::default(),
                 });
                 Ok(process)
             }

@@ -158,7 +158,7 @@ impl World {
                         if refusal.is_some() {
                             self.links[link].up.inbox.pop_front();
                         }
-                        receiver::Input::Offer { visitor, batch, count: members.len(), refusal }
+                        receiver::Input::Offer { visitor, batch, count: members.len(), bytes: 0, refusal }
                     }
                     Message::Gives { batch, .. } => {
                         self.links[link].up.inbox.pop_front();

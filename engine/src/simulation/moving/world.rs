@@ -69,7 +69,7 @@ impl Worker {
             has_left: false,
             lifecycle,
             sender: Sender::new(true, has_state),
-            receiver: Receiver::default(),
+            receiver: Receiver::new(u32::MAX),
             connections: Connections::default(),
             departures: VecDeque::new(),
             arrivals: VecDeque::new(),

@@ -36,11 +36,11 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             None
         };
-        let (batch, count) = (arrival.batch, arrival.len());
+        let (batch, count, bytes) = (arrival.batch, arrival.len(), arrival.bytes());
         if let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)).filter(|_| refusal.is_none()) {
             link.arrival = Some(arrival);
         }
-        self.tell_receiver(Input::Offer { visitor, batch, count, refusal });
+        self.tell_receiver(Input::Offer { visitor, batch, count, bytes, refusal });
     }
 
     /// Whether this worker takes what others bring: where it leaves, only what it can bring to others in turn.
@@ -55,6 +55,8 @@ impl<P: Protocol> EventLoop<P> {
                 reach("receiver:taking");
                 let message = Message::Takes { batch, refused, open };
                 let other = Other::Visitor(visitor);
+                // What was refused without a look is not kept.
+                self.moving.links.get_mut(&other).into_iter().for_each(|link| link.arrival = None);
                 match self.moving.channel(other).map(|channel| channel.say(&message)) {
                     Some(Ok(())) => self.flush_link(other),
                     _ => self.lose_link(other),
@@ -70,12 +72,10 @@ impl<P: Protocol> EventLoop<P> {
     fn thaw_all(&mut self, visitor: Visitor) {
         let link = self.moving.links.get_mut(&Other::Visitor(visitor));
         let Some(arrival) = link.and_then(|link| link.arrival.take()) else { return };
+        self.await_gift(visitor);
         let open = self.slab.len() as u64;
         let version = arrival.format_version;
-        let thaw = |arrived: std::io::Result<Arrived>| match arrived {
-            Ok(arrived) => self.thaw(version, arrived),
-            Err(_) => Err(Refusal::State),
-        };
+        let thaw = |arrived: Result<Arrived, Refusal>| self.thaw(version, arrived?);
         let members = arrival.into_connections().map(thaw).collect();
         self.tell_receiver(Input::Thawed { visitor, members, open });
     }

@@ -3,19 +3,26 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::EventLoop;
+use crate::context::Alarm;
+use crate::context::timer_wheel::TimerId;
+use crate::handover::limits::GIVE_MS_MAX;
 use crate::handover::receiver::{self, Receiver, Visitor};
 use crate::handover::sender::{self, Heir, Sender};
-use crate::ipc::meeting::Meeting;
+use crate::ipc::meeting::{Came, Meeting};
 use crate::ipc::transfer::{Arrival, Channel, Heard};
 use crate::protocol::Protocol;
 use crate::sys::ring::Key;
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };
+const MEETING_AGAIN: Key = Key { slot: 5, generation: 0 };
 const VISITORS: u32 = 0x1_0000;
 const HEIRS: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
 const WRITABLE: u32 = 0x4_0000;
+
+/// Messages heard from one channel before others have their turn.
+const HEARD_PER_TURN: usize = 64;
 
 /// Whom a channel leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +56,10 @@ pub(super) struct Link {
     is_polled: bool,
     /// What was offered on it, until it is thawed.
     pub(super) arrival: Option<Arrival>,
+    /// What was offered on it is to be given by then.
+    give_time_out: Option<TimerId>,
+    /// Who brings state brings it once.
+    has_brought_state: bool,
 }
 
 /// The machines that decide about moving, and what the loop has in hand for them.
@@ -70,10 +81,10 @@ pub(super) struct Moving {
 }
 
 impl Moving {
-    pub(super) fn new(sender: Sender, meeting: Option<Meeting>, user: u32) -> Self {
+    pub(super) fn new(sender: Sender, receiver: Receiver, meeting: Option<Meeting>, user: u32) -> Self {
         Self {
             sender,
-            receiver: Receiver::default(),
+            receiver,
             departures: VecDeque::new(),
             arrivals: VecDeque::new(),
             is_carrying_out: false,
@@ -93,6 +104,12 @@ impl Moving {
         self.links.get_mut(&other).map(|link| &mut link.channel)
     }
 
+    /// A key that no channel had lately.
+    fn next_key(&mut self, other: Other) -> Key {
+        self.sequence = self.sequence.wrapping_add(1);
+        Key { slot: other.slot(), generation: self.sequence }
+    }
+
     /// The heir of this name.
     pub(super) fn heir(&mut self, name: String) -> Heir {
         let known = self.names.iter().position(|one| *one == name);
@@ -106,10 +123,11 @@ impl Moving {
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn open_link(&mut self, other: Other, channel: Channel) {
-        self.moving.sequence = self.moving.sequence.wrapping_add(1);
-        let key = Key { slot: other.slot(), generation: self.moving.sequence };
+        let key = self.moving.next_key(other);
         self.ring.poll(channel.descriptor(), key);
-        self.moving.links.insert(other, Link { channel, key, is_polled: false, arrival: None });
+        let link =
+            Link { channel, key, is_polled: false, arrival: None, give_time_out: None, has_brought_state: false };
+        self.moving.links.insert(other, link);
     }
 
     pub(super) fn close_link(&mut self, other: Other) {
@@ -118,6 +136,30 @@ impl<P: Protocol> EventLoop<P> {
         if link.is_polled {
             self.ring.cancel_poll(writable(link.key));
         }
+        link.give_time_out.into_iter().for_each(|timer| self.context.timers.cancel(timer));
+    }
+
+    /// Something was offered, and is taken; it is to be given in time.
+    pub(super) fn await_gift(&mut self, visitor: Visitor) {
+        let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)) else { return };
+        let at_ns = self.context.now_ns + GIVE_MS_MAX * 1_000_000;
+        let timer = self.context.timers.set(at_ns, Alarm::Gift { visitor: visitor.0 });
+        link.give_time_out.replace(timer).into_iter().for_each(|earlier| self.context.timers.cancel(earlier));
+    }
+
+    /// It was given, or is given no more.
+    fn end_gift(&mut self, visitor: Visitor) {
+        let link = self.moving.links.get_mut(&Other::Visitor(visitor));
+        let timer = link.and_then(|link| link.give_time_out.take());
+        timer.into_iter().for_each(|timer| self.context.timers.cancel(timer));
+    }
+
+    /// It was not given in time. What was given meanwhile is still heard, and then the end.
+    pub(super) fn gift_timed_out(&mut self, visitor: Visitor) {
+        let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)) else { return };
+        link.give_time_out = None;
+        link.channel.refuse_more();
+        tracing::warn!(slot = self.context.slot, "connections were offered and not given in {GIVE_MS_MAX} ms");
     }
 
     /// Sees to it that what had no room is sent, or says that everything was.
@@ -142,8 +184,8 @@ impl<P: Protocol> EventLoop<P> {
     /// A poll of this part fired; `false` where it is none of it.
     pub(super) fn link_readable(&mut self, key: Key, more: bool) -> bool {
         let own = Key { slot: key.slot & !WRITABLE, ..key };
-        if own == MEETING {
-            if !more {
+        if own == MEETING || own == MEETING_AGAIN {
+            if own == MEETING && !more {
                 self.open_to_visitors();
             }
             self.let_visitors_in();
@@ -168,23 +210,45 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn hear_link(&mut self, other: Other) {
-        while let Some(channel) = self.moving.channel(other) {
-            match (channel.hear(), other) {
+        for _ in 0..HEARD_PER_TURN {
+            let Some(link) = self.moving.links.get_mut(&other) else { return };
+            match (link.channel.hear(), other) {
                 (Heard::Nothing, _) => return,
+                (Heard::Unknown, _) => {}
                 (Heard::Takes { batch, refused, open }, Other::Heir(heir)) => {
                     self.tell_sender(sender::Input::Takes { heir, batch, refused, open });
                 }
                 (Heard::Offer(arrival), Other::Visitor(visitor)) => self.offered(visitor, arrival),
                 (Heard::Gives { batch }, Other::Visitor(visitor)) => {
+                    self.end_gift(visitor);
                     self.tell_receiver(receiver::Input::Gives { visitor, batch });
                 }
-                (Heard::State { version, format, format_version }, Other::Visitor(_)) => {
+                (Heard::State { version, format, format_version }, Other::Visitor(_))
+                    if !std::mem::replace(&mut link.has_brought_state, true) =>
+                {
                     if self.take_state(other, version, &format, format_version).is_err() {
                         self.lose_link(other);
                     }
                 }
                 _ => self.lose_link(other),
             }
+        }
+        self.hear_later(other);
+    }
+
+    /// There is more to hear, in the next turn: a new poll tells at once.
+    fn hear_later(&mut self, other: Other) {
+        let key = self.moving.next_key(other);
+        let Some(link) = self.moving.links.get_mut(&other) else { return };
+        self.ring.cancel_poll(link.key);
+        let is_polled = std::mem::take(&mut link.is_polled);
+        if is_polled {
+            self.ring.cancel_poll(writable(link.key));
+        }
+        link.key = key;
+        self.ring.poll(link.channel.descriptor(), key);
+        if is_polled {
+            self.flush_link(other);
         }
     }
 
@@ -196,11 +260,20 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn let_visitors_in(&mut self) {
-        while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
+        for _ in 0..HEARD_PER_TURN {
+            let channel = match self.moving.meeting.as_ref().map_or(Came::Nobody, Meeting::accept) {
+                Came::Worker(channel) => channel,
+                Came::Stranger => continue,
+                Came::Nobody => return,
+            };
             let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
             let Some(number) = (0..HEIRS - VISITORS).find(is_free) else { return };
             self.open_link(Other::Visitor(Visitor(number)), channel);
             self.tell_receiver(receiver::Input::Came(Visitor(number)));
+        }
+        // Perhaps there are more.
+        if let Some(meeting) = &self.moving.meeting {
+            self.ring.poll_readable(meeting.descriptor(), MEETING_AGAIN);
         }
     }
 

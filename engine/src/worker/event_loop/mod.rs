@@ -37,6 +37,7 @@ use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
+use crate::handover::receiver::{Receiver, Visitor};
 use crate::handover::sender::Sender;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -127,7 +128,8 @@ impl<P: Protocol> EventLoop<P> {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
         let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
-        let moving = Moving::new(sender, parts.meeting, parts.user);
+        let receiver = Receiver::new(sizing.connections_max);
+        let moving = Moving::new(sender, receiver, parts.meeting, parts.user);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
@@ -283,6 +285,7 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
                 Alarm::Connect { id } => self.connect_timed_out(id),
+                Alarm::Gift { visitor } => self.gift_timed_out(Visitor(visitor)),
                 Alarm::Accept => self.accept_paused = false,
                 // Whose time it is looks at it itself.
                 Alarm::Drain | Alarm::Look => {}

@@ -1,11 +1,11 @@
 //! What a worker is told by its master, and what it does when that one is gone.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::polls::CONTROL;
 use super::{EventLoop, Master};
-use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
+use crate::ipc::channel::{Heard, hear_with, is_nonsense, tell, tell_with};
+use crate::ipc::descriptors;
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::{Rendezvous, peer_process};
 use crate::protocol::Protocol;
@@ -17,7 +17,7 @@ impl<P: Protocol> EventLoop<P> {
             match hear_with(&self.control) {
                 Ok((Heard::Message(order), descriptor)) => self.obey(order, descriptor),
                 Ok((Heard::Nothing, _)) => break,
-                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                Err(error) if is_nonsense(&error) => {
                     tracing::warn!(slot = self.context.slot, %error, "an order this worker does not know is ignored");
                 }
                 // The poll would fire for ever; it ends with the ring.
@@ -38,15 +38,26 @@ impl<P: Protocol> EventLoop<P> {
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
-                if let Some(connection) = descriptor {
-                    self.context.page.accepted.add(1);
-                    self.open(connection.into(), None);
+                match descriptor.map(descriptors::connection) {
+                    Some(Ok(connection)) => {
+                        self.context.page.accepted.add(1);
+                        self.open(connection.into(), None);
+                    }
+                    Some(Err(unfit)) => {
+                        tracing::warn!(slot = self.context.slot, %unfit, "a connection from the master is refused");
+                    }
+                    None => {}
                 }
             }
             Order::Adopt { listener, address } => {
                 // The copy of one that leaves is of no use.
-                if let Some(socket) = descriptor.filter(|_| !self.lifecycle.is_leaving()) {
-                    self.add_listener(Listener::new(listener, socket.into(), address));
+                let socket = descriptor.filter(|_| !self.lifecycle.is_leaving());
+                match socket.map(|socket| descriptors::bound(socket, address)) {
+                    Some(Ok(socket)) => self.add_listener(Listener::new(listener, socket, address)),
+                    Some(Err(unfit)) => {
+                        tracing::warn!(slot = self.context.slot, %address, %unfit, "a listen socket is refused");
+                    }
+                    None => {}
                 }
             }
             Order::Release { listener } => {

@@ -1,7 +1,10 @@
 //! The worker's own state moves: before its connections, which are useless without it.
 
+use std::cell::Cell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::EventLoop;
 use super::arrivals::refusal_of;
@@ -10,14 +13,45 @@ use crate::config::StateTooLarge;
 use crate::context::Worker;
 use crate::handover::sender::{Heir, Input};
 use crate::handover::{Message, Refusal, VERSION};
+use crate::ipc::channel::tell;
+use crate::ipc::orders::Report;
 use crate::ipc::worker_state::{StateReader, StateWriter};
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
+use crate::telemetry::WorkerPage;
 use crate::types::StateFormat;
 
 /// The state is used so long after its last byte was read: memory may have to be set in order.
 const TAKE_MS_MAX: u64 = 20_000;
+
+/// How often the master is told how far the state is.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Shows the master that this worker is alive while it does nothing but to move its state, and how far that is.
+struct Beat<'a> {
+    page: &'a WorkerPage,
+    control: &'a OwnedFd,
+    told: Cell<Instant>,
+}
+
+impl<'a> Beat<'a> {
+    fn new(page: &'a WorkerPage, control: &'a OwnedFd) -> Self {
+        Self { page, control, told: Cell::new(Instant::now()) }
+    }
+
+    fn alive(&self) {
+        self.page.turn_at_ns.set(monotonic_ns());
+    }
+
+    fn moving(&self, bytes: u64) {
+        self.alive();
+        if self.told.get().elapsed() >= TOLD_EVERY {
+            self.told.set(Instant::now());
+            let _ = tell(self.control, &Report::StateMoves { bytes });
+        }
+    }
+}
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn begin_anew(&mut self) {
@@ -52,18 +86,18 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn give_state_to(&mut self, heir: Heir, format: StateFormat) -> Result<u64, Refusal> {
-        let page = &self.context.page;
+        let beat = Beat::new(&self.context.page, &self.control);
         let Some(channel) = self.moving.channel(Other::Heir(heir)) else { return Err(Refusal::Channel) };
-        let beat = || page.turn_at_ns.set(monotonic_ns());
         let (name, format_version) = (format.name.to_owned(), format.version);
         let begun = channel.say_waiting(&Message::State { version: VERSION, format: name, format_version }, &[]);
         begun.map_err(|_| Refusal::Channel)?;
-        let mut writer = StateWriter::new(channel, &beat, self.state_bytes_max);
+        let moving = |bytes| beat.moving(bytes);
+        let mut writer = StateWriter::new(channel, &moving, self.state_bytes_max);
         reach("sender:state");
         let written = self.protocol.freeze_worker(&mut writer);
         let (bytes, is_too_large) = (writer.bytes(), writer.is_too_large());
         writer.end(written.is_ok()).map_err(|_| Refusal::Channel)?;
-        let answer = channel.hear_waiting(TAKE_MS_MAX, &beat);
+        let answer = channel.hear_waiting(TAKE_MS_MAX, &|| beat.alive());
         reach("sender:state_given");
         match (written, answer) {
             _ if is_too_large => Err(Refusal::TooLarge),
@@ -87,10 +121,11 @@ impl<P: Protocol> EventLoop<P> {
     ) -> io::Result<()> {
         let is_leaving = self.lifecycle.is_leaving() && !self.lifecycle.awaits_state();
         let page = Arc::clone(&self.context.page);
+        let beat = Beat::new(&page, &self.control);
         let Some(channel) = self.moving.channel(other) else { return Ok(()) };
-        let beat = || page.turn_at_ns.set(monotonic_ns());
         reach("receiver:state");
-        let mut reader = StateReader::new(channel, &beat);
+        let moving = |bytes| beat.moving(bytes);
+        let mut reader = StateReader::new(channel, &moving, self.state_bytes_max);
         let refused = if version != VERSION {
             Some(Refusal::Version)
         } else if P::WORKER_STATE.is_none_or(|own| own.name != format) {
@@ -101,15 +136,25 @@ impl<P: Protocol> EventLoop<P> {
             let mut worker = Worker::new(&mut self.context, &self.inbox);
             match self.protocol.thaw_worker(format_version, &mut reader, &mut worker) {
                 Ok(()) => None,
+                Err(_) if reader.is_too_large() => {
+                    tracing::error!(slot = worker.slot(), "the state of the worker before is above state_bytes_max");
+                    Some(Refusal::TooLarge)
+                }
                 Err(error) => {
                     tracing::error!(slot = worker.slot(), %error, "the state of the worker before cannot be used");
                     Some(refusal_of(error))
                 }
             }
         };
-        // One that was not whole ends with an error, and the other side knows.
-        let _ = reader.skip_rest();
+        let rest = reader.skip_rest();
         reach("receiver:state_read");
+        match rest {
+            // One that was not whole ends with an error, and the other side knows.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            // The other side is late, or sends what it may not: whatever comes next would be taken for something else.
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
         channel.say_waiting(&Message::StateTaken { refused }, &[])?;
         if refused.is_none() {
             self.lifecycle.end_awaiting();

@@ -22,20 +22,24 @@
 //! assert_eq!(harness.closed(client), Some(baton::CloseReason::Peer));
 //! ```
 
+mod outputs;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
+use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
-use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError};
+use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError, TimerKey};
 
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
@@ -166,12 +170,62 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
+    /// A connection comes from another worker, whose protocol wrote `state` in this version, had not consumed `input`, and had
+    /// set `timers`, each with the time that is left. The peer has just taken what was written there.
+    ///
+    /// # Errors
+    /// The protocol's, where it does not understand the state; [`ThawError::Malformed`] where there are too many timers.
+    pub fn take_over(
+        &mut self,
+        version: u32,
+        state: &[u8],
+        input: &[u8],
+        timers: &[(TimerKey, Duration)],
+    ) -> Result<Client, ThawError> {
+        let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let timers_ns = timers.iter().map(|(key, left)| (key.0, ns(*left))).collect();
+        let standing = Standing { rerun: true, full: true, timers_ns, ..Standing::default() };
+        self.thaw(version, Frozen { standing, state: state.to_vec(), input: input.to_vec(), output: Vec::new() })
+    }
+
+    /// The state of another worker comes, written in this version by [`Protocol::freeze_worker`] or by somebody who pretends that.
+    ///
+    /// # Errors
+    /// The protocol's, where it does not understand the state.
+    pub fn take_over_worker(&mut self, version: u32, mut state: &[u8]) -> Result<(), ThawError> {
+        let thawed = self.protocol.thaw_worker(version, &mut state, &mut Worker::new(&mut self.context, &self.inbox));
+        self.run();
+        thawed
+    }
+
+    pub(crate) fn thaw(&mut self, version: u32, frozen: Frozen) -> Result<Client, ThawError> {
+        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
+        let peer = Peer { token: None, address: &|| Ok(CLIENT) };
+        match connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
+            Ok(standing) => connection.resume(&mut self.protocol, &mut self.context, &standing),
+            Err(error) => {
+                connection.leave(&mut self.context);
+                connection.close(&mut self.protocol, &mut self.context);
+                return Err(error);
+            }
+        }
+        self.context.page.taken_over.add(1);
+        Ok(self.add(connection))
+    }
+
+    fn next_id(&self) -> ConnectionId {
+        ConnectionId { slot: self.clients.len() as u32, generation: 0 }
+    }
+
     fn open_as(&mut self, token: Option<u64>) -> Client {
-        let id = ConnectionId { slot: self.clients.len() as u32, generation: 0 };
-        let mut connection = Connection::new(id, self.context.now_ns);
+        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
         let address = || Ok(CLIENT);
         connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
         self.context.page.accepted.add(1);
+        self.add(connection)
+    }
+
+    fn add(&mut self, connection: Connection<P::Connection>) -> Client {
         self.clients.push(Simulated {
             connection: Some(connection),
             incoming: VecDeque::new(),
@@ -182,8 +236,9 @@ impl<P: Protocol> Harness<P> {
             was_reset: false,
             reason: None,
         });
+        let client = Client(self.clients.len() - 1);
         self.run();
-        Client(id.slot as usize)
+        client
     }
 
     /// The client sends bytes, which arrive together.
@@ -364,7 +419,7 @@ impl<P: Protocol> Harness<P> {
                         }
                     }
                 }
-                Alarm::Accept | Alarm::Look | Alarm::Connect { .. } => {}
+                Alarm::Accept | Alarm::Look | Alarm::Connect { .. } | Alarm::Gift { .. } => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
@@ -479,92 +534,4 @@ impl<P: Protocol> Harness<P> {
         }
         moved
     }
-}
-
-/// Runs `input` through fresh protocols in many ways: whole, cut in two at every byte, byte by byte, and with the peer
-/// taking one, two, three, … bytes of the answer at a time. Gives the output, which must be the same each time.
-///
-/// # Panics
-/// If it is not.
-pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
-    let whole = output_of_parts(&make, &[input]);
-    for cut in 1..input.len() {
-        let (first, second) = input.split_at(cut);
-        assert_eq!(
-            output_of_parts(&make, &[first, second]).escape_ascii().to_string(),
-            whole.escape_ascii().to_string(),
-            "cut at byte {cut}"
-        );
-    }
-    let bytes: Vec<&[u8]> = input.chunks(1).collect();
-    let by_byte = output_of_parts(&make, &bytes);
-    assert_eq!(by_byte.escape_ascii().to_string(), whole.escape_ascii().to_string(), "byte by byte");
-    for window in [1, 2, 3, 7, 64, 1000] {
-        let mut harness = Harness::new(make());
-        let client = harness.open();
-        harness.set_window(client, Some(0));
-        harness.send(client, input);
-        let mut taken = Vec::new();
-        loop {
-            harness.set_window(client, Some(window));
-            let part = harness.take_output(client);
-            if part.is_empty() {
-                break;
-            }
-            taken.extend_from_slice(&part);
-        }
-        assert_eq!(taken.escape_ascii().to_string(), whole.escape_ascii().to_string(), "{window} bytes at a time");
-    }
-    whole
-}
-
-/// Runs `input` through fresh protocols that hand the connection over to the next fresh one after every event: at the
-/// start, after each byte or few that arrive, and after each few that the peer takes. Gives the output, which must be the
-/// same as without.
-///
-/// # Panics
-/// If it is not, and as [`Harness::hand_over`].
-pub fn output_of_all_handovers<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
-    let whole = output_of_parts(&make, &[input]);
-    for size in [1, 2, 3, 7, 64] {
-        let mut harness = Harness::new(make());
-        let client = harness.open();
-        harness.hand_over(make());
-        for part in input.chunks(size) {
-            harness.send(client, part);
-            harness.hand_over(make());
-        }
-        let output = harness.take_output(client);
-        let (output, whole) = (output.escape_ascii().to_string(), whole.escape_ascii().to_string());
-        assert_eq!(output, whole, "handed over after every {size} bytes of input");
-    }
-    for window in [1, 3, 64, 1000] {
-        let mut harness = Harness::new(make());
-        let client = harness.open();
-        harness.set_window(client, Some(0));
-        harness.send(client, input);
-        let mut taken = Vec::new();
-        loop {
-            harness.hand_over(make());
-            harness.set_window(client, Some(window));
-            let part = harness.take_output(client);
-            if part.is_empty() {
-                break;
-            }
-            taken.extend_from_slice(&part);
-        }
-        let (taken, whole) = (taken.escape_ascii().to_string(), whole.escape_ascii().to_string());
-        assert_eq!(taken, whole, "handed over after every {window} bytes of output");
-    }
-    whole
-}
-
-/// Runs `parts`, which arrive one after the other, through a fresh protocol and gives the output.
-pub fn output_of_parts<P: Protocol>(make: impl Fn() -> P, parts: &[&[u8]]) -> Vec<u8> {
-    let mut harness = Harness::new(make());
-    let client = harness.open();
-    for part in parts {
-        harness.send(client, part);
-    }
-    harness.take_output(client)
 }

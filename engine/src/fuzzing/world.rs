@@ -1,0 +1,189 @@
+//! A world in which every call succeeds and nothing happens by itself, for a master that hears what nobody should say.
+
+use std::net::SocketAddr;
+
+use crate::handover::StateFormats;
+use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
+use crate::ipc::orders::Order;
+use crate::ipc::relay::{ToNew, ToOld};
+use crate::master::core::{
+    ArrivalId, Claim, ClientId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn, SteeringId,
+    Time, Upgrade, World,
+};
+
+/// The first worker that is forked; others follow.
+pub(super) const WORKER: u32 = 100;
+
+/// The new master of an upgrade.
+pub(super) const SUCCESSOR: u32 = 50;
+
+/// Workers of a master that is gone.
+pub(super) const ORPHANS: [ProcessId; 2] = [ProcessId(10), ProcessId(11)];
+
+/// See the module's head.
+pub(super) struct Still {
+    pub(super) now: Time,
+    pub(super) plan: Plan,
+    sockets: u32,
+    /// Sockets that were closed.
+    pub(super) closed: Vec<SocketId>,
+    workers: u32,
+}
+
+impl Still {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { now: Time(1_000_000_000), plan, sockets: 0, closed: Vec::new(), workers: 0 }
+    }
+
+    pub(super) fn next_socket(&mut self) -> SocketId {
+        self.sockets += 1;
+        SocketId(self.sockets)
+    }
+}
+
+impl World for Still {
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn read_configuration(&mut self) -> Result<Plan, Failure> {
+        Ok(self.plan.clone())
+    }
+
+    fn claim(&mut self, _: SocketAddr) -> Result<Claim, Failure> {
+        Ok(Claim::Held)
+    }
+
+    fn release_claims(&mut self) {}
+
+    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
+        Ok((self.next_socket(), address))
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.closed.push(socket);
+    }
+
+    fn accept_waiting(&mut self, _: SocketId, _: usize) -> Vec<ArrivalId> {
+        Vec::new()
+    }
+
+    fn is_listening(&self, _: SocketId) -> bool {
+        true
+    }
+
+    fn load_steering(&mut self, _: &[SocketAddr], _: usize) -> Result<SteeringId, Failure> {
+        Ok(SteeringId(0))
+    }
+
+    fn resize_steering(&mut self, _: SteeringId, _: usize) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn drop_steering(&mut self, _: SteeringId) {}
+
+    fn steer(&mut self, _: SteeringId, _: bool, _: u32) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn stand_alone(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn unset(&mut self, _: SteeringId, _: usize) {}
+
+    fn detach(&mut self, _: SocketId) {}
+
+    fn empty_guards(&mut self, _: &[SocketAddr], _: usize) -> Vec<ArrivalId> {
+        Vec::new()
+    }
+
+    fn keep_guards(&mut self, _: &[SocketAddr]) {}
+
+    fn fork(&mut self, _: Spawn) -> Result<ProcessId, Failure> {
+        self.workers += 1;
+        Ok(ProcessId(WORKER + self.workers - 1))
+    }
+
+    fn tell(&mut self, _: ProcessId, _: &Order) -> bool {
+        true
+    }
+
+    fn share(&mut self, _: ProcessId, _: SocketId, _: SocketAddr) -> bool {
+        true
+    }
+
+    fn hand(&mut self, _: ProcessId, _: ArrivalId) -> bool {
+        true
+    }
+
+    fn pass(&mut self, _: ArrivalId, _: OtherMaster) -> bool {
+        true
+    }
+
+    fn forget_arrival(&mut self, _: ArrivalId) {}
+
+    fn kill(&mut self, _: ProcessId) {}
+
+    fn shut_listeners(&mut self, _: ProcessId) -> usize {
+        0
+    }
+
+    fn last_turn(&self, _: ProcessId) -> Time {
+        self.now
+    }
+
+    fn state_bytes(&self, _: ProcessId) -> u64 {
+        0
+    }
+
+    fn open_connections(&self) -> u64 {
+        0
+    }
+
+    fn start_binary(&mut self, _: &Upgrade, _: Greeting) -> Result<(ProcessId, String), Failure> {
+        Ok((ProcessId(SUCCESSOR), String::new()))
+    }
+
+    fn tell_new(&mut self, _: &ToNew) {}
+
+    fn tell_old(&mut self, _: &ToOld) {}
+
+    fn give_listeners_to_new(&mut self, _: &[(SocketId, SocketAddr)]) {}
+
+    fn give_listeners_to_old(&mut self, _: &[(SocketId, SocketAddr)]) {}
+
+    fn forget_new(&mut self) {}
+
+    fn compare(&self, _: &ToOld) -> Vec<Loss> {
+        Vec::new()
+    }
+
+    fn introduction(&self) -> ToOld {
+        ToOld::Introduction { tier: String::new(), formats: StateFormats::default(), control: None, user: 0 }
+    }
+
+    fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId> {
+        ORPHANS.into_iter().filter(|one| !known.contains(one)).collect()
+    }
+
+    fn names(&mut self, _: Names) {}
+
+    fn notify(&mut self, _: Notice) {}
+
+    fn begin_timeline(&mut self, _: TimelineKind, _: u32) {}
+
+    fn note(&mut self, _: Option<u32>, event: EventKind) {
+        // It is shown to people, and kept.
+        assert!(!event.to_string().is_empty());
+        serde_json::to_vec(&event).expect("an event can be written");
+    }
+
+    fn reply(&mut self, _: ClientId, _: Result<Outcome, Failure>) {}
+
+    fn count_pauses(&mut self, _: ProcessId) {}
+
+    fn take_pauses(&mut self) -> Option<Pause> {
+        None
+    }
+}

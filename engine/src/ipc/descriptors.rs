@@ -1,0 +1,165 @@
+//! What a descriptor from another process is, asked before it is used: the other process may be broken, or somebody else's by
+//! now. Nothing here waits, whatever the descriptor is.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Seals that a memory file must have: nobody changes its bytes or its size any more.
+pub(super) const SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE).union(SealFlag::F_SEAL_SEAL);
+
+/// Why a descriptor is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// A file, a pipe, or a socket of another protocol.
+    #[error("it is no TCP socket")]
+    NotTcp,
+    /// A listen socket was announced.
+    #[error("it does not listen")]
+    NotListening,
+    /// A connection was announced.
+    #[error("it listens")]
+    Listening,
+    /// A socket without a peer was announced.
+    #[error("it is connected")]
+    Connected,
+    /// It is bound elsewhere than announced.
+    #[error("it is not bound to {0}")]
+    OtherAddress(SocketAddr),
+    /// A file whose bytes may still change, or that is no memory file at all.
+    #[error("it is no sealed memory file")]
+    NotSealed,
+    /// Another size was announced.
+    #[error("it has {there} bytes instead of {announced}")]
+    OtherSize {
+        /// How many there are.
+        there: u64,
+        /// How many there should be.
+        announced: u64,
+    },
+    /// The kernel does not say.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A socket that listens at this address.
+pub(crate) fn listener(descriptor: OwnedFd, address: SocketAddr) -> Result<Socket, Unfit> {
+    let socket = bound(descriptor, address)?;
+    if socket.is_listener()? { Ok(socket) } else { Err(Unfit::NotListening) }
+}
+
+/// A socket that is bound to this address and has no peer; it may listen or not.
+pub(crate) fn bound(descriptor: OwnedFd, address: SocketAddr) -> Result<Socket, Unfit> {
+    let socket = tcp(descriptor)?;
+    let is_there = |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
+    if !socket.local_addr()?.as_socket().is_some_and(is_there) {
+        return Err(Unfit::OtherAddress(address));
+    }
+    if socket.peer_addr().is_ok() {
+        return Err(Unfit::Connected);
+    }
+    // Accepting waits in the ring.
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// A connection, which may have ended.
+pub(crate) fn connection(descriptor: OwnedFd) -> Result<OwnedFd, Unfit> {
+    let socket = tcp(descriptor)?;
+    if socket.is_listener()? {
+        return Err(Unfit::Listening);
+    }
+    // As for a listener.
+    socket.set_nonblocking(false)?;
+    Ok(socket.into())
+}
+
+/// A file in memory with so many bytes, which nobody changes any more.
+pub(super) fn sealed(descriptor: OwnedFd, bytes: u64) -> Result<File, Unfit> {
+    // First: any other file's size may be asked of a process that does not answer.
+    let seals = fcntl(&descriptor, FcntlArg::F_GET_SEALS).map_err(|_| Unfit::NotSealed)?;
+    if !SealFlag::from_bits_retain(seals).contains(SEALS) {
+        return Err(Unfit::NotSealed);
+    }
+    let file = File::from(descriptor);
+    let there = file.metadata()?.len();
+    if there == bytes { Ok(file) } else { Err(Unfit::OtherSize { there, announced: bytes }) }
+}
+
+fn tcp(descriptor: OwnedFd) -> Result<Socket, Unfit> {
+    let socket = Socket::from(descriptor);
+    let is_internet = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6));
+    let is_tcp = matches!((socket.r#type(), socket.protocol()), (Ok(Type::STREAM), Ok(Some(Protocol::TCP))));
+    if is_internet && is_tcp { Ok(socket) } else { Err(Unfit::NotTcp) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").expect("open").into()
+    }
+
+    fn local() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn a_listener_listens_where_it_was_announced() {
+        let socket = TcpListener::bind(local()).expect("bound");
+        let address = socket.local_addr().expect("an address");
+        let copy = || OwnedFd::from(socket.try_clone().expect("a copy"));
+        assert!(listener(copy(), address).is_ok());
+        assert!(matches!(listener(copy(), local()), Err(Unfit::OtherAddress(_))));
+        assert!(matches!(connection(copy()), Err(Unfit::Listening)));
+        let peer = TcpStream::connect(address).expect("connected");
+        let at = peer.local_addr().expect("an address");
+        assert!(matches!(listener(peer.into(), at), Err(Unfit::Connected)));
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_may_listen_later() {
+        let (socket, address) = crate::sys::listener::bind(local()).expect("bound");
+        let copy = || OwnedFd::from(socket.try_clone().expect("a copy"));
+        assert!(bound(copy(), address).is_ok());
+        assert!(matches!(listener(copy(), address), Err(Unfit::NotListening)));
+    }
+
+    #[test]
+    fn nothing_but_tcp_is_a_listener_or_a_connection() {
+        let udp = UdpSocket::bind(local()).expect("bound");
+        udp.connect(udp.local_addr().expect("an address")).expect("connected");
+        let (unix, _other) = UnixStream::pair().expect("a pair");
+        for descriptor in [null(), udp.into(), unix.into()] {
+            let copy = descriptor.try_clone().expect("a copy");
+            assert!(matches!(listener(copy, local()), Err(Unfit::NotTcp)));
+            assert!(matches!(connection(descriptor), Err(Unfit::NotTcp)));
+        }
+    }
+
+    #[test]
+    fn a_connection_blocks_as_rings_want_it() {
+        let socket = TcpListener::bind(local()).expect("bound");
+        let _peer = TcpStream::connect(socket.local_addr().expect("an address")).expect("connected");
+        let (accepted, _) = socket.accept().expect("accepted");
+        accepted.set_nonblocking(true).expect("set");
+        let taken = connection(accepted.into()).expect("a connection");
+        assert!(!Socket::from(taken).nonblocking().expect("asked"));
+    }
+
+    #[test]
+    fn files_that_may_change_are_refused() {
+        let disk = File::open("/proc/self/exe").expect("a file");
+        assert!(matches!(sealed(disk.into(), 0), Err(Unfit::NotSealed)));
+        assert!(matches!(sealed(null(), 0), Err(Unfit::NotSealed)));
+    }
+}

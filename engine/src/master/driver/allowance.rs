@@ -1,0 +1,118 @@
+//! How much one peer may say: whoever says more is heard later, so that others are heard meanwhile and what it says cannot push
+//! everything else out of the journal. Pure: time is passed in.
+
+use std::io;
+
+use crate::ipc::orders::{Moved, Report};
+use crate::master::core::{ProcessId, Time};
+
+/// Messages heard from one peer before others have their turn.
+pub(super) const HEARD_PER_TURN: usize = 64;
+
+/// Messages heard from one peer in a second.
+const HEARD_PER_SECOND: u32 = 10_000;
+
+/// Things shown to people, of what one peer said in a second. A worker that moves its connections says five.
+const SHOWN_PER_SECOND: u32 = 10;
+
+const SECOND_MS: u64 = 1_000;
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    /// When the second began in which these were counted.
+    since: Time,
+    heard: u32,
+    shown: u32,
+}
+
+impl Allowance {
+    fn look(&mut self, now: Time) {
+        if now.ms_since(self.since) >= SECOND_MS {
+            *self = Self { since: now, heard: 0, shown: 0 };
+        }
+    }
+
+    /// Whether the peer is heard now.
+    pub(super) fn is_open(&mut self, now: Time) -> bool {
+        self.look(now);
+        self.heard < HEARD_PER_SECOND
+    }
+
+    /// When it is heard again; `None` where it is heard now.
+    pub(super) fn opens_at(&self) -> Option<Time> {
+        (self.heard >= HEARD_PER_SECOND).then(|| self.since.after_ms(SECOND_MS))
+    }
+
+    /// It has said something.
+    pub(super) fn count(&mut self) {
+        self.heard = self.heard.saturating_add(1);
+    }
+
+    /// Whether something that it has said may be shown to people.
+    pub(super) fn may_show(&mut self, now: Time) -> bool {
+        self.look(now);
+        self.shown = self.shown.saturating_add(1);
+        self.shown <= SHOWN_PER_SECOND
+    }
+
+    /// What is taken for something that made no sense: it is of a later version, or broken, and no reason to give the peer up.
+    pub(super) fn nonsense(&mut self, now: Time, process: ProcessId, error: &io::Error) -> Report {
+        if self.may_show(now) {
+            tracing::warn!(pid = process.0, "a report that this master does not know is ignored: {error}");
+        }
+        Report::Unknown
+    }
+
+    /// What the core is told of a report: all it decides by, and no more for people to read than they may be shown.
+    pub(super) fn pass(&mut self, now: Time, report: Report) -> Option<Report> {
+        match report {
+            Report::Moved(moved) if !self.may_show(now) => {
+                let over = Moved { is_over: true, ..Moved::default() };
+                moved.is_over.then_some(Report::Moved(over))
+            }
+            Report::StateMoves { .. } | Report::Closed if !self.may_show(now) => None,
+            report => Some(report),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time(5_000_000_000).after_ms(ms)
+    }
+
+    #[test]
+    fn whoever_says_too_much_is_heard_again_in_the_next_second() {
+        let mut allowance = Allowance::default();
+        for _ in 0..HEARD_PER_SECOND {
+            assert!(allowance.is_open(at(0)));
+            assert_eq!(allowance.opens_at(), None);
+            allowance.count();
+        }
+        assert!(!allowance.is_open(at(999)));
+        assert_eq!(allowance.opens_at(), Some(at(SECOND_MS)));
+        assert!(allowance.is_open(at(SECOND_MS)));
+        assert_eq!(allowance.opens_at(), None);
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded_and_what_is_decided_by_is_not() {
+        let mut allowance = Allowance::default();
+        let moved = |is_over| Report::Moved(Moved { moved: 7, is_over, ..Moved::default() });
+        let mut passed =
+            |report: Report| (0..100).filter_map(|_| allowance.pass(at(0), report.clone())).collect::<Vec<_>>();
+        let some = passed(moved(false));
+        assert_eq!(some.len(), SHOWN_PER_SECOND as usize);
+        assert!(some.iter().all(|one| *one == moved(false)));
+        assert!(passed(Report::Closed).is_empty() && passed(Report::StateMoves { bytes: 1 }).is_empty());
+        let over = passed(moved(true));
+        assert_eq!(over.len(), 100, "the core waits for one of them");
+        assert!(over.iter().all(|one| matches!(one, Report::Moved(moved) if moved.is_over && moved.moved == 0)));
+        assert_eq!(passed(Report::Taken).len(), 100);
+        assert_eq!(allowance.pass(at(SECOND_MS), moved(false)), Some(moved(false)));
+    }
+}
