@@ -159,11 +159,11 @@ pub enum StateTooLarge {
 /// an error, and not the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Where the kernel refuses a part of it, the log says so, and workers serve without this part.
+    /// Where the kernel filters no system calls, the log says so, and workers serve without the filter.
     #[default]
     Auto,
-    /// Where the kernel refuses a part of it, or the protocol needs [everything](crate::SystemCalls::Any), the server does not
-    /// start.
+    /// Where the kernel filters no system calls, or the protocol needs [all of them](crate::SystemCalls::Any), the server does not
+    /// start. Landlock is used where there is one, and not demanded: it is newer than the oldest kernel that is supported.
     On,
     /// Workers keep what they have, but for what [`Settings::user`] takes from them.
     Off,
