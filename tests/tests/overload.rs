@@ -295,6 +295,32 @@ fn descriptors_that_run_out_pause_accepting() {
     server.stop();
 }
 
+/// With few connections the completion ring is the smallest one, and with two buffers most receives fail at first.
+#[test]
+fn bursts_through_the_smallest_ring_leave_no_descriptor_open() {
+    const CLIENTS: usize = 400;
+    let server = Server::start(&["--connections-max", "500", "--receive-buffers", "2"]);
+    let worker = server.workers()[0];
+    assert_served(server.address());
+    let baseline = descriptors(worker);
+    for burst in 0..8 {
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.address())).collect();
+        for _ in 0..12 {
+            clients.iter_mut().for_each(|stream| stream.write_all(GET).expect("sent"));
+        }
+        for (index, stream) in clients.iter_mut().enumerate() {
+            // Some leave without reading, which resets their connections.
+            if index % 3 != burst % 3 {
+                assert!(read_answer(stream).expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
+            }
+        }
+        drop(clients);
+        wait_until("all are closed", || descriptors(worker) <= baseline);
+    }
+    assert_served(server.address());
+    server.stop();
+}
+
 #[test]
 fn with_every_receive_buffer_taken_all_bytes_arrive() {
     const CLIENTS: usize = 50;

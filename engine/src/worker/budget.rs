@@ -14,6 +14,9 @@ const SHARE_BYTES: u64 = 64 << 10;
 /// After this time those that are paused are read again, however much is held: they might wait for each other for ever.
 const SHORT_NS: u64 = 1_000_000_000;
 
+/// Memory goes back to the system when it was not wanted for so long: what a large answer took is wanted by the next one.
+const UNWANTED_NS: u64 = 1_000_000_000;
+
 /// Less than this is not worth giving back to the system.
 const RELEASE_BYTES_MIN: u64 = 4 << 20;
 
@@ -36,11 +39,13 @@ pub(super) struct Budget {
     is_short: bool,
     /// When it is short no more; 0 where that was not asked yet.
     short_until_ns: u64,
+    /// When memory goes back; 0 where it does not.
+    release_at_ns: u64,
 }
 
 impl Budget {
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, held: 0, peak: 0, is_short: false, short_until_ns: 0 }
+        Self { bytes_max, held: 0, peak: 0, is_short: false, short_until_ns: 0, release_at_ns: 0 }
     }
 
     /// A connection that held `before` holds `now`.
@@ -77,9 +82,9 @@ impl Budget {
         recovers
     }
 
-    /// When [`Budget::recovers`] may say so by itself.
+    /// When [`Budget::recovers`] or [`Budget::releases`] may say so by itself.
     pub(super) fn next_ns(&self) -> Option<u64> {
-        self.is_short.then_some(self.short_until_ns)
+        [self.short_until_ns, self.release_at_ns].into_iter().filter(|at_ns| *at_ns > 0).min()
     }
 
     #[inline]
@@ -101,10 +106,17 @@ impl Budget {
 
     /// Whether so much less is held than before that the allocator's free memory should go back to the system.
     #[inline]
-    pub(super) fn releases(&mut self) -> bool {
-        let releases = self.peak > RELEASE_BYTES_MIN && self.held < self.peak / 2;
+    pub(super) fn releases(&mut self, now_ns: u64) -> bool {
+        if self.peak <= RELEASE_BYTES_MIN || self.held >= self.peak / 2 {
+            self.release_at_ns = 0;
+            return false;
+        }
+        if self.release_at_ns == 0 {
+            self.release_at_ns = now_ns + UNWANTED_NS;
+        }
+        let releases = now_ns >= self.release_at_ns;
         if releases {
-            self.peak = self.held;
+            (self.peak, self.release_at_ns) = (self.held, 0);
         }
         releases
     }
@@ -164,18 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn memory_goes_back_each_time_that_half_of_it_is_free() {
+    fn memory_goes_back_when_half_of_it_was_not_wanted_for_a_while() {
         let mut budget = Budget::new(1 << 30);
         budget.change(0, 64 << 20);
-        assert!(!budget.releases());
+        assert!(!budget.releases(1) && budget.next_ns().is_none());
         budget.change(64 << 20, 30 << 20);
-        assert!(budget.releases() && !budget.releases());
-        budget.change(30 << 20, 10 << 20);
-        assert!(budget.releases());
-        budget.change(10 << 20, 0);
-        assert!(budget.releases() && !budget.releases());
+        assert!(!budget.releases(1));
+        let at_ns = budget.next_ns().expect("a time");
+        assert!(!budget.releases(at_ns - 1) && budget.releases(at_ns) && !budget.releases(at_ns));
+        budget.change(30 << 20, 0);
+        assert!(!budget.releases(at_ns + 1));
+        budget.change(0, 20 << 20);
+        assert!(!budget.releases(at_ns + 2), "wanted again");
+        budget.change(20 << 20, 0);
+        assert!(!budget.releases(2 * at_ns) && budget.releases(3 * at_ns));
         budget.change(0, 3 << 20);
         budget.change(3 << 20, 0);
-        assert!(!budget.releases(), "too little");
+        assert!(!budget.releases(4 * at_ns) && budget.next_ns().is_none(), "too little");
     }
 }

@@ -242,6 +242,9 @@ impl Ring {
         if self.harvested == self.harvest.len() {
             self.harvest.clear();
             self.harvested = 0;
+        } else if self.harvested > self.harvest.len() / 2 {
+            self.harvest.drain(..self.harvested);
+            self.harvested = 0;
         }
         self.harvest.extend(self.inner.completion());
         Ok(())

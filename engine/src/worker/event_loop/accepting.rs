@@ -72,12 +72,15 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn settle_accepting(&mut self) {
         let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
         let is_leaving = self.lifecycle.has_settled();
-        let is_full = room == 0 && (!self.lifecycle.accepts() || self.idlest().is_none());
-        let wanted = match room {
-            _ if is_full => Accepting::No,
-            _ if !self.lifecycle.accepts() || self.accept_paused => Accepting::No,
-            _ if room > self.burst() => Accepting::Many,
-            _ => Accepting::One,
+        // One that makes room may take a moment to end.
+        let is_over = self.slab.len() as u32 > self.sizing.connections_max;
+        let is_full = room == 0 && (is_over || (self.lifecycle.accepts() && self.idlest().is_none()));
+        let wanted = if is_full || !self.lifecycle.accepts() || self.accept_paused {
+            Accepting::No
+        } else if room > self.burst() {
+            Accepting::Many
+        } else {
+            Accepting::One
         };
         let mut released = Vec::new();
         let was_at_limit = std::mem::replace(&mut self.at_limit, is_full);

@@ -27,7 +27,7 @@ impl<P: Protocol> EventLoop<P> {
         if self.budget.recovers(self.context.now_ns) {
             self.read_again();
         }
-        if self.budget.releases() {
+        if self.budget.releases(self.context.now_ns) {
             heap::release_free();
         }
     }

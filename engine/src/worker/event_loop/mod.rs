@@ -55,7 +55,8 @@ const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 /// Errors of a peer's or the network's making are logged once in this time at most.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Completions that one turn deals with; the others wait for the next one, behind accepts, timers and sends.
+/// Completions that one turn deals with while the worker serves; the others wait for the next one, so that what is
+/// written goes out and timers are seen to in between. One that leaves deals with all, before it says goodbye to anybody.
 const COMPLETIONS_PER_TURN_MAX: usize = 256;
 
 /// How a worker stands to its master.
@@ -229,7 +230,8 @@ impl<P: Protocol> EventLoop<P> {
         self.context.arena.begin_turn();
         self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
         let mut completed = 0;
-        while completed < COMPLETIONS_PER_TURN_MAX
+        let most = if self.lifecycle.is_serving() { COMPLETIONS_PER_TURN_MAX } else { usize::MAX };
+        while completed < most
             && let Some(completion) = self.ring.next()
         {
             self.complete(completion);
