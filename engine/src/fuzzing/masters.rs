@@ -113,9 +113,13 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
 /// # Panics
 /// Where the master does, or where it comes into a state that cannot be.
 pub fn reports(data: &[u8]) {
-    for tier in [Tier::Adopt, Tier::Ebpf] {
-        let mut master = Master::serving(tier);
+    let masters = [Master::serving(Tier::Adopt), Master::serving(Tier::Ebpf), Master::starting(Tier::Adopt, None)];
+    for mut master in masters {
         heard(pieces(data), |number, report: Report| master.hear(number, report.bounded()));
+        // What it believed is used.
+        master.pass_time(60_000);
+        master.step(Event::Signal(Signal::Hup));
+        master.pass_time(60_000);
     }
 }
 
