@@ -11,7 +11,7 @@ use super::{pieces, skip_nonsense};
 use crate::config::Settings;
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
-use crate::ipc::control::{Exit, Reply, Request as Asked};
+use crate::ipc::control::{Exit, Reply};
 use crate::ipc::orders::Report;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
@@ -154,25 +154,7 @@ pub fn control_requests(data: &[u8]) {
     let mut master = Master::serving(Tier::Adopt);
     for (place, piece) in pieces(data).enumerate() {
         let client = ClientId(place as u64);
-        let request = match super::asked(&piece) {
-            Some(Asked::Status | Asked::Events { .. }) | None => continue,
-            Some(Asked::Reload) => Request::Reload,
-            Some(Asked::Scale { workers }) => Request::Scale { workers: workers.min(1_024) },
-            Some(Asked::Upgrade { binary, arguments, hold, probation_ms, timeout_ms, allow, keep_connections }) => {
-                Request::Upgrade(Upgrade {
-                    binary,
-                    arguments,
-                    is_held: hold,
-                    probation_ms,
-                    timeout_ms,
-                    allowed: allow,
-                    keeps_connections: keep_connections,
-                })
-            }
-            Some(Asked::Commit) => Request::Commit,
-            Some(Asked::Revert) => Request::Revert,
-            Some(Asked::Stop { now, deadline_ms }) => Request::Stop { now, drain_ms: deadline_ms },
-        };
+        let Some(request) = super::asked(&piece).and_then(Request::of) else { continue };
         master.step(Event::Request(client, request));
         master.pass_time(STEP_MS);
         if master.core.verdict().is_some() {
