@@ -11,7 +11,7 @@ use super::{pieces, skip_nonsense};
 use crate::config::Settings;
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
-use crate::ipc::control::{Exit, Reply, Request as Asked};
+use crate::ipc::control::{Exit, Reply};
 use crate::ipc::orders::Report;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
@@ -113,9 +113,13 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
 /// # Panics
 /// Where the master does, or where it comes into a state that cannot be.
 pub fn reports(data: &[u8]) {
-    for tier in [Tier::Adopt, Tier::Ebpf] {
-        let mut master = Master::serving(tier);
+    let masters = [Master::serving(Tier::Adopt), Master::serving(Tier::Ebpf), Master::starting(Tier::Adopt, None)];
+    for mut master in masters {
         heard(pieces(data), |number, report: Report| master.hear(number, report.bounded()));
+        // What it believed is used.
+        master.pass_time(60_000);
+        master.step(Event::Signal(Signal::Hup));
+        master.pass_time(60_000);
     }
 }
 
@@ -150,25 +154,7 @@ pub fn control_requests(data: &[u8]) {
     let mut master = Master::serving(Tier::Adopt);
     for (place, piece) in pieces(data).enumerate() {
         let client = ClientId(place as u64);
-        let request = match super::asked(&piece) {
-            Some(Asked::Status | Asked::Events { .. }) | None => continue,
-            Some(Asked::Reload) => Request::Reload,
-            Some(Asked::Scale { workers }) => Request::Scale { workers: workers.min(1_024) },
-            Some(Asked::Upgrade { binary, arguments, hold, probation_ms, timeout_ms, allow, keep_connections }) => {
-                Request::Upgrade(Upgrade {
-                    binary,
-                    arguments,
-                    is_held: hold,
-                    probation_ms,
-                    timeout_ms,
-                    allowed: allow,
-                    keeps_connections: keep_connections,
-                })
-            }
-            Some(Asked::Commit) => Request::Commit,
-            Some(Asked::Revert) => Request::Revert,
-            Some(Asked::Stop { now, deadline_ms }) => Request::Stop { now, drain_ms: deadline_ms },
-        };
+        let Some(request) = super::asked(&piece).and_then(Request::of) else { continue };
         master.step(Event::Request(client, request));
         master.pass_time(STEP_MS);
         if master.core.verdict().is_some() {

@@ -9,6 +9,7 @@ use baton_tests::client::{connect, read_to_end};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::program::{Server, faulty, free_port};
+use baton_tests::wait_until;
 
 fn echo(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).expect("sent");
@@ -27,6 +28,8 @@ fn a_connection_that_ends_its_heirs_is_left_alone_and_the_others_move() {
             command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
             Server::start_unlogged(command, address)
         });
+        // The first worker answers before all are ready.
+        wait_until("it serves", || lineage.has_event(|event| matches!(event, EventKind::Serves { .. })));
         let mut others: Vec<TcpStream> = (0..40).map(|_| connect(address)).collect();
         others.iter_mut().for_each(|stream| echo(stream, b"before"));
         let mut poison = connect(address);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
 use crate::handover::Tier;
-use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, TimelineKind};
+use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::relay::{ToNew, ToOld};
 
@@ -58,6 +58,31 @@ pub(crate) enum Request {
     Commit,
     Revert,
     Stop { now: bool, drain_ms: Option<u64> },
+}
+
+impl Request {
+    /// The same of what was asked at the control socket; `None` for what the driver answers by itself.
+    pub(crate) fn of(asked: Asked) -> Option<Self> {
+        Some(match asked {
+            Asked::Status | Asked::Events { .. } => return None,
+            Asked::Reload => Self::Reload,
+            Asked::Scale { workers } => Self::Scale { workers },
+            Asked::Upgrade { binary, arguments, hold, probation_ms, timeout_ms, allow, keep_connections } => {
+                Self::Upgrade(Upgrade {
+                    binary,
+                    arguments,
+                    is_held: hold,
+                    probation_ms,
+                    timeout_ms,
+                    allowed: allow,
+                    keeps_connections: keep_connections,
+                })
+            }
+            Asked::Commit => Self::Commit,
+            Asked::Revert => Self::Revert,
+            Asked::Stop { now, deadline_ms } => Self::Stop { now, drain_ms: deadline_ms },
+        })
+    }
 }
 
 /// What a worker is forked with.

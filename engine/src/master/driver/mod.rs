@@ -35,9 +35,7 @@ use crate::error::ServerError;
 use crate::ipc::control::server::Heard as Asked;
 use crate::ipc::control::{self, Failure, Outcome, Reply};
 use crate::ipc::relay::ToOld;
-use crate::master::core::{
-    ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, Upgrade, World,
-};
+use crate::master::core::{ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, World};
 
 /// Connections that no worker had room for are offered again after this time.
 const RETRY_MS: u64 = 10;
@@ -178,10 +176,10 @@ impl Master<'_> {
     }
 
     fn answer(&mut self, client: u64, request: control::Request) {
-        let request = match request {
+        match request {
             control::Request::Status => {
                 let status = self.status();
-                return self.driver.clients.reply(client, &Reply::Status(status));
+                self.driver.clients.reply(client, &Reply::Status(status));
             }
             control::Request::Events { follow } => {
                 let Driver { journal, clients, .. } = &mut self.driver;
@@ -189,32 +187,12 @@ impl Master<'_> {
                 if !follow {
                     clients.reply(client, &Reply::Done(Outcome::Listed));
                 }
-                return;
             }
-            control::Request::Reload => Request::Reload,
-            control::Request::Scale { workers } => Request::Scale { workers },
-            control::Request::Upgrade {
-                binary,
-                arguments,
-                hold,
-                probation_ms,
-                timeout_ms,
-                allow,
-                keep_connections,
-            } => Request::Upgrade(Upgrade {
-                binary,
-                arguments,
-                is_held: hold,
-                probation_ms,
-                timeout_ms,
-                allowed: allow,
-                keeps_connections: keep_connections,
-            }),
-            control::Request::Commit => Request::Commit,
-            control::Request::Revert => Request::Revert,
-            control::Request::Stop { now, deadline_ms } => Request::Stop { now, drain_ms: deadline_ms },
-        };
-        self.step(Event::Request(ClientId(client), request));
+            request => {
+                let request = Request::of(request).into_iter();
+                request.for_each(|request| self.step(Event::Request(ClientId(client), request)));
+            }
+        }
     }
 
     fn hear_workers(&mut self) {
