@@ -168,9 +168,7 @@ impl Core {
         let is_served = |address: &Address| after.addresses.iter().any(|one| one.bound == address.bound);
         match self.farewell(next) {
             // Nobody else accepts from the sockets of an address that was given up: they are emptied.
-            Order::Drain { drain_ms, is_succeeded: true, .. }
-                if !is_put_back(Mutation::GivenUpAddressIsNotEmptied) && !before.addresses.iter().all(is_served) =>
-            {
+            Order::Drain { drain_ms, is_succeeded: true, .. } if !before.addresses.iter().all(is_served) => {
                 Order::Drain { settle_ms: after.plan.settle_ms, drain_ms, is_succeeded: false }
             }
             farewell => farewell,

@@ -55,8 +55,6 @@ mutations! {
         OrphanIsAskedOnce,
         /// Two changes of the number of workers share an outcome.
         ScalesShareOutcome,
-        /// Sockets of an address that was given up are closed without being emptied.
-        GivenUpAddressIsNotEmptied,
         /// A refused change of the number of workers keeps its number of places.
         PlacesStay,
         /// A master that was replaced keeps its guards.
@@ -67,16 +65,12 @@ mutations! {
         GivenUpSocketIsNotKept,
         /// A guard of an address that was given up while nothing served stays.
         GuardOfGivenUpAddressStays,
-        /// An address that is taken back gets new sockets beside those that are still open.
-        TakenBackIsBoundAnew,
         /// A kept socket that could not be shared waits until something else is due.
         ShareHasNoDeadline,
         /// A socket that listens only when its worker is to leave already is left to that worker.
         LateSocketIsNotShared,
         /// A socket that came after a new master was started is not passed on to it.
         LateSocketIsNotPassedOn,
-        /// A new master that leaves since the old one serves keeps its guards.
-        RelievedKeepsGuards,
         /// A connection that came to a master without workers stays there although another one serves.
         ArrivalsStayWithLeaving,
         /// What a master leaves behind that is killed while it leaves stays.

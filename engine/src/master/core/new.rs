@@ -110,7 +110,7 @@ impl Core {
         world.names(Names::Forget);
         // Whoever comes to a guard from now on is the old master's.
         self.hand_out(world);
-        if self.tier == Tier::Ebpf && !is_put_back(Mutation::RelievedKeepsGuards) {
+        if self.tier == Tier::Ebpf {
             world.keep_guards(&[]);
         }
         self.give_sockets_back(world);

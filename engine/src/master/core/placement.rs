@@ -45,7 +45,7 @@ impl Placement {
     /// which means two ports.
     pub(super) fn bound(&self, requested: SocketAddr, taken: &[Address]) -> Option<SocketAddr> {
         let known = self.addresses.iter().find(|one| one.requested == requested && !taken.contains(one));
-        let is_kept = self.kept_on(requested) > 0 && !is_put_back(Mutation::TakenBackIsBoundAnew);
+        let is_kept = self.kept_on(requested) > 0;
         known.map(|one| one.bound).or(is_kept.then_some(requested))
     }
 
