@@ -218,16 +218,16 @@ impl RunArguments {
 
     /// Files are written at the end: what cannot be written is known before.
     pub(super) fn check_files(&self) -> Result<(), String> {
+        if let Some(path) =
+            self.plot.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "svg"))
+        {
+            return Err(format!("--plot {}: only .svg is drawn", path.display()));
+        }
         let files = [&self.json, &self.hgrm, &self.plot].into_iter().flatten();
         for path in files.filter(|path| path.as_os_str() != "-") {
             let made = std::fs::OpenOptions::new().create(true).append(true).open(path);
             made.map_err(|error| format!("{}: {error}", path.display()))?;
         }
-        match &self.plot {
-            Some(path) if path.extension().is_none_or(|extension| extension != "svg") => {
-                Err(format!("--plot {}: only .svg is drawn", path.display()))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
