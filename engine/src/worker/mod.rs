@@ -2,6 +2,8 @@
 //! listeners' addresses (or sockets), a control channel and a telemetry page.
 
 mod event_loop;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod lifecycle;
 mod listener;
 mod slab;
