@@ -127,7 +127,7 @@ pub fn worker_state(data: &[u8]) {
 }
 
 /// Sends back what it receives, sets timers, and knows how often it was called.
-struct Timed;
+pub(crate) struct Timed;
 
 impl Protocol for Timed {
     type Connection = u64;

@@ -3,6 +3,8 @@
 
 mod budget;
 mod event_loop;
+#[cfg(test)]
+mod hostile;
 mod idlest;
 pub(crate) mod lifecycle;
 mod line;

@@ -1,0 +1,158 @@
+//! A worker in a thread of this process, and others that bring it what they should not.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Listeners, Setup, run};
+use crate::config::Settings;
+use crate::fuzzing::workers::Timed;
+use crate::handover::limits::GIVE_MS_MAX;
+use crate::handover::{Frozen, Message, Standing, VERSION};
+use crate::ipc::channel::{self, hear, tell};
+use crate::ipc::meeting::visit;
+use crate::ipc::orders::{Order, Report};
+use crate::ipc::transfer::{Channel, Heard, Offer};
+use crate::protocol::Protocol;
+use crate::sys::shared_memory::Shared;
+use crate::telemetry::WorkerPage;
+
+/// What should happen happens by then, on a slow machine too.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Victim {
+    control: OwnedFd,
+    meeting: String,
+    page: Arc<Shared<WorkerPage>>,
+    thread: JoinHandle<()>,
+}
+
+impl Victim {
+    fn start() -> Self {
+        let (control, theirs) = channel::pair().expect("a pair");
+        let page = Arc::new(Shared::new().expect("memory"));
+        let setup = Setup {
+            slot: 0,
+            generation: 1,
+            core: None,
+            settings: Settings::default(),
+            listeners: Listeners::Own(Vec::new()),
+            steering: Vec::new(),
+            page: Arc::clone(&page),
+            control: theirs,
+            identity: None,
+            rendezvous: None,
+            succeeds: false,
+            signals: true,
+        };
+        let thread = thread::spawn(|| run(setup, || Timed).expect("it runs"));
+        let meeting = wait(|| match hear(&control).expect("heard") {
+            channel::Heard::Message(Report::Ready { meeting, .. }) => Some(meeting.expect("it can be met")),
+            _ => None,
+        });
+        Self { control, meeting, page, thread }
+    }
+
+    fn visit(&self) -> Channel {
+        visit(&self.meeting, 0).expect("connected")
+    }
+
+    fn stop(self) {
+        tell(&self.control, &Order::Stop).expect("told");
+        self.thread.join().expect("it ends in good order");
+    }
+}
+
+/// # Panics
+/// If it does not come about.
+fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "it did not come about");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What comes next on a channel.
+fn next(channel: &mut Channel) -> Heard {
+    wait(|| match channel.hear() {
+        Heard::Nothing => None,
+        heard => Some(heard),
+    })
+}
+
+/// An offer of one connection, with its peer.
+fn offer(batch: u64) -> (Offer, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+    let (connection, _) = listener.accept().expect("accepted");
+    let frozen = Frozen { standing: Standing::default(), state: vec![1], input: Vec::new(), output: Vec::new() };
+    let format = Timed::STATE.expect("it can be handed over");
+    (Offer::new(batch, format, &[(&frozen, false)], vec![connection.into()]).expect("made"), peer)
+}
+
+#[test]
+fn what_is_never_given_is_dropped_in_time() {
+    let victim = Victim::start();
+    let mut channel = victim.visit();
+    let (offer, _peer) = offer(1);
+    channel.offer(offer).expect("said");
+    assert!(matches!(next(&mut channel), Heard::Takes { batch: 1, refused, .. } if refused.is_empty()));
+    let begun = Instant::now();
+    assert!(matches!(next(&mut channel), Heard::End));
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_millis(GIVE_MS_MAX - 1_000), "{waited:?}: the sender may have been slow");
+    assert!(channel.say(&Message::Gives { batch: 1 }).is_err(), "it cannot be given any more");
+    assert_eq!(victim.page.snapshot().taken_over, 0);
+    victim.stop();
+}
+
+#[test]
+fn what_is_given_in_time_is_kept() {
+    let victim = Victim::start();
+    let mut channel = victim.visit();
+    for batch in 1..=20 {
+        let (offer, _peer) = offer(batch);
+        channel.offer(offer).expect("said");
+        assert!(matches!(next(&mut channel), Heard::Takes { refused, .. } if refused.is_empty()));
+        channel.say(&Message::Gives { batch }).expect("said");
+    }
+    wait(|| (victim.page.snapshot().taken_over == 20).then_some(()));
+    victim.stop();
+}
+
+#[test]
+fn whoever_talks_without_end_does_not_keep_others_waiting() {
+    let victim = Victim::start();
+    let talkers: Vec<JoinHandle<()>> = (0..2)
+        .map(|_| {
+            let mut channel = victim.visit();
+            thread::spawn(move || while channel.say_waiting(&Message::Unknown, b"").is_ok() {})
+        })
+        .collect();
+    let mut channel = victim.visit();
+    let (offer, _peer) = offer(1);
+    channel.offer(offer).expect("said");
+    assert!(matches!(next(&mut channel), Heard::Takes { refused, .. } if refused.is_empty()));
+    victim.stop();
+    talkers.into_iter().for_each(|talker| talker.join().expect("its channel has ended"));
+}
+
+#[test]
+fn state_is_brought_once_at_most() {
+    let victim = Victim::start();
+    let mut channel = victim.visit();
+    let begin = Message::State { version: VERSION, format: "other".to_owned(), format_version: 1 };
+    channel.say(&begin).expect("said");
+    channel.say(&Message::StateEnd { bytes: 0, is_whole: true }).expect("said");
+    let (answer, _) = channel.hear_waiting(PATIENCE.as_millis() as u64, &|| {}).expect("an answer");
+    assert!(matches!(answer, Message::StateTaken { refused: Some(_) }), "{answer:?}");
+    channel.say(&begin).expect("said");
+    assert!(matches!(next(&mut channel), Heard::End));
+    victim.stop();
+}
