@@ -24,7 +24,7 @@ impl Protocol for Poisonable {
     fn on_data(&mut self, is_poison: &mut bool, input: &[u8], io: &mut Io<'_>) -> Step {
         *is_poison |= input == b"poison";
         if input == b"slow" {
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(200));
         }
         io.write_input(input);
         Step::more(input.len())
