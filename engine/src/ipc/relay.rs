@@ -9,7 +9,7 @@ use super::control::{Cause, EventKind, Failure, RevertCause};
 use crate::handover::StateFormats;
 
 /// Version of these messages.
-pub(crate) const RELAY_VERSION: u32 = 2;
+pub(crate) const RELAY_VERSION: u32 = 3;
 
 /// Names the channel's descriptor to the new program.
 pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
@@ -57,7 +57,7 @@ pub(crate) enum ToNew {
     Moved,
     /// The old workers serve: leave.
     Relieved {
-        /// Where they can be brought connections.
+        /// Where they can be brought connections. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
@@ -69,6 +69,13 @@ pub(crate) enum ToNew {
     /// Of a later version.
     #[serde(other)]
     Unknown,
+}
+
+impl ToNew {
+    /// The names of the doors that come with this message.
+    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
+        if let Self::Relieved { meetings } = self { Some(meetings) } else { None }
+    }
 }
 
 /// From the new master to the old one.
@@ -97,11 +104,11 @@ pub(crate) enum ToOld {
     Ready {
         /// Its generation.
         generation: u32,
-        /// Where its workers can be brought connections.
+        /// Where its workers can be brought connections. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
-    /// Its workers can be brought connections here from now on.
+    /// Its workers can be brought connections here from now on. The doors come with this message, one by one.
     Meetings {
         /// Their names.
         meetings: Vec<String>,
@@ -134,6 +141,13 @@ pub(crate) enum ToOld {
     /// Of a later version.
     #[serde(other)]
     Unknown,
+}
+
+impl ToOld {
+    /// The names of the doors that come with this message.
+    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
+        if let Self::Ready { meetings, .. } | Self::Meetings { meetings } = self { Some(meetings) } else { None }
+    }
 }
 
 #[cfg(test)]

@@ -154,10 +154,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
-        let user = geteuid().as_raw();
         let meets = setup.signals && P::STATE.is_some();
         let meeting =
-            meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
+            meets.then(Meeting::open).transpose().map_err(system("the sockets where connections are brought"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.
         if let Some(identity) = &setup.identity {
             identity.assume().map_err(system("giving up privileges"))?;
@@ -183,7 +182,6 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             signals,
             sizing,
             meeting,
-            user,
             connections,
             state_bytes_max: settings.state_bytes_max,
             state_too_large: settings.state_too_large,

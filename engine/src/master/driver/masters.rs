@@ -29,6 +29,16 @@ const LISTENERS_PER_MESSAGE: usize = 200;
 
 const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
 
+/// Doors of another master's workers, by their names.
+pub(super) type Doors = Vec<(String, OwnedFd)>;
+
+/// Keeps those that have come with a message, instead of those that came before.
+fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: Vec<OwnedFd>) {
+    if let Some(names) = names {
+        *doors = names.iter().cloned().zip(descriptors).collect();
+    }
+}
+
 /// The old master.
 pub(super) struct Old {
     /// `None` once it has closed its end.
@@ -73,7 +83,7 @@ impl Old {
         match this.hear_all(&mut passed) {
             Ok(()) => Ok(Some((this, passed))),
             Err(error) => {
-                this.tell(&ToOld::Failed { reason: error.to_string(), why: None });
+                this.tell(&ToOld::Failed { reason: error.to_string(), why: None }, &[]);
                 Err(error)
             }
         }
@@ -126,9 +136,9 @@ impl Old {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn tell(&self, message: &ToOld) {
+    pub(super) fn tell(&self, message: &ToOld, doors: &[BorrowedFd<'_>]) {
         // That it is gone is noticed at its channel's end.
-        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+        let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
     pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
@@ -141,11 +151,14 @@ impl Old {
     }
 
     /// What it says next.
-    pub(super) fn hear(&mut self) -> Option<Event> {
-        match channel::hear::<ToNew>(self.channel.as_ref()?) {
-            Ok(Heard::Message(message)) => Some(Event::FromOld(message)),
-            Ok(Heard::Nothing) => None,
-            Ok(Heard::End) | Err(_) => {
+    pub(super) fn hear(&mut self, doors: &mut Doors) -> Option<Event> {
+        match hear_with_all::<ToNew>(self.channel.as_ref()?) {
+            Ok((Heard::Message(mut message), descriptors)) => {
+                keep_doors(doors, message.doors(), descriptors);
+                Some(Event::FromOld(message))
+            }
+            Ok((Heard::Nothing, _)) => None,
+            Ok((Heard::End, _)) | Err(_) => {
                 self.channel = None;
                 self.maps.clear();
                 Some(Event::OldEnded)
@@ -207,9 +220,9 @@ impl New {
         self.channel.iter().chain(&self.handle).map(AsFd::as_fd)
     }
 
-    pub(super) fn tell(&self, message: &ToNew) {
+    pub(super) fn tell(&self, message: &ToNew, doors: &[BorrowedFd<'_>]) {
         // That it is gone is noticed at its channel's end.
-        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+        let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
     pub(super) fn forget_channel(&mut self) {
@@ -217,14 +230,17 @@ impl New {
     }
 
     /// What it says next.
-    pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
+    pub(super) fn hear(&mut self, sockets: &mut Sockets, doors: &mut Doors) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
                 let listeners = addresses.into_iter().zip(descriptors);
                 let listeners = listeners.map(|(address, descriptor)| (sockets.keep_once(descriptor), address));
                 return Some(Event::ListenersFromNew(listeners.collect()));
             }
-            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message)),
+            Ok((Heard::Message(mut message), descriptors)) => {
+                keep_doors(doors, message.doors(), descriptors);
+                return Some(Event::FromNew(message));
+            }
             Ok((Heard::Nothing, _)) => return None,
             Ok((Heard::End, _)) => None,
             Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),

@@ -119,13 +119,15 @@ impl Master<'_> {
 
     fn hear_masters(&mut self) {
         loop {
-            let Driver { new, sockets, .. } = &mut self.driver;
-            let Some(event) = new.as_mut().and_then(|new| new.hear(sockets)) else { break };
+            let Driver { new, sockets, doors_elsewhere, .. } = &mut self.driver;
+            let Some(event) = new.as_mut().and_then(|new| new.hear(sockets, doors_elsewhere)) else { break };
             self.driver.is_relaying = matches!(event, Event::FromNew(ToOld::Event { .. }));
             self.step(event);
             self.driver.is_relaying = false;
         }
-        while let Some(event) = self.driver.old.as_mut().and_then(masters::Old::hear) {
+        loop {
+            let Driver { old, doors_elsewhere, .. } = &mut self.driver;
+            let Some(event) = old.as_mut().and_then(|old| old.hear(doors_elsewhere)) else { break };
             self.step(event);
         }
     }

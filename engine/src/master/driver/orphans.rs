@@ -46,8 +46,9 @@ impl Orphans {
         self.0.iter().find(|orphan| orphan.process == process)
     }
 
-    pub(super) fn tell(&self, process: ProcessId, order: &Order) -> bool {
-        self.of(process).is_some_and(|orphan| channel::tell(&orphan.channel, order).is_ok())
+    pub(super) fn tell(&self, process: ProcessId, order: &Order, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let orphan = self.of(process);
+        orphan.is_some_and(|orphan| channel::tell_with_all(&orphan.channel, order, descriptors).is_ok())
     }
 
     pub(super) fn kill(&self, process: ProcessId) {

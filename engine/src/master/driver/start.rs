@@ -41,7 +41,7 @@ pub(crate) fn run<'a>(
         Ok((prepared, configurations, pid_file, plan))
     });
     let (prepared, configurations, pid_file, plan) = prepared.inspect_err(|error| {
-        old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }));
+        old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }, &[]));
     })?;
     let mut master = prepared.master(old.take().zip(passed), configurations, pid_file, telemetry);
     master.run(plan)
@@ -108,6 +108,7 @@ impl Prepared {
             old,
             new: None,
             orphans: Default::default(),
+            doors_elsewhere: Default::default(),
             clients: Default::default(),
             key: control.as_ref().map(|control| rendezvous::key(control.name())),
             control,

@@ -36,6 +36,8 @@ struct Worker {
     page: Arc<Shared<WorkerPage>>,
     /// Numbers of its listen sockets' descriptors, in its own table.
     listeners: Vec<RawFd>,
+    /// Where it can be brought connections, and what that is called.
+    door: Option<(String, OwnedFd)>,
     /// It was waited for: its number may be another process's by now.
     has_ended: bool,
 }
@@ -70,22 +72,22 @@ impl Workers {
         self.of(process).is_some()
     }
 
-    pub(super) fn tell(&self, process: ProcessId, order: &Order) -> bool {
+    pub(super) fn tell(&self, process: ProcessId, order: &Order, descriptors: &[BorrowedFd<'_>]) -> bool {
         let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
-        channel.is_some_and(|channel| channel::tell(channel, order).is_ok())
+        channel.is_some_and(|channel| channel::tell_with_all(channel, order, descriptors).is_ok())
     }
 
-    pub(super) fn tell_with(&self, process: ProcessId, order: &Order, descriptor: BorrowedFd<'_>) -> bool {
-        let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
-        channel.is_some_and(|channel| channel::tell_with(channel, order, descriptor).is_ok())
+    /// The doors of those that can be brought connections, by their names.
+    pub(super) fn doors(&self) -> impl Iterator<Item = &(String, OwnedFd)> {
+        self.all.iter().filter_map(|worker| worker.door.as_ref())
     }
 
     /// What a worker says next.
     pub(super) fn hear(&mut self, process: ProcessId) -> Option<core::Event> {
         let worker = self.all.iter_mut().find(|worker| worker.process == process)?;
         match channel_heard::<Report>(worker.channel.as_ref()?) {
-            (Heard::Message(report), _) => {
-                worker.heard(&report);
+            (Heard::Message(report), descriptor) => {
+                worker.heard(&report, descriptor);
                 Some(core::Event::Report(process, report))
             }
             (Heard::Nothing, _) => None,
@@ -156,9 +158,10 @@ impl Workers {
 }
 
 impl Worker {
-    fn heard(&mut self, report: &Report) {
-        if let Report::Ready { core, connections_max, listeners, .. } = report {
+    fn heard(&mut self, report: &Report, descriptor: Option<OwnedFd>) {
+        if let Report::Ready { core, connections_max, listeners, meeting, .. } = report {
             self.listeners.clone_from(listeners);
+            self.door = meeting.clone().zip(descriptor);
             let (generation, slot, pid) = (self.generation, self.slot, self.process.0);
             tracing::info!(generation, slot, pid, core, connections_max, "worker ready");
         }
@@ -197,6 +200,7 @@ impl Driver<'_> {
                     channel: Some(ours),
                     page,
                     listeners: Vec::new(),
+                    door: None,
                     has_ended: false,
                 });
                 Ok(process)
@@ -239,6 +243,7 @@ impl Driver<'_> {
         self.old = None;
         self.new = None;
         self.orphans = Default::default();
+        self.doors_elsewhere.clear();
         self.clients = Default::default();
         if let Some(mut control) = self.control.take() {
             // The file is the master's.

@@ -1,11 +1,12 @@
 //! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::EventLoop;
 use crate::handover::receiver::{self, Receiver, Visitor};
 use crate::handover::sender::{self, Heir, Sender};
-use crate::ipc::meeting::Meeting;
+use crate::ipc::meeting::{Came, Meeting};
 use crate::ipc::transfer::{Arrival, Channel, Heard};
 use crate::protocol::Protocol;
 use crate::sys::ring::Key;
@@ -16,6 +17,12 @@ const VISITORS: u32 = 0x1_0000;
 const HEIRS: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
 const WRITABLE: u32 = 0x4_0000;
+
+/// Visitors at a time: more than there are workers.
+const VISITORS_MAX: u32 = 4096;
+
+/// Visitors that are let in in one turn; the others come in the next.
+const VISITORS_PER_TURN: usize = 16;
 
 /// Whom a channel leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,17 +67,19 @@ pub(super) struct Moving {
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
     meeting: Option<Meeting>,
-    /// Whom this worker was started as.
-    pub(super) user: u32,
-    /// Where to find heirs; an heir is a place here.
-    pub(super) names: Vec<String>,
+    /// More visitors wait than could be let in in the last turn.
+    pub(super) has_more_visitors: bool,
+    /// The doors of heirs, by their names; an heir is a place here.
+    doors: Vec<(String, OwnedFd)>,
+    /// Heirs whose doors were full, and until when they are tried.
+    pub(super) full: Vec<(Heir, u64)>,
     pub(super) links: BTreeMap<Other, Link>,
     /// Polls are told from those of earlier channels by this.
     sequence: u16,
 }
 
 impl Moving {
-    pub(super) fn new(sender: Sender, meeting: Option<Meeting>, user: u32) -> Self {
+    pub(super) fn new(sender: Sender, meeting: Option<Meeting>) -> Self {
         Self {
             sender,
             receiver: Receiver::default(),
@@ -78,29 +87,35 @@ impl Moving {
             arrivals: VecDeque::new(),
             is_carrying_out: false,
             meeting,
-            user,
-            names: Vec::new(),
+            has_more_visitors: false,
+            doors: Vec::new(),
+            full: Vec::new(),
             links: BTreeMap::new(),
             sequence: 0,
         }
     }
 
-    pub(super) fn meeting_name(&self) -> Option<String> {
-        self.meeting.as_ref().map(|meeting| meeting.name().to_owned())
+    /// Where this worker can be visited: a name, and the door.
+    pub(super) fn door(&self) -> Option<(&str, BorrowedFd<'_>)> {
+        self.meeting.as_ref().map(|meeting| (meeting.name(), meeting.door()))
     }
 
     pub(super) fn channel(&mut self, other: Other) -> Option<&mut Channel> {
         self.links.get_mut(&other).map(|link| &mut link.channel)
     }
 
-    /// The heir of this name.
-    pub(super) fn heir(&mut self, name: String) -> Heir {
-        let known = self.names.iter().position(|one| *one == name);
+    /// The heir of this name, whose door this is.
+    pub(super) fn heir(&mut self, name: String, door: OwnedFd) -> Heir {
+        let known = self.doors.iter().position(|(one, _)| *one == name);
         let place = known.unwrap_or_else(|| {
-            self.names.push(name);
-            self.names.len() - 1
+            self.doors.push((name, door));
+            self.doors.len() - 1
         });
         Heir(place as u32)
+    }
+
+    pub(super) fn door_of(&self, heir: Heir) -> BorrowedFd<'_> {
+        self.doors[heir.0 as usize].1.as_fd()
     }
 }
 
@@ -146,7 +161,7 @@ impl<P: Protocol> EventLoop<P> {
             if !more {
                 self.open_to_visitors();
             }
-            self.let_visitors_in();
+            self.moving.has_more_visitors = true;
             return true;
         }
         let Some(other) = Other::at(own.slot) else { return false };
@@ -195,12 +210,28 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn let_visitors_in(&mut self) {
-        while let Some(channel) = self.moving.meeting.as_ref().and_then(Meeting::accept) {
+    /// Lets in who waits, some in each turn.
+    pub(super) fn let_visitors_in(&mut self) {
+        for _ in 0..VISITORS_PER_TURN {
+            let Some(came) = self.moving.meeting.as_ref().and_then(Meeting::accept) else {
+                self.moving.has_more_visitors = false;
+                return;
+            };
             let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
-            let Some(number) = (0..HEIRS - VISITORS).find(is_free) else { return };
-            self.open_link(Other::Visitor(Visitor(number)), channel);
-            self.tell_receiver(receiver::Input::Came(Visitor(number)));
+            match came {
+                Came::Visitor(channel) => {
+                    // Who finds no place is refused by the end of its channel.
+                    let Some(number) = (0..VISITORS_MAX).find(is_free) else { continue };
+                    self.open_link(Other::Visitor(Visitor(number)), channel);
+                    self.tell_receiver(receiver::Input::Came(Visitor(number)));
+                }
+                Came::Nobody => {}
+                Came::End => {
+                    tracing::warn!(slot = self.context.slot, "no connections can be brought to this worker any more");
+                    self.moving.meeting = None;
+                    self.ring.cancel_poll(MEETING);
+                }
+            }
         }
     }
 

@@ -34,7 +34,7 @@ use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
 use crate::handover::sender::Sender;
-use crate::ipc::channel::tell;
+use crate::ipc::channel::{tell, tell_with_all};
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
@@ -67,9 +67,8 @@ pub(super) struct Parts<M> {
     pub(super) generation: u32,
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
-    /// Where others bring their connections, and whom this worker was started as.
+    /// Where others bring their connections.
     pub(super) meeting: Option<Meeting>,
-    pub(super) user: u32,
     pub(super) connections: Connections,
     pub(super) state_bytes_max: u64,
     pub(super) state_too_large: StateTooLarge,
@@ -112,7 +111,7 @@ impl<P: Protocol> EventLoop<P> {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
         let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
-        let moving = Moving::new(sender, parts.meeting, parts.user);
+        let moving = Moving::new(sender, parts.meeting);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let mut this = Self {
@@ -159,15 +158,15 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn report_ready(&self) -> bool {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
-        let meeting = self.moving.meeting_name();
+        let (meeting, door) = self.moving.door().unzip();
         let report = Report::Ready {
             core: self.context.core,
             connections_max,
             listeners,
-            meeting,
+            meeting: meeting.map(str::to_owned),
             has_state: P::WORKER_STATE.is_some(),
         };
-        if let Err(error) = tell(&self.control, &report) {
+        if let Err(error) = tell_with_all(&self.control, &report, door.as_slice()) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready; this worker leaves");
             return false;
         }
@@ -197,13 +196,19 @@ impl<P: Protocol> EventLoop<P> {
 
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
-        let has_work = !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
+        let has_work = !self.context.commands.is_empty()
+            || self.ring.waiting() > 0
+            || self.lifecycle.is_asked()
+            || self.moving.has_more_visitors;
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
         self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
         while let Some(completion) = self.ring.next() {
             self.complete(completion);
+        }
+        if self.moving.has_more_visitors {
+            self.let_visitors_in();
         }
         self.expire_timers();
         self.run_commands();
@@ -287,7 +292,7 @@ impl<P: Protocol> EventLoop<P> {
         let of_leaving = if self.lifecycle.is_serving() {
             None
         } else {
-            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
+            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
         };
         let next_ns = of_timers.into_iter().chain(of_leaving).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {

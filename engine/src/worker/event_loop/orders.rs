@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::polls::CONTROL;
 use super::{EventLoop, Master};
-use crate::ipc::channel::{Heard, hear_with, tell, tell_with};
+use crate::ipc::channel::{Heard, hear_with_all, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
@@ -14,8 +14,8 @@ use crate::worker::listener::Listener;
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn hear_orders(&mut self, more: bool) {
         loop {
-            match hear_with(&self.control) {
-                Ok((Heard::Message(order), descriptor)) => self.obey(order, descriptor),
+            match hear_with_all(&self.control) {
+                Ok((Heard::Message(order), descriptors)) => self.obey(order, descriptors),
                 Ok((Heard::Nothing, _)) => break,
                 Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                     tracing::warn!(slot = self.context.slot, %error, "an order this worker does not know is ignored");
@@ -29,23 +29,23 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn obey(&mut self, order: Order, descriptor: Option<OwnedFd>) {
+    fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) {
         match order {
             Order::Drain { settle_ms, drain_ms, is_succeeded } => {
                 self.drain(settle_ms, drain_ms, Some(is_succeeded));
             }
-            Order::Heirs { names } => self.hear_heirs(names),
+            Order::Heirs { names } => self.hear_heirs(names, descriptors),
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
-                if let Some(connection) = descriptor {
+                if let Some(connection) = descriptors.into_iter().next() {
                     self.context.page.accepted.add(1);
                     self.open(connection.into(), None);
                 }
             }
             Order::Adopt { listener, address } => {
                 // The copy of one that leaves is of no use.
-                if let Some(socket) = descriptor.filter(|_| !self.lifecycle.is_leaving()) {
+                if let Some(socket) = descriptors.into_iter().next().filter(|_| !self.lifecycle.is_leaving()) {
                     self.add_listener(Listener::new(listener, socket.into(), address));
                 }
             }
