@@ -55,6 +55,17 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
+/// When a process was started, in clock ticks after the machine: field 22 of proc_pid_stat(5).
+///
+/// # Errors
+/// As open(2): `NotFound` where no process has the number.
+pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the name, may contain anything but ends at the last parenthesis.
+    let field = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
+    field.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// A descriptor of a process: readable once that has ended (pidfd_open(2)).
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod slab;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,8 +105,8 @@ pub(crate) struct Setup {
     pub(crate) control: OwnedFd,
     /// As whom to serve.
     pub(crate) identity: Option<Identity>,
-    /// Where a later master looks for this worker; without it, the worker leaves when its master is gone.
-    pub(crate) rendezvous: Option<String>,
+    /// The folder in which a later master looks for this worker; without it, the worker leaves when its master is gone.
+    pub(crate) rendezvous: Option<PathBuf>,
     /// It takes the place of another worker, which may bring its state.
     pub(crate) succeeds: bool,
     /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
@@ -150,8 +151,11 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let sizing = Sizing::new(&settings, addresses, raise_descriptor_limit(), locked_limit())?;
         let ring = open_ring(sizing.ring, features).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
-        let rendezvous =
-            setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
+        let rendezvous = setup.rendezvous.as_deref().and_then(|folder| {
+            Rendezvous::open(folder)
+                .inspect_err(|error| tracing::warn!(slot, %error, "no other master can find this worker"))
+                .ok()
+        });
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let meets = setup.signals && P::STATE.is_some();

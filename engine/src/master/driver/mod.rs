@@ -35,6 +35,7 @@ use crate::ipc::channel::{self, Heard};
 use crate::ipc::control::server::Heard as Asked;
 use crate::ipc::control::{self, Failure, Outcome, Reply};
 use crate::ipc::relay::ToOld;
+use crate::ipc::rendezvous;
 use crate::master::core::{ClientId, Core, Event, Lifecycle, Request, Signal, SocketId, Time, Upgrade, World};
 
 /// Connections that no worker had room for are offered again after this time.
@@ -236,6 +237,7 @@ impl Master<'_> {
                 self.step(event);
             }
             self.driver.workers.forget(process);
+            self.driver.rendezvous.iter().for_each(|folder| rendezvous::forget(folder, process.0));
             self.step(Event::Ended(process, exit));
         }
         let ended = self.driver.new.as_mut().and_then(|new| Some((new.process, new.reap()?)));
@@ -291,6 +293,7 @@ impl Master<'_> {
     /// The server has ended: whoever still follows it is told, and what is unsent is sent.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         self.driver.control = None;
+        self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));
         self.driver.pid_file.remove();
         // The answers are the last thing: whoever has them finds this process ended.
         self.driver.sockets = Default::default();

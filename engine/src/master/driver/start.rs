@@ -110,7 +110,7 @@ impl Prepared {
             orphans: Default::default(),
             doors_elsewhere: Default::default(),
             clients: Default::default(),
-            key: control.as_ref().map(|control| rendezvous::key(control.name())),
+            rendezvous: control.as_ref().and_then(prepare_rendezvous),
             control,
             pid_file,
             journal: Default::default(),
@@ -172,6 +172,16 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     }
     tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
     Ok(None)
+}
+
+/// The folder in which workers are found by a later master. A server can do without.
+fn prepare_rendezvous(control: &ControlName) -> Option<PathBuf> {
+    let folder = rendezvous::folder_of(control.name());
+    let prepared = rendezvous::prepare(&folder).inspect_err(|error| {
+        let folder = folder.display();
+        tracing::warn!(%folder, "workers will leave if this master is killed, since no other could find them: {error}");
+    });
+    prepared.is_ok().then_some(folder)
 }
 
 fn watch_signals() -> io::Result<SignalFd> {

@@ -221,7 +221,7 @@ impl Driver<'_> {
                     page,
                     control: theirs,
                     identity,
-                    rendezvous: self.key.clone(),
+                    rendezvous: self.rendezvous.clone(),
                     succeeds,
                     signals: true,
                 };

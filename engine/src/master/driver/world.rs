@@ -39,8 +39,8 @@ pub(super) struct Driver<'a> {
     pub(super) doors_elsewhere: Doors,
     pub(super) clients: Clients,
     pub(super) control: Option<ControlName>,
-    /// Under which workers are found by a later master; `None` without a control socket.
-    pub(super) key: Option<String>,
+    /// The folder in which workers are found by a later master; `None` without a control socket.
+    pub(super) rendezvous: Option<PathBuf>,
     pub(super) pid_file: PidFile,
     pub(super) journal: Journal,
     pub(super) pauses: HistogramSnapshot,
@@ -267,7 +267,7 @@ impl World for Driver<'_> {
     }
 
     fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId> {
-        self.key.as_ref().map(|key| self.orphans.find(key, known)).unwrap_or_default()
+        self.rendezvous.as_ref().map(|folder| self.orphans.find(folder, known)).unwrap_or_default()
     }
 
     fn names(&mut self, names: Names) {

@@ -40,7 +40,9 @@ impl<P: Protocol> EventLoop<P> {
     /// What can be done for moving in this turn.
     pub(super) fn move_on(&mut self) {
         for (heir, until_ns) in std::mem::take(&mut self.moving.full) {
-            self.visit(heir, until_ns);
+            if self.moving.sender.is_on() {
+                self.visit(heir, until_ns);
+            }
         }
         let sender = &self.moving.sender;
         if sender.next_ns().is_some_and(|at_ns| at_ns <= self.context.now_ns) {
@@ -119,12 +121,14 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn visit(&mut self, heir: Heir, until_ns: u64) {
-        match visit(self.moving.door_of(heir)) {
+        let Some(door) = self.moving.take_door(heir) else { return self.tell_sender(Input::Unreachable(heir)) };
+        match visit(door.as_fd()) {
             Ok(channel) => {
                 self.open_link(Other::Heir(heir), channel);
                 self.tell_sender(Input::Visited(heir));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.context.now_ns < until_ns => {
+                self.moving.keep_door(heir, door);
                 self.moving.full.push((heir, until_ns));
             }
             Err(error) => {

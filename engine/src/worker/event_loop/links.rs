@@ -1,7 +1,7 @@
 //! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::EventLoop;
 use crate::handover::receiver::{self, Receiver, Visitor};
@@ -69,8 +69,8 @@ pub(super) struct Moving {
     meeting: Option<Meeting>,
     /// More visitors wait than could be let in in the last turn.
     pub(super) has_more_visitors: bool,
-    /// The doors of heirs, by their names; an heir is a place here.
-    doors: Vec<(String, OwnedFd)>,
+    /// Heirs by the names of their doors, with the doors of those that may still be visited; an heir is a place here.
+    doors: Vec<(String, Option<OwnedFd>)>,
     /// Heirs whose doors were full, and until when they are tried.
     pub(super) full: Vec<(Heir, u64)>,
     pub(super) links: BTreeMap<Other, Link>,
@@ -108,14 +108,23 @@ impl Moving {
     pub(super) fn heir(&mut self, name: String, door: OwnedFd) -> Heir {
         let known = self.doors.iter().position(|(one, _)| *one == name);
         let place = known.unwrap_or_else(|| {
-            self.doors.push((name, door));
+            self.doors.push((name, None));
             self.doors.len() - 1
         });
-        Heir(place as u32)
+        let heir = Heir(place as u32);
+        if !self.links.contains_key(&Other::Heir(heir)) {
+            self.keep_door(heir, door);
+        }
+        heir
     }
 
-    pub(super) fn door_of(&self, heir: Heir) -> BorrowedFd<'_> {
-        self.doors[heir.0 as usize].1.as_fd()
+    pub(super) fn keep_door(&mut self, heir: Heir, door: OwnedFd) {
+        self.doors[heir.0 as usize].1 = Some(door);
+    }
+
+    /// A door is used once: a worker may have few descriptors left.
+    pub(super) fn take_door(&mut self, heir: Heir) -> Option<OwnedFd> {
+        self.doors[heir.0 as usize].1.take()
     }
 }
 

@@ -7,7 +7,6 @@ use super::polls::CONTROL;
 use super::{EventLoop, Master};
 use crate::ipc::channel::{Heard, hear_with_all, tell, tell_with};
 use crate::ipc::orders::{Order, Report};
-use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
 use crate::worker::listener::Listener;
 
@@ -91,8 +90,11 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Takes orders from a master that has come, if the one before is gone; else it has to wait.
     pub(super) fn meet_master(&mut self) {
-        let came = self.rendezvous.as_ref().filter(|_| self.master == Master::Gone).and_then(Rendezvous::accept);
-        let Some(control) = came else { return };
+        let Some(rendezvous) = &mut self.rendezvous else { return };
+        if self.master == Master::Present {
+            return rendezvous.let_in();
+        }
+        let Some(control) = rendezvous.next() else { return };
         self.control = control;
         self.master = Master::Present;
         self.ring.poll(self.control.as_fd(), CONTROL);
