@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use baton_tests::client::assert_served;
@@ -55,6 +55,18 @@ pub(crate) fn squatter() {
     std::thread::park();
 }
 
+/// Makes the folder of a control socket's workers, and lets everybody in.
+pub(crate) fn folder_maker(control: &Path) {
+    let folder = workers_of(control);
+    fs::create_dir(&folder).expect("made");
+    fs::set_permissions(folder, Permissions::from_mode(0o777)).expect("set");
+    say("made");
+}
+
+fn workers_of(control: &Path) -> PathBuf {
+    control.with_file_name("control.workers")
+}
+
 /// Knocks at all names that anybody can see, and in the folder beside a control socket, once for each line it is sent; says
 /// how many let it in.
 pub(crate) fn knocker(control: &Path) {
@@ -62,7 +74,7 @@ pub(crate) fn knocker(control: &Path) {
         let table = fs::read_to_string("/proc/net/unix").expect("everybody may read it");
         let shown = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
         let shown = shown.map(|name| name.strip_prefix('@').map_or(name.to_owned(), |name| format!("\0{name}")));
-        let workers = fs::read_dir(control.with_file_name("control.workers")).into_iter().flatten();
+        let workers = fs::read_dir(workers_of(control)).into_iter().flatten();
         let workers = workers.map(|file| file.expect("an entry").path().to_string_lossy().into_owned());
         let lets_in = |name: &String| {
             [Type::STREAM, Type::SEQPACKET].into_iter().any(|kind| {
@@ -109,6 +121,32 @@ fn batonctl_believes_no_impostor() {
     assert_eq!([stranger.hear(), stranger.hear()].map(|bytes| bytes.expect("one")), ["0", "0"]);
 }
 
+fn start(control: &Path, address: &str) -> Server {
+    let mut command = Command::new(batond());
+    command.args(["--workers", "2", "--user", "nobody", "--listen", address, "--control"]).arg(control);
+    Server::start_command(command)
+}
+
+/// The server does without: its workers are in nobody's hands when their master is killed, and leave.
+#[test]
+fn a_folder_that_a_stranger_has_made_is_not_used() {
+    if !may_become_others() {
+        return;
+    }
+    let folder = folder_for_all().expect("a folder");
+    let control = folder.path().join("control");
+    let mut stranger = Stranger::play("folder_maker", control.to_str().expect("UTF-8"));
+    assert_eq!(stranger.hear().as_deref(), Some("made"));
+    let server = start(&control, "127.0.0.1:0");
+    control::ask(&control, &["reload"]).done();
+    assert_eq!(server.count_of("it belongs to user 1234; remove it"), 1);
+    assert_eq!(fs::read_dir(workers_of(&control)).expect("left").count(), 0);
+    assert_served(server.address());
+    let workers = server.workers();
+    server.signal(Signal::SIGKILL);
+    wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
+}
+
 /// Whatever its workers and masters need to find each other, nobody else finds it, and nobody else can take it first.
 #[test]
 fn a_stranger_finds_no_worker_and_stops_nothing() {
@@ -118,12 +156,7 @@ fn a_stranger_finds_no_worker_and_stops_nothing() {
         }
         let folder = folder_for_all().expect("a folder");
         let control = folder.path().join("control");
-        let start = || {
-            let mut command = Command::new(batond());
-            command.args(["--workers", "2", "--user", "nobody", "--listen"]).arg(ADDRESS.to_string());
-            command.arg("--control").arg(&control);
-            Server::start_command(command)
-        };
+        let start = || start(&control, &ADDRESS.to_string());
         let mut squatter = Stranger::play("squatter", "-");
         assert_eq!(squatter.hear().as_deref(), Some("taken"));
         let mut knocker = Stranger::play("knocker", control.to_str().expect("UTF-8"));

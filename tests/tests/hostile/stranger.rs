@@ -92,6 +92,7 @@ fn role() {
     match role.split_once(' ').expect("a role and its argument") {
         ("impostor", path) => super::names::impostor(Path::new(path)),
         ("squatter", _) => super::names::squatter(),
+        ("folder_maker", path) => super::names::folder_maker(Path::new(path)),
         ("knocker", path) => super::names::knocker(Path::new(path)),
         _ => panic!("no role: {role}"),
     }

@@ -1,6 +1,7 @@
 //! The other masters of an upgrade: the old one, which started this process and passes what it has, and the new one, which
 //! this process has started. What they say is passed to the core as it comes.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ const LISTENERS_PER_MESSAGE: usize = 200;
 const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
 
 /// Doors of another master's workers, by their names.
-pub(super) type Doors = Vec<(String, OwnedFd)>;
+pub(super) type Doors = BTreeMap<String, OwnedFd>;
 
 /// Keeps those that have come with a message, instead of those that came before.
 fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: Vec<OwnedFd>) {

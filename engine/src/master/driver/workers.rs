@@ -36,8 +36,6 @@ struct Worker {
     page: Arc<Shared<WorkerPage>>,
     /// Numbers of its listen sockets' descriptors, in its own table.
     listeners: Vec<RawFd>,
-    /// Where it can be brought connections, and what that is called.
-    door: Option<(String, OwnedFd)>,
     /// It was waited for: its number may be another process's by now.
     has_ended: bool,
 }
@@ -46,6 +44,8 @@ struct Worker {
 pub(super) struct Workers {
     /// In the order of their starts.
     all: Vec<Worker>,
+    /// Where they can be brought connections, by name.
+    doors: BTreeMap<String, (ProcessId, OwnedFd)>,
     pub(super) telemetry: Telemetry,
     /// By generation, the numbers of workers that have ended.
     ended: BTreeMap<u32, Snapshot>,
@@ -53,7 +53,7 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn new(telemetry: Telemetry) -> Self {
-        Self { all: Vec::new(), telemetry, ended: BTreeMap::new() }
+        Self { all: Vec::new(), doors: BTreeMap::new(), telemetry, ended: BTreeMap::new() }
     }
 
     pub(super) fn processes(&self) -> Vec<ProcessId> {
@@ -77,9 +77,9 @@ impl Workers {
         channel.is_some_and(|channel| channel::tell_with_all(channel, order, descriptors).is_ok())
     }
 
-    /// The doors of those that can be brought connections, by their names.
-    pub(super) fn doors(&self) -> impl Iterator<Item = &(String, OwnedFd)> {
-        self.all.iter().filter_map(|worker| worker.door.as_ref())
+    /// The door of this name.
+    pub(super) fn door(&self, name: &str) -> Option<&OwnedFd> {
+        self.doors.get(name).map(|(_, door)| door)
     }
 
     /// What a worker says next.
@@ -87,7 +87,13 @@ impl Workers {
         let worker = self.all.iter_mut().find(|worker| worker.process == process)?;
         match channel_heard::<Report>(worker.channel.as_ref()?) {
             (Heard::Message(report), descriptor) => {
-                worker.heard(&report, descriptor);
+                worker.heard(&report);
+                // A worker has one door, and a name that no other one has.
+                if let (Report::Ready { meeting: Some(name), .. }, Some(door)) = (&report, descriptor)
+                    && self.doors.values().all(|(owner, _)| *owner != process)
+                {
+                    self.doors.entry(name.clone()).or_insert((process, door));
+                }
                 Some(core::Event::Report(process, report))
             }
             (Heard::Nothing, _) => None,
@@ -111,6 +117,7 @@ impl Workers {
     pub(super) fn forget(&mut self, process: ProcessId) {
         let Some(index) = self.all.iter().position(|worker| worker.process == process) else { return };
         let worker = self.all.remove(index);
+        self.doors.retain(|_, (owner, _)| *owner != process);
         // It has no connections, however it ended.
         let last = Snapshot { open: 0, ..worker.page.snapshot() };
         self.ended.entry(worker.generation).or_default().add(&last);
@@ -158,10 +165,9 @@ impl Workers {
 }
 
 impl Worker {
-    fn heard(&mut self, report: &Report, descriptor: Option<OwnedFd>) {
-        if let Report::Ready { core, connections_max, listeners, meeting, .. } = report {
+    fn heard(&mut self, report: &Report) {
+        if let Report::Ready { core, connections_max, listeners, .. } = report {
             self.listeners.clone_from(listeners);
-            self.door = meeting.clone().zip(descriptor);
             let (generation, slot, pid) = (self.generation, self.slot, self.process.0);
             tracing::info!(generation, slot, pid, core, connections_max, "worker ready");
         }
@@ -200,7 +206,6 @@ impl Driver<'_> {
                     channel: Some(ours),
                     page,
                     listeners: Vec::new(),
-                    door: None,
                     has_ended: false,
                 });
                 Ok(process)
@@ -239,6 +244,7 @@ impl Driver<'_> {
     /// In a new worker: the others' channels must end with the master, and listen sockets with those who serve them.
     fn forget_all(&mut self) {
         self.workers.all.clear();
+        self.workers.doors.clear();
         self.sockets = Default::default();
         self.old = None;
         self.new = None;

@@ -63,11 +63,10 @@ impl Driver<'_> {
     /// The doors of these names. A name without a door, of a worker that is gone, is taken off the list.
     fn doors(&self, names: Option<&mut Vec<String>>) -> Vec<BorrowedFd<'_>> {
         let mut doors = Vec::new();
-        let known = || self.workers.doors().chain(&self.doors_elsewhere);
         names.into_iter().for_each(|names| {
             names.retain(|name| {
-                let door = known().find(|(one, _)| one == name).map(|(_, door)| door.as_fd());
-                doors.extend(door);
+                let door = self.workers.door(name).or_else(|| self.doors_elsewhere.get(name));
+                doors.extend(door.map(AsFd::as_fd));
                 door.is_some()
             });
         });
