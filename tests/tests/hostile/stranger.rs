@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use baton_tests::namespace::has_users;
+use baton_tests::program::spawn;
 use baton_tests::skip;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
@@ -34,7 +35,7 @@ impl Stranger {
         let mut command = command_for_all(&folder, &std::env::current_exe().expect("a path"));
         command.uid(STRANGER).gid(STRANGER).env(ROLE, format!("{role} {argument}")).stderr(Stdio::piped());
         command.args(["stranger::role", "--exact", "--ignored", "--nocapture", "--test-threads", "1"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
+        let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         Self { child, lines, _folder: folder }
     }
