@@ -110,7 +110,10 @@ pub fn run(command: &mut Command) -> Output {
 
 /// Starts a program that may have been copied just now: a process that another test forks meanwhile holds the copy open
 /// for writing until it runs its own program.
-fn spawn(command: &mut Command) -> Child {
+///
+/// # Panics
+/// If it cannot be started.
+pub fn spawn(command: &mut Command) -> Child {
     let start = Instant::now();
     loop {
         match command.spawn() {

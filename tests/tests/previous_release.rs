@@ -143,7 +143,7 @@ fn this_release_refuses_the_previous_one() {
                     _ => false,
                 };
                 assert!(has_exited(&failure), "{failure:?}");
-                let why = "the old master speaks version 2 of upgrades, this one 1";
+                let why = "the old master speaks version 3 of upgrades, this one 1";
                 wait_until("its log says why", || lineage.first.count_of(why) > 0);
                 eprintln!("{failure}");
             });

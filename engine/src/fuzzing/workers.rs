@@ -11,7 +11,7 @@ use super::pieces;
 use crate::context::Io;
 use crate::handover::receiver::{Command, Input, Receiver, Visitor};
 use crate::handover::{Frozen, Refusal};
-use crate::ipc::meeting::pair;
+use crate::ipc::meeting::both_ends as pair;
 use crate::ipc::orders::Order;
 use crate::ipc::transfer::{Arrival, Heard, file_of};
 use crate::ipc::worker_state::StateReader;

@@ -1,7 +1,7 @@
 //! What the sender and the receiver of connections say to each other.
 //!
-//! The receiver is a worker that serves and listens at an abstract name; the sender is a worker that leaves and
-//! connects to it. For each batch:
+//! The receiver is a worker that serves; the sender is a worker that leaves and was given the receiver's door. For each
+//! batch:
 //!
 //! 1. the sender stops its connections (it takes every completion, so that nothing is in flight in the kernel) and
 //!    *offers* them: descriptors, and for each its standing, the protocol's state, input and output;

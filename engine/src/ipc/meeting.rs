@@ -1,32 +1,29 @@
-//! The abstract name at which a serving worker listens for workers that bring their connections. Either side checks the
-//! other's credentials before it says anything.
+//! Where a serving worker is brought connections: a pair of sockets without a name. The worker keeps one end. The other one
+//! is its door: whoever holds a copy of it can visit the worker.
+//!
+//! The worker gives its door to its master, and masters give copies to each other and to workers that leave. So a door is
+//! the proof that its holder belongs to this server: no other process can find one, take its place, guess it, or stand in
+//! the way of those who have one, whatever its user is.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
-use socket2::{Domain, SockAddr, Socket, Type};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
+use super::channel::pair;
 use super::transfer::Channel;
+use crate::sys::channel;
 
-/// Senders that may wait at once.
-const BACKLOG: i32 = 4096;
-
-/// Of the names at which workers can be met.
-const NAME_START: &str = "baton/connections/";
-
-/// Behind that, in hexadecimal digits: so many bits that nobody can have the name before.
+/// Hexadecimal digits of a door's name.
 const NAME_DIGITS: usize = 32;
 
-/// Whether a worker can listen at this name.
+/// Whether a door can have this name.
 pub(super) fn is_name(name: &str) -> bool {
-    name.strip_prefix(NAME_START)
-        .is_some_and(|digits| digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    name.len() == NAME_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Those at which workers can listen.
+/// Those that doors can have.
 pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
     names.retain(|name| is_name(name));
     names
@@ -35,86 +32,122 @@ pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
 /// Where others bring their connections.
 #[derive(Debug)]
 pub(crate) struct Meeting {
-    socket: Socket,
+    inside: OwnedFd,
+    /// Kept, so that it does not look as if the last visitor had gone when a master is.
+    door: OwnedFd,
     name: String,
-    /// The user that the worker was started as; it may have become another since.
-    user: u32,
 }
 
 impl Meeting {
-    /// Listens at a name that nobody else has.
+    /// A new one, with a name that no other has.
     ///
     /// # Errors
-    /// As socket(2), bind(2), listen(2).
+    /// As socketpair(2), and where there is no `/dev/urandom`.
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        let (inside, door) = pair()?;
         let mut random = [0; 16];
         fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut random))?;
-        let name = format!("{NAME_START}{:0NAME_DIGITS$x}", u128::from_le_bytes(random));
-        socket.bind(&address(&name)?)?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, name, user: geteuid().as_raw() })
+        Ok(Self { inside, door, name: format!("{:0NAME_DIGITS$x}", u128::from_le_bytes(random)) })
     }
 
+    /// What its door is called between masters and workers.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub(crate) fn door(&self) -> BorrowedFd<'_> {
+        self.door.as_fd()
     }
 
-    /// Who comes next.
-    pub(crate) fn accept(&self) -> Came {
-        loop {
-            match self.socket.accept() {
-                Ok((socket, _)) if is_trusted(&socket, self.user) => return Came::Worker(Channel::new(socket.into())),
-                Ok(_) => return Came::Stranger,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Came::Nobody,
+    /// Readable when somebody has come.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.inside.as_fd()
+    }
+
+    /// The next who has come; `None` where nobody has. Never waits.
+    pub(crate) fn accept(&self) -> Option<Came> {
+        match channel::receive(self.inside.as_fd(), &mut [0; VISIT.len()]) {
+            Ok((0, _)) => Some(Came::End),
+            Ok((_, descriptors)) => {
+                let is_packets = |one: &OwnedFd| getsockopt(one, sockopt::SockType) == Ok(SockType::SeqPacket);
+                let channel = descriptors.into_iter().next().filter(is_packets).map(Channel::new);
+                Some(channel.map_or(Came::Nobody, Came::Visitor))
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(Came::Nobody),
+            Err(_) => None,
         }
     }
 }
 
 /// Who has come.
 pub(crate) enum Came {
-    /// A worker of root, of the user this one was started as, or of the user it is.
-    Worker(Channel),
-    /// Somebody else, who was sent away: any process of the machine can find the name.
-    Stranger,
+    Visitor(Channel),
+    /// What came is no channel, or this process has no room for its descriptor.
     Nobody,
+    /// Somebody has shut the door: nobody comes any more.
+    End,
 }
 
-/// Goes to a worker that serves. `user` is whom this worker was started as.
+/// What comes with a visitor's channel.
+const VISIT: &[u8] = b"visit";
+
+/// Goes to a worker that serves, by its door; never waits.
 ///
 /// # Errors
-/// As connect(2); `PermissionDenied` where somebody else listens there.
-pub(crate) fn visit(name: &str, user: u32) -> io::Result<Channel> {
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&address(name)?)?;
-    if !is_trusted(&socket, user) {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    Ok(Channel::new(socket.into()))
-}
-
-fn address(name: &str) -> io::Result<SockAddr> {
-    SockAddr::unix(format!("\0{name}"))
-}
-
-fn is_trusted(socket: &Socket, user: u32) -> bool {
-    let trusted = [0, user, geteuid().as_raw()];
-    getsockopt(socket, PeerCredentials).is_ok_and(|peer| trusted.contains(&peer.uid()))
+/// As socketpair(2) and sendmsg(2): `WouldBlock` where too many others wait there, `ConnectionReset` and then
+/// `BrokenPipe` where the worker is gone.
+pub(crate) fn visit(door: BorrowedFd<'_>) -> io::Result<Channel> {
+    let (ours, theirs) = pair()?;
+    channel::send(door, VISIT, &[theirs.as_fd()])?;
+    Ok(Channel::new(ours))
 }
 
 /// Both ends: of the one that visits, and of the one that is visited.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn pair() -> (Channel, Channel) {
-    let meeting = Meeting::open().expect("a socket");
-    let ours = visit(meeting.name(), 0).expect("connected");
-    let Came::Worker(theirs) = meeting.accept() else { panic!("nobody came") };
+pub(crate) fn both_ends() -> (Channel, Channel) {
+    let meeting = Meeting::open().expect("a pair");
+    let ours = visit(meeting.door()).expect("it is open");
+    let Some(Came::Visitor(theirs)) = meeting.accept() else { panic!("nobody came") };
     (ours, theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    use super::*;
+    use crate::ipc::transfer::Heard;
+
+    #[test]
+    fn a_full_door_and_one_of_a_worker_that_is_gone_are_told_apart() {
+        let meeting = Meeting::open().expect("a pair");
+        let refused = std::iter::repeat_with(|| visit(meeting.door())).find_map(Result::err);
+        assert_eq!(refused.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        // Whoever waited has gone; one more has room then.
+        let Some(Came::Visitor(mut gone)) = meeting.accept() else { panic!("nobody came") };
+        assert!(matches!(gone.hear(), Heard::End));
+        let mut waiting = visit(meeting.door()).expect("there is room");
+        let door = meeting.door().try_clone_to_owned().expect("a copy");
+        drop(meeting);
+        assert!(matches!(waiting.hear(), Heard::End));
+        let refused = [(); 2].map(|()| visit(door.as_fd()).err().map(|error| error.kind()));
+        assert_eq!(refused, [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].map(Some));
+    }
+
+    /// A worker that was taken over may have a door, too.
+    #[test]
+    fn what_is_no_channel_is_nobody() {
+        let meeting = Meeting::open().expect("a pair");
+        assert!(meeting.accept().is_none());
+        let null: OwnedFd = fs::File::open("/dev/null").expect("open").into();
+        for (bytes, descriptors) in [(&b"no"[..], &[][..]), (&[7; 4096], &[null.as_fd()])] {
+            channel::send(meeting.door(), bytes, descriptors).expect("sent");
+            assert!(matches!(meeting.accept(), Some(Came::Nobody)));
+        }
+        assert!(meeting.accept().is_none());
+        shutdown(meeting.door().as_raw_fd(), Shutdown::Both).expect("shut");
+        assert!(matches!(meeting.accept(), Some(Came::End)));
+    }
 }

@@ -29,9 +29,9 @@ pub(crate) enum Order {
         /// Others accept from the very same sockets: what waits there is theirs.
         is_succeeded: bool,
     },
-    /// Bring your connections to these workers when you drain.
+    /// Bring your connections to these workers when you drain. Their doors come with this order, one by one.
     Heirs {
-        /// Where they can be met.
+        /// What the doors are called.
         names: Vec<String>,
     },
     /// Serve the connection that comes with this order.
@@ -73,7 +73,7 @@ pub(crate) enum Report {
         connections_max: u32,
         /// Its listen sockets' descriptors.
         listeners: Vec<i32>,
-        /// Where other workers can bring their connections.
+        /// What its door is called, where other workers can bring their connections; the door comes with this report.
         #[serde(default)]
         meeting: Option<String>,
         /// It has state of its own to hand over.

@@ -11,7 +11,7 @@ use super::orders::NUMBER_MAX;
 use crate::handover::StateFormats;
 
 /// Version of these messages.
-pub(crate) const RELAY_VERSION: u32 = 2;
+pub(crate) const RELAY_VERSION: u32 = 3;
 
 /// Names the channel's descriptor to the new program.
 pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
@@ -61,7 +61,7 @@ pub(crate) enum ToNew {
     Moved,
     /// The old workers serve: leave.
     Relieved {
-        /// Where they can be brought connections.
+        /// Where they can be brought connections. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
@@ -73,6 +73,13 @@ pub(crate) enum ToNew {
     /// Of a later version.
     #[serde(other)]
     Unknown,
+}
+
+impl ToNew {
+    /// The names of the doors that come with this message.
+    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
+        if let Self::Relieved { meetings } = self { Some(meetings) } else { None }
+    }
 }
 
 /// From the new master to the old one.
@@ -101,11 +108,11 @@ pub(crate) enum ToOld {
     Ready {
         /// Its generation.
         generation: u32,
-        /// Where its workers can be brought connections.
+        /// Where its workers can be brought connections. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
-    /// Its workers can be brought connections here from now on.
+    /// Its workers can be brought connections here from now on. The doors come with this message, one by one.
     Meetings {
         /// Their names.
         meetings: Vec<String>,
@@ -162,6 +169,11 @@ impl ToOld {
             Self::Meetings { meetings } => Self::Meetings { meetings: bounded_names(meetings) },
             message => message,
         }
+    }
+
+    /// The names of the doors that come with this message.
+    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
+        if let Self::Ready { meetings, .. } | Self::Meetings { meetings } = self { Some(meetings) } else { None }
     }
 }
 

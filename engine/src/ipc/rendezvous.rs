@@ -1,41 +1,139 @@
 //! Where a worker can be found by a master that did not start it.
 //!
-//! Every worker of a server with a control socket listens at an abstract name made of that socket's path and its own
-//! process id. Nobody is let in while its master lives; when that is gone, the next master of the same control socket
-//! finds the workers by their names and takes them over. Abstract names belong to the network namespace, as ports do,
-//! and end with the process.
+//! Every worker of a server with a control socket listens in a folder beside that, which only the server's user can enter.
+//! So whoever comes is of that user, or root, and whoever listens was let in by that user: nobody else can find a worker,
+//! knock at it, or take a name first. A worker opens its socket before it gives its privileges up.
+//!
+//! A socket's name is the worker's process id and the time at which that process was started. So a master knows a worker from
+//! another process that was given its number since, whoever still has a descriptor of the worker's socket.
+//!
+//! Masters that come wait while the worker's own master lives. When that is gone, the first one that is still there takes the
+//! worker over.
 
-use std::fs;
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Masters that may wait at once: one, and one that was killed before it was let in.
-const BACKLOG: i32 = 4;
+use crate::sys::process;
 
-/// The part of the names that all workers of one control socket share.
-pub(crate) fn key(control: &Path) -> String {
-    // FNV-1a: names are short, and need not withstand anybody, since credentials are checked.
-    let path = std::path::absolute(control).unwrap_or_else(|_| control.to_owned());
-    let hash =
-        path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    format!("baton/{hash:016x}/")
+/// Masters that may come at once.
+const BACKLOG: i32 = 16;
+
+/// Masters that are let in at once, and those that may wait.
+const ACCEPTS_MAX: usize = 32;
+const WAITING_MAX: usize = 8;
+
+/// How long a master tries all workers whose queues are full, and how long it pauses between two tries.
+const KNOCK_TIME_MAX: Duration = Duration::from_millis(100);
+const KNOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often a worker makes a folder that another master removes at the same moment, since it was empty.
+const FOLDER_TRIES_MAX: usize = 8;
+
+/// The folder of a control socket's workers.
+pub(crate) fn folder_of(control: &Path) -> PathBuf {
+    let mut path = std::path::absolute(control).unwrap_or_else(|_| control.to_owned()).into_os_string();
+    path.push(".workers");
+    path.into()
 }
 
-fn address(key: &str, pid: u32) -> io::Result<SockAddr> {
-    SockAddr::unix(format!("\0{key}{pid}"))
+/// A folder that this process has looked at, whatever its path leads to since.
+struct Folder(File);
+
+impl Folder {
+    /// # Errors
+    /// As open(2); `PermissionDenied` where others can enter it.
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let folder = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let (owner, mode) = folder.metadata().map(|there| (there.uid(), there.mode()))?;
+        let problem = if owner != geteuid().as_raw() {
+            format!("it belongs to user {owner}; remove it")
+        } else if mode & 0o077 != 0 {
+            "others can enter it; remove it, or set its mode to 0700".to_owned()
+        } else {
+            return Ok(Self(folder));
+        };
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+    }
+
+    /// The same; where there is none, it is made.
+    fn make(path: &Path) -> io::Result<Self> {
+        match Self::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match DirBuilder::new().mode(0o700).create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => Self::open(path),
+            },
+            opened => opened,
+        }
+    }
+
+    /// By the descriptor: paths of sockets are short (unix(7)), those of folders need not be.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+
+    fn address(&self, name: Name) -> io::Result<SockAddr> {
+        SockAddr::unix(self.path().join(name.text()))
+    }
+
+    fn names(&self) -> Vec<Name> {
+        let files = fs::read_dir(self.path()).into_iter().flatten().filter_map(Result::ok);
+        let mut names: Vec<Name> = files.filter_map(|file| Name::parse(file.file_name().to_str()?)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn remove(&self, name: Name) {
+        let _ = fs::remove_file(self.path().join(name.text()));
+    }
+}
+
+/// What a worker's socket is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    pid: u32,
+    /// As of [`process::started_at`].
+    started_at: u64,
+}
+
+impl Name {
+    fn own() -> io::Result<Self> {
+        let pid = std::process::id();
+        Ok(Self { pid, started_at: process::started_at(pid)? })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (pid, started_at) = text.split_once('.')?;
+        Some(Self { pid: pid.parse().ok()?, started_at: started_at.parse().ok()? })
+    }
+
+    fn text(self) -> String {
+        format!("{}.{}", self.pid, self.started_at)
+    }
+
+    /// Whether the process that took the name is there still.
+    fn is_alive(self) -> bool {
+        process::started_at(self.pid).is_ok_and(|started_at| started_at == self.started_at)
+    }
 }
 
 /// A worker's end.
 #[derive(Debug)]
 pub(crate) struct Rendezvous {
     socket: Socket,
+    /// Masters that were let in, in the order in which they came.
+    waiting: VecDeque<OwnedFd>,
     /// The user that the worker was started as; it may have become another since.
     user: u32,
 }
@@ -44,33 +142,45 @@ impl Rendezvous {
     /// Listens as this process.
     ///
     /// # Errors
-    /// As socket(2), bind(2), listen(2).
-    pub(crate) fn open(key: &str) -> io::Result<Self> {
+    /// As mkdir(2), socket(2), bind(2), listen(2); `PermissionDenied` where others can enter the folder.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        let name = Name::own()?;
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        socket.bind(&address(key, std::process::id())?)?;
+        let bind = || Folder::make(folder).and_then(|folder| socket.bind(&folder.address(name)?));
+        let is_over =
+            |bound: &io::Result<()>| !bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let bound = std::iter::repeat_with(bind).take(FOLDER_TRIES_MAX).find(is_over);
+        bound.unwrap_or(Err(io::ErrorKind::NotFound.into()))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, user: geteuid().as_raw() })
+        Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw() })
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// The channel of a master that has come: one of root, or of the user this worker was started as.
-    pub(crate) fn accept(&self) -> Option<OwnedFd> {
-        // Strangers who keep coming are no reason to look for ever: each who comes is told of.
-        for _ in 0..2 * BACKLOG {
+    /// Lets masters in that have come, so that those that have gone meanwhile do not stand in the way of others.
+    pub(crate) fn let_in(&mut self) {
+        for _ in 0..ACCEPTS_MAX {
             match self.socket.accept() {
-                Ok((socket, _)) if is_of(&socket, self.user) => {
-                    return socket.set_nonblocking(false).is_ok().then(|| socket.into());
+                Ok((socket, _)) => {
+                    if is_of(&socket, self.user) && socket.set_nonblocking(false).is_ok() {
+                        self.waiting.push_back(socket.into());
+                    }
                 }
-                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(_) => break,
             }
         }
-        None
+        self.waiting.retain(is_open);
+        self.waiting.truncate(WAITING_MAX);
+    }
+
+    /// The channel of a master that has come: one of root, or of the user this worker was started as.
+    pub(crate) fn next(&mut self) -> Option<OwnedFd> {
+        self.let_in();
+        self.waiting.pop_front()
     }
 }
 
@@ -85,53 +195,186 @@ pub(crate) fn peer_process(channel: &impl AsFd) -> Option<u32> {
     u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0)
 }
 
+fn is_open(channel: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(channel.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
+}
+
 /// A worker that was found.
 pub(crate) struct Found {
     pub(crate) pid: u32,
+    /// Of the very process that listens; `None` on a kernel that gives none.
+    pub(crate) handle: Option<OwnedFd>,
     /// It is heard there once its own master is gone.
     pub(crate) channel: OwnedFd,
 }
 
-/// Finds the workers of a control socket, except those known, and knocks at each.
-pub(crate) fn find_others(key: &str, known: &[u32]) -> Vec<Found> {
-    let names = fs::read("/proc/net/unix").unwrap_or_default();
-    let names = String::from_utf8_lossy(&names);
-    // The last column is the path; @ stands for the zero byte of an abstract name.
-    let numbers = names.lines().filter_map(|line| line.rsplit(' ').next()?.strip_prefix('@')?.strip_prefix(key));
-    let mut pids: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    pids.retain(|pid| !known.contains(pid));
-    pids.into_iter().filter_map(|pid| knock(key, pid)).collect()
+/// Makes the folder, before any worker needs it.
+///
+/// # Errors
+/// As mkdir(2); `PermissionDenied` where others can enter it.
+pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
+    Folder::make(folder).map(drop)
 }
 
-fn knock(key: &str, pid: u32) -> Option<Found> {
+/// Finds the workers of a control socket, except those known, and knocks at each.
+pub(crate) fn find_others(folder: &Path, known: &[u32]) -> Vec<Found> {
+    let Ok(folder) = Folder::open(folder) else { return Vec::new() };
+    let until = Instant::now() + KNOCK_TIME_MAX;
+    let others = folder.names().into_iter().filter(|name| !known.contains(&name.pid));
+    others.filter_map(|name| knock(&folder, name, until)).collect()
+}
+
+fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
+    // Of whatever process has the number now; then it is asked whether that is the one.
+    let handle = process::open(Pid::from_raw(i32::try_from(name.pid).ok()?)).ok();
+    if !name.is_alive() {
+        folder.remove(name);
+        return None;
+    }
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).ok()?;
-    // A worker whose queue is full must not keep the master waiting.
+    // A worker whose queue is full must not keep the master waiting for long.
     socket.set_nonblocking(true).ok()?;
-    socket.connect(&address(key, pid).ok()?).ok()?;
+    let address = folder.address(name).ok()?;
+    while let Err(error) = socket.connect(&address) {
+        if error.kind() != io::ErrorKind::WouldBlock || Instant::now() > until {
+            return None;
+        }
+        thread::sleep(KNOCK_PAUSE);
+    }
     socket.set_nonblocking(false).ok()?;
-    // The credentials are those of whoever listens: nobody else can pretend to be a worker.
-    is_of(&socket, geteuid().as_raw()).then(|| Found { pid, channel: socket.into() })
+    is_of(&socket, geteuid().as_raw()).then(|| Found { pid: name.pid, handle, channel: socket.into() })
+}
+
+/// Removes what is left of a worker that has ended.
+pub(crate) fn forget(folder: &Path, pid: u32) {
+    if let Ok(folder) = Folder::open(folder) {
+        folder.names().into_iter().filter(|name| name.pid == pid).for_each(|name| folder.remove(name));
+    }
+}
+
+/// Removes what is left of all workers that have ended, and the folder where nothing else is there.
+pub(crate) fn tidy(folder: &Path) {
+    if let Ok(opened) = Folder::open(folder) {
+        opened.names().into_iter().filter(|name| !name.is_alive()).for_each(|name| opened.remove(name));
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
     use crate::ipc::channel::{Heard, hear, tell};
     use crate::ipc::orders::Order;
 
+    /// The folder of a control socket of this test's own.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("baton-rendezvous-{}-{name}", std::process::id()));
+            // Longer than a socket's path may be.
+            fs::create_dir_all(path.join("long".repeat(50))).expect("made");
+            Self(path)
+        }
+
+        fn folder(&self) -> PathBuf {
+            folder_of(&self.0.join("long".repeat(50)).join("control"))
+        }
+
+        fn found(&self) -> Vec<Found> {
+            find_others(&self.folder(), &[])
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pids(found: &[Found]) -> Vec<u32> {
+        found.iter().map(|one| one.pid).collect()
+    }
+
     #[test]
-    fn a_worker_is_found_by_the_path_of_its_control_socket() {
-        let key = key(Path::new("/nowhere/control"));
-        assert!(find_others(&key, &[]).is_empty());
-        let rendezvous = Rendezvous::open(&key).expect("listening");
-        assert!(rendezvous.accept().is_none());
-        let found = find_others(&key, &[]);
-        assert_eq!(found.iter().map(|one| one.pid).collect::<Vec<_>>(), [std::process::id()]);
+    fn a_worker_is_found_beside_its_control_socket() {
+        let place = Place::new("found");
+        assert!(place.found().is_empty());
+        let mut rendezvous = Rendezvous::open(&place.folder()).expect("listening");
+        assert!(rendezvous.next().is_none());
+        let found = place.found();
+        assert_eq!(pids(&found), [std::process::id()]);
+        assert!(find_others(&place.folder(), &pids(&found)).is_empty(), "it is known");
         tell(&found[0].channel, &Order::Ping).expect("told");
-        let channel = rendezvous.accept().expect("a master has come");
+        let channel = rendezvous.next().expect("a master has come");
         assert_eq!(hear(&channel).expect("heard"), Heard::Message(Order::Ping));
-        assert!(find_others(&super::key(Path::new("/nowhere/else")), &[]).is_empty());
+        tidy(&place.folder());
+        assert_eq!(pids(&place.found()), [std::process::id()], "who lives is left");
+        forget(&place.folder(), std::process::id());
+        assert!(place.found().is_empty());
+    }
+
+    /// Masters that were killed while the worker's own lived.
+    #[test]
+    fn masters_that_have_gone_do_not_stand_in_the_way() {
+        let place = Place::new("gone");
+        let mut rendezvous = Rendezvous::open(&place.folder()).expect("listening");
+        for _ in 0..4 * BACKLOG {
+            assert_eq!(place.found().len(), 1);
+            rendezvous.let_in();
+        }
+        let found = place.found();
+        tell(&found[0].channel, &Order::Stop).expect("told");
+        let channel = rendezvous.next().expect("one is there still");
+        assert_eq!(hear(&channel).expect("heard"), Heard::Message(Order::Stop));
+    }
+
+    #[test]
+    fn a_full_queue_is_tried_again_and_given_up_in_time() {
+        let place = Place::new("full");
+        let mut rendezvous = Rendezvous::open(&place.folder()).expect("listening");
+        let waiting: Vec<Vec<Found>> =
+            std::iter::repeat_with(|| place.found()).take_while(|one| !one.is_empty()).collect();
+        assert!(waiting.len() >= BACKLOG as usize);
+        let found = thread::spawn({
+            let folder = place.folder();
+            move || find_others(&folder, &[]).len()
+        });
+        rendezvous.let_in();
+        assert!(found.join().is_ok());
+        assert_eq!(place.found().len(), 1);
+    }
+
+    /// A worker was taken over and has left its socket to another process; its number is another's by now.
+    #[test]
+    fn who_has_a_workers_number_is_not_taken_for_it() {
+        let place = Place::new("number");
+        let own = Name::own().expect("read");
+        let former = Name { started_at: own.started_at - 1, ..own };
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        let folder = Folder::make(&place.folder()).expect("made");
+        socket.bind(&folder.address(former).expect("short")).expect("bound");
+        socket.listen(BACKLOG).expect("listening");
+        assert!(place.found().is_empty());
+        assert!(folder.names().is_empty(), "and it is asked once");
+        tidy(&place.folder());
+        assert!(!place.folder().exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_not_used() {
+        let place = Place::new("open");
+        let refused = || prepare(&place.folder()).expect_err("refused").kind();
+        prepare(&place.folder()).expect("made");
+        fs::set_permissions(place.folder(), Permissions::from_mode(0o710)).expect("set");
+        assert_eq!(refused(), io::ErrorKind::PermissionDenied);
+        assert!(Rendezvous::open(&place.folder()).is_err());
+        fs::remove_dir(place.folder()).expect("removed");
+        symlink("/", place.folder()).expect("linked");
+        assert_eq!(refused(), io::ErrorKind::NotADirectory);
     }
 }

@@ -378,7 +378,7 @@ mod tests {
 
     use super::*;
     use crate::handover::Standing;
-    use crate::ipc::meeting::pair;
+    use crate::ipc::meeting::both_ends as pair;
 
     fn frozen(output: Vec<u8>) -> Frozen {
         Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }

@@ -166,7 +166,7 @@ impl Read for StateReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::meeting::pair;
+    use crate::ipc::meeting::both_ends as pair;
 
     /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {

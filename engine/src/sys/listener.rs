@@ -5,16 +5,25 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::thread;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::acceptor::Acceptor;
 
 /// How often in a row others may be faster before they are left to it.
 const SHARED_TRIES_MAX: usize = 64;
+
+/// Servers that ask at once who is starting.
+const NAME_BACKLOG: i32 = 128;
+
+/// How often somebody who has a name but does not listen there is asked for, and the pause after each.
+const NAME_TRIES_MAX: usize = 3;
+const NAME_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why there is no listen socket.
 #[derive(Debug, thiserror::Error)]
@@ -81,27 +90,51 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenEr
     Ok((socket, bound.as_socket().unwrap_or(address)))
 }
 
-/// Held from the check that an address is free until somebody listens there, so that of two servers that start at the
-/// same time one sees the other.
+/// Held from the check that an address is free until somebody listens there, so that of two servers of one user that start
+/// at the same time one sees the other.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    _name: UnixDatagram,
+    /// `None` where another user has taken the name.
+    _name: Option<Socket>,
 }
 
-/// Reserves a port; `None` where another server that starts looks at it just now, which takes some milliseconds.
+/// Reserves a port; `None` where another server of this user that starts looks at it just now, which takes some milliseconds.
+/// Other users can take the name, but nothing depends on it: without it, two servers that start on one port within the same
+/// milliseconds may share the port.
 ///
 /// # Errors
 /// As socket(2) and bind(2).
 pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, ListenError> {
     let fail = |source| ListenError::new(address, "reserving the port", source);
-    // By port alone, since a wildcard address conflicts with every other. Abstract names belong to the network namespace,
-    // as ports do, and end with the process.
-    let name = UnixAddress::from_abstract_name(format!("baton-starts-on-port-{}", address.port())).map_err(fail)?;
-    match UnixDatagram::bind_addr(&name) {
-        Ok(socket) => Ok(Some(Reservation { _name: socket })),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+    // By port alone, since a wildcard address conflicts with every other; and by user, since only servers of one user share
+    // ports. Abstract names belong to the network namespace, as ports do, and end with the process.
+    let (port, user) = (address.port(), geteuid().as_raw());
+    let name = SockAddr::unix(format!("\0baton-starts-on-port-{port}-{user}")).map_err(fail)?;
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).map_err(fail)?;
+    match socket.bind(&name).and_then(|()| socket.listen(NAME_BACKLOG)) {
+        Ok(()) => Ok(Some(Reservation { _name: Some(socket) })),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let holder = holder_of(&name);
+            if holder == Some(user) {
+                return Ok(None);
+            }
+            tracing::warn!(%address, holder, "another user has taken the name that marks a start on this port");
+            Ok(Some(Reservation { _name: None }))
+        }
         Err(error) => Err(fail(error)),
     }
+}
+
+/// The user that listens at a name, if somebody does.
+fn holder_of(name: &SockAddr) -> Option<u32> {
+    let ask = |_| {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(name).inspect_err(|_| thread::sleep(NAME_PAUSE))?;
+        Ok::<_, io::Error>(getsockopt(&socket, PeerCredentials)?.uid())
+    };
+    // A server that starts has the name a moment before it listens there.
+    (0..NAME_TRIES_MAX).map(ask).find_map(Result::ok)
 }
 
 /// Whether an address of a reserved port is free.

@@ -56,6 +56,20 @@ pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
+/// When a process was started, in clock ticks after the machine: field 22 of proc_pid_stat(5).
+///
+/// # Errors
+/// As open(2): `NotFound` where no process has the number, or where it has ended and nobody has waited for it.
+pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the name, may contain anything but ends at the last parenthesis.
+    let (_, rest) = text.rsplit_once(") ").ok_or(io::ErrorKind::InvalidData)?;
+    if rest.starts_with(['Z', 'X']) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    rest.split(' ').nth(19).and_then(|field| field.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// A descriptor of a process: readable once that has ended (pidfd_open(2)).
 ///
 /// # Errors
@@ -108,7 +122,22 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_has_no_start() {
+        let mut child = std::process::Command::new("true").spawn().expect("started");
+        let own = started_at(std::process::id()).expect("this one runs");
+        assert!(started_at(child.id()).map_or(true, |started_at| started_at >= own));
+        let handle = open(Pid::from_raw(child.id() as i32)).expect("a handle");
+        let mut ended = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1));
+        let error = started_at(child.id()).expect_err("nobody has waited for it");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        child.wait().expect("waited");
+    }
 
     #[test]
     fn a_process_gives_copies_of_its_descriptors() {

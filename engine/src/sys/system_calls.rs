@@ -110,7 +110,6 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_sendto,
         libc::SYS_sendmsg,
         libc::SYS_accept4,
-        libc::SYS_connect,
         libc::SYS_shutdown,
         libc::SYS_getsockname,
         libc::SYS_getpeername,
@@ -157,9 +156,9 @@ fn allowed() -> io::Result<Rules> {
         let empty = libc::AT_EMPTY_PATH as u64;
         let of_descriptor = |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(empty), empty)?])?]);
         Ok::<_, BackendError>([
-            // Of the kind by which workers meet. By the other kinds others would be spoken to: operators, system services.
+            // Of the kind by which workers meet.
             (
-                libc::SYS_socket,
+                libc::SYS_socketpair,
                 vec![SeccompRule::new(vec![
                     argument(0, Eq, libc::AF_UNIX as u64)?,
                     argument(1, MaskedEq(SOCKET_TYPE_MASK), libc::SOCK_SEQPACKET as u64)?,

@@ -1,7 +1,7 @@
 //! A worker in a thread of this process, and others that bring it what they should not.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::fuzzing::workers::Timed;
 use crate::handover::limits::GIVE_MS_MAX;
 use crate::handover::{Frozen, Message, Standing, VERSION};
-use crate::ipc::channel::{self, hear, tell};
+use crate::ipc::channel::{self, hear_with, tell};
 use crate::ipc::meeting::visit;
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::transfer::{Channel, Heard, Offer};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Victim {
     control: OwnedFd,
-    meeting: String,
+    door: OwnedFd,
     page: Arc<Shared<WorkerPage>>,
     thread: JoinHandle<()>,
 }
@@ -48,15 +48,15 @@ impl Victim {
             signals: true,
         };
         let thread = thread::spawn(|| run(setup, || Timed).expect("it runs"));
-        let meeting = wait(|| match hear(&control).expect("heard") {
-            channel::Heard::Message(Report::Ready { meeting, .. }) => Some(meeting.expect("it can be met")),
+        let door = wait(|| match hear_with(&control).expect("heard") {
+            (channel::Heard::Message(Report::Ready { .. }), door) => Some(door.expect("it can be met")),
             _ => None,
         });
-        Self { control, meeting, page, thread }
+        Self { control, door, page, thread }
     }
 
     fn visit(&self) -> Channel {
-        visit(&self.meeting, 0).expect("connected")
+        visit(self.door.as_fd()).expect("it is open")
     }
 
     fn stop(self) {

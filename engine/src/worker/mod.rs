@@ -15,6 +15,7 @@ mod slab;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,8 +114,8 @@ pub(crate) struct Setup {
     pub(crate) control: OwnedFd,
     /// As whom to serve.
     pub(crate) identity: Option<Identity>,
-    /// Where a later master looks for this worker; without it, the worker leaves when its master is gone.
-    pub(crate) rendezvous: Option<String>,
+    /// The folder in which a later master looks for this worker; without it, the worker leaves when its master is gone.
+    pub(crate) rendezvous: Option<PathBuf>,
     /// It takes the place of another worker, which may bring its state.
     pub(crate) succeeds: bool,
     /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
@@ -162,14 +163,16 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let operations = sandbox::operations(sandbox, P::SYSTEM_CALLS);
         let ring = open_ring(sizing.ring, features, operations).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
-        let rendezvous =
-            setup.rendezvous.as_deref().map(Rendezvous::open).transpose().map_err(system("the rendezvous socket"))?;
+        let rendezvous = setup.rendezvous.as_deref().and_then(|folder| {
+            Rendezvous::open(folder)
+                .inspect_err(|error| tracing::warn!(slot, %error, "no other master can find this worker"))
+                .ok()
+        });
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
-        let user = geteuid().as_raw();
         let meets = setup.signals && P::STATE.is_some();
         let meeting =
-            meets.then(Meeting::open).transpose().map_err(system("the socket where connections are brought"))?;
+            meets.then(Meeting::open).transpose().map_err(system("the sockets where connections are brought"))?;
         // Rings cannot be made later, where there is a sandbox.
         let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
         // Everything that needs privilege exists; the protocol's own code never has any.
@@ -196,7 +199,6 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             sizing,
             acceptor,
             meeting,
-            user,
             connections,
             state_bytes_max: settings.state_bytes_max,
             state_too_large: settings.state_too_large,

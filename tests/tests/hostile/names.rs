@@ -1,18 +1,27 @@
-//! Names that others can take first, and take for theirs: the control socket's path.
+//! Names that others can take first, take for theirs, or knock at: the control socket's path, and all others.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use baton_tests::program::{Server, batonctl, batond, run};
+use baton_tests::client::assert_served;
+use baton_tests::namespace::run as run_inside;
+use baton_tests::process::is_alive;
+use baton_tests::program::{Server, batonctl, batond, run, signal};
 use baton_tests::{control, wait_until};
 use nix::sys::signal::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::stranger::{Stranger, command_for_all, folder_for_all, may_become_others, say};
+
+/// In a namespace of its own a port may be chosen.
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// One who is neither the stranger nor root.
 const VICTIM: u32 = 1235;
@@ -27,6 +36,55 @@ pub(crate) fn impostor(path: &Path) {
         let mut request = [0; 64];
         say(&client.read(&mut request).unwrap_or(0).to_string());
         let _ = client.write_all(b"{\"reply\":\"done\",\"done\":\"stopped\"}\n");
+    }
+}
+
+/// Takes the name that marks a start on [`ADDRESS`], as every type of socket.
+pub(crate) fn squatter() {
+    let take = |kind: Type, user: u32| {
+        let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
+        let name = format!("\0baton-starts-on-port-{}-{user}", ADDRESS.port());
+        socket.bind(&SockAddr::unix(name).expect("short")).expect("bound");
+        if kind != Type::DGRAM {
+            socket.listen(128).expect("listening");
+        }
+        socket
+    };
+    let _taken = [Type::DGRAM, Type::STREAM, Type::SEQPACKET].map(|kind| take(kind, 0));
+    say("taken");
+    std::thread::park();
+}
+
+/// Makes the folder of a control socket's workers, and lets everybody in.
+pub(crate) fn folder_maker(control: &Path) {
+    let folder = workers_of(control);
+    fs::create_dir(&folder).expect("made");
+    fs::set_permissions(folder, Permissions::from_mode(0o777)).expect("set");
+    say("made");
+}
+
+fn workers_of(control: &Path) -> PathBuf {
+    control.with_file_name("control.workers")
+}
+
+/// Knocks at all names that anybody can see, and in the folder beside a control socket, once for each line it is sent; says
+/// how many let it in.
+pub(crate) fn knocker(control: &Path) {
+    for _ in std::io::stdin().lines() {
+        let table = fs::read_to_string("/proc/net/unix").expect("everybody may read it");
+        let shown = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
+        let shown = shown.map(|name| name.strip_prefix('@').map_or(name.to_owned(), |name| format!("\0{name}")));
+        let workers = fs::read_dir(workers_of(control)).into_iter().flatten();
+        let workers = workers.map(|file| file.expect("an entry").path().to_string_lossy().into_owned());
+        let lets_in = |name: &String| {
+            [Type::STREAM, Type::SEQPACKET].into_iter().any(|kind| {
+                let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
+                socket.set_nonblocking(true).expect("set");
+                SockAddr::unix(name).is_ok_and(|name| socket.connect(&name).is_ok())
+            })
+        };
+        let names = shown.chain(workers).chain([control.display().to_string()]).collect::<BTreeSet<_>>();
+        say(&names.iter().filter(|name| lets_in(name)).count().to_string());
     }
 }
 
@@ -61,6 +119,74 @@ fn batonctl_believes_no_impostor() {
     refused(&stop(&mut Command::new(batonctl()), &control));
     refused(&stop(command_for_all(&programs, batonctl()).uid(VICTIM), &control));
     assert_eq!([stranger.hear(), stranger.hear()].map(|bytes| bytes.expect("one")), ["0", "0"]);
+}
+
+fn start(control: &Path, address: &str) -> Server {
+    let mut command = Command::new(batond());
+    command.args(["--workers", "2", "--user", "nobody", "--listen", address, "--control"]).arg(control);
+    Server::start_command(command)
+}
+
+/// The server does without: its workers are in nobody's hands when their master is killed, and leave.
+#[test]
+fn a_folder_that_a_stranger_has_made_is_not_used() {
+    if !may_become_others() {
+        return;
+    }
+    let folder = folder_for_all().expect("a folder");
+    let control = folder.path().join("control");
+    let mut stranger = Stranger::play("folder_maker", control.to_str().expect("UTF-8"));
+    assert_eq!(stranger.hear().as_deref(), Some("made"));
+    let server = start(&control, "127.0.0.1:0");
+    control::ask(&control, &["reload"]).done();
+    assert_eq!(server.count_of("it belongs to user 1234; remove it"), 1);
+    assert_eq!(fs::read_dir(workers_of(&control)).expect("left").count(), 0);
+    assert_served(server.address());
+    let workers = server.workers();
+    server.signal(Signal::SIGKILL);
+    wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
+}
+
+/// Whatever its workers and masters need to find each other, nobody else finds it, and nobody else can take it first.
+#[test]
+fn a_stranger_finds_no_worker_and_stops_nothing() {
+    run_inside("names::a_stranger_finds_no_worker_and_stops_nothing", || {
+        if !may_become_others() {
+            return;
+        }
+        let folder = folder_for_all().expect("a folder");
+        let control = folder.path().join("control");
+        let start = || start(&control, &ADDRESS.to_string());
+        let mut squatter = Stranger::play("squatter", "-");
+        assert_eq!(squatter.hear().as_deref(), Some("taken"));
+        let mut knocker = Stranger::play("knocker", control.to_str().expect("UTF-8"));
+        let mut assert_hidden = |when: &str| {
+            knocker.tell("knock");
+            // The squatter's own name.
+            assert_eq!(knocker.hear().as_deref(), Some("1"), "{when}");
+        };
+        let server = start();
+        assert_hidden("after the start");
+        control::ask(&control, &["reload"]).done();
+        assert_hidden("after a reload");
+        wait_until("the old workers have left", || server.workers().len() == 2);
+        let before = server.count_of("\"worker ready\"");
+        signal(server.workers()[0], Signal::SIGKILL);
+        wait_until("it is replaced", || server.count_of("\"worker ready\"") > before);
+        assert_hidden("after a worker was replaced");
+        let workers = server.workers();
+        server.signal(Signal::SIGKILL);
+        wait_until("the workers notice", || server.count_of("the master is gone") == 2);
+        assert_hidden("without a master");
+        let next = start();
+        wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
+        assert_hidden("after a take-over");
+        assert_served(next.address());
+        control::ask(&control, &["upgrade"]).done();
+        assert_hidden("after an upgrade");
+        control::ask(&control, &["stop"]).done();
+        wait_until("all files are gone", || fs::read_dir(folder.path()).is_ok_and(|files| files.count() == 0));
+    });
 }
 
 /// They find the socket of a master that was killed.

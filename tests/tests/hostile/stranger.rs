@@ -1,13 +1,14 @@
 //! Another user of the machine, without rights: a copy of this test's executable that plays a role as that user.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Lines};
+use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use baton_tests::namespace::has_users;
+use baton_tests::program::spawn;
 use baton_tests::skip;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
@@ -34,9 +35,14 @@ impl Stranger {
         let mut command = command_for_all(&folder, &std::env::current_exe().expect("a path"));
         command.uid(STRANGER).gid(STRANGER).env(ROLE, format!("{role} {argument}")).stderr(Stdio::piped());
         command.args(["stranger::role", "--exact", "--ignored", "--nocapture", "--test-threads", "1"]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+        let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         Self { child, lines, _folder: folder }
+    }
+
+    /// Sends it a line.
+    pub(crate) fn tell(&mut self, text: &str) {
+        writeln!(self.child.stdin.as_ref().expect("piped"), "{text}").expect("it reads");
     }
 
     /// What it says next; none where it has ended.
@@ -86,6 +92,9 @@ fn role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     match role.split_once(' ').expect("a role and its argument") {
         ("impostor", path) => super::names::impostor(Path::new(path)),
+        ("squatter", _) => super::names::squatter(),
+        ("folder_maker", path) => super::names::folder_maker(Path::new(path)),
+        ("knocker", path) => super::names::knocker(Path::new(path)),
         _ => panic!("no role: {role}"),
     }
 }

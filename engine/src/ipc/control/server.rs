@@ -14,6 +14,9 @@ use super::{Event, Failure, REPLY_BYTES_MAX, Reply, Request};
 /// Clients at a time.
 const CLIENTS_MAX: usize = 32;
 
+/// Clients that are accepted in one turn: more than can wait at once.
+const ACCEPTS_MAX: usize = 256;
+
 /// A request is a short line.
 const REQUEST_BYTES_MAX: usize = 4096;
 
@@ -77,7 +80,8 @@ impl Clients {
     /// Takes new clients, all who wait. Where there are too many, the oldest silent client makes room; where none is silent,
     /// the new one is refused.
     pub(crate) fn accept(&mut self, listener: &UnixListener, now_ns: u64, is_worker: impl Fn(u32) -> bool) {
-        while let Ok((stream, _)) = listener.accept() {
+        for _ in 0..ACCEPTS_MAX {
+            let Ok((stream, _)) = listener.accept() else { break };
             if stream.set_nonblocking(true).is_err() || !is_permitted(&stream, &is_worker) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! The other masters of an upgrade: the old one, which started this process and passes what it has, and the new one, which
 //! this process has started. What they say is passed to the core as it comes.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -30,6 +31,16 @@ const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 const LISTENERS_PER_MESSAGE: usize = 200;
 
 const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
+
+/// Doors of another master's workers, by their names.
+pub(super) type Doors = BTreeMap<String, OwnedFd>;
+
+/// Keeps those that have come with a message, instead of those that came before.
+fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: Vec<OwnedFd>) {
+    if let Some(names) = names {
+        *doors = names.iter().cloned().zip(descriptors).collect();
+    }
+}
 
 /// The old master.
 pub(super) struct Old {
@@ -75,7 +86,7 @@ impl Old {
         match this.hear_all(&mut passed) {
             Ok(()) => Ok(Some((this, passed))),
             Err(error) => {
-                this.tell(&ToOld::Failed { reason: error.to_string(), why: None });
+                this.tell(&ToOld::Failed { reason: error.to_string(), why: None }, &[]);
                 Err(error)
             }
         }
@@ -138,9 +149,9 @@ impl Old {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn tell(&self, message: &ToOld) {
+    pub(super) fn tell(&self, message: &ToOld, doors: &[BorrowedFd<'_>]) {
         // That it is gone is noticed at its channel's end.
-        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+        let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
     pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
@@ -154,7 +165,7 @@ impl Old {
     }
 
     /// What it says next.
-    pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
+    pub(super) fn hear(&mut self, sockets: &mut Sockets, doors: &mut Doors) -> Option<Event> {
         match hear_with_all::<ToNew>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToNew::Arrival), mut descriptors)) if descriptors.len() == 1 => {
                 descriptors.pop().and_then(|connection| connection_came(sockets, connection))
@@ -162,7 +173,10 @@ impl Old {
             Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
                 Some(listeners_came(sockets, addresses, descriptors))
             }
-            Ok((Heard::Message(message), _)) => Some(Event::FromOld(message.bounded())),
+            Ok((Heard::Message(mut message), descriptors)) => {
+                keep_doors(doors, message.doors(), descriptors);
+                Some(Event::FromOld(message.bounded()))
+            }
             Ok((Heard::Nothing, _)) => None,
             Ok((Heard::End, _)) | Err(_) => {
                 self.channel = None;
@@ -226,9 +240,9 @@ impl New {
         self.channel.iter().chain(&self.handle).map(AsFd::as_fd)
     }
 
-    pub(super) fn tell(&self, message: &ToNew) {
+    pub(super) fn tell(&self, message: &ToNew, doors: &[BorrowedFd<'_>]) {
         // That it is gone is noticed at its channel's end.
-        let _ = self.channel.as_ref().map(|channel| channel::tell(channel, message));
+        let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
     pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
@@ -246,7 +260,7 @@ impl New {
     }
 
     /// What it says next.
-    pub(super) fn hear(&mut self, sockets: &mut Sockets) -> Option<Event> {
+    pub(super) fn hear(&mut self, sockets: &mut Sockets, doors: &mut Doors) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
                 return Some(listeners_came(sockets, addresses, descriptors));
@@ -254,7 +268,10 @@ impl New {
             Ok((Heard::Message(ToOld::Arrival), mut descriptors)) if descriptors.len() == 1 => {
                 return descriptors.pop().and_then(|connection| connection_came(sockets, connection));
             }
-            Ok((Heard::Message(message), _)) => return Some(Event::FromNew(message.bounded())),
+            Ok((Heard::Message(mut message), descriptors)) => {
+                keep_doors(doors, message.doors(), descriptors);
+                return Some(Event::FromNew(message.bounded()));
+            }
             Ok((Heard::Nothing, _)) => return None,
             Ok((Heard::End, _)) => None,
             Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),

@@ -35,6 +35,7 @@ use crate::error::ServerError;
 use crate::ipc::control::server::Heard as Asked;
 use crate::ipc::control::{self, Failure, Outcome, Reply};
 use crate::ipc::relay::ToOld;
+use crate::ipc::rendezvous;
 use crate::master::core::{ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, World};
 
 /// Connections that no worker had room for are offered again after this time.
@@ -124,15 +125,15 @@ impl Master<'_> {
 
     fn hear_masters(&mut self) {
         for _ in 0..LAST_WORDS_MAX {
-            let Driver { new, sockets, .. } = &mut self.driver;
-            let Some(event) = new.as_mut().and_then(|new| new.hear(sockets)) else { break };
+            let Driver { new, sockets, doors_elsewhere, .. } = &mut self.driver;
+            let Some(event) = new.as_mut().and_then(|new| new.hear(sockets, doors_elsewhere)) else { break };
             self.driver.is_relaying = matches!(event, Event::FromNew(ToOld::Event { .. }));
             self.step(event);
             self.driver.is_relaying = false;
         }
         for _ in 0..LAST_WORDS_MAX {
-            let Driver { old, sockets, .. } = &mut self.driver;
-            let Some(event) = old.as_mut().and_then(|old| old.hear(sockets)) else { break };
+            let Driver { old, sockets, doors_elsewhere, .. } = &mut self.driver;
+            let Some(event) = old.as_mut().and_then(|old| old.hear(sockets, doors_elsewhere)) else { break };
             self.step(event);
         }
     }
@@ -234,6 +235,7 @@ impl Master<'_> {
             // Its channel has room for so many; whoever else has it, and says more, is nobody.
             let _ = (0..LAST_WORDS_MAX).try_for_each(|_| self.hear_worker(process, now).then_some(()));
             self.driver.workers.forget(process);
+            self.driver.rendezvous.iter().for_each(|folder| rendezvous::forget(folder, process.0));
             self.step(Event::Ended(process, exit));
         }
         let ended = self.driver.new.as_mut().and_then(|new| Some((new.process, new.reap()?)));
@@ -289,6 +291,7 @@ impl Master<'_> {
     /// The server has ended: whoever still follows it is told, and what is unsent is sent.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         self.driver.control = None;
+        self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));
         self.driver.pid_file.remove();
         // The answers are the last thing: whoever has them finds this process ended.
         self.driver.sockets = Default::default();

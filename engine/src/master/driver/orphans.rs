@@ -1,8 +1,7 @@
-//! Workers of masters that are gone, found by the name of their control socket. Those whose master lives do not answer.
+//! Workers of masters that are gone, found in a folder beside their control socket. Those whose master lives do not answer.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-use nix::unistd::Pid;
+use std::path::Path;
 
 use super::allowance::Allowance;
 use super::sockets::Sockets;
@@ -15,7 +14,8 @@ use crate::sys::process;
 
 struct Orphan {
     process: ProcessId,
-    /// It is killed by this alone: it is no child, and its number may be another process's by now.
+    /// It is killed by this alone: it is no child, and its number may be another process's by now. It is known to be the
+    /// process that was found.
     handle: Option<OwnedFd>,
     channel: OwnedFd,
     allowance: Allowance,
@@ -27,10 +27,10 @@ pub(super) struct Orphans(Vec<Orphan>);
 
 impl Orphans {
     /// Knocks at each worker of this control socket except those known; gives those that were found.
-    pub(super) fn find(&mut self, key: &str, known: &[ProcessId]) -> Vec<ProcessId> {
+    pub(super) fn find(&mut self, folder: &Path, known: &[ProcessId]) -> Vec<ProcessId> {
         let known: Vec<u32> =
             known.iter().map(|process| process.0).chain(self.0.iter().map(|one| one.process.0)).collect();
-        let found = rendezvous::find_others(key, &known).into_iter().map(Orphan::new);
+        let found = rendezvous::find_others(folder, &known).into_iter().map(Orphan::from);
         let first = self.0.len();
         self.0.extend(found);
         self.0[first..].iter().map(|orphan| orphan.process).collect()
@@ -64,8 +64,9 @@ impl Orphans {
         self.0.iter().find(|orphan| orphan.process == process)
     }
 
-    pub(super) fn tell(&self, process: ProcessId, order: &Order) -> bool {
-        self.of(process).is_some_and(|orphan| channel::tell(&orphan.channel, order).is_ok())
+    pub(super) fn tell(&self, process: ProcessId, order: &Order, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let orphan = self.of(process);
+        orphan.is_some_and(|orphan| channel::tell_with_all(&orphan.channel, order, descriptors).is_ok())
     }
 
     pub(super) fn kill(&self, process: ProcessId) {
@@ -103,9 +104,8 @@ impl Orphans {
     }
 }
 
-impl Orphan {
-    fn new(Found { pid, channel }: Found) -> Self {
-        let handle = process::open(Pid::from_raw(pid as i32)).ok();
+impl From<Found> for Orphan {
+    fn from(Found { pid, handle, channel }: Found) -> Self {
         Self { process: ProcessId(pid), handle, channel, allowance: Allowance::default() }
     }
 }

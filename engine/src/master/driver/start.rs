@@ -41,7 +41,7 @@ pub(crate) fn run<'a>(
         Ok((prepared, configurations, pid_file, plan))
     });
     let (prepared, configurations, pid_file, plan) = prepared.inspect_err(|error| {
-        old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }));
+        old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }, &[]));
     })?;
     let mut master = prepared.master(old.take().zip(passed), configurations, pid_file, telemetry);
     master.run(plan)
@@ -109,8 +109,9 @@ impl Prepared {
             old,
             new: None,
             orphans: Default::default(),
+            doors_elsewhere: Default::default(),
             clients: Default::default(),
-            key: control.as_ref().map(|control| rendezvous::key(control.name())),
+            rendezvous: control.as_ref().and_then(prepare_rendezvous),
             control,
             pid_file,
             journal: Default::default(),
@@ -172,6 +173,16 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     }
     tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
     Ok(None)
+}
+
+/// The folder in which workers are found by a later master. A server can do without.
+fn prepare_rendezvous(control: &ControlName) -> Option<PathBuf> {
+    let folder = rendezvous::folder_of(control.name());
+    let prepared = rendezvous::prepare(&folder).inspect_err(|error| {
+        let folder = folder.display();
+        tracing::warn!(%folder, "workers will leave if this master is killed, since no other could find them: {error}");
+    });
+    prepared.is_ok().then_some(folder)
 }
 
 fn watch_signals() -> io::Result<SignalFd> {

@@ -50,6 +50,8 @@ struct Worker {
 pub(super) struct Workers {
     /// In the order of their starts.
     all: Vec<Worker>,
+    /// Where they can be brought connections, by name.
+    doors: BTreeMap<String, (ProcessId, OwnedFd)>,
     pub(super) telemetry: Telemetry,
     /// By generation, the numbers of workers that have ended.
     ended: BTreeMap<u32, Snapshot>,
@@ -57,7 +59,7 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn new(telemetry: Telemetry) -> Self {
-        Self { all: Vec::new(), telemetry, ended: BTreeMap::new() }
+        Self { all: Vec::new(), doors: BTreeMap::new(), telemetry, ended: BTreeMap::new() }
     }
 
     pub(super) fn processes(&self) -> Vec<ProcessId> {
@@ -94,25 +96,25 @@ impl Workers {
         self.of(process).is_some()
     }
 
-    pub(super) fn tell(&self, process: ProcessId, order: &Order) -> bool {
+    pub(super) fn tell(&self, process: ProcessId, order: &Order, descriptors: &[BorrowedFd<'_>]) -> bool {
         let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
-        channel.is_some_and(|channel| channel::tell(channel, order).is_ok())
+        channel.is_some_and(|channel| channel::tell_with_all(channel, order, descriptors).is_ok())
     }
 
-    pub(super) fn tell_with(&self, process: ProcessId, order: &Order, descriptor: BorrowedFd<'_>) -> bool {
-        let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
-        channel.is_some_and(|channel| channel::tell_with(channel, order, descriptor).is_ok())
+    /// The door of this name.
+    pub(super) fn door(&self, name: &str) -> Option<&OwnedFd> {
+        self.doors.get(name).map(|(_, door)| door)
     }
 
     /// What a worker says next.
     pub(super) fn hear(&mut self, process: ProcessId, now: Time) -> Option<core::Event> {
         let worker = self.of_mut(process)?;
         loop {
-            let report = match channel::hear::<Report>(worker.channel.as_ref()?) {
-                Ok(Heard::Message(report)) => report.bounded(),
-                Ok(Heard::Nothing) => return None,
-                Err(error) if is_nonsense(&error) => worker.allowance.nonsense(now, process, &error),
-                Ok(Heard::End) | Err(_) => {
+            let (report, descriptor) = match channel::hear_with::<Report>(worker.channel.as_ref()?) {
+                Ok((Heard::Message(report), descriptor)) => (report.bounded(), descriptor),
+                Ok((Heard::Nothing, _)) => return None,
+                Err(error) if is_nonsense(&error) => (worker.allowance.nonsense(now, process, &error), None),
+                Ok((Heard::End, _)) | Err(_) => {
                     worker.channel = None;
                     return Some(core::Event::ChannelEnded(process));
                 }
@@ -121,10 +123,24 @@ impl Workers {
             let is_open = worker.allowance.is_open(now);
             if let Some(report) = worker.allowance.pass(now, report) {
                 worker.heard(&report);
+                if let Report::Ready { meeting, .. } = &report {
+                    self.keep_door(process, meeting.as_deref(), descriptor);
+                }
                 return Some(core::Event::Report(process, report));
             } else if !is_open {
                 return None;
             }
+        }
+    }
+
+    /// A worker has one door, and a name that no other one has. It has nothing else to send than words from now on.
+    fn keep_door(&mut self, process: ProcessId, name: Option<&str>, door: Option<OwnedFd>) {
+        let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
+        channel.into_iter().for_each(channel::refuse_descriptors);
+        if let (Some(name), Some(door)) = (name, door)
+            && self.doors.values().all(|(owner, _)| *owner != process)
+        {
+            self.doors.entry(name.to_owned()).or_insert((process, door));
         }
     }
 
@@ -141,6 +157,7 @@ impl Workers {
     pub(super) fn forget(&mut self, process: ProcessId) {
         let Some(index) = self.all.iter().position(|worker| worker.process == process) else { return };
         let worker = self.all.remove(index);
+        self.doors.retain(|_, (owner, _)| *owner != process);
         // It has no connections, however it ended.
         let last = Snapshot { open: 0, ..worker.page.snapshot() };
         self.ended.entry(worker.generation).or_default().add(&last);
@@ -227,7 +244,6 @@ impl Driver<'_> {
             tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
         }
         let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
-        channel::refuse_descriptors(&ours);
         let page = self.workers.telemetry.add_page().map_err(system("mapping telemetry"))?;
         let master = Pid::this();
         match process::fork_single_threaded() {
@@ -264,7 +280,7 @@ impl Driver<'_> {
                     page,
                     control: theirs,
                     identity,
-                    rendezvous: self.key.clone(),
+                    rendezvous: self.rendezvous.clone(),
                     succeeds,
                     signals: true,
                 };
@@ -284,10 +300,12 @@ impl Driver<'_> {
     fn forget_all(&mut self, page: &Arc<Shared<WorkerPage>>) {
         self.workers.all.clear();
         self.workers.telemetry.forget_others(page);
+        self.workers.doors.clear();
         self.sockets = Default::default();
         self.old = None;
         self.new = None;
         self.orphans = Default::default();
+        self.doors_elsewhere.clear();
         self.clients = Default::default();
         if let Some(mut control) = self.control.take() {
             // The file is the master's.

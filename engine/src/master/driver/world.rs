@@ -1,11 +1,12 @@
 //! The world as the core acts on it, made of the system. Each method carries out what it says and decides nothing.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use super::configurations::Configurations;
 use super::journal::Journal;
-use super::masters::{New, Old};
+use super::masters::{Doors, New, Old};
 use super::names::{ControlName, PidFile};
 use super::orphans::Orphans;
 use super::sockets::Sockets;
@@ -35,10 +36,12 @@ pub(super) struct Driver<'a> {
     pub(super) old: Option<Old>,
     pub(super) new: Option<New>,
     pub(super) orphans: Orphans,
+    /// Of the other master of an upgrade, as it has last given them.
+    pub(super) doors_elsewhere: Doors,
     pub(super) clients: Clients,
     pub(super) control: Option<ControlName>,
-    /// Under which workers are found by a later master; `None` without a control socket.
-    pub(super) key: Option<String>,
+    /// The folder in which workers are found by a later master; `None` without a control socket.
+    pub(super) rendezvous: Option<PathBuf>,
     pub(super) pid_file: PidFile,
     pub(super) journal: Journal,
     pub(super) pauses: HistogramSnapshot,
@@ -56,6 +59,19 @@ impl Driver<'_> {
     /// The control socket's path, for comparison.
     fn control_path(&self) -> Option<String> {
         self.control.as_ref().map(|control| control.absolute().to_string_lossy().into_owned())
+    }
+
+    /// The doors of these names. A name without a door, of a worker that is gone, is taken off the list.
+    fn doors(&self, names: Option<&mut Vec<String>>) -> Vec<BorrowedFd<'_>> {
+        let mut doors = Vec::new();
+        names.into_iter().for_each(|names| {
+            names.retain(|name| {
+                let door = self.workers.door(name).or_else(|| self.doors_elsewhere.get(name));
+                doors.extend(door.map(AsFd::as_fd));
+                door.is_some()
+            });
+        });
+        doors
     }
 
     /// Takes clients that wait at the control socket.
@@ -156,18 +172,20 @@ impl World for Driver<'_> {
     }
 
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
-        self.workers.tell(process, order) || self.orphans.tell(process, order)
+        let mut order = order.clone();
+        let doors = self.doors(if let Order::Heirs { names } = &mut order { Some(names) } else { None });
+        self.workers.tell(process, &order, &doors) || self.orphans.tell(process, &order, &doors)
     }
 
     fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool {
         let order = Order::Adopt { listener: socket.0, address };
         let descriptor = self.sockets.descriptor(socket);
-        descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &order, descriptor))
+        descriptor.is_some_and(|descriptor| self.workers.tell(process, &order, &[descriptor]))
     }
 
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool {
         let descriptor = self.sockets.arrival(arrival);
-        descriptor.is_some_and(|descriptor| self.workers.tell_with(process, &Order::Take, descriptor))
+        descriptor.is_some_and(|descriptor| self.workers.tell(process, &Order::Take, &[descriptor]))
     }
 
     fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool {
@@ -220,11 +238,15 @@ impl World for Driver<'_> {
     }
 
     fn tell_new(&mut self, message: &ToNew) {
-        self.new.iter().for_each(|new| new.tell(message));
+        let mut message = message.clone();
+        let doors = self.doors(message.doors());
+        self.new.iter().for_each(|new| new.tell(&message, &doors));
     }
 
     fn tell_old(&mut self, message: &ToOld) {
-        self.old.iter().for_each(|old| old.tell(message));
+        let mut message = message.clone();
+        let doors = self.doors(message.doors());
+        self.old.iter().for_each(|old| old.tell(&message, &doors));
     }
 
     fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
@@ -270,7 +292,7 @@ impl World for Driver<'_> {
     }
 
     fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId> {
-        self.key.as_ref().map(|key| self.orphans.find(key, known)).unwrap_or_default()
+        self.rendezvous.as_ref().map(|folder| self.orphans.find(folder, known)).unwrap_or_default()
     }
 
     fn names(&mut self, names: Names) {

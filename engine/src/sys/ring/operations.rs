@@ -173,16 +173,7 @@ impl Ring {
 
     /// Tells once when a descriptor may be written to.
     pub(crate) fn poll_writable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
-        self.poll_once(descriptor, key, libc::POLLOUT);
-    }
-
-    /// Tells once when a descriptor has input: at once where it has some.
-    pub(crate) fn poll_readable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
-        self.poll_once(descriptor, key, libc::POLLIN);
-    }
-
-    fn poll_once(&mut self, descriptor: BorrowedFd<'_>, key: Key, events: libc::c_short) {
-        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), events as u32).build();
+        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLOUT as u32).build();
         self.push(entry, Kind::Poll.pack(0, key));
     }
 

@@ -1,6 +1,7 @@
 //! Connections move from this worker to others: what [`Sender`](crate::handover::sender::Sender) decides is carried out.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::EventLoop;
 use super::entry::{Rare, Receiving};
@@ -17,6 +18,12 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
 use crate::types::ConnectionId;
 
+/// A worker whose door is full is tried again after this time.
+const DOOR_RETRY_MS: u64 = 2;
+
+/// A worker whose door is full is given up after this time.
+const DOOR_MS_MAX: u64 = 3_000;
+
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn tell_sender(&mut self, input: Input) {
         let (now_ns, table, commands) = (self.context.now_ns, &mut self.slab, &mut self.moving.departures);
@@ -24,13 +31,19 @@ impl<P: Protocol> EventLoop<P> {
         self.carry_out();
     }
 
-    pub(super) fn hear_heirs(&mut self, names: Vec<String>) {
-        let heirs = names.into_iter().map(|name| self.moving.heir(name)).collect();
+    /// Where this worker has no room for all doors, the last ones are missing.
+    pub(super) fn hear_heirs(&mut self, names: Vec<String>, doors: Vec<OwnedFd>) {
+        let heirs = names.into_iter().zip(doors).map(|(name, door)| self.moving.heir(name, door)).collect();
         self.tell_sender(Input::Heirs(heirs));
     }
 
     /// What can be done for moving in this turn.
     pub(super) fn move_on(&mut self) {
+        for (heir, until_ns) in std::mem::take(&mut self.moving.full) {
+            if self.moving.sender.is_on() {
+                self.visit(heir, until_ns);
+            }
+        }
         let sender = &self.moving.sender;
         if sender.next_ns().is_some_and(|at_ns| at_ns <= self.context.now_ns) {
             if sender.is_late(self.context.now_ns) {
@@ -64,7 +77,7 @@ impl<P: Protocol> EventLoop<P> {
 
     pub(super) fn carry_out_departure(&mut self, command: Command) {
         match command {
-            Command::Visit(heir) => self.visit(heir),
+            Command::Visit(heir) => self.visit(heir, self.context.now_ns + DOOR_MS_MAX * 1_000_000),
             Command::Close(heir) => self.close_link(Other::Heir(heir)),
             Command::Stop(id) => {
                 self.stop_for_move(id);
@@ -107,18 +120,27 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn visit(&mut self, heir: Heir) {
-        let name = &self.moving.names[heir.0 as usize];
-        match visit(name, self.moving.user) {
+    fn visit(&mut self, heir: Heir, until_ns: u64) {
+        let Some(door) = self.moving.take_door(heir) else { return self.tell_sender(Input::Unreachable(heir)) };
+        match visit(door.as_fd()) {
             Ok(channel) => {
                 self.open_link(Other::Heir(heir), channel);
                 self.tell_sender(Input::Visited(heir));
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.context.now_ns < until_ns => {
+                self.moving.keep_door(heir, door);
+                self.moving.full.push((heir, until_ns));
+            }
             Err(error) => {
-                tracing::warn!(slot = self.context.slot, name, %error, "no way to a worker that serves");
+                tracing::warn!(slot = self.context.slot, %error, "no way to a worker that serves");
                 self.tell_sender(Input::Unreachable(heir));
             }
         }
+    }
+
+    /// When doors that were full are tried again.
+    pub(super) fn next_visit_ns(&self) -> Option<u64> {
+        (!self.moving.full.is_empty()).then_some(self.context.now_ns + DOOR_RETRY_MS * 1_000_000)
     }
 
     /// Cancels everything in flight; a send that waits for the peer says how far it came.

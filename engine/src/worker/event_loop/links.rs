@@ -1,6 +1,7 @@
 //! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::EventLoop;
 use crate::context::Alarm;
@@ -15,7 +16,6 @@ use crate::sys::ring::Key;
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };
-const MEETING_AGAIN: Key = Key { slot: 5, generation: 0 };
 const VISITORS: u32 = 0x1_0000;
 const HEIRS: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
@@ -23,6 +23,12 @@ const WRITABLE: u32 = 0x4_0000;
 
 /// Messages heard from one channel before others have their turn.
 const HEARD_PER_TURN: usize = 64;
+
+/// Visitors at a time: more than there are workers.
+const VISITORS_MAX: u32 = 4096;
+
+/// Visitors that are let in in one turn; the others come in the next.
+const VISITORS_PER_TURN: usize = 16;
 
 /// Whom a channel leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,17 +77,19 @@ pub(super) struct Moving {
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
     meeting: Option<Meeting>,
-    /// Whom this worker was started as.
-    pub(super) user: u32,
-    /// Where to find heirs; an heir is a place here.
-    pub(super) names: Vec<String>,
+    /// More visitors wait than could be let in in the last turn.
+    pub(super) has_more_visitors: bool,
+    /// Heirs by the names of their doors, with the doors of those that may still be visited; an heir is a place here.
+    doors: Vec<(String, Option<OwnedFd>)>,
+    /// Heirs whose doors were full, and until when they are tried.
+    pub(super) full: Vec<(Heir, u64)>,
     pub(super) links: BTreeMap<Other, Link>,
     /// Polls are told from those of earlier channels by this.
     sequence: u16,
 }
 
 impl Moving {
-    pub(super) fn new(sender: Sender, receiver: Receiver, meeting: Option<Meeting>, user: u32) -> Self {
+    pub(super) fn new(sender: Sender, receiver: Receiver, meeting: Option<Meeting>) -> Self {
         Self {
             sender,
             receiver,
@@ -89,15 +97,17 @@ impl Moving {
             arrivals: VecDeque::new(),
             is_carrying_out: false,
             meeting,
-            user,
-            names: Vec::new(),
+            has_more_visitors: false,
+            doors: Vec::new(),
+            full: Vec::new(),
             links: BTreeMap::new(),
             sequence: 0,
         }
     }
 
-    pub(super) fn meeting_name(&self) -> Option<String> {
-        self.meeting.as_ref().map(|meeting| meeting.name().to_owned())
+    /// Where this worker can be visited: a name, and the door.
+    pub(super) fn door(&self) -> Option<(&str, BorrowedFd<'_>)> {
+        self.meeting.as_ref().map(|meeting| (meeting.name(), meeting.door()))
     }
 
     pub(super) fn channel(&mut self, other: Other) -> Option<&mut Channel> {
@@ -110,14 +120,27 @@ impl Moving {
         Key { slot: other.slot(), generation: self.sequence }
     }
 
-    /// The heir of this name.
-    pub(super) fn heir(&mut self, name: String) -> Heir {
-        let known = self.names.iter().position(|one| *one == name);
+    /// The heir of this name, whose door this is.
+    pub(super) fn heir(&mut self, name: String, door: OwnedFd) -> Heir {
+        let known = self.doors.iter().position(|(one, _)| *one == name);
         let place = known.unwrap_or_else(|| {
-            self.names.push(name);
-            self.names.len() - 1
+            self.doors.push((name, None));
+            self.doors.len() - 1
         });
-        Heir(place as u32)
+        let heir = Heir(place as u32);
+        if !self.links.contains_key(&Other::Heir(heir)) {
+            self.keep_door(heir, door);
+        }
+        heir
+    }
+
+    pub(super) fn keep_door(&mut self, heir: Heir, door: OwnedFd) {
+        self.doors[heir.0 as usize].1 = Some(door);
+    }
+
+    /// A door is used once: a worker may have few descriptors left.
+    pub(super) fn take_door(&mut self, heir: Heir) -> Option<OwnedFd> {
+        self.doors[heir.0 as usize].1.take()
     }
 }
 
@@ -184,11 +207,11 @@ impl<P: Protocol> EventLoop<P> {
     /// A poll of this part fired; `false` where it is none of it.
     pub(super) fn link_readable(&mut self, key: Key, more: bool) -> bool {
         let own = Key { slot: key.slot & !WRITABLE, ..key };
-        if own == MEETING || own == MEETING_AGAIN {
-            if own == MEETING && !more {
+        if own == MEETING {
+            if !more {
                 self.open_to_visitors();
             }
-            self.let_visitors_in();
+            self.moving.has_more_visitors = true;
             return true;
         }
         let Some(other) = Other::at(own.slot) else { return false };
@@ -259,21 +282,28 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn let_visitors_in(&mut self) {
-        for _ in 0..HEARD_PER_TURN {
-            let channel = match self.moving.meeting.as_ref().map_or(Came::Nobody, Meeting::accept) {
-                Came::Worker(channel) => channel,
-                Came::Stranger => continue,
-                Came::Nobody => return,
+    /// Lets in who waits, some in each turn.
+    pub(super) fn let_visitors_in(&mut self) {
+        for _ in 0..VISITORS_PER_TURN {
+            let Some(came) = self.moving.meeting.as_ref().and_then(Meeting::accept) else {
+                self.moving.has_more_visitors = false;
+                return;
             };
             let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
-            let Some(number) = (0..HEIRS - VISITORS).find(is_free) else { return };
-            self.open_link(Other::Visitor(Visitor(number)), channel);
-            self.tell_receiver(receiver::Input::Came(Visitor(number)));
-        }
-        // Perhaps there are more.
-        if let Some(meeting) = &self.moving.meeting {
-            self.ring.poll_readable(meeting.descriptor(), MEETING_AGAIN);
+            match came {
+                Came::Visitor(channel) => {
+                    // Who finds no place is refused by the end of its channel.
+                    let Some(number) = (0..VISITORS_MAX).find(is_free) else { continue };
+                    self.open_link(Other::Visitor(Visitor(number)), channel);
+                    self.tell_receiver(receiver::Input::Came(Visitor(number)));
+                }
+                Came::Nobody => {}
+                Came::End => {
+                    tracing::warn!(slot = self.context.slot, "no connections can be brought to this worker any more");
+                    self.moving.meeting = None;
+                    self.ring.cancel_poll(MEETING);
+                }
+            }
         }
     }
 

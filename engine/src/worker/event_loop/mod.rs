@@ -39,7 +39,7 @@ use crate::config::{Connections, StateTooLarge};
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
 use crate::handover::receiver::{Receiver, Visitor};
 use crate::handover::sender::Sender;
-use crate::ipc::channel::tell;
+use crate::ipc::channel::{tell, tell_with_all};
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
@@ -78,9 +78,8 @@ pub(super) struct Parts<M> {
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
     pub(super) acceptor: Acceptor,
-    /// Where others bring their connections, and whom this worker was started as.
+    /// Where others bring their connections.
     pub(super) meeting: Option<Meeting>,
-    pub(super) user: u32,
     pub(super) connections: Connections,
     pub(super) state_bytes_max: u64,
     pub(super) state_too_large: StateTooLarge,
@@ -130,7 +129,7 @@ impl<P: Protocol> EventLoop<P> {
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
         let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
         let receiver = Receiver::new(sizing.connections_max);
-        let moving = Moving::new(sender, receiver, parts.meeting, parts.user);
+        let moving = Moving::new(sender, receiver, parts.meeting);
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
@@ -183,15 +182,15 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn report_ready(&self) -> bool {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
-        let meeting = self.moving.meeting_name();
+        let (meeting, door) = self.moving.door().unzip();
         let report = Report::Ready {
             core: self.context.core,
             connections_max,
             listeners,
-            meeting,
+            meeting: meeting.map(str::to_owned),
             has_state: P::WORKER_STATE.is_some(),
         };
-        if let Err(error) = tell(&self.control, &report) {
+        if let Err(error) = tell_with_all(&self.control, &report, door.as_slice()) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready; this worker leaves");
             return false;
         }
@@ -223,8 +222,11 @@ impl<P: Protocol> EventLoop<P> {
         self.send_dirty();
         let is_hurried = self.serve_line();
         let began_ns = if is_hurried { monotonic_ns() } else { 0 };
-        let has_work =
-            is_hurried || !self.context.commands.is_empty() || self.ring.waiting() > 0 || self.lifecycle.is_asked();
+        let has_work = is_hurried
+            || !self.context.commands.is_empty()
+            || self.ring.waiting() > 0
+            || self.lifecycle.is_asked()
+            || self.moving.has_more_visitors;
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -236,6 +238,9 @@ impl<P: Protocol> EventLoop<P> {
         {
             self.complete(completion);
             completed += 1;
+        }
+        if self.moving.has_more_visitors {
+            self.let_visitors_in();
         }
         self.expire_timers();
         self.run_commands();
@@ -329,7 +334,7 @@ impl<P: Protocol> EventLoop<P> {
         let of_leaving = if self.lifecycle.is_serving() {
             None
         } else {
-            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).min()
+            self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
         };
         let next_ns = of_timers.into_iter().chain(of_leaving).chain(self.budget.next_ns()).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {

@@ -4,18 +4,18 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::polls::CONTROL;
 use super::{EventLoop, Master};
-use crate::ipc::channel::{Heard, hear_with, is_nonsense, tell, tell_with};
+use crate::ipc::channel::{Heard, hear_with_all, is_nonsense, tell, tell_with};
 use crate::ipc::descriptors;
 use crate::ipc::orders::{Order, Report};
-use crate::ipc::rendezvous::{Rendezvous, peer_process};
+use crate::ipc::rendezvous::peer_process;
 use crate::protocol::Protocol;
 use crate::worker::listener::Listener;
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn hear_orders(&mut self, more: bool) {
         loop {
-            match hear_with(&self.control) {
-                Ok((Heard::Message(order), descriptor)) => self.obey(order, descriptor),
+            match hear_with_all(&self.control) {
+                Ok((Heard::Message(order), descriptors)) => self.obey(order, descriptors),
                 Ok((Heard::Nothing, _)) => break,
                 Err(error) if is_nonsense(&error) => {
                     tracing::warn!(slot = self.context.slot, %error, "an order this worker does not know is ignored");
@@ -29,16 +29,16 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn obey(&mut self, order: Order, descriptor: Option<OwnedFd>) {
+    fn obey(&mut self, order: Order, mut descriptors: Vec<OwnedFd>) {
         match order {
             Order::Drain { settle_ms, drain_ms, is_succeeded } => {
                 self.drain(settle_ms, drain_ms, Some(is_succeeded));
             }
-            Order::Heirs { names } => self.hear_heirs(names),
+            Order::Heirs { names } => self.hear_heirs(names, descriptors),
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
-                match descriptor.map(descriptors::connection) {
+                match descriptors.pop().map(descriptors::connection) {
                     Some(Ok(connection)) => {
                         self.context.page.accepted.add(1);
                         self.open(connection.into(), None);
@@ -51,7 +51,7 @@ impl<P: Protocol> EventLoop<P> {
             }
             Order::Adopt { listener, address } => {
                 // The copy of one that leaves is of no use.
-                let socket = descriptor.filter(|_| !self.lifecycle.is_leaving());
+                let socket = descriptors.pop().filter(|_| !self.lifecycle.is_leaving());
                 match socket.map(|socket| descriptors::bound(socket, address)) {
                     Some(Ok(socket)) => self.add_listener(Listener::new(listener, socket, address)),
                     Some(Err(unfit)) => {
@@ -102,8 +102,11 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Takes orders from a master that has come, if the one before is gone; else it has to wait.
     pub(super) fn meet_master(&mut self) {
-        let came = self.rendezvous.as_ref().filter(|_| self.master == Master::Gone).and_then(Rendezvous::accept);
-        let Some(control) = came else { return };
+        let Some(rendezvous) = &mut self.rendezvous else { return };
+        if self.master == Master::Present {
+            return rendezvous.let_in();
+        }
+        let Some(control) = rendezvous.next() else { return };
         // A channel knows who made it, whether that process still lives or not.
         let master = peer_process(&self.control);
         self.control = control;
