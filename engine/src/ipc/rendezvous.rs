@@ -136,6 +136,15 @@ pub(crate) struct Rendezvous {
     waiting: VecDeque<OwnedFd>,
     /// The user that the worker was started as; it may have become another since.
     user: u32,
+    folder: PathBuf,
+}
+
+impl Drop for Rendezvous {
+    /// A worker that has become another user leaves this to masters.
+    fn drop(&mut self) {
+        forget(&self.folder, std::process::id());
+        let _ = fs::remove_dir(&self.folder);
+    }
 }
 
 impl Rendezvous {
@@ -153,7 +162,7 @@ impl Rendezvous {
         bound.unwrap_or(Err(io::ErrorKind::NotFound.into()))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw() })
+        Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw(), folder: folder.to_owned() })
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {

@@ -39,7 +39,9 @@ fn assert_one_serves_and_stops(lineage: &Lineage, what: &str) {
     lineage.settle();
     let master = lineage.master();
     wait_until("its name leads to it", || control::status(&lineage.control()).is_some_and(|one| one.pid == master));
-    wait_until(&format!("{what}: nothing is left beside its names"), || files(lineage) == ["control", "pid"]);
+    wait_until(&format!("{what}: nothing is left beside its names"), || {
+        files(lineage) == ["control", "control.workers", "pid"]
+    });
     assert_served(lineage.first.address());
     lineage.done(&["stop"]);
     assert_nothing_is_left(lineage, what);
