@@ -3,6 +3,8 @@
 //!
 //! [`masters`] is what a master hears, [`workers`] what a worker hears.
 
+#[cfg(test)]
+mod hostile;
 pub mod masters;
 #[cfg(test)]
 mod tests;

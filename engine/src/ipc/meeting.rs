@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
-use super::channel::pair;
+use super::channel::{is_nonsense, pair};
 use super::transfer::Channel;
 use crate::sys::channel;
 
@@ -73,7 +73,7 @@ impl Meeting {
                 let channel = descriptors.into_iter().next().filter(is_packets).map(Channel::new);
                 Some(channel.map_or(Came::Nobody, Came::Visitor))
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(Came::Nobody),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_nonsense(&error) => Some(Came::Nobody),
             Err(_) => None,
         }
     }

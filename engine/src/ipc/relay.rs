@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_bounded() {
-        let name = || format!("baton/connections/{:032x}", 7);
+        let name = || format!("{:032x}", 7);
         let meetings = || vec![name(), "a".repeat(9_000), String::new()];
         let ready = |generation| ToOld::Ready { generation, meetings: meetings() }.bounded();
         assert_eq!(ready(3), ToOld::Ready { generation: 3, meetings: vec![name()] });

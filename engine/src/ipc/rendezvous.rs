@@ -94,6 +94,16 @@ impl Folder {
         names
     }
 
+    /// Nobody listens there any more; the process may be ending still.
+    fn is_left(&self, name: Name) -> bool {
+        let knock = || {
+            let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&self.address(name)?)
+        };
+        knock().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     fn remove(&self, name: Name) {
         let _ = fs::remove_file(self.path().join(name.text()));
     }
@@ -265,7 +275,8 @@ pub(crate) fn forget(folder: &Path, pid: u32) {
 /// Removes what is left of all workers that have ended, and the folder where nothing else is there.
 pub(crate) fn tidy(folder: &Path) {
     if let Ok(opened) = Folder::open(folder) {
-        opened.names().into_iter().filter(|name| !name.is_alive()).for_each(|name| opened.remove(name));
+        let names = opened.names().into_iter();
+        names.filter(|name| !name.is_alive() || opened.is_left(*name)).for_each(|name| opened.remove(name));
         let _ = fs::remove_dir(folder);
     }
 }
@@ -325,6 +336,17 @@ mod tests {
         assert_eq!(pids(&place.found()), [std::process::id()], "who lives is left");
         forget(&place.folder(), std::process::id());
         assert!(place.found().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_listens_at_is_removed_although_the_process_lives() {
+        let place = Place::new("left");
+        let folder = Folder::make(&place.folder()).expect("made");
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        socket.bind(&folder.address(Name::own().expect("read")).expect("short")).expect("bound");
+        drop(socket);
+        tidy(&place.folder());
+        assert!(!place.folder().exists());
     }
 
     /// Masters that were killed while the worker's own lived.

@@ -116,6 +116,7 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_getsockopt,
         libc::SYS_memfd_create,
         libc::SYS_lseek,
+        libc::SYS_pread64,
         libc::SYS_fstat,
         libc::SYS_ppoll,
         // Memory, locks, time, random numbers.

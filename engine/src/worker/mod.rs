@@ -3,8 +3,6 @@
 
 mod budget;
 mod event_loop;
-#[cfg(test)]
-mod hostile;
 mod idlest;
 pub(crate) mod lifecycle;
 mod line;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Listeners, Setup, run};
+use super::workers::Timed;
 use crate::config::Settings;
-use crate::fuzzing::workers::Timed;
 use crate::handover::limits::GIVE_MS_MAX;
 use crate::handover::{Frozen, Message, Standing, VERSION};
 use crate::ipc::channel::{self, hear_with, tell};
@@ -18,6 +17,7 @@ use crate::ipc::transfer::{Channel, Heard, Offer};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
+use crate::worker::{Listeners, Setup, run};
 
 /// What should happen happens by then, on a slow machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
