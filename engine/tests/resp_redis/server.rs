@@ -61,6 +61,8 @@ impl Server {
             let mut command = Command::new("redis-server");
             command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
             command.arg(port.to_string());
+            // The example's bound.
+            command.args(["--proto-max-bulk-len", "64mb"]);
             command
         })
     }
