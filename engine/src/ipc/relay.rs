@@ -75,13 +75,6 @@ pub(crate) enum ToNew {
     Unknown,
 }
 
-impl ToNew {
-    /// The names of the doors that come with this message.
-    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
-        if let Self::Relieved { meetings } = self { Some(meetings) } else { None }
-    }
-}
-
 /// From the new master to the old one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "relay", rename_all = "snake_case")]
@@ -157,6 +150,11 @@ impl ToNew {
             Self::Relieved { meetings } => Self::Relieved { meetings: bounded_names(meetings) },
             message => message,
         }
+    }
+
+    /// The names of the doors that come with this message.
+    pub(crate) fn doors(&mut self) -> Option<&mut Vec<String>> {
+        if let Self::Relieved { meetings } = self { Some(meetings) } else { None }
     }
 }
 

@@ -96,12 +96,15 @@ impl Folder {
 
     /// Nobody listens there any more; the process may be ending still.
     fn is_left(&self, name: Name) -> bool {
-        let knock = || {
-            let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-            socket.set_nonblocking(true)?;
-            socket.connect(&self.address(name)?)
-        };
-        knock().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        self.connect(name).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Never waits: `WouldBlock` where the queue of who listens there is full.
+    fn connect(&self, name: Name) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&self.address(name)?)?;
+        Ok(socket)
     }
 
     fn remove(&self, name: Name) {
@@ -251,16 +254,14 @@ fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
         folder.remove(name);
         return None;
     }
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).ok()?;
     // A worker whose queue is full must not keep the master waiting for long.
-    socket.set_nonblocking(true).ok()?;
-    let address = folder.address(name).ok()?;
-    while let Err(error) = socket.connect(&address) {
-        if error.kind() != io::ErrorKind::WouldBlock || Instant::now() > until {
-            return None;
+    let socket = loop {
+        match folder.connect(name) {
+            Ok(socket) => break socket,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock || Instant::now() > until => return None,
+            Err(_) => thread::sleep(KNOCK_PAUSE),
         }
-        thread::sleep(KNOCK_PAUSE);
-    }
+    };
     socket.set_nonblocking(false).ok()?;
     is_of(&socket, geteuid().as_raw()).then(|| Found { pid: name.pid, handle, channel: socket.into() })
 }

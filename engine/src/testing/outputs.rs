@@ -22,22 +22,33 @@ pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> 
     let by_byte = output_of_parts(&make, &bytes);
     assert_eq!(by_byte.escape_ascii().to_string(), whole.escape_ascii().to_string(), "byte by byte");
     for window in [1, 2, 3, 7, 64, 1000] {
-        let mut harness = Harness::new(make());
-        let client = harness.open();
-        harness.set_window(client, Some(0));
-        harness.send(client, input);
-        let mut taken = Vec::new();
-        loop {
-            harness.set_window(client, Some(window));
-            let part = harness.take_output(client);
-            if part.is_empty() {
-                break;
-            }
-            taken.extend_from_slice(&part);
-        }
+        let taken = output_in_windows(make(), input, window, |_| {});
         assert_eq!(taken.escape_ascii().to_string(), whole.escape_ascii().to_string(), "{window} bytes at a time");
     }
     whole
+}
+
+/// The output to `input` of a peer that takes so many bytes at a time; `before` each time something happens.
+fn output_in_windows<P: Protocol>(
+    protocol: P,
+    input: &[u8],
+    window: usize,
+    before: impl Fn(&mut Harness<P>),
+) -> Vec<u8> {
+    let mut harness = Harness::new(protocol);
+    let client = harness.open();
+    harness.set_window(client, Some(0));
+    harness.send(client, input);
+    let mut taken = Vec::new();
+    loop {
+        before(&mut harness);
+        harness.set_window(client, Some(window));
+        let part = harness.take_output(client);
+        if part.is_empty() {
+            return taken;
+        }
+        taken.extend_from_slice(&part);
+    }
 }
 
 /// Runs `input` through fresh protocols that hand the connection over to the next fresh one after every event: at the
@@ -61,20 +72,7 @@ pub fn output_of_all_handovers<P: Protocol>(make: impl Fn() -> P, input: &[u8]) 
         assert_eq!(output, whole, "handed over after every {size} bytes of input");
     }
     for window in [1, 3, 64, 1000] {
-        let mut harness = Harness::new(make());
-        let client = harness.open();
-        harness.set_window(client, Some(0));
-        harness.send(client, input);
-        let mut taken = Vec::new();
-        loop {
-            harness.hand_over(make());
-            harness.set_window(client, Some(window));
-            let part = harness.take_output(client);
-            if part.is_empty() {
-                break;
-            }
-            taken.extend_from_slice(&part);
-        }
+        let taken = output_in_windows(make(), input, window, |harness| harness.hand_over(make()));
         let (taken, whole) = (taken.escape_ascii().to_string(), whole.escape_ascii().to_string());
         assert_eq!(taken, whole, "handed over after every {window} bytes of output");
     }
