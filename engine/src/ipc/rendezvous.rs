@@ -94,14 +94,15 @@ impl Folder {
         names
     }
 
-    /// Nobody listens there any more; the process may be ending still.
+    /// Nobody listens there any more; the process may be ending still. Who listens is not disturbed: the kernel refuses a
+    /// stream to a socket of packets (EPROTOTYPE) before it queues it.
     fn is_left(&self, name: Name) -> bool {
-        self.connect(name).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        self.connect(name, Type::STREAM).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// Never waits: `WouldBlock` where the queue of who listens there is full.
-    fn connect(&self, name: Name) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    fn connect(&self, name: Name, kind: Type) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&self.address(name)?)?;
         Ok(socket)
@@ -256,7 +257,7 @@ fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
     }
     // A worker whose queue is full must not keep the master waiting for long.
     let socket = loop {
-        match folder.connect(name) {
+        match folder.connect(name, Type::SEQPACKET) {
             Ok(socket) => break socket,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock || Instant::now() > until => return None,
             Err(_) => thread::sleep(KNOCK_PAUSE),
@@ -348,6 +349,16 @@ mod tests {
         drop(socket);
         tidy(&place.folder());
         assert!(!place.folder().exists());
+    }
+
+    #[test]
+    fn tidying_does_not_knock_at_who_lives() {
+        let place = Place::new("quiet");
+        let rendezvous = Rendezvous::open(&place.folder()).expect("listening");
+        tidy(&place.folder());
+        let nobody = rendezvous.socket.accept().expect_err("nobody came");
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pids(&place.found()), [std::process::id()]);
     }
 
     /// Masters that were killed while the worker's own lived.
