@@ -1,0 +1,3 @@
+//! Request bodies: where they end, and what of them is missing.
+
+pub(crate) mod chunked;
