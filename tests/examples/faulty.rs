@@ -5,7 +5,7 @@ use baton::config::Sandbox;
 use baton::{Server, ServerError, Service};
 use batond::cli::Arguments;
 use batond::config::Config;
-use batond::http::Http;
+use batond::http;
 use batond::logging;
 use clap::Parser;
 
@@ -15,8 +15,8 @@ fn main() -> Result<(), ServerError> {
     config.settings.sandbox = Sandbox::Off;
     logging::start(config.log_level, config.log_format);
     let service = || {
-        let http = config.http.clone();
-        Service::new(move |_slot| Http::new(&http))
+        let settings = config.http.clone();
+        Service::new(move |_slot| http::server(&settings))
     };
     let reload = || Ok((config.settings.clone(), service()));
     Server::builder().settings(config.settings.clone()).build()?.run_with_reload(service(), reload)

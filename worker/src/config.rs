@@ -15,8 +15,8 @@ use baton::config::{
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use crate::http::HttpConfig;
 use crate::units::{self, Bytes, Listen, Number, PORT_DEFAULT, Workers};
+use baton_http::HttpConfig;
 
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -401,13 +401,13 @@ impl Config {
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
             http: HttpConfig {
-                server: http.server.unwrap_or(page.server),
+                server: http.server.unwrap_or_else(|| page.server.clone()),
                 head_bytes_max: size(http.head_bytes_max, page.head_bytes_max),
                 target_bytes_max: size(http.target_bytes_max, page.target_bytes_max),
                 body_bytes_max: size(http.body_bytes_max, page.body_bytes_max),
                 body_ms: number(http.body_ms, page.body_ms),
                 requests_max: number(http.requests_max, page.requests_max),
-                memo: page.memo,
+                ..page
             },
             log_level: log.level.unwrap_or(LogLevel::Info),
             log_format: log.format.unwrap_or(LogFormat::Text),

@@ -10,7 +10,7 @@ use baton::{Server, ServerError, Service, Telemetry};
 use batond::cli::Arguments;
 use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
 use batond::echo::Echo;
-use batond::http::Http;
+use batond::http;
 use batond::logging;
 use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
@@ -92,8 +92,8 @@ fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
 fn service(config: &Config) -> Service<'static> {
     match config.protocol {
         ProtocolChoice::Http => {
-            let http = config.http.clone();
-            Service::new(move |_slot| Http::new(&http))
+            let config = config.http.clone();
+            Service::new(move |_slot| http::server(&config))
         }
         ProtocolChoice::Echo => Service::new(|_slot| Echo),
     }

@@ -2,7 +2,8 @@
 //! small bites.
 
 use baton::testing::{Harness, output_of_all_handovers, output_of_all_splits};
-use batond::http::{Http, HttpConfig};
+use baton_http::HttpConfig;
+use batond::http::server;
 
 /// What the client sees of the connection after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +132,7 @@ type Row = (&'static str, String, String, End);
 
 fn check(rows: Vec<Row>) {
     for (name, input, expected, end) in rows {
-        let mut harness = Harness::new(Http::new(&HttpConfig::default()));
+        let mut harness = Harness::new(server(&HttpConfig::default()));
         let client = harness.open();
         harness.send(client, input.as_bytes());
         assert_eq!(harness.take_output(client).escape_ascii().to_string(), escaped(&expected), "{name}");
@@ -143,8 +144,8 @@ fn check(rows: Vec<Row>) {
         assert_eq!(seen, end, "{name}");
         // Long inputs are cut by tests of their own.
         if input.len() < 1000 {
-            let split = output_of_all_splits(|| Http::new(&HttpConfig::default()), input.as_bytes());
-            let handed_over = output_of_all_handovers(|| Http::new(&HttpConfig::default()), input.as_bytes());
+            let split = output_of_all_splits(|| server(&HttpConfig::default()), input.as_bytes());
+            let handed_over = output_of_all_handovers(|| server(&HttpConfig::default()), input.as_bytes());
             assert_eq!(handed_over.escape_ascii().to_string(), split.escape_ascii().to_string(), "{name}, handed over");
             assert_eq!(split.escape_ascii().to_string(), escaped(&expected), "{name}");
         }

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use baton::testing::Harness;
 use baton::{Io, Peer, Protocol, Reject, Step};
-use batond::http::{Http, HttpConfig};
+use baton_http::HttpConfig;
+use batond::http;
 
 const ROUNDS: usize = 9;
 const REQUESTS_PER_ROUND: usize = 200_000;
@@ -50,9 +51,9 @@ fn measure<P: Protocol>(protocol: P, inputs: &[Vec<u8>], depth: usize) -> f64 {
     best
 }
 
-fn report(name: &str, requests: &[Vec<u8>], memo: bool, depth: usize) {
+fn report(name: &str, requests: &[Vec<u8>], depth: usize) {
     let inputs: Vec<Vec<u8>> = requests.iter().map(|request| request.repeat(depth)).collect();
-    let server = || Http::new(&HttpConfig { memo, ..HttpConfig::default() });
+    let server = || http::server(&HttpConfig::default());
     let mut harness = Harness::new(server());
     let client = harness.open();
     harness.send(client, &inputs[0]);
@@ -61,6 +62,19 @@ fn report(name: &str, requests: &[Vec<u8>], memo: bool, depth: usize) {
     let constant = measure(Constant(answer), &inputs, depth);
     let each = (whole - constant) / depth as f64;
     println!("{name:<24} depth {depth:>2}: {each:>6.1} ns per request ({whole:.0} - {constant:.0} ns per input)");
+}
+
+/// As Firefox sends it.
+fn browser(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
+         Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
+         Accept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\
+         Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: none\r\nSec-Fetch-User: ?1\r\n\
+         Priority: u=0, i\r\n\r\n"
+    )
+    .into_bytes()
 }
 
 #[test]
@@ -77,13 +91,14 @@ fn nanoseconds_per_request() {
     let distinct: Vec<_> = (0..64).map(|at| wrk(&format!("/?{at:02}"))).collect();
     let echo = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 64\r\n\r\n";
     let echo = vec![[&echo[..], &[b'x'; 64]].concat()];
+    let browser: Vec<_> = (0..64).map(|at| browser(&format!("/plaintext?id={at:02}"))).collect();
     for depth in [1, 16] {
-        report("plaintext, small", &small, true, depth);
-        report("plaintext, wrk", &[wrk("/plaintext")], true, depth);
-        report("plaintext, four clients", &distinct[..4], true, depth);
-        report("plaintext, all distinct", &distinct, true, depth);
-        report("plaintext, no memo", &[wrk("/plaintext")], false, depth);
-        report("json, wrk", &[wrk("/json")], true, depth);
-        report("echo of 64 bytes", &echo, true, depth);
+        report("plaintext, browsers", &browser, depth);
+        report("plaintext, small", &small, depth);
+        report("plaintext, wrk", &[wrk("/plaintext")], depth);
+        report("plaintext, four clients", &distinct[..4], depth);
+        report("plaintext, all distinct", &distinct, depth);
+        report("json, wrk", &[wrk("/json")], depth);
+        report("echo of 64 bytes", &echo, depth);
     }
 }

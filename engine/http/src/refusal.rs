@@ -1,7 +1,7 @@
 //! Why a request is refused: the status and a sentence for whoever reads it. Every refusal ends the connection, since
 //! after it nobody can be sure where the next request begins.
 
-use http::StatusCode;
+use ::http::StatusCode;
 
 /// See the module's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

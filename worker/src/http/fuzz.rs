@@ -4,21 +4,20 @@ use std::time::Duration;
 
 use baton::testing::Harness;
 
-use super::{Http, HttpConfig};
+use baton_http::{Http, HttpConfig};
 
-/// Runs `data` as one connection's input through fresh servers: whole, cut in several ways, with and without the memo,
+/// Runs `data` as one connection's input through fresh servers: whole, cut in several ways,
 /// and a second time on a server that has seen it. The output must be the same each time.
 ///
 /// # Panics
 /// If it is not, or if the server panics.
 pub fn check(data: &[u8]) {
-    let whole = output(&mut server(true), &[data]);
-    assert_same("without the memo", data, &whole, &output(&mut server(false), &[data]));
+    let whole = output(&mut server(), &[data]);
     let bytes: Vec<&[u8]> = data.chunks(1).collect();
-    assert_same("byte by byte", data, &whole, &output(&mut server(true), &bytes));
+    assert_same("byte by byte", data, &whole, &output(&mut server(), &bytes));
     for seed in 0..3 {
         let parts = parts(data, seed);
-        let mut server = server(seed != 1);
+        let mut server = server();
         assert_same("in parts", data, &whole, &output(&mut server, &parts));
         assert_same("again", data, &whole, &output(&mut server, &[data]));
     }
@@ -39,11 +38,11 @@ pub fn check_frozen(data: &[u8]) {
         state.extend_from_slice(&(head.len() as u32).to_le_bytes());
         state.extend_from_slice(&[head, kept].concat());
     }
-    let mut server = server(true);
+    let mut server = server();
     let Ok(client) = server.take_over(1, &state, input, &[]) else { return };
     server.send(client, input);
     server.advance(Duration::from_secs(1));
-    let successor = Http::new(&bounds());
+    let successor = super::server(&bounds());
     server.hand_over(successor);
     server.send(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     server.advance(Duration::from_secs(100));
@@ -54,8 +53,8 @@ fn bounds() -> HttpConfig {
     HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() }
 }
 
-fn server(memo: bool) -> Harness<Http> {
-    Harness::new(Http::new(&HttpConfig { memo, ..bounds() }))
+fn server() -> Harness<Http> {
+    Harness::new(super::server(&bounds()))
 }
 
 fn output(server: &mut Harness<Http>, parts: &[&[u8]]) -> Vec<u8> {

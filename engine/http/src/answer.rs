@@ -1,0 +1,327 @@
+//! Calls of handlers, and what the connection does after an answer.
+
+use ::http::StatusCode;
+use baton::{Io, Next};
+
+use crate::body::Rest;
+use crate::connection::{Busy, Doing, HttpConnection};
+use crate::error::Error;
+use crate::exchange::Receive;
+use crate::head::{Head, Persistence};
+use crate::later::Response;
+use crate::method::Method;
+use crate::out::{Out, OutFraming};
+use crate::refusal::Refusal;
+use crate::reply::{Outcome, Reply, To};
+use crate::request::Request;
+use crate::router::{Begin, Endpoint, Found, Receiving};
+use crate::state::State;
+use crate::writer::{AnswerHead, Length, Say, Writer};
+
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+const NOT_FOUND: &[u8] = b"there is nothing here\n";
+const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
+
+/// What becomes of the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Keep,
+    /// The client wants no more: no need to wait for its FIN.
+    Finish,
+    Close,
+    /// The client must see that something is missing.
+    Cut,
+}
+
+impl After {
+    /// `rest` is input behind the request.
+    #[inline]
+    pub(crate) fn next(self, rest: &[u8]) -> Option<Next> {
+        match self {
+            Self::Keep => None,
+            Self::Finish if rest.is_empty() => Some(Next::Finish),
+            // Closing with input unread resets the connection, and the answer may be lost.
+            Self::Finish | Self::Close => Some(Next::Close),
+            Self::Cut => Some(Next::Abort),
+        }
+    }
+}
+
+/// What answering needs of the server.
+pub(crate) struct Answering<'s, S> {
+    pub(crate) state: &'s mut S,
+    pub(crate) writer: &'s mut Writer,
+    pub(crate) requests_max: u32,
+}
+
+impl<S: State> Answering<'_, S> {
+    /// Answers a whole request with what was found for it.
+    #[inline]
+    pub(crate) fn answer(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: Request<'_>,
+        found: Found<'_, '_, S>,
+        io: &mut Io<'_>,
+    ) -> After {
+        let (to, after) = self.count(connection, &request.head, io);
+        self.answer_to(connection, request, found, to, after, io)
+    }
+
+    /// The same, for the last answer of the connection.
+    pub(crate) fn answer_last(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: Request<'_>,
+        found: Found<'_, '_, S>,
+        io: &mut Io<'_>,
+    ) {
+        let (to, _) = self.count(connection, &request.head, io);
+        self.answer_to(connection, request, found, To { say: Say::Close, ..to }, After::Close, io);
+    }
+
+    #[inline]
+    fn answer_to(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: Request<'_>,
+        found: Found<'_, '_, S>,
+        to: To,
+        after: After,
+        io: &mut Io<'_>,
+    ) -> After {
+        match found {
+            Found::Endpoint(Endpoint::Whole(handler), parameters) => {
+                let request = Request { parameters: parameters.as_ref(), ..request };
+                let mut outcome = Outcome::Nothing;
+                let reply = Reply::new(io, self.writer, &mut outcome, to, Some(&request));
+                let result = handler(self.state, &request, reply);
+                let failed = result.err();
+                if failed.is_none() && matches!(outcome, Outcome::Answered) {
+                    return after;
+                }
+                self.settle(connection, &request, failed, outcome, (to, after), io)
+            }
+            Found::Endpoint(Endpoint::Parts(_), _) => after,
+            Found::Options(allow) => {
+                self.allowed(io, to, StatusCode::OK, allow, b"", b"");
+                after
+            }
+            Found::NotAllowed(allow) => {
+                self.allowed(io, to, StatusCode::METHOD_NOT_ALLOWED, allow, b"text/plain", NOT_ALLOWED);
+                after
+            }
+            Found::NotFound => {
+                write_text(self.writer, io, to, StatusCode::NOT_FOUND, NOT_FOUND);
+                after
+            }
+        }
+    }
+
+    /// A handler has returned: what it left is kept, and where it failed, that is answered.
+    fn settle(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: &Request<'_>,
+        failed: Option<Error>,
+        outcome: Outcome,
+        (to, after): (To, After),
+        io: &mut Io<'_>,
+    ) -> After {
+        if let Some(error) = &failed {
+            error.log(request.method().name(), request.path());
+        }
+        let doing = match outcome {
+            Outcome::Answered => return after,
+            // A proof of an earlier answer is none of this one.
+            Outcome::Nothing => {
+                let unanswered = || Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the handler gave no answer");
+                write_error(self.writer, io, to, &failed.unwrap_or_else(unanswered));
+                return after;
+            }
+            Outcome::Stream(..) | Outcome::Started(_) if failed.is_some() => return After::Cut,
+            // There is nobody to write what follows.
+            Outcome::Started(_) => return After::Cut,
+            Outcome::Later if failed.is_some() => {
+                write_error(self.writer, io, to, &failed.expect("as matched"));
+                return after;
+            }
+            Outcome::Stream(source, framing) => Doing::Stream { source, framing },
+            Outcome::Later => Doing::Later,
+            Outcome::Upgrade(protocol) => Doing::Upgraded(protocol),
+        };
+        let until_close = matches!(doing, Doing::Stream { framing: OutFraming::UntilClose, .. });
+        let after = if until_close { After::Close } else { after };
+        let mut busy = Busy::new(b"", doing);
+        (busy.to, busy.after) = (Some(to), after);
+        connection.busy = Some(busy);
+        After::Keep
+    }
+
+    /// Begins a request whose body goes in parts to what `begin` gives.
+    pub(crate) fn begin_parts(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: Request<'_>,
+        begin: &Begin<S>,
+        rest: Rest,
+        answered: &mut usize,
+        io: &mut Io<'_>,
+    ) -> After {
+        let (to, after) = self.count(connection, &request.head, io);
+        let to = To { expects_continue: request.head.expects_continue, ..to };
+        let mut outcome = Outcome::Nothing;
+        let begun = begin(self.state, &request, Reply::new(io, self.writer, &mut outcome, to, Some(&request)));
+        let to = To { expects_continue: false, ..to };
+        let (receiver, out) = match (begun, outcome) {
+            (Ok(Receiving::Answers(receiver)), Outcome::Nothing) => {
+                if request.head.expects_continue {
+                    io.write(CONTINUE);
+                }
+                (receiver, None)
+            }
+            (Ok(Receiving::Started(_, receiver)), Outcome::Started(framing)) => (receiver, Some(framing)),
+            (begun, outcome) => {
+                *answered += 1;
+                // Nobody knows whether the client, told no, still sends its body: hence the close.
+                let (to, after) = if request.head.expects_continue {
+                    (To { say: Say::Close, ..to }, After::Close)
+                } else {
+                    (to, after)
+                };
+                let then = self.settle(connection, &request, begun.err(), outcome, (to, after), io);
+                if then == After::Keep && connection.busy.is_none() || then == After::Finish {
+                    connection.busy = Some(Busy { after: then, ..*Busy::new(b"", Doing::Skip { rest }) }.into());
+                    return After::Keep;
+                }
+                // Something goes on although the body was not read: it cannot be told from what follows.
+                return if connection.busy.take().is_some() { After::Cut } else { then };
+            }
+        };
+        let mut busy = Busy::new(request.bytes, Doing::Parts { rest, receiver, out, waits: false });
+        (busy.to, busy.after) = (Some(to), after);
+        connection.busy = Some(busy);
+        After::Keep
+    }
+
+    /// The body has come to its end.
+    pub(crate) fn end_parts(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        request: Request<'_>,
+        mut receiver: Box<dyn Receive<S>>,
+        out: Option<OutFraming>,
+        after: After,
+        io: &mut Io<'_>,
+    ) -> After {
+        if let Some(mut framing) = out {
+            let mut out = Out { io, framing: &mut framing };
+            return match receiver.on_last(self.state, &mut out) {
+                Ok(()) if out.end() => {
+                    if framing == OutFraming::UntilClose {
+                        After::Close
+                    } else {
+                        after
+                    }
+                }
+                Ok(()) => After::Cut,
+                Err(error) => {
+                    error.log(request.method().name(), request.path());
+                    After::Cut
+                }
+            };
+        }
+        let (to, after) = self.persistence(connection, &request.head, io);
+        let mut outcome = Outcome::Nothing;
+        let reply = Reply::new(io, self.writer, &mut outcome, to, Some(&request));
+        let failed = receiver.on_end(self.state, &request, reply).err();
+        self.settle(connection, &request, failed, outcome, (to, after), io)
+    }
+
+    /// A receiver has failed in the middle of a body.
+    pub(crate) fn fail_parts(
+        &mut self,
+        connection: &HttpConnection<S>,
+        head: &[u8],
+        error: Error,
+        has_begun: bool,
+        io: &mut Io<'_>,
+    ) -> After {
+        error.log("", "");
+        if has_begun {
+            return After::Cut;
+        }
+        let method = if head.starts_with(b"HEAD ") { Method::Head } else { Method::Post };
+        let to = To { say: Say::Close, method, minor: 1, number: connection.requests, expects_continue: false };
+        write_error(self.writer, io, to, &error);
+        After::Close
+    }
+
+    /// Answers a request that waits for this; the answer may go on as a stream.
+    pub(crate) fn answer_late(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        response: &Response,
+        io: &mut Io<'_>,
+    ) -> After {
+        let Some(busy) = connection.busy.take() else { return After::Keep };
+        let Some(to) = busy.to else { return busy.after };
+        let is_last = io.is_draining() || busy.has_peer_ended;
+        let (to, after) = if is_last { (To { say: Say::Close, ..to }, After::Close) } else { (to, busy.after) };
+        let mut outcome = Outcome::Nothing;
+        let result = Reply::new(io, self.writer, &mut outcome, to, None).response(response);
+        if let Err(error) = result {
+            error.log("", "");
+            write_error(self.writer, io, to, &error);
+        }
+        after
+    }
+
+    /// One request more.
+    #[inline]
+    fn count(&mut self, connection: &mut HttpConnection<S>, head: &Head<'_>, io: &Io<'_>) -> (To, After) {
+        connection.requests = connection.requests.saturating_add(1);
+        self.persistence(connection, head, io)
+    }
+
+    #[inline]
+    fn persistence(&self, connection: &HttpConnection<S>, head: &Head<'_>, io: &Io<'_>) -> (To, After) {
+        let is_last = self.requests_max > 0 && connection.requests >= self.requests_max || io.is_draining();
+        let (say, after) = match head.persistence {
+            Persistence::Close => (Say::Close, After::Finish),
+            _ if is_last => (Say::Close, After::Close),
+            Persistence::Keep => (Say::Nothing, After::Keep),
+            Persistence::KeepSaid => (Say::KeepAlive, After::Keep),
+        };
+        let number = connection.requests;
+        (To { say, method: head.method, minor: head.minor, number, expects_continue: false }, after)
+    }
+
+    fn allowed(&mut self, io: &mut Io<'_>, to: To, status: StatusCode, allow: &str, content_type: &[u8], body: &[u8]) {
+        self.writer.begin();
+        let mut headers = std::mem::take(&mut self.writer.headers);
+        [b"Allow: ", allow.as_bytes(), b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
+        let length = Length::Bytes(body.len() as u64);
+        let head = AnswerHead { status, say: to.say, headers: &headers, content_type, length };
+        self.writer.write(io, head, if to.method == Method::Head { b"" } else { body });
+        self.writer.headers = headers;
+    }
+}
+
+/// Refuses a request that cannot be understood.
+pub(crate) fn refuse(writer: &mut Writer, io: &mut Io<'_>, refusal: Refusal, method: Method) {
+    let to = To { say: Say::Close, method, minor: 1, number: 0, expects_continue: false };
+    write_text(writer, io, to, refusal.status, refusal.detail.as_bytes());
+}
+
+fn write_error(writer: &mut Writer, io: &mut Io<'_>, to: To, error: &Error) {
+    let text = format!("{}\n", error.message());
+    write_text(writer, io, to, error.status(), text.as_bytes());
+}
+
+fn write_text(writer: &mut Writer, io: &mut Io<'_>, to: To, status: StatusCode, text: &[u8]) {
+    let length = Length::Bytes(text.len() as u64);
+    let head = AnswerHead { status, say: to.say, headers: b"", content_type: b"text/plain", length };
+    writer.write(io, head, if to.method == Method::Head { b"" } else { text });
+}

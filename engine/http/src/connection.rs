@@ -1,0 +1,262 @@
+//! The state of a connection: nothing between requests, and a box for whatever goes on.
+
+use baton::{CannotFreeze, Io, Next, ThawError, TimerKey};
+
+use crate::answer::After;
+use crate::body::Rest;
+use crate::exchange::{Progress, Receive, Source, Thawed, Upgraded};
+use crate::head::{self, Field, Framing, HeadLimits};
+use crate::out::{Out, OutFraming};
+use crate::reply::To;
+use crate::router::Router;
+
+/// Empty lines skipped before a request line. RFC 9112 2.2 asks for one, for old clients that end a body with it.
+pub(crate) const EMPTY_LINES_MAX: u8 = 4;
+
+pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
+
+/// Times that a source is asked before others have their turn.
+const PARTS_PER_TURN_MAX: usize = 64;
+
+const _: () = assert!(size_of::<HttpConnection<()>>() <= 16, "ten thousand idle connections are to be cheap");
+
+/// State of a connection of [`Http`](crate::Http).
+pub struct HttpConnection<S> {
+    pub(crate) busy: Option<Box<Busy<S>>>,
+    pub(crate) requests: u32,
+    pub(crate) empty_lines: u8,
+}
+
+impl<S> Default for HttpConnection<S> {
+    fn default() -> Self {
+        Self { busy: None, requests: 0, empty_lines: 0 }
+    }
+}
+
+/// A request that is not over.
+pub(crate) struct Busy<S> {
+    /// The request's head, where it is needed again.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) doing: Doing<S>,
+    /// How its answer is to be given.
+    pub(crate) to: Option<To>,
+    pub(crate) after: After,
+    /// The time-out for its body is set.
+    pub(crate) has_timer: bool,
+    /// The client will send nothing more.
+    pub(crate) has_peer_ended: bool,
+}
+
+pub(crate) enum Doing<S> {
+    /// Its body comes, and is kept where somebody wants it.
+    Body { rest: Rest, kept: Option<Vec<u8>> },
+    /// It was answered, and its body comes.
+    Skip { rest: Rest },
+    /// Its body goes to somebody, part by part.
+    Parts { rest: Rest, receiver: Box<dyn Receive<S>>, out: Option<OutFraming>, waits: bool },
+    /// Its answer goes out, part by part.
+    Stream { source: Box<dyn Source>, framing: OutFraming },
+    /// Its answer comes later.
+    Later,
+    /// The connection is another protocol's.
+    Upgraded(Box<dyn Upgraded>),
+}
+
+/// What asking a source came to.
+pub(crate) enum Pumped {
+    Waits,
+    Ended(After),
+    Cut,
+}
+
+impl<S> Busy<S> {
+    pub(crate) fn new(head: &[u8], doing: Doing<S>) -> Box<Self> {
+        let (to, after) = (None, After::Keep);
+        Box::new(Self { head: head.into(), doing, to, after, has_timer: false, has_peer_ended: false })
+    }
+
+    /// The body is whole.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.doing {
+            Doing::Body { rest, .. } | Doing::Skip { rest } | Doing::Parts { rest, .. } => rest.has_ended(),
+            Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => false,
+        }
+    }
+
+    /// Input is the request's body, and is wanted now.
+    pub(crate) fn takes_input(&self) -> bool {
+        match &self.doing {
+            Doing::Body { .. } | Doing::Skip { .. } => true,
+            Doing::Parts { waits, rest, .. } => !waits || rest.has_ended(),
+            Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => false,
+        }
+    }
+
+    pub(crate) fn has_begun_answer(&self) -> bool {
+        matches!(self.doing, Doing::Parts { out: Some(_), .. } | Doing::Stream { .. } | Doing::Skip { .. })
+    }
+
+    pub(crate) fn needs_timer(&self) -> bool {
+        !self.has_timer && matches!(self.doing, Doing::Body { .. } | Doing::Skip { .. })
+    }
+
+    /// Memory that it has.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let kept = if let Doing::Body { kept: Some(kept), .. } = &self.doing { kept.capacity() } else { 0 };
+        size_of::<Self>() + self.head.len() + kept
+    }
+}
+
+impl<S: 'static> HttpConnection<S> {
+    /// Between two requests; `input` is what was not consumed.
+    pub(crate) fn is_idle(&self, input: &[u8]) -> bool {
+        self.busy.is_none() && input.is_empty()
+    }
+
+    /// Asks the source of an answer for more, if that is what goes on.
+    pub(crate) fn pump(&mut self, io: &mut Io<'_>) -> Pumped {
+        let Some(busy) = &mut self.busy else { return Pumped::Waits };
+        let Doing::Stream { source, framing } = &mut busy.doing else { return Pumped::Waits };
+        for _ in 0..PARTS_PER_TURN_MAX {
+            if io.is_full() {
+                // Asked again when the client has caught up.
+                return Pumped::Waits;
+            }
+            let mut out = Out { io, framing };
+            match source.next(&mut out) {
+                Ok(Progress::More) => {}
+                Ok(Progress::Wait) => return Pumped::Waits,
+                Ok(Progress::End) => {
+                    let is_whole = out.end();
+                    let after = if busy.has_peer_ended { After::Close } else { busy.after };
+                    self.busy = None;
+                    return if is_whole { Pumped::Ended(after) } else { Pumped::Cut };
+                }
+                Err(error) => {
+                    error.log("", "");
+                    self.busy = None;
+                    return Pumped::Cut;
+                }
+            }
+        }
+        io.wake(io.id());
+        Pumped::Waits
+    }
+
+    /// What to do after an answer that was not given from `on_data`.
+    pub(crate) fn next_after(&self, after: After, io: &Io<'_>) -> Next {
+        match after {
+            After::Keep if io.is_draining() => Next::Close,
+            After::Keep => Next::More { at_least: 1 },
+            After::Finish | After::Close => Next::Close,
+            After::Cut => Next::Abort,
+        }
+    }
+
+    /// Version 2: requests answered (four bytes, little endian), empty lines (one byte), and what goes on: a kind (one byte),
+    /// the head and then what is missing of the body, each after its length (four bytes), and what is kept; or a name after its
+    /// length, and what its owner has written.
+    pub(crate) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        state.extend_from_slice(&self.requests.to_le_bytes());
+        state.push(self.empty_lines);
+        let Some(busy) = &self.busy else { return Ok(()) };
+        let mut of_owner = Vec::new();
+        let (kind, name, rest, kept) = match &busy.doing {
+            Doing::Body { rest, kept } => (KIND_BODY, "", Some(rest), kept.as_deref().unwrap_or_default()),
+            Doing::Upgraded(protocol) => (KIND_UPGRADED, protocol.freeze(&mut of_owner)?, None, &of_owner[..]),
+            Doing::Parts { rest, receiver, out: None, waits: false } => {
+                (KIND_PARTS, receiver.freeze(&mut of_owner)?, Some(rest), &of_owner[..])
+            }
+            Doing::Parts { .. } | Doing::Skip { .. } | Doing::Stream { .. } | Doing::Later => return Err(CannotFreeze),
+        };
+        state.push(kind);
+        let rest = rest.map(serde_json::to_vec).transpose().map_err(|_| CannotFreeze)?.unwrap_or_default();
+        for part in [name.as_bytes(), &busy.head, &rest] {
+            let length = u32::try_from(part.len()).map_err(|_| CannotFreeze)?;
+            state.extend_from_slice(&length.to_le_bytes());
+            state.extend_from_slice(part);
+        }
+        state.push(u8::from(busy.has_timer));
+        state.extend_from_slice(kept);
+        Ok(())
+    }
+
+    /// The state is not trusted: nothing of it may be beyond what this server would have taken.
+    pub(crate) fn thaw(
+        state: &[u8],
+        router: &Router<S>,
+        limits: HeadLimits,
+        fields: &mut Vec<Field>,
+        (body_bytes_max, streamed_bytes_max): (u64, u64),
+    ) -> Result<Self, ThawError> {
+        let (requests, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
+        let (empty_lines, rest) = rest.split_first().ok_or(ThawError::Malformed)?;
+        if *empty_lines > EMPTY_LINES_MAX {
+            return Err(ThawError::Malformed);
+        }
+        let busy = rest
+            .split_first()
+            .map(|(kind, rest)| thaw_busy(*kind, rest, router, limits, fields, (body_bytes_max, streamed_bytes_max)));
+        let busy = busy.transpose()?;
+        Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
+    }
+}
+
+const KIND_BODY: u8 = 1;
+const KIND_PARTS: u8 = 2;
+const KIND_UPGRADED: u8 = 3;
+
+fn thaw_busy<S: 'static>(
+    kind: u8,
+    state: &[u8],
+    router: &Router<S>,
+    limits: HeadLimits,
+    fields: &mut Vec<Field>,
+    (body_bytes_max, streamed_bytes_max): (u64, u64),
+) -> Result<Box<Busy<S>>, ThawError> {
+    let mut state = state;
+    let mut part = || {
+        let (length, rest) = state.split_first_chunk::<4>()?;
+        let (part, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        state = rest;
+        Some(part)
+    };
+    let parts = (part(), part(), part());
+    let (Some(name), Some(head_bytes), Some(rest)) = parts else { return Err(ThawError::Malformed) };
+    let ((has_timer, kept), name) = (state.split_first().ok_or(ThawError::Malformed)?, std::str::from_utf8(name));
+    let (has_timer, name) = (*has_timer != 0, name.map_err(|_| ThawError::Malformed)?);
+    let thawed = |kind_wanted: u8| (kind == kind_wanted).then(|| router.thaw(name, kept)).flatten();
+    if let Some(Thawed::Upgraded(protocol)) = thawed(KIND_UPGRADED) {
+        return Ok(Busy::new(b"", Doing::Upgraded(protocol)));
+    }
+    let head = head::parse(head_bytes, limits, fields).ok().flatten().ok_or(ThawError::Malformed)?;
+    let rest: Rest = serde_json::from_slice(rest).map_err(|_| ThawError::Malformed)?;
+    let most = rest.most_to_come().ok_or(ThawError::Malformed)?;
+    let is_of_head = match (&rest, head.framing) {
+        (Rest::Length(missing), Framing::Length(length)) => *missing <= length,
+        (Rest::Chunked(_), Framing::Chunked) => true,
+        _ => false,
+    };
+    if !is_of_head || rest.has_ended() || head.length != head_bytes.len() {
+        return Err(ThawError::Malformed);
+    }
+    let found = router.find(head.method, head.path);
+    let doing = if let Some(Thawed::Receive(receiver)) = thawed(KIND_PARTS) {
+        if most > streamed_bytes_max || !found.takes_parts() {
+            return Err(ThawError::Malformed);
+        }
+        Doing::Parts { rest, receiver, out: None, waits: false }
+    } else if kind == KIND_BODY {
+        let all = most.checked_add(kept.len() as u64).filter(|all| *all <= body_bytes_max);
+        let is_kept = found.wants_body(head.method);
+        if all.is_none() || found.takes_parts() || !is_kept && !kept.is_empty() {
+            return Err(ThawError::Malformed);
+        }
+        Doing::Body { rest, kept: is_kept.then(|| kept.to_vec()) }
+    } else {
+        return Err(ThawError::Malformed);
+    };
+    let mut busy = Busy::new(head_bytes, doing);
+    busy.has_timer = has_timer;
+    Ok(busy)
+}

@@ -1,0 +1,79 @@
+//! What a handler fails with.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+use ::http::StatusCode;
+
+/// A handler's failure: answered with a status and a line of text, and the connection goes on with the next request.
+///
+/// Every [`std::error::Error`] becomes one of status 500 by `?`; its text is logged, and the client does not see it.
+pub struct Error {
+    status: StatusCode,
+    message: Cow<'static, str>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// Answers with this status and text.
+    pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into(), source: None }
+    }
+
+    /// 400 with this text.
+    pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 404.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "there is nothing here")
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the client reads.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Writes it to the log where it is the server's fault.
+    #[cold]
+    pub(crate) fn log(&self, method: &str, path: &str) {
+        if self.status.is_server_error() {
+            let source = self.source.as_ref().map(ToString::to_string);
+            let problem = source.as_deref().unwrap_or(&self.message);
+            tracing::warn!(method, path, status = self.status.as_u16(), "a handler failed: {problem}");
+        }
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: Cow::Borrowed("the server failed to answer this request"),
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Error")
+            .field("status", &self.status)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.status, self.message)
+    }
+}

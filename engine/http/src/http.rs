@@ -1,0 +1,499 @@
+//! HTTP as a [`Protocol`] of the engine: head, body, answer, and what the connection does after it.
+//!
+//! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use baton::{
+    CannotFreeze, ConnectionId, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, SystemCalls,
+    ThawError, TimerKey, Worker,
+};
+
+use crate::answer::{self, After, Answering};
+use crate::body::Rest;
+use crate::config::HttpConfig;
+use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
+use crate::head::{self, Field, Framing, HeadLimits};
+use crate::later::{Inside, Message, Response};
+use crate::method::Method;
+use crate::out::Out;
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::router::{Endpoint, Found, Router};
+use crate::state::State;
+use crate::writer::Writer;
+
+/// Requests answered for one connection before the others get their turn.
+const REQUESTS_PER_TURN_MAX: usize = 256;
+
+/// Room made at first for a body to be kept: no more on a peer's word alone.
+const KEPT_BYTES_FIRST: usize = 64 * 1024;
+
+/// An HTTP/1.1 server: routes, and what their handlers share. One for each worker.
+///
+/// Bodies of `POST`, `PUT` and `PATCH` are collected for their handler, up to [`HttpConfig::body_bytes_max`]; those of other
+/// methods are skipped.
+pub struct Http<S: State = ()> {
+    router: Router<S>,
+    state: S,
+    writer: Writer,
+    fields: Vec<Field>,
+    head_limits: HeadLimits,
+    body_bytes_max: u64,
+    streamed_bytes_max: u64,
+    body_ms: u64,
+    requests_max: u32,
+    /// Answers that have come for connections that are about to be woken.
+    late: HashMap<ConnectionId, (u32, Response)>,
+}
+
+/// How far the input was understood.
+enum Taken {
+    /// So many bytes, and what follows.
+    Bytes(usize, After),
+    /// More is needed.
+    Nothing,
+}
+
+impl<S: State> Http<S> {
+    /// A server with these settings and routes.
+    pub fn new(config: &HttpConfig, router: Router<S>, state: S) -> Self {
+        Self {
+            router,
+            state,
+            writer: Writer::new(&config.server),
+            fields: Vec::with_capacity(32),
+            head_limits: HeadLimits {
+                head_bytes_max: config.head_bytes_max,
+                target_bytes_max: config.target_bytes_max,
+            },
+            body_bytes_max: config.body_bytes_max as u64,
+            streamed_bytes_max: config.streamed_bytes_max,
+            body_ms: config.body_ms,
+            requests_max: config.requests_max,
+            late: HashMap::new(),
+        }
+    }
+
+    /// What the handlers share.
+    pub fn state(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// Parses the head at the start of `input` and goes on with it.
+    fn begin(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        input: &[u8],
+        answered: &mut usize,
+        io: &mut Io<'_>,
+    ) -> Result<Taken, Refusal> {
+        if matches!(input[0], b'\r' | b'\n') {
+            return skip_empty_line(connection, input);
+        }
+        let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
+        connection.empty_lines = 0;
+        let Self { router, state, writer, fields, requests_max, .. } = self;
+        let found = router.find(head.method, head.path);
+        let (bytes, behind) = input.split_at(head.length);
+        let request = Request { head, bytes, fields, parameters: None, body: b"" };
+        let mut answering = Answering { state, writer, requests_max: *requests_max };
+        if head.framing == Framing::Length(0) && !found.takes_parts() {
+            *answered += 1;
+            return Ok(Taken::Bytes(head.length, answering.answer(connection, request, found, io)));
+        }
+        if let Found::Endpoint(Endpoint::Parts(begin), parameters) = &found {
+            if matches!(head.framing, Framing::Length(length) if length > self.streamed_bytes_max) {
+                return Err(Refusal::BODY_TOO_LARGE);
+            }
+            let rest = Rest::new(head.framing, self.streamed_bytes_max);
+            let request = Request { parameters: parameters.as_ref(), ..request };
+            return Ok(Taken::Bytes(
+                head.length,
+                answering.begin_parts(connection, request, begin, rest, answered, io),
+            ));
+        }
+        if matches!(head.framing, Framing::Length(length) if length > self.body_bytes_max) {
+            return Err(Refusal::BODY_TOO_LARGE);
+        }
+        if head.expects_continue {
+            // Nobody knows whether the client, told no, still sends its body: hence the close.
+            if !matches!(found, Found::Endpoint(..) | Found::Options(_)) {
+                *answered += 1;
+                answering.answer_last(connection, request, found, io);
+                return Ok(Taken::Bytes(head.length, After::Close));
+            }
+            io.write(answer::CONTINUE);
+        }
+        let is_kept = found.wants_body(head.method);
+        match head.framing {
+            Framing::Length(length) if length <= behind.len() as u64 => {
+                let length = length as usize;
+                let request = Request { body: if is_kept { &behind[..length] } else { b"" }, ..request };
+                *answered += 1;
+                Ok(Taken::Bytes(head.length + length, answering.answer(connection, request, found, io)))
+            }
+            framing => {
+                let room = match framing {
+                    Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX).min(KEPT_BYTES_FIRST),
+                    Framing::Chunked => 0,
+                };
+                let doing = Doing::Body {
+                    rest: Rest::new(framing, self.body_bytes_max),
+                    kept: is_kept.then(|| Vec::with_capacity(room)),
+                };
+                connection.busy = Some(Busy::new(bytes, doing));
+                Ok(Taken::Bytes(head.length, After::Keep))
+            }
+        }
+    }
+
+    /// Goes on with a body.
+    fn go_on(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        input: &[u8],
+        answered: &mut usize,
+        io: &mut Io<'_>,
+    ) -> Result<Taken, Refusal> {
+        let Some(busy) = &mut connection.busy else { return Ok(Taken::Nothing) };
+        let taken = match &mut busy.doing {
+            Doing::Body { rest, kept } => rest.receive(input, |data| {
+                kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
+            })?,
+            Doing::Skip { rest } => rest.receive(input, |_| {})?,
+            Doing::Parts { rest, receiver, out, waits } => {
+                let mut failed = None;
+                let state = &mut self.state;
+                let taken = rest.receive(input, |part| {
+                    if failed.is_none() {
+                        let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing });
+                        match receiver.on_part(state, part, out.as_mut()) {
+                            Ok(flow) => *waits = flow == crate::exchange::Flow::Wait,
+                            Err(error) => failed = Some(error),
+                        }
+                    }
+                })?;
+                if let Some(error) = failed {
+                    *answered += 1;
+                    let begun = out.is_some();
+                    let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
+                    let mut answering = self.answering();
+                    return Ok(Taken::Bytes(taken, answering.fail_parts(connection, &busy.head, error, begun, io)));
+                }
+                taken
+            }
+            Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
+        };
+        if !busy.has_ended() {
+            return Ok(Taken::Bytes(taken, After::Keep));
+        }
+        if busy.has_timer {
+            io.cancel_timer(BODY_TIMER);
+        }
+        let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
+        let Busy { head: bytes, doing, after, .. } = *busy;
+        let body = match doing {
+            Doing::Skip { .. } => return Ok(Taken::Bytes(taken, after)),
+            Doing::Body { kept, .. } => kept.unwrap_or_default(),
+            Doing::Parts { receiver, out, .. } => {
+                let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
+                    return Err(Refusal::REQUEST_LINE);
+                };
+                let Self { state, writer, fields, requests_max, router, .. } = self;
+                let found = router.find(head.method, head.path);
+                let parameters = if let Found::Endpoint(_, parameters) = &found { parameters.as_ref() } else { None };
+                let request = Request { head, bytes: &bytes, fields, parameters, body: b"" };
+                let mut answering = Answering { state, writer, requests_max: *requests_max };
+                *answered += 1;
+                let then = answering.end_parts(connection, request, receiver, out, after, io);
+                return Ok(Taken::Bytes(taken, then));
+            }
+            Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
+        };
+        let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
+            return Err(Refusal::REQUEST_LINE);
+        };
+        let Self { router, state, writer, fields, requests_max, .. } = self;
+        let found = router.find(head.method, head.path);
+        let request = Request { head, bytes: &bytes, fields, parameters: None, body: &body };
+        *answered += 1;
+        let mut answering = Answering { state, writer, requests_max: *requests_max };
+        Ok(Taken::Bytes(taken, answering.answer(connection, request, found, io)))
+    }
+
+    fn answering(&mut self) -> Answering<'_, S> {
+        Answering { state: &mut self.state, writer: &mut self.writer, requests_max: self.requests_max }
+    }
+
+    /// `input` is where the refused request begins, if no head was taken yet.
+    fn refuse(&mut self, connection: &mut HttpConnection<S>, refusal: Refusal, input: &[u8], io: &mut Io<'_>) -> Next {
+        // Even an answer to something broken has no body where the client expects none.
+        let (is_head, has_begun) = match connection.busy.take() {
+            Some(busy) => (busy.head.starts_with(b"HEAD "), busy.has_begun_answer()),
+            None => (input.starts_with(b"HEAD "), false),
+        };
+        if has_begun {
+            return Next::Abort;
+        }
+        answer::refuse(&mut self.writer, io, refusal, if is_head { Method::Head } else { Method::Get });
+        Next::Close
+    }
+
+    /// Goes on with what was going on, from another callback than [`Protocol::on_data`].
+    fn resume(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
+        match connection.pump(io) {
+            Pumped::Waits => Next::Keep,
+            Pumped::Ended(after) => connection.next_after(after, io),
+            Pumped::Cut => Next::Abort,
+        }
+    }
+}
+
+fn skip_empty_line<S>(connection: &mut HttpConnection<S>, input: &[u8]) -> Result<Taken, Refusal> {
+    if input[0] == b'\n' {
+        return Err(Refusal::LINE_FEED);
+    }
+    match input.get(1) {
+        None => Ok(Taken::Nothing),
+        Some(b'\n') if connection.empty_lines < EMPTY_LINES_MAX => {
+            connection.empty_lines += 1;
+            Ok(Taken::Bytes(2, After::Keep))
+        }
+        Some(b'\n') => Err(Refusal::EMPTY_LINES),
+        Some(_) => Err(Refusal::REQUEST_LINE),
+    }
+}
+
+impl<S: State> Protocol for Http<S> {
+    type Connection = HttpConnection<S>;
+    type Message = Message;
+
+    const SYSTEM_CALLS: SystemCalls = S::SYSTEM_CALLS;
+
+    fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
+        self.writer.mailbox = Some(worker.mailbox());
+        self.state.on_start(worker)
+    }
+
+    fn on_open(&mut self, _peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection<S>, Reject> {
+        Ok(HttpConnection::default())
+    }
+
+    #[inline]
+    fn on_data(&mut self, connection: &mut HttpConnection<S>, input: &[u8], io: &mut Io<'_>) -> Step {
+        self.writer.refresh(io);
+        let mut consumed = 0;
+        let mut answered = 0;
+        let next = loop {
+            let rest = &input[consumed..];
+            if let Some(busy) = &mut connection.busy {
+                if let Doing::Upgraded(protocol) = &mut busy.doing {
+                    if rest.is_empty() {
+                        break Next::Keep;
+                    }
+                    let step = protocol.on_data(rest, io);
+                    consumed += step.consumed;
+                    break step.next;
+                }
+                if !busy.takes_input() {
+                    match connection.pump(io) {
+                        Pumped::Waits if rest.is_empty() => break Next::Keep,
+                        // So the end of the input is not heard before the rest of it was looked at.
+                        Pumped::Waits => break Next::Pause,
+                        Pumped::Cut => break Next::Abort,
+                        Pumped::Ended(after) => {
+                            let after = if io.is_draining() { After::Close } else { after };
+                            match after.next(rest) {
+                                Some(next) => break next,
+                                None => continue,
+                            }
+                        }
+                    }
+                }
+            }
+            if rest.is_empty() {
+                break Next::Keep;
+            }
+            if answered >= REQUESTS_PER_TURN_MAX || io.is_full() {
+                break Next::Yield;
+            }
+            let outcome = if connection.busy.is_some() {
+                self.go_on(connection, rest, &mut answered, io)
+            } else {
+                self.begin(connection, rest, &mut answered, io)
+            };
+            match outcome {
+                Ok(Taken::Nothing) => break Next::Keep,
+                Ok(Taken::Bytes(taken, after)) => {
+                    consumed += taken;
+                    if connection.busy.is_some() {
+                        continue;
+                    }
+                    if let Some(next) = after.next(&input[consumed..]) {
+                        break next;
+                    }
+                }
+                Err(refusal) => {
+                    answered += 1;
+                    break self.refuse(connection, refusal, rest, io);
+                }
+            }
+        };
+        io.count_requests(answered as u64);
+        if let Some(busy) = &mut connection.busy {
+            io.set_held_bytes(busy.held_bytes());
+            if busy.needs_timer() && self.body_ms > 0 {
+                busy.has_timer = true;
+                io.set_timer(BODY_TIMER, Duration::from_millis(self.body_ms));
+            }
+        } else {
+            io.set_held_bytes(0);
+        }
+        Step { consumed, next }
+    }
+
+    fn on_eof(&mut self, connection: &mut HttpConnection<S>, input: &[u8], io: &mut Io<'_>) -> Next {
+        let Some(busy) = &mut connection.busy else { return Next::Close };
+        match &mut busy.doing {
+            Doing::Upgraded(protocol) => protocol.on_eof(input, io),
+            // Whoever has sent the last request may still wait for its answer.
+            Doing::Stream { .. } | Doing::Later => {
+                busy.has_peer_ended = true;
+                Next::Keep
+            }
+            Doing::Body { .. } | Doing::Skip { .. } | Doing::Parts { .. } => Next::Close,
+        }
+    }
+
+    fn on_writable(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
+        match connection.busy.as_mut().map(|busy| &mut busy.doing) {
+            Some(Doing::Upgraded(protocol)) => protocol.on_writable(io),
+            Some(Doing::Stream { .. }) => {
+                self.writer.refresh(io);
+                self.resume(connection, io)
+            }
+            _ => Next::Keep,
+        }
+    }
+
+    fn on_timer(&mut self, connection: &mut HttpConnection<S>, key: TimerKey, io: &mut Io<'_>) -> Next {
+        match connection.busy.as_mut().map(|busy| &mut busy.doing) {
+            None => Next::Keep,
+            Some(Doing::Upgraded(protocol)) => protocol.on_timer(key, io),
+            Some(_) => {
+                self.writer.refresh(io);
+                self.refuse(connection, Refusal::TIMEOUT, b"", io)
+            }
+        }
+    }
+
+    fn on_wake(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
+        let late = if self.late.is_empty() { None } else { self.late.remove(&io.id()) };
+        let Some(busy) = &mut connection.busy else { return Next::Keep };
+        match &mut busy.doing {
+            Doing::Upgraded(protocol) => protocol.on_wake(io),
+            Doing::Stream { .. } => {
+                self.writer.refresh(io);
+                self.resume(connection, io)
+            }
+            Doing::Parts { waits, .. } => {
+                *waits = false;
+                Next::More { at_least: 1 }
+            }
+            Doing::Later => match late {
+                Some((number, response)) if number == connection.requests => {
+                    self.writer.refresh(io);
+                    io.count_requests(1);
+                    let then = self.answering().answer_late(connection, &response, io);
+                    if connection.busy.is_some() {
+                        self.resume(connection, io)
+                    } else {
+                        connection.next_after(then, io)
+                    }
+                }
+                _ => Next::Keep,
+            },
+            Doing::Body { .. } | Doing::Skip { .. } => Next::Keep,
+        }
+    }
+
+    fn on_limit(&mut self, connection: &mut HttpConnection<S>, limit: Limit, input: &[u8], io: &mut Io<'_>) -> Next {
+        if let Some(busy) = &mut connection.busy {
+            match &mut busy.doing {
+                Doing::Upgraded(protocol) => return protocol.on_limit(limit, input, io),
+                // What is missing is missing on this side; or the client does not read, which `write_ms` bounds.
+                Doing::Stream { .. } | Doing::Later | Doing::Parts { waits: true, .. }
+                    if limit != Limit::MessageBytes =>
+                {
+                    return Next::Keep;
+                }
+                _ => {}
+            }
+        }
+        self.writer.refresh(io);
+        match limit {
+            Limit::Idle | Limit::Message if connection.is_idle(input) => Next::Close,
+            Limit::Idle | Limit::Message => self.refuse(connection, Refusal::TIMEOUT, input, io),
+            Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, input, io),
+            Limit::Connections if connection.is_idle(input) => Next::Close,
+            // In the middle of a request.
+            Limit::Connections => Next::Keep,
+        }
+    }
+
+    fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
+        match message.0 {
+            Inside::Answer(id, number, response) => {
+                self.late.insert(id, (number, response));
+                worker.wake(id);
+            }
+            Inside::Wake(id) => worker.wake(id),
+        }
+    }
+
+    fn on_worker_timer(&mut self, key: TimerKey, worker: &mut Worker<'_, Message>) {
+        self.state.on_timer(key, worker);
+    }
+
+    fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
+        // Whoever was woken has taken its answer; what is left is for those that are gone.
+        self.late.clear();
+        self.state.on_turn_end(worker);
+    }
+
+    fn on_drain(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        deadline: Duration,
+        input: &[u8],
+        io: &mut Io<'_>,
+    ) -> Drain {
+        if let Some(Doing::Upgraded(protocol)) = connection.busy.as_mut().map(|busy| &mut busy.doing) {
+            return protocol.on_drain(deadline, input, io);
+        }
+        if connection.is_idle(input) { Drain::Close } else { Drain::Wait }
+    }
+
+    const STATE: Option<StateFormat> = Some(StateFormat { name: "http", version: 2 });
+
+    fn freeze(&mut self, connection: &HttpConnection<S>, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        connection.freeze(state)
+    }
+
+    fn thaw(
+        &mut self,
+        version: u32,
+        state: &[u8],
+        _peer: Peer<'_>,
+        _io: &mut Io<'_>,
+    ) -> Result<HttpConnection<S>, ThawError> {
+        if version != 2 {
+            return Err(ThawError::Version(version));
+        }
+        let bounds = (self.body_bytes_max, self.streamed_bytes_max);
+        HttpConnection::thaw(state, &self.router, self.head_limits, &mut self.fields, bounds)
+    }
+}

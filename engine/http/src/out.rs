@@ -1,0 +1,85 @@
+//! The body of an answer that is written in parts.
+
+use std::io::Write;
+use std::ops::Range;
+use std::rc::Rc;
+
+use baton::Io;
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutFraming {
+    /// After so many bytes more.
+    Left(u64),
+    Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// The body of an answer, to be written in parts.
+pub struct Out<'o, 'io> {
+    pub(crate) io: &'o mut Io<'io>,
+    pub(crate) framing: &'o mut OutFraming,
+}
+
+impl Out<'_, '_> {
+    /// Appends to the body. What is beyond the length that was said is left out: the client is told that length, and would
+    /// take the rest for the next answer.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.framed(bytes.len(), |io, taken| io.write(&bytes[..taken]));
+    }
+
+    /// Appends a part of the request's body that has just come; a large one is not copied.
+    pub fn write_input(&mut self, part: &[u8]) {
+        self.framed(part.len(), |io, taken| io.write_input(&part[..taken]));
+    }
+
+    /// Appends part of memory that others share; a large one is not copied.
+    ///
+    /// # Panics
+    /// If `part` does not lie within `bytes`.
+    pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
+        self.framed(part.len(), |io, taken| io.write_counted(bytes, part.start..part.start + taken));
+    }
+
+    /// Whether the client has to catch up first: stop, and go on when asked for more.
+    pub fn is_full(&self) -> bool {
+        self.io.is_full()
+    }
+
+    fn framed(&mut self, length: usize, write: impl FnOnce(&mut Io<'_>, usize)) {
+        if length == 0 {
+            return;
+        }
+        match self.framing {
+            OutFraming::Left(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(length);
+                *left -= taken as u64;
+                write(self.io, taken);
+            }
+            OutFraming::UntilClose => write(self.io, length),
+            OutFraming::Chunked => {
+                // A usize has at most sixteen hexadecimal digits.
+                let mut line = [0; 18];
+                let mut rest = &mut line[..];
+                let _ = write!(rest, "{length:x}\r\n");
+                let unused = rest.len();
+                self.io.write(&line[..line.len() - unused]);
+                write(self.io, length);
+                self.io.write(b"\r\n");
+            }
+        }
+    }
+
+    /// The body is whole; `false` where bytes are missing that the client was told of.
+    pub(crate) fn end(&mut self) -> bool {
+        match self.framing {
+            OutFraming::Left(left) => *left == 0,
+            OutFraming::UntilClose => true,
+            OutFraming::Chunked => {
+                self.io.write(b"0\r\n\r\n");
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The answer to a request: what a handler gets to give it.
+
+use std::rc::Rc;
+
+use ::http::StatusCode;
+use baton::Io;
+use serde::Serialize;
+
+use crate::answer::CONTINUE;
+use crate::error::Error;
+use crate::exchange::{Source, Upgraded};
+use crate::head::fields::is_token;
+use crate::later::{Later, Response, Waker};
+use crate::method::Method;
+use crate::out::OutFraming;
+use crate::request::Request;
+use crate::writer::{AnswerHead, Length, Say, Writer};
+
+const TEXT: &[u8] = b"text/plain; charset=utf-8";
+const JSON: &[u8] = b"application/json";
+
+/// Headers that the library writes itself.
+const OWN_HEADERS: [&str; 6] = ["connection", "content-length", "content-type", "date", "server", "transfer-encoding"];
+
+/// Proof that a request was answered, or will be.
+#[derive(Debug)]
+#[must_use]
+pub struct Done(pub(crate) ());
+
+/// Proof that an answer was begun with [`Reply::start`]: its body follows.
+#[derive(Debug)]
+#[must_use]
+pub struct Started(pub(crate) ());
+
+/// What a handler left to be done.
+pub(crate) enum Outcome {
+    Nothing,
+    Answered,
+    /// The body follows from this.
+    Stream(Box<dyn Source>, OutFraming),
+    /// The body follows from whoever takes the request's.
+    Started(OutFraming),
+    Later,
+    Upgrade(Box<dyn Upgraded>),
+}
+
+/// What an answer must know of its request and its connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To {
+    pub(crate) say: Say,
+    pub(crate) method: Method,
+    pub(crate) minor: u8,
+    /// Which request of the connection.
+    pub(crate) number: u32,
+    /// The client waits for `100 Continue`, and was not told so far.
+    pub(crate) expects_continue: bool,
+}
+
+/// The answer to a request, to be given by one of the methods that return [`Done`]. `Date`, `Server`, `Connection` and what
+/// tells the body's end are the library's; so is leaving the body out where the request is `HEAD`.
+pub struct Reply<'r, 'io> {
+    io: &'r mut Io<'io>,
+    writer: &'r mut Writer,
+    outcome: &'r mut Outcome,
+    to: To,
+    request: Option<&'r Request<'r>>,
+    status: StatusCode,
+    /// What a header said that cannot be sent.
+    problem: Option<String>,
+}
+
+impl<'r, 'io> Reply<'r, 'io> {
+    #[inline]
+    pub(crate) fn new(
+        io: &'r mut Io<'io>,
+        writer: &'r mut Writer,
+        outcome: &'r mut Outcome,
+        to: To,
+        request: Option<&'r Request<'r>>,
+    ) -> Self {
+        writer.begin();
+        Self { io, writer, outcome, to, request, status: StatusCode::OK, problem: None }
+    }
+
+    /// The status, 200 where nothing else is said.
+    #[must_use]
+    #[inline]
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Adds a header. The name must be a token and the value without control characters; else, and for a header that the
+    /// library writes itself, the answer is 500 and the log says why. So text from outside cannot become a header of its own.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if name.is_empty()
+            || !name.bytes().all(is_token)
+            || OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))
+        {
+            self.problem = Some(format!("a handler may not set the header {name:?}"));
+        } else if !is_value(value) {
+            self.problem = Some(format!("the value of the header {name} has a control character"));
+        } else {
+            let headers = &mut self.writer.headers;
+            [name.as_bytes(), b": ", value, b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
+        }
+        self
+    }
+
+    /// The type of the body; as [`Reply::header`].
+    #[must_use]
+    pub fn content_type(mut self, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if is_value(value) {
+            self.writer.content_type.clear();
+            self.writer.content_type.extend_from_slice(value);
+        } else {
+            self.problem = Some("the content type has a control character".to_owned());
+        }
+        self
+    }
+
+    /// Answers without a body.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    #[inline]
+    pub fn empty(self) -> Result<Done, Error> {
+        self.whole(b"", b"")
+    }
+
+    /// Answers with a text, `text/plain` where no other type was given.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    #[inline]
+    pub fn text(self, text: &str) -> Result<Done, Error> {
+        self.whole(TEXT, text.as_bytes())
+    }
+
+    /// Answers with a body of this type, unless [`Reply::content_type`] has given another.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    #[inline]
+    pub fn bytes(self, content_type: &'static str, body: &[u8]) -> Result<Done, Error> {
+        self.whole(content_type.as_bytes(), body)
+    }
+
+    /// Answers with a value as JSON, serialised now.
+    ///
+    /// # Errors
+    /// Where the value cannot be serialised, or a header not be sent.
+    pub fn json(self, value: &impl Serialize) -> Result<Done, Error> {
+        let mut body = std::mem::take(&mut self.writer.body);
+        body.clear();
+        serde_json::to_writer(&mut body, value)?;
+        let Self { io, writer, outcome, to, request, status, problem } = self;
+        let answer = Reply { io, writer: &mut *writer, outcome, to, request, status, problem };
+        let done = answer.whole(JSON, &body);
+        writer.body = body;
+        done
+    }
+
+    /// Answers with memory that others share: a body of some kilobytes and more is sent from where it is.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    pub fn counted(self, content_type: &'static str, body: &Rc<[u8]>) -> Result<Done, Error> {
+        let length = Length::Bytes(body.len() as u64);
+        let (Self { io, .. }, has_body) = self.begin(content_type.as_bytes(), length, b"")?;
+        if has_body {
+            io.write_counted(body, 0..body.len());
+        }
+        Ok(Done(()))
+    }
+
+    /// Answers with an answer that was put together before.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    pub fn response(self, response: &Response) -> Result<Done, Error> {
+        let with_headers = response
+            .headers
+            .iter()
+            .fold(self.status(response.status), |reply, (name, value)| reply.header(name, value));
+        with_headers.content_type(&response.content_type).whole(b"", &response.body)
+    }
+
+    /// Answers with a body that `source` makes part by part, as the client takes it. Where the length is known, say it: the
+    /// client can show how far it is, and a body that ends early is noticed.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    pub fn stream(self, length: Option<u64>, source: impl Source) -> Result<Done, Error> {
+        let (reply, framing) = self.begin_parts(length)?;
+        if let Some(framing) = framing {
+            *reply.outcome = Outcome::Stream(Box::new(source), framing);
+        }
+        Ok(Done(()))
+    }
+
+    /// Sends the head of the answer while the request's body is still coming: for a [`Receive`](crate::Receive) that answers
+    /// as it goes. `None` for a length that is not known.
+    ///
+    /// # Errors
+    /// Where a header cannot be sent.
+    pub fn start(self, length: Option<u64>) -> Result<Started, Error> {
+        if self.to.expects_continue {
+            self.io.write(CONTINUE);
+        }
+        let (reply, framing) = self.begin_parts(length)?;
+        // A HEAD has no body to be answered with: what is written is left out.
+        *reply.outcome = Outcome::Started(framing.unwrap_or(OutFraming::Left(0)));
+        Ok(Started(()))
+    }
+
+    /// Answers later. Requests behind this one wait; the connection stays in this worker until then.
+    pub fn later(self) -> (Later, Done) {
+        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
+        *self.outcome = Outcome::Later;
+        let later = Later { mailbox, connection: self.io.id(), number: self.to.number, is_answered: false };
+        (later, Done(()))
+    }
+
+    /// What wakes this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.
+    pub fn waker(&self) -> Waker {
+        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
+        Waker { mailbox, connection: self.io.id() }
+    }
+
+    /// Answers 101, and from now on the connection is `protocol`'s (RFC 9110 7.8). `name` is what stands in `Upgrade`.
+    ///
+    /// # Errors
+    /// 426 where the client has not asked for an upgrade; where a header cannot be sent.
+    pub fn upgrade(self, name: &'static str, protocol: impl Upgraded) -> Result<Done, Error> {
+        if self.request.is_none_or(|request| !request.head.is_upgrade) {
+            let text = format!("this needs the headers Connection: upgrade and Upgrade: {name}");
+            return Err(Error::new(StatusCode::UPGRADE_REQUIRED, text));
+        }
+        let reply = self.checked()?;
+        let mut headers = format!("Connection: upgrade\r\nUpgrade: {name}\r\n").into_bytes();
+        headers.append(&mut reply.writer.headers);
+        let head = AnswerHead {
+            status: StatusCode::SWITCHING_PROTOCOLS,
+            say: Say::Nothing,
+            headers: &headers,
+            content_type: b"",
+            length: Length::Unsaid,
+        };
+        reply.writer.write(reply.io, head, b"");
+        *reply.outcome = Outcome::Upgrade(Box::new(protocol));
+        Ok(Done(()))
+    }
+
+    #[inline]
+    fn whole(self, content_type: &[u8], body: &[u8]) -> Result<Done, Error> {
+        self.begin(content_type, Length::Bytes(body.len() as u64), body).map(|_| Done(()))
+    }
+
+    fn begin_parts(self, length: Option<u64>) -> Result<(Self, Option<OutFraming>), Error> {
+        // HTTP/1.0 knows no chunks: the body ends with the connection, which `finish` sees to.
+        let (length, framing) = match (length, self.to.minor) {
+            (Some(length), _) => (Length::Bytes(length), OutFraming::Left(length)),
+            (None, 0) => (Length::Unsaid, OutFraming::UntilClose),
+            (None, _) => (Length::Chunked, OutFraming::Chunked),
+        };
+        let mut reply = self;
+        if framing == OutFraming::UntilClose {
+            reply.to.say = Say::Close;
+        }
+        let (reply, has_body) = reply.begin(b"", length, b"")?;
+        Ok((reply, has_body.then_some(framing)))
+    }
+
+    /// Writes the head, and the body behind it where one belongs there; tells whether it does.
+    #[inline]
+    fn begin(self, content_type: &[u8], length: Length, body: &[u8]) -> Result<(Self, bool), Error> {
+        let reply = self.checked()?;
+        let is_without = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || reply.status.is_informational();
+        let has_body = !is_without && reply.to.method != Method::Head;
+        let given = &reply.writer.content_type;
+        let head = AnswerHead {
+            status: reply.status,
+            say: reply.to.say,
+            headers: &reply.writer.headers,
+            content_type: if given.is_empty() { content_type } else { given },
+            length: if is_without { Length::Unsaid } else { length },
+        };
+        reply.writer.write(reply.io, head, if has_body { body } else { b"" });
+        *reply.outcome = Outcome::Answered;
+        Ok((reply, has_body))
+    }
+
+    #[inline]
+    fn checked(self) -> Result<Self, Error> {
+        if self.problem.is_some() { self.refused() } else { Ok(self) }
+    }
+
+    #[cold]
+    fn refused(self) -> Result<Self, Error> {
+        let problem = self.problem.unwrap_or_default();
+        Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem).into())
+    }
+}
+
+/// RFC 9110 5.5, without the obsolete.
+fn is_value(value: &[u8]) -> bool {
+    value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+}

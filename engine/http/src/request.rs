@@ -1,0 +1,126 @@
+//! A request as its handler sees it: slices of the bytes that were received.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use ::http::StatusCode;
+use matchit::Params;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::head::{Field, Head};
+use crate::method::Method;
+
+/// A request. Everything in it lies in the connection's input; nothing is copied before it is asked for.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub(crate) head: Head<'a>,
+    /// What the head's fields are places in.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) fields: &'a [Field],
+    pub(crate) parameters: Option<&'a Params<'a, 'a>>,
+    pub(crate) body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// The method.
+    #[inline]
+    pub fn method(&self) -> Method {
+        self.head.method
+    }
+
+    /// The target as it stands in the request line.
+    pub fn target(&self) -> &'a str {
+        self.head.target
+    }
+
+    /// The path, with its percent-encoding.
+    #[inline]
+    pub fn path(&self) -> &'a str {
+        self.head.path
+    }
+
+    /// What stands behind the first `?` of the target.
+    #[inline]
+    pub fn query(&self) -> Option<&'a str> {
+        self.head.query
+    }
+
+    /// The minor version of HTTP/1: 0 or 1.
+    pub fn minor_version(&self) -> u8 {
+        self.head.minor
+    }
+
+    /// The part of the path that stands for `{name}` in the route, percent-decoded.
+    ///
+    /// # Errors
+    /// 400 where it is no UTF-8; 500 where the route has no such parameter.
+    pub fn parameter(&self, name: &str) -> Result<Cow<'a, str>, Error> {
+        let raw = self.parameters.and_then(|parameters| parameters.get(name)).ok_or_else(|| {
+            Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the route has no parameter {name}"))
+        })?;
+        percent_decode_str(raw).decode_utf8().map_err(|_| Error::bad_request(format!("{name} is not UTF-8")))
+    }
+
+    /// The same, parsed.
+    ///
+    /// # Errors
+    /// As [`Request::parameter`], and 400 where it does not parse.
+    pub fn parse_parameter<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, Error> {
+        let text = self.parameter(name)?;
+        text.parse().map_err(|error| Error::bad_request(format!("{name}: {error}")))
+    }
+
+    /// The value of the first header of this name, without whitespace around it.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.header_values(name).next()
+    }
+
+    /// The values of all headers of this name, in their order.
+    pub fn header_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name.as_bytes()).then_some(value))
+    }
+
+    /// All headers: name as it was sent, and value.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let bytes = self.bytes;
+        self.fields.iter().map(move |field| {
+            let part = |from: u32, to: u32| &bytes[from as usize..to as usize];
+            (part(field.name_start, field.name_end), part(field.value_start, field.value_end))
+        })
+    }
+
+    /// The whole body; empty where the body goes to a [`Receive`](crate::Receive), and for a `GET`, `HEAD`, `DELETE`,
+    /// `OPTIONS` or `TRACE`, whose bodies nobody wants.
+    #[inline]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// 400, with what is wrong and where.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(self.body)
+            .map_err(|error| Error::bad_request(format!("the body is no such JSON: {error}")))
+    }
+
+    /// The length that the client has said its body has; `None` where it is chunked.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.head.framing {
+            crate::head::Framing::Length(length) => Some(length),
+            crate::head::Framing::Chunked => None,
+        }
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Request");
+        shown.field("method", &self.head.method).field("target", &self.head.target);
+        shown.field("headers", &self.fields.len()).field("body_bytes", &self.body.len()).finish()
+    }
+}

@@ -1,0 +1,353 @@
+//! Which handler answers which request.
+
+use std::collections::HashMap;
+
+use crate::error::Error;
+use crate::exchange::{Receive, Thawed};
+use crate::method::Method;
+use crate::reply::{Done, Reply, Started};
+use crate::request::Request;
+
+/// How a route takes a body in parts.
+pub enum Receiving<S> {
+    /// The answer comes when the body is whole.
+    Answers(Box<dyn Receive<S>>),
+    /// The answer has begun, and its body is written as the request's comes.
+    Started(Started, Box<dyn Receive<S>>),
+    /// The request was answered without its body, which is skipped.
+    Answered(Done),
+}
+
+pub(crate) type Handler<S> = Box<dyn Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error>>;
+pub(crate) type Begin<S> = Box<dyn Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Receiving<S>, Error>>;
+type Thaw<S> = Box<dyn Fn(&[u8]) -> Option<Thawed<S>>>;
+
+pub(crate) enum Endpoint<S> {
+    /// Called with the whole request.
+    Whole(Handler<S>),
+    /// Called with the head, and then whatever it gives with the body.
+    Parts(Begin<S>),
+}
+
+const METHODS: [Method; 8] = [
+    Method::Get,
+    Method::Head,
+    Method::Post,
+    Method::Put,
+    Method::Delete,
+    Method::Patch,
+    Method::Options,
+    Method::Trace,
+];
+
+/// What one path answers.
+pub(crate) struct Resource<S> {
+    /// Places in the router's endpoints, by method.
+    endpoints: [Option<u16>; METHODS.len()],
+    /// Value of the `Allow` header.
+    allow: String,
+    _state: std::marker::PhantomData<fn(S)>,
+}
+
+/// What was found for a request.
+pub(crate) enum Found<'r, 'p, S> {
+    Endpoint(&'r Endpoint<S>, Option<matchit::Params<'r, 'p>>),
+    /// Say what is allowed.
+    Options(&'r str),
+    NotAllowed(&'r str),
+    NotFound,
+}
+
+impl<S> Found<'_, '_, S> {
+    /// A request's body goes in parts.
+    #[inline]
+    pub(crate) fn takes_parts(&self) -> bool {
+        matches!(self, Self::Endpoint(Endpoint::Parts(_), _))
+    }
+
+    /// A body is for somebody.
+    pub(crate) fn wants_body(&self, method: Method) -> bool {
+        matches!(self, Self::Endpoint(Endpoint::Whole(_), _))
+            && matches!(method, Method::Post | Method::Put | Method::Patch)
+    }
+}
+
+/// Routes, each a path and a method with a handler.
+///
+/// A path is matched as it stands in the request, percent-encoding included. `{name}` stands for one segment, or a part of
+/// one, and `{*name}` for the rest; what is exact goes before what is not. `HEAD` is answered by the handler of `GET`,
+/// `OPTIONS` with what there is, another method with 405, another path with 404 or the fallback.
+pub struct Router<S = ()> {
+    endpoints: Vec<Endpoint<S>>,
+    resources: Vec<Resource<S>>,
+    /// Paths without parameters with their resources, by length.
+    exact: Vec<Vec<(Box<str>, u16)>>,
+    patterns: matchit::Router<u16>,
+    /// All paths, to add a method to one that is there already.
+    paths: HashMap<String, u16>,
+    fallback: Option<u16>,
+    allow_any: String,
+    thaws: HashMap<&'static str, Thaw<S>>,
+}
+
+impl<S: 'static> Default for Router<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: 'static> Router<S> {
+    /// One without routes: everything is 404.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            resources: Vec::new(),
+            exact: Vec::new(),
+            patterns: matchit::Router::new(),
+            paths: HashMap::new(),
+            fallback: None,
+            allow_any: "OPTIONS".to_owned(),
+            thaws: HashMap::new(),
+        }
+    }
+
+    /// `GET`, and `HEAD` too.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn get(
+        self,
+        path: &str,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.route(Method::Get, path, handler)
+    }
+
+    /// `POST`, with the whole body.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn post(
+        self,
+        path: &str,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.route(Method::Post, path, handler)
+    }
+
+    /// `PUT`, with the whole body.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn put(
+        self,
+        path: &str,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.route(Method::Put, path, handler)
+    }
+
+    /// `DELETE`.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn delete(
+        self,
+        path: &str,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.route(Method::Delete, path, handler)
+    }
+
+    /// Any method. `handler` is called with the whole request.
+    ///
+    /// # Panics
+    /// Where the path is no pattern, the same path has a handler for the method, or it cannot be told from another pattern.
+    #[must_use]
+    pub fn route(
+        mut self,
+        method: Method,
+        path: &str,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.add(method, path, Endpoint::Whole(Box::new(handler)));
+        self
+    }
+
+    /// Any method; the body comes in parts. `begin` is called with the head alone, and a client that waits for `100 Continue`
+    /// is told to go on where it gives no error.
+    ///
+    /// # Panics
+    /// As [`Router::route`].
+    #[must_use]
+    pub fn receive(
+        mut self,
+        method: Method,
+        path: &str,
+        begin: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Receiving<S>, Error> + 'static,
+    ) -> Self {
+        self.add(method, path, Endpoint::Parts(Box::new(begin)));
+        self
+    }
+
+    /// Answers what no route does, in the place of 404.
+    #[must_use]
+    pub fn fallback(
+        mut self,
+        handler: impl Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Result<Done, Error> + 'static,
+    ) -> Self {
+        self.fallback = Some(self.push(Endpoint::Whole(Box::new(handler))));
+        self
+    }
+
+    /// Makes again what was frozen under this name; `None` where the bytes make no sense.
+    #[must_use]
+    pub fn thaws(mut self, name: &'static str, thaw: impl Fn(&[u8]) -> Option<Thawed<S>> + 'static) -> Self {
+        self.thaws.insert(name, Box::new(thaw));
+        self
+    }
+
+    pub(crate) fn thaw(&self, name: &str, state: &[u8]) -> Option<Thawed<S>> {
+        self.thaws.get(name)?(state)
+    }
+
+    fn push(&mut self, endpoint: Endpoint<S>) -> u16 {
+        self.endpoints.push(endpoint);
+        u16::try_from(self.endpoints.len() - 1).expect("at most 65,536 handlers")
+    }
+
+    fn add(&mut self, method: Method, path: &str, endpoint: Endpoint<S>) {
+        assert!(path.starts_with('/'), "the path {path:?} of a route begins with /");
+        let place = self.push(endpoint);
+        let resource = self.resource(path);
+        let resource = &mut self.resources[usize::from(resource)];
+        let earlier = resource.endpoints[method as usize].replace(place);
+        assert!(earlier.is_none(), "there are two handlers for {method} {path}");
+        resource.allow = allow(|method| resource.endpoints[method as usize].is_some());
+        self.allow_any =
+            allow(|method| self.resources.iter().any(|resource| resource.endpoints[method as usize].is_some()));
+    }
+
+    fn resource(&mut self, path: &str) -> u16 {
+        if let Some(known) = self.paths.get(path) {
+            return *known;
+        }
+        let place = u16::try_from(self.resources.len()).expect("fewer paths than handlers");
+        self.resources.push(Resource {
+            endpoints: [None; METHODS.len()],
+            allow: String::new(),
+            _state: std::marker::PhantomData,
+        });
+        self.paths.insert(path.to_owned(), place);
+        if let Err(problem) = self.patterns.insert(path, place) {
+            panic!("the path {path:?} of a route: {problem}");
+        }
+        if !path.contains(['{', '}']) {
+            if self.exact.len() <= path.len() {
+                self.exact.resize_with(path.len() + 1, Vec::new);
+            }
+            self.exact[path.len()].push((path.into(), place));
+        }
+        place
+    }
+
+    /// What answers a request.
+    #[inline]
+    pub(crate) fn find<'p>(&self, method: Method, path: &'p str) -> Found<'_, 'p, S> {
+        let exact = self.exact.get(path.len()).and_then(|same| same.iter().find(|(other, _)| **other == *path));
+        if let Some((_, place)) = exact {
+            return self.of_resource(*place, method, None);
+        }
+        self.find_pattern(method, path)
+    }
+
+    fn find_pattern<'p>(&self, method: Method, path: &'p str) -> Found<'_, 'p, S> {
+        if path == "*" {
+            return Found::Options(&self.allow_any);
+        }
+        match self.patterns.at(path) {
+            Ok(found) => self.of_resource(*found.value, method, Some(found.params)),
+            Err(_) => match self.fallback {
+                Some(place) => Found::Endpoint(&self.endpoints[usize::from(place)], None),
+                None => Found::NotFound,
+            },
+        }
+    }
+
+    #[inline]
+    fn of_resource<'r, 'p>(
+        &'r self,
+        place: u16,
+        method: Method,
+        parameters: Option<matchit::Params<'r, 'p>>,
+    ) -> Found<'r, 'p, S> {
+        let resource = &self.resources[usize::from(place)];
+        let of = |method: Method| resource.endpoints[method as usize];
+        match of(method).or_else(|| (method == Method::Head).then(|| of(Method::Get)).flatten()) {
+            Some(place) => Found::Endpoint(&self.endpoints[usize::from(place)], parameters),
+            None if method == Method::Options => Found::Options(&resource.allow),
+            None => Found::NotAllowed(&resource.allow),
+        }
+    }
+}
+
+/// The value of `Allow`: `HEAD` comes with `GET`, and `OPTIONS` is always there.
+fn allow(has: impl Fn(Method) -> bool) -> String {
+    let is_allowed =
+        |method: &Method| has(*method) || *method == Method::Options || *method == Method::Head && has(Method::Get);
+    let names: Vec<&str> = METHODS.into_iter().filter(is_allowed).map(Method::name).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> Router {
+        let ok = |_: &mut (), _: &Request<'_>, reply: Reply<'_, '_>| reply.empty();
+        Router::new()
+            .get("/", ok)
+            .post("/users", ok)
+            .get("/users/{id}", ok)
+            .delete("/users/{id}", ok)
+            .get("/users/me", ok)
+    }
+
+    fn found(method: Method, path: &str) -> String {
+        match router().find(method, path) {
+            Found::Endpoint(_, parameters) => {
+                let parameters = parameters.iter().flat_map(matchit::Params::iter);
+                format!("found {:?}", parameters.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
+            }
+            Found::Options(allow) => format!("options {allow}"),
+            Found::NotAllowed(allow) => format!("not allowed {allow}"),
+            Found::NotFound => "not found".to_owned(),
+        }
+    }
+
+    #[test]
+    fn routes_are_found() {
+        assert_eq!(found(Method::Get, "/"), "found []");
+        assert_eq!(found(Method::Head, "/"), "found []");
+        assert_eq!(found(Method::Get, "/users/7"), r#"found ["id=7"]"#);
+        assert_eq!(found(Method::Get, "/users/me"), "found []");
+        assert_eq!(found(Method::Delete, "/users/me"), "not allowed GET, HEAD, OPTIONS");
+        assert_eq!(found(Method::Delete, "/users/7"), r#"found ["id=7"]"#);
+        assert_eq!(found(Method::Put, "/users/7"), "not allowed GET, HEAD, DELETE, OPTIONS");
+        assert_eq!(found(Method::Options, "/users"), "options POST, OPTIONS");
+        assert_eq!(found(Method::Options, "*"), "options GET, HEAD, POST, DELETE, OPTIONS");
+        assert_eq!(found(Method::Get, "/users/7/x"), "not found");
+        assert_eq!(found(Method::Get, "/users/"), "not found");
+    }
+
+    #[test]
+    #[should_panic(expected = "two handlers for GET /")]
+    fn a_route_is_given_once() {
+        let _ = router().get("/", |_, _, reply| reply.empty());
+    }
+}

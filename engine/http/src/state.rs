@@ -1,0 +1,37 @@
+//! What the handlers of one worker share.
+
+use std::io;
+
+use baton::{SystemCalls, TimerKey, Worker};
+
+use crate::later::Message;
+
+/// What the handlers of one worker share: any type of yours. All of a worker runs on one thread, so nothing in it needs a lock;
+/// what workers have in common lies outside of them all, as they are processes.
+pub trait State: 'static {
+    /// What handlers, and the threads that they start, may ask of the kernel where the sandbox is on.
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::Usual;
+
+    /// Called once in the worker, before its first connection: see [`baton::Protocol::on_start`].
+    ///
+    /// # Errors
+    /// Ends the start of the worker.
+    fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
+        let _ = worker;
+        Ok(())
+    }
+
+    /// A timer set with [`Worker::set_timer`] expired.
+    fn on_timer(&mut self, key: TimerKey, worker: &mut Worker<'_, Message>) {
+        let _ = (key, worker);
+    }
+
+    /// All events of a turn of the loop are handled; see [`baton::Protocol::on_turn_end`].
+    fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
+        let _ = worker;
+    }
+}
+
+impl State for () {
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
+}

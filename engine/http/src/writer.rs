@@ -1,0 +1,170 @@
+//! Heads of answers, and what of them stays the same for a second.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use ::http::StatusCode;
+use baton::{Io, Mailbox};
+use httpdate::HttpDate;
+
+use crate::later::Message;
+
+/// The last second that the format of dates can say: 9999-12-31 23:59:59.
+const DATE_LAST: Duration = Duration::from_secs(253_402_300_799);
+
+const STATUS_OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
+
+/// What an answer says about the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Say {
+    Nothing,
+    KeepAlive,
+    Close,
+}
+
+impl Say {
+    fn line(self) -> &'static [u8] {
+        match self {
+            Self::Nothing => b"",
+            Self::KeepAlive => b"Connection: keep-alive\r\n",
+            Self::Close => b"Connection: close\r\n",
+        }
+    }
+}
+
+/// What an answer's head says about its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    Bytes(u64),
+    Chunked,
+    /// There is none, or it ends with the connection.
+    Unsaid,
+}
+
+/// The head of one answer. Names and values have been checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerHead<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) say: Say,
+    /// Whole lines.
+    pub(crate) headers: &'a [u8],
+    /// Empty for none.
+    pub(crate) content_type: &'a [u8],
+    pub(crate) length: Length,
+}
+
+/// Writes answers; keeps what only changes with the second, and memory that answers are put together in.
+pub(crate) struct Writer {
+    /// The `Server` line.
+    server: Vec<u8>,
+    /// The status line of 200, and the `Server` and the `Date` line.
+    ok: Vec<u8>,
+    /// The loop's time at which `ok` is stale.
+    stale_at: Duration,
+    /// Lines of the answer that is being put together.
+    pub(crate) headers: Vec<u8>,
+    pub(crate) content_type: Vec<u8>,
+    /// A body that is being made.
+    pub(crate) body: Vec<u8>,
+    /// Of this worker, once it has started.
+    pub(crate) mailbox: Option<Mailbox<Message>>,
+}
+
+impl Writer {
+    pub(crate) fn new(server: &str) -> Self {
+        // A line break from a configuration file must not become a header of its own.
+        let server: String = server.chars().filter(|one| matches!(one, ' '..='~')).collect();
+        let server = if server.trim().is_empty() { String::new() } else { format!("Server: {}\r\n", server.trim()) };
+        Self {
+            server: server.into_bytes(),
+            ok: Vec::new(),
+            stale_at: Duration::ZERO,
+            headers: Vec::new(),
+            content_type: Vec::new(),
+            body: Vec::new(),
+            mailbox: None,
+        }
+    }
+
+    /// Sees to it that the date is this second's. To be called before anything is written.
+    #[inline]
+    pub(crate) fn refresh(&mut self, io: &Io<'_>) {
+        if io.now() >= self.stale_at || self.ok.is_empty() {
+            self.rebuild(io.now(), io.wall_time());
+        }
+    }
+
+    #[cold]
+    fn rebuild(&mut self, now: Duration, wall_time: SystemTime) {
+        let since = wall_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(DATE_LAST);
+        let next_second = Duration::from_nanos(1_000_000_000 - u64::from(since.subsec_nanos()));
+        self.stale_at = now.saturating_add(next_second);
+        self.ok.clear();
+        self.ok.extend_from_slice(STATUS_OK);
+        self.ok.extend_from_slice(&self.server);
+        let date = HttpDate::from(SystemTime::UNIX_EPOCH + since);
+        write!(self.ok, "Date: {date}\r\n").expect("memory takes every byte");
+    }
+
+    /// Forgets what an earlier answer was put together from.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        self.headers.clear();
+        self.content_type.clear();
+    }
+
+    /// Writes a head with a body behind it, in one piece.
+    #[inline]
+    pub(crate) fn write(&self, io: &mut Io<'_>, head: AnswerHead<'_>, body: &[u8]) {
+        let mut digits = itoa::Buffer::new();
+        let (length_name, length) = match head.length {
+            Length::Bytes(bytes) => (&b"Content-Length: "[..], digits.format(bytes).as_bytes()),
+            Length::Chunked => (&b"Transfer-Encoding: "[..], &b"chunked"[..]),
+            Length::Unsaid => (&b""[..], &b""[..]),
+        };
+        let (type_name, type_end) =
+            if head.content_type.is_empty() { (&b""[..], &b""[..]) } else { (&b"Content-Type: "[..], &b"\r\n"[..]) };
+        let end = if length.is_empty() { &b"\r\n"[..] } else { &b"\r\n\r\n"[..] };
+        let (status, common) = if head.status == StatusCode::OK {
+            ([&b""[..]; 3], &self.ok[..])
+        } else {
+            let reason = reason(head.status);
+            ([&b"HTTP/1.1 "[..], head.status.as_str().as_bytes(), reason.as_bytes()], &self.ok[STATUS_OK.len()..])
+        };
+        let (space, status_end) = if status[0].is_empty() { (&b""[..], &b""[..]) } else { (&b" "[..], &b"\r\n"[..]) };
+        let parts = [
+            status[0],
+            status[1],
+            space,
+            status[2],
+            status_end,
+            common,
+            head.say.line(),
+            head.headers,
+            type_name,
+            head.content_type,
+            type_end,
+            length_name,
+            length,
+            end,
+            body,
+        ];
+        let total = parts.iter().map(|part| part.len()).sum();
+        let mut to = &mut io.reserve(total)[..total];
+        for part in parts {
+            let (here, rest) = to.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            to = rest;
+        }
+        io.commit(total);
+    }
+}
+
+/// RFC 9110 15 has newer phrases for two.
+fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        StatusCode::UNPROCESSABLE_ENTITY => "Unprocessable Content",
+        status => status.canonical_reason().unwrap_or_default(),
+    }
+}
