@@ -314,7 +314,8 @@ impl<S: State> Protocol for Http<S> {
                     }
                 }
             }
-            if rest.is_empty() {
+            // A body of no bytes has come to its end all the same.
+            if rest.is_empty() && !connection.busy.as_ref().is_some_and(|busy| busy.has_ended()) {
                 break Next::Keep;
             }
             if answered >= REQUESTS_PER_TURN_MAX || io.is_full() {

@@ -287,6 +287,12 @@ impl<P: Protocol> Harness<P> {
         self.clients[client.0].reason
     }
 
+    /// Memory that is held for it: input, output that the client has not taken, and what the protocol has
+    /// [said](crate::Io::set_held_bytes); 0 once it is closed.
+    pub fn held_bytes(&self, client: Client) -> usize {
+        self.clients[client.0].connection.as_ref().map_or(0, Connection::held_bytes)
+    }
+
     /// Outbound connections asked for and not yet answered.
     pub fn outbound(&self) -> Vec<(SocketAddr, u64)> {
         self.connects.clone()
