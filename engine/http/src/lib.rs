@@ -1,4 +1,81 @@
 //! HTTP/1.1 and 1.0 on the [baton] engine, with handlers.
+//!
+//! ```no_run
+//! use baton::Server;
+//! use baton_http::{Error, Http, HttpConfig, Router, State, StatusCode};
+//!
+//! #[derive(serde::Deserialize, serde::Serialize)]
+//! struct Note {
+//!     text: String,
+//! }
+//!
+//! #[derive(Default)]
+//! struct Notes(Vec<Note>);
+//! impl State for Notes {}
+//!
+//! fn router() -> Router<Notes> {
+//!     Router::new()
+//!         .get("/notes/{id}", |notes: &mut Notes, request, reply| {
+//!             let id: usize = request.parse_parameter("id")?;
+//!             reply.json(notes.0.get(id).ok_or_else(Error::not_found)?)
+//!         })
+//!         .post("/notes", |notes: &mut Notes, request, reply| {
+//!             notes.0.push(request.json()?);
+//!             reply.status(StatusCode::CREATED).json(&(notes.0.len() - 1))
+//!         })
+//! }
+//!
+//! # fn main() -> Result<(), baton::ServerError> {
+//! let server = Server::builder().listen(([127, 0, 0, 1], 8000)).build()?;
+//! server.run(|_slot| Http::new(&HttpConfig::default(), router(), Notes::default()))
+//! # }
+//! ```
+//!
+//! # Handlers
+//!
+//! A handler is called with what the worker's handlers share ([`State`]), the [`Request`] as slices of the input, and the
+//! [`Reply`], of which it calls the one method that answers. It runs on the worker's one thread, so it must not wait: what takes
+//! long goes to another thread. Each worker is a process with a state of its own.
+//!
+//! | what | how |
+//! |---|---|
+//! | a body of known bytes | [`Reply::text`], [`Reply::json`], [`Reply::bytes`], [`Reply::counted`] |
+//! | a body that is made as the client takes it | [`Reply::stream`] with a [`Source`] |
+//! | an answer from another thread, or after something else | [`Reply::later`] gives a [`Later`], which any thread may answer |
+//! | a failure | `?`: every error is a 500 and logged; [`Error::new`] says another status and a text |
+//! | a request body, whole | [`Request::body`], [`Request::json`], up to [`HttpConfig::body_bytes_max`] |
+//! | a request body in parts | [`Router::receive`] with a [`Receive`], which may hold the client back, and answer as it goes |
+//! | another protocol on the connection | [`Reply::upgrade`] with an [`Upgraded`] |
+//! | a log of answers | [`State::on_answer`] |
+//!
+//! The library does the rest: it is strict about what it takes ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)), answers
+//! pipelined requests in their order, keeps or closes the connection as the client and the limits want, and writes `Date`,
+//! `Server`, `Connection` and whatever tells a body's end.
+//!
+//! # Across upgrades
+//!
+//! Connections move to the next worker between requests, in the middle of a head, and in the middle of a body that is collected.
+//! A [`Receive`] and an [`Upgraded`] move where they implement `freeze` and the router [`thaws`](Router::thaws) them. While an
+//! answer is under way the connection stays where it is, and closes after it.
+//!
+//! # Tests
+//!
+//! [`baton::testing::Harness`] runs an [`Http`] without a kernel and in virtual time;
+//! [`output_of_all_splits`](baton::testing::output_of_all_splits) shows that no cut of the input changes an answer, and
+//! [`output_of_all_handovers`](baton::testing::output_of_all_handovers) that no upgrade does.
+//!
+//! ```
+//! use baton::testing::Harness;
+//! use baton_http::{Http, HttpConfig, Router};
+//!
+//! let router = Router::new().get("/hello/{name}", |_, request, reply| {
+//!     reply.text(&format!("Hello, {}!", request.parameter("name")?))
+//! });
+//! let mut harness = Harness::new(Http::new(&HttpConfig::default(), router, ()));
+//! let client = harness.open();
+//! harness.send(client, b"GET /hello/Ada%20L HTTP/1.1\r\nHost: a\r\n\r\n");
+//! assert!(harness.take_output(client).ends_with(b"\r\n\r\nHello, Ada L!"));
+//! ```
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
