@@ -5,6 +5,7 @@ mod body;
 mod head;
 mod method;
 mod refusal;
+pub mod websocket;
 
 pub use http::StatusCode;
 
