@@ -10,7 +10,7 @@ use super::state::ReceiveState;
 /// Decodes what clients send. One serves all connections of a worker: each has a [`ReceiveState`] of its own.
 ///
 /// A message that lies whole in the input is unmasked into the decoder's buffer, where the next one overwrites it; only a message
-/// that arrives in pieces takes memory of its connection, at most `message_bytes_max` (and what a growing `Vec` has in reserve).
+/// that arrives in pieces takes memory of its connection, at most `message_bytes_max` bytes.
 #[derive(Debug)]
 pub struct Decoder {
     message_bytes_max: usize,
@@ -93,7 +93,7 @@ impl Decoder {
                 return Ok(None);
             }
             if state.is_inside_frame() {
-                if let Some((opcode, message)) = state.take_payload(input)? {
+                if let Some((opcode, message)) = state.take_payload(input, self.message_bytes_max)? {
                     self.buffer = message;
                     return Ok(Some((opcode, self.buffer.len())));
                 }

@@ -20,9 +20,6 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a client's nonce.
 const NONCE_BYTES: usize = 16;
 
-/// Bytes of a nonce in base64.
-const KEY_BYTES: usize = NONCE_BYTES.div_ceil(3) * 4;
-
 /// RFC 6455 asks only what a key decodes to, so bits that do not matter may be set.
 const KEY: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
@@ -66,9 +63,9 @@ pub struct AcceptKey([u8; ACCEPT_BYTES]);
 impl AcceptKey {
     /// The answer to a client's key; `None` where that is not 16 bytes in base64.
     fn of(key: &[u8]) -> Option<Self> {
-        let mut nonce = [0; KEY_BYTES / 4 * 3];
-        let is_key = key.len() == KEY_BYTES && KEY.decode_slice(key, &mut nonce) == Ok(NONCE_BYTES);
-        is_key.then(|| Self::of_key(key))
+        // The decoder writes whole groups of three bytes.
+        let mut nonce = [0; NONCE_BYTES.next_multiple_of(3)];
+        (KEY.decode_slice(key, &mut nonce) == Ok(NONCE_BYTES)).then(|| Self::of_key(key))
     }
 
     fn of_key(key: &[u8]) -> Self {

@@ -73,13 +73,21 @@ impl ReceiveState {
     }
 
     /// Takes what belongs to the current frame off `input`. Gives the message if it ends here.
-    pub(super) fn take_payload(&mut self, input: &mut &[u8]) -> Result<Option<(Opcode, Vec<u8>)>, ProtocolError> {
+    pub(super) fn take_payload(
+        &mut self,
+        input: &mut &[u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<(Opcode, Vec<u8>)>, ProtocolError> {
         let Some(message) = &mut self.message else { return Ok(None) };
         let Some(frame) = &mut message.frame else { return Ok(None) };
-        let count = usize::try_from(frame.missing_bytes).unwrap_or(usize::MAX).min(input.len());
+        let missing = usize::try_from(frame.missing_bytes).unwrap_or(usize::MAX);
+        let count = missing.min(input.len());
         let (payload, rest) = input.split_at(count);
         *input = rest;
         let before = message.bytes.len();
+        // The last fragment says how long the message will be; others may be tiny, so that room must double.
+        let most = if frame.is_final { before.saturating_add(missing) } else { message_bytes_max };
+        make_room(&mut message.bytes, count, most);
         message.bytes.extend_from_slice(payload);
         mask::apply(&mut message.bytes[before..], frame.key);
         frame.key = mask::advance(frame.key, count);
@@ -93,6 +101,15 @@ impl ReceiveState {
         }
         let opcode = if message.is_text { Opcode::Text } else { Opcode::Binary };
         Ok(self.message.take().map(|message| (opcode, message.bytes)))
+    }
+}
+
+/// Makes room for `count` more bytes: at least twice as much as there was, but no more than `most` if that is enough.
+fn make_room(bytes: &mut Vec<u8>, count: usize, most: usize) {
+    let wanted = bytes.len() + count;
+    if wanted > bytes.capacity() {
+        let capacity = bytes.capacity().saturating_mul(2).min(most).max(wanted);
+        bytes.reserve_exact(capacity - bytes.len());
     }
 }
 

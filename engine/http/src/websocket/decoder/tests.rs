@@ -55,9 +55,12 @@ fn events_of<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Event> {
                 Ok(None) => break,
                 Err(error) => events.push(Event::Error(error)),
             }
+            let is_end = matches!(events.last(), Some(Event::Close(_) | Event::Error(_)));
+            assert_eq!(state.is_over(), is_end);
+            assert!(!is_end || rest.is_empty());
         }
         assert!(rest.len() <= 130, "{} bytes are left", rest.len());
-        assert!(!state.is_over() || rest.is_empty());
+        assert!(state.held_bytes() <= MESSAGE_BYTES_MAX);
         input.drain(..input.len() - rest.len());
         let frozen = serde_json::to_string(&state).expect("frozen");
         let thawed: ReceiveState = serde_json::from_str(&frozen).expect("thawed");
@@ -249,6 +252,9 @@ fn an_echo_unmasks_once_into_its_output() {
     let broken = masked(0x81, b"\xff", KEY);
     let message = decoder.take_masked(&state, &mut &broken[..]).expect("whole");
     assert_eq!(message.encode_into(&mut [0; 3]), Err(ProtocolError::Utf8));
+    let (mut decoder, mut state) = (decoder, state);
+    decoder.decode(&mut state, &mut &masked(0x88, b"", KEY)[..]).expect("good");
+    assert!(decoder.take_masked(&state, &mut &masked(0x82, b"late", KEY)[..]).is_none());
 }
 
 #[test]
@@ -257,7 +263,7 @@ fn memory_of_a_connection_is_given_back() {
     let stream = masked(0x82, &[7; 60_000], KEY);
     let (mut first, mut second) = stream.split_at(30_000);
     assert!(decoder.decode(&mut state, &mut first).expect("good").is_none());
-    assert!(state.held_bytes() >= 29_900 && state.held_bytes() < 60_000);
+    assert!((29_900..=30_000).contains(&state.held_bytes()));
     assert!(!state.is_between_messages());
     assert!(decoder.decode(&mut state, &mut second).expect("good").is_some());
     assert_eq!((state.held_bytes(), state), (0, ReceiveState::default()));
@@ -266,6 +272,22 @@ fn memory_of_a_connection_is_given_back() {
     assert!(decoder.decode(&mut state, &mut whole).expect("good").is_some());
     assert_eq!(state.held_bytes(), 0, "a whole message never belongs to its connection");
     assert!(size_of::<ReceiveState>() <= 64);
+}
+
+#[test]
+fn memory_stays_within_the_bound_and_is_not_moved_for_each_tiny_fragment() {
+    let (mut decoder, mut state) = (Decoder::new(MESSAGE_BYTES_MAX), ReceiveState::default());
+    let (first, next) = (masked(0x02, b"x", KEY), masked(0x00, b"x", KEY));
+    let mut capacities = 1;
+    for frame in [&first].into_iter().chain([&next; MESSAGE_BYTES_MAX - 1]) {
+        let before = state.held_bytes();
+        assert!(decoder.decode(&mut state, &mut &frame[..]).expect("good").is_none());
+        capacities += usize::from(state.held_bytes() != before);
+    }
+    assert_eq!(state.held_bytes(), MESSAGE_BYTES_MAX);
+    assert!(capacities < 30, "{capacities}");
+    assert_eq!(decoder.decode(&mut state, &mut &next[..]), Err(ProtocolError::MessageTooBig));
+    assert_eq!(state.held_bytes(), 0);
 }
 
 #[test]
