@@ -120,7 +120,11 @@ impl<S> Busy<S> {
 
     /// Memory that it has.
     pub(crate) fn held_bytes(&self) -> usize {
-        let kept = if let Doing::Body { kept: Some(kept), .. } = &self.doing { kept.capacity() } else { 0 };
+        let kept = match &self.doing {
+            Doing::Body { kept: Some(kept), .. } => kept.capacity(),
+            Doing::Upgraded(protocol) => protocol.held_bytes(),
+            _ => 0,
+        };
         size_of::<Self>() + self.head.len() + kept
     }
 }

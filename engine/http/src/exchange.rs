@@ -123,6 +123,11 @@ pub trait Upgraded: 'static {
         Drain::Close
     }
 
+    /// Memory that it holds, beside itself.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// As [`Source::freeze`].
     ///
     /// # Errors

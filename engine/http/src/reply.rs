@@ -7,6 +7,8 @@ use baton::Io;
 use serde::Serialize;
 
 use crate::answer::CONTINUE;
+use crate::conditional::{self, Condition, Validators};
+use crate::date;
 use crate::error::Error;
 use crate::exchange::{Source, Upgraded};
 use crate::head::fields::is_token;
@@ -65,6 +67,8 @@ pub struct Reply<'r, 'io> {
     to: To,
     request: Option<&'r Request<'r>>,
     status: StatusCode,
+    /// The status in the place of 200, as the request's conditions want.
+    instead: Option<StatusCode>,
     /// What a header said that cannot be sent.
     problem: Option<String>,
 }
@@ -79,7 +83,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         request: Option<&'r Request<'r>>,
     ) -> Self {
         writer.begin();
-        Self { io, writer, outcome, to, request, status: StatusCode::OK, problem: None }
+        Self { io, writer, outcome, to, request, status: StatusCode::OK, instead: None, problem: None }
     }
 
     /// The status, 200 where nothing else is said.
@@ -122,6 +126,25 @@ impl<'r, 'io> Reply<'r, 'io> {
         self
     }
 
+    /// What tells this representation from others: the headers `ETag` and `Last-Modified`, and where a request's conditions
+    /// say so, the answer is 304 or 412 instead of 200 (RFC 9110 section 13).
+    #[must_use]
+    pub fn validators(self, validators: &Validators<'_>) -> Self {
+        let condition = match self.request {
+            Some(request) => conditional::evaluate(request.method(), request.headers(), Some(validators)),
+            None => Condition::Proceed,
+        };
+        let tag = validators.entity_tag.map(|tag| tag.to_string());
+        let date = validators.last_modified.and_then(date::format).map(|date| date.to_string());
+        let headers = [("ETag", tag), ("Last-Modified", date)];
+        let mut reply = headers.into_iter().fold(self, |reply, (name, value)| match value {
+            Some(value) => reply.header(name, value),
+            None => reply,
+        });
+        reply.instead = condition.status();
+        reply
+    }
+
     /// Answers without a body.
     ///
     /// # Errors
@@ -157,8 +180,8 @@ impl<'r, 'io> Reply<'r, 'io> {
         let mut body = std::mem::take(&mut self.writer.body);
         body.clear();
         serde_json::to_writer(&mut body, value)?;
-        let Self { io, writer, outcome, to, request, status, problem } = self;
-        let answer = Reply { io, writer: &mut *writer, outcome, to, request, status, problem };
+        let Self { io, writer, outcome, to, request, status, instead, problem } = self;
+        let answer = Reply { io, writer: &mut *writer, outcome, to, request, status, instead, problem };
         let done = answer.whole(JSON, &body);
         writer.body = body;
         done
@@ -280,6 +303,9 @@ impl<'r, 'io> Reply<'r, 'io> {
     #[inline]
     fn begin(self, content_type: &[u8], length: Length, body: &[u8]) -> Result<(Self, bool), Error> {
         let reply = self.checked()?;
+        if let Some(instead) = reply.instead.filter(|_| reply.status == StatusCode::OK) {
+            return reply.begin_instead(instead);
+        }
         let is_without = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || reply.status.is_informational();
         let has_body = !is_without && reply.to.method != Method::Head;
@@ -294,6 +320,15 @@ impl<'r, 'io> Reply<'r, 'io> {
         reply.writer.write(reply.io, head, if has_body { body } else { b"" });
         *reply.outcome = Outcome::Answered;
         Ok((reply, has_body))
+    }
+
+    /// 304 says what a 200 would, but for what the client has already; 412 has nothing to say.
+    #[cold]
+    fn begin_instead(mut self, status: StatusCode) -> Result<(Self, bool), Error> {
+        (self.status, self.instead) = (status, None);
+        self.writer.content_type.clear();
+        let (reply, _) = self.begin(b"", Length::Bytes(0), b"")?;
+        Ok((reply, false))
     }
 
     #[inline]

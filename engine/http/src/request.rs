@@ -48,6 +48,11 @@ impl<'a> Request<'a> {
         self.head.query
     }
 
+    /// The decoded value of the first pair of this name in the query, as a form has it; see [`query`](crate::query).
+    pub fn query_value(&self, name: &str) -> Option<Cow<'a, str>> {
+        crate::query::value(self.head.query, name)
+    }
+
     /// The minor version of HTTP/1: 0 or 1.
     pub fn minor_version(&self) -> u8 {
         self.head.minor

@@ -391,3 +391,71 @@ fn answers_are_recorded_when_they_are_over() {
     let seen: Vec<_> = records.iter().map(|(path, status, bytes, ms)| (path.as_str(), *status, *bytes, *ms)).collect();
     assert_eq!(seen, expected);
 }
+
+#[test]
+fn what_the_client_has_already_is_not_sent_again() {
+    let etag = "ETag: \"v1\"\r\n";
+    let date = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let rows = [
+        ("", "HTTP/1.1 200 OK\r\n", true),
+        ("If-None-Match: \"v0\", W/\"v1\"\r\n", "HTTP/1.1 304 Not Modified\r\n", false),
+        ("If-None-Match: *\r\n", "HTTP/1.1 304 Not Modified\r\n", false),
+        ("If-None-Match: \"v0\"\r\n", "HTTP/1.1 200 OK\r\n", true),
+        ("If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "HTTP/1.1 304 Not Modified\r\n", false),
+        ("If-Match: \"v0\"\r\n", "HTTP/1.1 412 Precondition Failed\r\n", false),
+    ];
+    for (condition, status, has_body) in rows {
+        let output = ask(&(request("GET /page", condition, "") + &get("/")));
+        assert!(output.starts_with(status), "{condition}{output}");
+        assert!(output.contains(etag) && output.contains(date), "{output}");
+        assert_eq!(output.contains("\r\n\r\n<p>HTTP/1.1 200 OK\r\n"), has_body, "{output}");
+        let (head, rest) = output.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(head.contains("Content-Type"), has_body);
+        assert_eq!(head.contains("Content-Length"), !status.contains("304"));
+        assert!(rest.ends_with("hello"), "{output}");
+    }
+}
+
+/// A frame as a client sends it.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [7, 31, 250, 99];
+    let masked = payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]);
+    [first, 0x80 | payload.len() as u8].into_iter().chain(key).chain(masked).collect()
+}
+
+#[test]
+fn a_websocket_echoes_across_cuts_and_upgrades() {
+    let opening = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let frames = [
+        frame(0x81, "hello".as_bytes()),
+        frame(0x82, b"even"),
+        frame(0x01, "h\u{fc}".as_bytes().split_last().expect("bytes").1),
+        frame(0x89, b"ping"),
+        frame(0x80, &["\u{fc}".as_bytes()[1], b'!']),
+        frame(0x88, &1000u16.to_be_bytes()),
+    ];
+    let input = [request("GET /socket", opening, "").into_bytes(), frames.concat()].concat();
+    let output = output_of_all_splits(server, &input);
+    let at = output.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8(output[..at].to_vec()).expect("text");
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
+    );
+    let expected: [&[u8]; 5] =
+        [b"\x81\x05hello", b"\x82\x04even", b"\x8a\x04ping", b"\x81\x04h\xc3\xbc!", b"\x88\x02\x03\xe8"];
+    assert_eq!(output[at..].escape_ascii().to_string(), expected.concat().escape_ascii().to_string());
+    assert_eq!(output_of_all_handovers(server, &input), output);
+}
+
+#[test]
+fn a_websocket_that_breaks_the_protocol_is_told_why() {
+    let (mut harness, client) = open();
+    assert!(send(&mut harness, client, &get("/socket")).starts_with("HTTP/1.1 426 "));
+    let opening = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    send(&mut harness, client, &request("GET /socket", opening, ""));
+    harness.send(client, b"\x81\x01a");
+    assert_eq!(harness.take_output(client), b"\x88\x02\x03\xea");
+    assert!(harness.saw_end(client));
+}

@@ -1,8 +1,11 @@
 //! A server that does everything that a handler can do.
 
 use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
 
 use baton::{CannotFreeze, Io, Step};
+use baton_http::conditional::{EntityTag, Validators};
+use baton_http::websocket::{MaskedMessage, Message, ProtocolError, Sender, Socket, Taken, WebSockets};
 use baton_http::{
     Done, Error, Flow, Http, HttpConfig, Later, Method, Out, Progress, Receive, Receiving, Record, Reply, Request,
     Router, Source, State, StatusCode, Thawed, Upgraded, Waker,
@@ -145,6 +148,27 @@ impl Upgraded for Shout {
     }
 }
 
+/// A WebSocket that sends everything back.
+pub(crate) struct EchoSocket;
+
+impl Socket for EchoSocket {
+    fn on_message(&mut self, message: Message<'_>, sender: &mut Sender<'_, '_>) {
+        sender.send(&message);
+    }
+
+    fn on_masked(&mut self, message: MaskedMessage<'_>, sender: &mut Sender<'_, '_>) -> Result<Taken, ProtocolError> {
+        if message.len() % 2 == 0 {
+            return Ok(Taken::No);
+        }
+        sender.send_masked(&message)?;
+        Ok(Taken::Yes)
+    }
+
+    fn freeze(&self, _: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        Ok(())
+    }
+}
+
 fn thaw_measure(state: &[u8]) -> Option<Thawed<App>> {
     Some(Thawed::Receive(Box::new(Measure(u64::from_le_bytes(state.try_into().ok()?)))))
 }
@@ -158,7 +182,15 @@ pub(crate) fn server() -> Http<App> {
 }
 
 pub(crate) fn server_with(config: &HttpConfig) -> Http<App> {
+    let (sockets, thawing) = (WebSockets::new(1000), WebSockets::new(1000));
     let router = Router::new()
+        .get("/socket", move |_, request, reply| sockets.open(request, reply, EchoSocket))
+        .thaws("websocket", move |state| thawing.thaw(state, |own| own.is_empty().then_some(EchoSocket)))
+        .get("/page", |_, _, reply| {
+            let entity_tag = EntityTag::strong("v1");
+            let last_modified = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));
+            reply.validators(&Validators { entity_tag, last_modified }).bytes("text/html", b"<p>")
+        })
         .get("/", |_, _, reply| reply.text("hello"))
         .get("/users/{id}", show)
         .post("/users", create)
