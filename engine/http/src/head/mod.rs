@@ -1,29 +1,25 @@
 //! The head of a request, from bytes to meaning. Pure, and the one place that decides where a head ends.
 //!
 //! Invariant: once [`parse`] has decided on a piece of input, more input behind it changes nothing. So answers do not
-//! depend on how the network cut the request, and equal heads may be recognised by their bytes alone.
+//! depend on how the network cut the request.
+//!
+//! One strict pass: [`scan`] marks the bytes that end a name or a value, and a header costs a look at the marks. What is wrong
+//! with a line is only asked once it is known not to be right.
 
 pub(crate) mod fields;
+mod request_line;
+pub(crate) mod scan;
+#[cfg(test)]
+mod speed;
 mod target;
 
-use httparse::{EMPTY_HEADER, Header};
-
-use self::fields::is_token;
+use self::request_line::RequestLine;
+use self::scan::{BLOCK_BYTES, Level, Marks, TOKEN, VALUE};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
 /// Most headers of a request.
 pub(crate) const HEADERS_MAX: usize = 100;
-
-/// Tried first, since clearing room for [`HEADERS_MAX`] takes longer than parsing an ordinary head.
-const HEADERS_USUAL: usize = 24;
-
-/// A longer method is longer than any that is known.
-const METHOD_BYTES_MAX: usize = 32;
-
-const VERSION_BYTES: usize = b"HTTP/1.1".len();
-
-const _: () = assert!(HEADERS_USUAL < HEADERS_MAX);
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
@@ -84,61 +80,32 @@ pub(crate) enum Persistence {
 pub(crate) fn parse<'a>(
     input: &'a [u8],
     limits: HeadLimits,
-    into: &mut Vec<Field>,
+    fields: &mut Vec<Field>,
+) -> Result<Option<Head<'a>>, Refusal> {
+    parse_at(Level::best(), input, limits, fields)
+}
+
+/// As [`parse`], with the instructions of `level`.
+pub(crate) fn parse_at<'a>(
+    level: Level,
+    input: &'a [u8],
+    limits: HeadLimits,
+    fields: &mut Vec<Field>,
 ) -> Result<Option<Head<'a>>, Refusal> {
     // What lies beyond the bound never plays a part, however much of it is there already.
     let window = &input[..input.len().min(limits.head_bytes_max)];
     let is_full = input.len() >= limits.head_bytes_max;
-    let Some(line) = RequestLine::parse(window, limits.target_bytes_max)? else {
+    let Some(line) = RequestLine::parse(level, window, limits.target_bytes_max)? else {
         return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
     };
-    let rest = &window[line.length..];
-    let mut usual = [EMPTY_HEADER; HEADERS_USUAL];
-    match httparse::parse_headers(rest, &mut usual) {
-        Err(httparse::Error::TooManyHeaders) => {
-            let mut most = [EMPTY_HEADER; HEADERS_MAX];
-            let outcome = httparse::parse_headers(rest, &mut most);
-            finish(window, is_full, &line, outcome, into)
-        }
-        outcome => finish(window, is_full, &line, outcome, into),
-    }
-}
-
-fn finish<'a>(
-    window: &'a [u8],
-    is_full: bool,
-    line: &RequestLine<'a>,
-    outcome: httparse::Result<(usize, &[Header<'a>])>,
-    into: &mut Vec<Field>,
-) -> Result<Option<Head<'a>>, Refusal> {
-    let (headers_bytes, headers) = match outcome {
-        Ok(httparse::Status::Complete(complete)) => complete,
-        Ok(httparse::Status::Partial) if is_full => return Err(Refusal::HEAD_TOO_LARGE),
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HEADERS_TOO_MANY),
-        Err(httparse::Error::HeaderName) => return Err(Refusal::HEADER_NAME),
-        Err(_) => return Err(Refusal::HEADER_VALUE),
+    fields.clear();
+    let mut lines = Lines { level, window, fields, meaning: fields::Reader::default() };
+    let Some(length) = lines.read(line.length)? else {
+        return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
     };
-    let length = line.length + headers_bytes;
-    // The parser takes a line feed alone for a line's end; another reader in front of us may not.
-    let head = &window[..length];
-    if memchr::memchr_iter(b'\n', head).any(|at| head[at - 1] != b'\r') {
-        return Err(Refusal::LINE_FEED);
-    }
-    let method = Method::of(line.method).ok_or(Refusal::METHOD_UNKNOWN)?;
-    let fields = fields::read(headers, line.minor)?;
-    into.clear();
-    for header in headers {
-        let at = |part: &[u8]| (part.as_ptr() as usize - window.as_ptr() as usize) as u32;
-        let (name_start, value_start) = (at(header.name.as_bytes()), at(header.value));
-        into.push(Field {
-            name_start,
-            name_end: name_start + header.name.len() as u32,
-            value_start,
-            value_end: value_start + header.value.len() as u32,
-        });
-    }
-    let target = std::str::from_utf8(line.target).map_err(|_| Refusal::TARGET)?;
+    let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
+    let fields = lines.meaning.finish(line.minor)?;
+    let target = line.target()?;
     let (path, query) = target::split(method, target)?;
     Ok(Some(Head {
         length,
@@ -154,66 +121,122 @@ fn finish<'a>(
     }))
 }
 
-struct RequestLine<'a> {
-    length: usize,
-    method: &'a [u8],
-    target: &'a [u8],
-    minor: u8,
+/// Reads the header lines of a head.
+struct Lines<'a, 'f> {
+    level: Level,
+    window: &'a [u8],
+    fields: &'f mut Vec<Field>,
+    meaning: fields::Reader<'a>,
 }
 
-impl<'a> RequestLine<'a> {
-    fn parse(input: &'a [u8], target_bytes_max: usize) -> Result<Option<Self>, Refusal> {
-        let within = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
-        let Some(method_bytes) = within.iter().position(|byte| !is_token(*byte)) else {
-            return if within.len() > METHOD_BYTES_MAX { Err(Refusal::METHOD_UNKNOWN) } else { Ok(None) };
-        };
-        if method_bytes == 0 || input[method_bytes] != b' ' {
-            return Err(Refusal::REQUEST_LINE);
+impl Lines<'_, '_> {
+    /// Reads all lines from `at` on. Gives the place behind the empty line; `None` while more is needed.
+    #[inline]
+    fn read(&mut self, mut at: usize) -> Result<Option<usize>, Refusal> {
+        if self.is_crlf(at) {
+            return Ok(Some(at + 2));
         }
-        let rest = &input[method_bytes + 1..];
-        let within = &rest[..rest.len().min(target_bytes_max.saturating_add(1))];
-        let Some(target_bytes) = within.iter().position(|byte| !byte.is_ascii_graphic()) else {
-            return if within.len() > target_bytes_max { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
-        };
-        if target_bytes == 0 || rest[target_bytes] != b' ' {
-            return Err(Refusal::REQUEST_LINE);
+        let mut marks = Marks::new();
+        loop {
+            let start = at;
+            let is_more_behind = self.level.mark(self.window, start, &mut marks);
+            let mut before = 0;
+            for (index, block) in marks.filled().iter().enumerate() {
+                // The first of several in a row; where all is well, a carriage return.
+                let mut ends = block.value_ends & !(block.value_ends << 1 | before);
+                before = block.value_ends >> (BLOCK_BYTES - 1);
+                while ends != 0 {
+                    let end = start + index * BLOCK_BYTES + ends.trailing_zeros() as usize;
+                    ends &= ends - 1;
+                    if !self.take(at, marks.token_ends_from(at - start), end) {
+                        return self.fault(at);
+                    }
+                    at = end + 2;
+                    if self.is_crlf(at) {
+                        return Ok(Some(at + 2));
+                    }
+                }
+            }
+            if !is_more_behind {
+                return self.fault(at);
+            }
+            if at == start {
+                // This line is longer than marks reach.
+                let end = self.level.run_end(&VALUE, &self.window[at..]).map(|end| at + end);
+                let Some(end) = end.filter(|end| self.take(at, marks.token_ends_from(0), *end)) else {
+                    return self.fault(at);
+                };
+                at = end + 2;
+                if self.is_crlf(at) {
+                    return Ok(Some(at + 2));
+                }
+            }
         }
-        let Some(minor) = minor_version(&rest[target_bytes + 1..])? else { return Ok(None) };
-        Ok(Some(Self {
-            length: method_bytes + 1 + target_bytes + 1 + VERSION_BYTES + 2,
-            method: &input[..method_bytes],
-            target: &rest[..target_bytes],
-            minor,
-        }))
     }
-}
 
-/// The minor version of the `HTTP/1.x` CRLF that `input` begins with.
-fn minor_version(input: &[u8]) -> Result<Option<u8>, Refusal> {
-    if input.starts_with(b"HTTP/1.1\r\n") {
-        return Ok(Some(1));
+    #[inline]
+    fn is_crlf(&self, at: usize) -> bool {
+        self.window.get(at..at + 2) == Some(b"\r\n")
     }
-    for (at, byte) in input.iter().take(VERSION_BYTES + 2).enumerate() {
-        let is_expected = match at {
-            0..=4 => *byte == b"HTTP/"[at],
-            5 | 7 => byte.is_ascii_digit(),
-            6 => *byte == b'.',
-            8 => *byte == b'\r',
-            _ => *byte == b'\n',
+
+    /// Takes the line from `at` to `end`, where the first byte is that may not stand in a value. Says whether it is a header.
+    #[inline]
+    fn take(&mut self, at: usize, token_ends: u64, end: usize) -> bool {
+        let name_bytes = match token_ends {
+            0 => self.level.run_end(&TOKEN, &self.window[at..]).unwrap_or(0),
+            bits => bits.trailing_zeros() as usize,
         };
-        if !is_expected {
-            return Err(Refusal::REQUEST_LINE);
+        let name_end = at + name_bytes;
+        let is_header = name_bytes > 0 && self.window[name_end] == b':' && self.is_crlf(end);
+        if !is_header || self.fields.len() == HEADERS_MAX {
+            return false;
         }
-        if at == VERSION_BYTES - 1 && input[5] != b'1' {
-            return Err(Refusal::VERSION);
+        let is_space = |at: usize| matches!(self.window[at], b' ' | b'\t');
+        let (mut value_start, mut value_end) = (name_end + 1, end);
+        while is_space(value_start) {
+            value_start += 1;
+        }
+        while value_end > value_start && is_space(value_end - 1) {
+            value_end -= 1;
+        }
+        self.meaning.read(&self.window[at..name_end], &self.window[value_start..value_end]);
+        self.fields.push(Field {
+            name_start: at as u32,
+            name_end: name_end as u32,
+            value_start: value_start as u32,
+            value_end: value_end as u32,
+        });
+        true
+    }
+
+    /// Why the line at `at` is no header; `None` while more of it is needed to tell.
+    #[cold]
+    fn fault(&self, at: usize) -> Result<Option<usize>, Refusal> {
+        let line = &self.window[at..];
+        match line {
+            [] | [b'\r'] => return Ok(None),
+            [b'\r', ..] => return Err(Refusal::HEADER_VALUE),
+            [b'\n', ..] => return Err(Refusal::LINE_FEED),
+            [first, ..] if TOKEN.ends(*first) => return Err(Refusal::HEADER_NAME),
+            _ if self.fields.len() == HEADERS_MAX => return Err(Refusal::HEADERS_TOO_MANY),
+            _ => {}
+        }
+        let Some(colon) = self.level.run_end(&TOKEN, line) else { return Ok(None) };
+        if line[colon] != b':' {
+            return Err(Refusal::HEADER_NAME);
+        }
+        let value = &line[colon + 1..];
+        match self.level.run_end(&VALUE, value).map(|end| &value[end..]) {
+            None | Some([b'\r'] | [b'\r', b'\n', ..]) => Ok(None),
+            Some([b'\n', ..]) => Err(Refusal::LINE_FEED),
+            Some(_) => Err(Refusal::HEADER_VALUE),
         }
     }
-    // RFC 9110 2.5: a higher minor version is read as the highest one known.
-    Ok((input.len() >= VERSION_BYTES + 2).then(|| (input[7] - b'0').min(1)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::fields::is_token;
     use super::*;
 
     const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 512, target_bytes_max: 64 };

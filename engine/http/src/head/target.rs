@@ -3,14 +3,11 @@
 use crate::method::Method;
 use crate::refusal::Refusal;
 
-/// Path and query of a target, which is one or more visible ASCII characters. RFC 9112 3.2: a server takes the absolute
+/// Path and query of a target, which is one or more characters of RFC 3986 without a fragment. RFC 9112 3.2: a server takes the absolute
 /// form too, although only proxies ask so.
 pub(super) fn split(method: Method, target: &str) -> Result<(&str, Option<&str>), Refusal> {
     if target == "*" {
         return if method == Method::Options { Ok((target, None)) } else { Err(Refusal::TARGET) };
-    }
-    if target.contains('#') {
-        return Err(Refusal::TARGET);
     }
     let rest = if target.starts_with('/') {
         target
@@ -46,7 +43,7 @@ mod tests {
         assert_eq!(get("http://a.example"), Ok(("/", None)));
         assert_eq!(get("HTTPS://a.example:80/json"), Ok(("/json", None)));
         assert_eq!(get("http://a.example?/json"), Ok(("/", Some("/json"))));
-        for target in ["http://", "http:///json", "ftp://a/", "json", "*", "a:80", "/#", "?"] {
+        for target in ["http://", "http:///json", "ftp://a/", "json", "*", "a:80", "?"] {
             assert_eq!(get(target), Err(Refusal::TARGET), "{target}");
         }
         assert_eq!(split(Method::Options, "*"), Ok(("*", None)));

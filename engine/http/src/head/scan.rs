@@ -1,0 +1,386 @@
+//! Finds the bytes that end a name, a value or a target, 64 at a time.
+//!
+//! The one module of this crate with `unsafe`: it loads bytes into vector registers and calls code for instruction sets that were
+//! detected. All of it works on whole blocks of [`BLOCK_BYTES`] that are borrowed as arrays, so no load can lie outside the input.
+#![allow(unsafe_code)]
+
+/// Bytes that are classified at once.
+pub(crate) const BLOCK_BYTES: usize = 64;
+
+/// Blocks that [`Marks`] hold. Most heads fit.
+const BLOCKS_MAX: usize = 16;
+
+/// What may stand in a run of characters, and so which bytes end it.
+#[derive(Clone, Copy)]
+pub(crate) struct Class {
+    /// ASCII characters by their low four bits: bit `h` lists the character whose high four bits are `h`.
+    rows: [u8; 16],
+    /// Whether the listed characters end a run, and all other bytes do not; or the other way round.
+    listed_end: bool,
+}
+
+/// The characters of a token (RFC 9110 5.6.2).
+pub(crate) static TOKEN: Class = Class::alphanumeric_and(b"!#$%&'*+-.^_`|~");
+
+/// Characters of a target that mean what they say (RFC 3986 section 2): no `%`, which must have two hexadecimal digits behind it,
+/// and no `#`, since clients do not send fragments.
+pub(crate) static TARGET: Class = Class::alphanumeric_and(b"-._~:/?[]@!$&'()*+,;=");
+
+/// What may stand in a host or a port (RFC 3986 3.2.2).
+pub(crate) static HOST: Class = Class::alphanumeric_and(b"-._~!$&'()*+;=%:[]");
+
+/// What may stand in a value: no control character but tab (RFC 9110 5.5).
+pub(crate) static VALUE: Class = Class::without_controls();
+
+impl Class {
+    const fn alphanumeric_and(others: &[u8]) -> Self {
+        let mut class = Self { rows: [0; 16], listed_end: false };
+        let mut byte = 0;
+        while byte < 128 {
+            if (byte as u8).is_ascii_alphanumeric() {
+                class.list(byte as u8);
+            }
+            byte += 1;
+        }
+        let mut at = 0;
+        while at < others.len() {
+            class.list(others[at]);
+            at += 1;
+        }
+        class
+    }
+
+    const fn without_controls() -> Self {
+        let mut class = Self { rows: [0; 16], listed_end: true };
+        let mut byte = 0;
+        while byte < 128 {
+            if (byte as u8).is_ascii_control() && byte as u8 != b'\t' {
+                class.list(byte as u8);
+            }
+            byte += 1;
+        }
+        class
+    }
+
+    const fn list(&mut self, byte: u8) {
+        self.rows[(byte & 15) as usize] |= 1 << (byte >> 4);
+    }
+
+    /// Whether `byte` ends a run.
+    #[inline]
+    pub(crate) fn ends(&self, byte: u8) -> bool {
+        let is_listed = byte.is_ascii() && self.rows[usize::from(byte & 15)] >> (byte >> 4) & 1 == 1;
+        is_listed == self.listed_end
+    }
+
+    /// What a mask of the bytes that are not listed must be combined with, to become one of those that end a run.
+    #[inline]
+    fn flip(&self) -> u64 {
+        if self.listed_end { u64::MAX } else { 0 }
+    }
+}
+
+/// Bits of the bytes of a block, the first byte at the lowest bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// Bytes that end a token.
+    pub(crate) token_ends: u64,
+    /// Bytes that end a value; they end a token, too.
+    pub(crate) value_ends: u64,
+}
+
+/// The blocks of some input, from a place in it on.
+pub(crate) struct Marks {
+    /// One more than is filled, so that every block has a next one.
+    blocks: [Block; BLOCKS_MAX + 1],
+    filled: usize,
+}
+
+impl Marks {
+    pub(crate) fn new() -> Self {
+        Self { blocks: [Block::default(); BLOCKS_MAX + 1], filled: 0 }
+    }
+
+    pub(crate) fn filled(&self) -> &[Block] {
+        &self.blocks[..self.filled]
+    }
+
+    /// Whether a byte ends a token: bit 0 for the one at `at`, and at least the 63 behind it. Bytes beyond the marks do not.
+    #[inline]
+    pub(crate) fn token_ends_from(&self, at: usize) -> u64 {
+        let (index, shift) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
+        match self.blocks.get(index..index + 2) {
+            Some([block, next]) => block.token_ends >> shift | next.token_ends << 1 << (63 - shift),
+            _ => 0,
+        }
+    }
+}
+
+/// A way to classify bytes that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Level(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    Any,
+    #[cfg(target_arch = "x86_64")]
+    Ssse3,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// Bytes one after the other, on any machine.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const SCALAR: Self = Self(Instructions::Any);
+
+    /// The fastest one. The standard library remembers what it detected.
+    #[inline]
+    pub(crate) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512bw") {
+                return Self(Instructions::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self(Instructions::Avx2);
+            }
+            if is_x86_feature_detected!("ssse3") {
+                return Self(Instructions::Ssse3);
+            }
+        }
+        Self(Instructions::Any)
+    }
+
+    /// Every one that this machine has, the scalar one first.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn available() -> Vec<Self> {
+        let mut levels = vec![Self::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let detected = [
+                (is_x86_feature_detected!("ssse3"), Instructions::Ssse3),
+                (is_x86_feature_detected!("avx2"), Instructions::Avx2),
+                (is_x86_feature_detected!("avx512bw"), Instructions::Avx512),
+            ];
+            levels.extend(detected.into_iter().filter(|(has, _)| *has).map(|(_, instructions)| Self(instructions)));
+        }
+        levels
+    }
+
+    /// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
+    #[inline]
+    pub(crate) fn run_end(self, class: &Class, input: &[u8]) -> Option<usize> {
+        match self.0 {
+            Instructions::Any => input.iter().position(|byte| class.ends(*byte)),
+            // SAFETY: a level is only made for instructions that were detected.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Ssse3 => unsafe { x86::ssse3::run_end(class, input) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => unsafe { x86::avx2::run_end(class, input) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { x86::avx512::run_end(class, input) },
+        }
+    }
+
+    /// Marks `input` from `at` on: up to the end of the block in which the fourth byte in a row ends a value, as at the end of a
+    /// head; otherwise to the end of the input, or until the marks are full. Says whether there are bytes behind it.
+    #[inline]
+    pub(crate) fn mark(self, input: &[u8], at: usize, marks: &mut Marks) -> bool {
+        match self.0 {
+            Instructions::Any => mark(input, at, marks, scalar),
+            // SAFETY: a level is only made for instructions that were detected.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Ssse3 => unsafe { x86::ssse3::mark(input, at, marks) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => unsafe { x86::avx2::mark(input, at, marks) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { x86::avx512::mark(input, at, marks) },
+        }
+    }
+}
+
+fn scalar(bytes: &[u8; BLOCK_BYTES]) -> Block {
+    let mut block = Block::default();
+    for (at, byte) in bytes.iter().enumerate() {
+        block.token_ends |= u64::from(TOKEN.ends(*byte)) << at;
+        block.value_ends |= u64::from(VALUE.ends(*byte)) << at;
+    }
+    block
+}
+
+/// See [`Level::mark`]. Inlined into each level, whose instructions `classify` then uses.
+#[inline(always)]
+fn mark(input: &[u8], at: usize, marks: &mut Marks, classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> bool {
+    let (blocks, tail) = input[at..].as_chunks::<BLOCK_BYTES>();
+    let mut before = 0u64;
+    let room = &mut marks.blocks[..BLOCKS_MAX];
+    for (index, (bytes, place)) in blocks.iter().zip(room).enumerate() {
+        let block = classify(bytes);
+        *place = block;
+        let row = |count: u32| block.value_ends << count | before >> (64 - count);
+        if block.value_ends & row(1) & row(2) & row(3) != 0 {
+            marks.blocks[index + 1] = Block::default();
+            marks.filled = index + 1;
+            return true;
+        }
+        before = block.value_ends;
+    }
+    marks.filled = blocks.len().min(BLOCKS_MAX);
+    let has_room = marks.filled < BLOCKS_MAX;
+    if has_room && !tail.is_empty() {
+        marks.blocks[marks.filled] = classify_tail(input, tail, classify);
+        marks.filled += 1;
+    }
+    marks.blocks[marks.filled] = Block::default();
+    !has_room && blocks.len() * BLOCK_BYTES + tail.len() > BLOCKS_MAX * BLOCK_BYTES
+}
+
+/// Classifies the end of `input` that is shorter than a block. Bits beyond the end are not set.
+#[inline(always)]
+fn classify_tail(input: &[u8], tail: &[u8], classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> Block {
+    if let Some(last) = input.last_chunk::<BLOCK_BYTES>() {
+        let block = classify(last);
+        let shift = BLOCK_BYTES - tail.len();
+        return Block { token_ends: block.token_ends >> shift, value_ends: block.value_ends >> shift };
+    }
+    let mut padded = [0; BLOCK_BYTES];
+    padded[..tail.len()].copy_from_slice(tail);
+    let (block, is_input) = (classify(&padded), (1 << tail.len()) - 1);
+    Block { token_ends: block.token_ends & is_input, value_ends: block.value_ends & is_input }
+}
+
+/// See [`Level::run_end`]. Inlined into each level, whose instructions `ends` then uses.
+#[inline(always)]
+fn run_end(input: &[u8], ends: impl Fn(&[u8; BLOCK_BYTES]) -> u64) -> Option<usize> {
+    let (blocks, tail) = input.as_chunks::<BLOCK_BYTES>();
+    for (index, bytes) in blocks.iter().enumerate() {
+        let found = ends(bytes);
+        if found != 0 {
+            return Some(index * BLOCK_BYTES + found.trailing_zeros() as usize);
+        }
+    }
+    if tail.is_empty() {
+        return None;
+    }
+    let classify = |bytes: &[u8; BLOCK_BYTES]| Block { token_ends: ends(bytes), value_ends: 0 };
+    let found = classify_tail(input, tail, classify).token_ends;
+    (found != 0).then(|| blocks.len() * BLOCK_BYTES + found.trailing_zeros() as usize)
+}
+
+/// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond
+/// ASCII choose an empty row.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK_BYTES, Block, Class, Marks, TOKEN, VALUE};
+
+    /// By the high four bits of a byte: the bit of a row.
+    static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    #[inline]
+    fn load_128(bytes: &[u8; 16]) -> __m128i {
+        // SAFETY: the reference is valid for 16 bytes, the load needs no alignment, and SSE2 is part of x86-64.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load_256(bytes: &[u8; 32]) -> __m256i {
+        // SAFETY: the reference is valid for 32 bytes, and the load needs no alignment.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn load_512(bytes: &[u8; 64]) -> __m512i {
+        // SAFETY: the reference is valid for 64 bytes, and the load needs no alignment.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    /// What is the same in every level: `$ends` gives, for each class, the bits of the bytes that end a run of it.
+    macro_rules! level {
+        ($name:ident, $feature:literal, $ends:ident) => {
+            pub(super) mod $name {
+                use super::*;
+
+                #[target_feature(enable = $feature)]
+                pub(in super::super) fn mark(input: &[u8], at: usize, marks: &mut Marks) -> bool {
+                    super::super::mark(input, at, marks, |bytes| {
+                        let [token_ends, value_ends] = $ends(bytes, [&TOKEN, &VALUE]);
+                        Block { token_ends, value_ends }
+                    })
+                }
+
+                #[target_feature(enable = $feature)]
+                pub(in super::super) fn run_end(class: &Class, input: &[u8]) -> Option<usize> {
+                    super::super::run_end(input, |bytes| {
+                        let [ends] = $ends(bytes, [class]);
+                        ends
+                    })
+                }
+            }
+        };
+    }
+
+    level!(ssse3, "ssse3", ends_ssse3);
+    level!(avx2, "avx2", ends_avx2);
+    level!(avx512, "avx512bw", ends_avx512);
+
+    #[inline]
+    #[target_feature(enable = "ssse3")]
+    fn ends_ssse3<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
+        let bits = load_128(&BITS);
+        let mut ends = classes.map(Class::flip);
+        for (index, part) in bytes.as_chunks::<16>().0.iter().enumerate() {
+            let part = load_128(part);
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(part), _mm_set1_epi8(15));
+            let bit = _mm_shuffle_epi8(bits, high);
+            for (class, ends) in classes.iter().zip(&mut ends) {
+                let listed = _mm_and_si128(_mm_shuffle_epi8(load_128(&class.rows), part), bit);
+                let others = _mm_movemask_epi8(_mm_cmpeq_epi8(listed, _mm_setzero_si128()));
+                *ends ^= u64::from(others as u32) << (16 * index);
+            }
+        }
+        ends
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn ends_avx2<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
+        let bits = _mm256_broadcastsi128_si256(load_128(&BITS));
+        let mut ends = classes.map(Class::flip);
+        for (index, part) in bytes.as_chunks::<32>().0.iter().enumerate() {
+            let part = load_256(part);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(part), _mm256_set1_epi8(15));
+            let bit = _mm256_shuffle_epi8(bits, high);
+            for (class, ends) in classes.iter().zip(&mut ends) {
+                let rows = _mm256_broadcastsi128_si256(load_128(&class.rows));
+                let listed = _mm256_and_si256(_mm256_shuffle_epi8(rows, part), bit);
+                let others = _mm256_movemask_epi8(_mm256_cmpeq_epi8(listed, _mm256_setzero_si256()));
+                *ends ^= u64::from(others as u32) << (32 * index);
+            }
+        }
+        ends
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn ends_avx512<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
+        let bits = _mm512_broadcast_i32x4(load_128(&BITS));
+        let part = load_512(bytes);
+        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(part), _mm512_set1_epi8(15));
+        let bit = _mm512_shuffle_epi8(bits, high);
+        classes.map(|class| {
+            let rows = _mm512_broadcast_i32x4(load_128(&class.rows));
+            _mm512_testn_epi8_mask(_mm512_shuffle_epi8(rows, part), bit) ^ class.flip()
+        })
+    }
+}
