@@ -129,13 +129,20 @@ struct Lines<'a, 'f> {
     meaning: fields::Reader<'a>,
 }
 
+/// What a line is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Header,
+    /// A header, and the empty line comes behind it.
+    LastHeader,
+    /// No header, or not known to be one yet.
+    Other,
+}
+
 impl Lines<'_, '_> {
     /// Reads all lines from `at` on. Gives the place behind the empty line; `None` while more is needed.
     #[inline]
     fn read(&mut self, mut at: usize) -> Result<Option<usize>, Refusal> {
-        if self.is_crlf(at) {
-            return Ok(Some(at + 2));
-        }
         let mut marks = Marks::new();
         loop {
             let start = at;
@@ -148,88 +155,89 @@ impl Lines<'_, '_> {
                 while ends != 0 {
                     let end = start + index * BLOCK_BYTES + ends.trailing_zeros() as usize;
                     ends &= ends - 1;
-                    if !self.take(at, marks.token_ends_from(at - start), end) {
-                        return self.fault(at);
-                    }
-                    at = end + 2;
-                    if self.is_crlf(at) {
-                        return Ok(Some(at + 2));
+                    match self.take(at, marks.token_ends_from(at - start), end) {
+                        Line::Header => at = end + 2,
+                        Line::LastHeader => return Ok(Some(end + 4)),
+                        Line::Other => return self.rest(at),
                     }
                 }
             }
-            if !is_more_behind {
-                return self.fault(at);
-            }
-            if at == start {
-                // This line is longer than marks reach.
-                let end = self.level.run_end(&VALUE, &self.window[at..]).map(|end| at + end);
-                let Some(end) = end.filter(|end| self.take(at, marks.token_ends_from(0), *end)) else {
-                    return self.fault(at);
-                };
-                at = end + 2;
-                if self.is_crlf(at) {
-                    return Ok(Some(at + 2));
-                }
+            if at == start || !is_more_behind {
+                return self.rest(at);
             }
         }
     }
 
-    #[inline]
-    fn is_crlf(&self, at: usize) -> bool {
-        self.window.get(at..at + 2) == Some(b"\r\n")
+    /// Takes the line from `at` to `end`, where the first byte is that may not stand in a value. The lowest bit of `token_ends` is
+    /// for the byte at `at`.
+    #[inline(always)]
+    fn take(&mut self, at: usize, token_ends: u64, end: usize) -> Line {
+        let name_end = at + token_ends.trailing_zeros() as usize;
+        let Some(line_end) = self.window.get(end..end + 4) else { return Line::Other };
+        let usual = self.window.get(name_end..name_end + 3).is_some_and(|separator| {
+            separator[..2] == *b": " && separator[2] > b' ' && self.window[end - 1] > b' ' && line_end[..2] == *b"\r\n"
+        });
+        if !usual || name_end == at || self.fields.len() == HEADERS_MAX {
+            return self.take_unusual(at, end);
+        }
+        self.add(at, name_end, name_end + 2, end);
+        if line_end[2..] == *b"\r\n" { Line::LastHeader } else { Line::Header }
     }
 
-    /// Takes the line from `at` to `end`, where the first byte is that may not stand in a value. Says whether it is a header.
-    #[inline]
-    fn take(&mut self, at: usize, token_ends: u64, end: usize) -> bool {
-        let name_bytes = match token_ends {
-            0 => self.level.run_end(&TOKEN, &self.window[at..]).unwrap_or(0),
-            bits => bits.trailing_zeros() as usize,
-        };
-        let name_end = at + name_bytes;
-        let is_header = name_bytes > 0 && self.window[name_end] == b':' && self.is_crlf(end);
-        if !is_header || self.fields.len() == HEADERS_MAX {
-            return false;
+    /// As [`Self::take`], with any length of the name, and any whitespace around the value.
+    #[cold]
+    fn take_unusual(&mut self, at: usize, end: usize) -> Line {
+        let (line, behind) = (&self.window[at..end], &self.window[end..]);
+        let Some(name_bytes) = self.level.run_end(&TOKEN, line).filter(|bytes| *bytes > 0) else { return Line::Other };
+        if line[name_bytes] != b':' || !behind.starts_with(b"\r\n") || self.fields.len() == HEADERS_MAX {
+            return Line::Other;
         }
-        let is_space = |at: usize| matches!(self.window[at], b' ' | b'\t');
-        let (mut value_start, mut value_end) = (name_end + 1, end);
-        while is_space(value_start) {
-            value_start += 1;
-        }
-        while value_end > value_start && is_space(value_end - 1) {
-            value_end -= 1;
-        }
-        self.meaning.read(&self.window[at..name_end], &self.window[value_start..value_end]);
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let value = &line[name_bytes + 1..];
+        let value_start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
+        let value_bytes = value.iter().rposition(|byte| !is_space(byte)).map_or(value_start, |last| last + 1);
+        let value_at = at + name_bytes + 1;
+        self.add(at, at + name_bytes, value_at + value_start, value_at + value_bytes);
+        if behind[2..].starts_with(b"\r\n") { Line::LastHeader } else { Line::Header }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, name_start: usize, name_end: usize, value_start: usize, value_end: usize) {
+        self.meaning.read(&self.window[name_start..name_end], &self.window[value_start..value_end]);
         self.fields.push(Field {
-            name_start: at as u32,
+            name_start: name_start as u32,
             name_end: name_end as u32,
             value_start: value_start as u32,
             value_end: value_end as u32,
         });
-        true
     }
 
-    /// Why the line at `at` is no header; `None` while more of it is needed to tell.
+    /// Reads the lines from `at` on one by one: one that is no header, is longer than marks reach, or is not there yet.
     #[cold]
-    fn fault(&self, at: usize) -> Result<Option<usize>, Refusal> {
-        let line = &self.window[at..];
-        match line {
-            [] | [b'\r'] => return Ok(None),
-            [b'\r', ..] => return Err(Refusal::HEADER_VALUE),
-            [b'\n', ..] => return Err(Refusal::LINE_FEED),
-            [first, ..] if TOKEN.ends(*first) => return Err(Refusal::HEADER_NAME),
-            _ if self.fields.len() == HEADERS_MAX => return Err(Refusal::HEADERS_TOO_MANY),
-            _ => {}
-        }
-        let Some(colon) = self.level.run_end(&TOKEN, line) else { return Ok(None) };
-        if line[colon] != b':' {
-            return Err(Refusal::HEADER_NAME);
-        }
-        let value = &line[colon + 1..];
-        match self.level.run_end(&VALUE, value).map(|end| &value[end..]) {
-            None | Some([b'\r'] | [b'\r', b'\n', ..]) => Ok(None),
-            Some([b'\n', ..]) => Err(Refusal::LINE_FEED),
-            Some(_) => Err(Refusal::HEADER_VALUE),
+    fn rest(&mut self, mut at: usize) -> Result<Option<usize>, Refusal> {
+        loop {
+            let line = &self.window[at..];
+            match line {
+                [] | [b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => return Ok(Some(at + 2)),
+                [b'\r', ..] => return Err(Refusal::HEADER_VALUE),
+                [b'\n', ..] => return Err(Refusal::LINE_FEED),
+                [first, ..] if TOKEN.ends(*first) => return Err(Refusal::HEADER_NAME),
+                _ if self.fields.len() == HEADERS_MAX => return Err(Refusal::HEADERS_TOO_MANY),
+                _ => {}
+            }
+            let Some(colon) = self.level.run_end(&TOKEN, line) else { return Ok(None) };
+            if line[colon] != b':' {
+                return Err(Refusal::HEADER_NAME);
+            }
+            let Some(end) = self.level.run_end(&VALUE, line) else { return Ok(None) };
+            match &line[end..] {
+                [b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => drop(self.take_unusual(at, at + end)),
+                [b'\n', ..] => return Err(Refusal::LINE_FEED),
+                _ => return Err(Refusal::HEADER_VALUE),
+            }
+            at += end + 2;
         }
     }
 }

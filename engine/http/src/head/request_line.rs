@@ -1,6 +1,6 @@
 //! The request line: method, target, version. Pure.
 
-use super::scan::{Level, TARGET, TOKEN};
+use super::scan::{self, Level, TARGET, TOKEN};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
@@ -59,7 +59,7 @@ impl<'a> RequestLine<'a> {
         if !self.is_target_allowed {
             return Err(if self.target.contains(&b'#') { Refusal::TARGET } else { Refusal::TARGET_CHARACTER });
         }
-        std::str::from_utf8(self.target).map_err(|_| Refusal::TARGET_CHARACTER)
+        scan::ascii(self.target).ok_or(Refusal::TARGET_CHARACTER)
     }
 }
 

@@ -4,6 +4,9 @@
 //! detected. All of it works on whole blocks of [`BLOCK_BYTES`] that are borrowed as arrays, so no load can lie outside the input.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+use std::ptr;
+
 /// Bytes that are classified at once.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
@@ -91,28 +94,48 @@ pub(crate) struct Block {
 
 /// The blocks of some input, from a place in it on.
 pub(crate) struct Marks {
-    /// One more than is filled, so that every block has a next one.
-    blocks: [Block; BLOCKS_MAX + 1],
+    /// The first `filled`, and one without bits behind them.
+    blocks: [MaybeUninit<Block>; BLOCKS_MAX + 1],
     filled: usize,
 }
 
 impl Marks {
+    #[inline]
     pub(crate) fn new() -> Self {
-        Self { blocks: [Block::default(); BLOCKS_MAX + 1], filled: 0 }
+        let mut marks = Self { blocks: [MaybeUninit::uninit(); BLOCKS_MAX + 1], filled: 0 };
+        marks.blocks[0].write(Block::default());
+        marks
     }
 
+    /// Those of the input, the last one with bits for bytes that there are only.
+    #[inline]
     pub(crate) fn filled(&self) -> &[Block] {
-        &self.blocks[..self.filled]
+        &self.initialized()[..self.filled]
     }
 
     /// Whether a byte ends a token: bit 0 for the one at `at`, and at least the 63 behind it. Bytes beyond the marks do not.
     #[inline]
     pub(crate) fn token_ends_from(&self, at: usize) -> u64 {
         let (index, shift) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
-        match self.blocks.get(index..index + 2) {
+        match self.initialized().get(index..index + 2) {
             Some([block, next]) => block.token_ends >> shift | next.token_ends << 1 << (63 - shift),
             _ => 0,
         }
+    }
+
+    /// Says that the first `filled` are written.
+    #[inline]
+    fn end_with(&mut self, filled: usize) {
+        self.blocks[filled].write(Block::default());
+        self.filled = filled;
+    }
+
+    /// The blocks that are filled, and the one behind them.
+    #[inline]
+    fn initialized(&self) -> &[Block] {
+        let blocks = &self.blocks[..=self.filled];
+        // SAFETY: `new` writes the first block; `mark` writes `filled` and the one behind it, before it sets `filled`.
+        unsafe { &*(ptr::from_ref(blocks) as *const [Block]) }
     }
 }
 
@@ -206,6 +229,13 @@ impl Level {
     }
 }
 
+/// `bytes` as text, where all of them are ASCII.
+#[inline]
+pub(crate) fn ascii(bytes: &[u8]) -> Option<&str> {
+    // SAFETY: ASCII is UTF-8.
+    bytes.is_ascii().then(|| unsafe { str::from_utf8_unchecked(bytes) })
+}
+
 fn scalar(bytes: &[u8; BLOCK_BYTES]) -> Block {
     let mut block = Block::default();
     for (at, byte) in bytes.iter().enumerate() {
@@ -219,32 +249,32 @@ fn scalar(bytes: &[u8; BLOCK_BYTES]) -> Block {
 #[inline(always)]
 fn mark(input: &[u8], at: usize, marks: &mut Marks, classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> bool {
     let (blocks, tail) = input[at..].as_chunks::<BLOCK_BYTES>();
-    let mut before = 0u64;
-    let room = &mut marks.blocks[..BLOCKS_MAX];
-    for (index, (bytes, place)) in blocks.iter().zip(room).enumerate() {
+    let (mut before, mut pairs_before) = (0, 0);
+    for (index, bytes) in blocks.iter().take(BLOCKS_MAX).enumerate() {
         let block = classify(bytes);
-        *place = block;
-        let row = |count: u32| block.value_ends << count | before >> (64 - count);
-        if block.value_ends & row(1) & row(2) & row(3) != 0 {
-            marks.blocks[index + 1] = Block::default();
-            marks.filled = index + 1;
+        marks.blocks[index].write(block);
+        let pairs = block.value_ends & (block.value_ends << 1 | before >> 63);
+        if pairs & (pairs << 2 | pairs_before >> 62) != 0 {
+            marks.end_with(index + 1);
             return true;
         }
-        before = block.value_ends;
+        (before, pairs_before) = (block.value_ends, pairs);
     }
-    marks.filled = blocks.len().min(BLOCKS_MAX);
-    let has_room = marks.filled < BLOCKS_MAX;
-    if has_room && !tail.is_empty() {
-        marks.blocks[marks.filled] = classify_tail(input, tail, classify);
-        marks.filled += 1;
+    if blocks.len() >= BLOCKS_MAX {
+        marks.end_with(BLOCKS_MAX);
+        return blocks.len() > BLOCKS_MAX || !tail.is_empty();
     }
-    marks.blocks[marks.filled] = Block::default();
-    !has_room && blocks.len() * BLOCK_BYTES + tail.len() > BLOCKS_MAX * BLOCK_BYTES
+    marks.blocks[blocks.len()].write(classify_tail(input, tail, classify));
+    marks.end_with(blocks.len() + 1);
+    false
 }
 
 /// Classifies the end of `input` that is shorter than a block. Bits beyond the end are not set.
 #[inline(always)]
 fn classify_tail(input: &[u8], tail: &[u8], classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> Block {
+    if tail.is_empty() {
+        return Block::default();
+    }
     if let Some(last) = input.last_chunk::<BLOCK_BYTES>() {
         let block = classify(last);
         let shift = BLOCK_BYTES - tail.len();
@@ -265,9 +295,6 @@ fn run_end(input: &[u8], ends: impl Fn(&[u8; BLOCK_BYTES]) -> u64) -> Option<usi
         if found != 0 {
             return Some(index * BLOCK_BYTES + found.trailing_zeros() as usize);
         }
-    }
-    if tail.is_empty() {
-        return None;
     }
     let classify = |bytes: &[u8; BLOCK_BYTES]| Block { token_ends: ends(bytes), value_ends: 0 };
     let found = classify_tail(input, tail, classify).token_ends;

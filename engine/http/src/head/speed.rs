@@ -69,7 +69,7 @@ fn measure(name: &str, head: &mut dyn FnMut(usize) -> String) {
     let mut parsers: Vec<(String, Parser)> = Vec::new();
     let end = memchr::memmem::Finder::new(b"\r\n\r\n").into_owned();
     parsers.push(("memmem of CRLF CRLF".to_owned(), Box::new(move |input| end.find(input).map_or(0, |at| at + 4))));
-    for level in Level::available() {
+    for level in Level::available().into_iter().skip(2) {
         let mut fields: Vec<Field> = Vec::new();
         let parse = move |input: &[u8]| {
             let head = parse_at(level, input, LIMITS, &mut fields).ok().flatten();
