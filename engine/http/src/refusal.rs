@@ -23,6 +23,7 @@ refusals! {
     REQUEST_LINE: BAD_REQUEST, "the request line is not: method, space, target, space, version, CRLF";
     EMPTY_LINES: BAD_REQUEST, "too many empty lines before the request line";
     TARGET: BAD_REQUEST, "the request target is none of: /path, http://host/path, or * with OPTIONS";
+    TARGET_CHARACTER: BAD_REQUEST, "the request target has a character that a URI may not have, or a % without two hexadecimal digits";
     HEADER_NAME: BAD_REQUEST, "a header name is empty, has a character that is no token, or is not followed by a colon";
     HEADER_VALUE: BAD_REQUEST, "a header value has a control character or a carriage return without a line feed";
     LINE_FEED: BAD_REQUEST, "a line ends in a line feed without a carriage return";
@@ -37,6 +38,7 @@ refusals! {
     CHUNK_SIZE: BAD_REQUEST, "a chunk size is not one to sixteen hexadecimal digits";
     CHUNK_FRAMING: BAD_REQUEST, "a chunk's size line or data does not end in CRLF";
     CHUNK_EXTENSION: BAD_REQUEST, "chunk extensions have a control character or are too long";
+    CHUNK_EXTENSION_SYNTAX: BAD_REQUEST, "a chunk extension is not: semicolon, name; or semicolon, name, equals sign, value";
     TRAILER: BAD_REQUEST, "a trailer is not: name, colon, value, CRLF";
     TIMEOUT: REQUEST_TIMEOUT, "the request did not arrive in time";
     BODY_TOO_LARGE: PAYLOAD_TOO_LARGE, "the body is larger than this server takes";

@@ -2,12 +2,11 @@
 //!
 //! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
 
-use httparse::Header;
-
-use super::{Framing, Persistence};
+use super::scan::{Classify, HOST, TOKEN, run_end};
+use super::{Field, Framing, Persistence};
 use crate::refusal::Refusal;
 
-/// What the headers say.
+/// What the headers say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) framing: Framing,
@@ -17,63 +16,130 @@ pub(crate) struct Fields {
     pub(crate) is_upgrade: bool,
 }
 
-/// Reads the headers of a request of version 1.`minor`.
-pub(crate) fn read(headers: &[Header<'_>], minor: u8) -> Result<Fields, Refusal> {
-    let mut host = None;
-    let mut length = None;
-    let mut codings = None;
-    let mut close = false;
-    let mut keep_alive = false;
-    let mut expectation = None;
-    let (mut has_upgrade, mut lists_upgrade) = (false, false);
-    for Header { name, value } in headers {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        // The length tells most headers apart before any is compared.
-        match name.len() {
-            4 if is("host") && host.replace(*value).is_some() => return Err(Refusal::HOST_REPEATED),
-            6 if is("expect") => expectation = Some(*value),
-            10 if is("connection") => {
-                for option in value.split(|byte| *byte == b',') {
-                    let option = option.trim_ascii();
-                    close |= option.eq_ignore_ascii_case(b"close");
-                    keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    lists_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-                }
-            }
-            7 if is("upgrade") => has_upgrade = true,
-            14 if is("content-length") => {
-                let before = length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?);
-                before.map_or(Ok(()), |_| Err(Refusal::LENGTH_REPEATED))?;
-            }
-            17 if is("transfer-encoding") => codings.get_or_insert_with(Codings::default).add(value)?,
-            _ => {}
+/// What the headers said so far.
+#[derive(Debug, Default)]
+struct Reader<'a> {
+    host: Option<&'a Field>,
+    length: Option<u64>,
+    codings: Option<Codings>,
+    close: bool,
+    keep_alive: bool,
+    expectation: Option<&'a [u8]>,
+    has_upgrade: bool,
+    lists_upgrade: bool,
+}
+
+/// Reads the headers of a request of version 1.`minor`, which lie in `window`.
+#[inline(always)]
+pub(super) fn read(classify: impl Classify, window: &[u8], fields: &[Field], minor: u8) -> Result<Fields, Refusal> {
+    let mut reader = Reader::default();
+    for field in fields {
+        // Length and first letter of the name tell nearly all headers that mean nothing here from those that do.
+        static INITIALS: [u8; 32] = {
+            let mut initials = [0; 32];
+            initials[4] = b'h';
+            initials[6] = b'e';
+            initials[7] = b'u';
+            initials[10] = b'c';
+            initials[14] = b'c';
+            initials[17] = b't';
+            initials
+        };
+        let name_bytes = (field.name_end - field.name_start) as usize;
+        if INITIALS[name_bytes % INITIALS.len()] == window[field.name_start as usize] | 0x20 {
+            reader.read(window, field)?;
         }
     }
-    match host {
+    match reader.host {
         None if minor > 0 => return Err(Refusal::HOST_MISSING),
-        Some(host) if !is_host(host) => return Err(Refusal::HOST_INVALID),
+        // What ends the line ends the run, too, so nothing behind it is looked at.
+        Some(host) if run_end(classify, &HOST, &window[host.value_start as usize..]) != Some(host.value_bytes()) => {
+            return Err(Refusal::HOST_INVALID);
+        }
         _ => {}
     }
-    let framing = match (length, codings) {
-        (Some(_), Some(_)) => return Err(Refusal::LENGTH_AND_ENCODING),
-        (None, Some(_)) if minor == 0 => return Err(Refusal::ENCODING_BEFORE_1_1),
-        (None, Some(codings)) => codings.framing()?,
-        (length, None) => Framing::Length(length.unwrap_or(0)),
-    };
-    let persistence = match (close, minor) {
-        (true, _) => Persistence::Close,
-        (false, 0) if keep_alive => Persistence::KeepSaid,
-        (false, 0) => Persistence::Close,
-        (false, _) => Persistence::Keep,
-    };
-    // RFC 9110 10.1.1: an HTTP/1.0 client's expectation is ignored.
-    let expects_continue = match expectation.filter(|_| minor > 0) {
-        None => false,
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => framing != Framing::Length(0),
-        Some(_) => return Err(Refusal::EXPECTATION),
-    };
-    let is_upgrade = has_upgrade && lists_upgrade && minor > 0;
-    Ok(Fields { framing, persistence, expects_continue, is_upgrade })
+    reader.finish(minor)
+}
+
+/// Whether `text`, which has no control characters, is this name of small letters and hyphens, in any case: the bit that makes a
+/// letter small makes none of another character, and a hyphen only of a control character.
+#[inline(always)]
+fn is<const N: usize>(text: &[u8], name: &[u8; N]) -> bool {
+    <&[u8; N]>::try_from(text)
+        .is_ok_and(|text| text.iter().zip(name).fold(0, |other, (a, b)| other | (a | 0x20) ^ b) == 0)
+}
+
+impl<'a> Reader<'a> {
+    #[inline(always)]
+    fn read(&mut self, window: &'a [u8], field: &'a Field) -> Result<(), Refusal> {
+        let (name, value) = (field.name(window), field.value(window));
+        if is(name, b"host") {
+            return self.host.replace(field).map_or(Ok(()), |_| Err(Refusal::HOST_REPEATED));
+        }
+        if is(name, b"connection") {
+            self.read_connection(value);
+            return Ok(());
+        }
+        self.read_rare(name, value)
+    }
+
+    #[inline]
+    fn read_connection(&mut self, mut value: &[u8]) {
+        loop {
+            let end = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
+            let option = value[..end].trim_ascii();
+            match option.len() {
+                5 => self.close |= is(option, b"close"),
+                7 => self.lists_upgrade |= is(option, b"upgrade"),
+                10 => self.keep_alive |= is(option, b"keep-alive"),
+                _ => {}
+            }
+            match value.get(end + 1..) {
+                Some(rest) => value = rest,
+                None => return,
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn read_rare(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
+        if is(name, b"expect") {
+            self.expectation = Some(value);
+        } else if is(name, b"upgrade") {
+            self.has_upgrade = true;
+        } else if is(name, b"content-length") {
+            let before = self.length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?);
+            before.map_or(Ok(()), |_| Err(Refusal::LENGTH_REPEATED))?;
+        } else if is(name, b"transfer-encoding") {
+            self.codings.get_or_insert_default().add(value)?;
+        }
+        Ok(())
+    }
+
+    /// What all headers of a request of version 1.`minor` said.
+    #[inline(always)]
+    fn finish(&self, minor: u8) -> Result<Fields, Refusal> {
+        let framing = match (self.length, self.codings) {
+            (Some(_), Some(_)) => return Err(Refusal::LENGTH_AND_ENCODING),
+            (None, Some(_)) if minor == 0 => return Err(Refusal::ENCODING_BEFORE_1_1),
+            (None, Some(codings)) => codings.framing()?,
+            (length, None) => Framing::Length(length.unwrap_or(0)),
+        };
+        let persistence = match (self.close, minor) {
+            (true, _) => Persistence::Close,
+            (false, 0) if self.keep_alive => Persistence::KeepSaid,
+            (false, 0) => Persistence::Close,
+            (false, _) => Persistence::Keep,
+        };
+        // RFC 9110 10.1.1: an HTTP/1.0 client's expectation is ignored.
+        let expects_continue = match self.expectation.filter(|_| minor > 0) {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => framing != Framing::Length(0),
+            Some(_) => return Err(Refusal::EXPECTATION),
+        };
+        let is_upgrade = self.has_upgrade && self.lists_upgrade && minor > 0;
+        Ok(Fields { framing, persistence, expects_continue, is_upgrade })
+    }
 }
 
 /// Strictly digits: `parse` would take a sign.
@@ -84,12 +150,6 @@ fn decimal(value: &[u8]) -> Option<u64> {
         number = Some(number?.checked_mul(10)?.checked_add(digit)?);
     }
     number
-}
-
-/// Whether every character may stand in a host or a port (RFC 3986 3.2.2). May be empty.
-fn is_host(value: &[u8]) -> bool {
-    static HOST: [bool; 256] = alphanumeric_and(b"-._~!$&'()*+;=%:[]");
-    value.iter().all(|byte| HOST[usize::from(*byte)])
 }
 
 /// All Transfer-Encoding headers of a request, read as one list.
@@ -127,21 +187,5 @@ impl Codings {
 /// RFC 9110 5.6.2.
 #[inline]
 pub(crate) fn is_token(byte: u8) -> bool {
-    static TOKEN: [bool; 256] = alphanumeric_and(b"!#$%&'*+-.^_`|~");
-    TOKEN[usize::from(byte)]
-}
-
-const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
-    let mut set = [false; 256];
-    let mut byte = 0;
-    while byte < set.len() {
-        set[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let mut at = 0;
-    while at < others.len() {
-        set[others[at] as usize] = true;
-        at += 1;
-    }
-    set
+    !TOKEN.ends(byte)
 }

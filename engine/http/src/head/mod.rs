@@ -1,29 +1,26 @@
 //! The head of a request, from bytes to meaning. Pure, and the one place that decides where a head ends.
 //!
 //! Invariant: once [`parse`] has decided on a piece of input, more input behind it changes nothing. So answers do not
-//! depend on how the network cut the request, and equal heads may be recognised by their bytes alone.
+//! depend on how the network cut the request.
+//!
+//! One strict pass: [`scan`] marks the bytes that end a name or a value, and a header costs a look at the marks. What is wrong
+//! with a line is only asked once it is known not to be right.
 
 pub(crate) mod fields;
+mod header_lines;
+mod request_line;
+pub(crate) mod scan;
+#[cfg(test)]
+mod speed;
 mod target;
 
-use httparse::{EMPTY_HEADER, Header};
-
-use self::fields::is_token;
+use self::request_line::RequestLine;
+use self::scan::{Classify, Level, Task};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
 /// Most headers of a request.
 pub(crate) const HEADERS_MAX: usize = 100;
-
-/// Tried first, since clearing room for [`HEADERS_MAX`] takes longer than parsing an ordinary head.
-const HEADERS_USUAL: usize = 24;
-
-/// A longer method is longer than any that is known.
-const METHOD_BYTES_MAX: usize = 32;
-
-const VERSION_BYTES: usize = b"HTTP/1.1".len();
-
-const _: () = assert!(HEADERS_USUAL < HEADERS_MAX);
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +60,25 @@ pub(crate) struct Field {
     pub(crate) value_end: u32,
 }
 
+impl Field {
+    /// The name, of the head that `input` begins with.
+    ///
+    /// # Panics
+    /// Where `input` is shorter than that head.
+    pub(crate) fn name<'a>(&self, input: &'a [u8]) -> &'a [u8] {
+        &input[self.name_start as usize..self.name_end as usize]
+    }
+
+    /// As [`Self::name`], the value.
+    pub(crate) fn value<'a>(&self, input: &'a [u8]) -> &'a [u8] {
+        &input[self.value_start as usize..self.value_end as usize]
+    }
+
+    fn value_bytes(&self) -> usize {
+        (self.value_end - self.value_start) as usize
+    }
+}
+
 /// Where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -84,136 +100,64 @@ pub(crate) enum Persistence {
 pub(crate) fn parse<'a>(
     input: &'a [u8],
     limits: HeadLimits,
-    into: &mut Vec<Field>,
+    fields: &mut Vec<Field>,
 ) -> Result<Option<Head<'a>>, Refusal> {
-    // What lies beyond the bound never plays a part, however much of it is there already.
-    let window = &input[..input.len().min(limits.head_bytes_max)];
-    let is_full = input.len() >= limits.head_bytes_max;
-    let Some(line) = RequestLine::parse(window, limits.target_bytes_max)? else {
-        return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
-    };
-    let rest = &window[line.length..];
-    let mut usual = [EMPTY_HEADER; HEADERS_USUAL];
-    match httparse::parse_headers(rest, &mut usual) {
-        Err(httparse::Error::TooManyHeaders) => {
-            let mut most = [EMPTY_HEADER; HEADERS_MAX];
-            let outcome = httparse::parse_headers(rest, &mut most);
-            finish(window, is_full, &line, outcome, into)
-        }
-        outcome => finish(window, is_full, &line, outcome, into),
-    }
+    parse_at(Level::best(), input, limits, fields)
 }
 
-fn finish<'a>(
-    window: &'a [u8],
-    is_full: bool,
-    line: &RequestLine<'a>,
-    outcome: httparse::Result<(usize, &[Header<'a>])>,
-    into: &mut Vec<Field>,
+/// As [`parse`], with the instructions of `level`.
+pub(crate) fn parse_at<'a>(
+    level: Level,
+    input: &'a [u8],
+    limits: HeadLimits,
+    fields: &mut Vec<Field>,
 ) -> Result<Option<Head<'a>>, Refusal> {
-    let (headers_bytes, headers) = match outcome {
-        Ok(httparse::Status::Complete(complete)) => complete,
-        Ok(httparse::Status::Partial) if is_full => return Err(Refusal::HEAD_TOO_LARGE),
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HEADERS_TOO_MANY),
-        Err(httparse::Error::HeaderName) => return Err(Refusal::HEADER_NAME),
-        Err(_) => return Err(Refusal::HEADER_VALUE),
-    };
-    let length = line.length + headers_bytes;
-    // The parser takes a line feed alone for a line's end; another reader in front of us may not.
-    let head = &window[..length];
-    if memchr::memchr_iter(b'\n', head).any(|at| head[at - 1] != b'\r') {
-        return Err(Refusal::LINE_FEED);
-    }
-    let method = Method::of(line.method).ok_or(Refusal::METHOD_UNKNOWN)?;
-    let fields = fields::read(headers, line.minor)?;
-    into.clear();
-    for header in headers {
-        let at = |part: &[u8]| (part.as_ptr() as usize - window.as_ptr() as usize) as u32;
-        let (name_start, value_start) = (at(header.name.as_bytes()), at(header.value));
-        into.push(Field {
-            name_start,
-            name_end: name_start + header.name.len() as u32,
-            value_start,
-            value_end: value_start + header.value.len() as u32,
-        });
-    }
-    let target = std::str::from_utf8(line.target).map_err(|_| Refusal::TARGET)?;
-    let (path, query) = target::split(method, target)?;
-    Ok(Some(Head {
-        length,
-        method,
-        target,
-        path,
-        query,
-        minor: line.minor,
-        framing: fields.framing,
-        persistence: fields.persistence,
-        expects_continue: fields.expects_continue,
-        is_upgrade: fields.is_upgrade,
-    }))
+    level.run(Parse { input, limits, fields })
 }
 
-struct RequestLine<'a> {
-    length: usize,
-    method: &'a [u8],
-    target: &'a [u8],
-    minor: u8,
+struct Parse<'a, 'f> {
+    input: &'a [u8],
+    limits: HeadLimits,
+    fields: &'f mut Vec<Field>,
 }
 
-impl<'a> RequestLine<'a> {
-    fn parse(input: &'a [u8], target_bytes_max: usize) -> Result<Option<Self>, Refusal> {
-        let within = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
-        let Some(method_bytes) = within.iter().position(|byte| !is_token(*byte)) else {
-            return if within.len() > METHOD_BYTES_MAX { Err(Refusal::METHOD_UNKNOWN) } else { Ok(None) };
+impl<'a> Task for Parse<'a, '_> {
+    type Output = Result<Option<Head<'a>>, Refusal>;
+
+    #[inline(always)]
+    fn run(self, classify: impl Classify) -> Self::Output {
+        let Self { input, limits, fields } = self;
+        // What lies beyond the bound never plays a part, however much of it is there already.
+        let window = &input[..input.len().min(limits.head_bytes_max)];
+        let is_full = input.len() >= limits.head_bytes_max;
+        let Some(line) = RequestLine::parse(classify, window, limits.target_bytes_max)? else {
+            return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
         };
-        if method_bytes == 0 || input[method_bytes] != b' ' {
-            return Err(Refusal::REQUEST_LINE);
-        }
-        let rest = &input[method_bytes + 1..];
-        let within = &rest[..rest.len().min(target_bytes_max.saturating_add(1))];
-        let Some(target_bytes) = within.iter().position(|byte| !byte.is_ascii_graphic()) else {
-            return if within.len() > target_bytes_max { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
+        fields.clear();
+        let Some(length) = header_lines::read(classify, window, line.length, fields)? else {
+            return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
         };
-        if target_bytes == 0 || rest[target_bytes] != b' ' {
-            return Err(Refusal::REQUEST_LINE);
-        }
-        let Some(minor) = minor_version(&rest[target_bytes + 1..])? else { return Ok(None) };
-        Ok(Some(Self {
-            length: method_bytes + 1 + target_bytes + 1 + VERSION_BYTES + 2,
-            method: &input[..method_bytes],
-            target: &rest[..target_bytes],
-            minor,
+        let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
+        let meaning = fields::read(classify, window, fields, line.minor)?;
+        let (target, path, query) = target::split(method, line.target)?;
+        Ok(Some(Head {
+            length,
+            method,
+            target,
+            path,
+            query,
+            minor: line.minor,
+            framing: meaning.framing,
+            persistence: meaning.persistence,
+            expects_continue: meaning.expects_continue,
+            is_upgrade: meaning.is_upgrade,
         }))
     }
 }
 
-/// The minor version of the `HTTP/1.x` CRLF that `input` begins with.
-fn minor_version(input: &[u8]) -> Result<Option<u8>, Refusal> {
-    if input.starts_with(b"HTTP/1.1\r\n") {
-        return Ok(Some(1));
-    }
-    for (at, byte) in input.iter().take(VERSION_BYTES + 2).enumerate() {
-        let is_expected = match at {
-            0..=4 => *byte == b"HTTP/"[at],
-            5 | 7 => byte.is_ascii_digit(),
-            6 => *byte == b'.',
-            8 => *byte == b'\r',
-            _ => *byte == b'\n',
-        };
-        if !is_expected {
-            return Err(Refusal::REQUEST_LINE);
-        }
-        if at == VERSION_BYTES - 1 && input[5] != b'1' {
-            return Err(Refusal::VERSION);
-        }
-    }
-    // RFC 9110 2.5: a higher minor version is read as the highest one known.
-    Ok((input.len() >= VERSION_BYTES + 2).then(|| (input[7] - b'0').min(1)))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::fields::is_token;
     use super::*;
 
     const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 512, target_bytes_max: 64 };
