@@ -131,48 +131,65 @@ impl Writer {
     /// Writes a head with a body behind it, in one piece.
     #[inline]
     pub(crate) fn write(&self, io: &mut Io<'_>, head: AnswerHead<'_>, body: &[u8]) {
-        let mut digits = itoa::Buffer::new();
-        let (length_name, length) = match head.length {
-            Length::Bytes(bytes) => (&b"Content-Length: "[..], digits.format(bytes).as_bytes()),
-            Length::Chunked => (&b"Transfer-Encoding: "[..], &b"chunked"[..]),
-            Length::Unsaid => (&b""[..], &b""[..]),
-        };
-        let (type_name, type_end) =
-            if head.content_type.is_empty() { (&b""[..], &b""[..]) } else { (&b"Content-Type: "[..], &b"\r\n"[..]) };
-        let end = if length.is_empty() { &b"\r\n"[..] } else { &b"\r\n\r\n"[..] };
-        let (status, common) = if head.status == StatusCode::OK {
-            ([&b""[..]; 3], &self.ok[..])
+        let AnswerHead { status, say, headers, content_type, length } = head;
+        let room = self.ok.len() + headers.len() + content_type.len() + body.len() + FIXED_BYTES_MAX;
+        let mut to = Cursor { room: io.reserve(room), at: 0 };
+        if status == StatusCode::OK {
+            to.put(&self.ok);
         } else {
-            let reason = reason(head.status);
-            ([&b"HTTP/1.1 "[..], head.status.as_str().as_bytes(), reason.as_bytes()], &self.ok[STATUS_OK.len()..])
-        };
-        let (space, status_end) = if status[0].is_empty() { (&b""[..], &b""[..]) } else { (&b" "[..], &b"\r\n"[..]) };
-        let parts = [
-            status[0],
-            status[1],
-            space,
-            status[2],
-            status_end,
-            common,
-            head.say.line(),
-            head.headers,
-            type_name,
-            head.content_type,
-            type_end,
-            length_name,
-            length,
-            end,
-            body,
-        ];
-        let total = parts.iter().map(|part| part.len()).sum();
-        let mut to = &mut io.reserve(total)[..total];
-        for part in parts {
-            let (here, rest) = to.split_at_mut(part.len());
-            here.copy_from_slice(part);
-            to = rest;
+            self.put_other(&mut to, status);
         }
-        io.commit(total);
-        self.last.set((head.status, body.len() as u64));
+        if say != Say::Nothing {
+            to.put(say.line());
+        }
+        if !headers.is_empty() {
+            to.put(headers);
+        }
+        if !content_type.is_empty() {
+            to.put(b"Content-Type: ");
+            to.put(content_type);
+            to.put(b"\r\n");
+        }
+        match length {
+            Length::Bytes(bytes) => {
+                to.put(b"Content-Length: ");
+                to.put(itoa::Buffer::new().format(bytes).as_bytes());
+                to.put(b"\r\n\r\n");
+            }
+            Length::Chunked => to.put(b"Transfer-Encoding: chunked\r\n\r\n"),
+            Length::Unsaid => to.put(b"\r\n"),
+        }
+        to.put(body);
+        let written = to.at;
+        io.commit(written);
+        self.last.set((status, body.len() as u64));
+    }
+
+    #[inline(never)]
+    fn put_other(&self, to: &mut Cursor<'_>, status: StatusCode) {
+        to.put(b"HTTP/1.1 ");
+        to.put(status.as_str().as_bytes());
+        to.put(b" ");
+        to.put(reason(status).as_bytes());
+        to.put(b"\r\n");
+        to.put(&self.ok[STATUS_OK.len()..]);
+    }
+}
+
+/// What a head has beside what [`Writer::write`] counts: status line, what it says of the connection, names, and numbers.
+const FIXED_BYTES_MAX: usize = 256;
+
+/// Fills memory from its start.
+struct Cursor<'a> {
+    room: &'a mut [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        self.room[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
     }
 }
 
