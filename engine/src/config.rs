@@ -288,7 +288,8 @@ impl Settings {
     pub fn memory_bytes_worst(&self) -> u64 {
         let Limits { connections_max, receive_buffers, receive_buffer_bytes, memory_bytes_max, .. } = self.limits;
         let connections = u64::from(connections_max) * CONNECTION_BYTES;
-        let buffers = u64::from(receive_buffers) * u64::from(receive_buffer_bytes);
+        // Those for bulk are half as much again.
+        let buffers = u64::from(receive_buffers) * u64::from(receive_buffer_bytes) * 3 / 2;
         memory_bytes_max + connections + buffers + WORKER_BYTES
     }
 

@@ -123,7 +123,7 @@ fn a_control_socket_is_never_made_in_place_of_a_file() {
 fn an_empty_file_means_the_defaults() {
     let output = check_file("");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let memory = "a worker needs at most about 298MiB of memory, beside the kernel's socket buffers";
+    let memory = "a worker needs at most about 299MiB of memory, beside the kernel's socket buffers";
     assert_eq!(stdout(&output), format!("configuration ok: http on 127.0.0.1:8080, 1 worker\n{memory}\n"));
 }
 

@@ -15,8 +15,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-/// The one buffer group of a worker's ring.
-pub(crate) const GROUP: u16 = 0;
+/// A buffer group of a worker's ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// For whoever has something to say.
+    Usual = 0,
+    /// Fewer and larger ones, for those that send faster than they are received.
+    Bulk = 1,
+}
 
 /// Kernel limit of entries in one ring (io_uring_register(2)).
 pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
@@ -107,7 +113,7 @@ pub(crate) struct BufferRing {
 
 impl BufferRing {
     /// Registers `count` (a power of two) buffers of `size` bytes with the ring.
-    pub(crate) fn new(ring: &IoUring, count: u16, size: u32) -> io::Result<Self> {
+    pub(crate) fn new(ring: &IoUring, group: Group, count: u16, size: u32) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= BUFFERS_MAX, "a buffer ring has 2^n entries, 2^15 at most");
         let stride = (size as usize).next_multiple_of(64) + STAGGER_BYTES;
         let layout = Layout::from_size_align(stride * count as usize, PAGE_BYTES).map_err(io::Error::other)?;
@@ -133,7 +139,7 @@ impl BufferRing {
         };
         // SAFETY: `entries` is page-aligned, has `count` entries, and is freed only after the ring is gone: the
         // owner keeps this value in a field behind the ring.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0)? };
+        unsafe { ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, group as u16, 0)? };
         Ok(this)
     }
 

@@ -14,8 +14,9 @@ const TURN_NS: u64 = 1_000_000;
 /// Served per turn before anything is known of what one costs.
 const QUOTA_FIRST: usize = 16;
 
-/// Buffers that one connection may fill when it is served: several in a row cost less than as many of different sockets.
-const BUFFERS_IN_A_ROW: usize = 4;
+/// Bytes of a buffer for bulk in usual ones: what one connection is received at most when it is served. Fewer and larger
+/// receives and sends cost less: the peer is woken once for all.
+pub(super) const BULK_BUFFER_PARTS: usize = 4;
 
 /// Receives in a row that left bytes in the socket, from which a connection waits in line.
 const FULL_RECEIVES: u8 = 4;
@@ -70,7 +71,7 @@ pub(super) struct Line {
     starved: VecDeque<ConnectionId>,
     receives: VecDeque<ConnectionId>,
     reruns: VecDeque<ConnectionId>,
-    /// So many receives and so many reruns are served in a turn.
+    /// So many receives, counted in usual buffers, and so many reruns are served in a turn.
     quota: usize,
     quota_max: usize,
     /// Served in this turn.
@@ -79,7 +80,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A turn may use half of `buffers`: the other half is for those that do not wait in line.
+    /// A turn may fill as much memory as half of the `buffers` are.
     pub(super) fn new(buffers: u16) -> Self {
         let quota_max = usize::from(buffers / 2).max(1);
         Self {
@@ -110,21 +111,19 @@ impl Line {
         (self.receives_served, self.reruns_served) = (0, 0);
     }
 
-    /// Who receives next, into how many of `free` buffers.
-    pub(super) fn next_receive(&mut self, free: usize) -> Option<(ConnectionId, usize)> {
-        if free == 0 {
-            return None;
-        }
-        if let Some(id) = self.starved.pop_front() {
-            return Some((id, 1));
-        }
-        let buffers = BUFFERS_IN_A_ROW.min(free).min(self.quota.saturating_sub(self.receives_served));
-        if buffers == 0 {
+    /// Who receives next of those that found no buffer.
+    pub(super) fn next_starved(&mut self) -> Option<ConnectionId> {
+        self.starved.pop_front()
+    }
+
+    /// Who receives next, into a buffer for bulk.
+    pub(super) fn next_receive(&mut self) -> Option<ConnectionId> {
+        if self.receives_served >= self.quota {
             return None;
         }
         let id = self.receives.pop_front()?;
-        self.receives_served += buffers;
-        Some((id, buffers))
+        self.receives_served += BULK_BUFFER_PARTS;
+        Some(id)
     }
 
     /// Whose input is looked at again next.
@@ -139,7 +138,12 @@ impl Line {
 
     /// Somebody waits for a receive.
     pub(super) fn has_receives(&self) -> bool {
-        !self.receives.is_empty() || !self.starved.is_empty()
+        !self.receives.is_empty()
+    }
+
+    /// Somebody waits for a buffer.
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
     }
 
     pub(super) fn has_reruns(&self) -> bool {
@@ -149,7 +153,7 @@ impl Line {
     /// A turn took `took_ns`, and dealt with `completions`, those of receives in line among them. Whoever is in line has
     /// as many as the others have, however long it takes, so that nobody starves.
     pub(super) fn end_turn(&mut self, took_ns: u64, completions: usize) {
-        let others = completions.saturating_sub(self.receives_served);
+        let others = completions.saturating_sub(self.receives_served / BULK_BUFFER_PARTS);
         if self.receives_served.max(self.reruns_served) >= self.quota {
             if took_ns > TURN_NS {
                 self.quota = (self.quota / 2).max(others);
@@ -169,24 +173,21 @@ mod tests {
         ConnectionId { slot, generation: 0 }
     }
 
-    fn take(line: &mut Line) -> Vec<(u32, usize)> {
+    fn take(line: &mut Line) -> Vec<u32> {
         line.begin_turn();
-        std::iter::from_fn(|| line.next_receive(100)).map(|(id, buffers)| (id.slot, buffers)).collect()
+        std::iter::from_fn(|| line.next_receive()).map(|id| id.slot).collect()
     }
 
     #[test]
     fn everybody_is_served_in_order_as_far_as_the_turn_allows() {
-        let mut line = Line::new(20);
+        let mut line = Line::new(24);
         (0..5).for_each(|slot| line.push_receive(id(slot)));
-        line.push_starved(id(100));
-        let half = [(100, 1), (0, 4), (1, 4), (2, 2)];
-        assert_eq!(take(&mut line), half, "half of the buffers, beside those that found none");
+        assert_eq!(take(&mut line), [0, 1, 2], "as much as half of the buffers");
         line.push_receive(id(0));
-        assert_eq!(take(&mut line), [(3, 4), (4, 4), (0, 2)]);
+        assert_eq!(take(&mut line), [3, 4, 0]);
         assert!(!line.has_receives());
-        line.push_receive(id(1));
-        line.begin_turn();
-        assert_eq!((line.next_receive(0), line.next_receive(3)), (None, Some((id(1), 3))), "as many as are free");
+        [7, 8].into_iter().for_each(|slot| line.push_starved(id(slot)));
+        assert_eq!([(); 3].map(|()| line.next_starved()), [Some(id(7)), Some(id(8)), None]);
     }
 
     #[test]
@@ -196,11 +197,11 @@ mod tests {
             line.begin_turn();
             (0..200).for_each(|slot| line.push_receive(id(slot)));
             (0..200).for_each(|slot| line.push_rerun(id(slot)));
-            let receives = std::iter::from_fn(|| line.next_receive(1000)).map(|(_, buffers)| buffers).sum();
+            let receives = std::iter::from_fn(|| line.next_receive()).count();
             let reruns = std::iter::from_fn(|| line.next_rerun()).count();
-            assert_eq!(receives, reruns, "neither keeps the other waiting");
+            assert_eq!(receives, reruns.div_ceil(BULK_BUFFER_PARTS), "neither keeps the other waiting");
             line.end_turn(ns_each * (receives + reruns + others) as u64, receives + others);
-            receives
+            reruns
         };
         assert_eq!((0..6).map(|_| turn(1_000, 0)).last(), Some(128), "cheap ones");
         let costly: Vec<usize> = (0..20).map(|_| turn(50_000, 0)).collect();

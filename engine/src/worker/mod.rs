@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use self::event_loop::{EventLoop, Parts};
+use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
 use crate::config::{Sandbox, Settings};
 use crate::context::{Context, Inbox, Worker};
@@ -333,6 +334,9 @@ impl Sizing {
                 completions,
                 buffers: limits.receive_buffers,
                 buffer_bytes: limits.receive_buffer_bytes,
+                // Half as much memory, for those that wait in line.
+                bulk_buffers: (limits.receive_buffers / (2 * BULK_BUFFER_PARTS as u16)).max(1),
+                bulk_buffer_bytes: limits.receive_buffer_bytes.saturating_mul(BULK_BUFFER_PARTS as u32),
             },
         })
     }

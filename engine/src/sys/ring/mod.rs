@@ -18,7 +18,7 @@ use socket2::SockAddr;
 pub(super) use self::operations::enable_only;
 pub(crate) use self::user_data::{Key, OPERATIONS_MAX, SLOTS_MAX};
 use self::user_data::{Kind, unpack};
-use super::buffer_ring::{BufferRing, Lease};
+use super::buffer_ring::{BufferRing, Group, Lease};
 use super::features::Features;
 use super::payload::Payload;
 
@@ -99,6 +99,8 @@ pub(crate) struct Receipt {
     pub(crate) lease: Option<Lease>,
     /// Whether more completions follow.
     pub(crate) more: bool,
+    /// The buffer is one for bulk.
+    pub(crate) is_bulk: bool,
     /// Whether the socket holds more bytes, or the peer's FIN (`IORING_CQE_F_SOCK_NONEMPTY`, kernel 5.19).
     pub(crate) has_more_input: bool,
 }
@@ -125,6 +127,7 @@ pub(crate) struct Ring {
     enter_fd: RawFd,
     enter_flags: u32,
     buffers: BufferRing,
+    bulk_buffers: BufferRing,
     held: Vec<Held>,
     held_free: u32,
     harvest: Vec<cqueue::Entry>,
@@ -147,6 +150,10 @@ pub(crate) struct RingSizes {
     pub(crate) buffers: u16,
     /// Bytes of each.
     pub(crate) buffer_bytes: u32,
+    /// Receive buffers for bulk, a power of two.
+    pub(crate) bulk_buffers: u16,
+    /// Bytes of each.
+    pub(crate) bulk_buffer_bytes: u32,
 }
 
 /// What the kernel lets a ring do (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10), for good.
@@ -175,7 +182,8 @@ impl Ring {
             builder.setup_r_disabled();
         }
         let inner = builder.build(sizes.submissions)?;
-        let buffers = BufferRing::new(&inner, sizes.buffers, sizes.buffer_bytes)?;
+        let buffers = BufferRing::new(&inner, Group::Usual, sizes.buffers, sizes.buffer_bytes)?;
+        let bulk_buffers = BufferRing::new(&inner, Group::Bulk, sizes.bulk_buffers, sizes.bulk_buffer_bytes)?;
         let (enter_fd, enter_flags) = match register_ring_fd(inner.as_raw_fd()) {
             Ok(index) => (index, libc_flags::ENTER_REGISTERED_RING),
             Err(_) => (inner.as_raw_fd(), 0),
@@ -186,6 +194,7 @@ impl Ring {
             enter_fd,
             enter_flags,
             buffers,
+            bulk_buffers,
             held: Vec::new(),
             held_free: NONE,
             harvest: Vec::with_capacity(1024),
@@ -199,6 +208,11 @@ impl Ring {
 
     pub(crate) fn buffers(&mut self) -> &mut BufferRing {
         &mut self.buffers
+    }
+
+    /// Those of [`Ring::receive_bulk`].
+    pub(crate) fn bulk_buffers(&mut self) -> &mut BufferRing {
+        &mut self.bulk_buffers
     }
 
     /// System calls made so far.
@@ -217,6 +231,7 @@ impl Ring {
     #[inline]
     pub(crate) fn enter(&mut self, wait: u32) -> io::Result<()> {
         self.buffers.publish();
+        self.bulk_buffers.publish();
         let submit = self.inner.submission().len() as libc::c_uint;
         self.enters += 1;
         // SAFETY: io_uring_enter(2) with no argument structure. All memory that submitted entries point to is
@@ -266,12 +281,14 @@ impl Ring {
             let (kind, operation, key) = unpack(user_data);
             return Some(if kind == Kind::Receive as u8 {
                 self.outstanding -= usize::from(!more);
-                let lease = cqueue::buffer_select(flags).map(|buffer| self.buffers.take(buffer, result.max(0) as u32));
+                let is_bulk = operation == Group::Bulk as usize;
+                let buffers = if is_bulk { &mut self.bulk_buffers } else { &mut self.buffers };
+                let lease = cqueue::buffer_select(flags).map(|buffer| buffers.take(buffer, result.max(0) as u32));
                 if result == -libc::ENOBUFS {
-                    self.buffers.exhausted();
+                    buffers.exhausted();
                 }
                 let has_more_input = cqueue::sock_nonempty(flags);
-                Completion::Received { key, receipt: Receipt { result, lease, more, has_more_input } }
+                Completion::Received { key, receipt: Receipt { result, lease, more, is_bulk, has_more_input } }
             } else if kind == Kind::Send as u8 {
                 self.outstanding -= 1;
                 let Held::Payload(payload) = self.take_held(operation) else { unreachable!("a send holds a payload") };
@@ -362,6 +379,7 @@ impl Drop for Ring {
             // still refer to must outlive them.
             mem::forget(mem::take(&mut self.held));
             self.buffers.leak();
+            self.bulk_buffers.leak();
         }
     }
 }

@@ -11,7 +11,7 @@ use socket2::SockAddr;
 
 use super::user_data::Kind;
 use super::{Held, Key, Operations, Ring, Socket, WhenFull};
-use crate::sys::buffer_ring::GROUP;
+use crate::sys::buffer_ring::Group;
 use crate::sys::payload::Payload;
 
 /// Lets a ring that was set up as disabled begin, with these operations and flags alone, and with nothing more to be registered
@@ -67,25 +67,26 @@ impl Ring {
 
     /// Receives once from `socket` into a provided buffer (kernel 5.19).
     pub(crate) fn receive_once(&mut self, socket: &Socket, key: Key) {
-        self.receive_with(socket, key, 0);
+        self.receive_with(socket, key, Group::Usual, 0);
     }
 
-    /// Receives what is there from `socket` into a provided buffer; `EAGAIN` where nothing is. Several in a row are dealt
+    /// Receives what is there from `socket` into a buffer for bulk; `EAGAIN` where nothing is. Several in a row are dealt
     /// with in order, since none waits.
-    pub(crate) fn receive_now(&mut self, socket: &Socket, key: Key) {
-        self.receive_with(socket, key, libc::MSG_DONTWAIT);
+    pub(crate) fn receive_bulk(&mut self, socket: &Socket, key: Key) {
+        self.receive_with(socket, key, Group::Bulk, libc::MSG_DONTWAIT);
     }
 
-    fn receive_with(&mut self, socket: &Socket, key: Key, flags: i32) {
-        let entry = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0).buf_group(GROUP).flags(flags).build();
+    fn receive_with(&mut self, socket: &Socket, key: Key, group: Group, flags: i32) {
+        let entry =
+            opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0).buf_group(group as u16).flags(flags).build();
         self.outstanding += 1;
-        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(0, key));
+        self.push(entry.flags(squeue::Flags::BUFFER_SELECT), Kind::Receive.pack(group as usize, key));
     }
 
     /// Receives from `socket` into provided buffers until cancelled or ended (kernel 6.0).
     #[inline]
     pub(crate) fn receive(&mut self, socket: &Socket, key: Key) {
-        let entry = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
+        let entry = opcode::RecvMulti::new(Fd(socket.0), Group::Usual as u16).build();
         self.outstanding += 1;
         self.push(entry, Kind::Receive.pack(0, key));
     }
@@ -204,7 +205,14 @@ mod tests {
     const KEY: Key = Key { slot: 1, generation: 1 };
 
     fn ring(operations: Operations) -> Ring {
-        let sizes = RingSizes { submissions: 8, completions: 16, buffers: 2, buffer_bytes: 1024 };
+        let sizes = RingSizes {
+            submissions: 8,
+            completions: 16,
+            buffers: 2,
+            buffer_bytes: 1024,
+            bulk_buffers: 1,
+            bulk_buffer_bytes: 4096,
+        };
         Ring::new(sizes, Features::probe().expect("io_uring"), operations).expect("a ring")
     }
 

@@ -12,11 +12,12 @@ use crate::handover::sender;
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::ring::{Key, Receipt, WhenFull};
+use crate::types::ConnectionId;
 
 impl<P: Protocol> EventLoop<P> {
     #[inline]
     pub(super) fn received(&mut self, key: Key, received: Receipt) {
-        let Receipt { result, lease, more, has_more_input } = received;
+        let Receipt { result, lease, more, is_bulk, has_more_input } = received;
         let Some(entry) = self.slab.get_key(key) else {
             debug_assert!(false, "a receive outlived its slot");
             return;
@@ -36,6 +37,8 @@ impl<P: Protocol> EventLoop<P> {
                     entry.receiving = Receiving::Cancelling;
                     self.ring.cancel_receive(key);
                 }
+                // Buffers for bulk wait for nobody but their sends, which end in the next turn.
+                self.context.may_lease = is_bulk || self.may_lend;
                 connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
                 if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
                     let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
@@ -158,33 +161,40 @@ impl<P: Protocol> EventLoop<P> {
     /// Arms the receives whose turn it is; whether more wait that could be served at once.
     pub(super) fn serve_line(&mut self) -> bool {
         self.line.begin_turn();
-        if !self.line.has_receives() {
-            return self.line.has_reruns();
+        let mut free = if self.line.has_starved() { self.ring.buffers().available() } else { 0 };
+        while free > 0
+            && let Some(id) = self.line.next_starved()
+        {
+            free -= usize::from(self.arm_in_turn(id, Receiving::Starved));
         }
-        let mut free = self.ring.buffers().available();
-        while let Some((id, buffers)) = self.line.next_receive(free) {
-            let Some(entry) = self.slab.get(id) else { continue };
-            if !matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
-                continue;
-            }
-            let is_paused = self.budget.pauses(entry.held_bytes.into());
-            if is_paused || entry.custody.is_held() || !entry.connection.wants_input() {
-                entry.receiving = Receiving::No;
-                self.settle(id.slot);
-                continue;
-            }
-            let is_in_line = entry.receiving == Receiving::InLine;
-            (entry.receiving, entry.receives) = (Receiving::Armed, buffers as u8);
-            let key = entry.key();
-            let socket = entry.socket.as_ref().expect("open until it ended");
-            if is_in_line {
-                (0..buffers).for_each(|_| self.ring.receive_now(socket, key));
-            } else {
-                self.ring.receive_once(socket, key);
-            }
-            free -= buffers;
+        let mut free_bulk = if self.line.has_receives() { self.ring.bulk_buffers().available() } else { 0 };
+        while free_bulk > 0
+            && let Some(id) = self.line.next_receive()
+        {
+            free_bulk -= usize::from(self.arm_in_turn(id, Receiving::InLine));
         }
-        (free > 0 && self.line.has_receives()) || self.line.has_reruns()
+        let is_hurried = free > 0 && self.line.has_starved() || free_bulk > 0 && self.line.has_receives();
+        is_hurried || self.line.has_reruns()
+    }
+
+    /// Arms a receive whose turn it is, if it still waits; whether it was armed.
+    fn arm_in_turn(&mut self, id: ConnectionId, waits_as: Receiving) -> bool {
+        let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == waits_as) else { return false };
+        let is_paused = self.budget.pauses(entry.held_bytes.into());
+        if is_paused || entry.custody.is_held() || !entry.connection.wants_input() {
+            entry.receiving = Receiving::No;
+            self.settle(id.slot);
+            return false;
+        }
+        (entry.receiving, entry.receives) = (Receiving::Armed, 1);
+        let key = entry.key();
+        let socket = entry.socket.as_ref().expect("open until it ended");
+        if waits_as == Receiving::InLine {
+            self.ring.receive_bulk(socket, key);
+        } else {
+            self.ring.receive_once(socket, key);
+        }
+        true
     }
 
     /// The one place where connections are closed.

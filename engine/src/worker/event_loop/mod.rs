@@ -106,6 +106,8 @@ pub(crate) struct EventLoop<P: Protocol> {
     acceptor: Acceptor,
     dirty: Vec<u32>,
     line: Line,
+    /// Usual receive buffers may be lent to sends in this turn.
+    may_lend: bool,
     /// When the ring's timeout fires; `u64::MAX` where none is armed.
     timeout_at_ns: u64,
     accept_paused: bool,
@@ -150,6 +152,7 @@ impl<P: Protocol> EventLoop<P> {
             acceptor: parts.acceptor,
             dirty: Vec::new(),
             line: Line::new(sizing.ring.buffers),
+            may_lend: true,
             timeout_at_ns: u64::MAX,
             accept_paused: false,
             accept_pause_ms: ACCEPT_PAUSE_MS_MIN,
@@ -230,7 +233,7 @@ impl<P: Protocol> EventLoop<P> {
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
-        self.context.may_lease = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
+        self.may_lend = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
         let mut completed = 0;
         let most = if self.lifecycle.is_serving() { COMPLETIONS_PER_TURN_MAX } else { usize::MAX };
         while completed < most
