@@ -88,6 +88,9 @@ mod connection;
 pub mod date;
 mod error;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod http;
 mod later;
