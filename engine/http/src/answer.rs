@@ -139,7 +139,7 @@ impl<S: State> Answering<'_, S> {
                 self.allowed(io, to, StatusCode::METHOD_NOT_ALLOWED, allow, b"text/plain", NOT_ALLOWED);
                 after
             }
-            Found::NotFound => {
+            Found::Nothing => {
                 write_text(self.writer, io, to, StatusCode::NOT_FOUND, NOT_FOUND);
                 after
             }

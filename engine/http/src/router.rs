@@ -55,7 +55,7 @@ pub(crate) enum Found<'r, 'p, S> {
     /// Say what is allowed.
     Options(&'r str),
     NotAllowed(&'r str),
-    NotFound,
+    Nothing,
 }
 
 impl<S> Found<'_, '_, S> {
@@ -274,7 +274,7 @@ impl<S: 'static> Router<S> {
             Ok(found) => self.of_resource(*found.value, method, Some(found.params)),
             Err(_) => match self.fallback {
                 Some(place) => Found::Endpoint(&self.endpoints[usize::from(place)], None),
-                None => Found::NotFound,
+                None => Found::Nothing,
             },
         }
     }
@@ -326,7 +326,7 @@ mod tests {
             }
             Found::Options(allow) => format!("options {allow}"),
             Found::NotAllowed(allow) => format!("not allowed {allow}"),
-            Found::NotFound => "not found".to_owned(),
+            Found::Nothing => "not found".to_owned(),
         }
     }
 

@@ -157,7 +157,7 @@ impl Socket for EchoSocket {
     }
 
     fn on_masked(&mut self, message: MaskedMessage<'_>, sender: &mut Sender<'_, '_>) -> Result<Taken, ProtocolError> {
-        if message.len() % 2 == 0 {
+        if message.len().is_multiple_of(2) {
             return Ok(Taken::No);
         }
         sender.send_masked(&message)?;
