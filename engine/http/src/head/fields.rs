@@ -3,7 +3,7 @@
 //! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
 
 use super::scan::{HOST, TOKEN};
-use super::{Framing, Persistence};
+use super::{Field, Framing, Persistence};
 use crate::refusal::Refusal;
 
 /// What the headers say together.
@@ -18,7 +18,7 @@ pub(crate) struct Fields {
 
 /// What the headers said so far.
 #[derive(Debug, Default)]
-pub(super) struct Reader<'a> {
+struct Reader<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
     codings: Option<Codings>,
@@ -27,14 +27,14 @@ pub(super) struct Reader<'a> {
     expectation: Option<&'a [u8]>,
     has_upgrade: bool,
     lists_upgrade: bool,
-    /// What was wrong first.
-    fault: Option<Refusal>,
 }
 
-impl<'a> Reader<'a> {
-    /// Reads the next header. Length and first letter of the name tell nearly all that mean nothing here from those that do.
-    #[inline]
-    pub(super) fn read(&mut self, name: &[u8], value: &'a [u8]) {
+/// Reads the headers of a request of version 1.`minor`, which lie in `window`.
+#[inline(always)]
+pub(super) fn read(window: &[u8], fields: &[Field], minor: u8) -> Result<Fields, Refusal> {
+    let mut reader = Reader::default();
+    for field in fields {
+        // Length and first letter of the name tell nearly all headers that mean nothing here from those that do.
         static INITIALS: [u8; 32] = {
             let mut initials = [0; 32];
             initials[4] = b'h';
@@ -45,12 +45,17 @@ impl<'a> Reader<'a> {
             initials[17] = b't';
             initials
         };
-        if INITIALS[name.len() % INITIALS.len()] == name[0] | 0x20 && self.fault.is_none() {
-            self.fault = self.read_known(name, value).err();
+        let name_bytes = (field.name_end - field.name_start) as usize;
+        if INITIALS[name_bytes % INITIALS.len()] == window[field.name_start as usize] | 0x20 {
+            reader.read(field.name(window), field.value(window))?;
         }
     }
+    reader.finish(minor)
+}
 
-    fn read_known(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
+impl<'a> Reader<'a> {
+    #[inline(never)]
+    fn read(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         match name.len() {
             4 if is("host") && self.host.replace(value).is_some() => return Err(Refusal::HOST_REPEATED),
@@ -76,8 +81,7 @@ impl<'a> Reader<'a> {
 
     /// What all headers of a request of version 1.`minor` said.
     #[inline]
-    pub(super) fn finish(self, minor: u8) -> Result<Fields, Refusal> {
-        self.fault.map_or(Ok(()), Err)?;
+    fn finish(&self, minor: u8) -> Result<Fields, Refusal> {
         match self.host {
             None if minor > 0 => return Err(Refusal::HOST_MISSING),
             Some(host) if host.iter().any(|byte| HOST.ends(*byte)) => return Err(Refusal::HOST_INVALID),

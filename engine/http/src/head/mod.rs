@@ -7,6 +7,7 @@
 //! with a line is only asked once it is known not to be right.
 
 pub(crate) mod fields;
+mod header_lines;
 mod request_line;
 pub(crate) mod scan;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod speed;
 mod target;
 
 use self::request_line::RequestLine;
-use self::scan::{BLOCK_BYTES, Level, Marks, TOKEN, VALUE};
+use self::scan::{Classify, Level, Task};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
@@ -59,6 +60,21 @@ pub(crate) struct Field {
     pub(crate) value_end: u32,
 }
 
+impl Field {
+    /// The name, of the head that `input` begins with.
+    ///
+    /// # Panics
+    /// Where `input` is shorter than that head.
+    pub(crate) fn name<'a>(&self, input: &'a [u8]) -> &'a [u8] {
+        &input[self.name_start as usize..self.name_end as usize]
+    }
+
+    /// As [`Self::name`], the value.
+    pub(crate) fn value<'a>(&self, input: &'a [u8]) -> &'a [u8] {
+        &input[self.value_start as usize..self.value_end as usize]
+    }
+}
+
 /// Where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -92,153 +108,47 @@ pub(crate) fn parse_at<'a>(
     limits: HeadLimits,
     fields: &mut Vec<Field>,
 ) -> Result<Option<Head<'a>>, Refusal> {
-    // What lies beyond the bound never plays a part, however much of it is there already.
-    let window = &input[..input.len().min(limits.head_bytes_max)];
-    let is_full = input.len() >= limits.head_bytes_max;
-    let Some(line) = RequestLine::parse(level, window, limits.target_bytes_max)? else {
-        return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
-    };
-    fields.clear();
-    let mut lines = Lines { level, window, fields, meaning: fields::Reader::default() };
-    let Some(length) = lines.read(line.length)? else {
-        return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
-    };
-    let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
-    let fields = lines.meaning.finish(line.minor)?;
-    let target = line.target()?;
-    let (path, query) = target::split(method, target)?;
-    Ok(Some(Head {
-        length,
-        method,
-        target,
-        path,
-        query,
-        minor: line.minor,
-        framing: fields.framing,
-        persistence: fields.persistence,
-        expects_continue: fields.expects_continue,
-        is_upgrade: fields.is_upgrade,
-    }))
+    level.run(Parse { input, limits, fields })
 }
 
-/// Reads the header lines of a head.
-struct Lines<'a, 'f> {
-    level: Level,
-    window: &'a [u8],
+struct Parse<'a, 'f> {
+    input: &'a [u8],
+    limits: HeadLimits,
     fields: &'f mut Vec<Field>,
-    meaning: fields::Reader<'a>,
 }
 
-/// What a line is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
-    Header,
-    /// A header, and the empty line comes behind it.
-    LastHeader,
-    /// No header, or not known to be one yet.
-    Other,
-}
-
-impl Lines<'_, '_> {
-    /// Reads all lines from `at` on. Gives the place behind the empty line; `None` while more is needed.
-    #[inline]
-    fn read(&mut self, mut at: usize) -> Result<Option<usize>, Refusal> {
-        let mut marks = Marks::new();
-        loop {
-            let start = at;
-            let is_more_behind = self.level.mark(self.window, start, &mut marks);
-            let mut before = 0;
-            for (index, block) in marks.filled().iter().enumerate() {
-                // The first of several in a row; where all is well, a carriage return.
-                let mut ends = block.value_ends & !(block.value_ends << 1 | before);
-                before = block.value_ends >> (BLOCK_BYTES - 1);
-                while ends != 0 {
-                    let end = start + index * BLOCK_BYTES + ends.trailing_zeros() as usize;
-                    ends &= ends - 1;
-                    match self.take(at, marks.token_ends_from(at - start), end) {
-                        Line::Header => at = end + 2,
-                        Line::LastHeader => return Ok(Some(end + 4)),
-                        Line::Other => return self.rest(at),
-                    }
-                }
-            }
-            if at == start || !is_more_behind {
-                return self.rest(at);
-            }
-        }
-    }
-
-    /// Takes the line from `at` to `end`, where the first byte is that may not stand in a value. The lowest bit of `token_ends` is
-    /// for the byte at `at`.
-    #[inline(always)]
-    fn take(&mut self, at: usize, token_ends: u64, end: usize) -> Line {
-        let name_end = at + token_ends.trailing_zeros() as usize;
-        let Some(line_end) = self.window.get(end..end + 4) else { return Line::Other };
-        let usual = self.window.get(name_end..name_end + 3).is_some_and(|separator| {
-            separator[..2] == *b": " && separator[2] > b' ' && self.window[end - 1] > b' ' && line_end[..2] == *b"\r\n"
-        });
-        if !usual || name_end == at || self.fields.len() == HEADERS_MAX {
-            return self.take_unusual(at, end);
-        }
-        self.add(at, name_end, name_end + 2, end);
-        if line_end[2..] == *b"\r\n" { Line::LastHeader } else { Line::Header }
-    }
-
-    /// As [`Self::take`], with any length of the name, and any whitespace around the value.
-    #[cold]
-    fn take_unusual(&mut self, at: usize, end: usize) -> Line {
-        let (line, behind) = (&self.window[at..end], &self.window[end..]);
-        let Some(name_bytes) = self.level.run_end(&TOKEN, line).filter(|bytes| *bytes > 0) else { return Line::Other };
-        if line[name_bytes] != b':' || !behind.starts_with(b"\r\n") || self.fields.len() == HEADERS_MAX {
-            return Line::Other;
-        }
-        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-        let value = &line[name_bytes + 1..];
-        let value_start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
-        let value_bytes = value.iter().rposition(|byte| !is_space(byte)).map_or(value_start, |last| last + 1);
-        let value_at = at + name_bytes + 1;
-        self.add(at, at + name_bytes, value_at + value_start, value_at + value_bytes);
-        if behind[2..].starts_with(b"\r\n") { Line::LastHeader } else { Line::Header }
-    }
+impl<'a> Task for Parse<'a, '_> {
+    type Output = Result<Option<Head<'a>>, Refusal>;
 
     #[inline(always)]
-    fn add(&mut self, name_start: usize, name_end: usize, value_start: usize, value_end: usize) {
-        self.meaning.read(&self.window[name_start..name_end], &self.window[value_start..value_end]);
-        self.fields.push(Field {
-            name_start: name_start as u32,
-            name_end: name_end as u32,
-            value_start: value_start as u32,
-            value_end: value_end as u32,
-        });
-    }
-
-    /// Reads the lines from `at` on one by one: one that is no header, is longer than marks reach, or is not there yet.
-    #[cold]
-    fn rest(&mut self, mut at: usize) -> Result<Option<usize>, Refusal> {
-        loop {
-            let line = &self.window[at..];
-            match line {
-                [] | [b'\r'] => return Ok(None),
-                [b'\r', b'\n', ..] => return Ok(Some(at + 2)),
-                [b'\r', ..] => return Err(Refusal::HEADER_VALUE),
-                [b'\n', ..] => return Err(Refusal::LINE_FEED),
-                [first, ..] if TOKEN.ends(*first) => return Err(Refusal::HEADER_NAME),
-                _ if self.fields.len() == HEADERS_MAX => return Err(Refusal::HEADERS_TOO_MANY),
-                _ => {}
-            }
-            let Some(colon) = self.level.run_end(&TOKEN, line) else { return Ok(None) };
-            if line[colon] != b':' {
-                return Err(Refusal::HEADER_NAME);
-            }
-            let Some(end) = self.level.run_end(&VALUE, line) else { return Ok(None) };
-            match &line[end..] {
-                [b'\r'] => return Ok(None),
-                [b'\r', b'\n', ..] => drop(self.take_unusual(at, at + end)),
-                [b'\n', ..] => return Err(Refusal::LINE_FEED),
-                _ => return Err(Refusal::HEADER_VALUE),
-            }
-            at += end + 2;
-        }
+    fn run(self, classify: impl Classify) -> Self::Output {
+        let Self { input, limits, fields } = self;
+        // What lies beyond the bound never plays a part, however much of it is there already.
+        let window = &input[..input.len().min(limits.head_bytes_max)];
+        let is_full = input.len() >= limits.head_bytes_max;
+        let Some(line) = RequestLine::parse(classify, window, limits.target_bytes_max)? else {
+            return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
+        };
+        fields.clear();
+        let Some(length) = header_lines::read(classify, window, line.length, fields)? else {
+            return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
+        };
+        let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
+        let meaning = fields::read(window, fields, line.minor)?;
+        let target = line.target()?;
+        let (path, query) = target::split(method, target)?;
+        Ok(Some(Head {
+            length,
+            method,
+            target,
+            path,
+            query,
+            minor: line.minor,
+            framing: meaning.framing,
+            persistence: meaning.persistence,
+            expects_continue: meaning.expects_continue,
+            is_upgrade: meaning.is_upgrade,
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The request line: method, target, version. Pure.
 
-use super::scan::{self, Level, TARGET, TOKEN};
+use super::scan::{self, Classify, TARGET, TOKEN, run_end};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
@@ -25,19 +25,19 @@ pub(super) struct RequestLine<'a> {
 
 impl<'a> RequestLine<'a> {
     /// The line that `input` begins with; `None` while more is needed.
-    #[inline]
-    pub(super) fn parse(level: Level, input: &'a [u8], target_bytes_max: usize) -> Result<Option<Self>, Refusal> {
+    #[inline(always)]
+    pub(super) fn parse(classify: impl Classify, input: &'a [u8], target_bytes_max: usize) -> Result<Option<Self>, Refusal> {
         let (method, method_bytes) = match input {
             [b'G', b'E', b'T', b' ', ..] => (Some(Method::Get), 3),
             [b'P', b'O', b'S', b'T', b' ', ..] => (Some(Method::Post), 4),
-            _ => match method(level, input)? {
+            _ => match method(classify, input)? {
                 Some(bytes) => (Method::of(&input[..bytes]), bytes),
                 None => return Ok(None),
             },
         };
         let rest = &input[method_bytes + 1..];
         let within = &rest[..rest.len().min(target_bytes_max.saturating_add(1))];
-        let Some((target_bytes, is_target_allowed)) = target(level, within) else {
+        let Some((target_bytes, is_target_allowed)) = target(classify, within) else {
             return if within.len() > target_bytes_max { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
         };
         if target_bytes == 0 || rest[target_bytes] != b' ' {
@@ -64,9 +64,9 @@ impl<'a> RequestLine<'a> {
 }
 
 /// Bytes of the method that `input` begins with, which a space follows.
-fn method(level: Level, input: &[u8]) -> Result<Option<usize>, Refusal> {
+fn method(classify: impl Classify, input: &[u8]) -> Result<Option<usize>, Refusal> {
     let within = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
-    match level.run_end(&TOKEN, within) {
+    match run_end(classify, &TOKEN, within) {
         Some(0) => Err(Refusal::REQUEST_LINE),
         Some(end) if input[end] == b' ' => Ok(Some(end)),
         Some(_) => Err(Refusal::REQUEST_LINE),
@@ -76,11 +76,11 @@ fn method(level: Level, input: &[u8]) -> Result<Option<usize>, Refusal> {
 }
 
 /// Bytes before the first one that is not a visible ASCII character, and whether all of them are allowed in a target.
-#[inline]
-fn target(level: Level, input: &[u8]) -> Option<(usize, bool)> {
+#[inline(always)]
+fn target(classify: impl Classify, input: &[u8]) -> Option<(usize, bool)> {
     let mut end = 0;
     loop {
-        end += level.run_end(&TARGET, &input[end..])?;
+        end += run_end(classify, &TARGET, &input[end..])?;
         while let [b'%', high, low, ..] = &input[end..]
             && high.is_ascii_hexdigit()
             && low.is_ascii_hexdigit()

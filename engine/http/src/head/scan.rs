@@ -123,8 +123,34 @@ impl Marks {
         }
     }
 
+    /// Marks `input` from `at` on: up to the end of the block in which the fourth byte in a row ends a value, as at the end of a
+    /// head; otherwise to the end of the input, or until the marks are full. Says whether there are bytes behind it.
+    #[inline(always)]
+    pub(crate) fn mark(&mut self, classify: impl Classify, input: &[u8], at: usize) -> bool {
+        let (blocks, tail) = input[at..].as_chunks::<BLOCK_BYTES>();
+        let (mut before, mut pairs_before) = (0, 0);
+        for (index, bytes) in blocks.iter().take(BLOCKS_MAX).enumerate() {
+            let [token_ends, value_ends] = classify.ends(bytes, [&TOKEN, &VALUE]);
+            self.blocks[index].write(Block { token_ends, value_ends });
+            let pairs = value_ends & (value_ends << 1 | before >> 63);
+            if pairs & (pairs << 2 | pairs_before >> 62) != 0 {
+                self.end_with(index + 1);
+                return true;
+            }
+            (before, pairs_before) = (value_ends, pairs);
+        }
+        if blocks.len() >= BLOCKS_MAX {
+            self.end_with(BLOCKS_MAX);
+            return blocks.len() > BLOCKS_MAX || !tail.is_empty();
+        }
+        let [token_ends, value_ends] = tail_ends(classify, input, tail.len(), [&TOKEN, &VALUE]);
+        self.blocks[blocks.len()].write(Block { token_ends, value_ends });
+        self.end_with(blocks.len() + 1);
+        false
+    }
+
     /// Says that the first `filled` are written.
-    #[inline]
+    #[inline(always)]
     fn end_with(&mut self, filled: usize) {
         self.blocks[filled].write(Block::default());
         self.filled = filled;
@@ -137,6 +163,19 @@ impl Marks {
         // SAFETY: `new` writes the first block; `mark` writes `filled` and the one behind it, before it sets `filled`.
         unsafe { &*(ptr::from_ref(blocks) as *const [Block]) }
     }
+}
+
+/// Classifies bytes with the instructions of one level.
+pub(crate) trait Classify: Copy {
+    /// For each class, the bits of the bytes that end a run of it, the first byte at the lowest bit.
+    fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N];
+}
+
+/// What is done with the instructions of a level.
+pub(crate) trait Task {
+    type Output;
+    /// Must be `#[inline(always)]`: only then it is compiled for these instructions.
+    fn run(self, classify: impl Classify) -> Self::Output;
 }
 
 /// A way to classify bytes that this machine has.
@@ -155,23 +194,13 @@ enum Instructions {
 }
 
 impl Level {
-    /// Bytes one after the other, on any machine.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const SCALAR: Self = Self(Instructions::Any);
-
     /// The fastest one. The standard library remembers what it detected.
     #[inline]
     pub(crate) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512bw") {
-                return Self(Instructions::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Self(Instructions::Avx2);
-            }
-            if is_x86_feature_detected!("ssse3") {
-                return Self(Instructions::Ssse3);
+        for (instructions, is_there) in x86::LEVELS {
+            if is_there() {
+                return Self(instructions);
             }
         }
         Self(Instructions::Any)
@@ -180,52 +209,41 @@ impl Level {
     /// Every one that this machine has, the scalar one first.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn available() -> Vec<Self> {
-        let mut levels = vec![Self::SCALAR];
+        let mut levels = vec![Self(Instructions::Any)];
         #[cfg(target_arch = "x86_64")]
-        {
-            let detected = [
-                (is_x86_feature_detected!("ssse3"), Instructions::Ssse3),
-                (is_x86_feature_detected!("avx2"), Instructions::Avx2),
-                (is_x86_feature_detected!("avx512bw"), Instructions::Avx512),
-            ];
-            levels.extend(detected.into_iter().filter(|(has, _)| *has).map(|(_, instructions)| Self(instructions)));
-        }
+        levels.extend(x86::LEVELS.iter().rev().filter(|(_, is_there)| is_there()).map(|(level, _)| Self(*level)));
         levels
     }
 
-    /// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
+    /// Runs `task` with these instructions.
     #[inline]
-    pub(crate) fn run_end(self, class: &Class, input: &[u8]) -> Option<usize> {
+    pub(crate) fn run<T: Task>(self, task: T) -> T::Output {
         match self.0 {
-            Instructions::Any => input.iter().position(|byte| class.ends(*byte)),
+            Instructions::Any => task.run(Scalar),
             // SAFETY: a level is only made for instructions that were detected.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Ssse3 => unsafe { x86::ssse3::run_end(class, input) },
+            Instructions::Ssse3 => unsafe { x86::Ssse3::run(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { x86::avx2::run_end(class, input) },
+            Instructions::Avx2 => unsafe { x86::Avx2::run(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { x86::avx512::run_end(class, input) },
+            Instructions::Avx512 => unsafe { x86::Avx512::run(task) },
         }
     }
+}
 
-    /// Marks `input` from `at` on: up to the end of the block in which the fourth byte in a row ends a value, as at the end of a
-    /// head; otherwise to the end of the input, or until the marks are full. Says whether there are bytes behind it.
-    #[inline]
-    pub(crate) fn mark(self, input: &[u8], at: usize, marks: &mut Marks) -> bool {
-        match self.0 {
-            Instructions::Any => mark(input, at, marks, scalar),
-            // SAFETY: a level is only made for instructions that were detected.
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Ssse3 => unsafe { x86::ssse3::mark(input, at, marks) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { x86::avx2::mark(input, at, marks) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { x86::avx512::mark(input, at, marks) },
-        }
+/// Bytes one after the other, on any machine.
+#[derive(Clone, Copy)]
+struct Scalar;
+
+impl Classify for Scalar {
+    #[inline(always)]
+    fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
+        classes.map(|class| {
+            let bit = |(at, byte): (usize, &u8)| u64::from(class.ends(*byte)) << at;
+            bytes.iter().enumerate().map(bit).fold(0, |ends, bit| ends | bit)
+        })
     }
 }
 
@@ -236,69 +254,37 @@ pub(crate) fn ascii(bytes: &[u8]) -> Option<&str> {
     bytes.is_ascii().then(|| unsafe { str::from_utf8_unchecked(bytes) })
 }
 
-fn scalar(bytes: &[u8; BLOCK_BYTES]) -> Block {
-    let mut block = Block::default();
-    for (at, byte) in bytes.iter().enumerate() {
-        block.token_ends |= u64::from(TOKEN.ends(*byte)) << at;
-        block.value_ends |= u64::from(VALUE.ends(*byte)) << at;
-    }
-    block
-}
-
-/// See [`Level::mark`]. Inlined into each level, whose instructions `classify` then uses.
+/// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
 #[inline(always)]
-fn mark(input: &[u8], at: usize, marks: &mut Marks, classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> bool {
-    let (blocks, tail) = input[at..].as_chunks::<BLOCK_BYTES>();
-    let (mut before, mut pairs_before) = (0, 0);
-    for (index, bytes) in blocks.iter().take(BLOCKS_MAX).enumerate() {
-        let block = classify(bytes);
-        marks.blocks[index].write(block);
-        let pairs = block.value_ends & (block.value_ends << 1 | before >> 63);
-        if pairs & (pairs << 2 | pairs_before >> 62) != 0 {
-            marks.end_with(index + 1);
-            return true;
-        }
-        (before, pairs_before) = (block.value_ends, pairs);
-    }
-    if blocks.len() >= BLOCKS_MAX {
-        marks.end_with(BLOCKS_MAX);
-        return blocks.len() > BLOCKS_MAX || !tail.is_empty();
-    }
-    marks.blocks[blocks.len()].write(classify_tail(input, tail, classify));
-    marks.end_with(blocks.len() + 1);
-    false
-}
-
-/// Classifies the end of `input` that is shorter than a block. Bits beyond the end are not set.
-#[inline(always)]
-fn classify_tail(input: &[u8], tail: &[u8], classify: impl Fn(&[u8; BLOCK_BYTES]) -> Block) -> Block {
-    if tail.is_empty() {
-        return Block::default();
-    }
-    if let Some(last) = input.last_chunk::<BLOCK_BYTES>() {
-        let block = classify(last);
-        let shift = BLOCK_BYTES - tail.len();
-        return Block { token_ends: block.token_ends >> shift, value_ends: block.value_ends >> shift };
-    }
-    let mut padded = [0; BLOCK_BYTES];
-    padded[..tail.len()].copy_from_slice(tail);
-    let (block, is_input) = (classify(&padded), (1 << tail.len()) - 1);
-    Block { token_ends: block.token_ends & is_input, value_ends: block.value_ends & is_input }
-}
-
-/// See [`Level::run_end`]. Inlined into each level, whose instructions `ends` then uses.
-#[inline(always)]
-fn run_end(input: &[u8], ends: impl Fn(&[u8; BLOCK_BYTES]) -> u64) -> Option<usize> {
+pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> Option<usize> {
     let (blocks, tail) = input.as_chunks::<BLOCK_BYTES>();
     for (index, bytes) in blocks.iter().enumerate() {
-        let found = ends(bytes);
-        if found != 0 {
-            return Some(index * BLOCK_BYTES + found.trailing_zeros() as usize);
+        let [ends] = classify.ends(bytes, [class]);
+        if ends != 0 {
+            return Some(index * BLOCK_BYTES + ends.trailing_zeros() as usize);
         }
     }
-    let classify = |bytes: &[u8; BLOCK_BYTES]| Block { token_ends: ends(bytes), value_ends: 0 };
-    let found = classify_tail(input, tail, classify).token_ends;
-    (found != 0).then(|| blocks.len() * BLOCK_BYTES + found.trailing_zeros() as usize)
+    let [ends] = tail_ends(classify, input, tail.len(), [class]);
+    (ends != 0).then(|| blocks.len() * BLOCK_BYTES + ends.trailing_zeros() as usize)
+}
+
+/// Classifies the last `count` bytes of `input`, less than a block. Bits beyond the end are not set.
+#[inline(always)]
+fn tail_ends<const N: usize>(classify: impl Classify, input: &[u8], count: usize, classes: [&Class; N]) -> [u64; N] {
+    if count == 0 {
+        return [0; N];
+    }
+    match input.last_chunk::<BLOCK_BYTES>() {
+        Some(last) => classify.ends(last, classes).map(|ends| ends >> (BLOCK_BYTES - count)),
+        None => short_ends(classify, &input[input.len() - count..], classes),
+    }
+}
+
+#[cold]
+fn short_ends<const N: usize>(classify: impl Classify, input: &[u8], classes: [&Class; N]) -> [u64; N] {
+    let mut padded = [0; BLOCK_BYTES];
+    padded[..input.len()].copy_from_slice(input);
+    classify.ends(&padded, classes).map(|ends| ends & ((1 << input.len()) - 1))
 }
 
 /// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond
@@ -307,17 +293,55 @@ fn run_end(input: &[u8], ends: impl Fn(&[u8; BLOCK_BYTES]) -> u64) -> Option<usi
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, Block, Class, Marks, TOKEN, VALUE};
+    use super::{BLOCK_BYTES, Class, Classify, Instructions, Task};
+
+    /// The fastest first, with what tells whether the machine has it.
+    pub(super) const LEVELS: [(Instructions, fn() -> bool); 3] = [
+        (Instructions::Avx512, || is_x86_feature_detected!("avx512bw") && has_bit_counts()),
+        (Instructions::Avx2, || is_x86_feature_detected!("avx2") && has_bit_counts()),
+        (Instructions::Ssse3, || is_x86_feature_detected!("ssse3")),
+    ];
+
+    fn has_bit_counts() -> bool {
+        is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+    }
 
     /// By the high four bits of a byte: the bit of a row.
     static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A level: its name, its features, and the function that classifies.
+    macro_rules! level {
+        ($name:ident, $features:literal, $ends:ident) => {
+            /// Made by `run` only, so that whoever has one has the instructions.
+            #[derive(Clone, Copy)]
+            pub(super) struct $name(());
+
+            impl $name {
+                #[target_feature(enable = $features)]
+                pub(super) fn run<T: Task>(task: T) -> T::Output {
+                    task.run(Self(()))
+                }
+            }
+
+            impl Classify for $name {
+                #[inline(always)]
+                fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
+                    // SAFETY: only code with these instructions makes `self`.
+                    unsafe { $ends(bytes, classes) }
+                }
+            }
+        };
+    }
+
+    level!(Ssse3, "ssse3", ends_ssse3);
+    level!(Avx2, "avx2,bmi1,bmi2", ends_avx2);
+    level!(Avx512, "avx512bw,bmi1,bmi2", ends_avx512);
 
     #[inline]
     fn load_128(bytes: &[u8; 16]) -> __m128i {
         // SAFETY: the reference is valid for 16 bytes, the load needs no alignment, and SSE2 is part of x86-64.
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
     }
-
     #[inline]
     #[target_feature(enable = "avx2")]
     fn load_256(bytes: &[u8; 32]) -> __m256i {
@@ -331,35 +355,6 @@ mod x86 {
         // SAFETY: the reference is valid for 64 bytes, and the load needs no alignment.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
-
-    /// What is the same in every level: `$ends` gives, for each class, the bits of the bytes that end a run of it.
-    macro_rules! level {
-        ($name:ident, $feature:literal, $ends:ident) => {
-            pub(super) mod $name {
-                use super::*;
-
-                #[target_feature(enable = $feature)]
-                pub(in super::super) fn mark(input: &[u8], at: usize, marks: &mut Marks) -> bool {
-                    super::super::mark(input, at, marks, |bytes| {
-                        let [token_ends, value_ends] = $ends(bytes, [&TOKEN, &VALUE]);
-                        Block { token_ends, value_ends }
-                    })
-                }
-
-                #[target_feature(enable = $feature)]
-                pub(in super::super) fn run_end(class: &Class, input: &[u8]) -> Option<usize> {
-                    super::super::run_end(input, |bytes| {
-                        let [ends] = $ends(bytes, [class]);
-                        ends
-                    })
-                }
-            }
-        };
-    }
-
-    level!(ssse3, "ssse3", ends_ssse3);
-    level!(avx2, "avx2", ends_avx2);
-    level!(avx512, "avx512bw", ends_avx512);
 
     #[inline]
     #[target_feature(enable = "ssse3")]
