@@ -2,7 +2,7 @@
 //!
 //! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
 
-use super::scan::{HOST, TOKEN};
+use super::scan::{Classify, HOST, TOKEN, run_end};
 use super::{Field, Framing, Persistence};
 use crate::refusal::Refusal;
 
@@ -19,7 +19,7 @@ pub(crate) struct Fields {
 /// What the headers said so far.
 #[derive(Debug, Default)]
 struct Reader<'a> {
-    host: Option<&'a [u8]>,
+    host: Option<&'a Field>,
     length: Option<u64>,
     codings: Option<Codings>,
     close: bool,
@@ -31,7 +31,7 @@ struct Reader<'a> {
 
 /// Reads the headers of a request of version 1.`minor`, which lie in `window`.
 #[inline(always)]
-pub(super) fn read(window: &[u8], fields: &[Field], minor: u8) -> Result<Fields, Refusal> {
+pub(super) fn read(classify: impl Classify, window: &[u8], fields: &[Field], minor: u8) -> Result<Fields, Refusal> {
     let mut reader = Reader::default();
     for field in fields {
         // Length and first letter of the name tell nearly all headers that mean nothing here from those that do.
@@ -47,46 +47,77 @@ pub(super) fn read(window: &[u8], fields: &[Field], minor: u8) -> Result<Fields,
         };
         let name_bytes = (field.name_end - field.name_start) as usize;
         if INITIALS[name_bytes % INITIALS.len()] == window[field.name_start as usize] | 0x20 {
-            reader.read(field.name(window), field.value(window))?;
+            reader.read(window, field)?;
         }
+    }
+    match reader.host {
+        None if minor > 0 => return Err(Refusal::HOST_MISSING),
+        // What ends the line ends the run, too, so nothing behind it is looked at.
+        Some(host) if run_end(classify, &HOST, &window[host.value_start as usize..]) != Some(host.value_bytes()) => {
+            return Err(Refusal::HOST_INVALID);
+        }
+        _ => {}
     }
     reader.finish(minor)
 }
 
+/// Whether `text`, which has no control characters, is this name of small letters and hyphens, in any case: the bit that makes a
+/// letter small makes none of another character, and a hyphen only of a control character.
+#[inline(always)]
+fn is<const N: usize>(text: &[u8], name: &[u8; N]) -> bool {
+    <&[u8; N]>::try_from(text).is_ok_and(|text| text.iter().zip(name).fold(0, |other, (a, b)| other | (a | 0x20) ^ b) == 0)
+}
+
 impl<'a> Reader<'a> {
+    #[inline(always)]
+    fn read(&mut self, window: &'a [u8], field: &'a Field) -> Result<(), Refusal> {
+        let (name, value) = (field.name(window), field.value(window));
+        if is(name, b"host") {
+            return self.host.replace(field).map_or(Ok(()), |_| Err(Refusal::HOST_REPEATED));
+        }
+        if is(name, b"connection") {
+            self.read_connection(value);
+            return Ok(());
+        }
+        self.read_rare(name, value)
+    }
+
+    #[inline]
+    fn read_connection(&mut self, mut value: &[u8]) {
+        loop {
+            let end = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
+            let option = value[..end].trim_ascii();
+            match option.len() {
+                5 => self.close |= is(option, b"close"),
+                7 => self.lists_upgrade |= is(option, b"upgrade"),
+                10 => self.keep_alive |= is(option, b"keep-alive"),
+                _ => {}
+            }
+            match value.get(end + 1..) {
+                Some(rest) => value = rest,
+                None => return,
+            }
+        }
+    }
+
     #[inline(never)]
-    fn read(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        match name.len() {
-            4 if is("host") && self.host.replace(value).is_some() => return Err(Refusal::HOST_REPEATED),
-            6 if is("expect") => self.expectation = Some(value),
-            10 if is("connection") => {
-                for option in value.split(|byte| *byte == b',') {
-                    let option = option.trim_ascii();
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    self.lists_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-                }
-            }
-            7 if is("upgrade") => self.has_upgrade = true,
-            14 if is("content-length") => {
-                let before = self.length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?);
-                before.map_or(Ok(()), |_| Err(Refusal::LENGTH_REPEATED))?;
-            }
-            17 if is("transfer-encoding") => self.codings.get_or_insert_default().add(value)?,
-            _ => {}
+    fn read_rare(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
+        if is(name, b"expect") {
+            self.expectation = Some(value);
+        } else if is(name, b"upgrade") {
+            self.has_upgrade = true;
+        } else if is(name, b"content-length") {
+            let before = self.length.replace(decimal(value).ok_or(Refusal::LENGTH_INVALID)?);
+            before.map_or(Ok(()), |_| Err(Refusal::LENGTH_REPEATED))?;
+        } else if is(name, b"transfer-encoding") {
+            self.codings.get_or_insert_default().add(value)?;
         }
         Ok(())
     }
 
     /// What all headers of a request of version 1.`minor` said.
-    #[inline]
+    #[inline(always)]
     fn finish(&self, minor: u8) -> Result<Fields, Refusal> {
-        match self.host {
-            None if minor > 0 => return Err(Refusal::HOST_MISSING),
-            Some(host) if host.iter().any(|byte| HOST.ends(*byte)) => return Err(Refusal::HOST_INVALID),
-            _ => {}
-        }
         let framing = match (self.length, self.codings) {
             (Some(_), Some(_)) => return Err(Refusal::LENGTH_AND_ENCODING),
             (None, Some(_)) if minor == 0 => return Err(Refusal::ENCODING_BEFORE_1_1),

@@ -73,6 +73,10 @@ impl Field {
     pub(crate) fn value<'a>(&self, input: &'a [u8]) -> &'a [u8] {
         &input[self.value_start as usize..self.value_end as usize]
     }
+
+    fn value_bytes(&self) -> usize {
+        (self.value_end - self.value_start) as usize
+    }
 }
 
 /// Where the body ends.
@@ -134,9 +138,8 @@ impl<'a> Task for Parse<'a, '_> {
             return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
         };
         let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
-        let meaning = fields::read(window, fields, line.minor)?;
-        let target = line.target()?;
-        let (path, query) = target::split(method, target)?;
+        let meaning = fields::read(classify, window, fields, line.minor)?;
+        let (target, path, query) = target::split(method, line.target)?;
         Ok(Some(Head {
             length,
             method,

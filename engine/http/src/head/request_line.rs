@@ -1,6 +1,6 @@
 //! The request line: method, target, version. Pure.
 
-use super::scan::{self, Classify, TARGET, TOKEN, run_end};
+use super::scan::{self, Classify, TOKEN, Target, run_end};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
@@ -15,10 +15,8 @@ pub(super) struct RequestLine<'a> {
     pub(super) length: usize,
     /// `None` where the token is no method that is known.
     pub(super) method: Option<Method>,
-    /// One or more visible ASCII characters.
-    pub(super) target: &'a [u8],
-    /// Whether all characters of the target are allowed by RFC 3986, a `%` has two hexadecimal digits behind it, and there is no `#`.
-    pub(super) is_target_allowed: bool,
+    /// Not empty.
+    pub(super) target: Target<'a>,
     /// 0 or 1: of HTTP/1.x.
     pub(super) minor: u8,
 }
@@ -26,20 +24,25 @@ pub(super) struct RequestLine<'a> {
 impl<'a> RequestLine<'a> {
     /// The line that `input` begins with; `None` while more is needed.
     #[inline(always)]
-    pub(super) fn parse(classify: impl Classify, input: &'a [u8], target_bytes_max: usize) -> Result<Option<Self>, Refusal> {
-        let (method, method_bytes) = match input {
-            [b'G', b'E', b'T', b' ', ..] => (Some(Method::Get), 3),
-            [b'P', b'O', b'S', b'T', b' ', ..] => (Some(Method::Post), 4),
-            _ => match method(classify, input)? {
-                Some(bytes) => (Method::of(&input[..bytes]), bytes),
-                None => return Ok(None),
-            },
+    pub(super) fn parse(
+        classify: impl Classify,
+        input: &'a [u8],
+        target_bytes_max: usize,
+    ) -> Result<Option<Self>, Refusal> {
+        let (method, method_bytes) = if input.starts_with(b"GET ") {
+            (Some(Method::Get), 3)
+        } else if input.starts_with(b"POST ") {
+            (Some(Method::Post), 4)
+        } else {
+            let Some(bytes) = method(classify, input)? else { return Ok(None) };
+            (Method::of(&input[..bytes]), bytes)
         };
         let rest = &input[method_bytes + 1..];
         let within = &rest[..rest.len().min(target_bytes_max.saturating_add(1))];
-        let Some((target_bytes, is_target_allowed)) = target(classify, within) else {
+        let Some(target) = scan::target(classify, within) else {
             return if within.len() > target_bytes_max { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
         };
+        let target_bytes = target.length();
         if target_bytes == 0 || rest[target_bytes] != b' ' {
             return Err(Refusal::REQUEST_LINE);
         }
@@ -47,19 +50,9 @@ impl<'a> RequestLine<'a> {
         Ok(Some(Self {
             length: method_bytes + 1 + target_bytes + 1 + VERSION_BYTES + 2,
             method,
-            target: &rest[..target_bytes],
-            is_target_allowed,
+            target,
             minor,
         }))
-    }
-
-    /// The target, where its characters are allowed.
-    #[inline]
-    pub(super) fn target(&self) -> Result<&'a str, Refusal> {
-        if !self.is_target_allowed {
-            return Err(if self.target.contains(&b'#') { Refusal::TARGET } else { Refusal::TARGET_CHARACTER });
-        }
-        scan::ascii(self.target).ok_or(Refusal::TARGET_CHARACTER)
     }
 }
 
@@ -75,31 +68,8 @@ fn method(classify: impl Classify, input: &[u8]) -> Result<Option<usize>, Refusa
     }
 }
 
-/// Bytes before the first one that is not a visible ASCII character, and whether all of them are allowed in a target.
-#[inline(always)]
-fn target(classify: impl Classify, input: &[u8]) -> Option<(usize, bool)> {
-    let mut end = 0;
-    loop {
-        end += run_end(classify, &TARGET, &input[end..])?;
-        while let [b'%', high, low, ..] = &input[end..]
-            && high.is_ascii_hexdigit()
-            && low.is_ascii_hexdigit()
-        {
-            end += 3;
-        }
-        let byte = *input.get(end)?;
-        if !byte.is_ascii_graphic() {
-            return Some((end, true));
-        }
-        if TARGET.ends(byte) {
-            let rest = input[end..].iter().position(|byte| !byte.is_ascii_graphic())?;
-            return Some((end + rest, false));
-        }
-    }
-}
-
 /// The minor version of the `HTTP/1.x` CRLF that `input` begins with.
-#[inline]
+#[inline(always)]
 fn minor_version(input: &[u8]) -> Result<Option<u8>, Refusal> {
     if input.starts_with(b"HTTP/1.1\r\n") {
         return Ok(Some(1));

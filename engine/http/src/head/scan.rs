@@ -1,7 +1,8 @@
 //! Finds the bytes that end a name, a value or a target, 64 at a time.
 //!
-//! The one module of this crate with `unsafe`: it loads bytes into vector registers and calls code for instruction sets that were
-//! detected. All of it works on whole blocks of [`BLOCK_BYTES`] that are borrowed as arrays, so no load can lie outside the input.
+//! The one module of this crate with `unsafe`: it loads bytes into vector registers, calls code for instruction sets that were
+//! detected, keeps marks in memory that is not cleared before, and takes for text what it has checked. Bytes are only loaded from
+//! blocks of [`BLOCK_BYTES`] that are borrowed as arrays, so no load can lie outside the input.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -25,9 +26,12 @@ pub(crate) struct Class {
 /// The characters of a token (RFC 9110 5.6.2).
 pub(crate) static TOKEN: Class = Class::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
-/// Characters of a target that mean what they say (RFC 3986 section 2): no `%`, which must have two hexadecimal digits behind it,
-/// and no `#`, since clients do not send fragments.
-pub(crate) static TARGET: Class = Class::alphanumeric_and(b"-._~:/?[]@!$&'()*+,;=");
+/// Characters of a target before `?` that stand for themselves (RFC 3986 section 2): no `%`, which must have two hexadecimal digits
+/// behind it, and no `#`, since a fragment is not sent (RFC 9110 7.1).
+static PATH: Class = Class::alphanumeric_and(b"-._~:/[]@!$&'()*+,;=");
+
+/// As [`PATH`], behind the first `?`.
+static QUERY: Class = Class::alphanumeric_and(b"-._~:/?[]@!$&'()*+,;=");
 
 /// What may stand in a host or a port (RFC 3986 3.2.2).
 pub(crate) static HOST: Class = Class::alphanumeric_and(b"-._~!$&'()*+;=%:[]");
@@ -247,13 +251,6 @@ impl Classify for Scalar {
     }
 }
 
-/// `bytes` as text, where all of them are ASCII.
-#[inline]
-pub(crate) fn ascii(bytes: &[u8]) -> Option<&str> {
-    // SAFETY: ASCII is UTF-8.
-    bytes.is_ascii().then(|| unsafe { str::from_utf8_unchecked(bytes) })
-}
-
 /// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
 #[inline(always)]
 pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> Option<usize> {
@@ -276,15 +273,71 @@ fn tail_ends<const N: usize>(classify: impl Classify, input: &[u8], count: usize
     }
     match input.last_chunk::<BLOCK_BYTES>() {
         Some(last) => classify.ends(last, classes).map(|ends| ends >> (BLOCK_BYTES - count)),
-        None => short_ends(classify, &input[input.len() - count..], classes),
+        None => {
+            let padded = padded(&input[input.len() - count..]);
+            classify.ends(&padded, classes).map(|ends| ends & ((1 << count) - 1))
+        }
     }
 }
 
 #[cold]
-fn short_ends<const N: usize>(classify: impl Classify, input: &[u8], classes: [&Class; N]) -> [u64; N] {
+fn padded(input: &[u8]) -> [u8; BLOCK_BYTES] {
     let mut padded = [0; BLOCK_BYTES];
     padded[..input.len()].copy_from_slice(input);
-    classify.ends(&padded, classes).map(|ends| ends & ((1 << input.len()) - 1))
+    padded
+}
+
+/// The target that a piece of a request line begins with.
+pub(crate) enum Target<'a> {
+    /// Only characters that a target may have, and how many of them come before the first `?`.
+    Allowed(&'a str, usize),
+    /// Visible ASCII characters, but others, too.
+    Other(&'a [u8]),
+}
+
+impl Target<'_> {
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Allowed(target, _) => target.len(),
+            Self::Other(target) => target.len(),
+        }
+    }
+}
+
+/// The target that `input` begins with, and that any byte ends which is no visible ASCII character; `None` where no such byte is there.
+#[inline(always)]
+pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>> {
+    let path_bytes = escaped_run_end(classify, &PATH, input, 0)?;
+    let length = match input[path_bytes] {
+        b'?' => escaped_run_end(classify, &QUERY, input, path_bytes + 1)?,
+        _ => path_bytes,
+    };
+    if input[length].is_ascii_graphic() {
+        let length = input.iter().position(|byte| !byte.is_ascii_graphic())?;
+        return Some(Target::Other(&input[..length]));
+    }
+    // SAFETY: these are runs of classes that list characters of ASCII, `%`, hexadecimal digits, and `?`: all ASCII, so UTF-8.
+    Some(Target::Allowed(unsafe { str::from_utf8_unchecked(&input[..length]) }, path_bytes))
+}
+
+/// Where the run from `at` on ends of characters of `class`, and of `%` with two hexadecimal digits behind it (RFC 3986 2.1).
+#[inline(always)]
+fn escaped_run_end(classify: impl Classify, class: &Class, input: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += run_end(classify, class, &input[at..])?;
+        if input[at] != b'%' {
+            return Some(at);
+        }
+        while let [b'%', high, low, ..] = &input[at..] {
+            if !high.is_ascii_hexdigit() || !low.is_ascii_hexdigit() {
+                return Some(at);
+            }
+            at += 3;
+        }
+        if input.len() - at < 3 {
+            return (at..input.len()).find(|at| class.ends(input[*at]));
+        }
+    }
 }
 
 /// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond

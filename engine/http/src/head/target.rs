@@ -1,33 +1,45 @@
 //! The request target: path and query. Pure.
 
+use super::scan::Target;
 use crate::method::Method;
 use crate::refusal::Refusal;
 
-/// Path and query of a target, which is one or more characters of RFC 3986 without a fragment. RFC 9112 3.2: a server takes the absolute
-/// form too, although only proxies ask so.
-pub(super) fn split(method: Method, target: &str) -> Result<(&str, Option<&str>), Refusal> {
-    if target == "*" {
-        return if method == Method::Options { Ok((target, None)) } else { Err(Refusal::TARGET) };
-    }
-    let rest = if target.starts_with('/') {
-        target
-    } else {
-        let after = |scheme: &str| {
-            let has = target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-            has.then(|| &target[scheme.len()..])
-        };
-        let rest = after("http://").or_else(|| after("https://")).ok_or(Refusal::TARGET)?;
-        let authority_bytes = rest.find(['/', '?']).unwrap_or(rest.len());
-        if authority_bytes == 0 {
-            return Err(Refusal::TARGET);
+/// A target, its path and its query. RFC 9112 3.2: a server takes the absolute form too, although only proxies ask so.
+#[inline(always)]
+pub(super) fn split(method: Method, target: Target<'_>) -> Result<(&str, &str, Option<&str>), Refusal> {
+    match target {
+        Target::Allowed(target, path_bytes) if target.starts_with('/') => {
+            let query = (path_bytes < target.len()).then(|| &target[path_bytes + 1..]);
+            Ok((target, &target[..path_bytes], query))
         }
-        &rest[authority_bytes..]
+        target => split_other(method, target),
+    }
+}
+
+#[inline(never)]
+fn split_other(method: Method, target: Target<'_>) -> Result<(&str, &str, Option<&str>), Refusal> {
+    let target = match target {
+        Target::Allowed(target, _) => target,
+        Target::Other(target) if target.contains(&b'#') => return Err(Refusal::TARGET),
+        Target::Other(_) => return Err(Refusal::TARGET_CHARACTER),
     };
-    let (path, query) = match rest.split_once('?') {
+    if target == "*" {
+        return if method == Method::Options { Ok((target, target, None)) } else { Err(Refusal::TARGET) };
+    }
+    let after = |scheme: &str| {
+        let has = target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        has.then(|| &target[scheme.len()..])
+    };
+    let rest = after("http://").or_else(|| after("https://")).ok_or(Refusal::TARGET)?;
+    let authority_bytes = rest.find(['/', '?']).unwrap_or(rest.len());
+    if authority_bytes == 0 {
+        return Err(Refusal::TARGET);
+    }
+    let (path, query) = match rest[authority_bytes..].split_once('?') {
         Some((path, query)) => (path, Some(query)),
-        None => (rest, None),
+        None => (&rest[authority_bytes..], None),
     };
-    Ok((if path.is_empty() { "/" } else { path }, query))
+    Ok((target, if path.is_empty() { "/" } else { path }, query))
 }
 
 #[cfg(test)]
@@ -36,6 +48,12 @@ mod tests {
 
     #[test]
     fn targets_in_every_form() {
+        let split = |method, target: &'static str| {
+            let path_bytes = target.find('?').unwrap_or(target.len());
+            let (whole, path, query) = split(method, Target::Allowed(target, path_bytes))?;
+            assert_eq!(whole, target);
+            Ok((path, query))
+        };
         let get = |target| split(Method::Get, target);
         assert_eq!(get("/"), Ok(("/", None)));
         assert_eq!(get("/?a=/json"), Ok(("/", Some("a=/json"))));
