@@ -38,6 +38,7 @@ refusals! {
     CHUNK_SIZE: BAD_REQUEST, "a chunk size is not one to sixteen hexadecimal digits";
     CHUNK_FRAMING: BAD_REQUEST, "a chunk's size line or data does not end in CRLF";
     CHUNK_EXTENSION: BAD_REQUEST, "chunk extensions have a control character or are too long";
+    CHUNK_EXTENSION_SYNTAX: BAD_REQUEST, "a chunk extension is not: semicolon, name; or semicolon, name, equals sign, value";
     TRAILER: BAD_REQUEST, "a trailer is not: name, colon, value, CRLF";
     TIMEOUT: REQUEST_TIMEOUT, "the request did not arrive in time";
     BODY_TOO_LARGE: PAYLOAD_TOO_LARGE, "the body is larger than this server takes";

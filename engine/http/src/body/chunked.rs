@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 /// Sixteen hexadecimal digits are all that fit into 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Chunk extensions of one body together. They carry nothing, so they must not be a way to keep a server reading.
+/// Chunk extensions of one body together, with the whitespace before them. They carry nothing, so they must not be a way to keep a server reading.
 const EXTENSION_BYTES_MAX: u32 = 16 * 1024;
 
 /// Trailers of one body together.
@@ -20,7 +20,21 @@ const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Size,
-    Extension,
+    /// Whitespace behind the size, which an extension must follow.
+    SizeSpace,
+    /// Behind a semicolon.
+    ExtensionStart,
+    ExtensionName,
+    /// Whitespace behind the name.
+    ExtensionNameSpace,
+    /// Behind the equals sign.
+    ExtensionValueStart,
+    ExtensionToken,
+    ExtensionQuoted,
+    /// Behind a backslash in quotes.
+    ExtensionEscaped,
+    /// Behind the quotes, or whitespace behind the value.
+    ExtensionEnd,
     SizeLineFeed,
     Data,
     DataReturn,
@@ -31,6 +45,14 @@ enum State {
     TrailerLineFeed,
     EndLineFeed,
     Ended,
+}
+
+impl State {
+    fn is_extension(self) -> bool {
+        use State::*;
+        matches!(self, SizeSpace | ExtensionStart | ExtensionName | ExtensionNameSpace | ExtensionValueStart)
+            || matches!(self, ExtensionToken | ExtensionQuoted | ExtensionEscaped | ExtensionEnd)
+    }
 }
 
 /// See the module's head.
@@ -57,9 +79,11 @@ impl Chunked {
         let is_within_bounds = self.digits <= SIZE_DIGITS_MAX
             && self.extension_bytes <= EXTENSION_BYTES_MAX
             && self.trailer_bytes <= TRAILER_BYTES_MAX;
+        let has_digits_of_size = self.size.checked_shr(4 * u32::from(self.digits)).unwrap_or(0) == 0;
         let is_size_sound = match self.state {
-            State::Size => self.digits > 0 || self.size == 0,
-            State::Extension | State::SizeLineFeed => self.digits > 0,
+            State::Size => has_digits_of_size,
+            state if state.is_extension() => self.digits > 0 && self.extension_bytes > 0 && has_digits_of_size,
+            State::SizeLineFeed => self.digits > 0 && has_digits_of_size,
             State::Data => self.digits == 0 && self.size > 0,
             _ => self.digits == 0 && self.size == 0,
         };
@@ -84,12 +108,38 @@ impl Chunked {
                 if self.size == 0 {
                     self.state = State::DataReturn;
                 }
+            } else if let Some(count) = self.usual_lines(&input[at..])? {
+                at += count;
             } else {
                 self.state = self.step(input[at])?;
                 at += 1;
             }
         }
         Ok(at)
+    }
+
+    /// Takes what stands between two pieces of data usually, a CRLF and a size, if all of it is there: what [`Self::step`] would do
+    /// byte by byte. Says how much that was.
+    #[inline]
+    fn usual_lines(&mut self, input: &[u8]) -> Result<Option<usize>, Refusal> {
+        let start = match self.state {
+            State::DataReturn if input.starts_with(b"\r\n") => 2,
+            State::Size if self.digits == 0 => 0,
+            _ => return Ok(None),
+        };
+        let (mut size, mut at) = (0, start);
+        while at < start + usize::from(SIZE_DIGITS_MAX)
+            && let Some(digit) = input.get(at).and_then(|byte| char::from(*byte).to_digit(16))
+        {
+            size = size << 4 | u64::from(digit);
+            at += 1;
+        }
+        if at == start || input.get(at..at + 2) != Some(b"\r\n") {
+            return Ok(None);
+        }
+        self.size = size;
+        self.state = self.begin_chunk()?;
+        Ok(Some(at + 2))
     }
 
     fn step(&mut self, byte: u8) -> Result<State, Refusal> {
@@ -100,17 +150,11 @@ impl Chunked {
                 self.digits += 1;
                 State::Size
             }
-            (State::Size, b';') if self.digits > 0 => State::Extension,
+            (State::Size, b';' | b' ' | b'\t') if self.digits > 0 => self.extension(byte)?,
             (State::Size, b'\r') if self.digits > 0 => State::SizeLineFeed,
             (State::Size, b'\n') if self.digits > 0 => return Err(Refusal::CHUNK_FRAMING),
             (State::Size, _) => return Err(Refusal::CHUNK_SIZE),
-            (State::Extension, b'\r') => State::SizeLineFeed,
-            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) if self.extension_bytes < EXTENSION_BYTES_MAX => {
-                self.extension_bytes += 1;
-                State::Extension
-            }
-            (State::Extension, b'\n') => return Err(Refusal::CHUNK_FRAMING),
-            (State::Extension, _) => return Err(Refusal::CHUNK_EXTENSION),
+            (state, _) if state.is_extension() => self.extension(byte)?,
             (State::SizeLineFeed, b'\n') => self.begin_chunk()?,
             (State::DataReturn, b'\r') => State::DataLineFeed,
             (State::DataLineFeed, b'\n') => State::Size,
@@ -120,8 +164,40 @@ impl Chunked {
             (State::TrailerLineFeed, b'\n') => State::TrailerStart,
             (State::TrailerStart | State::TrailerName | State::TrailerValue, _) => self.trailer(byte)?,
             (State::TrailerLineFeed | State::EndLineFeed, _) => return Err(Refusal::TRAILER),
-            (State::Data | State::Ended, _) => unreachable!("handled by the caller"),
+            _ => unreachable!("handled above, or by the caller"),
         })
+    }
+
+    /// The grammar of chunk extensions (RFC 9112 7.1.1). Whitespace before the CRLF is taken, too, behind an extension only.
+    fn extension(&mut self, byte: u8) -> Result<State, Refusal> {
+        use State::*;
+        let next = match (self.state, byte) {
+            (ExtensionName | ExtensionNameSpace | ExtensionToken | ExtensionEnd, b'\r') => return Ok(SizeLineFeed),
+            (SizeSpace, b'\n') => return Err(Refusal::CHUNK_SIZE),
+            (_, b'\n') => return Err(Refusal::CHUNK_FRAMING),
+            (Size | SizeSpace, b' ' | b'\t') => SizeSpace,
+            (Size | SizeSpace, b';') => ExtensionStart,
+            (SizeSpace, _) => return Err(Refusal::CHUNK_SIZE),
+            (ExtensionStart | ExtensionValueStart, b'\r') => return Err(Refusal::CHUNK_EXTENSION_SYNTAX),
+            (_, 0..b'\t' | 0x0b..b' ' | 0x7f) => return Err(Refusal::CHUNK_EXTENSION),
+            (ExtensionQuoted, b'"') => ExtensionEnd,
+            (ExtensionQuoted, b'\\') => ExtensionEscaped,
+            (ExtensionQuoted | ExtensionEscaped, _) => ExtensionQuoted,
+            (ExtensionName | ExtensionNameSpace | ExtensionToken | ExtensionEnd, b';') => ExtensionStart,
+            (ExtensionName | ExtensionNameSpace, b'=') => ExtensionValueStart,
+            (ExtensionName | ExtensionNameSpace, b' ' | b'\t') => ExtensionNameSpace,
+            (ExtensionToken | ExtensionEnd, b' ' | b'\t') => ExtensionEnd,
+            (ExtensionStart | ExtensionValueStart, b' ' | b'\t') => self.state,
+            (ExtensionStart | ExtensionName, _) if is_token(byte) => ExtensionName,
+            (ExtensionValueStart | ExtensionToken, _) if is_token(byte) => ExtensionToken,
+            (ExtensionValueStart, b'"') => ExtensionQuoted,
+            _ => return Err(Refusal::CHUNK_EXTENSION_SYNTAX),
+        };
+        if self.extension_bytes == EXTENSION_BYTES_MAX {
+            return Err(Refusal::CHUNK_EXTENSION);
+        }
+        self.extension_bytes += 1;
+        Ok(next)
     }
 
     fn begin_chunk(&mut self) -> Result<State, Refusal> {
@@ -165,6 +241,10 @@ mod tests {
             Chunked { digits: SIZE_DIGITS_MAX + 1, ..sound.clone() },
             Chunked { state: State::Data, size: 0, ..sound.clone() },
             Chunked { state: State::Size, digits: 0, size: 5, ..sound.clone() },
+            Chunked { state: State::Size, digits: 2, size: 256, ..sound.clone() },
+            Chunked { state: State::SizeLineFeed, digits: 0, ..sound.clone() },
+            Chunked { state: State::ExtensionQuoted, digits: 1, extension_bytes: 0, ..sound.clone() },
+            Chunked { state: State::ExtensionEnd, digits: 0, extension_bytes: 1, ..sound.clone() },
             Chunked { state: State::TrailerStart, size: 5, ..sound.clone() },
             Chunked { state: State::Data, size: 5, room: u64::MAX, ..sound },
         ];
@@ -181,8 +261,8 @@ mod tests {
         let mut body = Vec::new();
         loop {
             let line = take_line(&mut input)?;
-            let digits = line.split(|byte| *byte == b';').next()?;
-            if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            let (digits, extensions) = line.split_at(length_of(line, |byte| byte.is_ascii_hexdigit()));
+            if digits.is_empty() || digits.len() > 16 || !are_extensions(extensions) {
                 return None;
             }
             let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
@@ -207,6 +287,91 @@ mod tests {
         }
     }
 
+    fn length_of(text: &[u8], is_part: impl Fn(u8) -> bool) -> usize {
+        text.iter().position(|byte| !is_part(*byte)).unwrap_or(text.len())
+    }
+
+    /// What stands between the size and CRLF, by the grammar; whitespace may end it if it is not all.
+    fn are_extensions(mut text: &[u8]) -> bool {
+        let skip = |text: &mut &[u8], is_part: fn(u8) -> bool| {
+            let length = length_of(text, is_part);
+            *text = &text[length..];
+            length
+        };
+        let is_space = |byte| byte == b' ' || byte == b'\t';
+        while !text.is_empty() {
+            skip(&mut text, is_space);
+            let Some(rest) = text.strip_prefix(b";") else { return false };
+            text = rest;
+            skip(&mut text, is_space);
+            if skip(&mut text, is_token) == 0 {
+                return false;
+            }
+            skip(&mut text, is_space);
+            let Some(rest) = text.strip_prefix(b"=") else { continue };
+            text = rest;
+            skip(&mut text, is_space);
+            if let Some(mut quoted) = text.strip_prefix(b"\"") {
+                text = loop {
+                    match quoted {
+                        [b'\\', _, rest @ ..] => quoted = rest,
+                        [b'"', rest @ ..] => break rest,
+                        [_, rest @ ..] => quoted = rest,
+                        [] => return false,
+                    }
+                };
+            } else if skip(&mut text, is_token) == 0 {
+                return false;
+            }
+            skip(&mut text, is_space);
+        }
+        true
+    }
+
+    #[test]
+    fn extensions_are_checked_by_their_grammar() {
+        let outcome = |extensions: &str| decode(&[format!("1{extensions}\r\nx\r\n0\r\n\r\n").as_bytes()]);
+        let taken = |extensions: &str| Ok(Some((b"x".to_vec(), extensions.len() + b"1\r\nx\r\n0\r\n\r\n".len())));
+        for extensions in [
+            ";a",
+            ";a=b",
+            " ;a=b",
+            "\t; a = b",
+            ";a;b;c",
+            ";a=\"b;\\\"=\"",
+            ";a=\"\"",
+            ";a=\"b\" ;c",
+            ";a=\"\u{e9}\t\" ",
+            ";a ",
+        ] {
+            assert_eq!(outcome(extensions), taken(extensions), "{extensions}");
+        }
+        for extensions in [
+            ";",
+            "; ",
+            ";;a",
+            ";a;",
+            ";a=",
+            ";a= ",
+            ";=b",
+            ";bad[=x",
+            ";a=b c",
+            ";a b",
+            ";a=\"b\"c",
+            ";a=b\"c\"",
+            ";\u{e9}",
+        ] {
+            assert_eq!(outcome(extensions), Err(Refusal::CHUNK_EXTENSION_SYNTAX), "{extensions}");
+        }
+        for extensions in [" ", " a", " =a", "\t"] {
+            assert_eq!(outcome(extensions), Err(Refusal::CHUNK_SIZE), "{extensions}");
+        }
+        for extensions in [";a=\"b", ";a=\"b\\", ";a\x7f", ";\0", ";a=\x1f"] {
+            assert_eq!(outcome(extensions), Err(Refusal::CHUNK_EXTENSION), "{extensions}");
+        }
+        assert_eq!(outcome(&" ".repeat(EXTENSION_BYTES_MAX as usize + 1)), Err(Refusal::CHUNK_EXTENSION));
+    }
+
     /// A line without its CRLF and without control characters.
     fn take_line<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
         let end = input.windows(2).position(|two| two == b"\r\n")?;
@@ -227,14 +392,14 @@ mod tests {
 
     /// Mostly well formed, sometimes with a byte changed.
     fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let extensions = prop::sample::select(vec!["", "", " ;a", ";", ";a=\"b\" ", "; a = \"\\\"\";b", ";a=b"]);
         let chunk =
-            (prop::collection::vec(any::<u8>(), 1..20), 0..4usize, prop::sample::select(vec!["", ";", ";a=\"b\" "]))
-                .prop_map(|(data, zeros, extension)| {
-                    let mut chunk = format!("{}{:x}{extension}\r\n", "0".repeat(zeros), data.len()).into_bytes();
-                    chunk.extend_from_slice(&data);
-                    chunk.extend_from_slice(b"\r\n");
-                    chunk
-                });
+            (prop::collection::vec(any::<u8>(), 1..20), 0..4usize, extensions).prop_map(|(data, zeros, extension)| {
+                let mut chunk = format!("{}{:x}{extension}\r\n", "0".repeat(zeros), data.len()).into_bytes();
+                chunk.extend_from_slice(&data);
+                chunk.extend_from_slice(b"\r\n");
+                chunk
+            });
         let end = prop::sample::select(vec!["0\r\n\r\n", "0\r\n\r\nGET /", "000;x\r\nA: b\r\nC:\r\n\r\n", "0\r\n", ""]);
         let change = prop::option::weighted(0.4, (any::<prop::sample::Index>(), any::<u8>()));
         (prop::collection::vec(chunk, 0..6), end, change).prop_map(|(chunks, end, change)| {

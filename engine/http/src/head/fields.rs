@@ -65,7 +65,8 @@ pub(super) fn read(classify: impl Classify, window: &[u8], fields: &[Field], min
 /// letter small makes none of another character, and a hyphen only of a control character.
 #[inline(always)]
 fn is<const N: usize>(text: &[u8], name: &[u8; N]) -> bool {
-    <&[u8; N]>::try_from(text).is_ok_and(|text| text.iter().zip(name).fold(0, |other, (a, b)| other | (a | 0x20) ^ b) == 0)
+    <&[u8; N]>::try_from(text)
+        .is_ok_and(|text| text.iter().zip(name).fold(0, |other, (a, b)| other | (a | 0x20) ^ b) == 0)
 }
 
 impl<'a> Reader<'a> {

@@ -54,7 +54,8 @@ enum Line {
 fn take(window: &[u8], at: usize, token_ends: u64, end: usize, fields: &mut Vec<Field>) -> Line {
     let name_bytes = token_ends.trailing_zeros() as usize;
     let Some(line) = window.get(at..end + 4) else { return Line::Other };
-    let (Some(separator), [.., last, b'\r', b'\n', first, second]) = (line.get(name_bytes..name_bytes + 3), line) else {
+    let (Some(separator), [.., last, b'\r', b'\n', first, second]) = (line.get(name_bytes..name_bytes + 3), line)
+    else {
         return Line::Other;
     };
     let is_trimmed = separator[..2] == *b": " && separator[2] > b' ' && *last > b' ';

@@ -47,12 +47,7 @@ impl<'a> RequestLine<'a> {
             return Err(Refusal::REQUEST_LINE);
         }
         let Some(minor) = minor_version(&rest[target_bytes + 1..])? else { return Ok(None) };
-        Ok(Some(Self {
-            length: method_bytes + 1 + target_bytes + 1 + VERSION_BYTES + 2,
-            method,
-            target,
-            minor,
-        }))
+        Ok(Some(Self { length: method_bytes + 1 + target_bytes + 1 + VERSION_BYTES + 2, method, target, minor }))
     }
 }
 

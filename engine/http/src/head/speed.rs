@@ -40,13 +40,20 @@ fn head_speed() {
     let mut minimal = |_: usize| format!("GET /?a={} HTTP/1.1\r\nHost: a\r\n\r\n", number(&mut below));
     measure("minimal GET", &mut minimal);
     let mut usual = |_: usize| {
-        format!("GET /baseline11?a={}&b={} HTTP/1.1\r\nHost: localhost:8080\r\n{browser}\r\n", number(&mut below), below(100))
+        format!(
+            "GET /baseline11?a={}&b={} HTTP/1.1\r\nHost: localhost:8080\r\n{browser}\r\n",
+            number(&mut below),
+            below(100)
+        )
     };
     measure("browser's headers", &mut usual);
     let mut cookies = |_: usize| {
         let cookie = "0123456789abcdef".repeat(below(40) as usize + 10);
         let referer = format!("Referer: https://a.example/{}\r\n", number(&mut below));
-        format!("GET /items/{} HTTP/1.1\r\nHost: a.example\r\n{browser}{referer}Cookie: id={cookie}\r\n\r\n", below(1000))
+        format!(
+            "GET /items/{} HTTP/1.1\r\nHost: a.example\r\n{browser}{referer}Cookie: id={cookie}\r\n\r\n",
+            below(1000)
+        )
     };
     measure("14 headers, long cookies", &mut cookies);
     let mut others = |index: usize| {
