@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod head;
 mod method;
 mod refusal;

@@ -179,7 +179,7 @@ impl Chunked {
             (Size | SizeSpace, b';') => ExtensionStart,
             (SizeSpace, _) => return Err(Refusal::CHUNK_SIZE),
             (ExtensionStart | ExtensionValueStart, b'\r') => return Err(Refusal::CHUNK_EXTENSION_SYNTAX),
-            (_, 0..b'\t' | 0x0b..b' ' | 0x7f) => return Err(Refusal::CHUNK_EXTENSION),
+            (_, 0..=0x08 | 0x0b..=0x1f | 0x7f) => return Err(Refusal::CHUNK_EXTENSION),
             (ExtensionQuoted, b'"') => ExtensionEnd,
             (ExtensionQuoted, b'\\') => ExtensionEscaped,
             (ExtensionQuoted | ExtensionEscaped, _) => ExtensionQuoted,
