@@ -6,7 +6,7 @@ mod reference;
 mod tests;
 
 use crate::body::chunked::Chunked;
-use crate::head::scan::{self, BLOCK_BYTES, Class, Classify, Level, Marks, Task};
+use crate::head::scan::{self, BLOCK_BYTES, Class, Classify, Level, Task};
 use crate::head::{Field, Framing, Head, HeadLimits, parse_at};
 use crate::refusal::Refusal;
 
@@ -91,22 +91,15 @@ impl Task for Scan<'_> {
             let expected = rest.iter().position(|byte| class.ends(*byte));
             assert_eq!(scan::run_end(classify, class, rest), expected, "{level:?} from {at}");
         }
-        let mut marks = Marks::new();
-        let is_more_behind = marks.mark(classify, data, at);
-        let count = marks.filled().len() * BLOCK_BYTES;
-        assert!(is_more_behind || count >= rest.len());
-        let bits = |class: &Class, start: usize| {
-            let bytes = rest.iter().skip(start).take(BLOCK_BYTES).enumerate();
+        let bits = |class: &Class, start: usize, count: usize| {
+            let bytes = data.iter().skip(start).take(count).enumerate();
             bytes.fold(0, |bits, (bit, byte)| bits | u64::from(class.ends(*byte)) << bit)
         };
-        for (index, block) in marks.filled().iter().enumerate() {
-            let start = index * BLOCK_BYTES;
-            assert_eq!(block.token_ends, bits(&scan::TOKEN, start), "{level:?} from {at}: {index}");
-            assert_eq!(block.value_ends, bits(&scan::VALUE, start), "{level:?} from {at}: {index}");
-        }
-        for start in (0..count.min(2 * BLOCK_BYTES)).step_by(3) {
-            let known = u64::MAX >> (start + BLOCK_BYTES).saturating_sub(count).min(63);
-            assert_eq!(marks.token_ends_from(start), bits(&scan::TOKEN, start) & known, "{level:?} from {at}: {start}");
+        for class in [&scan::TOKEN, &scan::VALUE] {
+            let ends = scan::ends(classify, class, data, at);
+            assert_eq!(ends, bits(class, at, BLOCK_BYTES), "{level:?} at {at}");
+            let ends = scan::ends_in_half(classify, class, data, at);
+            assert_eq!(u64::from(ends), bits(class, at, BLOCK_BYTES / 2), "{level:?} at {at}");
         }
         if let Some(target) = scan::target(classify, rest) {
             assert!(

@@ -85,6 +85,10 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn read_connection(&mut self, mut value: &[u8]) {
+        if is(value, b"keep-alive") {
+            self.keep_alive = true;
+            return;
+        }
         loop {
             let end = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
             let option = value[..end].trim_ascii();

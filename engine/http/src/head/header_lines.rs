@@ -1,6 +1,6 @@
 //! Header lines: where names and values lie. Pure.
 
-use super::scan::{BLOCK_BYTES, Classify, Marks, TOKEN, VALUE, run_end};
+use super::scan::{BLOCK_BYTES, Classify, TOKEN, VALUE, ends, ends_in_half, run_end};
 use super::{Field, HEADERS_MAX};
 use crate::refusal::Refusal;
 
@@ -12,30 +12,25 @@ pub(super) fn read(
     mut at: usize,
     fields: &mut Vec<Field>,
 ) -> Result<Option<usize>, Refusal> {
-    let mut marks = Marks::new();
-    loop {
-        let start = at;
-        let is_more_behind = marks.mark(classify, window, start);
-        let mut before = 0;
-        for (index, block) in marks.filled().iter().enumerate() {
-            // The first of several in a row; where all is well, a carriage return.
-            let mut ends = block.value_ends & !(block.value_ends << 1 | before);
-            before = block.value_ends >> (BLOCK_BYTES - 1);
-            while ends != 0 {
-                let end = start + index * BLOCK_BYTES + ends.trailing_zeros() as usize;
-                ends &= ends - 1;
-                match take(window, at, marks.token_ends_from(at - start), end, fields) {
-                    Line::Header => at = end + 2,
-                    Line::LastHeader => return Ok(Some(end + 4)),
-                    Line::Other if take_unusual(window, at, end, fields) => at = end + 2,
-                    Line::Other => return rest(classify, window, at, fields),
-                }
+    let (mut block_at, mut before) = (at, 0);
+    while block_at < window.len() {
+        let value_ends = ends(classify, &VALUE, window, block_at);
+        // The first of several in a row; where all is well, a carriage return.
+        let mut line_ends = value_ends & !(value_ends << 1 | before);
+        before = value_ends >> (BLOCK_BYTES - 1);
+        while line_ends != 0 {
+            let end = block_at + line_ends.trailing_zeros() as usize;
+            line_ends &= line_ends - 1;
+            match take(classify, window, at, end, fields) {
+                Line::Header => at = end + 2,
+                Line::LastHeader => return Ok(Some(end + 4)),
+                Line::Other if take_unusual(window, at, end, fields) => at = end + 2,
+                Line::Other => return rest(classify, window, at, fields),
             }
         }
-        if at == start || !is_more_behind {
-            return rest(classify, window, at, fields);
-        }
+        block_at += BLOCK_BYTES;
     }
+    rest(classify, window, at, fields)
 }
 
 /// What a line is.
@@ -48,11 +43,10 @@ enum Line {
     Other,
 }
 
-/// Takes the line from `at` to `end`, where the first byte is that may not stand in a value. The lowest bit of `token_ends` is for
-/// the byte at `at`.
+/// Takes the line from `at` to `end`, where the first byte is that may not stand in a value.
 #[inline(always)]
-fn take(window: &[u8], at: usize, token_ends: u64, end: usize, fields: &mut Vec<Field>) -> Line {
-    let name_bytes = token_ends.trailing_zeros() as usize;
+fn take(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -> Line {
+    let name_bytes = ends_in_half(classify, &TOKEN, window, at).trailing_zeros() as usize;
     let Some(line) = window.get(at..end + 4) else { return Line::Other };
     let (Some(separator), [.., last, b'\r', b'\n', first, second]) = (line.get(name_bytes..name_bytes + 3), line)
     else {
@@ -90,7 +84,7 @@ fn take_unusual(window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -
     true
 }
 
-/// Reads the lines from `at` on one by one: one that is no header, is longer than marks reach, or is not there yet.
+/// Reads the lines from `at` on one by one: one that is no header or is not there yet.
 #[cold]
 fn rest(
     classify: impl Classify,

@@ -1,18 +1,18 @@
-//! Finds the bytes that end a name, a value or a target, 64 at a time.
+//! Finds the bytes that end a name, a value or a target, up to 64 at a time.
 //!
 //! The one module of this crate with `unsafe`: it loads bytes into vector registers, calls code for instruction sets that were
-//! detected, keeps marks in memory that is not cleared before, and takes for text what it has checked. Bytes are only loaded from
-//! blocks of [`BLOCK_BYTES`] that are borrowed as arrays, so no load can lie outside the input.
+//! detected, and takes for text what it has checked. Bytes are only loaded from blocks that are borrowed as arrays, so no load can
+//! lie outside the input.
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
-use std::ptr;
+use std::iter;
+use std::sync::LazyLock;
 
-/// Bytes that are classified at once.
+/// Bytes of a block, one bit for each.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
-/// Blocks that [`Marks`] hold. Most heads fit.
-const BLOCKS_MAX: usize = 16;
+/// Enough for nearly every name.
+const HALF_BYTES: usize = BLOCK_BYTES / 2;
 
 /// What may stand in a run of characters, and so which bytes end it.
 #[derive(Clone, Copy)]
@@ -76,103 +76,29 @@ impl Class {
     /// Whether `byte` ends a run.
     #[inline]
     pub(crate) fn ends(&self, byte: u8) -> bool {
-        let is_listed = byte.is_ascii() && self.rows[usize::from(byte & 15)] >> (byte >> 4) & 1 == 1;
-        is_listed == self.listed_end
+        self.lists(byte) == self.listed_end
     }
 
-    /// What a mask of the bytes that are not listed must be combined with, to become one of those that end a run.
     #[inline]
-    fn flip(&self) -> u64 {
-        if self.listed_end { u64::MAX } else { 0 }
+    fn lists(&self, byte: u8) -> bool {
+        byte.is_ascii() && self.rows[usize::from(byte & 15)] >> (byte >> 4) & 1 == 1
     }
 }
 
-/// Bits of the bytes of a block, the first byte at the lowest bit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Block {
-    /// Bytes that end a token.
-    pub(crate) token_ends: u64,
-    /// Bytes that end a value; they end a token, too.
-    pub(crate) value_ends: u64,
-}
-
-/// The blocks of some input, from a place in it on.
-pub(crate) struct Marks {
-    /// The first `filled`, and one without bits behind them.
-    blocks: [MaybeUninit<Block>; BLOCKS_MAX + 1],
-    filled: usize,
-}
-
-impl Marks {
-    #[inline]
-    pub(crate) fn new() -> Self {
-        let mut marks = Self { blocks: [MaybeUninit::uninit(); BLOCKS_MAX + 1], filled: 0 };
-        marks.blocks[0].write(Block::default());
-        marks
-    }
-
-    /// Those of the input, the last one with bits for bytes that there are only.
-    #[inline]
-    pub(crate) fn filled(&self) -> &[Block] {
-        &self.initialized()[..self.filled]
-    }
-
-    /// Whether a byte ends a token: bit 0 for the one at `at`, and at least the 63 behind it. Bytes beyond the marks do not.
-    #[inline]
-    pub(crate) fn token_ends_from(&self, at: usize) -> u64 {
-        let (index, shift) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
-        match self.initialized().get(index..index + 2) {
-            Some([block, next]) => block.token_ends >> shift | next.token_ends << 1 << (63 - shift),
-            _ => 0,
-        }
-    }
-
-    /// Marks `input` from `at` on: up to the end of the block in which the fourth byte in a row ends a value, as at the end of a
-    /// head; otherwise to the end of the input, or until the marks are full. Says whether there are bytes behind it.
-    #[inline(always)]
-    pub(crate) fn mark(&mut self, classify: impl Classify, input: &[u8], at: usize) -> bool {
-        let (blocks, tail) = input[at..].as_chunks::<BLOCK_BYTES>();
-        let (mut before, mut pairs_before) = (0, 0);
-        for (index, bytes) in blocks.iter().take(BLOCKS_MAX).enumerate() {
-            let [token_ends, value_ends] = classify.ends(bytes, [&TOKEN, &VALUE]);
-            self.blocks[index].write(Block { token_ends, value_ends });
-            let pairs = value_ends & (value_ends << 1 | before >> 63);
-            if pairs & (pairs << 2 | pairs_before >> 62) != 0 {
-                self.end_with(index + 1);
-                return true;
-            }
-            (before, pairs_before) = (value_ends, pairs);
-        }
-        if blocks.len() >= BLOCKS_MAX {
-            self.end_with(BLOCKS_MAX);
-            return blocks.len() > BLOCKS_MAX || !tail.is_empty();
-        }
-        let [token_ends, value_ends] = tail_ends(classify, input, tail.len(), [&TOKEN, &VALUE]);
-        self.blocks[blocks.len()].write(Block { token_ends, value_ends });
-        self.end_with(blocks.len() + 1);
-        false
-    }
-
-    /// Says that the first `filled` are written.
-    #[inline(always)]
-    fn end_with(&mut self, filled: usize) {
-        self.blocks[filled].write(Block::default());
-        self.filled = filled;
-    }
-
-    /// The blocks that are filled, and the one behind them.
-    #[inline]
-    fn initialized(&self) -> &[Block] {
-        let blocks = &self.blocks[..=self.filled];
-        // SAFETY: `new` writes the first block; `mark` writes `filled` and the one behind it, before it sets `filled`.
-        unsafe { &*(ptr::from_ref(blocks) as *const [Block]) }
-    }
-}
-
-/// Classifies bytes with the instructions of one level.
+/// Classifies bytes with the instructions of one level. The first byte is at the lowest bit.
 pub(crate) trait Classify: Copy {
-    /// For each class, the bits of the bytes that end a run of it, the first byte at the lowest bit.
-    fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N];
+    /// The bits of the bytes that are not listed in a class.
+    fn unlisted_half(self, bytes: &[u8; HALF_BYTES], class: &Class) -> u32;
+
+    /// As [`Self::unlisted_half`], of a whole block.
+    #[inline(always)]
+    fn unlisted(self, bytes: &[u8; BLOCK_BYTES], class: &Class) -> u64 {
+        let [low, high] = [0, HALF_BYTES].map(|at| {
+            let half = bytes[at..].first_chunk().expect("two halves");
+            u64::from(self.unlisted_half(half, class))
+        });
+        high << HALF_BYTES | low
+    }
 }
 
 /// What is done with the instructions of a level.
@@ -198,25 +124,25 @@ enum Instructions {
 }
 
 impl Level {
-    /// The fastest one. The standard library remembers what it detected.
+    /// The fastest one.
     #[inline]
     pub(crate) fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        for (instructions, is_there) in x86::LEVELS {
-            if is_there() {
-                return Self(instructions);
-            }
-        }
-        Self(Instructions::Any)
+        static BEST: LazyLock<Level> = LazyLock::new(|| Level::available().last().expect("the scalar one"));
+        *BEST
     }
 
-    /// Every one that this machine has, the scalar one first.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn available() -> Vec<Self> {
-        let mut levels = vec![Self(Instructions::Any)];
-        #[cfg(target_arch = "x86_64")]
-        levels.extend(x86::LEVELS.iter().rev().filter(|(_, is_there)| is_there()).map(|(level, _)| Self(*level)));
-        levels
+    /// Every one that this machine has, from the slowest to the fastest.
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        let vectors: &[(Instructions, fn() -> bool)] = &[
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Ssse3, x86::has_ssse3),
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx2, x86::has_avx2),
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx512, x86::has_avx512),
+        ];
+        let detected = vectors.iter().filter(|(_, is_there)| is_there()).map(|(instructions, _)| *instructions);
+        iter::once(Instructions::Any).chain(detected).map(Self)
     }
 
     /// Runs `task` with these instructions.
@@ -243,48 +169,57 @@ struct Scalar;
 
 impl Classify for Scalar {
     #[inline(always)]
-    fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
-        classes.map(|class| {
-            let bit = |(at, byte): (usize, &u8)| u64::from(class.ends(*byte)) << at;
-            bytes.iter().enumerate().map(bit).fold(0, |ends, bit| ends | bit)
-        })
+    fn unlisted_half(self, bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
+        let bit = |(at, byte): (usize, &u8)| u32::from(!class.lists(*byte)) << at;
+        bytes.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit)
     }
+}
+
+/// The bits of those bytes of `input` from `at` on, up to a block, that end a run of `class`.
+#[inline(always)]
+pub(crate) fn ends(classify: impl Classify, class: &Class, input: &[u8], at: usize) -> u64 {
+    let is_end = |unlisted: u64| if class.listed_end { !unlisted } else { unlisted };
+    let rest = &input[at..];
+    match (rest.first_chunk(), input.last_chunk()) {
+        (Some(block), _) => is_end(classify.unlisted(block, class)),
+        (None, Some(last)) if !rest.is_empty() => is_end(classify.unlisted(last, class)) >> (BLOCK_BYTES - rest.len()),
+        _ => is_end(classify.unlisted(&padded(rest), class)) & ((1 << rest.len()) - 1),
+    }
+}
+
+/// As [`ends`], up to half a block.
+#[inline(always)]
+pub(crate) fn ends_in_half(classify: impl Classify, class: &Class, input: &[u8], at: usize) -> u32 {
+    let is_end = |unlisted: u32| if class.listed_end { !unlisted } else { unlisted };
+    let rest = &input[at..];
+    match (rest.first_chunk(), input.last_chunk()) {
+        (Some(half), _) => is_end(classify.unlisted_half(half, class)),
+        (None, Some(last)) if !rest.is_empty() => {
+            is_end(classify.unlisted_half(last, class)) >> (HALF_BYTES - rest.len())
+        }
+        _ => is_end(classify.unlisted_half(&padded(rest), class)) & ((1 << rest.len()) - 1),
+    }
+}
+
+#[inline(never)]
+fn padded<const BYTES: usize>(input: &[u8]) -> [u8; BYTES] {
+    let mut padded = [0; BYTES];
+    padded[..input.len()].copy_from_slice(input);
+    padded
 }
 
 /// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
 #[inline(always)]
 pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> Option<usize> {
-    let (blocks, tail) = input.as_chunks::<BLOCK_BYTES>();
-    for (index, bytes) in blocks.iter().enumerate() {
-        let [ends] = classify.ends(bytes, [class]);
+    let mut at = 0;
+    while at < input.len() {
+        let ends = ends_in_half(classify, class, input, at);
         if ends != 0 {
-            return Some(index * BLOCK_BYTES + ends.trailing_zeros() as usize);
+            return Some(at + ends.trailing_zeros() as usize);
         }
+        at += HALF_BYTES;
     }
-    let [ends] = tail_ends(classify, input, tail.len(), [class]);
-    (ends != 0).then(|| blocks.len() * BLOCK_BYTES + ends.trailing_zeros() as usize)
-}
-
-/// Classifies the last `count` bytes of `input`, less than a block. Bits beyond the end are not set.
-#[inline(always)]
-fn tail_ends<const N: usize>(classify: impl Classify, input: &[u8], count: usize, classes: [&Class; N]) -> [u64; N] {
-    if count == 0 {
-        return [0; N];
-    }
-    match input.last_chunk::<BLOCK_BYTES>() {
-        Some(last) => classify.ends(last, classes).map(|ends| ends >> (BLOCK_BYTES - count)),
-        None => {
-            let padded = padded(&input[input.len() - count..]);
-            classify.ends(&padded, classes).map(|ends| ends & ((1 << count) - 1))
-        }
-    }
-}
-
-#[cold]
-fn padded(input: &[u8]) -> [u8; BLOCK_BYTES] {
-    let mut padded = [0; BLOCK_BYTES];
-    padded[..input.len()].copy_from_slice(input);
-    padded
+    None
 }
 
 /// The target that a piece of a request line begins with.
@@ -346,26 +281,28 @@ fn escaped_run_end(classify: impl Classify, class: &Class, input: &[u8], mut at:
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, Class, Classify, Instructions, Task};
+    use super::{BLOCK_BYTES, Class, Classify, HALF_BYTES, Task};
 
-    /// The fastest first, with what tells whether the machine has it.
-    pub(super) const LEVELS: [(Instructions, fn() -> bool); 3] = [
-        (Instructions::Avx512, || is_x86_feature_detected!("avx512bw") && has_bit_counts()),
-        (Instructions::Avx2, || is_x86_feature_detected!("avx2") && has_bit_counts()),
-        (Instructions::Ssse3, || is_x86_feature_detected!("ssse3")),
-    ];
+    pub(super) fn has_ssse3() -> bool {
+        is_x86_feature_detected!("ssse3")
+    }
 
-    fn has_bit_counts() -> bool {
-        is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+    pub(super) fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+    }
+
+    /// Processors that have AVX-512, but not yet VBMI, clock all they do lower while they work with 512 bits.
+    pub(super) fn has_avx512() -> bool {
+        is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi") && has_avx2()
     }
 
     /// By the high four bits of a byte: the bit of a row.
     static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
 
-    /// A level: its name, its features, and the function that classifies.
+    /// A level: its name, its features, and how it classifies.
     macro_rules! level {
-        ($name:ident, $features:literal, $ends:ident) => {
-            /// Made by `run` only, so that whoever has one has the instructions.
+        ($name:ident, $features:literal, $($method:ident($bytes:ident) -> $bits:ident = $function:ident,)+) => {
+            /// Made by `run` only, so whoever has one has the instructions.
             #[derive(Clone, Copy)]
             pub(super) struct $name(());
 
@@ -377,85 +314,65 @@ mod x86 {
             }
 
             impl Classify for $name {
-                #[inline(always)]
-                fn ends<const N: usize>(self, bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
-                    // SAFETY: only code with these instructions makes `self`.
-                    unsafe { $ends(bytes, classes) }
-                }
+                $(
+                    #[inline(always)]
+                    fn $method(self, bytes: &[u8; $bytes], class: &Class) -> $bits {
+                        // SAFETY: only code with these instructions makes `self`.
+                        unsafe { $function(bytes, class) }
+                    }
+                )+
             }
         };
     }
 
-    level!(Ssse3, "ssse3", ends_ssse3);
-    level!(Avx2, "avx2,bmi1,bmi2", ends_avx2);
-    level!(Avx512, "avx512bw,bmi1,bmi2", ends_avx512);
+    level!(Ssse3, "ssse3", unlisted_half(HALF_BYTES) -> u32 = unlisted_ssse3,);
+    level!(Avx2, "avx2,bmi1,bmi2", unlisted_half(HALF_BYTES) -> u32 = unlisted_avx2,);
+    level!(
+        Avx512,
+        "avx512bw,avx2,bmi1,bmi2",
+        unlisted_half(HALF_BYTES) -> u32 = unlisted_avx2,
+        unlisted(BLOCK_BYTES) -> u64 = unlisted_avx512,
+    );
 
     #[inline]
-    fn load_128(bytes: &[u8; 16]) -> __m128i {
+    fn load(bytes: &[u8; 16]) -> __m128i {
         // SAFETY: the reference is valid for 16 bytes, the load needs no alignment, and SSE2 is part of x86-64.
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-    }
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load_256(bytes: &[u8; 32]) -> __m256i {
-        // SAFETY: the reference is valid for 32 bytes, and the load needs no alignment.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512bw")]
-    fn load_512(bytes: &[u8; 64]) -> __m512i {
-        // SAFETY: the reference is valid for 64 bytes, and the load needs no alignment.
-        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
 
     #[inline]
     #[target_feature(enable = "ssse3")]
-    fn ends_ssse3<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
-        let bits = load_128(&BITS);
-        let mut ends = classes.map(Class::flip);
-        for (index, part) in bytes.as_chunks::<16>().0.iter().enumerate() {
-            let part = load_128(part);
+    fn unlisted_ssse3(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
+        let (bits, rows) = (load(&BITS), load(&class.rows));
+        let [low, high] = [0, 16].map(|at| {
+            let part = load(bytes[at..].first_chunk().expect("two parts"));
             let high = _mm_and_si128(_mm_srli_epi16::<4>(part), _mm_set1_epi8(15));
-            let bit = _mm_shuffle_epi8(bits, high);
-            for (class, ends) in classes.iter().zip(&mut ends) {
-                let listed = _mm_and_si128(_mm_shuffle_epi8(load_128(&class.rows), part), bit);
-                let others = _mm_movemask_epi8(_mm_cmpeq_epi8(listed, _mm_setzero_si128()));
-                *ends ^= u64::from(others as u32) << (16 * index);
-            }
-        }
-        ends
+            let listed = _mm_and_si128(_mm_shuffle_epi8(rows, part), _mm_shuffle_epi8(bits, high));
+            _mm_movemask_epi8(_mm_cmpeq_epi8(listed, _mm_setzero_si128())) as u32
+        });
+        high << 16 | low
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn ends_avx2<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
-        let bits = _mm256_broadcastsi128_si256(load_128(&BITS));
-        let mut ends = classes.map(Class::flip);
-        for (index, part) in bytes.as_chunks::<32>().0.iter().enumerate() {
-            let part = load_256(part);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(part), _mm256_set1_epi8(15));
-            let bit = _mm256_shuffle_epi8(bits, high);
-            for (class, ends) in classes.iter().zip(&mut ends) {
-                let rows = _mm256_broadcastsi128_si256(load_128(&class.rows));
-                let listed = _mm256_and_si256(_mm256_shuffle_epi8(rows, part), bit);
-                let others = _mm256_movemask_epi8(_mm256_cmpeq_epi8(listed, _mm256_setzero_si256()));
-                *ends ^= u64::from(others as u32) << (32 * index);
-            }
-        }
-        ends
+    fn unlisted_avx2(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
+        let (bits, rows) = (load(&BITS), load(&class.rows));
+        let (bits, rows) = (_mm256_broadcastsi128_si256(bits), _mm256_broadcastsi128_si256(rows));
+        // SAFETY: the reference is valid for 32 bytes, and the load needs no alignment.
+        let part = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(part), _mm256_set1_epi8(15));
+        let listed = _mm256_and_si256(_mm256_shuffle_epi8(rows, part), _mm256_shuffle_epi8(bits, high));
+        _mm256_movemask_epi8(_mm256_cmpeq_epi8(listed, _mm256_setzero_si256())) as u32
     }
 
     #[inline]
     #[target_feature(enable = "avx512bw")]
-    fn ends_avx512<const N: usize>(bytes: &[u8; BLOCK_BYTES], classes: [&Class; N]) -> [u64; N] {
-        let bits = _mm512_broadcast_i32x4(load_128(&BITS));
-        let part = load_512(bytes);
+    fn unlisted_avx512(bytes: &[u8; BLOCK_BYTES], class: &Class) -> u64 {
+        let (bits, rows) = (load(&BITS), load(&class.rows));
+        let (bits, rows) = (_mm512_broadcast_i32x4(bits), _mm512_broadcast_i32x4(rows));
+        // SAFETY: the reference is valid for 64 bytes, and the load needs no alignment.
+        let part = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
         let high = _mm512_and_si512(_mm512_srli_epi16::<4>(part), _mm512_set1_epi8(15));
-        let bit = _mm512_shuffle_epi8(bits, high);
-        classes.map(|class| {
-            let rows = _mm512_broadcast_i32x4(load_128(&class.rows));
-            _mm512_testn_epi8_mask(_mm512_shuffle_epi8(rows, part), bit) ^ class.flip()
-        })
+        _mm512_testn_epi8_mask(_mm512_shuffle_epi8(rows, part), _mm512_shuffle_epi8(bits, high))
     }
 }
