@@ -14,6 +14,9 @@ const LINES_MAX: usize = 600;
 /// Longer all the same; this list must stay empty.
 const LONG_FILES: [&str; 0] = [];
 
+/// Where HTTP is parsed with vector instructions, which need `unsafe`.
+const VECTORS: &str = "engine/http/src/head/scan.rs";
+
 /// By room: the rooms that it imports, each with the first file that does.
 type Imports = BTreeMap<String, BTreeMap<String, String>>;
 
@@ -58,8 +61,9 @@ fn no_file_is_too_long() {
 fn unsafe_stays_in_sys() {
     for path in source_files() {
         let name = relative(&path, &workspace());
-        let is_allowed = name.starts_with("engine/src/sys/");
-        assert!(is_allowed || !has_unsafe(tokens_of(&path)), "{name} has `unsafe`, which only engine/src/sys may have");
+        let is_allowed = name.starts_with("engine/src/sys/") || name == VECTORS;
+        let has_unsafe = has_unsafe(tokens_of(&path));
+        assert!(is_allowed || !has_unsafe, "{name} has `unsafe`, which only engine/src/sys and {VECTORS} may have");
     }
 }
 

@@ -193,6 +193,83 @@ mod tests {
     }
 
     #[test]
+    fn headers_lie_where_they_are_said_to_be() {
+        let long = "b".repeat(200);
+        let head = format!(
+            "PUT /a HTTP/1.1\r\nHost: a\r\nA:b\r\n{long}: {long}\r\nC:\r\nD: \t \r\nE:\t e e\t \r\n\r\nX: y\r\n"
+        );
+        for level in Level::available() {
+            let mut fields = vec![Field { name_start: 0, name_end: 1, value_start: 2, value_end: 3 }];
+            let limits = HeadLimits { head_bytes_max: 1024, ..LIMITS };
+            let parsed =
+                parse_at(level, head.as_bytes(), limits, &mut fields).expect("no fault").expect("a whole head");
+            assert_eq!(parsed.length, head.find("X: y").expect("what follows"));
+            let parts = fields.iter().flat_map(|field| [field.name(head.as_bytes()), field.value(head.as_bytes())]);
+            let found: Vec<&str> = parts.map(|part| std::str::from_utf8(part).expect("ASCII")).collect();
+            assert_eq!(found, ["Host", "a", "A", "b", &long, &long, "C", "", "D", "", "E", "e e"], "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_characters_of_a_uri_only() {
+        let outcome = |target: &str| {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let mut outcomes = Level::available().map(|level| {
+                let outcome = parse_at(level, head.as_bytes(), LIMITS, &mut Vec::new());
+                outcome.map(|head| head.map(|head| (head.path.to_owned(), head.query.map(str::to_owned))))
+            });
+            let first = outcomes.next().expect("scalar");
+            outcomes.for_each(|outcome| assert_eq!(outcome, first));
+            first
+        };
+        let long = format!("/{}", "%c3%A9a".repeat(8));
+        for target in ["/", "/%41", "/a%2fb", "/a?%3F", "/-._~:/[]@!$&'()*+,;=", &long] {
+            let (path, query) =
+                target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query.to_owned())));
+            assert_eq!(outcome(target), Ok(Some((path.to_owned(), query))), "{target}");
+        }
+        for character in "\"<>\\^`{|}%".chars() {
+            for target in [
+                format!("/{character}"),
+                format!("/a?b{character}"),
+                format!("http://a{character}/"),
+                format!("{long}{character}"),
+            ] {
+                assert_eq!(outcome(&target), Err(Refusal::TARGET_CHARACTER), "{target}");
+            }
+        }
+        for target in ["/%", "/%4", "/%4g", "/%g4", "/%%41", "/%4%41", "/?%", "/%4?1"] {
+            assert_eq!(outcome(target), Err(Refusal::TARGET_CHARACTER), "{target}");
+        }
+        for target in ["/#", "/a?b#c", "/\"#", "#", "*", "a", "?"] {
+            assert_eq!(outcome(target), Err(Refusal::TARGET), "{target}");
+        }
+        for target in ["/a b", "/\t", "/\u{e9}", "/\x7f", "", "/\0"] {
+            assert_eq!(outcome(target), Err(Refusal::REQUEST_LINE), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_first_is_said_and_syntax_before_meaning() {
+        let outcome = |head: &str| length(parse(head.as_bytes(), LIMITS, &mut Vec::new()));
+        let rows = [
+            ("GET / HTTP/1.1\r\nHost: a\nX : y\r\n", Refusal::LINE_FEED),
+            ("GET / HTTP/1.1\r\nX : y\r\nHost: a\n", Refusal::HEADER_NAME),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n", Refusal::LINE_FEED),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\rx", Refusal::HEADER_VALUE),
+            ("BREW /\" HTTP/1.1\r\nContent-Length: x\r\n\r\n", Refusal::METHOD_UNKNOWN),
+            ("GET /\" HTTP/1.1\r\nContent-Length: x\r\n\r\n", Refusal::LENGTH_INVALID),
+            ("GET /\" HTTP/1.1\r\n\r\n", Refusal::HOST_MISSING),
+            ("GET /\" HTTP/1.1\r\nHost: a/\r\n\r\n", Refusal::HOST_INVALID),
+            ("GET /\" HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::TARGET_CHARACTER),
+            ("GET /\" HTTP/1.1\r\nHost: a\r\nX\r\n", Refusal::HEADER_NAME),
+        ];
+        for (head, refusal) in rows {
+            assert_eq!(outcome(head), Err(refusal), "{head:?}");
+        }
+    }
+
+    #[test]
     fn no_byte_in_a_value_slips_through_at_any_place() {
         for byte in 0..=255u8 {
             for place in 0..70 {
