@@ -87,7 +87,7 @@ impl Task for Scan<'_> {
     fn run(self, classify: impl Classify) {
         let Self { data, at, level } = self;
         let rest = &data[at..];
-        for class in [&scan::TOKEN, &scan::VALUE, &scan::HOST] {
+        for class in [&scan::TOKEN, &scan::VALUE, &scan::HOST, &scan::SPACE] {
             let expected = rest.iter().position(|byte| class.ends(*byte));
             assert_eq!(scan::run_end(classify, class, rest), expected, "{level:?} from {at}");
         }

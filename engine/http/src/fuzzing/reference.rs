@@ -33,8 +33,26 @@ pub(super) fn compare(data: &[u8], limits: HeadLimits, outcome: &Outcome<'_>) {
         // A version is refused once it is whole.
         (Ok(None), Err(httparse::Error::Version)) => {}
         (Ok(None), Err(error)) => panic!("httparse refuses what may still become good here: {error}"),
-        (Err(_), Ok(httparse::Status::Partial) | Err(_)) | (Ok(None), Ok(httparse::Status::Partial)) => {}
+        (Err(refusal), Err(error)) => assert!(of_error(error).contains(refusal), "{refusal:?} for {error}"),
+        // Of a head that is not whole, a line feed, a version and a bound may be refused before httparse says anything.
+        (Err(_) | Ok(None), Ok(httparse::Status::Partial)) => {}
     }
+}
+
+/// The refusals that an error of httparse may become. Whatever the error, a line feed or a bound may come before it.
+fn of_error(error: httparse::Error) -> Vec<Refusal> {
+    use httparse::Error;
+    let mut refusals = vec![Refusal::REQUEST_LINE, Refusal::TARGET_TOO_LONG, Refusal::METHOD_UNKNOWN];
+    if matches!(error, Error::HeaderName | Error::HeaderValue | Error::NewLine | Error::TooManyHeaders) {
+        refusals.extend([Refusal::LINE_FEED, Refusal::HEAD_TOO_LARGE, Refusal::HEADERS_TOO_MANY]);
+    }
+    match error {
+        Error::HeaderName => refusals.push(Refusal::HEADER_NAME),
+        Error::HeaderValue | Error::NewLine => refusals.push(Refusal::HEADER_VALUE),
+        Error::Version => refusals.push(Refusal::VERSION),
+        _ => {}
+    }
+    refusals
 }
 
 /// Method, target, version, and headers with their names and values.

@@ -1,6 +1,6 @@
 //! Header lines: where names and values lie. Pure.
 
-use super::scan::{BLOCK_BYTES, Classify, TOKEN, VALUE, ends, ends_in_half, run_end};
+use super::scan::{BLOCK_BYTES, Classify, SPACE, TOKEN, VALUE, ends, ends_in_half, run_end};
 use super::{Field, HEADERS_MAX};
 use crate::refusal::Refusal;
 
@@ -24,7 +24,7 @@ pub(super) fn read(
             match take(classify, window, at, end, fields) {
                 Line::Header => at = end + 2,
                 Line::LastHeader => return Ok(Some(end + 4)),
-                Line::Other if take_unusual(window, at, end, fields) => at = end + 2,
+                Line::Other if take_unusual(classify, window, at, end, fields) => at = end + 2,
                 Line::Other => return rest(classify, window, at, fields),
             }
         }
@@ -63,23 +63,22 @@ fn take(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &
 
 /// As [`take`], with any length of the name, and any whitespace around the value. Says whether it is a header.
 #[inline(never)]
-fn take_unusual(window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -> bool {
+fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -> bool {
     let (line, behind) = (&window[at..end], &window[end..]);
-    let Some(name_bytes) = line.iter().position(|byte| TOKEN.ends(*byte)) else { return false };
+    let Some(name_bytes) = run_end(classify, &TOKEN, line) else { return false };
     let is_header = name_bytes > 0 && line[name_bytes] == b':' && behind.starts_with(b"\r\n");
     if !is_header || fields.len() == HEADERS_MAX {
         return false;
     }
-    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
-    let value = &line[name_bytes + 1..];
-    let before = value.iter().position(is_text).unwrap_or(value.len());
-    let length = value.iter().rposition(is_text).map_or(before, |last| last + 1);
     let name_end = at + name_bytes;
+    let value = &window[name_end + 1..end];
+    let before = run_end(classify, &SPACE, value).unwrap_or(value.len());
+    let behind = value[before..].iter().rev().take_while(|byte| !SPACE.ends(**byte)).count();
     fields.push(Field {
         name_start: at as u32,
         name_end: name_end as u32,
         value_start: (name_end + 1 + before) as u32,
-        value_end: (name_end + 1 + length) as u32,
+        value_end: (end - behind) as u32,
     });
     true
 }
@@ -110,7 +109,7 @@ fn rest(
         let Some(end) = run_end(classify, &VALUE, line) else { return Ok(None) };
         match &line[end..] {
             [b'\r'] => return Ok(None),
-            [b'\r', b'\n', ..] => drop(take_unusual(window, at, at + end, fields)),
+            [b'\r', b'\n', ..] => drop(take_unusual(classify, window, at, at + end, fields)),
             [b'\n', ..] => return Err(Refusal::LINE_FEED),
             _ => return Err(Refusal::HEADER_VALUE),
         }

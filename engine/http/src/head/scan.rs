@@ -39,20 +39,28 @@ pub(crate) static HOST: Class = Class::alphanumeric_and(b"-._~!$&'()*+;=%:[]");
 /// What may stand in a value: no control character but tab (RFC 9110 5.5).
 pub(crate) static VALUE: Class = Class::without_controls();
 
+/// Whitespace around values (RFC 9110 5.6.3).
+pub(crate) static SPACE: Class = Class::of(b" \t");
+
 impl Class {
-    const fn alphanumeric_and(others: &[u8]) -> Self {
+    const fn of(characters: &[u8]) -> Self {
         let mut class = Self { rows: [0; 16], listed_end: false };
+        let mut at = 0;
+        while at < characters.len() {
+            class.list(characters[at]);
+            at += 1;
+        }
+        class
+    }
+
+    const fn alphanumeric_and(others: &[u8]) -> Self {
+        let mut class = Self::of(others);
         let mut byte = 0;
         while byte < 128 {
             if (byte as u8).is_ascii_alphanumeric() {
                 class.list(byte as u8);
             }
             byte += 1;
-        }
-        let mut at = 0;
-        while at < others.len() {
-            class.list(others[at]);
-            at += 1;
         }
         class
     }
