@@ -90,6 +90,8 @@ impl Task for Scan<'_> {
         for class in [&scan::TOKEN, &scan::VALUE, &scan::HOST, &scan::SPACE] {
             let expected = rest.iter().position(|byte| class.ends(*byte));
             assert_eq!(scan::run_end(classify, class, rest), expected, "{level:?} from {at}");
+            let expected = rest.iter().rposition(|byte| class.ends(*byte)).map_or(0, |last| last + 1);
+            assert_eq!(scan::run_start(classify, class, rest), expected, "{level:?} from {at}");
         }
         let bits = |class: &Class, start: usize, count: usize| {
             let bytes = data.iter().skip(start).take(count).enumerate();

@@ -1,6 +1,6 @@
 //! Header lines: where names and values lie. Pure.
 
-use super::scan::{BLOCK_BYTES, Classify, SPACE, TOKEN, VALUE, ends, ends_in_half, run_end};
+use super::scan::{BLOCK_BYTES, Classify, SPACE, TOKEN, VALUE, ends, ends_in_half, run_end, run_start};
 use super::{Field, HEADERS_MAX};
 use crate::refusal::Refusal;
 
@@ -73,12 +73,12 @@ fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, f
     let name_end = at + name_bytes;
     let value = &window[name_end + 1..end];
     let before = run_end(classify, &SPACE, value).unwrap_or(value.len());
-    let behind = value[before..].iter().rev().take_while(|byte| !SPACE.ends(**byte)).count();
+    let length = run_start(classify, &SPACE, value).max(before);
     fields.push(Field {
         name_start: at as u32,
         name_end: name_end as u32,
         value_start: (name_end + 1 + before) as u32,
-        value_end: (end - behind) as u32,
+        value_end: (name_end + 1 + length) as u32,
     });
     true
 }

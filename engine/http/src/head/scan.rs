@@ -230,6 +230,21 @@ pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> O
     None
 }
 
+/// Where the run of `class` that `input` ends with begins.
+#[inline(always)]
+pub(crate) fn run_start(classify: impl Classify, class: &Class, input: &[u8]) -> usize {
+    let mut end = input.len();
+    while end > 0 {
+        let at = end.saturating_sub(HALF_BYTES);
+        let ends = ends_in_half(classify, class, &input[..end], at);
+        if ends != 0 {
+            return at + (u32::BITS - ends.leading_zeros()) as usize;
+        }
+        end = at;
+    }
+    0
+}
+
 /// The target that a piece of a request line begins with.
 pub(crate) enum Target<'a> {
     /// Only characters that a target may have, and how many of them come before the first `?`.
@@ -266,21 +281,19 @@ pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>
 /// Where the run from `at` on ends of characters of `class`, and of `%` with two hexadecimal digits behind it (RFC 3986 2.1).
 #[inline(always)]
 fn escaped_run_end(classify: impl Classify, class: &Class, input: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        at += run_end(classify, class, &input[at..])?;
-        if input[at] != b'%' {
-            return Some(at);
-        }
-        while let [b'%', high, low, ..] = &input[at..] {
-            if !high.is_ascii_hexdigit() || !low.is_ascii_hexdigit() {
-                return Some(at);
+    while at < input.len() {
+        let mut ends = ends_in_half(classify, class, input, at);
+        while ends != 0 {
+            let end = at + ends.trailing_zeros() as usize;
+            // The digits are of the class, so the next end lies behind them.
+            match &input[end..] {
+                [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => ends &= ends - 1,
+                _ => return Some(end),
             }
-            at += 3;
         }
-        if input.len() - at < 3 {
-            return (at..input.len()).find(|at| class.ends(input[*at]));
-        }
+        at += HALF_BYTES;
     }
+    None
 }
 
 /// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond
