@@ -5,7 +5,6 @@
 //! lie outside the input.
 #![allow(unsafe_code)]
 
-use std::iter;
 use std::sync::LazyLock;
 
 /// Bytes of a block, one bit for each.
@@ -131,6 +130,35 @@ enum Instructions {
     Avx512,
 }
 
+impl Instructions {
+    /// From the slowest to the fastest.
+    const ALL: &[Self] = &[
+        Self::Any,
+        #[cfg(target_arch = "x86_64")]
+        Self::Ssse3,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+    ];
+
+    /// Whether this machine has them.
+    fn are_there(self) -> bool {
+        match self {
+            Self::Any => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Ssse3 => is_x86_feature_detected!("ssse3"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::has_avx2(),
+            // Processors that have AVX-512, but not yet VBMI, clock all they do lower while they work with 512 bits.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi") && x86::has_avx2()
+            }
+        }
+    }
+}
+
 impl Level {
     /// The fastest one.
     #[inline]
@@ -141,16 +169,7 @@ impl Level {
 
     /// Every one that this machine has, from the slowest to the fastest.
     pub(crate) fn available() -> impl Iterator<Item = Self> {
-        let vectors: &[(Instructions, fn() -> bool)] = &[
-            #[cfg(target_arch = "x86_64")]
-            (Instructions::Ssse3, x86::has_ssse3),
-            #[cfg(target_arch = "x86_64")]
-            (Instructions::Avx2, x86::has_avx2),
-            #[cfg(target_arch = "x86_64")]
-            (Instructions::Avx512, x86::has_avx512),
-        ];
-        let detected = vectors.iter().filter(|(_, is_there)| is_there()).map(|(instructions, _)| *instructions);
-        iter::once(Instructions::Any).chain(detected).map(Self)
+        Instructions::ALL.iter().filter(|instructions| instructions.are_there()).map(|instructions| Self(*instructions))
     }
 
     /// Runs `task` with these instructions.
@@ -304,17 +323,8 @@ mod x86 {
 
     use super::{BLOCK_BYTES, Class, Classify, HALF_BYTES, Task};
 
-    pub(super) fn has_ssse3() -> bool {
-        is_x86_feature_detected!("ssse3")
-    }
-
     pub(super) fn has_avx2() -> bool {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
-    }
-
-    /// Processors that have AVX-512, but not yet VBMI, clock all they do lower while they work with 512 bits.
-    pub(super) fn has_avx512() -> bool {
-        is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi") && has_avx2()
     }
 
     /// By the high four bits of a byte: the bit of a row.
