@@ -22,7 +22,7 @@ const BEGINNINGS_MAX: usize = 700;
 /// A head and its headers, or why there is none.
 type Outcome<'a> = Result<Option<(Head<'a>, Vec<Field>)>, Refusal>;
 
-/// Parses `data` as a head: with every instruction set alike, as [`reference`] does it with httparse, and so that a decision stands
+/// Parses `data` as a head: with every instruction set alike, as `reference` does it with httparse, and so that a decision stands
 /// whatever follows.
 ///
 /// # Panics

@@ -137,7 +137,7 @@ fn meaning(request: &httparse::Request<'_, '_>) -> Result<(Framing, Persistence,
             }
             "transfer-encoding" => {
                 for coding in header.value.split(|byte| *byte == b',') {
-                    let text = std::str::from_utf8(coding).map_err(|_| Refusal::ENCODING_INVALID).unwrap_or("\u{e9};");
+                    let text = String::from_utf8_lossy(coding);
                     let name =
                         text.split(';').next().unwrap_or_default().trim_matches([' ', '\t']).to_ascii_lowercase();
                     let is_name = !name.is_empty()

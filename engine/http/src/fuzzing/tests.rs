@@ -5,6 +5,8 @@ mod mutations;
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 /// What readers of HTTP trip over.
 const PIECES: &[&[u8]] = &[
     b"\r\n",
@@ -54,4 +56,18 @@ targets! {
     head,
     scan,
     chunked,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_instruction_set_finds_the_same(data in prop::collection::vec(any::<u8>(), 0..300)) {
+        super::scan(&data);
+    }
+
+    #[test]
+    fn every_instruction_set_finds_the_same_in_text(data in "[ -~]{0,200}[\t\r\n\x7f\u{80}]{0,4}[a-z]{0,100}") {
+        super::scan(data.as_bytes());
+    }
 }

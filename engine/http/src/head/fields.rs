@@ -92,12 +92,9 @@ impl<'a> Reader<'a> {
         loop {
             let end = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
             let option = value[..end].trim_ascii();
-            match option.len() {
-                5 => self.close |= is(option, b"close"),
-                7 => self.lists_upgrade |= is(option, b"upgrade"),
-                10 => self.keep_alive |= is(option, b"keep-alive"),
-                _ => {}
-            }
+            self.close |= is(option, b"close");
+            self.keep_alive |= is(option, b"keep-alive");
+            self.lists_upgrade |= is(option, b"upgrade");
             match value.get(end + 1..) {
                 Some(rest) => value = rest,
                 None => return,

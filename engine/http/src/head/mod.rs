@@ -3,8 +3,8 @@
 //! Invariant: once [`parse`] has decided on a piece of input, more input behind it changes nothing. So answers do not
 //! depend on how the network cut the request.
 //!
-//! One strict pass: [`scan`] marks the bytes that end a name or a value, and a header costs a look at the marks. What is wrong
-//! with a line is only asked once it is known not to be right.
+//! One strict pass: [`scan`] finds the bytes that end a name or a value, and a usual header costs a few looks at what it found.
+//! Whatever else a line may be is only asked once it is known not to be usual.
 
 pub(crate) mod fields;
 mod header_lines;

@@ -128,6 +128,8 @@ enum Instructions {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Instructions {
@@ -140,12 +142,16 @@ impl Instructions {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
     ];
 
     /// Whether this machine has them.
     fn are_there(self) -> bool {
         match self {
             Self::Any => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => cfg!(target_feature = "neon"),
             #[cfg(target_arch = "x86_64")]
             Self::Ssse3 => is_x86_feature_detected!("ssse3"),
             #[cfg(target_arch = "x86_64")]
@@ -177,6 +183,8 @@ impl Level {
     pub(crate) fn run<T: Task>(self, task: T) -> T::Output {
         match self.0 {
             Instructions::Any => task.run(Scalar),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => task.run(neon::Neon),
             // SAFETY: a level is only made for instructions that were detected.
             #[cfg(target_arch = "x86_64")]
             Instructions::Ssse3 => unsafe { x86::Ssse3::run(task) },
@@ -315,20 +323,21 @@ fn escaped_run_end(classify: impl Classify, class: &Class, input: &[u8], mut at:
     None
 }
 
+/// By the high four bits of a byte: the bit of a row.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond
 /// ASCII choose an empty row.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, Class, Classify, HALF_BYTES, Task};
+    use super::{BITS, BLOCK_BYTES, Class, Classify, HALF_BYTES, Task};
 
     pub(super) fn has_avx2() -> bool {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
     }
-
-    /// By the high four bits of a byte: the bit of a row.
-    static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
 
     /// A level: its name, its features, and how it classifies.
     macro_rules! level {
@@ -405,5 +414,50 @@ mod x86 {
         let part = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
         let high = _mm512_and_si512(_mm512_srli_epi16::<4>(part), _mm512_set1_epi8(15));
         _mm512_testn_epi8_mask(_mm512_shuffle_epi8(rows, part), _mm512_shuffle_epi8(bits, high))
+    }
+}
+
+/// As in `x86`, with `tbl` for `pshufb`.
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::{BITS, Class, Classify, HALF_BYTES};
+
+    /// For every eight bytes: the bit that each becomes.
+    static WEIGHTS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Neon;
+
+    impl Classify for Neon {
+        #[inline(always)]
+        fn unlisted_half(self, bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
+            // SAFETY: the level is only there where all code is compiled for these instructions.
+            unsafe { unlisted(bytes, class) }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn load(bytes: &[u8; 16]) -> uint8x16_t {
+        // SAFETY: the reference is valid for 16 bytes, and the load needs no alignment.
+        unsafe { vld1q_u8(bytes.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn unlisted(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
+        let (bits, rows, weights) = (load(&BITS), load(&class.rows), load(&WEIGHTS));
+        let weigh = |part: &[u8; 16]| {
+            let part = load(part);
+            let (row, high) = (vqtbl1q_u8(rows, vandq_u8(part, vdupq_n_u8(15))), vshrq_n_u8::<4>(part));
+            vandq_u8(vceqzq_u8(vandq_u8(row, vqtbl1q_u8(bits, high))), weights)
+        };
+        let (parts, _) = bytes.as_chunks();
+        // Adding neighbours three times makes a byte of the bits of eight.
+        let pairs = vpaddq_u8(weigh(&parts[0]), weigh(&parts[1]));
+        let fours = vpaddq_u8(pairs, pairs);
+        vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vpaddq_u8(fours, fours)))
     }
 }
