@@ -19,6 +19,7 @@ use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::client::{Client, Shared, Stop, Told};
+pub(crate) use self::exchange::chunked;
 pub(crate) use self::plan::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };

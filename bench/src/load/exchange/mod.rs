@@ -12,7 +12,7 @@ use baton::Io;
 use self::fixed::Fixed;
 use self::head::Body;
 use self::http::Http;
-pub(crate) use self::template::Template;
+pub(crate) use self::template::{Template, chunked};
 use self::websocket::WebSocket;
 use super::plan::{ExchangePlan, RespCommand};
 

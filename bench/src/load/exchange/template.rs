@@ -179,7 +179,10 @@ impl Whole {
 }
 
 /// The body that chunks carry, to the last byte of `rest`.
-fn chunked(mut rest: &[u8]) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// Says where they are wrong, or not all there.
+pub(crate) fn chunked(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     loop {
         let Ok(httparse::Status::Complete((head_bytes, size))) = httparse::parse_chunk_size(rest) else {
