@@ -1,16 +1,21 @@
 #!/bin/sh
-# h2o as a peer of `baton-bench compare`: one thread, no access log, two small files. Stays in the foreground.
-# Usage: h2o.sh PORT
+# h2o as a peer of `baton-bench compare`: one thread, no access log, small files, and a folder of larger ones with their
+# compressed siblings. Stays in the foreground.
+# Usage: h2o.sh PORT FOLDER
 set -eu
-[ $# -eq 1 ] || { echo "usage: h2o.sh PORT" >&2; exit 2; }
+[ $# -eq 2 ] || { echo "usage: h2o.sh PORT FOLDER" >&2; exit 2; }
 command -v h2o >/dev/null || { echo "h2o.sh: h2o is missing: install the Debian package h2o" >&2; exit 2; }
 port=$1
+data=$2
 folder=$(mktemp -d)
 # Started as root, h2o serves as nobody, who must reach the files.
 chmod 755 "$folder"
+cp -r "$data/static" "$folder/static"
+chmod -R a+rX "$folder/static"
 ulimit -n "$(ulimit -Hn)"
 printf 'Hello, World!' >"$folder/plaintext"
 printf '{"message":"Hello, World!"}' >"$folder/json"
+printf 'ok' >"$folder/pipeline"
 cat >"$folder/h2o.conf" <<CONF
 num-threads: 1
 num-name-resolution-threads: 1
@@ -31,5 +36,11 @@ hosts:
       /json:
         file.file: $folder/json
         file.mime.setdefaulttype: application/json
+      /pipeline:
+        file.file: $folder/pipeline
+        file.mime.setdefaulttype: text/plain
+      /static:
+        file.dir: $folder/static
+        file.send-compressed: ON
 CONF
 exec h2o -m worker -c "$folder/h2o.conf"

@@ -202,14 +202,14 @@ impl Server {
     pub(super) fn command(&self, places: &Places, workload: &Workload, port: u16) -> String {
         let quoted = |path: PathBuf| format!("'{}'", path.display());
         let data = quoted(places.data.0.clone());
+        let folder = if self.services.iter().any(|service| service.is_http()) { data.as_str() } else { "" };
         match &self.source {
             Source::Command(command) => command.replace("{port}", &port.to_string()).replace("{data}", &data),
             Source::Script { .. } => {
-                format!("{} {port} {data}", quoted(places.peers.join(format!("{}.sh", self.name))))
+                format!("{} {port} {folder}", quoted(places.peers.join(format!("{}.sh", self.name))))
             }
-            Source::Package { folder, .. } => {
-                let program = quoted(places.peers.join("target/release").join(folder));
-                if self.services == ECHO { format!("{program} {port}") } else { format!("{program} {port} {data}") }
+            Source::Package { folder: of, .. } => {
+                format!("{} {port} {folder}", quoted(places.peers.join("target/release").join(of)))
             }
             Source::Own => {
                 let program = quoted(places.own.join(own_program(workload)));
