@@ -123,7 +123,7 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
         None => &outcome.phases[0].latency,
     });
     sample.latency_us = LatencyUs { p50: latency.p50, p99: latency.p99, p99_9: latency.p99_9 };
-    sample.problem = problem(&outcome);
+    sample.problem = problem(&outcome, after.requests - before.requests);
     Ok(sample)
 }
 
@@ -177,14 +177,14 @@ impl Reading {
     }
 }
 
-fn problem(outcome: &load::Outcome) -> Option<String> {
+fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
     let failures = outcome.failures.kinds().into_iter().filter(|(_, count)| *count > 0);
     let mut problems: Vec<String> = failures.map(|(kind, count)| format!("{kind} {count}")).collect();
-    if outcome.requests == 0 {
+    if requests == 0 {
         problems.push("nothing was answered".to_owned());
     }
     // A few are always due in the last moment.
-    if outcome.unsent as f64 > outcome.requests as f64 * UNSENT_SHARE_MAX {
+    if outcome.unsent as f64 > requests as f64 * UNSENT_SHARE_MAX {
         problems.push(format!("{} were due and never sent", outcome.unsent));
     }
     problems.extend(outcome.reasons.iter().take(1).cloned());

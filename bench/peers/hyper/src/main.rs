@@ -19,7 +19,7 @@ use mimalloc::MiMalloc;
 use serde::Serialize;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::arena::{Arena, Content};
 
@@ -32,6 +32,9 @@ mod start;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// The library's own 128 KiB are filled with zeros for each read.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
 
 #[derive(Serialize)]
 struct Message {
@@ -100,7 +103,8 @@ fn socket(mut request: Request<Incoming>) -> Answer {
 }
 
 async fn echo(upgraded: Upgraded) {
-    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES).write_buffer_size(0);
+    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     while let Some(Ok(message)) = socket.next().await {
         // Pings and closes are answered by the library.
         if (message.is_binary() || message.is_text()) && socket.send(message).await.is_err() {
