@@ -51,18 +51,29 @@ const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pip
 const BARE_EPOLL: &[Service] =
     &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Upload, Service::Echo, Service::Resp];
 
-/// All of HTTP but compression and WebSocket, which not every peer has.
+/// HTTP of whoever reads bodies by their length alone.
+const HTTP_BY_LENGTH: &[Service] = &[
+    Service::Plaintext,
+    Service::Json,
+    Service::Pipeline,
+    Service::Items,
+    Service::ItemsCompressed,
+    Service::Upload,
+    Service::Static,
+];
+
 const HTTP: &[Service] = &[
     Service::Plaintext,
     Service::Json,
     Service::Baseline,
     Service::Pipeline,
     Service::Items,
+    Service::ItemsCompressed,
     Service::Upload,
     Service::Static,
 ];
 
-const HTTP_AND_ALL: &[Service] = &[
+const HTTP_AND_WEB_SOCKET: &[Service] = &[
     Service::Plaintext,
     Service::Json,
     Service::Baseline,
@@ -87,11 +98,11 @@ pub(super) fn all() -> Vec<Server> {
         script("nginx", &["nginx", "-v"], FIXED_AND_FILES),
         script("h2o", &["h2o", "--version"], FIXED_AND_FILES),
         script("haproxy", &["haproxy", "-v"], FIXED),
-        http("may_minihttp", "may_minihttp", HTTP),
+        http("may_minihttp", "may_minihttp", HTTP_BY_LENGTH),
         http("ntex", "ntex", HTTP),
         http("ntex_uring", "ntex", HTTP),
-        http("actix_web", "actix-web", HTTP_AND_ALL),
-        http("hyper", "hyper", HTTP_AND_ALL),
+        http("actix_web", "actix-web", HTTP_AND_WEB_SOCKET),
+        http("hyper", "hyper", HTTP_AND_WEB_SOCKET),
         http("monoio", "monoio", HTTP),
         echo("tokio", "echo_tokio", "tokio"),
         echo("monoio", "echo_monoio", "monoio"),

@@ -79,13 +79,16 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
     }
     let mut comparison = Comparison::new(&plan, skipped);
     for workload in &plan.workloads {
-        measure_workload(&plan, workload, &mut comparison).map_err(Failed::Error)?;
-        print(&comparison.last_table())?;
+        let rows = measure_workload(&plan, workload, &mut comparison).map_err(Failed::Error)?;
+        if rows > 0 {
+            print(&comparison.last_table())?;
+        }
     }
     arguments.write(&comparison).map_err(Failed::Error)
 }
 
-fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Comparison) -> Result<(), String> {
+/// Adds a table, and gives how many rows it has; none is added without rows.
+fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Comparison) -> Result<usize, String> {
     let mut load = requests::load(workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;
     let mut entries = Vec::new();
     for server in &plan.servers {
@@ -105,9 +108,12 @@ fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Compariso
         measure_block(plan, workload, &load, block, &mut entries, &mut random, comparison);
     }
     let rows = entries.into_iter().filter(|entry| !entry.samples.is_empty());
-    let rows = rows.map(|entry| Row::new(entry.server, entry.samples, load.rate, entry.note)).collect();
-    comparison.add(workload, requests::variety(&load), rows);
-    Ok(())
+    let rows: Vec<Row> = rows.map(|entry| Row::new(entry.server, entry.samples, load.rate, entry.note)).collect();
+    let count = rows.len();
+    if count > 0 {
+        comparison.add(workload, requests::variety(&load), rows);
+    }
+    Ok(count)
 }
 
 /// Starts all servers, and measures each in every window.

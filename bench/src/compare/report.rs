@@ -193,10 +193,10 @@ impl Table {
                 median(|sample| sample.per_cpu_second, 1e3),
             ],
         };
-        let (ratio, interval) = match self.ratio(row) {
-            Some(ratio) => (format!("{:.3}", ratio.median), format!("{:.3}–{:.3}", ratio.low, ratio.high)),
-            None => (String::new(), String::new()),
-        };
+        let ratio = self.ratio(row);
+        let interval = ratio.and_then(|ratio| ratio.interval);
+        let interval = interval.map_or(String::new(), |interval| format!("{:.3}–{:.3}", interval.low, interval.high));
+        let ratio = ratio.map_or(String::new(), |ratio| format!("{:.3}", ratio.median));
         let is_first = self.rows.first().is_some_and(|first| first.name == row.name);
         let interval = if is_first { String::new() } else { interval };
         let [one, two, three] = last;
@@ -397,10 +397,10 @@ mod tests {
         let table = &comparison.tables[0];
         let ratio = |row: usize| table.ratio(&table.rows[row]);
         // Of 180 and 90, 200 and 100, 400 and 200; the ratio of the medians is the same here by accident.
-        assert_eq!(ratio(2), Some(Ratio { median: 2.0, low: 2.0, high: 2.0 }));
+        assert_eq!(ratio(2), Some(Ratio { median: 2.0, interval: None }));
         // Of 200 and 90, 200 and 100, 200 and 200.
         assert_eq!(ratio(1).map(|ratio| ratio.median), Some(2.0));
-        assert_eq!(ratio(0), Some(Ratio { median: 1.0, low: 1.0, high: 1.0 }));
+        assert_eq!(ratio(0), Some(Ratio { median: 1.0, interval: None }));
         assert_eq!(ratio(3), None);
         // Of 90 and 200, 100 and 200, 200 and 200.
         assert_eq!(table.ratio_to_bare(&table.rows[0]).map(|ratio| ratio.median), Some(0.5));
@@ -413,7 +413,7 @@ mod tests {
         table.rows[2].samples[0].problem = Some("reset 1".to_owned());
         table.rows[0].samples.remove(1);
         let table = &comparison.tables[0];
-        assert_eq!(table.ratio(&table.rows[2]), Some(Ratio { median: 2.0, low: 2.0, high: 2.0 }));
+        assert_eq!(table.ratio(&table.rows[2]), Some(Ratio { median: 2.0, interval: None }));
         let only = table.rows[2].good().filter(|sample| sample.block == 1).count();
         assert_eq!(only, 1);
     }
@@ -422,7 +422,7 @@ mod tests {
     fn tables_show_medians_ratios_and_what_is_to_be_said() {
         let text = comparison().last_table();
         assert!(text.starts_with("HTTP, 64 connections (all requests equal)\n"), "{text}");
-        assert!(text.contains("90.0–200") && text.contains("to baton") && text.contains("2.000–2.000"), "{text}");
+        assert!(text.contains("90.0–200") && text.contains("to baton") && text.contains("2.000"), "{text}");
         assert!(text.contains("! 1 of 1 windows failed and are left out: wrong 3"), "{text}");
         assert!(text.contains("! answers lack date"), "{text}");
     }
