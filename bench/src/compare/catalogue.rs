@@ -313,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn our_own_program_is_the_one_that_serves_the_workload() {
+        let places = Places { peers: PathBuf::new(), own: "o".into(), data: Data("d".into()) };
+        let baton = all().into_iter().find(|server| server.name == BATON).expect("ours");
+        for (workload, command) in [
+            ("differ:64", "'o/batond' --listen 127.0.0.1:7 --protocol http --log-level error --control off"),
+            ("echo:1:1", "'o/batond' --listen 127.0.0.1:7 --protocol echo --log-level error --control off"),
+            ("resp:get:1", "'o/examples/resp' --listen 127.0.0.1:7 "),
+            ("arena:pipelined", "'o/examples/arena' --listen 127.0.0.1:7 --workers 1 --data 'd'"),
+            ("upload:1:1", "'o/examples/arena' --listen 127.0.0.1:7 --workers 1 --data 'd'"),
+        ] {
+            let workload = workload.parse().expect(workload);
+            assert_eq!(baton.command(&places, &workload, 7), command);
+            assert!(baton.missing(&places, &workload).is_some_and(|why| why.ends_with("is not built")));
+        }
+    }
+
+    #[test]
     fn each_workload_has_its_servers() {
         let names = |workload: &str| {
             let workload = workload.parse().expect("a workload");

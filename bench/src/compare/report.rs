@@ -216,6 +216,7 @@ impl Table {
         for (name, width) in header.iter().zip(widths) {
             let _ = write!(text, "{name:>width$}");
         }
+        text.truncate(text.trim_end().len());
         for row in &self.rows {
             let _ = write!(text, "\n  {:<14}", row.name);
             for (cell, width) in self.cells(row).iter().zip(widths) {
@@ -273,6 +274,8 @@ impl Comparison {
             _ => Measure::PerCpuSecond,
         };
         let title = match variety {
+            // One request for each connection is all that there is.
+            _ if measure == Measure::BytesPerConnection => workload.to_string(),
             Variety::Equal => format!("{workload} (all requests equal)"),
             Variety::Rotation(requests) => format!("{workload} ({requests} requests in rotation)"),
             Variety::Differ => workload.to_string(),
