@@ -39,10 +39,30 @@ const ECHO: &[Service] = &[Service::Echo];
 
 const RESP: &[Service] = &[Service::Resp];
 
-/// What can be had by configuration alone.
-const FIXED: &[Service] = &[Service::Plaintext, Service::Json, Service::Pipeline];
+/// What peers have, from what all have to what few do.
+const BY_COMMON: [Service; 9] = [
+    Service::Plaintext,
+    Service::Json,
+    Service::Pipeline,
+    Service::Static,
+    Service::Upload,
+    Service::Items,
+    Service::ItemsCompressed,
+    Service::Baseline,
+    Service::WebSocket,
+];
 
-const FIXED_AND_FILES: &[Service] = &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Static];
+/// What can be had by configuration alone.
+const FIXED: &[Service] = BY_COMMON.split_at(3).0;
+
+const FIXED_AND_FILES: &[Service] = BY_COMMON.split_at(4).0;
+
+/// HTTP of whoever reads bodies by their length alone.
+const HTTP_BY_LENGTH: &[Service] = BY_COMMON.split_at(7).0;
+
+const HTTP: &[Service] = BY_COMMON.split_at(8).0;
+
+const HTTP_AND_WEB_SOCKET: &[Service] = &BY_COMMON;
 
 /// What a loop can do that reads no request.
 const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Echo, Service::Resp];
@@ -50,40 +70,6 @@ const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pip
 /// On epoll it also counts a body, in one buffer that stays hot.
 const BARE_EPOLL: &[Service] =
     &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Upload, Service::Echo, Service::Resp];
-
-/// HTTP of whoever reads bodies by their length alone.
-const HTTP_BY_LENGTH: &[Service] = &[
-    Service::Plaintext,
-    Service::Json,
-    Service::Pipeline,
-    Service::Items,
-    Service::ItemsCompressed,
-    Service::Upload,
-    Service::Static,
-];
-
-const HTTP: &[Service] = &[
-    Service::Plaintext,
-    Service::Json,
-    Service::Baseline,
-    Service::Pipeline,
-    Service::Items,
-    Service::ItemsCompressed,
-    Service::Upload,
-    Service::Static,
-];
-
-const HTTP_AND_WEB_SOCKET: &[Service] = &[
-    Service::Plaintext,
-    Service::Json,
-    Service::Baseline,
-    Service::Pipeline,
-    Service::Items,
-    Service::ItemsCompressed,
-    Service::Upload,
-    Service::Static,
-    Service::WebSocket,
-];
 
 /// Every server that is known.
 pub(super) fn all() -> Vec<Server> {

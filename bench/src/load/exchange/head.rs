@@ -6,7 +6,7 @@ use std::str;
 use super::fixed::excerpt;
 
 /// Header lines of an answer at most.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 
 /// A head, or a line of a chunked body, that is not complete within so many bytes is none.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -45,16 +45,24 @@ pub(super) struct Head {
     pub(super) date: Range<usize>,
 }
 
-/// The head of an answer; `None` where it is not complete.
+/// Parses the head of an answer, and gives its length too; `None` where it is not complete.
+pub(super) fn parse<'headers, 'input>(
+    input: &'input [u8],
+    headers: &'headers mut [httparse::Header<'input>],
+) -> Result<Option<(usize, httparse::Response<'headers, 'input>)>, String> {
+    let mut response = httparse::Response::new(headers);
+    match response.parse(input) {
+        Ok(httparse::Status::Complete(bytes)) => Ok(Some((bytes, response))),
+        Ok(httparse::Status::Partial) if input.len() < HEAD_BYTES_MAX => Ok(None),
+        Ok(httparse::Status::Partial) => Err("a head without end".to_owned()),
+        Err(error) => Err(format!("not an HTTP answer ({error}): {}", excerpt(input))),
+    }
+}
+
+/// The head of an answer to a request; `None` where it is not complete.
 pub(super) fn parse_head(input: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let bytes = match response.parse(input) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) if input.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err("a head without end".to_owned()),
-        Err(error) => return Err(format!("not an HTTP answer ({error}): {}", excerpt(input))),
-    };
+    let Some((bytes, response)) = parse(input, &mut headers)? else { return Ok(None) };
     let status = response.code.unwrap_or_default();
     if !(200..400).contains(&status) {
         return Err(format!("status {status}: {}", excerpt(input)));

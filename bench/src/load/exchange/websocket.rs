@@ -5,17 +5,13 @@ use std::rc::Rc;
 use baton::Io;
 
 use super::fixed::{VARIANTS, choose_variant, excerpt, pattern};
+use super::head::{HEADERS_MAX, parse};
 use super::{Progress, Read};
 use crate::random::Random;
 
 /// The key of RFC 6455, section 1.3, and what a server must make of it.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-/// A head that is not complete within so many bytes is none.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-const HEADERS_MAX: usize = 32;
 
 /// The last (here only) frame of a binary message: section 5.2.
 const FINAL_BINARY: u8 = 0x82;
@@ -125,13 +121,7 @@ fn frame(payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
 /// The length of the answer with which a server agrees, `None` where it is not complete.
 fn agreed(input: &[u8]) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let bytes = match response.parse(input) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) if input.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err("a head without end".to_owned()),
-        Err(error) => return Err(format!("not an HTTP answer ({error}): {}", excerpt(input))),
-    };
+    let Some((bytes, response)) = parse(input, &mut headers)? else { return Ok(None) };
     let accept = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-accept"));
     if response.code != Some(101) || accept.is_none_or(|header| header.value != ACCEPT) {
         return Err(format!("the server does not agree to speak WebSocket: {}", excerpt(input)));
