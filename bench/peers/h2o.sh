@@ -8,15 +8,13 @@ command -v h2o >/dev/null || { echo "h2o.sh: h2o is missing: install the Debian 
 port=$1
 data=$2
 folder=$(mktemp -d)
-# Started as root, h2o serves as nobody, who must reach the files.
-chmod 755 "$folder"
-cp -r "$data/static" "$folder/static"
-chmod -R a+rX "$folder/static"
 ulimit -n "$(ulimit -Hn)"
 printf 'Hello, World!' >"$folder/plaintext"
 printf '{"message":"Hello, World!"}' >"$folder/json"
 printf 'ok' >"$folder/pipeline"
 cat >"$folder/h2o.conf" <<CONF
+# Started as root, h2o would serve as nobody, who may not reach the files.
+$([ "$(id -u)" -ne 0 ] || echo "user: root")
 num-threads: 1
 num-name-resolution-threads: 1
 tcp-fastopen: 0
@@ -40,7 +38,7 @@ hosts:
         file.file: $folder/pipeline
         file.mime.setdefaulttype: text/plain
       /static:
-        file.dir: $folder/static
+        file.dir: $data/static
         file.send-compressed: ON
 CONF
 exec h2o -m worker -c "$folder/h2o.conf"

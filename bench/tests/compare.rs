@@ -2,14 +2,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::process::{self, Command, Output};
+use std::process::{self, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Where the server of [`stub_server`] listens, and whether it knows but one path.
+/// Where the server of [`stub_server`] listens, and the file that it writes its pid to.
 const PORT: &str = "BATON_BENCH_STUB_PORT";
+const PID_FILE: &str = "BATON_BENCH_STUB_PID_FILE";
 
 /// No stub lives longer, whatever becomes of those who started it.
 const STUB_LIFETIME: Duration = Duration::from_secs(120);
@@ -19,6 +20,9 @@ const STUB_LIFETIME: Duration = Duration::from_secs(120);
 #[ignore = "the server that the other tests start"]
 fn stub_server() {
     let Some(port) = std::env::var(PORT).ok().and_then(|port| port.parse::<u16>().ok()) else { return };
+    if let Some(path) = std::env::var_os(PID_FILE) {
+        std::fs::write(path, process::id().to_string()).expect("written");
+    }
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port");
     thread::spawn(|| {
         thread::sleep(STUB_LIFETIME);
@@ -53,14 +57,17 @@ fn stub(name: &str) -> String {
     format!("{name}=env {PORT}={{port}} '{}' --exact stub_server --ignored --nocapture", program.display())
 }
 
-fn compare(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     // One core is enough, and any will do.
     let core = core_affinity::get_core_ids().expect("cores")[0].id.to_string();
-    Command::new(env!("CARGO_BIN_EXE_baton-bench"))
-        .args(["compare", "--server-core", &core, "--load-core", &core, "--warm-up", "0.05", "--seconds", "0.1"])
-        .args(arguments)
-        .output()
-        .expect("it runs")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_baton-bench"));
+    command.args(["compare", "--server-core", &core, "--load-core", &core, "--warm-up", "0.05", "--seconds", "0.1"]);
+    command.args(arguments);
+    command
+}
+
+fn compare(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("it runs")
 }
 
 #[test]
@@ -81,6 +88,10 @@ fn windows_are_paired_and_what_cannot_be_done_is_skipped() {
     for table in tables {
         let rows = table["rows"].as_array().expect("rows");
         assert_eq!([&rows[0]["name"], &rows[1]["name"]], ["one", "other"]);
+        assert_eq!(rows[0]["to_first"]["median"], 1.0);
+        let [low, median, high] = ["/interval/low", "/median", "/interval/high"]
+            .map(|name| rows[1]["to_first"].pointer(name).and_then(Value::as_f64).expect(name));
+        assert!(0.0 < low && low <= median && median <= high, "{low} {median} {high}");
         for row in rows {
             assert_eq!(row["note"], "answers lack date");
             let samples = row["samples"].as_array().expect("samples");
@@ -92,13 +103,40 @@ fn windows_are_paired_and_what_cannot_be_done_is_skipped() {
             assert!(samples.iter().all(|sample| sample["per_cpu_second"].as_f64() > Some(0.0)), "{samples:?}");
         }
     }
-    // A ratio to itself, and one to the other with an interval: six pairs are enough.
-    let line = text.lines().find(|line| line.trim_start().starts_with("other ")).expect("a row");
-    assert!(line.contains('–') && text.contains("to one") && text.contains("1.000"), "{text}");
     let skipped = result["skipped"].as_array().expect("a list");
     let whys: Vec<&str> = skipped.iter().filter_map(Value::as_str).collect();
     assert_eq!(whys.len(), 2, "{whys:?}");
     assert!(whys[0].starts_with("one, arena:baseline:2: GET /baseline11"), "{whys:?}");
+}
+
+/// Waits until something is there.
+fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn servers_end_with_a_comparison_that_is_killed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pid_file = folder.path().join("pid");
+    let server = stub("one").replace("=env ", &format!("=env {PID_FILE}='{}' ", pid_file.display()));
+    let arguments = ["--server", &server, "--workload", "http:1", "--blocks", "1", "--windows", "1000"];
+    let mut running = command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let pid: u32 = wait_for("the server", || std::fs::read_to_string(&pid_file).ok()?.parse().ok());
+    running.kill().expect("killed");
+    running.wait().expect("ended");
+    wait_for("the server's end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Nobody may be there to reap it.
+        let state = stat.rsplit_once(") ").map_or("Z", |(_, rest)| &rest[..1]);
+        (state == "Z").then_some(())
+    });
 }
 
 #[test]

@@ -67,12 +67,14 @@ pub(super) struct Row {
     /// Requests a second asked for.
     rate: Option<f64>,
     note: Option<String>,
+    /// Of the measured figures, in pairs.
+    pub(super) to_first: Option<Ratio>,
     samples: Vec<Sample>,
 }
 
 impl Row {
     pub(super) fn new(server: &Server, samples: Vec<Sample>, rate: Option<f64>, note: Option<String>) -> Self {
-        Self { name: server.name.clone(), is_bare: server.is_bare(), rate, note, samples }
+        Self { name: server.name.clone(), is_bare: server.is_bare(), rate, note, to_first: None, samples }
     }
 
     fn good(&self) -> impl Iterator<Item = &Sample> {
@@ -138,11 +140,6 @@ impl Table {
         row.summary(|sample| self.measure.of(sample) / connections)
     }
 
-    /// To the first server; of that one, 1.
-    pub(super) fn ratio(&self, row: &Row) -> Option<Ratio> {
-        row.ratio(self.rows.first()?, self.measure)
-    }
-
     fn median_of(&self, name: &str) -> Option<f64> {
         let row = self.rows.iter().find(|row| row.name == name)?;
         Some(self.figure(row)?.median)
@@ -193,7 +190,7 @@ impl Table {
                 median(|sample| sample.per_cpu_second, 1e3),
             ],
         };
-        let ratio = self.ratio(row);
+        let ratio = row.to_first;
         let interval = ratio.and_then(|ratio| ratio.interval);
         let interval = interval.map_or(String::new(), |interval| format!("{:.3}–{:.3}", interval.low, interval.high));
         let ratio = ratio.map_or(String::new(), |ratio| format!("{:.3}", ratio.median));
@@ -267,7 +264,7 @@ impl Comparison {
         Self { machine: machine(), versions, method, tables: Vec::new(), skipped }
     }
 
-    pub(super) fn add(&mut self, workload: &Workload, variety: Variety, rows: Vec<Row>) {
+    pub(super) fn add(&mut self, workload: &Workload, variety: Variety, mut rows: Vec<Row>) {
         let measure = match workload {
             Workload::Idle { .. } => Measure::BytesPerConnection,
             Workload::Rate { .. } => Measure::Latency,
@@ -280,6 +277,9 @@ impl Comparison {
             Variety::Rotation(requests) => format!("{workload} ({requests} requests in rotation)"),
             Variety::Differ => workload.to_string(),
         };
+        for index in 0..rows.len() {
+            rows[index].to_first = rows[index].ratio(&rows[0], measure);
+        }
         self.tables.push(Table { title, workload: workload.name(), measure, rows });
     }
 
@@ -375,7 +375,8 @@ mod tests {
                 per_second: 1e5,
                 ..Sample::default()
             });
-            Row { name: name.to_owned(), is_bare, rate: None, note: None, samples: samples.collect() }
+            let samples = samples.collect();
+            Row { name: name.to_owned(), is_bare, rate: None, note: None, to_first: None, samples }
         };
         let mut comparison = Comparison {
             machine: "M".to_owned(),
@@ -398,7 +399,7 @@ mod tests {
     fn ratios_are_of_pairs() {
         let comparison = comparison();
         let table = &comparison.tables[0];
-        let ratio = |row: usize| table.ratio(&table.rows[row]);
+        let ratio = |row: usize| table.rows[row].to_first;
         // Of 180 and 90, 200 and 100, 400 and 200; the ratio of the medians is the same here by accident.
         assert_eq!(ratio(2), Some(Ratio { median: 2.0, interval: None }));
         // Of 200 and 90, 200 and 100, 200 and 200.
@@ -416,7 +417,7 @@ mod tests {
         table.rows[2].samples[0].problem = Some("reset 1".to_owned());
         table.rows[0].samples.remove(1);
         let table = &comparison.tables[0];
-        assert_eq!(table.ratio(&table.rows[2]), Some(Ratio { median: 2.0, interval: None }));
+        assert_eq!(table.rows[2].ratio(&table.rows[0], table.measure), Some(Ratio { median: 2.0, interval: None }));
         let only = table.rows[2].good().filter(|sample| sample.block == 1).count();
         assert_eq!(only, 1);
     }
