@@ -1,17 +1,20 @@
 #!/bin/sh
-# h2o as a peer of `baton-bench compare`: one thread, no access log, two small files. Stays in the foreground.
-# Usage: h2o.sh PORT
+# h2o as a peer of `baton-bench compare`: one thread, no access log, small files, and a folder of larger ones with their
+# compressed siblings. Stays in the foreground.
+# Usage: h2o.sh PORT FOLDER
 set -eu
-[ $# -eq 1 ] || { echo "usage: h2o.sh PORT" >&2; exit 2; }
+[ $# -eq 2 ] || { echo "usage: h2o.sh PORT FOLDER" >&2; exit 2; }
 command -v h2o >/dev/null || { echo "h2o.sh: h2o is missing: install the Debian package h2o" >&2; exit 2; }
 port=$1
+data=$2
 folder=$(mktemp -d)
-# Started as root, h2o serves as nobody, who must reach the files.
-chmod 755 "$folder"
 ulimit -n "$(ulimit -Hn)"
 printf 'Hello, World!' >"$folder/plaintext"
 printf '{"message":"Hello, World!"}' >"$folder/json"
+printf 'ok' >"$folder/pipeline"
 cat >"$folder/h2o.conf" <<CONF
+# Started as root, h2o would serve as nobody, who may not reach the files.
+$([ "$(id -u)" -ne 0 ] || echo "user: root")
 num-threads: 1
 num-name-resolution-threads: 1
 tcp-fastopen: 0
@@ -31,5 +34,11 @@ hosts:
       /json:
         file.file: $folder/json
         file.mime.setdefaulttype: application/json
+      /pipeline:
+        file.file: $folder/pipeline
+        file.mime.setdefaulttype: text/plain
+      /static:
+        file.dir: $data/static
+        file.send-compressed: ON
 CONF
 exec h2o -m worker -c "$folder/h2o.conf"

@@ -1,9 +1,9 @@
 #!/bin/sh
 # HAProxy as a peer of `baton-bench compare`: one thread, no log, fixed answers made by its own rules, without the
 # Server and Date headers, which it does not add by itself. Stays in the foreground.
-# Usage: haproxy.sh PORT
+# Usage: haproxy.sh PORT [FOLDER]
 set -eu
-[ $# -eq 1 ] || { echo "usage: haproxy.sh PORT" >&2; exit 2; }
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: haproxy.sh PORT [FOLDER]" >&2; exit 2; }
 command -v haproxy >/dev/null || { echo "haproxy.sh: haproxy is missing: install the Debian package haproxy" >&2; exit 2; }
 port=$1
 folder=$(mktemp -d)
@@ -23,6 +23,7 @@ frontend peer
     bind 127.0.0.1:$port backlog 4096
     maxconn 16384
     http-request return status 200 content-type application/json string '{"message":"Hello, World!"}' if { path /json }
+    http-request return status 200 content-type text/plain string "ok" if { path /pipeline }
     http-request return status 200 content-type text/plain string "Hello, World!"
 CONF
 exec haproxy -q -db -f "$folder/haproxy.cfg"

@@ -1,4 +1,4 @@
-//! What every Rust peer does first: reads its only argument and takes all descriptors it may have. Each peer includes
+//! What every Rust peer does first: reads its first argument and takes all descriptors it may have. Each peer includes
 //! this file as a module.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,9 +9,9 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// The loopback address to listen on, from the command line. Raises the soft limit of descriptors to the hard one.
 /// Ends the process with code 2 when the command line is wrong.
 pub fn address() -> SocketAddr {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let [port] = arguments.as_slice() else {
-        eprintln!("usage: {NAME} PORT");
+    // A second argument is the folder of those peers that serve files.
+    let Some(port) = env::args().nth(1).filter(|_| env::args().len() <= 3) else {
+        eprintln!("usage: {NAME} PORT [FOLDER]");
         process::exit(2);
     };
     let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {

@@ -5,6 +5,7 @@ mod compare;
 mod cpu;
 mod handover;
 mod load;
+mod random;
 mod run;
 
 use std::io::{self, Write};

@@ -157,6 +157,98 @@ fn what_was_due_counts_from_then() {
     assert!(at("corrected") > 20.0 * at("uncorrected"), "{} against {}", at("corrected"), at("uncorrected"));
 }
 
+/// Answers each request with the sum of its query's values and of a body of two digits.
+fn serve_sums(mut stream: TcpStream, _: usize) {
+    let mut byte = [0];
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => return,
+            }
+        }
+        let text = String::from_utf8(head).expect("text");
+        let query = text.split(['?', ' ']).nth(2).expect("a query");
+        let mut sum: u64 = query.split('&').map(|pair| pair[2..].parse::<u64>().expect("a number")).sum();
+        if text.contains("Content-Length: 2") {
+            let mut body = [0; 2];
+            stream.read_exact(&mut body).expect("a body");
+            sum += String::from_utf8_lossy(&body).parse::<u64>().expect("a number");
+        }
+        let body = sum.to_string();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn templates_take_turns_and_their_sums_are_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("a path").to_owned()
+    };
+    let get = file("get.raw", "GET /?a={RAND:1:1000}&b={RAND:1:9} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let post = file("post.raw", "POST /?a={RAND:1:9} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{RAND:10:99}");
+    let both = ["--template", &get, "--template", &post, "--expect-sum"];
+    for more in [&[][..], &["--depth", "7"], &["--requests-per-connection", "3"], &["--rate", "300"]] {
+        let output = bench(server(serve_sums), &[&both[..], more].concat());
+        let result = result(&output);
+        assert!(output.status.success() && result["requests"].as_u64() > Some(10), "{more:?}: {result}");
+    }
+    // A server whose answers do not depend on what it was asked.
+    let result = result(&bench(server(serve_well), &both[..]));
+    assert!(kinds(&result).contains(&"wrong"), "{result}");
+    for (raw, part) in [("GET / HTTP/1.1\r\n", "no end"), ("GET /?a=x HTTP/1.1\r\n\r\n", "must be numbers")] {
+        let output = bench(server(serve_well), &["--template", &file("bad.raw", raw), "--expect-sum"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && told.contains(part), "{told}");
+    }
+}
+
+/// Agrees to speak WebSocket, and sends each message of up to 125 bytes back; another one from the third on, if `is_wrong`.
+fn serve_socket(mut stream: TcpStream, is_wrong: bool) {
+    if !read_request(&mut stream) {
+        return;
+    }
+    let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    stream.write_all(agreed).expect("sent");
+    for number in 0.. {
+        let mut head = [0; 6];
+        if stream.read_exact(&mut head).is_err() {
+            return;
+        }
+        assert_eq!((head[0], head[1] & 0x80), (0x82, 0x80), "binary, and masked");
+        let mut payload = vec![0; usize::from(head[1] & 0x7F)];
+        stream.read_exact(&mut payload).expect("a payload");
+        let mask = &head[2..];
+        assert_ne!(mask, [0; 4]);
+        payload.iter_mut().enumerate().for_each(|(index, byte)| *byte ^= mask[index % 4]);
+        payload[0] ^= u8::from(is_wrong && number > 1);
+        if stream.write_all(&[&[0x82, head[1] & 0x7F], payload.as_slice()].concat()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn messages_on_a_web_socket_must_come_back() {
+    for more in [&[][..], &["--depth", "5"], &["--requests-per-connection", "2"]] {
+        let output = bench(server(|stream, _| serve_socket(stream, false)), &[&["--protocol", "ws"], more].concat());
+        let result = result(&output);
+        assert!(output.status.success() && result["requests"].as_u64() > Some(10), "{more:?}: {result}");
+    }
+    let wrong = result(&bench(server(|stream, _| serve_socket(stream, true)), &["--protocol", "ws"]));
+    assert!(kinds(&wrong).contains(&"wrong"), "{wrong}");
+    let refused = result(&bench(server(serve_well), &["--protocol", "ws"]));
+    assert_eq!(kinds(&refused), ["wrong"], "{refused}");
+}
+
 #[test]
 fn wrong_usage_is_told() {
     let bench = |arguments: &[&str]| {
@@ -170,6 +262,10 @@ fn wrong_usage_is_told() {
         (&["127.0.0.1:1", "--depth", "0"], "--depth 0"),
         (&["127.0.0.1:1", "--duration", "0"], "--duration 0"),
         (&["127.0.0.1:1", "--path", "x"], "--path"),
+        (&["127.0.0.1:1", "--path", "/{RAND:2:1}"], "must not be above"),
+        (&["127.0.0.1:1", "--template", "/nowhere.raw"], "--template /nowhere.raw"),
+        (&["127.0.0.1:1", "--template", "x", "--path", "/"], "cannot be used with"),
+        (&["127.0.0.1:1", "--protocol", "ws", "--payload", "1048577"], "--payload 1048577"),
         (&["127.0.0.1:1", "--cores", "999"], "--cores"),
         (&["127.0.0.1:1", "--plot", "x.png"], ".svg"),
         (&["127.0.0.1:1", "--server-pid", "999999999"], "no such process"),

@@ -8,35 +8,55 @@ use clap::{Args, ValueEnum};
 
 use super::catalogue::{self, Places, Server};
 use super::report::Comparison;
-use super::workload::{FULL, QUICK, Workload};
-use super::{Plan, chart};
+use super::workload::{ARENA, FULL, QUICK, Workload};
+use super::{Plan, chart, requests};
 
-/// The longest that a cell may last.
+/// The longest that a window may last.
 const SECONDS_MAX: f64 = 600.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// One of each kind, five in all.
+    /// Some of each protocol, requests that differ first.
     Quick,
-    /// All nineteen; with every server, an hour or more.
+    /// All but HttpArena's; with every server, two hours or more.
     Full,
+    /// HttpArena's profiles of HTTP/1.1.
+    Arena,
+}
+
+impl Group {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Quick => &QUICK,
+            Self::Full => &FULL,
+            Self::Arena => &ARENA,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workloads: http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS (one request each),
-echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at
-that share of the slowest server's best).
+Workloads: differ:CONNECTIONS[:DEPTH] (a random query and the headers of browsers in each request),
+http:CONNECTIONS[:DEPTH] (one request again and again), json:CONNECTIONS, close:CONNECTIONS (one request each),
+upload:CONNECTIONS:BYTES, static:CONNECTIONS (files in rotation), ws:CONNECTIONS:BYTES (WebSocket echo),
+arena:PROFILE[:CONNECTIONS] (HttpArena: baseline, limited-conn, pipelined, json, json-comp, upload, static, echo-ws),
+echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at that share of the
+slowest server's best). A table says where all requests are equal, or how many are in rotation.
+
+In each block all servers are started anew and stay alive; each window measures every server once, in random order.
+Ratios are medians of those within windows, to the first server, with a bootstrap interval of 95 %.
 
 Rust peers are built when they are first wanted. What cannot be had is named and skipped.
 
 Examples:
   baton-bench compare
-  baton-bench compare --server baton --server nginx --workload http:256 --rounds 9
+  baton-bench compare --server baton --server nginx --workload differ:256 --blocks 8
+  baton-bench compare --group arena
   baton-bench compare --group full --markdown table.md --chart chart.svg
-  baton-bench compare --server baton --server 'mine=./mine --port {port}' --workload http:64")]
+  baton-bench compare --server baton --server 'mine=./mine --port {port}' --workload differ:64:16")]
 pub(crate) struct CompareArguments {
-    /// A server from --list, or NAME=COMMAND with {port} where the port goes; repeatable. Default: all.
+    /// A server from --list, or NAME=COMMAND with {port} where the port goes, and {data} where the folder of files does;
+    /// repeatable. Ratios are to the first one. Default: all.
     #[arg(long = "server", value_name = "NAME")]
     servers: Vec<String>,
     /// A workload; repeatable.
@@ -45,14 +65,17 @@ pub(crate) struct CompareArguments {
     /// Workloads, where none is named.
     #[arg(long, value_enum, default_value_t = Group::Quick, conflicts_with = "workloads")]
     group: Group,
-    /// Rounds; every other one goes through the servers backwards.
+    /// Blocks of windows; servers are started anew for each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Seconds measured in each cell.
-    #[arg(long, default_value_t = 3.0)]
+    blocks: u32,
+    /// Windows of each server in a block.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    windows: u32,
+    /// Seconds measured in each window.
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Seconds of load before that.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
     /// Core the servers are pinned to.
     #[arg(long, default_value_t = 0)]
@@ -63,13 +86,16 @@ pub(crate) struct CompareArguments {
     /// Folder of the peers.
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
     peers: PathBuf,
+    /// Folder of the files that servers serve: dataset.json, and static with files.
+    #[arg(long, value_name = "FOLDER", default_value = requests::DATA_DEFAULT, hide_default_value = true)]
+    data: PathBuf,
     /// Write all tables, as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Write every figure, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw bars, relative to baton.
+    /// Draw bars, relative to the first server.
     #[arg(long, value_name = "FILE.svg")]
     chart: Option<PathBuf>,
     /// Show the servers and workloads that are known, and leave.
@@ -84,7 +110,8 @@ impl CompareArguments {
         if !self.peers.is_dir() {
             return Err(format!("--peers {}: no such folder", self.peers.display()));
         }
-        Ok(Places { peers: self.peers.clone(), own })
+        let data = requests::check_data(&self.data)?;
+        Ok(Places { peers: self.peers.clone(), own, data })
     }
 
     pub(super) fn plan(&self) -> Result<Plan, String> {
@@ -120,22 +147,21 @@ impl CompareArguments {
         if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
             return Err("--chart: only .svg is drawn".to_owned());
         }
-        let names: &[&str] = if self.group == Group::Full { &FULL } else { &QUICK };
         let workloads = if self.workloads.is_empty() {
-            names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?
+            self.group.names().iter().map(|name| name.parse()).collect::<Result<_, _>>()?
         } else {
             self.workloads.clone()
         };
         Ok(Plan {
             servers,
             workloads,
-            rounds: self.rounds,
+            blocks: self.blocks,
+            windows: self.windows,
             seconds: self.seconds,
             warm_up: self.warm_up,
             server_core: self.server_core,
             load_core: self.load_core,
             places: self.places()?,
-            load_program: std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?,
         })
     }
 
@@ -146,11 +172,11 @@ impl CompareArguments {
             let version = server.version(&places).unwrap_or_default();
             let _ = writeln!(text, "  {:<14}{version}", server.name);
         }
-        text.push_str("Workloads of --group full (* of quick):\n");
-        for name in FULL {
+        text.push_str("Workloads of --group full (* of quick), and of --group arena:\n");
+        for name in FULL.into_iter().chain(ARENA) {
             let workload: Workload = name.parse()?;
             let mark = if QUICK.contains(&name) { "*" } else { " " };
-            let _ = writeln!(text, "{mark} {name:<18}{workload}");
+            let _ = writeln!(text, "{mark} {name:<20}{workload}");
         }
         Ok(text.trim_end().to_owned())
     }

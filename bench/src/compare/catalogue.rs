@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-use super::workload::{Protocol, Workload};
+use super::requests::Data;
+use super::workload::{Service, Workload};
 
 /// Where a server comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,38 +28,74 @@ enum Source {
 pub(super) struct Server {
     pub(super) name: String,
     source: Source,
-    /// `None`: whatever it is asked.
-    protocol: Option<Protocol>,
+    /// What it can do; nothing here: whatever it is asked.
+    services: &'static [Service],
 }
 
 /// What is compared with.
 pub(super) const BATON: &str = "baton";
 
+const ECHO: &[Service] = &[Service::Echo];
+
+const RESP: &[Service] = &[Service::Resp];
+
+/// What peers have, from what all have to what few do.
+const BY_COMMON: [Service; 9] = [
+    Service::Plaintext,
+    Service::Json,
+    Service::Pipeline,
+    Service::Static,
+    Service::Upload,
+    Service::Items,
+    Service::ItemsCompressed,
+    Service::Baseline,
+    Service::WebSocket,
+];
+
+/// What can be had by configuration alone.
+const FIXED: &[Service] = BY_COMMON.split_at(3).0;
+
+const FIXED_AND_FILES: &[Service] = BY_COMMON.split_at(4).0;
+
+/// HTTP of whoever reads bodies by their length alone.
+const HTTP_BY_LENGTH: &[Service] = BY_COMMON.split_at(7).0;
+
+const HTTP: &[Service] = BY_COMMON.split_at(8).0;
+
+const HTTP_AND_WEB_SOCKET: &[Service] = &BY_COMMON;
+
+/// What a loop can do that reads no request.
+const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Echo, Service::Resp];
+
+/// On epoll it also counts a body, in one buffer that stays hot.
+const BARE_EPOLL: &[Service] =
+    &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Upload, Service::Echo, Service::Resp];
+
 /// Every server that is known.
 pub(super) fn all() -> Vec<Server> {
-    let server = |name: &str, source, protocol| Server { name: name.to_owned(), source, protocol };
-    let script = |name, version, protocol| server(name, Source::Script { version }, Some(protocol));
-    let http = |folder, of| server(folder, Source::Package { folder, of }, Some(Protocol::Http));
-    let echo = |name, folder, of| server(name, Source::Package { folder, of }, Some(Protocol::Echo));
+    let server = |name: &str, source, services| Server { name: name.to_owned(), source, services };
+    let script = |name, version, services| server(name, Source::Script { version }, services);
+    let http = |folder, of, services| server(folder, Source::Package { folder, of }, services);
+    let echo = |name, folder, of| server(name, Source::Package { folder, of }, ECHO);
     vec![
-        server(BATON, Source::Own, None),
-        server("bare-uring", Source::Bare { form: "uring" }, None),
-        server("bare-epoll", Source::Bare { form: "epoll" }, None),
-        script("nginx", &["nginx", "-v"], Protocol::Http),
-        script("h2o", &["h2o", "--version"], Protocol::Http),
-        script("haproxy", &["haproxy", "-v"], Protocol::Http),
-        http("may_minihttp", "may_minihttp"),
-        http("ntex", "ntex"),
-        http("ntex_uring", "ntex"),
-        http("actix_web", "actix-web"),
-        http("hyper", "hyper"),
-        http("monoio", "monoio"),
+        server(BATON, Source::Own, &[]),
+        server("bare-uring", Source::Bare { form: "uring" }, BARE_URING),
+        server("bare-epoll", Source::Bare { form: "epoll" }, BARE_EPOLL),
+        script("nginx", &["nginx", "-v"], FIXED_AND_FILES),
+        script("h2o", &["h2o", "--version"], FIXED_AND_FILES),
+        script("haproxy", &["haproxy", "-v"], FIXED),
+        http("may_minihttp", "may_minihttp", HTTP_BY_LENGTH),
+        http("ntex", "ntex", HTTP),
+        http("ntex_uring", "ntex", HTTP),
+        http("actix_web", "actix-web", HTTP_AND_WEB_SOCKET),
+        http("hyper", "hyper", HTTP_AND_WEB_SOCKET),
+        http("monoio", "monoio", HTTP),
         echo("tokio", "echo_tokio", "tokio"),
         echo("monoio", "echo_monoio", "monoio"),
         echo("glommio", "echo_glommio", "glommio"),
         echo("compio", "echo_compio", "compio"),
         echo("tokio-uring", "echo_tokio_uring", "tokio-uring"),
-        script("redis", &["redis-server", "--version"], Protocol::Resp),
+        script("redis", &["redis-server", "--version"], RESP),
     ]
 }
 
@@ -71,7 +108,7 @@ impl FromStr for Server {
         if !command.contains("{port}") {
             return Err("the command must contain {port}, where the port to listen on goes".to_owned());
         }
-        Ok(Self { name: name.to_owned(), source: Source::Command(command.to_owned()), protocol: None })
+        Ok(Self { name: name.to_owned(), source: Source::Command(command.to_owned()), services: &[] })
     }
 }
 
@@ -81,11 +118,29 @@ pub(super) struct Places {
     pub(super) peers: PathBuf,
     /// The folder of this workspace's executables.
     pub(super) own: PathBuf,
+    /// Files to serve.
+    pub(super) data: Data,
 }
 
 impl Server {
     pub(super) fn serves(&self, workload: &Workload) -> bool {
-        self.protocol.is_none_or(|protocol| protocol == workload.protocol())
+        self.services.is_empty() || self.services.contains(&workload.service())
+    }
+
+    /// Whether one would expect it to: an echo server serves no HTTP, and there is nothing to say about that.
+    pub(super) fn is_of_kind(&self, workload: &Workload) -> bool {
+        let is_http = workload.service().is_http();
+        self.serves(workload) || is_http && self.services.iter().any(|service| service.is_http())
+    }
+
+    /// What a server that is prepared lacks for this workload, if anything.
+    pub(super) fn missing(&self, places: &Places, workload: &Workload) -> Option<String> {
+        if !self.serves(workload) {
+            return Some("it has no such service".to_owned());
+        }
+        let program = places.own.join(own_program(workload));
+        let is_own = self.source == Source::Own;
+        (is_own && !program.exists()).then(|| format!("{} is not built", program.display()))
     }
 
     pub(super) fn is_bare(&self) -> bool {
@@ -133,47 +188,55 @@ impl Server {
     }
 
     fn check_own(&self, places: &Places) -> Result<(), String> {
-        let needed = ["batond", "examples/resp"];
-        match needed.iter().map(|name| places.own.join(name)).find(|path| !path.exists()) {
-            None => Ok(()),
-            Some(path) => {
-                Err(format!("{} is not built; run cargo build --release --workspace --bins --examples", path.display()))
-            }
+        let path = places.own.join(BATOND);
+        if path.exists() {
+            return Ok(());
         }
+        Err(format!("{} is not built; run cargo build --release --workspace --bins --examples", path.display()))
     }
 
     /// The command that starts it, to be given to a shell.
     pub(super) fn command(&self, places: &Places, workload: &Workload, port: u16) -> String {
         let quoted = |path: PathBuf| format!("'{}'", path.display());
+        let data = quoted(places.data.0.clone());
+        let folder = if self.services.iter().any(|service| service.is_http()) { data.as_str() } else { "" };
         match &self.source {
-            Source::Command(command) => command.replace("{port}", &port.to_string()),
-            Source::Script { .. } => format!("{} {port}", quoted(places.peers.join(format!("{}.sh", self.name)))),
-            Source::Package { folder, .. } => {
-                format!("{} {port}", quoted(places.peers.join("target/release").join(folder)))
+            Source::Command(command) => command.replace("{port}", &port.to_string()).replace("{data}", &data),
+            Source::Script { .. } => {
+                format!("{} {port} {folder}", quoted(places.peers.join(format!("{}.sh", self.name))))
+            }
+            Source::Package { folder: of, .. } => {
+                format!("{} {port} {folder}", quoted(places.peers.join("target/release").join(of)))
             }
             Source::Own => {
-                let batond = quoted(places.own.join("batond"));
-                match workload.protocol() {
-                    Protocol::Resp => format!("{} --listen 127.0.0.1:{port}", quoted(places.own.join("examples/resp"))),
-                    protocol => {
-                        let name = if protocol == Protocol::Echo { "echo" } else { "http" };
-                        format!("{batond} --protocol {name} --listen 127.0.0.1:{port} --log-level error --control off")
+                let program = quoted(places.own.join(own_program(workload)));
+                let more = match own_program(workload) {
+                    ARENA => format!("--workers 1 --data {data}"),
+                    BATOND => {
+                        let protocol = if workload.service() == Service::Echo { "echo" } else { "http" };
+                        format!("--protocol {protocol} --log-level error --control off")
                     }
-                }
-            }
-            Source::Bare { form } => {
-                let protocol = match workload.protocol() {
-                    Protocol::Http => "http",
-                    Protocol::Echo => "echo",
-                    Protocol::Resp => "resp",
-                };
-                let more = match workload {
-                    Workload::Close { .. } => " --close".to_owned(),
-                    Workload::Json { .. } => " --json".to_owned(),
-                    Workload::Resp { is_set: false, .. } => " --get".to_owned(),
                     _ => String::new(),
                 };
-                format!("{} {form} {protocol} {port}{more}", quoted(places.peers.join("target/release/bare")))
+                format!("{program} --listen 127.0.0.1:{port} {more}")
+            }
+            Source::Bare { form } => {
+                let what = match workload.service() {
+                    Service::Echo => "echo",
+                    Service::Resp => "resp",
+                    _ => "http",
+                };
+                let more = match workload {
+                    Workload::Close { .. } => " --close",
+                    Workload::Resp { is_set: false, .. } => " --get",
+                    _ => match workload.service() {
+                        Service::Json => " --json",
+                        Service::Pipeline => " --ok",
+                        Service::Upload => " --upload",
+                        _ => "",
+                    },
+                };
+                format!("{} {form} {what} {port}{more}", quoted(places.peers.join("target/release/bare")))
             }
         }
     }
@@ -198,6 +261,19 @@ impl Server {
     }
 }
 
+const BATOND: &str = "batond";
+const RESP_EXAMPLE: &str = "examples/resp";
+const ARENA: &str = "examples/arena";
+
+/// Which of this workspace's programs serves a workload.
+fn own_program(workload: &Workload) -> &'static str {
+    match workload.service() {
+        Service::Resp => RESP_EXAMPLE,
+        Service::Plaintext | Service::Json | Service::Echo => BATOND,
+        _ => ARENA,
+    }
+}
+
 /// The version of a crate in a lock file: not that of the peer itself, which may have the same name and has no source.
 fn locked_version(lock: &Path, of: &str) -> Option<String> {
     let text = fs::read_to_string(lock).ok()?;
@@ -216,12 +292,31 @@ mod tests {
         assert!("x".parse::<Server>().is_err());
         assert!("x=./x".parse::<Server>().expect_err("no port").contains("{port}"));
         let server: Server = "x=./x -p {port}".parse().expect("right");
-        let places = Places { peers: PathBuf::new(), own: PathBuf::new() };
+        let places = Places { peers: PathBuf::new(), own: PathBuf::new(), data: Data("d".into()) };
         assert_eq!(server.command(&places, &Workload::Idle { connections: 1 }, 7), "./x -p 7");
+        let server: Server = "x=./x -p {port} -d {data}".parse().expect("right");
+        assert_eq!(server.command(&places, &Workload::Static { connections: 1 }, 7), "./x -p 7 -d 'd'");
     }
 
     #[test]
-    fn each_protocol_has_its_servers() {
+    fn our_own_program_is_the_one_that_serves_the_workload() {
+        let places = Places { peers: PathBuf::new(), own: "o".into(), data: Data("d".into()) };
+        let baton = all().into_iter().find(|server| server.name == BATON).expect("ours");
+        for (workload, command) in [
+            ("differ:64", "'o/batond' --listen 127.0.0.1:7 --protocol http --log-level error --control off"),
+            ("echo:1:1", "'o/batond' --listen 127.0.0.1:7 --protocol echo --log-level error --control off"),
+            ("resp:get:1", "'o/examples/resp' --listen 127.0.0.1:7 "),
+            ("arena:pipelined", "'o/examples/arena' --listen 127.0.0.1:7 --workers 1 --data 'd'"),
+            ("upload:1:1", "'o/examples/arena' --listen 127.0.0.1:7 --workers 1 --data 'd'"),
+        ] {
+            let workload = workload.parse().expect(workload);
+            assert_eq!(baton.command(&places, &workload, 7), command);
+            assert!(baton.missing(&places, &workload).is_some_and(|why| why.ends_with("is not built")));
+        }
+    }
+
+    #[test]
+    fn each_workload_has_its_servers() {
         let names = |workload: &str| {
             let workload = workload.parse().expect("a workload");
             all().into_iter().filter(|server| server.serves(&workload)).map(|server| server.name).collect::<Vec<_>>()
@@ -229,5 +324,13 @@ mod tests {
         assert_eq!(names("resp:get:1"), ["baton", "bare-uring", "bare-epoll", "redis"]);
         assert!(names("echo:1:1").contains(&"compio".to_owned()));
         assert!(names("rate:10").contains(&"h2o".to_owned()));
+        assert!(names("upload:1:1").contains(&"bare-epoll".to_owned()));
+        assert!(!names("arena:json").contains(&"nginx".to_owned()));
+        let (nginx, tokio): (Vec<Server>, Vec<Server>) = all()
+            .into_iter()
+            .filter(|server| ["nginx", "tokio"].contains(&server.name.as_str()))
+            .partition(|server| server.name == "nginx");
+        let json: Workload = "arena:json".parse().expect("a workload");
+        assert!(nginx[0].is_of_kind(&json) && !tokio[0].is_of_kind(&json));
     }
 }

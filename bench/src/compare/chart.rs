@@ -1,4 +1,4 @@
-//! Bars: a panel for each workload, a bar for each server, relative to baton.
+//! Bars: a panel for each workload, a bar for each server, relative to the first.
 
 use std::error::Error;
 use std::path::Path;
@@ -78,10 +78,7 @@ fn draw_panel(area: &Area<'_>, table: &Table, (left, top): (i32, i32), width: i3
         let unit = if table.measure == Measure::BytesPerConnection { 1.0 } else { 1e3 };
         let value = figure.median / unit;
         let value = if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
-        let ratio = table
-            .of_baton()
-            .filter(|ours| *ours > 0.0)
-            .map_or(String::new(), |ours| format!(" ({:.2})", figure.median / ours));
+        let ratio = row.to_first.map_or(String::new(), |ratio| format!(" ({:.2})", ratio.median));
         let end = x(figure.median.max(figure.max)) + 6;
         area.draw_text(&format!("{value}{ratio}"), &after, (end, y + BAR / 2 - 1))?;
     }

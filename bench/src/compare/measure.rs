@@ -1,21 +1,22 @@
-//! One cell: one server under one workload, once.
+//! One window: one server under one load for a short time, while all other servers are alive and have nothing to do.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::ops::Range;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Plan;
 use super::catalogue::Server;
 use super::process::{Running, kernel_bytes};
 use super::workload::Workload;
 use crate::cpu::{machine_busy_seconds, tree_seconds};
+use crate::load::{self, NO_PHASE};
+use crate::run::Percentiles;
 
-/// A cell is measured anew when others than server and load used more of the machine than this.
+/// A window is measured anew when others than server and load used more of the machine than this.
 const FOREIGN_SHARE_MAX: f64 = 0.06;
 
 /// Of the requests that were due; then the server did not keep the rate.
@@ -24,39 +25,23 @@ const UNSENT_SHARE_MAX: f64 = 0.01;
 /// Servers listen on these.
 const PORTS: Range<u16> = 21_000..31_000;
 
-/// How often a spoiled cell is measured at most.
+/// How often a window that others have disturbed is measured at most.
 const TRIES_MAX: usize = 3;
 
-/// What `baton-bench run` prints, as far as it is wanted here.
-#[derive(Debug, Deserialize)]
-struct RunResult {
-    requests: u64,
-    requests_per_second: f64,
-    unsent: u64,
-    latency_us: Latencies,
-    failures: serde_json::Map<String, serde_json::Value>,
-    reasons: Vec<String>,
-    requests_per_server_cpu_second: Option<f64>,
-}
+/// How often it is looked whether all connections of an idle load are held.
+const HOLD_INTERVAL: Duration = Duration::from_millis(5);
 
-#[derive(Debug, Deserialize)]
-struct Latencies {
-    corrected: Percentiles,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(super) struct Percentiles {
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) p99_9: f64,
-}
-
-/// What one cell has shown.
+/// What one window has shown.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Sample {
+    pub(super) block: u32,
+    /// Within its block. All servers have a window of this number, and these are pairs.
+    pub(super) window: u32,
     pub(super) per_cpu_second: f64,
     pub(super) per_second: f64,
-    pub(super) latency_us: Percentiles,
+    pub(super) latency_us: LatencyUs,
+    /// CPU time of the load, as a share of its core.
+    pub(super) load_share: f64,
     /// Of the idle connections, in bytes.
     pub(super) process_bytes: f64,
     pub(super) kernel_bytes: f64,
@@ -65,14 +50,44 @@ pub(super) struct Sample {
     pub(super) is_disturbed: bool,
 }
 
-/// Measures a cell, anew if something else used the machine.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct LatencyUs {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) p99_9: f64,
+}
+
+/// A server that runs.
+pub(super) struct Contender {
+    running: Running,
+    pub(super) port: u16,
+}
+
+impl Contender {
+    /// Starts it for a workload.
+    ///
+    /// # Errors
+    /// Where it does not come to listen.
+    pub(super) fn start(plan: &Plan, server: &Server, workload: &Workload) -> Result<Self, String> {
+        let port = free_port()?;
+        let running = Running::start(&server.command(&plan.places, workload, port), plan.server_core, port)?;
+        Ok(Self { running, port })
+    }
+}
+
+/// Measures a window, anew if something else used the machine.
 ///
 /// # Errors
-/// Where the server does not start, or the load does not run.
-pub(super) fn cell(plan: &Plan, server: &Server, workload: &Workload, rate: Option<f64>) -> Result<Sample, String> {
+/// Where the load does not run.
+pub(super) fn window(plan: &Plan, contender: &Contender, load: &load::Plan) -> Result<Sample, String> {
+    let mut load = load.clone();
+    load.target.set_port(contender.port);
+    load.cores = vec![plan.load_core];
+    // Memory of connections that were held once is not given back: such a server cannot be asked again.
+    let tries = if load.is_idle { 1 } else { TRIES_MAX };
     let mut sample = Sample::default();
-    for _ in 0..TRIES_MAX {
-        sample = once(plan, server, workload, rate)?;
+    for _ in 0..tries {
+        sample = once(plan, contender, &load)?;
         if !sample.is_disturbed {
             break;
         }
@@ -80,68 +95,104 @@ pub(super) fn cell(plan: &Plan, server: &Server, workload: &Workload, rate: Opti
     Ok(sample)
 }
 
-fn once(plan: &Plan, server: &Server, workload: &Workload, rate: Option<f64>) -> Result<Sample, String> {
-    let port = free_port()?;
-    let running = Running::start(&server.command(&plan.places, workload, port), plan.server_core, port)?;
-    let (process_before, kernel_before) = (running.memory_bytes(), kernel_bytes());
-    let (busy_before, own_before, start) = (machine_busy_seconds(), tree_seconds(std::process::id()), Instant::now());
-    let core = plan.load_core.to_string();
-    let mut load = Command::new("taskset");
-    load.args(["-c", &core]).arg(&plan.load_program).args(["run", &format!("127.0.0.1:{port}")]);
-    load.args(workload.arguments()).args(["--cores", &core, "--quiet", "--json", "-"]);
-    load.args(["--duration", &plan.seconds.to_string(), "--warm-up", &plan.warm_up.to_string()]);
-    load.args(["--server-pid", &running.pid().to_string()]);
-    if let Some(rate) = rate {
-        load.args(["--rate", &format!("{rate:.0}")]);
+fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result<Sample, String> {
+    let running = &contender.running;
+    let (process_before, kernel_before) =
+        if plan_of_load.is_idle { (running.memory_bytes(), kernel_bytes()) } else { (0, 0) };
+    let load = load::start(plan_of_load)?;
+    if !plan_of_load.is_idle {
+        thread::sleep(Duration::from_secs_f64(plan.warm_up));
     }
-    let mut child = load
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("taskset: {error}"))?;
-    let mut said = BufReader::new(child.stderr.take().ok_or("no standard error")?);
-    let mut sample = Sample::default();
-    let mut words = String::new();
-    while said.read_line(&mut words).is_ok_and(|count| count > 0) {
-        if words.starts_with("holding ") {
-            sample.process_bytes = running.memory_bytes().saturating_sub(process_before) as f64;
-            sample.kernel_bytes = kernel_bytes().saturating_sub(kernel_before) as f64;
-            words.clear();
-        }
+    load.enter_phase(0);
+    // What was asked before counts when it is answered now, as what is asked now does not when it is answered later.
+    let before = Reading::take(running, &load);
+    if plan_of_load.is_idle {
+        hold(&load, plan_of_load)?;
     }
-    let mut text = String::new();
-    if let Some(mut output) = child.stdout.take() {
-        output.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    thread::sleep(Duration::from_secs_f64(plan.seconds));
+    let after = Reading::take(running, &load);
+    load.enter_phase(NO_PHASE);
+    let mut sample = after.since(&before);
+    if plan_of_load.is_idle {
+        sample.process_bytes = running.memory_bytes().saturating_sub(process_before) as f64;
+        sample.kernel_bytes = kernel_bytes().saturating_sub(kernel_before) as f64;
     }
-    let _ = child.wait();
-    let elapsed = start.elapsed().as_secs_f64();
-    // Server and load are our children, so their times are part of our own.
-    let own = tree_seconds(std::process::id()) - own_before;
-    let foreign = machine_busy_seconds() - busy_before - own;
-    let result: RunResult = serde_json::from_str(&text).map_err(|_| format!("the load failed: {}", words.trim()))?;
-    sample.per_cpu_second = result.requests_per_server_cpu_second.unwrap_or_default();
-    sample.per_second = result.requests_per_second;
-    sample.latency_us = result.latency_us.corrected;
-    sample.problem = result.problem();
-    sample.is_disturbed = foreign / elapsed > FOREIGN_SHARE_MAX;
+    let outcome = load.stop()?;
+    let latency = Percentiles::of(match plan_of_load.rate {
+        Some(_) => &outcome.phases[0].latency_corrected,
+        None => &outcome.phases[0].latency,
+    });
+    sample.latency_us = LatencyUs { p50: latency.p50, p99: latency.p99, p99_9: latency.p99_9 };
+    sample.problem = problem(&outcome, after.requests - before.requests).or_else(|| {
+        // On a machine that is too busy it had not one turn, and its client read what was there already.
+        let is_unknown = !plan_of_load.is_idle && sample.per_cpu_second == 0.0;
+        is_unknown.then(|| "the server used no CPU time".to_owned())
+    });
     Ok(sample)
 }
 
-impl RunResult {
-    fn problem(&self) -> Option<String> {
-        let failures = self.failures.iter().filter(|(kind, count)| *kind != "stale" && count.as_u64() != Some(0));
-        let mut problems: Vec<String> = failures.map(|(kind, count)| format!("{kind} {count}")).collect();
-        if self.requests == 0 {
-            problems.push("nothing was answered".to_owned());
+/// Waits until every connection has been answered once.
+fn hold(load: &load::Load, plan: &load::Plan) -> Result<(), String> {
+    let deadline = Instant::now() + plan.timeout;
+    while load.progress().held < u64::from(plan.connections) {
+        if Instant::now() > deadline {
+            let held = load.progress().held;
+            return Err(format!("only {held} of {} connections were answered in time", plan.connections));
         }
-        // A few are always due in the last moment.
-        if self.unsent as f64 > self.requests as f64 * UNSENT_SHARE_MAX {
-            problems.push(format!("{} were due and never sent", self.unsent));
-        }
-        problems.extend(self.reasons.iter().take(1).cloned());
-        (!problems.is_empty()).then(|| problems.join(", "))
+        thread::sleep(HOLD_INTERVAL);
     }
+    Ok(())
+}
+
+/// What clocks and counters say at one moment.
+struct Reading {
+    at: Instant,
+    requests: u64,
+    server_seconds: f64,
+    /// Of all processes that were started from here, servers among them, and of this one, which is the load.
+    all_seconds: f64,
+    machine_seconds: f64,
+}
+
+impl Reading {
+    fn take(running: &Running, load: &load::Load) -> Self {
+        Self {
+            requests: load.progress().requests,
+            server_seconds: tree_seconds(running.pid()),
+            at: Instant::now(),
+            all_seconds: tree_seconds(std::process::id()),
+            machine_seconds: machine_busy_seconds(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Sample {
+        let seconds = (self.at - before.at).as_secs_f64();
+        let requests = (self.requests - before.requests) as f64;
+        let server_seconds = self.server_seconds - before.server_seconds;
+        let all_seconds = self.all_seconds - before.all_seconds;
+        let foreign_seconds = self.machine_seconds - before.machine_seconds - all_seconds;
+        Sample {
+            per_cpu_second: if server_seconds > 0.0 { requests / server_seconds } else { 0.0 },
+            per_second: requests / seconds,
+            load_share: (all_seconds - server_seconds) / seconds,
+            is_disturbed: foreign_seconds / seconds > FOREIGN_SHARE_MAX,
+            ..Sample::default()
+        }
+    }
+}
+
+fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
+    let failures = outcome.failures.kinds().into_iter().filter(|(_, count)| *count > 0);
+    let mut problems: Vec<String> = failures.map(|(kind, count)| format!("{kind} {count}")).collect();
+    if requests == 0 {
+        problems.push("nothing was answered".to_owned());
+    }
+    // A few are always due in the last moment.
+    if outcome.unsent as f64 > requests as f64 * UNSENT_SHARE_MAX {
+        problems.push(format!("{} were due and never sent", outcome.unsent));
+    }
+    problems.extend(outcome.reasons.iter().take(1).cloned());
+    (!problems.is_empty()).then(|| problems.join(", "))
 }
 
 /// A port that nobody has now, below those that the kernel gives to clients: the load would take it otherwise.

@@ -1,38 +1,56 @@
-//! `baton-bench compare`: servers side by side. Rounds are interleaved, the server is on one core and the load on another,
-//! and what counts is requests per second of *server CPU time*, since the load would be the limit of plain rates.
+//! `baton-bench compare`: servers side by side. All servers are alive at the same time, the server is on one core and the
+//! load on another, and short windows follow each other in random order: a window of one server and the nearest one of
+//! another are a pair, whose ratio the machine's moods cancel out of. What counts is requests per second of *server CPU
+//! time*, since the load would be the limit of plain rates. Servers are started anew for each block of windows, since
+//! where a process lies in memory makes some percent.
 
 mod arguments;
 mod catalogue;
 mod chart;
 mod measure;
+mod probe;
 mod process;
 mod report;
+mod requests;
 mod statistics;
 mod workload;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use core_affinity::CoreId;
 
 pub(crate) use self::arguments::CompareArguments;
 use self::catalogue::{Places, Server};
-use self::measure::Sample;
-use self::report::{Comparison, Row};
-use self::statistics::{Summary, order};
+use self::measure::{Contender, Sample};
+use self::report::{Comparison, Row, Skipped};
+use self::statistics::Summary;
 use self::workload::Workload;
+use crate::load;
+use crate::random::Random;
 use crate::run::Failed;
 
 /// What is to be measured, and how.
 struct Plan {
     servers: Vec<Server>,
     workloads: Vec<Workload>,
-    rounds: u32,
+    blocks: u32,
+    windows: u32,
     seconds: f64,
     warm_up: f64,
     server_core: usize,
     load_core: usize,
     places: Places,
-    /// This program.
-    load_program: PathBuf,
+}
+
+/// A server of a workload, and what it has shown.
+struct Entry<'a> {
+    server: &'a Server,
+    samples: Vec<Sample>,
+    /// What is to be said about it.
+    note: Option<String>,
+    is_broken: bool,
 }
 
 /// Runs it, prints a table for each workload as soon as it is there, and writes the files.
@@ -41,7 +59,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
         return print(&arguments.list_text().map_err(Failed::Error)?);
     }
     let mut plan = arguments.plan().map_err(Failed::Usage)?;
-    let mut skipped = Vec::new();
+    let mut skipped = Skipped::default();
     let used = |server: &Server| plan.workloads.iter().any(|workload| server.serves(workload));
     let wanted: Vec<Server> = plan.servers.iter().filter(|server| used(server)).cloned().collect();
     plan.servers.clear();
@@ -49,68 +67,110 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
         say(&format!("preparing {}", server.name));
         match server.prepare(&plan.places) {
             Ok(()) => plan.servers.push(server),
-            Err(problem) => {
-                say(&format!("SKIPPED {}: {problem}", server.name));
-                skipped.push(format!("{}: {problem}", server.name));
-            }
+            Err(problem) => skipped.add(&server.name, None, &problem),
         }
     }
     if plan.servers.is_empty() {
         return Err(Failed::Error("no server is left to be measured".to_owned()));
     }
+    // Not earlier: what is built takes all cores. What is started from here goes to the core it is told.
+    if !core_affinity::set_for_current(CoreId { id: plan.load_core }) {
+        return Err(Failed::Error(format!("core {} cannot be used", plan.load_core)));
+    }
     let mut comparison = Comparison::new(&plan, skipped);
     for workload in &plan.workloads {
-        let rows = measure_workload(&plan, workload, &mut comparison.skipped);
-        if rows.is_empty() {
-            continue;
+        let rows = measure_workload(&plan, workload, &mut comparison).map_err(Failed::Error)?;
+        if rows > 0 {
+            print(&comparison.last_table())?;
         }
-        comparison.add(workload, rows);
-        print(&comparison.last_table())?;
     }
     arguments.write(&comparison).map_err(Failed::Error)
 }
 
-fn measure_workload(plan: &Plan, workload: &Workload, skipped: &mut Vec<String>) -> Vec<Row> {
-    let mut servers: Vec<&Server> = plan.servers.iter().filter(|server| server.serves(workload)).collect();
-    let rate = match workload {
-        Workload::Rate { percent } => {
-            let slowest = slowest_rate(plan, &servers);
-            say(&format!("the slowest server answers {slowest:.0} a second"));
-            Some((slowest * f64::from(*percent) / 100.0).max(1.0))
+/// Adds a table, and gives how many rows it has; none is added without rows.
+fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Comparison) -> Result<usize, String> {
+    let mut load = requests::load(workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;
+    let mut entries = Vec::new();
+    for server in &plan.servers {
+        match server.missing(&plan.places, workload) {
+            None => entries.push(Entry { server, samples: Vec::new(), note: None, is_broken: false }),
+            Some(_) if !server.is_of_kind(workload) => {}
+            Some(missing) => comparison.skipped.add(&server.name, Some(workload), &missing),
         }
-        _ => None,
+    }
+    if let Workload::Rate { percent } = workload {
+        let slowest = slowest_rate(plan, &entries)?;
+        say(&format!("the slowest server answers {slowest:.0} a second"));
+        load.rate = Some((slowest * f64::from(*percent) / 100.0).max(1.0));
+    }
+    let mut random = Random::new(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64));
+    for block in 0..plan.blocks {
+        measure_block(plan, workload, &load, block, &mut entries, &mut random, comparison);
+    }
+    let rows = entries.into_iter().filter(|entry| !entry.samples.is_empty());
+    let rows: Vec<Row> = rows.map(|entry| Row::new(entry.server, entry.samples, load.rate, entry.note)).collect();
+    let count = rows.len();
+    if count > 0 {
+        comparison.add(workload, requests::variety(&load), rows);
+    }
+    Ok(count)
+}
+
+/// Starts all servers, and measures each in every window.
+fn measure_block(
+    plan: &Plan,
+    workload: &Workload,
+    load: &load::Plan,
+    block: u32,
+    entries: &mut [Entry<'_>],
+    random: &mut Random,
+    comparison: &mut Comparison,
+) {
+    let mut fail = |entry: &mut Entry<'_>, problem: &str| {
+        comparison.skipped.add(&entry.server.name, Some(workload), problem);
+        entry.is_broken = true;
     };
-    let mut samples: Vec<Vec<Sample>> = servers.iter().map(|_| Vec::new()).collect();
-    let mut broken = vec![false; servers.len()];
-    for round in 0..plan.rounds {
-        for index in order(servers.len(), round) {
-            if broken[index] {
-                continue;
-            }
-            let name = &servers[index].name;
-            say(&format!("{workload}: round {} of {}, {name}", round + 1, plan.rounds));
-            match measure::cell(plan, servers[index], workload, rate) {
-                Ok(sample) => samples[index].push(sample),
+    let mut contenders: Vec<Option<Contender>> = entries.iter().map(|_| None).collect();
+    for (entry, contender) in entries.iter_mut().zip(&mut contenders).filter(|(entry, _)| !entry.is_broken) {
+        let started = Contender::start(plan, entry.server, workload).and_then(|started| {
+            let target = SocketAddr::from((Ipv4Addr::LOCALHOST, started.port));
+            entry.note = probe::probe(target, load, workload, &plan.places.data)?;
+            Ok(started)
+        });
+        match started {
+            Ok(started) => *contender = Some(started),
+            Err(problem) => fail(entry, &problem),
+        }
+    }
+    // What connections have cost stays with a server: it is asked once.
+    let windows = if load.is_idle { 1 } else { plan.windows };
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    for window in 0..windows {
+        say(&format!("{workload}: block {} of {}, window {} of {windows}", block + 1, plan.blocks, window + 1));
+        random.shuffle(&mut order);
+        for &index in &order {
+            let (entry, Some(contender)) = (&mut entries[index], &contenders[index]) else { continue };
+            match measure::window(plan, contender, load) {
+                Ok(sample) => entry.samples.push(Sample { block, window, ..sample }),
                 Err(problem) => {
-                    say(&format!("SKIPPED {name} for {workload}: {problem}"));
-                    skipped.push(format!("{name}, {workload}: {problem}"));
-                    broken[index] = true;
+                    contenders[index] = None;
+                    fail(entry, &problem);
                 }
             }
         }
     }
-    let rows = servers.drain(..).zip(samples).filter(|(_, samples)| !samples.is_empty());
-    rows.map(|(server, samples)| Row::new(server, samples, rate)).collect()
 }
 
 /// Requests a second of the slowest server, as fast as it goes.
-fn slowest_rate(plan: &Plan, servers: &[&Server]) -> f64 {
-    let as_fast = Workload::Http { connections: 64, depth: 1 };
-    let rates = servers.iter().filter_map(|server| {
-        say(&format!("the most that {} can do", server.name));
-        measure::cell(plan, server, &as_fast, None).ok().map(|sample| sample.per_second)
+fn slowest_rate(plan: &Plan, entries: &[Entry<'_>]) -> Result<f64, String> {
+    let workload = Workload::Http { connections: workload::CONNECTIONS_DEFAULT, depth: 1 };
+    let load = requests::load(&workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;
+    let rates = entries.iter().filter_map(|entry| {
+        say(&format!("the most that {} can do", entry.server.name));
+        let contender = Contender::start(plan, entry.server, &workload).ok()?;
+        measure::window(plan, &contender, &load).ok().map(|sample| sample.per_second)
     });
-    Summary::of(rates.collect::<Vec<_>>()).map_or(1.0, |summary| summary.min)
+    Ok(Summary::of(rates.collect::<Vec<_>>()).map_or(1.0, |summary| summary.min))
 }
 
 fn say(text: &str) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use crate::cpu::tree;
 
@@ -16,7 +17,11 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends the server when dropped, by its pid.
-pub(super) struct Running(Child);
+pub(super) struct Running {
+    child: Child,
+    /// For what it writes; removed with it.
+    _folder: TempDir,
+}
 
 impl Running {
     /// Starts a command, and waits until it listens.
@@ -24,19 +29,22 @@ impl Running {
     /// # Errors
     /// With what the server had to say.
     pub(super) fn start(command: &str, core: usize, port: u16) -> Result<Self, String> {
+        let folder = TempDir::new().map_err(|error| format!("a temporary folder: {error}"))?;
         let said = tempfile::tempfile().map_err(|error| format!("a temporary file: {error}"))?;
         let output = || said.try_clone().map_or(Stdio::null(), Stdio::from);
-        let child = Command::new("taskset")
-            .args(["-c", &core.to_string(), "sh", "-c", &format!("exec {command}")])
+        // PR_SET_PDEATHSIG outlives execve(2): the server ends with us, however we end.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "taskset", "-c", &core.to_string(), "sh", "-c", &format!("exec {command}")])
+            .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
             .stdout(output())
             .stderr(output())
             .spawn()
-            .map_err(|error| format!("taskset: {error}"))?;
-        let mut running = Self(child);
+            .map_err(|error| format!("setpriv (of util-linux): {error}"))?;
+        let mut running = Self { child, _folder: folder };
         let deadline = Instant::now() + START_PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let status = running.0.try_wait().map_err(|error| error.to_string())?;
+            let status = running.child.try_wait().map_err(|error| error.to_string())?;
             if let Some(status) = status {
                 return Err(format!("it ended at once ({status}){}", last_words(said)));
             }
@@ -49,7 +57,7 @@ impl Running {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     /// Memory of its own, all processes together, in bytes.
@@ -64,19 +72,19 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.0.id() as i32);
+        let pid = Pid::from_raw(self.child.id() as i32);
         let _ = kill(pid, Signal::SIGTERM);
         let deadline = Instant::now() + STOP_PATIENCE;
         while Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
+            if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
             thread::sleep(Duration::from_millis(5));
         }
-        for pid in tree(self.0.id()) {
+        for pid in tree(self.child.id()) {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }
-        let _ = self.0.wait();
+        let _ = self.child.wait();
     }
 }
 

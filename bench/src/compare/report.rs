@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::Plan;
 use super::catalogue::{BATON, Server};
 use super::measure::Sample;
-use super::statistics::Summary;
-use super::workload::Workload;
+use super::statistics::{Ratio, Summary};
+use super::workload::{Variety, Workload};
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -18,7 +18,24 @@ pub(super) struct Comparison {
     versions: Vec<(String, String)>,
     method: String,
     pub(super) tables: Vec<Table>,
-    pub(super) skipped: Vec<String>,
+    pub(super) skipped: Skipped,
+}
+
+/// Servers that could not be measured, and why.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Skipped(Vec<String>);
+
+impl Skipped {
+    /// Notes it, and says so at once.
+    pub(super) fn add(&mut self, server: &str, workload: Option<&Workload>, why: &str) {
+        let line = match workload {
+            Some(workload) => format!("{server}, {}: {why}", workload.name()),
+            None => format!("{server}: {why}"),
+        };
+        super::say(&format!("SKIPPED {line}"));
+        self.0.push(line);
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -26,6 +43,7 @@ pub(super) struct Table {
     pub(super) title: String,
     workload: String,
     pub(super) measure: Measure,
+    /// The first server comes first: ratios are to it.
     pub(super) rows: Vec<Row>,
 }
 
@@ -48,40 +66,64 @@ pub(super) struct Row {
     is_bare: bool,
     /// Requests a second asked for.
     rate: Option<f64>,
+    note: Option<String>,
+    /// Of the measured figures, in pairs.
+    pub(super) to_first: Option<Ratio>,
     samples: Vec<Sample>,
 }
 
 impl Row {
-    pub(super) fn new(server: &Server, samples: Vec<Sample>, rate: Option<f64>) -> Self {
-        Self { name: server.name.clone(), is_bare: server.is_bare(), rate, samples }
+    pub(super) fn new(server: &Server, samples: Vec<Sample>, rate: Option<f64>, note: Option<String>) -> Self {
+        Self { name: server.name.clone(), is_bare: server.is_bare(), rate, note, to_first: None, samples }
+    }
+
+    fn good(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(|sample| sample.problem.is_none())
     }
 
     /// `None` where every cell went wrong.
     fn summary(&self, of: impl Fn(&Sample) -> f64) -> Option<Summary> {
-        Summary::of(self.samples.iter().filter(|sample| sample.problem.is_none()).map(of))
+        Summary::of(self.good().map(of))
     }
 
-    pub(super) fn figure(&self, measure: Measure, connections: f64) -> Option<Summary> {
-        self.summary(|sample| match measure {
-            Measure::PerCpuSecond => sample.per_cpu_second,
-            Measure::BytesPerConnection => sample.process_bytes / connections,
-            Measure::Latency => sample.latency_us.p99_9,
-        })
+    /// This one's figures to another one's, window by window.
+    fn ratio(&self, to: &Self, measure: Measure) -> Option<Ratio> {
+        let blocks = self.samples.iter().map(|sample| sample.block + 1).max().unwrap_or(0);
+        let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); blocks as usize];
+        for sample in self.good() {
+            let is_pair = |other: &&Sample| (other.block, other.window) == (sample.block, sample.window);
+            if let Some(other) = to.good().find(is_pair)
+                && measure.of(other) > 0.0
+            {
+                ratios[sample.block as usize].push(measure.of(sample) / measure.of(other));
+            }
+        }
+        Ratio::of(&ratios)
     }
 
     /// What is to be said beside the figures.
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let cells = self.samples.len();
+        let mut notes: Vec<String> = self.note.clone().into_iter().collect();
+        let windows = self.samples.len();
         let disturbed = self.samples.iter().filter(|sample| sample.is_disturbed).count();
         if disturbed > 0 {
-            notes.push(format!("{disturbed} of {cells} cells disturbed"));
+            notes.push(format!("{disturbed} of {windows} windows disturbed"));
         }
         let problems: Vec<&String> = self.samples.iter().filter_map(|sample| sample.problem.as_ref()).collect();
         if let Some(first) = problems.first() {
-            notes.push(format!("{} of {cells} cells failed and are left out: {first}", problems.len()));
+            notes.push(format!("{} of {windows} windows failed and are left out: {first}", problems.len()));
         }
         notes
+    }
+}
+
+impl Measure {
+    fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::PerCpuSecond => sample.per_cpu_second,
+            Self::BytesPerConnection => sample.process_bytes,
+            Self::Latency => sample.latency_us.p99_9,
+        }
     }
 }
 
@@ -94,7 +136,8 @@ impl Table {
     }
 
     pub(super) fn figure(&self, row: &Row) -> Option<Summary> {
-        row.figure(self.measure, self.connections())
+        let connections = self.connections();
+        row.summary(|sample| self.measure.of(sample) / connections)
     }
 
     fn median_of(&self, name: &str) -> Option<f64> {
@@ -102,70 +145,60 @@ impl Table {
         Some(self.figure(row)?.median)
     }
 
-    pub(super) fn of_baton(&self) -> Option<f64> {
-        self.median_of(BATON)
+    /// To the better of the bare loops.
+    fn ratio_to_bare(&self, row: &Row) -> Option<Ratio> {
+        let bare = self.rows.iter().filter(|row| row.is_bare).filter_map(|row| Some((row, self.figure(row)?.median)));
+        let (best, _) = match self.measure {
+            Measure::PerCpuSecond => bare.max_by(|(_, one), (_, other)| one.total_cmp(other)),
+            Measure::BytesPerConnection | Measure::Latency => bare.min_by(|(_, one), (_, other)| one.total_cmp(other)),
+        }?;
+        row.ratio(best, self.measure)
     }
 
-    /// The better of the bare loops.
-    fn of_bare(&self) -> Option<f64> {
-        let bare = self.rows.iter().filter(|row| row.is_bare).filter_map(|row| Some(self.figure(row)?.median));
-        match self.measure {
-            Measure::PerCpuSecond => bare.reduce(f64::max),
-            Measure::BytesPerConnection | Measure::Latency => bare.reduce(f64::min),
-        }
-    }
-
-    fn header(&self) -> [&'static str; 6] {
-        match self.measure {
-            Measure::PerCpuSecond => ["1,000 per CPU s", "min–max", "to baton", "to bare", "1,000 per s", "p99 ms"],
-            Measure::BytesPerConnection => ["B/connection", "min–max", "to baton", "to bare", "kernel B", ""],
-            Measure::Latency => ["p99.9 ms", "min–max", "to baton", "p50 ms", "p99 ms", "1,000 per CPU s"],
-        }
-    }
-
-    fn cells(&self, row: &Row) -> [String; 6] {
-        let Some(figure) = self.figure(row) else { return [const { String::new() }; 6] };
-        let ratio = |to: Option<f64>| match to {
-            Some(to) if to > 0.0 => format!("{:.2}", figure.median / to),
-            _ => String::new(),
+    fn header(&self) -> [String; 7] {
+        let first = self.rows.first().map_or(String::new(), |row| format!("to {}", row.name));
+        let [figure, last @ ..] = match self.measure {
+            Measure::PerCpuSecond => ["1,000 per CPU s", "to bare", "1,000 per s", "p99 ms"],
+            Measure::BytesPerConnection => ["B/connection", "to bare", "kernel B", ""],
+            Measure::Latency => ["p99.9 ms", "p50 ms", "p99 ms", "1,000 per CPU s"],
         };
+        let [one, two, three] = last.map(str::to_owned);
+        [figure.to_owned(), "min–max".to_owned(), first, "95 %".to_owned(), one, two, three]
+    }
+
+    fn cells(&self, row: &Row) -> [String; 7] {
+        let Some(figure) = self.figure(row) else { return [const { String::new() }; 7] };
         let number = |value: f64| match self.measure {
             Measure::PerCpuSecond | Measure::Latency => decimals(value / 1e3),
             Measure::BytesPerConnection => format!("{value:.0}"),
         };
-        let range = format!("{}–{}", number(figure.min), number(figure.max));
         let median = |of: fn(&Sample) -> f64, unit: f64| {
             row.summary(of).map_or(String::new(), |summary| decimals(summary.median / unit))
         };
-        match self.measure {
-            Measure::PerCpuSecond => [
-                number(figure.median),
-                range,
-                ratio(self.of_baton()),
-                ratio(self.of_bare()),
-                median(|sample| sample.per_second, 1e3),
-                median(|sample| sample.latency_us.p99, 1e3),
-            ],
+        let to_bare = || self.ratio_to_bare(row).map_or(String::new(), |ratio| format!("{:.3}", ratio.median));
+        let last = match self.measure {
+            Measure::PerCpuSecond => {
+                [to_bare(), median(|sample| sample.per_second, 1e3), median(|sample| sample.latency_us.p99, 1e3)]
+            }
             Measure::BytesPerConnection => {
                 let kernel = row.summary(|sample| sample.kernel_bytes).map_or(0.0, |summary| summary.median);
-                [
-                    number(figure.median),
-                    range,
-                    ratio(self.of_baton()),
-                    ratio(self.of_bare()),
-                    format!("{:.0}", kernel / self.connections()),
-                    String::new(),
-                ]
+                [to_bare(), format!("{:.0}", kernel / self.connections()), String::new()]
             }
             Measure::Latency => [
-                number(figure.median),
-                range,
-                ratio(self.of_baton()),
                 median(|sample| sample.latency_us.p50, 1e3),
                 median(|sample| sample.latency_us.p99, 1e3),
                 median(|sample| sample.per_cpu_second, 1e3),
             ],
-        }
+        };
+        let ratio = row.to_first;
+        let interval = ratio.and_then(|ratio| ratio.interval);
+        let interval = interval.map_or(String::new(), |interval| format!("{:.3}–{:.3}", interval.low, interval.high));
+        let ratio = ratio.map_or(String::new(), |ratio| format!("{:.3}", ratio.median));
+        let is_first = self.rows.first().is_some_and(|first| first.name == row.name);
+        let interval = if is_first { String::new() } else { interval };
+        let [one, two, three] = last;
+        let range = format!("{}–{}", number(figure.min), number(figure.max));
+        [number(figure.median), range, ratio, interval, one, two, three]
     }
 
     fn heading(&self) -> String {
@@ -176,10 +209,11 @@ impl Table {
     fn text(&self) -> String {
         let mut text = format!("{}\n  {:<14}", self.heading(), "");
         let header = self.header();
-        let widths = [16, 16, 10, 10, 13, 16];
+        let widths = [16, 16, 4 + header[2].chars().count().max(6), 14, 10, 13, 16];
         for (name, width) in header.iter().zip(widths) {
             let _ = write!(text, "{name:>width$}");
         }
+        text.truncate(text.trim_end().len());
         for row in &self.rows {
             let _ = write!(text, "\n  {:<14}", row.name);
             for (cell, width) in self.cells(row).iter().zip(widths) {
@@ -216,26 +250,37 @@ impl Table {
 }
 
 impl Comparison {
-    pub(super) fn new(plan: &Plan, skipped: Vec<String>) -> Self {
+    pub(super) fn new(plan: &Plan, skipped: Skipped) -> Self {
         let versions = plan
             .servers
             .iter()
             .filter_map(|server| Some((server.name.clone(), server.version(&plan.places)?)))
             .collect();
         let method = format!(
-            "{} interleaved rounds of {} s after {} s of warm-up, server on core {}, load on core {}",
-            plan.rounds, plan.seconds, plan.warm_up, plan.server_core, plan.load_core
+            "{} blocks of {} windows of {} s after {} s of warm-up, all servers alive, in random order; server on core {}, \
+             load on core {}",
+            plan.blocks, plan.windows, plan.seconds, plan.warm_up, plan.server_core, plan.load_core
         );
         Self { machine: machine(), versions, method, tables: Vec::new(), skipped }
     }
 
-    pub(super) fn add(&mut self, workload: &Workload, rows: Vec<Row>) {
+    pub(super) fn add(&mut self, workload: &Workload, variety: Variety, mut rows: Vec<Row>) {
         let measure = match workload {
             Workload::Idle { .. } => Measure::BytesPerConnection,
             Workload::Rate { .. } => Measure::Latency,
             _ => Measure::PerCpuSecond,
         };
-        self.tables.push(Table { title: workload.to_string(), workload: workload.name(), measure, rows });
+        let title = match variety {
+            // One request for each connection is all that there is.
+            _ if measure == Measure::BytesPerConnection => workload.to_string(),
+            Variety::Equal => format!("{workload} (all requests equal)"),
+            Variety::Rotation(requests) => format!("{workload} ({requests} requests in rotation)"),
+            Variety::Differ => workload.to_string(),
+        };
+        for index in 0..rows.len() {
+            rows[index].to_first = rows[index].ratio(&rows[0], measure);
+        }
+        self.tables.push(Table { title, workload: workload.name(), measure, rows });
     }
 
     pub(super) fn last_table(&self) -> String {
@@ -246,17 +291,18 @@ impl Comparison {
         let versions: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let mut text = format!("{}. {}. {}.\n\n", self.machine, self.method, versions.join(", "));
         text.push_str(
-            "Per CPU s: requests per second of server CPU time, median. To baton, to bare: that, relative to baton and to \
-             the better bare loop. Kernel B: growth of the kernel's memory for each connection, both of its ends.\n\n",
+            "Per CPU s: requests per second of server CPU time, median of all windows. To the first server, with its interval \
+             of 95 % (bootstrap), and to the better bare loop: the median of the ratios within windows. Kernel B: growth of \
+             the kernel's memory for each connection, both of its ends.\n\n",
         );
         text.push_str(&self.summary());
         for table in &self.tables {
             text.push('\n');
             text.push_str(&table.markdown());
         }
-        if !self.skipped.is_empty() {
+        if !self.skipped.0.is_empty() {
             text.push_str("\nSkipped:\n\n");
-            self.skipped.iter().for_each(|line| text.extend(["- ", line, "\n"]));
+            self.skipped.0.iter().for_each(|line| text.extend(["- ", line, "\n"]));
         }
         text
     }
@@ -321,40 +367,77 @@ mod tests {
     use super::*;
 
     fn comparison() -> Comparison {
-        let row = |name: &str, is_bare, figures: &[f64]| Row {
-            name: name.to_owned(),
-            is_bare,
-            rate: None,
-            samples: figures
-                .iter()
-                .map(|&per_cpu_second| Sample { per_cpu_second, per_second: 1e5, ..Sample::default() })
-                .collect(),
+        let row = |name: &str, is_bare, figures: &[f64]| {
+            let samples = figures.iter().enumerate().map(|(index, &per_cpu_second)| Sample {
+                block: index as u32 / 2,
+                window: index as u32 % 2,
+                per_cpu_second,
+                per_second: 1e5,
+                ..Sample::default()
+            });
+            let samples = samples.collect();
+            Row { name: name.to_owned(), is_bare, rate: None, note: None, to_first: None, samples }
         };
         let mut comparison = Comparison {
             machine: "M".to_owned(),
             versions: vec![("baton".to_owned(), "0.1".to_owned())],
             method: "so".to_owned(),
             tables: Vec::new(),
-            skipped: vec!["x: gone".to_owned()],
+            skipped: Skipped(vec!["x: gone".to_owned()]),
         };
         let mut broken = row("bad", false, &[1.0]);
         broken.samples[0].problem = Some("wrong 3".to_owned());
-        let rows = vec![row("baton", false, &[9e4, 1e5, 2e5]), row("bare-uring", true, &[2e5]), broken];
-        comparison.add(&"http:64".parse().expect("a workload"), rows);
+        let mut noted = row("twice", false, &[1.8e5, 2e5, 4e5]);
+        noted.note = Some("answers lack date".to_owned());
+        let rows =
+            vec![row("baton", false, &[9e4, 1e5, 2e5]), row("bare-uring", true, &[2e5, 2e5, 2e5]), noted, broken];
+        comparison.add(&"http:64".parse().expect("a workload"), Variety::Equal, rows);
         comparison
     }
 
     #[test]
-    fn tables_show_medians_ratios_and_what_failed() {
+    fn ratios_are_of_pairs() {
+        let comparison = comparison();
+        let table = &comparison.tables[0];
+        let ratio = |row: usize| table.rows[row].to_first;
+        // Of 180 and 90, 200 and 100, 400 and 200; the ratio of the medians is the same here by accident.
+        assert_eq!(ratio(2), Some(Ratio { median: 2.0, interval: None }));
+        // Of 200 and 90, 200 and 100, 200 and 200.
+        assert_eq!(ratio(1).map(|ratio| ratio.median), Some(2.0));
+        assert_eq!(ratio(0), Some(Ratio { median: 1.0, interval: None }));
+        assert_eq!(ratio(3), None);
+        // Of 90 and 200, 100 and 200, 200 and 200.
+        assert_eq!(table.ratio_to_bare(&table.rows[0]).map(|ratio| ratio.median), Some(0.5));
+    }
+
+    #[test]
+    fn windows_that_only_one_server_has_are_no_pair() {
+        let mut comparison = comparison();
+        let table = &mut comparison.tables[0];
+        table.rows[2].samples[0].problem = Some("reset 1".to_owned());
+        table.rows[0].samples.remove(1);
+        let table = &comparison.tables[0];
+        assert_eq!(table.rows[2].ratio(&table.rows[0], table.measure), Some(Ratio { median: 2.0, interval: None }));
+        let only = table.rows[2].good().filter(|sample| sample.block == 1).count();
+        assert_eq!(only, 1);
+    }
+
+    #[test]
+    fn tables_show_medians_ratios_and_what_is_to_be_said() {
         let text = comparison().last_table();
-        assert!(text.contains("90.0–200") && text.contains("1.00") && text.contains("0.50"), "{text}");
-        assert!(text.contains("! 1 of 1 cells failed and are left out: wrong 3"), "{text}");
+        assert!(text.starts_with("HTTP, 64 connections (all requests equal)\n"), "{text}");
+        assert!(text.contains("90.0–200") && text.contains("to baton") && text.contains("2.000"), "{text}");
+        assert!(text.contains("! 1 of 1 windows failed and are left out: wrong 3"), "{text}");
+        assert!(text.contains("! answers lack date"), "{text}");
     }
 
     #[test]
     fn markdown_has_a_summary_and_what_was_skipped() {
         let text = comparison().markdown();
-        assert!(text.contains("| HTTP, 64 connections | **100** | 200 |  |"), "{text}");
-        assert!(text.contains("- x: gone") && text.contains("| **baton** | 100 | 90.0–200 | 1.00 | 0.50 |"), "{text}");
+        assert!(text.contains("| HTTP, 64 connections (all requests equal) | **100** | 200 | 200 |  |"), "{text}");
+        assert!(
+            text.contains("- x: gone") && text.contains("| **baton** | 100 | 90.0–200 | 1.000 |  | 0.500 |"),
+            "{text}"
+        );
     }
 }

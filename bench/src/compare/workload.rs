@@ -1,21 +1,71 @@
-//! What is done to each server.
+//! What is done to each server: names, and what servers must be able to do.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Connections of workloads that do not say how many.
-const CONNECTIONS_DEFAULT: u32 = 64;
+use clap::ValueEnum;
 
+/// Connections of workloads that do not say how many.
+pub(super) const CONNECTIONS_DEFAULT: u32 = 64;
+
+/// Connections of HttpArena's profiles where none are given: as there, and fewer for those that move megabytes.
+const ARENA_CONNECTIONS: u32 = 512;
+const ARENA_CONNECTIONS_LARGE: u32 = 32;
+
+/// The forms of a workload, for people.
+pub(super) const FORMS: &str = "\
+differ:CONNECTIONS[:DEPTH], http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS, upload:CONNECTIONS:BYTES, \
+static:CONNECTIONS, ws:CONNECTIONS:BYTES, arena:PROFILE[:CONNECTIONS], echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, \
+idle:CONNECTIONS, rate:PERCENT";
+
+/// What a server must serve for a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Http,
+pub(super) enum Service {
+    /// `/plaintext`, with any query: `Hello, World!`.
+    Plaintext,
+    /// `/json`: a message.
+    Json,
+    /// `/baseline11`: the sum of the query's values and of the body.
+    Baseline,
+    /// `/pipeline`: `ok`.
+    Pipeline,
+    /// `/json/{count}?m=`: items of HttpArena's dataset.
+    Items,
+    /// The same, compressed.
+    ItemsCompressed,
+    /// `/upload`: how many bytes the body has.
+    Upload,
+    /// `/static/{file}`.
+    Static,
+    /// `/ws`: echo.
+    WebSocket,
     Echo,
     Resp,
 }
 
+impl Service {
+    pub(super) fn is_http(self) -> bool {
+        !matches!(self, Self::Echo | Self::Resp)
+    }
+}
+
+/// Whether requests are the same again and again, which a server could take advantage of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variety {
+    Equal,
+    /// So many in rotation.
+    Rotation(usize),
+    Differ,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Workload {
-    /// Kept connections, so many requests in flight on each.
+    /// GETs with random values in their queries and the headers of browsers, so many in flight on each connection.
+    Differ {
+        connections: u32,
+        depth: u32,
+    },
+    /// One GET again and again, so many in flight on each connection.
     Http {
         connections: u32,
         depth: u32,
@@ -26,6 +76,24 @@ pub(super) enum Workload {
     },
     /// One request per connection, so many at a time.
     Close {
+        connections: u32,
+    },
+    /// POSTs with a body of so many bytes.
+    Upload {
+        connections: u32,
+        bytes: u32,
+    },
+    /// Files in rotation.
+    Static {
+        connections: u32,
+    },
+    /// Messages on WebSockets.
+    WebSocket {
+        connections: u32,
+        payload_bytes: u32,
+    },
+    Arena {
+        profile: Profile,
         connections: u32,
     },
     Echo {
@@ -46,11 +114,66 @@ pub(super) enum Workload {
     },
 }
 
+/// HttpArena's profiles of HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Profile {
+    Baseline,
+    LimitedConn,
+    Pipelined,
+    Json,
+    JsonComp,
+    Upload,
+    Static,
+    EchoWs,
+}
+
+impl Profile {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn connections_default(self) -> u32 {
+        match self {
+            Self::Upload | Self::Static => ARENA_CONNECTIONS_LARGE,
+            _ => ARENA_CONNECTIONS,
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Baseline => "sums of GET, POST with length and POST in chunks",
+            Self::LimitedConn => "the same, 10 requests per connection",
+            Self::Pipelined => "pipelined 16",
+            Self::Json => "JSON of 1 to 50 items",
+            Self::JsonComp => "JSON of 1 to 50 items, compressed",
+            Self::Upload => "uploads of 500 KB to 20 MB",
+            Self::Static => "static files, compressed where a server does",
+            Self::EchoWs => "WebSocket echo",
+        }
+    }
+}
+
 /// Those of `--group quick`.
-pub(super) const QUICK: [&str; 5] = ["http:64", "http:64:16", "close:64", "echo:64:64", "resp:get:1"];
+pub(super) const QUICK: [&str; 6] = ["differ:64", "differ:64:16", "http:64", "close:64", "echo:64:64", "resp:get:1"];
+
+/// Those of `--group arena`.
+pub(super) const ARENA: [&str; 8] = [
+    "arena:baseline",
+    "arena:limited-conn",
+    "arena:pipelined",
+    "arena:json",
+    "arena:json-comp",
+    "arena:upload",
+    "arena:static",
+    "arena:echo-ws",
+];
 
 /// Those of `--group full`.
-pub(super) const FULL: [&str; 19] = [
+pub(super) const FULL: [&str; 27] = [
+    "differ:64",
+    "differ:256",
+    "differ:1024",
+    "differ:64:16",
     "http:1",
     "http:64",
     "http:256",
@@ -58,6 +181,10 @@ pub(super) const FULL: [&str; 19] = [
     "http:64:16",
     "json:64",
     "close:64",
+    "upload:16:2000000",
+    "upload:16:20000000",
+    "static:64",
+    "ws:64:64",
     "echo:64:64",
     "echo:64:1024",
     "echo:64:16384",
@@ -73,44 +200,45 @@ pub(super) const FULL: [&str; 19] = [
 ];
 
 impl Workload {
-    pub(super) fn protocol(&self) -> Protocol {
+    pub(super) fn service(&self) -> Service {
         match self {
-            Self::Echo { .. } => Protocol::Echo,
-            Self::Resp { .. } => Protocol::Resp,
-            _ => Protocol::Http,
+            Self::Differ { .. } | Self::Http { .. } | Self::Close { .. } | Self::Idle { .. } | Self::Rate { .. } => {
+                Service::Plaintext
+            }
+            Self::Json { .. } => Service::Json,
+            Self::Upload { .. } => Service::Upload,
+            Self::Static { .. } => Service::Static,
+            Self::WebSocket { .. } => Service::WebSocket,
+            Self::Echo { .. } => Service::Echo,
+            Self::Resp { .. } => Service::Resp,
+            Self::Arena { profile, .. } => match profile {
+                Profile::Baseline | Profile::LimitedConn => Service::Baseline,
+                Profile::Pipelined => Service::Pipeline,
+                Profile::Json => Service::Items,
+                Profile::JsonComp => Service::ItemsCompressed,
+                Profile::Upload => Service::Upload,
+                Profile::Static => Service::Static,
+                Profile::EchoWs => Service::WebSocket,
+            },
         }
-    }
-
-    /// What `baton-bench run` is told, besides the target and the times.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let words = match self {
-            Self::Http { connections, depth } => {
-                format!("--path /plaintext --connections {connections} --depth {depth}")
-            }
-            Self::Json { connections } => format!("--path /json --connections {connections}"),
-            Self::Close { connections } => {
-                format!("--path /plaintext --connections {connections} --requests-per-connection 1")
-            }
-            Self::Echo { connections, payload_bytes } => {
-                format!("--protocol echo --connections {connections} --payload {payload_bytes}")
-            }
-            Self::Resp { is_set, depth } => {
-                let command = if *is_set { "set" } else { "get" };
-                format!("--protocol resp --command {command} --depth {depth} --connections {CONNECTIONS_DEFAULT}")
-            }
-            Self::Idle { connections } => format!("--path /plaintext --connections {connections} --idle"),
-            Self::Rate { .. } => format!("--path /plaintext --connections {CONNECTIONS_DEFAULT}"),
-        };
-        words.split(' ').map(str::to_owned).collect()
     }
 
     /// The form it is written in on the command line.
     pub(super) fn name(&self) -> String {
         match self {
+            Self::Differ { connections, depth: 1 } => format!("differ:{connections}"),
+            Self::Differ { connections, depth } => format!("differ:{connections}:{depth}"),
             Self::Http { connections, depth: 1 } => format!("http:{connections}"),
             Self::Http { connections, depth } => format!("http:{connections}:{depth}"),
             Self::Json { connections } => format!("json:{connections}"),
             Self::Close { connections } => format!("close:{connections}"),
+            Self::Upload { connections, bytes } => format!("upload:{connections}:{bytes}"),
+            Self::Static { connections } => format!("static:{connections}"),
+            Self::WebSocket { connections, payload_bytes } => format!("ws:{connections}:{payload_bytes}"),
+            Self::Arena { profile, connections } if *connections == profile.connections_default() => {
+                format!("arena:{}", profile.name())
+            }
+            Self::Arena { profile, connections } => format!("arena:{}:{connections}", profile.name()),
             Self::Echo { connections, payload_bytes } => format!("echo:{connections}:{payload_bytes}"),
             Self::Resp { is_set, depth } => format!("resp:{}:{depth}", if *is_set { "set" } else { "get" }),
             Self::Idle { connections } => format!("idle:{connections}"),
@@ -119,30 +247,50 @@ impl Workload {
     }
 }
 
+/// A size in the unit that fits, of powers of two or of ten.
+fn size(bytes: u32) -> String {
+    match bytes {
+        bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        bytes if bytes % 1024 == 0 => format!("{} KiB", bytes >> 10),
+        bytes if bytes % 1_000_000 == 0 => format!("{} MB", bytes / 1_000_000),
+        bytes if bytes % 1_000 == 0 => format!("{} KB", bytes / 1_000),
+        bytes => format!("{bytes} B"),
+    }
+}
+
 impl fmt::Display for Workload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count: &u32| if *count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
+        let pipelined = |depth: &u32| if *depth > 1 { format!(", pipelined {depth}") } else { String::new() };
         match self {
-            Self::Http { connections, depth: 1 } => write!(formatter, "HTTP, {}", plural(connections)),
+            Self::Differ { connections, depth } => {
+                write!(formatter, "HTTP, requests of browsers, {}{}", plural(connections), pipelined(depth))
+            }
             Self::Http { connections, depth } => {
-                write!(formatter, "HTTP, {}, pipelined {depth}", plural(connections))
+                write!(formatter, "HTTP, {}{}", plural(connections), pipelined(depth))
             }
             Self::Json { connections } => write!(formatter, "HTTP, JSON, {}", plural(connections)),
             Self::Close { connections } => {
                 write!(formatter, "HTTP, one request per connection, {connections} at a time")
             }
+            Self::Upload { connections, bytes } => {
+                write!(formatter, "HTTP, uploads of {}, {}", size(*bytes), plural(connections))
+            }
+            Self::Static { connections } => {
+                write!(formatter, "HTTP, static files of 8 to 300 KiB, {}", plural(connections))
+            }
+            Self::WebSocket { connections, payload_bytes } => {
+                write!(formatter, "WebSocket echo of {}, {}", size(*payload_bytes), plural(connections))
+            }
+            Self::Arena { profile, connections } => {
+                write!(formatter, "HttpArena {}: {}, {}", profile.name(), profile.about(), plural(connections))
+            }
             Self::Echo { connections, payload_bytes } => {
-                let size = match payload_bytes {
-                    bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
-                    bytes if bytes % 1024 == 0 => format!("{} KiB", bytes >> 10),
-                    bytes => format!("{bytes} B"),
-                };
-                write!(formatter, "echo of {size}, {}", plural(connections))
+                write!(formatter, "echo of {}, {}", size(*payload_bytes), plural(connections))
             }
             Self::Resp { is_set, depth } => {
                 let command = if *is_set { "SET" } else { "GET" };
-                let pipelined = if *depth > 1 { format!(", pipelined {depth}") } else { String::new() };
-                write!(formatter, "RESP {command}, {}{pipelined}", plural(&CONNECTIONS_DEFAULT))
+                write!(formatter, "RESP {command}, {}{}", plural(&CONNECTIONS_DEFAULT), pipelined(depth))
             }
             Self::Idle { connections } => write!(formatter, "{connections} idle HTTP connections"),
             Self::Rate { percent } => {
@@ -163,11 +311,24 @@ impl FromStr for Workload {
             number.ok_or_else(|| format!("{text:?} is not a number in 1..={most}"))
         };
         let connections = |index| number(index, 100_000);
-        let (workload, count) = match parts[0] {
-            "http" if parts.len() == 3 => (Self::Http { connections: connections(1)?, depth: number(2, 4096)? }, 3),
-            "http" => (Self::Http { connections: connections(1)?, depth: 1 }, 2),
+        let depth = |index| if parts.len() > index { number(index, 4096) } else { Ok(1) };
+        let (workload, most) = match parts[0] {
+            "differ" => (Self::Differ { connections: connections(1)?, depth: depth(2)? }, 3),
+            "http" => (Self::Http { connections: connections(1)?, depth: depth(2)? }, 3),
             "json" => (Self::Json { connections: connections(1)? }, 2),
             "close" => (Self::Close { connections: connections(1)? }, 2),
+            "upload" => (Self::Upload { connections: connections(1)?, bytes: number(2, 64 << 20)? }, 3),
+            "static" => (Self::Static { connections: connections(1)? }, 2),
+            "ws" => (Self::WebSocket { connections: connections(1)?, payload_bytes: number(2, 1 << 20)? }, 3),
+            "arena" => {
+                let profile = parts.get(1).and_then(|name| Profile::from_str(name, false).ok());
+                let profile = profile.ok_or_else(|| {
+                    let names: Vec<String> = Profile::value_variants().iter().map(|profile| profile.name()).collect();
+                    format!("expected arena:PROFILE[:CONNECTIONS], PROFILE one of {}", names.join(", "))
+                })?;
+                let connections = if parts.len() > 2 { connections(2)? } else { profile.connections_default() };
+                (Self::Arena { profile, connections }, 3)
+            }
             "echo" => (Self::Echo { connections: connections(1)?, payload_bytes: number(2, 64 << 20)? }, 3),
             "resp" => {
                 let is_set = match parts.get(1) {
@@ -179,11 +340,12 @@ impl FromStr for Workload {
             }
             "idle" => (Self::Idle { connections: connections(1)? }, 2),
             "rate" => (Self::Rate { percent: number(1, 100)? }, 2),
-            other => {
-                return Err(format!("{other:?} is none of http, json, close, echo, resp, idle, rate; see --list"));
-            }
+            other => return Err(format!("{other:?} is none of {FORMS}")),
         };
-        if parts.len() == count { Ok(workload) } else { Err(format!("{:?} is too much", parts[count])) }
+        if parts.len() > most {
+            return Err(format!("{:?} is too much; the forms are {FORMS}", parts[most]));
+        }
+        Ok(workload)
     }
 }
 
@@ -193,7 +355,7 @@ mod tests {
 
     #[test]
     fn workloads_are_read_as_they_are_written() {
-        for name in FULL.into_iter().chain(QUICK) {
+        for name in FULL.into_iter().chain(QUICK).chain(ARENA).chain(["arena:json:7", "ws:1:1048576"]) {
             let workload: Workload = name.parse().expect(name);
             assert_eq!(workload.name(), name);
         }
@@ -201,10 +363,34 @@ mod tests {
 
     #[test]
     fn wrong_ones_are_refused() {
-        for wrong in
-            ["", "http", "http:0", "http:x", "http:1:2:3", "echo:5", "resp:del:1", "resp:get", "rate:101", "ftp:1"]
-        {
+        for wrong in [
+            "",
+            "http",
+            "http:0",
+            "http:x",
+            "http:1:2:3",
+            "echo:5",
+            "resp:del:1",
+            "resp:get",
+            "rate:101",
+            "ftp:1",
+            "differ",
+            "differ:0",
+            "differ:1:2:3",
+            "upload:1",
+            "upload:1:0",
+            "static",
+            "static:1:2",
+            "ws:1",
+            "ws:1:1048577",
+            "arena",
+            "arena:x",
+            "arena:json:0",
+            "arena:json:1:2",
+        ] {
             assert!(wrong.parse::<Workload>().is_err(), "{wrong}");
         }
+        assert!("ftp:1".parse::<Workload>().expect_err("unknown").contains("differ:CONNECTIONS[:DEPTH]"));
+        assert!("arena:x".parse::<Workload>().expect_err("unknown").contains("limited-conn"));
     }
 }

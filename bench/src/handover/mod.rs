@@ -60,9 +60,9 @@ pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
     set_child_subreaper(true).map_err(|error| Failed::Error(format!("prctl: {error}")))?;
     let mut target = arguments.target().map_err(Failed::Error)?;
     let schedule = arguments.schedule(&target.actions()).map_err(Failed::Usage)?;
+    let request = HttpPlan::get("/", target.address()).map_err(Failed::Error)?;
     let plan = |connections: u32| {
-        let exchange = ExchangePlan::Http(HttpPlan { path: "/".to_owned(), ..HttpPlan::default() });
-        let mut plan = Plan::new(target.address(), exchange);
+        let mut plan = Plan::new(target.address(), ExchangePlan::Http(request.clone()));
         plan.connections = connections;
         plan.phases = schedule.actions.len() + 1;
         plan.interval = INTERVAL;

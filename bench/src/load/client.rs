@@ -108,7 +108,7 @@ impl Client {
         let whole = plan.connections as usize;
         let own = whole / threads + usize::from(thread < whole % threads);
         Self {
-            exchange: Exchange::new(&plan.exchange, plan.target),
+            exchange: Exchange::new(&plan.exchange, thread),
             lanes: (0..own).map(|_| Lane::default()).collect(),
             opened: 0,
             connecting: 0,
@@ -375,6 +375,9 @@ impl Protocol for Client {
                 return Step::abort();
             }
         };
+        if read.is_upgraded {
+            self.exchange.write_deferred(&mut lane.progress, salt, io);
+        }
         if read.answers > 0 {
             self.count_answers(index, read.answers, now_ns);
         }

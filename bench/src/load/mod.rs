@@ -19,7 +19,10 @@ use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::client::{Client, Shared, Stop, Told};
-pub(crate) use self::plan::{ExchangePlan, HttpPlan, Plan, RespCommand, is_test_address};
+pub(crate) use self::exchange::chunked;
+pub(crate) use self::plan::{
+    ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
+};
 pub(crate) use self::tally::{Bin, Failures, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT};
 
 /// How long threads may take to start.

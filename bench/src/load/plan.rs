@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+pub(crate) use super::exchange::Template;
+
 /// Requests in flight on one connection at most.
 pub(crate) const DEPTH_MAX: u32 = 4096;
 
@@ -13,6 +15,9 @@ pub(crate) const CONNECTIONS_MAX: u32 = 1_000_000;
 /// Largest payload.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
+/// Largest message on a WebSocket.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
 /// How many source addresses a load on loopback takes by itself where it makes connections without end.
 const LOOPBACK_SOURCES: u8 = 8;
 
@@ -20,6 +25,11 @@ const LOOPBACK_SOURCES: u8 = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ExchangePlan {
     Http(HttpPlan),
+    /// A WebSocket (RFC 6455) for each connection, and binary messages of this many bytes; each must come back as it was.
+    WebSocket {
+        path: String,
+        payload_bytes: usize,
+    },
     /// Messages of this many bytes; each must come back as it was.
     Echo {
         payload_bytes: usize,
@@ -31,9 +41,39 @@ pub(crate) enum ExchangePlan {
     },
 }
 
-/// One HTTP request, sent again and again.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+/// HTTP requests, sent in rotation on each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpPlan {
+    name: String,
+    pub(crate) requests: Vec<RequestPlan>,
+    /// The only request with `Connection: close`, where a server is to be told that it is the last one.
+    pub(crate) last_request: Option<Template>,
+}
+
+/// One kind of request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestPlan {
+    pub(crate) template: Template,
+    pub(crate) expected: Expected,
+}
+
+/// What the bodies of answers must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// What the first one is.
+    First,
+    /// They may differ from answer to answer.
+    Any,
+    Body(Vec<u8>),
+    /// The sum of this and of the request's random numbers, in digits.
+    Sum {
+        constant: u64,
+    },
+}
+
+/// What makes one HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestParts {
     pub(crate) path: String,
     /// The Host header; the target's address where none is given.
     pub(crate) host: Option<String>,
@@ -41,10 +81,65 @@ pub(crate) struct HttpPlan {
     pub(crate) headers: Vec<String>,
     /// A body of so many bytes makes it a POST.
     pub(crate) payload_bytes: usize,
-    /// What each answer's body must be; that of the first answer where none is given.
-    pub(crate) expected_body: Option<Vec<u8>>,
-    /// Bodies may differ from answer to answer.
-    pub(crate) is_any_body: bool,
+    pub(crate) expected: Expected,
+}
+
+impl RequestPlan {
+    /// A request whose answer is the sum of the query's values and of the body.
+    pub(crate) fn with_sum(raw: &[u8]) -> Result<Self, String> {
+        let template = Template::new(raw)?;
+        let expected = Expected::Sum { constant: template.sum_constant()? };
+        Ok(Self { template, expected })
+    }
+}
+
+impl HttpPlan {
+    /// Requests that are sent as they stand. The client closes where a connection has had its last one.
+    pub(crate) fn rotation(name: impl Into<String>, requests: Vec<RequestPlan>) -> Self {
+        Self { name: name.into(), requests, last_request: None }
+    }
+
+    /// One request again and again; the last one on a connection says so.
+    ///
+    /// # Errors
+    /// Where the parts make no request.
+    pub(crate) fn one(parts: &RequestParts, target: SocketAddr) -> Result<Self, String> {
+        let RequestParts { path, payload_bytes, .. } = parts;
+        if *payload_bytes > PAYLOAD_BYTES_MAX {
+            return Err(format!("--payload {payload_bytes} is not in 0..={PAYLOAD_BYTES_MAX}"));
+        }
+        let (method, of) = match payload_bytes {
+            0 => ("GET", String::new()),
+            bytes => ("POST", format!(" of {bytes} bytes")),
+        };
+        let template = |connection: &str| {
+            let host = parts.host.clone().unwrap_or_else(|| target.to_string());
+            let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+            parts.headers.iter().for_each(|line| text.extend([line, "\r\n"]));
+            if *payload_bytes > 0 {
+                text.push_str(&format!("Content-Length: {payload_bytes}\r\n"));
+            }
+            text.extend([connection, "\r\n"]);
+            let mut bytes = text.into_bytes();
+            bytes.resize(bytes.len() + payload_bytes, b'b');
+            Template::new(&bytes)
+        };
+        Ok(Self {
+            name: format!("{method} {path}{of}"),
+            requests: vec![RequestPlan { template: template("")?, expected: parts.expected.clone() }],
+            last_request: Some(template("Connection: close\r\n")?),
+        })
+    }
+
+    /// A GET whose answers are all as the first one.
+    ///
+    /// # Errors
+    /// Where this is no path.
+    pub(crate) fn get(path: &str, target: SocketAddr) -> Result<Self, String> {
+        let path = path.to_owned();
+        let parts = RequestParts { path, host: None, headers: Vec::new(), payload_bytes: 0, expected: Expected::First };
+        Self::one(&parts, target)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -130,11 +225,21 @@ impl Plan {
     /// Says what is wrong with it, if anything.
     pub(crate) fn check(&self) -> Result<(), String> {
         let payload_bytes = match &self.exchange {
-            ExchangePlan::Http(http) => http.payload_bytes,
+            ExchangePlan::Http(http) if http.requests.is_empty() => {
+                return Err("there is no request to send".to_owned());
+            }
+            ExchangePlan::Http(_) => 0,
             ExchangePlan::Echo { payload_bytes: 0 } => {
                 return Err("--payload 0: an echo of nothing has no answer; give at least 1".to_owned());
             }
-            ExchangePlan::Echo { payload_bytes } | ExchangePlan::Resp { payload_bytes, .. } => *payload_bytes,
+            ExchangePlan::WebSocket { payload_bytes, .. } if *payload_bytes > MESSAGE_BYTES_MAX => {
+                return Err(format!(
+                    "--payload {payload_bytes}: a WebSocket message has at most {MESSAGE_BYTES_MAX} bytes"
+                ));
+            }
+            ExchangePlan::WebSocket { payload_bytes, .. }
+            | ExchangePlan::Echo { payload_bytes }
+            | ExchangePlan::Resp { payload_bytes, .. } => *payload_bytes,
         };
         let ranges = [
             ("--connections", u64::from(self.connections), 1, u64::from(CONNECTIONS_MAX)),
@@ -189,10 +294,8 @@ pub(crate) fn is_test_address(address: IpAddr) -> bool {
 impl fmt::Display for ExchangePlan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) if http.payload_bytes > 0 => {
-                write!(formatter, "HTTP POST {} of {} bytes", http.path, http.payload_bytes)
-            }
-            Self::Http(http) => write!(formatter, "HTTP GET {}", http.path),
+            Self::Http(http) => write!(formatter, "HTTP {}", http.name),
+            Self::WebSocket { payload_bytes, .. } => write!(formatter, "WebSocket echo of {payload_bytes} bytes"),
             Self::Echo { payload_bytes } => write!(formatter, "echo of {payload_bytes} bytes"),
             Self::Resp { command: RespCommand::Ping, .. } => formatter.write_str("RESP PING"),
             Self::Resp { command, payload_bytes, .. } => {

@@ -1,20 +1,24 @@
 //! The command line of `baton-bench run`.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::load::{ExchangePlan, HttpPlan, Plan, RespCommand, is_test_address};
+use crate::load::{
+    ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
+};
 
 /// Bytes of a payload where none is told: of an echo, of a RESP value.
 const PAYLOAD_BYTES_DEFAULT: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProtocolName {
-    /// Requests for one path; answers must have status 2xx or 3xx and the same body each time.
+    /// Requests for one path, or from templates; answers must have status 2xx or 3xx and the same body each time.
     Http,
+    /// Binary messages on WebSockets, which must come back.
+    Ws,
     /// What is sent must come back.
     Echo,
     /// GET, SET or PING, as Redis speaks it.
@@ -27,12 +31,17 @@ Without --rate a connection sends --depth requests together and the next ones wh
 loop). With it, requests are sent when they are due; \"corrected\" latencies count from then, so that a server which
 stands still is not spared (no coordinated omission).
 
+{RAND:min:max} in --path, or anywhere in a template, becomes a random number between the two, another one in each
+request. With several templates each connection sends them in turn.
+
 Exit codes: 0 every request was answered as it must be, 1 something failed or nothing was answered, 2 wrong usage.
 
 Examples:
   baton-bench run 127.0.0.1:8080 --connections 256 --duration 10
   baton-bench run 127.0.0.1:8080 --rate 20000 --plot latency.svg --server-pid $(pidof -s batond)
   baton-bench run 127.0.0.1:8080 --requests-per-connection 1
+  baton-bench run 127.0.0.1:8080 --path '/search?id={RAND:1:1000000}' -H 'Accept-Language: de'
+  baton-bench run 127.0.0.1:8080 --template get.raw --template post.raw --expect-sum
   baton-bench run 127.0.0.1:6379 --protocol resp --command set --depth 16")]
 pub(crate) struct RunArguments {
     /// Address and port of the server; a name is looked up.
@@ -46,7 +55,7 @@ pub(crate) struct RunArguments {
     /// Requests in flight on each connection.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     depth: u32,
-    /// Bytes of a message (echo), of a value (resp), or of a body to POST (http); default 64, none for http.
+    /// Bytes of a message (echo, ws), of a value (resp), or of a body to POST (http); default 64, none for http.
     #[arg(long, value_name = "BYTES")]
     payload: Option<usize>,
     /// Seconds to measure.
@@ -80,7 +89,7 @@ pub(crate) struct RunArguments {
     /// anew: 127.0.0.2 to 127.0.0.9.
     #[arg(long = "source", value_name = "ADDRESS")]
     sources: Vec<IpAddr>,
-    /// What to ask for, of http.
+    /// What to ask for, of http and ws.
     #[arg(long, default_value = "/", value_name = "PATH")]
     path: String,
     /// The Host header, of http; default is the target.
@@ -89,6 +98,12 @@ pub(crate) struct RunArguments {
     /// A header line, of http; repeatable.
     #[arg(long = "header", short = 'H', value_name = "LINE")]
     headers: Vec<String>,
+    /// A whole raw request to send as it stands, of http; repeatable.
+    #[arg(long = "template", value_name = "FILE", conflicts_with_all = ["path", "host", "headers", "payload"])]
+    templates: Vec<PathBuf>,
+    /// Each body must be the sum of the query's values and of the request's body, of templates.
+    #[arg(long, requires = "templates", conflicts_with_all = ["expect", "any_body"])]
+    expect_sum: bool,
     /// What each body must be, of http; default is what the first one is.
     #[arg(long, value_name = "TEXT", conflicts_with = "any_body")]
     expect: Option<String>,
@@ -157,29 +172,65 @@ impl RunArguments {
         Duration::from_secs_f64(self.ramp)
     }
 
-    fn exchange(&self) -> Result<ExchangePlan, String> {
+    fn exchange(&self, target: SocketAddr) -> Result<ExchangePlan, String> {
         let payload_bytes = self.payload.unwrap_or(PAYLOAD_BYTES_DEFAULT);
         match self.protocol {
             ProtocolName::Echo => Ok(ExchangePlan::Echo { payload_bytes }),
             ProtocolName::Resp => Ok(ExchangePlan::Resp { command: self.command, payload_bytes, keys: self.keys }),
+            ProtocolName::Ws => {
+                self.check_path()?;
+                Ok(ExchangePlan::WebSocket { path: self.path.clone(), payload_bytes })
+            }
+            ProtocolName::Http if !self.templates.is_empty() => {
+                let requests = self.templates.iter().map(|path| self.request(path)).collect::<Result<_, _>>()?;
+                let name = match self.templates.as_slice() {
+                    [one] => format!("requests of {}", one.display()),
+                    several => format!("requests of {} templates in turn", several.len()),
+                };
+                Ok(ExchangePlan::Http(HttpPlan::rotation(name, requests)))
+            }
             ProtocolName::Http => {
-                if !self.path.starts_with('/') || self.path.contains([' ', '\r', '\n']) {
-                    return Err(format!("--path {:?} must begin with / and hold no blank", self.path));
-                }
+                self.check_path()?;
                 let is_line = |line: &String| line.contains(':') && !line.contains(['\r', '\n']);
                 if let Some(line) = self.headers.iter().find(|line| !is_line(line)) {
                     return Err(format!("--header {line:?} is not of the form 'Name: value'"));
                 }
-                Ok(ExchangePlan::Http(HttpPlan {
+                let parts = RequestParts {
                     path: self.path.clone(),
                     host: self.host.clone(),
                     headers: self.headers.clone(),
                     payload_bytes: self.payload.unwrap_or(0),
-                    expected_body: self.expect.clone().map(String::into_bytes),
-                    is_any_body: self.any_body,
-                }))
+                    expected: self.expected(),
+                };
+                HttpPlan::one(&parts, target).map(ExchangePlan::Http)
             }
         }
+    }
+
+    fn check_path(&self) -> Result<(), String> {
+        if self.path.starts_with('/') && !self.path.contains([' ', '\r', '\n']) {
+            return Ok(());
+        }
+        Err(format!("--path {:?} must begin with / and hold no blank", self.path))
+    }
+
+    fn expected(&self) -> Expected {
+        match &self.expect {
+            _ if self.any_body => Expected::Any,
+            Some(body) => Expected::Body(body.clone().into_bytes()),
+            None => Expected::First,
+        }
+    }
+
+    /// What a template's file says.
+    fn request(&self, path: &Path) -> Result<RequestPlan, String> {
+        let wrong = |problem: String| format!("--template {}: {problem}", path.display());
+        let raw = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        if self.expect_sum {
+            return RequestPlan::with_sum(&raw).map_err(wrong);
+        }
+        let template = Template::new(&raw).map_err(wrong)?;
+        Ok(RequestPlan { template, expected: self.expected() })
     }
 
     pub(super) fn plan(&self) -> Result<Plan, String> {
@@ -188,7 +239,7 @@ impl RunArguments {
         if self.duration == 0.0 {
             return Err("--duration 0 measures nothing".to_owned());
         }
-        let mut plan = Plan::new(target, self.exchange()?);
+        let mut plan = Plan::new(target, self.exchange(target)?);
         plan.connections = self.connections;
         plan.depth = self.depth;
         plan.rate = self.rate;

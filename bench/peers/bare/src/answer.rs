@@ -21,18 +21,10 @@ const OK: &[u8] = b"+OK\r\n";
 const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
 
 impl Answers {
-    pub(crate) fn http(json: bool, close: bool) -> Self {
-        let (kind, body) = match json {
-            true => ("application/json", "{\"message\":\"Hello, World!\"}"),
-            false => ("text/plain", "Hello, World!"),
-        };
+    /// The same answer to each request.
+    pub(crate) fn http((kind, body): (&str, &str), close: bool) -> Self {
         let connection = if close { "Connection: close\r\n" } else { "" };
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nServer: B\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n{connection}Content-Type: {kind}\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        Self::new(answer.into_bytes(), false, close)
+        Self::new(http(connection, kind, body), false, close)
     }
 
     /// OK to each request; or to the first SET only, and to every other request what that one has set.
@@ -74,6 +66,16 @@ impl Answers {
             (!piece.is_empty()).then_some((piece, left > 0))
         })
     }
+}
+
+/// An answer, with whole header lines in the midst of it.
+pub(crate) fn http(lines: &str, kind: &str, body: &str) -> Vec<u8> {
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nServer: B\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n{lines}Content-Type: {kind}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    answer.into_bytes()
 }
 
 /// Counts each `\r\n\r\n` that ends in `bytes`.

@@ -10,12 +10,21 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::answer::{Answers, Carry};
 use crate::listener::Served;
+use crate::upload::Upload;
 
 pub(crate) const BUFFER_BYTES: u32 = 64 * 1024;
+
+/// What is done with what arrives.
+pub(crate) enum Service {
+    Answers(Answers),
+    Echo,
+    Uploads,
+}
 
 struct Connection {
     stream: TcpStream,
     carry: Carry,
+    upload: Upload,
     /// What the socket did not take. While there is some, nothing more is read.
     unsent: Vec<u8>,
 }
@@ -28,7 +37,7 @@ enum Next {
     Close,
 }
 
-pub(crate) fn run(listener: &TcpListener, mut answers: Option<Answers>, buffer_bytes: u32) -> Served {
+pub(crate) fn run(listener: &TcpListener, mut service: Service, buffer_bytes: u32) -> Served {
     let epoll = Epoll::new(EpollCreateFlags::empty()).map_err(|error| format!("cannot make an epoll: {error}"))?;
     let register = |error| format!("cannot register a socket with epoll: {error}");
     let listening = listener.as_raw_fd() as u64;
@@ -51,14 +60,15 @@ pub(crate) fn run(listener: &TcpListener, mut answers: Option<Answers>, buffer_b
                     if fd >= connections.len() {
                         connections.resize_with(fd + 1, || None);
                     }
-                    connections[fd] = Some(Connection { stream, carry: 0, unsent: Vec::new() });
+                    connections[fd] =
+                        Some(Connection { stream, carry: 0, upload: Upload::default(), unsent: Vec::new() });
                 }
                 continue;
             }
             let slot = &mut connections[event.data() as usize];
             let Some(connection) = slot else { continue };
             let blocked = !connection.unsent.is_empty();
-            let next = if blocked { connection.flush() } else { connection.receive(&mut buffer, answers.as_mut()) };
+            let next = if blocked { connection.flush() } else { connection.receive(&mut buffer, &mut service) };
             let interest = match next {
                 Next::Close => {
                     *slot = None;
@@ -85,7 +95,7 @@ fn accept(listener: &TcpListener) -> Result<Option<TcpStream>, String> {
 }
 
 impl Connection {
-    fn receive(&mut self, buffer: &mut [u8], answers: Option<&mut Answers>) -> Next {
+    fn receive(&mut self, buffer: &mut [u8], service: &mut Service) -> Next {
         // MSG_DONTWAIT saves the call that would make each accepted socket non-blocking.
         let received = match recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Next::Close,
@@ -93,7 +103,17 @@ impl Connection {
             Err(Errno::EAGAIN | Errno::EINTR) => return Next::Receive,
             Err(_) => return Next::Close,
         };
-        let Some(answers) = answers else { return self.send(received) };
+        let answers = match service {
+            Service::Answers(answers) => answers,
+            Service::Echo => return self.send(received),
+            Service::Uploads => {
+                return match self.upload.take(received) {
+                    Ok(Some(answer)) => self.send(&answer),
+                    Ok(None) => Next::Receive,
+                    Err(()) => Next::Close,
+                };
+            }
+        };
         if let Some(answer) = answers.learn(received) {
             return self.send(answer);
         }

@@ -1,6 +1,6 @@
 //! `bare`: what the kernel permits. A server of one thread, on io_uring or on epoll, that does the least a server
 //! can do: it counts the ends of requests in what arrives and sends that many answers made beforehand, or sends
-//! back what it got. Its throughput is the mark that a real server is held against: the distance is what parsing,
+//! back what it got. For uploads it reads `Content-Length` and counts. Its throughput is the mark that a real server is held against: the distance is what parsing,
 //! limits and bookkeeping cost. It is not a server to use. It reads no request, so any request gets the one answer;
 //! it has no time-outs, no limits and no protection from bad peers; a peer that pipelines on without reading its
 //! answers can hold all receive buffers (io_uring), and can get HTTP or RESP answers out of order. Well-behaved
@@ -13,6 +13,7 @@ mod epoll;
 mod listener;
 #[allow(unsafe_code)]
 mod sys;
+mod upload;
 mod uring;
 
 use std::process::ExitCode;
@@ -41,6 +42,12 @@ struct Options {
     /// http: a JSON body
     #[arg(long)]
     json: bool,
+    /// http: `ok` as body
+    #[arg(long)]
+    ok: bool,
+    /// http: read heads and bodies, and answer with the number of bytes of each body; epoll only
+    #[arg(long)]
+    upload: bool,
     /// resp: answer each request with what the first SET has set, instead of OK
     #[arg(long)]
     get: bool,
@@ -66,8 +73,15 @@ fn power_of_two(text: &str) -> Result<u16, String> {
 
 impl Options {
     fn check(&self) -> Result<(), &'static str> {
-        if (self.close || self.json) && self.workload != Workload::Http {
-            return Err("--close and --json are for http");
+        let forms = [self.close, self.json, self.ok, self.upload].into_iter().filter(|is_set| *is_set).count();
+        if forms > 0 && self.workload != Workload::Http {
+            return Err("--close, --json, --ok and --upload are for http");
+        }
+        if forms > 1 {
+            return Err("--close, --json, --ok and --upload exclude each other");
+        }
+        if self.upload && matches!(self.loop_form, Form::Uring) {
+            return Err("--upload is for epoll: one buffer that stays hot is the mark");
         }
         if self.get && self.workload != Workload::Resp {
             return Err("--get is for resp");
@@ -78,12 +92,24 @@ impl Options {
         Ok(())
     }
 
-    /// Nothing for echo, which has no answers of its own.
+    /// Nothing for echo and uploads, which have no answers made beforehand.
     fn answers(&self) -> Option<Answers> {
         match self.workload {
-            Workload::Http => Some(Answers::http(self.json, self.close)),
+            Workload::Http if self.upload => None,
+            Workload::Http => Some(Answers::http(self.body(), self.close)),
             Workload::Resp => Some(Answers::resp(self.get)),
             Workload::Echo => None,
+        }
+    }
+}
+
+impl Options {
+    /// The type and the body of each answer.
+    fn body(&self) -> (&'static str, &'static str) {
+        match () {
+            () if self.json => ("application/json", "{\"message\":\"Hello, World!\"}"),
+            () if self.ok => ("text/plain", "ok"),
+            () => ("text/plain", "Hello, World!"),
         }
     }
 }
@@ -109,7 +135,14 @@ fn main() -> ExitCode {
             })?;
             uring::run(ring, &listener, options.answers())
         }
-        Form::Epoll => epoll::run(&listener, options.answers(), options.buffer_bytes.unwrap_or(epoll::BUFFER_BYTES)),
+        Form::Epoll => {
+            let service = match options.answers() {
+                Some(answers) => epoll::Service::Answers(answers),
+                None if options.upload => epoll::Service::Uploads,
+                None => epoll::Service::Echo,
+            };
+            epoll::run(&listener, service, options.buffer_bytes.unwrap_or(epoll::BUFFER_BYTES))
+        }
     });
     let Err(reason) = served;
     eprintln!("bare: {reason}");

@@ -1,7 +1,8 @@
 //! may_minihttp as a peer of `baton-bench compare`: one worker of the may coroutine scheduler, one coroutine per
-//! connection. The framework opens its listening socket itself and ignores `Connection: close`; both are put right here
+//! connection. It knows no chunked bodies. The framework opens its listening socket itself and ignores `Connection: close`; both are put right here
 //! from outside, so that it is measured on the same terms as the others.
 
+use std::io::BufRead;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::{fs, io};
@@ -14,6 +15,11 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use serde::Serialize;
 use socket2::Socket;
 
+use crate::arena::{Arena, Content};
+
+#[allow(dead_code, reason = "sums have chunked bodies")]
+#[path = "../../arena.rs"]
+mod arena;
 #[path = "../../start.rs"]
 mod start;
 
@@ -30,17 +36,20 @@ struct Message {
     message: &'static str,
 }
 
-struct Factory;
+struct Factory {
+    arena: &'static Arena,
+}
 
 struct Connection {
     descriptor: RawFd,
+    arena: &'static Arena,
 }
 
 impl HttpServiceFactory for Factory {
     type Service = Connection;
 
     fn new_service(&self, descriptor: usize) -> Connection {
-        Connection { descriptor: descriptor.try_into().unwrap_or(-1) }
+        Connection { descriptor: descriptor.try_into().unwrap_or(-1), arena: self.arena }
     }
 }
 
@@ -49,14 +58,30 @@ impl HttpService for Connection {
         let closes = request.headers().iter().any(|header| {
             header.name.eq_ignore_ascii_case("connection") && header.value.eq_ignore_ascii_case(b"close")
         });
-        match request.path() {
+        let (path, query) = request.path().split_once('?').unwrap_or((request.path(), ""));
+        match path {
             "/plaintext" => response.header("Content-Type: text/plain").body("Hello, World!"),
             "/json" => {
                 response.header("Content-Type: application/json");
                 serde_json::to_writer(response.body_mut().writer(), &Message { message: "Hello, World!" })?;
             }
-            _ => {
-                response.status_code(404, "Not Found");
+            "/pipeline" => response.header("Content-Type: text/plain").body("ok"),
+            "/upload" => {
+                response.header("Content-Type: text/plain").body_vec(count(request)?.to_string().into_bytes());
+            }
+            path => {
+                let accept_encoding = accept_encoding(&request);
+                if let Some(count) = path.strip_prefix("/json/") {
+                    let put_body = |response: &mut Response, body: Vec<u8>| response.body_vec(body);
+                    put(response, self.arena.items_for(count, query, accept_encoding), put_body);
+                } else if let Some(name) = path.strip_prefix("/static/") {
+                    let put_bytes = |response: &mut Response, bytes: &'static [u8]| {
+                        response.body_mut().extend_from_slice(bytes);
+                    };
+                    put(response, self.arena.file(name, accept_encoding), put_bytes);
+                } else {
+                    response.status_code(404, "Not Found");
+                }
             }
         }
         if closes {
@@ -66,6 +91,51 @@ impl HttpService for Connection {
             let _ = nix::sys::socket::shutdown(self.descriptor, Shutdown::Read);
         }
         Ok(())
+    }
+}
+
+fn accept_encoding<'a>(request: &'a Request) -> &'a [u8] {
+    let header = request.headers().iter().find(|header| header.name.eq_ignore_ascii_case("accept-encoding"));
+    header.map_or(b"", |header| header.value)
+}
+
+fn count(request: Request) -> io::Result<usize> {
+    let (mut body, mut total) = (request.body(), 0);
+    loop {
+        let bytes = body.fill_buf()?.len();
+        if bytes == 0 {
+            return Ok(total);
+        }
+        body.consume(bytes);
+        total += bytes;
+    }
+}
+
+fn put<B>(response: &mut Response, content: Option<Content<B>>, put_body: impl Fn(&mut Response, B)) {
+    let Some(Content { content_type, encoding, body }) = content else {
+        response.status_code(404, "Not Found");
+        return;
+    };
+    response.header(line(content_type));
+    match encoding {
+        Some("br") => _ = response.header("Content-Encoding: br"),
+        Some(_) => _ = response.header("Content-Encoding: gzip"),
+        None => {}
+    }
+    put_body(response, body);
+}
+
+/// The framework takes whole header lines that live for ever.
+fn line(content_type: &str) -> &'static str {
+    match content_type {
+        "text/css" => "Content-Type: text/css",
+        "text/html" => "Content-Type: text/html",
+        "text/javascript" => "Content-Type: text/javascript",
+        "application/json" => "Content-Type: application/json",
+        "image/svg+xml" => "Content-Type: image/svg+xml",
+        "image/webp" => "Content-Type: image/webp",
+        "font/woff2" => "Content-Type: font/woff2",
+        _ => "Content-Type: application/octet-stream",
     }
 }
 
@@ -86,16 +156,17 @@ fn equip_listener() -> io::Result<()> {
     Ok(())
 }
 
-fn run(address: SocketAddr) -> io::Result<()> {
+fn run(address: SocketAddr, arena: &'static Arena) -> io::Result<()> {
     may::config().set_workers(1).set_pool_capacity(STACKS_KEPT).set_stack_size(STACK_WORDS);
-    let server = Factory.start(address)?;
+    let server = Factory { arena }.start(address)?;
     equip_listener()?;
     server.join().map_err(|_| io::Error::other("the accepting coroutine has ended"))
 }
 
 fn main() {
     let address = start::address();
-    if let Err(error) = run(address) {
+    let arena = Arena::read();
+    if let Err(error) = run(address, arena) {
         start::fail(address, &error);
     }
 }

@@ -9,7 +9,7 @@ use super::{Progress, Read};
 
 /// Payloads differ from one request to the next, and from one connection to the next, in so many ways, so that an answer
 /// that was meant for another one is seen. Each is a window into the same bytes.
-const VARIANTS: u32 = 13;
+pub(super) const VARIANTS: u32 = 13;
 
 /// See the module's head.
 pub(crate) struct Fixed {
@@ -90,7 +90,7 @@ impl Fixed {
     /// Which head the request of this number has, and where its payload begins.
     #[inline]
     fn choose(&self, salt: u32, number: u32) -> (usize, usize) {
-        let mixed = salt.wrapping_mul(7).wrapping_add(number);
+        let mixed = mix(salt, number);
         let head = if self.heads.len() == 1 { 0 } else { mixed as usize % self.heads.len() };
         let variant = if self.is_by_key { head as u32 } else { mixed };
         (head, (variant % VARIANTS) as usize)
@@ -149,8 +149,20 @@ impl Fixed {
                 answers += 1;
             }
         }
-        Ok(Read { consumed: input.len(), answers, at_least: 1, closes: false })
+        Ok(Read { consumed: input.len(), answers, at_least: 1, ..Read::default() })
     }
+}
+
+/// Tells requests apart, and connections.
+#[inline]
+fn mix(salt: u32, number: u32) -> u32 {
+    salt.wrapping_mul(7).wrapping_add(number)
+}
+
+/// In which of [`VARIANTS`] ways the payload of this request differs.
+#[inline]
+pub(super) fn choose_variant(salt: u32, number: u32) -> usize {
+    (mix(salt, number) % VARIANTS) as usize
 }
 
 fn write_key(head: &mut Vec<u8>, key: u32) {
@@ -159,7 +171,7 @@ fn write_key(head: &mut Vec<u8>, key: u32) {
 }
 
 /// Bytes without a pattern in them, the same at every run (xorshift). Printable ones, so that a person can look at them.
-fn pattern(payload_bytes: usize) -> Rc<[u8]> {
+pub(super) fn pattern(payload_bytes: usize) -> Rc<[u8]> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let byte = || {
         state ^= state << 13;

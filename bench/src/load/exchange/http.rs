@@ -1,134 +1,101 @@
-//! HTTP/1.1 as a client: one request again and again, and answers that must be the same but for their Date.
+//! HTTP/1.1 as a client: requests in rotation, and answers that must be right but for their Date.
 //!
-//! Answers are parsed by `httparse`. One that came in one piece becomes the template which later ones are compared with
-//! first, so that a server is not outrun by its client's parsing.
-
-use std::net::SocketAddr;
-use std::ops::Range;
-use std::str;
+//! Answers are parsed by `httparse`. The head of one that came in one piece is what later ones are compared with first, so
+//! that a server is not outrun by its client's parsing.
 
 use baton::Io;
 
 use super::fixed::excerpt;
+use super::head::{Body, Chunk, HEAD_BYTES_MAX, parse_head};
+use super::request::{REFERENCE_BYTES_MAX, Reference, Request};
+use super::template::Template;
 use super::{Progress, Read};
 use crate::load::plan::{DEPTH_MAX, HttpPlan};
+use crate::random::Random;
 
-/// Header lines of an answer at most.
-const HEADERS_MAX: usize = 64;
-
-/// A head that is not complete within so many bytes is none.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Longer answers are not kept as a template.
-const TEMPLATE_BYTES_MAX: usize = 16 * 1024;
-
-/// A first answer's body is kept to compare others with up to this size.
-const REFERENCE_BYTES_MAX: usize = 16 << 20;
-
-/// Where in an answer a connection is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Body {
-    /// Before its head has come.
-    #[default]
-    None,
-    Length {
-        remaining: u64,
-        closes: bool,
-    },
-    Chunked {
-        at: Chunk,
-        closes: bool,
-    },
-    /// To the end of the connection.
-    UntilEnd,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
-    Size,
-    Data { remaining: u64 },
-    DataEnd,
-    Trailer,
-}
-
-/// What all answers' bodies must be.
-enum Reference {
-    Any,
-    Known(Vec<u8>),
-    /// What the first one that is complete will be.
-    Unknown,
-}
+/// A batch of requests that are the same has so many bytes at most.
+const BATCH_BYTES_MAX: usize = 16 * 1024;
 
 /// See the module's head.
 pub(crate) struct Http {
-    /// A batch of requests of equal length.
-    requests: Vec<u8>,
-    request_bytes: usize,
-    /// The same request with `Connection: close`.
-    last_request: Vec<u8>,
-    reference: Reference,
-    template: Option<Template>,
-}
-
-struct Template {
-    answer: Vec<u8>,
-    /// Where the Date's value is.
-    date: Range<usize>,
-}
-
-impl Template {
-    #[inline]
-    fn matches(&self, input: &[u8]) -> bool {
-        let Range { start, end } = self.date;
-        input.len() >= self.answer.len()
-            && input[..start] == self.answer[..start]
-            && input[end..self.answer.len()] == self.answer[end..]
-            && !input[start..end].contains(&b'\r')
-    }
+    requests: Vec<Request>,
+    /// The only request with `Connection: close`, where that is said.
+    last_request: Option<Template>,
+    /// The only request again and again, and how often, where it is always the same.
+    batch: Vec<u8>,
+    batch_count: usize,
+    /// Gives each connection a seed of its own.
+    seeds: Random,
+    scratch: Vec<u8>,
 }
 
 impl Http {
-    pub(super) fn new(plan: &HttpPlan, target: SocketAddr) -> Self {
-        let request = |connection: &str| {
-            let method = if plan.payload_bytes > 0 { "POST" } else { "GET" };
-            let host = plan.host.clone().unwrap_or_else(|| target.to_string());
-            let mut text = format!("{method} {} HTTP/1.1\r\nHost: {host}\r\n", plan.path);
-            plan.headers.iter().for_each(|line| text.extend([line, "\r\n"]));
-            if plan.payload_bytes > 0 {
-                text.push_str(&format!("Content-Length: {}\r\n", plan.payload_bytes));
-            }
-            text.push_str(connection);
-            text.push_str("\r\n");
-            let mut bytes = text.into_bytes();
-            bytes.resize(bytes.len() + plan.payload_bytes, b'b');
-            bytes
-        };
-        let one = request("");
-        let batch = (TEMPLATE_BYTES_MAX / one.len()).clamp(1, DEPTH_MAX as usize);
-        let reference = match &plan.expected_body {
-            _ if plan.is_any_body => Reference::Any,
-            Some(body) => Reference::Known(body.clone()),
-            None => Reference::Unknown,
-        };
-        Self {
-            requests: one.repeat(batch),
-            request_bytes: one.len(),
-            last_request: request("Connection: close\r\n"),
-            reference,
-            template: None,
+    /// `index` tells the load's threads apart.
+    pub(super) fn new(plan: &HttpPlan, index: usize) -> Self {
+        let requests: Vec<Request> = plan.requests.iter().map(Request::new).collect();
+        let (mut batch, mut batch_count) = (Vec::new(), 0);
+        if let [request] = requests.as_slice()
+            && request.template.is_constant()
+            && request.large.is_none()
+        {
+            request.template.fill(Random::new(0), &mut batch);
+            batch_count = (BATCH_BYTES_MAX / batch.len()).clamp(1, DEPTH_MAX as usize);
+            batch = batch.repeat(batch_count);
+        }
+        let last_request = plan.last_request.clone();
+        Self { requests, last_request, batch, batch_count, seeds: Random::new(index as u64), scratch: Vec::new() }
+    }
+
+    /// Whether the server is told that a request is the last one.
+    pub(super) fn can_say_last(&self) -> bool {
+        self.last_request.is_some()
+    }
+
+    pub(super) fn write(&mut self, progress: &mut Progress, count: u32, is_last: bool, io: &mut Io<'_>) {
+        if progress.seed == 0 {
+            progress.seed = self.seeds.next() | 1;
+        }
+        let is_last = is_last && self.last_request.is_some();
+        let count = count - u32::from(is_last);
+        if self.batch_count > 0 {
+            self.write_same(count as usize, io);
+        } else {
+            self.write_filled(progress, count, io);
+        }
+        if let Some(last) = self.last_request.as_ref().filter(|_| is_last) {
+            self.scratch.clear();
+            last.fill(Random::nth(progress.seed, progress.written), &mut self.scratch);
+            io.write(&self.scratch);
         }
     }
 
-    pub(super) fn write(&self, count: u32, is_last: bool, io: &mut Io<'_>) {
-        let mut count = count as usize - usize::from(is_last);
-        let batch = self.requests.len() / self.request_bytes;
+    fn write_same(&self, mut count: usize, io: &mut Io<'_>) {
+        let each = self.batch.len() / self.batch_count;
         while count > 0 {
-            let now = count.min(batch);
-            io.write(&self.requests[..now * self.request_bytes]);
+            let now = count.min(self.batch_count);
+            io.write(&self.batch[..now * each]);
             count -= now;
         }
-        if is_last {
-            io.write(&self.last_request);
+    }
+
+    fn write_filled(&mut self, progress: &mut Progress, count: u32, io: &mut Io<'_>) {
+        self.scratch.clear();
+        for _ in 0..count {
+            let request = &self.requests[choose(progress.seed, progress.written, self.requests.len())];
+            if let Some(whole) = &request.large {
+                // Nothing may wait before it, or else it is copied.
+                if !self.scratch.is_empty() {
+                    io.write(&self.scratch);
+                    self.scratch.clear();
+                }
+                io.write_counted(whole, 0..whole.len());
+            } else {
+                request.template.fill(Random::nth(progress.seed, progress.written), &mut self.scratch);
+            }
+            progress.written = progress.written.wrapping_add(1);
+        }
+        if !self.scratch.is_empty() {
+            io.write(&self.scratch);
         }
     }
 
@@ -143,17 +110,17 @@ impl Http {
                 if read.answers == awaited {
                     return Err(format!("{} bytes more than were asked for: {}", rest.len(), excerpt(rest)));
                 }
-                if let Some(template) = &self.template
-                    && template.matches(rest)
-                {
-                    read.consumed += template.answer.len();
+                let (request, random) = self.asked(progress);
+                if let Some(bytes) = request.match_known(random.clone(), rest) {
+                    read.consumed += bytes;
                     read.answers += 1;
+                    progress.read = progress.read.wrapping_add(1);
                     continue;
                 }
                 let Some(head) = parse_head(rest)? else {
                     return Ok(read);
                 };
-                self.keep_template(rest, &head);
+                request.keep_head(random, rest, &head);
                 read.consumed += head.bytes;
                 progress.body = head.body;
                 progress.offset = 0;
@@ -172,10 +139,16 @@ impl Http {
             return false;
         }
         self.learn(progress);
-        match &self.reference {
-            Reference::Known(body) => progress.offset == body.len() as u64,
-            Reference::Any | Reference::Unknown => true,
-        }
+        let mut digits = itoa::Buffer::new();
+        let (request, random) = self.asked(progress);
+        request.expected(random, &mut digits).is_none_or(|body| progress.offset == body.len() as u64)
+    }
+
+    /// The request that is answered next on a connection, and its random numbers.
+    #[inline]
+    fn asked(&mut self, progress: &Progress) -> (&mut Request, Random) {
+        let index = choose(progress.seed, progress.read, self.requests.len());
+        (&mut self.requests[index], Random::nth(progress.seed, progress.read))
     }
 
     /// Reads on in a body; false where more input is needed for a step.
@@ -230,13 +203,16 @@ impl Http {
     fn end_body(&mut self, progress: &mut Progress) -> Result<Option<bool>, String> {
         let Body::Length { remaining: 0, closes } = progress.body else { return Ok(None) };
         self.learn(progress);
-        if let Reference::Known(body) = &self.reference
+        let mut digits = itoa::Buffer::new();
+        let (request, random) = self.asked(progress);
+        if let Some(body) = request.expected(random, &mut digits)
             && progress.offset != body.len() as u64
         {
             return Err(format!("a body of {} bytes where {} are expected", progress.offset, body.len()));
         }
         progress.body = Body::None;
         progress.offset = 0;
+        progress.read = progress.read.wrapping_add(1);
         Ok(Some(closes))
     }
 
@@ -244,15 +220,17 @@ impl Http {
     fn compare(&mut self, progress: &mut Progress, part: &[u8]) -> Result<(), String> {
         let start = progress.offset as usize;
         progress.offset += part.len() as u64;
-        match &self.reference {
-            Reference::Known(body) if body.get(start..start + part.len()) != Some(part) => {
+        let mut digits = itoa::Buffer::new();
+        let (request, random) = self.asked(progress);
+        if let Some(body) = request.expected(random, &mut digits) {
+            if body.get(start..start + part.len()) != Some(part) {
                 return Err(format!("other bytes than expected, {start} bytes into a body: {}", excerpt(part)));
             }
-            Reference::Unknown if start + part.len() > REFERENCE_BYTES_MAX => {
+        } else if matches!(request.reference, Reference::Unknown) {
+            if start + part.len() > REFERENCE_BYTES_MAX {
                 return Err(format!("a body of more than {REFERENCE_BYTES_MAX} bytes; --any-body reads it unchecked"));
             }
-            Reference::Unknown => progress.gathered.extend_from_slice(part),
-            Reference::Known(_) | Reference::Any => {}
+            progress.gathered.extend_from_slice(part);
         }
         Ok(())
     }
@@ -260,85 +238,29 @@ impl Http {
     /// A body is complete. Others may have begun before it was known what bodies must be, and are looked at whole.
     fn learn(&mut self, progress: &mut Progress) {
         let gathered = std::mem::take(&mut progress.gathered);
-        match &self.reference {
-            Reference::Unknown => self.reference = Reference::Known(gathered),
+        let (request, _) = self.asked(progress);
+        match &request.reference {
+            Reference::Unknown => request.reference = Reference::Known(gathered.into()),
             // Of what was gathered the length is known to be right only if the bytes are.
             Reference::Known(body) if !body.starts_with(&gathered) => progress.offset = u64::MAX,
-            Reference::Known(_) | Reference::Any => {}
-        }
-    }
-
-    /// An answer that is here in one piece shows what the others must be.
-    fn keep_template(&mut self, rest: &[u8], head: &Head) {
-        let Body::Length { remaining, closes: false } = head.body else { return };
-        let Some(end) = usize::try_from(remaining).ok().and_then(|length| head.bytes.checked_add(length)) else {
-            return;
-        };
-        if end > rest.len() {
-            return;
-        }
-        let body = &rest[head.bytes..end];
-        if matches!(self.reference, Reference::Unknown) && body.len() <= REFERENCE_BYTES_MAX {
-            self.reference = Reference::Known(body.to_vec());
-        }
-        if end <= TEMPLATE_BYTES_MAX && matches!(&self.reference, Reference::Known(known) if known == body) {
-            self.template = Some(Template { answer: rest[..end].to_vec(), date: head.date.clone() });
+            Reference::Known(_) | Reference::Sum(_) | Reference::Any => {}
         }
     }
 }
 
-struct Head {
-    bytes: usize,
-    body: Body,
-    date: Range<usize>,
-}
-
-/// The head of an answer; `None` where it is not complete.
-fn parse_head(input: &[u8]) -> Result<Option<Head>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let bytes = match response.parse(input) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) if input.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err("a head without end".to_owned()),
-        Err(error) => return Err(format!("not an HTTP answer ({error}): {}", excerpt(input))),
-    };
-    let status = response.code.unwrap_or_default();
-    if !(200..400).contains(&status) {
-        return Err(format!("status {status}: {}", excerpt(input)));
-    }
-    let mut closes = response.version == Some(0);
-    let (mut length, mut is_chunked, mut date) = (None, false, 0..0);
-    for header in response.headers.iter() {
-        let value = str::from_utf8(header.value).unwrap_or_default().trim();
-        if header.name.eq_ignore_ascii_case("content-length") {
-            length = Some(value.parse().map_err(|_| format!("Content-Length is no number: {value:?}"))?);
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            is_chunked = value.to_ascii_lowercase().ends_with("chunked");
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            let value = value.to_ascii_lowercase();
-            closes = value.contains("close") || (closes && !value.contains("keep-alive"));
-        } else if header.name.eq_ignore_ascii_case("date") {
-            let start = header.value.as_ptr() as usize - input.as_ptr() as usize;
-            date = start..start + header.value.len();
-        }
-    }
-    let body = match length {
-        _ if status == 204 || status == 304 => Body::Length { remaining: 0, closes },
-        _ if is_chunked => Body::Chunked { at: Chunk::Size, closes },
-        Some(remaining) => Body::Length { remaining, closes },
-        None => Body::UntilEnd,
-    };
-    Ok(Some(Head { bytes, body, date }))
+/// Which of so many requests a connection sends as this one.
+#[inline]
+fn choose(seed: u64, number: u32, requests: usize) -> usize {
+    if requests == 1 { 0 } else { (seed as u32).wrapping_add(number) as usize % requests }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::plan::{Expected, RequestPlan};
 
     fn http() -> Http {
-        let plan = HttpPlan { path: "/".to_owned(), ..HttpPlan::default() };
-        Http::new(&plan, ([127, 0, 0, 1], 80).into())
+        Http::new(&HttpPlan::get("/", ([127, 0, 0, 1], 80).into()).expect("a request"), 0)
     }
 
     fn read_all(http: &mut Http, pieces: &[&[u8]]) -> Result<(u32, bool), String> {
@@ -409,16 +331,63 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_whole() {
-        let plan = HttpPlan {
-            path: "/e".to_owned(),
-            headers: vec!["X: y".to_owned()],
-            payload_bytes: 2,
-            ..HttpPlan::default()
+    fn a_request_that_is_always_the_same_is_written_in_batches() {
+        let http = http();
+        let text = "GET / HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n";
+        assert_eq!(http.batch_count, BATCH_BYTES_MAX / text.len());
+        assert_eq!(String::from_utf8(http.batch), Ok(text.repeat(http.batch_count)));
+    }
+
+    #[test]
+    fn requests_take_turns_and_the_sums_of_their_numbers_are_checked() {
+        let raws = [
+            "GET /?a={RAND:1:1000}&b=1 HTTP/1.1\r\n\r\n",
+            "POST /?a=1 HTTP/1.1\r\nContent-Length: 2\r\n\r\n{RAND:10:99}",
+        ];
+        let plans = raws.map(|raw| RequestPlan::with_sum(raw.as_bytes()).expect("a template"));
+        let mut http = Http::new(&HttpPlan::rotation("sums", plans.to_vec()), 0);
+        let progress = Progress { seed: 5, ..Progress::default() };
+        // As `write` fills them, and as a server adds them up.
+        let sums: Vec<u64> = (0..40)
+            .map(|number| {
+                let (mut text, index) = (Vec::new(), choose(progress.seed, number, raws.len()));
+                http.requests[index].template.fill(Random::nth(progress.seed, number), &mut text);
+                let text = String::from_utf8(text).expect("text");
+                let value = |from: &str, to: &str| {
+                    let rest = text.split_once(from).expect("its start").1;
+                    rest.split(to).next().and_then(|digits| digits.parse::<u64>().ok()).expect("a number")
+                };
+                if text.starts_with("GET") { value("?a=", "&") + 1 } else { value("\r\n\r\n", " ") + 1 }
+            })
+            .collect();
+        assert!(sums.iter().any(|sum| *sum > 100), "{sums:?}");
+        let answers = |sums: &[u64]| sums.iter().map(|sum| answer(1, &sum.to_string())).collect::<String>();
+        for cut in [0, 1, 30, 90, 400, 1_000] {
+            let text = answers(&sums);
+            let (first, second) = text.as_bytes().split_at(cut);
+            let mut progress = progress.clone();
+            let read = http.read(&mut progress, 40, first).expect("right");
+            let rest = [&first[read.consumed..], second].concat();
+            assert_eq!(http.read(&mut progress, 40, &rest).expect("right").answers + read.answers, 40, "cut at {cut}");
+        }
+        for wrong in 0..40 {
+            let mut sums = sums.clone();
+            sums[wrong] += 1;
+            let problem = http.read(&mut progress.clone(), 40, answers(&sums).as_bytes());
+            assert!(problem.is_err_and(|problem| problem.contains("expected")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_request_has_a_first_answer_of_its_own() {
+        let plan = |path: &str| {
+            let raw = format!("GET {path} HTTP/1.1\r\n\r\n");
+            RequestPlan { template: Template::new(raw.as_bytes()).expect("a template"), expected: Expected::First }
         };
-        let http = Http::new(&plan, ([127, 0, 0, 1], 80).into());
-        let text = "POST /e HTTP/1.1\r\nHost: 127.0.0.1:80\r\nX: y\r\nContent-Length: 2\r\n\r\nbb";
-        assert_eq!(str::from_utf8(&http.requests[..http.request_bytes]), Ok(text));
-        assert!(str::from_utf8(&http.last_request).expect("text").contains("\r\nConnection: close\r\n\r\n"));
+        let mut http = Http::new(&HttpPlan::rotation("two", vec![plan("/a"), plan("/b")]), 0);
+        let text = ["even", "odd", "even", "odd"].map(|body| answer(1, body)).concat();
+        assert_eq!(read_all(&mut http, &[text.as_bytes()]), Ok((4, false)));
+        let text = ["even", "even"].map(|body| answer(1, body)).concat();
+        assert!(read_all(&mut http, &[text.as_bytes()]).is_err());
     }
 }
