@@ -70,3 +70,36 @@ fn complain(error: &dyn Display, code: ExitCode) -> ExitCode {
     let _ = writeln!(io::stderr(), "arena: error: {line}");
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Arguments, ErrorKind> {
+        let arguments = ["arena"].iter().chain(flags);
+        Arguments::try_parse_from(arguments).map_err(|error| {
+            assert_eq!(error.exit_code(), i32::from(EXIT_USAGE));
+            error.kind()
+        })
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_ranking_mounts_and_asks() {
+        let arguments = parse(&[]).expect("no flag is needed");
+        assert_eq!(arguments.listen, [SocketAddr::from(([0, 0, 0, 0], 8080))]);
+        assert_eq!(arguments.data, PathBuf::from("/data"));
+        assert!(arguments.workers >= 1);
+    }
+
+    #[test]
+    fn flags_are_taken_or_refused() {
+        let arguments = parse(&["--listen", "[::1]:1", "--listen", "127.0.0.1:2", "--workers", "3"]).expect("good");
+        assert_eq!((arguments.listen.len(), arguments.workers), (2, 3));
+        for flags in [["--listen", "here"], ["--listen", "127.0.0.1"], ["--workers", "-1"], ["--workers", "many"]] {
+            let expected = if flags[1] == "-1" { ErrorKind::UnknownArgument } else { ErrorKind::ValueValidation };
+            assert_eq!(parse(&flags).err(), Some(expected), "{flags:?}");
+        }
+    }
+}

@@ -79,8 +79,7 @@ impl Compressor {
     fn brotli(&mut self) -> Result<(), Error> {
         let (quality, lgwin, size_hint) = (BROTLI_QUALITY, BROTLI_WINDOW, self.plain.len());
         let parameters = BrotliEncoderParams { quality, lgwin, size_hint, ..BrotliEncoderParams::default() };
-        let mut writer =
-            brotli::CompressorWriter::with_params(&mut self.compressed, BROTLI_BUFFER_BYTES, &parameters);
+        let mut writer = brotli::CompressorWriter::with_params(&mut self.compressed, BROTLI_BUFFER_BYTES, &parameters);
         writer.write_all(&self.plain)?;
         // Dropped, it writes the end, and no error of a vector is lost.
         drop(writer);

@@ -2,7 +2,7 @@
 
 mod compression;
 mod dataset;
-mod load;
+pub(crate) mod load;
 mod static_files;
 mod upload;
 
@@ -48,7 +48,7 @@ struct Arena {
 impl State for Arena {}
 
 /// The protocol of one worker.
-pub(crate) fn http(data: &Data) -> Http<impl State> {
+pub(crate) fn http(data: &Data) -> Http<impl State + use<>> {
     let (sockets, thawing) = (WebSockets::new(MESSAGE_BYTES_MAX), WebSockets::new(MESSAGE_BYTES_MAX));
     let router = Router::new()
         .get("/baseline11", baseline)
