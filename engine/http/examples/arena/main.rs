@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use baton::Server;
 use clap::Parser;
+use tracing::Level;
 
 use self::service::Data;
 
@@ -29,7 +30,7 @@ const EXIT_USAGE: u8 = 2;
 #[command(name = "arena")]
 struct Arguments {
     /// Address to listen on, such as 0.0.0.0:8080 or [::1]:8080; may be given several times.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Worker processes: a count, or auto for one for each core that this process may use.
     #[arg(long, value_name = "COUNT", default_value = "auto", value_parser = workers)]
@@ -37,6 +38,10 @@ struct Arguments {
     /// Folder with dataset.json and static/.
     #[arg(long, value_name = "FOLDER", default_value = "/data")]
     data: PathBuf,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
 }
 
 fn workers(text: &str) -> Result<usize, String> {
@@ -48,6 +53,7 @@ fn workers(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(Level::WARN).init();
     let data = match Data::load(&arguments.data) {
         Ok(data) => data,
         Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
