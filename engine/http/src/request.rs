@@ -53,6 +53,14 @@ impl<'a> Request<'a> {
         crate::query::value(self.head.query, name)
     }
 
+    /// The same, parsed; `None` where the query has no such pair.
+    ///
+    /// # Errors
+    /// 400 where it does not parse.
+    pub fn parse_query_value<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Option<T>, Error> {
+        self.query_value(name).map(|text| parse(name, &text)).transpose()
+    }
+
     /// The minor version of HTTP/1: 0 or 1.
     pub fn minor_version(&self) -> u8 {
         self.head.minor
@@ -74,8 +82,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// As [`Request::parameter`], and 400 where it does not parse.
     pub fn parse_parameter<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, Error> {
-        let text = self.parameter(name)?;
-        text.parse().map_err(|error| Error::bad_request(format!("{name}: {error}")))
+        parse(name, &self.parameter(name)?)
     }
 
     /// The value of the first header of this name, without whitespace around it.
@@ -120,6 +127,10 @@ impl<'a> Request<'a> {
             crate::head::Framing::Chunked => None,
         }
     }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(name: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|error| Error::bad_request(format!("{name}: {error}")))
 }
 
 impl fmt::Debug for Request<'_> {

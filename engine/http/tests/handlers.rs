@@ -7,7 +7,7 @@ use std::time::Duration;
 use baton::CloseReason;
 use baton::config::{Limits, Timeouts};
 use baton::testing::{Client, Harness, output_of_all_handovers, output_of_all_splits};
-use baton_http::{Http, HttpConfig, Response, StatusCode};
+use baton_http::{Http, HttpConfig, Response, Router, StatusCode};
 
 use self::app::{App, server, server_with};
 
@@ -95,6 +95,19 @@ fn a_json_api() {
     assert_eq!(answers(&output), expected.map(|(status, body)| (status, body.to_owned())));
     assert!(output.contains("\r\nLocation: /users/0\r\n"));
     assert_eq!(output_of_all_splits(server, all.as_bytes()), output.as_bytes());
+}
+
+#[test]
+fn a_value_of_the_query_is_parsed() {
+    let router = Router::new().get("/", |_, request, reply| reply.json(&request.parse_query_value::<u8>("n")?));
+    let mut harness = Harness::new(Http::new(&HttpConfig::default(), router, ()));
+    let client = harness.open();
+    let all: String = ["/?m=1&n=%31%32", "/", "/?n=256", "/?n="].iter().map(|target| get(target)).collect();
+    harness.send(client, all.as_bytes());
+    let output = String::from_utf8(harness.take_output(client)).expect("text");
+    let answers = answers(&output);
+    assert_eq!(answers[..2], [(200, "12".to_owned()), (200, "null".to_owned())]);
+    assert_eq!(answers[2..].iter().map(|(status, _)| *status).collect::<Vec<_>>(), [400, 400]);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! An entry for HttpArena (<https://www.http-arena.com/>) on the public face of `baton-http`.
+//!
+//! ```text
+//! cargo run --release -p baton-http --example arena -- --data FOLDER
+//! ```
+//!
+//! `FOLDER` is what the ranking mounts at `/data`: `dataset.json`, and the folder `static`. The Dockerfile beside this file builds
+//! what the ranking runs.
+#![deny(unsafe_code)]
+
+mod service;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use baton::Server;
+use clap::Parser;
+use tracing::Level;
+
+use self::service::Data;
+
+/// Wrong flags or data.
+const EXIT_USAGE: u8 = 2;
+
+/// An entry for HttpArena: baseline, pipelined, limited-conn, json, json-comp, upload, static and echo-ws.
+#[derive(Debug, Parser)]
+#[command(name = "arena")]
+struct Arguments {
+    /// Address to listen on, such as 0.0.0.0:8080 or [::1]:8080; may be given several times.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", value_parser = address)]
+    listen: Vec<SocketAddr>,
+    /// Worker processes: a count, or auto for one for each core that this process may use.
+    #[arg(long, value_name = "COUNT", default_value = "auto", value_parser = workers)]
+    workers: usize,
+    /// Folder with dataset.json and static/.
+    #[arg(long, value_name = "FOLDER", default_value = "/data")]
+    data: PathBuf,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".to_owned())
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    if text == "auto" {
+        return Ok(std::thread::available_parallelism().map_or(1, usize::from));
+    }
+    text.parse().map_err(|_| "give a count of workers, or auto".to_owned())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(Level::WARN).init();
+    let data = match Data::load(&arguments.data) {
+        Ok(data) => data,
+        Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
+    };
+    let addresses = arguments.listen.iter();
+    let builder = addresses.fold(Server::builder(), |builder, address| builder.listen(*address));
+    let server = match builder.workers(arguments.workers).build() {
+        Ok(server) => server,
+        Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
+    };
+    match server.run(|_slot| service::http(&data)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, ExitCode::FAILURE),
+    }
+}
+
+/// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
+fn complain(error: &dyn Display, code: ExitCode) -> ExitCode {
+    let line = baton::control::escaped(&error.to_string());
+    let _ = writeln!(io::stderr(), "arena: error: {line}");
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Arguments, ErrorKind> {
+        let arguments = ["arena"].iter().chain(flags);
+        Arguments::try_parse_from(arguments).map_err(|error| {
+            assert_eq!(error.exit_code(), i32::from(EXIT_USAGE));
+            error.kind()
+        })
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_ranking_mounts_and_asks() {
+        let arguments = parse(&[]).expect("no flag is needed");
+        assert_eq!(arguments.listen, [SocketAddr::from(([0, 0, 0, 0], 8080))]);
+        assert_eq!(arguments.data, PathBuf::from("/data"));
+        assert!(arguments.workers >= 1);
+    }
+
+    #[test]
+    fn flags_are_taken_or_refused() {
+        let arguments = parse(&["--listen", "[::1]:1", "--listen", "127.0.0.1:2", "--workers", "3"]).expect("good");
+        assert_eq!((arguments.listen.len(), arguments.workers), (2, 3));
+        for flags in [["--listen", "here"], ["--listen", "127.0.0.1"], ["--workers", "-1"], ["--workers", "many"]] {
+            let expected = if flags[1] == "-1" { ErrorKind::UnknownArgument } else { ErrorKind::ValueValidation };
+            assert_eq!(parse(&flags).err(), Some(expected), "{flags:?}");
+        }
+    }
+}

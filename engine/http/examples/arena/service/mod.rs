@@ -1,0 +1,114 @@
+//! What the entry answers. `/json` and its compressed form are one route, as in the ranking.
+
+mod compression;
+mod dataset;
+pub(crate) mod load;
+mod static_files;
+mod upload;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use baton_http::websocket::{MaskedMessage, Message, ProtocolError, Sender, Socket, Taken, WebSockets};
+use baton_http::{Done, Error, Http, HttpConfig, Method, Receiving, Reply, Request, Router, State, query};
+
+use self::compression::Compressor;
+use self::dataset::Item;
+use self::load::LoadError;
+use self::static_files::StaticFiles;
+use self::upload::Upload;
+
+/// Largest message that `/ws` echoes.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// What is read before the workers are forked.
+pub(crate) struct Data {
+    dataset: Rc<[Item]>,
+    files: Rc<StaticFiles>,
+}
+
+impl Data {
+    /// Reads `dataset.json` of this folder, and which files its folder `static` has.
+    ///
+    /// # Errors
+    /// Says which file is wrong and what is expected there.
+    pub(crate) fn load(folder: &Path) -> Result<Self, LoadError> {
+        let dataset = load::dataset(&folder.join("dataset.json"))?.into();
+        Ok(Self { dataset, files: Rc::new(StaticFiles::of(load::files(&folder.join("static"))?)) })
+    }
+}
+
+/// What the handlers of a worker share.
+struct Arena {
+    dataset: Rc<[Item]>,
+    files: Rc<StaticFiles>,
+    compressor: Compressor,
+}
+
+impl State for Arena {}
+
+/// The protocol of one worker.
+pub(crate) fn http(data: &Data) -> Http<impl State + use<>> {
+    let (sockets, thawing) = (WebSockets::new(MESSAGE_BYTES_MAX), WebSockets::new(MESSAGE_BYTES_MAX));
+    let router = Router::new()
+        .get("/baseline11", baseline)
+        .post("/baseline11", baseline)
+        .get("/pipeline", |_, _, reply| reply.text("ok"))
+        .get("/json/{count}", json)
+        .receive(Method::Post, "/upload", |_, _, _| Ok(Receiving::Answers(Box::new(Upload::default()))))
+        .thaws(upload::NAME, upload::thaw)
+        .get("/static/{file}", |arena: &mut Arena, request, reply| arena.files.answer(request, reply))
+        .get("/ws", move |_, request, reply| sockets.open(request, reply, Echo))
+        .thaws(Echo::NAME, move |state| thawing.thaw(state, |own| own.is_empty().then_some(Echo)));
+    let (dataset, files) = (Rc::clone(&data.dataset), Rc::clone(&data.files));
+    Http::new(&HttpConfig::default(), router, Arena { dataset, files, compressor: Compressor::new() })
+}
+
+/// The sum of the query's values and of the body.
+fn baseline(_: &mut Arena, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
+    let mut sum = 0;
+    for (name, value) in query::pairs(request.query()) {
+        sum = add(sum, &value).ok_or_else(|| not_a_number(&name))?;
+    }
+    if !request.body().is_empty() {
+        let text = std::str::from_utf8(request.body()).ok();
+        sum = text.and_then(|text| add(sum, text.trim())).ok_or_else(|| not_a_number("the body"))?;
+    }
+    reply.text(itoa::Buffer::new().format(sum))
+}
+
+fn add(sum: i64, text: &str) -> Option<i64> {
+    text.parse().ok().and_then(|number| sum.checked_add(number))
+}
+
+fn not_a_number(what: &str) -> Error {
+    Error::bad_request(format!("{what} is no whole number of 64 bits, or the sum is none"))
+}
+
+/// The first items of the data set with what `m` of each cost, compressed for who accepts that. `m` is 1 where it is missing,
+/// and more items than there are means all of them, as other entries have it.
+fn json(arena: &mut Arena, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
+    let count: usize = request.parse_parameter("count")?;
+    let multiplier = request.parse_query_value("m")?.unwrap_or(1);
+    let page = dataset::page(&arena.dataset, count, multiplier)
+        .ok_or_else(|| Error::bad_request("m: the totals would be beyond 64 bits"))?;
+    arena.compressor.json(&page, request, reply)
+}
+
+/// Sends each message back.
+struct Echo;
+
+impl Socket for Echo {
+    fn on_message(&mut self, message: Message<'_>, sender: &mut Sender<'_, '_>) {
+        sender.send(&message);
+    }
+
+    fn on_masked(&mut self, message: MaskedMessage<'_>, sender: &mut Sender<'_, '_>) -> Result<Taken, ProtocolError> {
+        sender.send_masked(&message)?;
+        Ok(Taken::Yes)
+    }
+
+    fn freeze(&self, _: &mut Vec<u8>) -> Result<(), baton::CannotFreeze> {
+        Ok(())
+    }
+}
