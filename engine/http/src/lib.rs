@@ -2,22 +2,29 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod accept;
 mod answer;
 mod body;
+pub mod conditional;
 mod config;
 mod connection;
+pub mod date;
 mod error;
 mod exchange;
 mod head;
 mod http;
 mod later;
+pub mod media_type;
 mod method;
 mod out;
+pub mod query;
+pub mod range;
 mod refusal;
 mod reply;
 mod request;
 mod router;
 mod state;
+pub mod websocket;
 mod writer;
 
 pub use ::http::StatusCode;
