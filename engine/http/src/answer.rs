@@ -1,6 +1,8 @@
 //! Calls of handlers, and what the connection does after an answer.
 
 use ::http::StatusCode;
+use std::time::Duration;
+
 use baton::{Io, Next};
 
 use crate::body::Rest;
@@ -11,6 +13,7 @@ use crate::head::{Head, Persistence};
 use crate::later::Response;
 use crate::method::Method;
 use crate::out::{Out, OutFraming};
+use crate::record::{Pending, Record};
 use crate::refusal::Refusal;
 use crate::reply::{Outcome, Reply, To};
 use crate::request::Request;
@@ -53,6 +56,7 @@ pub(crate) struct Answering<'s, S> {
     pub(crate) state: &'s mut S,
     pub(crate) writer: &'s mut Writer,
     pub(crate) requests_max: u32,
+    pub(crate) has_records: bool,
 }
 
 impl<S: State> Answering<'_, S> {
@@ -66,7 +70,11 @@ impl<S: State> Answering<'_, S> {
         io: &mut Io<'_>,
     ) -> After {
         let (to, after) = self.count(connection, &request.head, io);
-        self.answer_to(connection, request, found, to, after, io)
+        let then = self.answer_to(connection, request, found, to, after, io);
+        if self.has_records {
+            self.record(connection, &request, io);
+        }
+        then
     }
 
     /// The same, for the last answer of the connection.
@@ -79,6 +87,25 @@ impl<S: State> Answering<'_, S> {
     ) {
         let (to, _) = self.count(connection, &request.head, io);
         self.answer_to(connection, request, found, To { say: Say::Close, ..to }, After::Close, io);
+        if self.has_records {
+            self.record(connection, &request, io);
+        }
+    }
+
+    /// An answer was begun: it is recorded now, or when it is over.
+    #[cold]
+    fn record(&mut self, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
+        let ((status, body_bytes), peer) = (self.writer.last(), connection.peer());
+        let going_on = connection.busy.as_mut();
+        match going_on.filter(|busy| matches!(busy.doing, Doing::Stream { .. } | Doing::Later)) {
+            Some(busy) => {
+                busy.record = Some(Pending { head: request.bytes.into(), status, body_bytes, began: io.now() })
+            }
+            None => {
+                let took = Duration::ZERO;
+                self.state.on_answer(&Record { request: Some(request), peer, status, body_bytes, took });
+            }
+        }
     }
 
     #[inline]
@@ -191,6 +218,9 @@ impl<S: State> Answering<'_, S> {
                     (to, after)
                 };
                 let then = self.settle(connection, &request, begun.err(), outcome, (to, after), io);
+                if self.has_records {
+                    self.record(connection, &request, io);
+                }
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
                     connection.busy = Some(Busy { after: then, ..*Busy::new(b"", Doing::Skip { rest }) }.into());
                     return After::Keep;
@@ -201,6 +231,10 @@ impl<S: State> Answering<'_, S> {
         };
         let mut busy = Busy::new(request.bytes, Doing::Parts { rest, receiver, out, waits: false });
         (busy.to, busy.after) = (Some(to), after);
+        if self.has_records && out.is_some() {
+            let (status, body_bytes) = self.writer.last();
+            busy.record = Some(Pending { head: request.bytes.into(), status, body_bytes, began: io.now() });
+        }
         connection.busy = Some(busy);
         After::Keep
     }
@@ -211,12 +245,12 @@ impl<S: State> Answering<'_, S> {
         connection: &mut HttpConnection<S>,
         request: Request<'_>,
         mut receiver: Box<dyn Receive<S>>,
-        out: Option<OutFraming>,
+        (out, written): (Option<OutFraming>, &mut u64),
         after: After,
         io: &mut Io<'_>,
     ) -> After {
         if let Some(mut framing) = out {
-            let mut out = Out { io, framing: &mut framing };
+            let mut out = Out { io, framing: &mut framing, written };
             return match receiver.on_last(self.state, &mut out) {
                 Ok(()) if out.end() => {
                     if framing == OutFraming::UntilClose {
@@ -236,7 +270,11 @@ impl<S: State> Answering<'_, S> {
         let mut outcome = Outcome::Nothing;
         let reply = Reply::new(io, self.writer, &mut outcome, to, Some(&request));
         let failed = receiver.on_end(self.state, &request, reply).err();
-        self.settle(connection, &request, failed, outcome, (to, after), io)
+        let then = self.settle(connection, &request, failed, outcome, (to, after), io);
+        if self.has_records {
+            self.record(connection, &request, io);
+        }
+        then
     }
 
     /// A receiver has failed in the middle of a body.

@@ -1,5 +1,7 @@
 //! The state of a connection: nothing between requests, and a box for whatever goes on.
 
+use std::net::SocketAddr;
+
 use baton::{CannotFreeze, Io, Next, ThawError, TimerKey};
 
 use crate::answer::After;
@@ -7,6 +9,7 @@ use crate::body::Rest;
 use crate::exchange::{Progress, Receive, Source, Thawed, Upgraded};
 use crate::head::{self, Field, Framing, HeadLimits};
 use crate::out::{Out, OutFraming};
+use crate::record::Pending;
 use crate::reply::To;
 use crate::router::Router;
 
@@ -18,18 +21,20 @@ pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
 /// Times that a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
 
-const _: () = assert!(size_of::<HttpConnection<()>>() <= 16, "ten thousand idle connections are to be cheap");
+const _: () = assert!(size_of::<HttpConnection<()>>() <= 24, "ten thousand idle connections are to be cheap");
 
 /// State of a connection of [`Http`](crate::Http).
 pub struct HttpConnection<S> {
     pub(crate) busy: Option<Box<Busy<S>>>,
+    /// Whom it is with, where answers are recorded.
+    pub(crate) peer: Option<Box<SocketAddr>>,
     pub(crate) requests: u32,
     pub(crate) empty_lines: u8,
 }
 
 impl<S> Default for HttpConnection<S> {
     fn default() -> Self {
-        Self { busy: None, requests: 0, empty_lines: 0 }
+        Self { busy: None, peer: None, requests: 0, empty_lines: 0 }
     }
 }
 
@@ -45,6 +50,10 @@ pub(crate) struct Busy<S> {
     pub(crate) has_timer: bool,
     /// The client will send nothing more.
     pub(crate) has_peer_ended: bool,
+    /// Bytes of the body of its answer that were written in parts.
+    pub(crate) written: u64,
+    /// What is recorded when its answer is over.
+    pub(crate) record: Option<Pending>,
 }
 
 pub(crate) enum Doing<S> {
@@ -65,14 +74,23 @@ pub(crate) enum Doing<S> {
 /// What asking a source came to.
 pub(crate) enum Pumped {
     Waits,
-    Ended(After),
-    Cut,
+    Ended(After, Option<Pending>),
+    Cut(Option<Pending>),
 }
 
 impl<S> Busy<S> {
     pub(crate) fn new(head: &[u8], doing: Doing<S>) -> Box<Self> {
         let (to, after) = (None, After::Keep);
-        Box::new(Self { head: head.into(), doing, to, after, has_timer: false, has_peer_ended: false })
+        Box::new(Self {
+            head: head.into(),
+            doing,
+            to,
+            after,
+            has_timer: false,
+            has_peer_ended: false,
+            written: 0,
+            record: None,
+        })
     }
 
     /// The body is whole.
@@ -122,25 +140,38 @@ impl<S: 'static> HttpConnection<S> {
                 // Asked again when the client has caught up.
                 return Pumped::Waits;
             }
-            let mut out = Out { io, framing };
+            let mut out = Out { io, framing, written: &mut busy.written };
             match source.next(&mut out) {
                 Ok(Progress::More) => {}
                 Ok(Progress::Wait) => return Pumped::Waits,
                 Ok(Progress::End) => {
                     let is_whole = out.end();
                     let after = if busy.has_peer_ended { After::Close } else { busy.after };
+                    let record = self.take_record();
                     self.busy = None;
-                    return if is_whole { Pumped::Ended(after) } else { Pumped::Cut };
+                    return if is_whole { Pumped::Ended(after, record) } else { Pumped::Cut(record) };
                 }
                 Err(error) => {
                     error.log("", "");
+                    let record = self.take_record();
                     self.busy = None;
-                    return Pumped::Cut;
+                    return Pumped::Cut(record);
                 }
             }
         }
         io.wake(io.id());
         Pumped::Waits
+    }
+
+    /// What is to be recorded of the answer that is under way, as far as it has come.
+    pub(crate) fn take_record(&mut self) -> Option<Pending> {
+        let busy = self.busy.as_mut()?;
+        let record = busy.record.take()?;
+        Some(Pending { body_bytes: record.body_bytes + busy.written, ..record })
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.as_deref().copied()
     }
 
     /// What to do after an answer that was not given from `on_data`.
@@ -198,7 +229,7 @@ impl<S: 'static> HttpConnection<S> {
             .split_first()
             .map(|(kind, rest)| thaw_busy(*kind, rest, router, limits, fields, (body_bytes_max, streamed_bytes_max)));
         let busy = busy.transpose()?;
-        Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
+        Ok(Self { busy, peer: None, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
     }
 }
 

@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton::{
-    CannotFreeze, ConnectionId, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, SystemCalls,
-    ThawError, TimerKey, Worker,
+    CannotFreeze, CloseReason, ConnectionId, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step,
+    SystemCalls, ThawError, TimerKey, Worker,
 };
 
 use crate::answer::{self, After, Answering};
@@ -19,6 +20,7 @@ use crate::head::{self, Field, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
 use crate::method::Method;
 use crate::out::Out;
+use crate::record::{Pending, Record};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::router::{Endpoint, Found, Router};
@@ -45,6 +47,8 @@ pub struct Http<S: State = ()> {
     streamed_bytes_max: u64,
     body_ms: u64,
     requests_max: u32,
+    /// Answers are recorded.
+    has_records: bool,
     /// Answers that have come for connections that are about to be woken.
     late: HashMap<ConnectionId, (u32, Response)>,
 }
@@ -73,6 +77,7 @@ impl<S: State> Http<S> {
             streamed_bytes_max: config.streamed_bytes_max,
             body_ms: config.body_ms,
             requests_max: config.requests_max,
+            has_records: false,
             late: HashMap::new(),
         }
     }
@@ -95,11 +100,11 @@ impl<S: State> Http<S> {
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
         connection.empty_lines = 0;
-        let Self { router, state, writer, fields, requests_max, .. } = self;
+        let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
         let request = Request { head, bytes, fields, parameters: None, body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max };
+        let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
         if head.framing == Framing::Length(0) && !found.takes_parts() {
             *answered += 1;
             return Ok(Taken::Bytes(head.length, answering.answer(connection, request, found, io)));
@@ -159,7 +164,8 @@ impl<S: State> Http<S> {
         io: &mut Io<'_>,
     ) -> Result<Taken, Refusal> {
         let Some(busy) = &mut connection.busy else { return Ok(Taken::Nothing) };
-        let taken = match &mut busy.doing {
+        let Busy { doing, written, .. } = &mut **busy;
+        let taken = match doing {
             Doing::Body { rest, kept } => rest.receive(input, |data| {
                 kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
             })?,
@@ -169,7 +175,7 @@ impl<S: State> Http<S> {
                 let state = &mut self.state;
                 let taken = rest.receive(input, |part| {
                     if failed.is_none() {
-                        let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing });
+                        let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing, written: &mut *written });
                         match receiver.on_part(state, part, out.as_mut()) {
                             Ok(flow) => *waits = flow == crate::exchange::Flow::Wait,
                             Err(error) => failed = Some(error),
@@ -194,7 +200,7 @@ impl<S: State> Http<S> {
             io.cancel_timer(BODY_TIMER);
         }
         let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
-        let Busy { head: bytes, doing, after, .. } = *busy;
+        let Busy { head: bytes, doing, after, mut written, record, .. } = *busy;
         let body = match doing {
             Doing::Skip { .. } => return Ok(Taken::Bytes(taken, after)),
             Doing::Body { kept, .. } => kept.unwrap_or_default(),
@@ -202,13 +208,14 @@ impl<S: State> Http<S> {
                 let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
                     return Err(Refusal::REQUEST_LINE);
                 };
-                let Self { state, writer, fields, requests_max, router, .. } = self;
+                let Self { state, writer, fields, requests_max, router, has_records, .. } = self;
                 let found = router.find(head.method, head.path);
                 let parameters = if let Found::Endpoint(_, parameters) = &found { parameters.as_ref() } else { None };
                 let request = Request { head, bytes: &bytes, fields, parameters, body: b"" };
-                let mut answering = Answering { state, writer, requests_max: *requests_max };
+                let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
                 *answered += 1;
-                let then = answering.end_parts(connection, request, receiver, out, after, io);
+                let then = answering.end_parts(connection, request, receiver, (out, &mut written), after, io);
+                self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
                 return Ok(Taken::Bytes(taken, then));
             }
             Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
@@ -216,16 +223,17 @@ impl<S: State> Http<S> {
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
-        let Self { router, state, writer, fields, requests_max, .. } = self;
+        let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
         let found = router.find(head.method, head.path);
         let request = Request { head, bytes: &bytes, fields, parameters: None, body: &body };
         *answered += 1;
-        let mut answering = Answering { state, writer, requests_max: *requests_max };
+        let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
         Ok(Taken::Bytes(taken, answering.answer(connection, request, found, io)))
     }
 
     fn answering(&mut self) -> Answering<'_, S> {
-        Answering { state: &mut self.state, writer: &mut self.writer, requests_max: self.requests_max }
+        let Self { state, writer, requests_max, has_records, .. } = self;
+        Answering { state, writer, requests_max: *requests_max, has_records: *has_records }
     }
 
     /// `input` is where the refused request begins, if no head was taken yet.
@@ -239,6 +247,10 @@ impl<S: State> Http<S> {
             return Next::Abort;
         }
         answer::refuse(&mut self.writer, io, refusal, if is_head { Method::Head } else { Method::Get });
+        if self.has_records {
+            let (peer, (status, body_bytes)) = (connection.peer(), self.writer.last());
+            self.state.on_answer(&Record { request: None, peer, status, body_bytes, took: Duration::ZERO });
+        }
         Next::Close
     }
 
@@ -246,8 +258,26 @@ impl<S: State> Http<S> {
     fn resume(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
         match connection.pump(io) {
             Pumped::Waits => Next::Keep,
-            Pumped::Ended(after) => connection.next_after(after, io),
-            Pumped::Cut => Next::Abort,
+            Pumped::Ended(after, record) => {
+                self.record(connection, record, io.now());
+                connection.next_after(after, io)
+            }
+            Pumped::Cut(record) => {
+                self.record(connection, record, io.now());
+                Next::Abort
+            }
+        }
+    }
+
+    /// Asked of the kernel for the records alone.
+    fn peer_of(&self, peer: Peer<'_>) -> Option<Box<SocketAddr>> {
+        if self.has_records { peer.address().ok().map(Box::new) } else { None }
+    }
+
+    /// An answer is over.
+    fn record(&mut self, connection: &HttpConnection<S>, record: Option<Pending>, now: Duration) {
+        if let Some(record) = record {
+            record.end(&mut self.state, self.head_limits, &mut self.fields, connection.peer(), now);
         }
     }
 }
@@ -275,11 +305,12 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
         self.writer.mailbox = Some(worker.mailbox());
+        self.has_records = self.state.wants_records();
         self.state.on_start(worker)
     }
 
-    fn on_open(&mut self, _peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection<S>, Reject> {
-        Ok(HttpConnection::default())
+    fn on_open(&mut self, peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection<S>, Reject> {
+        Ok(HttpConnection { peer: self.peer_of(peer), ..HttpConnection::default() })
     }
 
     #[inline]
@@ -303,8 +334,12 @@ impl<S: State> Protocol for Http<S> {
                         Pumped::Waits if rest.is_empty() => break Next::Keep,
                         // So the end of the input is not heard before the rest of it was looked at.
                         Pumped::Waits => break Next::Pause,
-                        Pumped::Cut => break Next::Abort,
-                        Pumped::Ended(after) => {
+                        Pumped::Cut(record) => {
+                            self.record(connection, record, io.now());
+                            break Next::Abort;
+                        }
+                        Pumped::Ended(after, record) => {
+                            self.record(connection, record, io.now());
                             let after = if io.is_draining() { After::Close } else { after };
                             match after.next(rest) {
                                 Some(next) => break next,
@@ -408,7 +443,10 @@ impl<S: State> Protocol for Http<S> {
                 Some((number, response)) if number == connection.requests => {
                     self.writer.refresh(io);
                     io.count_requests(1);
+                    let record = connection.take_record();
                     let then = self.answering().answer_late(connection, &response, io);
+                    let (status, body_bytes) = self.writer.last();
+                    self.record(connection, record.map(|record| Pending { status, body_bytes, ..record }), io.now());
                     if connection.busy.is_some() {
                         self.resume(connection, io)
                     } else {
@@ -488,13 +526,23 @@ impl<S: State> Protocol for Http<S> {
         &mut self,
         version: u32,
         state: &[u8],
-        _peer: Peer<'_>,
+        peer: Peer<'_>,
         _io: &mut Io<'_>,
     ) -> Result<HttpConnection<S>, ThawError> {
         if version != 2 {
             return Err(ThawError::Version(version));
         }
         let bounds = (self.body_bytes_max, self.streamed_bytes_max);
-        HttpConnection::thaw(state, &self.router, self.head_limits, &mut self.fields, bounds)
+        let thawed = HttpConnection::thaw(state, &self.router, self.head_limits, &mut self.fields, bounds)?;
+        Ok(HttpConnection { peer: self.peer_of(peer), ..thawed })
+    }
+
+    fn on_close(&mut self, mut connection: HttpConnection<S>, reason: CloseReason) {
+        if reason != CloseReason::HandedOver
+            && let Some(record) = connection.take_record()
+        {
+            let now = record.began;
+            self.record(&connection, Some(record), now);
+        }
     }
 }

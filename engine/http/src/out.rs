@@ -20,6 +20,8 @@ pub(crate) enum OutFraming {
 pub struct Out<'o, 'io> {
     pub(crate) io: &'o mut Io<'io>,
     pub(crate) framing: &'o mut OutFraming,
+    /// Bytes of the body so far.
+    pub(crate) written: &'o mut u64,
 }
 
 impl Out<'_, '_> {
@@ -51,10 +53,14 @@ impl Out<'_, '_> {
         if length == 0 {
             return;
         }
+        if !matches!(self.framing, OutFraming::Left(_)) {
+            *self.written += length as u64;
+        }
         match self.framing {
             OutFraming::Left(left) => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(length);
                 *left -= taken as u64;
+                *self.written += taken as u64;
                 write(self.io, taken);
             }
             OutFraming::UntilClose => write(self.io, length),

@@ -170,8 +170,9 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// Where a header cannot be sent.
     pub fn counted(self, content_type: &'static str, body: &Rc<[u8]>) -> Result<Done, Error> {
         let length = Length::Bytes(body.len() as u64);
-        let (Self { io, .. }, has_body) = self.begin(content_type.as_bytes(), length, b"")?;
+        let (Self { io, writer, .. }, has_body) = self.begin(content_type.as_bytes(), length, b"")?;
         if has_body {
+            writer.count_body(body.len() as u64);
             io.write_counted(body, 0..body.len());
         }
         Ok(Done(()))

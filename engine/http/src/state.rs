@@ -5,6 +5,7 @@ use std::io;
 use baton::{SystemCalls, TimerKey, Worker};
 
 use crate::later::Message;
+use crate::record::Record;
 
 /// What the handlers of one worker share: any type of yours. All of a worker runs on one thread, so nothing in it needs a lock;
 /// what workers have in common lies outside of them all, as they are processes.
@@ -24,6 +25,16 @@ pub trait State: 'static {
     /// A timer set with [`Worker::set_timer`] expired.
     fn on_timer(&mut self, key: TimerKey, worker: &mut Worker<'_, Message>) {
         let _ = (key, worker);
+    }
+
+    /// Whether [`State::on_answer`] is to be called; asked when the worker starts.
+    fn wants_records(&self) -> bool {
+        false
+    }
+
+    /// A request was answered: for an access log. Called for each, so it should only keep what it needs.
+    fn on_answer(&mut self, record: &Record<'_>) {
+        let _ = record;
     }
 
     /// All events of a turn of the loop are handled; see [`baton::Protocol::on_turn_end`].

@@ -1,5 +1,6 @@
 //! Heads of answers, and what of them stays the same for a second.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +67,8 @@ pub(crate) struct Writer {
     pub(crate) content_type: Vec<u8>,
     /// A body that is being made.
     pub(crate) body: Vec<u8>,
+    /// Status and bytes of the body of the last answer.
+    last: Cell<(StatusCode, u64)>,
     /// Of this worker, once it has started.
     pub(crate) mailbox: Option<Mailbox<Message>>,
 }
@@ -82,6 +85,7 @@ impl Writer {
             headers: Vec::new(),
             content_type: Vec::new(),
             body: Vec::new(),
+            last: Cell::new((StatusCode::OK, 0)),
             mailbox: None,
         }
     }
@@ -104,6 +108,17 @@ impl Writer {
         self.ok.extend_from_slice(&self.server);
         let date = HttpDate::from(SystemTime::UNIX_EPOCH + since);
         write!(self.ok, "Date: {date}\r\n").expect("memory takes every byte");
+    }
+
+    /// Status and bytes of the body of the last answer, so far.
+    pub(crate) fn last(&self) -> (StatusCode, u64) {
+        self.last.get()
+    }
+
+    /// So many bytes more of the body of the last answer were written elsewhere.
+    pub(crate) fn count_body(&self, bytes: u64) {
+        let (status, before) = self.last.get();
+        self.last.set((status, before + bytes));
     }
 
     /// Forgets what an earlier answer was put together from.
@@ -157,6 +172,7 @@ impl Writer {
             to = rest;
         }
         io.commit(total);
+        self.last.set((head.status, body.len() as u64));
     }
 }
 

@@ -79,7 +79,11 @@ fn lines(count: usize) -> String {
 
 #[test]
 fn a_json_api() {
-    let all = post("/users", r#"{"name":"Ada"}"#) + &get("/users/0") + &get("/users/9") + &get("/users/x") + &post("/users", "{");
+    let all = post("/users", r#"{"name":"Ada"}"#)
+        + &get("/users/0")
+        + &get("/users/9")
+        + &get("/users/x")
+        + &post("/users", "{");
     let expected = [
         (201, r#"{"id":0,"name":"Ada"}"#),
         (200, r#"{"id":0,"name":"Ada"}"#),
@@ -114,7 +118,8 @@ fn an_answer_without_a_body_says_no_length() {
 
 #[test]
 fn answers_are_streamed_and_pipelined_order_holds() {
-    let all = get("/lines/3") + &get("/counted-lines/2") + &get("/") + &request("HEAD /lines/3", "", "") + &get("/lines/0");
+    let all =
+        get("/lines/3") + &get("/counted-lines/2") + &get("/") + &request("HEAD /lines/3", "", "") + &get("/lines/0");
     let output = String::from_utf8(output_of_all_splits(server, all.as_bytes())).expect("text");
     let head = output.rfind("HTTP/1.1 200 OK\r\nServer: baton\r\nDate: ").expect("the last");
     let before = &output[..output[..head].rfind("HTTP/1.1").expect("of HEAD")];
@@ -180,7 +185,9 @@ fn answers_come_later_in_their_order() {
     assert_eq!(send(&mut harness, client, &all), "");
     assert_eq!(answers(&send(&mut harness, other, &get("/"))), [(200, "hello".to_owned())]);
     let first = harness.protocol().state().later.pop_front().expect("one waits");
-    std::thread::spawn(move || first.answer(Response::text("first").status(StatusCode::ACCEPTED))).join().expect("told");
+    std::thread::spawn(move || first.answer(Response::text("first").status(StatusCode::ACCEPTED)))
+        .join()
+        .expect("told");
     let output = send(&mut harness, client, "");
     assert_eq!(answers(&output), [(202, "first".to_owned()), (200, "hello".to_owned())]);
     harness.protocol().state().later.clear();
@@ -257,7 +264,8 @@ fn a_receiver_that_wants_no_more_holds_the_client_back() {
 #[test]
 fn a_body_is_refused_before_it_is_read() {
     let refused = (403, "not you\n".to_owned());
-    let all = request("POST /upload", "X-Refuse: 1\r\nContent-Length: 3\r\n", "abc") + &post("/unread", "xyz") + &get("/");
+    let all =
+        request("POST /upload", "X-Refuse: 1\r\nContent-Length: 3\r\n", "abc") + &post("/unread", "xyz") + &get("/");
     let expected = [refused.clone(), (200, "no need".to_owned()), (200, "hello".to_owned())];
     assert_eq!(answers(&ask(&all)), expected);
     assert_eq!(output_of_all_splits(server, all.as_bytes()), ask(&all).as_bytes());
@@ -354,4 +362,32 @@ fn half_a_streamed_body_and_then_the_end_is_no_request() {
     harness.finish(client);
     assert_eq!(send(&mut harness, client, ""), "");
     assert_eq!(harness.closed(client), Some(CloseReason::Peer));
+}
+
+#[test]
+fn answers_are_recorded_when_they_are_over() {
+    let (mut harness, client) = open();
+    let all =
+        get("/") + &get("/none") + &get("/x") + &get("/lines/2") + &post("/upload", "abc") + &post("/mirror", "abcd");
+    send(&mut harness, client, &(all + &get("/later")));
+    let other = harness.open();
+    send(&mut harness, other, &get("/words"));
+    harness.advance(Duration::from_millis(20));
+    harness.protocol().state().later.pop_front().expect("one waits").answer(Response::text("late"));
+    send(&mut harness, client, "\n");
+    harness.reset(other);
+    let expected = [
+        ("/", 200, 5, 0),
+        ("/none", 204, 0, 0),
+        ("/x", 404, 22, 0),
+        ("/lines/2", 200, 24, 0),
+        ("/upload", 200, 12, 0),
+        ("/mirror", 200, 4, 0),
+        ("/later", 200, 4, 20),
+        ("", 400, 53, 0),
+        ("/words", 200, 4, 0),
+    ];
+    let records = std::mem::take(&mut harness.protocol().state().records);
+    let seen: Vec<_> = records.iter().map(|(path, status, bytes, ms)| (path.as_str(), *status, *bytes, *ms)).collect();
+    assert_eq!(seen, expected);
 }

@@ -4,19 +4,31 @@ use std::collections::VecDeque;
 
 use baton::{CannotFreeze, Io, Step};
 use baton_http::{
-    Done, Error, Flow, Http, HttpConfig, Later, Method, Out, Progress, Receive, Receiving, Reply, Request, Router, Source,
-    State, StatusCode, Thawed, Upgraded, Waker,
+    Done, Error, Flow, Http, HttpConfig, Later, Method, Out, Progress, Receive, Receiving, Record, Reply, Request,
+    Router, Source, State, StatusCode, Thawed, Upgraded, Waker,
 };
 use serde::{Deserialize, Serialize};
 
 #[derive(Default)]
-pub struct App {
-    pub names: Vec<String>,
-    pub later: VecDeque<Later>,
-    pub wakers: Vec<Waker>,
+pub(crate) struct App {
+    /// What was recorded: path, status, bytes of the body, milliseconds.
+    pub(crate) records: Vec<(String, u16, u64, u128)>,
+    pub(crate) names: Vec<String>,
+    pub(crate) later: VecDeque<Later>,
+    pub(crate) wakers: Vec<Waker>,
 }
 
-impl State for App {}
+impl State for App {
+    fn wants_records(&self) -> bool {
+        true
+    }
+
+    fn on_answer(&mut self, record: &Record<'_>) {
+        assert!(record.peer.is_some());
+        let path = record.request.map_or("", |request| request.path()).to_owned();
+        self.records.push((path, record.status.as_u16(), record.body_bytes, record.took.as_millis()));
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct User {
@@ -141,11 +153,11 @@ fn thaw_shout(state: &[u8]) -> Option<Thawed<App>> {
     Some(Thawed::Upgraded(Box::new(Shout(u32::from_le_bytes(state.try_into().ok()?)))))
 }
 
-pub fn server() -> Http<App> {
+pub(crate) fn server() -> Http<App> {
     server_with(&HttpConfig::default())
 }
 
-pub fn server_with(config: &HttpConfig) -> Http<App> {
+pub(crate) fn server_with(config: &HttpConfig) -> Http<App> {
     let router = Router::new()
         .get("/", |_, _, reply| reply.text("hello"))
         .get("/users/{id}", show)

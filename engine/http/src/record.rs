@@ -1,0 +1,55 @@
+//! What an access log needs to know of an answer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ::http::StatusCode;
+
+use crate::head::{self, Field, HeadLimits};
+use crate::request::Request;
+use crate::state::State;
+
+/// A request that was answered: for [`State::on_answer`](crate::State::on_answer).
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// The request; `None` for one that could not be understood.
+    pub request: Option<&'a Request<'a>>,
+    /// Of the client; `None` where it had gone before it could be asked for.
+    pub peer: Option<SocketAddr>,
+    /// Of the answer.
+    pub status: StatusCode,
+    /// Bytes of the answer's body, before any chunks.
+    pub body_bytes: u64,
+    /// From when the request was whole, or its body began to go in parts, to the end of the answer: that it was given to the
+    /// engine, not that the client has it. On the loop's clock, so 0 for what was answered in one turn.
+    pub took: Duration,
+}
+
+/// A record of an answer that is not over.
+pub(crate) struct Pending {
+    /// Of the request.
+    pub(crate) head: Box<[u8]>,
+    pub(crate) status: StatusCode,
+    pub(crate) body_bytes: u64,
+    /// On the loop's clock.
+    pub(crate) began: Duration,
+}
+
+impl Pending {
+    /// The answer is over, whether it is whole or not.
+    pub(crate) fn end<S: State>(
+        &self,
+        state: &mut S,
+        limits: HeadLimits,
+        fields: &mut Vec<Field>,
+        peer: Option<SocketAddr>,
+        now: Duration,
+    ) {
+        // It was parsed before, with the same limits.
+        let Ok(Some(head)) = head::parse(&self.head, limits, fields) else { return };
+        let request = Request { head, bytes: &self.head, fields, parameters: None, body: b"" };
+        let took = now.saturating_sub(self.began);
+        let Self { status, body_bytes, .. } = *self;
+        state.on_answer(&Record { request: Some(&request), peer, status, body_bytes, took });
+    }
+}
