@@ -305,8 +305,9 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
         self.writer.mailbox = Some(worker.mailbox());
+        self.state.on_start(worker)?;
         self.has_records = self.state.wants_records();
-        self.state.on_start(worker)
+        Ok(())
     }
 
     fn on_open(&mut self, peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection<S>, Reject> {

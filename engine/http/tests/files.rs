@@ -263,7 +263,7 @@ fn edits_are_seen_within_a_second() {
     let folder = folder();
     let site = folder.path().join("site");
     let mut harness = Harness::new(server(&folder));
-    let mut body = |harness: &mut Harness<Http>, headers: &str| {
+    let body = |harness: &mut Harness<Http>, headers: &str| {
         let (status, _, body) = get(harness, "/static/app.js", headers);
         (status, String::from_utf8_lossy(&body).into_owned())
     };
