@@ -16,7 +16,7 @@ use crate::units::{Bytes, Listen, Number, Workers};
 ///
 /// QUIT lets connections finish, then ends all workers; TERM and INT (Ctrl-C) have less patience; a second one of them
 /// ends all at once. HUP reads the configuration again and replaces the workers, losing no connection. WINCH lets the
-/// workers leave and the master wait for HUP. USR2 starts the binary anew beside this one; see batonctl upgrade.
+/// workers leave and the master wait for HUP. USR1 opens the access log anew. USR2 starts the binary anew beside this one; see batonctl upgrade.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
