@@ -10,6 +10,7 @@ use std::thread;
 
 use baton_tests::client::{connect, pattern, read_answer};
 use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
 use baton_tests::process::kilobytes;
 use baton_tests::program::Server;
 use baton_tests::wait_until;
@@ -105,18 +106,20 @@ fn large_files_go_on_where_workers_are_replaced() {
 
 #[test]
 fn large_files_go_on_across_upgrades() {
-    let folder = site();
-    let lineage = Lineage::start(1, |control, pid_file| {
-        let arguments = ["--settle-ms", "50", "--control", control, "--pid-file", pid_file];
-        Server::start(&[&arguments[..], &["--static", &mount(&folder)]].concat())
+    run("large_files_go_on_across_upgrades", || {
+        let folder = site();
+        let lineage = Lineage::start(1, |control, pid_file| {
+            let arguments = ["--settle-ms", "50", "--control", control, "--pid-file", pid_file];
+            Server::start(&[&arguments[..], &["--static", &mount(&folder)]].concat())
+        });
+        let mut downloads: Vec<Download> = (0..4).map(|_| Download::begin(lineage.first.address())).collect();
+        for _ in 0..2 {
+            downloads.iter_mut().for_each(|download| download.read(500_000));
+            lineage.done(&["upgrade"]);
+            lineage.settle();
+        }
+        downloads.into_iter().for_each(Download::finish);
     });
-    let mut downloads: Vec<Download> = (0..4).map(|_| Download::begin(lineage.first.address())).collect();
-    for _ in 0..2 {
-        downloads.iter_mut().for_each(|download| download.read(500_000));
-        lineage.done(&["upgrade"]);
-        lineage.settle();
-    }
-    downloads.into_iter().for_each(Download::finish);
 }
 
 /// Lines with their times taken out.
@@ -238,7 +241,7 @@ fn a_full_disk_stops_nobody_and_lost_lines_are_counted() {
     (0..1_000).for_each(|_| drop(get(&mut stream, "/", "")));
     let counted = || {
         let status = baton_tests::control::status(&server.control()).expect("a status");
-        serde_json::to_string(&status).expect("JSON").contains("\"access_log_lines_lost\":1000")
+        serde_json::to_string(&status).expect("JSON").contains("\"access_log_lines_lost\",1000")
     };
     wait_until("a thousand lines are counted", counted);
     server.stop();

@@ -188,8 +188,8 @@ impl<S: 'static> HttpConnection<S> {
     }
 
     /// Version 2: requests answered (four bytes, little endian), empty lines (one byte), and what goes on: a kind (one byte),
-    /// the head and then what is missing of the body, each after its length (four bytes), and what is kept; or a name after its
-    /// length, and what its owner has written.
+    /// the head and then what is missing of the body or how far the answer has come, each after its length (four bytes), and what
+    /// is kept; or a name after its length, and what its owner has written.
     pub(crate) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend_from_slice(&self.requests.to_le_bytes());
         state.push(self.empty_lines);
