@@ -21,6 +21,9 @@ pub(crate) const EMPTY_LINES_MAX: u8 = 4;
 
 pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
 
+/// Output of a source that waits for its client: with so much, a worker can have many slow ones.
+pub(crate) const STREAM_BYTES_MAX: usize = 128 * 1024;
+
 /// Times that a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
 
@@ -139,8 +142,9 @@ impl<S: 'static> HttpConnection<S> {
         let Some(busy) = &mut self.busy else { return Pumped::Waits };
         let Doing::Stream { source, framing } = &mut busy.doing else { return Pumped::Waits };
         for _ in 0..PARTS_PER_TURN_MAX {
-            if io.is_full() {
-                // Asked again when the client has caught up.
+            if io.is_full() || io.queued_bytes() >= STREAM_BYTES_MAX {
+                // Asked again when the client has taken some of it.
+                io.wait_for_room();
                 return Pumped::Waits;
             }
             let mut out = Out { io, framing, written: &mut busy.written };

@@ -141,6 +141,13 @@ impl Io<'_> {
         self.queued_bytes() > self.context.limits.outbound_bytes_high
     }
 
+    /// Calls [`Protocol::on_writable`](crate::Protocol::on_writable) when the peer has taken some of the output, as if that were above
+    /// the high-water mark: for long answers of which little is to wait at a time. The connection is not read until then. Does
+    /// nothing where no output waits.
+    pub fn wait_for_room(&mut self) {
+        self.context.waits_for_room = true;
+    }
+
     /// Says how much memory the protocol holds for this connection, such as a body that it collects: counted into
     /// [`Limits::memory_bytes_max`](crate::config::Limits::memory_bytes_max) until something else is said.
     #[inline]

@@ -90,6 +90,8 @@ pub(crate) struct Context {
     pub(crate) core: Option<usize>,
     pub(crate) draining: bool,
     pub(crate) access_log: Option<AccessLog>,
+    /// The callback that runs wants [`Io::wait_for_room`].
+    pub(crate) waits_for_room: bool,
 }
 
 impl Context {
@@ -111,6 +113,7 @@ impl Context {
             core: None,
             draining: false,
             access_log: None,
+            waits_for_room: false,
         }
     }
 

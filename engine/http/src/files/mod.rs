@@ -10,7 +10,6 @@ mod source;
 
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -21,9 +20,10 @@ use ::http::StatusCode;
 use self::cache::{Cache, Cost, Known};
 use self::folder::{Folder, Identity, Missing, Opened};
 use self::path::{FilePath, Unfit};
-use self::source::{FileSource, Place};
+use self::source::{Content, FileSource, Place};
 use crate::accept::{self, Encoding};
 use crate::conditional::{self, Condition, EntityTag, Validators};
+use crate::connection::STREAM_BYTES_MAX;
 use crate::date;
 use crate::error::Error;
 use crate::exchange::Thawed;
@@ -35,6 +35,9 @@ use crate::router::Router;
 
 /// Siblings of a file that have it compressed, in the order of preference, by the end of their names.
 const SIBLINGS: [(Encoding, &str); 2] = [(Encoding::Brotli, ".br"), (Encoding::Gzip, ".gz")];
+
+/// More of a file goes out part by part, so that slow clients do not make much wait.
+const WHOLE_BYTES_MAX: u64 = STREAM_BYTES_MAX as u64;
 
 /// A file that becomes shorter while it is read is read anew so often.
 const READS_MAX: usize = 3;
@@ -108,11 +111,6 @@ struct Representation {
     modified: Option<SystemTime>,
     last_modified: Option<String>,
     content: Content,
-}
-
-enum Content {
-    Memory(Rc<[u8]>),
-    Open(Rc<File>),
 }
 
 impl Files {
@@ -215,7 +213,7 @@ impl Files {
         }
         let Opened { file, identity, .. } = mounted.folder().ok()?.find(&place.path).ok()?;
         let is_same = quoted(&identity) == place.entity_tag && place.start <= place.end && place.end <= identity.size;
-        is_same.then(|| FileSource { file: Rc::new(file), place })
+        is_same.then(|| FileSource { content: Content::Open(Rc::new(file)), place })
     }
 }
 
@@ -330,9 +328,11 @@ impl Found {
             reply = reply.header("Content-Encoding", encoding);
         }
         match content {
-            Content::Memory(bytes) if selection == Selection::Whole => reply.counted("", bytes),
-            Content::Memory(bytes) => reply.bytes("", &bytes[start as usize..end_of_part as usize]),
-            Content::Open(file) => {
+            Content::Memory(bytes) if end_of_part - start <= WHOLE_BYTES_MAX => match selection {
+                Selection::Whole => reply.counted("", bytes),
+                _ => reply.bytes("", &bytes[start as usize..end_of_part as usize]),
+            },
+            content => {
                 let place = Place {
                     prefix: mount.prefix.clone(),
                     path: sibling(path, end),
@@ -340,7 +340,7 @@ impl Found {
                     start,
                     end: end_of_part,
                 };
-                reply.stream(Some(end_of_part - start), FileSource { file: Rc::clone(file), place })
+                reply.stream(Some(end_of_part - start), FileSource { content: content.clone(), place })
             }
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use baton::CannotFreeze;
 use serde::{Deserialize, Serialize};
 
+use crate::connection::STREAM_BYTES_MAX;
 use crate::error::Error;
 use crate::exchange::{Progress, Source};
 use crate::out::Out;
@@ -35,15 +36,29 @@ pub(super) struct Place {
 
 /// See the module's head.
 pub(super) struct FileSource {
-    pub(super) file: Rc<File>,
+    pub(super) content: Content,
     pub(super) place: Place,
+}
+
+/// Where a file's bytes are.
+#[derive(Clone)]
+pub(super) enum Content {
+    Memory(Rc<[u8]>),
+    Open(Rc<File>),
 }
 
 impl Source for FileSource {
     fn next(&mut self, out: &mut Out<'_, '_>) -> Result<Progress, Error> {
         let Place { start, end, .. } = &mut self.place;
         let left = usize::try_from(*end - *start).unwrap_or(usize::MAX);
-        let count = out.fill(left.min(PART_BYTES), |part| read(&self.file, part, *start))?;
+        let count = match &self.content {
+            Content::Memory(bytes) => {
+                let count = left.min(STREAM_BYTES_MAX);
+                out.write_counted(bytes, *start as usize..*start as usize + count);
+                count
+            }
+            Content::Open(file) => out.fill(left.min(PART_BYTES), |part| read(file, part, *start))?,
+        };
         if count == 0 && left > 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter").into());
         }
