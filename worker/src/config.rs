@@ -207,7 +207,7 @@ choices! {
         group: String,
         #[serde(deserialize_with = "units::name")]
         sandbox: SandboxChoice,
-        #[serde(rename = "static")]
+        #[serde(rename = "static", deserialize_with = "statics::tables")]
         statics: Vec<StaticChoice>,
         limits: LimitChoices,
         timeouts: TimeoutChoices,

@@ -1,10 +1,11 @@
 //! Folders whose files are served, as flags and files name them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use baton_http::Mount;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 const INDEX_DEFAULT: &str = "index.html";
 
@@ -15,7 +16,7 @@ pub struct StaticChoice {
     /// What paths begin with.
     pub path: String,
     /// Where their files are.
-    pub folder: PathBuf,
+    pub folder: String,
     /// What a folder is answered with.
     #[serde(default)]
     pub index: Option<String>,
@@ -29,16 +30,35 @@ impl FromStr for StaticChoice {
             .split_once('=')
             .filter(|(_, folder)| !folder.is_empty())
             .ok_or_else(|| format!("{text:?} is not a path and a folder such as /static/=/srv/www"))?;
-        Ok(Self { path: path.to_owned(), folder: PathBuf::from(folder), index: None })
+        Ok(Self { path: path.to_owned(), folder: folder.to_owned(), index: None })
     }
 }
 
 impl StaticChoice {
     /// With the default where no index is named, and a folder that does not depend on where the server was started.
     pub fn mount(self) -> Mount {
-        let folder = std::path::absolute(&self.folder).unwrap_or(self.folder);
+        let folder = std::path::absolute(&self.folder).unwrap_or_else(|_| PathBuf::from(self.folder));
         Mount { prefix: self.path, folder, index: self.index.unwrap_or_else(|| INDEX_DEFAULT.to_owned()) }
     }
+}
+
+struct Tables;
+
+impl<'de> de::Visitor<'de> for Tables {
+    type Value = Option<Vec<StaticChoice>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("tables [[static]], each with path and folder")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        std::iter::from_fn(|| entries.next_element().transpose()).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// Reads the tables from a file.
+pub(crate) fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<StaticChoice>>, D::Error> {
+    deserializer.deserialize_any(Tables)
 }
 
 /// What is wrong with these, and what would be right.
