@@ -1,9 +1,13 @@
-//! Settings of a server, their defaults, and what makes them invalid. Pure: nothing is opened here.
+//! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};
+use crate::sys::readable;
 use crate::sys::system_calls;
 
 /// Default of [`Limits::connections_max`], before the limit of open files cuts it.
@@ -181,6 +185,49 @@ pub enum Control {
     At(PathBuf),
 }
 
+/// Where lines about what was answered go; see [`Worker::access_log`](crate::Worker::access_log).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To the master's standard error.
+    StandardError,
+    /// To the end of this file, which the master opens, and makes with mode 0640 where there is none; a symbolic link is refused. On
+    /// USR1 the master opens it anew, and its workers go on in that one.
+    File(PathBuf),
+}
+
+impl LogTarget {
+    /// # Errors
+    /// Names the setting, the file, and says why not.
+    pub(crate) fn open(&self) -> Result<Option<OwnedFd>, InvalidSetting> {
+        let opened = match self {
+            Self::Off => return Ok(None),
+            Self::StandardError => access_log::standard_error(),
+            Self::File(path) => access_log::open(path),
+        };
+        opened.map(|file| Some(file.into())).map_err(|error| {
+            let problem = match (self, error.raw_os_error()) {
+                (Self::File(path), Some(libc::ELOOP)) => {
+                    format!("{} is a symbolic link, which is not followed; name the file itself", path.display())
+                }
+                (Self::File(path), Some(libc::ENXIO)) => {
+                    format!("{} is a FIFO that nobody reads; start its reader first", path.display())
+                }
+                (Self::File(path), _) => {
+                    format!(
+                        "{} cannot be opened to append to it: {error}; make its folder, or name another file",
+                        path.display()
+                    )
+                }
+                _ => format!("standard error cannot be used: {error}"),
+            };
+            InvalidSetting { setting: "access_log", problem }
+        })
+    }
+}
+
 /// Everything a server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -211,6 +258,12 @@ pub struct Settings {
     pub group: Option<String>,
     /// What workers give up; needs seccomp (`CONFIG_SECCOMP_FILTER`) on x86-64, AArch64 or RISC-V.
     pub sandbox: Sandbox,
+    /// Folders beneath which workers of [`SystemCalls::ServeOnly`](crate::SystemCalls::ServeOnly) may open files to read, by
+    /// openat2(2) alone. The filter then allows that call, and Landlock keeps it to these folders; without Landlock such a worker can open
+    /// whatever its user can, which [`Sandbox::On`] refuses and [`Sandbox::Auto`] logs. Other workers may read files in any case.
+    pub readable: Vec<PathBuf>,
+    /// Where workers log what they answered.
+    pub access_log: LogTarget,
 }
 
 impl Default for Settings {
@@ -229,6 +282,8 @@ impl Default for Settings {
             user: None,
             group: None,
             sandbox: Sandbox::default(),
+            readable: Vec::new(),
+            access_log: LogTarget::default(),
         }
     }
 }
@@ -264,6 +319,38 @@ impl Settings {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Asks whether workers will be able to read each of [`Settings::readable`] as their user. Forks where that is another one than
+    /// this process has.
+    ///
+    /// # Errors
+    /// Names the setting, the folder, and says why not.
+    pub fn check_readable(&self) -> Result<(), InvalidSetting> {
+        let identity = self.identity()?;
+        let user = self.user.as_ref().map_or_else(|| "this user".to_owned(), |user| format!("user {user:?}"));
+        self.readable.iter().try_for_each(|folder| {
+            readable::check(folder, identity.as_ref()).map_err(|error| {
+                let advice = match error.kind() {
+                    io::ErrorKind::NotFound => "make it, or name another one".to_owned(),
+                    io::ErrorKind::NotADirectory => "name the folder, not a file".to_owned(),
+                    io::ErrorKind::PermissionDenied => {
+                        format!("let {user} read it (r and x), and pass the folders above it (x)")
+                    }
+                    _ => "name another one".to_owned(),
+                };
+                let problem = format!("the folder {} cannot be read: {error}; {advice}", folder.display());
+                InvalidSetting { setting: "readable", problem }
+            })
+        })
+    }
+
+    /// Opens the access log, and makes it where there is none.
+    ///
+    /// # Errors
+    /// Names the setting, the file, and says why not.
+    pub fn check_access_log(&self) -> Result<(), InvalidSetting> {
+        self.access_log.open().map(drop)
     }
 
     /// As whom workers are to serve; `None` where neither user nor group is set.
@@ -312,6 +399,8 @@ impl Settings {
             user,
             group,
             sandbox: _,
+            readable: _,
+            access_log: _,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         if let Some((index, address)) =

@@ -51,7 +51,7 @@ pub mod testing;
 mod types;
 mod worker;
 
-pub use context::{CounterId, Io, Mailbox, MailboxClosed, Worker};
+pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxClosed, Worker};
 pub use error::ServerError;
 pub use ipc::control;
 pub use master::refuse_upgrade;

@@ -141,6 +141,7 @@ impl Server {
         let sockets = bound.collect::<Result<Vec<_>, _>>()?;
         let addresses = sockets.iter().map(|one| one.address).collect();
         let drain_ms = self.settings.timeouts.drain_ms_max;
+        let access_log = self.settings.access_log.open()?;
         let (ours, theirs) = channel::pair().map_err(|source| ServerError::System { what: "socketpair", source })?;
         let setup = Setup {
             slot: 0,
@@ -155,6 +156,7 @@ impl Server {
                 .map_err(|source| ServerError::System { what: "mapping telemetry", source })?,
             control: theirs,
             identity: None,
+            access_log,
             rendezvous: None,
             succeeds: false,
             signals: false,

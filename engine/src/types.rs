@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 /// [sandbox](crate::config::Settings::sandbox) leaves them. Whatever it denies fails with EPERM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SystemCalls {
-    /// Nothing beyond memory, time, random numbers and standard error: no file is opened, no thread started, and nothing
-    /// connected to ([`Worker::connect`](crate::Worker::connect)). The strictest: all but what the engine itself calls to
+    /// Nothing beyond memory, time, random numbers, standard error and the access log: no file is opened but beneath
+    /// [`Settings::readable`](crate::config::Settings::readable), no thread started, and nothing connected to
+    /// ([`Worker::connect`](crate::Worker::connect)). The strictest: all but what the engine itself calls to
     /// serve is denied, and so is every capability.
     ServeOnly,
     /// Files, threads, names and sockets. Denied is what no callback of a server should do: start programs or processes, look

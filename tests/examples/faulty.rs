@@ -15,7 +15,7 @@ fn main() -> Result<(), ServerError> {
     config.settings.sandbox = Sandbox::Off;
     logging::start(config.log_level, config.log_format);
     let service = || {
-        let settings = config.http.clone();
+        let settings = config.site.http.clone();
         Service::new(move |_slot| http::server(&settings))
     };
     let reload = || Ok((config.settings.clone(), service()));

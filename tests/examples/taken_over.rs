@@ -14,6 +14,7 @@ use batond::config::Config;
 use batond::logging;
 use clap::Parser;
 use io_uring::IoUring;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, openat2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::kill;
@@ -58,6 +59,8 @@ fn attempt(attack: &str) -> io::Result<()> {
         "program" => Command::new("true").status().map(drop),
         "thread" => thread::Builder::new().spawn(|| ()).map(drop),
         "file" => File::open("/proc/self/status").map(drop),
+        "read_file" => File::from(openat2(AT_FDCWD, target, OpenHow::new())?).read(&mut [0]).map(drop),
+        "write_file" => Ok(openat2(AT_FDCWD, target, OpenHow::new().flags(OFlag::O_WRONLY)).map(drop)?),
         "connect" => TcpStream::connect(target).map(drop),
         "ring" => IoUring::new(2).map(drop),
         "namespace" => Ok(unshare(CloneFlags::CLONE_NEWUTS)?),

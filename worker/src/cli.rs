@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+use crate::access_log::AccessFormat;
 use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
     ProtocolChoice, SandboxChoice, TimeoutChoices,
 };
+use crate::statics::StaticChoice;
 use crate::units::{Bytes, Listen, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///
 /// QUIT lets connections finish, then ends all workers; TERM and INT (Ctrl-C) have less patience; a second one of them
 /// ends all at once. HUP reads the configuration again and replaces the workers, losing no connection. WINCH lets the
-/// workers leave and the master wait for HUP. USR2 starts the binary anew beside this one; see batonctl upgrade.
+/// workers leave and the master wait for HUP. USR1 opens the access log anew. USR2 starts the binary anew beside this one; see batonctl upgrade.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -57,6 +59,9 @@ pub struct Arguments {
     /// What workers give up once they have their sockets: rights and system calls that they do not serve with [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     sandbox: Option<SandboxChoice>,
+    /// Serve the files of a folder beneath a path, such as /static/=/srv/www; repeatable
+    #[arg(long = "static", value_name = "PATH=FOLDER")]
+    statics: Vec<StaticChoice>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -160,6 +165,9 @@ struct HttpArguments {
     /// Requests on one connection before it is closed, 0 for any number [default: 0]
     #[arg(long, value_name = "N")]
     requests_max: Option<Number<u32>>,
+    /// Files of --static that are kept in memory; 0 for none [default: 64MiB]
+    #[arg(long, value_name = "BYTES")]
+    cache_bytes_max: Option<Bytes>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +179,15 @@ struct LogArguments {
     /// How log lines look [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+    /// A line for each answer: off, stderr, or a file, which USR1 opens anew [default: off]
+    #[arg(long, value_name = "PATH")]
+    access_log: Option<String>,
+    /// How these lines look [default: combined]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    access_format: Option<AccessFormat>,
+    /// Log one of so many answers [default: 1]
+    #[arg(long, value_name = "N")]
+    access_sample: Option<Number<u32>>,
 }
 
 impl Arguments {
@@ -190,6 +207,7 @@ impl Arguments {
             user,
             group,
             sandbox,
+            statics,
             limits,
             timeouts,
             http,
@@ -206,6 +224,7 @@ impl Arguments {
             user: user.clone(),
             group: group.clone(),
             sandbox: *sandbox,
+            statics: (!statics.is_empty()).then(|| statics.clone()),
             limits: Some(LimitChoices {
                 connections_max: limits.connections_max,
                 backlog: limits.backlog,
@@ -234,8 +253,15 @@ impl Arguments {
                 body_bytes_max: http.body_bytes_max,
                 body_ms: http.body_ms,
                 requests_max: http.requests_max,
+                cache_bytes_max: http.cache_bytes_max,
             }),
-            log: Some(LogChoices { level: log.log_level, format: log.log_format }),
+            log: Some(LogChoices {
+                level: log.log_level,
+                format: log.log_format,
+                access: log.access_log.clone(),
+                access_format: log.access_format,
+                access_sample: log.access_sample,
+            }),
         }
     }
 }

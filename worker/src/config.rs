@@ -10,13 +10,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, Sandbox, Settings, TIMEOUT_MS_LARGEST, Timeouts,
+    Connections, Control, Handover, InvalidSetting, Limits, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST, Timeouts,
 };
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+use crate::access_log::{AccessFormat, AccessLogConfig};
+use crate::http::SiteConfig;
+use crate::statics::{self, StaticChoice};
 use crate::units::{self, Bytes, Listen, Number, PORT_DEFAULT, Workers};
-use baton_http::HttpConfig;
+use baton_http::{FilesConfig, HttpConfig};
 
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -157,8 +160,8 @@ choices! {
 }
 
 choices! {
-    /// Section `[http]`; see [`HttpConfig`].
-    #[expect(missing_docs, reason = "documented in HttpConfig")]
+    /// Section `[http]`; see [`HttpConfig`] and [`FilesConfig`].
+    #[expect(missing_docs, reason = "documented there")]
     HttpChoices {
         server: String,
         head_bytes_max: Bytes,
@@ -166,6 +169,7 @@ choices! {
         body_bytes_max: Bytes,
         body_ms: Number<u64>,
         requests_max: Number<u32>,
+        cache_bytes_max: Bytes,
     }
 }
 
@@ -177,6 +181,10 @@ choices! {
         level: LogLevel,
         #[serde(deserialize_with = "units::name")]
         format: LogFormat,
+        access: String,
+        #[serde(deserialize_with = "units::name")]
+        access_format: AccessFormat,
+        access_sample: Number<u32>,
     }
 }
 
@@ -199,6 +207,8 @@ choices! {
         group: String,
         #[serde(deserialize_with = "units::name")]
         sandbox: SandboxChoice,
+        #[serde(rename = "static", deserialize_with = "statics::tables")]
+        statics: Vec<StaticChoice>,
         limits: LimitChoices,
         timeouts: TimeoutChoices,
         http: HttpChoices,
@@ -236,7 +246,7 @@ pub struct Config {
     /// The protocol.
     pub protocol: ProtocolChoice,
     /// The HTTP protocol's part.
-    pub http: HttpConfig,
+    pub site: SiteConfig,
     /// What is logged.
     pub log_level: LogLevel,
     /// How.
@@ -344,6 +354,8 @@ impl Config {
             choice.map_or(default, |bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX))
         };
         let (limit, time, page) = (Limits::default(), Timeouts::default(), HttpConfig::default());
+        let mounts: Vec<_> = choices.statics.unwrap_or_default().into_iter().map(StaticChoice::mount).collect();
+        let files = FilesConfig::default();
         let listen = choices.listen.unwrap_or_else(|| vec![Listen(SocketAddr::from(([127, 0, 0, 1], PORT_DEFAULT)))]);
         Self {
             settings: Settings {
@@ -396,22 +408,41 @@ impl Config {
                     SandboxChoice::On => Sandbox::On,
                     SandboxChoice::Off => Sandbox::Off,
                 },
+                readable: mounts.iter().map(|mount| mount.folder.clone()).collect(),
+                access_log: match log.access.as_deref() {
+                    None | Some("off") => LogTarget::Off,
+                    Some("stderr") => LogTarget::StandardError,
+                    Some(path) => LogTarget::File(std::path::absolute(path).unwrap_or_else(|_| path.into())),
+                },
                 // These protocols keep nothing of their own.
                 ..Settings::default()
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
-            http: HttpConfig {
-                server: http.server.unwrap_or_else(|| page.server.clone()),
-                head_bytes_max: size(http.head_bytes_max, page.head_bytes_max),
-                target_bytes_max: size(http.target_bytes_max, page.target_bytes_max),
-                body_bytes_max: size(http.body_bytes_max, page.body_bytes_max),
-                body_ms: number(http.body_ms, page.body_ms),
-                requests_max: number(http.requests_max, page.requests_max),
-                ..page
+            site: SiteConfig {
+                http: HttpConfig {
+                    server: http.server.unwrap_or_else(|| page.server.clone()),
+                    head_bytes_max: size(http.head_bytes_max, page.head_bytes_max),
+                    target_bytes_max: size(http.target_bytes_max, page.target_bytes_max),
+                    body_bytes_max: size(http.body_bytes_max, page.body_bytes_max),
+                    body_ms: number(http.body_ms, page.body_ms),
+                    requests_max: number(http.requests_max, page.requests_max),
+                    ..page
+                },
+                mounts,
+                files: FilesConfig { cache_bytes_max: size(http.cache_bytes_max, files.cache_bytes_max), ..files },
+                access_log: AccessLogConfig {
+                    format: log.access_format.unwrap_or(AccessFormat::Combined),
+                    sample: number(log.access_sample, 1),
+                },
             },
             log_level: log.level.unwrap_or(LogLevel::Info),
             log_format: log.format.unwrap_or(LogFormat::Text),
         }
+    }
+
+    /// What files may take in a worker's memory.
+    pub fn cache_bytes_most(&self) -> u64 {
+        if self.site.mounts.is_empty() { 0 } else { self.site.files.cache_bytes_max as u64 }
     }
 
     fn validate(&self) -> Result<(), InvalidSetting> {
@@ -423,7 +454,19 @@ impl Config {
         self.settings.validate()?;
         self.settings.check_identity()?;
         self.settings.check_sandbox()?;
-        let http = &self.http;
+        if let Some(problem) = statics::problem(&self.site.mounts) {
+            return invalid("static", problem);
+        }
+        let renamed = |setting| move |error: InvalidSetting| InvalidSetting { setting, ..error };
+        self.settings.check_readable().map_err(renamed("static"))?;
+        self.settings.check_access_log().map_err(renamed("access"))?;
+        if self.site.access_log.sample == 0 {
+            return invalid("access_sample", "0 is not from 1 on: 1 logs each answer, 100 one of a hundred".to_owned());
+        }
+        if self.site.files.cache_bytes_max > 1 << 40 {
+            return invalid("cache_bytes_max", format!("{} is above 1024GiB", size(self.site.files.cache_bytes_max)));
+        }
+        let http = &self.site.http;
         let message_bytes_max = self.settings.limits.message_bytes_max;
         if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {
             return invalid("server", "the name must be at most 256 printable ASCII characters".to_owned());
@@ -458,13 +501,14 @@ fn flag_name(setting: &str) -> String {
     match setting {
         "server" => "server-name".to_owned(),
         "level" | "format" => format!("log-{setting}"),
+        "access" => "access-log".to_owned(),
         other => other.replace('_', "-"),
     }
 }
 
 /// Whether flags give a setting, by its name in the file.
 fn is_given(flags: &Choices, setting: &str) -> bool {
-    flags.has(setting)
+    flags.has(if setting == "static" { "statics" } else { setting })
         || flags.limits.as_ref().is_some_and(|limits| limits.has(setting))
         || flags.timeouts.as_ref().is_some_and(|timeouts| timeouts.has(setting))
         || flags.http.as_ref().is_some_and(|http| http.has(setting))
@@ -472,89 +516,4 @@ fn is_given(flags: &Choices, setting: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn file(text: &str) -> Result<ConfigFile, ConfigError> {
-        let path = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(path.path(), text).expect("written");
-        ConfigFile::read(path.path())
-    }
-
-    fn refusal(text: &str) -> String {
-        let error = match file(text) {
-            Ok(file) => Config::resolve(&Choices::default(), Some(&file)).expect_err("refused"),
-            Err(error) => error,
-        };
-        let text = error.to_string();
-        text.split_once(':').map(|(_, rest)| rest.to_owned()).unwrap_or(text)
-    }
-
-    #[test]
-    fn the_annotated_example_says_the_defaults() {
-        let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
-        let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
-        assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
-        // Nothing is left out: every choice is given, but those that have no default.
-        let mut choices = example.choices;
-        let given = || Some(String::new());
-        (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
-        let shown = format!("{choices:?}");
-        assert!(!shown.contains("None"), "{shown}");
-    }
-
-    #[test]
-    fn flags_win_over_the_file_setting_by_setting() {
-        let file = file("workers = 3\nprotocol = \"echo\"\n[timeouts]\nidle_ms = 5\nwrite_ms = 6\n").expect("valid");
-        let mut flags = Choices { workers: Some(Workers::Count(2)), ..Choices::default() };
-        flags.timeouts = Some(TimeoutChoices { idle_ms: Some(Number(7)), ..TimeoutChoices::default() });
-        let config = Config::resolve(&flags, Some(&file)).expect("valid");
-        assert_eq!((config.settings.workers, config.protocol), (2, ProtocolChoice::Echo));
-        assert_eq!((config.settings.timeouts.idle_ms, config.settings.timeouts.write_ms), (7, 6));
-    }
-
-    #[test]
-    fn every_refusal_names_its_place() {
-        for (text, expected) in [
-            ("workers = 1\nworker = 2\n", "2:1: unknown field `worker`, expected one of"),
-            ("[limits]\n  conections_max = 1\n", "2:3: unknown field `conections_max`"),
-            ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a count of workers, or \"auto\""),
-            ("workers = 0\n", "1:1: workers: 0 is not in 1..=1024"),
-            (
-                "[limits]\nbacklog = \"x\"\n",
-                "2:11: invalid type: string \"x\", expected a whole number from 0 to 4294967295",
-            ),
-            ("[limits]\nreceive_buffers = 100\n", "2:1: receive_buffers: 100 is not a power of two"),
-            ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
-            ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
-            ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
-            ("protocol = \"resp\"\n", "1:12: unknown variant `resp`, expected `http` or `echo`"),
-            ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
-            ("[timeouts\n", "1:10: "),
-            ("a = \"ä\" b\n", "1:9: "),
-            ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
-            ("group = \"\"\n", "1:1: group: a name or a number is needed"),
-            ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
-        ] {
-            let told = refusal(text);
-            assert!(told.starts_with(expected), "{text:?}: {told}");
-        }
-    }
-
-    #[test]
-    fn a_flag_out_of_range_is_named_as_a_flag() {
-        let flags = Choices { workers: Some(Workers::Count(0)), ..Choices::default() };
-        let error = Config::resolve(&flags, None).expect_err("refused");
-        assert_eq!(error.to_string(), "--workers: 0 is not in 1..=1024");
-    }
-
-    #[test]
-    fn what_is_not_utf8_is_refused_where_it_begins() {
-        let path = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(path.path(), b"workers = 1\n# \xff\n").expect("written");
-        let error = ConfigFile::read(path.path()).expect_err("refused").to_string();
-        assert!(error.ends_with(":2:3: not UTF-8 from here on"), "{error}");
-    }
-}
+mod tests;

@@ -1,31 +1,97 @@
-//! What `batond` serves over HTTP: `/`, `/plaintext`, `/json`, `/echo`, `/health`.
+//! What `batond` serves over HTTP: `/`, `/plaintext`, `/json`, `/echo`, `/health`, and files.
 
-use baton_http::{Done, Error, Http, HttpConfig, Reply, Request, Router};
+use std::io;
+
+use baton::{SystemCalls, TimerKey, Worker};
+use baton_http::{
+    Done, Error, Files, FilesConfig, Http, HttpConfig, Message, Mount, Record, Reply, Request, Router, State,
+};
 use serde::Serialize;
+
+use crate::access_log::{AccessLogConfig, AccessLogger};
 
 pub mod fuzz;
 
+/// Settings of [`site`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteConfig {
+    /// Of the protocol.
+    pub http: HttpConfig,
+    /// Folders whose files are served; they win over the routes of this program.
+    pub mounts: Vec<Mount>,
+    /// How those are kept.
+    pub files: FilesConfig,
+    /// What is logged of answers, where the server has an access log.
+    pub access_log: AccessLogConfig,
+}
+
+/// What the handlers of one worker share.
+pub struct Site {
+    files: Files,
+    access_log: AccessLogConfig,
+    logger: Option<AccessLogger>,
+}
+
+impl State for Site {
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
+
+    fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
+        self.logger = AccessLogger::new(&self.access_log, worker);
+        self.files.open()
+    }
+
+    fn on_timer(&mut self, key: TimerKey, _: &mut Worker<'_, Message>) {
+        self.logger.iter_mut().for_each(|logger| logger.on_timer(key));
+    }
+
+    fn wants_records(&self) -> bool {
+        self.logger.is_some()
+    }
+
+    fn on_answer(&mut self, record: &Record<'_>) {
+        self.logger.iter_mut().for_each(|logger| logger.add(record));
+    }
+
+    fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
+        self.logger.iter_mut().for_each(|logger| logger.end_turn(worker));
+    }
+}
+
 #[derive(Serialize)]
-struct Message {
+struct Hello {
     message: &'static str,
 }
 
-/// A server with these settings.
-pub fn server(config: &HttpConfig) -> Http {
-    let router = Router::new()
-        .get("/", hello)
-        .get("/plaintext", hello)
-        .get("/json", |_, _, reply| reply.json(&Message { message: "Hello, World!" }))
-        .get("/health", |_, _, reply| reply.bytes("text/plain", b"ok\n"))
-        .post("/echo", echo);
-    Http::new(config, router, ())
+/// A server with these settings, without files and access log.
+pub fn server(config: &HttpConfig) -> Http<Site> {
+    site(&SiteConfig { http: config.clone(), ..SiteConfig::default() })
 }
 
-fn hello(_: &mut (), _: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
+/// A server with these settings.
+pub fn site(config: &SiteConfig) -> Http<Site> {
+    let files = Files::new(&config.files, config.mounts.iter().cloned());
+    let is_taken = |path: &str| {
+        config.mounts.iter().any(|Mount { prefix, .. }| prefix == path || prefix.strip_suffix('/') == Some(path))
+    };
+    let mut router = files.routes(Router::new());
+    for path in ["/", "/plaintext"].into_iter().filter(|path| !is_taken(path)) {
+        router = router.get(path, hello);
+    }
+    if !is_taken("/json") {
+        router = router.get("/json", |_, _, reply| reply.json(&Hello { message: "Hello, World!" }));
+    }
+    if !is_taken("/health") {
+        router = router.get("/health", |_, _, reply| reply.bytes("text/plain", b"ok\n"));
+    }
+    let router = router.post("/echo", echo);
+    Http::new(&config.http, router, Site { files, access_log: config.access_log.clone(), logger: None })
+}
+
+fn hello(_: &mut Site, _: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
     reply.bytes("text/plain", b"Hello, World!")
 }
 
-fn echo(_: &mut (), request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
+fn echo(_: &mut Site, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
     match request.header("content-type") {
         Some(content_type) => reply.content_type(content_type).bytes("", request.body()),
         None => reply.bytes("application/octet-stream", request.body()),

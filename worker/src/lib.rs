@@ -2,9 +2,11 @@
 //! command line and configuration.
 #![deny(unsafe_code)]
 
+pub mod access_log;
 pub mod cli;
 pub mod config;
 pub mod echo;
 pub mod http;
 pub mod logging;
+pub mod statics;
 pub mod units;

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        let memory = Bytes(config.settings.memory_bytes_worst());
+        let memory = Bytes(config.settings.memory_bytes_worst() + config.cache_bytes_most());
         let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
         return match writeln!(io::stdout(), "configuration ok: {}\n{memory}", summary(&config)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -92,8 +92,8 @@ fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
 fn service(config: &Config) -> Service<'static> {
     match config.protocol {
         ProtocolChoice::Http => {
-            let config = config.http.clone();
-            Service::new(move |_slot| http::server(&config))
+            let config = config.site.clone();
+            Service::new(move |_slot| http::site(&config))
         }
         ProtocolChoice::Echo => Service::new(|_slot| Echo),
     }

@@ -50,6 +50,28 @@ fn refusals_of_a_file() {
         ("[timeouts]\nidle_ms = 604800001\n", "FILE:2:1: idle_ms: 604800001 is above 604800000 (seven days)"),
         ("[http]\nbody_bytes_max = \"2GiB\"\n", "FILE:2:1: body_bytes_max: 2GiB is above 1GiB"),
         ("[http]\nhead_bytes_max = 64\n", "FILE:2:1: head_bytes_max: 64 is not in 128..=1MiB"),
+        ("static = 3\n", "FILE:1:10: invalid type: integer `3`, expected tables [[static]], each with path and folder"),
+        ("[[static]]\npath = \"/s/\"\n", "FILE:1:1: missing field `folder`"),
+        (
+            "\n[[static]]\npath = \"s\"\nfolder = \"/tmp\"\n",
+            "FILE:2:3: static: the path \"s\" must begin and end with a slash, as /static/ does",
+        ),
+        (
+            "[[static]]\npath = \"/s/\"\nfolder = \"/nowhere\"\n",
+            "FILE:1:3: static: the folder /nowhere cannot be read: No such file or directory (os error 2); make it, or name another one",
+        ),
+        (
+            "[[static]]\npath = \"/s/\"\nfolder = \"/tmp\"\nindex = \"../a\"\n",
+            "FILE:1:3: static: the index \"../a\" must be the name of a file, such as index.html",
+        ),
+        (
+            "[log]\naccess = \"/nowhere/log\"\n",
+            "FILE:2:1: access: /nowhere/log cannot be opened to append to it: No such file or directory (os error 2); make its folder, or name another file",
+        ),
+        (
+            "[log]\naccess_sample = 0\n",
+            "FILE:2:1: access_sample: 0 is not from 1 on: 1 logs each answer, 100 one of a hundred",
+        ),
         ("[http]\nserver = 5\n", "FILE:2:10: invalid type: integer `5`, expected a string"),
     ] {
         assert_eq!(told_of_file(text.as_bytes(), &[]), format!("batond: error: {expected}\n"), "{text:?}");
@@ -63,6 +85,16 @@ fn refusals_of_flags() {
         ("--receive-buffers", "100", "--receive-buffers: 100 is not a power of two in 2..=32768"),
         ("--head-bytes-max", "2M", "--head-bytes-max: 2MiB is not in 128..=1MiB"),
         ("--target-bytes-max", "17k", "--target-bytes-max: 17KiB is not from 1 to head_bytes_max, which is 16KiB"),
+        (
+            "--static",
+            "/s/=/etc/passwd",
+            "--static: the folder /etc/passwd cannot be read: Not a directory (os error 20); name the folder, not a file",
+        ),
+        (
+            "--access-log",
+            "/tmp",
+            "--access-log: /tmp cannot be opened to append to it: Is a directory (os error 21); make its folder, or name another file",
+        ),
         ("--server-name", "a\nb", "--server-name: the name must be at most 256 printable ASCII characters"),
     ] {
         let told = batond(&["--check", flag, value]);
@@ -78,6 +110,7 @@ fn refusals_of_flags() {
             "example.org:80",
             "\"example.org:80\" is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080",
         ),
+        ("--static", "/s/", "\"/s/\" is not a path and a folder such as /static/=/srv/www"),
         ("--protocol", "ftp", "[possible values: http, echo]"),
     ] {
         let (code, stdout, stderr) = batond(&["--check", flag, value]);

@@ -7,24 +7,24 @@ use baton::CloseReason;
 use baton::config::{Limits, Timeouts};
 use baton::testing::{Client, Harness, output_of_all_splits};
 use baton_http::{Http, HttpConfig};
-use batond::http;
+use batond::http::{self, Site};
 use proptest::prelude::*;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-fn server(change: impl FnOnce(&mut HttpConfig)) -> Http {
+fn server(change: impl FnOnce(&mut HttpConfig)) -> Http<Site> {
     let mut config = HttpConfig::default();
     change(&mut config);
     http::server(&config)
 }
 
-fn open() -> (Harness<Http>, Client) {
+fn open() -> (Harness<Http<Site>>, Client) {
     let mut harness = Harness::new(server(|_| {}));
     let client = harness.open();
     (harness, client)
 }
 
-fn text(harness: &mut Harness<Http>, client: Client) -> String {
+fn text(harness: &mut Harness<Http<Site>>, client: Client) -> String {
     String::from_utf8(harness.take_output(client)).expect("answers here are text")
 }
 

@@ -4,6 +4,7 @@ use ::http::StatusCode;
 use std::time::Duration;
 
 use baton::{Io, Next};
+use serde::{Deserialize, Serialize};
 
 use crate::body::Rest;
 use crate::connection::{Busy, Doing, HttpConnection};
@@ -27,7 +28,7 @@ const NOT_FOUND: &[u8] = b"there is nothing here\n";
 const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
 
 /// What becomes of the connection after an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum After {
     Keep,
     /// The client wants no more: no need to wait for its FIN.

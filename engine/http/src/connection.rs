@@ -1,8 +1,11 @@
 //! The state of a connection: nothing between requests, and a box for whatever goes on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use ::http::StatusCode;
 use baton::{CannotFreeze, Io, Next, ThawError, TimerKey};
+use serde::{Deserialize, Serialize};
 
 use crate::answer::After;
 use crate::body::Rest;
@@ -17,6 +20,9 @@ use crate::router::Router;
 pub(crate) const EMPTY_LINES_MAX: u8 = 4;
 
 pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
+
+/// Output of a source that waits for its client: with so much, a worker can have many slow ones.
+pub(crate) const STREAM_BYTES_MAX: usize = 128 * 1024;
 
 /// Times that a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
@@ -140,8 +146,9 @@ impl<S: 'static> HttpConnection<S> {
         let Some(busy) = &mut self.busy else { return Pumped::Waits };
         let Doing::Stream { source, framing } = &mut busy.doing else { return Pumped::Waits };
         for _ in 0..PARTS_PER_TURN_MAX {
-            if io.is_full() {
-                // Asked again when the client has caught up.
+            if io.is_full() || io.queued_bytes() >= STREAM_BYTES_MAX {
+                // Asked again when the client has taken some of it.
+                io.wait_for_room();
                 return Pumped::Waits;
             }
             let mut out = Out { io, framing, written: &mut busy.written };
@@ -189,24 +196,31 @@ impl<S: 'static> HttpConnection<S> {
     }
 
     /// Version 2: requests answered (four bytes, little endian), empty lines (one byte), and what goes on: a kind (one byte),
-    /// the head and then what is missing of the body, each after its length (four bytes), and what is kept; or a name after its
-    /// length, and what its owner has written.
+    /// the head and then what is missing of the body or how far the answer has come, each after its length (four bytes), and what
+    /// is kept; or a name after its length, and what its owner has written.
     pub(crate) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend_from_slice(&self.requests.to_le_bytes());
         state.push(self.empty_lines);
         let Some(busy) = &self.busy else { return Ok(()) };
         let mut of_owner = Vec::new();
+        let written = |rest: &Rest| serde_json::to_vec(rest).map_err(|_| CannotFreeze);
+        let mut head = &busy.head;
         let (kind, name, rest, kept) = match &busy.doing {
-            Doing::Body { rest, kept } => (KIND_BODY, "", Some(rest), kept.as_deref().unwrap_or_default()),
-            Doing::Upgraded(protocol) => (KIND_UPGRADED, protocol.freeze(&mut of_owner)?, None, &of_owner[..]),
+            Doing::Body { rest, kept } => (KIND_BODY, "", written(rest)?, kept.as_deref().unwrap_or_default()),
+            Doing::Upgraded(protocol) => (KIND_UPGRADED, protocol.freeze(&mut of_owner)?, Vec::new(), &of_owner[..]),
             Doing::Parts { rest, receiver, out: None, waits: false } => {
-                (KIND_PARTS, receiver.freeze(&mut of_owner)?, Some(rest), &of_owner[..])
+                (KIND_PARTS, receiver.freeze(&mut of_owner)?, written(rest)?, &of_owner[..])
             }
-            Doing::Parts { .. } | Doing::Skip { .. } | Doing::Stream { .. } | Doing::Later => return Err(CannotFreeze),
+            Doing::Stream { source, framing } => {
+                let name = source.freeze(&mut of_owner)?;
+                let begun = Begun::of(busy, *framing);
+                head = busy.record.as_ref().map_or(head, |record| &record.head);
+                (KIND_STREAM, name, serde_json::to_vec(&begun).map_err(|_| CannotFreeze)?, &of_owner[..])
+            }
+            Doing::Parts { .. } | Doing::Skip { .. } | Doing::Later => return Err(CannotFreeze),
         };
         state.push(kind);
-        let rest = rest.map(serde_json::to_vec).transpose().map_err(|_| CannotFreeze)?.unwrap_or_default();
-        for part in [name.as_bytes(), &busy.head, &rest] {
+        for part in [name.as_bytes(), head, &rest] {
             let length = u32::try_from(part.len()).map_err(|_| CannotFreeze)?;
             state.extend_from_slice(&length.to_le_bytes());
             state.extend_from_slice(part);
@@ -240,6 +254,39 @@ impl<S: 'static> HttpConnection<S> {
 const KIND_BODY: u8 = 1;
 const KIND_PARTS: u8 = 2;
 const KIND_UPGRADED: u8 = 3;
+const KIND_STREAM: u8 = 4;
+
+/// How far an answer has come that goes out part by part.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    framing: OutFraming,
+    after: After,
+    has_peer_ended: bool,
+    written: u64,
+    /// Status, bytes before the parts, and when it was begun, in nanoseconds of CLOCK_MONOTONIC; its head stands where those of others
+    /// do.
+    record: Option<(u16, u64, u64)>,
+}
+
+impl Begun {
+    fn of<S>(busy: &Busy<S>, framing: OutFraming) -> Self {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let record = busy.record.as_ref();
+        let record = record.map(|one| (one.status.as_u16(), one.body_bytes, nanoseconds(one.began)));
+        let Busy { after, has_peer_ended, written, .. } = *busy;
+        Self { framing, after, has_peer_ended, written, record }
+    }
+
+    fn resume<S>(self, head: &[u8], source: Box<dyn Source>) -> Box<Busy<S>> {
+        let Self { framing, after, has_peer_ended, written, record } = self;
+        let record = record.and_then(|(status, body_bytes, began_ns)| {
+            let (status, began) = (StatusCode::from_u16(status).ok()?, Duration::from_nanos(began_ns));
+            Some(Pending { head: head.into(), status, body_bytes, began })
+        });
+        let busy = Busy::new(b"", Doing::Stream { source, framing });
+        Box::new(Busy { after, has_peer_ended, written, record, ..*busy })
+    }
+}
 
 fn thaw_busy<S: 'static>(
     kind: u8,
@@ -263,6 +310,10 @@ fn thaw_busy<S: 'static>(
     let thawed = |kind_wanted: u8| (kind == kind_wanted).then(|| router.thaw(name, kept)).flatten();
     if let Some(Thawed::Upgraded(protocol)) = thawed(KIND_UPGRADED) {
         return Ok(Busy::new(b"", Doing::Upgraded(protocol)));
+    }
+    if let Some(Thawed::Source(source)) = thawed(KIND_STREAM) {
+        let begun: Begun = serde_json::from_slice(rest).map_err(|_| ThawError::Malformed)?;
+        return Ok(begun.resume(head_bytes, source));
     }
     let head = head::parse(head_bytes, limits, fields).ok().flatten().ok_or(ThawError::Malformed)?;
     let rest: Rest = serde_json::from_slice(rest).map_err(|_| ThawError::Malformed)?;

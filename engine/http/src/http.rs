@@ -305,8 +305,9 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
         self.writer.mailbox = Some(worker.mailbox());
+        self.state.on_start(worker)?;
         self.has_records = self.state.wants_records();
-        self.state.on_start(worker)
+        Ok(())
     }
 
     fn on_open(&mut self, peer: Peer<'_>, _io: &mut Io<'_>) -> Result<HttpConnection<S>, Reject> {
@@ -527,13 +528,17 @@ impl<S: State> Protocol for Http<S> {
         version: u32,
         state: &[u8],
         peer: Peer<'_>,
-        _io: &mut Io<'_>,
+        io: &mut Io<'_>,
     ) -> Result<HttpConnection<S>, ThawError> {
         if version != 2 {
             return Err(ThawError::Version(version));
         }
         let bounds = (self.body_bytes_max, self.streamed_bytes_max);
         let thawed = HttpConnection::thaw(state, &self.router, self.head_limits, &mut self.fields, bounds)?;
+        if matches!(thawed.busy.as_ref().map(|busy| &busy.doing), Some(Doing::Stream { .. })) {
+            // Nobody else asks its source for more.
+            io.wake(io.id());
+        }
         Ok(HttpConnection { peer: self.peer_of(peer), ..thawed })
     }
 

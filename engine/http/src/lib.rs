@@ -88,6 +88,7 @@ mod connection;
 pub mod date;
 mod error;
 mod exchange;
+mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -114,6 +115,7 @@ pub use self::config::HttpConfig;
 pub use self::connection::HttpConnection;
 pub use self::error::Error;
 pub use self::exchange::{Flow, Progress, Receive, Source, Thawed, Upgraded};
+pub use self::files::{Files, FilesConfig, Mount};
 pub use self::http::Http;
 pub use self::later::{Later, Message, Response, Waker};
 pub use self::method::Method;

@@ -1,13 +1,14 @@
 //! The body of an answer that is written in parts.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::rc::Rc;
 
 use baton::Io;
+use serde::{Deserialize, Serialize};
 
 /// Where the body of an answer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum OutFraming {
     /// After so many bytes more.
     Left(u64),
@@ -42,6 +43,26 @@ impl Out<'_, '_> {
     /// If `part` does not lie within `bytes`.
     pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
         self.framed(part.len(), |io, taken| io.write_counted(bytes, part.start..part.start + taken));
+    }
+
+    /// Appends what `fill` writes into the output's own memory: up to `count` bytes, and as many as it gives. Fewer where that is
+    /// beyond the length that was said.
+    ///
+    /// # Errors
+    /// Those of `fill`; nothing is appended then.
+    pub fn fill(&mut self, count: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        let OutFraming::Left(left) = self.framing else {
+            let mut part = vec![0; count];
+            let filled = fill(&mut part)?.min(count);
+            self.write(&part[..filled]);
+            return Ok(filled);
+        };
+        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(count);
+        let filled = fill(&mut self.io.reserve(most)[..most])?.min(most);
+        self.io.commit(filled);
+        *left -= filled as u64;
+        *self.written += filled as u64;
+        Ok(filled)
     }
 
     /// Whether the client has to catch up first: stop, and go on when asked for more.

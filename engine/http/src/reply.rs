@@ -1,6 +1,7 @@
 //! The answer to a request: what a handler gets to give it.
 
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
 use baton::Io;
@@ -247,6 +248,16 @@ impl<'r, 'io> Reply<'r, 'io> {
         *self.outcome = Outcome::Later;
         let later = Later { mailbox, connection: self.io.id(), number: self.to.number, is_answered: false };
         (later, Done(()))
+    }
+
+    /// The loop's time; see [`Io::now`].
+    pub fn now(&self) -> Duration {
+        self.io.now()
+    }
+
+    /// The wall clock; virtual in the harness.
+    pub fn wall_time(&self) -> SystemTime {
+        self.io.wall_time()
     }
 
     /// What wakes this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.

@@ -27,7 +27,7 @@ pub trait State: 'static {
         let _ = (key, worker);
     }
 
-    /// Whether [`State::on_answer`] is to be called; asked when the worker starts.
+    /// Whether [`State::on_answer`] is to be called; asked once, behind [`State::on_start`].
     fn wants_records(&self) -> bool {
         false
     }

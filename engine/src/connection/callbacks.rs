@@ -67,7 +67,8 @@ impl<S> Connection<S> {
                 self.outbound.push(Payload::Counted { bytes, start, end });
             }
         }
-        self.full |= self.outbound.pending() > context.limits.outbound_bytes_high;
+        let waits_for_room = mem::take(&mut context.waits_for_room) && self.outbound.pending() > 0;
+        self.full |= waits_for_room || self.outbound.pending() > context.limits.outbound_bytes_high;
     }
 
     #[inline]

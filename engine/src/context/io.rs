@@ -15,6 +15,9 @@ const STATIC_BYTES_MIN: usize = 16 * 1024;
 /// Counted memory from this size on is sent from where it is.
 const COUNTED_BYTES_MIN: usize = 1024;
 
+/// The same behind other output, where it costs a send of its own.
+const COUNTED_BEHIND_BYTES_MIN: usize = 16 * 1024;
+
 /// Input from this size on is sent back from where it is.
 const FORWARD_BYTES_MIN: usize = 1024;
 
@@ -73,15 +76,16 @@ impl Io<'_> {
     }
 
     /// Appends part of memory that the protocol keeps: an answer made once and given to many. From a kilobyte on it is
-    /// sent from where it is, where nothing else waits to be sent, and lives until the last peer has taken it.
+    /// sent from where it is, and lives until the last peer has taken it; from 16 KiB on where other output waits before it.
     ///
     /// # Panics
     /// If `part` does not lie within `bytes`.
     #[inline]
     pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
         self.flatten();
-        let is_small = part.len() < COUNTED_BYTES_MIN || bytes.len() > u32::MAX as usize;
-        if is_small || self.pending > 0 || self.context.arena.staged_len() > 0 {
+        let is_behind = self.pending > 0 || self.context.arena.staged_len() > 0;
+        let bytes_min = if is_behind { COUNTED_BEHIND_BYTES_MIN } else { COUNTED_BYTES_MIN };
+        if part.len() < bytes_min || bytes.len() > u32::MAX as usize {
             self.context.arena.write(&bytes[part]);
         } else {
             assert!(part.end <= bytes.len(), "the part ends at {} of {} bytes", part.end, bytes.len());
@@ -135,6 +139,13 @@ impl Io<'_> {
     #[inline]
     pub fn is_full(&self) -> bool {
         self.queued_bytes() > self.context.limits.outbound_bytes_high
+    }
+
+    /// Calls [`Protocol::on_writable`](crate::Protocol::on_writable) when the peer has taken some of the output, as if that were above
+    /// the high-water mark: for long answers of which little is to wait at a time. The connection is not read until then. Does
+    /// nothing where no output waits.
+    pub fn wait_for_room(&mut self) {
+        self.context.waits_for_room = true;
     }
 
     /// Says how much memory the protocol holds for this connection, such as a body that it collects: counted into

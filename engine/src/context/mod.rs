@@ -1,6 +1,7 @@
 //! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time, counters,
 //! and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
 
+mod access_log;
 mod io;
 mod mailbox;
 pub(crate) mod timer_wheel;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use self::access_log::AccessLog;
 pub(crate) use self::io::Tail;
 pub use self::io::{CounterId, Io};
 pub(crate) use self::mailbox::Inbox;
@@ -87,6 +89,9 @@ pub(crate) struct Context {
     pub(crate) slot: usize,
     pub(crate) core: Option<usize>,
     pub(crate) draining: bool,
+    pub(crate) access_log: Option<AccessLog>,
+    /// The callback that runs wants [`Io::wait_for_room`].
+    pub(crate) waits_for_room: bool,
 }
 
 impl Context {
@@ -107,6 +112,8 @@ impl Context {
             slot: 0,
             core: None,
             draining: false,
+            access_log: None,
+            waits_for_room: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use super::io::add_named;
-use super::{Command, Context, CounterId, Inbox, Mailbox};
+use super::{AccessLog, Command, Context, CounterId, Inbox, Mailbox};
 use crate::telemetry::NAMED_COUNTERS_MAX;
 use crate::types::{ConnectionId, TimerKey};
 
@@ -96,6 +96,11 @@ impl<M> Worker<'_, M> {
     /// Adds to a counter of the protocol's own.
     pub fn add(&mut self, counter: CounterId, count: u64) {
         add_named(&self.context.page, counter, count);
+    }
+
+    /// The access log; `None` where [`Settings::access_log`](crate::config::Settings::access_log) is off, and in the harness.
+    pub fn access_log(&self) -> Option<AccessLog> {
+        self.context.access_log.clone()
     }
 
     /// Connections open now.

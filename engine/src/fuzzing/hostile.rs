@@ -43,6 +43,7 @@ impl Victim {
             page: Arc::clone(&page),
             control: theirs,
             identity: None,
+            access_log: None,
             rendezvous: None,
             succeeds: false,
             signals: true,

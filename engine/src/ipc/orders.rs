@@ -52,6 +52,8 @@ pub(crate) enum Order {
     Share,
     /// No worker brings its state any more: serve without.
     Serve,
+    /// Append to the access log that comes with this order from now on.
+    AccessLog,
     /// Make a turn, which shows that the loop is alive.
     Ping,
     /// Leave at once.

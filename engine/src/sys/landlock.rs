@@ -1,8 +1,11 @@
 //! A Landlock domain for a worker (landlock(7), kernel 5.13): what it may reach by files, TCP and signals, whatever calls it makes. Whoever
 //! is in a domain can neither trace others outside of it nor open their memory in /proc.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -13,6 +16,9 @@ const CREATE_RULESET_VERSION: u32 = 1;
 const ACCESS_NET_BIND_TCP: u64 = 1;
 const ACCESS_NET_CONNECT_TCP: u64 = 1 << 1;
 const SCOPE_SIGNAL: u64 = 1 << 1;
+const RULE_PATH_BENEATH: u32 = 1;
+const ACCESS_READ_FILE: u64 = 1 << 2;
+const ACCESS_READ_FOLDER: u64 = 1 << 3;
 
 /// What each version of the interface added: kinds of access to files, access to the network (kernel 6.7), scopes (6.12).
 const FILES: [(u32, u64); 4] = [(1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15)];
@@ -28,8 +34,15 @@ struct Ruleset {
     scoped: u64,
 }
 
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed: u64,
+    folder: i32,
+}
+
 impl Ruleset {
-    /// What is denied, since no rule allows a part of it. To handle files at all denies moving them between folders, so those of
+    /// What is denied, but for what rules allow. To handle files at all denies moving them between folders, so those of
     /// callbacks are left alone.
     fn new(calls: SystemCalls, version: u32) -> Self {
         let is_strict = calls == SystemCalls::ServeOnly;
@@ -47,11 +60,11 @@ impl Ruleset {
 }
 
 /// Puts the calling thread, and all that it starts, into a domain of its own, for good, which allows what callbacks may do that make
-/// such calls; as far as this kernel can.
+/// such calls; as far as this kernel can. Where files are denied, those beneath the `readable` folders may be read all the same.
 ///
 /// # Errors
 /// As landlock_create_ruleset(2): `Unsupported` where the kernel has no Landlock, or one that can deny nothing of this.
-pub(crate) fn enter_domain(calls: SystemCalls) -> io::Result<()> {
+pub(crate) fn enter_domain(calls: SystemCalls, readable: &[PathBuf]) -> io::Result<()> {
     // SAFETY: with this flag landlock_create_ruleset(2) takes no attribute.
     let version = Errno::result(unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<Ruleset>(), 0, CREATE_RULESET_VERSION)
@@ -66,9 +79,25 @@ pub(crate) fn enter_domain(calls: SystemCalls) -> io::Result<()> {
     })?;
     // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    for folder in readable.iter().filter(|_| ruleset.files != 0) {
+        // Without its rule nothing is readable there, which is safe; whoever asks for its files is told.
+        if let Err(error) = allow_reading(&descriptor, folder) {
+            tracing::warn!(folder = %folder.display(), "sandbox: this worker will not read this folder: {error}");
+        }
+    }
     // SAFETY: landlock_restrict_self(2) takes two integers.
     Errno::result(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, descriptor.as_raw_fd(), 0) })?;
     Ok(())
+}
+
+fn allow_reading(ruleset: &OwnedFd, folder: &Path) -> io::Result<()> {
+    let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(folder)?;
+    let rule = PathBeneath { allowed: ACCESS_READ_FILE | ACCESS_READ_FOLDER, folder: folder.as_raw_fd() };
+    // SAFETY: landlock_add_rule(2) reads the structure, whose size follows from the kind of the rule.
+    let result = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), RULE_PATH_BENEATH, &raw const rule, 0)
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -86,9 +115,18 @@ mod tests {
 
     /// Runs on a thread in a domain; `None`, said aloud, where there is none.
     fn inside<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        inside_with(calls, &[], body)
+    }
+
+    fn inside_with<T: Send + 'static>(
+        calls: SystemCalls,
+        readable: &[PathBuf],
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let readable = readable.to_vec();
         let thread = thread::spawn(move || {
             set_no_new_privs().expect("set");
-            match enter_domain(calls) {
+            match enter_domain(calls, &readable) {
                 Ok(()) => Some(body()),
                 Err(error) => {
                     eprintln!("SKIPPED: no domain: {error}");
@@ -136,6 +174,26 @@ mod tests {
         };
         fs::remove_dir_all(folder).expect("removed");
         moved.unwrap_or(Ok(())).expect("moved");
+    }
+
+    #[test]
+    fn a_readable_folder_is_read_and_nothing_else() {
+        let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let missing = folder.path().join("missing");
+        let (inner, outer) = (folder.path().join("deep/file"), other.path().join("file"));
+        fs::create_dir(folder.path().join("deep")).expect("a folder");
+        [&inner, &outer].into_iter().for_each(|path| fs::write(path, "text").expect("written"));
+        let paths = (inner.clone(), outer);
+        let readable = [missing, folder.path().to_owned()];
+        let outcome = inside_with(SystemCalls::ServeOnly, &readable, move || {
+            let read = fs::read_to_string(&paths.0);
+            [read, fs::read_to_string(&paths.1), fs::write(&paths.0, "other").map(|()| String::new())]
+        });
+        let Some([inner_read, outer_read, written]) = outcome else { return };
+        assert_eq!(inner_read.expect("read"), "text");
+        assert_eq!(outer_read.expect_err("denied").kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(written.expect_err("denied").kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(fs::read_to_string(inner).expect("read"), "text");
     }
 
     #[test]

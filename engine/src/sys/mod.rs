@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod acceptor;
+pub(crate) mod access_log;
 pub(crate) mod arena;
 pub(crate) mod bpf;
 pub(crate) mod buffer_ring;
@@ -17,6 +18,7 @@ pub(crate) mod landlock;
 pub(crate) mod listener;
 pub(crate) mod payload;
 pub(crate) mod process;
+pub(crate) mod readable;
 pub(crate) mod ring;
 pub(crate) mod shared_memory;
 pub(crate) mod system_calls;

@@ -49,14 +49,20 @@ pub(crate) fn check_available() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Denies the calling thread, and all that it starts, every system call but these. There is no way back.
+/// Denies the calling thread, and all that it starts, every system call but these; where it `reads_files`, openat2(2) is one of
+/// them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
 ///
 /// # Errors
 /// Where this kernel has no filters, or not for this architecture.
-pub(crate) fn allow_only(calls: SystemCalls) -> io::Result<()> {
+pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()> {
     match calls {
         SystemCalls::ServeOnly => {
-            apply(compile(allowed()?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?)
+            let mut rules = allowed()?;
+            if reads_files {
+                // What else it takes, pread(2) and fstat(2), is there in any case.
+                rules.insert(libc::SYS_openat2, Vec::new());
+            }
+            apply(compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?)
         }
         SystemCalls::Usual => {
             // Whether it starts a process lies where a filter cannot look; who is told that there is no such call takes clone(2).
@@ -341,7 +347,7 @@ mod tests {
     /// Runs on a thread that may do no more than this.
     fn confined<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = thread::spawn(move || {
-            allow_only(calls).expect("a filter");
+            allow_only(calls, false).expect("a filter");
             body()
         });
         thread.join().expect("no panic")

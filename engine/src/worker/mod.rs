@@ -25,7 +25,7 @@ use self::event_loop::{EventLoop, Parts};
 use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
 use crate::config::{Sandbox, Settings};
-use crate::context::{Context, Inbox, Worker};
+use crate::context::{AccessLog, Context, Inbox, Worker};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
@@ -79,6 +79,10 @@ pub enum StartError {
     #[error("sandbox = \"on\" cannot be kept here: {source}; choose \"auto\" to serve without what is missing")]
     Sandbox { source: io::Error },
     #[error(
+        "sandbox = \"on\" needs Landlock here, which keeps workers to the folders that they may read: {source}; choose \"auto\" to serve without, or set up no folders"
+    )]
+    Landlock { source: io::Error },
+    #[error(
         "the limit of open files is {limit}, which leaves no room for connections; raise it (ulimit -n, or LimitNOFILE=)"
     )]
     Descriptors { limit: u64 },
@@ -113,6 +117,7 @@ pub(crate) struct Setup {
     pub(crate) control: OwnedFd,
     /// As whom to serve.
     pub(crate) identity: Option<Identity>,
+    pub(crate) access_log: Option<OwnedFd>,
     /// The folder in which a later master looks for this worker; without it, the worker leaves when its master is gone.
     pub(crate) rendezvous: Option<PathBuf>,
     /// It takes the place of another worker, which may bring its state.
@@ -175,9 +180,11 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         // Rings cannot be made later, where there is a sandbox.
         let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
         // Everything that needs privilege exists; the protocol's own code never has any.
-        sandbox::enter(sandbox, P::SYSTEM_CALLS, setup.identity.as_ref(), slot)?;
+        sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
         context.slot = slot;
+        let log = setup.access_log.map(crate::sys::access_log::AccessLog::new).transpose();
+        context.access_log = log.map_err(system("the access log"))?.map(AccessLog::new);
         context.core = core;
         context.limits.connections_max = sizing.connections_max;
         let mut protocol = protocol();

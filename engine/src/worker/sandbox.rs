@@ -1,6 +1,7 @@
 //! What a worker gives up once it has its sockets and rings: rights, and what its code may ask of the kernel.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
@@ -31,6 +32,7 @@ pub(super) fn operations(sandbox: Sandbox, calls: SystemCalls) -> Operations {
 pub(super) fn enter(
     sandbox: Sandbox,
     calls: SystemCalls,
+    readable: &[PathBuf],
     identity: Option<&Identity>,
     slot: usize,
 ) -> Result<(), StartError> {
@@ -48,11 +50,21 @@ pub(super) fn enter(
     let confined = match calls {
         SystemCalls::Any => Err(io::Error::other("the protocol needs all system calls")),
         SystemCalls::ServeOnly | SystemCalls::Usual => {
-            // Not all kernels have it: the filter stands without it.
-            if let Err(error) = landlock::enter_domain(calls) {
-                tracing::debug!(slot, "sandbox: this worker has no Landlock domain: {error}");
+            let reads_files = calls == SystemCalls::ServeOnly && !readable.is_empty();
+            match landlock::enter_domain(calls, readable) {
+                Ok(()) => {}
+                // Nothing else keeps it to its folders.
+                Err(source) if reads_files && sandbox == Sandbox::On => return Err(StartError::Landlock { source }),
+                Err(error) if reads_files => {
+                    tracing::warn!(
+                        slot,
+                        "sandbox: this worker has no Landlock domain, so it can open any file of its user: {error}"
+                    );
+                }
+                // Not all kernels have it: the filter stands without it.
+                Err(error) => tracing::debug!(slot, "sandbox: this worker has no Landlock domain: {error}"),
             }
-            system_calls::allow_only(calls)
+            system_calls::allow_only(calls, reads_files)
         }
     };
     match confined {

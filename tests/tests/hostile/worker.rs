@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -38,35 +39,41 @@ const ATTACKS: [(&str, &str, &str); 14] = [
 ];
 
 fn start(sandbox: &str, serves_only: bool) -> (Server, TempDir) {
+    start_with(sandbox, serves_only, &[])
+}
+
+fn start_with(sandbox: &str, serves_only: bool, more: &[&str]) -> (Server, TempDir) {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(PATH.get_or_init(|| faulty("taken_over")));
     command.args(["--listen", "127.0.0.1:0", "--workers", "3", "--settle-ms", "50", "--sandbox", sandbox]);
-    command.arg("--control").arg(folder.path().join("control"));
+    command.arg("--control").arg(folder.path().join("control")).args(more);
     if serves_only {
         command.env("SERVE_ONLY", "1");
     }
     (Server::start_command(command), folder)
 }
 
+/// What one attack comes to.
+fn ask(address: SocketAddr, line: &str) -> String {
+    let mut stream = connect(address);
+    stream.write_all(format!("{line}\n").as_bytes()).expect("sent");
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).expect("answered");
+    answer.trim().to_owned()
+}
+
 /// What each attack comes to.
 fn attack((server, folder): &(Server, TempDir)) -> Vec<(&'static str, String)> {
     let (address, control) = (server.address(), folder.path().join("control"));
     let workers = server.workers().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let ask = |attack: &str| {
-        let mut stream = connect(address);
-        let line = match attack {
-            "connect" => format!("connect {address}\n"),
-            "memory" => format!("memory {workers}\n"),
-            "order" => format!("order {}\n", control.display()),
-            _ => format!("{attack}\n"),
-        };
-        stream.write_all(line.as_bytes()).expect("sent");
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).expect("answered");
-        answer.trim().to_owned()
+    let line = |attack: &str| match attack {
+        "connect" => format!("connect {address}"),
+        "memory" => format!("memory {workers}"),
+        "order" => format!("order {}", control.display()),
+        _ => attack.to_owned(),
     };
-    ATTACKS.iter().map(|(name, ..)| (*name, ask(name))).collect()
+    ATTACKS.iter().map(|(name, ..)| (*name, ask(address, &line(name)))).collect()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -91,6 +98,36 @@ fn a_worker_that_only_serves_can_do_nothing_else() {
             assert_eq!(attack(&server), expected(|(_, serving, _)| serving));
             server.0.stop();
         }
+    });
+}
+
+#[test]
+fn a_worker_that_serves_files_reads_beneath_their_folder_and_nowhere_else() {
+    run("worker::a_worker_that_serves_files_reads_beneath_their_folder_and_nowhere_else", || {
+        let site = tempfile::tempdir().expect("a folder");
+        let outside = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(site.path().join("page"), "text").expect("written");
+        symlink(outside.path(), site.path().join("link")).expect("a link");
+        let mount = format!("/s/={}", site.path().display());
+        let server = start_with("on", true, &["--static", &mount]);
+        let address = server.0.address();
+        let at = |name: &str| site.path().join(name).display().to_string();
+        for (line, expected) in [
+            (format!("read_file {}", at("page")), DONE),
+            (format!("write_file {}", at("page")), EACCES),
+            (format!("read_file {}", at("link")), EACCES),
+            (format!("read_file {}", at("../../etc/passwd")), EACCES),
+            (format!("read_file {}", outside.path().display()), EACCES),
+            ("read_file /proc/self/status".to_owned(), EACCES),
+        ] {
+            assert_eq!(ask(address, &line), expected, "{line}");
+        }
+        // Nothing else is allowed for it.
+        assert_eq!(attack(&server), expected(|(_, serving, _)| serving));
+        server.0.stop();
+        let server = start("on", true);
+        assert_eq!(ask(server.0.address(), &format!("read_file {}", at("page"))), EPERM);
+        server.0.stop();
     });
 }
 

@@ -6,6 +6,8 @@ use baton::testing::Harness;
 
 use baton_http::{Http, HttpConfig};
 
+use super::Site;
+
 /// Runs `data` as one connection's input through fresh servers: whole, cut in several ways,
 /// and a second time on a server that has seen it. The output must be the same each time.
 ///
@@ -53,11 +55,11 @@ fn bounds() -> HttpConfig {
     HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() }
 }
 
-fn server() -> Harness<Http> {
+fn server() -> Harness<Http<Site>> {
     Harness::new(super::server(&bounds()))
 }
 
-fn output(server: &mut Harness<Http>, parts: &[&[u8]]) -> Vec<u8> {
+fn output(server: &mut Harness<Http<Site>>, parts: &[&[u8]]) -> Vec<u8> {
     let client = server.open();
     for part in parts {
         server.send(client, part);

@@ -1,8 +1,10 @@
 //! Configurations: read, checked, and kept as long as the core may name them.
 
+use std::os::fd::OwnedFd;
+
 use nix::unistd::geteuid;
 
-use crate::config::{InvalidSetting, Settings};
+use crate::config::{InvalidSetting, LogTarget, Settings};
 use crate::error::ServerError;
 use crate::ipc::control::Failure;
 use crate::master::core::{ConfigurationId, Plan};
@@ -14,6 +16,7 @@ pub(super) struct Configuration<'a> {
     pub(super) settings: Settings,
     pub(super) service: Service<'a>,
     pub(super) identity: Option<Identity>,
+    pub(super) access_log: Option<OwnedFd>,
 }
 
 impl Configuration<'_> {
@@ -39,11 +42,13 @@ impl<'a> Configurations<'a> {
     /// Keeps a configuration, and says of it what the core has to know.
     pub(super) fn add(&mut self, settings: Settings, service: Service<'a>) -> Result<Plan, InvalidSetting> {
         let identity = settings.identity()?;
+        settings.check_readable()?;
+        let access_log = settings.access_log.open()?;
         let id = ConfigurationId(self.next_id);
         self.next_id += 1;
         let formats = service.formats();
         let plan = Plan::new(id, &settings, formats.connections.is_some(), formats.worker.is_some());
-        self.all.push((id, Configuration { settings, service, identity }));
+        self.all.push((id, Configuration { settings, service, identity, access_log }));
         Ok(plan)
     }
 
@@ -62,6 +67,27 @@ impl<'a> Configurations<'a> {
         let found = self.all.iter().find(|(one, _)| *one == id);
         let problem = || Failure::System { problem: "the configuration is not kept any more".to_owned() };
         found.map(|(_, configuration)| configuration).ok_or_else(problem)
+    }
+
+    /// Opens the access logs that are files anew. Gives those that could be, and the configurations whose workers go on there.
+    pub(super) fn reopen_logs(&mut self) -> Vec<(ConfigurationId, &OwnedFd)> {
+        let files = self.all.iter_mut().filter(|(_, one)| matches!(one.settings.access_log, LogTarget::File(_)));
+        let reopened = files.filter_map(|(id, one)| match one.settings.access_log.open() {
+            Ok(log) => {
+                one.access_log = log;
+                Some((*id, one.access_log.as_ref()?))
+            }
+            Err(error) => {
+                tracing::error!("USR1: the access log goes on as it was: {error}");
+                None
+            }
+        });
+        reopened.collect()
+    }
+
+    /// In a new worker: files that are not its own must not stay open when they were renamed and removed.
+    pub(super) fn close_logs(&mut self) {
+        self.all.iter_mut().for_each(|(_, one)| one.access_log = None);
     }
 
     /// The one that was read last.

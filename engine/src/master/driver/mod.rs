@@ -151,7 +151,7 @@ impl Master<'_> {
                 Ok(signal::Signal::SIGUSR2) => Signal::Usr2,
                 Ok(signal::Signal::SIGWINCH) if is_sent => Signal::Winch,
                 Ok(signal::Signal::SIGUSR1) => {
-                    tracing::info!("USR1: the log goes to standard error, there is no file to reopen");
+                    self.driver.reopen_logs();
                     continue;
                 }
                 _ => continue,

@@ -17,7 +17,7 @@ use super::world::Driver;
 use crate::ipc::channel::{self, Heard, is_nonsense};
 use crate::ipc::control::{Exit, Failure};
 use crate::ipc::orders::{Order, Report};
-use crate::master::core::{self, ProcessId, Spawn, Time};
+use crate::master::core::{self, ConfigurationId, ProcessId, Spawn, Time};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::process;
 use crate::sys::shared_memory::Shared;
@@ -32,6 +32,7 @@ struct Worker {
     process: ProcessId,
     generation: u32,
     slot: usize,
+    configuration: ConfigurationId,
     /// Readable once it has ended; `None` on a kernel that gives none, where SIGCHLD has to do.
     handle: Option<OwnedFd>,
     /// `None` once the worker has closed its end.
@@ -99,6 +100,17 @@ impl Workers {
     pub(super) fn tell(&self, process: ProcessId, order: &Order, descriptors: &[BorrowedFd<'_>]) -> bool {
         let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
         channel.is_some_and(|channel| channel::tell_with_all(channel, order, descriptors).is_ok())
+    }
+
+    /// Hands an access log that was opened anew to the workers of a configuration.
+    fn hand_log(&self, configuration: ConfigurationId, log: &OwnedFd) {
+        for worker in self.all.iter().filter(|worker| worker.configuration == configuration) {
+            let Some(channel) = &worker.channel else { continue };
+            if let Err(error) = channel::tell_with(channel, &Order::AccessLog, log.as_fd()) {
+                let pid = worker.process.0;
+                tracing::error!(pid, %error, "USR1: this worker appends to the old access log until it is replaced");
+            }
+        }
     }
 
     /// The door of this name.
@@ -227,6 +239,17 @@ impl Worker {
 }
 
 impl Driver<'_> {
+    /// Opens access logs anew, after they were renamed. Workers write to the old files until they have the new ones, so no line is lost.
+    pub(super) fn reopen_logs(&mut self) {
+        let reopened = self.configurations.reopen_logs();
+        reopened.iter().for_each(|(configuration, log)| self.workers.hand_log(*configuration, log));
+        if reopened.is_empty() {
+            tracing::info!("USR1: there is no file to reopen");
+        } else {
+            tracing::info!("USR1: the access log was opened anew");
+        }
+    }
+
     pub(super) fn fork_worker(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
         let Spawn { plan, generation, slot, listeners, steering, succeeds } = spawn;
         let listeners = match &listeners {
@@ -238,6 +261,8 @@ impl Driver<'_> {
         let configuration = self.configurations.get(plan.configuration)?;
         let settings = crate::config::Settings { workers: plan.workers, ..configuration.settings.clone() };
         let (service, identity) = (configuration.service.clone(), configuration.identity.clone());
+        let access_log = configuration.access_log.as_ref().map(OwnedFd::try_clone).transpose();
+        let access_log = access_log.map_err(system("the access log"))?;
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let pinned = cores.get(slot).copied();
         if pinned.is_none() {
@@ -254,6 +279,7 @@ impl Driver<'_> {
                     process,
                     generation,
                     slot,
+                    configuration: plan.configuration,
                     handle: process::open(child).ok(),
                     channel: Some(ours),
                     page,
@@ -280,6 +306,7 @@ impl Driver<'_> {
                     page,
                     control: theirs,
                     identity,
+                    access_log,
                     rendezvous: self.rendezvous.clone(),
                     succeeds,
                     signals: true,
@@ -301,6 +328,7 @@ impl Driver<'_> {
         self.workers.all.clear();
         self.workers.telemetry.forget_others(page);
         self.workers.doors.clear();
+        self.configurations.close_logs();
         self.sockets = Default::default();
         self.old = None;
         self.new = None;

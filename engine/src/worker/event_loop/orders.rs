@@ -79,6 +79,11 @@ impl<P: Protocol> EventLoop<P> {
                     self.begin_anew();
                 }
             }
+            Order::AccessLog => {
+                if let (Some(log), Some(descriptor)) = (&self.context.access_log, descriptors.pop()) {
+                    log.replace(descriptor);
+                }
+            }
             // That it was heard is all.
             Order::Ping => {}
             Order::Stop => self.stop(),

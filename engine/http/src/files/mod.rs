@@ -1,0 +1,400 @@
+//! Files of folders as answers: content types, conditions, ranges, precompressed siblings, and a cache.
+//!
+//! Invariant: no request reaches a file outside of its folder, and none makes a worker wait or hold a file's whole where that is
+//! large. What is decided lies in `path`, `cache` and here; `folder` alone opens files.
+
+mod cache;
+mod folder;
+mod path;
+mod source;
+
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use ::http::StatusCode;
+
+use self::cache::{Cache, Cost, Known};
+use self::folder::{Folder, Identity, Missing, Opened};
+use self::path::{FilePath, Unfit};
+use self::source::{Content, FileSource, Place};
+use crate::accept::{self, Encoding};
+use crate::conditional::{self, Condition, EntityTag, Validators};
+use crate::connection::STREAM_BYTES_MAX;
+use crate::date;
+use crate::error::Error;
+use crate::exchange::Thawed;
+use crate::media_type;
+use crate::range::{self, Selection};
+use crate::reply::{Done, Reply};
+use crate::request::Request;
+use crate::router::Router;
+
+/// Siblings of a file that have it compressed, in the order of preference, by the end of their names.
+const SIBLINGS: [(Encoding, &str); 2] = [(Encoding::Brotli, ".br"), (Encoding::Gzip, ".gz")];
+
+/// More of a file goes out part by part, so that slow clients do not make much wait.
+const WHOLE_BYTES_MAX: u64 = STREAM_BYTES_MAX as u64;
+
+/// A file that becomes shorter while it is read is read anew so often.
+const READS_MAX: usize = 3;
+
+/// Settings of [`Files`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// What is kept in memory in each worker, default 64 MiB; 0 keeps nothing.
+    pub cache_bytes_max: usize,
+    /// Files up to this size are kept in memory, default 512 KiB. Larger ones are read in parts as clients take them.
+    pub cached_file_bytes_max: usize,
+    /// Larger files that are kept open for the next request in each worker, default 128.
+    pub open_files_max: usize,
+    /// For how long a file is taken for unchanged, in milliseconds, default 1,000.
+    pub valid_ms: u64,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self { cache_bytes_max: 64 << 20, cached_file_bytes_max: 512 << 10, open_files_max: 128, valid_ms: 1_000 }
+    }
+}
+
+/// A folder, and where its files are in the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What the paths of its files begin with, such as `/static/`; begins and ends with a slash.
+    pub prefix: String,
+    /// The folder.
+    pub folder: PathBuf,
+    /// The file that a folder is answered with, such as `index.html`.
+    pub index: String,
+}
+
+/// Files of folders, for one worker. Cheap to clone.
+///
+/// Answers `GET` and `HEAD` with `ETag` and `Last-Modified`; conditions and single ranges are answered as RFC 9110 says. A file with a
+/// sibling `.br` or `.gz` is sent compressed to whoever accepts that. A folder is answered with its index, or 403; without the slash
+/// at its end it is redirected. Names that begin with a dot are not served, but for `.well-known`. Symbolic links are followed while they
+/// stay in the folder, whose place is the one that it had when it was opened.
+///
+/// A worker of [`SystemCalls::ServeOnly`](baton::SystemCalls::ServeOnly) can open files only beneath
+/// [`Settings::readable`](baton::config::Settings::readable). Files are read in the worker's own thread: a slow disk holds up its other
+/// connections.
+#[derive(Clone)]
+pub struct Files(Rc<Inner>);
+
+struct Inner {
+    mounts: Vec<Mounted>,
+    cache: RefCell<Cache<Found>>,
+    cached_file_bytes_max: u64,
+}
+
+struct Mounted {
+    mount: Mount,
+    folder: OnceCell<Folder>,
+}
+
+/// A file, and its siblings.
+struct Found {
+    content_type: Cow<'static, str>,
+    plain: Representation,
+    /// In the order of [`SIBLINGS`].
+    siblings: [Option<Representation>; SIBLINGS.len()],
+}
+
+struct Representation {
+    identity: Identity,
+    /// As it stands in the header.
+    entity_tag: String,
+    modified: Option<SystemTime>,
+    last_modified: Option<String>,
+    content: Content,
+}
+
+impl Files {
+    /// Opens nothing yet: see [`Files::open`].
+    ///
+    /// # Panics
+    /// Where a prefix does not begin and end with a slash.
+    pub fn new(config: &FilesConfig, mounts: impl IntoIterator<Item = Mount>) -> Self {
+        let most = Cost { bytes: config.cache_bytes_max, descriptors: config.open_files_max };
+        let mounts = mounts.into_iter().inspect(|mount| {
+            let prefix = &mount.prefix;
+            assert!(prefix.starts_with('/') && prefix.ends_with('/'), "the prefix {prefix:?} begins and ends with /");
+        });
+        Self(Rc::new(Inner {
+            mounts: mounts.map(|mount| Mounted { mount, folder: OnceCell::new() }).collect(),
+            cache: RefCell::new(Cache::new(most, Duration::from_millis(config.valid_ms))),
+            cached_file_bytes_max: config.cached_file_bytes_max as u64,
+        }))
+    }
+
+    /// Opens the folders, which happens with the first request otherwise: for [`State::on_start`](crate::State::on_start), so that a
+    /// worker does not serve without them.
+    ///
+    /// # Errors
+    /// Names the first folder that cannot be opened.
+    pub fn open(&self) -> io::Result<()> {
+        self.0.mounts.iter().try_for_each(|mounted| mounted.folder().map(drop))
+    }
+
+    /// Adds the routes.
+    ///
+    /// # Panics
+    /// As [`Router::route`], where there are such routes already.
+    #[must_use]
+    pub fn routes<S: 'static>(&self, mut router: Router<S>) -> Router<S> {
+        for (index, mounted) in self.0.mounts.iter().enumerate() {
+            let prefix = &mounted.mount.prefix;
+            let with_name = format!("{prefix}{{*path}}");
+            for path in [prefix, &with_name] {
+                let files = self.clone();
+                router = router.get(path, move |_, request, reply| files.answer(index, request, reply));
+            }
+            let bare = &prefix[..prefix.len() - 1];
+            if !bare.is_empty() {
+                router =
+                    router.get(bare, |_, request, reply| redirect(request, &format!("{}/", request.path()), reply));
+            }
+        }
+        let files = self.clone();
+        router.thaws(source::NAME, move |state| Some(Thawed::Source(Box::new(files.thaw(state)?))))
+    }
+
+    fn answer(&self, index: usize, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
+        let mounted = &self.0.mounts[index];
+        let raw = request.path().strip_prefix(&mounted.mount.prefix).unwrap_or_default();
+        let path = FilePath::parse(raw).map_err(|unfit| match unfit {
+            Unfit::Malformed => Error::bad_request("the path names no file"),
+            Unfit::Hidden => Error::not_found(),
+        })?;
+        let wanted = if path.is_folder { mounted.index_of(&path.relative) } else { path.relative };
+        match self.find(index, &wanted, reply.now()) {
+            Ok(found) => found.answer(&mounted.mount, &wanted, request, reply),
+            Err(Missing::Folder) if !path.is_folder => {
+                let segments: Vec<&str> = raw.split('/').filter(|segment| !segment.is_empty()).collect();
+                redirect(request, &format!("{}{}/", mounted.mount.prefix, segments.join("/")), reply)
+            }
+            Err(Missing::Nothing) if path.is_folder && mounted.has_folder(&wanted) => Err(forbidden()),
+            Err(missing) => Err(missing.into()),
+        }
+    }
+
+    /// The file of this path as it is now, or was less than a second ago.
+    fn find(&self, index: usize, path: &[u8], now: Duration) -> Result<Rc<Found>, Missing> {
+        let Inner { mounts, cache, cached_file_bytes_max } = &*self.0;
+        let mut key = Vec::with_capacity(path.len() + 4);
+        key.extend_from_slice(&(index as u32).to_le_bytes());
+        key.extend_from_slice(path);
+        let folder = || mounts[index].folder().map_err(Missing::Failed);
+        let known = cache.borrow().get(&key, now);
+        match known {
+            Known::Fresh(found) => return Ok(found),
+            Known::Stale(found) if found.is_current(folder()?, path) => {
+                cache.borrow_mut().confirm(&key, now);
+                return Ok(found);
+            }
+            Known::Stale(_) => cache.borrow_mut().remove(&key),
+            Known::Unknown => {}
+        }
+        let found = Rc::new(Found::load(folder()?, path, *cached_file_bytes_max)?);
+        cache.borrow_mut().insert(&key, Rc::clone(&found), found.cost(), now);
+        Ok(found)
+    }
+
+    /// Goes on with what another worker has begun, where the file is the same.
+    fn thaw(&self, state: &[u8]) -> Option<FileSource> {
+        let place: Place = serde_json::from_slice(state).ok()?;
+        let mounted = self.0.mounts.iter().find(|mounted| mounted.mount.prefix == place.prefix)?;
+        if !path::is_relative(&place.path) {
+            return None;
+        }
+        let Opened { file, identity, .. } = mounted.folder().ok()?.find(&place.path).ok()?;
+        let is_same = quoted(&identity) == place.entity_tag && place.start <= place.end && place.end <= identity.size;
+        is_same.then(|| FileSource { content: Content::Open(Rc::new(file)), place })
+    }
+}
+
+impl Mounted {
+    fn folder(&self) -> io::Result<&Folder> {
+        if let Some(folder) = self.folder.get() {
+            return Ok(folder);
+        }
+        let path = &self.mount.folder;
+        let folder = Folder::open(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("the folder {}: {error}", path.display())))?;
+        Ok(self.folder.get_or_init(|| folder))
+    }
+
+    fn index_of(&self, folder: &[u8]) -> Cow<'static, [u8]> {
+        let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+        Cow::Owned([folder, slash, self.mount.index.as_bytes()].concat())
+    }
+
+    /// Whether the folder of an index that is not there is.
+    fn has_folder(&self, index: &[u8]) -> bool {
+        let length = index.len() - self.mount.index.len();
+        let folder = index[..length].strip_suffix(b"/").unwrap_or_default();
+        self.folder().is_ok_and(|root| matches!(root.find(folder), Err(Missing::Folder)))
+    }
+}
+
+impl Found {
+    fn load(folder: &Folder, path: &[u8], in_memory_max: u64) -> Result<Self, Missing> {
+        let plain = Representation::load(folder, path, in_memory_max)?;
+        let name = String::from_utf8_lossy(path);
+        let siblings = SIBLINGS.map(|(_, end)| Representation::load(folder, &sibling(path, end), in_memory_max).ok());
+        Ok(Self { content_type: media_type::of(&name), plain, siblings })
+    }
+
+    /// Whether everything is what it was.
+    fn is_current(&self, folder: &Folder, path: &[u8]) -> bool {
+        let is_same = |path: &[u8], known: Option<&Representation>| {
+            folder.find(path).ok().map(|opened| opened.identity) == known.map(|known| known.identity)
+        };
+        is_same(path, Some(&self.plain))
+            && SIBLINGS.iter().zip(&self.siblings).all(|((_, end), known)| is_same(&sibling(path, end), known.as_ref()))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Representation> {
+        [&self.plain].into_iter().chain(self.siblings.iter().flatten())
+    }
+
+    fn cost(&self) -> Cost {
+        self.all().fold(Cost::default(), |cost, one| match &one.content {
+            Content::Memory(bytes) => Cost { bytes: cost.bytes + bytes.len(), ..cost },
+            Content::Open(_) => Cost { descriptors: cost.descriptors + 1, ..cost },
+        })
+    }
+
+    /// What is sent to whoever accepts this.
+    fn choose(&self, request: &Request<'_>) -> (&Representation, Encoding, &'static str) {
+        if self.siblings.iter().any(Option::is_some) {
+            let mut has = [Encoding::Identity; SIBLINGS.len()];
+            let there = SIBLINGS.iter().zip(&self.siblings).filter(|(_, sibling)| sibling.is_some());
+            has.iter_mut().zip(there).for_each(|(place, ((encoding, _), _))| *place = *encoding);
+            // Whoever takes nothing that there is gets the file as it is: better than nothing.
+            let chosen = accept::negotiate(request.header_values("accept-encoding"), &has);
+            for ((encoding, end), sibling) in SIBLINGS.iter().zip(&self.siblings) {
+                if let Some(sibling) = sibling.as_ref().filter(|_| chosen == Some(*encoding)) {
+                    return (sibling, *encoding, end);
+                }
+            }
+        }
+        (&self.plain, Encoding::Identity, "")
+    }
+
+    fn answer(
+        &self,
+        mount: &Mount,
+        path: &[u8],
+        request: &Request<'_>,
+        mut reply: Reply<'_, '_>,
+    ) -> Result<Done, Error> {
+        let (representation, encoding, end) = self.choose(request);
+        let Representation { identity, entity_tag, modified, last_modified, content } = representation;
+        let validators = Validators { entity_tag: EntityTag::parse(entity_tag.as_bytes()), last_modified: *modified };
+        let condition = conditional::evaluate(request.method(), request.headers(), Some(&validators));
+        if condition == Condition::PreconditionFailed {
+            return Err(Error::new(StatusCode::PRECONDITION_FAILED, "the file is another one by now"));
+        }
+        reply = reply.header("ETag", entity_tag);
+        if let Some(last_modified) = last_modified {
+            reply = reply.header("Last-Modified", last_modified);
+        }
+        if self.siblings.iter().any(Option::is_some) {
+            reply = reply.header("Vary", "Accept-Encoding");
+        }
+        if condition == Condition::NotModified {
+            return reply.status(StatusCode::NOT_MODIFIED).empty();
+        }
+        let wall_time = reply.wall_time();
+        let selection = range::select(request.method(), request.headers(), &validators, wall_time, identity.size);
+        if let Some(content_range) = selection.content_range(identity.size) {
+            reply = reply.header("Content-Range", content_range.to_string());
+        }
+        let (status, start, end_of_part) = match selection {
+            Selection::Unsatisfiable => {
+                let text = "the file has no such bytes\n";
+                return reply.status(StatusCode::RANGE_NOT_SATISFIABLE).text(text);
+            }
+            Selection::Part { start, end } => (StatusCode::PARTIAL_CONTENT, start, end),
+            Selection::Whole => (StatusCode::OK, 0, identity.size),
+        };
+        reply = reply.status(status).content_type(self.content_type.as_bytes()).header("Accept-Ranges", "bytes");
+        if let Some(encoding) = encoding.content_encoding() {
+            reply = reply.header("Content-Encoding", encoding);
+        }
+        match content {
+            Content::Memory(bytes) if end_of_part - start <= WHOLE_BYTES_MAX => match selection {
+                Selection::Whole => reply.counted("", bytes),
+                _ => reply.bytes("", &bytes[start as usize..end_of_part as usize]),
+            },
+            content => {
+                let place = Place {
+                    prefix: mount.prefix.clone(),
+                    path: sibling(path, end),
+                    entity_tag: entity_tag.clone(),
+                    start,
+                    end: end_of_part,
+                };
+                reply.stream(Some(end_of_part - start), FileSource { content: content.clone(), place })
+            }
+        }
+    }
+}
+
+impl Representation {
+    fn load(folder: &Folder, path: &[u8], in_memory_max: u64) -> Result<Self, Missing> {
+        for _ in 0..READS_MAX {
+            let Opened { file, identity, modified } = folder.find(path)?;
+            let content = if identity.size > in_memory_max {
+                Content::Open(Rc::new(file))
+            } else {
+                let mut bytes = Vec::with_capacity(identity.size as usize);
+                (&file).take(identity.size).read_to_end(&mut bytes).map_err(Missing::Failed)?;
+                if (bytes.len() as u64) < identity.size {
+                    continue;
+                }
+                Content::Memory(bytes.into())
+            };
+            let last_modified = modified.and_then(date::format).map(|date| date.to_string());
+            return Ok(Self { entity_tag: quoted(&identity), identity, modified, last_modified, content });
+        }
+        Err(Missing::Busy)
+    }
+}
+
+fn sibling(path: &[u8], end: &str) -> Vec<u8> {
+    [path, end.as_bytes()].concat()
+}
+
+fn quoted(identity: &Identity) -> String {
+    format!("\"{}\"", identity.opaque_tag())
+}
+
+fn forbidden() -> Error {
+    Error::new(StatusCode::FORBIDDEN, "this may not be read")
+}
+
+impl From<Missing> for Error {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Nothing => Self::not_found(),
+            Missing::Folder | Missing::Forbidden => forbidden(),
+            Missing::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "there is no room for this now; try again"),
+            Missing::Failed(error) => error.into(),
+        }
+    }
+}
+
+/// Where a path has no slash at its end and should have one. `path` begins with one slash alone, so it leads to no other server.
+fn redirect(request: &Request<'_>, path: &str, reply: Reply<'_, '_>) -> Result<Done, Error> {
+    let query = request.query().map(|query| format!("?{query}")).unwrap_or_default();
+    reply
+        .status(StatusCode::MOVED_PERMANENTLY)
+        .header("Location", format!("{path}{query}"))
+        .bytes("text/plain", b"it is there, with a slash at the end\n")
+}

@@ -1,0 +1,39 @@
+//! A protocol's hold on the access log of its worker.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::sys;
+
+/// Appends to the [access log](crate::config::Settings::access_log); given by [`Worker::access_log`](crate::Worker::access_log).
+/// Behind it the file is another one once the master was told to reopen it (USR1).
+#[derive(Clone)]
+pub struct AccessLog(Rc<RefCell<sys::access_log::AccessLog>>);
+
+impl AccessLog {
+    pub(crate) fn new(log: sys::access_log::AccessLog) -> Self {
+        Self(Rc::new(RefCell::new(log)))
+    }
+
+    /// Appends lines, each with its end, as one system call where they go to a file. Never waits: gives how many lines are lost, since
+    /// a disk is full or nobody reads a pipe.
+    pub fn append(&self, lines: &[u8]) -> u64 {
+        self.0.borrow_mut().append(lines)
+    }
+
+    /// Goes on in another file.
+    pub(crate) fn replace(&self, descriptor: OwnedFd) {
+        match sys::access_log::AccessLog::new(descriptor) {
+            Ok(log) => *self.0.borrow_mut() = log,
+            Err(error) => tracing::warn!(%error, "the new access log is refused, the one before goes on"),
+        }
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("AccessLog").finish_non_exhaustive()
+    }
+}

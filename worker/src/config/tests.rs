@@ -1,0 +1,85 @@
+use std::fs;
+
+use super::*;
+
+fn file(text: &str) -> Result<ConfigFile, ConfigError> {
+    let path = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(path.path(), text).expect("written");
+    ConfigFile::read(path.path())
+}
+
+fn refusal(text: &str) -> String {
+    let error = match file(text) {
+        Ok(file) => Config::resolve(&Choices::default(), Some(&file)).expect_err("refused"),
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    text.split_once(':').map(|(_, rest)| rest.to_owned()).unwrap_or(text)
+}
+
+#[test]
+fn the_annotated_example_says_the_defaults() {
+    let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
+    let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
+    assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
+    // Nothing is left out: every choice is given, but those that have no default.
+    let mut choices = example.choices;
+    let given = || Some(String::new());
+    (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
+    choices.statics = Some(Vec::new());
+    let shown = format!("{choices:?}");
+    assert!(!shown.contains("None"), "{shown}");
+}
+
+#[test]
+fn flags_win_over_the_file_setting_by_setting() {
+    let file = file("workers = 3\nprotocol = \"echo\"\n[timeouts]\nidle_ms = 5\nwrite_ms = 6\n").expect("valid");
+    let mut flags = Choices { workers: Some(Workers::Count(2)), ..Choices::default() };
+    flags.timeouts = Some(TimeoutChoices { idle_ms: Some(Number(7)), ..TimeoutChoices::default() });
+    let config = Config::resolve(&flags, Some(&file)).expect("valid");
+    assert_eq!((config.settings.workers, config.protocol), (2, ProtocolChoice::Echo));
+    assert_eq!((config.settings.timeouts.idle_ms, config.settings.timeouts.write_ms), (7, 6));
+}
+
+#[test]
+fn every_refusal_names_its_place() {
+    for (text, expected) in [
+        ("workers = 1\nworker = 2\n", "2:1: unknown field `worker`, expected one of"),
+        ("[limits]\n  conections_max = 1\n", "2:3: unknown field `conections_max`"),
+        ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a count of workers, or \"auto\""),
+        ("workers = 0\n", "1:1: workers: 0 is not in 1..=1024"),
+        (
+            "[limits]\nbacklog = \"x\"\n",
+            "2:11: invalid type: string \"x\", expected a whole number from 0 to 4294967295",
+        ),
+        ("[limits]\nreceive_buffers = 100\n", "2:1: receive_buffers: 100 is not a power of two"),
+        ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
+        ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
+        ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
+        ("protocol = \"resp\"\n", "1:12: unknown variant `resp`, expected `http` or `echo`"),
+        ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
+        ("[timeouts\n", "1:10: "),
+        ("a = \"ä\" b\n", "1:9: "),
+        ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
+        ("group = \"\"\n", "1:1: group: a name or a number is needed"),
+        ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
+    ] {
+        let told = refusal(text);
+        assert!(told.starts_with(expected), "{text:?}: {told}");
+    }
+}
+
+#[test]
+fn a_flag_out_of_range_is_named_as_a_flag() {
+    let flags = Choices { workers: Some(Workers::Count(0)), ..Choices::default() };
+    let error = Config::resolve(&flags, None).expect_err("refused");
+    assert_eq!(error.to_string(), "--workers: 0 is not in 1..=1024");
+}
+
+#[test]
+fn what_is_not_utf8_is_refused_where_it_begins() {
+    let path = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(path.path(), b"workers = 1\n# \xff\n").expect("written");
+    let error = ConfigFile::read(path.path()).expect_err("refused").to_string();
+    assert!(error.ends_with(":2:3: not UTF-8 from here on"), "{error}");
+}
