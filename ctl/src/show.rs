@@ -109,9 +109,13 @@ fn generation(generation: &GenerationStatus) -> String {
         cut_for_memory,
         paused_for_memory,
         memory_bytes,
+        counters,
         ..
     } in workers
     {
+        for (name, count) in counters.iter().filter(|(_, count)| *count > 0) {
+            let _ = writeln!(text, "  worker {slot}: {}: {count}", escaped(name));
+        }
         if cut_for_memory + paused_for_memory > 0 {
             let (cut, paused) = (Count(*cut_for_memory, "connection"), Count(*paused_for_memory, "pause"));
             let held = memory_bytes >> 10;
@@ -267,6 +271,7 @@ mod tests {
             cut_for_memory: 0,
             paused_for_memory: 0,
             memory_bytes: 0,
+            counters: Vec::new(),
             requests: 400,
             bytes_received: 0,
             bytes_sent: 0,
@@ -281,6 +286,7 @@ mod tests {
     fn status_is_one_screen() {
         let mut dying = worker(1, WorkerState::Waiting);
         (dying.pid, dying.age_ms, dying.deaths, dying.last_exit) = (None, None, 1, Some(Exit::Signal(11)));
+        dying.counters = vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 7)];
         let generation = GenerationStatus {
             number: 2,
             phase: GenerationPhase::Serving,
@@ -321,6 +327,7 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
   slot  pid    state         up  open  accepted  taken over  requests  p50 µs  p99 µs
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0
+  worker 1: lines_lost: 7
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
 
 last handover: reload, 00:00:00.000000Z

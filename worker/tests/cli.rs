@@ -166,11 +166,16 @@ fn the_example_file_and_the_flags_name_the_same_settings() {
     for line in text.lines() {
         // Those without a default are shown behind a number sign; sentences have more than one word before an equals sign.
         let setting = line.strip_prefix("# ").unwrap_or(line).split_once(" = ").filter(|(key, _)| !key.contains(' '));
-        if let Some(name) = line.strip_prefix('[') {
+        if let Some(name) = line.strip_prefix("# [[") {
+            // Its flag has all of a table.
             section = name.trim_end_matches(']');
-        } else if let Some((key, _)) = setting {
+            in_file.push(section.to_owned());
+        } else if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if let Some((key, _)) = setting.filter(|_| section != "static") {
             in_file.push(match (section, key) {
-                ("log", key) => format!("log-{key}"),
+                ("log", "access") => "access-log".to_owned(),
+                ("log", "level" | "format") => format!("log-{key}"),
                 ("http", "server") => "server-name".to_owned(),
                 _ => key.replace('_', "-"),
             });

@@ -274,6 +274,9 @@ pub struct WorkerStatus {
     /// Bytes held for connections.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// Counters of the protocol's own, by name.
+    #[serde(default)]
+    pub counters: Vec<(String, u64)>,
     /// Requests answered.
     pub requests: u64,
     /// Bytes received.

@@ -124,6 +124,7 @@ fn worker_status(slot: usize, state: WorkerState, numbers: &Snapshot) -> WorkerS
         cut_for_memory: numbers.closed[CloseReason::Memory as usize].1,
         paused_for_memory: numbers.memory_pauses,
         memory_bytes: numbers.memory_bytes,
+        counters: numbers.named.clone(),
         requests: numbers.requests,
         bytes_received: numbers.bytes_received,
         bytes_sent: numbers.bytes_sent,
