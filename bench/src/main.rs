@@ -31,7 +31,7 @@ enum Command {
     Run(Box<RunArguments>),
     /// Reload, scale, upgrade, revert and kill a server under load, and count what its clients lose.
     Handover(HandoverArguments),
-    /// Measure servers side by side, in interleaved rounds: requests per second of server CPU time, memory, latency.
+    /// Measure servers side by side, in paired windows: requests per second of server CPU time, memory, latency.
     Compare(CompareArguments),
 }
 
