@@ -66,14 +66,14 @@ impl<S: State> Answering<'_, S> {
     pub(crate) fn answer(
         &mut self,
         connection: &mut HttpConnection<S>,
-        request: Request<'_>,
-        found: Found<'_, '_, S>,
+        request: &Request<'_>,
+        found: &Found<'_, '_, S>,
         io: &mut Io<'_>,
     ) -> After {
         let (to, after) = self.count(connection, &request.head, io);
         let then = self.answer_to(connection, request, found, to, after, io);
         if self.has_records {
-            self.record(connection, &request, io);
+            self.record(connection, request, io);
         }
         then
     }
@@ -82,14 +82,14 @@ impl<S: State> Answering<'_, S> {
     pub(crate) fn answer_last(
         &mut self,
         connection: &mut HttpConnection<S>,
-        request: Request<'_>,
-        found: Found<'_, '_, S>,
+        request: &Request<'_>,
+        found: &Found<'_, '_, S>,
         io: &mut Io<'_>,
     ) {
         let (to, _) = self.count(connection, &request.head, io);
         self.answer_to(connection, request, found, To { say: Say::Close, ..to }, After::Close, io);
         if self.has_records {
-            self.record(connection, &request, io);
+            self.record(connection, request, io);
         }
     }
 
@@ -113,23 +113,22 @@ impl<S: State> Answering<'_, S> {
     fn answer_to(
         &mut self,
         connection: &mut HttpConnection<S>,
-        request: Request<'_>,
-        found: Found<'_, '_, S>,
+        request: &Request<'_>,
+        found: &Found<'_, '_, S>,
         to: To,
         after: After,
         io: &mut Io<'_>,
     ) -> After {
         match found {
-            Found::Endpoint(Endpoint::Whole(handler), parameters) => {
-                let request = Request { parameters: parameters.as_ref(), ..request };
+            Found::Endpoint(Endpoint::Whole(handler), _) => {
                 let mut outcome = Outcome::Nothing;
-                let reply = Reply::new(io, self.writer, &mut outcome, to, Some(&request));
-                let result = handler(self.state, &request, reply);
+                let reply = Reply::new(io, self.writer, &mut outcome, to, Some(request));
+                let result = handler(self.state, request, reply);
                 let failed = result.err();
                 if failed.is_none() && matches!(outcome, Outcome::Answered) {
                     return after;
                 }
-                self.settle(connection, &request, failed, outcome, (to, after), io)
+                self.settle(connection, request, failed, outcome, (to, after), io)
             }
             Found::Endpoint(Endpoint::Parts(_), _) => after,
             Found::Options(allow) => {
@@ -191,7 +190,7 @@ impl<S: State> Answering<'_, S> {
     pub(crate) fn begin_parts(
         &mut self,
         connection: &mut HttpConnection<S>,
-        request: Request<'_>,
+        request: &Request<'_>,
         begin: &Begin<S>,
         rest: Rest,
         answered: &mut usize,
@@ -200,7 +199,7 @@ impl<S: State> Answering<'_, S> {
         let (to, after) = self.count(connection, &request.head, io);
         let to = To { expects_continue: request.head.expects_continue, ..to };
         let mut outcome = Outcome::Nothing;
-        let begun = begin(self.state, &request, Reply::new(io, self.writer, &mut outcome, to, Some(&request)));
+        let begun = begin(self.state, request, Reply::new(io, self.writer, &mut outcome, to, Some(request)));
         let to = To { expects_continue: false, ..to };
         let (receiver, out) = match (begun, outcome) {
             (Ok(Receiving::Answers(receiver)), Outcome::Nothing) => {
@@ -218,9 +217,9 @@ impl<S: State> Answering<'_, S> {
                 } else {
                     (to, after)
                 };
-                let then = self.settle(connection, &request, begun.err(), outcome, (to, after), io);
+                let then = self.settle(connection, request, begun.err(), outcome, (to, after), io);
                 if self.has_records {
-                    self.record(connection, &request, io);
+                    self.record(connection, request, io);
                 }
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
                     connection.busy = Some(Busy { after: then, ..*Busy::new(b"", Doing::Skip { rest }) }.into());
@@ -244,7 +243,7 @@ impl<S: State> Answering<'_, S> {
     pub(crate) fn end_parts(
         &mut self,
         connection: &mut HttpConnection<S>,
-        request: Request<'_>,
+        request: &Request<'_>,
         mut receiver: Box<dyn Receive<S>>,
         (out, written): (Option<OutFraming>, &mut u64),
         after: After,
@@ -269,11 +268,11 @@ impl<S: State> Answering<'_, S> {
         }
         let (to, after) = self.persistence(connection, &request.head, io);
         let mut outcome = Outcome::Nothing;
-        let reply = Reply::new(io, self.writer, &mut outcome, to, Some(&request));
-        let failed = receiver.on_end(self.state, &request, reply).err();
-        let then = self.settle(connection, &request, failed, outcome, (to, after), io);
+        let reply = Reply::new(io, self.writer, &mut outcome, to, Some(request));
+        let failed = receiver.on_end(self.state, request, reply).err();
+        let then = self.settle(connection, request, failed, outcome, (to, after), io);
         if self.has_records {
-            self.record(connection, &request, io);
+            self.record(connection, request, io);
         }
         then
     }

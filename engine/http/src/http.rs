@@ -103,21 +103,20 @@ impl<S: State> Http<S> {
         let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
-        let request = Request { head, bytes, fields, parameters: None, body: b"" };
+        let mut request = Request { head, bytes, fields, parameters: found.parameters(), body: b"" };
         let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
         if head.framing == Framing::Length(0) && !found.takes_parts() {
             *answered += 1;
-            return Ok(Taken::Bytes(head.length, answering.answer(connection, request, found, io)));
+            return Ok(Taken::Bytes(head.length, answering.answer(connection, &request, &found, io)));
         }
-        if let Found::Endpoint(Endpoint::Parts(begin), parameters) = &found {
+        if let Found::Endpoint(Endpoint::Parts(begin), _) = &found {
             if matches!(head.framing, Framing::Length(length) if length > self.streamed_bytes_max) {
                 return Err(Refusal::BODY_TOO_LARGE);
             }
             let rest = Rest::new(head.framing, self.streamed_bytes_max);
-            let request = Request { parameters: parameters.as_ref(), ..request };
             return Ok(Taken::Bytes(
                 head.length,
-                answering.begin_parts(connection, request, begin, rest, answered, io),
+                answering.begin_parts(connection, &request, begin, rest, answered, io),
             ));
         }
         if matches!(head.framing, Framing::Length(length) if length > self.body_bytes_max) {
@@ -127,7 +126,7 @@ impl<S: State> Http<S> {
             // Nobody knows whether the client, told no, still sends its body: hence the close.
             if !matches!(found, Found::Endpoint(..) | Found::Options(_)) {
                 *answered += 1;
-                answering.answer_last(connection, request, found, io);
+                answering.answer_last(connection, &request, &found, io);
                 return Ok(Taken::Bytes(head.length, After::Close));
             }
             io.write(answer::CONTINUE);
@@ -136,9 +135,9 @@ impl<S: State> Http<S> {
         match head.framing {
             Framing::Length(length) if length <= behind.len() as u64 => {
                 let length = length as usize;
-                let request = Request { body: if is_kept { &behind[..length] } else { b"" }, ..request };
+                request.body = if is_kept { &behind[..length] } else { b"" };
                 *answered += 1;
-                Ok(Taken::Bytes(head.length + length, answering.answer(connection, request, found, io)))
+                Ok(Taken::Bytes(head.length + length, answering.answer(connection, &request, &found, io)))
             }
             framing => {
                 let room = match framing {
@@ -210,11 +209,10 @@ impl<S: State> Http<S> {
                 };
                 let Self { state, writer, fields, requests_max, router, has_records, .. } = self;
                 let found = router.find(head.method, head.path);
-                let parameters = if let Found::Endpoint(_, parameters) = &found { parameters.as_ref() } else { None };
-                let request = Request { head, bytes: &bytes, fields, parameters, body: b"" };
+                let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
                 let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
                 *answered += 1;
-                let then = answering.end_parts(connection, request, receiver, (out, &mut written), after, io);
+                let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
                 self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
                 return Ok(Taken::Bytes(taken, then));
             }
@@ -225,10 +223,10 @@ impl<S: State> Http<S> {
         };
         let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
         let found = router.find(head.method, head.path);
-        let request = Request { head, bytes: &bytes, fields, parameters: None, body: &body };
+        let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: &body };
         *answered += 1;
         let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
-        Ok(Taken::Bytes(taken, answering.answer(connection, request, found, io)))
+        Ok(Taken::Bytes(taken, answering.answer(connection, &request, &found, io)))
     }
 
     fn answering(&mut self) -> Answering<'_, S> {

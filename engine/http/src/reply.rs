@@ -71,7 +71,8 @@ pub struct Reply<'r, 'io> {
     /// The status in the place of 200, as the request's conditions want.
     instead: Option<StatusCode>,
     /// What a header said that cannot be sent.
-    problem: Option<String>,
+    #[expect(clippy::box_collection, reason = "a reply is moved often, and nearly none has a problem")]
+    problem: Option<Box<String>>,
 }
 
 impl<'r, 'io> Reply<'r, 'io> {
@@ -104,9 +105,9 @@ impl<'r, 'io> Reply<'r, 'io> {
             || !name.bytes().all(is_token)
             || OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))
         {
-            self.problem = Some(format!("a handler may not set the header {name:?}"));
+            self.problem = Some(Box::new(format!("a handler may not set the header {name:?}")));
         } else if !is_value(value) {
-            self.problem = Some(format!("the value of the header {name} has a control character"));
+            self.problem = Some(Box::new(format!("the value of the header {name} has a control character")));
         } else {
             let headers = &mut self.writer.headers;
             [name.as_bytes(), b": ", value, b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
@@ -122,7 +123,7 @@ impl<'r, 'io> Reply<'r, 'io> {
             self.writer.content_type.clear();
             self.writer.content_type.extend_from_slice(value);
         } else {
-            self.problem = Some("the content type has a control character".to_owned());
+            self.problem = Some(Box::new("the content type has a control character".to_owned()));
         }
         self
     }
@@ -194,10 +195,10 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// Where a header cannot be sent.
     pub fn counted(self, content_type: &'static str, body: &Rc<[u8]>) -> Result<Done, Error> {
         let length = Length::Bytes(body.len() as u64);
-        let (Self { io, writer, .. }, has_body) = self.begin(content_type.as_bytes(), length, b"")?;
-        if has_body {
-            writer.count_body(body.len() as u64);
-            io.write_counted(body, 0..body.len());
+        let mut reply = self;
+        if reply.begin(content_type.as_bytes(), length, b"")? {
+            reply.writer.count_body(body.len() as u64);
+            reply.io.write_counted(body, 0..body.len());
         }
         Ok(Done(()))
     }
@@ -220,8 +221,8 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// # Errors
     /// Where a header cannot be sent.
     pub fn stream(self, length: Option<u64>, source: impl Source) -> Result<Done, Error> {
-        let (reply, framing) = self.begin_parts(length)?;
-        if let Some(framing) = framing {
+        let mut reply = self;
+        if let Some(framing) = reply.begin_parts(length)? {
             *reply.outcome = Outcome::Stream(Box::new(source), framing);
         }
         Ok(Done(()))
@@ -236,7 +237,8 @@ impl<'r, 'io> Reply<'r, 'io> {
         if self.to.expects_continue {
             self.io.write(CONTINUE);
         }
-        let (reply, framing) = self.begin_parts(length)?;
+        let mut reply = self;
+        let framing = reply.begin_parts(length)?;
         // A HEAD has no body to be answered with: what is written is left out.
         *reply.outcome = Outcome::Started(framing.unwrap_or(OutFraming::Left(0)));
         Ok(Started(()))
@@ -275,7 +277,8 @@ impl<'r, 'io> Reply<'r, 'io> {
             let text = format!("this needs the headers Connection: upgrade and Upgrade: {name}");
             return Err(Error::new(StatusCode::UPGRADE_REQUIRED, text));
         }
-        let reply = self.checked()?;
+        let mut reply = self;
+        reply.check()?;
         let mut headers = format!("Connection: upgrade\r\nUpgrade: {name}\r\n").into_bytes();
         headers.append(&mut reply.writer.headers);
         let head = AnswerHead {
@@ -291,67 +294,65 @@ impl<'r, 'io> Reply<'r, 'io> {
     }
 
     #[inline]
-    fn whole(self, content_type: &[u8], body: &[u8]) -> Result<Done, Error> {
+    fn whole(mut self, content_type: &[u8], body: &[u8]) -> Result<Done, Error> {
         self.begin(content_type, Length::Bytes(body.len() as u64), body).map(|_| Done(()))
     }
 
-    fn begin_parts(self, length: Option<u64>) -> Result<(Self, Option<OutFraming>), Error> {
+    fn begin_parts(&mut self, length: Option<u64>) -> Result<Option<OutFraming>, Error> {
         // HTTP/1.0 knows no chunks: the body ends with the connection, which `finish` sees to.
         let (length, framing) = match (length, self.to.minor) {
             (Some(length), _) => (Length::Bytes(length), OutFraming::Left(length)),
             (None, 0) => (Length::Unsaid, OutFraming::UntilClose),
             (None, _) => (Length::Chunked, OutFraming::Chunked),
         };
-        let mut reply = self;
         if framing == OutFraming::UntilClose {
-            reply.to.say = Say::Close;
+            self.to.say = Say::Close;
         }
-        let (reply, has_body) = reply.begin(b"", length, b"")?;
-        Ok((reply, has_body.then_some(framing)))
+        Ok(self.begin(b"", length, b"")?.then_some(framing))
     }
 
     /// Writes the head, and the body behind it where one belongs there; tells whether it does.
     #[inline]
-    fn begin(self, content_type: &[u8], length: Length, body: &[u8]) -> Result<(Self, bool), Error> {
-        let reply = self.checked()?;
-        if let Some(instead) = reply.instead.filter(|_| reply.status == StatusCode::OK) {
-            return reply.begin_instead(instead);
-        }
-        let is_without = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            || reply.status.is_informational();
-        let has_body = !is_without && reply.to.method != Method::Head;
-        let given = &reply.writer.content_type;
+    fn begin(&mut self, content_type: &[u8], length: Length, body: &[u8]) -> Result<bool, Error> {
+        self.check()?;
+        let status = match self.instead {
+            Some(instead) if self.status == StatusCode::OK => return self.begin_instead(instead),
+            _ => self.status,
+        };
+        let is_without = status != StatusCode::OK
+            && (matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || status.is_informational());
+        let has_body = !is_without && self.to.method != Method::Head;
+        let given = &self.writer.content_type;
         let head = AnswerHead {
-            status: reply.status,
-            say: reply.to.say,
-            headers: &reply.writer.headers,
+            status,
+            say: self.to.say,
+            headers: &self.writer.headers,
             content_type: if given.is_empty() { content_type } else { given },
             length: if is_without { Length::Unsaid } else { length },
         };
-        reply.writer.write(reply.io, head, if has_body { body } else { b"" });
-        *reply.outcome = Outcome::Answered;
-        Ok((reply, has_body))
+        self.writer.write(self.io, head, if has_body { body } else { b"" });
+        *self.outcome = Outcome::Answered;
+        Ok(has_body)
     }
 
     /// 304 says what a 200 would, but for what the client has already; 412 has nothing to say.
     #[cold]
-    fn begin_instead(mut self, status: StatusCode) -> Result<(Self, bool), Error> {
+    fn begin_instead(&mut self, status: StatusCode) -> Result<bool, Error> {
         (self.status, self.instead) = (status, None);
         self.writer.content_type.clear();
-        let (reply, _) = self.begin(b"", Length::Bytes(0), b"")?;
-        Ok((reply, false))
+        self.begin(b"", Length::Bytes(0), b"")?;
+        Ok(false)
     }
 
     #[inline]
-    fn checked(self) -> Result<Self, Error> {
-        if self.problem.is_some() { self.refused() } else { Ok(self) }
+    fn check(&mut self) -> Result<(), Error> {
+        self.problem.take().map_or(Ok(()), |problem| Err(refused(*problem)))
     }
+}
 
-    #[cold]
-    fn refused(self) -> Result<Self, Error> {
-        let problem = self.problem.unwrap_or_default();
-        Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem).into())
-    }
+#[cold]
+fn refused(problem: String) -> Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, problem).into()
 }
 
 /// RFC 9110 5.5, without the obsolete.

@@ -58,7 +58,13 @@ pub(crate) enum Found<'r, 'p, S> {
     Nothing,
 }
 
-impl<S> Found<'_, '_, S> {
+impl<'r, 'p, S> Found<'r, 'p, S> {
+    /// What stands in the path for the route's parameters.
+    #[inline]
+    pub(crate) fn parameters(&self) -> Option<&matchit::Params<'r, 'p>> {
+        if let Self::Endpoint(_, parameters) = self { parameters.as_ref() } else { None }
+    }
+
     /// A request's body goes in parts.
     #[inline]
     pub(crate) fn takes_parts(&self) -> bool {
