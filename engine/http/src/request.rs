@@ -9,6 +9,7 @@ use matchit::Params;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use crate::accept::{self, Encoding};
 use crate::error::Error;
 use crate::head::{Field, Head};
 use crate::method::Method;
@@ -93,6 +94,13 @@ impl<'a> Request<'a> {
     /// The values of all headers of this name, in their order.
     pub fn header_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name.as_bytes()).then_some(value))
+    }
+
+    /// The coding of an answer that the client accepts and likes best, among those that the server `has`, which stand in its own order
+    /// of preference. `None` where it accepts none of them, nor identity: answer 406, or identity all the same. An answer that depends
+    /// on this has `Vary: Accept-Encoding`. See [`accept::negotiate`].
+    pub fn accepted_encoding(&self, has: &[Encoding]) -> Option<Encoding> {
+        accept::negotiate(self.header_values("accept-encoding"), has)
     }
 
     /// All headers: name as it was sent, and value.

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use baton::Server;
+use baton::config::{InvalidSetting, Settings};
 use clap::Parser;
 use tracing::Level;
 
@@ -58,9 +59,11 @@ fn main() -> ExitCode {
         Ok(data) => data,
         Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
     };
-    let addresses = arguments.listen.iter();
-    let builder = addresses.fold(Server::builder(), |builder, address| builder.listen(*address));
-    let server = match builder.workers(arguments.workers).build() {
+    let settings = match settings(arguments, &data) {
+        Ok(settings) => settings,
+        Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
+    };
+    let server = match Server::builder().settings(settings).build() {
         Ok(server) => server,
         Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
     };
@@ -68,6 +71,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, ExitCode::FAILURE),
     }
+}
+
+/// Workers may read the files, and nothing else.
+fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSetting> {
+    let Arguments { listen, workers, .. } = arguments;
+    let settings = Settings { listen, workers, readable: vec![data.files().to_owned()], ..Settings::default() };
+    settings.check_readable().map_err(|error| InvalidSetting { setting: "data", ..error })?;
+    Ok(settings)
 }
 
 /// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
@@ -79,6 +90,8 @@ fn complain(error: &dyn Display, code: ExitCode) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::error::ErrorKind;
 
     use super::*;
@@ -107,5 +120,18 @@ mod tests {
             let expected = if flags[1] == "-1" { ErrorKind::UnknownArgument } else { ErrorKind::ValueValidation };
             assert_eq!(parse(&flags).err(), Some(expected), "{flags:?}");
         }
+    }
+
+    #[test]
+    fn workers_may_read_the_files_alone_and_need_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("dataset.json"), "[]").expect("a file");
+        let data = Data::load(folder.path()).expect("good data");
+        let settings = || super::settings(parse(&["--workers", "3"]).expect("good"), &data);
+        assert_eq!(settings().map_err(|error| error.setting), Err("data"));
+        let files = folder.path().join("static");
+        fs::create_dir(&files).expect("a folder");
+        let settings = settings().expect("good");
+        assert_eq!((settings.readable, settings.workers), (vec![files], 3));
     }
 }

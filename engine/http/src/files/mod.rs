@@ -21,7 +21,7 @@ use self::cache::{Cache, Cost, Known};
 use self::folder::{Folder, Identity, Missing, Opened};
 use self::path::{FilePath, Unfit};
 use self::source::{Content, FileSource, Place};
-use crate::accept::{self, Encoding};
+use crate::accept::Encoding;
 use crate::conditional::{self, Condition, EntityTag, Validators};
 use crate::connection::STREAM_BYTES_MAX;
 use crate::date;
@@ -276,7 +276,7 @@ impl Found {
             let there = SIBLINGS.iter().zip(&self.siblings).filter(|(_, sibling)| sibling.is_some());
             has.iter_mut().zip(there).for_each(|(place, ((encoding, _), _))| *place = *encoding);
             // Whoever takes nothing that there is gets the file as it is: better than nothing.
-            let chosen = accept::negotiate(request.header_values("accept-encoding"), &has);
+            let chosen = request.accepted_encoding(&has);
             for ((encoding, end), sibling) in SIBLINGS.iter().zip(&self.siblings) {
                 if let Some(sibling) = sibling.as_ref().filter(|_| chosen == Some(*encoding)) {
                     return (sibling, *encoding, end);

@@ -15,7 +15,7 @@
 
 use std::io::Write;
 
-use baton_http::accept::{Encoding, negotiate};
+use baton_http::accept::Encoding;
 use baton_http::{Done, Error, Reply, Request, StatusCode};
 use brotli::enc::BrotliEncoderParams;
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -58,7 +58,8 @@ impl Compressor {
         request: &Request<'_>,
         reply: Reply<'_, '_>,
     ) -> Result<Done, Error> {
-        let encoding = negotiate(request.header_values("accept-encoding"), &ENCODINGS)
+        let encoding = request
+            .accepted_encoding(&ENCODINGS)
             .ok_or_else(|| Error::new(StatusCode::NOT_ACCEPTABLE, "there is gzip, br and identity"))?;
         let reply = reply.header("Vary", "Accept-Encoding");
         let Some(coding) = encoding.content_encoding() else { return reply.json(value) };

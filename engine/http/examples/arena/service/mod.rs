@@ -3,65 +3,84 @@
 mod compression;
 mod dataset;
 pub(crate) mod load;
-mod static_files;
 mod upload;
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use baton::{SystemCalls, Worker};
 use baton_http::websocket::{MaskedMessage, Message, ProtocolError, Sender, Socket, Taken, WebSockets};
-use baton_http::{Done, Error, Http, HttpConfig, Method, Receiving, Reply, Request, Router, State, query};
+use baton_http::{
+    Done, Error, Files, FilesConfig, Http, HttpConfig, Method, Mount, Receiving, Reply, Request, Router, State, query,
+};
 
 use self::compression::Compressor;
 use self::dataset::Item;
 use self::load::LoadError;
-use self::static_files::StaticFiles;
 use self::upload::Upload;
 
 /// Largest message that `/ws` echoes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// What is read before the workers are forked.
+/// The ranking wants each file read from disk for each request: none is kept, neither in memory nor open.
+const FILES: FilesConfig = FilesConfig { cache_bytes_max: 0, cached_file_bytes_max: 0, open_files_max: 0, valid_ms: 0 };
+
+/// What the folder has. The data set is read before the workers are forked, the files when they are asked for.
 pub(crate) struct Data {
     dataset: Rc<[Item]>,
-    files: Rc<StaticFiles>,
+    files: PathBuf,
 }
 
 impl Data {
-    /// Reads `dataset.json` of this folder, and which files its folder `static` has.
+    /// Reads `dataset.json` of this folder.
     ///
     /// # Errors
-    /// Says which file is wrong and what is expected there.
+    /// Says what is wrong with it and what is expected there.
     pub(crate) fn load(folder: &Path) -> Result<Self, LoadError> {
         let dataset = load::dataset(&folder.join("dataset.json"))?.into();
-        Ok(Self { dataset, files: Rc::new(StaticFiles::of(load::files(&folder.join("static"))?)) })
+        Ok(Self { dataset, files: folder.join("static") })
+    }
+
+    /// The folder whose files are served.
+    pub(crate) fn files(&self) -> &Path {
+        &self.files
     }
 }
 
 /// What the handlers of a worker share.
 struct Arena {
     dataset: Rc<[Item]>,
-    files: Rc<StaticFiles>,
+    files: Files,
     compressor: Compressor,
 }
 
-impl State for Arena {}
+impl State for Arena {
+    // Files are all that the handlers open, and `Settings::readable` allows those: the rest of the disk stays out of reach.
+    const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
+
+    fn on_start(&mut self, _: &mut Worker<'_, baton_http::Message>) -> io::Result<()> {
+        self.files.open()
+    }
+}
 
 /// The protocol of one worker.
 pub(crate) fn http(data: &Data) -> Http<impl State + use<>> {
     let (sockets, thawing) = (WebSockets::new(MESSAGE_BYTES_MAX), WebSockets::new(MESSAGE_BYTES_MAX));
-    let router = Router::new()
+    let mount = Mount { prefix: "/static/".to_owned(), folder: data.files.clone(), index: "index.html".to_owned() };
+    let files = Files::new(&FILES, [mount]);
+    let router = files
+        .routes(Router::new())
         .get("/baseline11", baseline)
         .post("/baseline11", baseline)
         .get("/pipeline", |_, _, reply| reply.text("ok"))
         .get("/json/{count}", json)
         .receive(Method::Post, "/upload", |_, _, _| Ok(Receiving::Answers(Box::new(Upload::default()))))
         .thaws(upload::NAME, upload::thaw)
-        .get("/static/{file}", |arena: &mut Arena, request, reply| arena.files.answer(request, reply))
         .get("/ws", move |_, request, reply| sockets.open(request, reply, Echo))
         .thaws(Echo::NAME, move |state| thawing.thaw(state, |own| own.is_empty().then_some(Echo)));
-    let (dataset, files) = (Rc::clone(&data.dataset), Rc::clone(&data.files));
-    Http::new(&HttpConfig::default(), router, Arena { dataset, files, compressor: Compressor::new() })
+    let arena = Arena { dataset: Rc::clone(&data.dataset), files, compressor: Compressor::new() };
+    Http::new(&HttpConfig::default(), router, arena)
 }
 
 /// The sum of the query's values and of the body.
