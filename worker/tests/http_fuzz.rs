@@ -38,5 +38,17 @@ fn seeds_and_their_mutations() {
 
 #[test]
 fn frozen_state_and_its_mutations() {
-    run("http_state", check_frozen);
+    run("http_state", |data| {
+        check_frozen(data);
+    });
+}
+
+/// Else the mutations would all be refused at the first look.
+#[test]
+fn seeds_of_frozen_state_are_understood() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/http_state");
+    for file in std::fs::read_dir(folder).expect("seeds") {
+        let path = file.expect("a seed").path();
+        assert!(check_frozen(&std::fs::read(&path).expect("a seed")), "{}", path.display());
+    }
 }

@@ -335,7 +335,13 @@ fn thaw_busy<S: 'static>(
     } else if kind == KIND_BODY {
         let all = most.checked_add(kept.len() as u64).filter(|all| *all <= body_bytes_max);
         let is_kept = found.wants_body(head.method);
-        if all.is_none() || found.takes_parts() || !is_kept && !kept.is_empty() {
+        let is_as_long_as_said = match (&rest, head.framing) {
+            (Rest::Length(missing), Framing::Length(length)) => {
+                !is_kept || missing.checked_add(kept.len() as u64) == Some(length)
+            }
+            _ => true,
+        };
+        if all.is_none() || found.takes_parts() || !is_kept && !kept.is_empty() || !is_as_long_as_said {
             return Err(ThawError::Malformed);
         }
         Doing::Body { rest, kept: is_kept.then(|| kept.to_vec()) }

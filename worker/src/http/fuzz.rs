@@ -25,30 +25,45 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Takes `data` over as a connection that another worker froze: five bytes, a line with the head of a body, a line that is kept
-/// of the body, and input. Whatever is understood, no more is kept of a body than the server takes, and all of it can be frozen
-/// again.
+/// Takes `data` over as a connection that another worker froze: seven bytes, and then, each before a byte `ff`, the name of whoever
+/// goes on, the head of a request, what is missing of its body, what is kept of it, and input. Whatever is understood, no more is
+/// kept of a body than the server takes, and all of it can be frozen again. Says whether it was understood.
 ///
 /// # Panics
 /// If that is not so, or if the server panics.
-pub fn check_frozen(data: &[u8]) {
-    let (fixed, rest) = data.split_at(data.len().min(5));
-    let mut lines = rest.splitn(3, |byte| *byte == b'\n');
-    let [head, kept, input] = [(); 3].map(|()| lines.next().unwrap_or_default());
-    let mut state = fixed.to_vec();
-    if !head.is_empty() {
-        state.extend_from_slice(&(head.len() as u32).to_le_bytes());
-        state.extend_from_slice(&[head, kept].concat());
+pub fn check_frozen(data: &[u8]) -> bool {
+    let (fixed, rest) = data.split_at(data.len().min(FROZEN_FIXED_BYTES));
+    let mut state = fixed[..fixed.len().min(FROZEN_IDLE_BYTES)].to_vec();
+    let mut input = rest;
+    if let [.., kind, has_timer] = fixed
+        && fixed.len() == FROZEN_FIXED_BYTES
+        && *kind > 0
+    {
+        let mut parts = rest.splitn(5, |byte| *byte == 0xff);
+        let [name, head, missing, kept, behind] = [(); 5].map(|()| parts.next().unwrap_or_default());
+        state.push(*kind);
+        for part in [name, head, missing] {
+            state.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            state.extend_from_slice(part);
+        }
+        state.push(*has_timer);
+        state.extend_from_slice(kept);
+        input = behind;
     }
     let mut server = server();
-    let Ok(client) = server.take_over(1, &state, input, &[]) else { return };
+    let Ok(client) = server.take_over(2, &state, input, &[]) else { return false };
     server.send(client, input);
     server.advance(Duration::from_secs(1));
     let successor = super::server(&bounds());
     server.hand_over(successor);
     server.send(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     server.advance(Duration::from_secs(100));
+    true
 }
+
+/// Of what every frozen connection has, and with the kind and the timer of one that is busy.
+const FROZEN_IDLE_BYTES: usize = 5;
+const FROZEN_FIXED_BYTES: usize = 7;
 
 /// Small bounds, so that small inputs reach them.
 fn bounds() -> HttpConfig {
