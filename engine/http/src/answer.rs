@@ -14,6 +14,7 @@ use crate::head::{Head, Persistence};
 use crate::later::Response;
 use crate::method::Method;
 use crate::out::{Out, OutFraming};
+use crate::peers::Peers;
 use crate::record::{Pending, Record};
 use crate::refusal::Refusal;
 use crate::reply::{Outcome, Reply, To};
@@ -57,7 +58,8 @@ pub(crate) struct Answering<'s, S> {
     pub(crate) state: &'s mut S,
     pub(crate) writer: &'s mut Writer,
     pub(crate) requests_max: u32,
-    pub(crate) has_records: bool,
+    /// Where answers are recorded.
+    pub(crate) peers: Option<&'s Peers>,
 }
 
 impl<S: State> Answering<'_, S> {
@@ -72,7 +74,7 @@ impl<S: State> Answering<'_, S> {
     ) -> After {
         let (to, after) = self.count(connection, &request.head, io);
         let then = self.answer_to(connection, request, found, to, after, io);
-        if self.has_records {
+        if self.peers.is_some() {
             self.record(connection, request, io);
         }
         then
@@ -88,7 +90,7 @@ impl<S: State> Answering<'_, S> {
     ) {
         let (to, _) = self.count(connection, &request.head, io);
         self.answer_to(connection, request, found, To { say: Say::Close, ..to }, After::Close, io);
-        if self.has_records {
+        if self.peers.is_some() {
             self.record(connection, request, io);
         }
     }
@@ -96,7 +98,8 @@ impl<S: State> Answering<'_, S> {
     /// An answer was begun: it is recorded now, or when it is over.
     #[cold]
     fn record(&mut self, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
-        let ((status, body_bytes), peer) = (self.writer.last(), connection.peer());
+        let (status, body_bytes) = self.writer.last();
+        let peer = self.peers.and_then(|peers| peers.get(connection.peer));
         let going_on = connection.busy.as_mut();
         match going_on.filter(|busy| matches!(busy.doing, Doing::Stream { .. } | Doing::Later)) {
             Some(busy) => {
@@ -218,7 +221,7 @@ impl<S: State> Answering<'_, S> {
                     (to, after)
                 };
                 let then = self.settle(connection, request, begun.err(), outcome, (to, after), io);
-                if self.has_records {
+                if self.peers.is_some() {
                     self.record(connection, request, io);
                 }
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
@@ -231,7 +234,7 @@ impl<S: State> Answering<'_, S> {
         };
         let mut busy = Busy::new(request.bytes, Doing::Parts { rest, receiver, out, waits: false });
         (busy.to, busy.after) = (Some(to), after);
-        if self.has_records && out.is_some() {
+        if self.peers.is_some() && out.is_some() {
             let (status, body_bytes) = self.writer.last();
             busy.record = Some(Pending { head: request.bytes.into(), status, body_bytes, began: io.now() });
         }
@@ -271,7 +274,7 @@ impl<S: State> Answering<'_, S> {
         let reply = Reply::new(io, self.writer, &mut outcome, to, Some(request));
         let failed = receiver.on_end(self.state, request, reply).err();
         let then = self.settle(connection, request, failed, outcome, (to, after), io);
-        if self.has_records {
+        if self.peers.is_some() {
             self.record(connection, request, io);
         }
         then

@@ -1,6 +1,5 @@
 //! The state of a connection: nothing between requests, and a box for whatever goes on.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -12,6 +11,7 @@ use crate::body::Rest;
 use crate::exchange::{Progress, Receive, Source, Thawed, Upgraded};
 use crate::head::{self, Field, Framing, HeadLimits};
 use crate::out::{Out, OutFraming};
+use crate::peers::PeerPlace;
 use crate::record::Pending;
 use crate::reply::To;
 use crate::router::Router;
@@ -27,20 +27,20 @@ pub(crate) const STREAM_BYTES_MAX: usize = 128 * 1024;
 /// Times that a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
 
-const _: () = assert!(size_of::<HttpConnection<()>>() <= 24, "ten thousand idle connections are to be cheap");
+const _: () = assert!(size_of::<HttpConnection<()>>() <= 16, "ten thousand idle connections are to be cheap");
 
 /// State of a connection of [`Http`](crate::Http).
 pub struct HttpConnection<S> {
     pub(crate) busy: Option<Box<Busy<S>>>,
-    /// Whom it is with, where answers are recorded.
-    pub(crate) peer: Option<Box<SocketAddr>>,
     pub(crate) requests: u32,
     pub(crate) empty_lines: u8,
+    /// Whom it is with, where answers are recorded.
+    pub(crate) peer: PeerPlace,
 }
 
 impl<S> Default for HttpConnection<S> {
     fn default() -> Self {
-        Self { busy: None, peer: None, requests: 0, empty_lines: 0 }
+        Self { busy: None, requests: 0, empty_lines: 0, peer: PeerPlace::default() }
     }
 }
 
@@ -181,10 +181,6 @@ impl<S: 'static> HttpConnection<S> {
         Some(Pending { body_bytes: record.body_bytes + busy.written, ..record })
     }
 
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.peer.as_deref().copied()
-    }
-
     /// What to do after an answer that was not given from `on_data`.
     pub(crate) fn next_after(&self, after: After, io: &Io<'_>) -> Next {
         match after {
@@ -247,7 +243,8 @@ impl<S: 'static> HttpConnection<S> {
             .split_first()
             .map(|(kind, rest)| thaw_busy(*kind, rest, router, limits, fields, (body_bytes_max, streamed_bytes_max)));
         let busy = busy.transpose()?;
-        Ok(Self { busy, peer: None, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines })
+        let peer = PeerPlace::default();
+        Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines, peer })
     }
 }
 

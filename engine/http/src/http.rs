@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton::{
@@ -20,6 +19,7 @@ use crate::head::{self, Field, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
 use crate::method::Method;
 use crate::out::Out;
+use crate::peers::{PeerPlace, Peers};
 use crate::record::{Pending, Record};
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -47,8 +47,8 @@ pub struct Http<S: State = ()> {
     streamed_bytes_max: u64,
     body_ms: u64,
     requests_max: u32,
-    /// Answers are recorded.
-    has_records: bool,
+    /// Where answers are recorded.
+    peers: Option<Peers>,
     /// Answers that have come for connections that are about to be woken.
     late: HashMap<ConnectionId, (u32, Response)>,
 }
@@ -77,7 +77,7 @@ impl<S: State> Http<S> {
             streamed_bytes_max: config.streamed_bytes_max,
             body_ms: config.body_ms,
             requests_max: config.requests_max,
-            has_records: false,
+            peers: None,
             late: HashMap::new(),
         }
     }
@@ -100,11 +100,11 @@ impl<S: State> Http<S> {
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
         connection.empty_lines = 0;
-        let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
+        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
         let mut request = Request { head, bytes, fields, parameters: found.parameters(), body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
+        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
         if head.framing == Framing::Length(0) && !found.takes_parts() {
             *answered += 1;
             return Ok(Taken::Bytes(head.length, answering.answer(connection, &request, &found, io)));
@@ -207,10 +207,10 @@ impl<S: State> Http<S> {
                 let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
                     return Err(Refusal::REQUEST_LINE);
                 };
-                let Self { state, writer, fields, requests_max, router, has_records, .. } = self;
+                let Self { state, writer, fields, requests_max, router, peers, .. } = self;
                 let found = router.find(head.method, head.path);
                 let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
-                let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
+                let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
                 *answered += 1;
                 let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
                 self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
@@ -221,17 +221,17 @@ impl<S: State> Http<S> {
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
-        let Self { router, state, writer, fields, requests_max, has_records, .. } = self;
+        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: &body };
         *answered += 1;
-        let mut answering = Answering { state, writer, requests_max: *requests_max, has_records: *has_records };
+        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
         Ok(Taken::Bytes(taken, answering.answer(connection, &request, &found, io)))
     }
 
     fn answering(&mut self) -> Answering<'_, S> {
-        let Self { state, writer, requests_max, has_records, .. } = self;
-        Answering { state, writer, requests_max: *requests_max, has_records: *has_records }
+        let Self { state, writer, requests_max, peers, .. } = self;
+        Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() }
     }
 
     /// `input` is where the refused request begins, if no head was taken yet.
@@ -245,8 +245,8 @@ impl<S: State> Http<S> {
             return Next::Abort;
         }
         answer::refuse(&mut self.writer, io, refusal, if is_head { Method::Head } else { Method::Get });
-        if self.has_records {
-            let (peer, (status, body_bytes)) = (connection.peer(), self.writer.last());
+        if let Some(peers) = &self.peers {
+            let (peer, (status, body_bytes)) = (peers.get(connection.peer), self.writer.last());
             self.state.on_answer(&Record { request: None, peer, status, body_bytes, took: Duration::ZERO });
         }
         Next::Close
@@ -268,14 +268,16 @@ impl<S: State> Http<S> {
     }
 
     /// Asked of the kernel for the records alone.
-    fn peer_of(&self, peer: Peer<'_>) -> Option<Box<SocketAddr>> {
-        if self.has_records { peer.address().ok().map(Box::new) } else { None }
+    fn peer_of(&mut self, peer: Peer<'_>) -> PeerPlace {
+        let Some(peers) = &mut self.peers else { return PeerPlace::default() };
+        peer.address().map_or_else(|_| PeerPlace::default(), |address| peers.add(address))
     }
 
     /// An answer is over.
     fn record(&mut self, connection: &HttpConnection<S>, record: Option<Pending>, now: Duration) {
         if let Some(record) = record {
-            record.end(&mut self.state, self.head_limits, &mut self.fields, connection.peer(), now);
+            let peer = self.peers.as_ref().and_then(|peers| peers.get(connection.peer));
+            record.end(&mut self.state, self.head_limits, &mut self.fields, peer, now);
         }
     }
 }
@@ -304,7 +306,7 @@ impl<S: State> Protocol for Http<S> {
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
         self.writer.mailbox = Some(worker.mailbox());
         self.state.on_start(worker)?;
-        self.has_records = self.state.wants_records();
+        self.peers = self.state.wants_records().then(Peers::default);
         Ok(())
     }
 
@@ -547,5 +549,6 @@ impl<S: State> Protocol for Http<S> {
             let now = record.began;
             self.record(&connection, Some(record), now);
         }
+        self.peers.iter_mut().for_each(|peers| peers.remove(connection.peer));
     }
 }

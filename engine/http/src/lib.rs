@@ -98,6 +98,7 @@ mod later;
 pub mod media_type;
 mod method;
 mod out;
+mod peers;
 pub mod query;
 pub mod range;
 mod record;

@@ -1,0 +1,72 @@
+//! The addresses of peers, where answers are recorded: three bytes in each connection, instead of a pointer in all of them.
+
+use std::net::SocketAddr;
+
+/// Addresses of connections.
+#[derive(Default)]
+pub(crate) struct Peers {
+    addresses: Vec<SocketAddr>,
+    free: Vec<usize>,
+}
+
+/// Where a connection's address is, counted from 1; 0 where it has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerPlace([u8; 3]);
+
+impl PeerPlace {
+    fn index(self) -> Option<usize> {
+        let [low, middle, high] = self.0;
+        usize::try_from(u32::from_le_bytes([low, middle, high, 0])).ok()?.checked_sub(1)
+    }
+
+    /// None beyond 16,777,214, which is more than a worker has connections.
+    fn of_index(index: usize) -> Option<Self> {
+        let [low, middle, high, rest] = u32::try_from(index).ok()?.checked_add(1)?.to_le_bytes();
+        (rest == 0).then_some(Self([low, middle, high]))
+    }
+}
+
+impl Peers {
+    pub(crate) fn add(&mut self, address: SocketAddr) -> PeerPlace {
+        let index = self.free.pop().unwrap_or(self.addresses.len());
+        let Some(place) = PeerPlace::of_index(index) else { return PeerPlace::default() };
+        match self.addresses.get_mut(index) {
+            Some(slot) => *slot = address,
+            None => self.addresses.push(address),
+        }
+        place
+    }
+
+    pub(crate) fn get(&self, place: PeerPlace) -> Option<SocketAddr> {
+        self.addresses.get(place.index()?).copied()
+    }
+
+    pub(crate) fn remove(&mut self, place: PeerPlace) {
+        self.free.extend(place.index());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_used_again() {
+        let mut peers = Peers::default();
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let places = [1, 2, 3].map(|port| peers.add(address(port)));
+        peers.remove(places[1]);
+        assert_eq!(peers.add(address(4)), places[1]);
+        assert_eq!(places.map(|place| peers.get(place)), [1, 4, 3].map(|port| Some(address(port))));
+        assert_eq!(peers.get(PeerPlace::default()), None);
+        peers.remove(PeerPlace::default());
+        assert_eq!(peers.addresses.len(), 3);
+    }
+
+    #[test]
+    fn places_have_three_bytes() {
+        let last = (1 << 24) - 2;
+        assert_eq!(PeerPlace::of_index(last).and_then(PeerPlace::index), Some(last));
+        assert_eq!(PeerPlace::of_index(last + 1), None);
+    }
+}
