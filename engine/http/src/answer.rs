@@ -1,8 +1,8 @@
 //! Calls of handlers, and what the connection does after an answer.
 
-use ::http::StatusCode;
 use std::time::Duration;
 
+use ::http::StatusCode;
 use baton::{Io, Next};
 use serde::{Deserialize, Serialize};
 
@@ -74,9 +74,7 @@ impl<S: State> Answering<'_, S> {
     ) -> After {
         let (to, after) = self.count(connection, &request.head, io);
         let then = self.answer_to(connection, request, found, to, after, io);
-        if self.peers.is_some() {
-            self.record(connection, request, io);
-        }
+        self.record(connection, request, io);
         then
     }
 
@@ -90,16 +88,21 @@ impl<S: State> Answering<'_, S> {
     ) {
         let (to, _) = self.count(connection, &request.head, io);
         self.answer_to(connection, request, found, To { say: Say::Close, ..to }, After::Close, io);
-        if self.peers.is_some() {
-            self.record(connection, request, io);
+        self.record(connection, request, io);
+    }
+
+    /// An answer was begun: where answers are recorded, this one is now, or when it is over.
+    #[inline]
+    fn record(&mut self, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
+        if let Some(peers) = self.peers {
+            self.record_among(peers, connection, request, io);
         }
     }
 
-    /// An answer was begun: it is recorded now, or when it is over.
     #[cold]
-    fn record(&mut self, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
+    fn record_among(&mut self, peers: &Peers, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
         let (status, body_bytes) = self.writer.last();
-        let peer = self.peers.and_then(|peers| peers.get(connection.peer));
+        let peer = peers.get(connection.peer);
         let going_on = connection.busy.as_mut();
         match going_on.filter(|busy| matches!(busy.doing, Doing::Stream { .. } | Doing::Later)) {
             Some(busy) => {
@@ -221,11 +224,11 @@ impl<S: State> Answering<'_, S> {
                     (to, after)
                 };
                 let then = self.settle(connection, request, begun.err(), outcome, (to, after), io);
-                if self.peers.is_some() {
-                    self.record(connection, request, io);
-                }
+                self.record(connection, request, io);
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
-                    connection.busy = Some(Busy { after: then, ..*Busy::new(b"", Doing::Skip { rest }) }.into());
+                    let mut busy = Busy::new(b"", Doing::Skip { rest });
+                    busy.after = then;
+                    connection.busy = Some(busy);
                     return After::Keep;
                 }
                 // Something goes on although the body was not read: it cannot be told from what follows.
@@ -274,9 +277,7 @@ impl<S: State> Answering<'_, S> {
         let reply = Reply::new(io, self.writer, &mut outcome, to, Some(request));
         let failed = receiver.on_end(self.state, request, reply).err();
         let then = self.settle(connection, request, failed, outcome, (to, after), io);
-        if self.peers.is_some() {
-            self.record(connection, request, io);
-        }
+        self.record(connection, request, io);
         then
     }
 

@@ -15,6 +15,7 @@ use crate::answer::{self, After, Answering};
 use crate::body::Rest;
 use crate::config::HttpConfig;
 use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
+use crate::exchange::Flow;
 use crate::head::{self, Field, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
 use crate::method::Method;
@@ -109,18 +110,16 @@ impl<S: State> Http<S> {
             *answered += 1;
             return Ok(Taken::Bytes(head.length, answering.answer(connection, &request, &found, io)));
         }
+        let bytes_max = if found.takes_parts() { self.streamed_bytes_max } else { self.body_bytes_max };
+        if matches!(head.framing, Framing::Length(length) if length > bytes_max) {
+            return Err(Refusal::BODY_TOO_LARGE);
+        }
+        let rest = Rest::new(head.framing, bytes_max);
         if let Found::Endpoint(Endpoint::Parts(begin), _) = &found {
-            if matches!(head.framing, Framing::Length(length) if length > self.streamed_bytes_max) {
-                return Err(Refusal::BODY_TOO_LARGE);
-            }
-            let rest = Rest::new(head.framing, self.streamed_bytes_max);
             return Ok(Taken::Bytes(
                 head.length,
                 answering.begin_parts(connection, &request, begin, rest, answered, io),
             ));
-        }
-        if matches!(head.framing, Framing::Length(length) if length > self.body_bytes_max) {
-            return Err(Refusal::BODY_TOO_LARGE);
         }
         if head.expects_continue {
             // Nobody knows whether the client, told no, still sends its body: hence the close.
@@ -144,10 +143,7 @@ impl<S: State> Http<S> {
                     Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX).min(KEPT_BYTES_FIRST),
                     Framing::Chunked => 0,
                 };
-                let doing = Doing::Body {
-                    rest: Rest::new(framing, self.body_bytes_max),
-                    kept: is_kept.then(|| Vec::with_capacity(room)),
-                };
+                let doing = Doing::Body { rest, kept: is_kept.then(|| Vec::with_capacity(room)) };
                 connection.busy = Some(Busy::new(bytes, doing));
                 Ok(Taken::Bytes(head.length, After::Keep))
             }
@@ -176,7 +172,7 @@ impl<S: State> Http<S> {
                     if failed.is_none() {
                         let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing, written: &mut *written });
                         match receiver.on_part(state, part, out.as_mut()) {
-                            Ok(flow) => *waits = flow == crate::exchange::Flow::Wait,
+                            Ok(flow) => *waits = flow == Flow::Wait,
                             Err(error) => failed = Some(error),
                         }
                     }
@@ -200,33 +196,30 @@ impl<S: State> Http<S> {
         }
         let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
         let Busy { head: bytes, doing, after, mut written, record, .. } = *busy;
-        let body = match doing {
-            Doing::Skip { .. } => return Ok(Taken::Bytes(taken, after)),
-            Doing::Body { kept, .. } => kept.unwrap_or_default(),
-            Doing::Parts { receiver, out, .. } => {
-                let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
-                    return Err(Refusal::REQUEST_LINE);
-                };
-                let Self { state, writer, fields, requests_max, router, peers, .. } = self;
-                let found = router.find(head.method, head.path);
-                let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
-                let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
-                *answered += 1;
-                let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
-                self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
-                return Ok(Taken::Bytes(taken, then));
-            }
-            Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
-        };
+        if let Doing::Skip { .. } = doing {
+            return Ok(Taken::Bytes(taken, after));
+        }
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
         let Self { router, state, writer, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
-        let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: &body };
-        *answered += 1;
+        let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
         let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
-        Ok(Taken::Bytes(taken, answering.answer(connection, &request, &found, io)))
+        *answered += 1;
+        let then = match doing {
+            Doing::Parts { receiver, out, .. } => {
+                let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
+                self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
+                then
+            }
+            Doing::Body { kept, .. } => {
+                let body = kept.unwrap_or_default();
+                answering.answer(connection, &Request { body: &body, ..request }, &found, io)
+            }
+            Doing::Skip { .. } | Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => after,
+        };
+        Ok(Taken::Bytes(taken, then))
     }
 
     fn answering(&mut self) -> Answering<'_, S> {

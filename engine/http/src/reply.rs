@@ -179,14 +179,13 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// # Errors
     /// Where the value cannot be serialised, or a header not be sent.
     pub fn json(self, value: &impl Serialize) -> Result<Done, Error> {
-        let mut body = std::mem::take(&mut self.writer.body);
+        let mut reply = self;
+        let mut body = std::mem::take(&mut reply.writer.body);
         body.clear();
         serde_json::to_writer(&mut body, value)?;
-        let Self { io, writer, outcome, to, request, status, instead, problem } = self;
-        let answer = Reply { io, writer: &mut *writer, outcome, to, request, status, instead, problem };
-        let done = answer.whole(JSON, &body);
-        writer.body = body;
-        done
+        let begun = reply.begin(JSON, Length::Bytes(body.len() as u64), &body);
+        reply.writer.body = body;
+        begun.map(|_| Done(()))
     }
 
     /// Answers with memory that others share: a body of some kilobytes and more is sent from where it is.

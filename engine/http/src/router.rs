@@ -41,12 +41,11 @@ const METHODS: [Method; 8] = [
 ];
 
 /// What one path answers.
-pub(crate) struct Resource<S> {
+struct Resource {
     /// Places in the router's endpoints, by method.
     endpoints: [Option<u16>; METHODS.len()],
     /// Value of the `Allow` header.
     allow: String,
-    _state: std::marker::PhantomData<fn(S)>,
 }
 
 /// What was found for a request.
@@ -85,7 +84,7 @@ impl<'r, 'p, S> Found<'r, 'p, S> {
 /// `OPTIONS` with what there is, another method with 405, another path with 404 or the fallback.
 pub struct Router<S = ()> {
     endpoints: Vec<Endpoint<S>>,
-    resources: Vec<Resource<S>>,
+    resources: Vec<Resource>,
     /// Paths without parameters with their resources, by length.
     exact: Vec<Vec<(Box<str>, u16)>>,
     patterns: matchit::Router<u16>,
@@ -244,11 +243,7 @@ impl<S: 'static> Router<S> {
             return *known;
         }
         let place = u16::try_from(self.resources.len()).expect("fewer paths than handlers");
-        self.resources.push(Resource {
-            endpoints: [None; METHODS.len()],
-            allow: String::new(),
-            _state: std::marker::PhantomData,
-        });
+        self.resources.push(Resource { endpoints: [None; METHODS.len()], allow: String::new() });
         self.paths.insert(path.to_owned(), place);
         if let Err(problem) = self.patterns.insert(path, place) {
             panic!("the path {path:?} of a route: {problem}");
