@@ -51,14 +51,15 @@ impl<'p> FilePath<'p> {
     }
 }
 
-/// Nothing is to be decoded or looked at more closely. No slash and no dot begins it, or stands behind a slash.
+/// Nothing is to be decoded or looked at more closely. No slash and no dot begins it, or stands behind a slash, and no slash ends it.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
-    path.iter().all(|byte| {
-        let is_fit = *byte != b'%' && *byte != 0 && !(before == b'/' && matches!(byte, b'/' | b'.'));
-        before = *byte;
-        is_fit
-    })
+    !path.ends_with(b"/")
+        && path.iter().all(|byte| {
+            let is_fit = *byte != b'%' && *byte != 0 && !(before == b'/' && matches!(byte, b'/' | b'.'));
+            before = *byte;
+            is_fit
+        })
 }
 
 fn decode(segment: &[u8], to: &mut Vec<u8>) -> Result<(), Unfit> {
@@ -112,6 +113,7 @@ mod tests {
             ("a", "a", false),
             ("a/b.txt", "a/b.txt", false),
             ("a/", "a", true),
+            ("a//", "a", true),
             ("a//b///", "a/b", true),
             ("//a", "a", false),
             ("a%20b/%C3%A4", "a b/ä", false),
@@ -167,6 +169,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn no_path_climbs(raw in "[a./%2eEfF0]{0,16}") {
             if let Ok(path) = FilePath::parse(&raw) {
