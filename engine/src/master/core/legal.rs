@@ -15,6 +15,7 @@ impl Core {
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();
         assert!(coming <= 1, "{coming} generations come up");
         assert!(serving <= 1, "{serving} generations serve");
+        assert!(self.postponed.is_empty() || self.awaits_leave(), "a change is postponed for nothing");
         match &self.lifecycle {
             Lifecycle::Starting(Start::ComingUp, _) => assert_eq!(serving, 0, "a generation serves during the start"),
             Lifecycle::Starting(..) => assert!(self.generations.is_empty(), "generations before the start"),

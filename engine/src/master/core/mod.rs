@@ -29,7 +29,7 @@ mod world;
 pub(crate) use self::generation::{Generation, Phase, Slot, State};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::lifecycle::Idle;
-pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, OldStage, Start, Stopping};
+pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
 use self::moves::MovesUnderWay;
 use self::mutation::{Mutation, is_put_back};
 use self::operations::{Kind, Operations};
@@ -77,8 +77,10 @@ pub(crate) struct Core {
     orphans_stop: Option<Stop>,
     moves: MovesUnderWay,
     operations: Operations,
-    /// HUP came while a reload was under way: another one follows.
+    /// HUP came while a reload was under way, or a new master that was sent back: another one follows.
     reloads_again: bool,
+    /// Asked for while a new master that was sent back was leaving; nobody waits for what a signal asks for.
+    postponed: Vec<(Option<ClientId>, Request)>,
     /// How the last upgrade that did not last ended.
     last_revert: Option<Failure>,
     /// Workers that ended in disorder while the server was to end in good order.
@@ -113,6 +115,7 @@ impl Core {
             moves: MovesUnderWay::default(),
             operations: Operations::default(),
             reloads_again: false,
+            postponed: Vec::new(),
             last_revert: None,
             died: 0,
         };
@@ -135,7 +138,10 @@ impl Core {
             Event::Start(plan) => self.start(world, plan),
             Event::Signal(signal) => self.signalled(world, signal),
             Event::Request(client, request) => self.asked(world, client, request),
-            Event::ClientGone(client) => self.operations.forget(client),
+            Event::ClientGone(client) => {
+                self.postponed.retain(|(one, _)| *one != Some(client));
+                self.operations.forget(client);
+            }
             Event::Report(process, report) => self.heard(world, process, report),
             Event::ChannelEnded(process) => self.channel_ended(process),
             Event::Ended(process, exit) => {
@@ -164,6 +170,7 @@ impl Core {
         self.close_given_up(world);
         self.hand_out(world);
         self.conclude_moves(world);
+        self.ask_postponed(world);
         self.reload_again(world);
         self.end_when_over(world);
     }
@@ -209,6 +216,7 @@ impl Core {
 
     fn signalled(&mut self, world: &mut dyn World, signal: Signal) {
         match signal {
+            Signal::Hup if self.awaits_leave() => self.reloads_again = true,
             Signal::Hup if self.lifecycle.old().is_some() => self.serve_beside_successor(world),
             Signal::Hup if self.is_changing() && !self.lifecycle.is_ending() => self.reloads_again = true,
             Signal::Hup => self.reload_unasked(world),
@@ -217,14 +225,49 @@ impl Core {
             Signal::Int => self.stop(world, Stop::Fast, Cause::Int),
             Signal::Winch => self.idle(world),
             Signal::Usr2 => {
-                if let Err(why) = self.upgrade(world, &Upgrade { is_held: true, ..Upgrade::default() }) {
-                    world.note(None, EventKind::UpgradeFailed { why });
+                let upgrade = Upgrade { is_held: true, ..Upgrade::default() };
+                if self.awaits_leave() {
+                    // Two signals of a kind are one.
+                    self.postponed.retain(|(client, _)| client.is_some());
+                    return self.postponed.push((None, Request::Upgrade(upgrade)));
                 }
+                self.upgrade_unasked(world, &upgrade);
+            }
+        }
+    }
+
+    /// Nobody waits for how it ends, so it is noted.
+    fn upgrade_unasked(&mut self, world: &mut dyn World, upgrade: &Upgrade) {
+        if let Err(why) = self.upgrade(world, upgrade) {
+            world.note(None, EventKind::UpgradeFailed { why });
+        }
+    }
+
+    /// The old workers serve again, and whoever was told so may ask for the next change although the new master's process
+    /// has not ended yet.
+    fn awaits_leave(&self) -> bool {
+        let is_sent_back = |old: &Old| old.stage.is_sent_back() && !is_put_back(Mutation::RevertedRefusesChanges);
+        !self.lifecycle.is_ending() && self.lifecycle.old().is_some_and(is_sent_back)
+    }
+
+    fn ask_postponed(&mut self, world: &mut dyn World) {
+        if self.awaits_leave() {
+            return;
+        }
+        for (client, request) in std::mem::take(&mut self.postponed) {
+            match (client, request) {
+                (Some(client), request) => self.asked(world, client, request),
+                (None, Request::Upgrade(upgrade)) => self.upgrade_unasked(world, &upgrade),
+                (None, _) => {}
             }
         }
     }
 
     fn asked(&mut self, world: &mut dyn World, client: ClientId, request: Request) {
+        let is_change = matches!(request, Request::Reload | Request::Scale { .. } | Request::Upgrade(_));
+        if is_change && self.awaits_leave() {
+            return self.postponed.push((Some(client), request));
+        }
         let result = match request {
             Request::Reload => self.reload(world).map(|generation| Some(Kind::Reload { generation })),
             // It registers the client by itself, or answers at once.
@@ -288,7 +331,7 @@ impl Core {
     }
 
     fn reload_again(&mut self, world: &mut dyn World) {
-        if self.reloads_again && !self.is_changing() {
+        if self.reloads_again && !self.is_changing() && !self.awaits_leave() {
             self.reloads_again = false;
             self.reload_unasked(world);
         }

@@ -75,5 +75,7 @@ mutations! {
         ArrivalsStayWithLeaving,
         /// What a master leaves behind that is killed while it leaves stays.
         LeavingMasterLeavesFiles,
+        /// A change that is asked for when the upgrade was reverted is refused until the new master's process has ended.
+        RevertedRefusesChanges,
     }
 }

@@ -45,6 +45,11 @@ impl OldStage {
         }
     }
 
+    /// The old workers serve again, and it leaves, or is killed for not leaving.
+    pub(super) fn is_sent_back(&self) -> bool {
+        matches!(self, Self::Relieved { .. } | Self::Ending { before: Before::SentBack, .. })
+    }
+
     /// Both or the new one alone serve, and nothing is decided.
     pub(super) fn is_undecided(&self) -> bool {
         matches!(self, Self::Held { .. } | Self::Probation { .. })

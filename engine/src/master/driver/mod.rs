@@ -168,7 +168,10 @@ impl Master<'_> {
     fn serve_clients(&mut self) {
         self.driver.accept_clients();
         let now = self.driver.now();
-        for asked in self.driver.clients.hear(now.0) {
+        let asked = self.driver.clients.hear(now.0);
+        // Who was told that the upgrade is over finds that this master has heard it, too.
+        self.hear_masters();
+        for asked in asked {
             match asked {
                 Asked::Request(client, request) => self.answer(client, request),
                 Asked::Gone(client) => self.step(Event::ClientGone(ClientId(client))),

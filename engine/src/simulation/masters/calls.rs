@@ -359,6 +359,7 @@ impl World for Calls<'_> {
         };
         let plan = self.universe.plan.clone();
         let me = self.me;
+        self.universe.reverted_to.remove(&me);
         let listeners = greeting.listeners.clone();
         let birth = Birth { plan, greeting: Some((me, greeting)) };
         let mut master = Master::new(binary, tier, birth);

@@ -185,7 +185,31 @@ impl Universe {
             return self.violate("every operation is concluded once", format!("client {} is answered again", client.0));
         }
         one.answer = Some(result.clone());
+        self.judge_refusal(me, &result);
         self.unjudged.push((me, client, result));
+    }
+
+    /// Who was told that an upgrade is over may ask for the next change.
+    fn judge_refusal(&mut self, me: ProcessId, result: &Result<Outcome, Failure>) {
+        match result {
+            Ok(Outcome::Reverted { pid }) => _ = self.reverted_to.insert(ProcessId(*pid)),
+            Ok(Outcome::Committed { pid } | Outcome::Upgraded { pid, .. }) => {
+                _ = self.committed.insert(ProcessId(*pid))
+            }
+            Ok(_) => {}
+            Err(why) => {
+                let is_over = match why {
+                    Failure::UpgradeUnderWay => self.reverted_to.contains(&me),
+                    Failure::NotCommitted => self.committed.contains(&me),
+                    _ => false,
+                };
+                if is_over {
+                    let detail =
+                        format!("master {} says {why:?}, and somebody was told that the upgrade is over", me.0);
+                    self.violate("what follows a concluded upgrade is not refused", detail);
+                }
+            }
+        }
     }
 
     fn check_replies(&mut self) {

@@ -50,6 +50,7 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::LateSocketIsNotPassedOn, 85526),
     (Mutation::ArrivalsStayWithLeaving, 101329),
     (Mutation::LeavingMasterLeavesFiles, 82672),
+    (Mutation::RevertedRefusesChanges, 1613),
 ];
 
 /// States of all small worlds together, at least.

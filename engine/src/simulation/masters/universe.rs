@@ -146,6 +146,10 @@ pub(super) struct Universe {
     pub(super) idled: BTreeSet<ProcessId>,
     /// Masters that were told to stop.
     pub(super) stopped: BTreeSet<ProcessId>,
+    /// Masters of which somebody was told that an upgrade was reverted to them; they have begun no other one since.
+    pub(super) reverted_to: BTreeSet<ProcessId>,
+    /// Masters of which somebody was told that they serve for good.
+    pub(super) committed: BTreeSet<ProcessId>,
     /// Answers of the step under way.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
@@ -176,6 +180,8 @@ impl Universe {
             is_unsteered: false,
             idled: BTreeSet::new(),
             stopped: BTreeSet::new(),
+            reverted_to: BTreeSet::new(),
+            committed: BTreeSet::new(),
             last_killed: None,
             untold: BTreeSet::new(),
             unjudged: Vec::new(),
