@@ -51,7 +51,7 @@ pub mod testing;
 mod types;
 mod worker;
 
-pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxClosed, Worker};
+pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxClosed, Unreachable, Worker};
 pub use error::ServerError;
 pub use ipc::control;
 pub use master::refuse_upgrade;
@@ -62,7 +62,7 @@ pub use sys::features::IoUringUnavailable;
 pub use sys::listener::ListenError;
 pub use telemetry::pages::Telemetry;
 pub use types::{
-    CannotFreeze, CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls,
+    CannotFreeze, CloseReason, Closed, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls,
     ThawError, TimerKey,
 };
 pub use worker::StartError;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::context::{Io, Worker};
 use crate::types::{
-    CannotFreeze, CloseReason, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls, ThawError, TimerKey,
+    CannotFreeze, Closed, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls, ThawError, TimerKey,
 };
 
 /// A protocol: one value per worker process, one [`Protocol::Connection`] per connection.
@@ -49,10 +49,19 @@ pub trait Protocol: Sized + 'static {
     fn on_data(&mut self, connection: &mut Self::Connection, input: &[u8], io: &mut Io<'_>) -> Step;
 
     /// The peer has sent its last byte (FIN). `input` is what was never consumed. What is queued for the peer
-    /// is still sent when this returns [`Next::Close`], the default.
+    /// is still sent when this returns [`Next::Close`], the default. With [`Next::Keep`] the connection stays open for
+    /// writing, until the protocol closes it, `idle_ms` have passed without output, or the peer resets it.
     fn on_eof(&mut self, connection: &mut Self::Connection, input: &[u8], io: &mut Io<'_>) -> Next {
         let _ = (connection, input, io);
         Next::Close
+    }
+
+    /// The peer of a paused connection ([`Next::Pause`]) has sent its FIN. What it sent before is still to be read, and
+    /// [`Protocol::on_eof`] comes after that; so a client that has gone away while an answer is being made is noticed, and one
+    /// that has only ended its side is not lost. A reset needs no callback: it ends the connection at once.
+    fn on_hang_up(&mut self, connection: &mut Self::Connection, io: &mut Io<'_>) -> Next {
+        let _ = (connection, io);
+        Next::Keep
     }
 
     /// Output had risen above the high-water mark and has now fallen below the low one.
@@ -152,7 +161,7 @@ pub trait Protocol: Sized + 'static {
     /// An outbound one has no token any more.
     ///
     /// What it writes comes after the output that was not sent. It may turn out that the connection stays where it was:
-    /// then what was written is dropped and [`Protocol::on_close`] called, with [`CloseReason::HandedOver`].
+    /// then what was written is dropped and [`Protocol::on_close`] called, with [`CloseReason::HandedOver`](crate::CloseReason::HandedOver).
     ///
     /// # Errors
     /// A version that is not known, or bytes that do not make sense: the connection stays where it was, and drains there.
@@ -213,8 +222,8 @@ pub trait Protocol: Sized + 'static {
         Err(ThawError::Version(version))
     }
 
-    /// The connection is gone; no callback for it follows.
-    fn on_close(&mut self, connection: Self::Connection, reason: CloseReason) {
-        let _ = (connection, reason);
+    /// The connection is gone; no callback for it follows. Others can be acted on ([`Worker::with`]).
+    fn on_close(&mut self, connection: Self::Connection, closed: Closed<'_>, worker: &mut Worker<'_, Self::Message>) {
+        let _ = (connection, closed, worker);
     }
 }

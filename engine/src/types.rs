@@ -86,6 +86,11 @@ impl Step {
         Self { consumed, next: Next::Pause }
     }
 
+    /// Consumed these bytes; send FIN after what is queued and go on reading, as [`Next::ShutdownWrite`] does.
+    pub fn shutdown_write(consumed: usize) -> Self {
+        Self { consumed, next: Next::ShutdownWrite }
+    }
+
     /// Consumed these bytes; close as [`Next::Close`] does.
     pub fn close(consumed: usize) -> Self {
         Self { consumed, next: Next::Close }
@@ -116,8 +121,12 @@ pub enum Next {
     /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections
     /// have had theirs.
     Yield,
-    /// Stop reading from the peer until a later callback returns [`Next::More`].
+    /// Stop reading from the peer until a later callback returns [`Next::More`]. Its `idle_ms` run meanwhile, a reset ends the
+    /// connection, and a FIN is told to [`Protocol::on_hang_up`](crate::Protocol::on_hang_up).
     Pause,
+    /// Send what is queued, then FIN, and go on reading: the other half of the connection stays. What is written from now on
+    /// is dropped. When the peer has sent its FIN, too, the connection is over.
+    ShutdownWrite,
     /// Send what is queued, then FIN, then read and discard until the peer closes too or the linger time-out
     /// ends, so that no answer is lost to a reset by input that nobody read.
     Close,
@@ -169,6 +178,18 @@ pub struct TimerKey(pub u16);
 pub struct ConnectionId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+}
+
+impl ConnectionId {
+    /// The same as a number, such as for the token of [`Io::connect`](crate::Io::connect).
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// What [`ConnectionId::to_u64`] has made a number of.
+    pub fn from_u64(number: u64) -> Self {
+        Self { slot: number as u32, generation: (number >> 32) as u32 }
+    }
 }
 
 impl fmt::Display for ConnectionId {
@@ -248,6 +269,18 @@ impl CloseReason {
             Self::Memory => "memory",
         }
     }
+}
+
+/// How a connection has ended; see [`Protocol::on_close`](crate::Protocol::on_close).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Closed<'a> {
+    /// Its name, which is not used again.
+    pub id: ConnectionId,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// What was received and not consumed, where the protocol did not close it itself.
+    pub unread: &'a [u8],
 }
 
 /// Who is at the other end of a new connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use baton::config::{Limits, Timeouts};
 use baton::testing::{Harness, output_of_all_splits};
-use baton::{CloseReason, Drain, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
+use baton::{CloseReason, Closed, Drain, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
 use proptest::prelude::*;
 
 const RESUME: TimerKey = TimerKey(1);
@@ -134,8 +134,8 @@ impl Protocol for Script {
         if self.drain_waits { Drain::Wait } else { Drain::Close }
     }
 
-    fn on_close(&mut self, talk: Talk, reason: CloseReason) {
-        self.closed.push((talk.number, reason));
+    fn on_close(&mut self, talk: Talk, closed: Closed<'_>, _: &mut Worker<'_, String>) {
+        self.closed.push((talk.number, closed.reason));
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use baton::{CloseReason, ConnectionId, Io, Mailbox, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
+use baton::{CloseReason, Closed, ConnectionId, Io, Mailbox, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
 use crossbeam_channel::Sender;
 
 use super::exchange::{Exchange, Progress};
@@ -449,7 +449,7 @@ impl Protocol for Client {
         self.backing_off.push_back((now_ns + BACKOFF_NS, token as u32));
     }
 
-    fn on_close(&mut self, index: u32, reason: CloseReason) {
+    fn on_close(&mut self, index: u32, Closed { reason, .. }: Closed<'_>, _: &mut Worker<'_, Self::Message>) {
         let lane = &mut self.lanes[index as usize];
         lane.id = None;
         if lane.outstanding > 0 && !self.has_ended {

@@ -2,13 +2,12 @@
 //!
 //! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
 use baton::{
-    CannotFreeze, CloseReason, ConnectionId, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step,
-    SystemCalls, ThawError, TimerKey, Worker,
+    CannotFreeze, CloseReason, Closed, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, SystemCalls,
+    ThawError, TimerKey, Worker,
 };
 
 use crate::answer::{self, After, Answering};
@@ -50,8 +49,6 @@ pub struct Http<S: State = ()> {
     requests_max: u32,
     /// Where answers are recorded.
     peers: Option<Peers>,
-    /// Answers that have come for connections that are about to be woken.
-    late: HashMap<ConnectionId, (u32, Response)>,
 }
 
 /// How far the input was understood.
@@ -79,7 +76,6 @@ impl<S: State> Http<S> {
             body_ms: config.body_ms,
             requests_max: config.requests_max,
             peers: None,
-            late: HashMap::new(),
         }
     }
 
@@ -243,6 +239,27 @@ impl<S: State> Http<S> {
             self.state.on_answer(&Record { request: None, peer, status, body_bytes, took: Duration::ZERO });
         }
         Next::Close
+    }
+
+    /// An answer has come that a handler was to give later.
+    fn answer_late(
+        &mut self,
+        connection: &mut HttpConnection<S>,
+        number: u32,
+        response: &Response,
+        io: &mut Io<'_>,
+    ) -> Next {
+        let is_awaited = matches!(connection.busy.as_ref().map(|busy| &busy.doing), Some(Doing::Later));
+        if !is_awaited || number != connection.requests {
+            return Next::Keep;
+        }
+        self.writer.refresh(io);
+        io.count_requests(1);
+        let record = connection.take_record();
+        let then = self.answering().answer_late(connection, response, io);
+        let (status, body_bytes) = self.writer.last();
+        self.record(connection, record.map(|record| Pending { status, body_bytes, ..record }), io.now());
+        if connection.busy.is_some() { self.resume(connection, io) } else { connection.next_after(then, io) }
     }
 
     /// Goes on with what was going on, from another callback than [`Protocol::on_data`].
@@ -421,7 +438,6 @@ impl<S: State> Protocol for Http<S> {
     }
 
     fn on_wake(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
-        let late = if self.late.is_empty() { None } else { self.late.remove(&io.id()) };
         let Some(busy) = &mut connection.busy else { return Next::Keep };
         match &mut busy.doing {
             Doing::Upgraded(protocol) => protocol.on_wake(io),
@@ -433,23 +449,7 @@ impl<S: State> Protocol for Http<S> {
                 *waits = false;
                 Next::More { at_least: 1 }
             }
-            Doing::Later => match late {
-                Some((number, response)) if number == connection.requests => {
-                    self.writer.refresh(io);
-                    io.count_requests(1);
-                    let record = connection.take_record();
-                    let then = self.answering().answer_late(connection, &response, io);
-                    let (status, body_bytes) = self.writer.last();
-                    self.record(connection, record.map(|record| Pending { status, body_bytes, ..record }), io.now());
-                    if connection.busy.is_some() {
-                        self.resume(connection, io)
-                    } else {
-                        connection.next_after(then, io)
-                    }
-                }
-                _ => Next::Keep,
-            },
-            Doing::Body { .. } | Doing::Skip { .. } => Next::Keep,
+            Doing::Later | Doing::Body { .. } | Doing::Skip { .. } => Next::Keep,
         }
     }
 
@@ -480,8 +480,8 @@ impl<S: State> Protocol for Http<S> {
     fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
         match message.0 {
             Inside::Answer(id, number, response) => {
-                self.late.insert(id, (number, response));
-                worker.wake(id);
+                // One that is gone needs no answer.
+                let _ = worker.with(id, |connection, io| self.answer_late(connection, number, &response, io));
             }
             Inside::Wake(id) => worker.wake(id),
         }
@@ -492,8 +492,6 @@ impl<S: State> Protocol for Http<S> {
     }
 
     fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
-        // Whoever was woken has taken its answer; what is left is for those that are gone.
-        self.late.clear();
         self.state.on_turn_end(worker);
     }
 
@@ -535,8 +533,8 @@ impl<S: State> Protocol for Http<S> {
         Ok(HttpConnection { peer: self.peer_of(peer), ..thawed })
     }
 
-    fn on_close(&mut self, mut connection: HttpConnection<S>, reason: CloseReason) {
-        if reason != CloseReason::HandedOver
+    fn on_close(&mut self, mut connection: HttpConnection<S>, closed: Closed<'_>, _: &mut Worker<'_, Message>) {
+        if closed.reason != CloseReason::HandedOver
             && let Some(record) = connection.take_record()
         {
             let now = record.began;

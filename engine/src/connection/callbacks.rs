@@ -3,40 +3,32 @@
 
 use std::mem;
 
-use super::{Connection, Phase, Received};
-use crate::context::{Command, Context, Io, Tail};
+use super::{Connection, Host, Phase, Received};
+use crate::context::{Command, Context, Io, Others, Tail, Written};
+use crate::handover::WriteEnd;
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::types::{CloseReason, Limit, Next, Step};
 
 impl<S> Connection<S> {
     /// Calls the protocol with everything that waits.
-    pub(super) fn run_input<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(super) fn run_input<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
         let input = mem::take(&mut self.input);
         let Some(state) = &mut self.state else { return };
-        let mut io = Io {
-            context,
-            timers: &mut self.timers,
-            held_bytes: &mut self.held_bytes,
-            id: self.id,
-            pending: self.outbound.pending(),
-            lendable: &[],
-            tail: Tail::None,
-            is_told: self.is_told,
-        };
-        let step = protocol.on_data(state, input.bytes(), &mut io);
-        let tail = io.tail;
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let step = host.protocol.on_data(state, input.bytes(), &mut io);
+        let written = io.finish();
         assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
         self.input = input;
         if step.consumed > 0 {
             self.input.consume(step.consumed);
             self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
         }
-        self.push_output(context, None, tail);
-        self.apply_step(protocol, context, step);
+        self.push_output(context, None, written);
+        self.apply_step(host, context, step);
     }
 
     pub(super) fn keep(&mut self, context: &mut Context, bytes: &[u8], begins_message: bool) {
@@ -49,9 +41,17 @@ impl<S> Connection<S> {
 
     /// Queues what a callback wrote, and notes whether that is too much.
     #[inline]
-    pub(super) fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, tail: Tail) {
+    pub(super) fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, written: Written) {
+        if self.write_end != WriteEnd::Open {
+            // Nothing can follow the FIN.
+            return context.arena.discard();
+        }
         if self.outbound.pending() == 0 {
             self.progress_ns = context.now_ns;
+        }
+        let Written { pieces, tail } = written;
+        for piece in pieces {
+            self.outbound.push(Payload::Slice(piece));
         }
         self.outbound.push_staged(&mut context.arena);
         match (tail, received) {
@@ -72,7 +72,7 @@ impl<S> Connection<S> {
     }
 
     #[inline]
-    pub(super) fn apply_step<P>(&mut self, protocol: &mut P, context: &mut Context, step: Step)
+    pub(super) fn apply_step<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, step: Step)
     where
         P: Protocol<Connection = S>,
     {
@@ -81,16 +81,22 @@ impl<S> Connection<S> {
                 let at_least = if let Next::More { at_least } = step.next { at_least } else { 1 };
                 self.at_least = u32::try_from(at_least.max(self.input.len() + 1)).unwrap_or(u32::MAX);
                 if !self.input.is_empty() {
-                    self.check_message_bytes(protocol, context);
+                    self.check_message_bytes(host, context);
                 }
             }
             Next::Yield | Next::Pause => {
                 self.at_least = 1;
                 self.rerun = true;
                 self.paused = step.next == Next::Pause;
-                if !self.paused && !self.full {
-                    context.commands.push(Command::Rerun(self.id));
+                if self.paused {
+                    self.set_alarm(context);
+                } else if !self.full {
+                    context.commands.push(Command::Rerun(self.own.id));
                 }
+            }
+            Next::ShutdownWrite => {
+                self.shut_write();
+                self.apply_step(host, context, Step::more(step.consumed));
             }
             Next::Close | Next::Finish | Next::Abort => self.apply(context, step.next, CloseReason::Protocol),
         }
@@ -105,30 +111,46 @@ impl<S> Connection<S> {
             Next::Keep => {}
             Next::More { at_least } => {
                 if self.paused || at_least as u64 != u64::from(self.at_least) {
-                    self.paused = false;
+                    self.unpause(context);
                     self.at_least = u32::try_from(at_least.max(1)).unwrap_or(u32::MAX);
                 }
                 self.rerun_soon(context);
             }
             Next::Yield => {
-                self.paused = false;
+                self.unpause(context);
                 self.at_least = 1;
                 self.rerun_soon(context);
             }
             Next::Pause => {
                 self.paused = true;
                 self.rerun = true;
+                self.set_alarm(context);
             }
+            Next::ShutdownWrite => self.shut_write(),
             Next::Close => self.begin_close(context, true, reason),
             Next::Finish => self.begin_close(context, false, reason),
             Next::Abort => self.end(context, true, CloseReason::Aborted),
         }
     }
 
+    /// It is read again. The time that a begun message has is the peer's, so it does not run during a pause.
+    fn unpause(&mut self, context: &Context) {
+        if mem::take(&mut self.paused) && self.message_ns > 0 {
+            self.message_ns = context.now_ns;
+        }
+    }
+
+    /// FIN follows what is queued.
+    fn shut_write(&mut self) {
+        if self.write_end == WriteEnd::Open {
+            self.write_end = WriteEnd::Ending;
+        }
+    }
+
     pub(super) fn rerun_soon(&mut self, context: &mut Context) {
         self.rerun = true;
         if !self.full {
-            context.commands.push(Command::Rerun(self.id));
+            context.commands.push(Command::Rerun(self.own.id));
         }
     }
 
@@ -136,6 +158,7 @@ impl<S> Connection<S> {
     pub(super) fn call(
         &mut self,
         context: &mut Context,
+        others: &mut dyn Others,
         reason: CloseReason,
         callback: impl FnOnce(&mut S, &mut Io<'_>) -> Next,
     ) {
@@ -143,19 +166,10 @@ impl<S> Connection<S> {
             return;
         }
         let Some(state) = &mut self.state else { return };
-        let mut io = Io {
-            context,
-            timers: &mut self.timers,
-            held_bytes: &mut self.held_bytes,
-            id: self.id,
-            pending: self.outbound.pending(),
-            lendable: &[],
-            tail: Tail::None,
-            is_told: self.is_told,
-        };
+        let mut io = Io::new(context, others, &mut self.own, self.outbound.pending(), &[]);
         let next = callback(state, &mut io);
-        let tail = io.tail;
-        self.push_output(context, None, tail);
+        let written = io.finish();
+        self.push_output(context, None, written);
         self.apply(context, next, reason);
     }
 
@@ -163,6 +177,7 @@ impl<S> Connection<S> {
     pub(super) fn call_with_input(
         &mut self,
         context: &mut Context,
+        others: &mut dyn Others,
         reason: CloseReason,
         callback: impl FnOnce(&mut S, &[u8], &mut Io<'_>) -> Next,
     ) {
@@ -170,23 +185,23 @@ impl<S> Connection<S> {
             return;
         }
         let input = mem::take(&mut self.input);
-        self.call(context, reason, |state, io| callback(state, input.bytes(), io));
+        self.call(context, others, reason, |state, io| callback(state, input.bytes(), io));
         if self.phase == Phase::Open {
             self.input = input;
         }
     }
 
-    pub(super) fn on_writable<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(super) fn on_writable<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
-        self.call(context, CloseReason::Protocol, |state, io| protocol.on_writable(state, io));
+        self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_writable(state, io));
         if self.phase == Phase::Open && self.rerun && !self.paused && !self.full {
-            context.commands.push(Command::Rerun(self.id));
+            context.commands.push(Command::Rerun(self.own.id));
         }
     }
 
-    pub(super) fn tell_end<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(super) fn tell_end<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
@@ -195,22 +210,24 @@ impl<S> Connection<S> {
         }
         let input = mem::take(&mut self.input);
         self.message_ns = 0;
-        self.call(context, CloseReason::Peer, |state, io| protocol.on_eof(state, input.bytes(), io));
+        self.call(context, host.others, CloseReason::Peer, |state, io| host.protocol.on_eof(state, input.bytes(), io));
     }
 
-    pub(super) fn limit<P>(&mut self, protocol: &mut P, context: &mut Context, limit: Limit, reason: CloseReason)
+    pub(super) fn limit<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, limit: Limit, reason: CloseReason)
     where
         P: Protocol<Connection = S>,
     {
-        self.call_with_input(context, reason, |state, input, io| protocol.on_limit(state, limit, input, io));
+        self.call_with_input(context, host.others, reason, |state, input, io| {
+            host.protocol.on_limit(state, limit, input, io)
+        });
     }
 
-    pub(super) fn check_message_bytes<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(super) fn check_message_bytes<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
         if self.input.len() > context.limits.message_bytes_max {
-            self.limit(protocol, context, Limit::MessageBytes, CloseReason::MessageBytes);
+            self.limit(host, context, Limit::MessageBytes, CloseReason::MessageBytes);
             // A protocol that goes on regardless would let the peer fill the memory.
             self.begin_close(context, true, CloseReason::MessageBytes);
         }

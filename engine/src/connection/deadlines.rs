@@ -2,7 +2,7 @@
 //!
 //! Each connection has at most one alarm in the timer wheel, which rings at the earliest deadline or before.
 
-use super::{Connection, Phase};
+use super::{Connection, Host, Phase};
 use crate::context::{Alarm, Context};
 use crate::protocol::Protocol;
 use crate::types::{CloseReason, Limit};
@@ -18,7 +18,7 @@ enum Cause {
 
 impl<S> Connection<S> {
     /// The engine's timer fired.
-    pub(crate) fn alarm<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(crate) fn alarm<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
@@ -30,11 +30,11 @@ impl<S> Connection<S> {
                 Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
                 Cause::Message => {
                     self.message_ns = context.now_ns;
-                    self.limit(protocol, context, Limit::Message, CloseReason::MessageTimeout);
+                    self.limit(host, context, Limit::Message, CloseReason::MessageTimeout);
                 }
                 Cause::Idle => {
                     self.activity_ns = context.now_ns;
-                    self.limit(protocol, context, Limit::Idle, CloseReason::IdleTimeout);
+                    self.limit(host, context, Limit::Idle, CloseReason::IdleTimeout);
                 }
             }
         }
@@ -50,7 +50,8 @@ impl<S> Connection<S> {
             Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
             _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
             Phase::Flushing { .. } => None,
-            Phase::Open if self.paused || self.rerun => None,
+            Phase::Open if self.paused => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
+            Phase::Open if self.rerun => None,
             Phase::Open if self.message_ns > 0 && timeouts.message_ms > 0 => {
                 after(self.message_ns, timeouts.message_ms, Cause::Message)
             }
@@ -68,6 +69,6 @@ impl<S> Connection<S> {
             }
             context.timers.cancel(id);
         }
-        self.alarm = Some(context.timers.set(deadline_ns, Alarm::Connection { slot: self.id.slot }));
+        self.alarm = Some(context.timers.set(deadline_ns, Alarm::Connection { slot: self.own.id.slot }));
     }
 }

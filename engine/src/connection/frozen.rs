@@ -1,7 +1,7 @@
 //! Freezing a connection for its way to another worker, and thawing it there.
 
-use super::{Connection, Phase};
-use crate::context::Context;
+use super::{Connection, Host, Phase};
+use crate::context::{Context, Io};
 use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
@@ -25,7 +25,7 @@ impl<S> Connection<S> {
         if self.phase != Phase::Open || self.outbound.is_in_flight() {
             return None;
         }
-        let timers = self.timers.deadlines_ns(&context.timers);
+        let timers = self.own.timers.deadlines_ns(&context.timers);
         if timers.len() > TIMERS_MAX {
             return None;
         }
@@ -39,13 +39,15 @@ impl<S> Connection<S> {
             rerun: self.rerun,
             peer_ended: self.peer_ended,
             eof_told: self.eof_told,
+            write_end: self.write_end,
+            is_hung_up: self.is_hung_up,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
             passes: 0,
             timers_ns: timers.into_iter().map(|(key, at_ns)| (key.0, at_ns.saturating_sub(now_ns))).collect(),
         };
-        self.timers.cancel_all(&mut context.timers);
+        self.own.timers.cancel_all(&mut context.timers);
         if let Some(id) = self.alarm.take() {
             context.timers.cancel(id);
         }
@@ -59,7 +61,7 @@ impl<S> Connection<S> {
     /// The protocol's, and `Malformed` where it has more timers than a connection may have: then it is good for nothing.
     pub(crate) fn thaw<P>(
         &mut self,
-        protocol: &mut P,
+        host: &mut Host<'_, P>,
         context: &mut Context,
         version: u32,
         frozen: Frozen,
@@ -74,10 +76,10 @@ impl<S> Connection<S> {
             return Err(ThawError::Malformed);
         }
         self.outbound.push(Payload::Owned { bytes: output, sent: 0 });
-        let mut io = self.io(context, &[]);
-        let thawed = protocol.thaw(version, &state, peer, &mut io);
-        let tail = io.tail;
-        self.push_output(context, None, tail);
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let thawed = host.protocol.thaw(version, &state, peer, &mut io);
+        let written = io.finish();
+        self.push_output(context, None, written);
         self.state = Some(thawed?);
         self.input.append(&input);
         self.at_least = standing.at_least.max(1);
@@ -86,11 +88,13 @@ impl<S> Connection<S> {
         self.rerun = standing.rerun;
         self.peer_ended = standing.peer_ended;
         self.eof_told = standing.eof_told;
+        self.write_end = standing.write_end;
+        self.is_hung_up = standing.is_hung_up;
         Ok(standing)
     }
 
     /// It is this worker's: it goes on.
-    pub(crate) fn resume<P>(&mut self, protocol: &mut P, context: &mut Context, standing: &Standing)
+    pub(crate) fn resume<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, standing: &Standing)
     where
         P: Protocol<Connection = S>,
     {
@@ -103,7 +107,7 @@ impl<S> Connection<S> {
         self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
         for (key, left_ns) in &standing.timers_ns {
             let at_ns = now_ns.saturating_add((*left_ns).max(1));
-            self.timers.set(TimerKey(*key), self.id.slot, at_ns, &mut context.timers);
+            self.own.timers.set(TimerKey(*key), self.own.id.slot, at_ns, &mut context.timers);
         }
         if self.rerun && !self.paused && !self.full {
             self.rerun_soon(context);
@@ -111,7 +115,7 @@ impl<S> Connection<S> {
         // Where this worker's marks are higher than those of the one before.
         if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
             self.full = false;
-            self.on_writable(protocol, context);
+            self.on_writable(host, context);
         }
         self.set_alarm(context);
     }

@@ -8,20 +8,25 @@
 mod callbacks;
 mod deadlines;
 mod frozen;
+mod host;
 mod input;
+mod others;
 mod outbound;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::host::Host;
 use self::input::Input;
+pub(crate) use self::others::{Place, Rest};
 use self::outbound::Outbound;
 use crate::context::timer_wheel::TimerId;
-use crate::context::{Context, Io, Tail, Timers};
+use crate::context::{Context, Io, Own, Timers};
+use crate::handover::WriteEnd;
 use crate::protocol::Protocol;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
-use crate::types::{CloseReason, ConnectionId, Drain, Limit, Next, Peer, Reject, TimerKey};
+use crate::types::{CloseReason, Closed, ConnectionId, Drain, Limit, Next, Peer, Reject, TimerKey};
 
 /// While a connection waits for its next turn, reading goes on until this much input waits.
 const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
@@ -55,6 +60,29 @@ pub(crate) enum Action {
     },
 }
 
+/// What to watch a socket for that is not received from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// FIN, or a reset.
+    End,
+    /// A reset.
+    Reset,
+}
+
+/// How a connection has ended.
+pub(crate) struct Ending {
+    id: ConnectionId,
+    reason: CloseReason,
+    unread: Input,
+}
+
+impl Ending {
+    /// The same for the protocol.
+    pub(crate) fn closed(&self) -> Closed<'_> {
+        Closed { id: self.id, reason: self.reason, unread: self.unread.bytes() }
+    }
+}
+
 /// Bytes from the peer.
 pub(crate) enum Received<'a> {
     /// In a receive buffer.
@@ -79,13 +107,10 @@ pub(crate) struct Connection<S> {
     /// Unconsumed input.
     input: Input,
     outbound: Outbound,
-    timers: Timers,
+    own: Own,
     alarm: Option<TimerId>,
-    /// What the protocol says it holds for it.
-    held_bytes: u32,
     /// Input wanted before the protocol is called again.
     at_least: u32,
-    id: ConnectionId,
     phase: Phase,
     reason: CloseReason,
     /// The protocol paused it.
@@ -98,8 +123,9 @@ pub(crate) struct Connection<S> {
     peer_ended: bool,
     /// The protocol has been told so.
     eof_told: bool,
-    /// The protocol was asked to say goodbye.
-    is_told: bool,
+    write_end: WriteEnd,
+    /// The peer has sent FIN behind what was not received yet, and the protocol was told so.
+    is_hung_up: bool,
     /// When input last arrived or output last ended.
     activity_ns: u64,
     /// When the first byte of the message in `input` arrived; 0 where none is begun.
@@ -115,11 +141,9 @@ impl<S> Connection<S> {
             state: None,
             input: Input::default(),
             outbound: Outbound::default(),
-            timers: Timers::default(),
+            own: Own { id, timers: Timers::default(), held_bytes: 0, is_told: false },
             alarm: None,
-            held_bytes: 0,
             at_least: 1,
-            id,
             phase: Phase::Open,
             reason: CloseReason::Protocol,
             paused: false,
@@ -127,7 +151,8 @@ impl<S> Connection<S> {
             rerun: false,
             peer_ended: false,
             eof_told: false,
-            is_told: false,
+            write_end: WriteEnd::Open,
+            is_hung_up: false,
             activity_ns: now_ns,
             message_ns: 0,
             progress_ns: now_ns,
@@ -135,7 +160,7 @@ impl<S> Connection<S> {
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
-        self.id
+        self.own.id
     }
 
     /// When input last arrived or output last ended; when it opened, before that.
@@ -146,6 +171,11 @@ impl<S> Connection<S> {
     /// The protocol has it, and it is not about to end.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// It is between two workers.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.phase == Phase::Frozen
     }
 
     /// That it ends is settled; the last bytes and the peer's FIN are waited for.
@@ -160,7 +190,7 @@ impl<S> Connection<S> {
     /// Memory that is held for it: input, output, and what the protocol has said.
     #[inline]
     pub(crate) fn held_bytes(&self) -> usize {
-        self.input.capacity() + self.outbound.pending() + self.held_bytes as usize
+        self.input.capacity() + self.outbound.pending() + self.own.held_bytes as usize
     }
 
     /// When its peer last took output, or sent something where there is none.
@@ -223,6 +253,15 @@ impl<S> Connection<S> {
                     Action::Close { reset: false }
                 }
             }
+            Phase::Open if self.write_end == WriteEnd::Ending && self.outbound.pending() == 0 => {
+                self.write_end = WriteEnd::Ended;
+                Action::ShutdownWrite
+            }
+            // Neither side has anything more to say.
+            Phase::Open if self.write_end == WriteEnd::Ended && self.eof_told => {
+                self.end(context, false, CloseReason::Peer);
+                Action::Close { reset: false }
+            }
             Phase::Ended { reset } => Action::Close { reset },
             _ => Action::Nothing,
         }
@@ -240,14 +279,14 @@ impl<S> Connection<S> {
     }
 
     /// The connection is established.
-    pub(crate) fn open<P>(&mut self, protocol: &mut P, context: &mut Context, peer: Peer<'_>)
+    pub(crate) fn open<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, peer: Peer<'_>)
     where
         P: Protocol<Connection = S>,
     {
-        let mut io = self.io(context, &[]);
-        let opened = protocol.on_open(peer, &mut io);
-        let tail = io.tail;
-        self.push_output(context, None, tail);
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let opened = host.protocol.on_open(peer, &mut io);
+        let written = io.finish();
+        self.push_output(context, None, written);
         match opened {
             Ok(state) => {
                 self.state = Some(state);
@@ -260,7 +299,7 @@ impl<S> Connection<S> {
 
     /// Bytes arrived.
     #[inline]
-    pub(crate) fn receive<P>(&mut self, protocol: &mut P, context: &mut Context, received: Received<'_>)
+    pub(crate) fn receive<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, received: Received<'_>)
     where
         P: Protocol<Connection = S>,
     {
@@ -279,48 +318,60 @@ impl<S> Connection<S> {
                 Received::Lease(lease) if context.may_lease => lease.bytes(),
                 _ => &[],
             };
-            let mut io = Io {
-                context,
-                timers: &mut self.timers,
-                held_bytes: &mut self.held_bytes,
-                id: self.id,
-                pending: self.outbound.pending(),
-                lendable,
-                tail: Tail::None,
-                is_told: self.is_told,
-            };
-            let step = protocol.on_data(state, received.bytes(), &mut io);
-            let tail = io.tail;
+            let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), lendable);
+            let step = host.protocol.on_data(state, received.bytes(), &mut io);
+            let written = io.finish();
             assert!(step.consumed <= length, "the protocol consumed {} of {length} bytes", step.consumed);
             if step.consumed < length {
                 self.keep(context, &received.bytes()[step.consumed..], true);
             }
-            self.push_output(context, Some(received), tail);
-            self.apply_step(protocol, context, step);
+            self.push_output(context, Some(received), written);
+            self.apply_step(host, context, step);
         } else {
             self.keep(context, received.bytes(), self.input.is_empty());
             drop(received);
             if is_blocked {
                 self.rerun |= self.paused || self.full;
             } else if self.input.len() >= self.at_least as usize {
-                self.run_input(protocol, context);
+                self.run_input(host, context);
             } else {
-                self.check_message_bytes(protocol, context);
+                self.check_message_bytes(host, context);
             }
         }
     }
 
     /// The peer sent FIN.
-    pub(crate) fn receive_end<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(crate) fn receive_end<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
         self.peer_ended = true;
         match self.phase {
             Phase::Open if self.rerun => {}
-            Phase::Open => self.tell_end(protocol, context),
+            Phase::Open => self.tell_end(host, context),
             Phase::Lingering => self.end(context, false, self.reason),
             Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
+        }
+    }
+
+    /// Whether the driver should watch for the peer's leaving since it is not receiving: the protocol has paused it, or the
+    /// peer has sent FIN, after which it can only reset.
+    #[inline]
+    pub(crate) fn wants_watch(&self) -> Option<Watch> {
+        match self.phase {
+            Phase::Open if self.peer_ended || self.is_hung_up => Some(Watch::Reset),
+            Phase::Open if self.paused => Some(Watch::End),
+            _ => None,
+        }
+    }
+
+    /// The peer of a connection that is not received from has sent FIN.
+    pub(crate) fn hang_up<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if self.phase == Phase::Open && !self.peer_ended && !std::mem::replace(&mut self.is_hung_up, true) {
+            self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_hang_up(state, io));
         }
     }
 
@@ -332,7 +383,7 @@ impl<S> Connection<S> {
 
     /// The send of `payload` ended with `count` bytes taken.
     #[inline]
-    pub(crate) fn sent<P>(&mut self, protocol: &mut P, context: &mut Context, payload: Payload, count: usize)
+    pub(crate) fn sent<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, payload: Payload, count: usize)
     where
         P: Protocol<Connection = S>,
     {
@@ -346,7 +397,7 @@ impl<S> Connection<S> {
         }
         if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
             self.full = false;
-            self.on_writable(protocol, context);
+            self.on_writable(host, context);
         }
     }
 
@@ -357,24 +408,24 @@ impl<S> Connection<S> {
     }
 
     /// A timer of the protocol's fired.
-    pub(crate) fn timer<P>(&mut self, protocol: &mut P, context: &mut Context, key: TimerKey)
+    pub(crate) fn timer<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, key: TimerKey)
     where
         P: Protocol<Connection = S>,
     {
-        self.timers.fired(key);
-        self.call(context, CloseReason::Protocol, |state, io| protocol.on_timer(state, key, io));
+        self.own.timers.fired(key);
+        self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_timer(state, key, io));
     }
 
     /// Somebody asked for [`Protocol::on_wake`].
-    pub(crate) fn wake<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(crate) fn wake<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
-        self.call(context, CloseReason::Protocol, |state, io| protocol.on_wake(state, io));
+        self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_wake(state, io));
     }
 
     /// The next turn of a connection that has input left to look at.
-    pub(crate) fn run_again<P>(&mut self, protocol: &mut P, context: &mut Context)
+    pub(crate) fn run_again<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
     {
@@ -383,26 +434,26 @@ impl<S> Connection<S> {
         }
         self.rerun = false;
         if !self.input.is_empty() && self.input.len() >= self.at_least as usize {
-            self.run_input(protocol, context);
+            self.run_input(host, context);
         }
         if self.phase == Phase::Open && self.peer_ended && !self.rerun {
-            self.tell_end(protocol, context);
+            self.tell_end(host, context);
         }
         self.set_alarm(context);
     }
 
     /// The worker is leaving: the protocol is told once.
-    pub(crate) fn drain<P>(&mut self, protocol: &mut P, context: &mut Context, deadline: std::time::Duration)
+    pub(crate) fn drain<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, deadline: std::time::Duration)
     where
         P: Protocol<Connection = S>,
     {
         // One that is frozen is told where it goes on.
-        if self.is_told || self.phase != Phase::Open {
+        if self.own.is_told || self.phase != Phase::Open {
             return;
         }
-        self.is_told = true;
-        self.call_with_input(context, CloseReason::Drained, |state, input, io| {
-            match protocol.on_drain(state, deadline, input, io) {
+        self.own.is_told = true;
+        self.call_with_input(context, host.others, CloseReason::Drained, |state, input, io| {
+            match host.protocol.on_drain(state, deadline, input, io) {
                 Drain::Close => Next::Close,
                 Drain::Wait => Next::Keep,
             }
@@ -410,11 +461,11 @@ impl<S> Connection<S> {
     }
 
     /// It is idle, and another one wants its place; whether it ends. It does without waiting for the peer.
-    pub(crate) fn make_room<P>(&mut self, protocol: &mut P, context: &mut Context) -> bool
+    pub(crate) fn make_room<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context) -> bool
     where
         P: Protocol<Connection = S>,
     {
-        self.limit(protocol, context, Limit::Connections, CloseReason::Room);
+        self.limit(host, context, Limit::Connections, CloseReason::Room);
         if let Phase::Flushing { linger } = &mut self.phase {
             *linger = false;
         }
@@ -434,32 +485,15 @@ impl<S> Connection<S> {
         self.end(context, true, CloseReason::Memory);
     }
 
-    /// The last thing before the slot is used again.
-    pub(crate) fn close<P>(&mut self, protocol: &mut P, context: &mut Context)
-    where
-        P: Protocol<Connection = S>,
-    {
+    /// The last thing before the slot is used again; gives what [`Protocol::on_close`] is to be told, if it is.
+    pub(crate) fn close(&mut self, context: &mut Context) -> Option<(S, Ending)> {
         assert!(matches!(self.phase, Phase::Ended { .. }), "closed before it ended");
-        self.timers.cancel_all(&mut context.timers);
+        self.own.timers.cancel_all(&mut context.timers);
         if let Some(id) = self.alarm.take() {
             context.timers.cancel(id);
         }
-        if let Some(state) = self.state.take() {
-            protocol.on_close(state, self.reason);
-        }
-    }
-
-    fn io<'a>(&'a mut self, context: &'a mut Context, lendable: &'a [u8]) -> Io<'a> {
-        Io {
-            context,
-            timers: &mut self.timers,
-            held_bytes: &mut self.held_bytes,
-            id: self.id,
-            pending: self.outbound.pending(),
-            lendable,
-            tail: Tail::None,
-            is_told: self.is_told,
-        }
+        let (id, reason, unread) = (self.own.id, self.reason, std::mem::take(&mut self.input));
+        self.state.take().map(|state| (state, Ending { id, reason, unread }))
     }
 
     fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {
@@ -468,7 +502,7 @@ impl<S> Connection<S> {
             self.reason = reason;
             self.input = Input::default();
             self.message_ns = 0;
-            self.timers.cancel_all(&mut context.timers);
+            self.own.timers.cancel_all(&mut context.timers);
             self.set_alarm(context);
         }
     }
@@ -477,9 +511,8 @@ impl<S> Connection<S> {
         if !matches!(self.phase, Phase::Ended { .. }) {
             self.phase = Phase::Ended { reset };
             self.reason = reason;
-            self.input = Input::default();
             self.outbound.clear();
-            self.timers.cancel_all(&mut context.timers);
+            self.own.timers.cancel_all(&mut context.timers);
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connection, Received};
+use super::{Connection, Host, Received};
 use crate::config::{Limits, Timeouts};
-use crate::context::{Context, Io};
+use crate::context::{Context, Io, Nobody};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::types::{CannotFreeze, ConnectionId, Drain, Peer, Reject, StateFormat, Step};
@@ -46,8 +46,8 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut protocol = Counting::default();
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
     let peer = Peer { token: None, address: &|| Err(std::io::ErrorKind::NotConnected.into()) };
-    connection.open(&mut protocol, &mut context, peer);
-    connection.receive(&mut protocol, &mut context, Received::Bytes(b"input"));
+    connection.open(&mut Host::new(&mut protocol, &mut Nobody), &mut context, peer);
+    connection.receive(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Received::Bytes(b"input"));
     (protocol, context, connection)
 }
 
@@ -55,18 +55,24 @@ fn opened() -> (Counting, Context, Connection<()>) {
 fn a_connection_is_told_once_that_its_worker_leaves() {
     let (mut protocol, mut context, mut connection) = opened();
     for _ in 0..3 {
-        connection.drain(&mut protocol, &mut context, Duration::ZERO);
+        connection.drain(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Duration::ZERO);
     }
     assert_eq!(protocol.drains, 1);
+}
+
+/// Each byte is there for every idle connection.
+#[test]
+fn a_connection_stays_small() {
+    assert!(size_of::<Connection<()>>() <= 160);
 }
 
 #[test]
 fn a_frozen_connection_is_told_where_it_goes_on() {
     let (mut protocol, mut context, mut connection) = opened();
     let frozen = connection.freeze(&mut protocol, &mut context).expect("it freezes");
-    connection.drain(&mut protocol, &mut context, Duration::ZERO);
+    connection.drain(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Duration::ZERO);
     assert_eq!(protocol.drains, 0, "nothing happens to it now");
-    connection.resume(&mut protocol, &mut context, &frozen.standing);
-    connection.drain(&mut protocol, &mut context, Duration::ZERO);
+    connection.resume(&mut Host::new(&mut protocol, &mut Nobody), &mut context, &frozen.standing);
+    connection.drain(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Duration::ZERO);
     assert_eq!(protocol.drains, 1);
 }

@@ -1,13 +1,16 @@
 //! What a callback of a connection can do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
+use crate::sys::arena::Slice;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
-use crate::types::{ConnectionId, TimerKey};
+use crate::types::{ConnectionId, Next, TimerKey};
 
 /// A static answer from this size on is sent from where it is.
 const STATIC_BYTES_MIN: usize = 16 * 1024;
@@ -31,21 +34,55 @@ pub(crate) enum Tail {
     Counted(Rc<[u8]>, Range<usize>),
 }
 
-/// The connection that a callback is for: write answers, set timers, ask for the time.
+/// What a callback has written.
+pub(crate) struct Written {
+    /// Before it acted on other connections.
+    pub(crate) pieces: Vec<Slice>,
+    pub(crate) tail: Tail,
+}
+
+/// What a callback may change of its connection.
+pub(crate) struct Own {
+    pub(crate) id: ConnectionId,
+    pub(crate) timers: Timers,
+    /// What the protocol says it holds for it.
+    pub(crate) held_bytes: u32,
+    /// It was told to leave.
+    pub(crate) is_told: bool,
+}
+
+/// The connection that a callback is for: write answers, set timers, ask for the time, act on other connections.
 ///
 /// Output is collected and goes out with one send at the end of the turn.
 pub struct Io<'a> {
-    pub(crate) context: &'a mut Context,
-    pub(crate) timers: &'a mut Timers,
-    pub(crate) held_bytes: &'a mut u32,
-    pub(crate) id: ConnectionId,
+    context: &'a mut Context,
+    others: &'a mut (dyn Others + 'a),
+    own: &'a mut Own,
     /// Bytes queued before this callback.
-    pub(crate) pending: usize,
+    pending: usize,
     /// The callback's input where it lies in a receive buffer that may be lent.
-    pub(crate) lendable: &'a [u8],
-    pub(crate) tail: Tail,
-    /// This connection was told to leave.
-    pub(crate) is_told: bool,
+    lendable: &'a [u8],
+    pieces: Vec<Slice>,
+    tail: Tail,
+}
+
+impl<'a> Io<'a> {
+    /// `pending` bytes are queued, and `lendable` is the callback's input where that may be sent from where it is.
+    #[inline]
+    pub(crate) fn new(
+        context: &'a mut Context,
+        others: &'a mut (dyn Others + 'a),
+        own: &'a mut Own,
+        pending: usize,
+        lendable: &'a [u8],
+    ) -> Self {
+        Self { context, others, own, pending, lendable, pieces: Vec::new(), tail: Tail::None }
+    }
+
+    #[inline]
+    pub(crate) fn finish(self) -> Written {
+        Written { pieces: self.pieces, tail: self.tail }
+    }
 }
 
 /// Names a counter of the protocol; from [`Worker::counter`](crate::Worker::counter).
@@ -55,7 +92,7 @@ pub struct CounterId(pub(crate) u8);
 impl Io<'_> {
     /// This connection's name within its worker, for [`Io::wake`] from another one.
     pub fn id(&self) -> ConnectionId {
-        self.id
+        self.own.id
     }
 
     /// Appends `bytes` to the output.
@@ -152,7 +189,7 @@ impl Io<'_> {
     /// [`Limits::memory_bytes_max`](crate::config::Limits::memory_bytes_max) until something else is said.
     #[inline]
     pub fn set_held_bytes(&mut self, bytes: usize) {
-        *self.held_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.own.held_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
     /// The loop's time: since an arbitrary start, monotonic, the same for a whole turn.
@@ -177,16 +214,44 @@ impl Io<'_> {
     /// Calls [`Protocol::on_timer`](crate::Protocol::on_timer) after this time, once. Setting a timer again moves it.
     pub fn set_timer(&mut self, key: TimerKey, after: Duration) {
         let deadline_ns = self.context.deadline_ns(after);
-        self.timers.set(key, self.id.slot, deadline_ns, &mut self.context.timers);
+        self.own.timers.set(key, self.own.id.slot, deadline_ns, &mut self.context.timers);
     }
 
     /// Takes a timer back; does nothing where it is not set.
     pub fn cancel_timer(&mut self, key: TimerKey) {
-        self.timers.cancel(key, &mut self.context.timers);
+        self.own.timers.cancel(key, &mut self.context.timers);
+    }
+
+    /// Acts on another connection of this worker, at once: `act` gets its state, of the type
+    /// [`Protocol::Connection`](crate::Protocol::Connection), and its own `Io`, and says how that connection goes on. The closure
+    /// may use what `self` of the protocol holds.
+    ///
+    /// # Errors
+    /// Where the connection cannot be acted on: then `act` is not called.
+    ///
+    /// # Panics
+    /// If `C` is another type than `Protocol::Connection`.
+    pub fn with<C: 'static>(
+        &mut self,
+        id: ConnectionId,
+        act: impl FnOnce(&mut C, &mut Io<'_>) -> Next,
+    ) -> Result<(), Unreachable> {
+        self.flatten();
+        if let Some(slice) = self.context.arena.seal() {
+            self.pending += slice.len();
+            self.pieces.push(slice);
+        }
+        others::with(self.others, self.context, id, act)
+    }
+
+    /// Connects to `address`; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
+    /// [`ConnectionId::to_u64`].
+    pub fn connect(&mut self, address: SocketAddr, token: u64) {
+        self.context.commands.push(Command::Connect { source: None, address, token });
     }
 
     /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of another connection of this worker, if it still lives,
-    /// after this callback.
+    /// after this callback. [`Io::with`] acts on it at once.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));
     }
@@ -206,7 +271,7 @@ impl Io<'_> {
     /// Whether the worker is leaving, and this connection does not go to another one: say goodbye with the next answer.
     #[inline]
     pub fn is_draining(&self) -> bool {
-        self.context.draining || self.is_told
+        self.context.draining || self.own.is_told
     }
 
     #[inline]

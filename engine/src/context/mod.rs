@@ -4,6 +4,7 @@
 mod access_log;
 mod io;
 mod mailbox;
+mod others;
 pub(crate) mod timer_wheel;
 mod timers;
 mod worker;
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::access_log::AccessLog;
-pub(crate) use self::io::Tail;
 pub use self::io::{CounterId, Io};
+pub(crate) use self::io::{Own, Tail, Written};
 pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
+pub use self::others::Unreachable;
+pub(crate) use self::others::{Act, Nobody, Others};
 use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
@@ -75,6 +78,8 @@ pub(crate) struct Context {
     pub(crate) now_ns: u64,
     pub(crate) wall_clock: WallClock,
     pub(crate) commands: Vec<Command>,
+    /// Slots of connections that others have acted on: the loop brings the kernel in line with them.
+    pub(crate) touched: Vec<u32>,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) named_counters: usize,
     /// Timers of the protocol for the worker, with their deadlines in nanoseconds. Few, and kept outside the wheel
@@ -102,6 +107,7 @@ impl Context {
             now_ns,
             wall_clock: WallClock::System,
             commands: Vec::new(),
+            touched: Vec::new(),
             page,
             named_counters: 0,
             worker_timers: Vec::new(),

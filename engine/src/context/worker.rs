@@ -4,14 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use super::io::add_named;
-use super::{AccessLog, Command, Context, CounterId, Inbox, Mailbox};
+use super::others::{self, Others, Unreachable};
+use super::{AccessLog, Command, Context, CounterId, Inbox, Io, Mailbox};
 use crate::telemetry::NAMED_COUNTERS_MAX;
-use crate::types::{ConnectionId, TimerKey};
+use crate::types::{ConnectionId, Next, TimerKey};
 
 /// The worker, as callbacks that are not for one connection see it.
 pub struct Worker<'a, M> {
     context: &'a mut Context,
     inbox: &'a Inbox<M>,
+    others: &'a mut (dyn Others + 'a),
 }
 
 impl<M> Worker<'_, M> {
@@ -49,6 +51,21 @@ impl<M> Worker<'_, M> {
     /// Takes a timer back; does nothing where it is not set.
     pub fn cancel_timer(&mut self, key: TimerKey) {
         self.context.cancel_worker_timer(key);
+    }
+
+    /// Acts on a connection, at once; see [`Io::with`].
+    ///
+    /// # Errors
+    /// Where the connection cannot be acted on: then `act` is not called.
+    ///
+    /// # Panics
+    /// If `C` is another type than [`Protocol::Connection`](crate::Protocol::Connection).
+    pub fn with<C: 'static>(
+        &mut self,
+        id: ConnectionId,
+        act: impl FnOnce(&mut C, &mut Io<'_>) -> Next,
+    ) -> Result<(), Unreachable> {
+        others::with(self.others, self.context, id, act)
     }
 
     /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of this connection, if it still lives.
@@ -115,7 +132,7 @@ impl<M> Worker<'_, M> {
 }
 
 impl<'a, M> Worker<'a, M> {
-    pub(crate) fn new(context: &'a mut Context, inbox: &'a Inbox<M>) -> Self {
-        Self { context, inbox }
+    pub(crate) fn new(context: &'a mut Context, inbox: &'a Inbox<M>, others: &'a mut (dyn Others + 'a)) -> Self {
+        Self { context, inbox, others }
     }
 }

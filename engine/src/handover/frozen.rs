@@ -2,6 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The direction towards the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WriteEnd {
+    #[default]
+    Open,
+    /// FIN follows what is queued.
+    Ending,
+    /// FIN is sent.
+    Ended,
+}
+
 /// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
 /// start that they could rely on. What a later version adds has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +26,8 @@ pub(crate) struct Standing {
     pub(crate) rerun: bool,
     pub(crate) peer_ended: bool,
     pub(crate) eof_told: bool,
+    pub(crate) write_end: WriteEnd,
+    pub(crate) is_hung_up: bool,
     /// Since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
     /// Since the first byte of the message in the input.

@@ -12,7 +12,7 @@ pub(crate) mod sender;
 mod tier;
 
 pub(crate) use self::formats::{Format, StateFormats};
-pub(crate) use self::frozen::{Frozen, Standing};
+pub(crate) use self::frozen::{Frozen, Standing, WriteEnd};
 pub use self::messages::Refusal;
 pub(crate) use self::messages::{Envelope, Message, VERSION};
 pub(crate) use self::tier::Tier;

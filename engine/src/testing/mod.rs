@@ -23,91 +23,41 @@
 //! ```
 
 mod outputs;
+mod simulated;
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
+use self::simulated::{Sent, Simulant, Simulated, Wire, client_address, freeze, thaw};
 use crate::config::{Limits, Timeouts};
-use crate::connection::{Action, Connection, Received};
-use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
+use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
+use crate::context::{Alarm, Command, Context, WallClock, Worker};
 use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
-use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
 use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError, TimerKey};
 
-/// Where clients come from.
-const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
-
-/// Moves a worker's own state, where it has some, to another.
-fn carry_worker<P: Protocol, Q: Protocol>(
-    from: &mut P,
-    to: &mut Q,
-    worker: &mut Worker<'_, Q::Message>,
-) -> Result<(), ThawError> {
-    let Some(format) = P::WORKER_STATE else { return Ok(()) };
-    let mut state = Vec::new();
-    from.freeze_worker(&mut state).expect("a worker that freezes");
-    let mut rest = state.as_slice();
-    to.thaw_worker(format.version, &mut rest, worker)?;
-    assert!(rest.is_empty(), "{} of {} bytes of the worker's state were not read", rest.len(), state.len());
-    Ok(())
-}
-
-/// Moves a connection from one worker to another.
-fn carry<P: Protocol, Q: Protocol>(
-    connection: &mut Connection<P::Connection>,
-    from: &mut P,
-    to: &mut Q,
-    context: &mut Context,
-) -> Result<Connection<Q::Connection>, ThawError> {
-    let format = P::STATE.expect("a protocol whose connections can be handed over");
-    let frozen = connection.freeze(from, context).expect("a connection that freezes");
-    let mut thawed = Connection::new(connection.id(), context.now_ns);
-    let peer = Peer { token: None, address: &|| Ok(CLIENT) };
-    let standing = thawed.thaw(to, context, format.version, frozen, peer)?;
-    connection.leave(context);
-    connection.close(from, context);
-    thawed.resume(to, context, &standing);
-    Ok(thawed)
-}
+/// Turns in which no byte moves and no message comes, one after the other.
+const IDLE_TURNS_MAX: usize = 10_000;
 
 /// A client of the harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(usize);
 
-enum Sent {
-    Bytes(Vec<u8>),
-    End,
-    Reset,
-}
-
-struct Simulated<S> {
-    /// `None` once closed.
-    connection: Option<Connection<S>>,
-    /// What the client sent and the engine has not received.
-    incoming: VecDeque<Sent>,
-    output: Vec<u8>,
-    /// Bytes the client still takes; `None` for any number.
-    window: Option<usize>,
-    waiting_send: Option<Payload>,
-    saw_end: bool,
-    was_reset: bool,
-    reason: Option<CloseReason>,
-}
-
 /// See the module's head.
 pub struct Harness<P: Protocol> {
-    protocol: P,
+    /// The one that serves is the last; those before have left, and may have connections that they kept.
+    workers: Vec<Simulant<P>>,
     context: Context,
-    inbox: Inbox<P::Message>,
     clients: Vec<Simulated<P::Connection>>,
-    connects: Vec<(SocketAddr, u64)>,
+    /// Asked for by which worker.
+    connects: Vec<(usize, SocketAddr, u64)>,
+    /// Messages that come later, and when.
+    coming: Vec<(u64, P::Message)>,
     has_drained: bool,
 }
 
@@ -124,20 +74,23 @@ impl<P: Protocol> Harness<P> {
     ///
     /// # Panics
     /// If [`Protocol::on_start`] fails, or there is no memory or descriptor for the harness.
-    pub fn with(mut protocol: P, limits: Limits, timeouts: Timeouts) -> Self {
+    pub fn with(protocol: P, limits: Limits, timeouts: Timeouts) -> Self {
         let page = Arc::new(Shared::new().expect("memory for telemetry"));
-        let inbox = Inbox::new().expect("an eventfd");
         // Not zero, as on a real clock.
         let now_ns = 1_000_000_000;
         let mut context = Context::new(page, limits, timeouts, now_ns);
         context.wall_clock = WallClock::Virtual(Duration::from_secs(784_111_776));
-        protocol.on_start(&mut Worker::new(&mut context, &inbox)).expect("the protocol starts");
-        Self { protocol, context, inbox, clients: Vec::new(), connects: Vec::new(), has_drained: false }
+        let workers = vec![Simulant::start(protocol, &mut context)];
+        let (clients, connects, coming) = (Vec::new(), Vec::new(), Vec::new());
+        let mut harness = Self { workers, context, clients, connects, coming, has_drained: false };
+        harness.run();
+        harness
     }
 
-    /// The protocol, for a look at its state.
+    /// The protocol of the worker that serves, for a look at its state.
     pub fn protocol(&mut self) -> &mut P {
-        &mut self.protocol
+        let serving = self.serving();
+        &mut self.workers[serving].protocol
     }
 
     /// The engine's counters.
@@ -145,9 +98,47 @@ impl<P: Protocol> Harness<P> {
         self.context.page.snapshot()
     }
 
+    fn serving(&self) -> usize {
+        self.workers.len() - 1
+    }
+
+    /// A callback of a worker that is not for one connection.
+    fn call<R>(&mut self, worker: usize, callback: impl FnOnce(&mut P, &mut Worker<'_, P::Message>) -> R) -> R {
+        let Simulant { protocol, inbox } = &mut self.workers[worker];
+        let mut all = Rest::all(&mut self.clients);
+        callback(protocol, &mut Worker::new(&mut self.context, inbox, &mut all))
+    }
+
+    /// Something happens to a connection, if it lives.
+    fn on<R>(
+        &mut self,
+        index: usize,
+        event: impl FnOnce(&mut Connection<P::Connection>, &mut Wire, &mut Host<'_, P>, &mut Context) -> R,
+    ) -> Option<R> {
+        let (client, mut others) = Rest::split(&mut self.clients, index as u32)?;
+        let worker = client.worker()?;
+        let mut host = Host::new(&mut self.workers[worker].protocol, &mut others);
+        Some(event(client.connection.as_mut()?, &mut client.wire, &mut host, &mut self.context))
+    }
+
+    /// The same for the one of this name.
+    fn on_id(
+        &mut self,
+        id: ConnectionId,
+        event: impl FnOnce(&mut Connection<P::Connection>, &mut Host<'_, P>, &mut Context),
+    ) {
+        self.on(id.slot as usize, |connection, _, host, context| {
+            if connection.id() == id {
+                event(connection, host, context);
+            }
+        });
+    }
+
     /// A client connects.
     pub fn open(&mut self) -> Client {
-        self.open_as(None)
+        let client = self.open_at(self.serving(), None);
+        self.run();
+        client
     }
 
     /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end.
@@ -155,8 +146,10 @@ impl<P: Protocol> Harness<P> {
     /// # Panics
     /// If none was asked for.
     pub fn accept_outbound(&mut self) -> Client {
-        let (_, token) = self.connects.remove(0);
-        self.open_as(Some(token))
+        let (worker, _, token) = self.connects.remove(0);
+        let client = self.open_at(worker, Some(token));
+        self.run();
+        client
     }
 
     /// An outbound connection asked for with [`Worker::connect`] is refused.
@@ -164,9 +157,9 @@ impl<P: Protocol> Harness<P> {
     /// # Panics
     /// If none was asked for.
     pub fn refuse_outbound(&mut self) {
-        let (_, token) = self.connects.remove(0);
+        let (worker, _, token) = self.connects.remove(0);
         let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-        self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+        self.call(worker, |protocol, worker| protocol.on_connect_failed(token, error, worker));
         self.run();
     }
 
@@ -193,98 +186,99 @@ impl<P: Protocol> Harness<P> {
     /// # Errors
     /// The protocol's, where it does not understand the state.
     pub fn take_over_worker(&mut self, version: u32, mut state: &[u8]) -> Result<(), ThawError> {
-        let thawed = self.protocol.thaw_worker(version, &mut state, &mut Worker::new(&mut self.context, &self.inbox));
+        let thawed = self.call(self.serving(), |protocol, worker| protocol.thaw_worker(version, &mut state, worker));
         self.run();
         thawed
     }
 
     pub(crate) fn thaw(&mut self, version: u32, frozen: Frozen) -> Result<Client, ThawError> {
-        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        let peer = Peer { token: None, address: &|| Ok(CLIENT) };
-        match connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
-            Ok(standing) => connection.resume(&mut self.protocol, &mut self.context, &standing),
-            Err(error) => {
-                connection.leave(&mut self.context);
-                connection.close(&mut self.protocol, &mut self.context);
-                return Err(error);
-            }
+        let (worker, index) = (self.serving(), self.clients.len());
+        let id = self.next_id(worker);
+        self.clients.push(Simulated::new(None, Wire::default()));
+        let protocol = &mut self.workers[worker].protocol;
+        let thawed = thaw((protocol, &mut self.clients), id, &mut self.context, version, frozen);
+        if thawed.is_err() {
+            self.clients.pop();
         }
+        thawed?;
         self.context.page.taken_over.add(1);
-        Ok(self.add(connection))
-    }
-
-    fn next_id(&self) -> ConnectionId {
-        ConnectionId { slot: self.clients.len() as u32, generation: 0 }
-    }
-
-    fn open_as(&mut self, token: Option<u64>) -> Client {
-        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        let address = || Ok(CLIENT);
-        connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
-        self.context.page.accepted.add(1);
-        self.add(connection)
-    }
-
-    fn add(&mut self, connection: Connection<P::Connection>) -> Client {
-        self.clients.push(Simulated {
-            connection: Some(connection),
-            incoming: VecDeque::new(),
-            output: Vec::new(),
-            window: None,
-            waiting_send: None,
-            saw_end: false,
-            was_reset: false,
-            reason: None,
-        });
-        let client = Client(self.clients.len() - 1);
         self.run();
-        client
+        Ok(Client(index))
+    }
+
+    fn next_id(&self, worker: usize) -> ConnectionId {
+        ConnectionId { slot: self.clients.len() as u32, generation: worker as u32 }
+    }
+
+    fn open_at(&mut self, worker: usize, token: Option<u64>) -> Client {
+        let connection = Connection::new(self.next_id(worker), self.context.now_ns);
+        self.clients.push(Simulated::new(Some(connection), Wire::default()));
+        let index = self.clients.len() - 1;
+        self.context.page.accepted.add(1);
+        self.on(index, |connection, _, host, context| {
+            connection.open(host, context, Peer { token, address: &client_address });
+        });
+        Client(index)
     }
 
     /// The client sends bytes, which arrive together.
     pub fn send(&mut self, client: Client, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.clients[client.0].incoming.push_back(Sent::Bytes(bytes.to_vec()));
+            self.arrive(client, Sent::Bytes(bytes.to_vec()));
         }
         self.run();
     }
 
     /// The client sends FIN.
     pub fn finish(&mut self, client: Client) {
-        self.clients[client.0].incoming.push_back(Sent::End);
+        self.arrive(client, Sent::End);
         self.run();
     }
 
     /// The client resets the connection.
     pub fn reset(&mut self, client: Client) {
-        self.clients[client.0].incoming.push_back(Sent::Reset);
+        self.arrive(client, Sent::Reset);
         self.run();
+    }
+
+    fn arrive(&mut self, client: Client, sent: Sent) {
+        self.clients[client.0].wire.incoming.push_back(sent);
     }
 
     /// From now on the client takes only so many bytes more of the output; `None` for all of it, as at first.
     pub fn set_window(&mut self, client: Client, bytes: Option<usize>) {
-        self.clients[client.0].window = bytes;
+        self.clients[client.0].wire.window = bytes;
         self.run();
     }
 
     /// What the client has received since the last call.
     pub fn take_output(&mut self, client: Client) -> Vec<u8> {
-        std::mem::take(&mut self.clients[client.0].output)
+        std::mem::take(&mut self.clients[client.0].wire.output)
     }
 
     /// Whether the client has seen the engine's FIN.
     pub fn saw_end(&self, client: Client) -> bool {
-        self.clients[client.0].saw_end
+        self.clients[client.0].wire.saw_end
     }
 
     /// Whether the client has seen a reset.
     pub fn was_reset(&self, client: Client) -> bool {
-        self.clients[client.0].was_reset
+        self.clients[client.0].wire.was_reset
     }
 
     /// Why the connection ended; `None` while it lives.
     pub fn closed(&self, client: Client) -> Option<CloseReason> {
         self.clients[client.0].reason
+    }
+
+    /// Its connection's name now; `None` once that is closed. It is another one after each handover.
+    pub fn id(&self, client: Client) -> Option<ConnectionId> {
+        self.clients[client.0].connection.as_ref().map(Connection::id)
+    }
+
+    /// Whether the worker that serves has the connection: not where it is closed, or was kept by a worker that leaves.
+    pub fn is_served(&self, client: Client) -> bool {
+        self.clients[client.0].worker() == Some(self.serving())
     }
 
     /// Memory that is held for it: input, output that the client has not taken, and what the protocol has
@@ -295,13 +289,18 @@ impl<P: Protocol> Harness<P> {
 
     /// Outbound connections asked for and not yet answered.
     pub fn outbound(&self) -> Vec<(SocketAddr, u64)> {
-        self.connects.clone()
+        self.connects.iter().map(|(_, address, token)| (*address, *token)).collect()
     }
 
     /// A helper thread's message arrives.
     pub fn message(&mut self, message: P::Message) {
-        self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
+        self.call(self.serving(), |protocol, worker| protocol.on_message(message, worker));
         self.run();
+    }
+
+    /// A helper thread's message arrives at the worker that serves then, after this time of [`Harness::advance`].
+    pub fn message_after(&mut self, time: Duration, message: P::Message) {
+        self.coming.push((self.context.deadline_ns(time), message));
     }
 
     /// The worker drains.
@@ -312,36 +311,53 @@ impl<P: Protocol> Harness<P> {
         self.context.draining = true;
         let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
         self.context.timers.set(deadline_ns, Alarm::Drain);
-        for client in &mut self.clients {
-            if let Some(connection) = &mut client.connection {
-                connection.drain(&mut self.protocol, &mut self.context, Duration::from_nanos(deadline_ns));
-            }
+        for index in 0..self.clients.len() {
+            self.say_goodbye(index, deadline_ns);
         }
         self.run();
     }
 
+    fn say_goodbye(&mut self, index: usize, deadline_ns: u64) {
+        self.on(index, |connection, _, host, context| {
+            connection.drain(host, context, Duration::from_nanos(deadline_ns));
+        });
+    }
+
     /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`] and thawed by
     /// `successor`, in the middle of whatever it is at. What the harness was showing, it goes on showing. Connections that are
-    /// about to end do so.
+    /// about to end do so. One that cannot be frozen stays with the worker that leaves, which says goodbye to it
+    /// ([`Protocol::on_drain`]): see [`Harness::is_served`].
     ///
     /// # Panics
-    /// If [`Protocol::STATE`] is `None`, a connection cannot be frozen or not be thawed, or [`Protocol::on_start`] fails.
-    pub fn hand_over(&mut self, mut successor: P) {
-        successor.on_start(&mut Worker::new(&mut self.context, &self.inbox)).expect("the protocol starts");
-        let carried =
-            carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &self.inbox));
+    /// If [`Protocol::STATE`] is `None`, a connection cannot be thawed, or [`Protocol::on_start`] fails.
+    pub fn hand_over(&mut self, successor: P) {
+        let format = P::STATE.expect("a protocol whose connections can be handed over");
+        let mut successor = Simulant::start(successor, &mut self.context);
+        let leaving = self.serving();
+        let carried = self.workers[leaving].bring_state(&mut successor, &mut self.context);
         carried.expect("what a protocol has frozen it can thaw");
-        for client in &mut self.clients {
-            let Some(connection) = client.connection.as_mut().filter(|connection| connection.is_open()) else {
+        self.workers.push(successor);
+        let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
+        for index in 0..self.clients.len() {
+            let (client, mut others) = Rest::split(&mut self.clients, index as u32).expect("a client");
+            let is_leaving = client.worker() == Some(leaving);
+            if !is_leaving || !client.connection.as_ref().is_some_and(Connection::is_open) {
+                continue;
+            }
+            let mut host = Host::new(&mut self.workers[leaving].protocol, &mut others);
+            let Some(frozen) = freeze(client, &mut host, &mut self.context) else {
+                self.say_goodbye(index, deadline_ns);
                 continue;
             };
-            if let Some(payload) = client.waiting_send.take() {
-                connection.sent(&mut self.protocol, &mut self.context, payload, 0);
-            }
-            let moved = carry(connection, &mut self.protocol, &mut successor, &mut self.context);
-            client.connection = Some(moved.expect("what a protocol has frozen it can thaw"));
+            let mut connection = client.connection.take().expect("open");
+            connection.leave(&mut self.context);
+            let ending = connection.close(&mut self.context);
+            self.tell_closed(leaving, ending);
+            let id = ConnectionId { slot: index as u32, generation: leaving as u32 + 1 };
+            let protocol = &mut self.workers[leaving + 1].protocol;
+            let thawed = thaw((protocol, &mut self.clients), id, &mut self.context, format.version, frozen);
+            thawed.expect("what a protocol has frozen it can thaw");
         }
-        self.protocol = successor;
         self.run();
     }
 
@@ -353,50 +369,56 @@ impl<P: Protocol> Harness<P> {
     /// # Panics
     /// If [`Protocol::STATE`] is `None` or names another protocol, or a connection cannot be frozen, or
     /// [`Protocol::on_start`] fails.
-    pub fn hand_over_to<Q: Protocol>(mut self, mut successor: Q) -> Result<Harness<Q>, ThawError> {
+    pub fn hand_over_to<Q: Protocol>(mut self, successor: Q) -> Result<Harness<Q>, ThawError> {
+        let format = P::STATE.expect("a protocol that can be handed over");
         let name = |format: Option<StateFormat>| format.expect("a protocol that can be handed over").name;
-        assert_eq!(name(P::STATE), name(Q::STATE), "the successor runs another protocol");
-        let inbox = Inbox::new().expect("an eventfd");
-        successor.on_start(&mut Worker::new(&mut self.context, &inbox)).expect("the protocol starts");
-        carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &inbox))?;
+        assert_eq!(format.name, name(Q::STATE), "the successor runs another protocol");
+        let mut successor = Simulant::start(successor, &mut self.context);
+        let leaving = self.serving();
+        self.workers[leaving].bring_state(&mut successor, &mut self.context)?;
         let mut clients = Vec::new();
-        for client in self.clients {
-            let Simulated { mut connection, incoming, output, window, waiting_send, saw_end, was_reset, mut reason } =
-                client;
-            let mut moved = None;
-            if let Some(connection) = &mut connection {
-                if let Some(payload) = waiting_send {
-                    connection.sent(&mut self.protocol, &mut self.context, payload, 0);
-                }
-                if connection.is_open() {
-                    moved = Some(carry(connection, &mut self.protocol, &mut successor, &mut self.context)?);
-                } else {
-                    reason = Some(connection.reason());
-                }
+        for index in 0..self.clients.len() {
+            let (client, mut others) = Rest::split(&mut self.clients, index as u32).expect("a client");
+            let mut moved = Simulated::new(None, std::mem::take(&mut client.wire));
+            moved.reason = client.reason;
+            clients.push(moved);
+            let Some(connection) = &client.connection else { continue };
+            if !connection.is_open() {
+                clients[index].reason = Some(connection.reason());
+                continue;
             }
-            let waiting_send = None;
-            clients.push(Simulated {
-                connection: moved,
-                incoming,
-                output,
-                window,
-                waiting_send,
-                saw_end,
-                was_reset,
-                reason,
-            });
+            let mut host = Host::new(&mut self.workers[leaving].protocol, &mut others);
+            let frozen = freeze(client, &mut host, &mut self.context).expect("a connection that freezes");
+            let mut connection = client.connection.take().expect("open");
+            connection.leave(&mut self.context);
+            let ending = connection.close(&mut self.context);
+            self.tell_closed(leaving, ending);
+            let id = ConnectionId { slot: index as u32, generation: 0 };
+            thaw((&mut successor.protocol, &mut clients), id, &mut self.context, format.version, frozen)?;
         }
-        let (context, connects, has_drained) = (self.context, self.connects, self.has_drained);
-        let mut harness = Harness { protocol: successor, context, inbox, clients, connects, has_drained };
+        let connects = self.connects.into_iter().map(|(_, address, token)| (0, address, token)).collect();
+        let (context, has_drained) = (self.context, self.has_drained);
+        let workers = vec![successor];
+        let mut harness = Harness { workers, context, clients, connects, coming: Vec::new(), has_drained };
         harness.run();
         Ok(harness)
+    }
+
+    fn tell_closed(&mut self, worker: usize, ending: Option<(P::Connection, Ending)>) {
+        if let Some((state, ending)) = ending {
+            self.call(worker, |protocol, worker| protocol.on_close(state, ending.closed(), worker));
+        }
     }
 
     /// Time passes; timers fire in order, each at its time.
     pub fn advance(&mut self, time: Duration) {
         let end_ns = self.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
-        while let Some(next_ns) = self.context.next_timer_ns().filter(|next_ns| *next_ns <= end_ns) {
-            self.context.now_ns = next_ns;
+        let next_ns = |harness: &Self| {
+            let coming = harness.coming.iter().map(|(at_ns, _)| *at_ns);
+            coming.chain(harness.context.next_timer_ns()).min().filter(|next_ns| *next_ns <= end_ns)
+        };
+        while let Some(next_ns) = next_ns(self) {
+            self.context.now_ns = next_ns.max(self.context.now_ns);
             self.expire();
             self.run();
         }
@@ -406,138 +428,157 @@ impl<P: Protocol> Harness<P> {
     }
 
     fn expire(&mut self) {
-        while let Some(alarm) = self.context.timers.expire(self.context.now_ns) {
+        let now_ns = self.context.now_ns;
+        while let Some(place) = self.coming.iter().position(|(at_ns, _)| *at_ns <= now_ns) {
+            let (_, message) = self.coming.remove(place);
+            self.call(self.serving(), |protocol, worker| protocol.on_message(message, worker));
+        }
+        while let Some(alarm) = self.context.timers.expire(now_ns) {
             match alarm {
                 Alarm::Connection { slot } => {
-                    if let Some(connection) = &mut self.clients[slot as usize].connection {
-                        connection.alarm(&mut self.protocol, &mut self.context);
-                    }
+                    self.on(slot as usize, |connection, _, host, context| connection.alarm(host, context));
                 }
                 Alarm::Protocol { slot, key } => {
-                    if let Some(connection) = &mut self.clients[slot as usize].connection {
-                        connection.timer(&mut self.protocol, &mut self.context, key);
-                    }
+                    self.on(slot as usize, |connection, _, host, context| connection.timer(host, context, key));
                 }
                 Alarm::Drain => {
-                    for client in &mut self.clients {
-                        if let Some(connection) = &mut client.connection {
-                            connection.stop(&mut self.context);
-                        }
+                    for index in 0..self.clients.len() {
+                        self.on(index, |connection, _, _, context| connection.stop(context));
                     }
                 }
                 Alarm::Accept | Alarm::Look | Alarm::Connect { .. } | Alarm::Gift { .. } => {}
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
-            self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
+            self.call(self.serving(), |protocol, worker| protocol.on_worker_timer(key, worker));
         }
     }
 
     /// Turns of the loop until nothing moves any more.
+    ///
+    /// # Panics
+    /// If the protocol asks to be called again without end, and nothing comes of it.
     fn run(&mut self) {
+        let mut idle_turns = 0;
         loop {
             self.context.arena.begin_turn();
-            let mut moved = false;
+            let (mut has_moved, mut was_asked) = (false, false);
             for index in 0..self.clients.len() {
-                moved |= self.receive(index);
+                has_moved |= self.receive(index);
             }
-            for message in self.inbox.take() {
-                self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
-                moved = true;
+            for worker in 0..self.workers.len() {
+                for message in self.workers[worker].inbox.take() {
+                    self.call(worker, |protocol, worker| protocol.on_message(message, worker));
+                    has_moved = true;
+                }
             }
             for command in std::mem::take(&mut self.context.commands) {
-                moved = true;
+                was_asked = true;
                 self.command(command);
             }
-            self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+            self.call(self.serving(), Protocol::on_turn_end);
             for index in 0..self.clients.len() {
-                moved |= self.settle(index);
+                has_moved |= self.settle(index);
             }
+            // Every client was looked at.
+            self.context.touched.clear();
             let requests = std::mem::take(&mut self.context.requests_in_turn);
             self.context.page.requests.add(requests);
             // The end of the turn may have asked for something.
-            if !moved && self.context.commands.is_empty() && self.inbox.is_empty() {
+            let is_over = self.context.commands.is_empty() && self.workers.iter().all(|worker| worker.inbox.is_empty());
+            if !has_moved && !was_asked && is_over {
                 return;
             }
+            idle_turns = if has_moved { 0 } else { idle_turns + 1 };
+            assert!(
+                idle_turns < IDLE_TURNS_MAX,
+                "the protocol was called {IDLE_TURNS_MAX} times, asked each time to be called again (Next::Yield, a wake), and \
+                 no byte has moved"
+            );
         }
     }
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Wake(id) => {
-                if let Some(connection) = self.clients.get_mut(id.slot as usize).and_then(|one| one.connection.as_mut())
-                {
-                    connection.wake(&mut self.protocol, &mut self.context);
-                }
-            }
-            Command::Rerun(id) => {
-                if let Some(connection) = &mut self.clients[id.slot as usize].connection {
-                    connection.run_again(&mut self.protocol, &mut self.context);
-                }
-            }
-            Command::Connect { address, token, source: _ } => self.connects.push((address, token)),
+            Command::Wake(id) => self.on_id(id, |connection, host, context| connection.wake(host, context)),
+            Command::Rerun(id) => self.on_id(id, |connection, host, context| connection.run_again(host, context)),
+            Command::Connect { address, token, source: _ } => self.connects.push((self.serving(), address, token)),
             Command::Drain => self.drain(),
         }
     }
 
     fn receive(&mut self, index: usize) -> bool {
-        let client = &mut self.clients[index];
-        let Some(connection) = client.connection.as_mut().filter(|connection| connection.wants_input()) else {
-            return false;
-        };
-        match client.incoming.pop_front() {
-            None => return false,
-            Some(Sent::Bytes(bytes)) => {
-                self.context.page.bytes_received.add(bytes.len() as u64);
-                connection.receive(&mut self.protocol, &mut self.context, Received::Bytes(&bytes));
+        let received = self.on(index, |connection, wire, host, context| {
+            if !connection.wants_input() {
+                let has_left = match (wire.incoming.front(), connection.wants_watch()) {
+                    (_, None) => false,
+                    _ if wire.incoming.iter().any(|sent| matches!(sent, Sent::Reset)) => {
+                        connection.fail(context);
+                        true
+                    }
+                    (_, Some(Watch::End)) if wire.incoming.iter().any(|sent| matches!(sent, Sent::End)) => {
+                        connection.hang_up(host, context);
+                        true
+                    }
+                    _ => false,
+                };
+                return has_left;
             }
-            Some(Sent::End) => connection.receive_end(&mut self.protocol, &mut self.context),
-            Some(Sent::Reset) => connection.fail(&mut self.context),
-        }
-        true
+            match wire.incoming.pop_front() {
+                None => return false,
+                Some(Sent::Bytes(bytes)) => {
+                    context.page.bytes_received.add(bytes.len() as u64);
+                    connection.receive(host, context, Received::Bytes(&bytes));
+                }
+                Some(Sent::End) => connection.receive_end(host, context),
+                Some(Sent::Reset) => connection.fail(context),
+            }
+            true
+        });
+        received.unwrap_or(false)
     }
 
     fn settle(&mut self, index: usize) -> bool {
+        let Some(worker) = self.clients[index].worker() else { return false };
         let client = &mut self.clients[index];
         let Some(connection) = &mut client.connection else { return false };
-        let mut moved = false;
+        let mut has_moved = false;
         match connection.next_action(&mut self.context) {
             Action::Nothing => {}
             Action::ShutdownWrite => {
-                client.saw_end = true;
-                moved = true;
+                client.wire.saw_end = true;
+                has_moved = true;
             }
             Action::Close { reset } => {
                 if let Some(payload) = client.waiting_send.take() {
                     connection.send_ended(payload);
                 }
-                client.saw_end = true;
-                client.was_reset = reset;
+                client.wire.saw_end = true;
+                client.wire.was_reset = reset;
                 client.reason = Some(connection.reason());
-                connection.close(&mut self.protocol, &mut self.context);
+                let ending = connection.close(&mut self.context);
                 self.context.page.closed[connection.reason() as usize].add(1);
                 client.connection = None;
+                self.tell_closed(worker, ending);
                 return true;
             }
         }
         if client.waiting_send.is_none() && connection.wants_output() {
             client.waiting_send = connection.begin_send(&mut self.context).map(|(payload, _)| payload);
         }
-        if let Some(payload) = client.waiting_send.take() {
-            let count = client.window.map_or(payload.len(), |window| payload.len().min(window));
-            // A full window makes sends from shared memory return at once, and others wait.
-            if count == 0 && !payload.is_shared() {
-                client.waiting_send = Some(payload);
-                return moved;
-            }
-            client.output.extend_from_slice(&payload.bytes()[..count]);
-            if let Some(window) = &mut client.window {
-                *window -= count;
-            }
-            self.context.page.bytes_sent.add(count as u64);
-            connection.sent(&mut self.protocol, &mut self.context, payload, count);
-            moved = true;
+        let Some(payload) = client.waiting_send.take() else { return has_moved };
+        let count = client.wire.window.map_or(payload.len(), |window| payload.len().min(window));
+        // A full window makes sends from shared memory return at once, and others wait.
+        if count == 0 && !payload.is_shared() {
+            client.waiting_send = Some(payload);
+            return has_moved;
         }
-        moved
+        client.wire.output.extend_from_slice(&payload.bytes()[..count]);
+        if let Some(window) = &mut client.wire.window {
+            *window -= count;
+        }
+        self.context.page.bytes_sent.add(count as u64);
+        self.on(index, |connection, _, host, context| connection.sent(host, context, payload, count));
+        true
     }
 }

@@ -25,7 +25,7 @@ use self::event_loop::{EventLoop, Parts};
 use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
 use crate::config::{Sandbox, Settings};
-use crate::context::{AccessLog, Context, Inbox, Worker};
+use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
@@ -188,7 +188,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         context.core = core;
         context.limits.connections_max = sizing.connections_max;
         let mut protocol = protocol();
-        protocol.on_start(&mut Worker::new(&mut context, &inbox)).map_err(StartError::Protocol)?;
+        protocol.on_start(&mut Worker::new(&mut context, &inbox, &mut Nobody)).map_err(StartError::Protocol)?;
         for (listener, steering) in listeners.iter().zip(&steering) {
             let set = steering.set(slot as u32, listener.socket.as_fd());
             set.map_err(system("entering the listener for steering"))?;

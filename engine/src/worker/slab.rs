@@ -1,5 +1,6 @@
 //! Connections by slot: memory is reserved once and touched only as far as it is used, so entries never move.
 
+use crate::connection::Rest;
 use crate::sys::ring::Key;
 use crate::types::ConnectionId;
 
@@ -10,9 +11,20 @@ enum Place<T> {
     Taken(T),
 }
 
-struct Entry<T> {
+pub(crate) struct Entry<T> {
     generation: u32,
     place: Place<T>,
+}
+
+impl<T> Entry<T> {
+    /// Who has this name; `None` where that one is gone.
+    #[inline]
+    pub(crate) fn get(&mut self, id: ConnectionId) -> Option<&mut T> {
+        match &mut self.place {
+            Place::Taken(value) if self.generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
 }
 
 /// See the module's head.
@@ -63,11 +75,39 @@ impl<T> Slab<T> {
 
     #[inline]
     pub(crate) fn get(&mut self, id: ConnectionId) -> Option<&mut T> {
-        let entry = self.entries.get_mut(id.slot as usize)?;
+        self.entries.get_mut(id.slot as usize)?.get(id)
+    }
+
+    /// The same, with all others beside it.
+    #[inline]
+    pub(crate) fn split(&mut self, id: ConnectionId) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
+        let (entry, rest) = Rest::split(&mut self.entries, id.slot)?;
+        Some((entry.get(id)?, rest))
+    }
+
+    /// The same for the one that a completion is for.
+    #[inline]
+    pub(crate) fn split_key(&mut self, key: Key) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
+        let (entry, rest) = Rest::split(&mut self.entries, key.slot)?;
         match &mut entry.place {
-            Place::Taken(value) if entry.generation == id.generation => Some(value),
+            Place::Taken(value) if entry.generation as u16 == key.generation => Some((value, rest)),
             _ => None,
         }
+    }
+
+    /// The same for whoever has the slot now.
+    #[inline]
+    pub(crate) fn split_at(&mut self, slot: u32) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
+        let (entry, rest) = Rest::split(&mut self.entries, slot)?;
+        match &mut entry.place {
+            Place::Taken(value) => Some((value, rest)),
+            Place::Free { .. } => None,
+        }
+    }
+
+    /// Everybody.
+    pub(crate) fn all(&mut self) -> Rest<'_, Entry<T>> {
+        Rest::all(&mut self.entries)
     }
 
     /// The same, for a look only.

@@ -24,7 +24,7 @@ use std::io;
 use std::time::Duration;
 
 use baton::{
-    CannotFreeze, CloseReason, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError, TimerKey, Worker,
+    CannotFreeze, Closed, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError, TimerKey, Worker,
 };
 
 use self::client::{Client, ClientRecord};
@@ -185,7 +185,7 @@ impl Protocol for Service {
         Ok(())
     }
 
-    fn on_close(&mut self, client: Client, _: CloseReason) {
+    fn on_close(&mut self, client: Client, _: Closed<'_>, _: &mut Worker<'_, Self::Message>) {
         self.state.clients.remove(&client.id);
     }
 }

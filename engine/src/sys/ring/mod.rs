@@ -87,6 +87,13 @@ pub(crate) enum Completion {
         /// Whether more completions follow.
         more: bool,
     },
+    /// The peer of a watched connection has left, or the watch was cancelled.
+    Left {
+        /// Of the connection.
+        key: Key,
+        /// Events of poll(2), or a negated errno.
+        result: i32,
+    },
     /// The timeout fired.
     Expired,
 }
@@ -299,6 +306,9 @@ impl Ring {
                 Completion::Accepted { key, result, more }
             } else if kind == Kind::Poll as u8 {
                 Completion::Readable { key, more }
+            } else if kind == Kind::Watch as u8 {
+                self.outstanding -= 1;
+                Completion::Left { key, result }
             } else if kind == Kind::Timeout as u8 {
                 Completion::Expired
             } else if kind == Kind::Connect as u8 {

@@ -172,6 +172,20 @@ impl Ring {
         self.push(entry, Kind::Poll.pack(0, key));
     }
 
+    /// Tells once when the peer of a connection resets it, or sends FIN where `with_end`, whatever was sent before and not
+    /// received yet.
+    pub(crate) fn watch(&mut self, socket: &Socket, key: Key, with_end: bool) {
+        // Errors and the end of both directions are always told (poll(2)).
+        let events = if with_end { libc::POLLRDHUP as u32 } else { 0 };
+        self.outstanding += 1;
+        self.push(opcode::PollAdd::new(Fd(socket.0), events).build(), Kind::Watch.pack(0, key));
+    }
+
+    /// Asks for the end of a watch; its completion still comes.
+    pub(crate) fn cancel_watch(&mut self, key: Key) {
+        self.cancel(Kind::Watch.pack(0, key));
+    }
+
     /// Tells once when a descriptor may be written to.
     pub(crate) fn poll_writable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
         let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLOUT as u32).build();

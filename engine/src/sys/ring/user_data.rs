@@ -30,6 +30,7 @@ pub(super) enum Kind {
     Connect = 4,
     Poll = 5,
     Timeout = 6,
+    Watch = 8,
     /// Operations whose success is silent and whose failure needs no answer.
     Quiet = 7,
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::entry::Entry;
 use super::{ACCEPT_PAUSE_MS_MIN, EventLoop};
+use crate::connection::Host;
 use crate::context::Alarm;
 use crate::ipc::channel::tell;
 use crate::ipc::orders::Report;
@@ -140,8 +141,9 @@ impl<P: Protocol> EventLoop<P> {
     /// More connections are open than may be: the longest idle one ends that the protocol does not keep.
     pub(super) fn make_room(&mut self) {
         while let Some(id) = self.idlest() {
-            let Some(entry) = self.slab.get(id) else { return };
-            let has_ended = entry.connection.make_room(&mut self.protocol, &mut self.context);
+            let Some((entry, mut others)) = self.slab.split(id) else { return };
+            let mut host = Host::new(&mut self.protocol, &mut others);
+            let has_ended = entry.connection.make_room(&mut host, &mut self.context);
             self.settle(id.slot);
             if has_ended {
                 let limit = self.sizing.connections_max;

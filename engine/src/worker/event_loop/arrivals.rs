@@ -4,6 +4,7 @@ use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
 use super::opening::peer_address;
+use crate::connection::Host;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
 use crate::handover::{Message, Refusal, VERSION, sender};
@@ -98,12 +99,13 @@ impl<P: Protocol> EventLoop<P> {
                 return Err(Refusal::Limit);
             }
         };
-        let entry = self.slab.get(id).expect("just made");
+        let (entry, mut others) = self.slab.split(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
         let address = || peer_address(socket);
         let peer = Peer { token: None, address: &address };
-        match entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
+        let mut host = Host::new(&mut self.protocol, &mut others);
+        match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
                 Ok(id)
@@ -139,11 +141,12 @@ impl<P: Protocol> EventLoop<P> {
             return;
         }
         let deadline = self.deadline();
-        let Some(entry) = self.slab.get(id) else { return };
+        let Some((entry, mut others)) = self.slab.split(id) else { return };
         if entry.is_fresh {
             self.lifecycle.watch_silent(self.context.now_ns);
         } else if self.lifecycle.was_told() {
-            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+            let mut host = Host::new(&mut self.protocol, &mut others);
+            entry.connection.drain(&mut host, &mut self.context, deadline);
         }
     }
 
@@ -156,10 +159,11 @@ impl<P: Protocol> EventLoop<P> {
         if !entry.connection.is_ended() {
             entry.connection.leave(&mut self.context);
         }
-        entry.connection.close(&mut self.protocol, &mut self.context);
+        let ending = entry.connection.close(&mut self.context);
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(id.slot);
         self.context.page.open.set(self.slab.len() as u64);
+        self.closed(ending);
     }
 }
 

@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::EventLoop;
 use super::entry::{Connecting, Rare, key_of};
-use crate::context::{Alarm, Worker};
+use crate::context::Alarm;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
@@ -37,7 +37,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn connect_failed(&mut self, token: u64, error: io::Error) {
-        self.protocol.on_connect_failed(token, error, &mut Worker::new(&mut self.context, &self.inbox));
+        self.call(|protocol, worker| protocol.on_connect_failed(token, error, worker));
     }
 
     pub(super) fn connected(&mut self, key: Key, result: i32) {

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::EventLoop;
-use super::entry::{Rare, Receiving};
+use super::entry::{Rare, Receiving, Watching};
 use super::links::Other;
+use crate::connection::Host;
 use crate::handover::custody::{Stage, Wake};
 use crate::handover::sender::{Command, Heir, Input, Tally, World};
 use crate::handover::{Frozen, Message};
@@ -160,6 +161,10 @@ impl<P: Protocol> EventLoop<P> {
             }
             _ => {}
         }
+        if let Watching::For(_) = entry.watching {
+            entry.watching = Watching::Cancelling;
+            self.ring.cancel_watch(key);
+        }
         if matches!(entry.receiving, Receiving::Starved | Receiving::InLine) {
             entry.receiving = Receiving::No;
         }
@@ -168,12 +173,13 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Calls the protocol again for a connection that was frozen, here or elsewhere.
     pub(super) fn go_on(&mut self, id: ConnectionId) {
-        let Some(entry) = self.slab.get(id) else { return };
+        let Some((entry, mut others)) = self.slab.split(id) else { return };
         let is_woken = entry.custody.take_wake();
         let Some(standing) = entry.take_standing().filter(|_| !entry.connection.is_ended()) else { return };
-        entry.connection.resume(&mut self.protocol, &mut self.context, &standing);
+        let mut host = Host::new(&mut self.protocol, &mut others);
+        entry.connection.resume(&mut host, &mut self.context, &standing);
         if is_woken {
-            entry.connection.wake(&mut self.protocol, &mut self.context);
+            entry.connection.wake(&mut host, &mut self.context);
         }
     }
 
@@ -181,10 +187,11 @@ impl<P: Protocol> EventLoop<P> {
     fn keep(&mut self, id: ConnectionId) {
         self.go_on(id);
         let deadline = self.deadline();
-        let Some(entry) = self.slab.get(id) else { return };
+        let Some((entry, mut others)) = self.slab.split(id) else { return };
         // One that has sent nothing is told when it has, or when moving is over.
         if !entry.is_fresh && !entry.connection.is_ended() {
-            entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+            let mut host = Host::new(&mut self.protocol, &mut others);
+            entry.connection.drain(&mut host, &mut self.context, deadline);
         }
         self.settle(id.slot);
     }
@@ -235,9 +242,9 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Calls the protocol, unless it is not known whose the connection is.
     pub(super) fn wake(&mut self, id: ConnectionId) {
-        let Some(entry) = self.slab.get(id).filter(|entry| !entry.is_connecting()) else { return };
+        let Some((entry, mut others)) = self.slab.split(id).filter(|(entry, _)| !entry.is_connecting()) else { return };
         if entry.custody.wake() == Wake::Deliver {
-            entry.connection.wake(&mut self.protocol, &mut self.context);
+            entry.connection.wake(&mut Host::new(&mut self.protocol, &mut others), &mut self.context);
             self.settle(id.slot);
         }
     }

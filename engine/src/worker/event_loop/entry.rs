@@ -1,6 +1,7 @@
 //! What the loop keeps for each connection, beside its state machine.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Place, Watch};
+use crate::context::Unreachable;
 use crate::context::timer_wheel::TimerId;
 use crate::handover::custody::Custody;
 use crate::handover::sender::{Look, Table};
@@ -8,7 +9,7 @@ use crate::handover::{Frozen, Standing};
 use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
 use crate::worker::line::Appetite;
-use crate::worker::slab::Slab;
+use crate::worker::slab::{self, Slab};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receiving {
@@ -25,6 +26,13 @@ impl Receiving {
     pub(super) fn is_in_flight(self) -> bool {
         matches!(self, Self::Armed | Self::Cancelling)
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watching {
+    No,
+    For(Watch),
+    Cancelling,
 }
 
 pub(super) struct Entry<S> {
@@ -45,6 +53,8 @@ pub(super) struct Entry<S> {
     /// then has nothing armed that must be cancelled.
     pub(super) is_fresh: bool,
     pub(super) sending: bool,
+    /// The kernel watches for the peer's leaving.
+    pub(super) watching: Watching,
     /// The send in flight closes the socket if it succeeds.
     pub(super) closes_with_send: bool,
     /// In the list of those that have something to send.
@@ -84,6 +94,7 @@ impl<S> Entry<S> {
             held_bytes: 0,
             is_fresh: true,
             sending: false,
+            watching: Watching::No,
             closes_with_send: false,
             is_dirty: false,
             custody,
@@ -144,6 +155,14 @@ impl<S> Entry<S> {
 
 pub(super) fn key_of(id: ConnectionId) -> Key {
     Key { slot: id.slot, generation: id.generation as u16 }
+}
+
+impl<S: 'static> Place for slab::Entry<Entry<S>> {
+    type State = S;
+
+    fn reach(&mut self, id: ConnectionId) -> Result<&mut Connection<S>, Unreachable> {
+        self.get(id).map(|entry| &mut entry.connection).ok_or(Unreachable::Gone)
+    }
 }
 
 impl<S> Table for Slab<Entry<S>> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::EventLoop;
-use super::entry::Receiving;
-use crate::connection::{Action, Received};
+use super::entry::{Receiving, Watching};
+use crate::connection::{Action, Ending, Host, Received, Watch};
 use crate::handover::sender;
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
@@ -18,10 +18,11 @@ impl<P: Protocol> EventLoop<P> {
     #[inline]
     pub(super) fn received(&mut self, key: Key, received: Receipt) {
         let Receipt { result, lease, more, is_bulk, has_more_input } = received;
-        let Some(entry) = self.slab.get_key(key) else {
+        let Some((entry, mut others)) = self.slab.split_key(key) else {
             debug_assert!(false, "a receive outlived its slot");
             return;
         };
+        let mut host = Host::new(&mut self.protocol, &mut others);
         entry.receives -= u8::from(!more);
         if entry.receives == 0 {
             entry.receiving = Receiving::No;
@@ -39,13 +40,13 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 // Buffers for bulk wait for nobody but their sends, which end in the next turn.
                 self.context.may_lease = is_bulk || self.may_lend;
-                connection.receive(&mut self.protocol, &mut self.context, Received::Lease(lease));
+                connection.receive(&mut host, &mut self.context, Received::Lease(lease));
                 if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
                     let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
-                    connection.drain(&mut self.protocol, &mut self.context, deadline);
+                    connection.drain(&mut host, &mut self.context, deadline);
                 }
             }
-            0 => connection.receive_end(&mut self.protocol, &mut self.context),
+            0 => connection.receive_end(&mut host, &mut self.context),
             _ => match -result {
                 libc::ENOBUFS => {
                     self.context.page.buffers_exhausted.add(1);
@@ -65,10 +66,11 @@ impl<P: Protocol> EventLoop<P> {
 
     #[inline]
     pub(super) fn sent(&mut self, key: Key, result: i32, payload: Payload) {
-        let Some(entry) = self.slab.get_key(key) else {
+        let Some((entry, mut others)) = self.slab.split_key(key) else {
             debug_assert!(false, "a send outlived its slot");
             return;
         };
+        let mut host = Host::new(&mut self.protocol, &mut others);
         entry.sending = false;
         let was_to_close = std::mem::take(&mut entry.closes_with_send);
         match result {
@@ -77,7 +79,7 @@ impl<P: Protocol> EventLoop<P> {
                 if was_to_close && result as usize == payload.len() {
                     entry.socket = None;
                 }
-                entry.connection.sent(&mut self.protocol, &mut self.context, payload, result as usize);
+                entry.connection.sent(&mut host, &mut self.context, payload, result as usize);
             }
             _ => match -result {
                 // Cancelled because the connection is closed; else it is on its way, or has stayed.
@@ -86,7 +88,7 @@ impl<P: Protocol> EventLoop<P> {
                     entry.connection.fail(&mut self.context);
                 }
                 libc::EAGAIN | libc::EINTR | libc::ECANCELED => {
-                    entry.connection.sent(&mut self.protocol, &mut self.context, payload, 0);
+                    entry.connection.sent(&mut host, &mut self.context, payload, 0);
                 }
                 _ => {
                     entry.connection.send_ended(payload);
@@ -97,9 +99,40 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(key.slot);
     }
 
-    /// Brings what the kernel does for a connection in line with what the connection wants.
+    /// The peer of a connection that is not received from has left.
+    pub(super) fn left(&mut self, key: Key, result: i32) {
+        let Some((entry, mut others)) = self.slab.split_key(key) else {
+            debug_assert!(false, "a watch outlived its slot");
+            return;
+        };
+        let watching = std::mem::replace(&mut entry.watching, Watching::No);
+        if result & i32::from(libc::POLLERR) != 0 && result > 0 {
+            entry.connection.fail(&mut self.context);
+        } else if result > 0 && watching == Watching::For(Watch::End) {
+            let mut host = Host::new(&mut self.protocol, &mut others);
+            entry.connection.hang_up(&mut host, &mut self.context);
+        }
+        self.settle(key.slot);
+    }
+
+    /// Brings what the kernel does for a connection in line with what the connection wants, and for those that its callbacks
+    /// have acted on.
     #[inline]
     pub(super) fn settle(&mut self, slot: u32) {
+        self.settle_own(slot);
+        if !self.context.touched.is_empty() {
+            self.settle_touched();
+        }
+    }
+
+    pub(super) fn settle_touched(&mut self) {
+        while let Some(slot) = self.context.touched.pop() {
+            self.settle_own(slot);
+        }
+    }
+
+    #[inline]
+    fn settle_own(&mut self, slot: u32) {
         let Some(entry) = self.slab.at(slot) else { return };
         let held_bytes = entry.bytes_to_hold();
         if held_bytes != entry.held_bytes {
@@ -112,7 +145,7 @@ impl<P: Protocol> EventLoop<P> {
                 let socket = entry.socket.as_ref().expect("open until it ended");
                 if SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
                     entry.connection.fail(&mut self.context);
-                    return self.settle(slot);
+                    return self.settle_own(slot);
                 }
             }
             Action::Close { reset } => return self.close(slot, reset),
@@ -125,7 +158,7 @@ impl<P: Protocol> EventLoop<P> {
             entry.is_paused = true;
             let id = entry.connection.id();
             self.pause(id);
-            return self.settle(slot);
+            return self.settle_own(slot);
         }
         if !is_paused && entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
@@ -152,9 +185,32 @@ impl<P: Protocol> EventLoop<P> {
             let key = entry.key();
             self.ring.cancel_receive(key);
         }
+        let wanted = entry.connection.wants_watch();
+        if wanted.is_some() || entry.watching != Watching::No {
+            self.settle_watch(slot, wanted);
+        }
+        let Some(entry) = self.slab.at(slot) else { return };
         if !entry.is_dirty && entry.connection.wants_output() {
             entry.is_dirty = true;
             self.dirty.push(slot);
+        }
+    }
+
+    #[cold]
+    fn settle_watch(&mut self, slot: u32, wanted: Option<Watch>) {
+        let Some(entry) = self.slab.at(slot) else { return };
+        let key = entry.key();
+        match (entry.watching, wanted) {
+            (Watching::No, Some(watch)) => {
+                entry.watching = Watching::For(watch);
+                let socket = entry.socket.as_ref().expect("open until it ended");
+                self.ring.watch(socket, key, watch == Watch::End);
+            }
+            (Watching::For(watch), wanted) if wanted != Some(watch) => {
+                entry.watching = Watching::Cancelling;
+                self.ring.cancel_watch(key);
+            }
+            _ => {}
         }
     }
 
@@ -205,6 +261,10 @@ impl<P: Protocol> EventLoop<P> {
             if reset {
                 let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
+            if let Watching::For(_) = entry.watching {
+                entry.watching = Watching::Cancelling;
+                self.ring.cancel_watch(key);
+            }
             if entry.sending {
                 self.ring.cancel_socket(&socket);
             } else if entry.receiving == Receiving::Armed {
@@ -218,14 +278,22 @@ impl<P: Protocol> EventLoop<P> {
         if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty {
             return;
         }
-        entry.connection.close(&mut self.protocol, &mut self.context);
+        let ending = entry.connection.close(&mut self.context);
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(slot);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
+        self.closed(ending);
         if was_held {
             self.tell_sender(sender::Input::Gone(id));
+        }
+    }
+
+    /// The protocol is told that a connection is gone, if it has ever had it.
+    pub(super) fn closed(&mut self, ending: Option<(P::Connection, Ending)>) {
+        if let Some((state, ending)) = ending {
+            self.call(|protocol, worker| protocol.on_close(state, ending.closed(), worker));
         }
     }
 

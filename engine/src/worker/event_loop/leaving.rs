@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::EventLoop;
 use crate::config::Connections;
+use crate::connection::Host;
 use crate::handover::{receiver, sender};
 use crate::protocol::Protocol;
 use crate::types::ConnectionId;
@@ -127,11 +128,12 @@ impl<P: Protocol> EventLoop<P> {
     fn drain_connections(&mut self, which: impl Fn(bool, u64) -> bool) {
         let deadline = self.deadline();
         for slot in 0..self.slab.slots() {
-            let Some(entry) = self.slab.at(slot) else { continue };
+            let Some((entry, mut others)) = self.slab.split_at(slot) else { continue };
             if entry.is_connecting() {
                 self.cancel_connecting(slot);
             } else if which(entry.is_fresh, entry.connection.activity_ns()) {
-                entry.connection.drain(&mut self.protocol, &mut self.context, deadline);
+                let mut host = Host::new(&mut self.protocol, &mut others);
+                entry.connection.drain(&mut host, &mut self.context, deadline);
                 self.settle(slot);
             }
         }

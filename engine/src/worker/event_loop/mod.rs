@@ -36,6 +36,7 @@ use super::line::Line;
 use super::listener::Listener;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
+use crate::connection::Host;
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
 use crate::handover::receiver::{Receiver, Visitor};
 use crate::handover::sender::Sender;
@@ -253,7 +254,7 @@ impl<P: Protocol> EventLoop<P> {
             self.settle_accepting();
             self.move_on();
         }
-        self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+        self.call(Protocol::on_turn_end);
         self.settle_memory();
         self.settle_accepting();
         self.arm_timeout();
@@ -273,8 +274,18 @@ impl<P: Protocol> EventLoop<P> {
             Completion::Accepted { key, result, more } => self.accepted(key, result, more),
             Completion::Connected { key, result } => self.connected(key, result),
             Completion::Readable { key, more } => self.readable(key, more),
+            Completion::Left { key, result } => self.left(key, result),
             Completion::Expired => self.timeout_at_ns = u64::MAX,
         }
+    }
+
+    /// A callback that is not for one connection, and what it has done to some.
+    #[inline]
+    pub(super) fn call<R>(&mut self, callback: impl FnOnce(&mut P, &mut Worker<'_, P::Message>) -> R) -> R {
+        let mut all = self.slab.all();
+        let result = callback(&mut self.protocol, &mut Worker::new(&mut self.context, &self.inbox, &mut all));
+        self.settle_touched();
+        result
     }
 
     fn expire_timers(&mut self) {
@@ -283,14 +294,16 @@ impl<P: Protocol> EventLoop<P> {
             self.context.page.events.add(1);
             match alarm {
                 Alarm::Connection { slot } => {
-                    if let Some(entry) = self.slab.at(slot) {
-                        entry.connection.alarm(&mut self.protocol, &mut self.context);
+                    if let Some((entry, mut others)) = self.slab.split_at(slot) {
+                        let mut host = Host::new(&mut self.protocol, &mut others);
+                        entry.connection.alarm(&mut host, &mut self.context);
                         self.settle(slot);
                     }
                 }
                 Alarm::Protocol { slot, key } => {
-                    if let Some(entry) = self.slab.at(slot) {
-                        entry.connection.timer(&mut self.protocol, &mut self.context, key);
+                    if let Some((entry, mut others)) = self.slab.split_at(slot) {
+                        let mut host = Host::new(&mut self.protocol, &mut others);
+                        entry.connection.timer(&mut host, &mut self.context, key);
                         self.settle(slot);
                     }
                 }
@@ -302,7 +315,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         while let Some(key) = self.context.expire_worker_timer() {
-            self.protocol.on_worker_timer(key, &mut Worker::new(&mut self.context, &self.inbox));
+            self.call(|protocol, worker| protocol.on_worker_timer(key, worker));
         }
     }
 
@@ -325,8 +338,9 @@ impl<P: Protocol> EventLoop<P> {
         }
         while let Some(id) = self.line.next_rerun() {
             self.context.page.events.add(1);
-            if let Some(entry) = self.slab.get(id) {
-                entry.connection.run_again(&mut self.protocol, &mut self.context);
+            if let Some((entry, mut others)) = self.slab.split(id) {
+                let mut host = Host::new(&mut self.protocol, &mut others);
+                entry.connection.run_again(&mut host, &mut self.context);
                 self.settle(id.slot);
             }
         }

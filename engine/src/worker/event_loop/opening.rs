@@ -7,7 +7,7 @@ use socket2::SockRef;
 
 use super::EventLoop;
 use super::entry::Entry;
-use crate::connection::Connection;
+use crate::connection::{Connection, Host};
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
 use crate::sys::ring::Socket;
@@ -44,11 +44,11 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
-        let entry = self.slab.get(id).expect("a connection that was just made");
+        let (entry, mut others) = self.slab.split(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
         let address = || peer_address(socket);
         let peer = Peer { token, address: &address };
-        entry.connection.open(&mut self.protocol, &mut self.context, peer);
+        entry.connection.open(&mut Host::new(&mut self.protocol, &mut others), &mut self.context, peer);
         if self.lifecycle.is_leaving() {
             self.arrived(id);
         }

@@ -7,7 +7,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::EventLoop;
-use crate::context::Worker;
 use crate::protocol::Protocol;
 use crate::sys::ring::Key;
 
@@ -46,7 +45,7 @@ impl<P: Protocol> EventLoop<P> {
                     self.ring.poll(self.inbox.descriptor(), INBOX);
                 }
                 for message in self.inbox.take() {
-                    self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
+                    self.call(|protocol, worker| protocol.on_message(message, worker));
                 }
             }
         }

@@ -133,7 +133,8 @@ impl<P: Protocol> EventLoop<P> {
         } else if is_leaving {
             Some(Refusal::Leaving)
         } else {
-            let mut worker = Worker::new(&mut self.context, &self.inbox);
+            let mut all = self.slab.all();
+            let mut worker = Worker::new(&mut self.context, &self.inbox, &mut all);
             match self.protocol.thaw_worker(format_version, &mut reader, &mut worker) {
                 Ok(()) => None,
                 Err(_) if reader.is_too_large() => {

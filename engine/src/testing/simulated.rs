@@ -1,0 +1,130 @@
+//! What the harness keeps: workers, and clients with their connections.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::connection::{Connection, Host, Place, Rest};
+use crate::context::{Context, Inbox, Unreachable, Worker};
+use crate::handover::Frozen;
+use crate::protocol::Protocol;
+use crate::sys::payload::Payload;
+use crate::types::{CloseReason, ConnectionId, Peer, ThawError};
+
+/// Where clients come from.
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+
+pub(super) fn client_address() -> io::Result<SocketAddr> {
+    Ok(CLIENT)
+}
+
+/// A worker, which shares its surroundings with the others.
+pub(super) struct Simulant<P: Protocol> {
+    pub(super) protocol: P,
+    pub(super) inbox: Inbox<P::Message>,
+}
+
+impl<P: Protocol> Simulant<P> {
+    /// # Panics
+    /// If [`Protocol::on_start`] fails, or there is no descriptor left.
+    pub(super) fn start(mut protocol: P, context: &mut Context) -> Self {
+        let inbox = Inbox::new().expect("an eventfd");
+        let mut nobody = crate::context::Nobody;
+        protocol.on_start(&mut Worker::new(context, &inbox, &mut nobody)).expect("the protocol starts");
+        Self { protocol, inbox }
+    }
+
+    /// Moves the worker's own state, where it has some, to another worker.
+    ///
+    /// # Errors
+    /// The other one's, where it does not understand the state.
+    pub(super) fn bring_state<Q: Protocol>(
+        &mut self,
+        to: &mut Simulant<Q>,
+        context: &mut Context,
+    ) -> Result<(), ThawError> {
+        let Some(format) = P::WORKER_STATE else { return Ok(()) };
+        let mut state = Vec::new();
+        self.protocol.freeze_worker(&mut state).expect("a worker that freezes");
+        let (mut rest, mut nobody) = (state.as_slice(), crate::context::Nobody);
+        to.protocol.thaw_worker(format.version, &mut rest, &mut Worker::new(context, &to.inbox, &mut nobody))?;
+        assert!(rest.is_empty(), "{} of {} bytes of the worker's state were not read", rest.len(), state.len());
+        Ok(())
+    }
+}
+
+pub(super) enum Sent {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+}
+
+/// A client, from its own side of the network.
+#[derive(Default)]
+pub(super) struct Wire {
+    /// What it sent and the engine has not received.
+    pub(super) incoming: VecDeque<Sent>,
+    pub(super) output: Vec<u8>,
+    /// Bytes it still takes; `None` for any number.
+    pub(super) window: Option<usize>,
+    pub(super) saw_end: bool,
+    pub(super) was_reset: bool,
+}
+
+pub(super) struct Simulated<S> {
+    /// `None` once closed. Its name tells the worker: that is the generation.
+    pub(super) connection: Option<Connection<S>>,
+    pub(super) wire: Wire,
+    pub(super) waiting_send: Option<Payload>,
+    pub(super) reason: Option<CloseReason>,
+}
+
+impl<S> Simulated<S> {
+    pub(super) fn new(connection: Option<Connection<S>>, wire: Wire) -> Self {
+        Self { connection, wire, waiting_send: None, reason: None }
+    }
+
+    /// Who has its connection; `None` once that is closed.
+    pub(super) fn worker(&self) -> Option<usize> {
+        self.connection.as_ref().map(|connection| connection.id().generation as usize)
+    }
+}
+
+impl<S: 'static> Place for Simulated<S> {
+    type State = S;
+
+    fn reach(&mut self, id: ConnectionId) -> Result<&mut Connection<S>, Unreachable> {
+        self.connection.as_mut().filter(|connection| connection.id() == id).ok_or(Unreachable::Gone)
+    }
+}
+
+/// Freezes the client's connection; `None`, and nothing is changed, where the protocol keeps it.
+pub(super) fn freeze<P: Protocol>(
+    client: &mut Simulated<P::Connection>,
+    host: &mut Host<'_, P>,
+    context: &mut Context,
+) -> Option<Frozen> {
+    let connection = client.connection.as_mut()?;
+    if let Some(payload) = client.waiting_send.take() {
+        connection.sent(host, context, payload, 0);
+    }
+    connection.freeze(host.protocol, context)
+}
+
+/// Makes a connection of what another worker has frozen, for the client at this place.
+pub(super) fn thaw<Q: Protocol>(
+    (protocol, clients): (&mut Q, &mut [Simulated<Q::Connection>]),
+    id: ConnectionId,
+    context: &mut Context,
+    version: u32,
+    frozen: Frozen,
+) -> Result<(), ThawError> {
+    let mut connection = Connection::new(id, context.now_ns);
+    let (client, mut others) = Rest::split(clients, id.slot).expect("a client at this place");
+    let mut host = Host::new(protocol, &mut others);
+    let peer = Peer { token: None, address: &client_address };
+    let standing = connection.thaw(&mut host, context, version, frozen, peer)?;
+    connection.resume(&mut host, context, &standing);
+    client.connection = Some(connection);
+    Ok(())
+}
