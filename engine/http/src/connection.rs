@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::answer::After;
 use crate::body::Rest;
 use crate::exchange::{Progress, Receive, Source, Thawed, Upgraded};
-use crate::head::{self, Field, Framing, HeadLimits};
+use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::out::{Out, OutFraming};
 use crate::peers::PeerPlace;
 use crate::record::Pending;
@@ -231,7 +231,7 @@ impl<S: 'static> HttpConnection<S> {
         state: &[u8],
         router: &Router<S>,
         limits: HeadLimits,
-        fields: &mut Vec<Field>,
+        fields: &mut FieldList,
         (body_bytes_max, streamed_bytes_max): (u64, u64),
     ) -> Result<Self, ThawError> {
         let (requests, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
@@ -290,7 +290,7 @@ fn thaw_busy<S: 'static>(
     state: &[u8],
     router: &Router<S>,
     limits: HeadLimits,
-    fields: &mut Vec<Field>,
+    fields: &mut FieldList,
     (body_bytes_max, streamed_bytes_max): (u64, u64),
 ) -> Result<Box<Busy<S>>, ThawError> {
     let mut state = state;

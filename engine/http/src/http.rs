@@ -16,7 +16,7 @@ use crate::body::Rest;
 use crate::config::HttpConfig;
 use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
 use crate::exchange::Flow;
-use crate::head::{self, Field, Framing, HeadLimits};
+use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
 use crate::method::Method;
 use crate::out::Out;
@@ -42,7 +42,7 @@ pub struct Http<S: State = ()> {
     router: Router<S>,
     state: S,
     writer: Writer,
-    fields: Vec<Field>,
+    fields: FieldList,
     head_limits: HeadLimits,
     body_bytes_max: u64,
     streamed_bytes_max: u64,
@@ -69,7 +69,7 @@ impl<S: State> Http<S> {
             router,
             state,
             writer: Writer::new(&config.server),
-            fields: Vec::with_capacity(32),
+            fields: FieldList::default(),
             head_limits: HeadLimits {
                 head_bytes_max: config.head_bytes_max,
                 target_bytes_max: config.target_bytes_max,
