@@ -530,7 +530,7 @@ impl<P: Protocol> Harness<P> {
                 client.waiting_send = Some(payload);
                 return moved;
             }
-            client.output.extend_from_slice(&payload.bytes()[..count]);
+            client.output.extend(payload.parts().into_iter().flatten().take(count));
             if let Some(window) = &mut client.window {
                 *window -= count;
             }
