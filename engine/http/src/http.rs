@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use baton::{
@@ -14,7 +15,7 @@ use baton::{
 use crate::answer::{self, After, Answering};
 use crate::body::Rest;
 use crate::config::HttpConfig;
-use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
+use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_LEFT, HttpConnection, Pumped};
 use crate::exchange::Flow;
 use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
@@ -100,7 +101,7 @@ impl<S: State> Http<S> {
             return skip_empty_line(connection, input);
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
-        connection.empty_lines = 0;
+        connection.empty_lines_left = EMPTY_LINES_LEFT;
         let Self { router, state, writer, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
@@ -281,11 +282,11 @@ fn skip_empty_line<S>(connection: &mut HttpConnection<S>, input: &[u8]) -> Resul
     }
     match input.get(1) {
         None => Ok(Taken::Nothing),
-        Some(b'\n') if connection.empty_lines < EMPTY_LINES_MAX => {
-            connection.empty_lines += 1;
+        Some(b'\n') => {
+            let left = NonZeroU8::new(connection.empty_lines_left.get() - 1);
+            connection.empty_lines_left = left.ok_or(Refusal::EMPTY_LINES)?;
             Ok(Taken::Bytes(2, After::Keep))
         }
-        Some(b'\n') => Err(Refusal::EMPTY_LINES),
         Some(_) => Err(Refusal::REQUEST_LINE),
     }
 }
