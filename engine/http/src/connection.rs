@@ -1,5 +1,6 @@
 //! The state of a connection: nothing between requests, and a box for whatever goes on.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::answer::After;
 use crate::body::Rest;
 use crate::exchange::{Progress, Receive, Source, Thawed, Upgraded};
-use crate::head::{self, Field, Framing, HeadLimits};
+use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::out::{Out, OutFraming};
 use crate::peers::PeerPlace;
 use crate::record::Pending;
@@ -17,7 +18,10 @@ use crate::reply::To;
 use crate::router::Router;
 
 /// Empty lines skipped before a request line. RFC 9112 2.2 asks for one, for old clients that end a body with it.
-pub(crate) const EMPTY_LINES_MAX: u8 = 4;
+const EMPTY_LINES_MAX: u8 = 4;
+
+/// See [`HttpConnection::empty_lines_left`].
+pub(crate) const EMPTY_LINES_LEFT: NonZeroU8 = NonZeroU8::new(EMPTY_LINES_MAX + 1).expect("more than none");
 
 pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
 
@@ -27,20 +31,21 @@ pub(crate) const STREAM_BYTES_MAX: usize = 128 * 1024;
 /// Times that a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
 
-const _: () = assert!(size_of::<HttpConnection<()>>() <= 16, "ten thousand idle connections are to be cheap");
+const _: () = assert!(size_of::<Option<HttpConnection<()>>>() <= 16, "ten thousand idle connections are to be cheap");
 
 /// State of a connection of [`Http`](crate::Http).
 pub struct HttpConnection<S> {
     pub(crate) busy: Option<Box<Busy<S>>>,
     pub(crate) requests: u32,
-    pub(crate) empty_lines: u8,
+    /// One more than the empty lines that may still come before a request line: never zero, which stands for no connection.
+    pub(crate) empty_lines_left: NonZeroU8,
     /// Whom it is with, where answers are recorded.
     pub(crate) peer: PeerPlace,
 }
 
 impl<S> Default for HttpConnection<S> {
     fn default() -> Self {
-        Self { busy: None, requests: 0, empty_lines: 0, peer: PeerPlace::default() }
+        Self { busy: None, requests: 0, empty_lines_left: EMPTY_LINES_LEFT, peer: PeerPlace::default() }
     }
 }
 
@@ -196,7 +201,7 @@ impl<S: 'static> HttpConnection<S> {
     /// is kept; or a name after its length, and what its owner has written.
     pub(crate) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend_from_slice(&self.requests.to_le_bytes());
-        state.push(self.empty_lines);
+        state.push(EMPTY_LINES_LEFT.get() - self.empty_lines_left.get());
         let Some(busy) = &self.busy else { return Ok(()) };
         let mut of_owner = Vec::new();
         let written = |rest: &Rest| serde_json::to_vec(rest).map_err(|_| CannotFreeze);
@@ -231,20 +236,19 @@ impl<S: 'static> HttpConnection<S> {
         state: &[u8],
         router: &Router<S>,
         limits: HeadLimits,
-        fields: &mut Vec<Field>,
+        fields: &mut FieldList,
         (body_bytes_max, streamed_bytes_max): (u64, u64),
     ) -> Result<Self, ThawError> {
         let (requests, rest) = state.split_first_chunk::<4>().ok_or(ThawError::Malformed)?;
         let (empty_lines, rest) = rest.split_first().ok_or(ThawError::Malformed)?;
-        if *empty_lines > EMPTY_LINES_MAX {
-            return Err(ThawError::Malformed);
-        }
+        let left = EMPTY_LINES_LEFT.get().checked_sub(*empty_lines).and_then(NonZeroU8::new);
+        let empty_lines_left = left.ok_or(ThawError::Malformed)?;
         let busy = rest
             .split_first()
             .map(|(kind, rest)| thaw_busy(*kind, rest, router, limits, fields, (body_bytes_max, streamed_bytes_max)));
         let busy = busy.transpose()?;
         let peer = PeerPlace::default();
-        Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines: *empty_lines, peer })
+        Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines_left, peer })
     }
 }
 
@@ -290,7 +294,7 @@ fn thaw_busy<S: 'static>(
     state: &[u8],
     router: &Router<S>,
     limits: HeadLimits,
-    fields: &mut Vec<Field>,
+    fields: &mut FieldList,
     (body_bytes_max, streamed_bytes_max): (u64, u64),
 ) -> Result<Box<Busy<S>>, ThawError> {
     let mut state = state;

@@ -3,6 +3,7 @@
 //! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
 
 use std::io;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use baton::{
@@ -13,9 +14,9 @@ use baton::{
 use crate::answer::{self, After, Answering};
 use crate::body::Rest;
 use crate::config::HttpConfig;
-use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
+use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_LEFT, HttpConnection, Pumped};
 use crate::exchange::Flow;
-use crate::head::{self, Field, Framing, HeadLimits};
+use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::later::{Inside, Message, Response};
 use crate::method::Method;
 use crate::out::Out;
@@ -41,7 +42,7 @@ pub struct Http<S: State = ()> {
     router: Router<S>,
     state: S,
     writer: Writer,
-    fields: Vec<Field>,
+    fields: FieldList,
     head_limits: HeadLimits,
     body_bytes_max: u64,
     streamed_bytes_max: u64,
@@ -66,7 +67,7 @@ impl<S: State> Http<S> {
             router,
             state,
             writer: Writer::new(&config.server),
-            fields: Vec::with_capacity(32),
+            fields: FieldList::default(),
             head_limits: HeadLimits {
                 head_bytes_max: config.head_bytes_max,
                 target_bytes_max: config.target_bytes_max,
@@ -96,7 +97,7 @@ impl<S: State> Http<S> {
             return skip_empty_line(connection, input);
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
-        connection.empty_lines = 0;
+        connection.empty_lines_left = EMPTY_LINES_LEFT;
         let Self { router, state, writer, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
@@ -298,11 +299,11 @@ fn skip_empty_line<S>(connection: &mut HttpConnection<S>, input: &[u8]) -> Resul
     }
     match input.get(1) {
         None => Ok(Taken::Nothing),
-        Some(b'\n') if connection.empty_lines < EMPTY_LINES_MAX => {
-            connection.empty_lines += 1;
+        Some(b'\n') => {
+            let left = NonZeroU8::new(connection.empty_lines_left.get() - 1);
+            connection.empty_lines_left = left.ok_or(Refusal::EMPTY_LINES)?;
             Ok(Taken::Bytes(2, After::Keep))
         }
-        Some(b'\n') => Err(Refusal::EMPTY_LINES),
         Some(_) => Err(Refusal::REQUEST_LINE),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::http::StatusCode;
 
-use crate::head::{self, Field, HeadLimits};
+use crate::head::{self, FieldList, HeadLimits};
 use crate::request::Request;
 use crate::state::State;
 
@@ -41,7 +41,7 @@ impl Pending {
         &self,
         state: &mut S,
         limits: HeadLimits,
-        fields: &mut Vec<Field>,
+        fields: &mut FieldList,
         peer: Option<SocketAddr>,
         now: Duration,
     ) {

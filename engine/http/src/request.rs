@@ -106,10 +106,7 @@ impl<'a> Request<'a> {
     /// All headers: name as it was sent, and value.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let bytes = self.bytes;
-        self.fields.iter().map(move |field| {
-            let part = |from: u32, to: u32| &bytes[from as usize..to as usize];
-            (part(field.name_start, field.name_end), part(field.value_start, field.value_end))
-        })
+        self.fields.iter().map(move |field| (field.name(bytes), field.value(bytes)))
     }
 
     /// The whole body; empty where the body goes to a [`Receive`](crate::Receive), and for a `GET`, `HEAD`, `DELETE`,

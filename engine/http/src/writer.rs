@@ -188,8 +188,31 @@ struct Cursor<'a> {
 impl Cursor<'_> {
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
-        self.room[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        copy(bytes, &mut self.room[self.at..self.at + bytes.len()]);
         self.at += bytes.len();
+    }
+}
+
+/// Copies to as many bytes. What is short, as most of an answer is, is copied as two overlapping pieces whose sizes are known,
+/// which costs less than a call.
+#[inline(always)]
+fn copy(from: &[u8], to: &mut [u8]) {
+    #[inline(always)]
+    fn pieces<const BYTES: usize>(from: &[u8], to: &mut [u8]) {
+        let last = from.len() - BYTES;
+        to[..BYTES].copy_from_slice(&from[..BYTES]);
+        to[last..].copy_from_slice(&from[last..]);
+    }
+    match from.len() {
+        0 => {}
+        1 => to.copy_from_slice(&[from[0]]),
+        2..4 => pieces::<2>(from, to),
+        4..8 => pieces::<4>(from, to),
+        8..16 => pieces::<8>(from, to),
+        16..32 => pieces::<16>(from, to),
+        32..64 => pieces::<32>(from, to),
+        64..=128 => pieces::<64>(from, to),
+        _ => to.copy_from_slice(from),
     }
 }
 

@@ -259,6 +259,43 @@ fn whoever_accepts_it_gets_the_compressed_sibling() {
 }
 
 #[test]
+fn without_a_cache_the_same_is_chosen() {
+    let folder = folder();
+    let files = |cache_bytes_max| {
+        let config = FilesConfig { cache_bytes_max, ..FilesConfig::default() };
+        let site = folder.path().join("site");
+        let mount = Mount { prefix: "/static/".to_owned(), folder: site, index: "index.html".to_owned() };
+        let router = Files::new(&config, [mount]).routes(Router::new());
+        Harness::new(Http::new(&HttpConfig::default(), router, ()))
+    };
+    let (mut with, mut without) = (files(1 << 20), files(0));
+    for path in [
+        "/static/app.js",
+        "/static/style.css",
+        "/static/digits.txt",
+        "/static/empty",
+        "/static/nothing",
+        "/static/bare/",
+    ] {
+        for accepted in
+            ["", "br, gzip", "gzip", "br;q=0.5, gzip", "gzip;q=0.5, identity;q=0.5", "br;q=0, *", "identity;q=0, zstd"]
+        {
+            let headers = format!("Accept-Encoding: {accepted}\r\n");
+            let (status, head, body) = get(&mut without, path, &headers);
+            let cached = get(&mut with, path, &headers);
+            // Whether somebody else would get a sibling is not looked at.
+            assert_eq!(
+                header(&head, "Vary").as_deref(),
+                (status == 200).then_some("Accept-Encoding"),
+                "{path} {accepted}"
+            );
+            let others = |head: &str| head.lines().filter(|line| !line.starts_with("Vary: ")).collect::<String>();
+            assert_eq!((status, others(&head), body), (cached.0, others(&cached.1), cached.2), "{path} {accepted}");
+        }
+    }
+}
+
+#[test]
 fn edits_are_seen_within_a_second() {
     let folder = folder();
     let site = folder.path().join("site");

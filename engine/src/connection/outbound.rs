@@ -69,9 +69,17 @@ impl Outbound {
         if self.pending == 0 {
             self.ready = Some(payload);
         } else if payload.is_shared() {
-            self.copy_to_backlog(payload.bytes());
+            payload.parts().into_iter().for_each(|part| self.copy_to_backlog(part));
         } else {
-            self.backlog.get_or_insert_default().push_back(payload);
+            match (self.ready.take(), payload) {
+                (Some(Payload::Slice(slice)), Payload::Counted { bytes, start, end }) if self.backlog.is_none() => {
+                    self.ready = Some(Payload::joined(slice, bytes, start, end));
+                }
+                (ready, payload) => {
+                    self.ready = ready;
+                    self.backlog.get_or_insert_default().push_back(payload);
+                }
+            }
         }
         self.pending += length;
     }
@@ -104,11 +112,11 @@ impl Outbound {
             return;
         }
         payload.advance(count);
-        self.ready = Some(if payload.is_shared() {
-            Payload::Owned { bytes: payload.bytes().to_vec(), sent: 0 }
-        } else {
-            payload
-        });
+        let (first, second) = payload.unshared();
+        self.ready = Some(first);
+        if let Some(second) = second {
+            self.backlog.get_or_insert_default().push_front(second);
+        }
     }
 
     /// A copy of everything that was not sent; nothing may be in flight.
@@ -116,7 +124,8 @@ impl Outbound {
         debug_assert!(!self.in_flight, "what is in flight is neither sent nor unsent");
         let backlog = self.backlog.iter().flat_map(|backlog| backlog.iter());
         let mut bytes = Vec::with_capacity(self.pending);
-        self.ready.iter().chain(backlog).for_each(|payload| bytes.extend_from_slice(payload.bytes()));
+        let parts = self.ready.iter().chain(backlog).flat_map(Payload::parts);
+        parts.for_each(|part| bytes.extend_from_slice(part));
         bytes
     }
 
@@ -133,6 +142,9 @@ impl Outbound {
     }
 
     fn copy_to_backlog(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let backlog = self.backlog.get_or_insert_default();
         // What is ready came before: while it is shared memory it must not wait behind nothing, so it stays ready.
         match backlog.back_mut() {
@@ -179,7 +191,7 @@ mod tests {
             let mut next = 0u8;
             let finish = |outbound: &mut Outbound, payload: Payload, share: usize, received: &mut Vec<u8>| {
                 let count = payload.len() * share / 255;
-                received.extend_from_slice(&payload.bytes()[..count]);
+                received.extend(payload.parts().concat().iter().take(count));
                 outbound.sent(payload, count);
             };
             for step in steps {

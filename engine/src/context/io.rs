@@ -18,7 +18,10 @@ const STATIC_BYTES_MIN: usize = 16 * 1024;
 /// Counted memory from this size on is sent from where it is.
 const COUNTED_BYTES_MIN: usize = 1024;
 
-/// The same behind other output, where it costs a send of its own.
+/// The same behind output of this callback, with which it makes one send of two parts.
+const COUNTED_JOINED_BYTES_MIN: usize = 8 * 1024;
+
+/// The same behind earlier output, where it costs a send of its own.
 const COUNTED_BEHIND_BYTES_MIN: usize = 16 * 1024;
 
 /// Input from this size on is sent back from where it is.
@@ -113,15 +116,19 @@ impl Io<'_> {
     }
 
     /// Appends part of memory that the protocol keeps: an answer made once and given to many. From a kilobyte on it is
-    /// sent from where it is, and lives until the last peer has taken it; from 16 KiB on where other output waits before it.
+    /// sent from where it is, and lives until the last peer has taken it; from 8 KiB on behind output of this callback, and from 16 KiB
+    /// on where earlier output waits before it.
     ///
     /// # Panics
     /// If `part` does not lie within `bytes`.
     #[inline]
     pub fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>) {
         self.flatten();
-        let is_behind = self.pending > 0 || self.context.arena.staged_len() > 0;
-        let bytes_min = if is_behind { COUNTED_BEHIND_BYTES_MIN } else { COUNTED_BYTES_MIN };
+        let bytes_min = match (self.pending, self.context.arena.staged_len()) {
+            (0, 0) => COUNTED_BYTES_MIN,
+            (0, _) => COUNTED_JOINED_BYTES_MIN,
+            _ => COUNTED_BEHIND_BYTES_MIN,
+        };
         if part.len() < bytes_min || bytes.len() > u32::MAX as usize {
             self.context.arena.write(&bytes[part]);
         } else {

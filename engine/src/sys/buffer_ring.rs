@@ -30,17 +30,30 @@ pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
 /// Buffers published before anything is known of the load.
 const PUBLISHED_MIN: u16 = 32;
 
-/// After so many turns the published number may fall to twice the peak seen in them.
+/// After so many turns the published number may fall to [`SPARE_FACTOR`] times the peak seen in them.
 const DECAY_TURNS: u32 = 4096;
+
+/// So many times as many as one turn took are published, so that a load may rise.
+const SPARE_FACTOR: u16 = 2;
 
 /// Added to the distance of two buffers, so that their first lines do not fall into one cache set.
 const STAGGER_BYTES: usize = 192;
 
+/// The kernel wants the ring to begin with a page.
 const PAGE_BYTES: usize = 4096;
 
+/// Where buffers begin.
+const LINE_BYTES: usize = 64;
+
+/// What malloc(3) guarantees. Memory of a larger alignment is made zero by writing to it, and has all of its pages from the start,
+/// although most buffers are never used.
+const ALLOCATED_AT_BYTES: usize = 16;
+
 struct Memory {
-    start: NonNull<u8>,
+    allocated: NonNull<u8>,
     layout: Layout,
+    /// The first buffer.
+    start: NonNull<u8>,
     stride: usize,
     size: u32,
     free: RefCell<Vec<u16>>,
@@ -49,7 +62,7 @@ struct Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated in `BufferRing::new` with this layout; leases hold an Rc, so none is left.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) }
     }
 }
 
@@ -115,16 +128,19 @@ impl BufferRing {
     /// Registers `count` (a power of two) buffers of `size` bytes with the ring.
     pub(crate) fn new(ring: &IoUring, group: Group, count: u16, size: u32) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= BUFFERS_MAX, "a buffer ring has 2^n entries, 2^15 at most");
-        let stride = (size as usize).next_multiple_of(64) + STAGGER_BYTES;
-        let layout = Layout::from_size_align(stride * count as usize, PAGE_BYTES).map_err(io::Error::other)?;
+        let stride = (size as usize).next_multiple_of(LINE_BYTES) + STAGGER_BYTES;
+        let layout = Layout::from_size_align(stride * count as usize + LINE_BYTES, ALLOCATED_AT_BYTES)
+            .map_err(io::Error::other)?;
         let entries_layout = Layout::from_size_align(count as usize * size_of::<BufRingEntry>(), PAGE_BYTES)
             .map_err(io::Error::other)?;
         // SAFETY: neither layout has size zero.
-        let (start, entries) = unsafe { (alloc_zeroed(layout), alloc_zeroed(entries_layout)) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let (allocated, entries) = unsafe { (alloc_zeroed(layout), alloc_zeroed(entries_layout)) };
+        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
         let Some(entries) = NonNull::new(entries.cast::<BufRingEntry>()) else { handle_alloc_error(entries_layout) };
         let free = RefCell::new((0..count).rev().collect());
-        let memory = Rc::new(Memory { start, layout, stride, size, free });
+        // SAFETY: less than a line is left out, and a line more than the buffers was allocated.
+        let start = unsafe { allocated.add(allocated.align_offset(LINE_BYTES)) };
+        let memory = Rc::new(Memory { allocated, layout, start, stride, size, free });
         let this = Self {
             entries,
             entries_layout,
@@ -180,15 +196,18 @@ impl BufferRing {
     #[inline]
     pub(crate) fn publish(&mut self) {
         self.taken_peak = self.taken_peak.max(self.taken_this_turn);
-        if self.taken_this_turn > self.target / 4 {
-            self.target = self.taken_this_turn.saturating_mul(4).min(self.mask + 1);
+        if self.taken_this_turn > self.target / SPARE_FACTOR {
+            self.target = self.taken_this_turn.saturating_mul(SPARE_FACTOR).min(self.mask + 1);
         }
         self.taken_this_turn = 0;
         self.turns += 1;
         if self.turns >= DECAY_TURNS {
             self.turns = 0;
-            self.target =
-                self.target.min(self.taken_peak.saturating_mul(4)).clamp(PUBLISHED_MIN, BUFFERS_MAX).min(self.mask + 1);
+            self.target = self
+                .target
+                .min(self.taken_peak.saturating_mul(SPARE_FACTOR))
+                .clamp(PUBLISHED_MIN, BUFFERS_MAX)
+                .min(self.mask + 1);
             self.taken_peak = 0;
         }
         if self.published >= self.target {

@@ -1,5 +1,6 @@
 //! What a send reads from: memory that its owner cannot touch while the kernel may.
 
+use std::ptr;
 use std::rc::Rc;
 
 use super::arena::Slice;
@@ -29,16 +30,60 @@ pub(crate) enum Payload {
         /// Behind the last.
         end: u32,
     },
+    /// Part of this turn's output, and counted memory behind it: one send for both.
+    Joined(Box<Joined>),
+}
+
+/// See [`Payload::Joined`].
+pub(crate) struct Joined {
+    first: Slice,
+    bytes: Rc<[u8]>,
+    start: u32,
+    end: u32,
+    /// What the kernel reads both places from.
+    message: libc::msghdr,
+    parts: [libc::iovec; 2],
+}
+
+impl Joined {
+    fn second(&self) -> &[u8] {
+        &self.bytes[self.start as usize..self.end as usize]
+    }
+
+    /// For sendmsg(2): valid as long as this value is neither moved nor changed.
+    pub(super) fn message(&mut self) -> *const libc::msghdr {
+        let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.parts = [part(self.first.bytes()), part(self.second())];
+        (self.message.msg_iov, self.message.msg_iovlen) = (self.parts.as_mut_ptr(), self.parts.len() as _);
+        &raw const self.message
+    }
 }
 
 impl Payload {
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// `slice`, and behind it `bytes[start..end]`.
+    pub(crate) fn joined(slice: Slice, bytes: Rc<[u8]>, start: u32, end: u32) -> Self {
+        let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let message = libc::msghdr {
+            msg_name: ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: ptr::null_mut(),
+            msg_iovlen: 0,
+            msg_control: ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        };
+        Self::Joined(Box::new(Joined { first: slice, bytes, start, end, message, parts: [nothing; 2] }))
+    }
+
+    /// The bytes, in one piece or two.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
         match self {
-            Self::Slice(slice) => slice.bytes(),
-            Self::Lease(lease) => lease.bytes(),
-            Self::Owned { bytes, sent } => &bytes[*sent..],
-            Self::Static(bytes) => bytes,
-            Self::Counted { bytes, start, end } => &bytes[*start as usize..*end as usize],
+            Self::Slice(slice) => [slice.bytes(), &[]],
+            Self::Lease(lease) => [lease.bytes(), &[]],
+            Self::Owned { bytes, sent } => [&bytes[*sent..], &[]],
+            Self::Static(bytes) => [bytes, &[]],
+            Self::Counted { bytes, start, end } => [&bytes[*start as usize..*end as usize], &[]],
+            Self::Joined(joined) => [joined.first.bytes(), joined.second()],
         }
     }
 
@@ -49,6 +94,7 @@ impl Payload {
             Self::Owned { bytes, sent } => bytes.len() - sent,
             Self::Static(bytes) => bytes.len(),
             Self::Counted { start, end, .. } => (end - start) as usize,
+            Self::Joined(joined) => joined.first.len() + (joined.end - joined.start) as usize,
         }
     }
 
@@ -66,11 +112,32 @@ impl Payload {
                 assert!(count <= (*end - *start) as usize, "advanced past the end of counted memory");
                 *start += count as u32;
             }
+            Self::Joined(joined) => {
+                let of_first = count.min(joined.first.len());
+                joined.first.advance(of_first);
+                assert!(count - of_first <= joined.second().len(), "advanced past the end of counted memory");
+                joined.start += (count - of_first) as u32;
+            }
+        }
+    }
+
+    /// The same bytes in memory that may wait for a slow peer, in one piece or two: what is shared is copied.
+    pub(crate) fn unshared(self) -> (Self, Option<Self>) {
+        let copy = |bytes: &[u8]| Self::Owned { bytes: bytes.to_vec(), sent: 0 };
+        match self {
+            Self::Slice(slice) => (copy(slice.bytes()), None),
+            Self::Lease(lease) => (copy(lease.bytes()), None),
+            Self::Joined(joined) => {
+                let Joined { first, bytes, start, end, .. } = *joined;
+                let second = Self::Counted { bytes, start, end };
+                if first.len() == 0 { (second, None) } else { (copy(first.bytes()), Some(second)) }
+            }
+            other => (other, None),
         }
     }
 
     /// Whether the memory is shared by all connections of the worker, so that no slow peer may hold it.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Slice(_) | Self::Lease(_))
+        matches!(self, Self::Slice(_) | Self::Lease(_) | Self::Joined(_))
     }
 }

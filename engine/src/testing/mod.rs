@@ -573,7 +573,7 @@ impl<P: Protocol> Harness<P> {
             client.waiting_send = Some(payload);
             return has_moved;
         }
-        client.wire.output.extend_from_slice(&payload.bytes()[..count]);
+        client.wire.output.extend(payload.parts().into_iter().flatten().take(count));
         if let Some(window) = &mut client.wire.window {
             *window -= count;
         }

@@ -45,7 +45,8 @@ const READS_MAX: usize = 3;
 /// Settings of [`Files`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesConfig {
-    /// What is kept in memory in each worker, default 64 MiB; 0 keeps nothing.
+    /// What is kept in memory in each worker, default 64 MiB. 0 keeps nothing: each request opens its file, and looks for a sibling
+    /// where the client accepts one; so every answer has `Vary: Accept-Encoding`.
     pub cache_bytes_max: usize,
     /// Files up to this size are kept in memory, default 512 KiB. Larger ones are read in parts as clients take them.
     pub cached_file_bytes_max: usize,
@@ -89,6 +90,7 @@ struct Inner {
     mounts: Vec<Mounted>,
     cache: RefCell<Cache<Found>>,
     cached_file_bytes_max: u64,
+    keeps_nothing: bool,
 }
 
 struct Mounted {
@@ -99,6 +101,8 @@ struct Mounted {
 /// A file, and its siblings.
 struct Found {
     content_type: Cow<'static, str>,
+    /// Whether others may get a sibling.
+    varies: bool,
     plain: Representation,
     /// In the order of [`SIBLINGS`].
     siblings: [Option<Representation>; SIBLINGS.len()],
@@ -128,6 +132,7 @@ impl Files {
             mounts: mounts.map(|mount| Mounted { mount, folder: OnceCell::new() }).collect(),
             cache: RefCell::new(Cache::new(most, Duration::from_millis(config.valid_ms))),
             cached_file_bytes_max: config.cached_file_bytes_max as u64,
+            keeps_nothing: config.cache_bytes_max == 0,
         }))
     }
 
@@ -171,7 +176,7 @@ impl Files {
             Unfit::Hidden => Error::not_found(),
         })?;
         let wanted = if path.is_folder { mounted.index_of(&path.relative) } else { path.relative };
-        match self.find(index, &wanted, reply.now()) {
+        match self.find(index, &wanted, request, reply.now()) {
             Ok(found) => found.answer(&mounted.mount, &wanted, request, reply),
             Err(Missing::Folder) if !path.is_folder => {
                 let segments: Vec<&str> = raw.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -183,8 +188,12 @@ impl Files {
     }
 
     /// The file of this path as it is now, or was less than a second ago.
-    fn find(&self, index: usize, path: &[u8], now: Duration) -> Result<Rc<Found>, Missing> {
-        let Inner { mounts, cache, cached_file_bytes_max } = &*self.0;
+    fn find(&self, index: usize, path: &[u8], request: &Request<'_>, now: Duration) -> Result<Rc<Found>, Missing> {
+        let Inner { mounts, cache, cached_file_bytes_max, keeps_nothing } = &*self.0;
+        if *keeps_nothing {
+            let folder = mounts[index].folder().map_err(Missing::Failed)?;
+            return Found::load_for(request, folder, path).map(Rc::new);
+        }
         let mut key = Vec::with_capacity(path.len() + 4);
         key.extend_from_slice(&(index as u32).to_le_bytes());
         key.extend_from_slice(path);
@@ -246,7 +255,23 @@ impl Found {
         let plain = Representation::load(folder, path, in_memory_max)?;
         let name = String::from_utf8_lossy(path);
         let siblings = SIBLINGS.map(|(_, end)| Representation::load(folder, &sibling(path, end), in_memory_max).ok());
-        Ok(Self { content_type: media_type::of(&name), plain, siblings })
+        let varies = siblings.iter().any(Option::is_some);
+        Ok(Self { content_type: media_type::of(&name), varies, plain, siblings })
+    }
+
+    /// For one request alone: opened, not read, and of the siblings the one that the client likes best.
+    fn load_for(request: &Request<'_>, folder: &Folder, path: &[u8]) -> Result<Self, Missing> {
+        let plain = Representation::load(folder, path, 0)?;
+        let mut siblings = [const { None }; SIBLINGS.len()];
+        let mut is_missing = [false; SIBLINGS.len()];
+        while let Some(place) = preferred(request, |place| !is_missing[place]) {
+            siblings[place] = Representation::load(folder, &sibling(path, SIBLINGS[place].1), 0).ok();
+            if siblings[place].is_some() {
+                break;
+            }
+            is_missing[place] = true;
+        }
+        Ok(Self { content_type: media_type::of(&String::from_utf8_lossy(path)), varies: true, plain, siblings })
     }
 
     /// Whether everything is what it was.
@@ -271,17 +296,12 @@ impl Found {
 
     /// What is sent to whoever accepts this.
     fn choose(&self, request: &Request<'_>) -> (&Representation, Encoding, &'static str) {
-        if self.siblings.iter().any(Option::is_some) {
-            let mut has = [Encoding::Identity; SIBLINGS.len()];
-            let there = SIBLINGS.iter().zip(&self.siblings).filter(|(_, sibling)| sibling.is_some());
-            has.iter_mut().zip(there).for_each(|(place, ((encoding, _), _))| *place = *encoding);
-            // Whoever takes nothing that there is gets the file as it is: better than nothing.
-            let chosen = request.accepted_encoding(&has);
-            for ((encoding, end), sibling) in SIBLINGS.iter().zip(&self.siblings) {
-                if let Some(sibling) = sibling.as_ref().filter(|_| chosen == Some(*encoding)) {
-                    return (sibling, *encoding, end);
-                }
-            }
+        if self.siblings.iter().any(Option::is_some)
+            && let Some(place) = preferred(request, |place| self.siblings[place].is_some())
+            && let Some(sibling) = &self.siblings[place]
+        {
+            let (encoding, end) = SIBLINGS[place];
+            return (sibling, encoding, end);
         }
         (&self.plain, Encoding::Identity, "")
     }
@@ -304,7 +324,7 @@ impl Found {
         if let Some(last_modified) = last_modified {
             reply = reply.header("Last-Modified", last_modified);
         }
-        if self.siblings.iter().any(Option::is_some) {
+        if self.varies {
             reply = reply.header("Vary", "Accept-Encoding");
         }
         if condition == Condition::NotModified {
@@ -365,6 +385,16 @@ impl Representation {
         }
         Err(Missing::Busy)
     }
+}
+
+/// The place in [`SIBLINGS`] of what the client likes best, among those that there are; `None` where it wants the file as it is. Whoever
+/// takes nothing that there is gets that, too: better than nothing.
+fn preferred(request: &Request<'_>, is_there: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut has = [Encoding::Identity; SIBLINGS.len()];
+    let there = (0..SIBLINGS.len()).filter(|place| is_there(*place));
+    has.iter_mut().zip(there).for_each(|(one, place)| *one = SIBLINGS[place].0);
+    let chosen = request.accepted_encoding(&has)?;
+    SIBLINGS.iter().position(|(encoding, _)| *encoding == chosen)
 }
 
 fn sibling(path: &[u8], end: &str) -> Vec<u8> {

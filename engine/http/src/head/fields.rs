@@ -3,7 +3,7 @@
 //! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
 
 use super::scan::{Classify, HOST, TOKEN, run_end};
-use super::{Field, Framing, Persistence};
+use super::{Field, FieldList, Framing, Persistence};
 use crate::refusal::Refusal;
 
 /// What the headers say together.
@@ -29,31 +29,33 @@ struct Reader<'a> {
     lists_upgrade: bool,
 }
 
+/// Whether a header may be one of those that mean something here: length and first letter of the name tell nearly all others.
+#[inline(always)]
+pub(super) fn may_mean(name_bytes: usize, first: u8) -> bool {
+    static INITIALS: [u8; 32] = {
+        let mut initials = [0; 32];
+        initials[4] = b'h';
+        initials[6] = b'e';
+        initials[7] = b'u';
+        initials[10] = b'c';
+        initials[14] = b'c';
+        initials[17] = b't';
+        initials
+    };
+    INITIALS[name_bytes % INITIALS.len()] == first | 0x20
+}
+
 /// Reads the headers of a request of version 1.`minor`, which lie in `window`.
 #[inline(always)]
-pub(super) fn read(classify: impl Classify, window: &[u8], fields: &[Field], minor: u8) -> Result<Fields, Refusal> {
+pub(super) fn read(classify: impl Classify, window: &[u8], fields: &FieldList, minor: u8) -> Result<Fields, Refusal> {
     let mut reader = Reader::default();
-    for field in fields {
-        // Length and first letter of the name tell nearly all headers that mean nothing here from those that do.
-        static INITIALS: [u8; 32] = {
-            let mut initials = [0; 32];
-            initials[4] = b'h';
-            initials[6] = b'e';
-            initials[7] = b'u';
-            initials[10] = b'c';
-            initials[14] = b'c';
-            initials[17] = b't';
-            initials
-        };
-        let name_bytes = (field.name_end - field.name_start) as usize;
-        if INITIALS[name_bytes % INITIALS.len()] == window[field.name_start as usize] | 0x20 {
-            reader.read(window, field)?;
-        }
+    for field in fields.marked() {
+        reader.read(window, field)?;
     }
-    match reader.host {
+    match reader.host.map(|host| host.value_place(window)) {
         None if minor > 0 => return Err(Refusal::HOST_MISSING),
-        // What ends the line ends the run, too, so nothing behind it is looked at.
-        Some(host) if run_end(classify, &HOST, &window[host.value_start as usize..]) != Some(host.value_bytes()) => {
+        // What ends the line or is whitespace ends the run, too, so nothing behind it is looked at.
+        Some(host) if run_end(classify, &HOST, &window[host.start..]) != Some(host.len()) => {
             return Err(Refusal::HOST_INVALID);
         }
         _ => {}

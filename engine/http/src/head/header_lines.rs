@@ -1,86 +1,140 @@
 //! Header lines: where names and values lie. Pure.
 
-use super::scan::{BLOCK_BYTES, Classify, SPACE, TOKEN, VALUE, ends, ends_in_half, run_end, run_start};
-use super::{Field, HEADERS_MAX};
+use super::fields::may_mean;
+use super::scan::{BLOCK_BYTES, Classify, PLACES, TOKEN, UsualLines, VALUE, ends, run_end};
+use super::{Field, FieldList, HEADERS_MAX};
 use crate::refusal::Refusal;
 
-/// Reads the lines from `at` on. Gives the place behind the empty line; `None` while more is needed.
-#[inline(always)]
-pub(super) fn read(
-    classify: impl Classify,
-    window: &[u8],
-    mut at: usize,
-    fields: &mut Vec<Field>,
-) -> Result<Option<usize>, Refusal> {
-    let (mut block_at, mut before) = (at, 0);
-    while block_at < window.len() {
-        let value_ends = ends(classify, &VALUE, window, block_at);
-        // The first of several in a row; where all is well, a carriage return.
-        let mut line_ends = value_ends & !(value_ends << 1 | before);
-        before = value_ends >> (BLOCK_BYTES - 1);
-        while line_ends != 0 {
-            let end = block_at + line_ends.trailing_zeros() as usize;
-            line_ends &= line_ends - 1;
-            match take(classify, window, at, end, fields) {
-                Line::Header => at = end + 2,
-                Line::LastHeader => return Ok(Some(end + 4)),
-                Line::Other if take_unusual(classify, window, at, end, fields) => at = end + 2,
-                Line::Other => return rest(classify, window, at, fields),
+/// Ends of lines that are found before the lines are looked at: those of most heads. So the lengths of lines decide no branch,
+/// which would be guessed wrong as often as they differ.
+const AHEAD: usize = 2 * PLACES;
+
+/// Blocks that are looked at for that.
+const BLOCKS_AHEAD: usize = 32;
+
+/// The ends of the lines of a head, as far as they were found.
+pub(super) struct Lines<'a> {
+    usual: UsualLines<'a>,
+    finder: Finder,
+    found: [u32; AHEAD],
+    found_count: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Looks for the ends of the lines of the head that `window` begins with, its request line included: so this need not wait until
+    /// it is known where that ends.
+    #[inline(always)]
+    pub(super) fn find(classify: impl Classify, window: &'a [u8]) -> Self {
+        let (mut finder, mut found) = (Finder::default(), [0; AHEAD]);
+        let found_count = finder.find(classify, window, &mut found);
+        Self { usual: UsualLines::of(window), finder, found, found_count }
+    }
+
+    /// Reads the header lines, which begin at `at`. Gives the place behind the empty line; `None` while more is needed.
+    #[inline(always)]
+    pub(super) fn read(
+        mut self,
+        classify: impl Classify,
+        window: &[u8],
+        mut at: usize,
+        fields: &mut FieldList,
+    ) -> Result<Option<usize>, Refusal> {
+        loop {
+            // Kept beside the list, since it changes with each line.
+            let mut count = fields.count;
+            for end in &self.found[..self.found_count] {
+                let end = *end as usize;
+                match (self.usual.name(classify, at, end), fields.all.get_mut(count)) {
+                    (Some((name_bytes, first)), Some(place)) => {
+                        let (name_start, line_end) = (at as u32, end as u32);
+                        *place = Field { name_start, name_end: name_start + name_bytes as u32, line_end };
+                        if may_mean(name_bytes, first) {
+                            fields.mark(count);
+                        }
+                        count += 1;
+                    }
+                    // Of the request line.
+                    _ if end < at => continue,
+                    _ => {
+                        fields.count = count;
+                        if !take_unusual(classify, window, at, end, fields) {
+                            return rest(classify, window, at, fields);
+                        }
+                        count = fields.count;
+                    }
+                }
+                at = end + 2;
+            }
+            fields.count = count;
+            if window[at..].starts_with(b"\r\n") {
+                return Ok(Some(at + 2));
+            }
+            if self.finder.at >= window.len() {
+                return rest(classify, window, at, fields);
+            }
+            self.found_count = self.finder.find(classify, window, &mut self.found);
+        }
+    }
+}
+
+/// Finds the bytes that end lines: those that may not stand in a value, and of several in a row the first. Where all is well,
+/// that is a carriage return.
+#[derive(Default)]
+struct Finder {
+    /// The next block.
+    at: usize,
+    /// The highest bit of the block before is at the lowest bit.
+    carry: u64,
+    /// The same of its pairs, the two highest.
+    carry_of_pairs: u64,
+}
+
+impl Finder {
+    /// Goes on up to four such bytes in a row, if they are not far: there the head ends, or is wrong. Gives the number of places
+    /// found up to there.
+    #[inline(always)]
+    fn find(&mut self, classify: impl Classify, window: &[u8], found: &mut [u32; AHEAD]) -> usize {
+        let mut count = 0;
+        let (blocks, tail) = window[self.at..].as_chunks();
+        for block in blocks.iter().take(BLOCKS_AHEAD) {
+            let is_end = self.add(classify, !classify.unlisted(block, &VALUE), &mut count, found);
+            if is_end || count > AHEAD - PLACES {
+                return count;
             }
         }
-        block_at += BLOCK_BYTES;
+        if blocks.len() < BLOCKS_AHEAD && !tail.is_empty() {
+            self.add(classify, ends(classify, &VALUE, window, self.at), &mut count, found);
+        }
+        count
     }
-    rest(classify, window, at, fields)
-}
 
-/// What a line is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
-    Header,
-    /// A header, and the empty line comes behind it.
-    LastHeader,
-    /// Perhaps a header, but not as clients write them usually.
-    Other,
-}
-
-/// Takes the line from `at` to `end`, where the first byte is that may not stand in a value.
-#[inline(always)]
-fn take(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -> Line {
-    let name_bytes = ends_in_half(classify, &TOKEN, window, at).trailing_zeros() as usize;
-    let Some(line) = window.get(at..end + 4) else { return Line::Other };
-    let (Some(separator), [.., last, b'\r', b'\n', first, second]) = (line.get(name_bytes..name_bytes + 3), line)
-    else {
-        return Line::Other;
-    };
-    let is_trimmed = separator[..2] == *b": " && separator[2] > b' ' && *last > b' ';
-    if !is_trimmed || name_bytes == 0 || fields.len() == HEADERS_MAX {
-        return Line::Other;
+    /// `value_ends` are the bits of the bytes of the next block that may not stand in a value. Tells whether four are in a row.
+    #[inline(always)]
+    fn add(&mut self, classify: impl Classify, value_ends: u64, count: &mut usize, found: &mut [u32; AHEAD]) -> bool {
+        let behind_one = value_ends << 1 | self.carry;
+        let pairs = value_ends & behind_one;
+        let fours = pairs & (pairs << 2 | self.carry_of_pairs);
+        let line_ends = value_ends & !behind_one;
+        let room = found[*count..].first_chunk_mut().expect("as much as a block has places");
+        classify.places(line_ends, self.at as u32, room);
+        self.carry = value_ends >> (BLOCK_BYTES - 1);
+        self.carry_of_pairs = pairs >> (BLOCK_BYTES - 2);
+        self.at += BLOCK_BYTES;
+        // Without what lies behind the first four, which is of the next head.
+        let up_to_four = if fours == 0 { line_ends } else { line_ends & (fours ^ (fours - 1)) };
+        *count += up_to_four.count_ones() as usize;
+        fours != 0
     }
-    let name_end = (at + name_bytes) as u32;
-    fields.push(Field { name_start: at as u32, name_end, value_start: name_end + 2, value_end: end as u32 });
-    if [*first, *second] == *b"\r\n" { Line::LastHeader } else { Line::Header }
 }
 
-/// As [`take`], with any length of the name, and any whitespace around the value. Says whether it is a header.
+/// Takes the line from `at` to `end` as [`UsualLines`] does, with any length of the name. Says whether it is a header.
 #[inline(never)]
-fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut Vec<Field>) -> bool {
+fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut FieldList) -> bool {
     let (line, behind) = (&window[at..end], &window[end..]);
     let Some(name_bytes) = run_end(classify, &TOKEN, line) else { return false };
     let is_header = name_bytes > 0 && line[name_bytes] == b':' && behind.starts_with(b"\r\n");
-    if !is_header || fields.len() == HEADERS_MAX {
-        return false;
-    }
-    let name_end = at + name_bytes;
-    let value = &window[name_end + 1..end];
-    let before = run_end(classify, &SPACE, value).unwrap_or(value.len());
-    let length = run_start(classify, &SPACE, value).max(before);
-    fields.push(Field {
-        name_start: at as u32,
-        name_end: name_end as u32,
-        value_start: (name_end + 1 + before) as u32,
-        value_end: (name_end + 1 + length) as u32,
-    });
-    true
+    let (name_start, name_end, line_end) = (at as u32, (at + name_bytes) as u32, end as u32);
+    is_header && fields.push(Field { name_start, name_end, line_end }, window)
 }
 
 /// Reads the lines from `at` on one by one: one that is no header or is not there yet.
@@ -89,7 +143,7 @@ fn rest(
     classify: impl Classify,
     window: &[u8],
     mut at: usize,
-    fields: &mut Vec<Field>,
+    fields: &mut FieldList,
 ) -> Result<Option<usize>, Refusal> {
     loop {
         let line = &window[at..];

@@ -14,6 +14,9 @@ pub(crate) mod scan;
 mod speed;
 mod target;
 
+use std::ops::{Deref, Range};
+
+use self::header_lines::Lines;
 use self::request_line::RequestLine;
 use self::scan::{Classify, Level, Task};
 use crate::method::Method;
@@ -51,13 +54,14 @@ pub(crate) struct Head<'a> {
     pub(crate) is_upgrade: bool,
 }
 
-/// Where a header lies in its head. The name is a token; the value has no whitespace around it, and no control character but tab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a header lies in its head. The name is a token; the value has no control character but tab.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Field {
     pub(crate) name_start: u32,
+    /// Where the colon is.
     pub(crate) name_end: u32,
-    pub(crate) value_start: u32,
-    pub(crate) value_end: u32,
+    /// Where the line's CRLF is.
+    pub(crate) line_end: u32,
 }
 
 impl Field {
@@ -65,17 +69,84 @@ impl Field {
     ///
     /// # Panics
     /// Where `input` is shorter than that head.
+    #[inline]
     pub(crate) fn name<'a>(&self, input: &'a [u8]) -> &'a [u8] {
         &input[self.name_start as usize..self.name_end as usize]
     }
 
-    /// As [`Self::name`], the value.
+    /// As [`Self::name`], the value, without whitespace around it.
+    #[inline]
     pub(crate) fn value<'a>(&self, input: &'a [u8]) -> &'a [u8] {
-        &input[self.value_start as usize..self.value_end as usize]
+        &input[self.value_place(input)]
     }
 
-    fn value_bytes(&self) -> usize {
-        (self.value_end - self.value_start) as usize
+    /// Where the value is (RFC 9110 5.6.3).
+    #[inline]
+    fn value_place(&self, input: &[u8]) -> Range<usize> {
+        let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
+        let (mut start, mut end) = (self.name_end as usize + 1, self.line_end as usize);
+        while start < end && is_space(input[start]) {
+            start += 1;
+        }
+        while start < end && is_space(input[end - 1]) {
+            end -= 1;
+        }
+        start..end
+    }
+}
+
+/// The headers of a head, in their order.
+pub(crate) struct FieldList {
+    all: Box<[Field; HEADERS_MAX]>,
+    count: usize,
+    /// Places of those that [`fields::may_mean`] something.
+    marked: Box<[u8; HEADERS_MAX]>,
+    marked_count: usize,
+}
+
+impl Default for FieldList {
+    fn default() -> Self {
+        let (all, marked) = (Box::new([Field::default(); HEADERS_MAX]), Box::new([0; HEADERS_MAX]));
+        Self { all, count: 0, marked, marked_count: 0 }
+    }
+}
+
+impl Deref for FieldList {
+    type Target = [Field];
+
+    #[inline]
+    fn deref(&self) -> &[Field] {
+        &self.all[..self.count]
+    }
+}
+
+impl FieldList {
+    fn clear(&mut self) {
+        (self.count, self.marked_count) = (0, 0);
+    }
+
+    /// Adds a header of `window`; whether there was room.
+    fn push(&mut self, field: Field, window: &[u8]) -> bool {
+        let Some(place) = self.all.get_mut(self.count) else { return false };
+        *place = field;
+        let name = field.name(window);
+        if fields::may_mean(name.len(), name[0]) {
+            self.mark(self.count);
+        }
+        self.count += 1;
+        true
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, place: usize) {
+        self.marked[self.marked_count] = place as u8;
+        self.marked_count += 1;
+    }
+
+    /// Those that [`fields::may_mean`] something.
+    #[inline(always)]
+    fn marked(&self) -> impl Iterator<Item = &Field> {
+        self.marked[..self.marked_count].iter().map(|place| &self.all[usize::from(*place)])
     }
 }
 
@@ -100,7 +171,7 @@ pub(crate) enum Persistence {
 pub(crate) fn parse<'a>(
     input: &'a [u8],
     limits: HeadLimits,
-    fields: &mut Vec<Field>,
+    fields: &mut FieldList,
 ) -> Result<Option<Head<'a>>, Refusal> {
     parse_at(Level::best(), input, limits, fields)
 }
@@ -110,7 +181,7 @@ pub(crate) fn parse_at<'a>(
     level: Level,
     input: &'a [u8],
     limits: HeadLimits,
-    fields: &mut Vec<Field>,
+    fields: &mut FieldList,
 ) -> Result<Option<Head<'a>>, Refusal> {
     level.run(Parse { input, limits, fields })
 }
@@ -118,7 +189,7 @@ pub(crate) fn parse_at<'a>(
 struct Parse<'a, 'f> {
     input: &'a [u8],
     limits: HeadLimits,
-    fields: &'f mut Vec<Field>,
+    fields: &'f mut FieldList,
 }
 
 impl<'a> Task for Parse<'a, '_> {
@@ -130,11 +201,12 @@ impl<'a> Task for Parse<'a, '_> {
         // What lies beyond the bound never plays a part, however much of it is there already.
         let window = &input[..input.len().min(limits.head_bytes_max)];
         let is_full = input.len() >= limits.head_bytes_max;
+        let lines = Lines::find(classify, window);
         let Some(line) = RequestLine::parse(classify, window, limits.target_bytes_max)? else {
             return if is_full { Err(Refusal::TARGET_TOO_LONG) } else { Ok(None) };
         };
         fields.clear();
-        let Some(length) = header_lines::read(classify, window, line.length, fields)? else {
+        let Some(length) = lines.read(classify, window, line.length, fields)? else {
             return if is_full { Err(Refusal::HEAD_TOO_LARGE) } else { Ok(None) };
         };
         let method = line.method.ok_or(Refusal::METHOD_UNKNOWN)?;
@@ -179,7 +251,7 @@ mod tests {
             b"BREW / HTTP/1.1\r\nHost: a\r\nA: \x7f\r\n\r\n",
         ];
         for head in heads {
-            let parse = |input: &[u8]| length(parse(input, LIMITS, &mut Vec::new()));
+            let parse = |input: &[u8]| length(parse(input, LIMITS, &mut FieldList::default()));
             let whole = parse(head);
             assert_ne!(whole, Ok(None));
             let first = (0..=head.len()).find(|length| parse(&head[..*length]) != Ok(None));
@@ -199,7 +271,8 @@ mod tests {
             "PUT /a HTTP/1.1\r\nHost: a\r\nA:b\r\n{long}: {long}\r\nC:\r\nD: \t \r\nE:\t e e\t \r\n\r\nX: y\r\n"
         );
         for level in Level::available() {
-            let mut fields = vec![Field { name_start: 0, name_end: 1, value_start: 2, value_end: 3 }];
+            let mut fields = FieldList::default();
+            assert!(fields.push(Field { name_start: 0, name_end: 1, line_end: 3 }, head.as_bytes()));
             let limits = HeadLimits { head_bytes_max: 1024, ..LIMITS };
             let parsed =
                 parse_at(level, head.as_bytes(), limits, &mut fields).expect("no fault").expect("a whole head");
@@ -215,7 +288,7 @@ mod tests {
         let outcome = |target: &str| {
             let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             let mut outcomes = Level::available().map(|level| {
-                let outcome = parse_at(level, head.as_bytes(), LIMITS, &mut Vec::new());
+                let outcome = parse_at(level, head.as_bytes(), LIMITS, &mut FieldList::default());
                 outcome.map(|head| head.map(|head| (head.path.to_owned(), head.query.map(str::to_owned))))
             });
             let first = outcomes.next().expect("scalar");
@@ -251,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_first_is_said_and_syntax_before_meaning() {
-        let outcome = |head: &str| length(parse(head.as_bytes(), LIMITS, &mut Vec::new()));
+        let outcome = |head: &str| length(parse(head.as_bytes(), LIMITS, &mut FieldList::default()));
         let rows = [
             ("GET / HTTP/1.1\r\nHost: a\nX : y\r\n", Refusal::LINE_FEED),
             ("GET / HTTP/1.1\r\nX : y\r\nHost: a\n", Refusal::HEADER_NAME),
@@ -276,7 +349,7 @@ mod tests {
                 let mut value = [b'a'; 70];
                 value[place] = byte;
                 let head = [b"GET / HTTP/1.1\r\nHost: a\r\nX: ", &value[..], b"\r\n\r\n"].concat();
-                let outcome = length(parse(&head, LIMITS, &mut Vec::new()));
+                let outcome = length(parse(&head, LIMITS, &mut FieldList::default()));
                 let is_text = byte == b'\t' || byte >= b' ' && byte != 0x7f;
                 assert_eq!(outcome.is_ok(), is_text, "byte {byte} at {place}: {outcome:?}");
             }
@@ -290,7 +363,11 @@ mod tests {
                 let mut name = [b'a'; 40];
                 name[place] = byte;
                 let head = [b"GET / HTTP/1.1\r\nHost: a\r\n", &name[..], b": x\r\n\r\n"].concat();
-                assert_eq!(parse(&head, LIMITS, &mut Vec::new()).is_ok(), is_token(byte), "byte {byte} at {place}");
+                assert_eq!(
+                    parse(&head, LIMITS, &mut FieldList::default()).is_ok(),
+                    is_token(byte),
+                    "byte {byte} at {place}"
+                );
             }
         }
     }

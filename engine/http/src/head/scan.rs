@@ -10,6 +10,9 @@ use std::sync::LazyLock;
 /// Bytes of a block, one bit for each.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
+/// Most places that [`Classify::places`] gives.
+pub(crate) const PLACES: usize = BLOCK_BYTES / 2;
+
 /// Enough for nearly every name.
 const HALF_BYTES: usize = BLOCK_BYTES / 2;
 
@@ -29,7 +32,7 @@ pub(crate) static TOKEN: Class = Class::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 /// behind it, and no `#`, since a fragment is not sent (RFC 9110 7.1).
 static PATH: Class = Class::alphanumeric_and(b"-._~:/[]@!$&'()*+,;=");
 
-/// As [`PATH`], behind the first `?`.
+/// As [`PATH`], and `?`, which is only a character behind the first one.
 static QUERY: Class = Class::alphanumeric_and(b"-._~:/?[]@!$&'()*+,;=");
 
 /// What may stand in a host or a port (RFC 3986 3.2.2).
@@ -37,9 +40,6 @@ pub(crate) static HOST: Class = Class::alphanumeric_and(b"-._~!$&'()*+;=%:[]");
 
 /// What may stand in a value: no control character but tab (RFC 9110 5.5).
 pub(crate) static VALUE: Class = Class::without_controls();
-
-/// Whitespace around values (RFC 9110 5.6.3).
-pub(crate) static SPACE: Class = Class::of(b" \t");
 
 impl Class {
     const fn of(characters: &[u8]) -> Self {
@@ -106,7 +106,28 @@ pub(crate) trait Classify: Copy {
         });
         high << HALF_BYTES | low
     }
+
+    /// Puts the places of those of `bits` that are set into `to`, counted from `first`. No two neighbours are set. What lies behind
+    /// in `to` may change.
+    #[inline(always)]
+    fn places(self, mut bits: u64, first: u32, to: &mut [u32; PLACES]) {
+        let (usual, others) = to.split_at_mut(USUAL_PLACES);
+        for place in usual {
+            *place = first + bits.trailing_zeros();
+            bits &= bits.wrapping_sub(1);
+        }
+        for place in others {
+            if bits == 0 {
+                break;
+            }
+            *place = first + bits.trailing_zeros();
+            bits &= bits - 1;
+        }
+    }
 }
+
+/// Few blocks have more lines: it takes no branch to find these.
+const USUAL_PLACES: usize = 4;
 
 /// What is done with the instructions of a level.
 pub(crate) trait Task {
@@ -156,10 +177,10 @@ impl Instructions {
             Self::Ssse3 => is_x86_feature_detected!("ssse3"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86::has_avx2(),
-            // Processors that have AVX-512, but not yet VBMI, clock all they do lower while they work with 512 bits.
+            // Processors that have AVX-512, but not yet VBMI2, clock all they do lower while they work with 512 bits.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi") && x86::has_avx2()
+                is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi2") && x86::has_avx2()
             }
         }
     }
@@ -236,6 +257,44 @@ pub(crate) fn ends_in_half(classify: impl Classify, class: &Class, input: &[u8],
     }
 }
 
+/// Header lines with a name of less than half a block.
+pub(crate) struct UsualLines<'a> {
+    window: &'a [u8],
+    /// A line that ends before has `BEHIND_BYTES` behind its end.
+    ends_before: usize,
+}
+
+/// Bytes behind a line's end that are loaded without a look at where the window ends.
+const BEHIND_BYTES: usize = HALF_BYTES + 2;
+
+impl<'a> UsualLines<'a> {
+    #[inline(always)]
+    pub(crate) fn of(window: &'a [u8]) -> Self {
+        Self { window, ends_before: window.len().saturating_sub(BEHIND_BYTES) }
+    }
+
+    /// Bytes of the name, and its first letter, in the line from `at` to `end`, where the first byte is that may not stand in a value;
+    /// `None` where it is no such line, or stands near the end of the window.
+    #[inline(always)]
+    pub(crate) fn name(&self, classify: impl Classify, at: usize, end: usize) -> Option<(usize, u8)> {
+        if end >= self.ends_before {
+            return None;
+        }
+        if at >= end {
+            return None;
+        }
+        let start = self.window.as_ptr();
+        // SAFETY: `at` is less than `end`, which has `BEHIND_BYTES` behind it, and they are more than half a block.
+        let name = unsafe { &*start.add(at).cast::<[u8; HALF_BYTES]>() };
+        let name_bytes = classify.unlisted_half(name, &TOKEN).trailing_zeros() as usize;
+        // SAFETY: `name_bytes` is at most half a block, so there are `BEHIND_BYTES` less that behind it, which are two.
+        let colon = unsafe { *start.add(at + name_bytes) };
+        // SAFETY: `end` has `BEHIND_BYTES` behind it.
+        let line_end = unsafe { *start.add(end).cast::<[u8; 2]>() };
+        (colon == b':' && name_bytes > 0 && line_end == *b"\r\n").then_some((name_bytes, name[0]))
+    }
+}
+
 #[inline(never)]
 fn padded<const BYTES: usize>(input: &[u8]) -> [u8; BYTES] {
     let mut padded = [0; BYTES];
@@ -255,21 +314,6 @@ pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> O
         at += HALF_BYTES;
     }
     None
-}
-
-/// Where the run of `class` that `input` ends with begins.
-#[inline(always)]
-pub(crate) fn run_start(classify: impl Classify, class: &Class, input: &[u8]) -> usize {
-    let mut end = input.len();
-    while end > 0 {
-        let at = end.saturating_sub(HALF_BYTES);
-        let ends = ends_in_half(classify, class, &input[..end], at);
-        if ends != 0 {
-            return at + (u32::BITS - ends.leading_zeros()) as usize;
-        }
-        end = at;
-    }
-    0
 }
 
 /// The target that a piece of a request line begins with.
@@ -292,11 +336,9 @@ impl Target<'_> {
 /// The target that `input` begins with, and that any byte ends which is no visible ASCII character; `None` where no such byte is there.
 #[inline(always)]
 pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>> {
-    let path_bytes = escaped_run_end(classify, &PATH, input, 0)?;
-    let length = match input[path_bytes] {
-        b'?' => escaped_run_end(classify, &QUERY, input, path_bytes + 1)?,
-        _ => path_bytes,
-    };
+    let mut mark = None;
+    let length = escaped_run_end(classify, input, &mut mark)?;
+    let path_bytes = mark.unwrap_or(length);
     if input[length].is_ascii_graphic() {
         let length = input.iter().position(|byte| !byte.is_ascii_graphic())?;
         return Some(Target::Other(&input[..length]));
@@ -305,17 +347,26 @@ pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>
     Some(Target::Allowed(unsafe { str::from_utf8_unchecked(&input[..length]) }, path_bytes))
 }
 
-/// Where the run from `at` on ends of characters of `class`, and of `%` with two hexadecimal digits behind it (RFC 3986 2.1).
+/// Where the run ends that `input` begins with, of characters of a path or a query, and of `%` with two hexadecimal digits behind it
+/// (RFC 3986 2.1). Puts the place of the first `?` into `mark`.
 #[inline(always)]
-fn escaped_run_end(classify: impl Classify, class: &Class, input: &[u8], mut at: usize) -> Option<usize> {
+fn escaped_run_end(classify: impl Classify, input: &[u8], mark: &mut Option<usize>) -> Option<usize> {
+    let mut at = 0;
     while at < input.len() {
-        let mut ends = ends_in_half(classify, class, input, at);
+        let mut ends = ends_in_half(classify, &QUERY, input, at);
+        if mark.is_none() {
+            let path_ends = ends_in_half(classify, &PATH, input, at) & !ends;
+            *mark = (path_ends != 0).then(|| at + path_ends.trailing_zeros() as usize);
+        }
         while ends != 0 {
             let end = at + ends.trailing_zeros() as usize;
             // The digits are of the class, so the next end lies behind them.
             match &input[end..] {
                 [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => ends &= ends - 1,
-                _ => return Some(end),
+                _ => {
+                    *mark = mark.filter(|mark| *mark < end);
+                    return Some(end);
+                }
             }
         }
         at += HALF_BYTES;
@@ -333,15 +384,18 @@ static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BITS, BLOCK_BYTES, Class, Classify, HALF_BYTES, Task};
+    use super::{BITS, BLOCK_BYTES, Class, Classify, HALF_BYTES, PLACES, Task};
 
     pub(super) fn has_avx2() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
     }
 
     /// A level: its name, its features, and how it classifies.
     macro_rules! level {
-        ($name:ident, $features:literal, $($method:ident($bytes:ident) -> $bits:ident = $function:ident,)+) => {
+        ($name:ident, $features:literal, $($method:ident($($argument:ident: $type:ty),+) $(-> $bits:ident)? = $function:ident,)+) => {
             /// Made by `run` only, so whoever has one has the instructions.
             #[derive(Clone, Copy)]
             pub(super) struct $name(());
@@ -356,22 +410,27 @@ mod x86 {
             impl Classify for $name {
                 $(
                     #[inline(always)]
-                    fn $method(self, bytes: &[u8; $bytes], class: &Class) -> $bits {
+                    fn $method(self, $($argument: $type),+) $(-> $bits)? {
                         // SAFETY: only code with these instructions makes `self`.
-                        unsafe { $function(bytes, class) }
+                        unsafe { $function($($argument),+) }
                     }
                 )+
             }
         };
     }
 
-    level!(Ssse3, "ssse3", unlisted_half(HALF_BYTES) -> u32 = unlisted_ssse3,);
-    level!(Avx2, "avx2,bmi1,bmi2", unlisted_half(HALF_BYTES) -> u32 = unlisted_avx2,);
+    level!(Ssse3, "ssse3", unlisted_half(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 = unlisted_ssse3,);
+    level!(
+        Avx2,
+        "avx2,bmi1,bmi2,popcnt",
+        unlisted_half(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 = unlisted_avx2,
+    );
     level!(
         Avx512,
-        "avx512bw,avx2,bmi1,bmi2",
-        unlisted_half(HALF_BYTES) -> u32 = unlisted_avx2,
-        unlisted(BLOCK_BYTES) -> u64 = unlisted_avx512,
+        "avx512bw,avx512vbmi2,avx2,bmi1,bmi2,popcnt",
+        unlisted_half(bytes: &[u8; HALF_BYTES], class: &Class) -> u32 = unlisted_avx2,
+        unlisted(bytes: &[u8; BLOCK_BYTES], class: &Class) -> u64 = unlisted_avx512,
+        places(bits: u64, first: u32, to: &mut [u32; PLACES]) = places_avx512,
     );
 
     #[inline]
@@ -414,6 +473,37 @@ mod x86 {
         let part = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
         let high = _mm512_and_si512(_mm512_srli_epi16::<4>(part), _mm512_set1_epi8(15));
         _mm512_testn_epi8_mask(_mm512_shuffle_epi8(rows, part), _mm512_shuffle_epi8(bits, high))
+    }
+
+    /// The number of each byte of a block.
+    static NUMBERS: [u8; BLOCK_BYTES] = {
+        let mut numbers = [0; BLOCK_BYTES];
+        let mut at = 0;
+        while at < BLOCK_BYTES {
+            numbers[at] = at as u8;
+            at += 1;
+        }
+        numbers
+    };
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vbmi2")]
+    fn places_avx512(bits: u64, first: u32, to: &mut [u32; PLACES]) {
+        // SAFETY: the reference is valid for 64 bytes, and the load needs no alignment.
+        let numbers = unsafe { _mm512_loadu_si512(NUMBERS.as_ptr().cast()) };
+        let numbers = _mm512_castsi512_si256(_mm512_maskz_compress_epi8(bits, numbers));
+        let first = _mm512_set1_epi32(first as i32);
+        let (usual, others) = to.split_at_mut(PLACES / 2);
+        let store = |to: &mut [u32], numbers: __m128i| {
+            let places = _mm512_add_epi32(_mm512_cvtepu8_epi32(numbers), first);
+            assert!(to.len() == PLACES / 2);
+            // SAFETY: it is valid for 16 numbers, 64 bytes, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), places) };
+        };
+        store(usual, _mm256_castsi256_si128(numbers));
+        if bits.count_ones() as usize > PLACES / 2 {
+            store(others, _mm256_extracti128_si256::<1>(numbers));
+        }
     }
 }
 

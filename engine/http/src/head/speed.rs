@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::scan::Level;
-use super::{Field, HEADERS_MAX, Head, HeadLimits, parse, parse_at};
+use super::{Field, FieldList, HEADERS_MAX, Head, HeadLimits, parse, parse_at};
 use crate::refusal::Refusal;
 
 /// Heads that one input holds, as from a client that pipelines.
@@ -78,11 +78,11 @@ fn measure(name: &str, head: &mut dyn FnMut(usize) -> String) {
     let end = memchr::memmem::Finder::new(b"\r\n\r\n").into_owned();
     parsers.push(("memmem of CRLF CRLF".to_owned(), Box::new(move |input| end.find(input).map_or(0, |at| at + 4))));
     for level in Level::available() {
-        let mut fields: Vec<Field> = Vec::new();
+        let mut fields = FieldList::default();
         let length = move |input: &[u8]| length(&parse_at(level, input, LIMITS, &mut fields), &fields);
         parsers.push((format!("{level:?}"), Box::new(length)));
     }
-    let mut fields: Vec<Field> = Vec::new();
+    let mut fields = FieldList::default();
     let length = move |input: &[u8]| length(&parse(input, LIMITS, &mut fields), &fields);
     parsers.push(("the fastest, as chosen".to_owned(), Box::new(length)));
     parsers.push(("httparse, bare line feeds".to_owned(), Box::new(httparse)));
@@ -124,7 +124,7 @@ fn head_that_comes_byte_by_byte() {
     {
         let head = format!("{start:v<width$}", width = LIMITS.head_bytes_max - 1);
         let begin = Instant::now();
-        let mut fields = Vec::new();
+        let mut fields = FieldList::default();
         for length in 1..=head.len() {
             let outcome = parse(&head.as_bytes()[..length], LIMITS, &mut fields);
             assert!(matches!(black_box(outcome), Ok(None) | Err(Refusal::TARGET_TOO_LONG)), "{length}");

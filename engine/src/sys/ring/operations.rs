@@ -37,6 +37,7 @@ impl Operations {
             opcode::Accept::CODE,
             opcode::Recv::CODE,
             opcode::Send::CODE,
+            opcode::SendMsg::CODE,
             opcode::Close::CODE,
             opcode::PollAdd::CODE,
             opcode::Timeout::CODE,
@@ -117,11 +118,15 @@ impl Ring {
     }
 
     #[inline]
-    fn push_send(&mut self, socket: &Socket, key: Key, payload: Payload, flags: i32, entry_flags: squeue::Flags) {
-        let (pointer, length) = (payload.bytes().as_ptr(), payload.len().min(i32::MAX as usize) as u32);
-        let flags = libc::MSG_NOSIGNAL | flags;
+    fn push_send(&mut self, socket: &Socket, key: Key, mut payload: Payload, flags: i32, entry_flags: squeue::Flags) {
+        let (socket, flags) = (Fd(socket.0), libc::MSG_NOSIGNAL | flags);
+        let entry = if let Payload::Joined(joined) = &mut payload {
+            opcode::SendMsg::new(socket, joined.message()).flags(flags as u32).build()
+        } else {
+            let [bytes, _] = payload.parts();
+            opcode::Send::new(socket, bytes.as_ptr(), bytes.len().min(i32::MAX as usize) as u32).flags(flags).build()
+        };
         let operation = self.hold(Held::Payload(payload));
-        let entry = opcode::Send::new(Fd(socket.0), pointer, length).flags(flags).build();
         self.outstanding += 1;
         self.push(entry.flags(entry_flags), Kind::Send.pack(operation, key));
     }
@@ -209,10 +214,13 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
+    use std::rc::Rc;
 
     use super::*;
+    use crate::sys::arena::Arena;
     use crate::sys::features::Features;
     use crate::sys::ring::{Completion, RingSizes};
 
@@ -262,6 +270,31 @@ mod tests {
             assert_eq!(before, ring.outstanding);
             let registered = ring.inner.submitter().register_probe(&mut io_uring::Probe::new());
             assert_eq!(registered.is_err(), is_restricted, "{operations:?}");
+        }
+    }
+
+    #[test]
+    fn a_joined_payload_is_one_send() {
+        for operations in [Operations::Any, Operations::Connections, Operations::AcceptedConnections] {
+            let mut ring = ring(operations);
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+            let mut peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+            let socket = Socket::from(OwnedFd::from(listener.accept().expect("accepted").0));
+            let mut arena = Arena::new();
+            arena.write(b"head, ");
+            let payload = Payload::joined(arena.seal().expect("staged"), Rc::from(*b"<body>"), 1, 5);
+            ring.send(&socket, KEY, payload, WhenFull::Return);
+            let (result, payload) = loop {
+                ring.enter(1).expect("entered");
+                if let Some(Completion::Sent { result, payload, .. }) = ring.next() {
+                    break (result, payload);
+                }
+            };
+            assert_eq!((result, payload.len()), (10, 10), "{operations:?}");
+            let mut received = [0; 10];
+            peer.read_exact(&mut received).expect("received");
+            assert_eq!(&received, b"head, body");
+            ring.close(socket);
         }
     }
 }
