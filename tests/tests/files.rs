@@ -123,6 +123,61 @@ fn large_files_go_on_across_upgrades() {
     });
 }
 
+/// How many lines of a log are about the large file, if each says that it was sent whole.
+fn whole_downloads(log: &Path) -> usize {
+    let lines = lines(log);
+    let expected = format!(r#"127.0.0.1 - - [] "GET /s/large HTTP/1.1" 200 {LARGE_BYTES} "-" "-""#);
+    let of_large: Vec<&String> = lines.iter().filter(|line| line.contains("/s/large")).collect();
+    assert!(of_large.iter().all(|line| **line == expected), "{of_large:#?}");
+    of_large.len()
+}
+
+#[test]
+fn a_download_that_moves_has_one_line_in_the_log() {
+    let folder = site();
+    let log = folder.path().join("log");
+    let logged = ["--access-log", log.to_str().expect("UTF-8")];
+    let server =
+        Server::start(&[&["--static", &mount(&folder), "--settle-ms", "50", "--workers", "2"], &logged[..]].concat());
+    let mut downloads: Vec<Download> = (0..6).map(|_| Download::begin(server.address())).collect();
+    for _ in 0..3 {
+        downloads.iter_mut().for_each(|download| download.read(1_000_000));
+        server.reload();
+        wait_until("the old workers have left", || server.workers().len() == 2);
+    }
+    // Whoever has left has written what it had, and none of it is over.
+    assert_eq!(whole_downloads(&log), 0);
+    downloads.into_iter().for_each(Download::finish);
+    server.stop();
+    assert_eq!(whole_downloads(&log), 6);
+}
+
+#[test]
+fn a_download_that_moves_to_other_masters_has_one_line_in_the_log() {
+    run("a_download_that_moves_to_other_masters_has_one_line_in_the_log", || {
+        let folder = site();
+        let log = folder.path().join("log");
+        let lineage = Lineage::start(1, |control, pid_file| {
+            let arguments = ["--settle-ms", "50", "--control", control, "--pid-file", pid_file];
+            let logged = ["--access-log", log.to_str().expect("UTF-8"), "--static", &mount(&folder)];
+            Server::start(&[&arguments[..], &logged].concat())
+        });
+        let mut downloads: Vec<Download> = (0..4).map(|_| Download::begin(lineage.first.address())).collect();
+        for _ in 0..2 {
+            downloads.iter_mut().for_each(|download| download.read(500_000));
+            lineage.done(&["upgrade"]);
+            lineage.settle();
+        }
+        downloads.into_iter().for_each(Download::finish);
+        lineage.done(&["stop"]);
+        wait_until("all have left", || {
+            lineage.reap();
+            lineage.masters().is_empty() && lineage.workers().is_empty()
+        });
+        assert_eq!(whole_downloads(&log), 4);
+    });
+}
+
 /// Lines with their times taken out.
 fn lines(log: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).expect("a log");
