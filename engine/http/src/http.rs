@@ -160,15 +160,15 @@ impl<S: State> Http<S> {
     ) -> Result<Taken, Refusal> {
         let Some(busy) = &mut connection.busy else { return Ok(Taken::Nothing) };
         let Busy { doing, written, .. } = &mut **busy;
+        let mut failed = None;
         let taken = match doing {
             Doing::Body { rest, kept } => rest.receive(input, |data| {
                 kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
             })?,
             Doing::Skip { rest } => rest.receive(input, |_| {})?,
             Doing::Parts { rest, receiver, out, waits } => {
-                let mut failed = None;
                 let state = &mut self.state;
-                let taken = rest.receive(input, |part| {
+                rest.receive(input, |part| {
                     if failed.is_none() {
                         let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing, written: &mut *written });
                         match receiver.on_part(state, part, out.as_mut()) {
@@ -176,19 +176,11 @@ impl<S: State> Http<S> {
                             Err(error) => failed = Some(error),
                         }
                     }
-                })?;
-                if let Some(error) = failed {
-                    *answered += 1;
-                    let begun = out.is_some();
-                    let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
-                    let mut answering = self.answering();
-                    return Ok(Taken::Bytes(taken, answering.fail_parts(connection, &busy.head, error, begun, io)));
-                }
-                taken
+                })?
             }
             Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
         };
-        if !busy.has_ended() {
+        if !busy.has_ended() && failed.is_none() {
             return Ok(Taken::Bytes(taken, After::Keep));
         }
         if busy.has_timer {
@@ -208,8 +200,11 @@ impl<S: State> Http<S> {
         let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
         *answered += 1;
         let then = match doing {
-            Doing::Parts { receiver, out, .. } => {
-                let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
+            Doing::Parts { rest, receiver, out, .. } => {
+                let then = match failed {
+                    Some(error) => answering.fail_parts(connection, &request, rest, error, out.is_some(), io),
+                    None => answering.end_parts(connection, &request, receiver, (out, &mut written), after, io),
+                };
                 self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
                 then
             }
