@@ -7,7 +7,7 @@ use baton::{Io, Next};
 use serde::{Deserialize, Serialize};
 
 use crate::body::Rest;
-use crate::connection::{Busy, Doing, HttpConnection};
+use crate::connection::{Busy, Doing, HttpConnection, Spares};
 use crate::error::Error;
 use crate::exchange::Receive;
 use crate::head::{Framing, Head, Persistence};
@@ -60,6 +60,7 @@ impl After {
 pub(crate) struct Answering<'s, S> {
     pub(crate) state: &'s mut S,
     pub(crate) writer: &'s mut Writer,
+    pub(crate) spares: &'s mut Spares<S>,
     pub(crate) requests_max: u32,
     /// Where answers are recorded.
     pub(crate) peers: Option<&'s Peers>,
@@ -184,7 +185,10 @@ impl<S: State> Answering<'_, S> {
                 return after;
             }
             Outcome::Stream(source, framing) => Doing::Stream { source, framing },
-            Outcome::Later => Doing::Later,
+            Outcome::Later => {
+                connection.busy = Some(self.spares.later(to, after));
+                return After::Keep;
+            }
             Outcome::Upgrade(protocol) => Doing::Upgraded(protocol),
         };
         let until_close = matches!(doing, Doing::Stream { framing: OutFraming::UntilClose, .. });
@@ -320,6 +324,7 @@ impl<S: State> Answering<'_, S> {
         let Some(to) = busy.to else { return busy.after };
         let is_last = io.is_draining() || busy.has_peer_ended;
         let (to, after) = if is_last { (To { say: Say::Close, ..to }, After::Close) } else { (to, busy.after) };
+        self.spares.keep(busy);
         let mut outcome = Outcome::Nothing;
         let result = Reply::new(io, self.writer, &mut outcome, to, None).response(response);
         if let Err(error) = result {

@@ -2,10 +2,10 @@
 //!
 //! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use baton::{
     CannotFreeze, CloseReason, ConnectionId, Drain, Io, Limit, Next, Peer, Protocol, Reject, StateFormat, Step,
     SystemCalls, ThawError, TimerKey, Worker,
@@ -14,10 +14,10 @@ use baton::{
 use crate::answer::{self, After, Answering};
 use crate::body::Rest;
 use crate::config::HttpConfig;
-use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped};
+use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_MAX, HttpConnection, Pumped, Spares};
 use crate::exchange::Flow;
 use crate::head::{self, Field, Framing, HeadLimits};
-use crate::later::{Inside, Message, Response};
+use crate::later::{Inside, Late, Message, Post, Response};
 use crate::method::Method;
 use crate::out::Out;
 use crate::peers::{PeerPlace, Peers};
@@ -42,6 +42,7 @@ pub struct Http<S: State = ()> {
     router: Router<S>,
     state: S,
     writer: Writer,
+    spares: Spares<S>,
     fields: Vec<Field>,
     head_limits: HeadLimits,
     body_bytes_max: u64,
@@ -51,7 +52,9 @@ pub struct Http<S: State = ()> {
     /// Where answers are recorded.
     peers: Option<Peers>,
     /// Answers that have come for connections that are about to be woken.
-    late: HashMap<ConnectionId, (u32, Response)>,
+    late: AHashMap<ConnectionId, (u32, Response)>,
+    /// Memory for those that are taken out of the post.
+    taken: Vec<Late>,
 }
 
 /// How far the input was understood.
@@ -69,6 +72,7 @@ impl<S: State> Http<S> {
             router,
             state,
             writer: Writer::new(&config.server),
+            spares: Spares::default(),
             fields: Vec::with_capacity(32),
             head_limits: HeadLimits {
                 head_bytes_max: config.head_bytes_max,
@@ -79,7 +83,8 @@ impl<S: State> Http<S> {
             body_ms: config.body_ms,
             requests_max: config.requests_max,
             peers: None,
-            late: HashMap::new(),
+            late: AHashMap::new(),
+            taken: Vec::new(),
         }
     }
 
@@ -101,11 +106,11 @@ impl<S: State> Http<S> {
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
         connection.empty_lines = 0;
-        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
+        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
         let mut request = Request { head, bytes, fields, parameters: found.parameters(), body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
+        let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
         if head.framing == Framing::Length(0) && !found.takes_parts() {
             *answered += 1;
             return Ok(Taken::Bytes(head.length, answering.answer(connection, &request, &found, io)));
@@ -194,10 +199,10 @@ impl<S: State> Http<S> {
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
-        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
+        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
+        let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
         *answered += 1;
         let then = match doing {
             Doing::Parts { rest, receiver, out, .. } => {
@@ -218,8 +223,8 @@ impl<S: State> Http<S> {
     }
 
     fn answering(&mut self) -> Answering<'_, S> {
-        let Self { state, writer, requests_max, peers, .. } = self;
-        Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() }
+        let Self { state, writer, spares, requests_max, peers, .. } = self;
+        Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() }
     }
 
     /// `input` is where the refused request begins, if no head was taken yet.
@@ -244,9 +249,9 @@ impl<S: State> Http<S> {
     fn resume(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
         match connection.pump(io) {
             Pumped::Waits => Next::Keep,
-            Pumped::Ended(after, record) => {
+            Pumped::Ended { after, is_paused, record } => {
                 self.record(connection, record, io.now());
-                connection.next_after(after, io)
+                connection.next_after(after, is_paused, io)
             }
             Pumped::Cut(record) => {
                 self.record(connection, record, io.now());
@@ -292,7 +297,7 @@ impl<S: State> Protocol for Http<S> {
     const SYSTEM_CALLS: SystemCalls = S::SYSTEM_CALLS;
 
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
-        self.writer.mailbox = Some(worker.mailbox());
+        self.writer.post = Some(Post::new(worker.mailbox()));
         self.state.on_start(worker)?;
         self.peers = self.state.wants_records().then(Peers::default);
         Ok(())
@@ -322,12 +327,15 @@ impl<S: State> Protocol for Http<S> {
                     match connection.pump(io) {
                         Pumped::Waits if rest.is_empty() => break Next::Keep,
                         // So the end of the input is not heard before the rest of it was looked at.
-                        Pumped::Waits => break Next::Pause,
+                        Pumped::Waits => {
+                            connection.busy.iter_mut().for_each(|busy| busy.is_paused = true);
+                            break Next::Pause;
+                        }
                         Pumped::Cut(record) => {
                             self.record(connection, record, io.now());
                             break Next::Abort;
                         }
-                        Pumped::Ended(after, record) => {
+                        Pumped::Ended { after, record, .. } => {
                             self.record(connection, record, io.now());
                             let after = if io.is_draining() { After::Close } else { after };
                             match after.next(rest) {
@@ -432,14 +440,14 @@ impl<S: State> Protocol for Http<S> {
                 Some((number, response)) if number == connection.requests => {
                     self.writer.refresh(io);
                     io.count_requests(1);
-                    let record = connection.take_record();
+                    let (is_paused, record) = (busy.is_paused, connection.take_record());
                     let then = self.answering().answer_late(connection, &response, io);
                     let (status, body_bytes) = self.writer.last();
                     self.record(connection, record.map(|record| Pending { status, body_bytes, ..record }), io.now());
                     if connection.busy.is_some() {
                         self.resume(connection, io)
                     } else {
-                        connection.next_after(then, io)
+                        connection.next_after(then, is_paused, io)
                     }
                 }
                 _ => Next::Keep,
@@ -474,9 +482,14 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
         match message.0 {
-            Inside::Answer(id, number, response) => {
-                self.late.insert(id, (number, response));
-                worker.wake(id);
+            Inside::Answers => {
+                if let Some(post) = &self.writer.post {
+                    post.take(&mut self.taken);
+                }
+                for Late { connection, number, response } in self.taken.drain(..) {
+                    self.late.insert(connection, (number, response));
+                    worker.wake(connection);
+                }
             }
             Inside::Wake(id) => worker.wake(id),
         }

@@ -1,6 +1,7 @@
 //! The answer to a request: what a handler gets to give it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
@@ -14,7 +15,7 @@ use crate::date;
 use crate::error::Error;
 use crate::exchange::{Source, Upgraded};
 use crate::head::fields::is_token;
-use crate::later::{Later, Response, Waker};
+use crate::later::{Later, Post, Response, Waker};
 use crate::method::Method;
 use crate::out::OutFraming;
 use crate::request::Request;
@@ -253,7 +254,7 @@ impl<'r, 'io> Reply<'r, 'io> {
             .headers
             .iter()
             .fold(self.status(response.status), |reply, (name, value)| reply.header(name, value));
-        with_headers.content_type(&response.content_type).whole(b"", &response.body)
+        with_headers.content_type(&*response.content_type).whole(b"", &response.body)
     }
 
     /// Answers with a body that `source` makes part by part, as the client takes it. Where the length is known, say it: the
@@ -287,9 +288,9 @@ impl<'r, 'io> Reply<'r, 'io> {
 
     /// Answers later. Requests behind this one wait; the connection stays in this worker until then.
     pub fn later(self) -> (Later, Done) {
-        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
+        let post = self.post();
         *self.outcome = Outcome::Later;
-        let later = Later { mailbox, connection: self.io.id(), number: self.to.number, is_answered: false };
+        let later = Later { post, connection: self.io.id(), number: self.to.number, is_answered: false };
         (later, Done(()))
     }
 
@@ -305,8 +306,11 @@ impl<'r, 'io> Reply<'r, 'io> {
 
     /// What wakes this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.
     pub fn waker(&self) -> Waker {
-        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
-        Waker { mailbox, connection: self.io.id() }
+        Waker { post: self.post(), connection: self.io.id() }
+    }
+
+    fn post(&self) -> Arc<Post> {
+        self.writer.post.clone().expect("the protocol has started")
     }
 
     /// Answers 101, and from now on the connection is `protocol`'s (RFC 9110 7.8). `name` is what stands in `Upgrade`.
