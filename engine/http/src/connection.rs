@@ -87,7 +87,7 @@ pub(crate) enum Pumped {
 }
 
 /// Boxes of requests whose answers came later, to be used again: many wait at a time, and answers come in batches.
-pub(crate) struct Spares<S>(Vec<Box<Busy<S>>>);
+pub(crate) struct Spares<S>(#[expect(clippy::vec_box, reason = "what is kept is the boxes")] Vec<Box<Busy<S>>>);
 
 impl<S> Default for Spares<S> {
     fn default() -> Self {
