@@ -210,6 +210,35 @@ fn answers_come_later_in_their_order() {
 }
 
 #[test]
+fn each_of_many_answers_reaches_its_own_client_whoever_gives_it() {
+    let mut harness = Harness::new(server());
+    let clients: Vec<Client> = (0..100).map(|_| harness.open()).collect();
+    for round in 0..3 {
+        // Every third is pipelined, with input behind it that waits.
+        for (at, client) in clients.iter().enumerate() {
+            let behind = if at % 3 == 0 { get("/") } else { String::new() };
+            assert_eq!(send(&mut harness, *client, &(get("/later") + &behind)), "");
+        }
+        let mut waiting: Vec<_> = harness.protocol().state().later.drain(..).enumerate().collect();
+        let halves = [waiting.split_off(50), waiting];
+        std::thread::scope(|scope| {
+            for half in halves {
+                scope.spawn(move || {
+                    half.into_iter()
+                        .rev()
+                        .for_each(|(at, later)| later.answer(Response::text(format!("{round} {at}"))));
+                });
+            }
+        });
+        for (at, client) in clients.iter().enumerate() {
+            let mut expected = vec![(200, format!("{round} {at}"))];
+            expected.extend((at % 3 == 0).then(|| (200, "hello".to_owned())));
+            assert_eq!(answers(&send(&mut harness, *client, "")), expected);
+        }
+    }
+}
+
+#[test]
 fn a_client_that_goes_away_does_not_get_the_answer_of_another() {
     let (mut harness, client) = open();
     send(&mut harness, client, &get("/later"));
