@@ -91,7 +91,9 @@ fn a_slow_reader_of_a_large_file_costs_little_memory() {
 #[test]
 fn large_files_go_on_where_workers_are_replaced() {
     let folder = site();
-    let server = Server::start(&["--static", &mount(&folder), "--settle-ms", "50", "--workers", "2"]);
+    let log = folder.path().join("log");
+    let arguments = ["--settle-ms", "50", "--workers", "2", "--access-log", log.to_str().expect("UTF-8")];
+    let server = Server::start(&[&["--static", &mount(&folder)], &arguments[..]].concat());
     let mut downloads: Vec<Download> = (0..6).map(|_| Download::begin(server.address())).collect();
     let first = server.workers();
     for _ in 0..2 {
@@ -101,17 +103,22 @@ fn large_files_go_on_where_workers_are_replaced() {
     }
     // They left long before the downloads are over: these were not waited for.
     assert!(server.workers().iter().all(|pid| !first.contains(pid)));
+    // They have written what they had, and no download is over.
+    assert_eq!(whole_downloads(&log), 0);
     downloads.into_iter().for_each(Download::finish);
     server.stop();
+    assert_eq!(whole_downloads(&log), 6);
 }
 
 #[test]
 fn large_files_go_on_across_upgrades() {
     run("large_files_go_on_across_upgrades", || {
         let folder = site();
+        let log = folder.path().join("log");
         let lineage = Lineage::start(1, |control, pid_file| {
             let arguments = ["--settle-ms", "50", "--control", control, "--pid-file", pid_file];
-            Server::start(&[&arguments[..], &["--static", &mount(&folder)]].concat())
+            let logged = ["--access-log", log.to_str().expect("UTF-8"), "--static", &mount(&folder)];
+            Server::start(&[&arguments[..], &logged].concat())
         });
         let mut downloads: Vec<Download> = (0..4).map(|_| Download::begin(lineage.first.address())).collect();
         for _ in 0..2 {
@@ -120,7 +127,22 @@ fn large_files_go_on_across_upgrades() {
             lineage.settle();
         }
         downloads.into_iter().for_each(Download::finish);
+        lineage.done(&["stop"]);
+        wait_until("all have left", || {
+            lineage.reap();
+            lineage.masters().is_empty() && lineage.workers().is_empty()
+        });
+        assert_eq!(whole_downloads(&log), 4);
     });
+}
+
+/// How many lines of a log are about the large file, if each says that it was sent whole.
+fn whole_downloads(log: &Path) -> usize {
+    let lines = lines(log);
+    let expected = format!(r#"127.0.0.1 - - [] "GET /s/large HTTP/1.1" 200 {LARGE_BYTES} "-" "-""#);
+    let of_large: Vec<&String> = lines.iter().filter(|line| line.contains("/s/large")).collect();
+    assert!(of_large.iter().all(|line| **line == expected), "{of_large:#?}");
+    of_large.len()
 }
 
 /// Lines with their times taken out.

@@ -116,6 +116,59 @@ fn without_root_another_user_is_refused() {
     assert!(stderr.contains("--user: only root may serve as another user"), "{stderr}");
 }
 
+#[test]
+fn a_folder_that_workers_could_not_read_is_refused_before_any_is_started() {
+    if !may_become_others() {
+        return;
+    }
+    let above = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(above.path(), Permissions::from_mode(0o711)).expect("set");
+    let folder = above.path().join("site");
+    fs::create_dir(&folder).expect("a folder");
+    let mode = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).expect("set");
+    let run_as = |flags: &[&str]| {
+        let mut command = Command::new(batond());
+        command.args(["--listen", "127.0.0.1:0", "--control", "off", "--static"]);
+        let output = run(command.arg(format!("/s/={}", folder.display())).args(flags));
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let advice = format!("let user {USER:?} read it (r and x), and pass the folders above it (x)");
+    let refusal = format!(
+        "batond: error: --static: the folder {} cannot be read: Permission denied (os error 13); {advice}\n",
+        folder.display()
+    );
+    for (mode_above, mode_of_folder) in [(0o711, 0o700), (0o711, 0o711), (0o700, 0o755)] {
+        mode(above.path(), mode_above);
+        mode(&folder, mode_of_folder);
+        for flags in [&["--check", "--user", USER][..], &["--user", USER]] {
+            assert_eq!(run_as(flags), (Some(2), refusal.clone()), "{mode_above:o} {mode_of_folder:o} {flags:?}");
+        }
+        // Root reads it.
+        assert_eq!(run_as(&["--check"]), (Some(0), String::new()));
+    }
+    mode(above.path(), 0o711);
+    mode(&folder, 0o755);
+    assert_eq!(run_as(&["--check", "--user", USER]), (Some(0), String::new()));
+}
+
+#[test]
+fn a_reload_to_a_folder_that_workers_could_not_read_changes_nothing() {
+    if !may_become_others() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
+    fs::write(folder.path().join("page"), "page").expect("written");
+    let server = Server::start(&["--user", USER, "--static", &format!("/s/={}", folder.path().display())]);
+    let workers = server.workers();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("set");
+    assert!(!server.try_reload());
+    assert_eq!((server.workers(), server.count_of("cannot be read: Permission denied")), (workers, 1));
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
+    server.reload();
+    server.stop();
+}
+
 /// Both leave a process capabilities when it becomes another user.
 const STARTS: [&[&str]; 2] = [
     &["--securebits", "+no_setuid_fixup"],

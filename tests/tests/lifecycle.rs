@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 use std::thread;
@@ -12,7 +12,7 @@ use baton::control::{EventKind, Exit};
 use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
 use baton_tests::control;
 use baton_tests::process::{descriptors, is_alive};
-use baton_tests::program::{Server, batond, free_port, signal, signal_group};
+use baton_tests::program::{Server, batond, faulty, free_port, signal, signal_group};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
 
@@ -396,4 +396,54 @@ fn check_refused(command: Command, why: &str) {
     assert_eq!(status.code(), Some(1), "{log:#?}");
     let errors: Vec<_> = log.iter().filter(|line| line.starts_with("batond: error: ")).collect();
     assert!(errors.len() == 1 && errors[0].contains(why), "{log:#?}");
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_worker_and_the_others_serve_on() {
+    let program = faulty("panicking");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (control, address) = (folder.path().join("control"), SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let mut command = Command::new(program);
+    command.args(["--workers", "2", "--listen", &address.to_string()]).arg("--control").arg(&control);
+    let server = Server::start_unlogged(command, address);
+    wait_until("it serves", || control::events(&control).iter().any(|event| matches!(event, EventKind::Serves { .. })));
+    let pid_of = |stream: &mut TcpStream| -> u32 {
+        let answer = ask(stream).expect("an answer");
+        answer.rsplit_once("\r\n\r\n").expect("a head").1.parse().expect("a pid")
+    };
+    let before = server.workers();
+    let mut kept: Vec<(u32, TcpStream)> = Vec::new();
+    wait_until("each worker has some connections", || {
+        let mut stream = connect(address);
+        kept.push((pid_of(&mut stream), stream));
+        before.iter().all(|worker| kept.iter().filter(|(pid, _)| pid == worker).count() >= 5)
+    });
+    let (victim, mut asking) = kept.remove(0);
+    asking.write_all(b"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    // No half answer; whether the end is a reset is the kernel's.
+    assert_eq!(read_to_end(&mut asking).unwrap_or_default(), b"");
+    (0..20).for_each(|_| assert_served(address));
+    for (pid, mut stream) in kept {
+        if pid == victim {
+            assert_eq!(read_to_end(&mut stream).unwrap_or_default(), b"");
+        } else {
+            assert_eq!(pid_of(&mut stream), pid);
+        }
+    }
+    wait_until("another worker has its place", || {
+        let now = server.workers();
+        now.len() == 2 && !now.contains(&victim)
+    });
+    wait_until("the new worker answers, too", || !before.contains(&pid_of(&mut connect(address))));
+    let deaths: Vec<Exit> = control::events(&control)
+        .into_iter()
+        .filter_map(|event| match event {
+            EventKind::WorkerDied { exit, .. } => Some(exit),
+            _ => None,
+        })
+        .collect();
+    // As profiles have it: a panic unwinds out of the worker, or aborts.
+    let expected = if cfg!(debug_assertions) { Exit::Code(101) } else { Exit::Signal(Signal::SIGABRT as i32) };
+    assert_eq!(deaths, [expected]);
+    server.stop();
 }

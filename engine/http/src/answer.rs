@@ -7,10 +7,10 @@ use baton::{Io, Next};
 use serde::{Deserialize, Serialize};
 
 use crate::body::Rest;
-use crate::connection::{Busy, Doing, HttpConnection};
+use crate::connection::{Busy, Doing, HttpConnection, Spares};
 use crate::error::Error;
 use crate::exchange::Receive;
-use crate::head::{Head, Persistence};
+use crate::head::{Framing, Head, Persistence};
 use crate::later::Response;
 use crate::method::Method;
 use crate::out::{Out, OutFraming};
@@ -24,6 +24,9 @@ use crate::state::State;
 use crate::writer::{AnswerHead, Length, Say, Writer};
 
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Of a body that is longer, or of unknown length, the rest is not read once its receiver has failed: closing costs less.
+const SKIPPED_BYTES_MAX: u64 = 256 * 1024;
 
 const NOT_FOUND: &[u8] = b"there is nothing here\n";
 const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
@@ -57,6 +60,7 @@ impl After {
 pub(crate) struct Answering<'s, S> {
     pub(crate) state: &'s mut S,
     pub(crate) writer: &'s mut Writer,
+    pub(crate) spares: &'s mut Spares<S>,
     pub(crate) requests_max: u32,
     /// Where answers are recorded.
     pub(crate) peers: Option<&'s Peers>,
@@ -181,7 +185,10 @@ impl<S: State> Answering<'_, S> {
                 return after;
             }
             Outcome::Stream(source, framing) => Doing::Stream { source, framing },
-            Outcome::Later => Doing::Later,
+            Outcome::Later => {
+                connection.busy = Some(self.spares.later(to, after));
+                return After::Keep;
+            }
             Outcome::Upgrade(protocol) => Doing::Upgraded(protocol),
         };
         let until_close = matches!(doing, Doing::Stream { framing: OutFraming::UntilClose, .. });
@@ -226,10 +233,7 @@ impl<S: State> Answering<'_, S> {
                 let then = self.settle(connection, request, begun.err(), outcome, (to, after), io);
                 self.record(connection, request, io);
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
-                    let mut busy = Busy::new(b"", Doing::Skip { rest });
-                    busy.after = then;
-                    connection.busy = Some(busy);
-                    return After::Keep;
+                    return skip(connection, rest, then);
                 }
                 // Something goes on although the body was not read: it cannot be told from what follows.
                 return if connection.busy.take().is_some() { After::Cut } else { then };
@@ -281,23 +285,32 @@ impl<S: State> Answering<'_, S> {
         then
     }
 
-    /// A receiver has failed in the middle of a body.
+    /// A receiver has failed in the middle of a body. The rest of a small one is skipped, so that the connection goes on; what the
+    /// answer says must not depend on how much of the body has come so far.
     pub(crate) fn fail_parts(
         &mut self,
-        connection: &HttpConnection<S>,
-        head: &[u8],
+        connection: &mut HttpConnection<S>,
+        request: &Request<'_>,
+        rest: Rest,
         error: Error,
         has_begun: bool,
         io: &mut Io<'_>,
     ) -> After {
-        error.log("", "");
+        error.log(request.method().name(), request.path());
         if has_begun {
             return After::Cut;
         }
-        let method = if head.starts_with(b"HEAD ") { Method::Head } else { Method::Post };
-        let to = To { say: Say::Close, method, minor: 1, number: connection.requests, expects_continue: false };
+        let is_small = matches!(request.head.framing, Framing::Length(length) if length <= SKIPPED_BYTES_MAX);
+        let (to, after) = match self.persistence(connection, &request.head, io) {
+            kept if is_small => kept,
+            (to, _) => (To { say: Say::Close, ..to }, After::Close),
+        };
         write_error(self.writer, io, to, &error);
-        After::Close
+        self.record(connection, request, io);
+        match after {
+            After::Keep | After::Finish if !rest.has_ended() => skip(connection, rest, after),
+            _ => after,
+        }
     }
 
     /// Answers a request that waits for this; the answer may go on as a stream.
@@ -311,6 +324,7 @@ impl<S: State> Answering<'_, S> {
         let Some(to) = busy.to else { return busy.after };
         let is_last = io.is_draining() || busy.has_peer_ended;
         let (to, after) = if is_last { (To { say: Say::Close, ..to }, After::Close) } else { (to, busy.after) };
+        self.spares.keep(busy);
         let mut outcome = Outcome::Nothing;
         let result = Reply::new(io, self.writer, &mut outcome, to, None).response(response);
         if let Err(error) = result {
@@ -349,6 +363,14 @@ impl<S: State> Answering<'_, S> {
         self.writer.write(io, head, if to.method == Method::Head { b"" } else { body });
         self.writer.headers = headers;
     }
+}
+
+/// Reads the rest of a body that nobody wants, and does `then` behind it.
+fn skip<S>(connection: &mut HttpConnection<S>, rest: Rest, then: After) -> After {
+    let mut busy = Busy::new(b"", Doing::Skip { rest });
+    busy.after = then;
+    connection.busy = Some(busy);
+    After::Keep
 }
 
 /// Refuses a request that cannot be understood.

@@ -5,6 +5,9 @@ use std::fmt;
 use std::time::SystemTime;
 
 use ::http::StatusCode;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE;
+use sha1::{Digest, Sha1};
 
 use crate::date;
 use crate::method::Method;
@@ -66,6 +69,26 @@ impl fmt::Display for EntityTag<'_> {
 
 fn is_tag_byte(byte: u8) -> bool {
     byte > b' ' && byte != b'"' && byte != 0x7f
+}
+
+/// Bytes of a hash that tell a body from others.
+const BODY_TAG_HASH_BYTES: usize = 15;
+
+/// What a strong tag has that is made of a body: its SHA-1, cut to what no two bodies will share, in base 64.
+pub(crate) struct BodyTag([u8; BODY_TAG_HASH_BYTES / 3 * 4]);
+
+impl BodyTag {
+    pub(crate) fn of(body: &[u8]) -> Self {
+        let mut text = [0; BODY_TAG_HASH_BYTES / 3 * 4];
+        let hash = &Sha1::digest(body)[..BODY_TAG_HASH_BYTES];
+        // As long as this: 15 bytes are 20 characters, without padding.
+        let _ = BASE64_URL_SAFE.encode_slice(hash, &mut text);
+        Self(text)
+    }
+
+    pub(crate) fn entity_tag(&self) -> EntityTag<'_> {
+        EntityTag { is_weak: false, opaque: &self.0 }
+    }
 }
 
 /// What a resource says of its current representation. Empty for one that exists and has neither tag nor date.

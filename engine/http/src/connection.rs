@@ -61,6 +61,8 @@ pub(crate) struct Busy<S> {
     pub(crate) has_timer: bool,
     /// The client will send nothing more.
     pub(crate) has_peer_ended: bool,
+    /// Input waits behind the request, and the connection is not read.
+    pub(crate) is_paused: bool,
     /// Bytes of the body of its answer that were written in parts.
     pub(crate) written: u64,
     /// What is recorded when its answer is over.
@@ -85,8 +87,35 @@ pub(crate) enum Doing<S> {
 /// What asking a source came to.
 pub(crate) enum Pumped {
     Waits,
-    Ended(After, Option<Pending>),
+    Ended { after: After, is_paused: bool, record: Option<Pending> },
     Cut(Option<Pending>),
+}
+
+/// Boxes of requests whose answers came later, to be used again: many wait at a time, and answers come in batches.
+pub(crate) struct Spares<S>(#[expect(clippy::vec_box, reason = "what is kept is the boxes")] Vec<Box<Busy<S>>>);
+
+impl<S> Default for Spares<S> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<S> Spares<S> {
+    const COUNT_MAX: usize = 256;
+
+    pub(crate) fn later(&mut self, to: To, after: After) -> Box<Busy<S>> {
+        let mut busy = self.0.pop().unwrap_or_else(|| Busy::new(b"", Doing::Later));
+        (busy.to, busy.after, busy.is_paused) = (Some(to), after, false);
+        busy
+    }
+
+    /// Keeps a box as [`Spares::later`] has given it, with its record taken.
+    pub(crate) fn keep(&mut self, busy: Box<Busy<S>>) {
+        let is_clean = matches!(busy.doing, Doing::Later) && busy.record.is_none() && !busy.has_peer_ended;
+        if is_clean && self.0.len() < Self::COUNT_MAX {
+            self.0.push(busy);
+        }
+    }
 }
 
 impl<S> Busy<S> {
@@ -99,6 +128,7 @@ impl<S> Busy<S> {
             after,
             has_timer: false,
             has_peer_ended: false,
+            is_paused: false,
             written: 0,
             record: None,
         })
@@ -163,9 +193,10 @@ impl<S: 'static> HttpConnection<S> {
                 Ok(Progress::End) => {
                     let is_whole = out.end();
                     let after = if busy.has_peer_ended { After::Close } else { busy.after };
+                    let is_paused = busy.is_paused;
                     let record = self.take_record();
                     self.busy = None;
-                    return if is_whole { Pumped::Ended(after, record) } else { Pumped::Cut(record) };
+                    return if is_whole { Pumped::Ended { after, is_paused, record } } else { Pumped::Cut(record) };
                 }
                 Err(error) => {
                     error.log("", "");
@@ -187,10 +218,11 @@ impl<S: 'static> HttpConnection<S> {
     }
 
     /// What to do after an answer that was not given from `on_data`.
-    pub(crate) fn next_after(&self, after: After, io: &Io<'_>) -> Next {
+    pub(crate) fn next_after(&self, after: After, is_paused: bool, io: &Io<'_>) -> Next {
         match after {
             After::Keep if io.is_draining() => Next::Close,
-            After::Keep => Next::More { at_least: 1 },
+            After::Keep if is_paused => Next::More { at_least: 1 },
+            After::Keep => Next::Keep,
             After::Finish | After::Close => Next::Close,
             After::Cut => Next::Abort,
         }
@@ -285,7 +317,8 @@ impl Begun {
             Some(Pending { head: head.into(), status, body_bytes, began })
         });
         let busy = Busy::new(b"", Doing::Stream { source, framing });
-        Box::new(Busy { after, has_peer_ended, written, record, ..*busy })
+        // What the engine has brought along may wait.
+        Box::new(Busy { after, has_peer_ended, is_paused: true, written, record, ..*busy })
     }
 }
 

@@ -54,7 +54,8 @@ pub trait Receive<S>: 'static {
     /// A part of the body has come. `out` is the answer, where it was begun with [`Reply::start`].
     ///
     /// # Errors
-    /// Answered with the error, where no answer was begun, and the connection ends.
+    /// Answered with the error, where no answer was begun. The connection goes on behind the body where the client has said that
+    /// this has 256 KiB at most, else it ends.
     fn on_part(&mut self, state: &mut S, part: &[u8], out: Option<&mut Out<'_, '_>>) -> Result<Flow, Error>;
 
     /// The body is whole, and no answer was begun.

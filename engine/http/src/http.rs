@@ -14,10 +14,10 @@ use baton::{
 use crate::answer::{self, After, Answering};
 use crate::body::Rest;
 use crate::config::HttpConfig;
-use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_LEFT, HttpConnection, Pumped};
+use crate::connection::{BODY_TIMER, Busy, Doing, EMPTY_LINES_LEFT, HttpConnection, Pumped, Spares};
 use crate::exchange::Flow;
 use crate::head::{self, FieldList, Framing, HeadLimits};
-use crate::later::{Inside, Message, Response};
+use crate::later::{Inside, Late, Message, Post, Response};
 use crate::method::Method;
 use crate::out::Out;
 use crate::peers::{PeerPlace, Peers};
@@ -42,6 +42,7 @@ pub struct Http<S: State = ()> {
     router: Router<S>,
     state: S,
     writer: Writer,
+    spares: Spares<S>,
     fields: FieldList,
     head_limits: HeadLimits,
     body_bytes_max: u64,
@@ -50,6 +51,8 @@ pub struct Http<S: State = ()> {
     requests_max: u32,
     /// Where answers are recorded.
     peers: Option<Peers>,
+    /// Memory for answers that are taken out of the post.
+    taken: Vec<Late>,
 }
 
 /// How far the input was understood.
@@ -67,6 +70,7 @@ impl<S: State> Http<S> {
             router,
             state,
             writer: Writer::new(&config.server),
+            spares: Spares::default(),
             fields: FieldList::default(),
             head_limits: HeadLimits {
                 head_bytes_max: config.head_bytes_max,
@@ -77,6 +81,7 @@ impl<S: State> Http<S> {
             body_ms: config.body_ms,
             requests_max: config.requests_max,
             peers: None,
+            taken: Vec::new(),
         }
     }
 
@@ -98,11 +103,11 @@ impl<S: State> Http<S> {
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
         connection.empty_lines_left = EMPTY_LINES_LEFT;
-        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
+        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let (bytes, behind) = input.split_at(head.length);
         let mut request = Request { head, bytes, fields, parameters: found.parameters(), body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
+        let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
         if head.framing == Framing::Length(0) && !found.takes_parts() {
             *answered += 1;
             return Ok(Taken::Bytes(head.length, answering.answer(connection, &request, &found, io)));
@@ -157,15 +162,15 @@ impl<S: State> Http<S> {
     ) -> Result<Taken, Refusal> {
         let Some(busy) = &mut connection.busy else { return Ok(Taken::Nothing) };
         let Busy { doing, written, .. } = &mut **busy;
+        let mut failed = None;
         let taken = match doing {
             Doing::Body { rest, kept } => rest.receive(input, |data| {
                 kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
             })?,
             Doing::Skip { rest } => rest.receive(input, |_| {})?,
             Doing::Parts { rest, receiver, out, waits } => {
-                let mut failed = None;
                 let state = &mut self.state;
-                let taken = rest.receive(input, |part| {
+                rest.receive(input, |part| {
                     if failed.is_none() {
                         let mut out = out.as_mut().map(|framing| Out { io: &mut *io, framing, written: &mut *written });
                         match receiver.on_part(state, part, out.as_mut()) {
@@ -173,19 +178,11 @@ impl<S: State> Http<S> {
                             Err(error) => failed = Some(error),
                         }
                     }
-                })?;
-                if let Some(error) = failed {
-                    *answered += 1;
-                    let begun = out.is_some();
-                    let Some(busy) = connection.busy.take() else { return Ok(Taken::Nothing) };
-                    let mut answering = self.answering();
-                    return Ok(Taken::Bytes(taken, answering.fail_parts(connection, &busy.head, error, begun, io)));
-                }
-                taken
+                })?
             }
             Doing::Stream { .. } | Doing::Later | Doing::Upgraded(_) => return Ok(Taken::Nothing),
         };
-        if !busy.has_ended() {
+        if !busy.has_ended() && failed.is_none() {
             return Ok(Taken::Bytes(taken, After::Keep));
         }
         if busy.has_timer {
@@ -199,14 +196,17 @@ impl<S: State> Http<S> {
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
-        let Self { router, state, writer, fields, requests_max, peers, .. } = self;
+        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
         let found = router.find(head.method, head.path);
         let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
-        let mut answering = Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() };
+        let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
         *answered += 1;
         let then = match doing {
-            Doing::Parts { receiver, out, .. } => {
-                let then = answering.end_parts(connection, &request, receiver, (out, &mut written), after, io);
+            Doing::Parts { rest, receiver, out, .. } => {
+                let then = match failed {
+                    Some(error) => answering.fail_parts(connection, &request, rest, error, out.is_some(), io),
+                    None => answering.end_parts(connection, &request, receiver, (out, &mut written), after, io),
+                };
                 self.record(connection, record.map(|record| Pending { body_bytes: written, ..record }), io.now());
                 then
             }
@@ -220,8 +220,8 @@ impl<S: State> Http<S> {
     }
 
     fn answering(&mut self) -> Answering<'_, S> {
-        let Self { state, writer, requests_max, peers, .. } = self;
-        Answering { state, writer, requests_max: *requests_max, peers: peers.as_ref() }
+        let Self { state, writer, spares, requests_max, peers, .. } = self;
+        Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() }
     }
 
     /// `input` is where the refused request begins, if no head was taken yet.
@@ -250,26 +250,26 @@ impl<S: State> Http<S> {
         response: &Response,
         io: &mut Io<'_>,
     ) -> Next {
-        let is_awaited = matches!(connection.busy.as_ref().map(|busy| &busy.doing), Some(Doing::Later));
-        if !is_awaited || number != connection.requests {
+        let awaited = connection.busy.as_ref().filter(|busy| matches!(busy.doing, Doing::Later));
+        let Some(is_paused) = awaited.map(|busy| busy.is_paused).filter(|_| number == connection.requests) else {
             return Next::Keep;
-        }
+        };
         self.writer.refresh(io);
         io.count_requests(1);
         let record = connection.take_record();
         let then = self.answering().answer_late(connection, response, io);
         let (status, body_bytes) = self.writer.last();
         self.record(connection, record.map(|record| Pending { status, body_bytes, ..record }), io.now());
-        if connection.busy.is_some() { self.resume(connection, io) } else { connection.next_after(then, io) }
+        if connection.busy.is_some() { self.resume(connection, io) } else { connection.next_after(then, is_paused, io) }
     }
 
     /// Goes on with what was going on, from another callback than [`Protocol::on_data`].
     fn resume(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
         match connection.pump(io) {
             Pumped::Waits => Next::Keep,
-            Pumped::Ended(after, record) => {
+            Pumped::Ended { after, is_paused, record } => {
                 self.record(connection, record, io.now());
-                connection.next_after(after, io)
+                connection.next_after(after, is_paused, io)
             }
             Pumped::Cut(record) => {
                 self.record(connection, record, io.now());
@@ -315,7 +315,7 @@ impl<S: State> Protocol for Http<S> {
     const SYSTEM_CALLS: SystemCalls = S::SYSTEM_CALLS;
 
     fn on_start(&mut self, worker: &mut Worker<'_, Message>) -> io::Result<()> {
-        self.writer.mailbox = Some(worker.mailbox());
+        self.writer.post = Some(Post::new(worker.mailbox()));
         self.state.on_start(worker)?;
         self.peers = self.state.wants_records().then(Peers::default);
         Ok(())
@@ -345,12 +345,15 @@ impl<S: State> Protocol for Http<S> {
                     match connection.pump(io) {
                         Pumped::Waits if rest.is_empty() => break Next::Keep,
                         // So the end of the input is not heard before the rest of it was looked at.
-                        Pumped::Waits => break Next::Pause,
+                        Pumped::Waits => {
+                            connection.busy.iter_mut().for_each(|busy| busy.is_paused = true);
+                            break Next::Pause;
+                        }
                         Pumped::Cut(record) => {
                             self.record(connection, record, io.now());
                             break Next::Abort;
                         }
-                        Pumped::Ended(after, record) => {
+                        Pumped::Ended { after, record, .. } => {
                             self.record(connection, record, io.now());
                             let after = if io.is_draining() { After::Close } else { after };
                             match after.next(rest) {
@@ -480,9 +483,17 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
         match message.0 {
-            Inside::Answer(id, number, response) => {
-                // One that is gone needs no answer.
-                let _ = worker.with(id, |connection, io| self.answer_late(connection, number, &response, io));
+            Inside::Answers => {
+                let mut taken = std::mem::take(&mut self.taken);
+                if let Some(post) = &self.writer.post {
+                    post.take(&mut taken);
+                }
+                for Late { connection, number, response } in taken.drain(..) {
+                    // One that is gone needs no answer.
+                    let answer = |state: &mut HttpConnection<S>, io: &mut Io<'_>| self.answer_late(state, number, &response, io);
+                    let _ = worker.with(connection, answer);
+                }
+                self.taken = taken;
             }
             Inside::Wake(id) => worker.wake(id),
         }

@@ -1,5 +1,8 @@
 //! Answers that come later, from this worker or from another thread, and wakes.
 
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use ::http::StatusCode;
 use baton::{ConnectionId, Mailbox};
 use serde::Serialize;
@@ -12,9 +15,50 @@ pub struct Message(pub(crate) Inside);
 
 #[derive(Debug)]
 pub(crate) enum Inside {
-    /// To the exchange of this number of a connection.
-    Answer(ConnectionId, u32, Response),
+    /// There are answers in the [`Post`].
+    Answers,
     Wake(ConnectionId),
+}
+
+/// An answer to the exchange of this number of a connection.
+#[derive(Debug)]
+pub(crate) struct Late {
+    pub(crate) connection: ConnectionId,
+    pub(crate) number: u32,
+    pub(crate) response: Response,
+}
+
+/// The way into a worker. Answers wait beside the mailbox, which only tells that there are some: so a batch of them costs one message.
+#[derive(Debug)]
+pub(crate) struct Post {
+    mailbox: Mailbox<Message>,
+    answers: Mutex<Vec<Late>>,
+}
+
+impl Post {
+    pub(crate) fn new(mailbox: Mailbox<Message>) -> Arc<Self> {
+        Arc::new(Self { mailbox, answers: Mutex::default() })
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Vec<Late>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, late: Late) {
+        let mut answers = self.answers();
+        answers.push(late);
+        let is_first = answers.len() == 1;
+        drop(answers);
+        if is_first && self.mailbox.send(Message(Inside::Answers)).is_err() {
+            // Where the worker has ended, so have its connections.
+            self.answers().clear();
+        }
+    }
+
+    /// Puts all that wait into `taken`, which is empty.
+    pub(crate) fn take(&self, taken: &mut Vec<Late>) {
+        std::mem::swap(&mut *self.answers(), taken);
+    }
 }
 
 /// An answer that owns what it says: for [`Later::answer`].
@@ -22,18 +66,18 @@ pub(crate) enum Inside {
 pub struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
-    pub(crate) content_type: String,
+    pub(crate) content_type: Cow<'static, str>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Response {
     /// An answer without a body.
     pub fn new(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), content_type: String::new(), body: Vec::new() }
+        Self { status, headers: Vec::new(), content_type: Cow::Borrowed(""), body: Vec::new() }
     }
 
     /// 200 with a body of this type.
-    pub fn bytes(content_type: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
+    pub fn bytes(content_type: impl Into<Cow<'static, str>>, body: impl Into<Vec<u8>>) -> Self {
         Self { content_type: content_type.into(), body: body.into(), ..Self::new(StatusCode::OK) }
     }
 
@@ -71,7 +115,7 @@ impl Response {
 /// Dropped without an answer, it answers 500.
 #[derive(Debug)]
 pub struct Later {
-    pub(crate) mailbox: Mailbox<Message>,
+    pub(crate) post: Arc<Post>,
     pub(crate) connection: ConnectionId,
     pub(crate) number: u32,
     pub(crate) is_answered: bool,
@@ -84,17 +128,17 @@ impl Later {
     }
 
     fn send(&mut self, response: Response) {
-        if !std::mem::replace(&mut self.is_answered, true) {
-            // Where the worker has ended, so has the connection.
-            let _ = self.mailbox.send(Message(Inside::Answer(self.connection, self.number, response)));
-        }
+        self.is_answered = true;
+        self.post.send(Late { connection: self.connection, number: self.number, response });
     }
 }
 
 impl Drop for Later {
     fn drop(&mut self) {
-        let text = "the server failed to answer this request\n";
-        self.send(Response::text(text).status(StatusCode::INTERNAL_SERVER_ERROR));
+        if !self.is_answered {
+            let text = "the server failed to answer this request\n";
+            self.send(Response::text(text).status(StatusCode::INTERNAL_SERVER_ERROR));
+        }
     }
 }
 
@@ -103,13 +147,13 @@ impl Drop for Later {
 /// connection is gone.
 #[derive(Clone, Debug)]
 pub struct Waker {
-    pub(crate) mailbox: Mailbox<Message>,
+    pub(crate) post: Arc<Post>,
     pub(crate) connection: ConnectionId,
 }
 
 impl Waker {
     /// Wakes it.
     pub fn wake(&self) {
-        let _ = self.mailbox.send(Message(Inside::Wake(self.connection)));
+        let _ = self.post.mailbox.send(Message(Inside::Wake(self.connection)));
     }
 }

@@ -39,12 +39,15 @@
 //!
 //! | what | how |
 //! |---|---|
-//! | a body of known bytes | [`Reply::text`], [`Reply::json`], [`Reply::bytes`], [`Reply::counted`] |
+//! | parts of the target | [`Request::parse_parameter`], [`Request::parse_query`], [`Request::query_value`] |
+//! | a body of known bytes | [`Reply::text`], [`Reply::json`], [`Reply::bytes`], [`Reply::counted`]; compressed: [`Reply::coding`] |
+//! | what the client may have already | [`Reply::validators`], [`Reply::etag_of_body`] |
 //! | a body that is made as the client takes it | [`Reply::stream`] with a [`Source`] |
 //! | an answer from another thread, or after something else | [`Reply::later`] gives a [`Later`], which any thread may answer |
-//! | a failure | `?`: every error is a 500 and logged; [`Error::new`] says another status and a text |
-//! | a request body, whole | [`Request::body`], [`Request::json`], up to [`HttpConfig::body_bytes_max`] |
+//! | a failure | `?`: every error is a 500 and logged; [`Error::not_found`] and others, or [`Error::new`], say another status and a text |
+//! | a request body, whole | [`Request::body`], [`Request::json`], [`Request::form`], up to [`HttpConfig::body_bytes_max`] |
 //! | a request body in parts | [`Router::receive`] with a [`Receive`], which may hold the client back, and answer as it goes |
+//! | WebSockets | [`Router::websocket`] with a [`Socket`](websocket::Socket) |
 //! | another protocol on the connection | [`Reply::upgrade`] with an [`Upgraded`] |
 //! | a log of answers | [`State::on_answer`] |
 //!

@@ -1,19 +1,21 @@
 //! The answer to a request: what a handler gets to give it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
 use baton::Io;
 use serde::Serialize;
 
+use crate::accept::Encoding;
 use crate::answer::CONTINUE;
-use crate::conditional::{self, Condition, Validators};
+use crate::conditional::{self, BodyTag, Condition, Validators};
 use crate::date;
 use crate::error::Error;
 use crate::exchange::{Source, Upgraded};
 use crate::head::fields::is_token;
-use crate::later::{Later, Response, Waker};
+use crate::later::{Later, Post, Response, Waker};
 use crate::method::Method;
 use crate::out::OutFraming;
 use crate::request::Request;
@@ -70,6 +72,8 @@ pub struct Reply<'r, 'io> {
     status: StatusCode,
     /// The status in the place of 200, as the request's conditions want.
     instead: Option<StatusCode>,
+    /// The body gives the answer its `ETag`.
+    is_tagged: bool,
     /// What a header said that cannot be sent.
     #[expect(clippy::box_collection, reason = "a reply is moved often, and nearly none has a problem")]
     problem: Option<Box<String>>,
@@ -85,7 +89,17 @@ impl<'r, 'io> Reply<'r, 'io> {
         request: Option<&'r Request<'r>>,
     ) -> Self {
         writer.begin();
-        Self { io, writer, outcome, to, request, status: StatusCode::OK, instead: None, problem: None }
+        Self {
+            io,
+            writer,
+            outcome,
+            to,
+            request,
+            status: StatusCode::OK,
+            instead: None,
+            is_tagged: false,
+            problem: None,
+        }
     }
 
     /// The status, 200 where nothing else is said.
@@ -109,8 +123,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         } else if !is_value(value) {
             self.problem = Some(Box::new(format!("the value of the header {name} has a control character")));
         } else {
-            let headers = &mut self.writer.headers;
-            [name.as_bytes(), b": ", value, b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
+            self.push_header(name, value);
         }
         self
     }
@@ -131,20 +144,48 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// What tells this representation from others: the headers `ETag` and `Last-Modified`, and where a request's conditions
     /// say so, the answer is 304 or 412 instead of 200 (RFC 9110 section 13).
     #[must_use]
-    pub fn validators(self, validators: &Validators<'_>) -> Self {
+    pub fn validators(mut self, validators: &Validators<'_>) -> Self {
+        self.validate(validators);
+        self
+    }
+
+    fn validate(&mut self, validators: &Validators<'_>) {
         let condition = match self.request {
             Some(request) => conditional::evaluate(request.method(), request.headers(), Some(validators)),
             None => Condition::Proceed,
         };
         let tag = validators.entity_tag.map(|tag| tag.to_string());
         let date = validators.last_modified.and_then(date::format).map(|date| date.to_string());
-        let headers = [("ETag", tag), ("Last-Modified", date)];
-        let mut reply = headers.into_iter().fold(self, |reply, (name, value)| match value {
-            Some(value) => reply.header(name, value),
+        for (name, value) in [("ETag", tag), ("Last-Modified", date)] {
+            if let Some(value) = value {
+                self.push_header(name, value.as_bytes());
+            }
+        }
+        self.instead = condition.status();
+    }
+
+    fn push_header(&mut self, name: &str, value: &[u8]) {
+        let headers = &mut self.writer.headers;
+        [name.as_bytes(), b": ", value, b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
+    }
+
+    /// What the handler has compressed the body with: the header `Content-Encoding`, but for identity, and `Vary`, since the
+    /// choice depends on what the client accepts ([`Request::accepted_encoding`]).
+    #[must_use]
+    pub fn coding(self, encoding: Encoding) -> Self {
+        let reply = self.header("Vary", "Accept-Encoding");
+        match encoding.content_encoding() {
+            Some(coding) => reply.header("Content-Encoding", coding),
             None => reply,
-        });
-        reply.instead = condition.status();
-        reply
+        }
+    }
+
+    /// Gives an answer of 200 to `GET` and `HEAD` an `ETag` that is a hash of its body, and answers 304 or 412 as
+    /// [`Reply::validators`] does, to be called in the place of that. It saves sending the body, not making it; streams have none.
+    #[must_use]
+    pub fn etag_of_body(mut self) -> Self {
+        self.is_tagged = self.request.is_some_and(|request| matches!(request.method(), Method::Get | Method::Head));
+        self
     }
 
     /// Answers without a body.
@@ -183,6 +224,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         let mut body = std::mem::take(&mut reply.writer.body);
         body.clear();
         serde_json::to_writer(&mut body, value)?;
+        reply.tag(&body);
         let begun = reply.begin(JSON, Length::Bytes(body.len() as u64), &body);
         reply.writer.body = body;
         begun.map(|_| Done(()))
@@ -195,6 +237,7 @@ impl<'r, 'io> Reply<'r, 'io> {
     pub fn counted(self, content_type: &'static str, body: &Rc<[u8]>) -> Result<Done, Error> {
         let length = Length::Bytes(body.len() as u64);
         let mut reply = self;
+        reply.tag(body);
         if reply.begin(content_type.as_bytes(), length, b"")? {
             reply.writer.count_body(body.len() as u64);
             reply.io.write_counted(body, 0..body.len());
@@ -211,7 +254,7 @@ impl<'r, 'io> Reply<'r, 'io> {
             .headers
             .iter()
             .fold(self.status(response.status), |reply, (name, value)| reply.header(name, value));
-        with_headers.content_type(&response.content_type).whole(b"", &response.body)
+        with_headers.content_type(&*response.content_type).whole(b"", &response.body)
     }
 
     /// Answers with a body that `source` makes part by part, as the client takes it. Where the length is known, say it: the
@@ -245,9 +288,9 @@ impl<'r, 'io> Reply<'r, 'io> {
 
     /// Answers later. Requests behind this one wait; the connection stays in this worker until then.
     pub fn later(self) -> (Later, Done) {
-        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
+        let post = self.post();
         *self.outcome = Outcome::Later;
-        let later = Later { mailbox, connection: self.io.id(), number: self.to.number, is_answered: false };
+        let later = Later { post, connection: self.io.id(), number: self.to.number, is_answered: false };
         (later, Done(()))
     }
 
@@ -263,8 +306,11 @@ impl<'r, 'io> Reply<'r, 'io> {
 
     /// What wakes this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.
     pub fn waker(&self) -> Waker {
-        let mailbox = self.writer.mailbox.clone().expect("the protocol has started");
-        Waker { mailbox, connection: self.io.id() }
+        Waker { post: self.post(), connection: self.io.id() }
+    }
+
+    fn post(&self) -> Arc<Post> {
+        self.writer.post.clone().expect("the protocol has started")
     }
 
     /// Answers 101, and from now on the connection is `protocol`'s (RFC 9110 7.8). `name` is what stands in `Upgrade`.
@@ -292,8 +338,18 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Done(()))
     }
 
+    /// With the tag of this body, where that is asked for.
+    #[inline]
+    fn tag(&mut self, body: &[u8]) {
+        if self.is_tagged && self.status == StatusCode::OK {
+            let tag = BodyTag::of(body);
+            self.validate(&Validators { entity_tag: Some(tag.entity_tag()), last_modified: None });
+        }
+    }
+
     #[inline]
     fn whole(mut self, content_type: &[u8], body: &[u8]) -> Result<Done, Error> {
+        self.tag(body);
         self.begin(content_type, Length::Bytes(body.len() as u64), body).map(|_| Done(()))
     }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ::http::StatusCode;
 use matchit::Params;
 use percent_encoding::percent_decode_str;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned};
 
 use crate::accept::{self, Encoding};
 use crate::error::Error;
@@ -60,6 +60,16 @@ impl<'a> Request<'a> {
     /// 400 where it does not parse.
     pub fn parse_query_value<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Option<T>, Error> {
         self.query_value(name).map(|text| parse(name, &text)).transpose()
+    }
+
+    /// The query as a struct with a field for each name: `Option` or `#[serde(default)]` for a pair that may be missing, `Vec` for one
+    /// that may stand there again. Parsed as [`query`](crate::query) does.
+    ///
+    /// # Errors
+    /// 400 where it does not parse.
+    pub fn parse_query<T: Deserialize<'a>>(&self) -> Result<T, Error> {
+        serde_html_form::from_str(self.head.query.unwrap_or_default())
+            .map_err(|error| Error::bad_request(format!("the query: {error}")))
     }
 
     /// The minor version of HTTP/1: 0 or 1.
@@ -123,6 +133,14 @@ impl<'a> Request<'a> {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(self.body)
             .map_err(|error| Error::bad_request(format!("the body is no such JSON: {error}")))
+    }
+
+    /// The body as a form's (`application/x-www-form-urlencoded`); see [`Request::parse_query`].
+    ///
+    /// # Errors
+    /// 400 where it does not parse.
+    pub fn form<T: Deserialize<'a>>(&self) -> Result<T, Error> {
+        serde_html_form::from_bytes(self.body).map_err(|error| Error::bad_request(format!("the form: {error}")))
     }
 
     /// The length that the client has said its body has; `None` where it is chunked.

@@ -1,5 +1,6 @@
 //! Which handler answers which request.
 
+use std::any::TypeId;
 use std::collections::HashMap;
 
 use crate::error::Error;
@@ -7,6 +8,7 @@ use crate::exchange::{Receive, Thawed};
 use crate::method::Method;
 use crate::reply::{Done, Reply, Started};
 use crate::request::Request;
+use crate::websocket::{Socket, WebSockets};
 
 /// How a route takes a body in parts.
 pub enum Receiving<S> {
@@ -93,6 +95,8 @@ pub struct Router<S = ()> {
     fallback: Option<u16>,
     allow_any: String,
     thaws: HashMap<&'static str, Thaw<S>>,
+    /// Which kinds of sockets are among these.
+    sockets: HashMap<&'static str, TypeId>,
 }
 
 impl<S: 'static> Default for Router<S> {
@@ -114,6 +118,7 @@ impl<S: 'static> Router<S> {
             fallback: None,
             allow_any: "OPTIONS".to_owned(),
             thaws: HashMap::new(),
+            sockets: HashMap::new(),
         }
     }
 
@@ -198,6 +203,29 @@ impl<S: 'static> Router<S> {
     ) -> Self {
         self.add(method, path, Endpoint::Parts(Box::new(begin)));
         self
+    }
+
+    /// `GET` opens a WebSocket: `make` gives what deals with its messages, or fails. Where its kind can be frozen, it moves to other
+    /// workers by [`Socket::freeze`] and [`Socket::thaw`].
+    ///
+    /// # Panics
+    /// As [`Router::route`], and where sockets of another kind, or something else that thaws, have the same [`Socket::NAME`].
+    #[must_use]
+    pub fn websocket<T: Socket>(
+        self,
+        path: &str,
+        sockets: &WebSockets,
+        make: impl Fn(&mut S, &Request<'_>) -> Result<T, Error> + 'static,
+    ) -> Self {
+        let (opening, thawing) = (sockets.clone(), sockets.clone());
+        let mut this =
+            self.get(path, move |state, request, reply| opening.open_with(request, reply, || make(state, request)));
+        if this.sockets.insert(T::NAME, TypeId::of::<T>()) != Some(TypeId::of::<T>()) {
+            let thaw: Thaw<S> = Box::new(move |state| thawing.thaw(state, T::thaw));
+            let earlier = this.thaws.insert(T::NAME, thaw);
+            assert!(earlier.is_none(), "two kinds of sockets have the name {:?} (Socket::NAME)", T::NAME);
+        }
+        this
     }
 
     /// Answers what no route does, in the place of 404.

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
-use baton::{Io, Mailbox};
+use baton::Io;
 use httpdate::HttpDate;
 
-use crate::later::Message;
+use crate::later::Post;
 
 /// The last second that the format of dates can say: 9999-12-31 23:59:59.
 const DATE_LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -70,7 +71,7 @@ pub(crate) struct Writer {
     /// Status and bytes of the body of the last answer.
     last: Cell<(StatusCode, u64)>,
     /// Of this worker, once it has started.
-    pub(crate) mailbox: Option<Mailbox<Message>>,
+    pub(crate) post: Option<Arc<Post>>,
 }
 
 impl Writer {
@@ -86,7 +87,7 @@ impl Writer {
             content_type: Vec::new(),
             body: Vec::new(),
             last: Cell::new((StatusCode::OK, 0)),
-            mailbox: None,
+            post: None,
         }
     }
 

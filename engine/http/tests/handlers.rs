@@ -210,6 +210,35 @@ fn answers_come_later_in_their_order() {
 }
 
 #[test]
+fn each_of_many_answers_reaches_its_own_client_whoever_gives_it() {
+    let mut harness = Harness::new(server());
+    let clients: Vec<Client> = (0..100).map(|_| harness.open()).collect();
+    for round in 0..3 {
+        // Every third is pipelined, with input behind it that waits.
+        for (at, client) in clients.iter().enumerate() {
+            let behind = if at % 3 == 0 { get("/") } else { String::new() };
+            assert_eq!(send(&mut harness, *client, &(get("/later") + &behind)), "");
+        }
+        let mut waiting: Vec<_> = harness.protocol().state().later.drain(..).enumerate().collect();
+        let halves = [waiting.split_off(50), waiting];
+        std::thread::scope(|scope| {
+            for half in halves {
+                scope.spawn(move || {
+                    half.into_iter()
+                        .rev()
+                        .for_each(|(at, later)| later.answer(Response::text(format!("{round} {at}"))));
+                });
+            }
+        });
+        for (at, client) in clients.iter().enumerate() {
+            let mut expected = vec![(200, format!("{round} {at}"))];
+            expected.extend((at % 3 == 0).then(|| (200, "hello".to_owned())));
+            assert_eq!(answers(&send(&mut harness, *client, "")), expected);
+        }
+    }
+}
+
+#[test]
 fn a_client_that_goes_away_does_not_get_the_answer_of_another() {
     let (mut harness, client) = open();
     send(&mut harness, client, &get("/later"));
@@ -257,11 +286,54 @@ fn bodies_go_in_parts() {
 }
 
 #[test]
-fn a_receiver_that_fails_ends_the_connection() {
+fn a_receiver_that_fails_keeps_the_connection_in_step_behind_a_small_body() {
+    let (refused, hello) = ((400, "no shouting\n".to_owned()), (200, "hello".to_owned()));
+    let expecting = |body: &str| {
+        let headers = format!("Expect: 100-continue\r\nContent-Length: {}\r\n", body.len());
+        request("POST /upload", &headers, body)
+    };
+    let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    for body in ["hey!".to_owned(), "!".to_owned() + &"x".repeat(999), "!".to_owned() + &"x".repeat((256 << 10) - 1)] {
+        let output = ask(&(post("/upload", &body) + &expecting(&body) + &get("/")));
+        let (first, rest) = output.split_once(go_on).expect("told to go on");
+        assert_eq!(answers(first), std::slice::from_ref(&refused));
+        assert_eq!(answers(rest), [refused.clone(), hello.clone()]);
+    }
+    let all = post("/upload", "a!bc") + &expecting("a!bc") + &get("/");
+    assert_eq!(output_of_all_splits(server, all.as_bytes()), ask(&all).as_bytes());
+    // As the client wants it, and not before the body is over.
     let (mut harness, client) = open();
-    let output = send(&mut harness, client, &(post("/upload", "hey!") + &get("/")));
-    assert_eq!(answers(&output), [(400, "no shouting\n".to_owned())]);
-    assert!(output.contains("\r\nConnection: close\r\n") && harness.saw_end(client));
+    let headers = "Connection: close\r\nContent-Length: 3\r\n";
+    let output = send(&mut harness, client, &request("POST /upload", headers, "!"));
+    assert!(output.contains("\r\nConnection: close\r\n") && !harness.saw_end(client), "{output}");
+    send(&mut harness, client, "bc");
+    assert!(harness.saw_end(client));
+}
+
+#[test]
+fn a_receiver_that_fails_ends_the_connection_where_much_may_come() {
+    let large = "!".to_owned() + &"x".repeat(256 << 10);
+    for (first, rest) in [
+        (post("/upload", &large), get("/")),
+        (request("POST /upload", "Content-Length: 262145\r\n", "!"), String::new()),
+        (chunked("/upload", &["hey!"]), get("/")),
+    ] {
+        let (mut harness, client) = open();
+        let output = send(&mut harness, client, &(first + &rest));
+        assert_eq!(answers(&output), [(400, "no shouting\n".to_owned())]);
+        assert!(output.contains("\r\nConnection: close\r\n") && harness.saw_end(client));
+    }
+}
+
+#[test]
+fn a_receiver_that_fails_is_recorded() {
+    let (mut harness, client) = open();
+    send(&mut harness, client, &(post("/upload", "a!") + &request("POST /upload", "Content-Length: 9\r\n", "b!")));
+    let other = harness.open();
+    send(&mut harness, other, &chunked("/upload", &["!"]));
+    let records = &harness.protocol().state().records;
+    let seen: Vec<_> = records.iter().map(|(path, status, bytes, _)| (path.as_str(), *status, *bytes)).collect();
+    assert_eq!(seen, [("/upload", 400, 12); 3]);
 }
 
 #[test]
@@ -271,7 +343,8 @@ fn a_receiver_that_wants_no_more_holds_the_client_back() {
     assert_eq!(send(&mut harness, client, &format!("b!{}", get("/"))), "");
     harness.advance(Duration::from_secs(600));
     harness.protocol().state().wakers[0].wake();
-    assert_eq!(answers(&send(&mut harness, client, "")), [(400, "no shouting\n".to_owned())]);
+    let expected = [(400, "no shouting\n".to_owned()), (200, "hello".to_owned())];
+    assert_eq!(answers(&send(&mut harness, client, "")), expected);
 }
 
 #[test]

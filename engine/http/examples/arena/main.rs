@@ -61,7 +61,8 @@ fn main() -> ExitCode {
     };
     let settings = match settings(arguments, &data) {
         Ok(settings) => settings,
-        Err(error) => return complain(&error, ExitCode::from(EXIT_USAGE)),
+        // Each of these settings is a flag.
+        Err(error) => return complain(&format_args!("--{error}"), ExitCode::from(EXIT_USAGE)),
     };
     let server = match Server::builder().settings(settings).build() {
         Ok(server) => server,
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
 fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSetting> {
     let Arguments { listen, workers, .. } = arguments;
     let settings = Settings { listen, workers, readable: vec![data.files().to_owned()], ..Settings::default() };
+    settings.validate()?;
     settings.check_readable().map_err(|error| InvalidSetting { setting: "data", ..error })?;
     Ok(settings)
 }
@@ -119,6 +121,21 @@ mod tests {
         for flags in [["--listen", "here"], ["--listen", "127.0.0.1"], ["--workers", "-1"], ["--workers", "many"]] {
             let expected = if flags[1] == "-1" { ErrorKind::UnknownArgument } else { ErrorKind::ValueValidation };
             assert_eq!(parse(&flags).err(), Some(expected), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn settings_beyond_their_range_are_refused_by_the_name_of_their_flag() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("dataset.json"), "[]").expect("a file");
+        let data = Data::load(folder.path()).expect("good data");
+        for (flags, setting) in [
+            (&["--workers", "0"][..], "workers"),
+            (&["--workers", "1025"], "workers"),
+            (&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "listen"),
+        ] {
+            let refused = super::settings(parse(flags).expect("numbers"), &data).expect_err("out of range");
+            assert_eq!(refused.setting, setting, "{flags:?}");
         }
     }
 

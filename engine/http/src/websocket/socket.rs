@@ -19,7 +19,7 @@ use crate::request::Request;
 
 /// One WebSocket. Pings are answered and closing is done by the library.
 pub trait Socket: 'static {
-    /// The name that frozen sockets of this kind have; see [`WebSockets::thaw`].
+    /// The name that frozen sockets of this kind have: its own, where a router has several kinds.
     const NAME: &'static str = "websocket";
 
     /// A whole message has come: [`Message::Text`] or [`Message::Binary`].
@@ -47,6 +47,16 @@ pub trait Socket: 'static {
     fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         let _ = state;
         Err(CannotFreeze)
+    }
+
+    /// Reads what [`Socket::freeze`] has written; `None`, the default, where it makes no sense. Asked for the sockets of
+    /// [`Router::websocket`](crate::Router::websocket).
+    fn thaw(state: &[u8]) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        let _ = state;
+        None
     }
 }
 
@@ -119,9 +129,19 @@ impl WebSockets {
     /// # Errors
     /// Where a header cannot be sent.
     pub fn open(&self, request: &Request<'_>, reply: Reply<'_, '_>, socket: impl Socket) -> Result<Done, Error> {
+        self.open_with(request, reply, || Ok(socket))
+    }
+
+    /// The same; the socket is made where nothing is wrong with the request.
+    pub(crate) fn open_with<T: Socket>(
+        &self,
+        request: &Request<'_>,
+        reply: Reply<'_, '_>,
+        make: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Done, Error> {
         match handshake::accept(request.method(), request.headers()) {
             Ok(key) => {
-                let (state, decoder) = (ReceiveState::default(), Rc::clone(&self.decoder));
+                let (state, socket, decoder) = (ReceiveState::default(), make()?, Rc::clone(&self.decoder));
                 let reply = reply.header("Sec-WebSocket-Accept", key.as_bytes());
                 reply.upgrade("websocket", Open { state, socket, decoder, is_closing: false })
             }
@@ -132,8 +152,8 @@ impl WebSockets {
         }
     }
 
-    /// Makes a WebSocket again that was frozen: for [`Router::thaws`](crate::Router::thaws) under [`Socket::NAME`]. `make` reads
-    /// what [`Socket::freeze`] has written.
+    /// Makes a WebSocket again that was frozen: for [`Router::thaws`](crate::Router::thaws) under [`Socket::NAME`], where it is not
+    /// [`Socket::thaw`] that reads what [`Socket::freeze`] has written, but `make`.
     pub fn thaw<S, T: Socket>(&self, state: &[u8], make: impl Fn(&[u8]) -> Option<T>) -> Option<Thawed<S>> {
         let (length, rest) = state.split_first_chunk::<4>()?;
         let (receiving, own) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;

@@ -167,6 +167,10 @@ impl Socket for EchoSocket {
     fn freeze(&self, _: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         Ok(())
     }
+
+    fn thaw(state: &[u8]) -> Option<Self> {
+        state.is_empty().then_some(Self)
+    }
 }
 
 fn thaw_measure(state: &[u8]) -> Option<Thawed<App>> {
@@ -182,10 +186,8 @@ pub(crate) fn server() -> Http<App> {
 }
 
 pub(crate) fn server_with(config: &HttpConfig) -> Http<App> {
-    let (sockets, thawing) = (WebSockets::new(1000), WebSockets::new(1000));
     let router = Router::new()
-        .get("/socket", move |_, request, reply| sockets.open(request, reply, EchoSocket))
-        .thaws("websocket", move |state| thawing.thaw(state, |own| own.is_empty().then_some(EchoSocket)))
+        .websocket("/socket", &WebSockets::new(1000), |_, _| Ok(EchoSocket))
         .get("/page", |_, _, reply| {
             let entity_tag = EntityTag::strong("v1");
             let last_modified = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));

@@ -61,8 +61,10 @@ impl Compressor {
         let encoding = request
             .accepted_encoding(&ENCODINGS)
             .ok_or_else(|| Error::new(StatusCode::NOT_ACCEPTABLE, "there is gzip, br and identity"))?;
-        let reply = reply.header("Vary", "Accept-Encoding");
-        let Some(coding) = encoding.content_encoding() else { return reply.json(value) };
+        let reply = reply.coding(encoding);
+        if encoding == Encoding::Identity {
+            return reply.json(value);
+        }
         self.plain.clear();
         serde_json::to_writer(&mut self.plain, value)?;
         self.compressed.clear();
@@ -70,7 +72,7 @@ impl Compressor {
             Encoding::Brotli => self.brotli()?,
             _ => self.gzip()?,
         }
-        reply.header("Content-Encoding", coding).bytes(JSON, &self.compressed)
+        reply.bytes(JSON, &self.compressed)
     }
 
     fn gzip(&mut self) -> Result<(), Error> {

@@ -66,7 +66,6 @@ impl State for Arena {
 
 /// The protocol of one worker.
 pub(crate) fn http(data: &Data) -> Http<impl State + use<>> {
-    let (sockets, thawing) = (WebSockets::new(MESSAGE_BYTES_MAX), WebSockets::new(MESSAGE_BYTES_MAX));
     let mount = Mount { prefix: "/static/".to_owned(), folder: data.files.clone(), index: "index.html".to_owned() };
     let files = Files::new(&FILES, [mount]);
     let router = files
@@ -77,8 +76,7 @@ pub(crate) fn http(data: &Data) -> Http<impl State + use<>> {
         .get("/json/{count}", json)
         .receive(Method::Post, "/upload", |_, _, _| Ok(Receiving::Answers(Box::new(Upload::default()))))
         .thaws(upload::NAME, upload::thaw)
-        .get("/ws", move |_, request, reply| sockets.open(request, reply, Echo))
-        .thaws(Echo::NAME, move |state| thawing.thaw(state, |own| own.is_empty().then_some(Echo)));
+        .websocket("/ws", &WebSockets::new(MESSAGE_BYTES_MAX), |_, _| Ok(Echo));
     let arena = Arena { dataset: Rc::clone(&data.dataset), files, compressor: Compressor::new() };
     Http::new(&HttpConfig::default(), router, arena)
 }
@@ -129,5 +127,9 @@ impl Socket for Echo {
 
     fn freeze(&self, _: &mut Vec<u8>) -> Result<(), baton::CannotFreeze> {
         Ok(())
+    }
+
+    fn thaw(state: &[u8]) -> Option<Self> {
+        state.is_empty().then_some(Self)
     }
 }
