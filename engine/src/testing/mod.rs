@@ -489,7 +489,7 @@ impl<P: Protocol> Harness<P> {
             None => return false,
             Some(Sent::Bytes(bytes)) => {
                 self.context.page.bytes_received.add(bytes.len() as u64);
-                connection.receive(&mut self.protocol, &mut self.context, Received::Bytes(&bytes));
+                connection.receive(&mut self.protocol, &mut self.context, Received::Bytes(&bytes), false);
             }
             Some(Sent::End) => connection.receive_end(&mut self.protocol, &mut self.context),
             Some(Sent::Reset) => connection.fail(&mut self.context),
