@@ -69,7 +69,7 @@ fn short(bytes: &[u8]) -> String {
 }
 
 fn both() -> Option<[Server; 2]> {
-    (!is_missing("redis-server")).then(|| [Server::example(), Server::redis()])
+    (!is_missing("redis-server")).then(|| [Server::example(0), Server::redis(0)])
 }
 
 /// Words are separated by single spaces. Times are so far away that the clock does not show.
@@ -282,6 +282,24 @@ fn shape(answer: &[u8]) -> Vec<String> {
             _ => line.into(),
         })
         .collect()
+}
+
+#[test]
+fn where_memory_is_used_up_the_same_commands_are_refused() {
+    if is_missing("redis-server") {
+        return;
+    }
+    let servers = [Server::example(1), Server::redis(1)];
+    let mut streams = servers.each_ref().map(Server::connect);
+    // The first one fits into ours, which counts nothing but what is stored.
+    ask(&mut streams[0], b"SET k v\r\n");
+    let numbers = ["SETEX n 10 v", "PSETEX n 10 v", "INCRBY n 1", "DECRBY n 1", "INCR n", "DECR n", "INCR n n"];
+    let strings = ["SET n v", "SET n", "SETNX n v", "GETSET n v", "APPEND n v", "MSET n v m v", "MSET n", "STRLEN n"];
+    let others = ["GET n", "MGET n m", "GETDEL n", "DEL n", "EXISTS n", "EXPIRE n 1", "PERSIST n", "TTL n", "ECHO v"];
+    for request in [&numbers[..], &strings, &others].concat() {
+        let [ours, theirs] = streams.each_mut().map(|stream| ask(stream, &encode_words(request)));
+        assert_eq!(short(&ours), short(&theirs), "{request}");
+    }
 }
 
 #[test]

@@ -331,7 +331,7 @@ fn with_every_receive_buffer_taken_all_bytes_arrive() {
     server.stop();
 }
 
-/// Clients on a thread of their own that send the same request over and over, as fast as it is taken, and read what comes.
+/// Clients on a thread of their own that send the same bytes over and over, and read what comes.
 struct Flood {
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -339,21 +339,30 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(address: SocketAddr, clients: usize, request: Vec<u8>) -> Self {
+    /// They send as fast as it is taken; where `awaited` is given, they send again after so many bytes of answers.
+    fn start(address: SocketAddr, clients: usize, request: Vec<u8>, awaited: Option<usize>) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut streams: Vec<_> = (0..clients).map(|_| (connect(address), 0)).collect();
-        streams.iter().for_each(|(stream, _)| stream.set_nonblocking(true).expect("set"));
+        let mut streams: Vec<_> = (0..clients).map(|_| (connect(address), 0, 0)).collect();
+        streams.iter().for_each(|(stream, ..)| stream.set_nonblocking(true).expect("set"));
         let (thread_is_over, thread_sent) = (Arc::clone(&is_over), Arc::clone(&sent));
         let thread = thread::spawn(move || {
             let mut answers = vec![0; 1 << 16];
             while !thread_is_over.load(Ordering::Relaxed) {
                 let mut total = 0;
-                for (stream, offset) in &mut streams {
-                    let end = request.len().min(*offset + (1 << 16));
-                    let count = stream.write(&request[*offset..end]).unwrap_or(0);
-                    *offset = (*offset + count) % request.len();
-                    total += count as u64;
-                    while stream.read(&mut answers).is_ok_and(|count| count == answers.len()) {}
+                for (stream, offset, awaits) in &mut streams {
+                    if *offset > 0 || *awaits == 0 {
+                        let end = request.len().min(*offset + (1 << 16));
+                        let count = stream.write(&request[*offset..end]).unwrap_or(0);
+                        *offset = (*offset + count) % request.len();
+                        *awaits += if count > 0 && *offset == 0 { awaited.unwrap_or(0) } else { 0 };
+                        total += count as u64;
+                    }
+                    while let Ok(count) = stream.read(&mut answers) {
+                        *awaits = awaits.saturating_sub(count);
+                        if count < answers.len() {
+                            break;
+                        }
+                    }
                 }
                 thread_sent.fetch_add(total, Ordering::Relaxed);
                 if total == 0 {
@@ -411,7 +420,7 @@ fn whoever_asks_little_does_not_wait_for_those_that_send_much() {
     let server = Server::start(&["--receive-buffers", "2", "--receive-buffer-bytes", "1k"]);
     let mut bystander = connect(server.address());
     ask(&mut bystander).expect("an answer");
-    let flood = Flood::start(server.address(), 200, one_byte_chunks());
+    let flood = Flood::start(server.address(), 200, one_byte_chunks(), None);
     wait_until("the flood has begun", || flood.sent() > 20_000_000);
     let waits = waits(&mut bystander, 11);
     assert!(waits[5] < Duration::from_millis(250), "{waits:?}");
@@ -422,17 +431,19 @@ fn whoever_asks_little_does_not_wait_for_those_that_send_much() {
 #[test]
 #[ignore = "figures: cargo test --release -p baton-tests --test overload -- --ignored --nocapture"]
 fn a_bystander_beside_500_uploaders() {
+    const BATCH: usize = 250;
     let small: &[&str] = &["--receive-buffers", "2", "--receive-buffer-bytes", "1k"];
-    for (shape, request, arguments) in [
-        ("bodies of 1 MiB", one_body(), &[][..]),
-        ("bodies in one-byte chunks", one_byte_chunks(), &[]),
-        ("the same, two receive buffers of 1 KiB", one_byte_chunks(), small),
-        ("pipelined requests", GET.repeat(30_000), &[]),
+    for (shape, request, batch, arguments) in [
+        ("bodies of 1 MiB", one_body(), None, &[][..]),
+        ("bodies in one-byte chunks", one_byte_chunks(), None, &[]),
+        ("the same, two receive buffers of 1 KiB", one_byte_chunks(), None, small),
+        ("pipelined requests", GET.repeat(30_000), None, &[]),
+        ("250 requests, and again when they are answered", GET.repeat(BATCH), Some(BATCH), &[]),
     ] {
         let server = Server::start(arguments);
         let mut bystander = connect(server.address());
-        ask(&mut bystander).expect("an answer");
-        let flood = Flood::start(server.address(), 500, request);
+        let answer_bytes = ask(&mut bystander).expect("an answer").len();
+        let flood = Flood::start(server.address(), 500, request, batch.map(|count| count * answer_bytes));
         wait_until("the flood has begun", || flood.sent() > 500_000_000);
         let (start, before) = (Instant::now(), flood.sent());
         let waits = waits(&mut bystander, 300);

@@ -29,6 +29,9 @@ struct Arguments {
     /// Write the master's process id to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Memory for keys and values; where it is used up, commands that could add more are answered with -OOM. 0: no bound
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    maxmemory: u64,
     /// Largest store that a reload or an upgrade hands over
     #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
     state_bytes_max: u64,
@@ -62,7 +65,14 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let store = || Service::new(|_slot| service::Service::default());
+    let maxmemory = arguments.maxmemory;
+    let store = || {
+        Service::new(move |_slot| {
+            let mut service = service::Service::default();
+            service.maxmemory = maxmemory;
+            service
+        })
+    };
     let server = Server::builder().settings(arguments.settings()).build();
     match server.and_then(|server| server.run_with_reload(store(), || Ok((arguments.settings(), store())))) {
         Ok(()) => ExitCode::SUCCESS,

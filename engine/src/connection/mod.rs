@@ -297,9 +297,9 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Bytes arrived.
+    /// Bytes arrived; where it `waits`, the protocol is not called with them before [`Connection::run_again`].
     #[inline]
-    pub(crate) fn receive<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, received: Received<'_>)
+    pub(crate) fn receive<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, received: Received<'_>, waits: bool)
     where
         P: Protocol<Connection = S>,
     {
@@ -312,7 +312,7 @@ impl<S> Connection<S> {
         }
         let is_blocked = self.paused || self.full || self.rerun;
         let length = received.bytes().len();
-        if !is_blocked && self.input.is_empty() && length >= self.at_least as usize {
+        if !is_blocked && !waits && self.input.is_empty() && length >= self.at_least as usize {
             let Some(state) = &mut self.state else { return };
             let lendable = match &received {
                 Received::Lease(lease) if context.may_lease => lease.bytes(),
@@ -333,7 +333,11 @@ impl<S> Connection<S> {
             if is_blocked {
                 self.rerun |= self.paused || self.full;
             } else if self.input.len() >= self.at_least as usize {
-                self.run_input(host, context);
+                if waits {
+                    self.rerun_soon(context);
+                } else {
+                    self.run_input(host, context);
+                }
             } else {
                 self.check_message_bytes(host, context);
             }

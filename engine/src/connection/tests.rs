@@ -47,7 +47,7 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
     let peer = Peer { token: None, address: &|| Err(std::io::ErrorKind::NotConnected.into()) };
     connection.open(&mut Host::new(&mut protocol, &mut Nobody), &mut context, peer);
-    connection.receive(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Received::Bytes(b"input"));
+    connection.receive(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Received::Bytes(b"input"), false);
     (protocol, context, connection)
 }
 

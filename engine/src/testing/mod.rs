@@ -528,7 +528,7 @@ impl<P: Protocol> Harness<P> {
                 None => return false,
                 Some(Sent::Bytes(bytes)) => {
                     context.page.bytes_received.add(bytes.len() as u64);
-                    connection.receive(host, context, Received::Bytes(&bytes));
+                    connection.receive(host, context, Received::Bytes(&bytes), false);
                 }
                 Some(Sent::End) => connection.receive_end(host, context),
                 Some(Sent::Reset) => connection.fail(context),

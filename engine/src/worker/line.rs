@@ -1,8 +1,8 @@
 //! Who waits for a receive buffer, or to have its input looked at again; and how many of them one turn serves.
 //!
 //! A turn serves as many as fit into [`TURN_NS`], first come, first served, and those that have little to say do not wait
-//! in line at all: so a client with a small request waits for a turn or two, whatever all others send. Pure: the loop reports
-//! how long its turns took.
+//! in line at all: so a client with a small request waits for a turn or two, whatever all others send. What is received after
+//! a quarter of that time is kept, if it is large, and looked at in line. Pure: the loop reports how long its turns took.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,14 @@ use crate::types::ConnectionId;
 /// What a turn may take while somebody waits in line, nanoseconds: the clients that are not in line wait about so long.
 const TURN_NS: u64 = 1_000_000;
 
-/// Served per turn before anything is known of what one costs.
+/// Of that, what callbacks of those in line may take, nanoseconds: a receive brings thousands of small requests, and each has an answer that
+/// is to be sent, too.
+const CALLBACKS_NS: u64 = TURN_NS / 4;
+
+/// Received bytes from which a callback may take long.
+pub(super) const LARGE_BYTES: usize = 2048;
+
+/// Parts of buffers received per turn before anything is known of what one costs.
 const QUOTA_FIRST: usize = 16;
 
 /// Bytes of a buffer for bulk in usual ones: what one connection is received at most when it is served. Fewer and larger
@@ -34,9 +41,22 @@ pub(super) struct Appetite {
     against: u8,
     /// The last receive left bytes in the socket.
     has_more: bool,
+    /// The last receive brought much.
+    is_large: bool,
 }
 
 impl Appetite {
+    /// A receive brought so many bytes.
+    #[inline]
+    pub(super) fn brought(&mut self, bytes: usize) {
+        self.is_large = bytes > LARGE_BYTES;
+    }
+
+    /// A callback with what the last receive brought may take long.
+    pub(super) fn is_large(self) -> bool {
+        self.is_large
+    }
+
     /// A receive left bytes in the socket or none; `is_armed` where the same operation goes on by itself.
     #[inline]
     pub(super) fn received(&mut self, has_more: bool, is_armed: bool) {
@@ -68,16 +88,19 @@ impl Appetite {
 
 /// See the module's head.
 pub(super) struct Line {
-    /// No buffer was left for them.
-    starved: VecDeque<ConnectionId>,
+    /// No buffer was left for them: those whose last receive brought little, and the others.
+    starved: [VecDeque<ConnectionId>; 2],
+    /// Which of the two comes next, if both wait.
+    next_starved: usize,
     receives: VecDeque<ConnectionId>,
     reruns: VecDeque<ConnectionId>,
-    /// So many receives, counted in usual buffers, and so many reruns are served in a turn.
+    /// So many receives, counted in usual buffers, are served in a turn.
     quota: usize,
     quota_max: usize,
     /// Served in this turn.
     receives_served: usize,
-    reruns_served: usize,
+    /// Completions in this turn that whoever stands in line has caused.
+    completions: usize,
 }
 
 impl Line {
@@ -85,19 +108,20 @@ impl Line {
     pub(super) fn new(buffers: u16) -> Self {
         let quota_max = usize::from(buffers / 2).max(1);
         Self {
-            starved: VecDeque::new(),
+            starved: Default::default(),
+            next_starved: 0,
             receives: VecDeque::new(),
             reruns: VecDeque::new(),
             quota: QUOTA_FIRST.min(quota_max),
             quota_max,
             receives_served: 0,
-            reruns_served: 0,
+            completions: 0,
         }
     }
 
     /// Its receive found no buffer.
-    pub(super) fn push_starved(&mut self, id: ConnectionId) {
-        self.starved.push_back(id);
+    pub(super) fn push_starved(&mut self, id: ConnectionId, appetite: Appetite) {
+        self.starved[usize::from(appetite.is_large())].push_back(id);
     }
 
     pub(super) fn push_receive(&mut self, id: ConnectionId) {
@@ -109,12 +133,14 @@ impl Line {
     }
 
     pub(super) fn begin_turn(&mut self) {
-        (self.receives_served, self.reruns_served) = (0, 0);
+        (self.receives_served, self.completions) = (0, 0);
     }
 
-    /// Who receives next of those that found no buffer.
+    /// Who receives next of those that found no buffer: by turns one that may have little to say, and one of the others.
     pub(super) fn next_starved(&mut self) -> Option<ConnectionId> {
-        self.starved.pop_front()
+        let (first, second) = (self.next_starved, 1 - self.next_starved);
+        self.next_starved = second;
+        self.starved[first].pop_front().or_else(|| self.starved[second].pop_front())
     }
 
     /// Who receives next, into a buffer for bulk.
@@ -127,14 +153,18 @@ impl Line {
         Some(id)
     }
 
-    /// Whose input is looked at again next.
-    pub(super) fn next_rerun(&mut self) -> Option<ConnectionId> {
-        if self.reruns_served >= self.quota {
+    /// Whose input is looked at again next, when this turn has spent so much time on reruns, and so much on others before. The
+    /// line has as much time as the others have, however long that is, so that nobody starves.
+    pub(super) fn next_rerun(&mut self, spent_ns: u64, others_ns: u64) -> Option<ConnectionId> {
+        if spent_ns >= others_ns.max(CALLBACKS_NS) {
             return None;
         }
-        let id = self.reruns.pop_front()?;
-        self.reruns_served += 1;
-        Some(id)
+        self.reruns.pop_front()
+    }
+
+    /// A turn whose completions have taken so long deals with no more that are large.
+    pub(super) fn is_long(took_ns: u64) -> bool {
+        took_ns > CALLBACKS_NS
     }
 
     /// Somebody waits for a receive.
@@ -144,22 +174,30 @@ impl Line {
 
     /// Somebody waits for a buffer.
     pub(super) fn has_starved(&self) -> bool {
-        !self.starved.is_empty()
+        self.starved.iter().any(|starved| !starved.is_empty())
     }
 
     pub(super) fn has_reruns(&self) -> bool {
         !self.reruns.is_empty()
     }
 
-    /// A turn took `took_ns`, and dealt with `completions`, those of receives in line among them. Whoever is in line has
-    /// as many as the others have, however long it takes, so that nobody starves.
+    /// A receive in line completed, or a send of one who stands in line: these are not the others' in [`Line::end_turn`].
+    #[inline]
+    pub(super) fn completed(&mut self) {
+        self.completions += 1;
+    }
+
+    /// A turn took `took_ns`, and dealt with `completions`, those of the line among them. Whoever is in line has as many as
+    /// the others have, however long it takes, so that nobody starves.
     pub(super) fn end_turn(&mut self, took_ns: u64, completions: usize) {
-        let others = completions.saturating_sub(self.receives_served / BULK_BUFFER_PARTS);
-        if self.receives_served.max(self.reruns_served) >= self.quota {
+        let others = completions.saturating_sub(self.completions);
+        if self.receives_served >= self.quota {
+            // Down at once and up by small steps: what costs much more than expected makes everybody wait.
             if took_ns > TURN_NS {
-                self.quota = (self.quota / 2).max(others);
-            } else if took_ns < TURN_NS / 2 {
-                self.quota *= 2;
+                let fitting = self.quota as u64 * TURN_NS / took_ns;
+                self.quota = (fitting as usize).max(self.quota / 2).max(others);
+            } else if took_ns < TURN_NS * 3 / 4 {
+                self.quota += self.quota.div_ceil(4);
             }
             self.quota = self.quota.clamp(1, self.quota_max);
         }
@@ -187,33 +225,57 @@ mod tests {
         line.end_turn(0, 1);
         assert_eq!(take(&mut line), [1, 2]);
         line.end_turn(0, 2);
+        (0..4).for_each(|_| line.end_turn(0, 2));
         assert_eq!(take(&mut line), [3, 4, 5], "as much as half of the buffers");
         line.end_turn(0, 3);
         line.push_receive(id(0));
         assert_eq!(take(&mut line), [6, 7, 0]);
         assert!(!line.has_receives());
-        [7, 8].into_iter().for_each(|slot| line.push_starved(id(slot)));
-        assert_eq!([(); 3].map(|()| line.next_starved()), [Some(id(7)), Some(id(8)), None]);
+    }
+
+    #[test]
+    fn who_says_little_does_not_wait_for_a_buffer_behind_those_who_say_much() {
+        let (mut line, mut much) = (Line::new(256), Appetite::default());
+        much.brought(LARGE_BYTES + 1);
+        (0..3).for_each(|slot| line.push_starved(id(slot), much));
+        (3..5).for_each(|slot| line.push_starved(id(slot), Appetite::default()));
+        let order: Vec<u32> = std::iter::from_fn(|| line.next_starved()).map(|id| id.slot).collect();
+        assert_eq!(order, [3, 0, 4, 1, 2]);
+        assert!(!line.has_starved());
     }
 
     #[test]
     fn as_many_are_served_as_fit_into_a_turn() {
-        let mut line = Line::new(256);
+        let mut line = Line::new(256 * BULK_BUFFER_PARTS as u16);
         let mut turn = |ns_each: u64, others: usize| {
             line.begin_turn();
             (0..200).for_each(|slot| line.push_receive(id(slot)));
-            (0..200).for_each(|slot| line.push_rerun(id(slot)));
             let receives = std::iter::from_fn(|| line.next_receive()).count();
-            let reruns = std::iter::from_fn(|| line.next_rerun()).count();
-            assert_eq!(receives, reruns.div_ceil(BULK_BUFFER_PARTS), "neither keeps the other waiting");
-            line.end_turn(ns_each * (receives + reruns + others) as u64, receives + others);
-            reruns
+            // Each has been answered in the turn before.
+            (0..2 * receives).for_each(|_| line.completed());
+            line.end_turn(ns_each * (receives + others) as u64, 2 * receives + others);
+            receives
         };
-        assert_eq!((0..6).map(|_| turn(1_000, 0)).last(), Some(128), "cheap ones");
-        let costly: Vec<usize> = (0..20).map(|_| turn(50_000, 0)).collect();
-        assert!(costly.iter().skip(8).all(|served| (8..=18).contains(served)), "{costly:?}");
-        assert_eq!((0..9).map(|_| turn(5_000_000, 0)).last(), Some(1), "somebody is always served");
-        assert_eq!((0..9).map(|_| turn(100_000, 40)).last(), Some(40), "as many as do not wait in line");
+        assert_eq!((0..40).map(|_| turn(1_000, 0)).last(), Some(128), "cheap ones");
+        let costly: Vec<usize> = (0..40).map(|_| turn(50_000, 0)).collect();
+        assert!(costly.iter().skip(10).all(|served| (14..=21).contains(served)), "{costly:?}");
+        assert_eq!((0..20).map(|_| turn(5_000_000, 0)).last(), Some(1), "somebody is always served");
+        let beside_others = (0..20).map(|_| turn(100_000, 4 * BULK_BUFFER_PARTS)).last();
+        assert_eq!(beside_others, Some(4), "as many as do not wait in line");
+    }
+
+    #[test]
+    fn reruns_take_a_part_of_a_turn_or_as_long_as_the_others() {
+        let mut line = Line::new(256);
+        let mut turn = |ns_each: u64, others_ns: u64| {
+            (0..1000).for_each(|slot| line.push_rerun(id(slot)));
+            (0..).find(|served| line.next_rerun(served * ns_each, others_ns).is_none())
+        };
+        assert_eq!(turn(1_000, 0), Some(250));
+        assert_eq!(turn(25_000, 100_000), Some(10));
+        assert_eq!(turn(25_000, 2_000_000), Some(80));
+        assert_eq!(turn(5_000_000, 0), Some(1), "somebody is always served");
+        assert!(!Line::is_long(CALLBACKS_NS) && Line::is_long(CALLBACKS_NS + 1));
     }
 
     #[test]

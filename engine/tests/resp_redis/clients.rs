@@ -12,7 +12,7 @@ fn redis_cli_runs_unmodified() {
     if is_missing("redis-cli") {
         return;
     }
-    let server = Server::example();
+    let server = Server::example(0);
     let cli = |arguments: &[&str], input: &[u8]| {
         let output = run("redis-cli", &server, arguments, input);
         assert_eq!(text_of(&output.stderr), "", "{arguments:?}");
@@ -48,11 +48,38 @@ fn redis_cli_runs_unmodified() {
 }
 
 #[test]
+fn a_store_that_is_full_takes_no_more_until_something_goes() {
+    const MAXMEMORY: u64 = 1 << 20;
+    if is_missing("redis-cli") {
+        return;
+    }
+    let server = Server::example(MAXMEMORY);
+    let cli = |line: &str, input: &[u8]| {
+        text_of(&run("redis-cli", &server, &line.split(' ').collect::<Vec<_>>(), input).stdout)
+    };
+    let full = "OOM command not allowed when used memory > 'maxmemory'.";
+    let value = [b'v'; 64 << 10];
+    let stored = (0..100).take_while(|index| cli(&format!("-x set key:{index}"), &value) == "OK").count();
+    assert_eq!(stored, 16, "the one that passes the bound is taken");
+    assert_eq!(cli("-x set another", &value), full);
+    for line in ["incr n", "append key:1 more", "mset a 1 b 2", "setex a 10 1"] {
+        assert_eq!(cli(line, b""), full, "{line}");
+    }
+    assert_eq!((cli("strlen key:3", b"").as_str(), cli("dbsize", b"").as_str()), ("65536", "16"));
+    assert_eq!(cli("config get maxmemory", b""), "maxmemory\n1048576");
+    let info = cli("info memory", b"");
+    let used = info.lines().find_map(|line| line.trim().strip_prefix("used_memory:")?.parse::<u64>().ok());
+    assert!(used.is_some_and(|used| (MAXMEMORY..MAXMEMORY + (80 << 10)).contains(&used)), "{info}");
+    assert_eq!(cli("del key:0 key:1", b""), "2");
+    assert_eq!((cli("-x set another", &value).as_str(), cli("incr n", b"").as_str()), ("OK", "1"));
+}
+
+#[test]
 fn redis_benchmark_runs_unmodified() {
     if is_missing("redis-benchmark") {
         return;
     }
-    let server = Server::example();
+    let server = Server::example(0);
     let tests = ["-t", "ping,set,get,incr,mset", "-n", "20000", "-q"];
     for more in [&[][..], &["-P", "16"], &["-P", "16", "-r", "1000", "-d", "5000", "-3"]] {
         let output = run("redis-benchmark", &server, &[&tests[..], more].concat(), b"");

@@ -48,21 +48,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn example() -> Self {
+    /// With this setting of `maxmemory`.
+    pub(crate) fn example(maxmemory: u64) -> Self {
         Self::start(|port| {
             let mut command = Command::new(example());
-            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+            command.args(["--listen", &format!("127.0.0.1:{port}"), "--maxmemory", &maxmemory.to_string()]);
             command
         })
     }
 
-    pub(crate) fn redis() -> Self {
+    /// With this setting of `maxmemory`.
+    pub(crate) fn redis(maxmemory: u64) -> Self {
         Self::start(|port| {
             let mut command = Command::new("redis-server");
             command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
             command.arg(port.to_string());
             // The example's bound.
-            command.args(["--proto-max-bulk-len", "64mb"]);
+            command.args(["--proto-max-bulk-len", "64mb", "--maxmemory", &maxmemory.to_string()]);
             command
         })
     }

@@ -20,11 +20,18 @@ pub(super) struct Command {
     /// First key, last key (negative: from the end), step; zeros where there is none.
     pub(super) keys: (i8, i8, i8),
     run: fn(&mut Call<'_, '_>),
+    /// It is refused where memory is used up.
+    adds: bool,
 }
 
 impl Command {
     const fn new(name: &'static str, arity: i8, keys: (i8, i8, i8), run: fn(&mut Call<'_, '_>)) -> Self {
-        Self { name, packed: pack(name.as_bytes()), arity, keys, run }
+        Self { name, packed: pack(name.as_bytes()), arity, keys, run, adds: false }
+    }
+
+    /// One that can store more than there was.
+    const fn adding(self) -> Self {
+        Self { adds: true, ..self }
     }
 
     #[inline]
@@ -57,24 +64,24 @@ const ALL: (i8, i8, i8) = (1, -1, 1);
 /// Searched from the start: those that are used most stand there.
 pub(super) static COMMANDS: &[Command] = &[
     Command::new("get", 2, ONE, strings::get),
-    Command::new("set", -3, ONE, strings::set),
-    Command::new("incr", 2, ONE, strings::increment),
+    Command::new("set", -3, ONE, strings::set).adding(),
+    Command::new("incr", 2, ONE, strings::increment).adding(),
     Command::new("ping", -1, NONE, introspection::ping),
-    Command::new("mset", -3, (1, -1, 2), strings::set_many),
+    Command::new("mset", -3, (1, -1, 2), strings::set_many).adding(),
     Command::new("mget", -2, ALL, strings::get_many),
     Command::new("del", -2, ALL, keys::delete),
     Command::new("exists", -2, ALL, keys::exists),
     Command::new("expire", -3, ONE, keys::expire_seconds),
     Command::new("ttl", 2, ONE, keys::ttl_seconds),
-    Command::new("incrby", 3, ONE, strings::increment_by),
-    Command::new("decr", 2, ONE, strings::decrement),
-    Command::new("decrby", 3, ONE, strings::decrement_by),
-    Command::new("setex", 4, ONE, strings::set_seconds),
-    Command::new("psetex", 4, ONE, strings::set_milliseconds),
-    Command::new("setnx", 3, ONE, strings::set_new),
-    Command::new("getset", 3, ONE, strings::exchange),
+    Command::new("incrby", 3, ONE, strings::increment_by).adding(),
+    Command::new("decr", 2, ONE, strings::decrement).adding(),
+    Command::new("decrby", 3, ONE, strings::decrement_by).adding(),
+    Command::new("setex", 4, ONE, strings::set_seconds).adding(),
+    Command::new("psetex", 4, ONE, strings::set_milliseconds).adding(),
+    Command::new("setnx", 3, ONE, strings::set_new).adding(),
+    Command::new("getset", 3, ONE, strings::exchange).adding(),
     Command::new("getdel", 2, ONE, strings::take),
-    Command::new("append", 3, ONE, strings::append),
+    Command::new("append", 3, ONE, strings::append).adding(),
     Command::new("strlen", 2, ONE, strings::length),
     Command::new("unlink", -2, ALL, keys::delete),
     Command::new("pexpire", -3, ONE, keys::expire_milliseconds),
@@ -114,15 +121,26 @@ pub(super) struct Call<'a, 'io> {
     pub(super) arguments: Arguments<'a>,
     pub(super) reply: Reply<'a, 'io>,
     pub(super) command: &'static Command,
+    /// See [`super::Service::maxmemory`].
+    pub(super) maxmemory: u64,
 }
 
 /// Runs one request; its answer goes to `io`.
 #[inline]
-pub(super) fn execute(state: &mut State, client: &mut Client, arguments: Arguments<'_>, io: &mut Io<'_>) {
+pub(super) fn execute(
+    state: &mut State,
+    client: &mut Client,
+    arguments: Arguments<'_>,
+    maxmemory: u64,
+    io: &mut Io<'_>,
+) {
     let mut reply = Reply { io, is_resp3: client.is_resp3 };
     let Some(command) = find(arguments.get(0)) else { return unknown(client, arguments, &mut reply) };
-    let mut call = Call { state, client, arguments, reply, command };
+    let mut call = Call { state, client, arguments, reply, command, maxmemory };
     if command.takes(arguments.count()) {
+        if command.adds && maxmemory > 0 && call.state.store.memory() > maxmemory {
+            return call.reply.encoded(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        }
         (command.run)(&mut call);
         // Behind it, as Redis does: INFO does not count itself, and what is refused is not counted.
         call.state.commands_processed = call.state.commands_processed.saturating_add(1);

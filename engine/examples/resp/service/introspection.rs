@@ -30,6 +30,7 @@ pub(super) fn reset(call: &mut Call<'_, '_>) {
     call.client.is_resp3 = false;
     if let Some(record) = call.state.clients.get_mut(&call.client.id) {
         *record = ClientRecord::new(record.opened);
+        call.reply.io.set_held_bytes(0);
     }
     call.reply.encoded(b"+RESET\r\n");
 }
@@ -92,9 +93,9 @@ pub(super) fn hello(call: &mut Call<'_, '_>) {
     call.reply.is_resp3 = is_resp3;
     if let Some(record) = call.state.clients.get_mut(&call.client.id) {
         record.is_resp3 = is_resp3;
-        if let Some(name) = name {
-            record.name = name.to_vec();
-        }
+    }
+    if let Some(name) = name {
+        set_name(call, name);
     }
     let id = call.client.id as i64;
     let reply = &mut call.reply;
@@ -117,6 +118,13 @@ pub(super) fn hello(call: &mut Call<'_, '_>) {
 
 fn is_valid_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+fn set_name(call: &mut Call<'_, '_>, name: &[u8]) {
+    if let Some(record) = call.state.clients.get_mut(&call.client.id) {
+        record.name = name.to_vec();
+        call.reply.io.set_held_bytes(name.len());
+    }
 }
 
 fn invalid_name(call: &mut Call<'_, '_>) {
@@ -150,10 +158,7 @@ pub(super) fn client(call: &mut Call<'_, '_>) {
         },
         ("setname", 3) if !is_valid_name(call.argument(2)) => invalid_name(call),
         ("setname", 3) => {
-            let name = call.argument(2).to_vec();
-            if let Some(record) = call.state.clients.get_mut(&call.client.id) {
-                record.name = name;
-            }
+            set_name(call, call.argument(2));
             call.reply.ok();
         }
         ("setinfo", 4) => match call.argument(2).to_ascii_lowercase().as_slice() {
@@ -196,11 +201,12 @@ pub(super) fn config(call: &mut Call<'_, '_>) {
     let (subcommand, count) = (subcommand(call), call.arguments.count());
     match subcommand.as_str() {
         "get" if count >= 3 => {
-            let bulk_bytes_max = BULK_BYTES_MAX.to_string();
+            let (bulk_bytes_max, maxmemory) = (BULK_BYTES_MAX.to_string(), call.maxmemory.to_string());
             let parameters = [
                 ("appendonly", "no"),
                 ("databases", "1"),
-                ("maxmemory", "0"),
+                ("maxmemory", &maxmemory),
+                ("maxmemory-policy", "noeviction"),
                 ("proto-max-bulk-len", &bulk_bytes_max),
                 ("save", ""),
                 ("timeout", "0"),
@@ -281,7 +287,7 @@ fn describe(call: &mut Call<'_, '_>, command: &Command) {
 }
 
 pub(super) fn info(call: &mut Call<'_, '_>) {
-    let sections = ["server", "clients", "stats", "keyspace"];
+    let sections = ["server", "clients", "memory", "stats", "keyspace"];
     let is_wanted = |section: &str| {
         let mut names = call.arguments.from(1);
         names.len() == 0
@@ -319,6 +325,12 @@ fn section_lines(call: &Call<'_, '_>, section: &str) -> Vec<String> {
             ]
         }
         "clients" => vec!["# Clients".into(), format!("connected_clients:{}", state.clients.len())],
+        "memory" => vec![
+            "# Memory".into(),
+            format!("used_memory:{}", state.store.memory()),
+            format!("maxmemory:{}", call.maxmemory),
+            "maxmemory_policy:noeviction".into(),
+        ],
         "stats" => vec![
             "# Stats".into(),
             format!("total_connections_received:{}", state.connections_received),

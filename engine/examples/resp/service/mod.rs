@@ -60,6 +60,8 @@ const _: () = assert!(REQUEST_BYTES_MAX < u32::MAX as usize / 2, "places in a re
 /// The protocol: one store, and whoever uses it.
 #[derive(Default)]
 pub(crate) struct Service {
+    /// Memory for keys and values, bytes; 0 is no bound. The last request may pass it.
+    pub(crate) maxmemory: u64,
     parser: Parser,
     state: State,
     sweep_is_set: bool,
@@ -104,7 +106,7 @@ impl Protocol for Service {
             }
             match self.parser.parse(rest, &mut client.partial) {
                 Parsed::Request { length } => {
-                    commands::execute(&mut self.state, client, self.parser.arguments(rest), io);
+                    commands::execute(&mut self.state, client, self.parser.arguments(rest), self.maxmemory, io);
                     consumed += length;
                     answered += 1;
                     if client.is_closing {
@@ -152,8 +154,9 @@ impl Protocol for Service {
         Ok(())
     }
 
-    fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, _: &mut Io<'_>) -> Result<Client, ThawError> {
+    fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, io: &mut Io<'_>) -> Result<Client, ThawError> {
         let (client, record) = handover::thaw_client(version, state)?;
+        io.set_held_bytes(record.name.len());
         // Where the store did not come along, numbers go on nevertheless.
         self.state.connections_received = self.state.connections_received.max(client.id);
         self.state.clients.insert(client.id, record);

@@ -8,6 +8,12 @@ use std::time::Duration;
 
 use super::value::Value;
 
+/// Memory of an entry besides its key and a long value: its place in a table of which half may be empty, and what the allocator adds.
+const ENTRY_MEMORY: u64 = 2 * size_of::<(Box<[u8]>, Entry)>() as u64 + 32;
+
+/// And of one that expires, besides another copy of its key.
+const EXPIRY_MEMORY: u64 = 2 * size_of::<(Expiry, Box<[u8]>)>() as u64 + 16;
+
 /// When an entry expires, told apart from others at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Expiry {
@@ -25,6 +31,38 @@ impl Entry {
     #[inline]
     fn is_live(&self, now: Duration) -> bool {
         self.expiry.is_none_or(|expiry| expiry.at_ms > milliseconds(now))
+    }
+}
+
+/// Sums over all entries.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// Of keys and values.
+    bytes: u64,
+    memory: u64,
+}
+
+impl Sums {
+    #[inline]
+    fn of(key: &[u8], entry: &Entry) -> Self {
+        let key = key.len() as u64;
+        let expiry = entry.expiry.map_or(0, |_| EXPIRY_MEMORY + key);
+        Self {
+            bytes: key + entry.value.bytes().len() as u64,
+            memory: ENTRY_MEMORY + key + entry.value.memory() as u64 + expiry,
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.memory += other.memory;
+    }
+
+    #[inline]
+    fn subtract(&mut self, other: Self) {
+        self.bytes -= other.bytes;
+        self.memory -= other.memory;
     }
 }
 
@@ -50,8 +88,7 @@ pub(super) struct Store {
     entries: HashMap<Box<[u8]>, Entry, ahash::RandomState>,
     expiries: BTreeMap<Expiry, Box<[u8]>>,
     serial: u64,
-    /// Of all keys and values.
-    bytes: u64,
+    sums: Sums,
 }
 
 /// The loop's time in the store's unit.
@@ -62,7 +99,13 @@ pub(super) fn milliseconds(now: Duration) -> i64 {
 impl Store {
     /// Bytes of all keys and values.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.sums.bytes
+    }
+
+    /// Memory that keys and values take, bytes, as far as it depends on them.
+    #[inline]
+    pub(super) fn memory(&self) -> u64 {
+        self.sums.memory
     }
 
     /// Every key with its value and when that expires, in any order.
@@ -119,7 +162,7 @@ impl Store {
     pub(super) fn set(&mut self, key: &[u8], value: &[u8], lifetime: Lifetime, now: Duration) {
         match self.entries.get_mut(key) {
             Some(entry) => {
-                self.bytes = self.bytes + value.len() as u64 - entry.value.bytes().len() as u64;
+                self.sums.subtract(Sums::of(key, entry));
                 entry.value.set(value);
                 if let Some(expiry) = entry.expiry
                     && (lifetime != Lifetime::Kept || !entry.is_live(now))
@@ -127,10 +170,12 @@ impl Store {
                     entry.expiry = None;
                     self.expiries.remove(&expiry);
                 }
+                self.sums.add(Sums::of(key, entry));
             }
             None => {
-                self.bytes += (key.len() + value.len()) as u64;
-                self.entries.insert(key.into(), Entry { value: Value::new(value), expiry: None });
+                let entry = Entry { value: Value::new(value), expiry: None };
+                self.sums.add(Sums::of(key, &entry));
+                self.entries.insert(key.into(), entry);
             }
         }
         if let Lifetime::UntilMs(at_ms) = lifetime {
@@ -146,10 +191,9 @@ impl Store {
         };
         let number = super::number::parse(entry.value.bytes()).ok_or(AddError::NotAnInteger)?;
         let sum = number.checked_add(addend).ok_or(AddError::Overflow)?;
-        let (mut buffer, before) = (itoa::Buffer::new(), entry.value.bytes().len());
-        let value = buffer.format(sum).as_bytes();
-        self.bytes = self.bytes + value.len() as u64 - before as u64;
-        entry.value.set(value);
+        self.sums.subtract(Sums::of(key, entry));
+        entry.value.set(itoa::Buffer::new().format(sum).as_bytes());
+        self.sums.add(Sums::of(key, entry));
         Ok(sum)
     }
 
@@ -163,15 +207,16 @@ impl Store {
         if length > bytes_max {
             return None;
         }
-        self.bytes += more.len() as u64;
+        self.sums.subtract(Sums::of(key, entry));
         entry.value.append(more);
+        self.sums.add(Sums::of(key, entry));
         Some(length)
     }
 
     /// Removes the key; gives its value where it was live.
     pub(super) fn remove(&mut self, key: &[u8], now: Duration) -> Option<Value> {
         let entry = self.entries.remove(key)?;
-        self.bytes -= (key.len() + entry.value.bytes().len()) as u64;
+        self.sums.subtract(Sums::of(key, &entry));
         if let Some(expiry) = entry.expiry {
             self.expiries.remove(&expiry);
         }
@@ -187,6 +232,7 @@ impl Store {
     /// Sets or takes away a live key's expiry; `false` where there is no such key.
     pub(super) fn expire(&mut self, key: &[u8], at_ms: Option<i64>, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else { return false };
+        self.sums.subtract(Sums::of(key, entry));
         if let Some(expiry) = entry.expiry.take() {
             self.expiries.remove(&expiry);
         }
@@ -196,6 +242,7 @@ impl Store {
             entry.expiry = Some(expiry);
             self.expiries.insert(expiry, key.into());
         }
+        self.sums.add(Sums::of(key, entry));
         true
     }
 
@@ -209,7 +256,9 @@ impl Store {
             let key = first.remove();
             let removed = self.entries.remove(&key);
             debug_assert!(removed.as_ref().is_some_and(|entry| entry.expiry.is_some()), "an expiry without its entry");
-            self.bytes -= removed.map_or(0, |entry| key.len() + entry.value.bytes().len()) as u64;
+            if let Some(entry) = removed {
+                self.sums.subtract(Sums::of(&key, &entry));
+            }
         }
         self.expiries.first_key_value().is_some_and(|(first, _)| first.at_ms <= now_ms)
     }
@@ -217,7 +266,7 @@ impl Store {
     pub(super) fn clear(&mut self) {
         self.entries = HashMap::default();
         self.expiries.clear();
-        self.bytes = 0;
+        self.sums = Sums::default();
     }
 }
 
@@ -242,8 +291,15 @@ mod tests {
         assert_eq!((other.bytes(), other.count()), (sum(&other), 3));
         assert!(other.remove(b"bb", now).is_some() && !other.remove_expired(Duration::from_secs(1), 10));
         assert_eq!((other.bytes(), other.count()), (sum(&other), 1));
+        assert_eq!(other.memory(), ENTRY_MEMORY + 3);
+        assert!(other.expire(b"new", Some(2000), now));
+        assert_eq!(other.memory(), ENTRY_MEMORY + EXPIRY_MEMORY + 2 * 3);
+        assert!(!other.remove_expired(Duration::from_secs(2), 10));
+        assert_eq!((other.bytes(), other.memory()), (0, 0));
+        other.set(b"a", &[0; 100], Lifetime::Unlimited, now);
+        assert!(other.memory() >= ENTRY_MEMORY + 101);
         other.clear();
-        assert_eq!(other.bytes(), 0);
+        assert_eq!((other.bytes(), other.memory()), (0, 0));
     }
 
     #[test]

@@ -45,6 +45,15 @@ impl Value {
         }
     }
 
+    /// Memory besides its place in the store, bytes.
+    #[inline]
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Self::Inline { .. } => 0,
+            Self::Heap(memory) => memory.capacity(),
+        }
+    }
+
     #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         match self {

@@ -10,9 +10,11 @@ use super::entry::{Receiving, Watching};
 use crate::connection::{Action, Ending, Host, Received, Watch};
 use crate::handover::sender;
 use crate::protocol::Protocol;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::payload::Payload;
 use crate::sys::ring::{Key, Receipt, WhenFull};
 use crate::types::ConnectionId;
+use crate::worker::line::Line;
 
 impl<P: Protocol> EventLoop<P> {
     #[inline]
@@ -27,6 +29,9 @@ impl<P: Protocol> EventLoop<P> {
         if entry.receives == 0 {
             entry.receiving = Receiving::No;
         }
+        if is_bulk {
+            self.line.completed();
+        }
         let connection = &mut entry.connection;
         match result {
             1.. => {
@@ -40,7 +45,11 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 // Buffers for bulk wait for nobody but their sends, which end in the next turn.
                 self.context.may_lease = is_bulk || self.may_lend;
-                connection.receive(&mut host, &mut self.context, Received::Lease(lease));
+                entry.appetite.brought(lease.len());
+                let waits = entry.appetite.is_large()
+                    && self.lifecycle.is_serving()
+                    && Line::is_long(monotonic_ns().saturating_sub(self.context.now_ns));
+                connection.receive(&mut host, &mut self.context, Received::Lease(lease), waits);
                 if was_fresh && self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
                     let deadline = Duration::from_nanos(self.lifecycle.deadline_ns());
                     connection.drain(&mut host, &mut self.context, deadline);
@@ -59,7 +68,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         if entry.is_starved && entry.receives == 0 {
             (entry.is_starved, entry.receiving) = (false, Receiving::Starved);
-            self.line.push_starved(entry.connection.id());
+            self.line.push_starved(entry.connection.id(), entry.appetite);
         }
         self.settle(key.slot);
     }
@@ -72,6 +81,9 @@ impl<P: Protocol> EventLoop<P> {
         };
         let mut host = Host::new(&mut self.protocol, &mut others);
         entry.sending = false;
+        if entry.appetite.is_bulk() || entry.connection.is_to_run_again() {
+            self.line.completed();
+        }
         let was_to_close = std::mem::take(&mut entry.closes_with_send);
         match result {
             0.. => {

@@ -259,9 +259,8 @@ impl<P: Protocol> EventLoop<P> {
         self.settle_accepting();
         self.arm_timeout();
         self.record_turn();
-        if is_hurried || self.line.has_reruns() {
-            let took_ns = monotonic_ns().saturating_sub(if is_hurried { began_ns } else { self.context.now_ns });
-            self.line.end_turn(took_ns, completed);
+        if is_hurried {
+            self.line.end_turn(monotonic_ns().saturating_sub(began_ns), completed);
         }
         Ok(())
     }
@@ -336,13 +335,17 @@ impl<P: Protocol> EventLoop<P> {
                 }
             }
         }
-        while let Some(id) = self.line.next_rerun() {
+        let began_ns = monotonic_ns();
+        let others_ns = began_ns.saturating_sub(self.context.now_ns);
+        let mut spent_ns = 0;
+        while let Some(id) = self.line.next_rerun(spent_ns, others_ns) {
             self.context.page.events.add(1);
             if let Some((entry, mut others)) = self.slab.split(id) {
                 let mut host = Host::new(&mut self.protocol, &mut others);
                 entry.connection.run_again(&mut host, &mut self.context);
                 self.settle(id.slot);
             }
+            spent_ns = monotonic_ns().saturating_sub(began_ns);
         }
     }
 
