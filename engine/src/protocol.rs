@@ -149,16 +149,16 @@ pub trait Protocol: Sized + 'static {
     /// ([`Io::wake`]) that comes from then on stays behind where the connection moves: it was about something of this worker.
     ///
     /// # Errors
-    /// Where this connection cannot be handed over at this moment: it drains.
+    /// Where this connection cannot be handed over, or not at this moment.
     fn freeze(&mut self, connection: &Self::Connection, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         let _ = (connection, state);
-        Err(CannotFreeze)
+        Err(CannotFreeze::Stays)
     }
 
     /// Makes a connection of what another worker's [`Protocol::freeze`] wrote, perhaps that of an older or a newer binary:
-    /// `version` is that of its [`Protocol::STATE`]. [`Protocol::on_open`] is not called for it. [`Io::id`] is a new one, and
-    /// where connections of one worker belong together (a proxy's two), they may part: then [`Protocol::freeze`] must refuse.
-    /// An outbound one has no token any more.
+    /// `version` is that of its [`Protocol::STATE`]. [`Protocol::on_open`] is not called for it. [`Io::id`] is a new one;
+    /// connections that belong together (a proxy's two) come together where they were [paired](Io::pair_with), and know each
+    /// other by [`Io::partner`] from the first callback on. An outbound one has no token any more.
     ///
     /// What it writes comes after the output that was not sent. It may turn out that the connection stays where it was:
     /// then what was written is dropped and [`Protocol::on_close`] called, with [`CloseReason::HandedOver`](crate::CloseReason::HandedOver).

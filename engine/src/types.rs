@@ -31,9 +31,16 @@ pub struct StateFormat {
     pub version: u32,
 }
 
-/// Refusal of [`Protocol::freeze`](crate::Protocol::freeze): the connection drains instead.
+/// Refusal of [`Protocol::freeze`](crate::Protocol::freeze).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CannotFreeze;
+pub enum CannotFreeze {
+    /// The connection stays, and drains ([`Protocol::on_drain`](crate::Protocol::on_drain)).
+    Stays,
+    /// Not now: a helper thread has a job of this connection, or something of another connection is on its way to it. The
+    /// connection goes on, and is asked again soon, until the worker's `drain_ms` are over. Where the worker has
+    /// [state](crate::Protocol::WORKER_STATE) to hand over, it cannot wait, and this is the same as `Stays`.
+    Later,
+}
 
 /// Refusal of [`Protocol::thaw`](crate::Protocol::thaw): the connection stays where it was, and drains there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -279,6 +286,8 @@ pub struct Closed<'a> {
     pub id: ConnectionId,
     /// Why it ended.
     pub reason: CloseReason,
+    /// The connection that it was [paired](crate::Io::pair_with) with.
+    pub partner: Option<ConnectionId>,
     /// What was received and not consumed, where the protocol did not close it itself.
     pub unread: &'a [u8],
 }

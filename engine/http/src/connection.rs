@@ -236,7 +236,7 @@ impl<S: 'static> HttpConnection<S> {
         state.push(EMPTY_LINES_LEFT.get() - self.empty_lines_left.get());
         let Some(busy) = &self.busy else { return Ok(()) };
         let mut of_owner = Vec::new();
-        let written = |rest: &Rest| serde_json::to_vec(rest).map_err(|_| CannotFreeze);
+        let written = |rest: &Rest| serde_json::to_vec(rest).map_err(|_| CannotFreeze::Stays);
         let mut head = &busy.head;
         let (kind, name, rest, kept) = match &busy.doing {
             Doing::Body { rest, kept } => (KIND_BODY, "", written(rest)?, kept.as_deref().unwrap_or_default()),
@@ -248,13 +248,15 @@ impl<S: 'static> HttpConnection<S> {
                 let name = source.freeze(&mut of_owner)?;
                 let begun = Begun::of(busy, *framing);
                 head = busy.record.as_ref().map_or(head, |record| &record.head);
-                (KIND_STREAM, name, serde_json::to_vec(&begun).map_err(|_| CannotFreeze)?, &of_owner[..])
+                (KIND_STREAM, name, serde_json::to_vec(&begun).map_err(|_| CannotFreeze::Stays)?, &of_owner[..])
             }
-            Doing::Parts { .. } | Doing::Skip { .. } | Doing::Later => return Err(CannotFreeze),
+            // It is answered, or read, soon.
+            Doing::Skip { .. } | Doing::Later => return Err(CannotFreeze::Later),
+            Doing::Parts { .. } => return Err(CannotFreeze::Stays),
         };
         state.push(kind);
         for part in [name.as_bytes(), head, &rest] {
-            let length = u32::try_from(part.len()).map_err(|_| CannotFreeze)?;
+            let length = u32::try_from(part.len()).map_err(|_| CannotFreeze::Stays)?;
             state.extend_from_slice(&length.to_le_bytes());
             state.extend_from_slice(part);
         }

@@ -36,7 +36,7 @@ pub trait Source: 'static {
     /// The default: the answer goes on in this worker, and the connection ends with it.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
         let _ = state;
-        Err(CannotFreeze)
+        Err(CannotFreeze::Stays)
     }
 }
 
@@ -79,7 +79,7 @@ pub trait Receive<S>: 'static {
     /// The default: the connection ends with this worker.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
         let _ = state;
-        Err(CannotFreeze)
+        Err(CannotFreeze::Stays)
     }
 }
 
@@ -135,7 +135,7 @@ pub trait Upgraded: 'static {
     /// The default: the connection ends with this worker.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
         let _ = state;
-        Err(CannotFreeze)
+        Err(CannotFreeze::Stays)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Freezing a connection for its way to another worker, and thawing it there.
 
 use super::{Connection, Host, Phase};
-use crate::context::{Context, Io};
+use crate::context::{Command, Context, Io};
 use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
-use crate::types::{CloseReason, Peer, ThawError, TimerKey};
+use crate::types::{CannotFreeze, CloseReason, Peer, ThawError, TimerKey};
 
 /// A connection with more timers stays where it is: so many fit into one packet with everything else.
 const TIMERS_MAX: usize = 64;
@@ -16,21 +16,24 @@ impl<S> Connection<S> {
         self.input.len() + self.outbound.pending()
     }
 
-    /// Stops everything about it, and gives what another worker needs to go on with it. `None`, and nothing changes, where
-    /// it is about to end or the protocol keeps it. Nothing of it may be in the kernel's hand.
-    pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Option<Frozen>
+    /// Stops everything about it, and gives what another worker needs to go on with it. Nothing of it may be in the kernel's
+    /// hand.
+    ///
+    /// # Errors
+    /// Where the protocol keeps it, or it is about to end: then nothing changes.
+    pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Result<Frozen, CannotFreeze>
     where
         P: Protocol<Connection = S>,
     {
         if self.phase != Phase::Open || self.outbound.is_in_flight() {
-            return None;
+            return Err(CannotFreeze::Stays);
         }
         let timers = self.own.timers.deadlines_ns(&context.timers);
         if timers.len() > TIMERS_MAX {
-            return None;
+            return Err(CannotFreeze::Stays);
         }
         let mut state = Vec::new();
-        protocol.freeze(self.state.as_ref()?, &mut state).ok()?;
+        protocol.freeze(self.state.as_ref().ok_or(CannotFreeze::Stays)?, &mut state)?;
         let now_ns = context.now_ns;
         let standing = Standing {
             at_least: self.at_least,
@@ -52,7 +55,7 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         self.phase = Phase::Frozen;
-        Some(Frozen { standing, state, input: self.input.bytes().to_vec(), output: self.outbound.copy() })
+        Ok(Frozen { standing, state, input: self.input.bytes().to_vec(), output: self.outbound.copy() })
     }
 
     /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
@@ -94,10 +97,7 @@ impl<S> Connection<S> {
     }
 
     /// It is this worker's: it goes on.
-    pub(crate) fn resume<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, standing: &Standing)
-    where
-        P: Protocol<Connection = S>,
-    {
+    pub(crate) fn resume(&mut self, context: &mut Context, standing: &Standing) {
         debug_assert!(self.phase == Phase::Frozen, "resumed without having been frozen");
         self.phase = Phase::Open;
         let now_ns = context.now_ns;
@@ -115,7 +115,8 @@ impl<S> Connection<S> {
         // Where this worker's marks are higher than those of the one before.
         if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
             self.full = false;
-            self.on_writable(host, context);
+            // Where it is one of a pair, the other one goes on first.
+            context.commands.push(Command::Writable(self.own.id));
         }
         self.set_alarm(context);
     }

@@ -73,13 +73,14 @@ pub(crate) enum Watch {
 pub(crate) struct Ending {
     id: ConnectionId,
     reason: CloseReason,
+    partner: Option<ConnectionId>,
     unread: Input,
 }
 
 impl Ending {
     /// The same for the protocol.
     pub(crate) fn closed(&self) -> Closed<'_> {
-        Closed { id: self.id, reason: self.reason, unread: self.unread.bytes() }
+        Closed { id: self.id, reason: self.reason, partner: self.partner, unread: self.unread.bytes() }
     }
 }
 
@@ -176,6 +177,11 @@ impl<S> Connection<S> {
     /// It is between two workers.
     pub(crate) fn is_frozen(&self) -> bool {
         self.phase == Phase::Frozen
+    }
+
+    /// It is open, here or on its way to another worker.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Frozen)
     }
 
     /// That it ends is settled; the last bytes and the peer's FIN are waited for.
@@ -420,6 +426,16 @@ impl<S> Connection<S> {
         self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_timer(state, key, io));
     }
 
+    /// The peer had taken enough while it was on its way.
+    pub(crate) fn writable<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if !self.full {
+            self.on_writable(host, context);
+        }
+    }
+
     /// Somebody asked for [`Protocol::on_wake`].
     pub(crate) fn wake<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
@@ -497,7 +513,8 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         let (id, reason, unread) = (self.own.id, self.reason, std::mem::take(&mut self.input));
-        self.state.take().map(|state| (state, Ending { id, reason, unread }))
+        let partner = context.pairs.part(id);
+        self.state.take().map(|state| (state, Ending { id, reason, partner, unread }))
     }
 
     fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {

@@ -251,6 +251,24 @@ impl Io<'_> {
         others::with(self.others, self.context, id, act)
     }
 
+    /// Pairs this connection with another one: from now on they move to another worker together, or stay together, and either
+    /// is the other's [`Io::partner`], whatever their names are there. Either leaves a pair that it was in before. A pair ends
+    /// when one of them does.
+    ///
+    /// # Errors
+    /// Where the other one cannot be acted on.
+    pub fn pair_with(&mut self, id: ConnectionId) -> Result<(), Unreachable> {
+        let own = self.own.id;
+        self.others.act(id, self.context, &mut |_, _| Next::Keep)?;
+        self.context.pairs.join(own, id);
+        Ok(())
+    }
+
+    /// The connection that this one is [paired](Io::pair_with) with.
+    pub fn partner(&self) -> Option<ConnectionId> {
+        self.context.pairs.of(self.own.id)
+    }
+
     /// Connects to `address`; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
     /// [`ConnectionId::to_u64`].
     pub fn connect(&mut self, address: SocketAddr, token: u64) {

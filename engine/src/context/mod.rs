@@ -5,6 +5,7 @@ mod access_log;
 mod io;
 mod mailbox;
 mod others;
+mod pairs;
 pub(crate) mod timer_wheel;
 mod timers;
 mod worker;
@@ -20,6 +21,7 @@ pub(crate) use self::mailbox::Inbox;
 pub use self::mailbox::{Mailbox, MailboxClosed};
 pub use self::others::Unreachable;
 pub(crate) use self::others::{Act, Nobody, Others};
+pub(crate) use self::pairs::Pairs;
 use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
@@ -54,6 +56,8 @@ pub(crate) enum Alarm {
 pub(crate) enum Command {
     /// Call [`Protocol::on_wake`](crate::Protocol::on_wake).
     Wake(ConnectionId),
+    /// Call [`Protocol::on_writable`](crate::Protocol::on_writable).
+    Writable(ConnectionId),
     /// Call [`Protocol::on_data`](crate::Protocol::on_data) with what is left, in the next turn.
     Rerun(ConnectionId),
     /// Connect to somebody, from an address where one is given.
@@ -80,6 +84,7 @@ pub(crate) struct Context {
     pub(crate) commands: Vec<Command>,
     /// Slots of connections that others have acted on: the loop brings the kernel in line with them.
     pub(crate) touched: Vec<u32>,
+    pub(crate) pairs: Pairs,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) named_counters: usize,
     /// Timers of the protocol for the worker, with their deadlines in nanoseconds. Few, and kept outside the wheel
@@ -108,6 +113,7 @@ impl Context {
             wall_clock: WallClock::System,
             commands: Vec::new(),
             touched: Vec::new(),
+            pairs: Pairs::default(),
             page,
             named_counters: 0,
             worker_timers: Vec::new(),

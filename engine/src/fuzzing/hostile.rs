@@ -94,7 +94,7 @@ fn offer(batch: u64) -> (Offer, TcpStream) {
     let (connection, _) = listener.accept().expect("accepted");
     let frozen = Frozen { standing: Standing::default(), state: vec![1], input: Vec::new(), output: Vec::new() };
     let format = Timed::STATE.expect("it can be handed over");
-    (Offer::new(batch, format, &[(&frozen, false)], vec![connection.into()]).expect("made"), peer)
+    (Offer::new(batch, format, &[Member { frozen: &frozen, is_fresh: false, partner: None }], vec![connection.into()]).expect("made"), peer)
 }
 
 #[test]

@@ -40,3 +40,6 @@ pub(crate) const STATE_BYTES_PER_MS: u64 = 4_096;
 // Whatever connection would make a batch too large goes into the next one.
 const _: () = assert!(ALONE_BYTES < BATCH_BYTES && BATCH_BYTES < OFFER_BYTES_MAX);
 const _: () = assert!(BATCH <= OFFER_CONNECTIONS_MAX && 2 * BATCH_MS_MAX < GIVE_MS_MAX);
+
+/// Where the protocol cannot let a connection go yet, it is asked again after this time.
+pub(crate) const LATER_MS: u64 = 20;

@@ -24,6 +24,9 @@ use super::{Frozen, Standing};
 /// Version of these messages.
 pub(crate) const VERSION: u32 = 1;
 
+/// Version of an offer with connections that are paired, which may not be parted.
+pub(crate) const VERSION_WITH_PAIRS: u32 = 2;
+
 /// Why a connection was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,6 +54,8 @@ pub enum Refusal {
     Channel,
     /// Several heirs were lost while it was offered to them.
     Quarantined,
+    /// The connection that it is paired with does not move.
+    Partner,
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -71,6 +76,7 @@ impl Refusal {
             Self::TooLarge => "too_large",
             Self::Channel => "channel",
             Self::Quarantined => "quarantined",
+            Self::Partner => "partner",
             Self::Unknown => "unknown",
         }
     }
@@ -89,16 +95,19 @@ pub(crate) struct Envelope {
     /// Nothing was received on it yet.
     #[serde(default)]
     pub(crate) is_fresh: bool,
+    /// The place in the offer of the connection that it is paired with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) partner: Option<usize>,
     state_bytes: usize,
     input_bytes: usize,
     output_bytes: usize,
 }
 
 impl Envelope {
-    pub(crate) fn new(frozen: &Frozen, is_fresh: bool) -> Self {
+    pub(crate) fn new(frozen: &Frozen, is_fresh: bool, partner: Option<usize>) -> Self {
         let standing = frozen.standing.clone();
         let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
-        Self { standing, is_fresh, state_bytes, input_bytes, output_bytes }
+        Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes }
     }
 
     /// Of [`Frozen::parts`].

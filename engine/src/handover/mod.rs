@@ -14,5 +14,5 @@ mod tier;
 pub(crate) use self::formats::{Format, StateFormats};
 pub(crate) use self::frozen::{Frozen, Standing, WriteEnd};
 pub use self::messages::Refusal;
-pub(crate) use self::messages::{Envelope, Message, VERSION};
+pub(crate) use self::messages::{Envelope, Message, VERSION, VERSION_WITH_PAIRS};
 pub(crate) use self::tier::Tier;

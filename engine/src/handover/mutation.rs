@@ -42,5 +42,13 @@ mutations! {
         VisitorsAreWaitedFor,
         /// A connection goes on while its last send is still in flight.
         FrozenBeforeStill,
+        /// Where one of a pair cannot move, the other one moves.
+        PairIsPartedByKeeping,
+        /// The receiver takes one of a pair without the other.
+        PairIsPartedByTaking,
+        /// One of a pair is offered without the other.
+        PairIsPartedByOffering,
+        /// A connection that the protocol cannot let go yet is not tried again.
+        LaterIsForgotten,
     }
 }

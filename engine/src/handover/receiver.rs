@@ -25,8 +25,9 @@ pub(crate) enum Input {
     Came(Visitor),
     /// A batch of so many connections and bytes is offered; `refusal` says why nothing of it can be taken.
     Offer { visitor: Visitor, batch: u64, count: usize, bytes: usize, refusal: Option<Refusal> },
-    /// The outcome of [`Command::Thaw`], in the order of the offer. `open` are the connections without these.
-    Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, open: u64 },
+    /// The outcome of [`Command::Thaw`], in the order of the offer; `pairs` are places of those that are taken together or not
+    /// at all. `open` are the connections without these.
+    Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, pairs: Vec<(usize, usize)>, open: u64 },
     /// What was taken of this batch is this worker's.
     Gives { visitor: Visitor, batch: u64 },
     /// The channel ended, or somebody said what may not be said.
@@ -112,11 +113,23 @@ impl Receiver {
                     }
                 }
             }
-            Input::Thawed { visitor, members, open } => {
+            Input::Thawed { visitor, mut members, pairs, open } => {
                 let Some(Some(offered)) = self.visitors.get_mut(&visitor) else {
                     members.into_iter().flatten().for_each(|id| commands.push_back(Command::Abandon(id)));
                     return;
                 };
+                for (one, other) in pairs {
+                    for (place, partner) in [(one, other), (other, one)] {
+                        if let Some(Err(_)) = members.get(partner)
+                            && let Some(member) = members.get_mut(place)
+                            && let Ok(id) = *member
+                            && !is_put_back(Mutation::PairIsPartedByTaking)
+                        {
+                            *member = Err(Refusal::Partner);
+                            commands.push_back(Command::Abandon(id));
+                        }
+                    }
+                }
                 let mut refused = Vec::new();
                 for (place, member) in members.into_iter().enumerate() {
                     match member {
@@ -178,7 +191,7 @@ mod tests {
         let inputs = [
             Input::Came(VISITOR),
             offer(VISITOR, 7, 2, 0),
-            Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], open: 5 },
+            Input::Thawed { visitor: VISITOR, members: vec![Ok(id(1)), Err(Refusal::State)], pairs: vec![], open: 5 },
         ];
         let commands = steps(&mut receiver, inputs);
         (receiver, commands)
@@ -193,6 +206,20 @@ mod tests {
         assert_eq!(given, [Command::Own(id(1))]);
         assert_eq!(steps(&mut receiver, [Input::Ended(VISITOR)]), [Command::Close(VISITOR)]);
         assert!(receiver.is_alone());
+    }
+
+    #[test]
+    fn a_pair_is_taken_whole_or_not_at_all() {
+        let mut receiver = Receiver::new(1000);
+        let members = vec![Ok(id(1)), Ok(id(2)), Err(Refusal::State), Ok(id(4)), Ok(id(5))];
+        let pairs = vec![(0, 2), (3, 4), (1, 99)];
+        let inputs =
+            [Input::Came(VISITOR), offer(VISITOR, 7, 5, 0), Input::Thawed { visitor: VISITOR, members, pairs, open: 0 }];
+        let refused = vec![(0, Refusal::Partner), (2, Refusal::State)];
+        let said = Command::Say { visitor: VISITOR, batch: 7, refused, open: 0 };
+        assert_eq!(steps(&mut receiver, inputs), [Command::Thaw(VISITOR), Command::Abandon(id(1)), said]);
+        let given = steps(&mut receiver, [Input::Gives { visitor: VISITOR, batch: 7 }]);
+        assert_eq!(given, [2, 4, 5].map(|slot| Command::Own(id(slot))));
     }
 
     #[test]
@@ -234,7 +261,7 @@ mod tests {
         let mut receiver = Receiver::new(40_000);
         assert_eq!(looked_at(&mut receiver, 10, 1, OFFER_BYTES_MAX), 1);
         let given = [
-            Input::Thawed { visitor: Visitor(0), members: vec![Ok(id(1))], open: 0 },
+            Input::Thawed { visitor: Visitor(0), members: vec![Ok(id(1))], pairs: vec![], open: 0 },
             Input::Gives { visitor: Visitor(0), batch: 1 },
             offer(Visitor(0), 2, 1, 1),
         ];

@@ -21,7 +21,7 @@ use socket2::SockRef;
 
 use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
-use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION};
+use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION, VERSION_WITH_PAIRS};
 use crate::sys::channel;
 use crate::types::StateFormat;
 
@@ -34,6 +34,15 @@ pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// An offer with more bytes has them in a file. With the largest head of a batch they fit into a packet.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// A connection of an offer.
+pub(crate) struct Member<'a> {
+    pub(crate) frozen: &'a Frozen,
+    /// Nothing was received on it yet.
+    pub(crate) is_fresh: bool,
+    /// The place in the offer of the one that it is paired with.
+    pub(crate) partner: Option<usize>,
+}
+
 /// A batch of connections to be offered.
 pub(crate) struct Offer {
     packet: Vec<u8>,
@@ -43,22 +52,25 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// Of each connection what was frozen, and whether nothing was received on it yet; and their descriptors.
+    /// Of these connections; and their descriptors.
     ///
     /// # Errors
     /// Where there is no room for a file.
     pub(crate) fn new(
         batch: u64,
         format: StateFormat,
-        members: &[(&Frozen, bool)],
+        members: &[Member<'_>],
         mut descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let parts = members.iter().flat_map(|(frozen, _)| frozen.parts());
-        let body_bytes: usize = members.iter().map(|(frozen, _)| frozen.bytes()).sum();
+        let parts = members.iter().flat_map(|member| member.frozen.parts());
+        let body_bytes: usize = members.iter().map(|member| member.frozen.bytes()).sum();
         let has_file = body_bytes > INLINE_BYTES_MAX;
-        let connections = members.iter().map(|(frozen, is_fresh)| Envelope::new(frozen, *is_fresh)).collect();
+        let envelope = |member: &Member<'_>| Envelope::new(member.frozen, member.is_fresh, member.partner);
+        let connections = members.iter().map(envelope).collect();
+        let has_pairs = members.iter().any(|member| member.partner.is_some());
+        let version = if has_pairs { VERSION_WITH_PAIRS } else { VERSION };
         let (format, format_version) = (format.name.to_owned(), format.version);
-        let head = Message::Offer { version: VERSION, batch, has_file, format, format_version, connections };
+        let head = Message::Offer { version, batch, has_file, format, format_version, connections };
         let mut packet = packet(&head)?;
         let bytes = packet.len() + body_bytes;
         if has_file {
@@ -122,6 +134,13 @@ impl Arrival {
     /// Bytes of all connections together, as checked by [`Arrival::fill`].
     pub(crate) fn bytes(&self) -> usize {
         self.envelopes.iter().flat_map(Envelope::lengths).fold(0, usize::saturating_add)
+    }
+
+    /// Places of connections that are paired: each is in one pair, and both are there.
+    pub(crate) fn pairs(&self) -> Vec<(usize, usize)> {
+        let partner = |place: usize| self.envelopes.get(place).and_then(|envelope| envelope.partner);
+        let pairs = (0..self.envelopes.len()).filter_map(|place| Some((place, partner(place)?)));
+        pairs.filter(|(one, other)| one < other && partner(*other) == Some(*one)).collect()
     }
 
     /// Takes the bytes from where they are.
@@ -397,7 +416,8 @@ mod tests {
 
     fn offer(output_bytes: usize) -> (Vec<Frozen>, Offer) {
         let members: Vec<Frozen> = (0..3).map(|member| frozen(vec![member; output_bytes])).collect();
-        let references: Vec<(&Frozen, bool)> = members.iter().map(|member| (member, true)).collect();
+        let member = |(place, frozen)| Member { frozen, is_fresh: true, partner: [None, Some(2), Some(1)][place] };
+        let references: Vec<Member<'_>> = members.iter().enumerate().map(member).collect();
         let format = StateFormat { name: "format", version: 3 };
         let offer = Offer::new(7, format, &references, (0..3).map(|_| connection().0).collect()).expect("made");
         (members, offer)

@@ -22,6 +22,7 @@
 //! assert_eq!(harness.closed(client), Some(baton::CloseReason::Peer));
 //! ```
 
+mod handovers;
 mod outputs;
 mod simulated;
 
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
-use self::simulated::{Sent, Simulant, Simulated, Wire, client_address, freeze, thaw};
+use self::simulated::{Sent, Simulant, Simulated, Wire, client_address, thaw};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, WallClock, Worker};
@@ -39,7 +40,7 @@ use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
-use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError, TimerKey};
+use crate::types::{CloseReason, ConnectionId, Peer, ThawError, TimerKey};
 
 /// Turns in which no byte moves and no message comes, one after the other.
 const IDLE_TURNS_MAX: usize = 10_000;
@@ -200,7 +201,8 @@ impl<P: Protocol> Harness<P> {
         if thawed.is_err() {
             self.clients.pop();
         }
-        thawed?;
+        let standing = thawed?;
+        self.on(index, |connection, _, _, context| connection.resume(context, &standing));
         self.context.page.taken_over.add(1);
         self.run();
         Ok(Client(index))
@@ -323,87 +325,6 @@ impl<P: Protocol> Harness<P> {
         });
     }
 
-    /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`] and thawed by
-    /// `successor`, in the middle of whatever it is at. What the harness was showing, it goes on showing. Connections that are
-    /// about to end do so. One that cannot be frozen stays with the worker that leaves, which says goodbye to it
-    /// ([`Protocol::on_drain`]): see [`Harness::is_served`].
-    ///
-    /// # Panics
-    /// If [`Protocol::STATE`] is `None`, a connection cannot be thawed, or [`Protocol::on_start`] fails.
-    pub fn hand_over(&mut self, successor: P) {
-        let format = P::STATE.expect("a protocol whose connections can be handed over");
-        let mut successor = Simulant::start(successor, &mut self.context);
-        let leaving = self.serving();
-        let carried = self.workers[leaving].bring_state(&mut successor, &mut self.context);
-        carried.expect("what a protocol has frozen it can thaw");
-        self.workers.push(successor);
-        let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
-        for index in 0..self.clients.len() {
-            let (client, mut others) = Rest::split(&mut self.clients, index as u32).expect("a client");
-            let is_leaving = client.worker() == Some(leaving);
-            if !is_leaving || !client.connection.as_ref().is_some_and(Connection::is_open) {
-                continue;
-            }
-            let mut host = Host::new(&mut self.workers[leaving].protocol, &mut others);
-            let Some(frozen) = freeze(client, &mut host, &mut self.context) else {
-                self.say_goodbye(index, deadline_ns);
-                continue;
-            };
-            let mut connection = client.connection.take().expect("open");
-            connection.leave(&mut self.context);
-            let ending = connection.close(&mut self.context);
-            self.tell_closed(leaving, ending);
-            let id = ConnectionId { slot: index as u32, generation: leaving as u32 + 1 };
-            let protocol = &mut self.workers[leaving + 1].protocol;
-            let thawed = thaw((protocol, &mut self.clients), id, &mut self.context, format.version, frozen);
-            thawed.expect("what a protocol has frozen it can thaw");
-        }
-        self.run();
-    }
-
-    /// The same, to another version of the protocol. Connections that are about to end are not there any more.
-    ///
-    /// # Errors
-    /// The successor's, where it does not understand the state of a connection.
-    ///
-    /// # Panics
-    /// If [`Protocol::STATE`] is `None` or names another protocol, or a connection cannot be frozen, or
-    /// [`Protocol::on_start`] fails.
-    pub fn hand_over_to<Q: Protocol>(mut self, successor: Q) -> Result<Harness<Q>, ThawError> {
-        let format = P::STATE.expect("a protocol that can be handed over");
-        let name = |format: Option<StateFormat>| format.expect("a protocol that can be handed over").name;
-        assert_eq!(format.name, name(Q::STATE), "the successor runs another protocol");
-        let mut successor = Simulant::start(successor, &mut self.context);
-        let leaving = self.serving();
-        self.workers[leaving].bring_state(&mut successor, &mut self.context)?;
-        let mut clients = Vec::new();
-        for index in 0..self.clients.len() {
-            let (client, mut others) = Rest::split(&mut self.clients, index as u32).expect("a client");
-            let mut moved = Simulated::new(None, std::mem::take(&mut client.wire));
-            moved.reason = client.reason;
-            clients.push(moved);
-            let Some(connection) = &client.connection else { continue };
-            if !connection.is_open() {
-                clients[index].reason = Some(connection.reason());
-                continue;
-            }
-            let mut host = Host::new(&mut self.workers[leaving].protocol, &mut others);
-            let frozen = freeze(client, &mut host, &mut self.context).expect("a connection that freezes");
-            let mut connection = client.connection.take().expect("open");
-            connection.leave(&mut self.context);
-            let ending = connection.close(&mut self.context);
-            self.tell_closed(leaving, ending);
-            let id = ConnectionId { slot: index as u32, generation: 0 };
-            thaw((&mut successor.protocol, &mut clients), id, &mut self.context, format.version, frozen)?;
-        }
-        let connects = self.connects.into_iter().map(|(_, address, token)| (0, address, token)).collect();
-        let (context, has_drained) = (self.context, self.has_drained);
-        let workers = vec![successor];
-        let mut harness = Harness { workers, context, clients, connects, coming: Vec::new(), has_drained };
-        harness.run();
-        Ok(harness)
-    }
-
     fn tell_closed(&mut self, worker: usize, ending: Option<(P::Connection, Ending)>) {
         if let Some((state, ending)) = ending {
             self.call(worker, |protocol, worker| protocol.on_close(state, ending.closed(), worker));
@@ -487,7 +408,10 @@ impl<P: Protocol> Harness<P> {
             // The end of the turn may have asked for something.
             let is_over = self.context.commands.is_empty() && self.workers.iter().all(|worker| worker.inbox.is_empty());
             if !has_moved && !was_asked && is_over {
-                return;
+                if !self.move_on() {
+                    return;
+                }
+                has_moved = true;
             }
             idle_turns = if has_moved { 0 } else { idle_turns + 1 };
             assert!(
@@ -501,6 +425,7 @@ impl<P: Protocol> Harness<P> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Wake(id) => self.on_id(id, |connection, host, context| connection.wake(host, context)),
+            Command::Writable(id) => self.on_id(id, |connection, host, context| connection.writable(host, context)),
             Command::Rerun(id) => self.on_id(id, |connection, host, context| connection.run_again(host, context)),
             Command::Connect { address, token, source: _ } => self.connects.push((self.serving(), address, token)),
             Command::Drain => self.drain(),

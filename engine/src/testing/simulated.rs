@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::connection::{Connection, Host, Place, Rest};
 use crate::context::{Context, Inbox, Unreachable, Worker};
-use crate::handover::Frozen;
+use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
-use crate::types::{CloseReason, ConnectionId, Peer, ThawError};
+use crate::types::{CannotFreeze, CloseReason, ConnectionId, Peer, ThawError};
 
 /// Where clients come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
@@ -77,11 +77,13 @@ pub(super) struct Simulated<S> {
     pub(super) wire: Wire,
     pub(super) waiting_send: Option<Payload>,
     pub(super) reason: Option<CloseReason>,
+    /// Its worker leaves, and its protocol could not let it go yet.
+    pub(super) moves_later: bool,
 }
 
 impl<S> Simulated<S> {
     pub(super) fn new(connection: Option<Connection<S>>, wire: Wire) -> Self {
-        Self { connection, wire, waiting_send: None, reason: None }
+        Self { connection, wire, waiting_send: None, reason: None, moves_later: false }
     }
 
     /// Who has its connection; `None` once that is closed.
@@ -98,33 +100,35 @@ impl<S: 'static> Place for Simulated<S> {
     }
 }
 
-/// Freezes the client's connection; `None`, and nothing is changed, where the protocol keeps it.
+/// Freezes the client's connection.
+///
+/// # Errors
+/// Where the protocol keeps it: then nothing is changed.
 pub(super) fn freeze<P: Protocol>(
     client: &mut Simulated<P::Connection>,
     host: &mut Host<'_, P>,
     context: &mut Context,
-) -> Option<Frozen> {
-    let connection = client.connection.as_mut()?;
+) -> Result<Frozen, CannotFreeze> {
+    let connection = client.connection.as_mut().ok_or(CannotFreeze::Stays)?;
     if let Some(payload) = client.waiting_send.take() {
         connection.sent(host, context, payload, 0);
     }
     connection.freeze(host.protocol, context)
 }
 
-/// Makes a connection of what another worker has frozen, for the client at this place.
+/// Makes a connection of what another worker has frozen, for the client at this place. It stays frozen.
 pub(super) fn thaw<Q: Protocol>(
     (protocol, clients): (&mut Q, &mut [Simulated<Q::Connection>]),
     id: ConnectionId,
     context: &mut Context,
     version: u32,
     frozen: Frozen,
-) -> Result<(), ThawError> {
+) -> Result<Standing, ThawError> {
     let mut connection = Connection::new(id, context.now_ns);
     let (client, mut others) = Rest::split(clients, id.slot).expect("a client at this place");
     let mut host = Host::new(protocol, &mut others);
     let peer = Peer { token: None, address: &client_address };
     let standing = connection.thaw(&mut host, context, version, frozen, peer)?;
-    connection.resume(&mut host, context, &standing);
     client.connection = Some(connection);
-    Ok(())
+    Ok(standing)
 }

@@ -67,7 +67,7 @@ impl Source for FileSource {
     }
 
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
-        serde_json::to_writer(state, &self.place).map_err(|_| CannotFreeze)?;
+        serde_json::to_writer(state, &self.place).map_err(|_| CannotFreeze::Stays)?;
         Ok(NAME)
     }
 }

@@ -46,7 +46,7 @@ pub trait Socket: 'static {
     /// The default: the WebSocket is closed with 1001 when its worker leaves.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         let _ = state;
-        Err(CannotFreeze)
+        Err(CannotFreeze::Stays)
     }
 
     /// Reads what [`Socket::freeze`] has written; `None`, the default, where it makes no sense. Asked for the sockets of
@@ -247,8 +247,8 @@ impl<T: Socket> Upgraded for Open<T> {
     }
 
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
-        let receiving = serde_json::to_vec(&self.state).map_err(|_| CannotFreeze)?;
-        let length = u32::try_from(receiving.len()).map_err(|_| CannotFreeze)?;
+        let receiving = serde_json::to_vec(&self.state).map_err(|_| CannotFreeze::Stays)?;
+        let length = u32::try_from(receiving.len()).map_err(|_| CannotFreeze::Stays)?;
         state.extend_from_slice(&length.to_le_bytes());
         state.extend_from_slice(&receiving);
         self.socket.freeze(state)?;

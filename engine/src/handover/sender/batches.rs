@@ -3,7 +3,7 @@
 use super::{Command, Heir, Phase, Sender, Table, World};
 use crate::handover::Refusal;
 use crate::handover::custody::Stage;
-use crate::handover::limits::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, OFFER_BYTES_MAX};
+use crate::handover::limits::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, LATER_MS, OFFER_BYTES_MAX};
 use crate::handover::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
@@ -62,6 +62,14 @@ impl Peer {
     }
 }
 
+/// What becomes of a connection whose turn it seems to be.
+enum Turn {
+    /// It is not there any more, or has been seen to.
+    Over,
+    /// Alone, where it is large or has ended others; with its partner, if it has one.
+    Moves { is_alone: bool, partner: Option<ConnectionId> },
+}
+
 /// Whether an heir that refuses for this reason would refuse every other connection, too.
 fn is_final(refusal: Refusal) -> bool {
     matches!(refusal, Refusal::Version | Refusal::Format | Refusal::Limit | Refusal::Leaving | Refusal::Descriptors)
@@ -85,6 +93,8 @@ impl Sender {
         if members.is_empty() {
             return false;
         }
+        // Callbacks have paired somebody with one that was to move with others.
+        let holders = members.iter().filter_map(|id| self.take_out(*id)).collect::<Vec<_>>();
         let began_ns = if self.has_worker_state { self.began_ns } else { world.now_ns };
         let batch = Batch { number: self.next_batch, step: Step::Stopping, members, began_ns };
         self.next_batch += 1;
@@ -97,7 +107,17 @@ impl Sender {
             peer.batch = Some(batch);
         }
         self.proceed(world, heir);
+        holders.into_iter().for_each(|holder| self.proceed(world, holder));
         true
+    }
+
+    /// Takes a connection out of the batch that it is in; gives whose that is.
+    fn take_out(&mut self, id: ConnectionId) -> Option<Heir> {
+        let (heir, peer) = self.heirs.iter_mut().find(|(_, peer)| peer.has_member(id))?;
+        if let Some(batch) = &mut peer.batch {
+            batch.members.retain(|one| *one != id);
+        }
+        Some(*heir)
     }
 
     /// Takes the next connections out of the queue.
@@ -108,40 +128,54 @@ impl Sender {
         while members.len() < most
             && let Some(id) = self.queue.front().copied()
         {
-            let look = world.table.look(id);
-            let custody = world.table.custody(id);
-            let (Some(look), Some(custody)) = (look, custody) else {
+            let Turn::Moves { is_alone, partner } = self.turn(world, id) else {
                 self.queue.pop_front();
                 continue;
             };
-            let stage = custody.stage();
-            let is_alone = look.bytes >= ALONE_BYTES as u64 || custody.goes_alone();
-            match stage {
-                Stage::Queued if look.is_ending => {
-                    custody.enter(Stage::Ours);
-                    self.queue.pop_front();
-                    continue;
-                }
-                Stage::Still if look.is_ending && self.forgets_ending() => {
-                    self.queue.pop_front();
-                    continue;
-                }
-                Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen => {}
-                _ => {
-                    self.queue.pop_front();
-                    continue;
-                }
-            }
             if is_alone && !members.is_empty() {
                 break;
             }
             self.queue.pop_front();
             members.push(id);
+            if let Some(partner) = partner {
+                self.queue.retain(|one| *one != partner);
+                members.push(partner);
+            }
             if is_alone {
                 break;
             }
         }
         members
+    }
+
+    /// Whether the first of the queue moves now, and how.
+    fn turn<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) -> Turn {
+        let Some((look, custody)) = world.table.look(id).zip(world.table.custody(id)) else { return Turn::Over };
+        let is_alone = look.bytes >= ALONE_BYTES as u64 || custody.goes_alone();
+        match custody.stage() {
+            Stage::Queued if look.is_ending => {
+                custody.enter(Stage::Ours);
+                return Turn::Over;
+            }
+            Stage::Still if look.is_ending && self.forgets_ending() => return Turn::Over,
+            Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen => {}
+            _ => return Turn::Over,
+        }
+        let Some(partner) = look.partner.filter(|_| !is_put_back(Mutation::PairIsPartedByOffering)) else {
+            return Turn::Moves { is_alone, partner: None };
+        };
+        let bytes = world.table.look(partner).map_or(0, |look| look.bytes);
+        match world.table.custody(partner).map(|custody| (custody.stage(), custody.goes_alone())) {
+            Some((Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen, goes_alone)) => {
+                let is_alone = is_alone || goes_alone || look.bytes + bytes >= ALONE_BYTES as u64;
+                Turn::Moves { is_alone, partner: Some(partner) }
+            }
+            Some(_) => {
+                self.keep(world, id, Refusal::Partner);
+                Turn::Over
+            }
+            None => Turn::Moves { is_alone, partner: None },
+        }
     }
 
     /// Freezes a batch when all its members stand still, and offers it when all are frozen.
@@ -160,11 +194,29 @@ impl Sender {
                 return;
             }
             batch.step = Step::Freezing;
+            // Callbacks may have paired some with others since.
+            let members = &batch.members;
+            let is_parted = |id: &ConnectionId| {
+                let partner = world.table.look(*id).and_then(|look| look.partner);
+                partner.is_some_and(|partner| !members.contains(&partner))
+                    && !is_put_back(Mutation::PairIsPartedByOffering)
+            };
+            let parted: Vec<ConnectionId> = members.iter().copied().filter(is_parted).collect();
+            if !parted.is_empty() {
+                batch.step = Step::Stopping;
+                batch.members.retain(|id| !parted.contains(id));
+                parted.into_iter().for_each(|id| self.put_back(world, id, false));
+                return self.proceed(world, heir);
+            }
             let still = batch.members.iter().zip(&stages).filter(|(_, stage)| **stage != Some(Stage::Frozen));
             let still: Vec<ConnectionId> = still.map(|(id, _)| *id).collect();
             for id in still {
                 if world.stage(id) == Some(Stage::Stopping) {
                     world.enter(id, Stage::Still);
+                }
+                if world.stage(id) != Some(Stage::Still) {
+                    // It stays with its partner.
+                    continue;
                 }
                 // Before it is copied.
                 if self.is_too_large(world, id) {
@@ -186,6 +238,10 @@ impl Sender {
     }
 
     pub(super) fn frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        if world.stage(id).is_some_and(|stage| stage != Stage::Still) {
+            // Its partner stays, or waits, and so does this one: that command follows.
+            return self.forget(world, id);
+        }
         world.enter(id, Stage::Frozen);
         if self.is_too_large(world, id) && !self.is_gathering() {
             self.keep(world, id, Refusal::TooLarge);
@@ -205,19 +261,47 @@ impl Sender {
         self.forget(world, id);
     }
 
+    /// The protocol cannot let it go yet: it goes on, and is tried again soon.
+    pub(super) fn not_yet<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
+        if world.stage(id) != Some(Stage::Still) || self.is_gathering() || self.is_state_given() || world.is_ending(id) {
+            return self.not_frozen(world, id);
+        }
+        for one in [Some(id), world.partner(id)].into_iter().flatten() {
+            if matches!(world.stage(one), Some(Stage::Stopping | Stage::Still | Stage::Frozen)) {
+                world.enter(one, Stage::Queued);
+                world.tell(Command::Resume(one));
+                self.later.push_back((world.now_ns + LATER_MS * 1_000_000, one));
+            }
+        }
+        self.forget(world, id);
+    }
+
     fn offer<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
         let (mut members, mut back, mut large, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for id in std::mem::take(&mut batch.members) {
-            let more = world.table.look(id).map_or(0, |look| look.bytes);
-            if more > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked) {
+            let look = world.table.look(id);
+            let more = look.map_or(0, |look| look.bytes);
+            let partner = look.and_then(|look| look.partner);
+            let is_with = |others: &[ConnectionId]| partner.is_some_and(|partner| others.contains(&partner));
+            let is_too_large = |bytes: u64| bytes > OFFER_BYTES_MAX as u64 && !is_put_back(Mutation::SizeIsNotChecked);
+            if is_with(&members) && !is_too_large(bytes + more) {
+                bytes += more;
+                members.push(id);
+            } else if is_too_large(more) || is_with(&large) || is_with(&members) {
                 large.push(id);
-            } else if !members.is_empty() && bytes + more > BATCH_BYTES as u64 {
+            } else if is_with(&back) || !members.is_empty() && bytes + more > BATCH_BYTES as u64 {
                 back.push(id);
             } else {
                 bytes += more;
                 members.push(id);
             }
+        }
+        // Who is too large for any offer takes its partner along.
+        for id in &large {
+            let partner = world.partner(*id);
+            members.retain(|one| Some(*one) != partner);
+            back.retain(|one| Some(*one) != partner);
         }
         batch.members.clone_from(&members);
         batch.step = Step::Offered { until_ns: world.now_ns + BATCH_MS_MAX * 1_000_000 };
@@ -271,6 +355,16 @@ impl Sender {
             return self.lose(world, heir);
         };
         let refusal_of = |place: usize| refused.iter().find(|(one, _)| *one == place).map(|(_, refusal)| *refusal);
+        let members = &batch.members;
+        let is_parted = |(place, id): (usize, &ConnectionId)| {
+            let partner = world.table.look(*id).and_then(|look| look.partner);
+            let other = members.iter().position(|one| Some(*one) == partner);
+            other.is_some_and(|other| refusal_of(place).is_some() != refusal_of(other).is_some())
+        };
+        if members.iter().enumerate().any(is_parted) && !is_put_back(Mutation::PairIsPartedByTaking) {
+            // It may not have one without the other.
+            return self.lose(world, heir);
+        }
         let mut back = Vec::new();
         for (place, id) in std::mem::take(&mut batch.members).into_iter().enumerate() {
             match refusal_of(place) {
@@ -321,6 +415,14 @@ impl Sender {
 
     /// Heirs that have not answered in time are lost.
     pub(super) fn expire<T: Table>(&mut self, world: &mut World<'_, T>) {
+        while let Some((at_ns, id)) = self.later.front().copied()
+            && at_ns <= world.now_ns
+        {
+            self.later.pop_front();
+            if !is_put_back(Mutation::LaterIsForgotten) {
+                self.queue.push_back(id);
+            }
+        }
         let late = self.heirs.iter().filter(|(_, peer)| peer.is_late(world.now_ns));
         let due: Vec<Heir> = late.map(|(heir, _)| *heir).collect();
         if !is_put_back(Mutation::SilentHeirIsWaitedFor) {
@@ -336,13 +438,18 @@ impl Sender {
         self.state_lost(world, heir);
         let Some(batch) = peer.batch else { return };
         let was_offered = matches!(batch.step, Step::Offered { .. });
-        let was_alone = batch.members.len() == 1;
+        let was_alone = match batch.members[..] {
+            [_] => true,
+            [one, other] => world.partner(one) == Some(other),
+            _ => false,
+        };
         for id in batch.members.into_iter().rev() {
             let Some(custody) = world.table.custody(id) else { continue };
             let is_harmless = custody.stage() != Stage::Offered || !was_offered || {
                 custody.lose_heir(was_alone) || is_put_back(Mutation::LossesAreForgotten)
             };
-            match custody.stage() {
+            let stage = custody.stage();
+            match stage {
                 Stage::Stopping | Stage::Still | Stage::Frozen | Stage::Offered | Stage::Giving if is_harmless => {
                     // Last where the heir was lost with it, so that others move before they are offered with it again.
                     self.put_back(world, id, !was_offered);

@@ -41,6 +41,8 @@ pub(crate) struct Look {
     pub(crate) is_ending: bool,
     /// What would go with it, as far as is known.
     pub(crate) bytes: u64,
+    /// The connection that it is paired with, unless that one is about to end: they go together, or stay together.
+    pub(crate) partner: Option<ConnectionId>,
 }
 
 /// The connections of the worker.
@@ -72,6 +74,10 @@ impl<T: Table> World<'_, T> {
         }
     }
 
+    fn partner(&mut self, id: ConnectionId) -> Option<ConnectionId> {
+        self.table.look(id)?.partner
+    }
+
     fn is_ending(&mut self, id: ConnectionId) -> bool {
         self.table.look(id).is_none_or(|look| look.is_ending)
     }
@@ -96,6 +102,8 @@ pub(crate) enum Input {
     Frozen(ConnectionId),
     /// The protocol keeps it, or it is about to end.
     NotFrozen(ConnectionId),
+    /// The protocol cannot let it go yet.
+    NotYet(ConnectionId),
     /// A connection that was held has closed.
     Gone(ConnectionId),
     /// An offer is on its way, with so many bytes, and without those for which there was no descriptor.
@@ -179,6 +187,8 @@ pub(crate) struct Sender {
     heirs: BTreeMap<Heir, Peer>,
     /// Those that wait for a batch, the idlest first; who is no longer in custody is skipped.
     queue: VecDeque<ConnectionId>,
+    /// Those that the protocol could not let go yet: they are tried again at this time.
+    later: VecDeque<(u64, ConnectionId)>,
     next_batch: u64,
     began_ns: u64,
     /// Other heirs are waited for until then.
@@ -200,6 +210,7 @@ impl Sender {
             visiting: BTreeSet::new(),
             heirs: BTreeMap::new(),
             queue: VecDeque::new(),
+            later: VecDeque::new(),
             next_batch: 0,
             began_ns: 0,
             heirs_until_ns: None,
@@ -223,7 +234,7 @@ impl Sender {
     /// Whether nothing is left to move now.
     pub(crate) fn is_idle(&self) -> bool {
         let is_moving = matches!(self.phase, Phase::Moving { .. });
-        is_moving && self.queue.is_empty() && self.heirs.values().all(|peer| peer.batch.is_none())
+        is_moving && self.queue.is_empty() && self.later.is_empty() && self.heirs.values().all(|peer| peer.batch.is_none())
     }
 
     /// Whether the worker's own state is another's.
@@ -243,7 +254,9 @@ impl Sender {
     /// When [`Input::Time`] may change something.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let batches = self.heirs.values().filter_map(Peer::until_ns);
-        let waits = self.heirs_until_ns.into_iter().chain(self.visitors_until_ns).filter(|_| self.is_on());
+        let waits = self.heirs_until_ns.into_iter().chain(self.visitors_until_ns);
+        let later = self.later.front().map(|(at_ns, _)| *at_ns);
+        let waits = waits.chain(later).filter(|_| self.is_on());
         batches.chain(waits).chain(self.report.due_ns()).min()
     }
 
@@ -267,6 +280,7 @@ impl Sender {
             Input::Still(id) => self.still(world, id),
             Input::Frozen(id) => self.frozen(world, id),
             Input::NotFrozen(id) => self.not_frozen(world, id),
+            Input::NotYet(id) => self.not_yet(world, id),
             Input::Gone(id) => self.forget(world, id),
             Input::Offered { heir, left_out, bytes } => self.offered(world, heir, &left_out, bytes),
             Input::Takes { heir, batch, refused, open } => self.taken(world, heir, batch, &refused, open),
@@ -392,11 +406,21 @@ impl Sender {
 
     /// It does not move: it goes on here, or ends where nothing can go on.
     fn keep<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, refusal: Refusal) {
+        if world.table.custody(id).is_some_and(|custody| custody.stays()) {
+            // With its partner.
+            return;
+        }
         self.report.count(refusal);
         let stage = if refusal == Refusal::Quarantined { Stage::Quarantined } else { Stage::Stays };
         world.enter(id, stage);
         let ends = self.is_state_given() && !is_put_back(Mutation::StaysWithoutState);
         world.tell(if ends { Command::End(id) } else { Command::Keep(id) });
+        if let Some(partner) = world.partner(id)
+            && world.stage(partner).is_some_and(|stage| stage.leads_to(Stage::Stays))
+            && !is_put_back(Mutation::PairIsPartedByKeeping)
+        {
+            self.keep(world, partner, Refusal::Partner);
+        }
     }
 
     /// It waits for another batch. Without the worker's own state, it does so without moving.
@@ -441,7 +465,8 @@ impl Sender {
     /// Nobody takes the rest.
     fn give_up<T: Table>(&mut self, world: &mut World<'_, T>) {
         let refusal = self.last_refusal.unwrap_or(Refusal::Channel);
-        for id in std::mem::take(&mut self.queue) {
+        let later = std::mem::take(&mut self.later).into_iter().map(|(_, id)| id);
+        for id in std::mem::take(&mut self.queue).into_iter().chain(later) {
             match world.stage(id) {
                 Some(Stage::Queued) if world.is_ending(id) => world.enter(id, Stage::Ours),
                 Some(Stage::Queued | Stage::Stopping | Stage::Still | Stage::Frozen) => self.keep(world, id, refusal),
@@ -464,6 +489,7 @@ impl Sender {
     /// The worker stops: what was not given is this worker's, and ends with it.
     fn stop_all<T: Table>(&mut self, world: &mut World<'_, T>) {
         let mut ours: Vec<ConnectionId> = std::mem::take(&mut self.queue).into();
+        ours.extend(std::mem::take(&mut self.later).into_iter().map(|(_, id)| id));
         for (heir, peer) in std::mem::take(&mut self.heirs) {
             // First: from now on, the other side cannot be given anything.
             world.tell(Command::Close(heir));

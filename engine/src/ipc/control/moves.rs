@@ -128,6 +128,7 @@ fn said(reason: Refusal) -> &'static str {
         Refusal::TooLarge => "the worker's state is too large",
         Refusal::Channel => "the new worker is gone or does not answer",
         Refusal::Quarantined => "several new workers ended while they were offered to them",
+        Refusal::Partner => "the connection that each is paired with stays",
         Refusal::Unknown => "for a reason that this version does not know",
     }
 }

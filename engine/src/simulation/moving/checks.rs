@@ -1,6 +1,6 @@
 //! What must hold after every step, and at rest.
 
-use super::connections::{End, Kind, Phase};
+use super::connections::{Connection, End, Kind, Phase};
 use super::links::Message;
 use super::world::World;
 use crate::handover::custody::Stage;
@@ -48,6 +48,25 @@ fn owners(world: &mut World, socket: usize) {
     if owners.len() > 1 {
         world.violate("a connection has one owner", format!("client {socket} is owned by workers {owners:?}"));
         return;
+    }
+    if let Some(partner) = world.sockets[socket].partner
+        && let [owner] = owners[..]
+    {
+        let is_open = |one: &Connection| matches!(one.phase, Phase::Open | Phase::Frozen);
+        let here = |socket: usize| {
+            let connections = world.workers[owner].connections.0.values();
+            connections.filter(move |one| one.socket.0 == socket).any(is_open)
+        };
+        let has_elsewhere = world.workers.iter().enumerate().any(|(index, worker)| {
+            let mut connections = worker.connections.0.values();
+            let is_it = |one: &Connection| one.socket == partner && is_open(one) && one.custody.stage().is_owned();
+            index != owner && worker.is_alive && connections.any(is_it)
+        });
+        if here(socket) && has_elsewhere {
+            let detail = format!("client {socket} is at worker {owner}, and its partner {} is not", partner.0);
+            world.violate("a pair is not parted", detail);
+            return;
+        }
     }
     let is_given = |message: &Message| match message {
         Message::Gives { members, .. } => members.iter().any(|member| member.0 == socket),

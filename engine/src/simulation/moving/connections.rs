@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Large,
     /// The protocol keeps it.
     Sticky,
+    /// The protocol lets it go when it is asked for the third time.
+    Busy,
 }
 
 /// Why a socket has ended.
@@ -57,12 +59,14 @@ pub(super) struct Socket {
     pub(super) end: Option<End>,
     /// Workers that it has killed.
     pub(super) kills: u32,
+    /// The one that it is paired with.
+    pub(super) partner: Option<SocketId>,
 }
 
 impl Socket {
     pub(super) fn new(kind: Kind) -> Self {
         let (sent, read, written, received) = (0, 0, 0, 0);
-        Self { kind, sent, is_finished: false, read, written, received, end: None, kills: 0 }
+        Self { kind, sent, is_finished: false, read, written, received, end: None, kills: 0, partner: None }
     }
 
     pub(super) fn room(&self) -> u64 {
@@ -78,6 +82,8 @@ pub(super) struct Snapshot {
     pub(super) is_fresh: bool,
     pub(super) peer_ended: bool,
     pub(super) passes: u8,
+    pub(super) asked: u32,
+    pub(super) partner: Option<SocketId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,6 +120,9 @@ pub(super) struct Connection {
     pub(super) told: u32,
     /// Calls of the protocol by a wake.
     pub(super) wakes: u32,
+    /// How often the protocol was asked to let it go.
+    pub(super) asked: u32,
+    pub(super) partner: Option<SocketId>,
 }
 
 impl Connection {
@@ -132,18 +141,20 @@ impl Connection {
             peer_ended: false,
             told: 0,
             wakes: 0,
+            asked: 0,
+            partner: None,
         }
     }
 
     pub(super) fn brought(socket: SocketId, kind: Kind, snapshot: Snapshot, custody: Custody) -> Self {
-        let Snapshot { read, sent, is_fresh, peer_ended, passes: _ } = snapshot;
+        let Snapshot { read, sent, is_fresh, peer_ended, passes: _, asked, partner } = snapshot;
         let phase = Phase::Frozen;
-        Self { custody, phase, read, sent, is_fresh, peer_ended, ..Self::new(socket, kind) }
+        Self { custody, phase, read, sent, is_fresh, peer_ended, asked, partner, ..Self::new(socket, kind) }
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let Self { read, sent, is_fresh, peer_ended, .. } = *self;
-        Snapshot { read, sent, is_fresh, peer_ended, passes: self.custody.passes() }
+        let Self { read, sent, is_fresh, peer_ended, asked, partner, .. } = *self;
+        Snapshot { read, sent, is_fresh, peer_ended, passes: self.custody.passes(), asked, partner }
     }
 
     pub(super) fn is_still(&self) -> bool {
@@ -175,6 +186,11 @@ impl Table for Connections {
     fn look(&mut self, id: ConnectionId) -> Option<Look> {
         let connection = self.0.get(&id)?;
         let bytes = if connection.kind == Kind::Large { OFFER_BYTES_MAX as u64 + 1 } else { 100 };
-        Some(Look { is_ending: matches!(connection.phase, Phase::Flushing | Phase::Ended), bytes })
+        let is_ending = matches!(connection.phase, Phase::Flushing | Phase::Ended);
+        let is_partner = |one: &Connection| {
+            Some(one.socket) == connection.partner && matches!(one.phase, Phase::Open | Phase::Frozen)
+        };
+        let partner = self.0.iter().find(|(_, one)| is_partner(one)).map(|(id, _)| *id);
+        Some(Look { is_ending, bytes, partner })
     }
 }

@@ -97,14 +97,17 @@ impl World {
             }
             Command::Freeze(id) => {
                 let Some(connection) = self.connection(worker, id) else { return };
-                let freezes = connection.phase == Phase::Open && connection.kind != Kind::Sticky;
-                if freezes {
-                    connection.phase = Phase::Frozen;
-                }
-                self.tell_sender(
-                    worker,
-                    if freezes { sender::Input::Frozen(id) } else { sender::Input::NotFrozen(id) },
-                );
+                connection.asked += 1;
+                let outcome = match connection.kind {
+                    _ if connection.phase != Phase::Open => sender::Input::NotFrozen(id),
+                    Kind::Sticky => sender::Input::NotFrozen(id),
+                    Kind::Busy if connection.asked < 3 => sender::Input::NotYet(id),
+                    _ => {
+                        connection.phase = Phase::Frozen;
+                        sender::Input::Frozen(id)
+                    }
+                };
+                self.tell_sender(worker, outcome);
             }
             Command::Unfreeze(id) => self.go_on(worker, id),
             Command::Resume(id) => {
@@ -251,7 +254,7 @@ impl World {
         let Some(link) = self.workers[worker].visitors.get(&visitor).copied() else { return };
         let Some(Message::Offer { members, .. }) = self.links[link].up.inbox.pop_front() else { return };
         let open = self.workers[worker].connections.0.len() as u64;
-        let mut outcome = Vec::new();
+        let (mut outcome, sockets): (Vec<_>, Vec<_>) = (Vec::new(), members.iter().map(|(socket, _)| *socket).collect());
         for (socket, snapshot) in members {
             let kind = self.sockets[socket.0].kind;
             if kind == Kind::Poison {
@@ -273,7 +276,10 @@ impl World {
             own.connections.0.insert(id, Connection::brought(socket, kind, snapshot, custody));
             outcome.push(Ok(id));
         }
-        self.tell_receiver(worker, receiver::Input::Thawed { visitor, members: outcome, open });
+        let partner = |socket: usize| sockets.iter().position(|one| Some(*one) == self.sockets[socket].partner);
+        let pairs = sockets.iter().enumerate().filter_map(|(place, socket)| Some((place, partner(socket.0)?)));
+        let pairs = pairs.filter(|(one, other)| one < other).collect();
+        self.tell_receiver(worker, receiver::Input::Thawed { visitor, members: outcome, pairs, open });
     }
 
     /// Whether an offer has more bytes than a receiver takes.

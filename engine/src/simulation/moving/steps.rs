@@ -30,6 +30,11 @@ pub(super) enum Step {
         worker: usize,
         kind: Kind,
     },
+    /// The protocol pairs two connections of a worker.
+    Pair {
+        worker: usize,
+        pick: usize,
+    },
     ClientSends {
         socket: usize,
         count: u64,
@@ -101,7 +106,8 @@ pub(super) fn choose(world: &World, random: &mut Random) -> Step {
         90 => Step::Halt { worker },
         91..93 => Step::Continue { worker },
         93..95 => Step::Start { succeeds: random.once_in(2) },
-        95..97 => Step::Wake { worker, pick: random.index(8) },
+        95 => Step::Wake { worker, pick: random.index(8) },
+        96 => Step::Pair { worker, pick: random.index(8) },
         _ => Step::Time { ms: random.pick(&[1, 10, 100, 1_000, 2_500]) },
     }
 }
@@ -112,6 +118,7 @@ fn kind(random: &mut Random) -> Kind {
         1 => Kind::Poison,
         2 => Kind::Large,
         3 => Kind::Sticky,
+        4 => Kind::Busy,
         _ => Kind::Plain,
     }
 }

@@ -195,8 +195,23 @@ impl World {
                 let id = worker.connections.0.keys().nth(pick).copied();
                 worker.wakes.extend(id);
             }
+            Step::Pair { worker, pick } => self.pair(worker, pick),
             Step::Time { ms } => self.now_ns += ms * 1_000_000,
         }
+    }
+
+    /// A callback of the protocol pairs two connections that it can act on.
+    fn pair(&mut self, worker: usize, pick: usize) {
+        let Some(own) = self.workers.get_mut(worker).filter(|worker| worker.runs() && worker.blocked.is_none()) else {
+            return;
+        };
+        let single = own.connections.0.values_mut().filter(|one| one.phase == Phase::Open && one.partner.is_none());
+        let mut single = single.skip(pick);
+        let (Some(one), Some(other)) = (single.next(), single.next()) else { return };
+        (one.partner, other.partner) = (Some(other.socket), Some(one.socket));
+        let (one, other) = (one.socket, other.socket);
+        (self.sockets[one.0].partner, self.sockets[other.0].partner) = (Some(other), Some(one));
+        self.note(|| format!("worker {worker} pairs clients {} and {}", one.0, other.0));
     }
 
     fn start(&mut self, succeeds: bool) {

@@ -7,7 +7,7 @@ use super::opening::peer_address;
 use crate::connection::Host;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
-use crate::handover::{Message, Refusal, VERSION, sender};
+use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_PAIRS, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
 use crate::sys::faults::reach;
@@ -26,7 +26,7 @@ impl<P: Protocol> EventLoop<P> {
     /// A batch has come.
     pub(super) fn offered(&mut self, visitor: Visitor, arrival: Arrival) {
         reach("receiver:offered");
-        let refusal = if arrival.version != VERSION {
+        let refusal = if !(VERSION..=VERSION_WITH_PAIRS).contains(&arrival.version) {
             Some(Refusal::Version)
         } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
             Some(Refusal::Format)
@@ -76,9 +76,15 @@ impl<P: Protocol> EventLoop<P> {
         self.await_gift(visitor);
         let open = self.slab.len() as u64;
         let version = arrival.format_version;
+        let pairs = arrival.pairs();
         let thaw = |arrived: Result<Arrived, Refusal>| self.thaw(version, arrived?);
-        let members = arrival.into_connections().map(thaw).collect();
-        self.tell_receiver(Input::Thawed { visitor, members, open });
+        let members: Vec<Result<ConnectionId, Refusal>> = arrival.into_connections().map(thaw).collect();
+        for (one, other) in &pairs {
+            if let (Some(Ok(one)), Some(Ok(other))) = (members.get(*one), members.get(*other)) {
+                self.context.pairs.join(*one, *other);
+            }
+        }
+        self.tell_receiver(Input::Thawed { visitor, members, pairs, open });
     }
 
     fn thaw(&mut self, version: u32, arrived: Arrived) -> Result<ConnectionId, Refusal> {

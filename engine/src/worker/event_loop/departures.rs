@@ -4,20 +4,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::EventLoop;
-use super::entry::{Rare, Receiving, Watching};
+use super::entry::{Members, Rare, Receiving, Watching};
 use super::links::Other;
 use crate::connection::Host;
+use crate::context;
 use crate::handover::custody::{Stage, Wake};
 use crate::handover::sender::{Command, Heir, Input, Tally, World};
-use crate::handover::{Frozen, Message};
+use crate::handover::Message;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::visit;
 use crate::ipc::orders::{Moved, Report};
-use crate::ipc::transfer::Offer;
+use crate::ipc::transfer::{Member, Offer};
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
-use crate::types::ConnectionId;
+use crate::types::{CannotFreeze, ConnectionId};
 
 /// A worker whose door is full is tried again after this time.
 const DOOR_RETRY_MS: u64 = 2;
@@ -27,7 +28,9 @@ const DOOR_MS_MAX: u64 = 3_000;
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn tell_sender(&mut self, input: Input) {
-        let (now_ns, table, commands) = (self.context.now_ns, &mut self.slab, &mut self.moving.departures);
+        let now_ns = self.context.now_ns;
+        let table = &mut Members { slab: &mut self.slab, pairs: &self.context.pairs };
+        let commands = &mut self.moving.departures;
         self.moving.sender.step(&mut World { now_ns, table, commands }, input);
         self.carry_out();
     }
@@ -87,11 +90,15 @@ impl<P: Protocol> EventLoop<P> {
             Command::Freeze(id) => {
                 let Some(entry) = self.slab.get(id) else { return };
                 let frozen = entry.connection.freeze(&mut self.protocol, &mut self.context);
-                let outcome = if frozen.is_some() { Input::Frozen(id) } else { Input::NotFrozen(id) };
-                entry.rare = frozen.map(|mut frozen| {
-                    frozen.standing.passes = entry.custody.passes();
-                    Box::new(Rare::Frozen(frozen))
-                });
+                let outcome = match frozen {
+                    Ok(mut frozen) => {
+                        frozen.standing.passes = entry.custody.passes();
+                        entry.rare = Some(Box::new(Rare::Frozen(frozen)));
+                        Input::Frozen(id)
+                    }
+                    Err(CannotFreeze::Later) => Input::NotYet(id),
+                    Err(CannotFreeze::Stays) => Input::NotFrozen(id),
+                };
                 self.tell_sender(outcome);
             }
             Command::Unfreeze(id) => self.go_on(id),
@@ -173,13 +180,12 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Calls the protocol again for a connection that was frozen, here or elsewhere.
     pub(super) fn go_on(&mut self, id: ConnectionId) {
-        let Some((entry, mut others)) = self.slab.split(id) else { return };
+        let Some(entry) = self.slab.get(id) else { return };
         let is_woken = entry.custody.take_wake();
         let Some(standing) = entry.take_standing().filter(|_| !entry.connection.is_ended()) else { return };
-        let mut host = Host::new(&mut self.protocol, &mut others);
-        entry.connection.resume(&mut host, &mut self.context, &standing);
+        entry.connection.resume(&mut self.context, &standing);
         if is_woken {
-            entry.connection.wake(&mut host, &mut self.context);
+            self.context.commands.push(context::Command::Wake(id));
         }
     }
 
@@ -209,9 +215,20 @@ impl<P: Protocol> EventLoop<P> {
                 None => left_out.push(id),
             }
         }
-        let entries = offered.iter().filter_map(|id| self.slab.peek(*id));
-        let frozen: Vec<(&Frozen, bool)> =
-            entries.filter_map(|entry| Some((entry.frozen()?, entry.is_fresh))).collect();
+        // A pair is not parted.
+        let pairs = &self.context.pairs;
+        let lost: Vec<ConnectionId> = left_out.iter().filter_map(|id| pairs.of(*id)).collect();
+        let mut kept = offered.iter().map(|id| !lost.contains(id));
+        descriptors.retain(|_| kept.next().unwrap_or(false));
+        left_out.extend(offered.extract_if(.., |id| lost.contains(id)));
+        let place_of = |id: ConnectionId| offered.iter().position(|one| *one == id);
+        let entries = offered.iter().filter_map(|id| Some((*id, self.slab.peek(*id)?)));
+        let frozen: Vec<Member<'_>> = entries
+            .filter_map(|(id, entry)| {
+                let partner = pairs.of(id).and_then(place_of);
+                Some(Member { frozen: entry.frozen()?, is_fresh: entry.is_fresh, partner })
+            })
+            .collect();
         debug_assert_eq!(frozen.len(), offered.len(), "only what is frozen is offered");
         let offer = if offered.is_empty() { None } else { Offer::new(batch, format, &frozen, descriptors).ok() };
         let Some(offer) = offer else {
@@ -245,6 +262,14 @@ impl<P: Protocol> EventLoop<P> {
         let Some((entry, mut others)) = self.slab.split(id).filter(|(entry, _)| !entry.is_connecting()) else { return };
         if entry.custody.wake() == Wake::Deliver {
             entry.connection.wake(&mut Host::new(&mut self.protocol, &mut others), &mut self.context);
+            self.settle(id.slot);
+        }
+    }
+
+    /// The same where its peer had taken enough before it came.
+    pub(super) fn writable(&mut self, id: ConnectionId) {
+        if let Some((entry, mut others)) = self.slab.split(id) {
+            entry.connection.writable(&mut Host::new(&mut self.protocol, &mut others), &mut self.context);
             self.settle(id.slot);
         }
     }

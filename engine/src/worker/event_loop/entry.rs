@@ -1,7 +1,7 @@
 //! What the loop keeps for each connection, beside its state machine.
 
 use crate::connection::{Connection, Place, Watch};
-use crate::context::Unreachable;
+use crate::context::{Pairs, Unreachable};
 use crate::context::timer_wheel::TimerId;
 use crate::handover::custody::Custody;
 use crate::handover::sender::{Look, Table};
@@ -165,15 +165,23 @@ impl<S: 'static> Place for slab::Entry<Entry<S>> {
     }
 }
 
-impl<S> Table for Slab<Entry<S>> {
+/// The connections of the worker, as the sender looks at them.
+pub(super) struct Members<'a, S> {
+    pub(super) slab: &'a mut Slab<Entry<S>>,
+    pub(super) pairs: &'a Pairs,
+}
+
+impl<S> Table for Members<'_, S> {
     fn custody(&mut self, id: ConnectionId) -> Option<&mut Custody> {
-        self.get(id).map(|entry| &mut entry.custody)
+        self.slab.get(id).map(|entry| &mut entry.custody)
     }
 
     fn look(&mut self, id: ConnectionId) -> Option<Look> {
-        let entry = self.get(id)?;
+        let entry = self.slab.peek(id)?;
         let bytes = entry.frozen().map_or_else(|| entry.connection.bytes_to_move(), Frozen::bytes);
         let is_ending = entry.connection.is_ending() || entry.connection.is_ended();
-        Some(Look { is_ending, bytes: bytes as u64 })
+        let is_alive = |partner: &ConnectionId| self.slab.peek(*partner).is_some_and(|one| one.connection.is_alive());
+        let partner = self.pairs.of(id).filter(is_alive);
+        Some(Look { is_ending, bytes: bytes as u64, partner })
     }
 }

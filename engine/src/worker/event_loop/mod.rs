@@ -327,6 +327,7 @@ impl<P: Protocol> EventLoop<P> {
             self.context.page.events.add(1);
             match command {
                 Command::Wake(id) => self.wake(id),
+                Command::Writable(id) => self.writable(id),
                 Command::Rerun(id) => self.line.push_rerun(id),
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
