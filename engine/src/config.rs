@@ -1,9 +1,13 @@
 //! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
 
+mod listener;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+pub(crate) use self::listener::listener_of;
+pub use self::listener::{ConnectionTimeouts, Listener};
 
 use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};
@@ -232,7 +236,7 @@ impl LogTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     /// Worker processes; each is pinned to a core of its own while there are any left.
     pub workers: usize,
     /// Bounds.
@@ -403,10 +407,11 @@ impl Settings {
             access_log: _,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
-        if let Some((index, address)) =
-            listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)
-        {
-            return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
+        for (index, Listener { address, .. }) in listen.iter().enumerate() {
+            if address.port() != 0 && listen[..index].iter().any(|before| before.address == *address) {
+                return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
+            }
+            listen[index].validate()?;
         }
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
@@ -509,7 +514,7 @@ mod tests {
         assert_eq!(refused(|s| s.limits.receive_buffers = 100), "receive_buffers");
         assert_eq!(refused(|s| s.limits.receive_buffer_bytes = 10), "receive_buffer_bytes");
         assert_eq!(refused(|s| s.timeouts.idle_ms = u64::MAX), "idle_ms");
-        let twice = |s: &mut Settings| s.listen = vec!["127.0.0.1:80".parse().expect("an address"); 2];
+        let twice = |s: &mut Settings| s.listen = vec![Listener::new(([127, 0, 0, 1], 80)); 2];
         assert_eq!(refused(twice), "listen");
     }
 }

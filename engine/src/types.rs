@@ -250,11 +250,28 @@ impl CloseReason {
     }
 }
 
+/// Where the two ends of a connection are.
+pub(crate) trait Ends {
+    fn peer(&self) -> io::Result<SocketAddr>;
+    fn local(&self) -> io::Result<SocketAddr>;
+}
+
+/// The peer's end and ours, where there is no kernel to ask.
+impl Ends for (SocketAddr, SocketAddr) {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        Ok(self.0)
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        Ok(self.1)
+    }
+}
+
 /// Who is at the other end of a new connection.
 #[derive(Clone, Copy)]
 pub struct Peer<'a> {
     pub(crate) token: Option<u64>,
-    pub(crate) address: &'a dyn Fn() -> io::Result<SocketAddr>,
+    pub(crate) ends: &'a dyn Ends,
 }
 
 impl Peer<'_> {
@@ -263,7 +280,16 @@ impl Peer<'_> {
     /// # Errors
     /// As getpeername(2): `NotConnected` when the peer is gone already.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        (self.address)()
+        self.ends.peer()
+    }
+
+    /// The address of this machine's own that the peer has connected to, or that this connection goes out from; never a
+    /// wildcard. Asked of the kernel when called.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.ends.local()
     }
 
     /// The token given to [`Worker::connect`](crate::Worker::connect) where this is an outbound connection.

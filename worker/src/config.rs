@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST, Timeouts,
+    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST,
+    Timeouts,
 };
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -359,7 +360,7 @@ impl Config {
         let listen = choices.listen.unwrap_or_else(|| vec![Listen(SocketAddr::from(([127, 0, 0, 1], PORT_DEFAULT)))]);
         Self {
             settings: Settings {
-                listen: listen.into_iter().map(|listen| listen.0).collect(),
+                listen: listen.into_iter().map(|listen| Listener::new(listen.0)).collect(),
                 workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
                 limits: Limits {
                     connections_max: number(limits.connections_max, limit.connections_max),

@@ -74,7 +74,7 @@ fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {
 }
 
 fn summary(config: &Config) -> String {
-    let addresses: Vec<String> = config.settings.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = config.settings.listen.iter().map(|listener| listener.address.to_string()).collect();
     let workers = config.settings.workers;
     let plural = if workers == 1 { "" } else { "s" };
     format!("{} on {}, {workers} worker{plural}", config.protocol, addresses.join(", "))

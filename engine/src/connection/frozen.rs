@@ -43,6 +43,7 @@ impl<S> Connection<S> {
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
             passes: 0,
+            timeouts: self.timers.own_timeouts(),
             timers_ns: timers.into_iter().map(|(key, at_ns)| (key.0, at_ns.saturating_sub(now_ns))).collect(),
         };
         self.timers.cancel_all(&mut context.timers);
@@ -86,6 +87,7 @@ impl<S> Connection<S> {
         self.rerun = standing.rerun;
         self.peer_ended = standing.peer_ended;
         self.eof_told = standing.eof_told;
+        self.timers.set_timeouts(standing.timeouts.bounded());
         Ok(standing)
     }
 

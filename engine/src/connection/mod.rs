@@ -15,6 +15,7 @@ mod tests;
 
 use self::input::Input;
 use self::outbound::Outbound;
+use crate::config::ConnectionTimeouts;
 use crate::context::timer_wheel::TimerId;
 use crate::context::{Context, Io, Tail, Timers};
 use crate::protocol::Protocol;
@@ -161,6 +162,11 @@ impl<S> Connection<S> {
     #[inline]
     pub(crate) fn held_bytes(&self) -> usize {
         self.input.capacity() + self.outbound.pending() + self.held_bytes as usize
+    }
+
+    /// Those that the listener has set that it came to.
+    pub(crate) fn set_timeouts_of_listener(&mut self, timeouts: ConnectionTimeouts) {
+        self.timers.set_timeouts_of_listener(timeouts);
     }
 
     /// When its peer last took output, or sent something where there is none.

@@ -1,5 +1,6 @@
 //! What the machine promises its driver, beyond what the harness shows.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut context = Context::new(page, Limits::default(), Timeouts::default(), 1_000_000_000);
     let mut protocol = Counting::default();
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
-    let peer = Peer { token: None, address: &|| Err(std::io::ErrorKind::NotConnected.into()) };
-    connection.open(&mut protocol, &mut context, peer);
+    let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 80)));
+    connection.open(&mut protocol, &mut context, Peer { token: None, ends: &ends });
     connection.receive(&mut protocol, &mut context, Received::Bytes(b"input"));
     (protocol, context, connection)
 }

@@ -51,6 +51,11 @@ impl<M> Worker<'_, M> {
         self.context.cancel_worker_timer(key);
     }
 
+    /// How long it is until a timer fires; `None` where it is not set.
+    pub fn timer_left(&self, key: TimerKey) -> Option<Duration> {
+        self.context.worker_timer_left(key)
+    }
+
     /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of this connection, if it still lives.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ConnectionTimeouts;
+
 /// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
 /// start that they could rely on. What a later version adds has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub(crate) struct Standing {
     pub(crate) stalled_ns: u64,
     /// Workers that were leaving when they got it, one after the other.
     pub(crate) passes: u8,
+    /// Time-outs that the protocol has set for it.
+    #[serde(skip_serializing_if = "ConnectionTimeouts::is_default")]
+    pub(crate) timeouts: ConnectionTimeouts,
     /// The protocol's timers, with the time that is left.
     pub(crate) timers_ns: Vec<(u16, u64)>,
 }

@@ -41,8 +41,11 @@ use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
 use crate::types::{CloseReason, ConnectionId, Peer, StateFormat, ThawError, TimerKey};
 
-/// Where clients come from.
-const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+/// Where clients come from, and where they go to.
+const ENDS: (SocketAddr, SocketAddr) = {
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    (SocketAddr::new(localhost, 40_000), SocketAddr::new(localhost, 80))
+};
 
 /// Moves a worker's own state, where it has some, to another.
 fn carry_worker<P: Protocol, Q: Protocol>(
@@ -69,7 +72,7 @@ fn carry<P: Protocol, Q: Protocol>(
     let format = P::STATE.expect("a protocol whose connections can be handed over");
     let frozen = connection.freeze(from, context).expect("a connection that freezes");
     let mut thawed = Connection::new(connection.id(), context.now_ns);
-    let peer = Peer { token: None, address: &|| Ok(CLIENT) };
+    let peer = Peer { token: None, ends: &ENDS };
     let standing = thawed.thaw(to, context, format.version, frozen, peer)?;
     connection.leave(context);
     connection.close(from, context);
@@ -200,7 +203,7 @@ impl<P: Protocol> Harness<P> {
 
     pub(crate) fn thaw(&mut self, version: u32, frozen: Frozen) -> Result<Client, ThawError> {
         let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        let peer = Peer { token: None, address: &|| Ok(CLIENT) };
+        let peer = Peer { token: None, ends: &ENDS };
         match connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
             Ok(standing) => connection.resume(&mut self.protocol, &mut self.context, &standing),
             Err(error) => {
@@ -219,8 +222,7 @@ impl<P: Protocol> Harness<P> {
 
     fn open_as(&mut self, token: Option<u64>) -> Client {
         let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        let address = || Ok(CLIENT);
-        connection.open(&mut self.protocol, &mut self.context, Peer { token, address: &address });
+        connection.open(&mut self.protocol, &mut self.context, Peer { token, ends: &ENDS });
         self.context.page.accepted.add(1);
         self.add(connection)
     }
@@ -473,6 +475,11 @@ impl<P: Protocol> Harness<P> {
             Command::Rerun(id) => {
                 if let Some(connection) = &mut self.clients[id.slot as usize].connection {
                     connection.run_again(&mut self.protocol, &mut self.context);
+                }
+            }
+            Command::Retime(id) => {
+                if let Some(connection) = &mut self.clients[id.slot as usize].connection {
+                    connection.set_alarm(&mut self.context);
                 }
             }
             Command::Connect { address, token, source: _ } => self.connects.push((address, token)),

@@ -3,7 +3,6 @@
 use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
-use super::opening::peer_address;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
 use crate::handover::{Message, Refusal, VERSION, sender};
@@ -98,11 +97,11 @@ impl<P: Protocol> EventLoop<P> {
                 return Err(Refusal::Limit);
             }
         };
+        self.apply_listener(id);
         let entry = self.slab.get(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
-        let address = || peer_address(socket);
-        let peer = Peer { token: None, address: &address };
+        let peer = Peer { token: None, ends: socket };
         match entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
                 entry.rare = Some(Box::new(Rare::Brought(standing)));

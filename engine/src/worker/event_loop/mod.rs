@@ -316,6 +316,11 @@ impl<P: Protocol> EventLoop<P> {
             match command {
                 Command::Wake(id) => self.wake(id),
                 Command::Rerun(id) => self.line.push_rerun(id),
+                Command::Retime(id) => {
+                    if let Some(entry) = self.slab.get(id) {
+                        entry.connection.set_alarm(&mut self.context);
+                    }
+                }
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);

@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::EventLoop;
 use super::entry::Entry;
+use crate::config::listener_of;
 use crate::connection::Connection;
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
 use crate::sys::ring::Socket;
-use crate::types::{ConnectionId, Peer};
+use crate::types::{ConnectionId, Ends, Peer};
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn open(&mut self, socket: Socket, token: Option<u64>) {
@@ -28,6 +29,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.context.page.open.set(self.slab.len() as u64);
+        self.apply_listener(id);
         self.opened(id, token);
         if self.slab.len() > self.sizing.connections_max as usize {
             self.make_room();
@@ -43,11 +45,22 @@ impl<P: Protocol> EventLoop<P> {
         id.ok_or_else(|| socket.expect("not taken"))
     }
 
+    /// What the listener says of those that come to it.
+    pub(super) fn apply_listener(&mut self, id: ConnectionId) {
+        if self.context.listeners.is_empty() {
+            return;
+        }
+        let Some(entry) = self.slab.get(id) else { return };
+        let local = entry.socket.as_ref().and_then(|socket| socket.local().ok());
+        if let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) {
+            entry.connection.set_timeouts_of_listener(listener.timeouts);
+        }
+    }
+
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let entry = self.slab.get(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let address = || peer_address(socket);
-        let peer = Peer { token, address: &address };
+        let peer = Peer { token, ends: socket };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
         if self.lifecycle.is_leaving() {
             self.arrived(id);
@@ -56,7 +69,16 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-pub(super) fn peer_address(socket: &Socket) -> io::Result<SocketAddr> {
-    let address = SockRef::from(socket).peer_addr()?;
+impl Ends for Socket {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        internet_address(&SockRef::from(self).peer_addr()?)
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        internet_address(&SockRef::from(self).local_addr()?)
+    }
+}
+
+fn internet_address(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
 }
