@@ -23,6 +23,9 @@ pub const CONNECTIONS_MAX_LARGEST: u32 = 1 << 20;
 /// Most workers of one server.
 pub const WORKERS_MAX: usize = 1024;
 
+/// Longest [`Settings::name`] and [`Settings::version`], bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+
 /// Largest [`Limits::receive_buffer_bytes`].
 pub const RECEIVE_BUFFER_BYTES_LARGEST: u32 = 1 << 20;
 
@@ -268,6 +271,10 @@ pub struct Settings {
     pub readable: Vec<PathBuf>,
     /// Where workers log what they answered.
     pub access_log: LogTarget,
+    /// What the program is called, for those who ask the running server; read when the server starts.
+    pub name: Option<String>,
+    /// The program's own version; read when the server starts.
+    pub version: Option<String>,
 }
 
 impl Default for Settings {
@@ -288,6 +295,8 @@ impl Default for Settings {
             sandbox: Sandbox::default(),
             readable: Vec::new(),
             access_log: LogTarget::default(),
+            name: None,
+            version: None,
         }
     }
 }
@@ -405,6 +414,8 @@ impl Settings {
             sandbox: _,
             readable: _,
             access_log: _,
+            name,
+            version,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         for (index, Listener { address, .. }) in listen.iter().enumerate() {
@@ -467,6 +478,11 @@ impl Settings {
                 return invalid(setting, "a name or a number is needed".to_owned());
             }
         }
+        for (setting, text) in [("name", name), ("version", version)] {
+            if let Some(text) = text.as_ref().filter(|text| text.is_empty() || text.len() > NAME_BYTES_MAX) {
+                return invalid(setting, format!("{text:?} is not a text of 1 to {NAME_BYTES_MAX} bytes"));
+            }
+        }
         let times = [
             ("idle_ms", timeouts.idle_ms),
             ("idle_at_limit_ms", timeouts.idle_at_limit_ms),
@@ -514,6 +530,13 @@ mod tests {
         assert_eq!(refused(|s| s.limits.receive_buffers = 100), "receive_buffers");
         assert_eq!(refused(|s| s.limits.receive_buffer_bytes = 10), "receive_buffer_bytes");
         assert_eq!(refused(|s| s.timeouts.idle_ms = u64::MAX), "idle_ms");
+        assert_eq!(refused(|s| s.name = Some("n".repeat(65))), "name");
+        assert_eq!(refused(|s| s.version = Some(String::new())), "version");
+        let forever = |s: &mut Settings| {
+            let timeouts = ConnectionTimeouts { write_ms: Some(u64::MAX), ..ConnectionTimeouts::default() };
+            s.listen = vec![Listener { timeouts, ..Listener::new(([127, 0, 0, 1], 80)) }];
+        };
+        assert_eq!(refused(forever), "listen");
         let twice = |s: &mut Settings| s.listen = vec![Listener::new(([127, 0, 0, 1], 80)); 2];
         assert_eq!(refused(twice), "listen");
     }

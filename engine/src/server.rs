@@ -41,6 +41,20 @@ impl Builder {
         self
     }
 
+    /// What the program is called, for those who ask the running server (`batonctl status`).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// The program's own version, shown behind its name.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.settings.version = Some(version.into());
+        self
+    }
+
     /// Workers serve as this user and group; see [`Settings::user`].
     #[must_use]
     pub fn identity(mut self, user: Option<&str>, group: Option<&str>) -> Self {

@@ -15,6 +15,9 @@ use batond::logging;
 use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
 
+/// Shown by `batonctl status`, too.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Wrong flags or configuration.
 const EXIT_USAGE: u8 = 2;
 
@@ -81,8 +84,8 @@ fn summary(config: &Config) -> String {
 }
 
 fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "batond: {}", summary(config));
-    let server = Server::builder().settings(config.settings.clone()).build()?;
+    tracing::info!(version = VERSION, "batond: {}", summary(config));
+    let server = Server::builder().settings(config.settings.clone()).name("batond").version(VERSION).build()?;
     let telemetry = server.telemetry();
     let result = server.run_with_reload(service(config), || reload(arguments));
     log_totals(&telemetry);
