@@ -112,6 +112,7 @@ fn generation(generation: &GenerationStatus) -> String {
         last_exit,
         closed_for_room,
         cut_for_memory,
+        closed_without_header,
         paused_for_memory,
         memory_bytes,
         counters,
@@ -132,6 +133,11 @@ fn generation(generation: &GenerationStatus) -> String {
         if *closed_for_room > 0 {
             let closed = Count(*closed_for_room, "idle connection");
             let _ = writeln!(text, "  worker {slot}: at connections_max; {closed} closed for newcomers");
+        }
+        if *closed_without_header > 0 {
+            let closed = Count(*closed_without_header, "connection");
+            let _ =
+                writeln!(text, "  worker {slot}: {closed} closed that said by no trusted PROXY header whose they are");
         }
         if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
             let _ = writeln!(
@@ -274,6 +280,7 @@ mod tests {
             handed_over: 0,
             closed_for_room: 0,
             cut_for_memory: 0,
+            closed_without_header: 0,
             paused_for_memory: 0,
             memory_bytes: 0,
             counters: Vec::new(),
@@ -291,6 +298,7 @@ mod tests {
     fn status_is_one_screen() {
         let mut dying = worker(1, WorkerState::Waiting);
         (dying.pid, dying.age_ms, dying.deaths, dying.last_exit) = (None, None, 1, Some(Exit::Signal(11)));
+        dying.closed_without_header = 2;
         dying.counters = vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 7)];
         let generation = GenerationStatus {
             number: 2,
@@ -337,6 +345,7 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0
   worker 1: lines_lost: 7
+  worker 1: 2 connections closed that said by no trusted PROXY header whose they are
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
 
 last handover: reload, 00:00:00.000000Z

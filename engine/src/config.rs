@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub(crate) use self::listener::listener_of;
-pub use self::listener::{ConnectionTimeouts, Listener};
+pub use self::listener::{ConnectionTimeouts, Listener, Network};
 
 use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};

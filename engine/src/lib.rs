@@ -57,6 +57,7 @@ mod ipc;
 mod master;
 mod mutation;
 mod protocol;
+mod proxy;
 mod server;
 mod service;
 #[cfg(any(test, feature = "simulation"))]
@@ -74,6 +75,7 @@ pub use error::ServerError;
 pub use ipc::control;
 pub use master::refuse_upgrade;
 pub use protocol::Protocol;
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 pub use server::{Builder, Running, Server};
 pub use service::Service;
 pub use sys::features::IoUringUnavailable;

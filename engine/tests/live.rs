@@ -237,6 +237,44 @@ fn the_addresses_of_both_ends_are_known() {
 }
 
 #[test]
+fn only_trusted_proxies_say_whose_connection_theirs_is() {
+    let trusted_proxies = vec!["127.0.0.2".parse().expect("a network")];
+    let timeouts = ConnectionTimeouts { message_ms: Some(300), ..ConnectionTimeouts::default() };
+    let listener = Listener { trusted_proxies, timeouts, ..Listener::new(([127, 0, 0, 1], 0)) };
+    let served = Served::start_on(listener, Server::builder(), Talker::default());
+    let connect_from = |source: [u8; 4]| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("bound");
+        socket.connect(&served.address.into()).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        TcpStream::from(socket)
+    };
+    let kind = |result: io::Result<usize>| result.expect_err("reset").kind();
+
+    let mut untrusted = connect_from([127, 0, 0, 1]);
+    assert_eq!(kind(untrusted.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut proxy = connect_from([127, 0, 0, 2]);
+    proxy.write_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 4096 443\r\np").expect("sent");
+    let mut answer = String::new();
+    proxy.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("192.0.2.7:4096 at {}", served.address));
+    let mut wrong = connect_from([127, 0, 0, 2]);
+    wrong.write_all(b"p").expect("sent");
+    assert_eq!(kind(wrong.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut late = connect_from([127, 0, 0, 2]);
+    late.write_all(b"PROXY").expect("sent");
+    assert_eq!(kind(late.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut first_speaks_late = connect_from([127, 0, 0, 2]);
+    thread::sleep(Duration::from_millis(50));
+    first_speaks_late.write_all(b"PROXY UNKNOWN\r\np").expect("sent");
+    answer.clear();
+    first_speaks_late.read_to_string(&mut answer).expect("an answer");
+    let own = first_speaks_late.local_addr().expect("bound");
+    assert_eq!(answer, format!("{own} at {}", served.address));
+    assert_eq!(served.stop().closed[CloseReason::ProxyHeader as usize].1, 3);
+}
+
+#[test]
 fn listeners_have_their_own_time_outs() {
     let timeouts = ConnectionTimeouts { idle_ms: Some(50), ..ConnectionTimeouts::default() };
     let hurried = Listener { timeouts, ..Listener::new(([127, 0, 0, 1], 0)) };

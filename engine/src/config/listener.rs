@@ -1,7 +1,10 @@
 //! An address to listen on, and what is different there.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidSetting, TIMEOUT_MS_LARGEST};
@@ -13,17 +16,30 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Time-outs of the connections that come here.
     pub timeouts: ConnectionTimeouts,
+    /// Where there are any, only proxies of these networks may connect, and each says first, by the PROXY protocol (version 1 or 2),
+    /// whose connection it passes on: [`Peer::address`](crate::Peer::address) is then the client's, and
+    /// [`Peer::proxy`](crate::Peer::proxy) has the rest. Whoever else connects is reset, and so is a proxy whose header is malformed,
+    /// longer than [`PROXY_HEADER_BYTES_MAX`](crate::PROXY_HEADER_BYTES_MAX), or not there within
+    /// [`message_ms`](super::Timeouts::message_ms); each is counted as
+    /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
+    ///
+    /// At a handover, a connection whose header has not come stays where it is until it has, and then moves with what was said.
+    pub trusted_proxies: Vec<Network>,
 }
 
 impl Listener {
     /// Nothing is different there.
     pub fn new(address: impl Into<SocketAddr>) -> Self {
-        Self { address: address.into(), timeouts: ConnectionTimeouts::default() }
+        Self { address: address.into(), timeouts: ConnectionTimeouts::default(), trusted_proxies: Vec::new() }
     }
 
     /// Whether connections that come here have to be looked at before they are like all others.
     pub(crate) fn is_special(&self) -> bool {
         *self != Self::new(self.address)
+    }
+
+    pub(crate) fn trusts(&self, proxy: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(proxy))
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
@@ -41,6 +57,32 @@ impl Listener {
 impl From<SocketAddr> for Listener {
     fn from(address: SocketAddr) -> Self {
         Self::new(address)
+    }
+}
+
+/// Addresses that begin alike: `10.0.0.0/8`, `fd00::/8`, or one address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether the address is one of these.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| format!("{text:?} is not a network such as 10.0.0.0/8, or an address"))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 
@@ -90,6 +132,21 @@ pub(crate) fn listener_of(listeners: &[Listener], local: SocketAddr) -> Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_are_written_as_people_write_them() {
+        let contains = |network: &str, address: &str| {
+            let network: Network = network.parse().expect("a network");
+            network.contains(address.parse().expect("an address"))
+        };
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("10.1.2.3/8", "10.255.0.1") && contains("10.1.2.3", "10.1.2.3"));
+        assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1") && !contains("0.0.0.0/0", "::1"));
+        assert!(contains("fd00::/8", "fd12::1") && contains("::1", "::1") && !contains("::1", "::2"));
+        for wrong in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "localhost", "10.0.0"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_connection_belongs_to_the_listener_that_names_its_address_most_closely() {

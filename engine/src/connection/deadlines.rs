@@ -14,6 +14,7 @@ enum Cause {
     Message,
     Write,
     Linger,
+    Header,
 }
 
 impl<S> Connection<S> {
@@ -27,6 +28,7 @@ impl<S> Connection<S> {
         if deadline_ns <= context.now_ns {
             match cause {
                 Cause::Linger => self.end(context, false, self.reason),
+                Cause::Header => self.end(context, true, CloseReason::ProxyHeader),
                 Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
                 Cause::Message => {
                     self.message_ns = context.now_ns;
@@ -47,6 +49,7 @@ impl<S> Connection<S> {
         let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
         match self.phase {
             Phase::Frozen | Phase::Ended { .. } => None,
+            Phase::Header => after(self.message_ns, message_ms, Cause::Header),
             Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
             _ if self.outbound.pending() > 0 => after(self.progress_ns, write_ms, Cause::Write),
             Phase::Flushing { .. } => None,

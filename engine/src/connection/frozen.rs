@@ -51,7 +51,8 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         self.phase = Phase::Frozen;
-        Some(Frozen { standing, state, input: self.input.bytes().to_vec(), output: self.outbound.copy() })
+        let (input, output) = (self.input.bytes().to_vec(), self.outbound.copy());
+        Some(Frozen { standing, state, input, output, proxy: Vec::new() })
     }
 
     /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
@@ -69,7 +70,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        let Frozen { standing, state, input, output } = frozen;
+        let Frozen { standing, state, input, output, proxy: _ } = frozen;
         self.phase = Phase::Frozen;
         if standing.timers_ns.len() > TIMERS_MAX {
             return Err(ThawError::Malformed);

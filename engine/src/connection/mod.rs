@@ -1,7 +1,7 @@
 //! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
 //! ring, and by the harness without a kernel.
 //!
-//! Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
+//! A connection of a proxy begins in `Header`, all others in `Open`. Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
 //! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
 //! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
@@ -19,6 +19,7 @@ use crate::config::ConnectionTimeouts;
 use crate::context::timer_wheel::TimerId;
 use crate::context::{Context, Io, Tail, Timers};
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
@@ -29,6 +30,8 @@ const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The proxy has not said yet whose connection it is: the protocol does not know of it.
+    Header,
     Open,
     /// Between two workers: nothing happens to it until it is known which of them has it.
     Frozen,
@@ -44,10 +47,12 @@ enum Phase {
     },
 }
 
-/// What the driver should do to the socket besides receiving and sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the driver should do besides receiving and sending.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Nothing,
+    /// Call [`Connection::open`]: the proxy has said whose connection it is.
+    Open(ProxyHeader),
     /// Send FIN; keep receiving.
     ShutdownWrite,
     /// End everything in the kernel's hand, then close, with a reset where told.
@@ -139,6 +144,22 @@ impl<S> Connection<S> {
         self.id
     }
 
+    /// Before [`Connection::open`]: a proxy is to say whose connection it is.
+    pub(crate) fn await_header(&mut self, context: &mut Context) {
+        self.phase = Phase::Header;
+        self.message_ns = context.now_ns;
+        self.set_alarm(context);
+    }
+
+    pub(crate) fn awaits_header(&self) -> bool {
+        self.phase == Phase::Header
+    }
+
+    /// Whoever is connected is no proxy that is trusted.
+    pub(crate) fn refuse(&mut self, context: &mut Context) {
+        self.end(context, true, CloseReason::ProxyHeader);
+    }
+
     /// When input last arrived or output last ended; when it opened, before that.
     pub(crate) fn activity_ns(&self) -> u64 {
         self.activity_ns
@@ -198,7 +219,7 @@ impl<S> Connection<S> {
         match self.phase {
             Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
             Phase::Flushing { linger } => linger,
-            Phase::Lingering => true,
+            Phase::Header | Phase::Lingering => true,
             Phase::Frozen | Phase::Ended { .. } => false,
         }
     }
@@ -218,6 +239,7 @@ impl<S> Connection<S> {
     /// What else the driver should do; each but `Close` is told once.
     pub(crate) fn next_action(&mut self, context: &mut Context) -> Action {
         match self.phase {
+            Phase::Header => self.look_at_header(context),
             Phase::Flushing { linger } if self.outbound.pending() == 0 => {
                 if linger && !self.peer_ended && context.timeouts.linger_ms > 0 {
                     self.phase = Phase::Lingering;
@@ -257,6 +279,10 @@ impl<S> Connection<S> {
         match opened {
             Ok(state) => {
                 self.state = Some(state);
+                // What came behind the header of a proxy.
+                if !self.input.is_empty() || self.peer_ended {
+                    self.rerun_soon(context);
+                }
                 self.set_alarm(context);
             }
             Err(Reject::Close) => self.begin_close(context, true, CloseReason::Aborted),
@@ -272,6 +298,9 @@ impl<S> Connection<S> {
     {
         self.activity_ns = context.now_ns;
         if self.phase != Phase::Open {
+            if self.phase == Phase::Header {
+                self.input.append(received.bytes());
+            }
             return;
         }
         if self.alarm.is_none() {
@@ -326,13 +355,14 @@ impl<S> Connection<S> {
             Phase::Open if self.rerun => {}
             Phase::Open => self.tell_end(protocol, context),
             Phase::Lingering => self.end(context, false, self.reason),
-            Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
+            Phase::Header | Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
         }
     }
 
     /// Receiving or sending failed: the connection is gone.
     pub(crate) fn fail(&mut self, context: &mut Context) {
-        let reason = if self.phase == Phase::Open { CloseReason::Reset } else { self.reason };
+        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let reason = if has_begun { CloseReason::Reset } else { self.reason };
         self.end(context, false, reason);
     }
 
@@ -431,7 +461,8 @@ impl<S> Connection<S> {
 
     /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
     pub(crate) fn stop(&mut self, context: &mut Context) {
-        let reason = if self.phase == Phase::Open { CloseReason::Stopped } else { self.reason };
+        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let reason = if has_begun { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
     }
 
@@ -453,6 +484,23 @@ impl<S> Connection<S> {
         if let Some(state) = self.state.take() {
             protocol.on_close(state, self.reason);
         }
+    }
+
+    #[cold]
+    fn look_at_header(&mut self, context: &mut Context) -> Action {
+        match ProxyHeader::parse(self.input.bytes()) {
+            Ok(Some(header)) => {
+                self.input.consume(header.as_bytes().len());
+                self.phase = Phase::Open;
+                self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
+                return Action::Open(header);
+            }
+            Ok(None) if !self.peer_ended => return Action::Nothing,
+            // Somebody looks whether the port is open.
+            Ok(None) if self.input.is_empty() => self.end(context, false, CloseReason::Peer),
+            Ok(None) | Err(_) => self.end(context, true, CloseReason::ProxyHeader),
+        }
+        self.next_action(context)
     }
 
     fn io<'a>(&'a mut self, context: &'a mut Context, lendable: &'a [u8]) -> Io<'a> {

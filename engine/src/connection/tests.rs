@@ -47,7 +47,7 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut protocol = Counting::default();
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
     let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 80)));
-    connection.open(&mut protocol, &mut context, Peer { token: None, ends: &ends });
+    connection.open(&mut protocol, &mut context, Peer { token: None, ends: &ends, proxy: None });
     connection.receive(&mut protocol, &mut context, Received::Bytes(b"input"));
     (protocol, context, connection)
 }

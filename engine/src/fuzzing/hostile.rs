@@ -92,7 +92,8 @@ fn offer(batch: u64) -> (Offer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
     let (connection, _) = listener.accept().expect("accepted");
-    let frozen = Frozen { standing: Standing::default(), state: vec![1], input: Vec::new(), output: Vec::new() };
+    let (standing, state) = (Standing::default(), vec![1]);
+    let frozen = Frozen { standing, state, input: Vec::new(), output: Vec::new(), proxy: Vec::new() };
     let format = Timed::STATE.expect("it can be handed over");
     (Offer::new(batch, format, &[(&frozen, false)], vec![connection.into()]).expect("made"), peer)
 }

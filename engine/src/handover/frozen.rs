@@ -41,12 +41,14 @@ pub(crate) struct Frozen {
     pub(crate) input: Vec<u8>,
     /// Not sent.
     pub(crate) output: Vec<u8>,
+    /// What a proxy has said about it.
+    pub(crate) proxy: Vec<u8>,
 }
 
 impl Frozen {
-    /// State, input and output.
-    pub(crate) fn parts(&self) -> [&[u8]; 3] {
-        [&self.state, &self.input, &self.output]
+    /// All bytes, in the order in which they travel.
+    pub(crate) fn parts(&self) -> [&[u8]; 4] {
+        [&self.state, &self.input, &self.output, &self.proxy]
     }
 
     pub(crate) fn bytes(&self) -> usize {

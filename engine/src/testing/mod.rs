@@ -36,6 +36,7 @@ use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
@@ -65,6 +66,7 @@ fn carry_worker<P: Protocol, Q: Protocol>(
 /// Moves a connection from one worker to another.
 fn carry<P: Protocol, Q: Protocol>(
     connection: &mut Connection<P::Connection>,
+    proxy: Option<&ProxyHeader>,
     from: &mut P,
     to: &mut Q,
     context: &mut Context,
@@ -72,7 +74,7 @@ fn carry<P: Protocol, Q: Protocol>(
     let format = P::STATE.expect("a protocol whose connections can be handed over");
     let frozen = connection.freeze(from, context).expect("a connection that freezes");
     let mut thawed = Connection::new(connection.id(), context.now_ns);
-    let peer = Peer { token: None, ends: &ENDS };
+    let peer = Peer { token: None, ends: &ENDS, proxy };
     let standing = thawed.thaw(to, context, format.version, frozen, peer)?;
     connection.leave(context);
     connection.close(from, context);
@@ -93,6 +95,8 @@ enum Sent {
 struct Simulated<S> {
     /// `None` once closed.
     connection: Option<Connection<S>>,
+    /// What a proxy has said.
+    proxy: Option<ProxyHeader>,
     /// What the client sent and the engine has not received.
     incoming: VecDeque<Sent>,
     output: Vec<u8>,
@@ -188,7 +192,8 @@ impl<P: Protocol> Harness<P> {
         let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         let timers_ns = timers.iter().map(|(key, left)| (key.0, ns(*left))).collect();
         let standing = Standing { rerun: true, full: true, timers_ns, ..Standing::default() };
-        self.thaw(version, Frozen { standing, state: state.to_vec(), input: input.to_vec(), output: Vec::new() })
+        let (state, input) = (state.to_vec(), input.to_vec());
+        self.thaw(version, Frozen { standing, state, input, output: Vec::new(), proxy: Vec::new() })
     }
 
     /// The state of another worker comes, written in this version by [`Protocol::freeze_worker`] or by somebody who pretends that.
@@ -203,7 +208,7 @@ impl<P: Protocol> Harness<P> {
 
     pub(crate) fn thaw(&mut self, version: u32, frozen: Frozen) -> Result<Client, ThawError> {
         let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        let peer = Peer { token: None, ends: &ENDS };
+        let peer = Peer { token: None, ends: &ENDS, proxy: None };
         match connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
             Ok(standing) => connection.resume(&mut self.protocol, &mut self.context, &standing),
             Err(error) => {
@@ -216,13 +221,22 @@ impl<P: Protocol> Harness<P> {
         Ok(self.add(connection))
     }
 
+    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies): what it sends first is a
+    /// header of the PROXY protocol, and the protocol knows of nothing before.
+    pub fn open_proxied(&mut self) -> Client {
+        let mut connection = Connection::new(self.next_id(), self.context.now_ns);
+        connection.await_header(&mut self.context);
+        self.context.page.accepted.add(1);
+        self.add(connection)
+    }
+
     fn next_id(&self) -> ConnectionId {
         ConnectionId { slot: self.clients.len() as u32, generation: 0 }
     }
 
     fn open_as(&mut self, token: Option<u64>) -> Client {
         let mut connection = Connection::new(self.next_id(), self.context.now_ns);
-        connection.open(&mut self.protocol, &mut self.context, Peer { token, ends: &ENDS });
+        connection.open(&mut self.protocol, &mut self.context, Peer { token, ends: &ENDS, proxy: None });
         self.context.page.accepted.add(1);
         self.add(connection)
     }
@@ -230,6 +244,7 @@ impl<P: Protocol> Harness<P> {
     fn add(&mut self, connection: Connection<P::Connection>) -> Client {
         self.clients.push(Simulated {
             connection: Some(connection),
+            proxy: None,
             incoming: VecDeque::new(),
             output: Vec::new(),
             window: None,
@@ -340,7 +355,8 @@ impl<P: Protocol> Harness<P> {
             if let Some(payload) = client.waiting_send.take() {
                 connection.sent(&mut self.protocol, &mut self.context, payload, 0);
             }
-            let moved = carry(connection, &mut self.protocol, &mut successor, &mut self.context);
+            let proxy = client.proxy.as_ref();
+            let moved = carry(connection, proxy, &mut self.protocol, &mut successor, &mut self.context);
             client.connection = Some(moved.expect("what a protocol has frozen it can thaw"));
         }
         self.protocol = successor;
@@ -363,15 +379,16 @@ impl<P: Protocol> Harness<P> {
         carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &inbox))?;
         let mut clients = Vec::new();
         for client in self.clients {
-            let Simulated { mut connection, incoming, output, window, waiting_send, saw_end, was_reset, mut reason } =
-                client;
+            let Simulated { mut connection, proxy, incoming, output, window, waiting_send, .. } = client;
+            let (saw_end, was_reset, mut reason) = (client.saw_end, client.was_reset, client.reason);
             let mut moved = None;
             if let Some(connection) = &mut connection {
                 if let Some(payload) = waiting_send {
                     connection.sent(&mut self.protocol, &mut self.context, payload, 0);
                 }
                 if connection.is_open() {
-                    moved = Some(carry(connection, &mut self.protocol, &mut successor, &mut self.context)?);
+                    let (from, to) = (&mut self.protocol, &mut successor);
+                    moved = Some(carry(connection, proxy.as_ref(), from, to, &mut self.context)?);
                 } else {
                     reason = Some(connection.reason());
                 }
@@ -379,6 +396,7 @@ impl<P: Protocol> Harness<P> {
             let waiting_send = None;
             clients.push(Simulated {
                 connection: moved,
+                proxy,
                 incoming,
                 output,
                 window,
@@ -510,6 +528,12 @@ impl<P: Protocol> Harness<P> {
         let mut moved = false;
         match connection.next_action(&mut self.context) {
             Action::Nothing => {}
+            Action::Open(header) => {
+                let peer = Peer { token: None, ends: &ENDS, proxy: Some(&header) };
+                connection.open(&mut self.protocol, &mut self.context, peer);
+                client.proxy = Some(header);
+                return true;
+            }
             Action::ShutdownWrite => {
                 client.saw_end = true;
                 moved = true;

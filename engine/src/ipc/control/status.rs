@@ -280,6 +280,9 @@ pub struct WorkerStatus {
     /// Connections cut because the worker held more than `memory_bytes_max`.
     #[serde(default)]
     pub cut_for_memory: u64,
+    /// Connections closed at listeners for proxies: not from a trusted one, or without a header in time.
+    #[serde(default)]
+    pub closed_without_header: u64,
     /// Times a connection was not read because the worker held nearly so much.
     #[serde(default)]
     pub paused_for_memory: u64,

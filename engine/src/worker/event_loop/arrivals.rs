@@ -8,6 +8,7 @@ use crate::handover::receiver::{Command, Input, Visitor};
 use crate::handover::{Message, Refusal, VERSION, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::faults::reach;
 use crate::sys::ring::Socket;
 use crate::types::{ConnectionId, Peer, ThawError};
@@ -97,14 +98,21 @@ impl<P: Protocol> EventLoop<P> {
                 return Err(Refusal::Limit);
             }
         };
+        // Whoever it was, it was welcome at the other worker.
         self.apply_listener(id);
         let entry = self.slab.get(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
-        let peer = Peer { token: None, ends: socket };
+        let proxy = (!frozen.proxy.is_empty()).then(|| ProxyHeader::whole(&frozen.proxy)).transpose();
+        let Ok(proxy) = proxy else {
+            self.abandon(id);
+            return Err(Refusal::State);
+        };
+        let peer = Peer { token: None, ends: socket, proxy: proxy.as_ref() };
         match entry.connection.thaw(&mut self.protocol, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
+                self.proxied.extend(proxy.map(|header| (id, header)));
                 Ok(id)
             }
             Err(error) => {
@@ -158,6 +166,7 @@ impl<P: Protocol> EventLoop<P> {
         entry.connection.close(&mut self.protocol, &mut self.context);
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(id.slot);
+        self.forget_proxy(id);
         self.context.page.open.set(self.slab.len() as u64);
     }
 }

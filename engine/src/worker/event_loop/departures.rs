@@ -54,15 +54,15 @@ impl<P: Protocol> EventLoop<P> {
         if self.moving.sender.is_idle()
             && self.lifecycle.has_settled()
             && self.listeners.iter().all(Option::is_none)
-            && !self.is_connecting()
+            && !self.is_anything_arriving()
         {
             let has_visitors = !self.moving.receiver.is_alone();
             self.tell_sender(Input::Quiet { has_visitors });
         }
     }
 
-    fn is_connecting(&mut self) -> bool {
-        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_connecting()))
+    fn is_anything_arriving(&mut self) -> bool {
+        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_arriving()))
     }
 
     /// A connection for which nothing may be armed.
@@ -89,6 +89,7 @@ impl<P: Protocol> EventLoop<P> {
                 let outcome = if frozen.is_some() { Input::Frozen(id) } else { Input::NotFrozen(id) };
                 entry.rare = frozen.map(|mut frozen| {
                     frozen.standing.passes = entry.custody.passes();
+                    frozen.proxy = self.proxied.get(&id).map_or_else(Vec::new, |header| header.as_bytes().to_vec());
                     Box::new(Rare::Frozen(frozen))
                 });
                 self.tell_sender(outcome);

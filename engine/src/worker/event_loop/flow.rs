@@ -108,6 +108,10 @@ impl<P: Protocol> EventLoop<P> {
         }
         match entry.connection.next_action(&mut self.context) {
             Action::Nothing => {}
+            Action::Open(header) => {
+                let id = entry.connection.id();
+                return self.announced(id, header);
+            }
             Action::ShutdownWrite => {
                 let socket = entry.socket.as_ref().expect("open until it ended");
                 if SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
@@ -222,10 +226,17 @@ impl<P: Protocol> EventLoop<P> {
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(slot);
+        self.forget_proxy(id);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
         if was_held {
             self.tell_sender(sender::Input::Gone(id));
+        }
+    }
+
+    pub(super) fn forget_proxy(&mut self, id: ConnectionId) {
+        if !self.proxied.is_empty() {
+            self.proxied.remove(&id);
         }
     }
 

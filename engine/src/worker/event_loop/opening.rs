@@ -11,8 +11,17 @@ use crate::config::listener_of;
 use crate::connection::Connection;
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::ring::Socket;
 use crate::types::{ConnectionId, Ends, Peer};
+
+/// What becomes of a connection that comes.
+pub(super) enum Welcome {
+    Open,
+    /// A proxy is to say whose it is.
+    AwaitHeader,
+    Refuse,
+}
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn open(&mut self, socket: Socket, token: Option<u64>) {
@@ -29,8 +38,14 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.context.page.open.set(self.slab.len() as u64);
-        self.apply_listener(id);
-        self.opened(id, token);
+        match self.apply_listener(id) {
+            Welcome::Open => self.opened(id, token),
+            Welcome::AwaitHeader => {
+                self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_header(&mut self.context));
+                self.settle(id.slot);
+            }
+            Welcome::Refuse => self.refuse(id),
+        }
         if self.slab.len() > self.sizing.connections_max as usize {
             self.make_room();
         }
@@ -46,21 +61,51 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// What the listener says of those that come to it.
-    pub(super) fn apply_listener(&mut self, id: ConnectionId) {
+    pub(super) fn apply_listener(&mut self, id: ConnectionId) -> Welcome {
         if self.context.listeners.is_empty() {
-            return;
+            return Welcome::Open;
         }
+        let Some(entry) = self.slab.get(id) else { return Welcome::Open };
+        let Some(socket) = &entry.socket else { return Welcome::Open };
+        let local = socket.local().ok();
+        let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) else {
+            return Welcome::Open;
+        };
+        entry.connection.set_timeouts_of_listener(listener.timeouts);
+        if listener.trusted_proxies.is_empty() {
+            Welcome::Open
+        } else if socket.peer().is_ok_and(|peer| listener.trusts(peer.ip())) {
+            Welcome::AwaitHeader
+        } else {
+            Welcome::Refuse
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId) {
         let Some(entry) = self.slab.get(id) else { return };
-        let local = entry.socket.as_ref().and_then(|socket| socket.local().ok());
-        if let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) {
-            entry.connection.set_timeouts_of_listener(listener.timeouts);
-        }
+        let peer = entry.socket.as_ref().and_then(|socket| socket.peer().ok());
+        entry.connection.refuse(&mut self.context);
+        self.settle(id.slot);
+        self.log_at_times(|slot, _| {
+            let peer = peer.map(tracing::field::display);
+            tracing::warn!(
+                slot,
+                peer,
+                "a connection to a listener for proxies comes from none that is trusted; it is closed"
+            );
+        });
+    }
+
+    /// A proxy has said whose connection it is.
+    pub(super) fn announced(&mut self, id: ConnectionId, header: ProxyHeader) {
+        self.proxied.insert(id, header);
+        self.opened(id, None);
     }
 
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let entry = self.slab.get(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let peer = Peer { token, ends: socket };
+        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id) };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
         if self.lifecycle.is_leaving() {
             self.arrived(id);
