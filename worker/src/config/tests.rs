@@ -29,6 +29,7 @@ fn the_annotated_example_says_the_defaults() {
     let given = || Some(String::new());
     (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
     choices.statics = Some(Vec::new());
+    choices.listen = choices.listen.map(|_| Vec::new());
     let shown = format!("{choices:?}");
     assert!(!shown.contains("None"), "{shown}");
 }
