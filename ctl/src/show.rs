@@ -65,7 +65,9 @@ pub(crate) fn status(status: &Status) -> String {
         (false, Some(UpgradeState::Leaving)) => "leaving",
         (false, _) => "running",
     };
-    let _ = writeln!(text, "batond {state}, pid {}, up {}", status.pid, duration(status.uptime_ms));
+    let program = status.name.as_deref().map_or_else(|| "server".to_owned(), escaped);
+    let version = status.program_version.iter().map(|version| format!(" {}", escaped(version))).collect::<String>();
+    let _ = writeln!(text, "{program}{version} {state}, pid {}, up {}", status.pid, duration(status.uptime_ms));
     if let Some(upgrade) = status.upgrade {
         let _ = writeln!(text, "upgrade   {upgrade}");
     }
@@ -81,6 +83,9 @@ pub(crate) fn status(status: &Status) -> String {
     let _ = writeln!(text, "handover  {}: {}", escaped(&status.handover), escaped(&status.handover_reason));
     let (connections, requests) = (Count(status.accepted, "connection"), Count(status.requests, "request"));
     let _ = writeln!(text, "total     {connections}, {requests}");
+    for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
+        let _ = writeln!(text, "          {}: {count}", escaped(name));
+    }
     for generation in &status.generations {
         text.push('\n');
         text.push_str(&self::generation(generation));
@@ -107,6 +112,7 @@ fn generation(generation: &GenerationStatus) -> String {
         last_exit,
         closed_for_room,
         cut_for_memory,
+        closed_without_header,
         paused_for_memory,
         memory_bytes,
         counters,
@@ -127,6 +133,11 @@ fn generation(generation: &GenerationStatus) -> String {
         if *closed_for_room > 0 {
             let closed = Count(*closed_for_room, "idle connection");
             let _ = writeln!(text, "  worker {slot}: at connections_max; {closed} closed for newcomers");
+        }
+        if *closed_without_header > 0 {
+            let closed = Count(*closed_without_header, "connection");
+            let _ =
+                writeln!(text, "  worker {slot}: {closed} closed that said by no trusted PROXY header whose they are");
         }
         if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
             let _ = writeln!(
@@ -269,6 +280,7 @@ mod tests {
             handed_over: 0,
             closed_for_room: 0,
             cut_for_memory: 0,
+            closed_without_header: 0,
             paused_for_memory: 0,
             memory_bytes: 0,
             counters: Vec::new(),
@@ -286,6 +298,7 @@ mod tests {
     fn status_is_one_screen() {
         let mut dying = worker(1, WorkerState::Waiting);
         (dying.pid, dying.age_ms, dying.deaths, dying.last_exit) = (None, None, 1, Some(Exit::Signal(11)));
+        dying.closed_without_header = 2;
         dying.counters = vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 7)];
         let generation = GenerationStatus {
             number: 2,
@@ -296,6 +309,7 @@ mod tests {
             requests: 2,
             bytes_received: 0,
             bytes_sent: 0,
+            counters: Vec::new(),
             workers: vec![worker(0, WorkerState::Ready), dying],
         };
         let steps = vec![
@@ -304,6 +318,8 @@ mod tests {
         ];
         let status = Status {
             version: 2,
+            name: Some("no\u{202e}tes".to_owned()),
+            program_version: Some("1.2".to_owned()),
             pid: 99,
             uptime_ms: 62_000,
             handover: "ebpf".to_owned(),
@@ -312,22 +328,24 @@ mod tests {
             generations: vec![generation],
             accepted: 1,
             requests: 2,
+            counters: vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 9)],
             upgrade: Some(UpgradeState::Held),
             last_revert: Some(Failure::Reverted { pid: 98, why: RevertCause::NotCommitted }),
             handovers: vec![Timeline { kind: TimelineKind::Reload, generation: 2, at_us: 0, steps }],
         };
-        let expected = "\
-batond running, pid 99, up 1 min 2 s
+        let expected = r"no\u{202e}tes 1.2 running, pid 99, up 1 min 2 s
 upgrade   held
 reverted  pid 98: nobody committed it in time
 handover  ebpf: it works here
 total     1 connection, 2 requests
+          lines_lost: 9
 
 generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
   slot  pid    state         up  open  accepted  taken over  requests  p50 µs  p99 µs
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0
   worker 1: lines_lost: 7
+  worker 1: 2 connections closed that said by no trusted PROXY header whose they are
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
 
 last handover: reload, 00:00:00.000000Z

@@ -9,6 +9,8 @@
 //! tick 1000          -> tick 1, tick 2 ...     each second, between the other answers
 //! stop, quit
 //! ```
+//!
+//! What happens is logged to standard error; `RUST_LOG=debug` says more.
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use baton::{
     CannotFreeze, Drain, Io, Limit, Next, Peer, Protocol, Reject, Server, ServerError, StateFormat, Step, ThawError,
     TimerKey,
 };
+use tracing_subscriber::filter::LevelFilter;
 
 const LINE_BYTES_MAX: usize = 1024;
 const MILLISECONDS_MAX: u64 = 60_000;
@@ -136,6 +139,7 @@ impl Protocol for Lines {
     }
 
     fn on_drain(&mut self, _: &mut Conversation, _: Duration, _: &[u8], io: &mut Io<'_>) -> Drain {
+        tracing::debug!(connection = %io.id(), "says goodbye");
         io.write(b"bye: the server is leaving\n");
         Drain::Close
     }
@@ -202,7 +206,10 @@ fn main() -> Result<(), ServerError> {
         outbound_bytes_low: 16 << 10,
         ..Limits::default()
     };
-    Server::builder().listen(([127, 0, 0, 1], 7001)).limits(limits).build()?.run(|_slot| Lines)
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    // Before the server runs: its workers are forked from this process, and log as it does.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
+    Server::builder().name("lines").listen(([127, 0, 0, 1], 7001)).limits(limits).build()?.run(|_slot| Lines)
 }
 
 /// A protocol is tested without sockets and without waiting: the harness is the engine in virtual time.

@@ -151,7 +151,7 @@ struct Arguments {
 impl Arguments {
     fn settings(&self) -> Settings {
         Settings {
-            listen: vec![self.listen],
+            listen: vec![self.listen.into()],
             workers: self.workers,
             control: Control::At(self.control.clone()),
             pid_file: self.pid_file.clone(),

@@ -1,9 +1,13 @@
 //! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
 
+mod listener;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+pub(crate) use self::listener::listener_of;
+pub use self::listener::{ConnectionTimeouts, Listener, Network};
 
 use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};
@@ -18,6 +22,9 @@ pub const CONNECTIONS_MAX_LARGEST: u32 = 1 << 20;
 
 /// Most workers of one server.
 pub const WORKERS_MAX: usize = 1024;
+
+/// Longest [`Settings::name`] and [`Settings::version`], bytes.
+pub const NAME_BYTES_MAX: usize = 64;
 
 /// Largest [`Limits::receive_buffer_bytes`].
 pub const RECEIVE_BUFFER_BYTES_LARGEST: u32 = 1 << 20;
@@ -232,7 +239,7 @@ impl LogTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     /// Worker processes; each is pinned to a core of its own while there are any left.
     pub workers: usize,
     /// Bounds.
@@ -264,6 +271,10 @@ pub struct Settings {
     pub readable: Vec<PathBuf>,
     /// Where workers log what they answered.
     pub access_log: LogTarget,
+    /// What the program is called, for those who ask the running server; read when the server starts.
+    pub name: Option<String>,
+    /// The program's own version; read when the server starts.
+    pub version: Option<String>,
 }
 
 impl Default for Settings {
@@ -284,6 +295,8 @@ impl Default for Settings {
             sandbox: Sandbox::default(),
             readable: Vec::new(),
             access_log: LogTarget::default(),
+            name: None,
+            version: None,
         }
     }
 }
@@ -401,12 +414,15 @@ impl Settings {
             sandbox: _,
             readable: _,
             access_log: _,
+            name,
+            version,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
-        if let Some((index, address)) =
-            listen.iter().enumerate().find(|(index, address)| listen[..*index].contains(address) && address.port() != 0)
-        {
-            return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
+        for (index, Listener { address, .. }) in listen.iter().enumerate() {
+            if address.port() != 0 && listen[..index].iter().any(|before| before.address == *address) {
+                return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
+            }
+            listen[index].validate()?;
         }
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
@@ -462,6 +478,11 @@ impl Settings {
                 return invalid(setting, "a name or a number is needed".to_owned());
             }
         }
+        for (setting, text) in [("name", name), ("version", version)] {
+            if let Some(text) = text.as_ref().filter(|text| text.is_empty() || text.len() > NAME_BYTES_MAX) {
+                return invalid(setting, format!("{text:?} is not a text of 1 to {NAME_BYTES_MAX} bytes"));
+            }
+        }
         let times = [
             ("idle_ms", timeouts.idle_ms),
             ("idle_at_limit_ms", timeouts.idle_at_limit_ms),
@@ -509,7 +530,14 @@ mod tests {
         assert_eq!(refused(|s| s.limits.receive_buffers = 100), "receive_buffers");
         assert_eq!(refused(|s| s.limits.receive_buffer_bytes = 10), "receive_buffer_bytes");
         assert_eq!(refused(|s| s.timeouts.idle_ms = u64::MAX), "idle_ms");
-        let twice = |s: &mut Settings| s.listen = vec!["127.0.0.1:80".parse().expect("an address"); 2];
+        assert_eq!(refused(|s| s.name = Some("n".repeat(65))), "name");
+        assert_eq!(refused(|s| s.version = Some(String::new())), "version");
+        let forever = |s: &mut Settings| {
+            let timeouts = ConnectionTimeouts { write_ms: Some(u64::MAX), ..ConnectionTimeouts::default() };
+            s.listen = vec![Listener { timeouts, ..Listener::new(([127, 0, 0, 1], 80)) }];
+        };
+        assert_eq!(refused(forever), "listen");
+        let twice = |s: &mut Settings| s.listen = vec![Listener::new(([127, 0, 0, 1], 80)); 2];
         assert_eq!(refused(twice), "listen");
     }
 }

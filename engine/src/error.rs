@@ -1,5 +1,7 @@
 //! Why a server did not start, or how it ended: what the master and its caller share.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -8,8 +10,9 @@ use crate::ipc::control::Failure;
 use crate::sys::listener::ListenError;
 use crate::worker::StartError;
 
-/// Why a server did not start, or how it ended.
-#[derive(Debug, thiserror::Error)]
+/// Why a server did not start, or how it ended. `Debug` writes the message, and beneath it the causes that it does not name itself,
+/// since that is what people see where `main` returns this.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ServerError {
@@ -43,6 +46,23 @@ pub enum ServerError {
     Failed(Failure),
 }
 
+impl fmt::Debug for ServerError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.to_string();
+        formatter.write_str(&text)?;
+        let mut next = self.source();
+        while let Some(cause) = next {
+            let said = cause.to_string();
+            if !text.contains(&said) {
+                write!(formatter, "\n  caused by: {said}")?;
+                text = said;
+            }
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
 impl From<Failure> for ServerError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -59,5 +79,26 @@ impl From<Failure> for ServerError {
             Failure::Incompatible { problem } => Self::Upgrade { problem },
             other => Self::Failed(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_main_returns_can_be_read() {
+        let problem = "0 is not in 1..=1024".to_owned();
+        let invalid = ServerError::from(InvalidSetting { setting: "workers", problem });
+        assert_eq!(format!("{invalid:?}"), "invalid setting workers: 0 is not in 1..=1024");
+        let (what, cause) = ("the ring failed", || io::Error::from_raw_os_error(libc::ENOMEM));
+        let named = ServerError::System { what, source: cause() };
+        assert_eq!(format!("{named:?}"), "the ring failed: Cannot allocate memory (os error 12)");
+        let address = ([127, 0, 0, 1], 80).into();
+        let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let unnamed = format!("{:?}", ServerError::from(ListenError::new(address, "bind", in_use)));
+        let (message, causes) = unnamed.split_once('\n').expect("a line for each");
+        assert!(message.starts_with("cannot listen on 127.0.0.1:80: the address is in use"), "{message}");
+        assert_eq!(causes, "  caused by: Address already in use (os error 98)");
     }
 }

@@ -24,6 +24,24 @@
 //! Server::builder().listen(([127, 0, 0, 1], 7000)).workers(2).build()?.run(|_slot| Echo)
 //! # }
 //! ```
+//!
+//! # Logs
+//! The engine tells what it does by [`tracing`](https://docs.rs/tracing): nothing is written until the program installs a
+//! subscriber. Install it before [`Server::run`], and the workers, which are forked, have it too:
+//!
+//! ```no_run
+//! tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+//! ```
+//!
+//! - `error` and `warn`: something is wrong, and what to do; `info`: what an operator asked for and what became of it; `debug`: steps
+//!   in between; never anything for each connection or request. What peers may cause is logged once a second at most.
+//! - Fields: `generation`, `slot` and `pid` name a worker; `error` is the reason.
+//! - Callbacks log as they like, with the macros of `tracing`. A line is written by the thread that logs: a callback waits for it,
+//!   so one that logs each request is as fast as the reader of the log. For those there is the [`AccessLog`], which never waits.
+//! - A subscriber that writes from a thread of its own (as `tracing_appender::non_blocking` does) cannot be used: a process with
+//!   several threads is not forked.
+//!
+//! The example `lines` logs.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -39,6 +57,7 @@ mod ipc;
 mod master;
 mod mutation;
 mod protocol;
+mod proxy;
 mod server;
 mod service;
 #[cfg(any(test, feature = "simulation"))]
@@ -56,6 +75,7 @@ pub use error::ServerError;
 pub use ipc::control;
 pub use master::refuse_upgrade;
 pub use protocol::Protocol;
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 pub use server::{Builder, Running, Server};
 pub use service::Service;
 pub use sys::features::IoUringUnavailable;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use crate::config::{Limits, Settings, Timeouts};
+use crate::config::{Limits, Listener, Settings, Timeouts};
 use crate::error::ServerError;
 use crate::ipc::channel::{self};
 use crate::ipc::orders::Order;
@@ -23,8 +23,14 @@ pub struct Builder {
 impl Builder {
     /// Adds an address to listen on. Port 0 lets the kernel choose one, the same for all workers.
     #[must_use]
-    pub fn listen(mut self, address: impl Into<SocketAddr>) -> Self {
-        self.settings.listen.push(address.into());
+    pub fn listen(self, address: impl Into<SocketAddr>) -> Self {
+        self.listen_on(Listener::new(address))
+    }
+
+    /// Adds an address to listen on where something is different.
+    #[must_use]
+    pub fn listen_on(mut self, listener: Listener) -> Self {
+        self.settings.listen.push(listener);
         self
     }
 
@@ -32,6 +38,20 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.settings.workers = count;
+        self
+    }
+
+    /// What the program is called, for those who ask the running server (`batonctl status`).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// The program's own version, shown behind its name.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.settings.version = Some(version.into());
         self
     }
 
@@ -130,12 +150,13 @@ impl Server {
     /// # Errors
     /// As [`Server::run`].
     pub fn run_on_this_thread<P: Protocol>(
-        self,
+        mut self,
         protocol: impl FnOnce() -> P,
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
-        let bound = self.settings.listen.iter().zip(0..).map(|(address, id)| {
-            let (socket, address) = listener::bind(*address)?;
+        let bound = self.settings.listen.iter_mut().zip(0..).map(|(listener, id)| {
+            let (socket, address) = listener::bind(listener.address)?;
+            listener.address = address;
             Ok::<_, ListenError>(Inherited { id, socket, address })
         });
         let sockets = bound.collect::<Result<Vec<_>, _>>()?;

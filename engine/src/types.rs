@@ -1,9 +1,11 @@
-//! The small types that a protocol and the engine speak in. They need nothing else of the engine, so that every other
-//! module may use them.
+//! The small types that a protocol and the engine speak in. They need nothing else of the engine but [`proxy`](crate::proxy), so
+//! that every other module may use them.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+
+use crate::proxy::ProxyHeader;
 
 /// What a protocol's callbacks, and the threads that they start, may ask of the kernel in a worker process: what the
 /// [sandbox](crate::config::Settings::sandbox) leaves them. Whatever it denies fails with EPERM.
@@ -235,11 +237,14 @@ pub enum CloseReason {
     Room,
     /// The worker held more than `memory_bytes_max`, and much of it for this one.
     Memory,
+    /// It came to a listener for proxies and not from a trusted one, or without a header of the PROXY protocol in time.
+    /// [`Protocol`](crate::Protocol) has not seen it.
+    ProxyHeader,
 }
 
 impl CloseReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -256,6 +261,7 @@ impl CloseReason {
         Self::HandedOver,
         Self::Room,
         Self::Memory,
+        Self::ProxyHeader,
     ];
 
     /// A stable name, `snake_case`.
@@ -274,6 +280,7 @@ impl CloseReason {
             Self::HandedOver => "handed_over",
             Self::Room => "room",
             Self::Memory => "memory",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -292,20 +299,62 @@ pub struct Closed<'a> {
     pub unread: &'a [u8],
 }
 
+/// Where the two ends of a connection are.
+pub(crate) trait Ends {
+    fn peer(&self) -> io::Result<SocketAddr>;
+    fn local(&self) -> io::Result<SocketAddr>;
+}
+
+/// The peer's end and ours, where there is no kernel to ask.
+impl Ends for (SocketAddr, SocketAddr) {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        Ok(self.0)
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        Ok(self.1)
+    }
+}
+
 /// Who is at the other end of a new connection.
 #[derive(Clone, Copy)]
 pub struct Peer<'a> {
     pub(crate) token: Option<u64>,
-    pub(crate) address: &'a dyn Fn() -> io::Result<SocketAddr>,
+    pub(crate) ends: &'a dyn Ends,
+    pub(crate) proxy: Option<&'a ProxyHeader>,
 }
 
 impl Peer<'_> {
-    /// The peer's address. Asked of the kernel when called, since most protocols never do.
+    /// The peer's address: what a trusted proxy has said, else whoever is connected. Asked of the kernel when called, since
+    /// most protocols never do.
     ///
     /// # Errors
     /// As getpeername(2): `NotConnected` when the peer is gone already.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        (self.address)()
+        self.proxy.and_then(ProxyHeader::source).map_or_else(|| self.ends.peer(), Ok)
+    }
+
+    /// The address of whoever is connected: the proxy's, where there is one.
+    ///
+    /// # Errors
+    /// As [`Peer::address`].
+    pub fn connected_address(&self) -> io::Result<SocketAddr> {
+        self.ends.peer()
+    }
+
+    /// What the proxy has said; `None` where the listener has no
+    /// [`trusted_proxies`](crate::config::Listener::trusted_proxies).
+    pub fn proxy(&self) -> Option<&ProxyHeader> {
+        self.proxy
+    }
+
+    /// The address of this machine's own that the peer (or the proxy) has connected to, or that this connection goes out from; never a
+    /// wildcard. Asked of the kernel when called.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.ends.local()
     }
 
     /// The token given to [`Worker::connect`](crate::Worker::connect) where this is an outbound connection.

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use baton::config::{Limits, Timeouts};
+use baton::config::{ConnectionTimeouts, Limits, Listener, Timeouts};
 use baton::telemetry::Snapshot;
 use baton::{
     Builder, CloseReason, Io, Mailbox, Next, Peer, Protocol, Reject, Running, Server, ServerError, Step, Telemetry,
@@ -15,8 +15,8 @@ use baton::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// First byte of a connection: `e` echo all; `q` answer each byte and finish; `b` a megabyte and finish; `p` the peer's
-/// address and close; `l` a line of 100,000 bytes read whole, then echoed.
+/// First byte of a connection: `e` echo all; `q` answer each byte and finish; `b` a megabyte and finish; `p` the
+/// addresses of both ends and close; `l` a line of 100,000 bytes read whole, then echoed.
 #[derive(Default)]
 struct Talker {
     mailbox: Option<mpsc::Sender<Mailbox<Order>>>,
@@ -59,7 +59,9 @@ impl Protocol for Talker {
             io.write(b"hello from the worker");
             self.tell(format!("connected {token}"));
         }
-        let address = peer.address().map_or_else(|error| error.to_string(), |address| address.to_string());
+        let text =
+            |address: io::Result<SocketAddr>| address.map_or_else(|error| error.to_string(), |one| one.to_string());
+        let address = format!("{} at {}", text(peer.address()), text(peer.local_address()));
         Ok(Talk { mode: 0, address, outbound: peer.outbound_token() })
     }
 
@@ -119,7 +121,11 @@ struct Served {
 
 impl Served {
     fn start(builder: Builder, talker: Talker) -> Self {
-        let server = builder.listen(([127, 0, 0, 1], 0)).build().expect("valid settings");
+        Self::start_on(Listener::new(([127, 0, 0, 1], 0)), builder, talker)
+    }
+
+    fn start_on(listener: Listener, builder: Builder, talker: Talker) -> Self {
+        let server = builder.listen_on(listener).build().expect("valid settings");
         let telemetry = server.telemetry();
         let (sender, receiver) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -217,13 +223,71 @@ fn an_answer_larger_than_the_window_arrives_whole_before_the_close() {
 }
 
 #[test]
-fn the_peers_address_is_known() {
-    let served = Served::start(Server::builder(), Talker::default());
-    let mut stream = served.connect();
+fn the_addresses_of_both_ends_are_known() {
+    let served = Served::start_on(Listener::new(([0, 0, 0, 0], 0)), Server::builder(), Talker::default());
+    let mut stream = TcpStream::connect(("127.0.0.9", served.address.port())).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
     stream.write_all(b"p").expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer, then FIN while we have not closed");
-    assert_eq!(answer, stream.local_addr().expect("bound").to_string());
+    let (peer, local) = (stream.local_addr().expect("bound"), stream.peer_addr().expect("connected"));
+    assert_eq!(answer, format!("{peer} at {local}"));
+    assert_eq!(local.ip(), IpAddr::from([127, 0, 0, 9]));
+    served.stop();
+}
+
+#[test]
+fn only_trusted_proxies_say_whose_connection_theirs_is() {
+    let trusted_proxies = vec!["127.0.0.2".parse().expect("a network")];
+    let timeouts = ConnectionTimeouts { message_ms: Some(300), ..ConnectionTimeouts::default() };
+    let listener = Listener { trusted_proxies, timeouts, ..Listener::new(([127, 0, 0, 1], 0)) };
+    let served = Served::start_on(listener, Server::builder(), Talker::default());
+    let connect_from = |source: [u8; 4]| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("bound");
+        socket.connect(&served.address.into()).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        TcpStream::from(socket)
+    };
+    let kind = |result: io::Result<usize>| result.expect_err("reset").kind();
+
+    let mut untrusted = connect_from([127, 0, 0, 1]);
+    assert_eq!(kind(untrusted.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut proxy = connect_from([127, 0, 0, 2]);
+    proxy.write_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 4096 443\r\np").expect("sent");
+    let mut answer = String::new();
+    proxy.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("192.0.2.7:4096 at {}", served.address));
+    let mut wrong = connect_from([127, 0, 0, 2]);
+    wrong.write_all(b"p").expect("sent");
+    assert_eq!(kind(wrong.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut late = connect_from([127, 0, 0, 2]);
+    late.write_all(b"PROXY").expect("sent");
+    assert_eq!(kind(late.read(&mut [0])), io::ErrorKind::ConnectionReset);
+    let mut first_speaks_late = connect_from([127, 0, 0, 2]);
+    thread::sleep(Duration::from_millis(50));
+    first_speaks_late.write_all(b"PROXY UNKNOWN\r\np").expect("sent");
+    answer.clear();
+    first_speaks_late.read_to_string(&mut answer).expect("an answer");
+    let own = first_speaks_late.local_addr().expect("bound");
+    assert_eq!(answer, format!("{own} at {}", served.address));
+    assert_eq!(served.stop().closed[CloseReason::ProxyHeader as usize].1, 3);
+}
+
+#[test]
+fn listeners_have_their_own_time_outs() {
+    let timeouts = ConnectionTimeouts { idle_ms: Some(50), ..ConnectionTimeouts::default() };
+    let hurried = Listener { timeouts, ..Listener::new(([127, 0, 0, 1], 0)) };
+    let builder = Server::builder().listen(([127, 0, 0, 2], 0));
+    let served = Served::start_on(hurried, builder, Talker::default());
+    let running = served.running.as_ref().expect("it runs");
+    let mut patient = TcpStream::connect(running.addresses()[0]).expect("connected");
+    let mut hurried = TcpStream::connect(running.addresses()[1]).expect("connected");
+    let snapshot = served.wait_for("one is idle for too long", |snapshot| snapshot.open == 1);
+    assert_eq!(snapshot.closed[CloseReason::IdleTimeout as usize].1, 1);
+    assert_eq!(hurried.read(&mut [0]).expect("FIN"), 0);
+    patient.write_all(b"e").expect("sent");
+    patient.read_exact(&mut [0]).expect("it lives");
     served.stop();
 }
 

@@ -25,7 +25,7 @@ fn main() -> Result<(), ServerError> {
     let (control, pid_file) = (Control::At(control), Some(pid_file));
     // Steps send signals, which a worker cannot.
     let sandbox = Sandbox::Off;
-    let settings = Settings { listen: vec![listen], control, pid_file, sandbox, ..Settings::default() };
+    let settings = Settings { listen: vec![listen.into()], control, pid_file, sandbox, ..Settings::default() };
     let store = || Service::new(|_slot| service::Service::default());
     let reload = || Ok((settings.clone(), store()));
     Server::builder().settings(settings.clone()).build()?.run_with_reload(store(), reload)

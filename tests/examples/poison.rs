@@ -64,7 +64,8 @@ fn main() -> Result<(), ServerError> {
     let Arguments { listen, control, pid_file, hang_ms } = Arguments::parse();
     let (control, pid_file) = (Control::At(control), Some(pid_file));
     let timeouts = Timeouts { hang_ms, ..Timeouts::default() };
-    let settings = Settings { listen: vec![listen], workers: 2, timeouts, control, pid_file, ..Settings::default() };
+    let settings =
+        Settings { listen: vec![listen.into()], workers: 2, timeouts, control, pid_file, ..Settings::default() };
     let service = || Service::new(|_slot| Poisonable);
     let reload = || Ok((settings.clone(), service()));
     Server::builder().settings(settings.clone()).build()?.run_with_reload(service(), reload)

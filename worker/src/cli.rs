@@ -9,8 +9,9 @@ use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
     ProtocolChoice, SandboxChoice, TimeoutChoices,
 };
+use crate::listen::Listen;
 use crate::statics::StaticChoice;
-use crate::units::{Bytes, Listen, Number, Workers};
+use crate::units::{Bytes, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///

@@ -6,19 +6,20 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST, Timeouts,
+    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST,
+    Timeouts,
 };
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 use crate::access_log::{AccessFormat, AccessLogConfig};
 use crate::http::SiteConfig;
+use crate::listen::{self, Listen, PORT_DEFAULT};
 use crate::statics::{self, StaticChoice};
-use crate::units::{self, Bytes, Listen, Number, PORT_DEFAULT, Workers};
+use crate::units::{self, Bytes, Number, Workers};
 use baton_http::{FilesConfig, HttpConfig};
 
 /// Largest file that is read.
@@ -192,7 +193,7 @@ choices! {
     /// The top level of the file.
     #[expect(missing_docs, reason = "documented in the engine's Settings")]
     TopChoices {
-        #[serde(deserialize_with = "units::address_list")]
+        #[serde(deserialize_with = "listen::list")]
         listen: Vec<Listen>,
         workers: Workers,
         #[serde(deserialize_with = "units::name")]
@@ -356,7 +357,7 @@ impl Config {
         let (limit, time, page) = (Limits::default(), Timeouts::default(), HttpConfig::default());
         let mounts: Vec<_> = choices.statics.unwrap_or_default().into_iter().map(StaticChoice::mount).collect();
         let files = FilesConfig::default();
-        let listen = choices.listen.unwrap_or_else(|| vec![Listen(SocketAddr::from(([127, 0, 0, 1], PORT_DEFAULT)))]);
+        let listen = choices.listen.unwrap_or_else(|| vec![Listen(Listener::new(([127, 0, 0, 1], PORT_DEFAULT)))]);
         Self {
             settings: Settings {
                 listen: listen.into_iter().map(|listen| listen.0).collect(),

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod echo;
 pub mod http;
+pub mod listen;
 pub mod logging;
 pub mod statics;
 pub mod units;

@@ -15,6 +15,9 @@ use batond::logging;
 use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
 
+/// Shown by `batonctl status`, too.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Wrong flags or configuration.
 const EXIT_USAGE: u8 = 2;
 
@@ -74,15 +77,15 @@ fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {
 }
 
 fn summary(config: &Config) -> String {
-    let addresses: Vec<String> = config.settings.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = config.settings.listen.iter().map(|listener| listener.address.to_string()).collect();
     let workers = config.settings.workers;
     let plural = if workers == 1 { "" } else { "s" };
     format!("{} on {}, {workers} worker{plural}", config.protocol, addresses.join(", "))
 }
 
 fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "batond: {}", summary(config));
-    let server = Server::builder().settings(config.settings.clone()).build()?;
+    tracing::info!(version = VERSION, "batond: {}", summary(config));
+    let server = Server::builder().settings(config.settings.clone()).name("batond").version(VERSION).build()?;
     let telemetry = server.telemetry();
     let result = server.run_with_reload(service(config), || reload(arguments));
     log_totals(&telemetry);

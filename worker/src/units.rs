@@ -1,15 +1,11 @@
-//! Values as people write them: sizes with suffixes, counts with words, addresses with parts left out.
+//! Values as people write them: sizes with suffixes, counts with words.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
-
-/// Port where an address names none.
-pub const PORT_DEFAULT: u16 = 8080;
 
 /// A number of bytes: `16384`, `16k`, `16KiB`, `1M`, `1MiB`, `1G`; suffixes are powers of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,31 +71,6 @@ impl FromStr for Workers {
     }
 }
 
-/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
-/// a port it is 8080, without a host 127.0.0.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen(pub SocketAddr);
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        if let Ok(address) = text.parse() {
-            return Ok(Self(address));
-        }
-        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(Self(SocketAddr::new(ip, PORT_DEFAULT)));
-        }
-        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-        match port.parse() {
-            Ok(port) if host.is_empty() || host == "localhost" => Ok(Self(SocketAddr::new(loopback, port))),
-            Ok(port) if host == "*" => Ok(Self(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))),
-            _ => Err(format!("{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080")),
-        }
-    }
-}
-
 /// A whole number, refused in words and not by the name of a machine type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number<T>(pub T);
@@ -118,23 +89,6 @@ impl Form for Bytes {
 impl Form for Workers {
     fn form() -> String {
         "a count of workers, or \"auto\"".to_owned()
-    }
-}
-
-/// What a file gives where an address belongs.
-struct AddressText(String);
-
-impl FromStr for AddressText {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl Form for AddressText {
-    fn form() -> String {
-        "an address such as \"127.0.0.1:8080\"".to_owned()
     }
 }
 
@@ -219,39 +173,10 @@ impl<'de> Deserialize<'de> for Workers {
     }
 }
 
-impl<'de> Deserialize<'de> for AddressText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        number_or_text(deserializer)
-    }
-}
-
 impl<'de, T: Whole> Deserialize<'de> for Number<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AsWritten { has_text: false, value: PhantomData })
     }
-}
-
-struct AddressList;
-
-impl<'de> de::Visitor<'de> for AddressList {
-    type Value = Option<Vec<Listen>>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list of addresses such as [\"127.0.0.1:8080\"]")
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut addresses = Vec::new();
-        while let Some(AddressText(text)) = entries.next_element()? {
-            addresses.push(text.parse().map_err(de::Error::custom)?);
-        }
-        Ok(Some(addresses))
-    }
-}
-
-/// Reads a list of addresses from a file.
-pub(crate) fn address_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Listen>>, D::Error> {
-    deserializer.deserialize_any(AddressList)
 }
 
 struct Name<T>(PhantomData<T>);
@@ -287,26 +212,6 @@ mod tests {
         }
         assert_eq!(Bytes(1 << 20).to_string(), "1MiB");
         assert_eq!(Bytes(1000).to_string(), "1000");
-    }
-
-    #[test]
-    fn addresses_may_leave_parts_out() {
-        for (text, address) in [
-            ("127.0.0.1:80", "127.0.0.1:80"),
-            ("[::1]:81", "[::1]:81"),
-            ("::1", "[::1]:8080"),
-            ("[::]", "[::]:8080"),
-            ("0.0.0.0", "0.0.0.0:8080"),
-            ("9000", "127.0.0.1:9000"),
-            (":9000", "127.0.0.1:9000"),
-            ("localhost:9000", "127.0.0.1:9000"),
-            ("*:9000", "0.0.0.0:9000"),
-        ] {
-            assert_eq!(text.parse::<Listen>().map(|listen| listen.0.to_string()), Ok(address.to_owned()), "{text}");
-        }
-        for wrong in ["", "host", "host:80", "127.0.0.1:99999", "1.2.3"] {
-            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
-        }
     }
 
     #[test]

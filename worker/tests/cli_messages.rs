@@ -35,7 +35,7 @@ fn refusals_of_a_file() {
         ),
         (
             "listen = [true]\n",
-            "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\"",
+            "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\", or a table with one",
         ),
         ("listen = []\n", "FILE:1:1: listen: no address is given; leave the setting out to listen on its default"),
         ("protocol = 3\n", "FILE:1:12: invalid type: integer `3`, expected a name in quotes"),

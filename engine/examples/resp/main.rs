@@ -43,7 +43,7 @@ struct Arguments {
 impl Arguments {
     fn settings(&self) -> Settings {
         Settings {
-            listen: vec![self.listen],
+            listen: vec![self.listen.into()],
             // The workers are processes and share no memory: each would be a store of its own.
             workers: 1,
             limits: Limits {

@@ -490,7 +490,8 @@ impl<S: State> Protocol for Http<S> {
                 }
                 for Late { connection, number, response } in taken.drain(..) {
                     // One that is gone needs no answer.
-                    let answer = |state: &mut HttpConnection<S>, io: &mut Io<'_>| self.answer_late(state, number, &response, io);
+                    let answer =
+                        |state: &mut HttpConnection<S>, io: &mut Io<'_>| self.answer_late(state, number, &response, io);
                     let _ = worker.with(connection, answer);
                 }
                 self.taken = taken;

@@ -14,6 +14,7 @@ enum Cause {
     Message,
     Write,
     Linger,
+    Header,
 }
 
 impl<S> Connection<S> {
@@ -27,6 +28,7 @@ impl<S> Connection<S> {
         if deadline_ns <= context.now_ns {
             match cause {
                 Cause::Linger => self.end(context, false, self.reason),
+                Cause::Header => self.end(context, true, CloseReason::ProxyHeader),
                 Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
                 Cause::Message => {
                     self.message_ns = context.now_ns;
@@ -43,25 +45,24 @@ impl<S> Connection<S> {
 
     /// The earliest time-out that could end this connection, and which it is.
     fn deadline(&self, context: &Context) -> Option<(u64, Cause)> {
-        let timeouts = &context.timeouts;
+        let [idle_ms, message_ms, write_ms] = self.own.timers.timeouts(&context.timeouts);
         let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
         match self.phase {
             Phase::Frozen | Phase::Ended { .. } => None,
+            Phase::Header => after(self.message_ns, message_ms, Cause::Header),
             Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
-            _ if self.outbound.pending() > 0 => after(self.progress_ns, timeouts.write_ms, Cause::Write),
+            _ if self.outbound.pending() > 0 => after(self.progress_ns, write_ms, Cause::Write),
             Phase::Flushing { .. } => None,
-            Phase::Open if self.paused => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
+            Phase::Open if self.paused => after(self.activity_ns, idle_ms, Cause::Idle),
             Phase::Open if self.rerun => None,
-            Phase::Open if self.message_ns > 0 && timeouts.message_ms > 0 => {
-                after(self.message_ns, timeouts.message_ms, Cause::Message)
-            }
-            Phase::Open => after(self.activity_ns, timeouts.idle_ms, Cause::Idle),
+            Phase::Open if self.message_ns > 0 && message_ms > 0 => after(self.message_ns, message_ms, Cause::Message),
+            Phase::Open => after(self.activity_ns, idle_ms, Cause::Idle),
         }
     }
 
     /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
     /// deadlines away; then it is set anew. So an ordinary request does not touch the timer wheel.
-    pub(super) fn set_alarm(&mut self, context: &mut Context) {
+    pub(crate) fn set_alarm(&mut self, context: &mut Context) {
         let Some((deadline_ns, _)) = self.deadline(context) else { return };
         if let Some(id) = self.alarm {
             if context.timers.deadline_ns(id) <= deadline_ns + 1_000_000 {

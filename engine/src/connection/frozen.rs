@@ -48,6 +48,7 @@ impl<S> Connection<S> {
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
             passes: 0,
+            timeouts: self.own.timers.own_timeouts(),
             timers_ns: timers.into_iter().map(|(key, at_ns)| (key.0, at_ns.saturating_sub(now_ns))).collect(),
         };
         self.own.timers.cancel_all(&mut context.timers);
@@ -55,7 +56,8 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         self.phase = Phase::Frozen;
-        Ok(Frozen { standing, state, input: self.input.bytes().to_vec(), output: self.outbound.copy() })
+        let (input, output) = (self.input.bytes().to_vec(), self.outbound.copy());
+        Ok(Frozen { standing, state, input, output, proxy: Vec::new() })
     }
 
     /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
@@ -73,7 +75,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        let Frozen { standing, state, input, output } = frozen;
+        let Frozen { standing, state, input, output, proxy: _ } = frozen;
         self.phase = Phase::Frozen;
         if standing.timers_ns.len() > TIMERS_MAX {
             return Err(ThawError::Malformed);
@@ -93,6 +95,7 @@ impl<S> Connection<S> {
         self.eof_told = standing.eof_told;
         self.write_end = standing.write_end;
         self.is_hung_up = standing.is_hung_up;
+        self.own.timers.set_timeouts(standing.timeouts.bounded());
         Ok(standing)
     }
 

@@ -1,7 +1,7 @@
 //! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
 //! ring, and by the harness without a kernel.
 //!
-//! Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
+//! A connection of a proxy begins in `Header`, all others in `Open`. Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
 //! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
 //! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
@@ -19,10 +19,12 @@ pub(crate) use self::host::Host;
 use self::input::Input;
 pub(crate) use self::others::{Place, Rest};
 use self::outbound::Outbound;
+use crate::config::ConnectionTimeouts;
 use crate::context::timer_wheel::TimerId;
 use crate::context::{Context, Io, Own, Timers};
 use crate::handover::WriteEnd;
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::buffer_ring::Lease;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
@@ -33,6 +35,8 @@ const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The proxy has not said yet whose connection it is: the protocol does not know of it.
+    Header,
     Open,
     /// Between two workers: nothing happens to it until it is known which of them has it.
     Frozen,
@@ -48,10 +52,12 @@ enum Phase {
     },
 }
 
-/// What the driver should do to the socket besides receiving and sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the driver should do besides receiving and sending.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Nothing,
+    /// Call [`Connection::open`]: the proxy has said whose connection it is.
+    Open(ProxyHeader),
     /// Send FIN; keep receiving.
     ShutdownWrite,
     /// End everything in the kernel's hand, then close, with a reset where told.
@@ -164,6 +170,22 @@ impl<S> Connection<S> {
         self.own.id
     }
 
+    /// Before [`Connection::open`]: a proxy is to say whose connection it is.
+    pub(crate) fn await_header(&mut self, context: &mut Context) {
+        self.phase = Phase::Header;
+        self.message_ns = context.now_ns;
+        self.set_alarm(context);
+    }
+
+    pub(crate) fn awaits_header(&self) -> bool {
+        self.phase == Phase::Header
+    }
+
+    /// Whoever is connected is no proxy that is trusted.
+    pub(crate) fn refuse(&mut self, context: &mut Context) {
+        self.end(context, true, CloseReason::ProxyHeader);
+    }
+
     /// When input last arrived or output last ended; when it opened, before that.
     pub(crate) fn activity_ns(&self) -> u64 {
         self.activity_ns
@@ -199,6 +221,11 @@ impl<S> Connection<S> {
         self.input.capacity() + self.outbound.pending() + self.own.held_bytes as usize
     }
 
+    /// Those that the listener has set that it came to.
+    pub(crate) fn set_timeouts_of_listener(&mut self, timeouts: ConnectionTimeouts) {
+        self.own.timers.set_timeouts_of_listener(timeouts);
+    }
+
     /// When its peer last took output, or sent something where there is none.
     pub(crate) fn progress_ns(&self) -> u64 {
         if self.outbound.pending() > 0 { self.progress_ns } else { self.activity_ns }
@@ -228,7 +255,7 @@ impl<S> Connection<S> {
         match self.phase {
             Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
             Phase::Flushing { linger } => linger,
-            Phase::Lingering => true,
+            Phase::Header | Phase::Lingering => true,
             Phase::Frozen | Phase::Ended { .. } => false,
         }
     }
@@ -248,6 +275,7 @@ impl<S> Connection<S> {
     /// What else the driver should do; each but `Close` is told once.
     pub(crate) fn next_action(&mut self, context: &mut Context) -> Action {
         match self.phase {
+            Phase::Header => self.look_at_header(context),
             Phase::Flushing { linger } if self.outbound.pending() == 0 => {
                 if linger && !self.peer_ended && context.timeouts.linger_ms > 0 {
                     self.phase = Phase::Lingering;
@@ -296,6 +324,10 @@ impl<S> Connection<S> {
         match opened {
             Ok(state) => {
                 self.state = Some(state);
+                // What came behind the header of a proxy.
+                if !self.input.is_empty() || self.peer_ended {
+                    self.rerun_soon(context);
+                }
                 self.set_alarm(context);
             }
             Err(Reject::Close) => self.begin_close(context, true, CloseReason::Aborted),
@@ -305,12 +337,20 @@ impl<S> Connection<S> {
 
     /// Bytes arrived; where it `waits`, the protocol is not called with them before [`Connection::run_again`].
     #[inline]
-    pub(crate) fn receive<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, received: Received<'_>, waits: bool)
-    where
+    pub(crate) fn receive<P>(
+        &mut self,
+        host: &mut Host<'_, P>,
+        context: &mut Context,
+        received: Received<'_>,
+        waits: bool,
+    ) where
         P: Protocol<Connection = S>,
     {
         self.activity_ns = context.now_ns;
         if self.phase != Phase::Open {
+            if self.phase == Phase::Header {
+                self.input.append(received.bytes());
+            }
             return;
         }
         if self.alarm.is_none() {
@@ -360,7 +400,7 @@ impl<S> Connection<S> {
             Phase::Open if self.rerun => {}
             Phase::Open => self.tell_end(host, context),
             Phase::Lingering => self.end(context, false, self.reason),
-            Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
+            Phase::Header | Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
         }
     }
 
@@ -387,7 +427,8 @@ impl<S> Connection<S> {
 
     /// Receiving or sending failed: the connection is gone.
     pub(crate) fn fail(&mut self, context: &mut Context) {
-        let reason = if self.phase == Phase::Open { CloseReason::Reset } else { self.reason };
+        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let reason = if has_begun { CloseReason::Reset } else { self.reason };
         self.end(context, false, reason);
     }
 
@@ -496,7 +537,8 @@ impl<S> Connection<S> {
 
     /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
     pub(crate) fn stop(&mut self, context: &mut Context) {
-        let reason = if self.phase == Phase::Open { CloseReason::Stopped } else { self.reason };
+        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let reason = if has_begun { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
     }
 
@@ -515,6 +557,23 @@ impl<S> Connection<S> {
         let (id, reason, unread) = (self.own.id, self.reason, std::mem::take(&mut self.input));
         let partner = context.pairs.part(id);
         self.state.take().map(|state| (state, Ending { id, reason, partner, unread }))
+    }
+
+    #[cold]
+    fn look_at_header(&mut self, context: &mut Context) -> Action {
+        match ProxyHeader::parse(self.input.bytes()) {
+            Ok(Some(header)) => {
+                self.input.consume(header.as_bytes().len());
+                self.phase = Phase::Open;
+                self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
+                return Action::Open(header);
+            }
+            Ok(None) if !self.peer_ended => return Action::Nothing,
+            // Somebody looks whether the port is open.
+            Ok(None) if self.input.is_empty() => self.end(context, false, CloseReason::Peer),
+            Ok(None) | Err(_) => self.end(context, true, CloseReason::ProxyHeader),
+        }
+        self.next_action(context)
     }
 
     fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {

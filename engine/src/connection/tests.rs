@@ -1,5 +1,6 @@
 //! What the machine promises its driver, beyond what the harness shows.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut context = Context::new(page, Limits::default(), Timeouts::default(), 1_000_000_000);
     let mut protocol = Counting::default();
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
-    let peer = Peer { token: None, address: &|| Err(std::io::ErrorKind::NotConnected.into()) };
+    let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 80)));
+    let peer = Peer { token: None, ends: &ends, proxy: None };
     connection.open(&mut Host::new(&mut protocol, &mut Nobody), &mut context, peer);
     connection.receive(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Received::Bytes(b"input"), false);
     (protocol, context, connection)
@@ -72,7 +74,7 @@ fn a_frozen_connection_is_told_where_it_goes_on() {
     let frozen = connection.freeze(&mut protocol, &mut context).expect("it freezes");
     connection.drain(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Duration::ZERO);
     assert_eq!(protocol.drains, 0, "nothing happens to it now");
-    connection.resume(&mut Host::new(&mut protocol, &mut Nobody), &mut context, &frozen.standing);
+    connection.resume(&mut context, &frozen.standing);
     connection.drain(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Duration::ZERO);
     assert_eq!(protocol.drains, 1);
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
+use crate::config::ConnectionTimeouts;
 use crate::sys::arena::Slice;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, Next, TimerKey};
@@ -178,8 +179,14 @@ impl Io<'_> {
         self.pending + self.context.arena.staged_len() + tail
     }
 
-    /// Whether output is above the high-water mark. Then stop, and return [`Next::Yield`](crate::Next::Yield): the
-    /// engine calls again when the peer has caught up.
+    /// Whether output is above the high-water mark. Then stop, and say how many bytes were consumed: while output is above the
+    /// mark, the connection is not read and [`Protocol::on_data`](crate::Protocol::on_data) not called, whatever arrives; below the
+    /// low one comes [`Protocol::on_writable`](crate::Protocol::on_writable).
+    ///
+    /// What to return decides about input that was left: with [`Next::Yield`](crate::Next::Yield), `on_data` is called with it once
+    /// there is room, and not before, so nothing spins; with [`Next::More`](crate::Next::More) only when more bytes have come. So a
+    /// protocol that stops in the middle of its input because of `is_full` returns `Next::Yield`. One that has consumed all and has
+    /// more to say (a long answer in parts) returns `Next::More` and goes on in `on_writable`.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.queued_bytes() > self.context.limits.outbound_bytes_high
@@ -273,6 +280,39 @@ impl Io<'_> {
     /// [`ConnectionId::to_u64`].
     pub fn connect(&mut self, address: SocketAddr, token: u64) {
         self.context.commands.push(Command::Connect { source: None, address, token });
+    }
+
+    /// How long it is until a timer fires; `None` where it is not set.
+    pub fn timer_left(&self, key: TimerKey) -> Option<Duration> {
+        self.own.timers.deadline_ns(key, &self.context.timers).map(|deadline_ns| self.context.left(deadline_ns))
+    }
+
+    /// Sets this connection's own [`Timeouts::idle_ms`](crate::config::Timeouts::idle_ms), from the last byte received on; 0 turns
+    /// it off. It goes before that of the listener and of the settings, moves with the connection, and is cut to seven days.
+    pub fn set_idle_ms(&mut self, ms: u64) {
+        self.set_timeouts(ConnectionTimeouts { idle_ms: Some(ms), ..Default::default() });
+    }
+
+    /// As [`Io::set_idle_ms`], of [`Timeouts::message_ms`](crate::config::Timeouts::message_ms), from the first byte of the
+    /// message on: for one that may take longer than others.
+    pub fn set_message_ms(&mut self, ms: u64) {
+        self.set_timeouts(ConnectionTimeouts { message_ms: Some(ms), ..Default::default() });
+    }
+
+    /// As [`Io::set_idle_ms`], of [`Timeouts::write_ms`](crate::config::Timeouts::write_ms), from when the peer last took output.
+    pub fn set_write_ms(&mut self, ms: u64) {
+        self.set_timeouts(ConnectionTimeouts { write_ms: Some(ms), ..Default::default() });
+    }
+
+    /// Goes back to the time-outs of the listener and of the settings.
+    pub fn reset_timeouts(&mut self) {
+        self.own.timers.set_timeouts(ConnectionTimeouts::default());
+        self.context.commands.push(Command::Retime(self.own.id));
+    }
+
+    fn set_timeouts(&mut self, timeouts: ConnectionTimeouts) {
+        self.own.timers.set_timeouts(timeouts.bounded().over(self.own.timers.own_timeouts()));
+        self.context.commands.push(Command::Retime(self.own.id));
     }
 
     /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of another connection of this worker, if it still lives,

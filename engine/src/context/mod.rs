@@ -25,7 +25,7 @@ pub(crate) use self::pairs::Pairs;
 use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
-use crate::config::{Limits, Timeouts};
+use crate::config::{Limits, Listener, Timeouts};
 use crate::sys::arena::Arena;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::shared_memory::Shared;
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Writable(ConnectionId),
     /// Call [`Protocol::on_data`](crate::Protocol::on_data) with what is left, in the next turn.
     Rerun(ConnectionId),
+    /// Its time-outs have changed.
+    Retime(ConnectionId),
     /// Connect to somebody, from an address where one is given.
     Connect { source: Option<IpAddr>, address: SocketAddr, token: u64 },
     /// Drain and leave.
@@ -92,6 +94,8 @@ pub(crate) struct Context {
     worker_timers: Vec<(TimerKey, u64)>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    /// Where the server listens; none where no listener is special.
+    pub(crate) listeners: Vec<Listener>,
     /// Whether receive buffers may be lent to sends: not while slow peers hold too many.
     pub(crate) may_lease: bool,
     /// Requests counted in this turn, for the service-time histogram.
@@ -119,6 +123,7 @@ impl Context {
             worker_timers: Vec::new(),
             limits,
             timeouts,
+            listeners: Vec::new(),
             may_lease: true,
             requests_in_turn: 0,
             slot: 0,
@@ -153,6 +158,15 @@ impl Context {
 
     pub(crate) fn cancel_worker_timer(&mut self, key: TimerKey) {
         self.worker_timers.retain(|(other, _)| *other != key);
+    }
+
+    pub(crate) fn worker_timer_left(&self, key: TimerKey) -> Option<Duration> {
+        let (_, deadline_ns) = self.worker_timers.iter().find(|(other, _)| *other == key)?;
+        Some(self.left(*deadline_ns))
+    }
+
+    fn left(&self, deadline_ns: u64) -> Duration {
+        Duration::from_nanos(deadline_ns.saturating_sub(self.now_ns))
     }
 
     /// The earliest timer of the worker that is due, which is no longer set then; to be called until `None`.

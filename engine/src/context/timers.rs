@@ -1,19 +1,29 @@
-//! The timers a protocol has set on one connection; nothing is allocated for those that set none.
+//! The timers a protocol has set on one connection, and the engine's time-outs where they are its own; nothing is allocated
+//! for those that have neither.
 
 use super::Alarm;
 use super::timer_wheel::{TimerId, TimerWheel};
+use crate::config::{ConnectionTimeouts, Timeouts};
 use crate::types::TimerKey;
 
 /// See the module's head.
 #[derive(Default)]
-#[expect(clippy::box_collection, reason = "eight bytes instead of 24 per idle connection")]
-pub(crate) struct Timers(Option<Box<Vec<(TimerKey, TimerId)>>>);
+pub(crate) struct Timers(Option<Box<Own>>);
+
+/// What few connections have.
+#[derive(Default)]
+struct Own {
+    timers: Vec<(TimerKey, TimerId)>,
+    /// What the protocol has set, which goes before what the listener has.
+    timeouts: ConnectionTimeouts,
+    of_listener: ConnectionTimeouts,
+}
 
 impl Timers {
     pub(crate) fn set(&mut self, key: TimerKey, slot: u32, deadline_ns: u64, wheel: &mut TimerWheel<Alarm>) {
         self.cancel(key, wheel);
         let id = wheel.set(deadline_ns, Alarm::Protocol { slot, key });
-        self.0.get_or_insert_default().push((key, id));
+        self.0.get_or_insert_default().timers.push((key, id));
     }
 
     pub(crate) fn cancel(&mut self, key: TimerKey, wheel: &mut TimerWheel<Alarm>) {
@@ -29,23 +39,62 @@ impl Timers {
     }
 
     pub(crate) fn cancel_all(&mut self, wheel: &mut TimerWheel<Alarm>) {
-        for (_, id) in self.0.take().into_iter().flat_map(|list| *list) {
+        for (_, id) in self.0.iter_mut().flat_map(|own| std::mem::take(&mut own.timers)) {
             wheel.cancel(id);
         }
+        self.free_unused();
+    }
+
+    /// When the timer is due; `None` where it is not set.
+    pub(crate) fn deadline_ns(&self, key: TimerKey, wheel: &TimerWheel<Alarm>) -> Option<u64> {
+        let (_, id) = self.0.as_ref()?.timers.iter().find(|(other, _)| *other == key)?;
+        Some(wheel.deadline_ns(*id))
     }
 
     /// Each with the time it is due.
     pub(crate) fn deadlines_ns(&self, wheel: &TimerWheel<Alarm>) -> Vec<(TimerKey, u64)> {
-        self.0.iter().flat_map(|list| list.iter()).map(|(key, id)| (*key, wheel.deadline_ns(*id))).collect()
+        let timers = self.0.iter().flat_map(|own| &own.timers);
+        timers.map(|(key, id)| (*key, wheel.deadline_ns(*id))).collect()
+    }
+
+    /// The time-outs of this connection, of which `all` are those of most.
+    #[inline]
+    pub(crate) fn timeouts(&self, all: &Timeouts) -> [u64; 3] {
+        let [idle_ms, message_ms, write_ms] = [all.idle_ms, all.message_ms, all.write_ms];
+        let Some(own) = &self.0 else { return [idle_ms, message_ms, write_ms] };
+        let ConnectionTimeouts { idle_ms: idle, message_ms: message, write_ms: write } =
+            own.timeouts.over(own.of_listener);
+        [idle.unwrap_or(idle_ms), message.unwrap_or(message_ms), write.unwrap_or(write_ms)]
+    }
+
+    /// What the protocol has set.
+    pub(crate) fn own_timeouts(&self) -> ConnectionTimeouts {
+        self.0.as_ref().map(|own| own.timeouts).unwrap_or_default()
+    }
+
+    /// The protocol's.
+    pub(crate) fn set_timeouts(&mut self, timeouts: ConnectionTimeouts) {
+        if self.0.is_some() || !timeouts.is_default() {
+            self.0.get_or_insert_default().timeouts = timeouts;
+            self.free_unused();
+        }
+    }
+
+    pub(crate) fn set_timeouts_of_listener(&mut self, timeouts: ConnectionTimeouts) {
+        if !timeouts.is_default() {
+            self.0.get_or_insert_default().of_listener = timeouts;
+        }
     }
 
     fn forget(&mut self, key: TimerKey) -> Option<TimerId> {
-        let list = self.0.as_mut()?;
-        let position = list.iter().position(|(other, _)| *other == key)?;
-        let (_, id) = list.swap_remove(position);
-        if list.is_empty() {
-            self.0 = None;
-        }
+        let own = self.0.as_mut()?;
+        let position = own.timers.iter().position(|(other, _)| *other == key)?;
+        let (_, id) = own.timers.swap_remove(position);
+        self.free_unused();
         Some(id)
+    }
+
+    fn free_unused(&mut self) {
+        self.0.take_if(|own| own.timers.is_empty() && own.timeouts.is_default() && own.of_listener.is_default());
     }
 }

@@ -68,6 +68,11 @@ impl<M> Worker<'_, M> {
         others::with(self.others, self.context, id, act)
     }
 
+    /// How long it is until a timer fires; `None` where it is not set.
+    pub fn timer_left(&self, key: TimerKey) -> Option<Duration> {
+        self.context.worker_timer_left(key)
+    }
+
     /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of this connection, if it still lives.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));

@@ -13,7 +13,7 @@ use crate::handover::{Frozen, Message, Standing, VERSION};
 use crate::ipc::channel::{self, hear_with, tell};
 use crate::ipc::meeting::visit;
 use crate::ipc::orders::{Order, Report};
-use crate::ipc::transfer::{Channel, Heard, Offer};
+use crate::ipc::transfer::{Channel, Heard, Member, Offer};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
@@ -92,9 +92,19 @@ fn offer(batch: u64) -> (Offer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
     let (connection, _) = listener.accept().expect("accepted");
-    let frozen = Frozen { standing: Standing::default(), state: vec![1], input: Vec::new(), output: Vec::new() };
+    let (standing, state) = (Standing::default(), vec![1]);
+    let frozen = Frozen { standing, state, input: Vec::new(), output: Vec::new(), proxy: Vec::new() };
     let format = Timed::STATE.expect("it can be handed over");
-    (Offer::new(batch, format, &[Member { frozen: &frozen, is_fresh: false, partner: None }], vec![connection.into()]).expect("made"), peer)
+    (
+        Offer::new(
+            batch,
+            format,
+            &[Member { frozen: &frozen, is_fresh: false, partner: None }],
+            vec![connection.into()],
+        )
+        .expect("made"),
+        peer,
+    )
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::world::{ORPHANS, SUCCESSOR, Still, WORKER};
 use super::{pieces, skip_nonsense};
-use crate::config::Settings;
+use crate::config::{Listener, Settings};
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
 use crate::ipc::control::{Exit, Reply};
@@ -42,7 +42,7 @@ impl Master {
     }
 
     fn starting(tier: Tier, inheritance: Option<Inheritance>) -> Self {
-        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+        let listen = vec![Listener::new(([127, 0, 0, 1], 80))];
         let settings = Settings { listen, workers: 2, ..Settings::default() };
         let plan = Plan::new(ConfigurationId(0), &settings, true, true);
         let mut this = Self { core: Core::new(ProcessId(1), tier, inheritance), world: Still::new(plan.clone()) };

@@ -1,11 +1,12 @@
 //! What must hold for any bytes that another process may send, one function for each way in: no panic, no wait, no state that
 //! cannot be. Called by the fuzzers in `engine/fuzz`, and by ordinary tests with seeds and mutations of them.
 //!
-//! [`masters`] is what a master hears, [`workers`] what a worker hears.
+//! [`masters`] is what a master hears, [`workers`] what a worker hears, [`proxy`] what a proxy says.
 
 #[cfg(test)]
 mod hostile;
 pub mod masters;
+pub mod proxy;
 #[cfg(test)]
 mod tests;
 pub mod workers;

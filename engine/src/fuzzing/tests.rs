@@ -5,7 +5,7 @@ mod mutations;
 
 use std::path::Path;
 
-use super::{masters, workers};
+use super::{masters, proxy, workers};
 
 /// What readers of JSON trip over.
 const PIECES: &[&[u8]] = &[
@@ -43,4 +43,5 @@ targets! {
     orders: workers::orders,
     envelopes: workers::envelopes,
     worker_state: workers::worker_state,
+    proxy_header: proxy::proxy_header,
 }

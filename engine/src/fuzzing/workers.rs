@@ -85,7 +85,7 @@ fn offered(receiver: &mut Receiver, commands: &mut VecDeque<Command>, visitor: V
             Ok(ConnectionId { slot: slot as u32, generation: 0 })
         }));
     }
-    receiver.step(commands, Input::Thawed { visitor, members, open: 0 });
+    receiver.step(commands, Input::Thawed { visitor, members, pairs: vec![(0, 1)], open: 0 });
 }
 
 /// A connection that came goes on: input, output, time, and its end.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ConnectionTimeouts;
+
 /// The direction towards the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +38,9 @@ pub(crate) struct Standing {
     pub(crate) stalled_ns: u64,
     /// Workers that were leaving when they got it, one after the other.
     pub(crate) passes: u8,
+    /// Time-outs that the protocol has set for it.
+    #[serde(skip_serializing_if = "ConnectionTimeouts::is_default")]
+    pub(crate) timeouts: ConnectionTimeouts,
     /// The protocol's timers, with the time that is left.
     pub(crate) timers_ns: Vec<(u16, u64)>,
 }
@@ -50,12 +55,14 @@ pub(crate) struct Frozen {
     pub(crate) input: Vec<u8>,
     /// Not sent.
     pub(crate) output: Vec<u8>,
+    /// What a proxy has said about it.
+    pub(crate) proxy: Vec<u8>,
 }
 
 impl Frozen {
-    /// State, input and output.
-    pub(crate) fn parts(&self) -> [&[u8]; 3] {
-        [&self.state, &self.input, &self.output]
+    /// All bytes, in the order in which they travel.
+    pub(crate) fn parts(&self) -> [&[u8]; 4] {
+        [&self.state, &self.input, &self.output, &self.proxy]
     }
 
     pub(crate) fn bytes(&self) -> usize {

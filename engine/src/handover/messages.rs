@@ -101,18 +101,24 @@ pub(crate) struct Envelope {
     state_bytes: usize,
     input_bytes: usize,
     output_bytes: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    proxy_bytes: usize,
+}
+
+fn is_zero(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 impl Envelope {
     pub(crate) fn new(frozen: &Frozen, is_fresh: bool, partner: Option<usize>) -> Self {
         let standing = frozen.standing.clone();
-        let [state_bytes, input_bytes, output_bytes] = frozen.parts().map(<[u8]>::len);
-        Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes }
+        let [state_bytes, input_bytes, output_bytes, proxy_bytes] = frozen.parts().map(<[u8]>::len);
+        Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes, proxy_bytes }
     }
 
     /// Of [`Frozen::parts`].
-    pub(crate) fn lengths(&self) -> [usize; 3] {
-        [self.state_bytes, self.input_bytes, self.output_bytes]
+    pub(crate) fn lengths(&self) -> [usize; 4] {
+        [self.state_bytes, self.input_bytes, self.output_bytes, self.proxy_bytes]
     }
 }
 

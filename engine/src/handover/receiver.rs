@@ -213,8 +213,11 @@ mod tests {
         let mut receiver = Receiver::new(1000);
         let members = vec![Ok(id(1)), Ok(id(2)), Err(Refusal::State), Ok(id(4)), Ok(id(5))];
         let pairs = vec![(0, 2), (3, 4), (1, 99)];
-        let inputs =
-            [Input::Came(VISITOR), offer(VISITOR, 7, 5, 0), Input::Thawed { visitor: VISITOR, members, pairs, open: 0 }];
+        let inputs = [
+            Input::Came(VISITOR),
+            offer(VISITOR, 7, 5, 0),
+            Input::Thawed { visitor: VISITOR, members, pairs, open: 0 },
+        ];
         let refused = vec![(0, Refusal::Partner), (2, Refusal::State)];
         let said = Command::Say { visitor: VISITOR, batch: 7, refused, open: 0 };
         assert_eq!(steps(&mut receiver, inputs), [Command::Thaw(VISITOR), Command::Abandon(id(1)), said]);

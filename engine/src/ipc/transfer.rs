@@ -178,8 +178,9 @@ impl Arrival {
                 at += length;
                 body.read(from, length).map_err(|_| Refusal::State)
             };
-            let [state, input, output] = envelope.lengths().map(part);
-            let frozen = Frozen { standing: envelope.standing, state: state?, input: input?, output: output? };
+            let [state, input, output, proxy] = envelope.lengths().map(part);
+            let (state, input, output, proxy) = (state?, input?, output?, proxy?);
+            let frozen = Frozen { standing: envelope.standing, state, input, output, proxy };
             let descriptor = descriptors::connection(descriptor).map_err(|unfit| {
                 tracing::warn!("a descriptor that another worker offers is refused: {unfit}");
                 Refusal::Descriptors
@@ -400,7 +401,8 @@ mod tests {
     use crate::ipc::meeting::both_ends as pair;
 
     fn frozen(output: Vec<u8>) -> Frozen {
-        Frozen { standing: Standing::default(), state: b"state".to_vec(), input: b"input".to_vec(), output }
+        let (state, input, proxy) = (b"st".to_vec(), b"in".to_vec(), b"proxy\n".to_vec());
+        Frozen { standing: Standing::default(), state, input, output, proxy }
     }
 
     /// A connection, and its peer.

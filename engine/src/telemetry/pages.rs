@@ -7,6 +7,33 @@ use super::{Snapshot, WorkerPage};
 use crate::sys::shared_memory::Shared;
 
 /// The numbers of a server's workers. A worker itself sees no others than its own: what it cannot see it cannot falsify.
+///
+/// # While the server runs
+/// [`Server::run`](crate::Server::run) returns when the server has ended, and its process must have one thread, since it forks
+/// workers: threads that were started before are refused. So whoever wants the numbers while it runs asks the server from
+/// another process, through its control socket; an exporter for a monitoring system is a small program of its own, and goes on
+/// at reloads and upgrades:
+///
+/// ```no_run
+/// use std::path::Path;
+/// use std::time::Duration;
+///
+/// use baton::control::{Client, Reply, Request};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let reply = Client::ask(Path::new("/run/notes.sock"), &Request::Status, Some(Duration::from_secs(5)))?;
+/// if let Reply::Status(status) = reply {
+///     println!("requests_total {}", status.requests);
+///     for (name, count) in &status.counters {
+///         println!("{name}_total {count}");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `batonctl status --json` prints the same. With [`Server::run_on_this_thread`](crate::Server::run_on_this_thread) nothing is
+/// forked, and any thread may read the numbers.
 #[derive(Clone, Default)]
 pub struct Telemetry {
     pages: Arc<Mutex<Pages>>,

@@ -45,7 +45,8 @@ impl<P: Protocol> Harness<P> {
     /// Moves the client's connection, and the one that it is paired with; whether anything has happened.
     fn move_with_partner(&mut self, index: usize) -> bool {
         let partner = self.id(Client(index)).and_then(|id| self.context.pairs.of(id)).map(|id| id.slot as usize);
-        let partner = partner.filter(|partner| self.clients[*partner].connection.as_ref().is_some_and(Connection::is_open));
+        let partner =
+            partner.filter(|partner| self.clients[*partner].connection.as_ref().is_some_and(Connection::is_open));
         let members: Vec<usize> = std::iter::once(index).chain(partner).collect();
         members.iter().for_each(|member| self.clients[*member].moves_later = false);
         let mut frozen = Vec::new();
@@ -135,7 +136,8 @@ impl<P: Protocol> Harness<P> {
             let ending = connection.close(&mut self.context);
             self.tell_closed(leaving, ending);
             let id = ConnectionId { slot: index as u32, generation: 0 };
-            let standing = thaw((&mut successor.protocol, &mut clients), id, &mut self.context, format.version, frozen)?;
+            let standing =
+                thaw((&mut successor.protocol, &mut clients), id, &mut self.context, format.version, frozen)?;
             let thawed = clients[index].connection.as_mut().expect("thawed");
             thawed.resume(&mut self.context, &standing);
         }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
-use self::simulated::{Sent, Simulant, Simulated, Wire, client_address, thaw};
+use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, thaw};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, WallClock, Worker};
@@ -142,6 +142,15 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
+    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies): what it sends first is a
+    /// header of the PROXY protocol, and the protocol knows of nothing before.
+    pub fn open_proxied(&mut self) -> Client {
+        let client = self.add(self.serving());
+        self.on(client.0, |connection, _, _, context| connection.await_header(context));
+        self.run();
+        client
+    }
+
     /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end.
     ///
     /// # Panics
@@ -179,7 +188,8 @@ impl<P: Protocol> Harness<P> {
         let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         let timers_ns = timers.iter().map(|(key, left)| (key.0, ns(*left))).collect();
         let standing = Standing { rerun: true, full: true, timers_ns, ..Standing::default() };
-        self.thaw(version, Frozen { standing, state: state.to_vec(), input: input.to_vec(), output: Vec::new() })
+        let (state, input) = (state.to_vec(), input.to_vec());
+        self.thaw(version, Frozen { standing, state, input, output: Vec::new(), proxy: Vec::new() })
     }
 
     /// The state of another worker comes, written in this version by [`Protocol::freeze_worker`] or by somebody who pretends that.
@@ -213,14 +223,18 @@ impl<P: Protocol> Harness<P> {
     }
 
     fn open_at(&mut self, worker: usize, token: Option<u64>) -> Client {
+        let client = self.add(worker);
+        self.on(client.0, |connection, _, host, context| {
+            connection.open(host, context, Peer { token, ends: &ENDS, proxy: None });
+        });
+        client
+    }
+
+    fn add(&mut self, worker: usize) -> Client {
         let connection = Connection::new(self.next_id(worker), self.context.now_ns);
         self.clients.push(Simulated::new(Some(connection), Wire::default()));
-        let index = self.clients.len() - 1;
         self.context.page.accepted.add(1);
-        self.on(index, |connection, _, host, context| {
-            connection.open(host, context, Peer { token, address: &client_address });
-        });
-        Client(index)
+        Client(self.clients.len() - 1)
     }
 
     /// The client sends bytes, which arrive together.
@@ -427,6 +441,7 @@ impl<P: Protocol> Harness<P> {
             Command::Wake(id) => self.on_id(id, |connection, host, context| connection.wake(host, context)),
             Command::Writable(id) => self.on_id(id, |connection, host, context| connection.writable(host, context)),
             Command::Rerun(id) => self.on_id(id, |connection, host, context| connection.run_again(host, context)),
+            Command::Retime(id) => self.on_id(id, |connection, _, context| connection.set_alarm(context)),
             Command::Connect { address, token, source: _ } => self.connects.push((self.serving(), address, token)),
             Command::Drain => self.drain(),
         }
@@ -470,6 +485,13 @@ impl<P: Protocol> Harness<P> {
         let mut has_moved = false;
         match connection.next_action(&mut self.context) {
             Action::Nothing => {}
+            Action::Open(header) => {
+                self.on(index, |connection, wire, host, context| {
+                    connection.open(host, context, Peer { token: None, ends: &ENDS, proxy: Some(&header) });
+                    wire.proxy = Some(header);
+                });
+                return true;
+            }
             Action::ShutdownWrite => {
                 client.wire.saw_end = true;
                 has_moved = true;

@@ -1,22 +1,21 @@
 //! What the harness keeps: workers, and clients with their connections.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::connection::{Connection, Host, Place, Rest};
 use crate::context::{Context, Inbox, Unreachable, Worker};
 use crate::handover::{Frozen, Standing};
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::payload::Payload;
 use crate::types::{CannotFreeze, CloseReason, ConnectionId, Peer, ThawError};
 
-/// Where clients come from.
-const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
-
-pub(super) fn client_address() -> io::Result<SocketAddr> {
-    Ok(CLIENT)
-}
+/// Where clients come from, and where they go to.
+pub(super) const ENDS: (SocketAddr, SocketAddr) = {
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    (SocketAddr::new(localhost, 40_000), SocketAddr::new(localhost, 80))
+};
 
 /// A worker, which shares its surroundings with the others.
 pub(super) struct Simulant<P: Protocol> {
@@ -69,6 +68,8 @@ pub(super) struct Wire {
     pub(super) window: Option<usize>,
     pub(super) saw_end: bool,
     pub(super) was_reset: bool,
+    /// What a proxy has said of it.
+    pub(super) proxy: Option<ProxyHeader>,
 }
 
 pub(super) struct Simulated<S> {
@@ -127,7 +128,7 @@ pub(super) fn thaw<Q: Protocol>(
     let mut connection = Connection::new(id, context.now_ns);
     let (client, mut others) = Rest::split(clients, id.slot).expect("a client at this place");
     let mut host = Host::new(protocol, &mut others);
-    let peer = Peer { token: None, address: &client_address };
+    let peer = Peer { token: None, ends: &ENDS, proxy: client.wire.proxy.as_ref() };
     let standing = connection.thaw(&mut host, context, version, frozen, peer)?;
     client.connection = Some(connection);
     Ok(standing)

@@ -24,7 +24,7 @@ use nix::unistd::geteuid;
 use self::event_loop::{EventLoop, Parts};
 use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
-use crate::config::{Sandbox, Settings};
+use crate::config::{self, Sandbox, Settings};
 use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -183,6 +183,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
         context.slot = slot;
+        if settings.listen.iter().any(config::Listener::is_special) {
+            context.listeners.clone_from(&settings.listen);
+        }
         let log = setup.access_log.map(crate::sys::access_log::AccessLog::new).transpose();
         context.access_log = log.map_err(system("the access log"))?.map(AccessLog::new);
         context.core = core;

@@ -1,5 +1,7 @@
 use std::fs;
 
+use baton::config::ConnectionTimeouts;
+
 use super::*;
 
 fn file(text: &str) -> Result<ConfigFile, ConfigError> {
@@ -27,6 +29,7 @@ fn the_annotated_example_says_the_defaults() {
     let given = || Some(String::new());
     (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
     choices.statics = Some(Vec::new());
+    choices.listen = choices.listen.map(|_| Vec::new());
     let shown = format!("{choices:?}");
     assert!(!shown.contains("None"), "{shown}");
 }
@@ -57,7 +60,19 @@ fn every_refusal_names_its_place() {
         ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
         ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
         ("protocol = \"resp\"\n", "1:12: unknown variant `resp`, expected `http` or `echo`"),
-        ("listen = [\"nowhere\"]\n", "1:10: \"nowhere\" is not an address"),
+        ("listen = [\"nowhere\"]\n", "1:11: \"nowhere\" is not an address"),
+        ("listen = [{ port = 80 }]\n", "1:13: unknown field `port`, expected one of `address`"),
+        ("listen = [\"80\", { idle_ms = 1 }]\n", "1:17: missing field `address`"),
+        (
+            "listen = [{ address = \"80\", proxy_protocol = true }]\n",
+            "1:11: proxy_protocol needs trusted, the networks",
+        ),
+        ("listen = [{ address = 80, trusted = [\"::1\"] }]\n", "1:11: trusted is for proxy_protocol = true"),
+        (
+            "listen = [{ address = 80, proxy_protocol = true, trusted = [\"10.0.0.0/33\"] }]\n",
+            "1:11: \"10.0.0.0/33\" is not a network such as 10.0.0.0/8, or an address",
+        ),
+        ("listen = [{ address = 80, idle_ms = 604800001 }]\n", "1:1: listen: idle_ms of 127.0.0.1:80 is 604800001"),
         ("[timeouts\n", "1:10: "),
         ("a = \"ä\" b\n", "1:9: "),
         ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
@@ -67,6 +82,16 @@ fn every_refusal_names_its_place() {
         let told = refusal(text);
         assert!(told.starts_with(expected), "{text:?}: {told}");
     }
+}
+
+#[test]
+fn listeners_may_differ() {
+    let text = "listen = [\"80\", { address = 81, write_ms = 5, proxy_protocol = true, trusted = [\"10.0.0.0/8\", \"::1\"] }]\n";
+    let config = Config::resolve(&Choices::default(), Some(&file(text).expect("valid"))).expect("valid");
+    let trusted_proxies = ["10.0.0.0/8", "::1"].map(|network| network.parse().expect("a network")).to_vec();
+    let timeouts = ConnectionTimeouts { write_ms: Some(5), ..ConnectionTimeouts::default() };
+    let second = Listener { timeouts, trusted_proxies, ..Listener::new(([127, 0, 0, 1], 81)) };
+    assert_eq!(config.settings.listen, [Listener::new(([127, 0, 0, 1], 80)), second]);
 }
 
 #[test]

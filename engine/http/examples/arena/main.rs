@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use baton::Server;
-use baton::config::{InvalidSetting, Settings};
+use baton::config::{InvalidSetting, Listener, Settings};
 use clap::Parser;
 use tracing::Level;
 
@@ -77,6 +77,7 @@ fn main() -> ExitCode {
 /// Workers may read the files, and nothing else.
 fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSetting> {
     let Arguments { listen, workers, .. } = arguments;
+    let listen = listen.into_iter().map(Listener::new).collect();
     let settings = Settings { listen, workers, readable: vec![data.files().to_owned()], ..Settings::default() };
     settings.validate()?;
     settings.check_readable().map_err(|error| InvalidSetting { setting: "data", ..error })?;

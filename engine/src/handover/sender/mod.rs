@@ -234,7 +234,10 @@ impl Sender {
     /// Whether nothing is left to move now.
     pub(crate) fn is_idle(&self) -> bool {
         let is_moving = matches!(self.phase, Phase::Moving { .. });
-        is_moving && self.queue.is_empty() && self.later.is_empty() && self.heirs.values().all(|peer| peer.batch.is_none())
+        is_moving
+            && self.queue.is_empty()
+            && self.later.is_empty()
+            && self.heirs.values().all(|peer| peer.batch.is_none())
     }
 
     /// Whether the worker's own state is another's.

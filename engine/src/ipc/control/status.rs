@@ -187,6 +187,12 @@ impl fmt::Display for WorkerState {
 pub struct Status {
     /// Of these messages: [`VERSION`](super::VERSION).
     pub version: u32,
+    /// What the program is called, where it says so: [`Settings::name`](crate::config::Settings::name).
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its own version, where it says so.
+    #[serde(default)]
+    pub program_version: Option<String>,
     /// The master's process.
     pub pid: u32,
     /// Milliseconds since it began.
@@ -203,6 +209,9 @@ pub struct Status {
     pub accepted: u64,
     /// Requests answered by all workers since the first start.
     pub requests: u64,
+    /// Counters of the protocol's own, by name, summed over all workers since the first start.
+    #[serde(default)]
+    pub counters: Vec<(String, u64)>,
     /// How an upgrade stands, where one is under way.
     #[serde(default)]
     pub upgrade: Option<UpgradeState>,
@@ -237,6 +246,9 @@ pub struct GenerationStatus {
     /// Bytes sent by them.
     #[serde(default)]
     pub bytes_sent: u64,
+    /// Counters of the protocol's own, by name, summed over them.
+    #[serde(default)]
+    pub counters: Vec<(String, u64)>,
     /// By slot.
     pub workers: Vec<WorkerStatus>,
 }
@@ -268,6 +280,9 @@ pub struct WorkerStatus {
     /// Connections cut because the worker held more than `memory_bytes_max`.
     #[serde(default)]
     pub cut_for_memory: u64,
+    /// Connections closed at listeners for proxies: not from a trusted one, or without a header in time.
+    #[serde(default)]
+    pub closed_without_header: u64,
     /// Times a connection was not read because the worker held nearly so much.
     #[serde(default)]
     pub paused_for_memory: u64,

@@ -164,6 +164,7 @@ impl Core {
             generation: generation.number,
             slot,
             listeners,
+            bound: generation.addresses.iter().map(|one| one.bound).collect(),
             steering: generation.steering,
             succeeds,
         })?;

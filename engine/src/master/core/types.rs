@@ -80,7 +80,7 @@ impl Plan {
     ) -> Self {
         Self {
             configuration,
-            listen: settings.listen.clone(),
+            listen: settings.listen.iter().map(|listener| listener.address).collect(),
             workers: settings.workers,
             backlog: settings.limits.backlog,
             drain_ms: settings.timeouts.drain_ms_max,

@@ -92,6 +92,8 @@ pub(crate) struct Spawn {
     pub(crate) generation: u32,
     pub(crate) slot: usize,
     pub(crate) listeners: Listeners,
+    /// What the addresses of the plan are bound as, in their order.
+    pub(crate) bound: Vec<SocketAddr>,
     pub(crate) steering: Option<SteeringId>,
     /// It takes the place of another worker, whose state may come.
     pub(crate) succeeds: bool,

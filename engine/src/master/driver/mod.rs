@@ -54,6 +54,9 @@ struct Master<'a> {
     watchdog: Option<Watchdog>,
     /// Why this tier.
     tier_reason: String,
+    /// What this program is called, and its version.
+    name: Option<String>,
+    version: Option<String>,
     began: Time,
     /// When the core is to look at the time.
     tick_at: Option<Time>,

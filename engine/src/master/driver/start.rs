@@ -34,6 +34,7 @@ pub(crate) fn run<'a>(
     telemetry: Telemetry,
 ) -> Result<(), ServerError> {
     let (mut old, passed) = Old::meet()?.unzip();
+    let program = (settings.name.clone(), settings.version.clone());
     let prepared = Prepared::new(&settings, old.as_ref()).and_then(|prepared| {
         let mut configurations = Configurations::new(reload);
         let pid_file = PidFile::at(settings.pid_file.clone());
@@ -44,6 +45,7 @@ pub(crate) fn run<'a>(
         old.iter().for_each(|old| old.tell(&ToOld::Failed { reason: error.to_string(), why: None }, &[]));
     })?;
     let mut master = prepared.master(old.take().zip(passed), configurations, pid_file, telemetry);
+    (master.name, master.version) = program;
     master.run(plan)
 }
 
@@ -127,6 +129,8 @@ impl Prepared {
             signals,
             watchdog: Watchdog::from_environment(now),
             tier_reason,
+            name: None,
+            version: None,
             began: now,
             tick_at: None,
         }

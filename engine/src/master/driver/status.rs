@@ -26,6 +26,8 @@ impl Master<'_> {
         let lifecycle = self.core.lifecycle();
         Status {
             version: VERSION,
+            name: self.name.clone(),
+            program_version: self.version.clone(),
             pid: std::process::id(),
             uptime_ms: now.ms_since(self.began),
             handover: self.driver.tier.to_string(),
@@ -34,6 +36,7 @@ impl Master<'_> {
             generations,
             accepted: total.accepted,
             requests: total.requests,
+            counters: total.named,
             upgrade: upgrade_state(&self.core),
             last_revert: self.core.last_revert().cloned(),
             handovers: self.driver.journal.timelines(),
@@ -81,6 +84,7 @@ fn generation_status(generation: &Generation, workers: &Workers, with_ended: boo
         requests: total.requests,
         bytes_received: total.bytes_received,
         bytes_sent: total.bytes_sent,
+        counters: total.named,
         workers: generation.slots.iter().map(|slot| slot_status(slot, workers, now)).collect(),
     }
 }
@@ -122,6 +126,7 @@ fn worker_status(slot: usize, state: WorkerState, numbers: &Snapshot) -> WorkerS
         handed_over: numbers.closed[CloseReason::HandedOver as usize].1,
         closed_for_room: numbers.closed[CloseReason::Room as usize].1,
         cut_for_memory: numbers.closed[CloseReason::Memory as usize].1,
+        closed_without_header: numbers.closed[CloseReason::ProxyHeader as usize].1,
         paused_for_memory: numbers.memory_pauses,
         memory_bytes: numbers.memory_bytes,
         counters: numbers.named.clone(),
@@ -151,6 +156,7 @@ fn orphaned(orphans: &[Orphan]) -> Vec<GenerationStatus> {
                 requests: 0,
                 bytes_received: 0,
                 bytes_sent: 0,
+                counters: Vec::new(),
                 workers: Vec::new(),
             });
             generations.len() - 1

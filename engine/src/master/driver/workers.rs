@@ -251,7 +251,7 @@ impl Driver<'_> {
     }
 
     pub(super) fn fork_worker(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
-        let Spawn { plan, generation, slot, listeners, steering, succeeds } = spawn;
+        let Spawn { plan, generation, slot, listeners, bound, steering, succeeds } = spawn;
         let listeners = match &listeners {
             // Dropping them closes this master's copies, whether the fork succeeds or not.
             core::Listeners::First(sockets) => Listeners::Inherited(self.sockets.take(sockets)),
@@ -259,7 +259,8 @@ impl Driver<'_> {
             core::Listeners::Own(addresses) => Listeners::Own(addresses.clone()),
         };
         let configuration = self.configurations.get(plan.configuration)?;
-        let settings = crate::config::Settings { workers: plan.workers, ..configuration.settings.clone() };
+        let mut settings = crate::config::Settings { workers: plan.workers, ..configuration.settings.clone() };
+        settings.listen.iter_mut().zip(bound).for_each(|(listener, bound)| listener.address = bound);
         let (service, identity) = (configuration.service.clone(), configuration.identity.clone());
         let access_log = configuration.access_log.as_ref().map(OwnedFd::try_clone).transpose();
         let access_log = access_log.map_err(system("the access log"))?;

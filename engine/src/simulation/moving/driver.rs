@@ -254,7 +254,8 @@ impl World {
         let Some(link) = self.workers[worker].visitors.get(&visitor).copied() else { return };
         let Some(Message::Offer { members, .. }) = self.links[link].up.inbox.pop_front() else { return };
         let open = self.workers[worker].connections.0.len() as u64;
-        let (mut outcome, sockets): (Vec<_>, Vec<_>) = (Vec::new(), members.iter().map(|(socket, _)| *socket).collect());
+        let (mut outcome, sockets): (Vec<_>, Vec<_>) =
+            (Vec::new(), members.iter().map(|(socket, _)| *socket).collect());
         for (socket, snapshot) in members {
             let kind = self.sockets[socket.0].kind;
             if kind == Kind::Poison {

@@ -3,13 +3,13 @@
 use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
-use super::opening::peer_address;
 use crate::connection::Host;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
 use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_PAIRS, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::faults::reach;
 use crate::sys::ring::Socket;
 use crate::types::{ConnectionId, Peer, ThawError};
@@ -105,15 +105,22 @@ impl<P: Protocol> EventLoop<P> {
                 return Err(Refusal::Limit);
             }
         };
+        // Whoever it was, it was welcome at the other worker.
+        self.apply_listener(id);
         let (entry, mut others) = self.slab.split(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
-        let address = || peer_address(socket);
-        let peer = Peer { token: None, address: &address };
+        let proxy = (!frozen.proxy.is_empty()).then(|| ProxyHeader::whole(&frozen.proxy)).transpose();
+        let Ok(proxy) = proxy else {
+            self.abandon(id);
+            return Err(Refusal::State);
+        };
+        let peer = Peer { token: None, ends: socket, proxy: proxy.as_ref() };
         let mut host = Host::new(&mut self.protocol, &mut others);
         match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
+                self.proxied.extend(proxy.map(|header| (id, header)));
                 Ok(id)
             }
             Err(error) => {
@@ -168,6 +175,7 @@ impl<P: Protocol> EventLoop<P> {
         let ending = entry.connection.close(&mut self.context);
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(id.slot);
+        self.forget_proxy(id);
         self.context.page.open.set(self.slab.len() as u64);
         self.closed(ending);
     }

@@ -8,9 +8,9 @@ use super::entry::{Members, Rare, Receiving, Watching};
 use super::links::Other;
 use crate::connection::Host;
 use crate::context;
+use crate::handover::Message;
 use crate::handover::custody::{Stage, Wake};
 use crate::handover::sender::{Command, Heir, Input, Tally, World};
-use crate::handover::Message;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::visit;
 use crate::ipc::orders::{Moved, Report};
@@ -58,15 +58,15 @@ impl<P: Protocol> EventLoop<P> {
         if self.moving.sender.is_idle()
             && self.lifecycle.has_settled()
             && self.listeners.iter().all(Option::is_none)
-            && !self.is_connecting()
+            && !self.is_anything_arriving()
         {
             let has_visitors = !self.moving.receiver.is_alone();
             self.tell_sender(Input::Quiet { has_visitors });
         }
     }
 
-    fn is_connecting(&mut self) -> bool {
-        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_connecting()))
+    fn is_anything_arriving(&mut self) -> bool {
+        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_arriving()))
     }
 
     /// A connection for which nothing may be armed.
@@ -93,6 +93,8 @@ impl<P: Protocol> EventLoop<P> {
                 let outcome = match frozen {
                     Ok(mut frozen) => {
                         frozen.standing.passes = entry.custody.passes();
+                        let proxy = self.proxied.get(&id);
+                        frozen.proxy = proxy.map_or_else(Vec::new, |header| header.as_bytes().to_vec());
                         entry.rare = Some(Box::new(Rare::Frozen(frozen)));
                         Input::Frozen(id)
                     }

@@ -1,8 +1,8 @@
 //! What the loop keeps for each connection, beside its state machine.
 
 use crate::connection::{Connection, Place, Watch};
-use crate::context::{Pairs, Unreachable};
 use crate::context::timer_wheel::TimerId;
+use crate::context::{Pairs, Unreachable};
 use crate::handover::custody::Custody;
 use crate::handover::sender::{Look, Table};
 use crate::handover::{Frozen, Standing};
@@ -116,6 +116,11 @@ impl<S> Entry<S> {
 
     pub(super) fn key(&self) -> Key {
         key_of(self.connection.id())
+    }
+
+    /// The protocol does not know of it yet: it is being established, or a proxy is to say whose it is.
+    pub(super) fn is_arriving(&self) -> bool {
+        self.is_connecting() || self.connection.awaits_header()
     }
 
     pub(super) fn is_connecting(&self) -> bool {

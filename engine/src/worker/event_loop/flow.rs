@@ -153,6 +153,10 @@ impl<P: Protocol> EventLoop<P> {
         }
         match entry.connection.next_action(&mut self.context) {
             Action::Nothing => {}
+            Action::Open(header) => {
+                let id = entry.connection.id();
+                return self.announced(id, header);
+            }
             Action::ShutdownWrite => {
                 let socket = entry.socket.as_ref().expect("open until it ended");
                 if SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
@@ -294,6 +298,7 @@ impl<P: Protocol> EventLoop<P> {
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
         self.budget.change(entry.held_bytes.into(), 0);
         self.slab.remove(slot);
+        self.forget_proxy(id);
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
         self.closed(ending);
@@ -306,6 +311,12 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn closed(&mut self, ending: Option<(P::Connection, Ending)>) {
         if let Some((state, ending)) = ending {
             self.call(|protocol, worker| protocol.on_close(state, ending.closed(), worker));
+        }
+    }
+
+    pub(super) fn forget_proxy(&mut self, id: ConnectionId) {
+        if !self.proxied.is_empty() {
+            self.proxied.remove(&id);
         }
     }
 

@@ -18,6 +18,7 @@ mod orders;
 mod polls;
 mod worker_state;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -45,6 +46,7 @@ use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::acceptor::Acceptor;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Ring};
@@ -116,6 +118,8 @@ pub(crate) struct EventLoop<P: Protocol> {
     at_limit: bool,
     idlest: Idlest,
     budget: Budget,
+    /// What proxies have said of their connections.
+    proxied: HashMap<ConnectionId, ProxyHeader>,
     /// Not read while memory is short.
     paused: Vec<ConnectionId>,
     logged_ns: u64,
@@ -160,6 +164,7 @@ impl<P: Protocol> EventLoop<P> {
             at_limit: false,
             idlest,
             budget,
+            proxied: HashMap::new(),
             paused: Vec::new(),
             logged_ns: 0,
             lifecycle,
@@ -329,6 +334,11 @@ impl<P: Protocol> EventLoop<P> {
                 Command::Wake(id) => self.wake(id),
                 Command::Writable(id) => self.writable(id),
                 Command::Rerun(id) => self.line.push_rerun(id),
+                Command::Retime(id) => {
+                    if let Some(entry) = self.slab.get(id) {
+                        entry.connection.set_alarm(&mut self.context);
+                    }
+                }
                 Command::Connect { source, address, token } => self.connect(source, address, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);

@@ -3,15 +3,25 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::EventLoop;
 use super::entry::Entry;
+use crate::config::listener_of;
 use crate::connection::{Connection, Host};
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
+use crate::proxy::ProxyHeader;
 use crate::sys::ring::Socket;
-use crate::types::{ConnectionId, Peer};
+use crate::types::{ConnectionId, Ends, Peer};
+
+/// What becomes of a connection that comes.
+pub(super) enum Welcome {
+    Open,
+    /// A proxy is to say whose it is.
+    AwaitHeader,
+    Refuse,
+}
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn open(&mut self, socket: Socket, token: Option<u64>) {
@@ -28,7 +38,14 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.context.page.open.set(self.slab.len() as u64);
-        self.opened(id, token);
+        match self.apply_listener(id) {
+            Welcome::Open => self.opened(id, token),
+            Welcome::AwaitHeader => {
+                self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_header(&mut self.context));
+                self.settle(id.slot);
+            }
+            Welcome::Refuse => self.refuse(id),
+        }
         if self.slab.len() > self.sizing.connections_max as usize {
             self.make_room();
         }
@@ -43,11 +60,52 @@ impl<P: Protocol> EventLoop<P> {
         id.ok_or_else(|| socket.expect("not taken"))
     }
 
+    /// What the listener says of those that come to it.
+    pub(super) fn apply_listener(&mut self, id: ConnectionId) -> Welcome {
+        if self.context.listeners.is_empty() {
+            return Welcome::Open;
+        }
+        let Some(entry) = self.slab.get(id) else { return Welcome::Open };
+        let Some(socket) = &entry.socket else { return Welcome::Open };
+        let local = socket.local().ok();
+        let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) else {
+            return Welcome::Open;
+        };
+        entry.connection.set_timeouts_of_listener(listener.timeouts);
+        if listener.trusted_proxies.is_empty() {
+            Welcome::Open
+        } else if socket.peer().is_ok_and(|peer| listener.trusts(peer.ip())) {
+            Welcome::AwaitHeader
+        } else {
+            Welcome::Refuse
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId) {
+        let Some(entry) = self.slab.get(id) else { return };
+        let peer = entry.socket.as_ref().and_then(|socket| socket.peer().ok());
+        entry.connection.refuse(&mut self.context);
+        self.settle(id.slot);
+        self.log_at_times(|slot, _| {
+            let peer = peer.map(tracing::field::display);
+            tracing::warn!(
+                slot,
+                peer,
+                "a connection to a listener for proxies comes from none that is trusted; it is closed"
+            );
+        });
+    }
+
+    /// A proxy has said whose connection it is.
+    pub(super) fn announced(&mut self, id: ConnectionId, header: ProxyHeader) {
+        self.proxied.insert(id, header);
+        self.opened(id, None);
+    }
+
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let (entry, mut others) = self.slab.split(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let address = || peer_address(socket);
-        let peer = Peer { token, address: &address };
+        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id) };
         entry.connection.open(&mut Host::new(&mut self.protocol, &mut others), &mut self.context, peer);
         if self.lifecycle.is_leaving() {
             self.arrived(id);
@@ -56,7 +114,16 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-pub(super) fn peer_address(socket: &Socket) -> io::Result<SocketAddr> {
-    let address = SockRef::from(socket).peer_addr()?;
+impl Ends for Socket {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        internet_address(&SockRef::from(self).peer_addr()?)
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        internet_address(&SockRef::from(self).local_addr()?)
+    }
+}
+
+fn internet_address(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
 }

@@ -1,0 +1,165 @@
+//! An address to listen on, and what is different there.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{InvalidSetting, TIMEOUT_MS_LARGEST};
+
+/// An address to listen on, and what is different there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Port 0 lets the kernel choose one, the same for all workers.
+    pub address: SocketAddr,
+    /// Time-outs of the connections that come here.
+    pub timeouts: ConnectionTimeouts,
+    /// Where there are any, only proxies of these networks may connect, and each says first, by the PROXY protocol (version 1 or 2),
+    /// whose connection it passes on: [`Peer::address`](crate::Peer::address) is then the client's, and
+    /// [`Peer::proxy`](crate::Peer::proxy) has the rest. Whoever else connects is reset, and so is a proxy whose header is malformed,
+    /// longer than [`PROXY_HEADER_BYTES_MAX`](crate::PROXY_HEADER_BYTES_MAX), or not there within
+    /// [`message_ms`](super::Timeouts::message_ms); each is counted as
+    /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
+    ///
+    /// At a handover, a connection whose header has not come stays where it is until it has, and then moves with what was said.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Listener {
+    /// Nothing is different there.
+    pub fn new(address: impl Into<SocketAddr>) -> Self {
+        Self { address: address.into(), timeouts: ConnectionTimeouts::default(), trusted_proxies: Vec::new() }
+    }
+
+    /// Whether connections that come here have to be looked at before they are like all others.
+    pub(crate) fn is_special(&self) -> bool {
+        *self != Self::new(self.address)
+    }
+
+    pub(crate) fn trusts(&self, proxy: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(proxy))
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let ConnectionTimeouts { idle_ms, message_ms, write_ms } = self.timeouts;
+        for (name, value) in [("idle_ms", idle_ms), ("message_ms", message_ms), ("write_ms", write_ms)] {
+            if let Some(value) = value.filter(|value| *value > TIMEOUT_MS_LARGEST) {
+                let problem = format!("{name} of {} is {value}, above {TIMEOUT_MS_LARGEST} (seven days)", self.address);
+                return Err(InvalidSetting { setting: "listen", problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<SocketAddr> for Listener {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(address)
+    }
+}
+
+/// Addresses that begin alike: `10.0.0.0/8`, `fd00::/8`, or one address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether the address is one of these.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| format!("{text:?} is not a network such as 10.0.0.0/8, or an address"))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Time-outs of one connection, or of those of one listener, in milliseconds: 0 turns one off, `None` leaves it as it is
+/// for all ([`Timeouts`](super::Timeouts)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionTimeouts {
+    /// Instead of [`Timeouts::idle_ms`](super::Timeouts::idle_ms).
+    pub idle_ms: Option<u64>,
+    /// Instead of [`Timeouts::message_ms`](super::Timeouts::message_ms).
+    pub message_ms: Option<u64>,
+    /// Instead of [`Timeouts::write_ms`](super::Timeouts::write_ms).
+    pub write_ms: Option<u64>,
+}
+
+impl ConnectionTimeouts {
+    /// What is not given here is taken from `below`.
+    pub(crate) fn over(self, below: Self) -> Self {
+        Self {
+            idle_ms: self.idle_ms.or(below.idle_ms),
+            message_ms: self.message_ms.or(below.message_ms),
+            write_ms: self.write_ms.or(below.write_ms),
+        }
+    }
+
+    /// Whether nothing is different.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// None is longer than may be.
+    pub(crate) fn bounded(self) -> Self {
+        let bounded = |ms: Option<u64>| ms.map(|ms| ms.min(TIMEOUT_MS_LARGEST));
+        Self { idle_ms: bounded(self.idle_ms), message_ms: bounded(self.message_ms), write_ms: bounded(self.write_ms) }
+    }
+}
+
+/// The one of `listeners` that a connection has come to, by its own end.
+pub(crate) fn listener_of(listeners: &[Listener], local: SocketAddr) -> Option<&Listener> {
+    let on_port = || listeners.iter().filter(|one| one.address.port() == local.port());
+    let exact = on_port().find(|one| one.address.ip() == local.ip());
+    exact
+        .or_else(|| on_port().find(|one| one.address.ip().is_unspecified() && one.address.is_ipv4() == local.is_ipv4()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_written_as_people_write_them() {
+        let contains = |network: &str, address: &str| {
+            let network: Network = network.parse().expect("a network");
+            network.contains(address.parse().expect("an address"))
+        };
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("10.1.2.3/8", "10.255.0.1") && contains("10.1.2.3", "10.1.2.3"));
+        assert!(contains("10.0.0.0/8", "::ffff:10.0.0.1") && !contains("0.0.0.0/0", "::1"));
+        assert!(contains("fd00::/8", "fd12::1") && contains("::1", "::1") && !contains("::1", "::2"));
+        for wrong in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "localhost", "10.0.0"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_connection_belongs_to_the_listener_that_names_its_address_most_closely() {
+        let listeners = ["0.0.0.0:80", "127.0.0.1:80", "[::]:80", "[::1]:81"]
+            .map(|address| Listener::new(address.parse::<SocketAddr>().expect("an address")));
+        let find = |local: &str| {
+            let local = local.parse().expect("an address");
+            listener_of(&listeners, local).map(|listener| listener.address.to_string())
+        };
+        assert_eq!(find("127.0.0.1:80").as_deref(), Some("127.0.0.1:80"));
+        assert_eq!(find("127.0.0.2:80").as_deref(), Some("0.0.0.0:80"));
+        assert_eq!(find("[::1]:80").as_deref(), Some("[::]:80"));
+        assert_eq!(find("[::1]:81").as_deref(), Some("[::1]:81"));
+        assert_eq!(find("127.0.0.1:81"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Addresses to listen on, as flags and files give them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use baton::config::{ConnectionTimeouts, Listener, Network};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::units::Number;
+
+/// Port where an address names none.
+pub const PORT_DEFAULT: u16 = 8080;
+
+/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
+/// a port it is 8080, without a host 127.0.0.1. In a file it may be a table with an address and what is different there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen(pub Listener);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let listen = |ip: IpAddr, port: u16| Ok(Self(Listener::new((ip, port))));
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self(Listener::new(address)));
+        }
+        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return listen(ip, PORT_DEFAULT);
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        match port.parse() {
+            Ok(port) if host.is_empty() || host == "localhost" => listen(loopback, port),
+            Ok(port) if host == "*" => listen(Ipv4Addr::UNSPECIFIED.into(), port),
+            _ => Err(format!("{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080")),
+        }
+    }
+}
+
+/// An entry of the list that says more than the address.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    address: Entry,
+    #[serde(default)]
+    idle_ms: Option<Number<u64>>,
+    #[serde(default)]
+    message_ms: Option<Number<u64>>,
+    #[serde(default)]
+    write_ms: Option<Number<u64>>,
+    #[serde(default)]
+    proxy_protocol: bool,
+    #[serde(default)]
+    trusted: Vec<String>,
+}
+
+impl Table {
+    fn listener(self) -> Result<Listener, String> {
+        let Self { address: Entry(listener), idle_ms, message_ms, write_ms, proxy_protocol, trusted } = self;
+        let ms = |number: Option<Number<u64>>| number.map(|number| number.0);
+        match (proxy_protocol, trusted.is_empty()) {
+            (true, true) => {
+                return Err("proxy_protocol needs trusted, the networks of the proxies, such as [\"10.0.0.0/8\"]: anybody else \
+                            could claim any address"
+                    .to_owned());
+            }
+            (false, false) => return Err("trusted is for proxy_protocol = true, which is not set here".to_owned()),
+            _ => {}
+        }
+        let timeouts = ConnectionTimeouts { idle_ms: ms(idle_ms), message_ms: ms(message_ms), write_ms: ms(write_ms) };
+        let trusted_proxies = trusted.iter().map(|text| text.parse()).collect::<Result<Vec<Network>, String>>()?;
+        Ok(Listener { timeouts, trusted_proxies, ..listener })
+    }
+}
+
+/// An entry of the list.
+struct Entry(Listener);
+
+struct EntryForm;
+
+impl<'de> de::Visitor<'de> for EntryForm {
+    type Value = Entry;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an address such as \"127.0.0.1:8080\", or a table with one")
+    }
+
+    fn visit_i64<E: de::Error>(self, port: i64) -> Result<Entry, E> {
+        self.visit_str(&port.to_string())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Entry, E> {
+        text.parse().map(|Listen(listener)| Entry(listener)).map_err(E::custom)
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
+        let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        table.listener().map(Entry).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryForm)
+    }
+}
+
+struct List;
+
+impl<'de> de::Visitor<'de> for List {
+    type Value = Option<Vec<Listen>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of addresses such as [\"127.0.0.1:8080\"]")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut addresses = Vec::new();
+        while let Some(Entry(listener)) = entries.next_element()? {
+            addresses.push(Listen(listener));
+        }
+        Ok(Some(addresses))
+    }
+}
+
+/// Reads a list of addresses from a file.
+pub(crate) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Listen>>, D::Error> {
+    deserializer.deserialize_any(List)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_leave_parts_out() {
+        for (text, address) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:81", "[::1]:81"),
+            ("::1", "[::1]:8080"),
+            ("[::]", "[::]:8080"),
+            ("0.0.0.0", "0.0.0.0:8080"),
+            ("9000", "127.0.0.1:9000"),
+            (":9000", "127.0.0.1:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            ("*:9000", "0.0.0.0:9000"),
+        ] {
+            let address = Listener::new(address.parse::<SocketAddr>().expect("an address"));
+            assert_eq!(text.parse(), Ok(Listen(address)), "{text}");
+        }
+        for wrong in ["", "host", "host:80", "127.0.0.1:99999", "1.2.3"] {
+            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
+        }
+    }
+}
