@@ -53,6 +53,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handover;
+mod helper;
 mod ipc;
 mod master;
 mod mutation;
@@ -72,6 +73,7 @@ mod worker;
 
 pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxClosed, Unreachable, Worker};
 pub use error::ServerError;
+pub use helper::spawn_helper;
 pub use ipc::control;
 pub use master::refuse_upgrade;
 pub use protocol::Protocol;

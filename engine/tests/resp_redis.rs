@@ -3,6 +3,7 @@
 
 #[path = "resp_redis/clients.rs"]
 mod clients;
+mod common;
 mod resp_encode;
 #[path = "resp_redis/server.rs"]
 mod server;

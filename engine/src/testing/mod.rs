@@ -314,6 +314,15 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
+    /// The same at another worker: they are numbered from 0, in the order in which they took over.
+    ///
+    /// # Panics
+    /// If there was no such worker.
+    pub fn message_to(&mut self, worker: usize, message: P::Message) {
+        self.call(worker, |protocol, worker| protocol.on_message(message, worker));
+        self.run();
+    }
+
     /// A helper thread's message arrives at the worker that serves then, after this time of [`Harness::advance`].
     pub fn message_after(&mut self, time: Duration, message: P::Message) {
         self.coming.push((self.context.deadline_ns(time), message));

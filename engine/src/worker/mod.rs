@@ -26,6 +26,7 @@ use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
 use crate::config::{self, Sandbox, Settings};
 use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
+use crate::helper;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
@@ -155,6 +156,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     // A thread of somebody else's process is theirs to confine.
     let sandbox = if setup.signals { settings.sandbox } else { Sandbox::Off };
     // The order matters: memory and the ring are made on the core that uses them.
+    helper::remember_cores();
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let system = |what| move |source| StartError::System { what, source };
     let made = (|| {

@@ -26,19 +26,7 @@ pub(crate) fn is_missing(program: &str) -> bool {
 /// The example, built as this test was.
 fn example() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--quiet", "--package", "baton", "--example", "resp", "--message-format", "json"]);
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
-        }
-        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let messages = output.stdout.split(|byte| *byte == b'\n');
-        let built = messages.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
-        let path = built.filter_map(|message| Some(message.get("executable")?.as_str()?.into())).next_back();
-        path.expect("cargo names the executable")
-    })
+    PATH.get_or_init(|| crate::common::example("resp"))
 }
 
 /// A running server; told to stop when dropped, and killed if it does not.

@@ -291,7 +291,7 @@ impl<P: Protocol> EventLoop<P> {
             self.ring.close(socket);
         }
         let entry = self.slab.at(slot).expect("as above");
-        if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty {
+        if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty || entry.watching != Watching::No {
             return;
         }
         let ending = entry.connection.close(&mut self.context);
@@ -333,7 +333,7 @@ impl<P: Protocol> EventLoop<P> {
                     let key = entry.key();
                     entry.sending = true;
                     let is_last = when_full == WhenFull::Return && entry.connection.ends_with_send(&payload);
-                    if is_last && entry.receiving == Receiving::No {
+                    if is_last && entry.receiving == Receiving::No && entry.watching == Watching::No {
                         entry.closes_with_send = true;
                         self.ring.send_and_close(socket, key, payload);
                     } else {

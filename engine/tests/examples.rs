@@ -1,0 +1,214 @@
+//! The examples `proxy` and `jobs` as processes, across reloads and upgrades: every byte and every answer comes, once.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use baton::control::{Client, GenerationPhase, Outcome, Reply, Request};
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An example that serves; ended when dropped, with whatever has come of it.
+struct Example {
+    address: SocketAddr,
+    control: PathBuf,
+    first: Child,
+    _folder: TempDir,
+}
+
+impl Example {
+    fn start(name: &str, arguments: &[String]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (control, program) = (folder.path().join("control"), common::example(name));
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            let address = free.expect("a free port");
+            let mut command = Command::new(&program);
+            command.arg(address.to_string()).args(arguments).arg("--control").arg(&control);
+            let mut first = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+            let began = Instant::now();
+            while began.elapsed() < PATIENCE && first.try_wait().expect("waited").is_none() {
+                if Client::ask(&control, &Request::Status, Some(PATIENCE)).is_ok_and(|reply| serves(&reply)) {
+                    return Self { address, control, first, _folder: folder };
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        panic!("{name} does not come up");
+    }
+
+    /// # Panics
+    /// If it is not done.
+    fn done(&self, request: &Request) -> Outcome {
+        match Client::ask(&self.control, request, Some(PATIENCE)) {
+            Ok(Reply::Done(outcome)) => outcome,
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+
+    /// Reloads, changes the number of workers, and upgrades.
+    fn change(&self) {
+        for workers in [2, 1, 2] {
+            self.done(&Request::Reload);
+            self.done(&Request::Scale { workers });
+            self.done(&upgrade());
+        }
+    }
+}
+
+fn serves(reply: &Reply) -> bool {
+    matches!(reply, Reply::Status(status) if status.generations.iter().any(|generation| generation.phase == GenerationPhase::Serving))
+}
+
+fn upgrade() -> Request {
+    Request::Upgrade {
+        binary: None,
+        arguments: None,
+        hold: false,
+        probation_ms: None,
+        timeout_ms: None,
+        allow: Vec::new(),
+        keep_connections: true,
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = Client::ask(&self.control, &Request::Stop { now: true, deadline_ms: None }, Some(PATIENCE));
+        let _ = self.first.kill();
+        let _ = self.first.wait();
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream
+}
+
+/// Says back what it hears, until the other side ends.
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let (mut from, mut to) = (&stream, &stream);
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    address
+}
+
+/// Bytes that can be told apart from each other.
+fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..count).map(next).collect()
+}
+
+/// Sends bytes and FIN, and reads what comes back to its end.
+fn exchange(address: SocketAddr, seed: u64) {
+    let sent = bytes(seed, 200_000);
+    let stream = connect(address);
+    let (mut writer, mut reader) = (stream.try_clone().expect("copied"), stream);
+    let part = 1 + (seed as usize * 997) % 5000;
+    let written = sent.clone();
+    let writing = thread::spawn(move || {
+        for (place, part) in written.chunks(part).enumerate() {
+            writer.write_all(part).expect("taken");
+            if place % 7 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        writer.shutdown(Shutdown::Write).expect("ended");
+    });
+    let mut received = Vec::new();
+    reader.read_to_end(&mut received).expect("the rest");
+    writing.join().expect("no panic");
+    assert!(received == sent, "{} of {} bytes came back as they were sent", received.len(), sent.len());
+}
+
+#[test]
+fn bytes_cross_a_proxy_that_is_upgraded() {
+    let upstreams = [echo_server(), echo_server()].map(|address| address.to_string());
+    let proxy = Example::start("proxy", &upstreams);
+    let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    // One that is idle all the while.
+    let mut idle = connect(proxy.address);
+    idle.write_all(b"before").expect("taken");
+    let clients: Vec<_> = (0..6)
+        .map(|client| {
+            let (is_over, count, address) = (Arc::clone(&is_over), Arc::clone(&count), proxy.address);
+            thread::spawn(move || {
+                let mut seed = client;
+                while !is_over.load(Ordering::Relaxed) {
+                    exchange(address, seed);
+                    seed += 6;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        proxy.change();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+    idle.write_all(b" after").expect("taken");
+    idle.shutdown(Shutdown::Write).expect("ended");
+    let mut received = String::new();
+    idle.read_to_string(&mut received).expect("the rest");
+    assert_eq!(received, "before after");
+    let count = count.load(Ordering::Relaxed);
+    println!("{count} connections of 200,000 bytes each way crossed 6 reloads, 6 changes of scale and 6 upgrades");
+    assert!(count >= 6);
+}
+
+#[test]
+fn jobs_are_neither_lost_nor_done_twice() {
+    let jobs = Example::start("jobs", &[]);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (1..=4u64)
+        .map(|client| {
+            let (is_over, address) = (Arc::clone(&is_over), jobs.address);
+            thread::spawn(move || {
+                let stream = connect(address);
+                let (mut writer, mut lines) = (stream.try_clone().expect("copied"), BufReader::new(stream).lines());
+                let mut place = client;
+                while !is_over.load(Ordering::Relaxed) {
+                    // The next one waits behind the first.
+                    writer.write_all(format!("{place}\n{}\n", place + 1).as_bytes()).expect("taken");
+                    for place in [place, place + 1] {
+                        let line = lines.next().expect("a line").expect("text");
+                        assert!(line.starts_with(&format!("prime {place} is ")), "{line}");
+                    }
+                    place = (place + 500) % 20_000 + 1;
+                }
+                writer.shutdown(Shutdown::Write).expect("ended");
+                assert!(lines.next().is_none(), "an answer that nobody has asked for");
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        jobs.change();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+}
