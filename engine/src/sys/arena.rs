@@ -12,8 +12,11 @@ use std::rc::Rc;
 /// Bytes of an ordinary chunk.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks kept when they are free; more are given back.
+/// Chunks that are kept always.
 const CHUNKS_KEPT: usize = 4;
+
+/// After so many turns, chunks are given back that none of them needed.
+const TURNS_OF_PEAK: u32 = 64;
 
 struct Memory {
     start: NonNull<u8>,
@@ -91,18 +94,25 @@ pub(crate) struct Arena {
     current: usize,
     /// Where the bytes staged since the last `seal` begin in the current chunk.
     start: usize,
+    /// Chunks of this turn, and the most of one since they were last given back.
+    used: usize,
+    used_peak: usize,
+    turns: u32,
 }
 
 impl Arena {
     pub(crate) fn new() -> Self {
-        Self { chunks: vec![Chunk::new(CHUNK_BYTES)], current: 0, start: 0 }
+        Self { chunks: vec![Chunk::new(CHUNK_BYTES)], current: 0, start: 0, used: 1, used_peak: 1, turns: 0 }
     }
 
     /// Goes to a chunk that can be written from its start, if there is one: the last turn's sends complete
     /// during this one, so two chunks alternate and both stay in the cache.
     pub(crate) fn begin_turn(&mut self) {
         debug_assert_eq!(self.staged_len(), 0, "staged bytes were left over");
-        if self.chunks.len() > CHUNKS_KEPT {
+        self.used_peak = self.used_peak.max(self.used);
+        self.used = 1;
+        self.turns += 1;
+        if self.turns >= TURNS_OF_PEAK {
             self.trim();
         }
         if let Some(free) = self.chunks.iter().position(|chunk| !chunk.has_slices()) {
@@ -210,18 +220,20 @@ impl Arena {
         self.chunks[from].length = self.start;
         self.current = to;
         self.start = 0;
+        self.used += 1;
     }
 
+    /// Keeps what a turn needed at most, twice, since the sends of the turn before go on meanwhile.
     #[cold]
     fn trim(&mut self) {
+        let kept_max = CHUNKS_KEPT.max(2 * self.used_peak);
+        (self.used_peak, self.turns) = (1, 0);
         // Chunks in use by slices may go too: their memory lives on in the slices.
-        self.chunks.retain({
-            let mut kept = 0;
-            move |chunk| {
-                let keep = kept < CHUNKS_KEPT && chunk.memory.capacity == CHUNK_BYTES && !chunk.has_slices();
-                kept += usize::from(keep);
-                keep
-            }
+        let mut kept = 0;
+        self.chunks.retain(|chunk| {
+            let keep = kept < kept_max && chunk.memory.capacity == CHUNK_BYTES;
+            kept += usize::from(keep);
+            keep
         });
         if self.chunks.is_empty() {
             self.chunks.push(Chunk::new(CHUNK_BYTES));
@@ -254,9 +266,27 @@ mod tests {
             assert!(living.iter().all(|(byte, slice)| slice.bytes().iter().all(|b| b == byte)));
         }
         drop(living);
-        arena.begin_turn();
-        arena.begin_turn();
+        (0..2 * TURNS_OF_PEAK).for_each(|_| arena.begin_turn());
         assert!(arena.chunks.len() <= CHUNKS_KEPT);
+    }
+
+    #[test]
+    fn turns_that_need_as_much_allocate_nothing() {
+        let mut arena = Arena::new();
+        let mut in_flight = Vec::new();
+        let mut starts = std::collections::HashSet::new();
+        for turn in 0..3 * TURNS_OF_PEAK {
+            arena.begin_turn();
+            in_flight = (0..10)
+                .map(|_| {
+                    arena.write(&[7; CHUNK_BYTES - 100]);
+                    arena.seal().expect("staged")
+                })
+                .collect();
+            let new = in_flight.iter().filter(|slice: &&Slice| starts.insert(slice.bytes().as_ptr())).count();
+            assert!(new == 0 || turn < 3, "{new} in turn {turn}");
+        }
+        assert_eq!(in_flight.len(), 10);
     }
 
     #[test]

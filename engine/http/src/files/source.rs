@@ -16,8 +16,8 @@ use crate::out::Out;
 /// Under which name a source is thawed.
 pub(super) const NAME: &str = "file";
 
-/// Read at once.
-const PART_BYTES: usize = 64 * 1024;
+/// Read at once: with an answer's head less than the 64 KiB that the engine's memory for output comes in.
+const PART_BYTES: usize = 60 * 1024;
 
 /// Which part of which file: what another worker needs to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
