@@ -242,6 +242,27 @@ impl<S: State> Http<S> {
         Next::Close
     }
 
+    /// Calls what is for no connection, and gives the answers that it has made.
+    fn attend(&mut self, worker: &mut Worker<'_, Message>, callback: impl FnOnce(&mut S, &mut Worker<'_, Message>)) {
+        let state = &mut self.state;
+        // There is a post from the start on.
+        let Some(post) = &self.writer.post else { return callback(state, worker) };
+        if post.attend(|| callback(state, worker)) {
+            self.deliver(worker);
+        }
+    }
+
+    /// Gives all answers that have come.
+    fn deliver(&mut self, worker: &mut Worker<'_, Message>) {
+        let mut taken = std::mem::take(&mut self.taken);
+        self.writer.post.iter().for_each(|post| post.take(&mut taken));
+        for Late { connection: id, number, response } in taken.drain(..) {
+            // One that is gone needs no answer.
+            let _ = worker.with(id, |connection, io| self.answer_late(connection, number, &response, io));
+        }
+        self.taken = taken;
+    }
+
     /// An answer has come that a handler was to give later.
     fn answer_late(
         &mut self,
@@ -483,29 +504,17 @@ impl<S: State> Protocol for Http<S> {
 
     fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
         match message.0 {
-            Inside::Answers => {
-                let mut taken = std::mem::take(&mut self.taken);
-                if let Some(post) = &self.writer.post {
-                    post.take(&mut taken);
-                }
-                for Late { connection, number, response } in taken.drain(..) {
-                    // One that is gone needs no answer.
-                    let answer =
-                        |state: &mut HttpConnection<S>, io: &mut Io<'_>| self.answer_late(state, number, &response, io);
-                    let _ = worker.with(connection, answer);
-                }
-                self.taken = taken;
-            }
+            Inside::Answers => self.deliver(worker),
             Inside::Wake(id) => worker.wake(id),
         }
     }
 
     fn on_worker_timer(&mut self, key: TimerKey, worker: &mut Worker<'_, Message>) {
-        self.state.on_timer(key, worker);
+        self.attend(worker, |state, worker| state.on_timer(key, worker));
     }
 
     fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
-        self.state.on_turn_end(worker);
+        self.attend(worker, S::on_turn_end);
     }
 
     fn on_drain(

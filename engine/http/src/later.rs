@@ -1,6 +1,7 @@
 //! Answers that come later, from this worker or from another thread, and wakes.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::http::StatusCode;
@@ -35,7 +36,30 @@ pub(crate) struct Post {
     answers: Mutex<Vec<Late>>,
 }
 
+thread_local! {
+    /// Which post is looked into as soon as the callback that runs has returned, and whether there is something new in it.
+    static ATTENDED: Cell<(usize, bool)> = const { Cell::new((0, false)) };
+}
+
 impl Post {
+    /// Runs a callback of this worker; whether it has put answers here, to be taken now: of these, no message tells.
+    pub(crate) fn attend(&self, callback: impl FnOnce()) -> bool {
+        struct Before((usize, bool));
+        impl Drop for Before {
+            fn drop(&mut self) {
+                ATTENDED.set(self.0);
+            }
+        }
+        let _before = Before(ATTENDED.replace((self.place(), false)));
+        callback();
+        ATTENDED.get().1
+    }
+
+    /// Tells it from others.
+    fn place(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     pub(crate) fn new(mailbox: Mailbox<Message>) -> Arc<Self> {
         Arc::new(Self { mailbox, answers: Mutex::default() })
     }
@@ -49,7 +73,9 @@ impl Post {
         answers.push(late);
         let is_first = answers.len() == 1;
         drop(answers);
-        if is_first && self.mailbox.send(Message(Inside::Answers)).is_err() {
+        if ATTENDED.get().0 == self.place() {
+            ATTENDED.set((self.place(), true));
+        } else if is_first && self.mailbox.send(Message(Inside::Answers)).is_err() {
             // Where the worker has ended, so have its connections.
             self.answers().clear();
         }

@@ -4,10 +4,10 @@ mod app;
 
 use std::time::Duration;
 
-use baton::CloseReason;
 use baton::config::{Limits, Timeouts};
 use baton::testing::{Client, Harness, output_of_all_handovers, output_of_all_splits};
-use baton_http::{Http, HttpConfig, Response, Router, StatusCode};
+use baton::{CloseReason, TimerKey, Worker};
+use baton_http::{Http, HttpConfig, Later, Message, Response, Router, State, StatusCode};
 
 use self::app::{App, server, server_with};
 
@@ -235,6 +235,57 @@ fn each_of_many_answers_reaches_its_own_client_whoever_gives_it() {
             expected.extend((at % 3 == 0).then(|| (200, "hello".to_owned())));
             assert_eq!(answers(&send(&mut harness, *client, "")), expected);
         }
+    }
+}
+
+/// Answers at the end of the turn, and what is asked of `/timer` when a timer expires.
+#[derive(Default)]
+struct Collected(Vec<Later>, Vec<Later>);
+
+impl State for Collected {
+    fn on_turn_end(&mut self, worker: &mut Worker<'_, Message>) {
+        if !self.1.is_empty() {
+            worker.set_timer(TimerKey(7), Duration::from_millis(5));
+        }
+        self.0.drain(..).for_each(|later| later.answer(Response::text("turn")));
+    }
+
+    fn on_timer(&mut self, key: TimerKey, _: &mut Worker<'_, Message>) {
+        assert_eq!(key, TimerKey(7));
+        self.1.drain(..).for_each(|later| later.answer(Response::text("timer")));
+    }
+}
+
+#[test]
+fn answers_of_the_worker_itself_come_at_once_and_beside_those_of_threads() {
+    let router = Router::new()
+        .get("/turn", |state: &mut Collected, _, reply| {
+            let (later, done) = reply.later();
+            state.0.push(later);
+            Ok(done)
+        })
+        .get("/timer", |state: &mut Collected, _, reply| {
+            let (later, done) = reply.later();
+            state.1.push(later);
+            Ok(done)
+        });
+    let mut harness = Harness::new(Http::new(&HttpConfig::default(), router, Collected::default()));
+    let clients: Vec<Client> = (0..20).map(|_| harness.open()).collect();
+    let told = |text: &str| (200, text.to_owned());
+    let answered = |harness: &mut Harness<Http<Collected>>, client, input: &str| {
+        harness.send(client, input.as_bytes());
+        answers(&String::from_utf8(harness.take_output(client)).expect("text"))
+    };
+    for client in &clients {
+        assert_eq!(answered(&mut harness, *client, &get("/turn").repeat(2)), [told("turn"), told("turn")]);
+        assert_eq!(answered(&mut harness, *client, &(get("/timer") + &get("/turn"))), []);
+    }
+    let of_thread = harness.protocol().state().1.pop().expect("one waits");
+    std::thread::spawn(move || of_thread.answer(Response::text("thread"))).join().expect("told");
+    harness.advance(Duration::from_millis(10));
+    for (at, client) in clients.iter().enumerate() {
+        let first = if at == 19 { "thread" } else { "timer" };
+        assert_eq!(answered(&mut harness, *client, ""), [told(first), told("turn")], "{at}");
     }
 }
 
