@@ -150,14 +150,17 @@ pub(crate) struct Rendezvous {
     waiting: VecDeque<OwnedFd>,
     /// The user that the worker was started as; it may have become another since.
     user: u32,
-    folder: PathBuf,
+    /// Where its name is to be removed by this process.
+    folder: Option<PathBuf>,
 }
 
 impl Drop for Rendezvous {
     /// A worker that has become another user leaves this to masters.
     fn drop(&mut self) {
-        forget(&self.folder, std::process::id());
-        let _ = fs::remove_dir(&self.folder);
+        if let Some(folder) = &self.folder {
+            forget(folder, std::process::id());
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 
@@ -176,7 +179,12 @@ impl Rendezvous {
         bound.unwrap_or(Err(io::ErrorKind::NotFound.into()))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw(), folder: folder.to_owned() })
+        Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw(), folder: Some(folder.to_owned()) })
+    }
+
+    /// This process may remove no files any more: masters do, when it has ended.
+    pub(crate) fn leave_name(&mut self) {
+        self.folder = None;
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {

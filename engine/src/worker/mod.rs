@@ -24,6 +24,7 @@ use nix::unistd::geteuid;
 use self::event_loop::{EventLoop, Parts};
 use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
+use self::sandbox::Files;
 use crate::config::{self, Sandbox, Settings};
 use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
 use crate::helper;
@@ -169,7 +170,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let operations = sandbox::operations(sandbox, P::SYSTEM_CALLS);
         let ring = open_ring(sizing.ring, features, operations).map_err(ring_error)?;
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
-        let rendezvous = setup.rendezvous.as_deref().and_then(|folder| {
+        let mut rendezvous = setup.rendezvous.as_deref().and_then(|folder| {
             Rendezvous::open(folder)
                 .inspect_err(|error| tracing::warn!(slot, %error, "no other master can find this worker"))
                 .ok()
@@ -182,7 +183,10 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         // Rings cannot be made later, where there is a sandbox.
         let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
         // Everything that needs privilege exists; the protocol's own code never has any.
-        sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
+        let files = sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
+        if let (Files::Denied, Some(rendezvous)) = (files, &mut rendezvous) {
+            rendezvous.leave_name();
+        }
         let mut context = Context::new(page, settings.limits.clone(), settings.timeouts.clone(), monotonic_ns());
         context.slot = slot;
         if settings.listen.iter().any(config::Listener::is_special) {

@@ -24,6 +24,15 @@ pub(super) fn operations(sandbox: Sandbox, calls: SystemCalls) -> Operations {
     }
 }
 
+/// What a process can do with names of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// As its user can.
+    AsUser,
+    /// It can make and remove none.
+    Denied,
+}
+
 /// Gives up everything else, for good. From here on the process may run the protocol's own code.
 ///
 /// # Errors
@@ -35,13 +44,13 @@ pub(super) fn enter(
     readable: &[PathBuf],
     identity: Option<&Identity>,
     slot: usize,
-) -> Result<(), StartError> {
+) -> Result<Files, StartError> {
     let privileges = |source| StartError::System { what: "giving up privileges", source };
     if let Some(identity) = identity {
         identity.assume().map_err(privileges)?;
     }
     if sandbox == Sandbox::Off || (sandbox == Sandbox::Auto && calls == SystemCalls::Any) {
-        return Ok(());
+        return Ok(Files::AsUser);
     }
     if identity.is_none() {
         let kept = if calls == SystemCalls::ServeOnly { Capabilities::NONE } else { Capabilities::USUAL };
@@ -71,11 +80,11 @@ pub(super) fn enter(
         Err(source) if sandbox == Sandbox::On => Err(StartError::Sandbox { source }),
         Err(error) => {
             tracing::warn!(slot, "sandbox: this worker serves without a filter of its system calls: {error}");
-            Ok(())
+            Ok(Files::AsUser)
         }
         Ok(()) => {
             tracing::debug!(slot, user = geteuid().as_raw(), ?calls, "sandbox: entered");
-            Ok(())
+            Ok(if calls == SystemCalls::ServeOnly { Files::Denied } else { Files::AsUser })
         }
     }
 }

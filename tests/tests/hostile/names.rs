@@ -67,24 +67,29 @@ fn workers_of(control: &Path) -> PathBuf {
     control.with_file_name("control.workers")
 }
 
-/// Knocks at all names that anybody can see, and in the folder beside a control socket, once for each line it is sent; says
-/// how many let it in.
+/// All names that anybody can see, those in the folder beside a control socket, and that socket's own.
+pub(crate) fn names_seen(control: &Path) -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/net/unix").expect("everybody may read it");
+    let shown = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
+    let shown = shown.map(|name| name.strip_prefix('@').map_or(name.to_owned(), |name| format!("\0{name}")));
+    let workers = fs::read_dir(workers_of(control)).into_iter().flatten();
+    let workers = workers.map(|file| file.expect("an entry").path().to_string_lossy().into_owned());
+    shown.chain(workers).chain([control.display().to_string()]).collect()
+}
+
+/// Knocks at a name; gives what it was let in with.
+pub(crate) fn knock(name: &str) -> Option<Socket> {
+    [Type::STREAM, Type::SEQPACKET].into_iter().find_map(|kind| {
+        let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
+        socket.set_nonblocking(true).expect("set");
+        SockAddr::unix(name).is_ok_and(|name| socket.connect(&name).is_ok()).then_some(socket)
+    })
+}
+
+/// Knocks at all names once for each line it is sent; says how many let it in.
 pub(crate) fn knocker(control: &Path) {
     for _ in std::io::stdin().lines() {
-        let table = fs::read_to_string("/proc/net/unix").expect("everybody may read it");
-        let shown = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
-        let shown = shown.map(|name| name.strip_prefix('@').map_or(name.to_owned(), |name| format!("\0{name}")));
-        let workers = fs::read_dir(workers_of(control)).into_iter().flatten();
-        let workers = workers.map(|file| file.expect("an entry").path().to_string_lossy().into_owned());
-        let lets_in = |name: &String| {
-            [Type::STREAM, Type::SEQPACKET].into_iter().any(|kind| {
-                let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
-                socket.set_nonblocking(true).expect("set");
-                SockAddr::unix(name).is_ok_and(|name| socket.connect(&name).is_ok())
-            })
-        };
-        let names = shown.chain(workers).chain([control.display().to_string()]).collect::<BTreeSet<_>>();
-        say(&names.iter().filter(|name| lets_in(name)).count().to_string());
+        say(&names_seen(control).iter().filter_map(|name| knock(name)).count().to_string());
     }
 }
 
@@ -121,7 +126,7 @@ fn batonctl_believes_no_impostor() {
     assert_eq!([stranger.hear(), stranger.hear()].map(|bytes| bytes.expect("one")), ["0", "0"]);
 }
 
-fn start(control: &Path, address: &str) -> Server {
+pub(crate) fn start(control: &Path, address: &str) -> Server {
     let mut command = Command::new(batond());
     command.args(["--workers", "2", "--user", "nobody", "--listen", address, "--control"]).arg(control);
     Server::start_command(command)

@@ -31,9 +31,14 @@ pub(crate) struct Stranger {
 impl Stranger {
     /// Starts one that plays `role`, the name of one of [`role`], with an argument.
     pub(crate) fn play(role: &str, argument: &str) -> Self {
+        Self::play_as(STRANGER, role, argument)
+    }
+
+    /// The same, as another user.
+    pub(crate) fn play_as(user: u32, role: &str, argument: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = command_for_all(&folder, &std::env::current_exe().expect("a path"));
-        command.uid(STRANGER).gid(STRANGER).env(ROLE, format!("{role} {argument}")).stderr(Stdio::piped());
+        command.uid(user).gid(user).env(ROLE, format!("{role} {argument}")).stderr(Stdio::piped());
         command.args(["stranger::role", "--exact", "--ignored", "--nocapture", "--test-threads", "1"]);
         let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
@@ -95,6 +100,8 @@ fn role() {
         ("squatter", _) => super::names::squatter(),
         ("folder_maker", path) => super::names::folder_maker(Path::new(path)),
         ("knocker", path) => super::names::knocker(Path::new(path)),
+        ("flooder", path) => super::visitor::flooder(Path::new(path)),
+        ("forger", path) => super::visitor::forger(Path::new(path)),
         _ => panic!("no role: {role}"),
     }
 }
