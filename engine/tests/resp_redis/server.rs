@@ -28,7 +28,16 @@ fn example() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--quiet", "--package", "baton", "--example", "resp", "--message-format", "json"]);
+        command.args([
+            "build",
+            "--quiet",
+            "--package",
+            "baton-engine",
+            "--example",
+            "resp",
+            "--message-format",
+            "json",
+        ]);
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }
