@@ -22,7 +22,8 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        if self.phase != Phase::Open || self.outbound.is_in_flight() {
+        let awaits_header = self.phase == Phase::Header;
+        if !(awaits_header || self.phase == Phase::Open) || self.outbound.is_in_flight() {
             return None;
         }
         let timers = self.timers.deadlines_ns(&context.timers);
@@ -30,7 +31,9 @@ impl<S> Connection<S> {
             return None;
         }
         let mut state = Vec::new();
-        protocol.freeze(self.state.as_ref()?, &mut state).ok()?;
+        if !awaits_header {
+            protocol.freeze(self.state.as_ref()?, &mut state).ok()?;
+        }
         let now_ns = context.now_ns;
         let standing = Standing {
             at_least: self.at_least,
@@ -39,6 +42,7 @@ impl<S> Connection<S> {
             rerun: self.rerun,
             peer_ended: self.peer_ended,
             eof_told: self.eof_told,
+            awaits_header,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
@@ -72,6 +76,12 @@ impl<S> Connection<S> {
     {
         let Frozen { standing, state, input, output, proxy: _ } = frozen;
         self.phase = Phase::Frozen;
+        self.peer_ended = standing.peer_ended;
+        self.timers.set_timeouts(standing.timeouts.bounded());
+        if standing.awaits_header {
+            self.input.append(&input);
+            return Ok(standing);
+        }
         if standing.timers_ns.len() > TIMERS_MAX {
             return Err(ThawError::Malformed);
         }
@@ -86,9 +96,7 @@ impl<S> Connection<S> {
         self.paused = standing.paused;
         self.full |= standing.full;
         self.rerun = standing.rerun;
-        self.peer_ended = standing.peer_ended;
         self.eof_told = standing.eof_told;
-        self.timers.set_timeouts(standing.timeouts.bounded());
         Ok(standing)
     }
 
@@ -104,6 +112,10 @@ impl<S> Connection<S> {
         // Zero would mean that none is begun.
         self.message_ns = standing.message_ns.map_or(0, |ago_ns| now_ns.saturating_sub(ago_ns).max(1));
         self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
+        if standing.awaits_header {
+            self.phase = Phase::Header;
+            return self.set_alarm(context);
+        }
         for (key, left_ns) in &standing.timers_ns {
             let at_ns = now_ns.saturating_add((*left_ns).max(1));
             self.timers.set(TimerKey(*key), self.id.slot, at_ns, &mut context.timers);

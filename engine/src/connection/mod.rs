@@ -151,8 +151,9 @@ impl<S> Connection<S> {
         self.set_alarm(context);
     }
 
-    pub(crate) fn awaits_header(&self) -> bool {
-        self.phase == Phase::Header
+    /// It is not about to end.
+    pub(crate) fn can_move(&self) -> bool {
+        matches!(self.phase, Phase::Header | Phase::Open)
     }
 
     /// Whoever is connected is no proxy that is trusted.
@@ -163,11 +164,6 @@ impl<S> Connection<S> {
     /// When input last arrived or output last ended; when it opened, before that.
     pub(crate) fn activity_ns(&self) -> u64 {
         self.activity_ns
-    }
-
-    /// The protocol has it, and it is not about to end.
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
     }
 
     /// That it ends is settled; the last bytes and the peer's FIN are waited for.

@@ -16,6 +16,9 @@ pub(crate) struct Standing {
     pub(crate) rerun: bool,
     pub(crate) peer_ended: bool,
     pub(crate) eof_told: bool,
+    /// A proxy has not said yet whose it is: the protocol does not know of it, and there is no state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) awaits_header: bool,
     /// Since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
     /// Since the first byte of the message in the input.

@@ -349,7 +349,7 @@ impl<P: Protocol> Harness<P> {
             carry_worker(&mut self.protocol, &mut successor, &mut Worker::new(&mut self.context, &self.inbox));
         carried.expect("what a protocol has frozen it can thaw");
         for client in &mut self.clients {
-            let Some(connection) = client.connection.as_mut().filter(|connection| connection.is_open()) else {
+            let Some(connection) = client.connection.as_mut().filter(|connection| connection.can_move()) else {
                 continue;
             };
             if let Some(payload) = client.waiting_send.take() {
@@ -386,7 +386,7 @@ impl<P: Protocol> Harness<P> {
                 if let Some(payload) = waiting_send {
                     connection.sent(&mut self.protocol, &mut self.context, payload, 0);
                 }
-                if connection.is_open() {
+                if connection.can_move() {
                     let (from, to) = (&mut self.protocol, &mut successor);
                     moved = Some(carry(connection, proxy.as_ref(), from, to, &mut self.context)?);
                 } else {
