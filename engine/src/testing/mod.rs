@@ -531,7 +531,7 @@ impl<P: Protocol> Harness<P> {
             Action::Open(header) => {
                 let peer = Peer { token: None, ends: &ENDS, proxy: Some(&header) };
                 connection.open(&mut self.protocol, &mut self.context, peer);
-                client.proxy = Some(header);
+                client.proxy = Some(*header);
                 return true;
             }
             Action::ShutdownWrite => {

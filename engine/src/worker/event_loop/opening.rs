@@ -97,7 +97,8 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// A proxy has said whose connection it is.
-    pub(super) fn announced(&mut self, id: ConnectionId, header: ProxyHeader) {
+    #[cold]
+    pub(super) fn announced(&mut self, id: ConnectionId, header: Box<ProxyHeader>) {
         self.proxied.insert(id, header);
         self.tell_opened(id, None);
         let deadline = self.deadline();
@@ -116,7 +117,7 @@ impl<P: Protocol> EventLoop<P> {
     fn tell_opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let entry = self.slab.get(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id) };
+        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id).map(Box::as_ref) };
         entry.connection.open(&mut self.protocol, &mut self.context, peer);
     }
 
