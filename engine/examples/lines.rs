@@ -1,7 +1,7 @@
 //! A protocol of text lines, with timers and back-pressure:
 //!
 //! ```text
-//! $ cargo run -p baton --example lines &
+//! $ cargo run -p baton-engine --example lines &
 //! $ nc 127.0.0.1 7001
 //! say hello          -> hello
 //! sleep 500          -> awake                  half a second later; what follows waits

@@ -4,7 +4,7 @@
 //! there were, so that `mean` can be asked for. Here the three releases are one program; in life they are three.
 //!
 //! ```text
-//! $ cargo build -p baton --example versions -p batonctl
+//! $ cargo build -p baton-engine --example versions -p batonctl
 //! $ target/debug/examples/versions --release 1 --control /tmp/versions.sock &
 //! $ nc 127.0.0.1 7002
 //! 5

@@ -25,8 +25,10 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] goes on from here.
+//!
 //! # Logs
-//! The engine tells what it does by [`tracing`](https://docs.rs/tracing): nothing is written until the program installs a
+//! The engine tells what it does by the crate `tracing`: nothing is written until the program installs a
 //! subscriber. Install it before [`Server::run`], and the workers, which are forked, have it too:
 //!
 //! ```no_run
@@ -52,6 +54,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guide;
 mod handover;
 mod helper;
 mod ipc;

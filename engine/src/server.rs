@@ -107,7 +107,7 @@ impl Server {
         Builder::default()
     }
 
-    /// The workers' numbers; readable while the server runs and after.
+    /// The workers' numbers, for after the server has ended; [`Telemetry`] says how they are read while it runs.
     pub fn telemetry(&self) -> Telemetry {
         self.telemetry.clone()
     }

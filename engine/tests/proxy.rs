@@ -94,6 +94,26 @@ fn what_was_said_moves_with_the_connection() {
 }
 
 #[test]
+fn a_header_may_come_in_parts_to_several_workers() {
+    for end in 0..LINE.len() {
+        let (mut harness, client) = proxied();
+        harness.send(client, &LINE[..end]);
+        harness.advance(Duration::from_secs(4));
+        harness.hand_over(Who);
+        harness.hand_over(Who);
+        assert_eq!(harness.take_output(client), b"", "it is not known yet");
+        harness.advance(Duration::from_secs(5));
+        harness.send(client, &[&LINE[end..], b"hello"].concat());
+        assert_eq!(harness.take_output(client), b"192.0.2.7:4096 0\nhello", "moved after {end} bytes");
+    }
+    let (mut harness, client) = proxied();
+    harness.advance(Duration::from_secs(6));
+    harness.hand_over(Who);
+    harness.advance(Duration::from_secs(5));
+    assert_eq!(harness.closed(client), Some(CloseReason::ProxyHeader), "the time goes on");
+}
+
+#[test]
 fn without_a_header_in_time_it_is_cut() {
     let (mut harness, client) = proxied();
     harness.send(client, &LINE[..5]);

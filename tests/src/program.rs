@@ -37,7 +37,7 @@ pub fn batonctl() -> &'static Path {
 /// # Panics
 /// If it cannot be built.
 pub fn example(name: &str) -> PathBuf {
-    build(&["--package", "baton", "--example", name])
+    build(&["--package", "baton-engine", "--example", name])
 }
 
 /// An example of these tests that ends processes where it is told to.

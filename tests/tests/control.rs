@@ -78,6 +78,9 @@ fn status_shows_what_runs() {
     assert_eq!((status.accepted, status.requests), (10, 10));
     let (code, stdout, _) = controlled.screen(&["status"]);
     assert!(code == 0 && stdout.contains("generation 1, serving") && stdout.contains("ready"), "{stdout}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((status.name.as_deref(), status.program_version.as_deref()), (Some("batond"), Some(version)));
+    assert!(stdout.starts_with(&format!("batond {version} running, pid {}", status.pid)), "{stdout}");
     let (code, stdout, stderr) = controlled.screen(&["status", "--json"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     let again: Status = serde_json::from_str(&stdout).expect("a status");

@@ -259,14 +259,21 @@ fn a_log_that_is_renamed_and_opened_anew_loses_no_line() {
 
 #[test]
 fn a_full_disk_stops_nobody_and_lost_lines_are_counted() {
-    let server = Server::start_controlled(&["--access-log", "/dev/full"]);
-    let mut stream = connect(server.address());
-    (0..1_000).for_each(|_| drop(get(&mut stream, "/", "")));
-    let counted = || {
+    let server = Server::start_controlled(&["--access-log", "/dev/full", "--workers", "2"]);
+    let mut streams: Vec<TcpStream> = (0..20).map(|_| connect(server.address())).collect();
+    streams.iter_mut().for_each(|stream| (0..50).for_each(|_| drop(get(stream, "/", ""))));
+    // By name: of the server, of its generation, and of each worker.
+    wait_until("a thousand lines are counted", || {
         let status = baton_tests::control::status(&server.control()).expect("a status");
-        serde_json::to_string(&status).expect("JSON").contains("\"access_log_lines_lost\",1000")
-    };
-    wait_until("a thousand lines are counted", counted);
+        let generation = &status.generations[0];
+        let workers: Vec<_> = generation.workers.iter().flat_map(|worker| worker.counters.clone()).collect();
+        let all = [status.counters, generation.counters.clone(), workers];
+        let sums = all.map(|counters| {
+            assert!(counters.iter().all(|(name, _)| name == "access_log_lines_lost"), "{counters:?}");
+            counters.iter().map(|(_, count)| count).sum::<u64>()
+        });
+        sums == [1_000; 3]
+    });
     server.stop();
 }
 

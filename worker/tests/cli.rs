@@ -89,7 +89,7 @@ fn mistakes_in_the_file_are_named_by_place() {
     assert!(refusal("[limits]\nbacklog = \"many\"\n").starts_with("2:11: invalid type"));
     assert!(refusal("[limits]\nreceive_buffers = 100\n").starts_with("2:1: receive_buffers: "));
     assert!(refusal("[limits]\nmessage_bytes_max = \"1 parsec\"\n").starts_with("2:21: "));
-    assert!(refusal("listen = [\"nowhere\"]\n").starts_with("1:10: "));
+    assert!(refusal("listen = [\"nowhere\"]\n").starts_with("1:11: "));
     assert!(refusal("listen = []\n").starts_with("1:1: listen: "));
     assert!(refusal("protocol = \"gopher\"\n").contains("gopher"));
     assert!(refusal(b"workers = 1 # \xff\n").starts_with("1:15: not UTF-8"));

@@ -2,7 +2,7 @@
 //! through reloads (HUP) and upgrades (`batonctl upgrade`).
 //!
 //! ```text
-//! cargo run --release -p baton --example resp -- --listen 127.0.0.1:6380
+//! cargo run --release -p baton-engine --example resp -- --listen 127.0.0.1:6380
 //! redis-cli -p 6380
 //! redis-benchmark -p 6380 -t ping,set,get,incr,mset -P 16
 //! ```

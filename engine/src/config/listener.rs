@@ -23,7 +23,7 @@ pub struct Listener {
     /// [`message_ms`](super::Timeouts::message_ms); each is counted as
     /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
     ///
-    /// At a handover, a connection whose header has not come stays where it is until it has, and then moves with what was said.
+    /// At a handover, what was said goes along; so does a connection whose header has not come, with the time that is left for it.
     pub trusted_proxies: Vec<Network>,
 }
 

@@ -25,7 +25,8 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        if self.phase != Phase::Open || self.outbound.is_in_flight() {
+        let awaits_header = self.phase == Phase::Header;
+        if !(awaits_header || self.phase == Phase::Open) || self.outbound.is_in_flight() {
             return Err(CannotFreeze::Stays);
         }
         let timers = self.own.timers.deadlines_ns(&context.timers);
@@ -33,7 +34,9 @@ impl<S> Connection<S> {
             return Err(CannotFreeze::Stays);
         }
         let mut state = Vec::new();
-        protocol.freeze(self.state.as_ref().ok_or(CannotFreeze::Stays)?, &mut state)?;
+        if !awaits_header {
+            protocol.freeze(self.state.as_ref().ok_or(CannotFreeze::Stays)?, &mut state)?;
+        }
         let now_ns = context.now_ns;
         let standing = Standing {
             at_least: self.at_least,
@@ -44,6 +47,7 @@ impl<S> Connection<S> {
             eof_told: self.eof_told,
             write_end: self.write_end,
             is_hung_up: self.is_hung_up,
+            awaits_header,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
@@ -77,6 +81,12 @@ impl<S> Connection<S> {
     {
         let Frozen { standing, state, input, output, proxy: _ } = frozen;
         self.phase = Phase::Frozen;
+        self.peer_ended = standing.peer_ended;
+        self.own.timers.set_timeouts(standing.timeouts.bounded());
+        if standing.awaits_header {
+            self.input.append(&input);
+            return Ok(standing);
+        }
         if standing.timers_ns.len() > TIMERS_MAX {
             return Err(ThawError::Malformed);
         }
@@ -91,11 +101,9 @@ impl<S> Connection<S> {
         self.paused = standing.paused;
         self.full |= standing.full;
         self.rerun = standing.rerun;
-        self.peer_ended = standing.peer_ended;
         self.eof_told = standing.eof_told;
         self.write_end = standing.write_end;
         self.is_hung_up = standing.is_hung_up;
-        self.own.timers.set_timeouts(standing.timeouts.bounded());
         Ok(standing)
     }
 
@@ -108,6 +116,10 @@ impl<S> Connection<S> {
         // Zero would mean that none is begun.
         self.message_ns = standing.message_ns.map_or(0, |ago_ns| now_ns.saturating_sub(ago_ns).max(1));
         self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
+        if standing.awaits_header {
+            self.phase = Phase::Header;
+            return self.set_alarm(context);
+        }
         for (key, left_ns) in &standing.timers_ns {
             let at_ns = now_ns.saturating_add((*left_ns).max(1));
             self.own.timers.set(TimerKey(*key), self.own.id.slot, at_ns, &mut context.timers);

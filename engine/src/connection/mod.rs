@@ -1,9 +1,10 @@
 //! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
 //! ring, and by the harness without a kernel.
 //!
-//! A connection of a proxy begins in `Header`, all others in `Open`. Phases only go forward: `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In
-//! `Ended` nothing more is wanted of the kernel but the end of what it still has in hand, then the close. From `Open` it
-//! goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
+//! A connection of a proxy begins in `Header`, any other in `Open`. Phases only go forward: `Header` → `Open` → `Flushing` →
+//! `Lingering` → `Ended`, or straight to `Ended` on an error. In `Ended` nothing more is wanted of the kernel but the end of
+//! what it still has in hand, then the close. From `Header` and `Open` it goes to `Frozen` and back, or from `Frozen` to `Ended`
+//! when another worker has the connection.
 
 mod callbacks;
 mod deadlines;
@@ -57,7 +58,7 @@ enum Phase {
 pub(crate) enum Action {
     Nothing,
     /// Call [`Connection::open`]: the proxy has said whose connection it is.
-    Open(ProxyHeader),
+    Open(Box<ProxyHeader>),
     /// Send FIN; keep receiving.
     ShutdownWrite,
     /// End everything in the kernel's hand, then close, with a reset where told.
@@ -177,8 +178,9 @@ impl<S> Connection<S> {
         self.set_alarm(context);
     }
 
-    pub(crate) fn awaits_header(&self) -> bool {
-        self.phase == Phase::Header
+    /// It is not about to end.
+    pub(crate) fn can_move(&self) -> bool {
+        matches!(self.phase, Phase::Header | Phase::Open)
     }
 
     /// Whoever is connected is no proxy that is trusted.
@@ -566,7 +568,7 @@ impl<S> Connection<S> {
                 self.input.consume(header.as_bytes().len());
                 self.phase = Phase::Open;
                 self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
-                return Action::Open(header);
+                return Action::Open(Box::new(header));
             }
             Ok(None) if !self.peer_ended => return Action::Nothing,
             // Somebody looks whether the port is open.

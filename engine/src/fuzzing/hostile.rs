@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::workers::Timed;
 use crate::config::Settings;
 use crate::handover::limits::GIVE_MS_MAX;
-use crate::handover::{Frozen, Message, Standing, VERSION};
+use crate::handover::{Frozen, Message, Refusal, Standing, VERSION};
 use crate::ipc::channel::{self, hear_with, tell};
 use crate::ipc::meeting::visit;
 use crate::ipc::orders::{Order, Report};
@@ -17,6 +17,7 @@ use crate::ipc::transfer::{Channel, Heard, Member, Offer};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
+use crate::types::CloseReason;
 use crate::worker::{Listeners, Setup, run};
 
 /// What should happen happens by then, on a slow machine too.
@@ -89,22 +90,17 @@ fn next(channel: &mut Channel) -> Heard {
 
 /// An offer of one connection, with its peer.
 fn offer(batch: u64) -> (Offer, TcpStream) {
+    let (standing, state) = (Standing::default(), vec![1]);
+    offer_of(batch, &Frozen { standing, state, input: Vec::new(), output: Vec::new(), proxy: Vec::new() })
+}
+
+fn offer_of(batch: u64, frozen: &Frozen) -> (Offer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
     let (connection, _) = listener.accept().expect("accepted");
-    let (standing, state) = (Standing::default(), vec![1]);
-    let frozen = Frozen { standing, state, input: Vec::new(), output: Vec::new(), proxy: Vec::new() };
     let format = Timed::STATE.expect("it can be handed over");
-    (
-        Offer::new(
-            batch,
-            format,
-            &[Member { frozen: &frozen, is_fresh: false, partner: None }],
-            vec![connection.into()],
-        )
-        .expect("made"),
-        peer,
-    )
+    let member = Member { frozen, is_fresh: false, partner: None };
+    (Offer::new(batch, format, &[member], vec![connection.into()]).expect("made"), peer)
 }
 
 #[test]
@@ -134,6 +130,44 @@ fn what_is_given_in_time_is_kept() {
         channel.say(&Message::Gives { batch }).expect("said");
     }
     wait(|| (victim.page.snapshot().taken_over == 20).then_some(()));
+    victim.stop();
+}
+
+/// What another worker says that a proxy has said, or is to say.
+#[test]
+fn headers_of_proxies_are_believed_if_they_are_some() {
+    let victim = Victim::start();
+    let mut channel = victim.visit();
+    let (state, output) = (vec![1], Vec::new());
+    let whole = b"PROXY TCP4 192.0.2.7 198.51.100.1 4096 443\r\n";
+    let too_long = [b"\r\n\r\n\0\r\nQUIT\n\x21\0\xff\xff".as_slice(), &[0; 0xffff]].concat();
+    let cases: [(&[u8], Option<Refusal>); 5] = [
+        (whole, None),
+        (b"nonsense", Some(Refusal::State)),
+        (&whole[1..], Some(Refusal::State)),
+        (&whole[..20], Some(Refusal::State)),
+        (&too_long, Some(Refusal::State)),
+    ];
+    for (batch, (proxy, expected)) in (1..).zip(cases) {
+        let (state, output, proxy) = (state.clone(), output.clone(), proxy.to_vec());
+        let frozen = Frozen { standing: Standing::default(), state, input: Vec::new(), output, proxy };
+        let (offer, _peer) = offer_of(batch, &frozen);
+        channel.offer(offer).expect("said");
+        let Heard::Takes { refused, .. } = next(&mut channel) else { panic!("no answer") };
+        assert_eq!(refused, expected.map(|refusal| (0, refusal)).into_iter().collect::<Vec<_>>());
+        channel.say(&Message::Gives { batch }).expect("said");
+    }
+    for (batch, input) in (10..).zip([&whole[..], &whole[..20], b"nonsense", b""]) {
+        let standing =
+            Standing { awaits_header: true, full: true, paused: true, peer_ended: true, ..Standing::default() };
+        let (state, output, input) = (state.clone(), b"unsent".to_vec(), input.to_vec());
+        let (offer, _peer) = offer_of(batch, &Frozen { standing, state, input, output, proxy: Vec::new() });
+        channel.offer(offer).expect("said");
+        assert!(matches!(next(&mut channel), Heard::Takes { refused, .. } if refused.is_empty()));
+        channel.say(&Message::Gives { batch }).expect("said");
+    }
+    let closed = |reason: CloseReason| victim.page.snapshot().closed[reason as usize].1;
+    wait(|| (closed(CloseReason::ProxyHeader) == 2 && closed(CloseReason::Peer) >= 1).then_some(()));
     victim.stop();
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Standing {
     pub(crate) eof_told: bool,
     pub(crate) write_end: WriteEnd,
     pub(crate) is_hung_up: bool,
+    /// A proxy has not said yet whose it is: the protocol does not know of it, and there is no state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) awaits_header: bool,
     /// Since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
     /// Since the first byte of the message in the input.

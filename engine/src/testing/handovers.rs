@@ -35,7 +35,7 @@ impl<P: Protocol> Harness<P> {
         let mut has_moved = false;
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
-            if std::mem::take(&mut client.moves_later) && client.connection.as_ref().is_some_and(Connection::is_open) {
+            if std::mem::take(&mut client.moves_later) && client.connection.as_ref().is_some_and(Connection::can_move) {
                 has_moved |= self.move_with_partner(index);
             }
         }
@@ -46,7 +46,7 @@ impl<P: Protocol> Harness<P> {
     fn move_with_partner(&mut self, index: usize) -> bool {
         let partner = self.id(Client(index)).and_then(|id| self.context.pairs.of(id)).map(|id| id.slot as usize);
         let partner =
-            partner.filter(|partner| self.clients[*partner].connection.as_ref().is_some_and(Connection::is_open));
+            partner.filter(|partner| self.clients[*partner].connection.as_ref().is_some_and(Connection::can_move));
         let members: Vec<usize> = std::iter::once(index).chain(partner).collect();
         members.iter().for_each(|member| self.clients[*member].moves_later = false);
         let mut frozen = Vec::new();
@@ -125,7 +125,7 @@ impl<P: Protocol> Harness<P> {
             moved.reason = client.reason;
             clients.push(moved);
             let Some(connection) = &client.connection else { continue };
-            if !connection.is_open() {
+            if !connection.can_move() {
                 clients[index].reason = Some(connection.reason());
                 continue;
             }

@@ -497,7 +497,7 @@ impl<P: Protocol> Harness<P> {
             Action::Open(header) => {
                 self.on(index, |connection, wire, host, context| {
                     connection.open(host, context, Peer { token: None, ends: &ENDS, proxy: Some(&header) });
-                    wire.proxy = Some(header);
+                    wire.proxy = Some(*header);
                 });
                 return true;
             }

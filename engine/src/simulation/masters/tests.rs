@@ -129,7 +129,7 @@ fn each_mutation_is_found_by_its_seed() {
     assert!(
         missed.is_empty(),
         "missed: {missed:?}. Renew FOUND_BY with what this prints:\n  \
-         cargo test --release -p baton --lib each_mutation_is_found -- --ignored --nocapture"
+         cargo test --release -p baton-engine --lib each_mutation_is_found -- --ignored --nocapture"
     );
 }
 

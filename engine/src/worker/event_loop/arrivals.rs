@@ -98,6 +98,11 @@ impl<P: Protocol> EventLoop<P> {
             self.ring.close(socket);
             return Err(Refusal::Limit);
         }
+        let proxy = (!frozen.proxy.is_empty()).then(|| ProxyHeader::whole(&frozen.proxy)).transpose();
+        let Ok(proxy) = proxy else {
+            self.ring.close(socket);
+            return Err(Refusal::State);
+        };
         let id = match self.insert(socket) {
             Ok(id) => id,
             Err(socket) => {
@@ -110,17 +115,12 @@ impl<P: Protocol> EventLoop<P> {
         let (entry, mut others) = self.slab.split(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
-        let proxy = (!frozen.proxy.is_empty()).then(|| ProxyHeader::whole(&frozen.proxy)).transpose();
-        let Ok(proxy) = proxy else {
-            self.abandon(id);
-            return Err(Refusal::State);
-        };
         let peer = Peer { token: None, ends: socket, proxy: proxy.as_ref() };
         let mut host = Host::new(&mut self.protocol, &mut others);
         match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
-                self.proxied.extend(proxy.map(|header| (id, header)));
+                self.proxied.extend(proxy.map(|header| (id, Box::new(header))));
                 Ok(id)
             }
             Err(error) => {

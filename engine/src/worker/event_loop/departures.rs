@@ -58,15 +58,15 @@ impl<P: Protocol> EventLoop<P> {
         if self.moving.sender.is_idle()
             && self.lifecycle.has_settled()
             && self.listeners.iter().all(Option::is_none)
-            && !self.is_anything_arriving()
+            && !self.is_connecting()
         {
             let has_visitors = !self.moving.receiver.is_alone();
             self.tell_sender(Input::Quiet { has_visitors });
         }
     }
 
-    fn is_anything_arriving(&mut self) -> bool {
-        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_arriving()))
+    fn is_connecting(&mut self) -> bool {
+        (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_connecting()))
     }
 
     /// A connection for which nothing may be armed.

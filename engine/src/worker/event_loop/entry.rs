@@ -118,11 +118,6 @@ impl<S> Entry<S> {
         key_of(self.connection.id())
     }
 
-    /// The protocol does not know of it yet: it is being established, or a proxy is to say whose it is.
-    pub(super) fn is_arriving(&self) -> bool {
-        self.is_connecting() || self.connection.awaits_header()
-    }
-
     pub(super) fn is_connecting(&self) -> bool {
         matches!(self.rare.as_deref(), Some(Rare::Connecting(_)))
     }

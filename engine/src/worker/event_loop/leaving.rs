@@ -81,7 +81,7 @@ impl<P: Protocol> EventLoop<P> {
     fn idlest_first(&mut self) -> Vec<ConnectionId> {
         let mut all = Vec::new();
         for slot in 0..self.slab.slots() {
-            if let Some(entry) = self.slab.at(slot).filter(|entry| !entry.is_arriving() && !entry.custody.is_held()) {
+            if let Some(entry) = self.slab.at(slot).filter(|entry| !entry.is_connecting() && !entry.custody.is_held()) {
                 all.push((entry.connection.activity_ns(), entry.connection.id()));
             }
         }
@@ -108,7 +108,7 @@ impl<P: Protocol> EventLoop<P> {
         self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
         let mut next_ns = None;
         for slot in 0..self.slab.slots() {
-            let Some(entry) = self.slab.at(slot).filter(|entry| entry.is_fresh && !entry.is_arriving()) else {
+            let Some(entry) = self.slab.at(slot).filter(|entry| entry.is_fresh && !entry.is_connecting()) else {
                 continue;
             };
             let activity_ns = entry.connection.activity_ns();

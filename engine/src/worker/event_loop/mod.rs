@@ -119,7 +119,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     idlest: Idlest,
     budget: Budget,
     /// What proxies have said of their connections.
-    proxied: HashMap<ConnectionId, ProxyHeader>,
+    proxied: HashMap<ConnectionId, Box<ProxyHeader>>,
     /// Not read while memory is short.
     paused: Vec<ConnectionId>,
     logged_ns: u64,

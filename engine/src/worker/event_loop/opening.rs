@@ -42,7 +42,7 @@ impl<P: Protocol> EventLoop<P> {
             Welcome::Open => self.opened(id, token),
             Welcome::AwaitHeader => {
                 self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_header(&mut self.context));
-                self.settle(id.slot);
+                self.let_in(id);
             }
             Welcome::Refuse => self.refuse(id),
         }
@@ -97,16 +97,32 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// A proxy has said whose connection it is.
-    pub(super) fn announced(&mut self, id: ConnectionId, header: ProxyHeader) {
+    #[cold]
+    pub(super) fn announced(&mut self, id: ConnectionId, header: Box<ProxyHeader>) {
         self.proxied.insert(id, header);
-        self.opened(id, None);
+        self.tell_opened(id, None);
+        let deadline = self.deadline();
+        let Some((entry, mut others)) = self.slab.split(id) else { return };
+        if self.lifecycle.was_told() && (self.context.draining || entry.custody.stays()) {
+            let mut host = Host::new(&mut self.protocol, &mut others);
+            entry.connection.drain(&mut host, &mut self.context, deadline);
+        }
+        self.settle(id.slot);
     }
 
     pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
+        self.tell_opened(id, token);
+        self.let_in(id);
+    }
+
+    fn tell_opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let (entry, mut others) = self.slab.split(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id) };
+        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id).map(Box::as_ref) };
         entry.connection.open(&mut Host::new(&mut self.protocol, &mut others), &mut self.context, peer);
+    }
+
+    fn let_in(&mut self, id: ConnectionId) {
         if self.lifecycle.is_leaving() {
             self.arrived(id);
         }

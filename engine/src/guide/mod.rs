@@ -1,0 +1,33 @@
+//! How to write a protocol on the engine, keep it running through new versions, and operate it.
+//!
+//! 1. [`first_protocol`]: parse, answer, run.
+//! 2. [`time_and_back_pressure`]: timers, time-outs, slow readers, long answers.
+//! 3. [`helpers`]: threads for what takes long.
+//! 4. [`workers`]: what workers share, and what they do not.
+//! 5. [`state_across_versions`]: connections, and what a worker knows, move to the next binary.
+//! 6. [`testing`]: the harness, in virtual time.
+//! 7. [`operating`]: logs, counters, reload, upgrade, proxies in front.
+//!
+//! Each page can be read alone; its code is compiled, and most of it run, with the tests of this crate. The examples in the
+//! repository are whole programs: `echo`, `lines`, `versions` and `resp`.
+
+#[doc = include_str!("first_protocol.md")]
+pub mod first_protocol {}
+
+#[doc = include_str!("time_and_back_pressure.md")]
+pub mod time_and_back_pressure {}
+
+#[doc = include_str!("helpers.md")]
+pub mod helpers {}
+
+#[doc = include_str!("workers.md")]
+pub mod workers {}
+
+#[doc = include_str!("state_across_versions.md")]
+pub mod state_across_versions {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("operating.md")]
+pub mod operating {}
