@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use super::{Command, Context, Timers};
+use crate::messages::SendError;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, TimerKey};
 
@@ -189,6 +190,36 @@ impl Io<'_> {
     /// after this callback.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));
+    }
+
+    /// As [`Worker::siblings`](crate::Worker::siblings).
+    ///
+    /// # Panics
+    /// As there.
+    pub fn siblings(&mut self) -> Vec<usize> {
+        self.context.siblings().slots()
+    }
+
+    /// As [`Worker::send`](crate::Worker::send).
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn send(&mut self, slot: usize, message: &[u8]) -> Result<(), SendError> {
+        self.context.send(slot, message)
+    }
+
+    /// As [`Worker::broadcast`](crate::Worker::broadcast).
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn broadcast(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.context.broadcast(message)
     }
 
     /// Counts requests answered.

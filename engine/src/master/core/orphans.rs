@@ -148,6 +148,7 @@ impl Core {
                 }
                 orphan.known = Some(known);
                 self.clean_after(world, master);
+                self.introduce_to_orphan(world, process);
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,

@@ -14,6 +14,7 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn drain(&mut self, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) {
         if self.lifecycle.drain(self.context.now_ns, settle_ms, drain_ms, is_succeeded) {
             tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
+            self.tell_leave();
         }
         self.settle_draining();
         self.settle_accepting();
@@ -166,7 +167,7 @@ impl<P: Protocol> EventLoop<P> {
                 connections: self.slab.len(),
                 listeners: self.listeners.iter().flatten().count(),
                 is_accepting: self.is_accepting(),
-                is_moving: self.moving.sender.is_on() || !self.moving.receiver.is_alone(),
+                is_moving: self.moving.sender.is_on() || !self.moving.receiver.is_alone() || !self.has_told_siblings(),
             })
     }
 }

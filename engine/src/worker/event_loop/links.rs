@@ -297,6 +297,7 @@ impl<P: Protocol> EventLoop<P> {
                     self.open_link(Other::Visitor(Visitor(number)), channel);
                     self.tell_receiver(receiver::Input::Came(Visitor(number)));
                 }
+                Came::Speaker(channel) => self.open_speaker(channel),
                 Came::Nobody => {}
                 Came::End => {
                     tracing::warn!(slot = self.context.slot, "no connections can be brought to this worker any more");
