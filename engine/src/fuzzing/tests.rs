@@ -43,4 +43,5 @@ targets! {
     orders: workers::orders,
     envelopes: workers::envelopes,
     worker_state: workers::worker_state,
+    messages: workers::messages,
 }

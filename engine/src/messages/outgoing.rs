@@ -59,6 +59,12 @@ impl Outgoing {
         }
     }
 
+    /// No packet is added to any more; gives how many there are.
+    pub(super) fn close(&mut self) -> usize {
+        self.open.clear();
+        self.packets.len()
+    }
+
     /// Everything, in order.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Audience, Rc<Vec<u8>>)> + use<> {
         self.open.clear();

@@ -98,10 +98,6 @@ impl<'a> Messages<'a> {
         }
         (!bytes.is_empty()).then_some(Self(bytes))
     }
-
-    pub(super) fn of(packet: &'a [u8]) -> Self {
-        Self(packet.get(HEAD_BYTES..).unwrap_or_default())
-    }
 }
 
 impl<'a> Iterator for Messages<'a> {

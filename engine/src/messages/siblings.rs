@@ -43,6 +43,8 @@ struct Member {
     queued_bytes: usize,
     /// Said to it alone, and not in its queue yet.
     staged_bytes: usize,
+    /// Packets of this turn before this one were begun before it came.
+    first_packet: usize,
     /// Since when it has taken nothing of what waits.
     silent_since_ns: Option<u64>,
 }
@@ -57,6 +59,7 @@ impl Member {
             queue: VecDeque::new(),
             queued_bytes: 0,
             staged_bytes: 0,
+            first_packet: 0,
             silent_since_ns: None,
         }
     }
@@ -137,7 +140,8 @@ impl Siblings {
         }
         let place = (1..).map(Place).find(|place| !self.members.contains_key(place))?;
         self.came += 1;
-        self.members.insert(place, Member::new(identity, self.came));
+        let first_packet = self.outgoing.close();
+        self.members.insert(place, Member { first_packet, ..Member::new(identity, self.came) });
         Some(place)
     }
 
@@ -211,10 +215,11 @@ impl Siblings {
 
     /// The turn ends: what was said goes into the queues. Gives the members for whom something waits that can be sent.
     pub(crate) fn seal(&mut self, now_ns: u64) -> Vec<Place> {
-        for (audience, packet) in self.outgoing.take() {
+        for (index, (audience, packet)) in self.outgoing.take().enumerate() {
             match audience {
                 Audience::All => {
-                    self.members.values_mut().for_each(|member| member.push(Rc::clone(&packet), now_ns));
+                    let members = self.members.values_mut().filter(|member| member.first_packet <= index);
+                    members.for_each(|member| member.push(Rc::clone(&packet), now_ns));
                 }
                 Audience::One(place) => {
                     self.members.get_mut(&place).into_iter().for_each(|member| member.push(Rc::clone(&packet), now_ns));
@@ -223,7 +228,7 @@ impl Siblings {
             self.outgoing.reuse(packet);
         }
         self.staged_bytes = 0;
-        self.members.values_mut().for_each(|member| member.staged_bytes = 0);
+        self.members.values_mut().for_each(|member| (member.staged_bytes, member.first_packet) = (0, 0));
         self.measure();
         let others = self.members.iter().filter(|(place, member)| **place != SELF && member.next().is_some());
         others.map(|(place, _)| *place).collect()

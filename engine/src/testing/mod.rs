@@ -23,6 +23,7 @@
 //! ```
 
 mod outputs;
+mod siblings;
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,6 +36,7 @@ use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Received};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::handover::{Frozen, Standing};
+use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::sys::shared_memory::Shared;
@@ -131,6 +133,10 @@ impl<P: Protocol> Harness<P> {
         let now_ns = 1_000_000_000;
         let mut context = Context::new(page, limits, timeouts, now_ns);
         context.wall_clock = WallClock::Virtual(Duration::from_secs(784_111_776));
+        context.siblings = P::MESSAGES.map(|_| {
+            let who = Who { name: String::new(), slot: 0, generation: 1 };
+            Box::new(Siblings::new(who, &context.limits))
+        });
         protocol.on_start(&mut Worker::new(&mut context, &inbox)).expect("the protocol starts");
         Self { protocol, context, inbox, clients: Vec::new(), connects: Vec::new(), has_drained: false }
     }
@@ -298,6 +304,13 @@ impl<P: Protocol> Harness<P> {
         self.connects.clone()
     }
 
+    /// Another worker, which has this slot, has sent a message.
+    pub fn sibling_message(&mut self, slot: usize, message: &[u8]) {
+        let from = Sibling { slot, number: slot as u64 + 1 };
+        self.protocol.on_sibling_message(from, message, &mut Worker::new(&mut self.context, &self.inbox));
+        self.run();
+    }
+
     /// A helper thread's message arrives.
     pub fn message(&mut self, message: P::Message) {
         self.protocol.on_message(message, &mut Worker::new(&mut self.context, &self.inbox));
@@ -450,6 +463,7 @@ impl<P: Protocol> Harness<P> {
                 self.command(command);
             }
             self.protocol.on_turn_end(&mut Worker::new(&mut self.context, &self.inbox));
+            moved |= siblings::hear_self(&mut self.protocol, &mut self.context, &self.inbox);
             for index in 0..self.clients.len() {
                 moved |= self.settle(index);
             }

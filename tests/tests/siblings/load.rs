@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use baton_tests::client::connect;
 use baton_tests::wait_until;
 
 /// Commands of a publisher that are not answered yet.
 const WINDOW: usize = 16;
+
+/// Between two windows.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What subscribers have heard, summed over all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +68,7 @@ impl Load {
         let mut last = u64::MAX;
         let mut same = 0;
         wait_until("no message comes any more", || {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             let heard = self.subscribers.iter().map(|one| one.heard.load(Ordering::Relaxed)).sum();
             same = if heard == last { same + 1 } else { 0 };
             last = heard;
@@ -140,6 +144,8 @@ fn publish(address: SocketAddr, number: usize, published: &AtomicU64, is_over: &
             assert_eq!(line, "ok\n");
         }
         published.store(next, Ordering::Relaxed);
+        // Subscribers are to keep up: what they have not read moves with them.
+        std::thread::sleep(PAUSE);
     }
     next
 }

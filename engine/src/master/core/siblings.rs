@@ -6,6 +6,7 @@
 
 use super::Core;
 use super::generation::State;
+use super::mutation::{Mutation, is_put_back};
 use super::placement::SHARE_RETRY_MS;
 use super::types::{ProcessId, Time};
 use super::world::World;
@@ -61,7 +62,7 @@ impl Core {
         self.acquaintance.owe(newcomer, &others);
         let orphans = self.orphans.all.iter().filter(|orphan| orphan.known.is_some());
         orphans.for_each(|orphan| self.acquaintance.owe(orphan.process, std::slice::from_ref(&member)));
-        if self.elder.is_some() {
+        if self.elder.is_some() && !is_put_back(Mutation::SiblingsElsewhereAreForgotten) {
             world.tell_old(&ToOld::Siblings { members: vec![member] });
         }
         self.tell_untold(world);
@@ -93,7 +94,9 @@ impl Core {
         let own = self.speakers().into_iter().map(|(process, _)| process);
         let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
         self.acquaintance.untold.retain(|(process, members)| {
-            living.contains(process) && !world.tell(*process, &Order::Siblings { members: members.clone() })
+            living.contains(process)
+                && !world.tell(*process, &Order::Siblings { members: members.clone() })
+                && !is_put_back(Mutation::IntroductionIsNotRetried)
         });
     }
 

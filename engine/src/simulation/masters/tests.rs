@@ -18,13 +18,13 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::FormerMasterObeys, 30),
     (Mutation::StopForgetsSuccessor, 313),
     (Mutation::NamesAreNotTaken, 13567),
-    (Mutation::SocketsAreNotGivenBack, 295),
-    (Mutation::StoppedStartKeepsSockets, 295),
+    (Mutation::SocketsAreNotGivenBack, 407),
+    (Mutation::StoppedStartKeepsSockets, 567),
     (Mutation::FailedStartKills, 7319),
     (Mutation::SuccessorLeavesFiles, 5),
-    (Mutation::PredecessorLeavesFiles, 197),
+    (Mutation::PredecessorLeavesFiles, 358),
     (Mutation::LossesAreAllowed, 73),
-    (Mutation::TierIsNotCompared, 78),
+    (Mutation::TierIsNotCompared, 134),
     (Mutation::CutOffIsDone, 35),
     (Mutation::ShortestHangTimeJudges, 2490),
     (Mutation::NotRevertedIsNotTold, 107),
@@ -51,6 +51,8 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::ArrivalsStayWithLeaving, 101329),
     (Mutation::LeavingMasterLeavesFiles, 82672),
     (Mutation::RevertedRefusesChanges, 1613),
+    (Mutation::IntroductionIsNotRetried, 0),
+    (Mutation::SiblingsElsewhereAreForgotten, 0),
 ];
 
 /// States of all small worlds together, at least.
