@@ -176,7 +176,9 @@ impl Universe {
 
     /// Of any two workers that speak, one was told of the other.
     fn check_acquaintance(&self, known: &BTreeSet<ProcessId>) -> Result<(), Violation> {
-        let speaks = |worker: &super::process::Worker| worker.is_ready() && worker.spawn.plan.has_connection_state;
+        let speaks = |worker: &super::process::Worker| {
+            self.shape.speaks && worker.is_ready() && worker.spawn.plan.has_connection_state
+        };
         let speakers = self.workers().filter(|(id, worker)| known.contains(id) && speaks(worker));
         let speakers: Vec<ProcessId> = speakers.map(|(id, _)| id).collect();
         for (place, one) in speakers.iter().enumerate() {

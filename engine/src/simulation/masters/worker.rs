@@ -144,7 +144,7 @@ impl Universe {
         let awaits = spawn.succeeds && spawn.plan.has_worker_state;
         worker.awaits_until = awaits.then(|| now.after_ms(STATE_MS_MAX));
         let meeting = spawn.plan.has_connection_state.then(|| format!("{}", id.0));
-        let (has_state, speaks) = (spawn.plan.has_worker_state, meeting.is_some());
+        let (has_state, speaks) = (spawn.plan.has_worker_state, self.shape.speaks && meeting.is_some());
         self.report(
             id,
             Report::Ready { core: None, connections_max: 100, listeners: Vec::new(), meeting, has_state, speaks },
