@@ -106,6 +106,12 @@ pub trait Protocol: Sized + 'static {
         let _ = worker;
     }
 
+    /// Another worker has left, and all of its connections that go together have come here ([`Protocol::thaw`]). Messages of other
+    /// workers were held back meanwhile, so that each connection hears each of them once.
+    fn on_all_arrived(&mut self, worker: &mut Worker<'_, Self::Message>) {
+        let _ = worker;
+    }
+
     /// A timer set with [`Worker::set_timer`] expired.
     fn on_worker_timer(&mut self, key: TimerKey, worker: &mut Worker<'_, Self::Message>) {
         let _ = (key, worker);

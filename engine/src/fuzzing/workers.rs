@@ -63,7 +63,7 @@ pub fn envelopes(data: &[u8]) {
         match theirs.hear() {
             Heard::Offer(arrival) => offered(&mut receiver, &mut commands, visitor, arrival),
             Heard::Gives { batch } => receiver.step(&mut commands, Input::Gives { visitor, batch }),
-            Heard::Takes { .. } | Heard::State { .. } | Heard::Unknown | Heard::Nothing => {}
+            Heard::Takes { .. } | Heard::State { .. } | Heard::Circle(_) | Heard::Unknown | Heard::Nothing => {}
             Heard::End => break,
         }
         commands.clear();

@@ -57,6 +57,8 @@ pub(crate) enum Order {
         /// Who they are.
         members: Vec<Member>,
     },
+    /// No other worker moves its connections now: move yours.
+    Gather,
     /// Serve the connection that comes with this order.
     Take,
     /// Accept from the listen socket that comes with this order, too.
@@ -133,6 +135,10 @@ pub(crate) enum Report {
     Leaving,
     /// How far the move of its connections to other workers has come.
     Moved(Moved),
+    /// It would move its connections, with what they hear of other workers, when no other worker does.
+    AsksToGather,
+    /// They are where they stay.
+    HasGathered,
     /// So many bytes of a worker's own state have come or gone; neither worker does anything else meanwhile.
     StateMoves {
         /// Bytes.

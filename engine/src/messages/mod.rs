@@ -12,7 +12,9 @@
 //! as possible. What the kernel does not take waits here, and is bounded: then nothing more can be said ([`SendError::Full`]),
 //! and a broadcast reaches everybody or nobody.
 
+mod gate;
 mod inbox;
+mod mutation;
 mod outgoing;
 mod packet;
 mod siblings;
@@ -23,9 +25,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::gate::Gate;
 pub(crate) use self::inbox::{Heard, Inbox};
 pub(crate) use self::packet::PACKET_BYTES_MAX;
-pub(crate) use self::siblings::{Place, Siblings, Who};
+pub(crate) use self::siblings::{Place, SELF, Siblings, Who};
 
 /// Version of the packets and of what is said about them.
 pub(crate) const VERSION: u32 = 1;
@@ -91,6 +94,21 @@ pub(crate) enum Word {
         format: String,
         format_version: u32,
     },
+    /// Up to here the connections of a worker that leaves hear the sender there, and from here on at its heir.
+    Mark {
+        /// The worker that leaves.
+        of: String,
+        /// How often it has begun to move them.
+        attempt: u32,
+    },
+    /// What follows may be said by connections that this worker, the sender's predecessor, had.
+    Began {
+        /// The worker that leaves.
+        of: String,
+        attempt: u32,
+    },
+    /// The sender's connections say nothing more here.
+    Moved { attempt: u32 },
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -104,6 +122,12 @@ pub(crate) enum Answer {
     /// It does not understand, and hears nothing.
     Refused {
         why: Misfit,
+    },
+    /// Mark your place in what you say to me and to my heir: what is for my slot goes there from then on.
+    Mark {
+        /// What the heir's door is called.
+        to: String,
+        attempt: u32,
     },
     /// It leaves: what is for its slot goes to another worker that has the same one, where there is one.
     Leaves,

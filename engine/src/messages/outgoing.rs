@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::mutation::{Mutation, is_put_back};
 use super::packet::{WHOLE_BYTES_MAX, append, begin, has_room, parts};
 use super::siblings::Place;
 
@@ -48,6 +49,15 @@ impl Outgoing {
         self.open.push((audience, self.packets.len()));
         let mut packet = begin(self.spare.pop().unwrap_or_default(), number);
         append(&mut packet, message);
+        self.packets.push((audience, packet));
+    }
+
+    /// A packet of its own, in its place.
+    pub(super) fn add_word(&mut self, audience: Audience, packet: Vec<u8>) {
+        if !is_put_back(Mutation::MarksOvertake) {
+            self.close_for(audience);
+            self.open.retain(|(one, _)| *one != audience);
+        }
         self.packets.push((audience, packet));
     }
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use super::SendError;
+use super::mutation::{Mutation, is_put_back};
 use super::outgoing::{Audience, Outgoing};
 use super::packet::cost;
+use super::{SendError, Word};
 use crate::config::Limits;
 
 /// A member that takes nothing for so long is spoken to no more.
@@ -39,6 +40,8 @@ struct Member {
     is_welcome: bool,
     /// It leaves: another one with its slot is better.
     leaves: bool,
+    /// Has its connections.
+    heir: Option<Place>,
     queue: VecDeque<Rc<Vec<u8>>>,
     queued_bytes: usize,
     /// Said to it alone, and not in its queue yet.
@@ -56,6 +59,7 @@ impl Member {
             since,
             is_welcome: false,
             leaves: false,
+            heir: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
             staged_bytes: 0,
@@ -87,6 +91,10 @@ pub(crate) struct Siblings {
     fullest_bytes: usize,
     /// Somebody was told that there is no room.
     has_refused: bool,
+    /// Slots of workers that have gone, and who has their connections.
+    inherited: BTreeMap<usize, Place>,
+    /// Members that want a mark for an heir which is not known yet.
+    unmarked: Vec<(Place, String, u32)>,
 }
 
 impl Siblings {
@@ -103,6 +111,8 @@ impl Siblings {
             staged_bytes: 0,
             fullest_bytes: 0,
             has_refused: false,
+            inherited: BTreeMap::new(),
+            unmarked: Vec::new(),
         }
     }
 
@@ -139,10 +149,51 @@ impl Siblings {
             return None;
         }
         let place = (1..).map(Place).find(|place| !self.members.contains_key(place))?;
+        self.inherited.remove(&identity.slot);
         self.came += 1;
         let first_packet = self.outgoing.close();
         self.members.insert(place, Member { first_packet, ..Member::new(identity, self.came) });
+        for (leaver, to, attempt) in std::mem::take(&mut self.unmarked) {
+            self.mark(leaver, to, attempt);
+        }
         Some(place)
+    }
+
+    /// The place of the member of this name.
+    fn place_of(&self, name: &str) -> Option<Place> {
+        self.members.iter().find(|(_, member)| member.identity.name == name).map(|(place, _)| *place)
+    }
+
+    /// A member leaves, or this worker does, and gives its connections to the one of this name: marks the place in what is said
+    /// to both. Where the heir is not known yet, that is done when it comes.
+    pub(crate) fn mark(&mut self, leaver: Place, to: String, attempt: u32) {
+        let Some(heir) = self.place_of(&to) else {
+            if self.members.contains_key(&leaver) && self.unmarked.len() < MEMBERS_MAX {
+                self.unmarked.push((leaver, to, attempt));
+            }
+            return;
+        };
+        let Some(member) = self.members.get_mut(&leaver).filter(|_| heir != leaver) else { return };
+        (member.leaves, member.heir) = (true, Some(heir).filter(|_| !is_put_back(Mutation::SlotStays)));
+        let word = Word::Mark { of: member.identity.name.clone(), attempt };
+        self.say_word(Audience::One(leaver), &word);
+        self.say_word(Audience::One(heir), &word);
+    }
+
+    /// Says to all that what follows may be said by connections of this worker, which leaves.
+    pub(crate) fn began(&mut self, of: String, attempt: u32) {
+        self.say_word(Audience::All, &Word::Began { of, attempt });
+    }
+
+    /// Says to all that the connections of this worker say nothing more here.
+    pub(crate) fn moved(&mut self, attempt: u32) {
+        self.say_word(Audience::All, &Word::Moved { attempt });
+    }
+
+    fn say_word(&mut self, audience: Audience, word: &Word) {
+        if let Ok(packet) = serde_json::to_vec(word) {
+            self.outgoing.add_word(audience, packet);
+        }
     }
 
     /// A member has said that it understands.
@@ -153,7 +204,14 @@ impl Siblings {
     /// A member is gone. What is on its way to it goes nowhere.
     pub(crate) fn part(&mut self, place: Place) {
         debug_assert_ne!(place, SELF, "this worker is always a member");
-        self.members.remove(&place);
+        if let Some(Member { identity, heir: Some(heir), .. }) = self.members.remove(&place)
+            && self.members.values().all(|member| member.identity.slot != identity.slot)
+        {
+            self.inherited.insert(identity.slot, heir);
+        }
+        self.inherited.retain(|_, heir| *heir != place);
+        self.members.values_mut().for_each(|member| member.heir = member.heir.filter(|heir| *heir != place));
+        self.unmarked.retain(|(leaver, ..)| *leaver != place);
         self.measure();
     }
 
@@ -187,7 +245,10 @@ impl Siblings {
     fn holder(&self, slot: usize) -> Option<Place> {
         let with_slot = self.members.iter().filter(|(_, member)| member.identity.slot == slot);
         let first = with_slot.min_by_key(|(_, member)| (member.leaves, member.identity.generation, member.since));
-        first.map(|(place, _)| *place)
+        match first {
+            Some((place, member)) => Some(member.heir.unwrap_or(*place)),
+            None => self.inherited.get(&slot).copied(),
+        }
     }
 
     /// What a message takes, where that is there beside so many bytes.

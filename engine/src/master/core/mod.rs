@@ -175,6 +175,7 @@ impl Core {
         self.close_given_up(world);
         self.hand_out(world);
         self.tell_untold(world);
+        self.let_gather(world);
         self.conclude_moves(world);
         self.ask_postponed(world);
         self.reload_again(world);

@@ -77,8 +77,6 @@ mutations! {
         LeavingMasterLeavesFiles,
         /// A change that is asked for when the upgrade was reverted is refused until the new master's process has ended.
         RevertedRefusesChanges,
-        /// Who could not be told of others is not told any more.
-        IntroductionIsNotRetried,
         /// The workers of an old master are not told of those of the new one.
         SiblingsElsewhereAreForgotten,
     }

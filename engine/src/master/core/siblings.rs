@@ -4,6 +4,8 @@
 //! So a worker that has come up is told of all that are there. Workers that no newcomer is told of hear of it
 //! instead: those of a former master, and those of the old one in an upgrade.
 
+use std::collections::VecDeque;
+
 use super::Core;
 use super::generation::State;
 use super::mutation::{Mutation, is_put_back};
@@ -26,6 +28,10 @@ pub(crate) struct Acquaintance {
     elsewhere: Vec<Member>,
     /// What could not be told yet.
     untold: Vec<(ProcessId, Vec<Member>)>,
+    /// Moves its connections, with what they hear of others: one at a time, since two would wait for each other.
+    gathering: Option<ProcessId>,
+    /// Those that would.
+    waiting: VecDeque<ProcessId>,
 }
 
 impl Acquaintance {
@@ -94,10 +100,35 @@ impl Core {
         let own = self.speakers().into_iter().map(|(process, _)| process);
         let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
         self.acquaintance.untold.retain(|(process, members)| {
-            living.contains(process)
-                && !world.tell(*process, &Order::Siblings { members: members.clone() })
-                && !is_put_back(Mutation::IntroductionIsNotRetried)
+            living.contains(process) && !world.tell(*process, &Order::Siblings { members: members.clone() })
         });
+    }
+
+    /// A worker would move its connections, or has.
+    pub(super) fn hear_gathering(&mut self, process: ProcessId, has_gathered: bool) {
+        if has_gathered {
+            self.acquaintance.gathering.take_if(|one| *one == process);
+        } else if !self.acquaintance.waiting.contains(&process) {
+            self.acquaintance.waiting.push_back(process);
+        }
+    }
+
+    /// Lets the next one move its connections.
+    pub(super) fn let_gather(&mut self, world: &mut dyn World) {
+        let acquaintance = &self.acquaintance;
+        if acquaintance.gathering.is_none() && acquaintance.waiting.is_empty() {
+            return;
+        }
+        let own = self.speakers().into_iter().map(|(process, _)| process);
+        let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
+        self.acquaintance.gathering.take_if(|process| !living.contains(process));
+        while self.acquaintance.gathering.is_none()
+            && let Some(next) = self.acquaintance.waiting.pop_front()
+        {
+            // One that cannot be told goes on by itself after a while.
+            let is_told = living.contains(&next) && world.tell(next, &Order::Gather);
+            self.acquaintance.gathering = is_told.then_some(next);
+        }
     }
 
     /// When it is tried again.

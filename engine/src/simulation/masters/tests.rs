@@ -52,8 +52,7 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::ArrivalsStayWithLeaving, 101329),
     (Mutation::LeavingMasterLeavesFiles, 82672),
     (Mutation::RevertedRefusesChanges, 1613),
-    (Mutation::IntroductionIsNotRetried, SPEAKING),
-    (Mutation::SiblingsElsewhereAreForgotten, SPEAKING),
+    (Mutation::SiblingsElsewhereAreForgotten, SPEAKING + 166),
 ];
 
 /// States of all small worlds together, at least.

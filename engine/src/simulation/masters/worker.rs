@@ -334,7 +334,7 @@ impl Universe {
                 }
             }
             Order::Serve => worker.awaits_until = None,
-            Order::Ping | Order::AccessLog | Order::Unknown => {}
+            Order::Ping | Order::Gather | Order::AccessLog | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),
         }
         self.drop_letter(number);

@@ -14,7 +14,6 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn drain(&mut self, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) {
         if self.lifecycle.drain(self.context.now_ns, settle_ms, drain_ms, is_succeeded) {
             tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
-            self.tell_leave();
         }
         self.settle_draining();
         self.settle_accepting();
@@ -73,6 +72,9 @@ impl<P: Protocol> EventLoop<P> {
         self.settle_draining();
         let connections = if farewell == Farewell::Move { self.idlest_first() } else { Vec::new() };
         self.tell_sender(sender::Input::Leave(connections));
+        if farewell != Farewell::Move {
+            self.tell_leave();
+        }
         if farewell == Farewell::Goodbye {
             self.say_goodbyes();
         }
@@ -93,6 +95,7 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn end_moving(&mut self) {
         if self.lifecycle.end_moving(self.context.now_ns) {
             self.settle_draining();
+            self.tell_leave();
             self.say_goodbyes();
         }
     }

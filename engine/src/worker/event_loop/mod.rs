@@ -10,6 +10,7 @@ mod connecting;
 mod departures;
 mod entry;
 mod flow;
+mod gathering;
 mod leaving;
 mod links;
 mod memory;
@@ -132,9 +133,10 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
-        let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
+        let sender = Sender::new(may_move, P::WORKER_STATE.is_some(), P::MESSAGES.is_some());
         let receiver = Receiver::new(sizing.connections_max);
         let moving = Moving::new(sender, receiver, parts.meeting);
+        let circle = Circle::new(moving.door().map_or("", |(name, _)| name));
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
@@ -167,7 +169,7 @@ impl<P: Protocol> EventLoop<P> {
             lifecycle,
             connections: parts.connections,
             moving,
-            circle: Circle::default(),
+            circle,
             state_bytes_max: parts.state_bytes_max,
             state_too_large: parts.state_too_large,
         };

@@ -3,17 +3,18 @@
 //! What is said, to whom, and what was heard is decided in [`messages`](crate::messages); this carries it. Whoever is in the circle was
 //! named by a master, or came through this worker's door, which only masters and workers have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::EventLoop;
+use super::gathering::{Arrival, Departure};
 use crate::context::Worker;
 use crate::handover::Format;
 use crate::ipc::channel::{self, hear_with, is_nonsense, tell, tell_with};
 use crate::ipc::meeting::{is_name, speak};
 use crate::ipc::orders::Member;
-use crate::messages::{Answer, Heard, Inbox, Misfit, PACKET_BYTES_MAX, Place, Sibling, VERSION, Who, Word};
+use crate::messages::{Answer, Gate, Heard, Inbox, Misfit, PACKET_BYTES_MAX, Place, Sibling, VERSION, Who, Word};
 use crate::protocol::Protocol;
 use crate::sys::channel::{receive, receive_bytes, send};
 use crate::sys::ring::Key;
@@ -53,6 +54,8 @@ struct Speaker {
     inbox: Inbox,
     /// Who it is, once it has said so.
     known: Option<(Sibling, String)>,
+    /// There may be more to read.
+    is_held: bool,
 }
 
 /// A member whose door was full.
@@ -63,7 +66,6 @@ struct Waiting {
 }
 
 /// What the loop has in hand for messages.
-#[derive(Default)]
 pub(super) struct Circle {
     told: BTreeMap<Place, Line>,
     heard: BTreeMap<u32, Speaker>,
@@ -73,9 +75,36 @@ pub(super) struct Circle {
     /// Speakers that have ever been.
     came: u64,
     buffer: Vec<u8>,
+    /// Of what this worker says to itself.
+    own_inbox: Inbox,
+    pub(super) gate: Gate,
+    /// How often this worker has begun to move its connections.
+    pub(super) attempts: u32,
+    pub(super) departure: Option<Departure>,
+    pub(super) arrival: Option<Arrival>,
+    /// A step may be taken at the end of this turn.
+    pub(super) is_due: bool,
 }
 
 impl Circle {
+    /// Of a worker whose door has this name.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            told: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            waiting: Vec::new(),
+            sequence: 0,
+            came: 0,
+            buffer: Vec::new(),
+            own_inbox: Inbox::new(usize::MAX),
+            gate: Gate::new(name.to_owned()),
+            attempts: 0,
+            departure: None,
+            arrival: None,
+            is_due: false,
+        }
+    }
+
     fn next_key(&mut self, slot: u32) -> Key {
         self.sequence = self.sequence.wrapping_add(1);
         Key { slot, generation: self.sequence }
@@ -88,6 +117,36 @@ impl Circle {
 
     fn is_known(&self, name: &str) -> bool {
         self.heard.values().filter_map(|speaker| speaker.known.as_ref()).any(|(_, known)| known == name)
+    }
+
+    /// Asks all that are heard for a mark.
+    pub(super) fn ask_for_marks(&self, to: &str, attempt: u32) {
+        self.heard.keys().for_each(|number| self.ask_for_mark(*number, to, attempt));
+    }
+
+    pub(super) fn ask_for_mark(&self, number: u32, to: &str, attempt: u32) {
+        if let Some(speaker) = self.heard.get(&number)
+            && speaker.known.as_ref().is_some_and(|(_, name)| self.gate.awaits(name))
+        {
+            // Where there is no room, it is not marked in time.
+            let _ = tell(&speaker.channel, &Answer::Mark { to: to.to_owned(), attempt });
+        }
+    }
+
+    /// Whether this worker may not hear itself now.
+    fn holds_self(&self) -> bool {
+        self.gate.is_active() && self.gate.holds_own()
+    }
+
+    /// Whether nothing more of this one may be read now.
+    fn holds(&self, speaker: &Speaker) -> bool {
+        self.gate.is_active() && speaker.known.as_ref().is_some_and(|(_, name)| self.gate.holds(name))
+    }
+
+    /// Those that were held, and may be read again.
+    pub(super) fn released(&self) -> BTreeSet<u32> {
+        let released = self.heard.iter().filter(|(_, speaker)| speaker.is_held && !self.holds(speaker));
+        released.map(|(number, _)| *number).collect()
     }
 
     fn parts_bytes(&self) -> usize {
@@ -150,7 +209,7 @@ impl<P: Protocol> EventLoop<P> {
         let key = self.circle.next_key(HEARD + number);
         self.ring.poll(channel.as_fd(), key);
         let inbox = Inbox::new(self.context.limits.sibling_message_bytes_max);
-        self.circle.heard.insert(number, Speaker { channel, key, inbox, known: None });
+        self.circle.heard.insert(number, Speaker { channel, key, inbox, known: None, is_held: false });
     }
 
     /// A poll of this part fired; `false` where it is none of it.
@@ -192,6 +251,7 @@ impl<P: Protocol> EventLoop<P> {
                     siblings.welcomed(place);
                     self.flush_sibling(place);
                 }
+                Ok((channel::Heard::Message(Answer::Mark { to, attempt }), _)) => siblings.mark(place, to, attempt),
                 Ok((channel::Heard::Message(Answer::Leaves), _)) => siblings.leaves(place),
                 Ok((channel::Heard::Message(Answer::Refused { why }), _)) => {
                     let sibling = siblings.identity(place).map(|member| member.slot);
@@ -231,20 +291,30 @@ impl<P: Protocol> EventLoop<P> {
         buffer.resize(PACKET_BYTES_MAX, 0);
         let is_over = self.hear_packets(number, &mut buffer);
         self.circle.buffer = buffer;
-        if is_over {
-            return;
+        if !is_over {
+            self.hear_again(number);
         }
+    }
+
+    /// There may be more to hear, in the next turn: a new poll tells at once.
+    pub(super) fn hear_again(&mut self, number: u32) {
         let key = self.circle.next_key(HEARD + number);
         let Some(speaker) = self.circle.heard.get_mut(&number) else { return };
         self.ring.cancel_poll(speaker.key);
-        speaker.key = key;
+        (speaker.key, speaker.is_held) = (key, false);
         self.ring.poll(speaker.channel.as_fd(), key);
     }
 
     /// `false` where there is more to hear, in the next turn.
     fn hear_packets(&mut self, number: u32, buffer: &mut [u8]) -> bool {
         for _ in 0..HEARD_PER_TURN {
+            let Some(speaker) = self.circle.heard.get(&number) else { return true };
+            let is_held = self.circle.holds(speaker);
             let Some(speaker) = self.circle.heard.get_mut(&number) else { return true };
+            speaker.is_held = is_held;
+            if is_held {
+                return true;
+            }
             let received = if speaker.known.is_some() {
                 receive_bytes(speaker.channel.as_fd(), buffer).map(|length| (length, Vec::new()))
             } else {
@@ -268,6 +338,10 @@ impl<P: Protocol> EventLoop<P> {
     fn close_speaker(&mut self, number: u32) {
         if let Some(speaker) = self.circle.heard.remove(&number) {
             self.ring.cancel_poll(speaker.key);
+            if let Some((_, name)) = &speaker.known {
+                self.circle.gate.ended(name);
+                self.circle.is_due = true;
+            }
         }
     }
 
@@ -297,6 +371,13 @@ impl<P: Protocol> EventLoop<P> {
                 Then::Continue
             }
             (Ok(Heard::Word(hello @ Word::Hello { .. })), None) => self.welcome(number, hello, doors),
+            (Ok(Heard::Word(word @ (Word::Mark { .. } | Word::Began { .. } | Word::Moved { .. }))), Some(_)) => {
+                if let Some((_, name)) = &speaker.known {
+                    self.circle.gate.read(name, &word);
+                    self.circle.is_due = true;
+                }
+                Then::Continue
+            }
             (Ok(Heard::Word(Word::Unknown) | Heard::Nothing), Some(from)) => {
                 if self.circle.parts_bytes() <= PARTS_BYTES_MAX {
                     return Then::Continue;
@@ -338,9 +419,13 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.circle.came += 1;
         speaker.known = misfit.is_none().then(|| (Sibling { slot, number: self.circle.came }, name.clone()));
-        if self.lifecycle.is_leaving() {
+        if misfit.is_none() {
+            self.circle.gate.came(&name);
+        }
+        if self.lifecycle.is_leaving() && !self.moving.sender.is_on() {
             let _ = tell(&speaker.channel, &Answer::Leaves);
         }
+        self.ask_newcomer(number);
         // Whoever speaks is spoken to, whether a master has named it or not.
         if let Some(door) = doors.into_iter().next() {
             self.greet(Who { name, slot, generation }, door, self.context.now_ns + DOOR_NS_MAX);
@@ -358,11 +443,20 @@ impl<P: Protocol> EventLoop<P> {
         if siblings.next_ns().is_some_and(|at_ns| at_ns <= now_ns) {
             self.drop_silent();
         }
-        let Some(siblings) = self.context.siblings.as_mut().filter(|siblings| siblings.has_staged()) else { return };
-        let sendable = siblings.seal(now_ns);
-        sendable.into_iter().for_each(|place| self.flush_sibling(place));
-        self.hear_self();
+        let is_late = self.next_gathering_ns().is_some_and(|at_ns| at_ns <= now_ns);
+        if self.circle.is_due || is_late {
+            self.settle_gathering();
+        }
+        self.flush_said();
+        self.read_on();
         self.tell_room();
+    }
+
+    /// Sends what was said.
+    pub(super) fn flush_said(&mut self) {
+        let Some(siblings) = self.context.siblings.as_mut().filter(|siblings| siblings.has_staged()) else { return };
+        let sendable = siblings.seal(self.context.now_ns);
+        sendable.into_iter().for_each(|place| self.flush_sibling(place));
     }
 
     /// Sends what waits for a member, as far as there is room.
@@ -383,13 +477,19 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn hear_self(&mut self) {
+    pub(super) fn hear_self(&mut self) {
         let Some(siblings) = &self.context.siblings else { return };
         let from = Sibling { slot: siblings.own().slot, number: 0 };
-        let mut inbox = Inbox::new(usize::MAX);
+        let mut inbox = std::mem::replace(&mut self.circle.own_inbox, Inbox::new(usize::MAX));
         // What is said meanwhile is not sealed yet.
-        while let Some(packet) = self.context.siblings.as_mut().and_then(|siblings| siblings.take_own()) {
+        while !self.circle.holds_self()
+            && let Some(packet) = self.context.siblings.as_mut().and_then(|siblings| siblings.take_own())
+        {
             match inbox.take(&packet) {
+                Ok(Heard::Word(word)) => {
+                    self.circle.gate.read_own(&word);
+                    self.circle.is_due = true;
+                }
                 Ok(Heard::Messages(messages)) => {
                     for message in messages {
                         let worker = &mut Worker::new(&mut self.context, &self.inbox);
@@ -405,6 +505,7 @@ impl<P: Protocol> EventLoop<P> {
                 siblings.reuse(packet);
             }
         }
+        self.circle.own_inbox = inbox;
     }
 
     /// Where somebody was told that there is no room, and there is again.
@@ -435,7 +536,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Whether something was said that is to go out, or be heard here, in the next turn.
     pub(super) fn has_said(&self) -> bool {
-        self.context.siblings.as_ref().is_some_and(|siblings| siblings.has_staged())
+        self.circle.is_due || self.context.siblings.as_ref().is_some_and(|siblings| siblings.has_staged())
     }
 
     /// Whether what was said to others is theirs.
@@ -446,7 +547,8 @@ impl<P: Protocol> EventLoop<P> {
     /// When [`EventLoop::settle_siblings`] has something to do at the latest.
     pub(super) fn next_sibling_ns(&self) -> Option<u64> {
         let retry = (!self.circle.waiting.is_empty()).then_some(self.context.now_ns + DOOR_RETRY_NS);
-        self.context.siblings.as_ref().and_then(|siblings| siblings.next_ns()).into_iter().chain(retry).min()
+        let silence = self.context.siblings.as_ref().and_then(|siblings| siblings.next_ns());
+        silence.into_iter().chain(retry).chain(self.next_gathering_ns()).min()
     }
 }
 

@@ -1,1 +1,0 @@
-//! Latency and cost; run by hand.
