@@ -32,6 +32,12 @@ pub const RECEIVE_BUFFER_BYTES_LARGEST: u32 = 1 << 20;
 /// Largest [`Limits::memory_bytes_max`].
 pub const MEMORY_BYTES_LARGEST: u64 = 1 << 40;
 
+/// Largest [`Limits::sibling_message_bytes_max`].
+pub const SIBLING_MESSAGE_BYTES_LARGEST: usize = 64 << 20;
+
+/// Largest [`Limits::sibling_queue_bytes_max`].
+pub const SIBLING_QUEUE_BYTES_LARGEST: usize = 1 << 30;
+
 const _: () = assert!(CONNECTIONS_MAX_DEFAULT <= CONNECTIONS_MAX_LARGEST);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST < crate::sys::ring::SLOTS_MAX);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST as usize <= crate::sys::ring::OPERATIONS_MAX);
@@ -63,6 +69,11 @@ pub struct Limits {
     pub receive_buffer_bytes: u32,
     /// Receive buffers per worker, a power of two, default 128. Only as many as the load needs are in use at a time.
     pub receive_buffers: u16,
+    /// Largest message to other workers, default 1 MiB; see [`Worker::broadcast`](crate::Worker::broadcast). Let all workers that may
+    /// run side by side have the same: what is larger than a receiver's is not heard there.
+    pub sibling_message_bytes_max: usize,
+    /// Bytes that may wait for one other worker, default 8 MiB.
+    pub sibling_queue_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -76,6 +87,8 @@ impl Default for Limits {
             memory_bytes_max: 256 << 20,
             receive_buffer_bytes: 16 << 10,
             receive_buffers: 128,
+            sibling_message_bytes_max: 1 << 20,
+            sibling_queue_bytes_max: 8 << 20,
         }
     }
 }
@@ -436,6 +449,8 @@ impl Settings {
             memory_bytes_max,
             receive_buffer_bytes,
             receive_buffers,
+            sibling_message_bytes_max,
+            sibling_queue_bytes_max,
         } = limits;
         if !(1..=CONNECTIONS_MAX_LARGEST).contains(connections_max) {
             return invalid("connections_max", format!("{connections_max} is not in 1..={CONNECTIONS_MAX_LARGEST}"));
@@ -472,6 +487,21 @@ impl Settings {
         }
         if !receive_buffers.is_power_of_two() || !(2..=1 << 15).contains(receive_buffers) {
             return invalid("receive_buffers", format!("{receive_buffers} is not a power of two in 2..=32768"));
+        }
+        if !(1..=SIBLING_MESSAGE_BYTES_LARGEST).contains(sibling_message_bytes_max) {
+            return invalid(
+                "sibling_message_bytes_max",
+                format!("{sibling_message_bytes_max} is not in 1..={SIBLING_MESSAGE_BYTES_LARGEST}"),
+            );
+        }
+        let least = sibling_message_bytes_max.saturating_mul(2);
+        if !(least..=SIBLING_QUEUE_BYTES_LARGEST).contains(sibling_queue_bytes_max) {
+            return invalid(
+                "sibling_queue_bytes_max",
+                format!(
+                    "{sibling_queue_bytes_max} is not from twice sibling_message_bytes_max, which is {least}, to {SIBLING_QUEUE_BYTES_LARGEST}"
+                ),
+            );
         }
         for (setting, name) in [("user", user), ("group", group)] {
             if name.as_ref().is_some_and(|name| name.is_empty() || name.contains('\0')) {

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::context::{Io, Worker};
+use crate::messages::Sibling;
 use crate::types::{
     CannotFreeze, Closed, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls, ThawError, TimerKey,
 };
@@ -92,6 +93,32 @@ pub trait Protocol: Sized + 'static {
     /// A helper thread sent a message to this worker.
     fn on_message(&mut self, message: Self::Message, worker: &mut Worker<'_, Self::Message>) {
         let _ = (message, worker);
+    }
+
+    /// What this protocol's workers say to each other; `None`, the default: nothing. A worker that runs another protocol, or
+    /// does not read this version, is not told anything, and the log says so.
+    const MESSAGES: Option<StateFormat> = None;
+
+    /// Versions of [`Protocol::MESSAGES`], beside the one that is sent, that [`Protocol::on_sibling_message`] understands. While an
+    /// upgrade is under way, workers of both binaries speak to each other: so a new version is read one release before it is sent.
+    const MESSAGES_READS: &'static [u32] = &[];
+
+    /// Another worker of this server has sent a message by [`Worker::send`], or any worker, this one too, by [`Worker::broadcast`].
+    /// The messages of each sender come in the order in which it sent them.
+    fn on_sibling_message(&mut self, from: Sibling, message: &[u8], worker: &mut Worker<'_, Self::Message>) {
+        let _ = (from, message, worker);
+    }
+
+    /// A message could not be sent, since too many were waiting ([`SendError::Full`](crate::SendError::Full)), and now there is
+    /// room for about half of what may wait.
+    fn on_siblings_writable(&mut self, worker: &mut Worker<'_, Self::Message>) {
+        let _ = worker;
+    }
+
+    /// Another worker has left, and all of its connections that go together have come here ([`Protocol::thaw`]). Messages of other
+    /// workers were held back meanwhile, so that each connection hears each of them once.
+    fn on_all_arrived(&mut self, worker: &mut Worker<'_, Self::Message>) {
+        let _ = worker;
     }
 
     /// A timer set with [`Worker::set_timer`] expired.

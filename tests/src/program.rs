@@ -40,6 +40,14 @@ pub fn example(name: &str) -> PathBuf {
     build(&["--package", "baton-engine", "--example", name])
 }
 
+/// An example of these tests that needs no faults.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn test_example(name: &str) -> PathBuf {
+    build(&["--package", "baton-tests", "--example", name])
+}
+
 /// An example of these tests that ends processes where it is told to.
 ///
 /// # Panics

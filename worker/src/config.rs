@@ -373,6 +373,8 @@ impl Config {
                         .receive_buffer_bytes
                         .map_or(limit.receive_buffer_bytes, |bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX)),
                     receive_buffers: number(limits.receive_buffers, limit.receive_buffers),
+                    // batond's protocols say nothing to each other.
+                    ..limit
                 },
                 timeouts: Timeouts {
                     idle_ms: number(times.idle_ms, time.idle_ms),

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
 use crate::config::ConnectionTimeouts;
+use crate::messages::SendError;
 use crate::sys::arena::Slice;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, Next, TimerKey};
@@ -319,6 +320,36 @@ impl Io<'_> {
     /// after this callback. [`Io::with`] acts on it at once.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));
+    }
+
+    /// As [`Worker::siblings`](crate::Worker::siblings).
+    ///
+    /// # Panics
+    /// As there.
+    pub fn siblings(&mut self) -> Vec<usize> {
+        self.context.siblings().slots()
+    }
+
+    /// As [`Worker::send`](crate::Worker::send).
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn send(&mut self, slot: usize, message: &[u8]) -> Result<(), SendError> {
+        self.context.send(slot, message)
+    }
+
+    /// As [`Worker::broadcast`](crate::Worker::broadcast).
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn broadcast(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.context.broadcast(message)
     }
 
     /// Counts requests answered.

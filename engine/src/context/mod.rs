@@ -26,6 +26,7 @@ use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
 use crate::config::{Limits, Listener, Timeouts};
+use crate::messages::{SendError, Siblings};
 use crate::sys::arena::Arena;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::shared_memory::Shared;
@@ -104,6 +105,8 @@ pub(crate) struct Context {
     pub(crate) core: Option<usize>,
     pub(crate) draining: bool,
     pub(crate) access_log: Option<AccessLog>,
+    /// Other workers, where the protocol has something to say to them.
+    pub(crate) siblings: Option<Box<Siblings>>,
     /// The callback that runs wants [`Io::wait_for_room`].
     pub(crate) waits_for_room: bool,
 }
@@ -130,6 +133,7 @@ impl Context {
             core: None,
             draining: false,
             access_log: None,
+            siblings: None,
             waits_for_room: false,
         }
     }
@@ -146,6 +150,22 @@ impl Context {
             WallClock::System => monotonic_ns(),
             WallClock::Virtual(_) => self.now_ns,
         }
+    }
+
+    pub(crate) fn siblings(&mut self) -> &mut Siblings {
+        self.siblings.as_deref_mut().expect("a protocol that speaks to other workers says so with `Protocol::MESSAGES`")
+    }
+
+    pub(crate) fn send(&mut self, slot: usize, message: &[u8]) -> Result<(), SendError> {
+        self.siblings().send(slot, message)?;
+        self.page.sibling_messages_sent.add(1);
+        Ok(())
+    }
+
+    pub(crate) fn broadcast(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.siblings().broadcast(message)?;
+        self.page.sibling_messages_sent.add(1);
+        Ok(())
     }
 
     /// Sets a timer of the worker, or moves it.

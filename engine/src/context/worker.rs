@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::io::add_named;
 use super::others::{self, Others, Unreachable};
 use super::{AccessLog, Command, Context, CounterId, Inbox, Io, Mailbox};
+use crate::messages::SendError;
 use crate::telemetry::NAMED_COUNTERS_MAX;
 use crate::types::{ConnectionId, Next, TimerKey};
 
@@ -91,6 +92,39 @@ impl<M> Worker<'_, M> {
     /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
     pub fn connect_from(&mut self, source: IpAddr, address: SocketAddr, token: u64) {
         self.context.commands.push(Command::Connect { source: Some(source), address, token });
+    }
+
+    /// Slots of this server's workers that can be sent messages now, this worker's own among them, in order.
+    ///
+    /// # Panics
+    /// Without [`Protocol::MESSAGES`](crate::Protocol::MESSAGES).
+    pub fn siblings(&mut self) -> Vec<usize> {
+        self.context.siblings().slots()
+    }
+
+    /// Sends a message to the worker that has this slot, which may be this one:
+    /// [`Protocol::on_sibling_message`](crate::Protocol::on_sibling_message) is called there. Messages of a turn of the loop go
+    /// out together at its end, and are heard in their order.
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// Without [`Protocol::MESSAGES`](crate::Protocol::MESSAGES).
+    pub fn send(&mut self, slot: usize, message: &[u8]) -> Result<(), SendError> {
+        self.context.send(slot, message)
+    }
+
+    /// Sends a message to all workers of this server, also to this one, which hears it at the end of the turn: so whoever
+    /// publishes need not know who is where.
+    ///
+    /// # Errors
+    /// Then nobody hears it.
+    ///
+    /// # Panics
+    /// Without [`Protocol::MESSAGES`](crate::Protocol::MESSAGES).
+    pub fn broadcast(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.context.broadcast(message)
     }
 
     /// Drains this worker: it accepts nothing new, lets connections say goodbye, and leaves.

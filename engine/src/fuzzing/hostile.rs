@@ -1,5 +1,6 @@
 //! A worker in a thread of this process, and others that bring it what they should not.
 
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use crate::config::Settings;
 use crate::handover::limits::GIVE_MS_MAX;
 use crate::handover::{Frozen, Message, Refusal, Standing, VERSION};
 use crate::ipc::channel::{self, hear_with, tell};
-use crate::ipc::meeting::visit;
+use crate::ipc::meeting::{speak, visit};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::transfer::{Channel, Heard, Member, Offer};
+use crate::messages::{self, Answer, Misfit, Word};
 use crate::protocol::Protocol;
+use crate::sys::channel::send;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
 use crate::types::CloseReason;
@@ -178,6 +181,93 @@ fn whoever_talks_without_end_does_not_keep_others_waiting() {
         .map(|_| {
             let mut channel = victim.visit();
             thread::spawn(move || while channel.say_waiting(&Message::Unknown, b"").is_ok() {})
+        })
+        .collect();
+    let mut channel = victim.visit();
+    let (offer, _peer) = offer(1);
+    channel.offer(offer).expect("said");
+    assert!(matches!(next(&mut channel), Heard::Takes { refused, .. } if refused.is_empty()));
+    victim.stop();
+    talkers.into_iter().for_each(|talker| talker.join().expect("its channel has ended"));
+}
+
+/// Says who it is, as another worker would.
+fn hello(name: u32, format: &str) -> Word {
+    Word::Hello {
+        version: messages::VERSION,
+        name: format!("{name:032x}"),
+        slot: 1,
+        generation: 1,
+        format: format.to_owned(),
+        format_version: 1,
+    }
+}
+
+/// What is answered; `None` where the channel has ended.
+fn answer(channel: &OwnedFd) -> Option<Answer> {
+    wait(|| match hear_with::<Answer>(channel).expect("heard") {
+        (channel::Heard::Nothing, _) => None,
+        (channel::Heard::Message(answer), _) => Some(Some(answer)),
+        (channel::Heard::End, _) => Some(None),
+    })
+}
+
+fn message(number: u64, text: &[u8]) -> Vec<u8> {
+    let length = (text.len() as u32).to_le_bytes();
+    [b"m", &number.to_le_bytes()[..], &length, text].concat()
+}
+
+#[test]
+fn whoever_speaks_nonsense_is_heard_no_more_and_others_are() {
+    let victim = Victim::start();
+    let honest = speak(victim.door.as_fd()).expect("it is open");
+    tell(&honest, &hello(1, "timed")).expect("told");
+    assert_eq!(answer(&honest), Some(Answer::Welcome));
+    let first: [&[u8]; 5] = [b"{", b"m", &message(1, b"before who it is"), b"?", &[b'p'; 64 << 10]];
+    for packet in first {
+        let channel = speak(victim.door.as_fd()).expect("it is open");
+        send(channel.as_fd(), packet, &[]).expect("sent");
+        assert_eq!(answer(&channel), None, "{:?}", &packet[..packet.len().min(20)]);
+    }
+    for (hello, expected) in [
+        (hello(1, "timed"), None),
+        (hello(2, "other"), Some(Answer::Refused { why: Misfit::Format })),
+        (Word::Unknown, None),
+    ] {
+        let channel = speak(victim.door.as_fd()).expect("it is open");
+        tell(&channel, &hello).expect("told");
+        assert_eq!(answer(&channel), expected, "{hello:?}");
+    }
+    let later: [&[u8]; 4] = [b"m", &message(1, b"the same number"), &message(0, b"a lower one"), b"pxxxxxxxxxxxxxxxxx"];
+    for (name, packet) in (10..).zip(later) {
+        let channel = speak(victim.door.as_fd()).expect("it is open");
+        tell(&channel, &hello(name, "timed")).expect("told");
+        assert_eq!(answer(&channel), Some(Answer::Welcome));
+        send(channel.as_fd(), &message(1, b"one"), &[]).expect("sent");
+        send(channel.as_fd(), packet, &[]).expect("sent");
+        assert_eq!(answer(&channel), None, "{packet:?}");
+    }
+    let heard = victim.page.snapshot().sibling_messages_heard;
+    send(honest.as_fd(), &message(1, b"one"), &[]).expect("sent");
+    wait(|| (victim.page.snapshot().sibling_messages_heard > heard).then_some(()));
+    victim.stop();
+}
+
+#[test]
+fn whoever_speaks_without_end_does_not_keep_others_waiting() {
+    let victim = Victim::start();
+    let talkers: Vec<JoinHandle<()>> = (1..3)
+        .map(|name| {
+            let channel = speak(victim.door.as_fd()).expect("it is open");
+            tell(&channel, &hello(name, "timed")).expect("told");
+            thread::spawn(move || {
+                for number in 1.. {
+                    match send(channel.as_fd(), &message(number, b"again"), &[]) {
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                        _ => {}
+                    }
+                }
+            })
         })
         .collect();
     let mut channel = victim.visit();

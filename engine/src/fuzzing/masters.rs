@@ -55,7 +55,7 @@ impl Master {
         for number in 0..2 {
             let process = ProcessId(WORKER + number);
             let (core, listeners, meeting) = (None, vec![7], Some(format!("baton/connections/{number:032x}")));
-            let ready = Report::Ready { core, connections_max: 9, listeners, meeting, has_state: true };
+            let ready = Report::Ready { core, connections_max: 9, listeners, meeting, has_state: true, speaks: true };
             self.step(Event::Report(process, ready));
         }
         assert!(matches!(self.core.lifecycle(), Lifecycle::Serving(_)), "{:?}", self.core.lifecycle());

@@ -44,4 +44,5 @@ targets! {
     envelopes: workers::envelopes,
     worker_state: workers::worker_state,
     proxy_header: proxy::proxy_header,
+    messages: workers::messages,
 }

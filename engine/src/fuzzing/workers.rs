@@ -15,6 +15,7 @@ use crate::ipc::meeting::both_ends as pair;
 use crate::ipc::orders::Order;
 use crate::ipc::transfer::{Arrival, Heard, file_of};
 use crate::ipc::worker_state::StateReader;
+use crate::messages::{Answer, Heard as Saying, Inbox};
 use crate::protocol::Protocol;
 use crate::sys::channel::send;
 use crate::testing::Harness;
@@ -62,7 +63,7 @@ pub fn envelopes(data: &[u8]) {
         match theirs.hear() {
             Heard::Offer(arrival) => offered(&mut receiver, &mut commands, visitor, arrival),
             Heard::Gives { batch } => receiver.step(&mut commands, Input::Gives { visitor, batch }),
-            Heard::Takes { .. } | Heard::State { .. } | Heard::Unknown | Heard::Nothing => {}
+            Heard::Takes { .. } | Heard::State { .. } | Heard::Circle(_) | Heard::Unknown | Heard::Nothing => {}
             Heard::End => break,
         }
         commands.clear();
@@ -126,6 +127,29 @@ pub fn worker_state(data: &[u8]) {
     assert!(state.len() as u64 <= BYTES_MAX);
 }
 
+/// Packets of a worker that speaks to others, and answers of one that is spoken to, each a line.
+///
+/// # Panics
+/// Where the inbox does, or gives or keeps more than may be.
+pub fn messages(data: &[u8]) {
+    const BYTES_MAX: usize = 1_000;
+    let mut inbox = Inbox::new(BYTES_MAX);
+    for piece in pieces(data) {
+        let _ = serde_json::from_slice::<Answer>(&piece);
+        match inbox.take(&piece) {
+            Ok(Saying::Messages(messages)) => {
+                let bytes: usize = messages.map(<[u8]>::len).sum();
+                assert!(bytes < piece.len());
+            }
+            Ok(Saying::Large(message)) => assert!(message.len() <= BYTES_MAX),
+            Ok(Saying::TooLarge(bytes)) => assert!(bytes > BYTES_MAX),
+            Ok(Saying::Word(_) | Saying::Nothing) => {}
+            Err(_) => break,
+        }
+        assert!(inbox.held_bytes() <= BYTES_MAX);
+    }
+}
+
 /// Sends back what it receives, sets timers, and knows how often it was called.
 pub(crate) struct Timed;
 
@@ -151,6 +175,8 @@ impl Protocol for Timed {
     fn on_timer(&mut self, _: &mut u64, _: TimerKey, _: &mut Io<'_>) -> Next {
         Next::More { at_least: 1 }
     }
+
+    const MESSAGES: Option<StateFormat> = Some(StateFormat { name: "timed", version: 1 });
 
     const STATE: Option<StateFormat> = Some(StateFormat { name: "timed", version: 1 });
 

@@ -147,6 +147,20 @@ pub(crate) enum Message {
     },
     /// Those that were not refused are the receiver's.
     Gives { batch: u64 },
+    /// The sender will bring all its connections: whom do you hear? See [`crate::messages::Gate`].
+    Gather {
+        /// What the sender's door is called.
+        name: String,
+        attempt: u32,
+    },
+    /// These, and nobody who comes from now on.
+    Gathers { senders: Vec<String> },
+    /// These have marked their places.
+    Senders { senders: Vec<String> },
+    /// All of these marks were read.
+    Gathered,
+    /// All connections were given that come together.
+    AllGiven,
     /// The worker's own state follows, in packets of [`Message::StatePart`], before any connection.
     State { version: u32, format: String, format_version: u32 },
     /// Bytes of it.

@@ -1,4 +1,4 @@
-//! Where a serving worker is brought connections: a pair of sockets without a name. The worker keeps one end. The other one
+//! Where a serving worker is brought connections, and is spoken to by others: a pair of sockets without a name. The worker keeps one end. The other one
 //! is its door: whoever holds a copy of it can visit the worker.
 //!
 //! The worker gives its door to its master, and masters give copies to each other and to workers that leave. So a door is
@@ -19,7 +19,7 @@ use crate::sys::channel;
 const NAME_DIGITS: usize = 32;
 
 /// Whether a door can have this name.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     name.len() == NAME_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -66,12 +66,17 @@ impl Meeting {
 
     /// The next who has come; `None` where nobody has. Never waits.
     pub(crate) fn accept(&self) -> Option<Came> {
-        match channel::receive(self.inside.as_fd(), &mut [0; VISIT.len()]) {
+        let mut purpose = [0; VISIT.len()];
+        match channel::receive(self.inside.as_fd(), &mut purpose) {
             Ok((0, _)) => Some(Came::End),
             Ok((_, descriptors)) => {
                 let is_packets = |one: &OwnedFd| getsockopt(one, sockopt::SockType) == Ok(SockType::SeqPacket);
-                let channel = descriptors.into_iter().next().filter(is_packets).map(Channel::new);
-                Some(channel.map_or(Came::Nobody, Came::Visitor))
+                let channel = descriptors.into_iter().next().filter(is_packets);
+                Some(match channel {
+                    Some(channel) if purpose == *SPEAK => Came::Speaker(channel),
+                    Some(channel) => Came::Visitor(Channel::new(channel)),
+                    None => Came::Nobody,
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_nonsense(&error) => Some(Came::Nobody),
             Err(_) => None,
@@ -82,6 +87,8 @@ impl Meeting {
 /// Who has come.
 pub(crate) enum Came {
     Visitor(Channel),
+    /// A worker that will say something; see [`crate::messages`].
+    Speaker(OwnedFd),
     /// What came is no channel, or this process has no room for its descriptor.
     Nobody,
     /// Somebody has shut the door: nobody comes any more.
@@ -89,7 +96,10 @@ pub(crate) enum Came {
 }
 
 /// What comes with a visitor's channel.
-const VISIT: &[u8] = b"visit";
+const VISIT: &[u8; 5] = b"visit";
+
+/// What comes with a speaker's channel.
+const SPEAK: &[u8; 5] = b"speak";
 
 /// Goes to a worker that serves, by its door; never waits.
 ///
@@ -97,9 +107,21 @@ const VISIT: &[u8] = b"visit";
 /// As socketpair(2) and sendmsg(2): `WouldBlock` where too many others wait there, `ConnectionReset` and then
 /// `BrokenPipe` where the worker is gone.
 pub(crate) fn visit(door: BorrowedFd<'_>) -> io::Result<Channel> {
+    knock(door, VISIT).map(Channel::new)
+}
+
+/// Makes a channel to another worker, to say something to it; never waits.
+///
+/// # Errors
+/// As [`visit`].
+pub(crate) fn speak(door: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    knock(door, SPEAK)
+}
+
+fn knock(door: BorrowedFd<'_>, purpose: &[u8]) -> io::Result<OwnedFd> {
     let (ours, theirs) = pair()?;
-    channel::send(door, VISIT, &[theirs.as_fd()])?;
-    Ok(Channel::new(ours))
+    channel::send(door, purpose, &[theirs.as_fd()])?;
+    Ok(ours)
 }
 
 /// Both ends: of the one that visits, and of the one that is visited.

@@ -16,6 +16,24 @@ pub(super) const NUMBER_MAX: u32 = 1 << 30;
 /// Listen sockets that a worker can have.
 const LISTENERS_MAX: usize = 4096;
 
+/// A worker that others of its server can speak to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// What its door is called.
+    pub(crate) name: String,
+    /// Its index in its generation.
+    pub(crate) slot: usize,
+    /// Its generation.
+    pub(crate) generation: u32,
+}
+
+impl Member {
+    /// Whether there can be one like this.
+    pub(crate) fn is_possible(&self) -> bool {
+        meeting::is_name(&self.name) && self.slot <= NUMBER_MAX as usize && self.generation <= NUMBER_MAX
+    }
+}
+
 /// To a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
@@ -34,6 +52,13 @@ pub(crate) enum Order {
         /// What the doors are called.
         names: Vec<String>,
     },
+    /// Speak to these workers, and hear them. Their doors come with this order, one by one.
+    Siblings {
+        /// Who they are.
+        members: Vec<Member>,
+    },
+    /// No other worker moves its connections now: move yours.
+    Gather,
     /// Serve the connection that comes with this order.
     Take,
     /// Accept from the listen socket that comes with this order, too.
@@ -81,6 +106,9 @@ pub(crate) enum Report {
         /// It has state of its own to hand over.
         #[serde(default)]
         has_state: bool,
+        /// It speaks to others like it, and they can speak to it through its door.
+        #[serde(default)]
+        speaks: bool,
     },
     /// To a master that did not start it, the first thing.
     Orphan {
@@ -107,6 +135,10 @@ pub(crate) enum Report {
     Leaving,
     /// How far the move of its connections to other workers has come.
     Moved(Moved),
+    /// It would move its connections, with what they hear of other workers, when no other worker does.
+    AsksToGather,
+    /// They are where they stay.
+    HasGathered,
     /// So many bytes of a worker's own state have come or gone; neither worker does anything else meanwhile.
     StateMoves {
         /// Bytes.
@@ -134,9 +166,9 @@ impl Report {
             }
             Self::Ready { listeners, .. } if listeners.len() > LISTENERS_MAX => Self::Unknown,
             // Names are passed on to other workers, many to a message.
-            Self::Ready { core, connections_max, listeners, meeting, has_state } => {
+            Self::Ready { core, connections_max, listeners, meeting, has_state, speaks } => {
                 let meeting = meeting.filter(|name| meeting::is_name(name));
-                Self::Ready { core, connections_max, listeners, meeting, has_state }
+                Self::Ready { core, connections_max, listeners, meeting, has_state, speaks }
             }
             Self::Orphan { generation, slot, listeners, .. }
                 if generation > NUMBER_MAX || slot > NUMBER_MAX as usize || listeners > LISTENERS_MAX =>
@@ -200,7 +232,8 @@ mod tests {
         assert_eq!(long, Report::Failed { reason: "ä".repeat(TEXT_BYTES_MAX / 2) });
         let ready = |listeners, meeting: &str| {
             let meeting = Some(meeting.to_owned());
-            Report::Ready { core: None, connections_max: 1, listeners: vec![7; listeners], meeting, has_state: false }
+            let listeners = vec![7; listeners];
+            Report::Ready { core: None, connections_max: 1, listeners, meeting, has_state: false, speaks: true }
         };
         let meeting = crate::ipc::meeting::Meeting::open().expect("a socket");
         assert_eq!(ready(1, meeting.name()).bounded(), ready(1, meeting.name()));

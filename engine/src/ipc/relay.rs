@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Cause, EventKind, Failure, RevertCause};
 use super::meeting::bounded_names;
-use super::orders::NUMBER_MAX;
+use super::orders::{Member, NUMBER_MAX};
 use crate::handover::StateFormats;
 
 /// Version of these messages.
@@ -110,6 +110,11 @@ pub(crate) enum ToOld {
         /// Their names.
         meetings: Vec<String>,
     },
+    /// Workers of it that others can speak to. Their doors come with this message, one by one.
+    Siblings {
+        /// Who they are.
+        members: Vec<Member>,
+    },
     /// Copies of its listen sockets come with this message; in the tier adopt, when it is sent back.
     Listeners {
         /// Where they are bound, one by one.
@@ -165,6 +170,10 @@ impl ToOld {
             Self::Ready { generation, .. } if generation > NUMBER_MAX => Self::Unknown,
             Self::Ready { generation, meetings } => Self::Ready { generation, meetings: bounded_names(meetings) },
             Self::Meetings { meetings } => Self::Meetings { meetings: bounded_names(meetings) },
+            Self::Siblings { mut members } => {
+                members.retain(Member::is_possible);
+                Self::Siblings { members }
+            }
             message => message,
         }
     }

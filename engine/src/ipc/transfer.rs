@@ -206,6 +206,8 @@ pub(crate) enum Heard {
         format: String,
         format_version: u32,
     },
+    /// About the messages that connections hear while they move.
+    Circle(Message),
     /// Something of a later version.
     Unknown,
     /// Nothing more for now.
@@ -357,6 +359,11 @@ impl Channel {
                 Message::State { version, format, format_version } => {
                     return Heard::State { version, format, format_version };
                 }
+                Message::Gather { .. }
+                | Message::Gathers { .. }
+                | Message::Senders { .. }
+                | Message::Gathered
+                | Message::AllGiven => return Heard::Circle(message),
                 Message::Unknown => return Heard::Unknown,
                 Message::StatePart | Message::StateEnd { .. } | Message::StateTaken { .. } => return Heard::End,
             }

@@ -1,12 +1,12 @@
 //! Packets over a Unix socket, each with descriptors or without.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
 use socket2::SockRef;
 
 /// Descriptors of one packet at most (SCM_MAX_FD of unix(7)).
@@ -42,6 +42,25 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowe
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     sendmsg::<()>(channel.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
     Ok(())
+}
+
+/// Takes one packet into `buffer`, and drops whatever comes with it; never blocks. Its length is 0 where the other side is gone.
+///
+/// # Errors
+/// As [`receive`].
+pub(crate) fn receive_bytes(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut is_reset = false;
+    loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        match recvmsg::<()>(channel.as_raw_fd(), &mut parts, None, MsgFlags::MSG_DONTWAIT) {
+            Ok(message) if message.flags.contains(MsgFlags::MSG_TRUNC) => return Err(io::ErrorKind::InvalidData.into()),
+            Ok(message) => return Ok(message.bytes),
+            // As in `receive`.
+            Err(Errno::ECONNRESET) if !is_reset => is_reset = true,
+            Err(Errno::ECONNRESET) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Takes one packet into `buffer`; never blocks. Its length is 0 where the other side is gone. Where this process has no room

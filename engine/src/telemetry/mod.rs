@@ -73,6 +73,10 @@ shareable! {
         pub(crate) memory_pauses: Counter,
         /// What the worker itself would have to hand over, about.
         pub(crate) state_bytes: Counter,
+        /// Messages to other workers, each counted once for however many it went to; messages of others; and workers that took none.
+        pub(crate) sibling_messages_sent: Counter,
+        pub(crate) sibling_messages_heard: Counter,
+        pub(crate) siblings_dropped: Counter,
         /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat, together with the next.
         pub(crate) turn_at_ns: Counter,
         /// Events dealt with: a worker whose turn is long and goes on is busy, and does not hang.
@@ -123,6 +127,9 @@ impl WorkerPage {
             accept_pauses: self.accept_pauses.get(),
             memory_bytes: self.memory_bytes.get(),
             memory_pauses: self.memory_pauses.get(),
+            sibling_messages_sent: self.sibling_messages_sent.get(),
+            sibling_messages_heard: self.sibling_messages_heard.get(),
+            siblings_dropped: self.siblings_dropped.get(),
             turn_at_ns: self.turn_at_ns.get(),
             named: named.filter(|(name, _)| !name.is_empty()).collect(),
             service: self.service.snapshot(),
@@ -166,6 +173,12 @@ pub struct Snapshot {
     pub memory_bytes: u64,
     /// Times a connection was not read because too much memory was held.
     pub memory_pauses: u64,
+    /// Messages sent to other workers; a broadcast is one.
+    pub sibling_messages_sent: u64,
+    /// Messages heard of other workers.
+    pub sibling_messages_heard: u64,
+    /// Other workers that took no messages for 10 s, and were sent no more.
+    pub siblings_dropped: u64,
     /// CLOCK_MONOTONIC nanoseconds of the worker's last turn.
     pub turn_at_ns: u64,
     /// The protocol's own counters.
@@ -204,6 +217,9 @@ impl Snapshot {
             accept_pauses,
             memory_bytes,
             memory_pauses,
+            sibling_messages_sent,
+            sibling_messages_heard,
+            siblings_dropped,
             turn_at_ns,
             named,
             service,
@@ -227,6 +243,9 @@ impl Snapshot {
         sum(&mut self.accept_pauses, *accept_pauses);
         sum(&mut self.memory_bytes, *memory_bytes);
         sum(&mut self.memory_pauses, *memory_pauses);
+        sum(&mut self.sibling_messages_sent, *sibling_messages_sent);
+        sum(&mut self.sibling_messages_heard, *sibling_messages_heard);
+        sum(&mut self.siblings_dropped, *siblings_dropped);
         self.turn_at_ns = self.turn_at_ns.max(*turn_at_ns);
         for (name, count) in named {
             let is_room = self.named.len() < NAMES_IN_SUM_MAX;

@@ -24,6 +24,7 @@
 
 mod handovers;
 mod outputs;
+mod siblings;
 mod simulated;
 
 use std::io;
@@ -37,6 +38,7 @@ use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, WallClock, Worker};
 use crate::handover::{Frozen, Standing};
+use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::Snapshot;
@@ -81,6 +83,10 @@ impl<P: Protocol> Harness<P> {
         let now_ns = 1_000_000_000;
         let mut context = Context::new(page, limits, timeouts, now_ns);
         context.wall_clock = WallClock::Virtual(Duration::from_secs(784_111_776));
+        context.siblings = P::MESSAGES.map(|_| {
+            let who = Who { name: String::new(), slot: 0, generation: 1 };
+            Box::new(Siblings::new(who, &context.limits))
+        });
         let workers = vec![Simulant::start(protocol, &mut context)];
         let (clients, connects, coming) = (Vec::new(), Vec::new(), Vec::new());
         let mut harness = Self { workers, context, clients, connects, coming, has_drained: false };
@@ -308,6 +314,13 @@ impl<P: Protocol> Harness<P> {
         self.connects.iter().map(|(_, address, token)| (*address, *token)).collect()
     }
 
+    /// Another worker, which has this slot, has sent a message.
+    pub fn sibling_message(&mut self, slot: usize, message: &[u8]) {
+        let from = Sibling { slot, number: slot as u64 + 1 };
+        self.call(self.serving(), |protocol, worker| protocol.on_sibling_message(from, message, worker));
+        self.run();
+    }
+
     /// A helper thread's message arrives.
     pub fn message(&mut self, message: P::Message) {
         self.call(self.serving(), |protocol, worker| protocol.on_message(message, worker));
@@ -421,6 +434,7 @@ impl<P: Protocol> Harness<P> {
                 self.command(command);
             }
             self.call(self.serving(), Protocol::on_turn_end);
+            has_moved |= self.hear_self();
             for index in 0..self.clients.len() {
                 has_moved |= self.settle(index);
             }

@@ -32,6 +32,7 @@ use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
 use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
+use crate::messages::{Siblings, Who};
 use crate::protocol::Protocol;
 use crate::steering::Steering;
 use crate::sys::acceptor::Acceptor;
@@ -177,7 +178,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         });
         let inbox = Inbox::new().map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
-        let meets = setup.signals && P::STATE.is_some();
+        let meets = setup.signals && (P::STATE.is_some() || P::MESSAGES.is_some());
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the sockets where connections are brought"))?;
         // Rings cannot be made later, where there is a sandbox.
@@ -196,6 +197,10 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         context.access_log = log.map_err(system("the access log"))?.map(AccessLog::new);
         context.core = core;
         context.limits.connections_max = sizing.connections_max;
+        context.siblings = P::MESSAGES.map(|_| {
+            let name = meeting.as_ref().map_or_else(String::new, |meeting| meeting.name().to_owned());
+            Box::new(Siblings::new(Who { name, slot, generation }, &context.limits))
+        });
         let mut protocol = protocol();
         protocol.on_start(&mut Worker::new(&mut context, &inbox, &mut Nobody)).map_err(StartError::Protocol)?;
         for (listener, steering) in listeners.iter().zip(&steering) {

@@ -9,6 +9,8 @@ use crate::types::ConnectionId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Gathering {
+    /// Until what others say is marked, for this heir; or no heir has been found.
+    Listening(Option<Heir>),
     /// These have not come to a standstill; or no heir has been found.
     Stopping(BTreeSet<ConnectionId>),
     /// These have not been frozen.
@@ -21,7 +23,7 @@ impl Gathering {
     pub(super) fn forget(&mut self, id: ConnectionId) {
         match self {
             Self::Stopping(waiting) | Self::Freezing(waiting) => drop(waiting.remove(&id)),
-            Self::Giving(_) => {}
+            Self::Listening(_) | Self::Giving(_) => {}
         }
     }
 }
@@ -30,6 +32,10 @@ impl Sender {
     /// Goes on to the next step, where everything has come that this one waits for.
     pub(super) fn gather<T: Table>(&mut self, world: &mut World<'_, T>) {
         let Some(heir) = self.heirs.keys().next().copied() else { return };
+        if self.phase == Phase::Gathering(Gathering::Listening(None)) {
+            self.phase = Phase::Gathering(Gathering::Listening(Some(heir)));
+            world.tell(Command::Listen(heir));
+        }
         if matches!(&self.phase, Phase::Gathering(Gathering::Stopping(waiting)) if waiting.is_empty()) {
             let still = self.in_queue(world, Stage::Still);
             still.iter().for_each(|id| world.tell(Command::Freeze(*id)));
@@ -41,6 +47,7 @@ impl Sender {
     }
 
     fn ask<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        self.gathers = self.listens.then_some(heir);
         self.phase = Phase::Gathering(Gathering::Giving(heir));
         world.tell(Command::GiveState(heir));
     }
@@ -59,11 +66,21 @@ impl Sender {
         if self.phase != Phase::Gathering(Gathering::Giving(heir)) {
             return;
         }
-        self.phase = Phase::Moving { is_state_given: true };
-        self.report.tally.state_bytes = Some(bytes);
+        self.phase = Phase::Moving { is_state_given: self.has_worker_state };
+        self.report.tally.state_bytes = self.has_worker_state.then_some(bytes);
         self.report.is_changed = true;
         let others: Vec<Heir> = self.heirs.keys().copied().filter(|other| *other != heir).collect();
         others.into_iter().for_each(|other| self.lose(world, other));
+    }
+
+    /// Everything is stopped, once what was said before has been heard.
+    pub(super) fn listened<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        if self.phase != Phase::Gathering(Gathering::Listening(Some(heir))) {
+            return;
+        }
+        self.phase = Phase::Gathering(Gathering::Stopping(BTreeSet::new()));
+        let queued = self.in_queue(world, Stage::Queued);
+        queued.into_iter().for_each(|id| self.stop(world, id));
     }
 
     pub(super) fn state_refused<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir, refusal: Refusal) {
@@ -76,6 +93,10 @@ impl Sender {
 
     /// The heir that was asked is gone: the next one, or everything anew when there is one.
     pub(super) fn state_lost<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
+        self.gathers.take_if(|one| *one == heir);
+        if self.phase == Phase::Gathering(Gathering::Listening(Some(heir))) {
+            self.phase = Phase::Gathering(Gathering::Listening(None));
+        }
         if self.phase != Phase::Gathering(Gathering::Giving(heir)) {
             return;
         }

@@ -114,6 +114,8 @@ pub(crate) enum Input {
     Sent(Heir),
     /// The channel ended, or the heir said what it may not.
     Ended(Heir),
+    /// What is to be heard here was heard: connections may be stopped.
+    Listened(Heir),
     /// The outcome of [`Command::GiveState`]: the heir has so many bytes of state.
     StateTaken(Heir, u64),
     /// The heir does not take the state.
@@ -153,8 +155,12 @@ pub(crate) enum Command {
     Give { heir: Heir, batch: u64 },
     /// The heir has it: let go of it. It stood still for so long.
     Release { id: ConnectionId, pause_ns: u64 },
+    /// Have everything marked that this worker and this heir hear of others: answered by `Listened`, in time.
+    Listen(Heir),
     /// Hand the worker's own state over.
     GiveState(Heir),
+    /// All connections were given to this heir that go together.
+    AllGiven(Heir),
     /// Nothing more moves: what is here stays, and is told so.
     Over,
     /// Tell the master.
@@ -180,6 +186,10 @@ pub(crate) struct Sender {
     /// Connections may move at all.
     may_move: bool,
     has_worker_state: bool,
+    /// What connections hear of other workers moves with them.
+    listens: bool,
+    /// All go to this heir, which is to be told when it has them.
+    gathers: Option<Heir>,
     phase: Phase,
     /// Named by the master, and not visited yet.
     named: Vec<Heir>,
@@ -201,10 +211,12 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(may_move: bool, has_worker_state: bool) -> Self {
+    pub(crate) fn new(may_move: bool, has_worker_state: bool, listens: bool) -> Self {
         Self {
             may_move,
             has_worker_state,
+            listens,
+            gathers: None,
             phase: Phase::Idle,
             named: Vec::new(),
             visiting: BTreeSet::new(),
@@ -289,6 +301,7 @@ impl Sender {
             Input::Takes { heir, batch, refused, open } => self.taken(world, heir, batch, &refused, open),
             Input::Sent(heir) => self.sent(world, heir),
             Input::Ended(heir) => self.lose(world, heir),
+            Input::Listened(heir) => self.listened(world, heir),
             Input::StateTaken(heir, bytes) => self.state_taken(world, heir, bytes),
             Input::StateRefused(heir, refusal) => self.state_refused(world, heir, refusal),
             Input::StateDiscarded => self.phase = Phase::Moving { is_state_given: false },
@@ -306,6 +319,11 @@ impl Sender {
             if matches!(self.phase, Phase::Moving { .. }) {
                 let heirs: Vec<Heir> = self.heirs.keys().copied().collect();
                 heirs.into_iter().for_each(|heir| self.fill(world, heir));
+                if self.is_idle()
+                    && let Some(heir) = self.gathers.take()
+                {
+                    world.tell(Command::AllGiven(heir));
+                }
             }
             if self.heirs.is_empty() && self.visiting.is_empty() && !self.waits_for_heirs(world.now_ns) {
                 self.give_up(world);
@@ -339,7 +357,9 @@ impl Sender {
         if !self.has_heirs() {
             return self.end(world);
         }
-        self.phase = if self.has_worker_state {
+        self.phase = if self.listens {
+            Phase::Gathering(Gathering::Listening(None))
+        } else if self.has_worker_state {
             Phase::Gathering(Gathering::Stopping(BTreeSet::new()))
         } else {
             Phase::Moving { is_state_given: false }
@@ -360,7 +380,8 @@ impl Sender {
         self.visitors_until_ns = None;
         world.enter(id, Stage::Queued);
         self.queue.push_back(id);
-        if !matches!(self.phase, Phase::Moving { is_state_given: false }) {
+        let is_listening = matches!(self.phase, Phase::Gathering(Gathering::Listening(_)));
+        if !is_listening && !matches!(self.phase, Phase::Moving { is_state_given: false }) {
             self.stop(world, id);
         }
     }

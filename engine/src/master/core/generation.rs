@@ -29,6 +29,8 @@ pub(crate) struct Child {
     pub(crate) has_channel: bool,
     /// Where other workers bring their connections.
     pub(crate) meeting: Option<String>,
+    /// It speaks to others like it, and can be spoken to there.
+    pub(crate) speaks: bool,
     /// It accepts nothing before it has the state of another worker, or is told that none comes.
     pub(crate) awaits_state: bool,
     /// Connections that it was handed and has not taken yet: others get them if it dies.
@@ -278,7 +280,8 @@ impl Generation {
 
     /// Where its workers can be brought connections.
     pub(super) fn meetings(&self) -> Vec<String> {
-        self.slots.iter().filter_map(Slot::serving).filter_map(|child| child.meeting.clone()).collect()
+        let serving = self.slots.iter().filter_map(Slot::serving).filter(|_| self.plan.has_connection_state);
+        serving.filter_map(|child| child.meeting.clone()).collect()
     }
 
     /// The slot of this index.
@@ -309,6 +312,7 @@ mod tests {
             since,
             has_channel: true,
             meeting: None,
+            speaks: false,
             awaits_state: false,
             handed: VecDeque::new(),
         }

@@ -6,6 +6,7 @@
 //! - `generation`, `start`, `leave`, `scale`, `supervise`: the roster of workers.
 //! - `old`, `new`: an upgrade from both sides. `orphans`: workers of a master that is gone.
 //! - `placement`: who holds which listener, steering, guards. `moves`: connections on their way to others.
+//! - `siblings`: who is told of whom.
 //! - `operations`: who waits for what, and is told the truth once.
 
 mod generation;
@@ -21,6 +22,7 @@ mod operations;
 mod orphans;
 mod placement;
 mod scale;
+mod siblings;
 mod start;
 mod supervise;
 mod types;
@@ -35,6 +37,7 @@ use self::mutation::{Mutation, is_put_back};
 use self::operations::{Kind, Operations};
 pub(crate) use self::orphans::{Orphan, Orphans};
 use self::placement::Placement;
+use self::siblings::Acquaintance;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
@@ -76,6 +79,7 @@ pub(crate) struct Core {
     /// Workers of former masters are to stop so, with this one.
     orphans_stop: Option<Stop>,
     moves: MovesUnderWay,
+    acquaintance: Acquaintance,
     operations: Operations,
     /// HUP came while a reload was under way, or a new master that was sent back: another one follows.
     reloads_again: bool,
@@ -113,6 +117,7 @@ impl Core {
             orphans: Orphans::default(),
             orphans_stop: None,
             moves: MovesUnderWay::default(),
+            acquaintance: Acquaintance::default(),
             operations: Operations::default(),
             reloads_again: false,
             postponed: Vec::new(),
@@ -169,6 +174,8 @@ impl Core {
         self.forget_gone(world);
         self.close_given_up(world);
         self.hand_out(world);
+        self.tell_untold(world);
+        self.let_gather(world);
         self.conclude_moves(world);
         self.ask_postponed(world);
         self.reload_again(world);
@@ -367,7 +374,7 @@ impl Core {
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
         let deadlines = deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline());
-        deadlines.chain(self.placement_deadline(now)).min()
+        deadlines.chain(self.placement_deadline(now)).chain(self.introduction_deadline(now)).min()
     }
 
     /// Nothing is left that this master would have to wait for.

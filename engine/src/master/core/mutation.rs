@@ -77,5 +77,7 @@ mutations! {
         LeavingMasterLeavesFiles,
         /// A change that is asked for when the upgrade was reverted is refused until the new master's process has ended.
         RevertedRefusesChanges,
+        /// The workers of an old master are not told of those of the new one.
+        SiblingsElsewhereAreForgotten,
     }
 }

@@ -96,8 +96,10 @@ impl Core {
 
     pub(super) fn heard_new(&mut self, world: &mut dyn World, message: ToOld) {
         if matches!(self.lifecycle, Lifecycle::Leaving { .. }) {
-            if let ToOld::Meetings { meetings } = message {
-                self.hear_meetings(world, meetings);
+            match message {
+                ToOld::Meetings { meetings } => self.hear_meetings(world, meetings),
+                ToOld::Siblings { members } => self.hear_siblings(world, members),
+                _ => {}
             }
             return;
         }
@@ -119,6 +121,7 @@ impl Core {
             }
             ToOld::Trouble { why } if is_on_probation => self.revert(world, why),
             ToOld::Meetings { meetings } => self.hear_meetings(world, meetings),
+            ToOld::Siblings { members } => self.hear_siblings(world, members),
             ToOld::Commit if is_undecided => self.commit(world),
             ToOld::Revert { by } if is_undecided => self.revert(world, RevertCause::Stopped { by }),
             ToOld::Trouble { .. }

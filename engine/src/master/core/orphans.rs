@@ -148,9 +148,12 @@ impl Core {
                 }
                 orphan.known = Some(known);
                 self.clean_after(world, master);
+                self.introduce_to_orphan(world, process);
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
+            Report::AsksToGather => self.hear_gathering(process, false),
+            Report::HasGathered => self.hear_gathering(process, true),
             Report::Closed => orphan.known.iter_mut().for_each(|known| known.addresses.clear()),
             // The socket did not come with it: this process has no room for more descriptors.
             Report::Listener { .. } => {

@@ -177,6 +177,7 @@ impl Core {
             since: world.now(),
             has_channel: true,
             meeting: None,
+            speaks: false,
             awaits_state: succeeds && generation.plan.has_worker_state,
             handed: VecDeque::new(),
         });

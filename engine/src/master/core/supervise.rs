@@ -30,12 +30,14 @@ impl Core {
         let generation = &mut self.generations[index];
         let (number, slot) = (generation.number, generation.slots[place].index);
         match report {
-            Report::Ready { meeting, .. } => {
+            Report::Ready { meeting, speaks, .. } => {
                 let worker = &mut generation.slots[place];
                 match std::mem::replace(&mut worker.state, State::Gone) {
                     State::Starting(child) => {
-                        worker.state = State::Ready(Child { meeting, ..child });
+                        worker.state = State::Ready(Child { meeting, speaks, ..child });
                         world.note(Some(number), EventKind::WorkerReady { slot, pid: process.0 });
+                        // First: whoever is told to leave by what follows knows it.
+                        self.introduce_worker(world, process);
                         self.became_ready(world, index);
                     }
                     // Said twice, or by one that is being killed.
@@ -50,6 +52,8 @@ impl Core {
                 handed.into_iter().for_each(|arrival| world.forget_arrival(arrival));
             }
             Report::Moved(moved) => self.moved(world, index, place, &moved),
+            Report::AsksToGather => self.hear_gathering(process, false),
+            Report::HasGathered => self.hear_gathering(process, true),
             Report::Leaving => generation.slots[place].leaves = true,
             Report::StateMoves { bytes } => world.note(Some(number), EventKind::WorkerStateMoves { slot, bytes }),
             Report::Closed => {

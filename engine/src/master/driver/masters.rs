@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use socket2::Socket;
 
@@ -19,6 +19,8 @@ use crate::error::ServerError;
 use crate::ipc::channel::{self, Heard, hear_with_all};
 use crate::ipc::control::{Exit, Failure};
 use crate::ipc::descriptors;
+use crate::ipc::meeting::is_name;
+use crate::ipc::orders::Member;
 use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, SocketId, Upgrade};
 use crate::sys::channel::DESCRIPTORS_MAX;
@@ -33,12 +35,42 @@ const LISTENERS_PER_MESSAGE: usize = 200;
 const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
 
 /// Doors of another master's workers, by their names.
-pub(super) type Doors = BTreeMap<String, OwnedFd>;
+#[derive(Default)]
+pub(super) struct Doors {
+    /// Of workers that can be brought connections.
+    heirs: BTreeMap<String, OwnedFd>,
+    /// Of workers that can be spoken to.
+    siblings: BTreeMap<String, OwnedFd>,
+}
+
+/// Doors of workers that can be spoken to, at most.
+const SIBLINGS_MAX: usize = 4096;
+
+impl Doors {
+    pub(super) fn get(&self, name: &str) -> Option<&OwnedFd> {
+        self.heirs.get(name).or_else(|| self.siblings.get(name))
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Keeps these beside those that came before, but for doors of workers that are gone.
+    fn add_siblings(&mut self, members: &[Member], doors: Vec<OwnedFd>) {
+        self.siblings.retain(|_, door| {
+            let mut ends = [PollFd::new(door.as_fd(), PollFlags::empty())];
+            poll(&mut ends, PollTimeout::ZERO).is_ok_and(|gone| gone == 0)
+        });
+        let room = SIBLINGS_MAX.saturating_sub(self.siblings.len());
+        let came = members.iter().map(|member| member.name.clone()).zip(doors);
+        self.siblings.extend(came.filter(|(name, _)| is_name(name)).take(room));
+    }
+}
 
 /// Keeps those that have come with a message, instead of those that came before.
 fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: Vec<OwnedFd>) {
     if let Some(names) = names {
-        *doors = names.iter().cloned().zip(descriptors).collect();
+        doors.heirs = names.iter().cloned().zip(descriptors).collect();
     }
 }
 
@@ -267,6 +299,10 @@ impl New {
             }
             Ok((Heard::Message(ToOld::Arrival), mut descriptors)) if descriptors.len() == 1 => {
                 return descriptors.pop().and_then(|connection| connection_came(sockets, connection));
+            }
+            Ok((Heard::Message(ToOld::Siblings { members }), descriptors)) => {
+                doors.add_siblings(&members, descriptors);
+                return Some(Event::FromNew(ToOld::Siblings { members }.bounded()));
             }
             Ok((Heard::Message(mut message), descriptors)) => {
                 keep_doors(doors, message.doors(), descriptors);

@@ -15,7 +15,7 @@ use super::{log, notify};
 use crate::handover::{Format, Tier};
 use crate::ipc::control::server::Clients;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, TimelineKind};
-use crate::ipc::orders::Order;
+use crate::ipc::orders::{Member, Order};
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
     ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
@@ -63,13 +63,20 @@ impl Driver<'_> {
 
     /// The doors of these names. A name without a door, of a worker that is gone, is taken off the list.
     fn doors(&self, names: Option<&mut Vec<String>>) -> Vec<BorrowedFd<'_>> {
+        names.map_or_else(Vec::new, |names| self.doors_of(names, |name| name))
+    }
+
+    /// As [`Driver::doors`], of workers that can be spoken to.
+    fn sibling_doors(&self, members: &mut Vec<Member>) -> Vec<BorrowedFd<'_>> {
+        self.doors_of(members, |member| &member.name)
+    }
+
+    fn doors_of<T>(&self, named: &mut Vec<T>, name: impl Fn(&T) -> &str) -> Vec<BorrowedFd<'_>> {
         let mut doors = Vec::new();
-        names.into_iter().for_each(|names| {
-            names.retain(|name| {
-                let door = self.workers.door(name).or_else(|| self.doors_elsewhere.get(name));
-                doors.extend(door.map(AsFd::as_fd));
-                door.is_some()
-            });
+        named.retain(|one| {
+            let door = self.workers.door(name(one)).or_else(|| self.doors_elsewhere.get(name(one)));
+            doors.extend(door.map(AsFd::as_fd));
+            door.is_some()
         });
         doors
     }
@@ -173,7 +180,11 @@ impl World for Driver<'_> {
 
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
         let mut order = order.clone();
-        let doors = self.doors(if let Order::Heirs { names } = &mut order { Some(names) } else { None });
+        let doors = match &mut order {
+            Order::Heirs { names } => self.doors(Some(names)),
+            Order::Siblings { members } => self.sibling_doors(members),
+            _ => Vec::new(),
+        };
         self.workers.tell(process, &order, &doors) || self.orphans.tell(process, &order, &doors)
     }
 
@@ -245,7 +256,10 @@ impl World for Driver<'_> {
 
     fn tell_old(&mut self, message: &ToOld) {
         let mut message = message.clone();
-        let doors = self.doors(message.doors());
+        let doors = match &mut message {
+            ToOld::Siblings { members } => self.sibling_doors(members),
+            message => self.doors(message.doors()),
+        };
         self.old.iter().for_each(|old| old.tell(&message, &doors));
     }
 

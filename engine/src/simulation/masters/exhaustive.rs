@@ -60,8 +60,14 @@ pub(super) enum Move {
 impl Small {
     /// A server of one address that serves, and is asked for an upgrade.
     fn begin(&self) -> Point {
-        let shape =
-            Shape { tier: self.tier, addresses: 1, workers: self.workers, hands_over: false, has_worker_state: false };
+        let shape = Shape {
+            tier: self.tier,
+            addresses: 1,
+            workers: self.workers,
+            hands_over: false,
+            has_worker_state: false,
+            speaks: false,
+        };
         let mut universe = Universe::new(shape);
         universe.plan = plan(shape, self.workers, 1, 0);
         universe.restart();

@@ -171,6 +171,23 @@ impl Universe {
                 return Err(waits(format!("worker {} waits for state", id.0)));
             }
         }
+        self.check_acquaintance(&known)
+    }
+
+    /// Of any two workers that speak, one was told of the other.
+    fn check_acquaintance(&self, known: &BTreeSet<ProcessId>) -> Result<(), Violation> {
+        let speaks = |worker: &super::process::Worker| {
+            self.shape.speaks && worker.is_ready() && worker.spawn.plan.has_connection_state
+        };
+        let speakers = self.workers().filter(|(id, worker)| known.contains(id) && speaks(worker));
+        let speakers: Vec<ProcessId> = speakers.map(|(id, _)| id).collect();
+        for (place, one) in speakers.iter().enumerate() {
+            let mut others = speakers[place + 1..].iter();
+            if let Some(other) = others.find(|other| !self.acquainted.contains(&(*one.min(other), **other.max(&one)))) {
+                let detail = format!("workers {} and {} do not know each other", one.0, other.0);
+                return Err(Violation::new("workers that speak know each other", detail));
+            }
+        }
         Ok(())
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Shape {
     pub(super) workers: usize,
     pub(super) hands_over: bool,
     pub(super) has_worker_state: bool,
+    /// Workers speak to each other.
+    pub(super) speaks: bool,
 }
 
 impl Shape {
@@ -33,6 +35,7 @@ impl Shape {
             workers: 1 + random.below(3) as usize,
             hands_over,
             has_worker_state: hands_over && random.once_in(2),
+            speaks: false,
         }
     }
 }

@@ -27,6 +27,10 @@ enum Theme {
     Idle,
 }
 
+/// From this seed on, the histories are those of the seeds from 0 on, and workers speak to each other: that takes messages, which
+/// would give the other seeds other worlds.
+pub(super) const SPEAKING: u64 = 1 << 40;
+
 /// The history of a seed.
 pub(super) fn history(seed: u64) -> Vec<Step> {
     let theme = match seed % 8 {
@@ -37,8 +41,9 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
         _ if seed % 16 == 7 => Theme::FailingStarts,
         _ => Theme::Addresses,
     };
-    let mut random = Random::new(seed);
-    let mut steps = vec![Step::Begin { shape: theme.shape(&mut random) }];
+    let mut random = Random::new(seed % SPEAKING);
+    let shape = Shape { speaks: seed >= SPEAKING, ..theme.shape(&mut random) };
+    let mut steps = vec![Step::Begin { shape }];
     // Most histories begin with a server that serves.
     if !random.once_in(8) {
         steps.push(Step::Time { seed: 1, ms: 100 });

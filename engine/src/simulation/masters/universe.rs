@@ -119,6 +119,8 @@ pub(super) struct Universe {
     pub(super) processes: BTreeMap<ProcessId, Process>,
     /// Their rings hold listen sockets until then.
     pub(super) dead: Vec<Dead>,
+    /// Workers of which one was told of the other.
+    pub(super) acquainted: BTreeSet<(ProcessId, ProcessId)>,
     /// The control socket's path, and the pid file.
     pub(super) path: Option<ProcessId>,
     pub(super) pid_file: Option<ProcessId>,
@@ -176,6 +178,7 @@ impl Universe {
             last_fault: Time::default(),
             served: BTreeSet::new(),
             killed: BTreeSet::new(),
+            acquainted: BTreeSet::new(),
             may_reset: false,
             is_unsteered: false,
             idled: BTreeSet::new(),

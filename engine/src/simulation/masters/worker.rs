@@ -7,7 +7,7 @@ use super::process::{Drain, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Micro, Universe};
 use crate::ipc::control::Exit;
-use crate::ipc::orders::{Moved, Order, Report};
+use crate::ipc::orders::{Member, Moved, Order, Report};
 use crate::master::core::{Listeners, ProcessId, Time};
 
 /// A worker that waits for the state of one that leaves waits so long at most.
@@ -144,8 +144,11 @@ impl Universe {
         let awaits = spawn.succeeds && spawn.plan.has_worker_state;
         worker.awaits_until = awaits.then(|| now.after_ms(STATE_MS_MAX));
         let meeting = spawn.plan.has_connection_state.then(|| format!("{}", id.0));
-        let has_state = spawn.plan.has_worker_state;
-        self.report(id, Report::Ready { core: None, connections_max: 100, listeners: Vec::new(), meeting, has_state });
+        let (has_state, speaks) = (spawn.plan.has_worker_state, self.shape.speaks && meeting.is_some());
+        self.report(
+            id,
+            Report::Ready { core: None, connections_max: 100, listeners: Vec::new(), meeting, has_state, speaks },
+        );
         // A worker whose master went away while it came up leaves.
         let master_lives = self.worker(id).and_then(|worker| worker.channel).is_some_and(|channel| {
             self.channels.get(&channel).is_some_and(|channel| !channel.is_closed[1 - channel.end_of(id)])
@@ -304,6 +307,7 @@ impl Universe {
                 self.begin_drain(id, settle_ms, drain_ms, is_succeeded);
             }
             Order::Heirs { names } => worker.heirs = names,
+            Order::Siblings { members } => self.worker_meets(id, &members),
             Order::Take => {
                 if let Some((connection, _)) = connection
                     && let Place::Held { worker, .. } = &mut self.kernel.connections[connection].place
@@ -330,10 +334,19 @@ impl Universe {
                 }
             }
             Order::Serve => worker.awaits_until = None,
-            Order::Ping | Order::AccessLog | Order::Unknown => {}
+            Order::Ping | Order::Gather | Order::AccessLog | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),
         }
         self.drop_letter(number);
+    }
+
+    /// It speaks to these from now on, and they speak to it.
+    fn worker_meets(&mut self, id: ProcessId, members: &[Member]) {
+        for other in members.iter().filter_map(|member| member.name.parse().ok().map(ProcessId)) {
+            if self.worker(other).is_some() {
+                self.acquainted.insert((id.min(other), id.max(other)));
+            }
+        }
     }
 
     /// Nobody is left to give orders: it serves on until another master comes, unless it leaves already.

@@ -141,6 +141,8 @@ impl World {
                 self.workers[worker].connections.0.remove(&id);
                 self.workers[worker].released += 1;
             }
+            // Nobody has anything to say to others here; see `messages/`.
+            Command::Listen(_) | Command::AllGiven(_) => {}
             Command::GiveState(heir) => {
                 let Some(link) = self.workers[worker].heirs.get(&heir).copied() else {
                     return self.tell_sender(worker, sender::Input::StateRefused(heir, Refusal::Channel));

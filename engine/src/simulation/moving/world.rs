@@ -68,7 +68,7 @@ impl Worker {
             is_halted: false,
             has_left: false,
             lifecycle,
-            sender: Sender::new(true, has_state),
+            sender: Sender::new(true, has_state, false),
             receiver: Receiver::new(u32::MAX),
             connections: Connections::default(),
             departures: VecDeque::new(),

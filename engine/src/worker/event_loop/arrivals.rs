@@ -66,7 +66,10 @@ impl<P: Protocol> EventLoop<P> {
             }
             Command::Own(id) => self.own(id),
             Command::Abandon(id) => self.abandon(id),
-            Command::Close(visitor) => self.close_link(Other::Visitor(visitor)),
+            Command::Close(visitor) => {
+                self.close_link(Other::Visitor(visitor));
+                self.end_arrival(visitor);
+            }
         }
     }
 

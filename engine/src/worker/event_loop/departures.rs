@@ -82,7 +82,10 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn carry_out_departure(&mut self, command: Command) {
         match command {
             Command::Visit(heir) => self.visit(heir, self.context.now_ns + DOOR_MS_MAX * 1_000_000),
-            Command::Close(heir) => self.close_link(Other::Heir(heir)),
+            Command::Close(heir) => {
+                self.close_link(Other::Heir(heir));
+                self.end_departure(heir);
+            }
             Command::Stop(id) => {
                 self.stop_for_move(id);
                 self.settle_held(id.slot);
@@ -124,7 +127,9 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.pause.record(pause_ns, 1);
                 self.settle(id.slot);
             }
+            Command::Listen(heir) => self.listen(heir),
             Command::GiveState(heir) => self.give_state(heir),
+            Command::AllGiven(heir) => self.all_given(heir),
             Command::Over => self.end_moving(),
             Command::Report { is_over } => self.report_moved(is_over),
         }

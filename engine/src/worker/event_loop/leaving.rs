@@ -73,6 +73,9 @@ impl<P: Protocol> EventLoop<P> {
         self.settle_draining();
         let connections = if farewell == Farewell::Move { self.idlest_first() } else { Vec::new() };
         self.tell_sender(sender::Input::Leave(connections));
+        if farewell != Farewell::Move {
+            self.tell_leave();
+        }
         if farewell == Farewell::Goodbye {
             self.say_goodbyes();
         }
@@ -93,6 +96,7 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn end_moving(&mut self) {
         if self.lifecycle.end_moving(self.context.now_ns) {
             self.settle_draining();
+            self.tell_leave();
             self.say_goodbyes();
         }
     }
@@ -168,7 +172,7 @@ impl<P: Protocol> EventLoop<P> {
                 connections: self.slab.len(),
                 listeners: self.listeners.iter().flatten().count(),
                 is_accepting: self.is_accepting(),
-                is_moving: self.moving.sender.is_on() || !self.moving.receiver.is_alone(),
+                is_moving: self.moving.sender.is_on() || !self.moving.receiver.is_alone() || !self.has_told_siblings(),
             })
     }
 }

@@ -134,6 +134,10 @@ impl Moving {
         heir
     }
 
+    pub(super) fn heir_name(&self, heir: Heir) -> Option<&str> {
+        self.doors.get(heir.0 as usize).map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn keep_door(&mut self, heir: Heir, door: OwnedFd) {
         self.doors[heir.0 as usize].1 = Some(door);
     }
@@ -238,6 +242,7 @@ impl<P: Protocol> EventLoop<P> {
             match (link.channel.hear(), other) {
                 (Heard::Nothing, _) => return,
                 (Heard::Unknown, _) => {}
+                (Heard::Circle(message), other) => self.hear_circle(other, message),
                 (Heard::Takes { batch, refused, open }, Other::Heir(heir)) => {
                     self.tell_sender(sender::Input::Takes { heir, batch, refused, open });
                 }
@@ -297,6 +302,7 @@ impl<P: Protocol> EventLoop<P> {
                     self.open_link(Other::Visitor(Visitor(number)), channel);
                     self.tell_receiver(receiver::Input::Came(Visitor(number)));
                 }
+                Came::Speaker(channel) => self.open_speaker(channel),
                 Came::Nobody => {}
                 Came::End => {
                     tracing::warn!(slot = self.context.slot, "no connections can be brought to this worker any more");

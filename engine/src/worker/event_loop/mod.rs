@@ -10,12 +10,14 @@ mod connecting;
 mod departures;
 mod entry;
 mod flow;
+mod gathering;
 mod leaving;
 mod links;
 mod memory;
 mod opening;
 mod orders;
 mod polls;
+mod siblings;
 mod worker_state;
 
 use std::collections::HashMap;
@@ -29,6 +31,7 @@ use self::entry::Entry;
 use self::links::Moving;
 pub(super) use self::polls::watch_signals;
 use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
+use self::siblings::Circle;
 use super::Sizing;
 use super::budget::Budget;
 use super::idlest::Idlest;
@@ -126,6 +129,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     lifecycle: Lifecycle,
     connections: Connections,
     moving: Moving,
+    circle: Circle,
     state_bytes_max: u64,
     state_too_large: StateTooLarge,
 }
@@ -134,9 +138,10 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn new(protocol: P, parts: Parts<P::Message>, control: OwnedFd) -> Self {
         let Parts { ring, context, listeners, inbox, rendezvous, generation, signals, sizing, .. } = parts;
         let may_move = P::STATE.is_some() && parts.connections == Connections::Handover;
-        let sender = Sender::new(may_move, P::WORKER_STATE.is_some());
+        let sender = Sender::new(may_move, P::WORKER_STATE.is_some(), P::MESSAGES.is_some());
         let receiver = Receiver::new(sizing.connections_max);
         let moving = Moving::new(sender, receiver, parts.meeting);
+        let circle = Circle::new(moving.door().map_or("", |(name, _)| name));
         let awaits_state = parts.succeeds && P::WORKER_STATE.is_some();
         let lifecycle = if awaits_state { Lifecycle::awaiting_state(context.now_ns) } else { Lifecycle::serving() };
         let idlest = Idlest::new(context.timeouts.idle_at_limit_ms);
@@ -170,6 +175,7 @@ impl<P: Protocol> EventLoop<P> {
             lifecycle,
             connections: parts.connections,
             moving,
+            circle,
             state_bytes_max: parts.state_bytes_max,
             state_too_large: parts.state_too_large,
         };
@@ -198,6 +204,7 @@ impl<P: Protocol> EventLoop<P> {
             listeners,
             meeting: meeting.map(str::to_owned),
             has_state: P::WORKER_STATE.is_some(),
+            speaks: P::MESSAGES.is_some(),
         };
         if let Err(error) = tell_with_all(&self.control, &report, door.as_slice()) {
             tracing::warn!(slot = self.context.slot, %error, "could not report ready; this worker leaves");
@@ -235,7 +242,8 @@ impl<P: Protocol> EventLoop<P> {
             || !self.context.commands.is_empty()
             || self.ring.waiting() > 0
             || self.lifecycle.is_asked()
-            || self.moving.has_more_visitors;
+            || self.moving.has_more_visitors
+            || self.has_said();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.arena.begin_turn();
@@ -260,6 +268,9 @@ impl<P: Protocol> EventLoop<P> {
             self.move_on();
         }
         self.call(Protocol::on_turn_end);
+        if P::MESSAGES.is_some() {
+            self.settle_siblings();
+        }
         self.settle_memory();
         self.settle_accepting();
         self.arm_timeout();
@@ -367,7 +378,9 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
         };
-        let next_ns = of_timers.into_iter().chain(of_leaving).chain(self.budget.next_ns()).min();
+        let of_siblings = if P::MESSAGES.is_some() { self.next_sibling_ns() } else { None };
+        let of_both = of_leaving.into_iter().chain(of_siblings);
+        let next_ns = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);

@@ -35,6 +35,8 @@ impl<P: Protocol> EventLoop<P> {
                 self.drain(settle_ms, drain_ms, Some(is_succeeded));
             }
             Order::Heirs { names } => self.hear_heirs(names, descriptors),
+            Order::Gather => self.begin_gathering(),
+            Order::Siblings { members } => self.hear_siblings(members, descriptors),
             Order::Take => {
                 // First, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);

@@ -18,7 +18,7 @@ pub(super) const RENDEZVOUS: Key = Key { slot: 3, generation: 0 };
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn readable(&mut self, key: Key, more: bool) {
-        if self.link_readable(key, more) {
+        if (P::MESSAGES.is_some() && self.sibling_readable(key, more)) || self.link_readable(key, more) {
             return;
         }
         match key {

@@ -60,7 +60,9 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Everything stands still: gives the state to this heir.
     pub(super) fn give_state(&mut self, heir: Heir) {
-        let Some(format) = P::WORKER_STATE else { return };
+        self.say_moved();
+        // What connections hear goes with them, and needs no state.
+        let Some(format) = P::WORKER_STATE else { return self.tell_sender(Input::StateTaken(heir, 0)) };
         let discards = self.state_too_large == StateTooLarge::Discard;
         let estimate = self.protocol.worker_state_bytes();
         let given = if estimate > self.state_bytes_max && discards {

@@ -1,0 +1,138 @@
+//! Workers speak to each other, of whatever generation they are and whichever master of an upgrade they belong to. They need to be told
+//! how they reach each other, and of two it is enough to tell one: whoever is spoken to has a way back.
+//!
+//! So a worker that has come up is told of all that are there. Workers that no newcomer is told of hear of it
+//! instead: those of a former master, and those of the old one in an upgrade.
+
+use std::collections::VecDeque;
+
+use super::Core;
+use super::generation::State;
+use super::mutation::{Mutation, is_put_back};
+use super::placement::SHARE_RETRY_MS;
+use super::types::{ProcessId, Time};
+use super::world::World;
+use crate::ipc::orders::{Member, Order};
+use crate::ipc::relay::ToOld;
+
+/// One message has room for so many.
+const MEMBERS_PER_ORDER: usize = 100;
+
+/// Workers of another master that are remembered: more than it has.
+const ELSEWHERE_MAX: usize = 4096;
+
+/// Who has to be told of whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Acquaintance {
+    /// Workers of the new master of an upgrade that this one has started; some may be gone.
+    elsewhere: Vec<Member>,
+    /// What could not be told yet.
+    untold: Vec<(ProcessId, Vec<Member>)>,
+    /// Moves its connections, with what they hear of others: one at a time, since two would wait for each other.
+    gathering: Option<ProcessId>,
+    /// Those that would.
+    waiting: VecDeque<ProcessId>,
+}
+
+impl Acquaintance {
+    fn owe(&mut self, process: ProcessId, members: &[Member]) {
+        self.untold.extend(members.chunks(MEMBERS_PER_ORDER).map(|some| (process, some.to_vec())));
+    }
+}
+
+impl Core {
+    /// Workers of this master that speak to others and can be told something.
+    fn speakers(&self) -> Vec<(ProcessId, Member)> {
+        let mut speakers = Vec::new();
+        for generation in &self.generations {
+            for slot in &generation.slots {
+                if let State::Ready(child) = &slot.state
+                    && child.speaks
+                    && child.has_channel
+                    && let Some(name) = child.meeting.clone()
+                {
+                    speakers.push((child.process, Member { name, slot: slot.index, generation: generation.number }));
+                }
+            }
+        }
+        speakers
+    }
+
+    /// A worker has come up.
+    pub(super) fn introduce_worker(&mut self, world: &mut dyn World, newcomer: ProcessId) {
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.speakers().into_iter().partition(|(process, _)| *process == newcomer);
+        let Some((_, member)) = own.into_iter().next() else { return };
+        let others: Vec<Member> =
+            others.into_iter().map(|(_, member)| member).chain(self.acquaintance.elsewhere.iter().cloned()).collect();
+        self.acquaintance.owe(newcomer, &others);
+        let orphans = self.orphans.all.iter().filter(|orphan| orphan.known.is_some());
+        orphans.for_each(|orphan| self.acquaintance.owe(orphan.process, std::slice::from_ref(&member)));
+        if self.elder.is_some() && !is_put_back(Mutation::SiblingsElsewhereAreForgotten) {
+            world.tell_old(&ToOld::Siblings { members: vec![member] });
+        }
+        self.tell_untold(world);
+    }
+
+    /// A worker of a former master has said who it is.
+    pub(super) fn introduce_to_orphan(&mut self, world: &mut dyn World, orphan: ProcessId) {
+        let members: Vec<Member> = self.speakers().into_iter().map(|(_, member)| member).collect();
+        self.acquaintance.owe(orphan, &members);
+        self.tell_untold(world);
+    }
+
+    /// Workers of the new master have come up.
+    pub(super) fn hear_siblings(&mut self, world: &mut dyn World, members: Vec<Member>) {
+        for (process, _) in self.speakers() {
+            self.acquaintance.owe(process, &members);
+        }
+        let elsewhere = &mut self.acquaintance.elsewhere;
+        elsewhere.extend(members);
+        elsewhere.drain(..elsewhere.len().saturating_sub(ELSEWHERE_MAX));
+        self.tell_untold(world);
+    }
+
+    /// Tells what has not been told, to those who live.
+    pub(super) fn tell_untold(&mut self, world: &mut dyn World) {
+        if self.acquaintance.untold.is_empty() {
+            return;
+        }
+        let own = self.speakers().into_iter().map(|(process, _)| process);
+        let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
+        self.acquaintance.untold.retain(|(process, members)| {
+            living.contains(process) && !world.tell(*process, &Order::Siblings { members: members.clone() })
+        });
+    }
+
+    /// A worker would move its connections, or has.
+    pub(super) fn hear_gathering(&mut self, process: ProcessId, has_gathered: bool) {
+        if has_gathered {
+            self.acquaintance.gathering.take_if(|one| *one == process);
+        } else if !self.acquaintance.waiting.contains(&process) {
+            self.acquaintance.waiting.push_back(process);
+        }
+    }
+
+    /// Lets the next one move its connections.
+    pub(super) fn let_gather(&mut self, world: &mut dyn World) {
+        let acquaintance = &self.acquaintance;
+        if acquaintance.gathering.is_none() && acquaintance.waiting.is_empty() {
+            return;
+        }
+        let own = self.speakers().into_iter().map(|(process, _)| process);
+        let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
+        self.acquaintance.gathering.take_if(|process| !living.contains(process));
+        while self.acquaintance.gathering.is_none()
+            && let Some(next) = self.acquaintance.waiting.pop_front()
+        {
+            // One that cannot be told goes on by itself after a while.
+            let is_told = living.contains(&next) && world.tell(next, &Order::Gather);
+            self.acquaintance.gathering = is_told.then_some(next);
+        }
+    }
+
+    /// When it is tried again.
+    pub(super) fn introduction_deadline(&self, now: Time) -> Option<Time> {
+        (!self.acquaintance.untold.is_empty()).then(|| now.after_ms(SHARE_RETRY_MS))
+    }
+}

@@ -1,0 +1,23 @@
+//! Defects of messages, to be put back one at a time.
+
+use crate::mutation::mutations;
+
+mutations! {
+    /// A defect of what is heard while connections move.
+    enum Mutation {
+        /// A worker that leaves reads on behind the marks.
+        LeaverReadsOn,
+        /// Its heir reads on behind the marks.
+        HeirReadsOn,
+        /// The heir reads senders that nobody has asked for a mark.
+        NewcomersAreRead,
+        /// The heir is not waited for.
+        HeirIsNotAwaited,
+        /// What a connection says at the heir is heard before what it had said.
+        BeganIsIgnored,
+        /// What is for a slot goes on to the worker that leaves behind its mark.
+        SlotStays,
+        /// A mark does not keep its place among messages.
+        MarksOvertake,
+    }
+}

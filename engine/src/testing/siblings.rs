@@ -1,0 +1,42 @@
+//! Messages to other workers, where there is but one: it hears what it says to all, and to its own slot.
+
+use std::rc::Rc;
+
+use super::Harness;
+use crate::messages::{Heard, Inbox as Packets, Sibling};
+use crate::protocol::Protocol;
+
+impl<P: Protocol> Harness<P> {
+    /// The turn ends: the worker hears what it has said. `true` where that was anything.
+    pub(super) fn hear_self(&mut self) -> bool {
+        let now_ns = self.context.now_ns;
+        let Some(siblings) = self.context.siblings.as_mut().filter(|siblings| siblings.has_staged()) else {
+            return false;
+        };
+        siblings.seal(now_ns);
+        let from = Sibling { slot: siblings.own().slot, number: 0 };
+        let mut packets = Packets::new(usize::MAX);
+        while let Some(packet) = self.context.siblings.as_mut().and_then(|siblings| siblings.take_own()) {
+            self.hear_packet(from, &mut packets, &packet);
+        }
+        if self.context.siblings.as_mut().is_some_and(|siblings| siblings.settle()) {
+            self.call(self.serving(), Protocol::on_siblings_writable);
+        }
+        true
+    }
+
+    fn hear_packet(&mut self, from: Sibling, packets: &mut Packets, packet: &Rc<Vec<u8>>) {
+        let serving = self.serving();
+        match packets.take(packet) {
+            Ok(Heard::Messages(messages)) => {
+                for message in messages {
+                    self.call(serving, |protocol, worker| protocol.on_sibling_message(from, message, worker));
+                }
+            }
+            Ok(Heard::Large(message)) => {
+                self.call(serving, |protocol, worker| protocol.on_sibling_message(from, &message, worker));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What connections hear of other workers moves with them: the steps of [`Gate`](crate::messages::Gate), for a worker that
+//! leaves and for its heir.
+//!
+//! Where a step does not come in time, the next one is taken without it: connections move in any case, and may miss a message or
+//! hear one twice.
+
+use std::collections::BTreeSet;
+
+use super::links::Other;
+use super::{EventLoop, Master};
+use crate::handover::Message;
+use crate::handover::receiver::Visitor;
+use crate::handover::sender::{Heir, Input};
+use crate::ipc::channel::tell;
+use crate::ipc::meeting::is_name;
+use crate::ipc::orders::Report;
+use crate::messages::SELF;
+use crate::protocol::Protocol;
+
+/// For its turn among workers that leave, one waits so long at most: each of the others may have many connections.
+const TURN_NS_MAX: u64 = 10_000_000_000;
+
+/// For the marks of all others, and that the heir has read them.
+const MARKS_NS_MAX: u64 = 1_000_000_000;
+
+/// For all connections, an heir keeps others waiting so long at most.
+const ARRIVAL_NS_MAX: u64 = 5_000_000_000;
+
+/// How far a worker that leaves is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// Another one moves its connections.
+    Waiting,
+    /// The heir is asked whom it hears.
+    Asking,
+    /// All are asked for marks.
+    Marking,
+    /// The heir reads them, too.
+    Marked,
+    /// Everything that comes before the marks was heard; what callbacks asked for then is done in this turn.
+    Heard,
+    /// Connections move.
+    Moving,
+}
+
+/// This worker leaves.
+pub(super) struct Departure {
+    heir: Heir,
+    attempt: u32,
+    step: Step,
+    until_ns: u64,
+    /// Others were told that connections say nothing more here.
+    has_moved: bool,
+}
+
+/// Another worker brings its connections.
+pub(super) struct Arrival {
+    visitor: Visitor,
+    of: String,
+    attempt: u32,
+    has_gathered: bool,
+    until_ns: u64,
+}
+
+impl<P: Protocol> EventLoop<P> {
+    /// Connections are to go to this heir; when it is this worker's turn.
+    pub(super) fn listen(&mut self, heir: Heir) {
+        self.circle.attempts += 1;
+        let (attempt, until_ns) = (self.circle.attempts, self.context.now_ns + TURN_NS_MAX);
+        self.circle.departure = Some(Departure { heir, attempt, step: Step::Waiting, until_ns, has_moved: false });
+        if self.master == Master::Gone || tell(&self.control, &Report::AsksToGather).is_err() {
+            self.begin_gathering();
+        }
+    }
+
+    /// No other worker moves its connections now.
+    pub(super) fn begin_gathering(&mut self) {
+        let Some((name, _)) = self.moving.door() else { return };
+        let name = name.to_owned();
+        let Some(departure) = self.circle.departure.as_mut().filter(|one| one.step == Step::Waiting) else { return };
+        (departure.step, departure.until_ns) = (Step::Asking, self.context.now_ns + MARKS_NS_MAX);
+        let (heir, attempt) = (departure.heir, departure.attempt);
+        self.say_circle(Other::Heir(heir), &Message::Gather { name, attempt });
+    }
+
+    fn say_circle(&mut self, other: Other, message: &Message) {
+        match self.moving.channel(other).map(|channel| channel.say(message)) {
+            Some(Ok(())) => self.flush_link(other),
+            Some(Err(_)) => self.lose_link(other),
+            None => {}
+        }
+    }
+
+    /// The other side of a handover says something about messages.
+    pub(super) fn hear_circle(&mut self, other: Other, message: Message) {
+        if P::MESSAGES.is_none() {
+            return;
+        }
+        self.circle.is_due = true;
+        let step = match (&self.circle.departure, other) {
+            (Some(departure), Other::Heir(heir)) if departure.heir == heir => Some(departure.step),
+            _ => None,
+        };
+        let is_here = |visitor| self.circle.arrival.as_ref().is_some_and(|arrival| arrival.visitor == visitor);
+        match (message, other) {
+            (Message::Gathers { senders }, _) if step == Some(Step::Asking) => self.ask_for_marks(senders),
+            (Message::Gathered, _) if step == Some(Step::Marked) => self.enter(Step::Heard),
+            (Message::Gather { name, attempt }, Other::Visitor(visitor)) if is_name(&name) => {
+                self.await_arrival(visitor, name, attempt);
+            }
+            (Message::Senders { senders }, Other::Visitor(visitor)) if is_here(visitor) => {
+                self.circle.gate.expect(senders.into_iter().filter(|name| is_name(name)));
+            }
+            (Message::AllGiven, Other::Visitor(visitor)) => self.end_arrival(visitor),
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, step: Step) {
+        if let Some(departure) = &mut self.circle.departure {
+            departure.step = step;
+            self.circle.is_due = true;
+        }
+    }
+
+    /// The heir hears these.
+    fn ask_for_marks(&mut self, senders: Vec<String>) {
+        let Some(departure) = &self.circle.departure else { return };
+        let (heir, attempt) = (departure.heir, departure.attempt);
+        let Some(to) = self.moving.heir_name(heir).map(str::to_owned) else { return };
+        self.circle.gate.depart(attempt, senders.into_iter().filter(|name| is_name(name)));
+        self.enter(Step::Marking);
+        if let Some(siblings) = &mut self.context.siblings {
+            siblings.mark(SELF, to.clone(), attempt);
+        }
+        self.circle.ask_for_marks(&to, attempt);
+    }
+
+    /// Somebody has come who may have to be asked for a mark.
+    pub(super) fn ask_newcomer(&mut self, number: u32) {
+        let Some(Departure { heir, attempt, step: Step::Marking, .. }) = self.circle.departure else { return };
+        if let Some(to) = self.moving.heir_name(heir) {
+            self.circle.ask_for_mark(number, to, attempt);
+        }
+    }
+
+    /// A worker will bring all its connections.
+    fn await_arrival(&mut self, visitor: Visitor, of: String, attempt: u32) {
+        if !self.takes() {
+            return;
+        }
+        let Some(senders) = self.circle.gate.arrive(of.clone(), attempt) else { return };
+        let until_ns = self.context.now_ns + ARRIVAL_NS_MAX;
+        self.circle.arrival = Some(Arrival { visitor, of, attempt, has_gathered: false, until_ns });
+        self.say_circle(Other::Visitor(visitor), &Message::Gathers { senders });
+    }
+
+    /// All have come that this one brings, or nobody comes any more.
+    pub(super) fn end_arrival(&mut self, visitor: Visitor) {
+        if self.circle.arrival.take_if(|arrival| arrival.visitor == visitor).is_none() {
+            return;
+        }
+        self.circle.gate.end_arriving();
+        self.circle.is_due = true;
+        self.call(Protocol::on_all_arrived);
+    }
+
+    /// Everything is frozen: connections say nothing more here.
+    pub(super) fn say_moved(&mut self) {
+        let Some(departure) = self.circle.departure.as_mut().filter(|departure| !departure.has_moved) else { return };
+        departure.has_moved = true;
+        if let Some(siblings) = &mut self.context.siblings {
+            siblings.moved(departure.attempt);
+        }
+        self.flush_said();
+    }
+
+    /// All connections are this heir's that go together.
+    pub(super) fn all_given(&mut self, heir: Heir) {
+        self.say_circle(Other::Heir(heir), &Message::AllGiven);
+        self.end_departure(heir);
+    }
+
+    /// What stays here, or is here again, hears on.
+    pub(super) fn end_departure(&mut self, heir: Heir) {
+        if self.circle.departure.as_ref().is_none_or(|departure| departure.heir != heir) {
+            return;
+        }
+        self.say_moved();
+        self.circle.departure = None;
+        self.circle.gate.end_departing();
+        self.circle.is_due = true;
+        let _ = tell(&self.control, &Report::HasGathered);
+    }
+
+    /// Takes the steps that can be taken now.
+    pub(super) fn settle_gathering(&mut self) {
+        self.circle.is_due = false;
+        let now_ns = self.context.now_ns;
+        self.settle_arrival(now_ns);
+        let Some(departure) = &self.circle.departure else { return };
+        let (heir, slot) = (departure.heir, self.context.slot);
+        match departure.step {
+            Step::Marking => {
+                if let Some(senders) = self.circle.gate.departed() {
+                    self.enter(Step::Marked);
+                    self.say_circle(Other::Heir(heir), &Message::Senders { senders });
+                }
+            }
+            Step::Heard => {
+                self.enter(Step::Moving);
+                self.tell_sender(Input::Listened(heir));
+            }
+            Step::Waiting if departure.until_ns <= now_ns => self.begin_gathering(),
+            _ => {}
+        }
+        let is_late = |one: &Departure| one.until_ns <= now_ns && one.step > Step::Waiting && one.step < Step::Heard;
+        if let Some(step) = self.circle.departure.as_ref().filter(|one| is_late(one)).map(|one| one.step) {
+            tracing::warn!(slot, ?step, "connections move before all messages to them were marked: some may be missed");
+            self.enter(Step::Heard);
+        }
+    }
+
+    fn settle_arrival(&mut self, now_ns: u64) {
+        let Some(arrival) = &mut self.circle.arrival else { return };
+        let visitor = arrival.visitor;
+        if arrival.until_ns <= now_ns {
+            tracing::warn!(slot = self.context.slot, "connections come too late; others are not kept waiting for them");
+            return self.end_arrival(visitor);
+        }
+        if !arrival.has_gathered && self.circle.gate.has_gathered() {
+            arrival.has_gathered = true;
+            let (of, attempt) = (arrival.of.clone(), arrival.attempt);
+            if let Some(siblings) = &mut self.context.siblings {
+                siblings.began(of, attempt);
+            }
+            self.flush_said();
+            self.say_circle(Other::Visitor(visitor), &Message::Gathered);
+        }
+    }
+
+    pub(super) fn next_gathering_ns(&self) -> Option<u64> {
+        let departure = self.circle.departure.as_ref().filter(|one| one.step < Step::Heard).map(|one| one.until_ns);
+        departure.into_iter().chain(self.circle.arrival.as_ref().map(|arrival| arrival.until_ns)).min()
+    }
+
+    /// Reads on from those that were held.
+    pub(super) fn read_on(&mut self) {
+        let released: BTreeSet<u32> = self.circle.released();
+        for number in released {
+            self.hear_again(number);
+        }
+        self.hear_self();
+    }
+}
