@@ -284,11 +284,8 @@ fn without_a_cache_the_same_is_chosen() {
             let (status, head, body) = get(&mut without, path, &headers);
             let cached = get(&mut with, path, &headers);
             // Whether somebody else would get a sibling is not looked at.
-            assert_eq!(
-                header(&head, "Vary").as_deref(),
-                (status == 200).then_some("Accept-Encoding"),
-                "{path} {accepted}"
-            );
+            let varies = |head: &str| header(head, "Vary").is_some();
+            assert!(varies(&head) || !varies(&cached.1), "{path} {accepted}");
             let others = |head: &str| head.lines().filter(|line| !line.starts_with("Vary: ")).collect::<String>();
             assert_eq!((status, others(&head), body), (cached.0, others(&cached.1), cached.2), "{path} {accepted}");
         }

@@ -46,7 +46,7 @@ const READS_MAX: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesConfig {
     /// What is kept in memory in each worker, default 64 MiB. 0 keeps nothing: each request opens its file, and looks for a sibling
-    /// where the client accepts one; so every answer has `Vary: Accept-Encoding`.
+    /// where the client accepts one; so answers have `Vary: Accept-Encoding` unless all were looked for in vain.
     pub cache_bytes_max: usize,
     /// Files up to this size are kept in memory, default 512 KiB. Larger ones are read in parts as clients take them.
     pub cached_file_bytes_max: usize,
@@ -271,7 +271,12 @@ impl Found {
             }
             is_missing[place] = true;
         }
-        Ok(Self { content_type: media_type::of(&String::from_utf8_lossy(path)), varies: true, plain, siblings })
+        Ok(Self {
+            content_type: media_type::of(&String::from_utf8_lossy(path)),
+            varies: is_missing.contains(&false),
+            plain,
+            siblings,
+        })
     }
 
     /// Whether everything is what it was.
