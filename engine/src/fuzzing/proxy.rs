@@ -1,5 +1,6 @@
 //! What a proxy sends first.
 
+use crate::context::Io;
 use crate::protocol::Protocol;
 use crate::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use crate::testing::{Client, Harness};
@@ -16,7 +17,7 @@ impl Protocol for Heard {
     type Connection = ();
     type Message = ();
 
-    fn on_open(&mut self, peer: Peer<'_>, _: &mut crate::Io<'_>) -> Result<(), Reject> {
+    fn on_open(&mut self, peer: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
         let header = peer.proxy().expect("it came from a proxy");
         assert!(self.header.replace(header.clone()).is_none(), "opened twice");
         let address = peer.address().expect("known");
@@ -25,7 +26,7 @@ impl Protocol for Heard {
         Ok(())
     }
 
-    fn on_data(&mut self, (): &mut (), input: &[u8], _: &mut crate::Io<'_>) -> Step {
+    fn on_data(&mut self, (): &mut (), input: &[u8], _: &mut Io<'_>) -> Step {
         self.input.extend_from_slice(input);
         Step::more(input.len())
     }
