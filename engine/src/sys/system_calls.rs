@@ -115,6 +115,7 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_accept4,
         libc::SYS_shutdown,
         libc::SYS_getpeername,
+        libc::SYS_getsockname,
         libc::SYS_getsockopt,
         libc::SYS_memfd_create,
         libc::SYS_lseek,
