@@ -9,7 +9,7 @@
 //! writable             answers `writable COUNT`: how often there was room again
 //! ```
 //!
-//! `MESH_VERSION` is the version of what workers say; `MESH_HANG_MS` as in `Timeouts`.
+//! The last argument is the version of what workers say, 1 where none is given. `MESH_HANG_MS` as in `Timeouts`.
 
 use std::cell::RefCell;
 use std::io::{Result, Write};
@@ -147,18 +147,19 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn service() -> Service<'static> {
-    match number("MESH_VERSION", 1) {
-        1 => Service::new(|_slot| Mesh::<1>::default()),
+fn service(version: &str) -> Service<'static> {
+    match version {
+        "1" => Service::new(|_slot| Mesh::<1>::default()),
         _ => Service::new(|_slot| Mesh::<2>::default()),
     }
 }
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, workers, control, pid_file] = arguments.as_slice() else {
-        return Err(std::io::Error::other("mesh ADDRESS WORKERS CONTROL PID_FILE"));
+    let [listen, workers, control, pid_file, version @ ..] = arguments.as_slice() else {
+        return Err(std::io::Error::other("mesh ADDRESS WORKERS CONTROL PID_FILE [VERSION]"));
     };
+    let version = version.first().map_or("1", String::as_str);
     let times = Timeouts::default();
     let settings = Settings {
         listen: vec![listen.parse::<std::net::SocketAddr>().map_err(std::io::Error::other)?.into()],
@@ -177,5 +178,5 @@ fn main() -> Result<()> {
         ..Settings::default()
     };
     let server = Server::builder().settings(settings.clone()).build().map_err(std::io::Error::other)?;
-    server.run_with_reload(service(), || Ok((settings.clone(), service()))).map_err(std::io::Error::other)
+    server.run_with_reload(service(version), || Ok((settings.clone(), service(version)))).map_err(std::io::Error::other)
 }

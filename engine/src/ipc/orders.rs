@@ -135,6 +135,8 @@ pub(crate) enum Report {
     Leaving,
     /// How far the move of its connections to other workers has come.
     Moved(Moved),
+    /// Those whom the oldest [`Order::Siblings`] not reported yet names hear it, or are gone.
+    Acquainted,
     /// It would move its connections, with what they hear of other workers, when no other worker does.
     AsksToGather,
     /// They are where they stay.

@@ -330,6 +330,11 @@ impl Siblings {
         self.fullest_bytes = self.members.values().map(Member::bytes).max().unwrap_or_default();
     }
 
+    /// Whether all members have said that they understand.
+    pub(crate) fn are_all_welcome(&self) -> bool {
+        self.members.values().all(|member| member.is_welcome)
+    }
+
     /// Whether everything that was said to others is theirs.
     pub(crate) fn is_flushed(&self) -> bool {
         let mut others = self.members.iter().filter(|(place, _)| **place != SELF);

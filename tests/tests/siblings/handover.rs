@@ -1,5 +1,9 @@
 //! Every message is counted while workers are replaced.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use baton::control::Outcome;
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -68,4 +72,66 @@ fn messages_cross_upgrades_and_reverts() {
         }
         mesh.lineage.settle();
     });
+}
+
+/// Sends numbers to a slot while `act` is done, until the one who subscribes there has heard the last; each is heard once and in order.
+fn sends_to(mesh: &Mesh, slot: usize, act: impl FnOnce()) {
+    let (_, mut subscriber) = mesh.one_each(2).remove(slot);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sender = std::thread::spawn({
+        let (mut client, is_over) = (mesh.client(), Arc::clone(&is_over));
+        move || {
+            let mut number = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(client.ask(&format!("send {slot} {number}")), "ok");
+                number += 1;
+            }
+            assert_eq!(client.ask(&format!("send {slot} last")), "ok");
+            number
+        }
+    });
+    act();
+    is_over.store(true, Ordering::Relaxed);
+    let count = sender.join().expect("it sends");
+    let heard: Vec<String> = std::iter::from_fn(|| {
+        let text = subscriber.hear().split_once(' ').expect("a slot and a text").1.to_owned();
+        (text != "last").then_some(text)
+    })
+    .collect();
+    let sent: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    let differs = heard.iter().zip(&sent).position(|(heard, sent)| heard != sent);
+    assert!(heard == sent, "{} of {count} heard; they differ at {differs:?}", heard.len());
+    assert!(count > 100, "{count} were sent");
+}
+
+#[test]
+fn what_is_sent_to_a_slot_follows_its_connections() {
+    let mesh = Mesh::start(2, &[]);
+    for slot in [0, 1] {
+        sends_to(&mesh, slot, || (0..5).for_each(|_| reload(&mesh, 2)));
+    }
+    // The slot is gone, and its connections are elsewhere.
+    sends_to(&mesh, 1, || {
+        mesh.lineage.done(&["scale", "1"]);
+        wait_until("the other is gone", || mesh.lineage.first.workers().len() == 1);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    });
+}
+
+#[test]
+fn who_speaks_another_version_is_not_heard_and_connections_move_all_the_same() {
+    let mesh = Mesh::start(2, &[]);
+    let mut clients = mesh.one_each(2);
+    let path = |path: std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
+    let (control, pid_file) = (path(mesh.lineage.control()), path(mesh.lineage.file("pid")));
+    let upgrade = ["upgrade", "--", &mesh.address.to_string(), "2", &control, &pid_file, "2"];
+    let outcome = mesh.lineage.done(&upgrade);
+    assert!(matches!(&outcome, Outcome::Upgraded { moves, .. } if moves.refused.is_empty()), "{outcome:?}");
+    mesh.lineage.settle();
+    for place in [0, 1] {
+        assert_eq!(clients[place].1.ask(&format!("pub from {place}")), "ok");
+        for (_, client) in &mut clients {
+            assert!(client.hear().ends_with(&format!(" from {place}")));
+        }
+    }
 }

@@ -152,6 +152,7 @@ impl Core {
                 self.settle_orphans(world);
             }
             Report::Moved(moved) => orphan.is_moving &= !moved.is_over,
+            Report::Acquainted => self.hear_acquainted(process),
             Report::AsksToGather => self.hear_gathering(process, false),
             Report::HasGathered => self.hear_gathering(process, true),
             Report::Closed => orphan.known.iter_mut().for_each(|known| known.addresses.clear()),

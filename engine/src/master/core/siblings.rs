@@ -4,7 +4,7 @@
 //! So a worker that has come up is told of all that are there. Workers that no newcomer is told of hear of it
 //! instead: those of a former master, and those of the old one in an upgrade.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Core;
 use super::generation::State;
@@ -28,6 +28,8 @@ pub(crate) struct Acquaintance {
     elsewhere: Vec<Member>,
     /// What could not be told yet.
     untold: Vec<(ProcessId, Vec<Member>)>,
+    /// Orders to speak to others that have not come about yet.
+    owed: BTreeMap<ProcessId, u32>,
     /// Moves its connections, with what they hear of others: one at a time, since two would wait for each other.
     gathering: Option<ProcessId>,
     /// Those that would.
@@ -99,8 +101,14 @@ impl Core {
         }
         let own = self.speakers().into_iter().map(|(process, _)| process);
         let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
-        self.acquaintance.untold.retain(|(process, members)| {
-            living.contains(process) && !world.tell(*process, &Order::Siblings { members: members.clone() })
+        let Acquaintance { untold, owed, .. } = &mut self.acquaintance;
+        untold.retain(|(process, members)| {
+            let lives = living.contains(process);
+            let is_told = lives && world.tell(*process, &Order::Siblings { members: members.clone() });
+            if is_told {
+                *owed.entry(*process).or_default() += 1;
+            }
+            lives && !is_told
         });
     }
 
@@ -113,7 +121,16 @@ impl Core {
         }
     }
 
-    /// Lets the next one move its connections.
+    /// Whom a worker was told of hears it.
+    pub(super) fn hear_acquainted(&mut self, process: ProcessId) {
+        let owed = &mut self.acquaintance.owed;
+        if let Some(count) = owed.get_mut(&process) {
+            *count -= 1;
+            owed.retain(|_, count| *count > 0);
+        }
+    }
+
+    /// Lets the next one move its connections, once all workers know each other: otherwise some would hear who others do not.
     pub(super) fn let_gather(&mut self, world: &mut dyn World) {
         let acquaintance = &self.acquaintance;
         if acquaintance.gathering.is_none() && acquaintance.waiting.is_empty() {
@@ -121,7 +138,11 @@ impl Core {
         }
         let own = self.speakers().into_iter().map(|(process, _)| process);
         let living: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
+        self.acquaintance.owed.retain(|process, _| living.contains(process));
         self.acquaintance.gathering.take_if(|process| !living.contains(process));
+        if !self.acquaintance.owed.is_empty() || !self.acquaintance.untold.is_empty() {
+            return;
+        }
         while self.acquaintance.gathering.is_none()
             && let Some(next) = self.acquaintance.waiting.pop_front()
         {

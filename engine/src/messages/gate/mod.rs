@@ -41,6 +41,8 @@ struct Departing {
     attempt: u32,
     awaited: BTreeSet<String>,
     marked: BTreeSet<String>,
+    /// Those that are asked; who comes later is read when connections have moved.
+    asked: BTreeSet<String>,
 }
 
 /// Another worker brings its connections.
@@ -128,7 +130,8 @@ impl Gate {
     /// Whether nothing more of this sender may be read now.
     pub(crate) fn holds(&self, name: &str) -> bool {
         let Some(stand) = self.senders.get(name) else { return false };
-        let is_late = self.arriving.as_ref().is_some_and(|arriving| !arriving.read.contains(name));
+        let is_late = self.arriving.as_ref().is_some_and(|arriving| !arriving.read.contains(name))
+            || self.departing.as_ref().is_some_and(|departing| !departing.asked.contains(name));
         let is_marked = stand.is_marked && !is_put_back(Mutation::HeirReadsOn);
         let is_late = is_late && !is_put_back(Mutation::NewcomersAreRead);
         stand.awaits.is_some() || stand.is_marked_here || is_marked || is_late
@@ -152,13 +155,9 @@ impl Gate {
 
     /// This worker leaves: it, whoever it hears, and these, whom its heir hears, are to mark their places.
     pub(crate) fn depart(&mut self, attempt: u32, others: impl IntoIterator<Item = String>) {
-        let awaited = self.senders.keys().cloned().chain(others).collect();
-        self.departing = Some(Departing { attempt, awaited, marked: BTreeSet::new() });
-    }
-
-    /// Whether this one is still to be asked for a mark, where it comes now.
-    pub(crate) fn awaits(&self, name: &str) -> bool {
-        self.departing.as_ref().is_some_and(|departing| departing.awaited.contains(name))
+        let awaited: BTreeSet<String> = self.senders.keys().cloned().chain(others).collect();
+        let asked = awaited.clone();
+        self.departing = Some(Departing { attempt, awaited, marked: BTreeSet::new(), asked });
     }
 
     /// Whether all have marked their places: gives those that have, and not those that have ended.

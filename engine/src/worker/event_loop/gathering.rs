@@ -138,8 +138,10 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Somebody has come who may have to be asked for a mark.
     pub(super) fn ask_newcomer(&mut self, number: u32) {
-        let Some(Departure { heir, attempt, step: Step::Marking, .. }) = self.circle.departure else { return };
-        if let Some(to) = self.moving.heir_name(heir) {
+        let Some(Departure { heir, attempt, step, .. }) = self.circle.departure else { return };
+        if step >= Step::Marking
+            && let Some(to) = self.moving.heir_name(heir)
+        {
             self.circle.ask_for_mark(number, to, attempt);
         }
     }

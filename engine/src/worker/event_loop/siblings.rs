@@ -13,7 +13,7 @@ use crate::context::Worker;
 use crate::handover::Format;
 use crate::ipc::channel::{self, hear_with, is_nonsense, tell, tell_with};
 use crate::ipc::meeting::{is_name, speak};
-use crate::ipc::orders::Member;
+use crate::ipc::orders::{Member, Report};
 use crate::messages::{Answer, Gate, Heard, Inbox, Misfit, PACKET_BYTES_MAX, Place, Sibling, VERSION, Who, Word};
 use crate::protocol::Protocol;
 use crate::sys::channel::{receive, receive_bytes, send};
@@ -74,6 +74,8 @@ pub(super) struct Circle {
     sequence: u16,
     /// Speakers that have ever been.
     came: u64,
+    /// Orders to speak to others that are not reported yet.
+    owed: u32,
     buffer: Vec<u8>,
     /// Of what this worker says to itself.
     own_inbox: Inbox,
@@ -95,6 +97,7 @@ impl Circle {
             waiting: Vec::new(),
             sequence: 0,
             came: 0,
+            owed: 0,
             buffer: Vec::new(),
             own_inbox: Inbox::new(usize::MAX),
             gate: Gate::new(name.to_owned()),
@@ -125,9 +128,7 @@ impl Circle {
     }
 
     pub(super) fn ask_for_mark(&self, number: u32, to: &str, attempt: u32) {
-        if let Some(speaker) = self.heard.get(&number)
-            && speaker.known.as_ref().is_some_and(|(_, name)| self.gate.awaits(name))
-        {
+        if let Some(speaker) = self.heard.get(&number).filter(|speaker| speaker.known.is_some()) {
             // Where there is no room, it is not marked in time.
             let _ = tell(&speaker.channel, &Answer::Mark { to: to.to_owned(), attempt });
         }
@@ -166,6 +167,17 @@ impl<P: Protocol> EventLoop<P> {
         for (member, door) in members.into_iter().zip(doors).filter(|(member, _)| member.is_possible()) {
             let Member { name, slot, generation } = member;
             self.greet(Who { name, slot, generation }, door, self.context.now_ns + DOOR_NS_MAX);
+        }
+        self.circle.owed += 1;
+    }
+
+    /// Those who were named hear this worker, or are gone.
+    fn report_acquainted(&mut self) {
+        let are_welcome = self.context.siblings.as_ref().is_none_or(|siblings| siblings.are_all_welcome());
+        if self.circle.owed > 0 && are_welcome && self.circle.waiting.is_empty() {
+            (0..std::mem::take(&mut self.circle.owed)).for_each(|_| {
+                let _ = tell(&self.control, &Report::Acquainted);
+            });
         }
     }
 
@@ -411,10 +423,6 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             None
         };
-        let answer = misfit.map_or(Answer::Welcome, |why| Answer::Refused { why });
-        if tell(&speaker.channel, &answer).is_err() {
-            return Then::End;
-        }
         if let Some(why) = misfit {
             let theirs = format!("{format} version {format_version}");
             tracing::warn!(slot = self.context.slot, sibling = slot, theirs, "another worker is not heard: {why}");
@@ -424,15 +432,21 @@ impl<P: Protocol> EventLoop<P> {
         if misfit.is_none() {
             self.circle.gate.came(&name);
         }
-        if self.lifecycle.is_leaving() && !self.moving.sender.is_on() {
-            let _ = tell(&speaker.channel, &Answer::Leaves);
-        }
-        self.ask_newcomer(number);
-        // Whoever speaks is spoken to, whether a master has named it or not.
+        // Whoever speaks is spoken to, whether a master has named it or not; and before it is welcome, so that it has been spoken to when
+        // it says that it knows all.
         if let Some(door) = doors.into_iter().next() {
             self.greet(Who { name, slot, generation }, door, self.context.now_ns + DOOR_NS_MAX);
         }
-        if misfit.is_some() { Then::End } else { Then::Continue }
+        let Some(speaker) = self.circle.heard.get(&number) else { return Then::End };
+        let answer = misfit.map_or(Answer::Welcome, |why| Answer::Refused { why });
+        if tell(&speaker.channel, &answer).is_err() || misfit.is_some() {
+            return Then::End;
+        }
+        if self.lifecycle.was_told() && !self.moving.sender.is_on() {
+            let _ = tell(&speaker.channel, &Answer::Leaves);
+        }
+        self.ask_newcomer(number);
+        Then::Continue
     }
 
     /// The turn ends: what was said goes out, and this worker hears what it has said to all.
@@ -441,6 +455,7 @@ impl<P: Protocol> EventLoop<P> {
         for Waiting { member, door, until_ns } in std::mem::take(&mut self.circle.waiting) {
             self.greet(member, door, until_ns);
         }
+        self.report_acquainted();
         let Some(siblings) = &mut self.context.siblings else { return };
         if siblings.next_ns().is_some_and(|at_ns| at_ns <= now_ns) {
             self.drop_silent();
