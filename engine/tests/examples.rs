@@ -1,4 +1,4 @@
-//! The examples `proxy` and `jobs` as processes, across reloads and upgrades: every byte and every answer comes, once.
+//! The examples `proxy`, `jobs` and `pubsub` as processes, across reloads and upgrades: every byte and every answer comes, once.
 
 mod common;
 
@@ -211,4 +211,69 @@ fn jobs_are_neither_lost_nor_done_twice() {
     }
     is_over.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().expect("no panic"));
+}
+
+/// Subscribers and publishers at two workers.
+#[test]
+fn each_subscriber_hears_each_message_once() {
+    const PUBLISHERS: usize = 3;
+    let pubsub = Example::start("pubsub", &["--workers".to_owned(), "2".to_owned()]);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let published: Vec<_> = (0..PUBLISHERS).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let subscribers: Vec<_> = (0..8).map(|_| subscribe(pubsub.address)).collect();
+    let hearing: Vec<_> = subscribers
+        .into_iter()
+        .map(|mut lines| {
+            thread::spawn(move || {
+                let (mut next, mut ended) = ([0; PUBLISHERS], 0);
+                while ended < PUBLISHERS {
+                    let line = lines.next().expect("a line").expect("text");
+                    let words: Vec<&str> = line.split(' ').collect();
+                    let ["news:", publisher, number] = words[..] else { panic!("{line}") };
+                    let publisher: usize = publisher.parse().expect("a number");
+                    if number == "end" {
+                        ended += 1;
+                    } else {
+                        assert_eq!(number.parse(), Ok(next[publisher]), "of publisher {publisher}");
+                        next[publisher] += 1;
+                    }
+                }
+                next
+            })
+        })
+        .collect();
+    let publishing: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| {
+            let (is_over, count, address) = (Arc::clone(&is_over), Arc::clone(&published[publisher]), pubsub.address);
+            thread::spawn(move || {
+                let stream = connect(address);
+                let (mut writer, mut lines) = (stream.try_clone().expect("copied"), BufReader::new(stream).lines());
+                while !is_over.load(Ordering::Relaxed) {
+                    let number = count.load(Ordering::Relaxed);
+                    writer.write_all(format!("pub news {publisher} {number}\n").as_bytes()).expect("taken");
+                    assert_eq!(lines.next().expect("a line").expect("text"), "ok");
+                    count.store(number + 1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(300));
+                }
+                writer.write_all(format!("pub news {publisher} end\n").as_bytes()).expect("taken");
+                assert_eq!(lines.next().expect("a line").expect("text"), "ok");
+            })
+        })
+        .collect();
+    pubsub.change();
+    is_over.store(true, Ordering::Relaxed);
+    publishing.into_iter().for_each(|publisher| publisher.join().expect("no panic"));
+    let published: Vec<usize> = published.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    for subscriber in hearing {
+        assert_eq!(subscriber.join().expect("no panic").to_vec(), published);
+    }
+    println!("{published:?} messages were heard by 8 subscribers, once each and in order, across 9 changes");
+}
+
+fn subscribe(address: SocketAddr) -> std::io::Lines<BufReader<TcpStream>> {
+    let mut stream = connect(address);
+    stream.write_all(b"sub news\n").expect("taken");
+    let mut lines = BufReader::new(stream).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "ok");
+    lines
 }

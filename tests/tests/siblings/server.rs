@@ -4,20 +4,26 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use baton_tests::client::connect;
 use baton_tests::lineage::Lineage;
 use baton_tests::program::{Server, free_port, test_example};
 use baton_tests::wait_until;
 
+/// One at a time: whoever ends a lineage ends all processes that this one has started.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A running one.
 pub(crate) struct Mesh {
     pub(crate) lineage: Lineage,
     pub(crate) address: SocketAddr,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Mesh {
     pub(crate) fn start(workers: usize, variables: &[(&str, &str)]) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let lineage = Lineage::start(workers, |control, pid_file| {
             let mut command = Command::new(test_example("mesh"));
@@ -26,7 +32,7 @@ impl Mesh {
             Server::start_unlogged(command, address)
         });
         wait_until("all workers are there", || lineage.first.workers().len() == workers);
-        let mesh = Self { lineage, address };
+        let mesh = Self { lineage, address, _turn: turn };
         mesh.wait_for_circle(workers);
         mesh
     }
