@@ -258,6 +258,11 @@ fn only_trusted_proxies_say_whose_connection_theirs_is() {
     let mut answer = String::new();
     proxy.read_to_string(&mut answer).expect("an answer");
     assert_eq!(answer, format!("192.0.2.7:4096 at {}", served.address));
+    // As HAProxy looks whether the port is open.
+    for _ in 0..20 {
+        let look = connect_from([127, 0, 0, 2]);
+        socket2::SockRef::from(&look).set_linger(Some(Duration::ZERO)).expect("set");
+    }
     let mut wrong = connect_from([127, 0, 0, 2]);
     wrong.write_all(b"p").expect("sent");
     assert_eq!(kind(wrong.read(&mut [0])), io::ErrorKind::ConnectionReset);

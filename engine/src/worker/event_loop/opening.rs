@@ -20,7 +20,9 @@ pub(super) enum Welcome {
     Open,
     /// A proxy is to say whose it is.
     AwaitHeader,
-    Refuse,
+    Refuse(SocketAddr),
+    /// It was reset meanwhile, as by a proxy that looks whether the port is open: whose it was is not known any more.
+    Gone,
 }
 
 impl<P: Protocol> EventLoop<P> {
@@ -44,7 +46,11 @@ impl<P: Protocol> EventLoop<P> {
                 self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_header(&mut self.context));
                 self.let_in(id);
             }
-            Welcome::Refuse => self.refuse(id),
+            Welcome::Refuse(peer) => self.refuse(id, peer),
+            Welcome::Gone => {
+                self.slab.get(id).into_iter().for_each(|entry| entry.connection.fail(&mut self.context));
+                self.settle(id.slot);
+            }
         }
         if self.slab.len() > self.sizing.connections_max as usize {
             self.make_room();
@@ -74,23 +80,23 @@ impl<P: Protocol> EventLoop<P> {
         entry.connection.set_timeouts_of_listener(listener.timeouts);
         if listener.trusted_proxies.is_empty() {
             Welcome::Open
-        } else if socket.peer().is_ok_and(|peer| listener.trusts(peer.ip())) {
-            Welcome::AwaitHeader
         } else {
-            Welcome::Refuse
+            match socket.peer() {
+                Ok(peer) if listener.trusts(peer.ip()) => Welcome::AwaitHeader,
+                Ok(peer) => Welcome::Refuse(peer),
+                Err(_) => Welcome::Gone,
+            }
         }
     }
 
-    fn refuse(&mut self, id: ConnectionId) {
+    fn refuse(&mut self, id: ConnectionId, peer: SocketAddr) {
         let Some(entry) = self.slab.get(id) else { return };
-        let peer = entry.socket.as_ref().and_then(|socket| socket.peer().ok());
         entry.connection.refuse(&mut self.context);
         self.settle(id.slot);
         self.log_at_times(|slot, _| {
-            let peer = peer.map(tracing::field::display);
             tracing::warn!(
                 slot,
-                peer,
+                %peer,
                 "a connection to a listener for proxies comes from none that is trusted; it is closed"
             );
         });
