@@ -133,7 +133,6 @@ impl Gate {
         let is_late = self.arriving.as_ref().is_some_and(|arriving| !arriving.read.contains(name))
             || self.departing.as_ref().is_some_and(|departing| !departing.asked.contains(name));
         let is_marked = stand.is_marked && !is_put_back(Mutation::HeirReadsOn);
-        let is_late = is_late && !is_put_back(Mutation::NewcomersAreRead);
         stand.awaits.is_some() || stand.is_marked_here || is_marked || is_late
     }
 
