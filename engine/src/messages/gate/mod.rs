@@ -106,7 +106,6 @@ impl Gate {
             }
             Word::Began { of, attempt } => {
                 let is_over = is_put_back(Mutation::BeganIsIgnored)
-                    || *of == self.own
                     || self.senders.get(of).is_none_or(|stand| stand.moved >= *attempt);
                 if let Some(stand) = self.senders.get_mut(from).filter(|_| !is_over && of != from) {
                     stand.awaits = Some((of.clone(), *attempt));
