@@ -163,10 +163,14 @@ impl Protocol for Figures {
     }
 }
 
+/// Pins this thread to a core, where there are so many.
+fn pin(place: usize) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let _ = cores.get(place).map(|core| core_affinity::set_for_current(*core));
+}
+
 /// The same over a bare pair, in two threads on two cores, each of which waits in the kernel.
 fn bare() -> Result<()> {
-    let cores: &'static [core_affinity::CoreId] = core_affinity::get_core_ids().unwrap_or_default().leak();
-    let pin = move |place: usize| cores.get(place).map(|core| core_affinity::set_for_current(*core));
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let (ours, theirs) = pair;
     let (mut packet, none) = ([0; BYTES], MsgFlags::empty());
@@ -183,7 +187,6 @@ fn bare() -> Result<()> {
         }
         Ok(used(UsageWho::RUSAGE_THREAD).saturating_sub(before))
     });
-    let pin = move |place: usize| cores.get(place).map(|core| core_affinity::set_for_current(*core));
     pin(0);
     let mut halves_ns = Vec::new();
     for _ in 0..PINGS {

@@ -9,15 +9,11 @@ mutations! {
         LeaverReadsOn,
         /// Its heir reads on behind the marks.
         HeirReadsOn,
-        /// The heir reads senders that nobody has asked for a mark.
-        NewcomersAreRead,
         /// The heir is not waited for.
         HeirIsNotAwaited,
         /// What a connection says at the heir is heard before what it had said.
         BeganIsIgnored,
         /// What is for a slot goes on to the worker that leaves behind its mark.
         SlotStays,
-        /// A mark does not keep its place among messages.
-        MarksOvertake,
     }
 }

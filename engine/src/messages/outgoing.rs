@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use super::mutation::{Mutation, is_put_back};
 use super::packet::{WHOLE_BYTES_MAX, append, begin, has_room, parts};
 use super::siblings::Place;
 
@@ -54,10 +53,8 @@ impl Outgoing {
 
     /// A packet of its own, in its place.
     pub(super) fn add_word(&mut self, audience: Audience, packet: Vec<u8>) {
-        if !is_put_back(Mutation::MarksOvertake) {
-            self.close_for(audience);
-            self.open.retain(|(one, _)| *one != audience);
-        }
+        self.close_for(audience);
+        self.open.retain(|(one, _)| *one != audience);
         self.packets.push((audience, packet));
     }
 

@@ -173,7 +173,12 @@ impl Siblings {
             }
             return;
         };
-        let Some(member) = self.members.get_mut(&leaver).filter(|_| heir != leaver) else { return };
+        // Whoever asks without end gets no mark.
+        let is_full = |place: &Place| self.members.get(place).is_none_or(|one| one.bytes() > self.queue_bytes_max);
+        if heir == leaver || [leaver, heir].iter().any(is_full) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&leaver) else { return };
         (member.leaves, member.heir) = (true, Some(heir).filter(|_| !is_put_back(Mutation::SlotStays)));
         let word = Word::Mark { of: member.identity.name.clone(), attempt };
         self.say_word(Audience::One(leaver), &word);

@@ -271,3 +271,15 @@ fn a_message_that_is_larger_than_the_receiver_allows_is_not_heard_and_others_are
     }
     assert_eq!(heard, [MESSAGE_BYTES_MAX, 4]);
 }
+
+#[test]
+fn whoever_asks_for_marks_without_end_gets_some() {
+    let mut siblings = alone();
+    let places = [1, 2].map(|number| siblings.join(who(number)).expect("a newcomer"));
+    let mut is_refused = |attempt: &u32| {
+        siblings.mark(places[0], "worker 2".to_owned(), *attempt);
+        siblings.mark(places[0], format!("nobody {attempt}"), *attempt);
+        !siblings.has_staged() || !siblings.seal(0).is_empty()
+    };
+    assert!((0..1_000_000).find(|attempt| is_refused(attempt)).is_some_and(|attempt| attempt > 100));
+}

@@ -106,7 +106,6 @@ impl Gate {
             }
             Word::Began { of, attempt } => {
                 let is_over = is_put_back(Mutation::BeganIsIgnored)
-                    || *of == self.own
                     || self.senders.get(of).is_none_or(|stand| stand.moved >= *attempt);
                 if let Some(stand) = self.senders.get_mut(from).filter(|_| !is_over && of != from) {
                     stand.awaits = Some((of.clone(), *attempt));
@@ -133,7 +132,6 @@ impl Gate {
         let is_late = self.arriving.as_ref().is_some_and(|arriving| !arriving.read.contains(name))
             || self.departing.as_ref().is_some_and(|departing| !departing.asked.contains(name));
         let is_marked = stand.is_marked && !is_put_back(Mutation::HeirReadsOn);
-        let is_late = is_late && !is_put_back(Mutation::NewcomersAreRead);
         stand.awaits.is_some() || stand.is_marked_here || is_marked || is_late
     }
 

@@ -263,14 +263,16 @@ impl<P: Protocol> EventLoop<P> {
                     siblings.welcomed(place);
                     self.flush_sibling(place);
                 }
-                Ok((channel::Heard::Message(Answer::Mark { to, attempt }), _)) => siblings.mark(place, to, attempt),
+                Ok((channel::Heard::Message(Answer::Mark { to, attempt }), _)) if is_name(&to) => {
+                    siblings.mark(place, to, attempt);
+                }
                 Ok((channel::Heard::Message(Answer::Leaves), _)) => siblings.leaves(place),
                 Ok((channel::Heard::Message(Answer::Refused { why }), _)) => {
                     let sibling = siblings.identity(place).map(|member| member.slot);
                     tracing::warn!(slot = self.context.slot, sibling, "another worker is not told anything: {why}");
                     return self.lose_sibling(place);
                 }
-                Ok((channel::Heard::Message(Answer::Unknown), _)) => {}
+                Ok((channel::Heard::Message(Answer::Mark { .. } | Answer::Unknown), _)) => {}
                 Ok((channel::Heard::Nothing, _)) => return,
                 Err(error) if is_nonsense(&error) => {}
                 Ok((channel::Heard::End, _)) | Err(_) => return self.lose_sibling(place),
