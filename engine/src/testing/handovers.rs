@@ -1,6 +1,6 @@
 //! Connections of the harness move from one worker to the next.
 
-use super::simulated::{Simulant, Simulated, freeze, thaw};
+use super::simulated::{Simulant, Simulated, freeze, living, thaw};
 use super::{Client, Harness};
 use crate::connection::{Connection, Host, Rest};
 use crate::handover::Frozen;
@@ -20,14 +20,27 @@ impl<P: Protocol> Harness<P> {
         assert!(P::STATE.is_some(), "a protocol whose connections can be handed over");
         let mut successor = Simulant::start(successor, &mut self.context);
         let leaving = self.serving();
-        let carried = self.workers[leaving].bring_state(&mut successor, &mut self.context);
+        let carried = living(&mut self.workers, leaving).bring_state(&mut successor, &mut self.context);
         carried.expect("what a protocol has frozen it can thaw");
-        self.workers.push(successor);
+        self.workers.push(Some(successor));
         for index in 0..self.clients.len() {
             self.clients[index].moves_later = self.clients[index].worker() == Some(leaving);
         }
         self.move_on();
         self.run();
+        self.forget_left();
+    }
+
+    /// Workers without connections have left.
+    fn forget_left(&mut self) {
+        let serving = self.serving();
+        for worker in 0..serving {
+            let has_clients = self.clients.iter().any(|client| client.worker() == Some(worker));
+            let is_connecting = self.connects.iter().any(|(one, ..)| *one == worker);
+            if !has_clients && !is_connecting {
+                self.workers[worker] = None;
+            }
+        }
     }
 
     /// Moves whoever is to move to the worker that serves; whether anything has happened.
@@ -71,7 +84,7 @@ impl<P: Protocol> Harness<P> {
             self.tell_closed(leaving, ending);
             let id = ConnectionId { slot: member as u32, generation };
             let version = P::STATE.expect("a protocol whose connections can be handed over").version;
-            let protocol = &mut self.workers[generation as usize].protocol;
+            let protocol = &mut living(&mut self.workers, generation as usize).protocol;
             let thawed = thaw((protocol, &mut self.clients), id, &mut self.context, version, frozen);
             standings.push((member, id, thawed.expect("what a protocol has frozen it can thaw")));
         }
@@ -87,7 +100,7 @@ impl<P: Protocol> Harness<P> {
     fn freeze(&mut self, index: usize) -> Result<Frozen, CannotFreeze> {
         let (client, mut others) = Rest::split(&mut self.clients, index as u32).ok_or(CannotFreeze::Stays)?;
         let worker = client.worker().ok_or(CannotFreeze::Stays)?;
-        let mut host = Host::new(&mut self.workers[worker].protocol, &mut others);
+        let mut host = Host::new(&mut living(&mut self.workers, worker).protocol, &mut others);
         freeze(client, &mut host, &mut self.context)
     }
 
@@ -117,7 +130,7 @@ impl<P: Protocol> Harness<P> {
         assert_eq!(format.name, name(Q::STATE), "the successor runs another protocol");
         let mut successor = Simulant::start(successor, &mut self.context);
         let leaving = self.serving();
-        self.workers[leaving].bring_state(&mut successor, &mut self.context)?;
+        living(&mut self.workers, leaving).bring_state(&mut successor, &mut self.context)?;
         let mut clients = Vec::new();
         for index in 0..self.clients.len() {
             let (client, mut others) = Rest::split(&mut self.clients, index as u32).expect("a client");
@@ -129,7 +142,7 @@ impl<P: Protocol> Harness<P> {
                 clients[index].reason = Some(connection.reason());
                 continue;
             }
-            let mut host = Host::new(&mut self.workers[leaving].protocol, &mut others);
+            let mut host = Host::new(&mut living(&mut self.workers, leaving).protocol, &mut others);
             let frozen = freeze(client, &mut host, &mut self.context).expect("a connection that freezes");
             let mut connection = client.connection.take().expect("open");
             connection.leave(&mut self.context);
@@ -143,7 +156,7 @@ impl<P: Protocol> Harness<P> {
         }
         let connects = self.connects.into_iter().map(|(_, address, token)| (0, address, token)).collect();
         let (context, has_drained) = (self.context, self.has_drained);
-        let workers = vec![successor];
+        let workers = vec![Some(successor)];
         let mut harness = Harness { workers, context, clients, connects, coming: Vec::new(), has_drained };
         harness.run();
         Ok(harness)

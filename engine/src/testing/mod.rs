@@ -33,10 +33,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
-use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, thaw};
+use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, living, thaw};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
-use crate::context::{Alarm, Command, Context, WallClock, Worker};
+use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::handover::{Frozen, Standing};
 use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
@@ -53,8 +53,8 @@ pub struct Client(usize);
 
 /// See the module's head.
 pub struct Harness<P: Protocol> {
-    /// The one that serves is the last; those before have left, and may have connections that they kept.
-    workers: Vec<Simulant<P>>,
+    /// The one that serves is the last; those before leave, and are gone when they have no connections left.
+    workers: Vec<Option<Simulant<P>>>,
     context: Context,
     clients: Vec<Simulated<P::Connection>>,
     /// Asked for by which worker.
@@ -87,7 +87,7 @@ impl<P: Protocol> Harness<P> {
             let who = Who { name: String::new(), slot: 0, generation: 1 };
             Box::new(Siblings::new(who, &context.limits))
         });
-        let workers = vec![Simulant::start(protocol, &mut context)];
+        let workers = vec![Some(Simulant::start(protocol, &mut context))];
         let (clients, connects, coming) = (Vec::new(), Vec::new(), Vec::new());
         let mut harness = Self { workers, context, clients, connects, coming, has_drained: false };
         harness.run();
@@ -97,7 +97,7 @@ impl<P: Protocol> Harness<P> {
     /// The protocol of the worker that serves, for a look at its state.
     pub fn protocol(&mut self) -> &mut P {
         let serving = self.serving();
-        &mut self.workers[serving].protocol
+        &mut living(&mut self.workers, serving).protocol
     }
 
     /// The engine's counters.
@@ -111,7 +111,7 @@ impl<P: Protocol> Harness<P> {
 
     /// A callback of a worker that is not for one connection.
     fn call<R>(&mut self, worker: usize, callback: impl FnOnce(&mut P, &mut Worker<'_, P::Message>) -> R) -> R {
-        let Simulant { protocol, inbox } = &mut self.workers[worker];
+        let Simulant { protocol, inbox } = living(&mut self.workers, worker);
         let mut all = Rest::all(&mut self.clients);
         callback(protocol, &mut Worker::new(&mut self.context, inbox, &mut all))
     }
@@ -124,7 +124,7 @@ impl<P: Protocol> Harness<P> {
     ) -> Option<R> {
         let (client, mut others) = Rest::split(&mut self.clients, index as u32)?;
         let worker = client.worker()?;
-        let mut host = Host::new(&mut self.workers[worker].protocol, &mut others);
+        let mut host = Host::new(&mut living(&mut self.workers, worker).protocol, &mut others);
         Some(event(client.connection.as_mut()?, &mut client.wire, &mut host, &mut self.context))
     }
 
@@ -212,7 +212,7 @@ impl<P: Protocol> Harness<P> {
         let (worker, index) = (self.serving(), self.clients.len());
         let id = self.next_id(worker);
         self.clients.push(Simulated::new(None, Wire::default()));
-        let protocol = &mut self.workers[worker].protocol;
+        let protocol = &mut living(&mut self.workers, worker).protocol;
         let thawed = thaw((protocol, &mut self.clients), id, &mut self.context, version, frozen);
         if thawed.is_err() {
             self.clients.pop();
@@ -330,7 +330,7 @@ impl<P: Protocol> Harness<P> {
     /// The same at another worker: they are numbered from 0, in the order in which they took over.
     ///
     /// # Panics
-    /// If there was no such worker.
+    /// If there was no such worker, or it has left.
     pub fn message_to(&mut self, worker: usize, message: P::Message) {
         self.call(worker, |protocol, worker| protocol.on_message(message, worker));
         self.run();
@@ -424,7 +424,8 @@ impl<P: Protocol> Harness<P> {
                 has_moved |= self.receive(index);
             }
             for worker in 0..self.workers.len() {
-                for message in self.workers[worker].inbox.take() {
+                let inbox = self.workers[worker].as_ref().map(|worker| &worker.inbox);
+                for message in inbox.map_or_else(Vec::new, Inbox::take) {
                     self.call(worker, |protocol, worker| protocol.on_message(message, worker));
                     has_moved = true;
                 }
@@ -443,7 +444,8 @@ impl<P: Protocol> Harness<P> {
             let requests = std::mem::take(&mut self.context.requests_in_turn);
             self.context.page.requests.add(requests);
             // The end of the turn may have asked for something.
-            let is_over = self.context.commands.is_empty() && self.workers.iter().all(|worker| worker.inbox.is_empty());
+            let is_over =
+                self.context.commands.is_empty() && self.workers.iter().flatten().all(|worker| worker.inbox.is_empty());
             if !has_moved && !was_asked && is_over {
                 if !self.move_on() {
                     return;

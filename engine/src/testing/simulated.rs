@@ -52,6 +52,11 @@ impl<P: Protocol> Simulant<P> {
     }
 }
 
+/// One that has connections, or serves.
+pub(super) fn living<P: Protocol>(workers: &mut [Option<Simulant<P>>], worker: usize) -> &mut Simulant<P> {
+    workers[worker].as_mut().expect("a worker that has not left")
+}
+
 pub(super) enum Sent {
     Bytes(Vec<u8>),
     End,
