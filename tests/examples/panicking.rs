@@ -25,7 +25,8 @@ fn main() -> Result<(), ServerError> {
             .get("/", |_, _, reply| reply.text(itoa::Buffer::new().format(std::process::id())))
             .get("/panic", |_, _, _| panic!("as asked"))
     };
-    let settings = Settings { listen: vec![listen], workers, control: Control::At(control), ..Settings::default() };
+    let settings =
+        Settings { listen: vec![listen.into()], workers, control: Control::At(control), ..Settings::default() };
     let http = |_slot| Http::new(&HttpConfig::default(), router(), ());
     Server::builder().settings(settings).build()?.run(http)
 }
