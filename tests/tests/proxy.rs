@@ -5,12 +5,19 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use baton_tests::client::{connect, read_answer};
 use baton_tests::lineage::Lineage;
 use baton_tests::program::{Server, batond, free_port, is_installed, run};
 use baton_tests::{skip, wait_until};
 use tempfile::TempDir;
+
+/// One test at a time: whoever ends a lineage ends all processes that this one has started.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SETTINGS: &str = r#"listen = [{ address = "127.0.0.1:0", proxy_protocol = true, trusted = ["127.0.0.0/8"] }]
 workers = 2
@@ -46,6 +53,7 @@ fn get(stream: &mut TcpStream, target: &str) {
 
 #[test]
 fn clients_addresses_cross_reloads_and_upgrades() {
+    let _turn = turn();
     let folder = tempfile::tempdir().expect("a folder");
     let lineage = Lineage::start(2, |control, pid_file| {
         start(folder.path(), &["--control", control, "--pid-file", pid_file, "--settle-ms", "50"])
@@ -124,6 +132,7 @@ fn curl(source: &str, address: SocketAddr, more: &[&str]) {
 
 #[test]
 fn haproxy_says_whose_connections_it_passes_on() {
+    let _turn = turn();
     if !is_installed("haproxy") || !is_installed("curl") {
         skip("haproxy or curl is not installed");
         return;
@@ -143,6 +152,7 @@ fn haproxy_says_whose_connections_it_passes_on() {
 
 #[test]
 fn curl_says_whose_connection_it_is() {
+    let _turn = turn();
     if !is_installed("curl") {
         skip("curl is not installed");
         return;
