@@ -8,7 +8,7 @@ use crate::protocol::Protocol;
 use crate::types::{CannotFreeze, ConnectionId, StateFormat, ThawError};
 
 impl<P: Protocol> Harness<P> {
-    /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`] and thawed by
+    /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`](crate::CloseReason::HandedOver) and thawed by
     /// `successor`, in the middle of whatever it is at. What the harness was showing, it goes on showing. Connections that are
     /// about to end do so. One that cannot be frozen stays with the worker that leaves, which says goodbye to it
     /// ([`Protocol::on_drain`]), or moves as soon as the protocol can let it go: see [`Harness::is_served`]. Connections that
