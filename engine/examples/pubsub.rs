@@ -24,6 +24,7 @@ use baton::{
     StateFormat, Step, ThawError, Worker,
 };
 use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
 
 const TOPICS_MAX: usize = 64;
 const ANSWER_TO_WRONG: &[u8] = b"error: sub TOPIC, unsub TOPIC, or pub TOPIC TEXT; at most 64 topics\n";
@@ -185,6 +186,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     let arguments = Arguments::parse();
     let settings = || Settings {
         listen: vec![arguments.listen.into()],
