@@ -39,8 +39,9 @@ pub enum CannotFreeze {
     /// The connection stays, and drains ([`Protocol::on_drain`](crate::Protocol::on_drain)).
     Stays,
     /// Not now: a helper thread has a job of this connection, or something of another connection is on its way to it. The
-    /// connection goes on, and is asked again soon, until the worker's `drain_ms` are over: one that always has a job does not move. Where the worker has
-    /// [state](crate::Protocol::WORKER_STATE) to hand over, it cannot wait, and this is the same as `Stays`.
+    /// connection goes on, and is asked again soon, until the worker's `drain_ms` are over: one that always has a job does
+    /// not move. Where the worker has [state](crate::Protocol::WORKER_STATE) to hand over, it cannot wait, and this is the same
+    /// as `Stays`.
     Later,
 }
 
