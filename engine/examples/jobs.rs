@@ -115,8 +115,8 @@ impl Protocol for Jobs {
 
     fn on_data(&mut self, standing: &mut Standing, input: &[u8], io: &mut Io<'_>) -> Step {
         let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return Step::more(0) };
-        match input[..end].trim_ascii().as_str_number() {
-            Some(place @ 1..=PLACE_MAX) => {
+        match str::from_utf8(&input[..end]).map(|line| line.trim_ascii().parse()) {
+            Ok(Ok(place @ 1..=PLACE_MAX)) => {
                 self.ask(standing, place, io.id());
                 Step::pause(end + 1)
             }
@@ -185,16 +185,6 @@ impl Protocol for Jobs {
             }
             _ => Err(ThawError::Version(version)),
         }
-    }
-}
-
-trait Number {
-    fn as_str_number(&self) -> Option<u64>;
-}
-
-impl Number for [u8] {
-    fn as_str_number(&self) -> Option<u64> {
-        str::from_utf8(self).ok()?.parse().ok()
     }
 }
 

@@ -18,13 +18,14 @@ struct Row<'a, T> {
     places: &'a mut [T],
 }
 
-impl<T> Row<'_, T> {
+impl<'a, T> Row<'a, T> {
     fn again(&mut self) -> Row<'_, T> {
         Row { start: self.start, places: self.places }
     }
 
     /// Those before a slot, its own, and those behind it.
-    fn split(&mut self, slot: u32) -> Option<(Row<'_, T>, &mut T, Row<'_, T>)> {
+    #[inline]
+    fn split(self, slot: u32) -> Option<(Self, &'a mut T, Self)> {
         let index = slot.checked_sub(self.start)? as usize;
         if index >= self.places.len() {
             return None;
@@ -52,12 +53,7 @@ impl<'a, T> Rest<'a, T> {
     /// The one in `slot`, and all others.
     #[inline]
     pub(crate) fn split(places: &'a mut [T], slot: u32) -> Option<(&'a mut T, Self)> {
-        if slot as usize >= places.len() {
-            return None;
-        }
-        let (before, rest) = places.split_at_mut(slot as usize);
-        let (own, behind) = rest.split_first_mut()?;
-        let (before, behind) = (Row { start: 0, places: before }, Row { start: slot + 1, places: behind });
+        let (before, own, behind) = Row { start: 0, places }.split(slot)?;
         Some((own, Self { before, behind, outer: None }))
     }
 }
@@ -67,7 +63,7 @@ impl<T: Place> Others for Rest<'_, T> {
         let Self { before, behind, outer } = self;
         let is_before = id.slot.wrapping_sub(before.start) < before.places.len() as u32;
         let (row, other) = if is_before { (before, behind) } else { (behind, before) };
-        let Some((before, place, behind)) = row.split(id.slot) else {
+        let Some((before, place, behind)) = row.again().split(id.slot) else {
             return match outer {
                 Some(outer) => outer.act(id, context, act),
                 // Nobody else is left but those whose callbacks run, and slots that were never taken.
