@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod process;
 pub mod program;
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine.
@@ -25,6 +26,22 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `value` gives what is expected.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; says what was waited for, and what was there instead.
+pub fn wait_until_equal<T: PartialEq<E> + Debug, E: Debug>(what: &str, expected: E, mut value: impl FnMut() -> T) {
+    let start = Instant::now();
+    loop {
+        let there = value();
+        if there == expected {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}: {there:?} instead of {expected:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum Heard<T> {
 }
 
 /// Takes one message; never blocks.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn hear<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<Heard<T>> {
     hear_with(channel).map(|(heard, _)| heard)
 }

@@ -13,7 +13,7 @@ use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::process::{children, is_alive};
 use baton_tests::program::{Server, faulty, signal};
-use baton_tests::wait_until;
+use baton_tests::{wait_until, wait_until_equal};
 use nix::sys::signal::Signal;
 
 use super::case::{Case, cases};
@@ -39,9 +39,8 @@ fn assert_one_serves_and_stops(lineage: &Lineage, what: &str) {
     lineage.settle();
     let master = lineage.master();
     wait_until("its name leads to it", || control::status(&lineage.control()).is_some_and(|one| one.pid == master));
-    wait_until(&format!("{what}: nothing is left beside its names"), || {
-        files(lineage) == ["control", "control.workers", "pid"]
-    });
+    let names = ["control", "control.workers", "pid"];
+    wait_until_equal(&format!("{what}: nothing is left beside its names"), names, || files(lineage));
     assert_served(lineage.first.address());
     lineage.done(&["stop"]);
     assert_nothing_is_left(lineage, what);
