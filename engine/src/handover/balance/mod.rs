@@ -33,7 +33,7 @@ const WEIGHT_PERCENT: i64 = 40;
 const NOISE_WEIGHT_PERCENT: i64 = 10;
 
 /// Samples of a worker before it gives for being busy.
-const SAMPLES_MIN: u32 = 2;
+const SAMPLES_MIN: u32 = 3;
 
 /// Less than this of a core is nothing.
 const FLOOR_PPM: u32 = 20_000;
@@ -173,10 +173,11 @@ impl Policy {
                     (i64::from(mean) + (i64::from(value) - i64::from(mean)) * percent / 100) as u32
                 };
                 let noise_ppm = busy_ppm.abs_diff(known.last_ppm);
-                let is_first = known.samples == 1;
+                // A plain mean at first.
+                let noise_weight = NOISE_WEIGHT_PERCENT.max(100 / i64::from(known.samples));
                 Known {
                     busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
-                    noise_ppm: towards(known.noise_ppm, noise_ppm, if is_first { 100 } else { NOISE_WEIGHT_PERCENT }),
+                    noise_ppm: towards(known.noise_ppm, noise_ppm, noise_weight),
                     last_ppm: busy_ppm,
                     samples: known.samples.saturating_add(1),
                     open,
@@ -231,7 +232,7 @@ impl Policy {
         let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, mean + mean / 20);
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
-            let noise_ppm = one.noise_ppm.saturating_mul(2);
+            let noise_ppm = one.noise_ppm.saturating_mul(5) / 2;
             one.samples >= SAMPLES_MIN
                 && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
         });

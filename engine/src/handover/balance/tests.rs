@@ -165,7 +165,7 @@ fn skewed_loads_are_even_within_ten_seconds() {
                     }
                     server.assert_no_ping_pong();
                     // What noise hides is not moved.
-                    if after > if noise_percent == 0 { 1.15 } else { 1.20 } {
+                    if after > if noise_percent == 0 { 1.15 } else { 1.30 } {
                         missed.push((workers, connections, load_percent, noise_percent, seed, before, after));
                     }
                 }
@@ -185,7 +185,7 @@ fn under_constant_load_moves_end() {
     server.run(600);
     let (later, later_moves) = server.moved_since(settled_ms);
     println!("max/mean {before:.2} -> {:.2}, {moves} moves of {moved}; then {later_moves} of {later}", server.ratio());
-    assert!(later_moves <= 6, "{later_moves} moves of {later} connections in ten minutes of constant load");
+    assert!(later_moves <= 12, "{later_moves} moves of {later} connections in ten minutes of constant load");
     server.assert_no_ping_pong();
 }
 
@@ -213,7 +213,7 @@ fn noise_alone_moves_nothing() {
         }
         server.run(120);
         let (moved, moves) = server.moved_since(0);
-        assert!(moves <= 3, "seed {seed}: {moves} moves of {moved} connections for nothing");
+        assert!(moves <= 6, "seed {seed}: {moves} moves of {moved} connections for nothing");
         server.assert_no_ping_pong();
     }
 }

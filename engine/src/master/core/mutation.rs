@@ -79,5 +79,13 @@ mutations! {
         RevertedRefusesChanges,
         /// The workers of an old master are not told of those of the new one.
         SiblingsElsewhereAreForgotten,
+        /// Connections move between workers while these change.
+        RebalancesDuringChanges,
+        /// A worker that gives connections to another is not told that a change goes first.
+        RebalanceGoesOn,
+        /// A worker that does not say what it has given is waited for.
+        RebalanceIsWaitedFor,
+        /// One that is gone, too.
+        GiverIsWaitedFor,
     }
 }
