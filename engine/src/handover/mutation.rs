@@ -56,5 +56,7 @@ mutations! {
         KeptIsNotResumed,
         /// A worker that serves waits for the one that it gives to without a limit.
         GivingHasNoEnd,
+        /// A worker that ends giving while an offer is not answered does not count what the other may suffer from it.
+        UnheardLossIsNoLoss,
     }
 }

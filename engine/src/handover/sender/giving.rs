@@ -3,7 +3,7 @@
 use super::report::Tally;
 use super::{Command, Heir, Phase, Sender, Table, World};
 use crate::handover::Refusal;
-use crate::handover::custody::Stage;
+use crate::handover::custody::{Custody, Stage};
 use crate::handover::limits::GIVING_MS_MAX;
 use crate::handover::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
@@ -31,9 +31,7 @@ impl Sender {
         }
         for id in connections {
             // One that lost an heir may have been why: it moves when the worker leaves, or never.
-            let is_fit = |custody: &&mut crate::handover::custody::Custody| {
-                custody.stage() == Stage::Ours && !custody.goes_alone()
-            };
+            let is_fit = |custody: &&mut Custody| custody.stage() == Stage::Ours && !custody.goes_alone();
             if !world.is_ending(id)
                 && let Some(custody) = world.table.custody(id).filter(is_fit)
             {
@@ -83,10 +81,15 @@ impl Sender {
             // First: from now on, the other side cannot be given anything.
             world.tell(Command::Close(heir));
             for id in peer.into_members() {
-                if world.stage(id).is_some_and(|stage| stage.leads_to(Stage::Ours)) {
-                    self.keep(world, id, Refusal::Leaving);
-                    held.push(id);
+                let Some(custody) = world.table.custody(id).filter(|one| one.stage().leads_to(Stage::Ours)) else {
+                    continue;
+                };
+                // The other may be lost by it yet, and nobody hears of that any more.
+                if custody.stage() == Stage::Offered && !is_put_back(Mutation::UnheardLossIsNoLoss) {
+                    custody.lose_heir(false);
                 }
+                self.keep(world, id, Refusal::Leaving);
+                held.push(id);
             }
         }
         self.visiting.remove(&heir);

@@ -181,9 +181,10 @@ impl Core {
         self.tell_untold(world);
         self.let_gather(world);
         self.conclude_moves(world);
-        self.rebalance(world);
         self.ask_postponed(world);
         self.reload_again(world);
+        // Behind everything that may begin a change.
+        self.rebalance(world);
         self.end_when_over(world);
     }
 
