@@ -101,8 +101,13 @@ mod tests {
 
     fn candidates(events: &[u64]) -> Vec<Candidate> {
         let all = events.iter().enumerate();
-        all.map(|(slot, events)| Candidate { id: id(slot as u32), partner: None, events: *events, activity_ns: *events })
-            .collect()
+        all.map(|(slot, events)| Candidate {
+            id: id(slot as u32),
+            partner: None,
+            events: *events,
+            activity_ns: *events,
+        })
+        .collect()
     }
 
     fn slots(chosen: &Chosen) -> Vec<u32> {

@@ -142,13 +142,6 @@ fn mean<'a>(workers: impl Iterator<Item = &'a Known>, value: impl Fn(&Known) -> 
     sum / count.max(1)
 }
 
-/// The largest of `workers` as thousandths of their mean; `None` where there is nothing.
-pub(crate) fn imbalance_permille(values: impl Iterator<Item = u64> + Clone) -> Option<u64> {
-    let count = values.clone().count() as u128;
-    let (sum, most) = values.fold((0_u128, 0), |(sum, most), one| (sum + u128::from(one), one.max(most)));
-    (sum > 0).then(|| u64::try_from(u128::from(most) * count * 1000 / sum).unwrap_or(u64::MAX))
-}
-
 impl Policy {
     /// Takes in what every worker that may give or take has done; those that are not in it are forgotten.
     pub(crate) fn look(&mut self, now_ms: u64, samples: &[Sample]) {
@@ -215,12 +208,6 @@ impl Policy {
         by_open
     }
 
-    /// The same of one that is asked for by somebody: what is less than worth beginning is worth it now.
-    pub(crate) fn next_asked(&mut self, now_ms: u64) -> Option<Transfer> {
-        (self.is_busy_on, self.is_open_on, self.uneven_looks) = (true, true, LOOKS_MIN);
-        self.next(now_ms)
-    }
-
     fn may_pair(&self, from: u32, to: u32) -> bool {
         from != to && !self.gone.iter().any(|gone| (gone.from, gone.to) == (to, from))
     }
@@ -233,8 +220,7 @@ impl Policy {
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
             let noise_ppm = one.noise_ppm.saturating_mul(5) / 2;
-            one.samples >= SAMPLES_MIN
-                && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
+            one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
         });
         givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
         let mut takers: Vec<&Known> =
@@ -317,24 +303,6 @@ impl Policy {
         }
         self.gone.retain(|gone| (gone.from, gone.to) != (from, to));
         self.gone.push(Gone { from, to, until_ms: now_ms + PAIR_REST_MS });
-    }
-
-    /// What would move, one after the other, if each went as asked and the loads stayed as they are.
-    pub(crate) fn plan(&self, now_ms: u64, transfers_max: usize) -> Vec<Transfer> {
-        let mut imagined = Self { budget: BUDGET_PER_SECOND, ..self.clone() };
-        let mut plan = Vec::new();
-        while plan.len() < transfers_max
-            && let Some(transfer) = imagined.next_asked(now_ms)
-        {
-            let (moved, share_ppm) = match transfer.portion {
-                Portion::Busy { share_ppm, .. } => (1, share_ppm),
-                Portion::Idlest { connections } => (connections.into(), 0),
-            };
-            imagined.done(now_ms, &transfer, &Result { moved, share_ppm, is_refused: false });
-            imagined.budget = BUDGET_PER_SECOND;
-            plan.push(transfer);
-        }
-        plan
     }
 }
 

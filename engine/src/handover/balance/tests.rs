@@ -12,6 +12,13 @@ const MOVE_MS: u64 = 300;
 /// So long a connection that has moved stays.
 const REST_MS: u64 = 20_000;
 
+/// The largest of `values` as thousandths of their mean; `None` where there is nothing.
+fn imbalance_permille(values: impl Iterator<Item = u64> + Clone) -> Option<u64> {
+    let count = values.clone().count() as u128;
+    let (sum, most) = values.fold((0_u128, 0), |(sum, most), one| (sum + u128::from(one), one.max(most)));
+    (sum > 0).then(|| u64::try_from(u128::from(most) * count * 1000 / sum).unwrap_or(u64::MAX))
+}
+
 #[derive(Clone, Copy)]
 struct Connection {
     asks_ppm: u64,
@@ -304,8 +311,6 @@ fn whatever_a_page_says_nothing_overflows() {
         let samples = [sample(1, u32::MAX, u64::MAX), sample(2, 0, 0), sample(3, u32::MAX, u64::MAX)];
         for _ in 0..3 {
             policy.look(now_ms, &samples);
-            let plan = policy.plan(now_ms, 8);
-            assert!(plan.len() <= 8);
             while let Some(transfer) = policy.next(now_ms) {
                 let result = Result { moved: u64::MAX, share_ppm: u32::MAX, is_refused: false };
                 policy.done(now_ms, &transfer, &result);

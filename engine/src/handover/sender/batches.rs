@@ -263,7 +263,11 @@ impl Sender {
 
     /// The protocol cannot let it go yet: it goes on, and is tried again soon.
     pub(super) fn not_yet<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
-        if world.stage(id) != Some(Stage::Still) || self.is_giving() || self.is_gathering() || self.is_state_given() || world.is_ending(id)
+        if world.stage(id) != Some(Stage::Still)
+            || self.is_giving()
+            || self.is_gathering()
+            || self.is_state_given()
+            || world.is_ending(id)
         {
             return self.not_frozen(world, id);
         }

@@ -144,7 +144,11 @@ impl fmt::Display for Imbalance {
                 write!(formatter, "it is busy {busy_percent} %, and gives {share_percent} % of that")
             }
             Self::Connections { connections } => {
-                write!(formatter, "it has more than the others, and gives {}", Count(u64::from(*connections), "connection"))
+                write!(
+                    formatter,
+                    "it has more than the others, and gives {}",
+                    Count(u64::from(*connections), "connection")
+                )
             }
             Self::Unknown => formatter.write_str("for a reason that this version does not know"),
         }

@@ -69,7 +69,8 @@ fn is_of_other(refusal: Refusal) -> bool {
 impl Core {
     /// The generation whose workers may give each other connections now.
     fn balancing(&self) -> Option<usize> {
-        let is_calm = matches!(self.lifecycle, Lifecycle::Serving(Lineage::Alone)) || is_put_back(Mutation::RebalancesDuringChanges);
+        let is_calm = matches!(self.lifecycle, Lifecycle::Serving(Lineage::Alone))
+            || is_put_back(Mutation::RebalancesDuringChanges);
         let others_move = self.is_moving() || self.elder.as_ref().is_some_and(|elder| elder.is_moving);
         let is_changing = self.is_changing() && !is_put_back(Mutation::RebalancesDuringChanges);
         let index = self.serving().filter(|_| is_calm && !is_changing && !others_move)?;
@@ -138,7 +139,9 @@ impl Core {
         let next = if is_trial { self.trial(index) } else { self.balance.policy.next(now.0 / 1_000_000) };
         let Some(transfer) = next else { return };
         let generation = &self.generations[index];
-        let of = |worker: u32| generation.slots.iter().find(|slot| slot.serving().is_some_and(|one| one.process.0 == worker));
+        let of = |worker: u32| {
+            generation.slots.iter().find(|slot| slot.serving().is_some_and(|one| one.process.0 == worker))
+        };
         let Some((giver, taker)) = of(transfer.from).zip(of(transfer.to)) else { return };
         let Some(heir) = taker.serving().and_then(|child| child.meeting.clone()) else { return };
         let (from_slot, to_slot, number) = (giver.index, taker.index, generation.number);
@@ -166,10 +169,10 @@ impl Core {
         if !may_go_on && !std::mem::replace(&mut under_way.is_ended, true) && !is_put_back(Mutation::RebalanceGoesOn) {
             world.tell(giver, &Order::EndRebalance);
         }
-        let is_late = under_way.until <= world.now() && !is_put_back(Mutation::RebalanceIsWaitedFor);
+        let is_late = under_way.until <= world.now();
         let children = self.generations.iter().flat_map(|generation| generation.children());
         let is_gone = !children.into_iter().any(|child| child.process == giver && child.has_channel);
-        if is_late || is_gone && !is_put_back(Mutation::GiverIsWaitedFor) {
+        if is_late || is_gone {
             self.end_transfer(world, &Rebalanced::default());
         }
     }
@@ -189,7 +192,8 @@ impl Core {
         let result = Result { moved, share_ppm: rebalanced.share_ppm, is_refused };
         self.balance.policy.done(world.now().0 / 1_000_000, &transfer, &result);
         self.balance.moved = self.balance.moved.saturating_add(moved);
-        self.balance.is_due = self.serving().is_some_and(|index| self.generations[index].plan.rebalance == Rebalance::Auto);
+        self.balance.is_due =
+            self.serving().is_some_and(|index| self.generations[index].plan.rebalance == Rebalance::Auto);
         let Rebalanced { bytes, pause, .. } = *rebalanced;
         let mut moves = Moves { moved, bytes, pause, ..Moves::default() };
         rebalanced.refused.iter().for_each(|(reason, count)| moves.count_refused(*reason, *count));

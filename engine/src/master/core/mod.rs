@@ -29,11 +29,11 @@ mod supervise;
 mod types;
 mod world;
 
+use self::balance::Balance;
 pub(crate) use self::generation::{Generation, Phase, Slot, State};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::lifecycle::Idle;
 pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
-use self::balance::Balance;
 use self::moves::MovesUnderWay;
 use self::mutation::{Mutation, is_put_back};
 use self::operations::{Kind, Operations};
@@ -43,7 +43,9 @@ use self::siblings::Acquaintance;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Load, Names, Notice, OtherMaster, Request, Spawn, World};
+pub(crate) use self::world::{
+    Claim, Event, Greeting, Listeners, Load, Names, Notice, OtherMaster, Request, Spawn, World,
+};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 

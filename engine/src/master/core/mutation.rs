@@ -83,9 +83,5 @@ mutations! {
         RebalancesDuringChanges,
         /// A worker that gives connections to another is not told that a change goes first.
         RebalanceGoesOn,
-        /// A worker that does not say what it has given is waited for.
-        RebalanceIsWaitedFor,
-        /// One that is gone, too.
-        GiverIsWaitedFor,
     }
 }

@@ -13,8 +13,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, Greeting, Listeners, Load, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn,
-    SteeringId, Time, Upgrade, World,
+    ArrivalId, Claim, ClientId, Greeting, Listeners, Load, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
+    Spawn, SteeringId, Time, Upgrade, World,
 };
 
 /// A worker that starts slowly is ready after this time.
