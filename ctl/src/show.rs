@@ -83,6 +83,9 @@ pub(crate) fn status(status: &Status) -> String {
     let _ = writeln!(text, "handover  {}: {}", escaped(&status.handover), escaped(&status.handover_reason));
     let (connections, requests) = (Count(status.accepted, "connection"), Count(status.requests, "request"));
     let _ = writeln!(text, "total     {connections}, {requests}");
+    if status.rebalanced > 0 {
+        let _ = writeln!(text, "          {} rebalanced", Count(status.rebalanced, "connection"));
+    }
     for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "          {}: {count}", escaped(name));
     }
@@ -115,10 +118,14 @@ fn generation(generation: &GenerationStatus) -> String {
         closed_without_header,
         paused_for_memory,
         memory_bytes,
+        busy_permille,
         counters,
         ..
     } in workers
     {
+        if let Some(busy) = busy_permille {
+            let _ = writeln!(text, "  worker {slot}: busy {}.{} %", busy / 10, busy % 10);
+        }
         for (name, count) in counters.iter().filter(|(_, count)| *count > 0) {
             let _ = writeln!(text, "  worker {slot}: {}: {count}", escaped(name));
         }
@@ -274,6 +281,7 @@ mod tests {
             pid: Some(100 + slot as u32),
             state,
             age_ms: Some(61_000),
+            busy_permille: None,
             open: 1,
             accepted: 20,
             taken_over: 3,
@@ -328,6 +336,7 @@ mod tests {
             generations: vec![generation],
             accepted: 1,
             requests: 2,
+            rebalanced: 0,
             counters: vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 9)],
             upgrade: Some(UpgradeState::Held),
             last_revert: Some(Failure::Reverted { pid: 98, why: RevertCause::NotCommitted }),

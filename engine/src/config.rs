@@ -263,6 +263,8 @@ pub struct Settings {
     pub handover: Handover,
     /// What becomes of established connections.
     pub connections: Connections,
+    /// Whether connections move between workers that serve, so that all are about equally busy.
+    pub rebalance: Rebalance,
     /// What one worker may hand over of its own, bytes, default 1 GiB; see
     /// [`Protocol::WORKER_STATE`](crate::Protocol::WORKER_STATE).
     pub state_bytes_max: u64,
@@ -299,6 +301,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             handover: Handover::default(),
             connections: Connections::default(),
+            rebalance: Rebalance::default(),
             state_bytes_max: 1 << 30,
             state_too_large: StateTooLarge::default(),
             control: Control::default(),
@@ -312,6 +315,20 @@ impl Default for Settings {
             version: None,
         }
     }
+}
+
+/// Whether connections move between workers that serve, in a server whose protocol can hand them over
+/// ([`Protocol::STATE`](crate::Protocol::STATE)) and has neither worker state nor messages between workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rebalance {
+    /// Where one worker is clearly busier than the mean, or has clearly more connections.
+    #[default]
+    Auto,
+    /// They stay.
+    Off,
+    /// Some move each second, whatever the load is: for trials.
+    #[doc(hidden)]
+    Always,
 }
 
 /// A setting out of its range.
@@ -418,6 +435,7 @@ impl Settings {
             timeouts,
             handover: _,
             connections: _,
+            rebalance: _,
             state_bytes_max: _,
             state_too_large: _,
             control: _,

@@ -7,7 +7,7 @@ use clap::{Args, Parser};
 use crate::access_log::AccessFormat;
 use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
-    ProtocolChoice, SandboxChoice, TimeoutChoices,
+    ProtocolChoice, RebalanceChoice, SandboxChoice, TimeoutChoices,
 };
 use crate::listen::Listen;
 use crate::statics::StaticChoice;
@@ -45,6 +45,9 @@ pub struct Arguments {
     /// What becomes of established connections at a reload, an upgrade or with fewer workers [default: handover]
     #[arg(long, value_enum, value_name = "KIND")]
     connections: Option<ConnectionsChoice>,
+    /// Whether connections move between workers that serve, so that all are about equally busy [default: auto]
+    #[arg(long, value_name = "HOW")]
+    rebalance: Option<RebalanceChoice>,
     /// Socket for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
@@ -203,6 +206,7 @@ impl Arguments {
             protocol,
             handover,
             connections,
+            rebalance,
             control,
             pid_file,
             user,
@@ -220,6 +224,7 @@ impl Arguments {
             protocol: *protocol,
             handover: *handover,
             connections: *connections,
+            rebalance: *rebalance,
             control: control.clone(),
             pid_file: pid_file.clone(),
             user: user.clone(),

@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Sandbox, Settings, TIMEOUT_MS_LARGEST,
-    Timeouts,
+    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Rebalance, Sandbox, Settings,
+    TIMEOUT_MS_LARGEST, Timeouts,
 };
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -66,6 +66,19 @@ pub enum ConnectionsChoice {
     Goodbye,
     /// They stay until they end, for drain_ms_max at most
     Wait,
+}
+
+/// Whether connections move between workers that serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RebalanceChoice {
+    /// Where one worker is clearly busier than the mean, or has clearly more connections
+    Auto,
+    /// They stay where they are
+    Off,
+    /// Some move each second: for trials
+    #[value(skip)]
+    Always,
 }
 
 /// Whether workers give up what they do not need to serve.
@@ -202,6 +215,8 @@ choices! {
         handover: HandoverChoice,
         #[serde(deserialize_with = "units::name")]
         connections: ConnectionsChoice,
+        #[serde(deserialize_with = "units::name")]
+        rebalance: RebalanceChoice,
         control: String,
         pid_file: String,
         user: String,
@@ -397,6 +412,11 @@ impl Config {
                     ConnectionsChoice::Handover => Connections::Handover,
                     ConnectionsChoice::Goodbye => Connections::Goodbye,
                     ConnectionsChoice::Wait => Connections::Wait,
+                },
+                rebalance: match choices.rebalance.unwrap_or(RebalanceChoice::Auto) {
+                    RebalanceChoice::Auto => Rebalance::Auto,
+                    RebalanceChoice::Off => Rebalance::Off,
+                    RebalanceChoice::Always => Rebalance::Always,
                 },
                 control: match choices.control.as_deref() {
                     None | Some("auto") => Control::IfFree(baton::control::default_path()),

@@ -7,8 +7,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn, SteeringId,
-    Time, Upgrade, World,
+    ArrivalId, Claim, ClientId, Greeting, Load, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn,
+    SteeringId, Time, Upgrade, World,
 };
 
 /// The first worker that is forked; others follow.
@@ -135,6 +135,10 @@ impl World for Still {
 
     fn state_bytes(&self, _: ProcessId) -> u64 {
         0
+    }
+
+    fn load(&self, _: ProcessId) -> Load {
+        Load::default()
     }
 
     fn open_connections(&self) -> u64 {

@@ -27,6 +27,9 @@ pub(crate) const ON_OFFER_PART: usize = 4;
 /// A batch that is not taken in so long is taken back.
 pub(crate) const BATCH_MS_MAX: u64 = 2_000;
 
+/// A worker that serves begins no batch later than this after it was told to give connections away.
+pub(crate) const GIVING_MS_MAX: u64 = 3_000;
+
 /// An offer that is not given in so long is dropped, and the channel with it: the sender has given up by then.
 pub(crate) const GIVE_MS_MAX: u64 = 5 * BATCH_MS_MAX;
 

@@ -1,6 +1,7 @@
 //! What is handed over: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s; and how connections move,
 //! as the two machines [`sender`] and [`receiver`]. Nothing here does I/O.
 
+pub(crate) mod balance;
 pub(crate) mod custody;
 pub(crate) mod formats;
 mod frozen;

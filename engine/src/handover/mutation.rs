@@ -50,5 +50,13 @@ mutations! {
         PairIsPartedByOffering,
         /// A connection that the protocol cannot let go yet is not tried again.
         LaterIsForgotten,
+        /// What was held for another worker when this one was told to leave is not moved with the rest.
+        GivenIsForgotten,
+        /// A connection that a worker which serves could not give away never goes on.
+        KeptIsNotResumed,
+        /// A worker that serves waits for the one that it gives to without a limit.
+        GivingHasNoEnd,
+        /// A worker that ends giving while an offer is not answered does not count what the other may suffer from it.
+        UnheardLossIsNoLoss,
     }
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::control::Pause;
 use super::meeting;
 use crate::handover::Refusal;
+use crate::handover::balance::Portion;
 
 /// Of text that a worker reports; what is longer is cut.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -59,6 +61,19 @@ pub(crate) enum Order {
     },
     /// No other worker moves its connections now: move yours.
     Gather,
+    /// Give some of your connections to this worker, and serve on. Its door comes with this order.
+    Rebalance {
+        /// What the door is called.
+        heir: String,
+        /// Which.
+        portion: Portion,
+        /// The most that may move.
+        connections_max: u32,
+        /// Milliseconds: connections that have come within this time stay.
+        rest_ms: u64,
+    },
+    /// Give no more while you serve.
+    EndRebalance,
     /// Serve the connection that comes with this order.
     Take,
     /// Accept from the listen socket that comes with this order, too.
@@ -135,6 +150,8 @@ pub(crate) enum Report {
     Leaving,
     /// How far the move of its connections to other workers has come.
     Moved(Moved),
+    /// What has become of the oldest [`Order::Rebalance`] not reported yet.
+    Rebalanced(Rebalanced),
     /// Those whom the oldest [`Order::Siblings`] not reported yet names hear it, or are gone.
     Acquainted,
     /// It would move its connections, with what they hear of other workers, when no other worker does.
@@ -202,6 +219,22 @@ pub(crate) struct Moved {
     pub(crate) took_us: u64,
     /// No more will move, but what is let in from now on.
     pub(crate) is_over: bool,
+}
+
+/// What a worker has given to another one while it serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rebalanced {
+    /// The other has them.
+    pub(crate) moved: u64,
+    /// They stay, by reason.
+    pub(crate) refused: Vec<(Refusal, u64)>,
+    /// Sent to the other, descriptors aside.
+    pub(crate) bytes: u64,
+    /// What those that were chosen made of its work.
+    pub(crate) share_ppm: u32,
+    /// How long those that moved were held up.
+    pub(crate) pause: Option<Pause>,
 }
 
 #[cfg(test)]

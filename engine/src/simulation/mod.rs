@@ -2,5 +2,5 @@
 
 pub mod masters;
 pub mod moving;
-mod random;
+pub(crate) mod random;
 mod shorten;

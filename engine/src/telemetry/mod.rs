@@ -62,6 +62,8 @@ shareable! {
         pub(crate) bytes_sent: Counter,
         pub(crate) requests: Counter,
         pub(crate) turns: Counter,
+        /// Nanoseconds of turns, without the wait.
+        pub(crate) busy_ns: Counter,
         pub(crate) enters: Counter,
         pub(crate) buffers_exhausted: Counter,
         pub(crate) completions_overflowed: Counter,

@@ -6,6 +6,7 @@ mod faults;
 mod long;
 mod policy;
 mod quarantine;
+mod rebalance;
 mod reload;
 mod state;
 mod tools;

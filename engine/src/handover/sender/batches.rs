@@ -263,7 +263,11 @@ impl Sender {
 
     /// The protocol cannot let it go yet: it goes on, and is tried again soon.
     pub(super) fn not_yet<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
-        if world.stage(id) != Some(Stage::Still) || self.is_gathering() || self.is_state_given() || world.is_ending(id)
+        if world.stage(id) != Some(Stage::Still)
+            || self.is_giving()
+            || self.is_gathering()
+            || self.is_state_given()
+            || world.is_ending(id)
         {
             return self.not_frozen(world, id);
         }
@@ -331,7 +335,7 @@ impl Sender {
         left_out: &[ConnectionId],
         bytes: u64,
     ) {
-        self.report.tally.bytes += bytes;
+        self.tally().bytes += bytes;
         let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
         batch.members.retain(|id| !left_out.contains(id));
         if batch.members.is_empty() {
@@ -406,9 +410,8 @@ impl Sender {
         for id in batch.members {
             world.enter(id, Stage::Given);
             world.tell(Command::Release { id, pause_ns });
-            self.report.tally.moved += 1;
+            self.count_moved(pause_ns);
         }
-        self.report.is_changed = true;
         if is_refusing {
             self.lose(world, heir);
         }
@@ -437,7 +440,7 @@ impl Sender {
         // First: from now on, the other side cannot be given anything.
         world.tell(Command::Close(heir));
         self.state_lost(world, heir);
-        let Some(batch) = peer.batch else { return };
+        let Some(batch) = peer.batch else { return self.giving_lost(world, heir) };
         let was_offered = matches!(batch.step, Step::Offered { .. });
         let was_alone = match batch.members[..] {
             [_] => true,
@@ -451,6 +454,9 @@ impl Sender {
             };
             let stage = custody.stage();
             match stage {
+                Stage::Stopping | Stage::Still | Stage::Frozen | Stage::Offered | Stage::Giving if self.is_giving() => {
+                    self.keep(world, id, Refusal::Channel);
+                }
                 Stage::Stopping | Stage::Still | Stage::Frozen | Stage::Offered | Stage::Giving if is_harmless => {
                     // Last where the heir was lost with it, so that others move before they are offered with it again.
                     self.put_back(world, id, !was_offered);
@@ -460,5 +466,6 @@ impl Sender {
             }
         }
         debug_assert!(self.phase != Phase::Idle, "an heir was visited before the worker left");
+        self.giving_lost(world, heir);
     }
 }

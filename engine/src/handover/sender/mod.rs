@@ -6,17 +6,23 @@
 //! happens to the heir or the channel, the connections go on here or move to another heir. Where the worker has state of its
 //! own, all its connections are stopped and frozen first, and one heir takes the state before any connection.
 //!
+//! While the worker serves, it may be told to give some connections to one other worker ([`Input::Give`]): the same batches, but
+//! what does not move goes on as if nothing had happened. When the worker leaves meanwhile, that ends first.
+//!
 //! The driver reports each event by [`Sender::step`] and carries out every [`Command`], in order, before it reports anything
 //! else but the outcomes of these commands.
 
 mod batches;
 mod gathering;
+mod giving;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::batches::Peer;
 use self::gathering::Gathering;
+pub(crate) use self::giving::Given;
+use self::giving::Giving;
 pub(crate) use self::report::Tally;
 use super::Refusal;
 use super::custody::{Custody, Stage};
@@ -90,6 +96,10 @@ pub(crate) enum Input {
     Heirs(Vec<Heir>),
     /// The worker leaves; these are its connections, the idlest first.
     Leave(Vec<ConnectionId>),
+    /// The worker serves, and gives these to this worker.
+    Give { heir: Heir, connections: Vec<ConnectionId> },
+    /// No more is given while the worker serves.
+    EndGiving,
     /// There is a channel to this heir.
     Visited(Heir),
     /// There is none.
@@ -155,6 +165,8 @@ pub(crate) enum Command {
     Give { heir: Heir, batch: u64 },
     /// The heir has it: let go of it. It stood still for so long.
     Release { id: ConnectionId, pause_ns: u64 },
+    /// What was to be given while the worker serves was given, or goes on here.
+    Given(Given),
     /// Have everything marked that this worker and this heir hear of others: answered by `Listened`, in time.
     Listen(Heir),
     /// Hand the worker's own state over.
@@ -171,6 +183,8 @@ pub(crate) enum Command {
 enum Phase {
     /// The worker does not leave.
     Idle,
+    /// Nor here, and it gives some connections to another one.
+    Giving(Giving),
     /// Everything is brought to a standstill, for the worker's own state.
     Gathering(Gathering),
     Moving {
@@ -243,6 +257,22 @@ impl Sender {
         matches!(self.phase, Phase::Gathering(_) | Phase::Moving { .. })
     }
 
+    /// Some connections are given to another worker, and this one serves on.
+    #[inline]
+    pub(crate) fn is_giving(&self) -> bool {
+        matches!(self.phase, Phase::Giving(_))
+    }
+
+    /// Whether some connections can be given while the worker serves: none has anything with others that stay.
+    pub(crate) fn can_give(&self) -> bool {
+        self.may_move && !self.has_worker_state && !self.listens && self.phase == Phase::Idle
+    }
+
+    /// A channel to this heir is wanted.
+    pub(crate) fn is_visiting(&self, heir: Heir) -> bool {
+        self.visiting.contains(&heir)
+    }
+
     /// Whether nothing is left to move now.
     pub(crate) fn is_idle(&self) -> bool {
         let is_moving = matches!(self.phase, Phase::Moving { .. });
@@ -257,7 +287,7 @@ impl Sender {
         matches!(self.phase, Phase::Moving { is_state_given: true })
     }
 
-    pub(crate) fn tally(&self) -> &Tally {
+    pub(crate) fn leaving_tally(&self) -> &Tally {
         &self.report.tally
     }
 
@@ -271,7 +301,7 @@ impl Sender {
         let batches = self.heirs.values().filter_map(Peer::until_ns);
         let waits = self.heirs_until_ns.into_iter().chain(self.visitors_until_ns);
         let later = self.later.front().map(|(at_ns, _)| *at_ns);
-        let waits = waits.chain(later).filter(|_| self.is_on());
+        let waits = waits.chain(later).filter(|_| self.is_on()).chain(self.giving_until_ns());
         batches.chain(waits).chain(self.report.due_ns()).min()
     }
 
@@ -285,8 +315,10 @@ impl Sender {
         match input {
             Input::Heirs(heirs) => self.name(world, heirs),
             Input::Leave(connections) => self.leave(world, connections),
+            Input::Give { heir, connections } => self.give(world, heir, connections),
+            Input::EndGiving => drop(self.end_giving(world)),
+            Input::Visited(heir) if !self.visiting.remove(&heir) => world.tell(Command::Close(heir)),
             Input::Visited(heir) => {
-                self.visiting.remove(&heir);
                 self.heirs.insert(heir, Peer::default());
                 self.heirs_until_ns = None;
             }
@@ -314,7 +346,9 @@ impl Sender {
 
     /// What can be done now.
     fn advance<T: Table>(&mut self, world: &mut World<'_, T>) {
-        if self.is_on() {
+        if self.is_giving() {
+            self.give_on(world);
+        } else if self.is_on() {
             self.gather(world);
             if matches!(self.phase, Phase::Moving { .. }) {
                 let heirs: Vec<Heir> = self.heirs.keys().copied().collect();
@@ -350,6 +384,7 @@ impl Sender {
     }
 
     fn leave<T: Table>(&mut self, world: &mut World<'_, T>, connections: Vec<ConnectionId>) {
+        let held = self.end_giving(world);
         if self.phase != Phase::Idle {
             return;
         }
@@ -364,7 +399,8 @@ impl Sender {
         } else {
             Phase::Moving { is_state_given: false }
         };
-        connections.into_iter().for_each(|id| self.admit(world, id, Mutation::EndingIsHeld));
+        let held = held.into_iter().filter(|_| !is_put_back(Mutation::GivenIsForgotten));
+        connections.into_iter().chain(held).for_each(|id| self.admit(world, id, Mutation::EndingIsHeld));
         self.visit(world);
     }
 
@@ -433,6 +469,9 @@ impl Sender {
         if world.table.custody(id).is_some_and(|custody| custody.stays()) {
             // With its partner.
             return;
+        }
+        if self.is_giving() {
+            return self.keep_serving(world, id, refusal);
         }
         self.report.count(refusal);
         let stage = if refusal == Refusal::Quarantined { Stage::Quarantined } else { Stage::Stays };

@@ -29,13 +29,19 @@ pub(super) struct Report {
     pub(super) reported_ns: u64,
 }
 
+impl Tally {
+    pub(super) fn count(&mut self, refusal: Refusal) {
+        match self.refused.iter_mut().find(|(one, _)| *one == refusal) {
+            Some((_, count)) => *count += 1,
+            None => self.refused.push((refusal, 1)),
+        }
+    }
+}
+
 impl Report {
     pub(super) fn count(&mut self, refusal: Refusal) {
         self.is_changed = true;
-        match self.tally.refused.iter_mut().find(|(one, _)| *one == refusal) {
-            Some((_, count)) => *count += 1,
-            None => self.tally.refused.push((refusal, 1)),
-        }
+        self.tally.count(refusal);
     }
 
     pub(super) fn due_ns(&self) -> Option<u64> {

@@ -45,6 +45,10 @@ pub enum EventKind {
     WorkerClosed { slot: usize },
     /// What happened to the connections of a worker that leaves.
     WorkerMoved { slot: usize, moves: Moves },
+    /// A worker that serves gives connections to another one.
+    Rebalancing { from: usize, to: usize, because: Imbalance },
+    /// It has.
+    Rebalanced { from: usize, to: usize, moves: Moves },
     /// A worker's own state is on its way, so many bytes so far; the worker does nothing else meanwhile.
     WorkerStateMoves { slot: usize, bytes: u64 },
     /// A worker ended and is started again.
@@ -112,6 +116,45 @@ pub enum EventKind {
     Unknown,
 }
 
+/// Why a worker gives connections to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Imbalance {
+    /// It is busier than the mean.
+    Busy {
+        /// How busy it is, percent of a core.
+        busy_percent: u32,
+        /// What it is to give, percent of what it does.
+        share_percent: u32,
+    },
+    /// It has more connections than the mean.
+    Connections {
+        /// How many it is to give: the idlest.
+        connections: u32,
+    },
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Imbalance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { busy_percent, share_percent } => {
+                write!(formatter, "it is busy {busy_percent} %, and gives {share_percent} % of that")
+            }
+            Self::Connections { connections } => {
+                write!(
+                    formatter,
+                    "it has more than the others, and gives {}",
+                    Count(u64::from(*connections), "connection")
+                )
+            }
+            Self::Unknown => formatter.write_str("for a reason that this version does not know"),
+        }
+    }
+}
+
 impl EventKind {
     /// Why something failed, where that is what happened.
     pub fn failure(&self) -> Option<&Failure> {
@@ -144,6 +187,10 @@ impl fmt::Display for EventKind {
             Self::Draining => formatter.write_str("its connections drain"),
             Self::WorkerClosed { slot } => write!(formatter, "worker {slot} has closed its listeners"),
             Self::WorkerMoved { slot, moves } => write!(formatter, "worker {slot}: {moves}"),
+            Self::Rebalancing { from, to, because } => {
+                write!(formatter, "worker {from} gives connections to worker {to}: {because}")
+            }
+            Self::Rebalanced { from, to, moves } => write!(formatter, "worker {from} to worker {to}: {moves}"),
             Self::WorkerStateMoves { slot, bytes } => {
                 write!(formatter, "worker {slot}: its state is on its way, {} so far", Count(*bytes, "byte"))
             }

@@ -29,7 +29,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use self::cause::{Cause, Exit, Interruption, RevertCause};
 pub use self::count::Count;
-pub use self::event::{Event, EventKind};
+pub use self::event::{Event, EventKind, Imbalance};
 pub use self::failure::Failure;
 pub use self::loss::{Allowed, CannotMove, Loss};
 pub use self::moves::{Moves, Pause, Refused};

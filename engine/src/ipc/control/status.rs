@@ -209,6 +209,9 @@ pub struct Status {
     pub accepted: u64,
     /// Requests answered by all workers since the first start.
     pub requests: u64,
+    /// Connections that this master's workers have moved to each other while they served.
+    #[serde(default)]
+    pub rebalanced: u64,
     /// Counters of the protocol's own, by name, summed over all workers since the first start.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
@@ -264,6 +267,9 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Milliseconds since its process began.
     pub age_ms: Option<u64>,
+    /// How busy it is, thousandths of a core; where connections can be rebalanced and it is known.
+    #[serde(default)]
+    pub busy_permille: Option<u32>,
     /// Connections open.
     pub open: u64,
     /// Connections accepted.

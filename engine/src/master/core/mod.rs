@@ -6,9 +6,10 @@
 //! - `generation`, `start`, `leave`, `scale`, `supervise`: the roster of workers.
 //! - `old`, `new`: an upgrade from both sides. `orphans`: workers of a master that is gone.
 //! - `placement`: who holds which listener, steering, guards. `moves`: connections on their way to others.
-//! - `siblings`: who is told of whom.
+//! - `siblings`: who is told of whom. `balance`: who gives connections to whom while all serve.
 //! - `operations`: who waits for what, and is told the truth once.
 
+mod balance;
 mod generation;
 mod leave;
 #[cfg(any(test, feature = "simulation"))]
@@ -28,6 +29,7 @@ mod supervise;
 mod types;
 mod world;
 
+use self::balance::Balance;
 pub(crate) use self::generation::{Generation, Phase, Slot, State};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::lifecycle::Idle;
@@ -41,7 +43,9 @@ use self::siblings::Acquaintance;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{Claim, Event, Greeting, Listeners, Names, Notice, OtherMaster, Request, Spawn, World};
+pub(crate) use self::world::{
+    Claim, Event, Greeting, Listeners, Load, Names, Notice, OtherMaster, Request, Spawn, World,
+};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
@@ -79,6 +83,7 @@ pub(crate) struct Core {
     /// Workers of former masters are to stop so, with this one.
     orphans_stop: Option<Stop>,
     moves: MovesUnderWay,
+    balance: Balance,
     acquaintance: Acquaintance,
     operations: Operations,
     /// HUP came while a reload was under way, or a new master that was sent back: another one follows.
@@ -117,6 +122,7 @@ impl Core {
             orphans: Orphans::default(),
             orphans_stop: None,
             moves: MovesUnderWay::default(),
+            balance: Balance::default(),
             acquaintance: Acquaintance::default(),
             operations: Operations::default(),
             reloads_again: false,
@@ -179,6 +185,8 @@ impl Core {
         self.conclude_moves(world);
         self.ask_postponed(world);
         self.reload_again(world);
+        // Behind everything that may begin a change.
+        self.rebalance(world);
         self.end_when_over(world);
     }
 
@@ -374,6 +382,7 @@ impl Core {
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
         let deadlines = deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline());
+        let deadlines = deadlines.chain(self.balance_deadline());
         deadlines.chain(self.placement_deadline(now)).chain(self.introduction_deadline(now)).min()
     }
 
@@ -422,7 +431,7 @@ impl Core {
     }
 
     /// A generation starts or grows.
-    pub(super) fn is_changing(&self) -> bool {
+    pub(crate) fn is_changing(&self) -> bool {
         self.generations.iter().any(Generation::is_changing)
     }
 

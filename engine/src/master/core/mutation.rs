@@ -79,5 +79,9 @@ mutations! {
         RevertedRefusesChanges,
         /// The workers of an old master are not told of those of the new one.
         SiblingsElsewhereAreForgotten,
+        /// Connections move between workers while these change.
+        RebalancesDuringChanges,
+        /// A worker that gives connections to another is not told that a change goes first.
+        RebalanceGoesOn,
     }
 }

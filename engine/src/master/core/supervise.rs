@@ -52,6 +52,7 @@ impl Core {
                 handed.into_iter().for_each(|arrival| world.forget_arrival(arrival));
             }
             Report::Moved(moved) => self.moved(world, index, place, &moved),
+            Report::Rebalanced(rebalanced) => self.rebalanced(world, process, &rebalanced),
             Report::Acquainted => self.hear_acquainted(process),
             Report::AsksToGather => self.hear_gathering(process, false),
             Report::HasGathered => self.hear_gathering(process, true),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Connections, Settings, StateTooLarge};
+use crate::config::{Connections, Rebalance, Settings, StateTooLarge};
 
 /// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +64,7 @@ pub(crate) struct Plan {
     /// 0: workers are not watched for hangs.
     pub(crate) hang_ms: u64,
     pub(crate) connections: Connections,
+    pub(crate) rebalance: Rebalance,
     pub(crate) state_bytes_max: u64,
     pub(crate) state_too_large: StateTooLarge,
     /// The protocol's connections, and its workers, have state that can be handed over.
@@ -88,6 +89,7 @@ impl Plan {
             stop_ms: settings.timeouts.stop_ms_max,
             hang_ms: settings.timeouts.hang_ms,
             connections: settings.connections,
+            rebalance: settings.rebalance,
             state_bytes_max: settings.state_bytes_max,
             state_too_large: settings.state_too_large,
             has_connection_state,

@@ -85,6 +85,16 @@ impl Request {
     }
 }
 
+/// What a worker has done since its start, and has now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Load {
+    /// Of its turns, as the worker says; a callback that waits is in it.
+    pub(crate) busy_ns: u64,
+    /// On a core, as the kernel says: what it does for the worker's sends is in it.
+    pub(crate) on_cpu_ns: u64,
+    pub(crate) open: u64,
+}
+
 /// What a worker is forked with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spawn {
@@ -225,6 +235,8 @@ pub(crate) trait World {
     fn last_turn(&self, process: ProcessId) -> Time;
     /// About how much state of its own a worker has, bytes.
     fn state_bytes(&self, process: ProcessId) -> u64;
+    /// What a worker has done since its start.
+    fn load(&self, process: ProcessId) -> Load;
     /// Connections that are open at all workers of this master.
     fn open_connections(&self) -> u64;
 

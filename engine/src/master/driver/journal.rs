@@ -50,7 +50,10 @@ impl Journal {
     pub(super) fn note(&mut self, generation: Option<u32>, kind: EventKind) -> &Event {
         let at_us = now_us();
         let bytes = serde_json::to_vec(&kind).map_or(0, |kind| kind.len() + STEP_BYTES);
-        if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.steps.len() < STEPS_MAX) {
+        // They come at any time, and say nothing of the last handover.
+        let is_own = matches!(kind, EventKind::Rebalancing { .. } | EventKind::Rebalanced { .. });
+        let timeline = self.timelines.back_mut().filter(|timeline| timeline.steps.len() < STEPS_MAX && !is_own);
+        if let Some(timeline) = timeline {
             let after_us = at_us.saturating_sub(timeline.at_us);
             let step = Step { after_us, generation, kind: kind.clone() };
             self.steps_bytes += bytes;

@@ -21,7 +21,11 @@ impl Master<'_> {
         generations.extend(all.iter().enumerate().map(|(index, generation)| {
             // Those whose number was changed are two of one number; the numbers of the ended are shown with the rest.
             let is_rest = all[index + 1..].iter().all(|other| other.number != generation.number);
-            generation_status(generation, workers, is_rest, now)
+            let mut status = generation_status(generation, workers, is_rest, now);
+            for (worker, slot) in status.workers.iter_mut().zip(&generation.slots) {
+                worker.busy_permille = slot.child().and_then(|child| self.core.busy_permille(child.process));
+            }
+            status
         }));
         let lifecycle = self.core.lifecycle();
         Status {
@@ -36,6 +40,7 @@ impl Master<'_> {
             generations,
             accepted: total.accepted,
             requests: total.requests,
+            rebalanced: self.core.rebalanced_connections(),
             counters: total.named,
             upgrade: upgrade_state(&self.core),
             last_revert: self.core.last_revert().cloned(),
@@ -120,6 +125,7 @@ fn worker_status(slot: usize, state: WorkerState, numbers: &Snapshot) -> WorkerS
         pid: None,
         state,
         age_ms: None,
+        busy_permille: None,
         open: numbers.open,
         accepted: numbers.accepted,
         taken_over: numbers.taken_over,

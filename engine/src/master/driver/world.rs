@@ -18,7 +18,7 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, Timel
 use crate::ipc::orders::{Member, Order};
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
+    ArrivalId, Claim, ClientId, ConfigurationId, Greeting, Load, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
     Spawn, SteeringId, Time, Upgrade, World,
 };
 use crate::sys::clock::monotonic_ns;
@@ -183,6 +183,10 @@ impl World for Driver<'_> {
         let doors = match &mut order {
             Order::Heirs { names } => self.doors(Some(names)),
             Order::Siblings { members } => self.sibling_doors(members),
+            Order::Rebalance { heir, .. } => match self.workers.door(heir) {
+                Some(door) => vec![door.as_fd()],
+                None => return false,
+            },
             _ => Vec::new(),
         };
         self.workers.tell(process, &order, &doors) || self.orphans.tell(process, &order, &doors)
@@ -235,6 +239,15 @@ impl World for Driver<'_> {
 
     fn state_bytes(&self, process: ProcessId) -> u64 {
         self.workers.page(process).map_or(0, |page| page.state_bytes.get())
+    }
+
+    fn load(&self, process: ProcessId) -> Load {
+        let page = self.workers.page(process);
+        Load {
+            busy_ns: page.map_or(0, |page| page.busy_ns.get()),
+            on_cpu_ns: on_cpu_ns(process),
+            open: page.map_or(0, |page| page.open.get()),
+        }
     }
 
     fn open_connections(&self) -> u64 {
@@ -372,4 +385,11 @@ impl World for Driver<'_> {
         let us = |part| pauses.quantile(part) / 1000;
         (pauses.count() > 0).then(|| Pause { median_us: us(0.5), p99_us: us(0.99), max_us: us(1.0) })
     }
+}
+
+/// What the kernel says of a process that is this one's child and has not been waited for: proc_pid_schedstat, the first number
+/// (Documentation/scheduler/sched-stats.rst). Workers have one thread that serves. 0 where the kernel does not count it.
+fn on_cpu_ns(process: ProcessId) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/schedstat", process.0)).unwrap_or_default();
+    text.split_ascii_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0)
 }

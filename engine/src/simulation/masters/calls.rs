@@ -13,8 +13,8 @@ use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
-    ArrivalId, Claim, ClientId, Greeting, Listeners, Names, Notice, OtherMaster, Plan, ProcessId, SocketId, Spawn,
-    SteeringId, Time, Upgrade, World,
+    ArrivalId, Claim, ClientId, Greeting, Listeners, Load, Names, Notice, OtherMaster, Plan, ProcessId, SocketId,
+    Spawn, SteeringId, Time, Upgrade, World,
 };
 
 /// A worker that starts slowly is ready after this time.
@@ -239,6 +239,7 @@ impl World for Calls<'_> {
             awaits_until: None,
             heirs: Vec::new(),
             is_moving: false,
+            gives: None,
             last_turn: now,
             spawn,
         };
@@ -339,6 +340,12 @@ impl World for Calls<'_> {
 
     fn state_bytes(&self, _: ProcessId) -> u64 {
         0
+    }
+
+    fn load(&self, process: ProcessId) -> Load {
+        let is_its = |place: &Place| matches!(place, Place::Held { worker: Some(one), .. } if *one == process);
+        let open = self.universe.kernel.connections.iter().filter(|one| is_its(&one.place)).count() as u64;
+        Load { open, ..Load::default() }
     }
 
     fn open_connections(&self) -> u64 {

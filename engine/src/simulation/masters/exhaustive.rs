@@ -67,6 +67,7 @@ impl Small {
             hands_over: false,
             has_worker_state: false,
             speaks: false,
+            rebalances: false,
         };
         let mut universe = Universe::new(shape);
         universe.plan = plan(shape, self.workers, 1, 0);

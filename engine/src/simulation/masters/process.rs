@@ -76,6 +76,8 @@ pub(super) struct Worker {
     pub(super) heirs: Vec<String>,
     /// It has not said yet that its connections have moved.
     pub(super) is_moving: bool,
+    /// It serves, and gives so many connections to this worker.
+    pub(super) gives: Option<(ProcessId, u32)>,
     pub(super) last_turn: Time,
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Shape {
     pub(super) has_worker_state: bool,
     /// Workers speak to each other.
     pub(super) speaks: bool,
+    /// Workers that serve give each other connections.
+    pub(super) rebalances: bool,
 }
 
 impl Shape {
@@ -36,6 +38,7 @@ impl Shape {
             hands_over,
             has_worker_state: hands_over && random.once_in(2),
             speaks: false,
+            rebalances: false,
         }
     }
 }

@@ -31,6 +31,9 @@ enum Theme {
 /// would give the other seeds other worlds.
 pub(super) const SPEAKING: u64 = 1 << 40;
 
+/// From this seed on, workers give each other connections, each second.
+pub(super) const REBALANCING: u64 = 2 * SPEAKING;
+
 /// The history of a seed.
 pub(super) fn history(seed: u64) -> Vec<Step> {
     let theme = match seed % 8 {
@@ -42,7 +45,11 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
         _ => Theme::Addresses,
     };
     let mut random = Random::new(seed % SPEAKING);
-    let shape = Shape { speaks: seed >= SPEAKING, ..theme.shape(&mut random) };
+    let shape = Shape {
+        speaks: (SPEAKING..REBALANCING).contains(&seed),
+        rebalances: seed >= REBALANCING,
+        ..theme.shape(&mut random)
+    };
     let mut steps = vec![Step::Begin { shape }];
     // Most histories begin with a server that serves.
     if !random.once_in(8) {

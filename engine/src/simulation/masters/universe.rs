@@ -10,7 +10,7 @@ use super::kernel::{Holder, Kernel, Place};
 use super::process::{Binary, Birth, Body, Master, Process, StartsAs, Worker};
 use super::steps::Shape;
 use super::timeline::say;
-use crate::config::{Connections, StateTooLarge};
+use crate::config::{Connections, Rebalance, StateTooLarge};
 use crate::handover::Tier;
 use crate::ipc::control::{Exit, Failure, Outcome};
 use crate::master::core::{ClientId, ConfigurationId, Core, Plan, ProcessId, Request, Time};
@@ -448,6 +448,7 @@ pub(super) fn plan(shape: Shape, workers: usize, addresses: usize, hang_ms: u64)
         stop_ms: 500,
         hang_ms,
         connections: if shape.hands_over { Connections::Handover } else { Connections::Goodbye },
+        rebalance: if shape.rebalances { Rebalance::Always } else { Rebalance::Off },
         state_bytes_max: 1_000,
         state_too_large: StateTooLarge::Refuse,
         has_connection_state: shape.hands_over,

@@ -7,7 +7,7 @@ use super::process::{Drain, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Micro, Universe};
 use crate::ipc::control::Exit;
-use crate::ipc::orders::{Member, Moved, Order, Report};
+use crate::ipc::orders::{Member, Moved, Order, Rebalanced, Report};
 use crate::master::core::{Listeners, ProcessId, Time};
 
 /// A worker that waits for the state of one that leaves waits so long at most.
@@ -36,6 +36,7 @@ impl Universe {
             Stage::Serving => {
                 accepts
                     || releases
+                    || worker.gives.is_some()
                     || self.has_finished(id, worker)
                     || worker.awaits_until.is_some_and(|until| until <= now)
                     || (worker.channel.is_none() && !worker.knocks.is_empty())
@@ -99,6 +100,7 @@ impl Universe {
                     worker.awaits_until = None;
                     self.judge_waited_in_vain(id);
                 }
+                self.worker_gives(id);
                 self.worker_serves(id);
             }
             Stage::Draining(drain) => {
@@ -228,6 +230,39 @@ impl Universe {
         }
     }
 
+    /// What it gives while it serves goes to the other one, if that serves.
+    fn worker_gives(&mut self, id: ProcessId) {
+        let Some((heir, count)) = self.worker(id).and_then(|worker| worker.gives) else { return };
+        let takes = self.worker(heir).is_some_and(|one| one.stage == Stage::Serving && one.awaits_until.is_none());
+        let mut moved = 0;
+        for connection in self.kernel.connections.iter_mut().filter(|_| takes) {
+            if let Place::Held { worker, .. } = &mut connection.place
+                && *worker == Some(id)
+                && moved < count
+            {
+                (*worker, moved) = (Some(heir), moved + 1);
+            }
+        }
+        if moved > 0 && self.is_unbalanced(id) {
+            self.violate("connections are not rebalanced during a change", format!("worker {} gives", id.0));
+        }
+        self.worker_ends_giving(id, moved.into());
+    }
+
+    fn worker_ends_giving(&mut self, id: ProcessId, moved: u64) {
+        if self.worker_mut(id).and_then(|worker| worker.gives.take()).is_some() {
+            self.report(id, Report::Rebalanced(Rebalanced { moved, ..Rebalanced::default() }));
+        }
+    }
+
+    /// Its master has been in the midst of a change for so long that an order about it must have come.
+    fn is_unbalanced(&self, id: ProcessId) -> bool {
+        let Some(worker) = self.worker(id) else { return false };
+        let Some(core) = self.master(worker.led_by).and_then(|master| master.core.as_ref()) else { return false };
+        let has_news = worker.channel.is_some_and(|channel| self.has_news(id, channel));
+        core.is_changing() && !has_news && self.untold.is_empty()
+    }
+
     /// Its connections and its state go to the first heir that lives.
     fn worker_moves(&mut self, id: ProcessId) {
         let Some(worker) = self.worker(id) else { return };
@@ -274,6 +309,7 @@ impl Universe {
 
     fn begin_drain(&mut self, id: ProcessId, settle_ms: u64, drain_ms: u64, is_succeeded: bool) {
         let now = self.now;
+        self.worker_ends_giving(id, 0);
         let Some(worker) = self.worker_mut(id) else { return };
         let until = now.after_ms(settle_ms.saturating_add(drain_ms));
         worker.stage = Stage::Draining(match worker.stage {
@@ -333,6 +369,11 @@ impl Universe {
                     self.send(id, channel, Message::Report(Report::Listener { address }, Some(key)));
                 }
             }
+            Order::Rebalance { heir, connections_max, .. } => match heir.parse().map(ProcessId) {
+                Ok(heir) if worker.stage == Stage::Serving => worker.gives = Some((heir, connections_max)),
+                _ => self.report(id, Report::Rebalanced(Rebalanced::default())),
+            },
+            Order::EndRebalance => self.worker_ends_giving(id, 0),
             Order::Serve => worker.awaits_until = None,
             Order::Ping | Order::Gather | Order::AccessLog | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),

@@ -97,6 +97,8 @@ pub(super) fn at_rest(world: &mut World) {
                 own.sender
             );
             world.violate("nobody waits for ever", detail);
+        } else if own.is_alive && (own.owes_given > 0 || own.sender.is_giving()) {
+            world.violate("nobody waits for ever", format!("worker {worker} gives for ever: {:?}", own.sender));
         } else if own.is_alive && own.connections.0.values().any(|one| one.custody.is_held()) {
             let held = own.connections.0.values().find(|one| one.custody.is_held()).map(|one| one.socket.0);
             world.violate("nobody waits for ever", format!("client {held:?} is held at worker {worker}, which serves"));

@@ -141,6 +141,15 @@ impl World {
                 self.workers[worker].connections.0.remove(&id);
                 self.workers[worker].released += 1;
             }
+            Command::Given(given) => {
+                self.note(|| format!("worker {worker} has given {given:?}"));
+                let own = &mut self.workers[worker];
+                own.given += given.tally.moved;
+                if own.owes_given == 0 || given.pauses_ns.len() as u64 != given.tally.moved {
+                    self.violate("the end of giving is reported once for each order", format!("worker {worker}"));
+                }
+                self.workers[worker].owes_given = self.workers[worker].owes_given.saturating_sub(1);
+            }
             // Nobody has anything to say to others here; see `messages/`.
             Command::Listen(_) | Command::AllGiven(_) => {}
             Command::GiveState(heir) => {
@@ -172,12 +181,12 @@ impl World {
     /// At the end of moving, whatever is here was counted.
     fn check_counts(&mut self, worker: usize) {
         let own = &self.workers[worker];
-        let tally = own.sender.tally();
+        let tally = own.sender.leaving_tally();
         let refused: u64 = tally.refused.iter().map(|(_, count)| count).sum();
         let is_counted = |one: &Connection| one.phase != Phase::Open || one.custody.stays();
         let uncounted = own.connections.0.values().find(|one| !is_counted(one)).map(|one| one.socket.0);
         let has_moved = own.lifecycle.was_told() && own.was_moving;
-        if (tally.moved, refused) != (own.released, own.kept) {
+        if (tally.moved + own.given, refused) != (own.released, own.kept) {
             let detail = format!("worker {worker}: {tally:?}, but {} released, {} kept", own.released, own.kept);
             self.violate("each connection is counted once", detail);
         } else if let (Some(socket), true) = (uncounted, has_moved) {

@@ -17,6 +17,12 @@ pub(super) enum Order {
     Heirs,
     Serve,
     Stop,
+    /// Give some connections to this worker, and serve on.
+    Give {
+        to: usize,
+        count: usize,
+    },
+    EndGiving,
 }
 
 /// One thing that happens. Numbers that name nothing make it do nothing.
@@ -101,7 +107,7 @@ pub(super) fn choose(world: &World, random: &mut Random) -> Step {
         29..50 => Step::Complete { worker, pick: random.index(8), first: random.once_in(2) },
         50..62 => Step::Deliver { link: random.index(world.links.len()), is_up: random.once_in(2) },
         62..82 => Step::Turn { worker },
-        82..88 => Step::Ordered { worker: usize::from(random.once_in(3)), order: order(random) },
+        82..88 => Step::Ordered { worker: usize::from(random.once_in(3)), order: order(world, random) },
         88..90 => Step::Kill { worker, loses: random.once_in(2) },
         90 => Step::Halt { worker },
         91..93 => Step::Continue { worker },
@@ -123,7 +129,12 @@ fn kind(random: &mut Random) -> Kind {
     }
 }
 
-fn order(random: &mut Random) -> Order {
+/// While a worker that serves may be told to give, it often is.
+fn order(world: &World, random: &mut Random) -> Order {
+    if world.gives && random.once_in(2) {
+        let give = Order::Give { to: random.index(world.workers.len()), count: 1 + random.index(4) };
+        return if random.once_in(8) { Order::EndGiving } else { give };
+    }
     match random.below(12) {
         0..5 => Order::Heirs,
         5..10 => Order::Drain { settle_ms: random.pick(&[0, 5, 200]) },

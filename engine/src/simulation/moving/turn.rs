@@ -52,7 +52,7 @@ impl World {
         }
         let own = &self.workers[worker];
         let is_due = own.lifecycle.next_ns().into_iter().chain(own.sender.next_ns()).any(|at_ns| at_ns <= self.now_ns);
-        if is_due && self.is_free(worker) && !own.lifecycle.is_serving() {
+        if is_due && self.is_free(worker) && (!own.lifecycle.is_serving() || own.sender.is_giving()) {
             self.violate("nobody spins", format!("worker {worker} does not do what is due"));
         }
     }
@@ -114,6 +114,23 @@ impl World {
             }
             Order::Serve => self.workers[worker].lifecycle.end_awaiting(),
             Order::Stop => self.stop(worker),
+            Order::Give { to, count } => {
+                let own = &mut self.workers[worker];
+                let candidates = own.connections.0.iter().filter(|(_, one)| one.phase == Phase::Open);
+                // Whole pairs, but for those that are made later.
+                let mut chosen = Vec::new();
+                for (id, one) in candidates {
+                    let is_with = |other: &&ConnectionId| {
+                        one.partner.is_some() && Some(own.connections.0[other].socket) == one.partner
+                    };
+                    if chosen.len() < count || chosen.iter().any(|other| is_with(&other)) {
+                        chosen.push(*id);
+                    }
+                }
+                own.owes_given += 1;
+                self.tell_sender(worker, sender::Input::Give { heir: Heir(to as u32), connections: chosen });
+            }
+            Order::EndGiving => self.tell_sender(worker, sender::Input::EndGiving),
         }
     }
 
@@ -238,7 +255,7 @@ impl World {
 
     fn move_on(&mut self, worker: usize) {
         let own = &self.workers[worker];
-        if own.lifecycle.is_serving() {
+        if own.lifecycle.is_serving() && !own.sender.is_giving() {
             return;
         }
         if own.sender.next_ns().is_some_and(|at_ns| at_ns <= self.now_ns) {
@@ -268,6 +285,9 @@ impl World {
         }
         if self.workers[worker].owes_report && !self.workers[worker].lifecycle.is_stopping() {
             self.violate("the end of moving is reported once for each order", format!("worker {worker} left without"));
+        }
+        if self.workers[worker].owes_given > 0 && !self.workers[worker].lifecycle.is_stopping() {
+            self.violate("the end of giving is reported once for each order", format!("worker {worker} left without"));
         }
         self.workers[worker].has_left = true;
         self.kill(worker, false);

@@ -48,11 +48,15 @@ pub(super) struct Worker {
     pub(super) wakes: VecDeque<ConnectionId>,
     /// Turns in a row that had something to do although nothing happened.
     pub(super) turns_in_a_row: u32,
+    /// Orders to give whose outcome has not been told.
+    pub(super) owes_given: u32,
     /// It owes the master a report that moving is over.
     pub(super) owes_report: bool,
     /// Connections that it let go of, and that could not move.
     pub(super) released: u64,
     pub(super) kept: u64,
+    /// Those of them that it let go of while it served.
+    pub(super) given: u64,
     /// Its connections have begun to move.
     pub(super) was_moving: bool,
     /// The most it takes.
@@ -81,9 +85,11 @@ impl Worker {
             orders: VecDeque::new(),
             wakes: VecDeque::new(),
             turns_in_a_row: 0,
+            owes_given: 0,
             owes_report: false,
             released: 0,
             kept: 0,
+            given: 0,
             was_moving: false,
             connections_max,
             next_slot: 0,
@@ -100,6 +106,8 @@ impl Worker {
 pub(super) struct World {
     pub(super) now_ns: u64,
     pub(super) has_state: bool,
+    /// Workers that serve are told to give connections away.
+    pub(super) gives: bool,
     pub(super) clients_max: usize,
     pub(super) workers: Vec<Worker>,
     pub(super) sockets: Vec<Socket>,
@@ -120,6 +128,7 @@ impl World {
         Self {
             now_ns,
             has_state,
+            gives: !has_state && (shape >> 6).is_multiple_of(2),
             clients_max: if (shape >> 4).is_multiple_of(4) { 1 } else { 40 },
             workers: (0..count).map(worker).collect(),
             sockets: Vec::new(),

@@ -138,6 +138,7 @@ impl<P: Protocol> EventLoop<P> {
     fn own(&mut self, id: ConnectionId) {
         let Some(entry) = self.slab.get(id) else { return };
         entry.custody.enter(Stage::Ours);
+        entry.came_s = seconds(self.context.now_ns);
         if !entry.connection.is_ended() {
             self.context.page.taken_over.add(1);
         }
@@ -182,6 +183,11 @@ impl<P: Protocol> EventLoop<P> {
         self.context.page.open.set(self.slab.len() as u64);
         self.closed(ending);
     }
+}
+
+/// Of the monotonic clock, never 0.
+pub(super) fn seconds(now_ns: u64) -> u32 {
+    ((now_ns / 1_000_000_000) as u32).max(1)
 }
 
 /// What the other side is told where the protocol cannot use a state.

@@ -43,8 +43,21 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What can be done for moving in this turn.
     pub(super) fn move_on(&mut self) {
+        self.send_on();
+        if self.moving.sender.is_idle()
+            && self.lifecycle.has_settled()
+            && self.listeners.iter().all(Option::is_none)
+            && !self.is_connecting()
+        {
+            let has_visitors = !self.moving.receiver.is_alone();
+            self.tell_sender(Input::Quiet { has_visitors });
+        }
+    }
+
+    /// What is due of bringing connections to others, whether this worker leaves or serves.
+    pub(super) fn send_on(&mut self) {
         for (heir, until_ns) in std::mem::take(&mut self.moving.full) {
-            if self.moving.sender.is_on() {
+            if self.moving.sender.is_visiting(heir) {
                 self.visit(heir, until_ns);
             }
         }
@@ -54,14 +67,6 @@ impl<P: Protocol> EventLoop<P> {
                 tracing::warn!(slot = self.context.slot, "a worker does not take connections in time");
             }
             self.tell_sender(Input::Time);
-        }
-        if self.moving.sender.is_idle()
-            && self.lifecycle.has_settled()
-            && self.listeners.iter().all(Option::is_none)
-            && !self.is_connecting()
-        {
-            let has_visitors = !self.moving.receiver.is_alone();
-            self.tell_sender(Input::Quiet { has_visitors });
         }
     }
 
@@ -127,6 +132,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.context.page.pause.record(pause_ns, 1);
                 self.settle(id.slot);
             }
+            Command::Given(given) => self.report_given(&given),
             Command::Listen(heir) => self.listen(heir),
             Command::GiveState(heir) => self.give_state(heir),
             Command::AllGiven(heir) => self.all_given(heir),
@@ -283,7 +289,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Tells the master how far moving has come.
     fn report_moved(&mut self, is_over: bool) {
-        let Tally { moved, refused, bytes, state_bytes } = self.moving.sender.tally().clone();
+        let Tally { moved, refused, bytes, state_bytes } = self.moving.sender.leaving_tally().clone();
         // The turn itself may have taken long, where the worker's own state was handed over in it.
         let took_us = monotonic_ns().saturating_sub(self.moving.sender.began_ns()) / 1000;
         let (mut left, mut ending) = (0, 0);

@@ -59,6 +59,10 @@ pub(super) struct Entry<S> {
     pub(super) closes_with_send: bool,
     /// In the list of those that have something to send.
     pub(super) is_dirty: bool,
+    /// Completions of its receives and sends since the worker began to count.
+    pub(super) events: u32,
+    /// When it came from another worker, seconds of the monotonic clock; 0 where it did not.
+    pub(super) came_s: u32,
     /// Who has it, where it moves between workers.
     pub(super) custody: Custody,
     /// What few connections have.
@@ -97,6 +101,8 @@ impl<S> Entry<S> {
             watching: Watching::No,
             closes_with_send: false,
             is_dirty: false,
+            events: 0,
+            came_s: 0,
             custody,
             rare: None,
         }

@@ -26,6 +26,7 @@ impl<P: Protocol> EventLoop<P> {
         };
         let mut host = Host::new(&mut self.protocol, &mut others);
         entry.receives -= u8::from(!more);
+        entry.events = entry.events.wrapping_add(1);
         if entry.receives == 0 {
             entry.receiving = Receiving::No;
         }
@@ -81,6 +82,7 @@ impl<P: Protocol> EventLoop<P> {
         };
         let mut host = Host::new(&mut self.protocol, &mut others);
         entry.sending = false;
+        entry.events = entry.events.wrapping_add(1);
         if entry.appetite.is_bulk() || entry.connection.is_to_run_again() {
             self.line.completed();
         }

@@ -70,6 +70,7 @@ impl<P: Protocol> EventLoop<P> {
     fn tell_drain(&mut self) {
         let farewell = self.farewell();
         self.lifecycle.told(self.context.now_ns, farewell);
+        self.end_counting();
         self.settle_draining();
         let connections = if farewell == Farewell::Move { self.idlest_first() } else { Vec::new() };
         self.tell_sender(sender::Input::Leave(connections));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::EventLoop;
+use super::giving::Counting;
 use crate::context::Alarm;
 use crate::context::timer_wheel::TimerId;
 use crate::handover::limits::GIVE_MS_MAX;
@@ -76,6 +77,10 @@ pub(super) struct Moving {
     pub(super) departures: VecDeque<sender::Command>,
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
+    /// What connections do is counted, until some are chosen to be given away.
+    pub(super) counting: Option<Counting>,
+    /// What those that were chosen make of the worker's work.
+    pub(super) chosen_ppm: u32,
     meeting: Option<Meeting>,
     /// More visitors wait than could be let in in the last turn.
     pub(super) has_more_visitors: bool,
@@ -96,6 +101,8 @@ impl Moving {
             departures: VecDeque::new(),
             arrivals: VecDeque::new(),
             is_carrying_out: false,
+            counting: None,
+            chosen_ppm: 0,
             meeting,
             has_more_visitors: false,
             doors: Vec::new(),
@@ -120,6 +127,20 @@ impl Moving {
         Key { slot: other.slot(), generation: self.sequence }
     }
 
+    /// Connections are given to another worker, or are about to be, while this one serves.
+    #[inline]
+    pub(super) fn gives(&self) -> bool {
+        self.counting.is_some() || self.sender.is_giving()
+    }
+
+    /// Names of workers that connections were given to are of no use any more.
+    pub(super) fn forget_doors(&mut self) {
+        let has_heirs = self.sender.has_heirs() || self.links.keys().any(|other| matches!(other, Other::Heir(_)));
+        if self.sender.can_give() && !has_heirs && self.full.is_empty() {
+            self.doors.clear();
+        }
+    }
+
     /// The heir of this name, whose door this is.
     pub(super) fn heir(&mut self, name: String, door: OwnedFd) -> Heir {
         let known = self.doors.iter().position(|(one, _)| *one == name);
@@ -128,7 +149,8 @@ impl Moving {
             self.doors.len() - 1
         });
         let heir = Heir(place as u32);
-        if !self.links.contains_key(&Other::Heir(heir)) {
+        // The channel to one that is given some ends when the worker leaves, and another one is wanted then.
+        if !self.links.contains_key(&Other::Heir(heir)) || self.sender.is_giving() {
             self.keep_door(heir, door);
         }
         heir

@@ -11,6 +11,7 @@ mod departures;
 mod entry;
 mod flow;
 mod gathering;
+mod giving;
 mod leaving;
 mod links;
 mod memory;
@@ -266,6 +267,8 @@ impl<P: Protocol> EventLoop<P> {
             // Before it is asked whether anything may still come: no event follows when the last listener has closed.
             self.settle_accepting();
             self.move_on();
+        } else if self.moving.gives() {
+            self.give_on();
         }
         self.call(Protocol::on_turn_end);
         if P::MESSAGES.is_some() {
@@ -374,7 +377,7 @@ impl<P: Protocol> EventLoop<P> {
     fn arm_timeout(&mut self) {
         let of_timers = self.context.next_timer_ns();
         let of_leaving = if self.lifecycle.is_serving() {
-            None
+            if self.moving.gives() { self.next_giving_ns() } else { None }
         } else {
             self.lifecycle.next_ns().into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
         };
@@ -397,8 +400,9 @@ impl<P: Protocol> EventLoop<P> {
         page.enters.set(self.ring.enters());
         page.turn_at_ns.set(self.context.now_ns);
         page.completions_overflowed.set(u64::from(self.ring.overflows()));
+        let service_ns = monotonic_ns().saturating_sub(self.context.now_ns);
+        page.busy_ns.add(service_ns);
         if self.context.requests_in_turn > 0 {
-            let service_ns = monotonic_ns().saturating_sub(self.context.now_ns);
             page.requests.add(self.context.requests_in_turn);
             page.service.record(service_ns, self.context.requests_in_turn);
             self.context.requests_in_turn = 0;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::giving::Wish;
 use super::polls::CONTROL;
 use super::{EventLoop, Master};
 use crate::ipc::channel::{Heard, hear_with_all, is_nonsense, tell, tell_with};
@@ -35,6 +36,11 @@ impl<P: Protocol> EventLoop<P> {
                 self.drain(settle_ms, drain_ms, Some(is_succeeded));
             }
             Order::Heirs { names } => self.hear_heirs(names, descriptors),
+            Order::Rebalance { heir, portion, connections_max, rest_ms } => {
+                let wish = Wish { portion, connections_max: connections_max as usize, rest_ms };
+                self.begin_giving(heir, descriptors.pop(), &wish);
+            }
+            Order::EndRebalance => self.end_giving(),
             Order::Gather => self.begin_gathering(),
             Order::Siblings { members } => self.hear_siblings(members, descriptors),
             Order::Take => {

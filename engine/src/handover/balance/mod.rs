@@ -1,0 +1,323 @@
+//! Which worker gives connections to which other one, so that all are about equally busy; and which connections those are.
+//! Both are pure: the master feeds [`Policy`] with what its workers have done, and the worker that gives chooses by [`choice`].
+//!
+//! Busy time comes first, the number of open connections second. A move goes from the worker that is above the mean to the one
+//! that is below it, and brings both nearer. What keeps connections from moving in vain:
+//!
+//! - a move begins when the excess is above a tenth of the mean, a floor, and the noise of the worker's own samples, and others
+//!   follow until the excess is a twentieth;
+//! - after a move, what both workers are known to do is changed by what has moved, so that a stale mean moves nothing twice;
+//! - of two workers none gives back to the other for a while, and a connection that has moved rests;
+//! - a worker that had nothing fitting to give is left alone for a time that grows.
+//!
+//! All numbers are integers, so that states compare.
+
+pub(crate) mod choice;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// All of one core, in the unit of busy time.
+pub(crate) const CORE_PPM: u32 = 1_000_000;
+
+/// Connections that may move in a second. Each costs both workers some tens of microseconds.
+pub(crate) const BUDGET_PER_SECOND: u32 = 1_000;
+
+/// Of the latest sample in the mean of busy time: a change counts to two thirds after two samples.
+const WEIGHT_PERCENT: i64 = 40;
+
+/// The same in the mean of noise, which must not be small by chance.
+const NOISE_WEIGHT_PERCENT: i64 = 10;
+
+/// Samples of a worker before it gives for being busy.
+const SAMPLES_MIN: u32 = 3;
+
+/// Less than this of a core is nothing.
+const FLOOR_PPM: u32 = 20_000;
+
+/// The least excess of connections that is worth beginning.
+const CONNECTIONS_MIN: u64 = 24;
+
+/// Looks in a row at which there were too many connections.
+const LOOKS_MIN: u8 = 2;
+
+/// So long a worker takes nothing from one that it gave to.
+const PAIR_REST_MS: u64 = 20_000;
+
+/// So long a worker gives nothing after it had nothing fitting to give; doubled each time.
+const VAIN_REST_MS: u64 = 5_000;
+const VAIN_DOUBLED_MAX: u8 = 6;
+
+/// So long a worker takes nothing after it took nothing.
+const SHY_REST_MS: u64 = 10_000;
+
+/// What a worker has done since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// A number that no other worker has.
+    pub(crate) worker: u32,
+    /// Its busy time, as a part of the time between the looks; `None` where it is not known yet.
+    pub(crate) busy_ppm: Option<u32>,
+    pub(crate) open: u64,
+}
+
+/// Which connections are to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Portion {
+    /// Those that make about this part of what the worker does, and none above `limit_ppm` alone.
+    Busy { share_ppm: u32, limit_ppm: u32 },
+    /// The idlest.
+    Idlest { connections: u32 },
+}
+
+/// One worker gives to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Transfer {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) portion: Portion,
+    /// The most that may move.
+    pub(crate) connections_max: u32,
+}
+
+/// What has become of a transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Result {
+    pub(crate) moved: u64,
+    /// What the moved ones made of the giver's work.
+    pub(crate) share_ppm: u32,
+    /// The other worker takes nothing, whoever gives.
+    pub(crate) is_refused: bool,
+}
+
+/// A worker as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Known {
+    worker: u32,
+    /// A moving mean.
+    busy_ppm: u32,
+    last_ppm: u32,
+    /// A moving mean of how much one sample differs from the next.
+    noise_ppm: u32,
+    samples: u32,
+    open: u64,
+    /// It gives nothing until then.
+    gives_at_ms: u64,
+    /// How often in a row it had nothing to give.
+    vain: u8,
+    /// It takes nothing until then.
+    takes_at_ms: u64,
+}
+
+/// Which way a pair of workers has gone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Gone {
+    from: u32,
+    to: u32,
+    until_ms: u64,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Policy {
+    workers: BTreeMap<u32, Known>,
+    gone: Vec<Gone>,
+    /// Moves for this reason are under way, and go on to a smaller excess.
+    is_busy_on: bool,
+    is_open_on: bool,
+    /// Looks in a row with too many connections at one worker.
+    uneven_looks: u8,
+    /// Connections that may move now.
+    budget: u32,
+    budget_at_ms: u64,
+}
+
+/// The mean over `workers`, of `value`.
+fn mean<'a>(workers: impl Iterator<Item = &'a Known>, value: impl Fn(&Known) -> u64) -> u64 {
+    let (sum, count) = workers.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(value(one)), count + 1));
+    sum / count.max(1)
+}
+
+impl Policy {
+    /// Takes in what every worker that may give or take has done; those that are not in it are forgotten.
+    pub(crate) fn look(&mut self, now_ms: u64, samples: &[Sample]) {
+        let mut before = std::mem::take(&mut self.workers);
+        self.workers = samples.iter().map(|sample| (sample.worker, Self::known(&mut before, sample))).collect();
+        self.gone.retain(|gone| gone.until_ms > now_ms);
+        let earned = now_ms.saturating_sub(self.budget_at_ms).saturating_mul(BUDGET_PER_SECOND.into()) / 1000;
+        self.budget = u64::from(self.budget).saturating_add(earned).min(BUDGET_PER_SECOND.into()) as u32;
+        self.budget_at_ms = now_ms;
+        self.uneven_looks = if self.has_uneven_counts() { self.uneven_looks.saturating_add(1) } else { 0 };
+    }
+
+    fn known(before: &mut BTreeMap<u32, Known>, sample: &Sample) -> Known {
+        let known = before.remove(&sample.worker);
+        let open = sample.open;
+        let Some(busy_ppm) = sample.busy_ppm.map(|busy_ppm| busy_ppm.min(CORE_PPM)) else {
+            return known.map_or_else(|| Known::new(sample.worker, open), |known| Known { open, ..known });
+        };
+        match known {
+            Some(known) if known.samples > 0 => {
+                let towards = |mean: u32, value: u32, percent: i64| {
+                    (i64::from(mean) + (i64::from(value) - i64::from(mean)) * percent / 100) as u32
+                };
+                let noise_ppm = busy_ppm.abs_diff(known.last_ppm);
+                // A plain mean at first.
+                let noise_weight = NOISE_WEIGHT_PERCENT.max(100 / i64::from(known.samples));
+                Known {
+                    busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
+                    noise_ppm: towards(known.noise_ppm, noise_ppm, noise_weight),
+                    last_ppm: busy_ppm,
+                    samples: known.samples.saturating_add(1),
+                    open,
+                    ..known
+                }
+            }
+            known => {
+                let known = known.unwrap_or_else(|| Known::new(sample.worker, open));
+                Known { busy_ppm, last_ppm: busy_ppm, samples: 1, open, ..known }
+            }
+        }
+    }
+
+    /// What is known of a worker: its busy time, smoothed.
+    pub(crate) fn busy_ppm(&self, worker: u32) -> Option<u32> {
+        self.workers.get(&worker).map(|one| one.busy_ppm)
+    }
+
+    fn of_mut(&mut self, worker: u32) -> Option<&mut Known> {
+        self.workers.get_mut(&worker)
+    }
+
+    /// The next transfer, if one is worth it. [`Policy::done`] follows before it is asked again.
+    pub(crate) fn next(&mut self, now_ms: u64) -> Option<Transfer> {
+        if self.workers.len() < 2 || self.budget == 0 {
+            return None;
+        }
+        let by_busy = self.by_busy_time(now_ms);
+        self.is_busy_on = by_busy.is_some();
+        if by_busy.is_some() {
+            return by_busy;
+        }
+        let by_open = self.by_connections(now_ms);
+        self.is_open_on = by_open.is_some();
+        by_open
+    }
+
+    fn may_pair(&self, from: u32, to: u32) -> bool {
+        from != to && !self.gone.iter().any(|gone| (gone.from, gone.to) == (to, from))
+    }
+
+    fn by_busy_time(&self, now_ms: u64) -> Option<Transfer> {
+        // A worker whose one connection is most of the load cannot be helped: the others are compared among themselves.
+        let gives = |one: &&Known| one.gives_at_ms <= now_ms;
+        let mean = mean(self.workers.values().filter(gives), |one| one.busy_ppm.into()) as u32;
+        let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, mean + mean / 20);
+        let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
+        givers.retain(|one| {
+            let noise_ppm = one.noise_ppm.saturating_mul(5) / 2;
+            one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
+        });
+        givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
+        let mut takers: Vec<&Known> =
+            self.workers.values().filter(|one| one.takes_at_ms <= now_ms && one.busy_ppm < full).collect();
+        takers.sort_by_key(|one| one.busy_ppm);
+        for giver in givers {
+            let Some(taker) = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker)) else { continue };
+            let amount_ppm = (giver.busy_ppm - mean).min(full - taker.busy_ppm);
+            // Of a taker that has less room than what is noise there is none with more.
+            if amount_ppm < FLOOR_PPM / 2 {
+                continue;
+            }
+            let part_ppm = |ppm: u32| (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(giver.busy_ppm)) as u32;
+            // Where one connection is more than that, it may go as long as the pair's larger load becomes a smaller one.
+            let limit_ppm = part_ppm((giver.busy_ppm - taker.busy_ppm) / 4 * 3);
+            return Some(Transfer {
+                from: giver.worker,
+                to: taker.worker,
+                portion: Portion::Busy { share_ppm: part_ppm(amount_ppm), limit_ppm },
+                connections_max: self.budget,
+            });
+        }
+        None
+    }
+
+    /// Whether one worker has clearly more connections than the mean.
+    fn has_uneven_counts(&self) -> bool {
+        let mean = mean(self.workers.values(), |one| one.open);
+        let most = self.workers.values().map(|one| one.open).max().unwrap_or(0);
+        most > mean.saturating_add(mean / 4) && most - mean >= CONNECTIONS_MIN
+    }
+
+    fn by_connections(&self, now_ms: u64) -> Option<Transfer> {
+        if !self.is_open_on && self.uneven_looks < LOOKS_MIN {
+            return None;
+        }
+        let mean_open = mean(self.workers.values(), |one| one.open);
+        let mean_busy = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
+        let is_cool = |one: &&Known| one.busy_ppm <= (mean_busy + mean_busy / 20).saturating_add(FLOOR_PPM);
+        let mut givers: Vec<&Known> = self.workers.values().filter(|one| one.gives_at_ms <= now_ms).collect();
+        givers.retain(|one| one.open.saturating_sub(mean_open) > (mean_open / 16).max(1));
+        givers.sort_by_key(|one| std::cmp::Reverse(one.open));
+        let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
+        takers.retain(|one| one.open < mean_open && is_cool(one));
+        takers.sort_by_key(|one| one.open);
+        givers.into_iter().find_map(|giver| {
+            let taker = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker))?;
+            let count = (giver.open - mean_open).min(mean_open - taker.open).min(self.budget.into()) as u32;
+            let portion = Portion::Idlest { connections: count };
+            Some(Transfer { from: giver.worker, to: taker.worker, portion, connections_max: count })
+        })
+    }
+
+    /// A transfer is over.
+    pub(crate) fn done(&mut self, now_ms: u64, transfer: &Transfer, result: &Result) {
+        let Transfer { from, to, portion, .. } = *transfer;
+        self.budget = self.budget.saturating_sub(u32::try_from(result.moved).unwrap_or(u32::MAX));
+        if result.is_refused {
+            self.of_mut(to).into_iter().for_each(|taker| taker.takes_at_ms = now_ms + SHY_REST_MS);
+        }
+        let Some(giver) = self.of_mut(from) else { return };
+        if result.moved == 0 {
+            if !result.is_refused {
+                giver.gives_at_ms = now_ms + (VAIN_REST_MS << giver.vain.min(VAIN_DOUBLED_MAX));
+                giver.vain = giver.vain.saturating_add(1);
+            }
+            return;
+        }
+        giver.vain = 0;
+        let share_ppm = if let Portion::Busy { .. } = portion { result.share_ppm.min(CORE_PPM) } else { 0 };
+        let part_ppm = |ppm: u32| (u64::from(ppm) * u64::from(share_ppm) / u64::from(CORE_PPM)) as u32;
+        let (gone_ppm, last_ppm) = (part_ppm(giver.busy_ppm), part_ppm(giver.last_ppm));
+        giver.busy_ppm -= gone_ppm;
+        giver.last_ppm -= last_ppm;
+        giver.open = giver.open.saturating_sub(result.moved);
+        if let Some(taker) = self.of_mut(to) {
+            taker.busy_ppm = (taker.busy_ppm + gone_ppm).min(CORE_PPM);
+            taker.last_ppm = (taker.last_ppm + last_ppm).min(CORE_PPM);
+            taker.open = taker.open.saturating_add(result.moved);
+        }
+        self.gone.retain(|gone| (gone.from, gone.to) != (from, to));
+        self.gone.push(Gone { from, to, until_ms: now_ms + PAIR_REST_MS });
+    }
+}
+
+impl Known {
+    fn new(worker: u32, open: u64) -> Self {
+        Self {
+            worker,
+            busy_ppm: 0,
+            last_ppm: 0,
+            noise_ppm: 0,
+            samples: 0,
+            open,
+            gives_at_ms: 0,
+            vain: 0,
+            takes_at_ms: 0,
+        }
+    }
+}

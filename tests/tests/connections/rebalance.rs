@@ -1,0 +1,83 @@
+//! Connections move between workers that serve.
+
+use std::time::{Duration, Instant};
+
+use baton::control::EventKind;
+use baton_tests::client::{GET, ask, connect};
+use baton_tests::control::{self, status};
+use baton_tests::program::Server;
+use baton_tests::wait_until;
+
+use super::classes::{Counts, Crowd};
+
+fn open(server: &Server) -> Vec<u64> {
+    let status = status(&server.control()).expect("it answers");
+    let workers = status.generations.iter().flat_map(|generation| &generation.workers);
+    workers.map(|worker| worker.open).collect()
+}
+
+/// For this time some connections move each second, whatever they do; every byte is compared.
+fn forced(seconds: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("batond.toml");
+    std::fs::write(&file, "rebalance = \"always\"\nworkers = 3\n").expect("written");
+    let server = Server::start_controlled(&["--config", file.to_str().expect("a name")]);
+    let crowd = Crowd::http(server.address(), Counts::FEW);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        crowd.round();
+    }
+    let moved = status(&server.control()).expect("it answers").rebalanced;
+    let mut pauses = Vec::new();
+    for event in control::events(&server.control()) {
+        if let EventKind::Rebalanced { moves, .. } = event {
+            pauses.extend(moves.pause.map(|pause| (pause.max_us, pause.p99_us, pause.median_us)));
+        }
+    }
+    pauses.sort_unstable();
+    let at = |percent: usize| pauses.get((pauses.len().saturating_sub(1)) * percent / 100);
+    println!("{moved} moved in {seconds} s; pauses (max, p99, median, us): {:?}, longest {:?}", at(50), at(100));
+    assert!(moved > seconds, "{moved} connections have moved in {seconds} s");
+    crowd.finish(GET.len());
+    server.stop();
+}
+
+#[test]
+fn connections_that_move_all_the_time_lose_nothing() {
+    forced(20);
+}
+
+#[test]
+#[ignore = "takes five minutes"]
+fn connections_that_move_for_long_lose_nothing() {
+    forced(300);
+}
+
+#[test]
+fn new_workers_get_their_share() {
+    let server = Server::start_controlled(&["--workers", "1"]);
+    let mut clients: Vec<_> = (0..64).map(|_| connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| drop(ask(client).expect("an answer")));
+    let _ = control::ask(&server.control(), &["scale", "4"]).done();
+    wait_until("shares are even", || {
+        let open = open(&server);
+        open.len() == 4 && open.iter().all(|count| (14..=19).contains(count))
+    });
+    clients.iter_mut().for_each(|client| drop(ask(client).expect("the connection lives")));
+    assert!(status(&server.control()).expect("it answers").rebalanced >= 42);
+    server.stop();
+}
+
+#[test]
+fn nothing_moves_where_it_is_off() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("batond.toml");
+    std::fs::write(&file, "rebalance = \"off\"\nworkers = 1\n").expect("written");
+    let server = Server::start_controlled(&["--config", file.to_str().expect("a name")]);
+    let mut clients: Vec<_> = (0..64).map(|_| connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| drop(ask(client).expect("an answer")));
+    let _ = control::ask(&server.control(), &["scale", "4"]).done();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(status(&server.control()).expect("it answers").rebalanced, 0);
+    server.stop();
+}
