@@ -235,7 +235,17 @@ fn jobs_are_neither_lost_nor_done_twice() {
 /// Subscribers and publishers at two workers. Each change begins when the workers before have left: where one is still there, its
 /// mark may be missing, and messages with it.
 #[test]
-fn each_subscriber_hears_each_message_once() {
+fn each_subscriber_hears_each_message_once_where_workers_leave_between_changes() {
+    each_subscriber_hears_each_message_once(Example::settle);
+}
+
+#[test]
+fn each_subscriber_hears_each_message_once_where_changes_overlap() {
+    each_subscriber_hears_each_message_once(|_| thread::sleep(Duration::from_millis(40)));
+}
+
+/// Across nine changes, with something done after each.
+fn each_subscriber_hears_each_message_once(then: impl Fn(&Example)) {
     const PUBLISHERS: usize = 3;
     let pubsub = Example::start("pubsub", &["--workers".to_owned(), "2".to_owned()]);
     let is_over = Arc::new(AtomicBool::new(false));
@@ -280,7 +290,7 @@ fn each_subscriber_hears_each_message_once() {
             })
         })
         .collect();
-    pubsub.change_and(|| pubsub.settle());
+    pubsub.change_and(|| then(&pubsub));
     is_over.store(true, Ordering::Relaxed);
     publishing.into_iter().for_each(|publisher| publisher.join().expect("no panic"));
     let published: Vec<usize> = published.iter().map(|count| count.load(Ordering::Relaxed)).collect();

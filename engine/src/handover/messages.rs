@@ -156,7 +156,12 @@ pub(crate) enum Message {
     /// These, and nobody who comes from now on.
     Gathers { senders: Vec<String> },
     /// These have marked their places.
-    Senders { senders: Vec<String> },
+    Senders {
+        senders: Vec<String>,
+        /// Those that have ended without: the receiver hears what they had said before it goes on.
+        #[serde(default)]
+        ended: Vec<String>,
+    },
     /// All of these marks were read.
     Gathered,
     /// All connections were given that come together.

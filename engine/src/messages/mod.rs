@@ -125,8 +125,15 @@ pub(crate) enum Answer {
     },
     /// Mark your place in what you say to me and to my heir: what is for my slot goes there from then on.
     Mark {
-        /// What the heir's door is called.
+        /// What the heir's door is called. The door comes with this answer, for whoever does not know the heir: it may be of a
+        /// master that this worker's master does not know.
         to: String,
+        /// The heir's.
+        #[serde(default)]
+        slot: usize,
+        /// The heir's.
+        #[serde(default)]
+        generation: u32,
         attempt: u32,
     },
     /// It leaves: what is for its slot goes to another worker that has the same one, where there is one.

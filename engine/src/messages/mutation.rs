@@ -15,5 +15,9 @@ mutations! {
         BeganIsIgnored,
         /// What is for a slot goes on to the worker that leaves behind its mark.
         SlotStays,
+        /// A sender that ends instead of marking its place is forgotten by the worker that leaves.
+        EndsAreForgotten,
+        /// A sender that had ended, and that the heir still hears, is waited for.
+        PastIsForgotten,
     }
 }

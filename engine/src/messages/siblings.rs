@@ -159,7 +159,11 @@ impl Siblings {
         Some(place)
     }
 
-    /// The place of the member of this name.
+    /// The member of this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Who> {
+        self.place_of(name).and_then(|place| self.identity(place))
+    }
+
     fn place_of(&self, name: &str) -> Option<Place> {
         self.members.iter().find(|(_, member)| member.identity.name == name).map(|(place, _)| *place)
     }

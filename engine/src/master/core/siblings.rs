@@ -85,8 +85,15 @@ impl Core {
 
     /// Workers of the new master have come up.
     pub(super) fn hear_siblings(&mut self, world: &mut dyn World, members: Vec<Member>) {
-        for (process, _) in self.speakers() {
+        let orphans = self.orphans.all.iter().filter(|orphan| orphan.known.is_some()).map(|orphan| orphan.process);
+        for process in self.speakers().into_iter().map(|(process, _)| process).chain(orphans) {
             self.acquaintance.owe(process, &members);
+        }
+        // Whoever this master has taken over from may still have workers, and hears of no other master.
+        if self.elder.is_some() {
+            members.chunks(MEMBERS_PER_ORDER).for_each(|some| {
+                world.tell_old(&ToOld::Siblings { members: some.to_vec() });
+            });
         }
         let elsewhere = &mut self.acquaintance.elsewhere;
         elsewhere.extend(members);

@@ -6,8 +6,9 @@
 //! missed, nor heard twice, whatever the two had read before.
 //!
 //! 1. O asks (`Gather`); N answers whom it hears (`Gathers`), and reads nobody who comes from then on.
-//! 2. O asks each sender, itself and N too, for a mark ([`Word::Mark`]), and says to N who gave one (`Senders`).
-//! 3. N has read all of these marks (`Gathered`).
+//! 2. O asks each sender, itself and N too, for a mark ([`Word::Mark`]), and says to N who gave one (`Senders`), and who has ended
+//!    instead: a sender's end is as good as a mark, and O and N see it at different times.
+//! 3. N has read all of these marks and ends (`Gathered`).
 //! 4. O's connections move. O goes on with what stays there, and N with everything (`AllGiven`).
 //!
 //! A connection may speak at O, and then at N. Others read O and N apart, so they must not read what N says before they have read
@@ -17,10 +18,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Word;
 use super::mutation::{Mutation, is_put_back};
+
+/// Names of senders that have ended, the last ones: an heir may not have seen it.
+const PAST_MAX: usize = 1024;
 
 /// How a sender is heard.
 #[derive(Debug, Default)]
@@ -41,6 +45,8 @@ struct Departing {
     attempt: u32,
     awaited: BTreeSet<String>,
     marked: BTreeSet<String>,
+    /// Those that have ended instead.
+    ended: BTreeSet<String>,
     /// Those that are asked; who comes later is read when connections have moved.
     asked: BTreeSet<String>,
 }
@@ -54,7 +60,9 @@ struct Arriving {
     read: BTreeSet<String>,
     /// Those that have marked their place, once that is known.
     senders: Option<BTreeSet<String>>,
-    /// Those that have ended, which is as good as a mark.
+    /// Those of which the worker that leaves has seen the end.
+    gone: BTreeSet<String>,
+    /// Those of which this one has, which is as good as a mark.
     ended: BTreeSet<String>,
 }
 
@@ -63,6 +71,7 @@ struct Arriving {
 pub(crate) struct Gate {
     own: String,
     senders: BTreeMap<String, Stand>,
+    past: VecDeque<String>,
     departing: Option<Departing>,
     arriving: Option<Arriving>,
 }
@@ -70,7 +79,7 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(own: String) -> Self {
         let senders = BTreeMap::from([(own.clone(), Stand::default())]);
-        Self { own, senders, departing: None, arriving: None }
+        Self { own, senders, past: VecDeque::new(), departing: None, arriving: None }
     }
 
     /// Somebody is heard from now on.
@@ -81,8 +90,13 @@ impl Gate {
     /// Somebody is heard no more: it has said everything.
     pub(crate) fn ended(&mut self, name: &str) {
         self.senders.remove(name);
-        if let Some(departing) = &mut self.departing {
-            departing.awaited.remove(name);
+        self.past.push_back(name.to_owned());
+        self.past.drain(..self.past.len().saturating_sub(PAST_MAX));
+        if let Some(departing) = &mut self.departing
+            && departing.awaited.remove(name)
+            && !is_put_back(Mutation::EndsAreForgotten)
+        {
+            departing.ended.insert(name.to_owned());
         }
         if let Some(arriving) = &mut self.arriving {
             arriving.ended.insert(name.to_owned());
@@ -153,15 +167,22 @@ impl Gate {
 
     /// This worker leaves: it, whoever it hears, and these, whom its heir hears, are to mark their places.
     pub(crate) fn depart(&mut self, attempt: u32, others: impl IntoIterator<Item = String>) {
-        let awaited: BTreeSet<String> = self.senders.keys().cloned().chain(others).collect();
-        let asked = awaited.clone();
-        self.departing = Some(Departing { attempt, awaited, marked: BTreeSet::new(), asked });
+        let asked: BTreeSet<String> = self.senders.keys().cloned().chain(others).collect();
+        let has_ended = |name: &String| self.past.contains(name) && !is_put_back(Mutation::PastIsForgotten);
+        let (ended, awaited) = asked.iter().cloned().partition(has_ended);
+        self.departing = Some(Departing { attempt, awaited, marked: BTreeSet::new(), ended, asked });
     }
 
-    /// Whether all have marked their places: gives those that have, and not those that have ended.
-    pub(crate) fn departed(&self) -> Option<Vec<String>> {
+    /// Whether all have marked their places or ended: gives those that have marked, and those that have ended.
+    pub(crate) fn departed(&self) -> Option<(Vec<String>, Vec<String>)> {
         let departing = self.departing.as_ref().filter(|departing| departing.awaited.is_empty())?;
-        Some(departing.marked.iter().cloned().collect())
+        let names = |all: &BTreeSet<String>| all.iter().cloned().collect();
+        Some((names(&departing.marked), names(&departing.ended)))
+    }
+
+    /// Who is waited for.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &String> {
+        self.departing.iter().flat_map(|departing| &departing.awaited)
     }
 
     /// What stays here hears on.
@@ -177,16 +198,16 @@ impl Gate {
         }
         let read: BTreeSet<String> = self.senders.keys().cloned().collect();
         let names = read.iter().cloned().collect();
-        self.arriving = Some(Arriving { of, attempt, read, senders: None, ended: BTreeSet::new() });
+        self.arriving =
+            Some(Arriving { of, attempt, read, senders: None, gone: BTreeSet::new(), ended: BTreeSet::new() });
         Some(names)
     }
 
-    /// These have marked their places.
-    pub(crate) fn expect(&mut self, senders: impl IntoIterator<Item = String>) {
+    /// These have marked their places, and those have ended.
+    pub(crate) fn expect(&mut self, senders: impl Iterator<Item = String>, gone: impl Iterator<Item = String>) {
         if let Some(arriving) = &mut self.arriving {
-            let senders: BTreeSet<String> = senders.into_iter().collect();
-            arriving.read.extend(senders.iter().cloned());
-            arriving.senders = Some(senders);
+            (arriving.senders, arriving.gone) = (Some(senders.collect()), gone.collect());
+            arriving.read.extend(arriving.senders.iter().flatten().chain(&arriving.gone).cloned());
         }
     }
 
@@ -197,7 +218,8 @@ impl Gate {
             arriving.ended.contains(name) || self.senders.get(name).is_some_and(|stand| stand.is_marked)
         };
         let is_enough = is_put_back(Mutation::HeirIsNotAwaited);
-        arriving.senders.as_ref().is_some_and(|senders| is_enough || senders.iter().all(is_read))
+        let are_gone = || arriving.gone.iter().all(|name| !self.senders.contains_key(name));
+        arriving.senders.as_ref().is_some_and(|senders| is_enough || (senders.iter().all(is_read) && are_gone()))
     }
 
     /// All have come that come.

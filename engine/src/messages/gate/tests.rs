@@ -1,7 +1,7 @@
 //! Workers that speak, one of which moves its connection to another, in any order of events: each connection hears each message
 //! once and in order, and what the connection says is heard in the order in which it said it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -14,6 +14,8 @@ use crate::messages::{Answer, Heard, Inbox, Place, SELF, SendError, Siblings, Wh
 /// Worker 0 leaves, and 1 is its heir.
 const LEAVER: usize = 0;
 const HEIR: usize = 1;
+/// This one may end.
+const ENDING: usize = 2;
 const WORKERS: usize = 4;
 
 /// What is said: by whom it was sent, and its number; and whether the connection that moves has said it.
@@ -47,7 +49,7 @@ impl Said {
 enum Link {
     Gather,
     Gathers(Vec<String>),
-    Senders(Vec<String>),
+    Senders(Vec<String>, Vec<String>),
     Gathered,
     /// The connection, and that it was all.
     Gives,
@@ -88,6 +90,10 @@ struct World {
     mover_said: u16,
     mover_heard: Vec<Said>,
     published: Vec<Said>,
+    /// Nothing comes of this worker any more but what is on its way.
+    has_ended: bool,
+    /// Who has seen that.
+    saw_end: BTreeSet<usize>,
 }
 
 fn name(worker: usize) -> String {
@@ -119,6 +125,8 @@ impl World {
             mover_said: 0,
             mover_heard: Vec::new(),
             published: Vec::new(),
+            has_ended: false,
+            saw_end: BTreeSet::new(),
         };
         for from in 0..WORKERS {
             for to in (0..WORKERS).filter(|to| *to != from && !(knows_heir_late && from == WORKERS - 1 && *to == HEIR))
@@ -140,7 +148,7 @@ impl World {
     }
 
     fn say(&mut self, from: usize, as_mover: bool, is_direct: bool) {
-        if as_mover && self.mover != Some(from) {
+        if (as_mover && self.mover != Some(from)) || (self.has_ended && from == ENDING) {
             return;
         }
         let worker = &mut self.workers[from];
@@ -181,7 +189,13 @@ impl World {
         } else {
             self.channels.get_mut(&(from, worker)).and_then(VecDeque::pop_front)
         };
-        let Some(packet) = packet else { return };
+        let Some(packet) = packet else {
+            if self.has_ended && from == ENDING && worker != ENDING && self.saw_end.insert(worker) {
+                one.gate.ended(&name(from));
+                self.settle();
+            }
+            return;
+        };
         match one.inboxes.get_mut(&from).expect("an inbox").take(&packet).expect("it makes sense") {
             Heard::Messages(messages) => {
                 for said in messages.map(Said::of) {
@@ -203,7 +217,10 @@ impl World {
 
     /// An answer of `to` reaches `from`.
     fn answer(&mut self, from: usize, to: usize) {
-        if let Some(Answer::Mark { to: heir, attempt }) =
+        if self.has_ended && from == ENDING {
+            return;
+        }
+        if let Some(Answer::Mark { to: heir, attempt, .. }) =
             self.answers.get_mut(&(from, to)).and_then(VecDeque::pop_front)
         {
             let place = self.places[&(from, to)];
@@ -230,11 +247,13 @@ impl World {
                 self.stage = Stage::Marking;
                 self.workers[LEAVER].siblings.mark(SELF, name(HEIR), 1);
                 for from in (0..WORKERS).filter(|from| *from != LEAVER) {
-                    let mark = Answer::Mark { to: name(HEIR), attempt: 1 };
+                    let mark = Answer::Mark { to: name(HEIR), slot: HEIR, generation: 1, attempt: 1 };
                     self.answers.entry((from, LEAVER)).or_default().push_back(mark);
                 }
             }
-            Some(Link::Senders(senders)) => self.workers[HEIR].gate.expect(senders),
+            Some(Link::Senders(senders, ended)) => {
+                self.workers[HEIR].gate.expect(senders.into_iter(), ended.into_iter());
+            }
             Some(Link::Gathered) => {
                 self.stage = Stage::Frozen;
                 self.mover = None;
@@ -252,10 +271,10 @@ impl World {
 
     fn settle(&mut self) {
         if self.stage == Stage::Marking
-            && let Some(senders) = self.workers[LEAVER].gate.departed()
+            && let Some((senders, ended)) = self.workers[LEAVER].gate.departed()
         {
             self.stage = Stage::Marked;
-            self.to_heir.push_back(Link::Senders(senders));
+            self.to_heir.push_back(Link::Senders(senders, ended));
         }
         if !self.has_gathered && self.workers[HEIR].gate.has_gathered() {
             self.has_gathered = true;
@@ -282,6 +301,10 @@ impl World {
             8 => self.leave(),
             9 => self.hear_link(if one % 2 == 0 { LEAVER } else { HEIR }),
             10 => self.give(),
+            12 => {
+                self.end_turn(ENDING);
+                self.has_ended = true;
+            }
             _ => self.join(WORKERS - 1, HEIR),
         }
     }
@@ -296,6 +319,7 @@ impl World {
         let slow = (below(WORKERS), below(WORKERS));
         for _ in 0..steps {
             let kind = [0, 1, 2, 2, 3, 3, 3, 5, 5, 5, 5, 5, 7, 7, 8, 9, 9, 9, 10, 11][below(20)];
+            let kind = if below(200) == 0 { 12 } else { kind };
             let (one, other) = (below(WORKERS), below(WORKERS));
             if kind != 5 || (one, other) != slow || below(40) == 0 {
                 self.step((kind, one, other));
@@ -341,7 +365,9 @@ fn check((knows_heir_late, seed, steps): History) -> Result<(), TestCaseError> {
         let published = World::of(&world.published, from);
         prop_assert_eq!(World::of(&world.mover_heard, from), published.clone(), "of {}, by the one that moved", from);
         let to_all: Vec<Said> = published.into_iter().filter(|said| !said.is_direct).collect();
-        for (number, worker) in world.workers.iter().enumerate() {
+        // One that has ended hears no more.
+        let living = |number: &usize| !world.has_ended || *number != ENDING;
+        for (number, worker) in world.workers.iter().enumerate().filter(|(number, _)| living(number)) {
             let is_late = knows_heir_late && number == HEIR && from == WORKERS - 1;
             let heard = World::of(&worker.heard, from);
             let known = if is_late { &to_all[to_all.len() - heard.len()..] } else { &to_all[..] };

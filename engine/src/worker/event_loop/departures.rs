@@ -89,6 +89,7 @@ impl<P: Protocol> EventLoop<P> {
             Command::Visit(heir) => self.visit(heir, self.context.now_ns + DOOR_MS_MAX * 1_000_000),
             Command::Close(heir) => {
                 self.close_link(Other::Heir(heir));
+                drop(self.moving.take_door(heir));
                 self.end_departure(heir);
             }
             Command::Stop(id) => {
@@ -145,6 +146,9 @@ impl<P: Protocol> EventLoop<P> {
         let Some(door) = self.moving.take_door(heir) else { return self.tell_sender(Input::Unreachable(heir)) };
         match visit(door.as_fd()) {
             Ok(channel) => {
+                if P::MESSAGES.is_some() {
+                    self.moving.keep_door(heir, door);
+                }
                 self.open_link(Other::Heir(heir), channel);
                 self.tell_sender(Input::Visited(heir));
             }

@@ -5,6 +5,7 @@
 //! hear one twice.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 
 use super::links::Other;
 use super::{EventLoop, Master};
@@ -14,7 +15,7 @@ use crate::handover::sender::{Heir, Input};
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::is_name;
 use crate::ipc::orders::Report;
-use crate::messages::SELF;
+use crate::messages::{Answer, SELF};
 use crate::protocol::Protocol;
 
 /// For its turn among workers that leave, one waits so long at most: each of the others may have many connections.
@@ -60,6 +61,13 @@ pub(super) struct Arrival {
     attempt: u32,
     has_gathered: bool,
     until_ns: u64,
+}
+
+/// Another worker would bring its connections.
+pub(super) struct Announced {
+    visitor: Visitor,
+    of: String,
+    attempt: u32,
 }
 
 impl<P: Protocol> EventLoop<P> {
@@ -108,8 +116,9 @@ impl<P: Protocol> EventLoop<P> {
             (Message::Gather { name, attempt }, Other::Visitor(visitor)) if is_name(&name) => {
                 self.await_arrival(visitor, name, attempt);
             }
-            (Message::Senders { senders }, Other::Visitor(visitor)) if is_here(visitor) => {
-                self.circle.gate.expect(senders.into_iter().filter(|name| is_name(name)));
+            (Message::Senders { senders, ended }, Other::Visitor(visitor)) if is_here(visitor) => {
+                let names = |all: Vec<String>| all.into_iter().filter(|name| is_name(name));
+                self.circle.gate.expect(names(senders), names(ended));
             }
             (Message::AllGiven, Other::Visitor(visitor)) => self.end_arrival(visitor),
             _ => {}
@@ -127,22 +136,34 @@ impl<P: Protocol> EventLoop<P> {
     fn ask_for_marks(&mut self, senders: Vec<String>) {
         let Some(departure) = &self.circle.departure else { return };
         let (heir, attempt) = (departure.heir, departure.attempt);
-        let Some(to) = self.moving.heir_name(heir).map(str::to_owned) else { return };
+        let Some(to) = self.moving.heir_door(heir).map(|(name, _)| name.to_owned()) else { return };
         self.circle.gate.depart(attempt, senders.into_iter().filter(|name| is_name(name)));
         self.enter(Step::Marking);
         if let Some(siblings) = &mut self.context.siblings {
-            siblings.mark(SELF, to.clone(), attempt);
+            siblings.mark(SELF, to, attempt);
         }
-        self.circle.ask_for_marks(&to, attempt);
+        if let Some((mark, door)) = self.mark_for(heir, attempt) {
+            self.circle.ask_for_marks(&mark, door);
+        }
+    }
+
+    /// What whoever is heard is asked for, and the heir's door.
+    fn mark_for(&self, heir: Heir, attempt: u32) -> Option<(Answer, Option<BorrowedFd<'_>>)> {
+        let (to, door) = self.moving.heir_door(heir)?;
+        let known = self.context.siblings.as_ref().and_then(|siblings| siblings.named(to));
+        // Without a place, the heir cannot be introduced.
+        let door = door.filter(|_| known.is_some());
+        let (slot, generation) = known.map_or((0, 0), |who| (who.slot, who.generation));
+        Some((Answer::Mark { to: to.to_owned(), slot, generation, attempt }, door))
     }
 
     /// Somebody has come who may have to be asked for a mark.
     pub(super) fn ask_newcomer(&mut self, number: u32) {
         let Some(Departure { heir, attempt, step, .. }) = self.circle.departure else { return };
         if step >= Step::Marking
-            && let Some(to) = self.moving.heir_name(heir)
+            && let Some((mark, door)) = self.mark_for(heir, attempt)
         {
-            self.circle.ask_for_mark(number, to, attempt);
+            self.circle.ask_for_mark(number, &mark, door);
         }
     }
 
@@ -151,7 +172,11 @@ impl<P: Protocol> EventLoop<P> {
         if !self.takes() {
             return;
         }
-        let Some(senders) = self.circle.gate.arrive(of.clone(), attempt) else { return };
+        // One after the other; a worker is told that it may begin when the one before has ended, and may be heard sooner than that end.
+        let Some(senders) = self.circle.gate.arrive(of.clone(), attempt) else {
+            self.circle.announced.retain(|one| one.visitor != visitor);
+            return self.circle.announced.push_back(Announced { visitor, of, attempt });
+        };
         let until_ns = self.context.now_ns + ARRIVAL_NS_MAX;
         self.circle.arrival = Some(Arrival { visitor, of, attempt, has_gathered: false, until_ns });
         self.say_circle(Other::Visitor(visitor), &Message::Gathers { senders });
@@ -159,12 +184,16 @@ impl<P: Protocol> EventLoop<P> {
 
     /// All have come that this one brings, or nobody comes any more.
     pub(super) fn end_arrival(&mut self, visitor: Visitor) {
+        self.circle.announced.retain(|one| one.visitor != visitor);
         if self.circle.arrival.take_if(|arrival| arrival.visitor == visitor).is_none() {
             return;
         }
         self.circle.gate.end_arriving();
         self.circle.is_due = true;
         self.call(Protocol::on_all_arrived);
+        if let Some(Announced { visitor, of, attempt }) = self.circle.announced.pop_front() {
+            self.await_arrival(visitor, of, attempt);
+        }
     }
 
     /// Everything is frozen: connections say nothing more here.
@@ -204,9 +233,9 @@ impl<P: Protocol> EventLoop<P> {
         let (heir, slot) = (departure.heir, self.context.slot);
         match departure.step {
             Step::Marking => {
-                if let Some(senders) = self.circle.gate.departed() {
+                if let Some((senders, ended)) = self.circle.gate.departed() {
                     self.enter(Step::Marked);
-                    self.say_circle(Other::Heir(heir), &Message::Senders { senders });
+                    self.say_circle(Other::Heir(heir), &Message::Senders { senders, ended });
                 }
             }
             Step::Heard => {
@@ -218,7 +247,8 @@ impl<P: Protocol> EventLoop<P> {
         }
         let is_late = |one: &Departure| one.until_ns <= now_ns && one.step > Step::Waiting && one.step < Step::Heard;
         if let Some(step) = self.circle.departure.as_ref().filter(|one| is_late(one)).map(|one| one.step) {
-            tracing::warn!(slot, ?step, "connections move before all messages to them were marked: some may be missed");
+            let missing = self.circle.missing();
+            tracing::warn!(slot, ?step, ?missing, "connections move before all messages to them were marked: some may be missed");
             self.enter(Step::Heard);
         }
     }

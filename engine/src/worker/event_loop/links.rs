@@ -1,7 +1,7 @@
 //! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::EventLoop;
 use super::giving::Counting;
@@ -156,15 +156,16 @@ impl Moving {
         heir
     }
 
-    pub(super) fn heir_name(&self, heir: Heir) -> Option<&str> {
-        self.doors.get(heir.0 as usize).map(|(name, _)| name.as_str())
-    }
-
     pub(super) fn keep_door(&mut self, heir: Heir, door: OwnedFd) {
         self.doors[heir.0 as usize].1 = Some(door);
     }
 
-    /// A door is used once: a worker may have few descriptors left.
+    /// What the heir's door is called, and the door where it is still here.
+    pub(super) fn heir_door(&self, heir: Heir) -> Option<(&str, Option<BorrowedFd<'_>>)> {
+        self.doors.get(heir.0 as usize).map(|(name, door)| (name.as_str(), door.as_ref().map(AsFd::as_fd)))
+    }
+
+    /// A door is used once, and by others whom an heir has to be introduced to: a worker may have few descriptors left.
     pub(super) fn take_door(&mut self, heir: Heir) -> Option<OwnedFd> {
         self.doors[heir.0 as usize].1.take()
     }

@@ -3,15 +3,15 @@
 //! What is said, to whom, and what was heard is decided in [`messages`](crate::messages); this carries it. Whoever is in the circle was
 //! named by a master, or came through this worker's door, which only masters and workers have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::EventLoop;
-use super::gathering::{Arrival, Departure};
+use super::gathering::{Announced, Arrival, Departure};
 use crate::context::Worker;
 use crate::handover::Format;
-use crate::ipc::channel::{self, hear_with, is_nonsense, tell, tell_with};
+use crate::ipc::channel::{self, hear_with, is_nonsense, tell, tell_with, tell_with_all};
 use crate::ipc::meeting::{is_name, speak};
 use crate::ipc::orders::{Member, Report};
 use crate::messages::{Answer, Gate, Heard, Inbox, Misfit, PACKET_BYTES_MAX, Place, Sibling, VERSION, Who, Word};
@@ -84,6 +84,8 @@ pub(super) struct Circle {
     pub(super) attempts: u32,
     pub(super) departure: Option<Departure>,
     pub(super) arrival: Option<Arrival>,
+    /// Those that come next.
+    pub(super) announced: VecDeque<Announced>,
     /// A step may be taken at the end of this turn.
     pub(super) is_due: bool,
 }
@@ -104,6 +106,7 @@ impl Circle {
             attempts: 0,
             departure: None,
             arrival: None,
+            announced: VecDeque::new(),
             is_due: false,
         }
     }
@@ -122,15 +125,15 @@ impl Circle {
         self.heard.values().filter_map(|speaker| speaker.known.as_ref()).any(|(_, known)| known == name)
     }
 
-    /// Asks all that are heard for a mark.
-    pub(super) fn ask_for_marks(&self, to: &str, attempt: u32) {
-        self.heard.keys().for_each(|number| self.ask_for_mark(*number, to, attempt));
+    /// Asks all that are heard for a mark: gives them the door of the heir.
+    pub(super) fn ask_for_marks(&self, mark: &Answer, door: Option<BorrowedFd<'_>>) {
+        self.heard.keys().for_each(|number| self.ask_for_mark(*number, mark, door));
     }
 
-    pub(super) fn ask_for_mark(&self, number: u32, to: &str, attempt: u32) {
+    pub(super) fn ask_for_mark(&self, number: u32, mark: &Answer, door: Option<BorrowedFd<'_>>) {
         if let Some(speaker) = self.heard.get(&number).filter(|speaker| speaker.known.is_some()) {
             // Where there is no room, it is not marked in time.
-            let _ = tell(&speaker.channel, &Answer::Mark { to: to.to_owned(), attempt });
+            let _ = tell_with_all(&speaker.channel, mark, door.as_slice());
         }
     }
 
@@ -150,6 +153,13 @@ impl Circle {
         released.map(|(number, _)| *number).collect()
     }
 
+    /// Slots of those that have not marked their places; `None` for one that is not heard.
+    pub(super) fn missing(&self) -> Vec<Option<usize>> {
+        let known = || self.heard.values().filter_map(|speaker| speaker.known.as_ref());
+        let slot = |name: &String| known().find(|(_, one)| one == name).map(|(sibling, _)| sibling.slot);
+        self.gate.missing().map(slot).collect()
+    }
+
     fn parts_bytes(&self) -> usize {
         self.heard.values().map(|speaker| speaker.inbox.held_bytes()).sum()
     }
@@ -164,11 +174,15 @@ enum Then {
 impl<P: Protocol> EventLoop<P> {
     /// The master names others, whose doors come one by one.
     pub(super) fn hear_siblings(&mut self, members: Vec<Member>, doors: Vec<OwnedFd>) {
+        self.hear_members(members, doors);
+        self.circle.owed += 1;
+    }
+
+    fn hear_members(&mut self, members: Vec<Member>, doors: Vec<OwnedFd>) {
         for (member, door) in members.into_iter().zip(doors).filter(|(member, _)| member.is_possible()) {
             let Member { name, slot, generation } = member;
             self.greet(Who { name, slot, generation }, door, self.context.now_ns + DOOR_NS_MAX);
         }
-        self.circle.owed += 1;
     }
 
     /// Those who were named hear this worker, or are gone.
@@ -255,16 +269,19 @@ impl<P: Protocol> EventLoop<P> {
 
     fn hear_answers(&mut self, place: Place) {
         for _ in 0..HEARD_PER_TURN {
-            let (Some(line), Some(siblings)) = (self.circle.told.get(&place), &mut self.context.siblings) else {
+            let Some(heard) = self.circle.told.get(&place).map(|line| hear_with::<Answer>(&line.channel)) else {
                 return;
             };
-            match hear_with::<Answer>(&line.channel) {
+            let Some(siblings) = &mut self.context.siblings else { return };
+            match heard {
                 Ok((channel::Heard::Message(Answer::Welcome), _)) => {
                     siblings.welcomed(place);
                     self.flush_sibling(place);
                 }
-                Ok((channel::Heard::Message(Answer::Mark { to, attempt }), _)) if is_name(&to) => {
-                    siblings.mark(place, to, attempt);
+                Ok((channel::Heard::Message(Answer::Mark { to, slot, generation, attempt }), door)) if is_name(&to) => {
+                    siblings.mark(place, to.clone(), attempt);
+                    let heir = Member { name: to, slot, generation };
+                    self.hear_members(vec![heir], door.into_iter().collect());
                 }
                 Ok((channel::Heard::Message(Answer::Leaves), _)) => siblings.leaves(place),
                 Ok((channel::Heard::Message(Answer::Refused { why }), _)) => {
