@@ -163,11 +163,11 @@ impl Arrivals {
         }
     }
 
-    /// Nothing more will be sent: how many requests were due and never were.
-    pub(crate) fn end(&mut self) -> u64 {
+    /// Nothing more will be sent: when those requests were due that never were.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = u64> {
         self.next.clear();
         self.leavers = None;
-        self.clients.iter_mut().map(|client| client.waiting.drain(..).count() as u64).sum()
+        self.clients.iter_mut().flat_map(|client| client.waiting.drain(..))
     }
 }
 
@@ -245,8 +245,9 @@ mod tests {
         // Once is enough.
         arrivals.answered(1, 6_000_000_000);
         assert!(arrivals.next_ns() >= 5_000_000_000);
+        let due_ns = arrivals.next_ns();
         assert_eq!((arrivals.due(u64::MAX), arrivals.due(u64::MAX)), (Some(1), None));
-        assert_eq!(arrivals.end(), 1);
+        assert_eq!(arrivals.end().collect::<Vec<_>>(), [due_ns]);
     }
 
     #[test]
