@@ -1,6 +1,7 @@
 //! `baton-bench`: load that checks what it gets, handovers under load, and servers side by side.
 #![deny(unsafe_code)]
 
+mod balance;
 mod compare;
 mod cpu;
 mod handover;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::balance::{BalanceArguments, ServeArguments};
 use crate::compare::CompareArguments;
 use crate::handover::HandoverArguments;
 use crate::run::{Failed, RunArguments};
@@ -33,6 +35,10 @@ enum Command {
     Handover(HandoverArguments),
     /// Measure servers side by side, in paired windows: requests per second of server CPU time, memory, latency.
     Compare(CompareArguments),
+    /// Measure how evenly servers share clients that stay out among workers, and what it costs where they do not.
+    Balance(BalanceArguments),
+    /// Be the server that `balance` measures: its workers sleep for as long as a request asks.
+    Serve(ServeArguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Handover(arguments) => handover::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Balance(arguments) => balance::run(&arguments),
+        Command::Serve(arguments) => balance::serve(&arguments),
     };
     let (code, problem) = match result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -30,6 +30,13 @@ impl Random {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
+    /// An exponentially distributed number whose mean is 1.
+    pub(crate) fn exponential(&mut self) -> f64 {
+        // 53 bits, as many as a float has; never 0, whose logarithm is none.
+        let uniform = ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -uniform.ln()
+    }
+
     /// Puts things into random order (Fisher and Yates).
     pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
         for last in (1..things.len()).rev() {

@@ -70,7 +70,7 @@ impl Contender {
     /// Where it does not come to listen.
     pub(super) fn start(plan: &Plan, server: &Server, workload: &Workload) -> Result<Self, String> {
         let port = free_port()?;
-        let running = Running::start(&server.command(&plan.places, workload, port), plan.server_core, port)?;
+        let running = Running::start(&server.command(&plan.places, workload, port), Some(plan.server_core), port)?;
         Ok(Self { running, port })
     }
 }

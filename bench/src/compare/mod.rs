@@ -24,6 +24,7 @@ use core_affinity::CoreId;
 pub(crate) use self::arguments::CompareArguments;
 use self::catalogue::{Places, Server};
 use self::measure::{Contender, Sample};
+pub(crate) use self::process::Running;
 use self::report::{Comparison, Row, Skipped};
 use self::statistics::Summary;
 use self::workload::Workload;

@@ -17,24 +17,27 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends the server when dropped, by its pid.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     /// For what it writes; removed with it.
     _folder: TempDir,
 }
 
 impl Running {
-    /// Starts a command, and waits until it listens.
+    /// Starts a command, pinned to a core if one is given, and waits until it listens.
     ///
     /// # Errors
     /// With what the server had to say.
-    pub(super) fn start(command: &str, core: usize, port: u16) -> Result<Self, String> {
+    pub(crate) fn start(command: &str, core: Option<usize>, port: u16) -> Result<Self, String> {
         let folder = TempDir::new().map_err(|error| format!("a temporary folder: {error}"))?;
         let said = tempfile::tempfile().map_err(|error| format!("a temporary file: {error}"))?;
         let output = || said.try_clone().map_or(Stdio::null(), Stdio::from);
         // PR_SET_PDEATHSIG outlives execve(2): the server ends with us, however we end.
+        let pinned = core.map(|core| ["taskset".to_owned(), "-c".to_owned(), core.to_string()]);
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "taskset", "-c", &core.to_string(), "sh", "-c", &format!("exec {command}")])
+            .args(["--pdeathsig", "TERM"])
+            .args(pinned.iter().flatten())
+            .args(["sh", "-c", &format!("exec {command}")])
             .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
             .stdout(output())
@@ -56,7 +59,7 @@ impl Running {
         Ok(running)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 

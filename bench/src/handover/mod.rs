@@ -17,6 +17,7 @@ use nix::sys::prctl::set_child_subreaper;
 
 pub(crate) use self::arguments::HandoverArguments;
 use self::report::{Done, Report};
+pub(crate) use self::target::free_port;
 use self::target::{Action, Target};
 use crate::load::{self, ExchangePlan, HttpPlan, Load, Plan};
 use crate::run::Failed;

@@ -103,7 +103,7 @@ pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(
 ///
 /// # Errors
 /// Where there is none.
-pub(super) fn free_port() -> Result<u16, String> {
+pub(crate) fn free_port() -> Result<u16, String> {
     let start = 20_000 + (std::process::id() % 10_000) as u16;
     (start..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).ok_or("no port is free".to_owned())
 }

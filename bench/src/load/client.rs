@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use baton::{CloseReason, Closed, ConnectionId, Io, Mailbox, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
 use crossbeam_channel::Sender;
 
+use super::arrivals::Arrivals;
 use super::exchange::{Exchange, Progress};
 use super::pace::Pace;
 use super::plan::Plan;
@@ -63,6 +64,7 @@ pub(super) struct Client {
     /// Lanes that wait a while before they do, and until when.
     backing_off: VecDeque<(u64, u32)>,
     pace: Option<Pace>,
+    arrivals: Option<Arrivals>,
     /// With a rate: lanes that may send.
     free: VecDeque<u32>,
     outcome: Outcome,
@@ -90,6 +92,8 @@ struct Lane {
     is_free: bool,
     has_failed: bool,
     has_been_held: bool,
+    /// It closes as soon as nothing is outstanding, and connects again.
+    leaves: bool,
 }
 
 /// Requests sent together.
@@ -115,6 +119,7 @@ impl Client {
             reopening: Vec::new(),
             backing_off: VecDeque::new(),
             pace: None,
+            arrivals: None,
             free: VecDeque::new(),
             outcome: Outcome::new(plan.phases, plan.interval),
             outstanding: 0,
@@ -163,6 +168,9 @@ impl Client {
             (due_ns, 1)
         } else if lane.outstanding > 0 {
             return;
+        } else if let Some(arrivals) = &mut self.arrivals {
+            let Some(due_ns) = arrivals.take(index) else { return };
+            (due_ns, 1)
         } else {
             (now_ns, self.plan.depth)
         };
@@ -212,7 +220,7 @@ impl Client {
                 count: u64::from(count),
                 latency_ns: now_ns.saturating_sub(sent.at_ns),
                 corrected_ns: now_ns.saturating_sub(sent.due_ns),
-                is_paced: self.pace.is_some(),
+                is_paced: self.pace.is_some() || self.arrivals.is_some(),
             };
             // What began or ended within an action belongs to it.
             let phase = if phase == 0 { sent.phase } else { phase };
@@ -226,10 +234,16 @@ impl Client {
             lane.has_been_held = true;
             self.shared.held.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.answered(index, now_ns);
+        }
     }
 
     /// The connection has ended with requests unanswered.
     fn drop_pending(&mut self, index: u32) -> u32 {
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.answered(index, self.now_ns);
+        }
         let lane = &mut self.lanes[index as usize];
         lane.pending.clear();
         self.outstanding -= u64::from(lane.outstanding);
@@ -294,9 +308,12 @@ impl Client {
         }
     }
 
-    /// Sends what has become due, each from the lane that has been free for longest.
+    /// Sends what has become due: of all together, each from the lane that has been free for longest.
     fn send_due(&mut self, worker: &mut Worker<'_, Stop>) {
         let now_ns = worker.now().as_nanos() as u64;
+        if self.arrivals.is_some() {
+            return self.send_due_of_clients(now_ns, worker);
+        }
         let Some(pace) = self.pace.as_mut().filter(|_| self.stop_at_ns.is_none()) else { return };
         pace.advance(now_ns);
         let next_ns = pace.next_ns();
@@ -309,6 +326,24 @@ impl Client {
             }
         }
         worker.set_timer(PACE_TIMER, Duration::from_nanos(next_ns.saturating_sub(now_ns)));
+    }
+
+    fn send_due_of_clients(&mut self, now_ns: u64, worker: &mut Worker<'_, Stop>) {
+        let Some(arrivals) = self.arrivals.as_mut().filter(|_| self.stop_at_ns.is_none()) else { return };
+        while let Some(index) = arrivals.due(now_ns) {
+            // One that has no connection now sends when it has.
+            if let Some(id) = self.lanes[index as usize].id {
+                worker.wake(id);
+            }
+        }
+        while let Some(index) = arrivals.leaver(now_ns) {
+            let lane = &mut self.lanes[index as usize];
+            if let Some(id) = lane.id {
+                lane.leaves = true;
+                worker.wake(id);
+            }
+        }
+        worker.set_timer(PACE_TIMER, Duration::from_nanos(arrivals.next_ns().saturating_sub(now_ns)));
     }
 
     fn end_when_done(&mut self, worker: &mut Worker<'_, Stop>) {
@@ -342,6 +377,11 @@ impl Protocol for Client {
             let start_ns = now_ns + self.plan.ramp.as_nanos() as u64;
             self.pace = Some(Pace::new(rate, self.thread, self.plan.thread_count(), start_ns));
             worker.set_timer(PACE_TIMER, self.plan.ramp);
+        }
+        if let Some(plan) = &self.plan.arrivals {
+            let part = (self.thread, self.plan.thread_count());
+            self.arrivals = Some(Arrivals::new(plan, self.plan.connections, part, now_ns, self.plan.ramp));
+            worker.set_timer(PACE_TIMER, Duration::ZERO);
         }
         worker.set_timer(TICK_TIMER, TICK);
         self.open_more(worker);
@@ -382,7 +422,8 @@ impl Protocol for Client {
             self.count_answers(index, read.answers, now_ns);
         }
         let lane = &self.lanes[index as usize];
-        let is_last = self.plan.requests_per_connection > 0 && lane.sent >= self.plan.requests_per_connection;
+        let is_last =
+            lane.leaves || self.plan.requests_per_connection > 0 && lane.sent >= self.plan.requests_per_connection;
         if lane.outstanding == 0 && (read.closes || is_last) {
             return Step::finish(read.consumed);
         }
@@ -429,6 +470,9 @@ impl Protocol for Client {
             self.fail(now_ns, Failure::TimedOut, String::new);
             return Next::Abort;
         }
+        if lane.leaves && lane.outstanding == 0 {
+            return Next::Finish;
+        }
         self.send_next(index, io);
         Next::Keep
     }
@@ -473,6 +517,11 @@ impl Protocol for Client {
         self.stop_at_ns = Some((worker.now() + self.plan.timeout).as_nanos() as u64);
         if let Some(pace) = &mut self.pace {
             self.outcome.unsent += pace.end();
+        }
+        if let Some(arrivals) = &mut self.arrivals {
+            let now_ns = worker.now().as_nanos() as u64;
+            // Without them, a server would look the better, the more it leaves waiting.
+            arrivals.end().for_each(|due_ns| self.outcome.left(0, now_ns.saturating_sub(due_ns)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Load: connections that ask, check every byte of what they get, and count. One thread for each core, on the engine's
 //! own worker loop, by its outbound connections.
 
+mod arrivals;
 mod client;
 mod exchange;
 mod pace;
@@ -18,6 +19,7 @@ use baton::{Mailbox, Server, Telemetry};
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
 
+pub(crate) use self::arrivals::{ArrivalPlan, Arrivals, Loop, Skew};
 use self::client::{Client, Shared, Stop, Told};
 pub(crate) use self::exchange::chunked;
 pub(crate) use self::plan::{

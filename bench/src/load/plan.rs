@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::arrivals::ArrivalPlan;
 pub(crate) use super::exchange::Template;
 
 /// Requests in flight on one connection at most.
@@ -161,6 +162,8 @@ pub(crate) struct Plan {
     /// Requests a second of all connections together, sent when they are due whatever has been answered; `None` sends
     /// as fast as answers come.
     pub(crate) rate: Option<f64>,
+    /// Each connection is a client that asks in its own time, instead of a rate of all together; one request at a time.
+    pub(crate) arrivals: Option<ArrivalPlan>,
     /// Then the connection is closed and another one made; 0 keeps it.
     pub(crate) requests_per_connection: u32,
     /// Each connection asks once and is then held.
@@ -188,6 +191,7 @@ impl Plan {
             connections: 64,
             depth: 1,
             rate: None,
+            arrivals: None,
             requests_per_connection: 0,
             is_idle: false,
             ramp: Duration::ZERO,

@@ -224,6 +224,14 @@ impl Outcome {
         }
     }
 
+    /// A request is due since then and not answered: at the end, its latency is more than this.
+    pub(crate) fn left(&mut self, phase: usize, waited_ns: u64) {
+        self.unsent += 1;
+        if let Some(phase) = self.phases.get_mut(phase) {
+            phase.latency_corrected.saturating_record(waited_ns);
+        }
+    }
+
     pub(crate) fn failed(&mut self, phase: usize, at_ns: u64, failure: Failure, reason: impl FnOnce() -> String) {
         let add = |failures: &mut Failures| {
             *match failure {
