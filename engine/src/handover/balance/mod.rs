@@ -13,8 +13,6 @@
 //! All numbers are integers, so that states compare.
 
 pub(crate) mod choice;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
@@ -45,7 +43,7 @@ const CONNECTIONS_MIN: u64 = 24;
 const LOOKS_MIN: u8 = 2;
 
 /// So long a worker takes nothing from one that it gave to.
-const PAIR_REST_MS: u64 = 20_000;
+pub(crate) const PAIR_REST_MS: u64 = 20_000;
 
 /// So long a worker gives nothing after it had nothing fitting to give; doubled each time.
 const VAIN_REST_MS: u64 = 5_000;

@@ -313,6 +313,22 @@ fn events() {
         (EventKind::Parked, "parked: no new connections; its listeners settle, its connections drain"),
         (EventKind::Draining, "its connections drain"),
         (EventKind::WorkerClosed { slot: 0 }, "worker 0 has closed its listeners"),
+        (
+            EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Busy { busy_percent: 80, share_percent: 20 } },
+            "worker 0 gives connections to worker 1: it is busy 80 %, and gives 20 % of that",
+        ),
+        (
+            EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Connections { connections: 1 } },
+            "worker 0 gives connections to worker 1: it has more than the others, and gives 1 connection",
+        ),
+        (
+            EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Unknown },
+            "worker 0 gives connections to worker 1: for a reason that this version does not know",
+        ),
+        (
+            EventKind::Rebalanced { from: 0, to: 1, moves: one_moved() },
+            "worker 0 to worker 1: 1 connection moved in 0.2 ms (90 bytes)",
+        ),
         (EventKind::WorkerMoved { slot: 0, moves: moves() }, &told),
         (EventKind::WorkerStateMoves { slot: 0, bytes: 7 }, "worker 0: its state is on its way, 7 bytes so far"),
         (

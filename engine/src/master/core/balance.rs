@@ -32,6 +32,7 @@ struct UnderWay {
     transfer: Transfer,
     from_slot: usize,
     to_slot: usize,
+    began: Time,
     until: Time,
     /// The giver was told to end it.
     is_ended: bool,
@@ -159,7 +160,7 @@ impl Core {
         };
         world.note(Some(number), EventKind::Rebalancing { from: from_slot, to: to_slot, because });
         let until = now.after_ms(ANSWER_MS_MAX);
-        self.balance.under_way = Some(UnderWay { transfer, from_slot, to_slot, until, is_ended: false });
+        self.balance.under_way = Some(UnderWay { transfer, from_slot, to_slot, began: now, until, is_ended: false });
     }
 
     /// A transfer that nobody will report, or that must not go on.
@@ -186,7 +187,7 @@ impl Core {
     }
 
     fn end_transfer(&mut self, world: &mut dyn World, rebalanced: &Rebalanced) {
-        let Some(UnderWay { transfer, from_slot, to_slot, .. }) = self.balance.under_way.take() else { return };
+        let Some(UnderWay { transfer, from_slot, to_slot, began, .. }) = self.balance.under_way.take() else { return };
         let moved = rebalanced.moved.min(transfer.connections_max.into());
         let is_refused = moved == 0 && rebalanced.refused.iter().any(|(refusal, _)| is_of_other(*refusal));
         let result = Result { moved, share_ppm: rebalanced.share_ppm, is_refused };
@@ -195,7 +196,8 @@ impl Core {
         self.balance.is_due =
             self.serving().is_some_and(|index| self.generations[index].plan.rebalance == Rebalance::Auto);
         let Rebalanced { bytes, pause, .. } = *rebalanced;
-        let mut moves = Moves { moved, bytes, pause, ..Moves::default() };
+        let took_us = world.now().0.saturating_sub(began.0) / 1000;
+        let mut moves = Moves { moved, bytes, took_us, pause, ..Moves::default() };
         rebalanced.refused.iter().for_each(|(reason, count)| moves.count_refused(*reason, *count));
         let number = self.serving().map(|index| self.generations[index].number);
         world.note(number, EventKind::Rebalanced { from: from_slot, to: to_slot, moves });

@@ -1,9 +1,9 @@
 //! The policy in a simulated server: workers with connections that each ask for a part of a core, samples with noise, and moves
 //! that take effect as the real ones do.
 
-use super::choice::{self, Candidate};
-use super::*;
-use crate::simulation::random::Random;
+use super::random::Random;
+use crate::handover::balance::choice::{self, Candidate};
+use crate::handover::balance::{BUDGET_PER_SECOND, CORE_PPM, PAIR_REST_MS, Policy, Portion, Result, Sample, Transfer};
 use crate::types::ConnectionId;
 
 /// A move takes so long, with the time in which the giver counts.
