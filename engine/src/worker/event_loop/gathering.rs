@@ -248,7 +248,12 @@ impl<P: Protocol> EventLoop<P> {
         let is_late = |one: &Departure| one.until_ns <= now_ns && one.step > Step::Waiting && one.step < Step::Heard;
         if let Some(step) = self.circle.departure.as_ref().filter(|one| is_late(one)).map(|one| one.step) {
             let missing = self.circle.missing();
-            tracing::warn!(slot, ?step, ?missing, "connections move before all messages to them were marked: some may be missed");
+            tracing::warn!(
+                slot,
+                ?step,
+                ?missing,
+                "connections move before all messages to them were marked: some may be missed"
+            );
             self.enter(Step::Heard);
         }
     }
