@@ -149,6 +149,7 @@ fn losses() -> impl TypedValueParser<Value = Allowed> {
     let values = Allowed::ALL.map(|loss| {
         PossibleValue::new(loss.name()).help(match loss {
             Allowed::State => "State of connections or workers that the new binary cannot read",
+            Allowed::Messages => "Messages between workers that the new binary cannot read",
             Allowed::Control => "The new binary has another control socket",
             Allowed::User => "The new workers run as another user",
             Allowed::Tier => "Listeners are handed over in a way that resets connections that wait",

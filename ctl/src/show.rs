@@ -119,6 +119,9 @@ fn generation(generation: &GenerationStatus) -> String {
         paused_for_memory,
         memory_bytes,
         busy_permille,
+        sibling_messages_sent,
+        sibling_messages_heard,
+        siblings_dropped,
         counters,
         ..
     } in workers
@@ -128,6 +131,14 @@ fn generation(generation: &GenerationStatus) -> String {
         }
         for (name, count) in counters.iter().filter(|(_, count)| *count > 0) {
             let _ = writeln!(text, "  worker {slot}: {}: {count}", escaped(name));
+        }
+        if sibling_messages_sent + sibling_messages_heard + siblings_dropped > 0 {
+            let (sent, dropped) = (Count(*sibling_messages_sent, "message"), Count(*siblings_dropped, "worker"));
+            let heard = sibling_messages_heard;
+            let _ = writeln!(
+                text,
+                "  worker {slot}: {sent} sent to other workers, {heard} heard; {dropped} dropped that took none"
+            );
         }
         if cut_for_memory + paused_for_memory > 0 {
             let (cut, paused) = (Count(*cut_for_memory, "connection"), Count(*paused_for_memory, "pause"));
@@ -291,6 +302,9 @@ mod tests {
             closed_without_header: 0,
             paused_for_memory: 0,
             memory_bytes: 0,
+            sibling_messages_sent: 0,
+            sibling_messages_heard: 0,
+            siblings_dropped: 0,
             counters: Vec::new(),
             requests: 400,
             bytes_received: 0,
@@ -307,6 +321,7 @@ mod tests {
         let mut dying = worker(1, WorkerState::Waiting);
         (dying.pid, dying.age_ms, dying.deaths, dying.last_exit) = (None, None, 1, Some(Exit::Signal(11)));
         dying.closed_without_header = 2;
+        (dying.sibling_messages_sent, dying.sibling_messages_heard, dying.siblings_dropped) = (5, 9, 1);
         dying.counters = vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 7)];
         let generation = GenerationStatus {
             number: 2,
@@ -354,6 +369,7 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0
   worker 1: lines_lost: 7
+  worker 1: 5 messages sent to other workers, 9 heard; 1 worker dropped that took none
   worker 1: 2 connections closed that said by no trusted PROXY header whose they are
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
 

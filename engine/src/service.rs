@@ -42,6 +42,7 @@ fn formats_of<P: Protocol>() -> StateFormats {
     StateFormats {
         connections: P::STATE.map(|format| Format::new(format, P::STATE_READS)),
         worker: P::WORKER_STATE.map(|format| Format::new(format, P::WORKER_STATE_READS)),
+        messages: Some(P::MESSAGES.map(|format| Format::new(format, P::MESSAGES_READS)).into_iter().collect()),
     }
 }
 

@@ -12,6 +12,16 @@ pub(crate) struct StateFormats {
     pub(crate) connections: Option<Format>,
     /// None where workers have no state of their own.
     pub(crate) worker: Option<Format>,
+    /// What workers say to each other: nothing where they do not speak. `None` where a binary does not say it.
+    pub(crate) messages: Option<Vec<Format>>,
+}
+
+impl StateFormats {
+    /// What its workers say that those of `other` do not read, where that one says what they read.
+    pub(crate) fn unread_messages(&self, other: &Self) -> Option<&Format> {
+        let (own, other) = (self.messages.as_ref()?.first()?, other.messages.as_ref()?);
+        (!own.is_read_by(other.first())).then_some(own)
+    }
 }
 
 /// One format.
@@ -43,6 +53,21 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_lost_where_the_other_side_says_that_it_does_not_read_them() {
+        let format = |name, version, others: &[u32]| Some(vec![Format::new(StateFormat { name, version }, others)]);
+        let of = |messages| StateFormats { messages, ..StateFormats::default() };
+        let old = of(format("mesh", 1, &[]));
+        for silent in [of(None), of(format("mesh", 1, &[])), of(format("mesh", 2, &[1]))] {
+            assert_eq!(old.unread_messages(&silent), None, "{silent:?}");
+        }
+        for deaf in [of(Some(Vec::new())), of(format("mesh", 2, &[])), of(format("chat", 1, &[]))] {
+            assert_eq!(old.unread_messages(&deaf).map(|format| format.version), Some(1), "{deaf:?}");
+        }
+        let released: StateFormats = serde_json::from_str(r#"{"connections":null,"worker":null}"#).expect("it is read");
+        assert_eq!(released, of(None));
+    }
 
     #[test]
     fn state_is_read_by_whoever_knows_its_name_and_version() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton::control::Outcome;
+use baton::control::{Failure, Loss, Outcome};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -124,8 +124,12 @@ fn who_speaks_another_version_is_not_heard_and_connections_move_all_the_same() {
     let mut clients = mesh.one_each(2);
     let path = |path: std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
     let (control, pid_file) = (path(mesh.lineage.control()), path(mesh.lineage.file("pid")));
-    let upgrade = ["upgrade", "--", &mesh.address.to_string(), "2", &control, &pid_file, "2"];
-    let outcome = mesh.lineage.done(&upgrade);
+    let address = mesh.address.to_string();
+    let program = ["--", &address, "2", &control, &pid_file, "2"];
+    let failure = mesh.lineage.failed(&[&["upgrade"], &program[..]].concat());
+    let loss = Loss::Messages { format: "mesh".to_owned(), version: 1 };
+    assert_eq!(failure, Failure::WouldLose { losses: vec![loss] });
+    let outcome = mesh.lineage.done(&[&["upgrade", "--allow", "messages"], &program[..]].concat());
     assert!(matches!(&outcome, Outcome::Upgraded { moves, .. } if moves.refused.is_empty()), "{outcome:?}");
     mesh.lineage.settle();
     for place in [0, 1] {

@@ -24,6 +24,14 @@ pub enum Loss {
         /// Version of that format.
         version: u32,
     },
+    /// Workers of the new binary do not read what the running ones say to each other: until these have left, messages do not reach
+    /// everybody.
+    Messages {
+        /// Name of the format that the running binary writes.
+        format: String,
+        /// Version of that format.
+        version: u32,
+    },
     /// The new binary has another control socket: the two would be independent servers on the same addresses.
     Control {
         /// The running server's; none where it has no control socket.
@@ -63,6 +71,7 @@ impl Loss {
     pub fn flag(&self) -> Option<Allowed> {
         Some(match self {
             Self::ConnectionState { .. } | Self::WorkerState { .. } => Allowed::State,
+            Self::Messages { .. } => Allowed::Messages,
             Self::Control { .. } => Allowed::Control,
             Self::User { .. } => Allowed::User,
             Self::Tier { .. } => Allowed::Tier,
@@ -83,6 +92,11 @@ impl fmt::Display for Loss {
             Self::WorkerState { format, version } => write!(
                 formatter,
                 "the new binary cannot read the workers' state ({format}, version {version}), so it would be gone"
+            ),
+            Self::Messages { format, version } => write!(
+                formatter,
+                "the new workers cannot read messages of the running ones ({format}, version {version}), so messages would \
+                 be lost while these leave"
             ),
             Self::Control { old, new } => write!(
                 formatter,
@@ -145,6 +159,8 @@ impl fmt::Display for CannotMove {
 pub enum Allowed {
     /// State of connections or workers that the new binary cannot read.
     State,
+    /// Messages between workers that the new binary cannot read.
+    Messages,
     /// Another control socket.
     Control,
     /// Another user.
@@ -155,12 +171,13 @@ pub enum Allowed {
 
 impl Allowed {
     /// Every one.
-    pub const ALL: [Self; 4] = [Self::State, Self::Control, Self::User, Self::Tier];
+    pub const ALL: [Self; 5] = [Self::State, Self::Messages, Self::Control, Self::User, Self::Tier];
 
     /// Its name on the command line and in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::State => "state",
+            Self::Messages => "messages",
             Self::Control => "control",
             Self::User => "user",
             Self::Tier => "tier",

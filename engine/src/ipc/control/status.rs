@@ -295,6 +295,15 @@ pub struct WorkerStatus {
     /// Bytes held for connections.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// Messages said to other workers; a message to all counts once.
+    #[serde(default)]
+    pub sibling_messages_sent: u64,
+    /// Messages heard of other workers.
+    #[serde(default)]
+    pub sibling_messages_heard: u64,
+    /// Other workers that took no messages, and get no more.
+    #[serde(default)]
+    pub siblings_dropped: u64,
     /// Counters of the protocol's own, by name.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,

@@ -218,6 +218,11 @@ fn losses_name_the_flag_that_accepts_them() {
              accept that)",
         ),
         (
+            Loss::Messages { format: "mesh".to_owned(), version: 1 },
+            "the new workers cannot read messages of the running ones (mesh, version 1), so messages would be lost while \
+             these leave (--allow messages to accept that)",
+        ),
+        (
             Loss::Control { old: Some("/run/b.sock".to_owned()), new: None },
             "the new binary's control socket is not this server's (none instead of /run/b.sock), so both would serve, \
              independently of each other (--allow control to accept that)",

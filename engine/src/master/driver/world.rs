@@ -297,11 +297,13 @@ impl World for Driver<'_> {
         };
         let connections = unreadable(&own.connections, &formats.connections);
         let worker = unreadable(&own.worker, &formats.worker);
+        let messages = own.unread_messages(formats);
         let own_control = self.control_path().filter(|own| Some(own) != control.as_ref());
         let own_user = Some(serving.user()).filter(|own| own != user);
         let losses = [
             connections.map(|(format, version)| Loss::ConnectionState { format, version }),
             worker.map(|(format, version)| Loss::WorkerState { format, version }),
+            messages.map(|Format { name, version, .. }| Loss::Messages { format: name.clone(), version: *version }),
             own_control.map(|own| Loss::Control { old: Some(own), new: control.clone() }),
             own_user.map(|own| Loss::User { old: own, new: *user }),
         ];

@@ -65,6 +65,7 @@ impl Calls<'_> {
         StateFormats {
             connections: plan.has_connection_state.then(|| format("lines")),
             worker: plan.has_worker_state.then(|| format("store")),
+            messages: None,
         }
     }
 
