@@ -35,6 +35,10 @@ pub const MEMORY_BYTES_LARGEST: u64 = 1 << 40;
 /// Largest [`Limits::sibling_message_bytes_max`].
 pub const SIBLING_MESSAGE_BYTES_LARGEST: usize = 64 << 20;
 
+/// Least and largest [`Limits::mailbox_messages_max`]: all of it is memory from the start on.
+const MAILBOX_MESSAGES_LEAST: usize = 16;
+const MAILBOX_MESSAGES_LARGEST: usize = 1 << 20;
+
 /// Largest [`Limits::sibling_queue_bytes_max`].
 pub const SIBLING_QUEUE_BYTES_LARGEST: usize = 1 << 30;
 
@@ -74,6 +78,8 @@ pub struct Limits {
     pub sibling_message_bytes_max: usize,
     /// Bytes that may wait for one other worker, default 8 MiB.
     pub sibling_queue_bytes_max: usize,
+    /// Messages of helper threads that may wait for a worker, default 1,024; see [`Mailbox::send`](crate::Mailbox::send).
+    pub mailbox_messages_max: usize,
 }
 
 impl Default for Limits {
@@ -89,6 +95,7 @@ impl Default for Limits {
             receive_buffers: 128,
             sibling_message_bytes_max: 1 << 20,
             sibling_queue_bytes_max: 8 << 20,
+            mailbox_messages_max: 1024,
         }
     }
 }
@@ -469,6 +476,7 @@ impl Settings {
             receive_buffers,
             sibling_message_bytes_max,
             sibling_queue_bytes_max,
+            mailbox_messages_max,
         } = limits;
         if !(1..=CONNECTIONS_MAX_LARGEST).contains(connections_max) {
             return invalid("connections_max", format!("{connections_max} is not in 1..={CONNECTIONS_MAX_LARGEST}"));
@@ -513,6 +521,10 @@ impl Settings {
             );
         }
         let least = sibling_message_bytes_max.saturating_mul(2);
+        if !(MAILBOX_MESSAGES_LEAST..=MAILBOX_MESSAGES_LARGEST).contains(mailbox_messages_max) {
+            let range = format!("{MAILBOX_MESSAGES_LEAST}..={MAILBOX_MESSAGES_LARGEST}");
+            return invalid("mailbox_messages_max", format!("{mailbox_messages_max} is not in {range}"));
+        }
         if !(least..=SIBLING_QUEUE_BYTES_LARGEST).contains(sibling_queue_bytes_max) {
             return invalid(
                 "sibling_queue_bytes_max",

@@ -75,7 +75,7 @@ pub mod testing;
 mod types;
 mod worker;
 
-pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxClosed, Unreachable, Worker};
+pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxError, Unreachable, Worker};
 pub use error::ServerError;
 pub use helper::spawn_helper;
 pub use ipc::control;

@@ -505,7 +505,10 @@ impl<S: State> Protocol for Http<S> {
     fn on_message(&mut self, message: Message, worker: &mut Worker<'_, Message>) {
         match message.0 {
             Inside::Answers => self.deliver(worker),
-            Inside::Wake(id) => worker.wake(id),
+            Inside::Wakes => {
+                let wakes = self.writer.post.as_ref().map(|post| post.take_wakes());
+                wakes.into_iter().flatten().for_each(|id| worker.wake(id));
+            }
         }
     }
 

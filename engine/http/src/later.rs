@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::http::StatusCode;
@@ -18,7 +19,8 @@ pub struct Message(pub(crate) Inside);
 pub(crate) enum Inside {
     /// There are answers in the [`Post`].
     Answers,
-    Wake(ConnectionId),
+    /// There are wakes in it.
+    Wakes,
 }
 
 /// An answer to the exchange of this number of a connection.
@@ -29,11 +31,13 @@ pub(crate) struct Late {
     pub(crate) response: Response,
 }
 
-/// The way into a worker. Answers wait beside the mailbox, which only tells that there are some: so a batch of them costs one message.
+/// The way into a worker. Answers and wakes wait beside the mailbox, which only tells that there are some: so a batch of them costs one
+/// message, the mailbox is never full, and whoever answers or wakes never waits. There are at most as many answers as requests.
 #[derive(Debug)]
 pub(crate) struct Post {
     mailbox: Mailbox<Message>,
     answers: Mutex<Vec<Late>>,
+    wakes: Mutex<BTreeSet<ConnectionId>>,
 }
 
 thread_local! {
@@ -61,7 +65,7 @@ impl Post {
     }
 
     pub(crate) fn new(mailbox: Mailbox<Message>) -> Arc<Self> {
-        Arc::new(Self { mailbox, answers: Mutex::default() })
+        Arc::new(Self { mailbox, answers: Mutex::default(), wakes: Mutex::default() })
     }
 
     fn answers(&self) -> MutexGuard<'_, Vec<Late>> {
@@ -79,6 +83,25 @@ impl Post {
             // Where the worker has ended, so have its connections.
             self.answers().clear();
         }
+    }
+
+    fn wakes(&self) -> MutexGuard<'_, BTreeSet<ConnectionId>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, connection: ConnectionId) {
+        let mut wakes = self.wakes();
+        let is_first = wakes.is_empty();
+        wakes.insert(connection);
+        drop(wakes);
+        if is_first && self.mailbox.send(Message(Inside::Wakes)).is_err() {
+            self.wakes().clear();
+        }
+    }
+
+    /// Those that are to be woken, each once.
+    pub(crate) fn take_wakes(&self) -> BTreeSet<ConnectionId> {
+        std::mem::take(&mut self.wakes())
     }
 
     /// Puts all that wait into `taken`, which is empty.
@@ -180,6 +203,6 @@ pub struct Waker {
 impl Waker {
     /// Wakes it.
     pub fn wake(&self) {
-        let _ = self.post.mailbox.send(Message(Inside::Wake(self.connection)));
+        self.post.wake(self.connection);
     }
 }

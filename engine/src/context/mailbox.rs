@@ -3,18 +3,22 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fmt, io};
+use std::thread::ThreadId;
+use std::{fmt, io, thread};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 struct Bell {
     event: EventFd,
     /// Rung and not yet heard: further messages need no further system call.
     rung: AtomicBool,
+    /// The worker's own thread, which must not wait for itself.
+    worker: ThreadId,
 }
 
-/// Sends messages to one worker, from any thread of its process. Cheap to clone.
+/// Sends messages to one worker, from any thread of its process, as many as
+/// [`Limits::mailbox_messages_max`](crate::config::Limits::mailbox_messages_max) ahead of it. Cheap to clone.
 pub struct Mailbox<M> {
     sender: Sender<M>,
     bell: Arc<Bell>,
@@ -32,29 +36,72 @@ impl<M> fmt::Debug for Mailbox<M> {
     }
 }
 
-/// The worker is gone; the message comes back.
+/// Why a message was not queued; it comes back.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the worker of this mailbox is gone")]
-pub struct MailboxClosed<M>(pub M);
+pub enum MailboxError<M> {
+    /// As many messages as may be wait for the worker.
+    #[error("the mailbox is full")]
+    Full(M),
+    /// The worker is gone.
+    #[error("the worker of this mailbox is gone")]
+    Closed(M),
+}
 
-impl<M> fmt::Debug for MailboxClosed<M> {
+impl<M> MailboxError<M> {
+    /// The message.
+    pub fn into_message(self) -> M {
+        match self {
+            Self::Full(message) | Self::Closed(message) => message,
+        }
+    }
+}
+
+impl<M> fmt::Debug for MailboxError<M> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("MailboxClosed").finish_non_exhaustive()
+        formatter.write_str(match self {
+            Self::Full(_) => "Full(..)",
+            Self::Closed(_) => "Closed(..)",
+        })
     }
 }
 
 impl<M> Mailbox<M> {
-    /// Queues `message` for [`Protocol::on_message`](crate::Protocol::on_message). The queue is not bounded.
+    /// Queues `message` for [`Protocol::on_message`](crate::Protocol::on_message). Where the mailbox is full, a helper thread waits
+    /// here until the worker has taken some messages; the worker's own callbacks do not wait, since nobody else empties it.
     ///
     /// # Errors
-    /// Gives the message back when the worker is gone.
-    pub fn send(&self, message: M) -> Result<(), MailboxClosed<M>> {
-        self.sender.send(message).map_err(|error| MailboxClosed(error.0))?;
+    /// [`MailboxError::Closed`] when the worker is gone, also while this waits; [`MailboxError::Full`] in a callback of the
+    /// worker. Both give the message back.
+    pub fn send(&self, message: M) -> Result<(), MailboxError<M>> {
+        match self.try_send(message) {
+            Err(MailboxError::Full(message)) if thread::current().id() != self.bell.worker => {
+                self.sender.send(message).map_err(|error| MailboxError::Closed(error.0))?;
+                self.ring();
+                Ok(())
+            }
+            sent => sent,
+        }
+    }
+
+    /// The same, and never waits.
+    ///
+    /// # Errors
+    /// [`MailboxError::Full`] where the mailbox is full, [`MailboxError::Closed`] where the worker is gone. Both give the
+    /// message back.
+    pub fn try_send(&self, message: M) -> Result<(), MailboxError<M>> {
+        self.sender.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => MailboxError::Full(message),
+            TrySendError::Disconnected(message) => MailboxError::Closed(message),
+        })?;
+        self.ring();
+        Ok(())
+    }
+
+    fn ring(&self) {
         if !self.bell.rung.swap(true, Ordering::AcqRel) {
             // The counter cannot overflow: the worker is told once until it has listened.
             let _ = self.bell.event.write(1);
         }
-        Ok(())
     }
 }
 
@@ -65,10 +112,15 @@ pub(crate) struct Inbox<M> {
 }
 
 impl<M> Inbox<M> {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Of the worker whose thread this is.
+    ///
+    /// # Errors
+    /// Where there is no descriptor left.
+    pub(crate) fn new(messages_max: usize) -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let (sender, receiver) = unbounded();
-        Ok(Self { receiver, mailbox: Mailbox { sender, bell: Arc::new(Bell { event, rung: AtomicBool::new(false) }) } })
+        let (sender, receiver) = bounded(messages_max);
+        let bell = Bell { event, rung: AtomicBool::new(false), worker: thread::current().id() };
+        Ok(Self { receiver, mailbox: Mailbox { sender, bell: Arc::new(bell) } })
     }
 
     pub(crate) fn mailbox(&self) -> Mailbox<M> {
@@ -100,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_until_it_is_heard() {
-        let inbox = Inbox::new().expect("an eventfd");
+        let inbox = Inbox::new(16).expect("an eventfd");
         let mailbox = inbox.mailbox();
         mailbox.send(1).expect("open");
         mailbox.clone().send(2).expect("open");
@@ -112,9 +164,39 @@ mod tests {
     }
 
     #[test]
+    fn a_full_mailbox_gives_the_message_back_and_helpers_wait() {
+        let inbox = Inbox::new(16).expect("an eventfd");
+        let mailbox = inbox.mailbox();
+        (0..16).for_each(|number| mailbox.try_send(number).expect("there is room"));
+        // This is the worker's thread.
+        assert_eq!(
+            [mailbox.try_send(16), mailbox.send(17)],
+            [Err(MailboxError::Full(16)), Err(MailboxError::Full(17))]
+        );
+        let helper = std::thread::spawn(move || [mailbox.send(18), mailbox.send(19)]);
+        let mut heard = Vec::new();
+        while heard.len() < 18 {
+            heard.extend(inbox.take());
+            std::thread::yield_now();
+        }
+        assert_eq!(heard[15..], [15, 18, 19]);
+        assert_eq!(helper.join().expect("no panic"), [Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn a_helper_that_waits_hears_that_the_worker_is_gone() {
+        let inbox = Inbox::new(1).expect("an eventfd");
+        let mailbox = inbox.mailbox();
+        mailbox.send(0).expect("there is room");
+        let helper = std::thread::spawn(move || mailbox.send(1));
+        drop(inbox);
+        assert_eq!(helper.join().expect("no panic"), Err(MailboxError::Closed(1)));
+    }
+
+    #[test]
     fn a_message_that_is_queued_is_heard_or_rung_for() {
         const MESSAGES: usize = 200_000;
-        let inbox = Inbox::new().expect("an eventfd");
+        let inbox = Inbox::new(16).expect("an eventfd");
         let mailbox = inbox.mailbox();
         let sender = std::thread::spawn(move || (0..MESSAGES).for_each(|index| mailbox.send(index).expect("open")));
         let mut heard = 0;

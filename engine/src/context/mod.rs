@@ -18,7 +18,7 @@ pub use self::access_log::AccessLog;
 pub use self::io::{CounterId, Io};
 pub(crate) use self::io::{Own, Tail, Written};
 pub(crate) use self::mailbox::Inbox;
-pub use self::mailbox::{Mailbox, MailboxClosed};
+pub use self::mailbox::{Mailbox, MailboxError};
 pub use self::others::Unreachable;
 pub(crate) use self::others::{Act, Nobody, Others};
 pub(crate) use self::pairs::Pairs;

@@ -27,7 +27,7 @@ impl<P: Protocol> Simulant<P> {
     /// # Panics
     /// If [`Protocol::on_start`] fails, or there is no descriptor left.
     pub(super) fn start(mut protocol: P, context: &mut Context) -> Self {
-        let inbox = Inbox::new().expect("an eventfd");
+        let inbox = Inbox::new(context.limits.mailbox_messages_max).expect("an eventfd");
         let mut nobody = crate::context::Nobody;
         protocol.on_start(&mut Worker::new(context, &inbox, &mut nobody)).expect("the protocol starts");
         Self { protocol, inbox }

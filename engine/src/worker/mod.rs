@@ -176,7 +176,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
                 .inspect_err(|error| tracing::warn!(slot, %error, "no other master can find this worker"))
                 .ok()
         });
-        let inbox = Inbox::new().map_err(system("eventfd"))?;
+        let inbox = Inbox::new(settings.limits.mailbox_messages_max).map_err(system("eventfd"))?;
         let signals = setup.signals.then(event_loop::watch_signals).transpose().map_err(system("signalfd"))?;
         let meets = setup.signals && (P::STATE.is_some() || P::MESSAGES.is_some());
         let meeting =
