@@ -23,7 +23,7 @@ Exit codes: 0 measured, 1 a request failed or nothing could be measured, 2 wrong
 Examples:
   baton-bench balance --quick
   baton-bench balance --json balance.json --chart balance.svg --markdown balance.md
-  baton-bench balance --scenario open:64:load=0.5 --server hash --server least --seed 1 --seed 2 --seed 3")]
+  baton-bench balance --scenario open:64:load=0.5 --server hash --server rebalance --seed 1 --seed 2 --seed 3")]
 pub(crate) struct BalanceArguments {
     /// What is asked; repeatable.
     #[arg(long = "scenario", value_name = "SCENARIO", conflicts_with = "quick")]

@@ -1,4 +1,4 @@
-//! `baton-bench balance`: what it costs that workers share nothing, and what steering and rebalancing bring. Servers whose
+//! `baton-bench balance`: what it costs that workers share nothing, and what rebalancing brings. Servers whose
 //! workers sleep instead of working, under clients that stay.
 
 mod arguments;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::config::{Control, Settings};
+use baton::config::{Control, Rebalance, Settings};
 use baton::{CounterId, Server, Service, Worker};
 use baton_http::{Done, Error, Http, HttpConfig, Later, Message, Reply, Request, Response, Router, State};
 use clap::{Args, ValueEnum};
@@ -31,17 +31,11 @@ pub(super) const LATE_US: &str = "late_us";
 
 const TEXT: &str = "done";
 
-/// How new connections find a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Steering {
-    /// By a hash of the addresses.
-    Hash,
-}
-
 /// Whether established connections move from busy workers to idle ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Rebalance {
+enum RebalanceChoice {
     Off,
+    Auto,
 }
 
 /// Answers GET /?us=TIME after this many microseconds, in which its worker does nothing else.
@@ -55,12 +49,9 @@ pub(crate) struct ServeArguments {
     /// For batonctl.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// How new connections find a worker.
-    #[arg(long, value_enum, default_value_t = Steering::Hash)]
-    steering: Steering,
     /// Whether established connections move between workers that are not equally busy.
-    #[arg(long, value_enum, default_value_t = Rebalance::Off)]
-    rebalance: Rebalance,
+    #[arg(long, value_enum, default_value_t = RebalanceChoice::Off)]
+    rebalance: RebalanceChoice,
     /// One worker, and a thread for each of --workers: they take requests from one queue.
     #[arg(long)]
     shared_queue: bool,
@@ -68,12 +59,16 @@ pub(crate) struct ServeArguments {
 
 impl ServeArguments {
     fn settings(&self) -> Settings {
-        let (Steering::Hash, Rebalance::Off) = (self.steering, self.rebalance);
+        let rebalance = match self.rebalance {
+            RebalanceChoice::Off => Rebalance::Off,
+            RebalanceChoice::Auto => Rebalance::Auto,
+        };
         Settings {
             listen: vec![self.listen.into()],
             workers: if self.shared_queue { 1 } else { self.workers.into() },
             control: self.control.clone().map_or(Control::Off, Control::At),
             name: Some("balance".to_owned()),
+            rebalance,
             ..Settings::default()
         }
     }

@@ -12,11 +12,7 @@ use crate::cpu::tree;
 pub(super) enum Server {
     /// baton, connections spread by hash.
     Hash,
-    /// baton, each new connection to the worker that has least.
-    Least,
-    /// baton, each new connection to the better of two workers.
-    TwoChoices,
-    /// baton, as least, and connections move from busy workers to idle ones.
+    /// baton, as hash, and connections move from busy workers to idle ones.
     Rebalance,
     /// One queue for all workers: what sharing nothing costs is what others have more.
     Shared,
@@ -39,10 +35,8 @@ impl Server {
         let more = match self {
             Self::Nginx => return Ok(script("nginx_perl.sh")),
             Self::Haproxy => return Ok(script("haproxy_lua.sh")),
-            Self::Hash => "--steering hash --rebalance off",
-            Self::Least => "--steering least --rebalance off",
-            Self::TwoChoices => "--steering two-choices --rebalance off",
-            Self::Rebalance => "--steering least --rebalance auto",
+            Self::Hash => "--rebalance off",
+            Self::Rebalance => "--rebalance auto",
             Self::Shared => "--shared-queue",
         };
         let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
