@@ -1,6 +1,7 @@
 //! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
 
 mod listener;
+mod rebalance;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 pub(crate) use self::listener::listener_of;
 pub use self::listener::{ConnectionTimeouts, Listener, Network};
+pub use self::rebalance::Rebalance;
 
 use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};
@@ -322,20 +324,6 @@ impl Default for Settings {
             version: None,
         }
     }
-}
-
-/// Whether connections move between workers that serve, in a server whose protocol can hand them over
-/// ([`Protocol::STATE`](crate::Protocol::STATE)) and has neither worker state nor messages between workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Rebalance {
-    /// Where one worker is clearly busier than the mean, or has clearly more connections.
-    #[default]
-    Auto,
-    /// They stay.
-    Off,
-    /// Some move each second, whatever the load is: for trials.
-    #[doc(hidden)]
-    Always,
 }
 
 /// A setting out of its range.
