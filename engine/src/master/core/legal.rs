@@ -5,9 +5,20 @@ use std::collections::BTreeSet;
 
 use super::Core;
 use super::generation::{Generation, Phase};
-use super::lifecycle::{Lifecycle, Start};
+use super::lifecycle::{Lifecycle, Lineage, Start};
 
 impl Core {
+    /// Where no worker leaves by itself: when all have, a generation may come up while none serves.
+    ///
+    /// # Panics
+    /// Where one does.
+    pub(crate) fn assert_serves(&self) {
+        if let Lifecycle::Serving(Lineage::Alone) = &self.lifecycle {
+            let is_coming = self.generations.iter().any(Generation::is_coming);
+            assert!(self.serving().is_some() || !is_coming, "a generation comes up, and none serves");
+        }
+    }
+
     /// # Panics
     /// Where a state is reached that cannot be.
     pub(crate) fn assert_legal(&self) {
@@ -19,7 +30,7 @@ impl Core {
         match &self.lifecycle {
             Lifecycle::Starting(Start::ComingUp, _) => assert_eq!(serving, 0, "a generation serves during the start"),
             Lifecycle::Starting(..) => assert!(self.generations.is_empty(), "generations before the start"),
-            // Where all workers have left by themselves, a generation may come up while none serves.
+            // See `assert_serves`.
             Lifecycle::Serving(_) => {}
             Lifecycle::Idle(_) => assert_eq!(serving, 0, "a generation serves while the master is idle"),
             Lifecycle::Stopping(_) | Lifecycle::Leaving { .. } | Lifecycle::Failed(_) => {

@@ -123,6 +123,7 @@ impl Universe {
         let Some(mut core) = self.master_mut(id).core.take() else { return };
         core.step(&mut Calls { universe: self, me: id }, event);
         core.assert_legal();
+        core.assert_serves();
         let retry = core.holds_arrivals().then(|| self.now.after_ms(10));
         let deadline = core.next_deadline(self.now).into_iter().chain(retry).min();
         let master = self.master_mut(id);
