@@ -62,7 +62,7 @@ shareable! {
         pub(crate) bytes_sent: Counter,
         pub(crate) requests: Counter,
         pub(crate) turns: Counter,
-        /// Nanoseconds of turns, without the wait.
+        /// Nanoseconds of turns, without the wait; of all turns where connections can be rebalanced.
         pub(crate) busy_ns: Counter,
         pub(crate) enters: Counter,
         pub(crate) buffers_exhausted: Counter,

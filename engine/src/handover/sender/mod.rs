@@ -263,9 +263,15 @@ impl Sender {
         matches!(self.phase, Phase::Giving(_))
     }
 
-    /// Whether some connections can be given while the worker serves: none has anything with others that stay.
+    /// Whether connections can be given one by one: none has anything with others that stay.
+    #[inline]
+    pub(crate) fn is_separable(&self) -> bool {
+        self.may_move && !self.has_worker_state && !self.listens
+    }
+
+    /// Whether some connections can be given now, while the worker serves.
     pub(crate) fn can_give(&self) -> bool {
-        self.may_move && !self.has_worker_state && !self.listens && self.phase == Phase::Idle
+        self.is_separable() && self.phase == Phase::Idle
     }
 
     /// A channel to this heir is wanted.

@@ -400,12 +400,14 @@ impl<P: Protocol> EventLoop<P> {
         page.enters.set(self.ring.enters());
         page.turn_at_ns.set(self.context.now_ns);
         page.completions_overflowed.set(u64::from(self.ring.overflows()));
-        let service_ns = monotonic_ns().saturating_sub(self.context.now_ns);
-        page.busy_ns.add(service_ns);
-        if self.context.requests_in_turn > 0 {
-            page.requests.add(self.context.requests_in_turn);
-            page.service.record(service_ns, self.context.requests_in_turn);
-            self.context.requests_in_turn = 0;
+        let requests = std::mem::take(&mut self.context.requests_in_turn);
+        if requests > 0 || self.moving.sender.is_separable() {
+            let turn_ns = monotonic_ns().saturating_sub(self.context.now_ns);
+            page.busy_ns.add(turn_ns);
+            if requests > 0 {
+                page.requests.add(requests);
+                page.service.record(turn_ns, requests);
+            }
         }
     }
 
