@@ -1,6 +1,5 @@
 //! A master that serves, and what workers, other masters and operators may say to it.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Serialize;
@@ -182,6 +181,8 @@ pub fn control_replies(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const ORPHAN: ProcessId = ORPHANS[0];
