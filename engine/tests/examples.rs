@@ -232,8 +232,6 @@ fn jobs_are_neither_lost_nor_done_twice() {
     clients.into_iter().for_each(|client| client.join().expect("no panic"));
 }
 
-/// Subscribers and publishers at two workers. Each change begins when the workers before have left: where one is still there, its
-/// mark may be missing, and messages with it.
 #[test]
 fn each_subscriber_hears_each_message_once_where_workers_leave_between_changes() {
     each_subscriber_hears_each_message_once(Example::settle);
@@ -244,7 +242,7 @@ fn each_subscriber_hears_each_message_once_where_changes_overlap() {
     each_subscriber_hears_each_message_once(|_| thread::sleep(Duration::from_millis(40)));
 }
 
-/// Across nine changes, with something done after each.
+/// Subscribers and publishers at two workers, across nine changes, with something done after each.
 fn each_subscriber_hears_each_message_once(then: impl Fn(&Example)) {
     const PUBLISHERS: usize = 3;
     let pubsub = Example::start("pubsub", &["--workers".to_owned(), "2".to_owned()]);

@@ -22,12 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`]; says what was waited for.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_until_equal(what, true, condition);
 }
 
 /// Waits until `value` gives what is expected.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::watch::ratio;
 use crate::load::{ArrivalPlan, Arrivals};
 
 /// How requests find who serves them.
@@ -53,7 +54,7 @@ fn fair_parts(rates: &[f64], workers: usize) -> (Vec<usize>, Vec<f64>) {
 /// The load of the busiest worker, in means, where clients are shared out as well as they can be.
 pub(super) fn best_ratio(plan: &ArrivalPlan, clients: u32, workers: usize) -> f64 {
     let (_, loads) = fair_parts(&plan.rates(clients), workers);
-    loads.iter().copied().fold(0.0, f64::max) / (loads.iter().sum::<f64>() / workers as f64)
+    ratio(&loads).unwrap_or(1.0)
 }
 
 /// Latencies from when requests were due, in nanoseconds, for so long after a tenth of it more has passed.

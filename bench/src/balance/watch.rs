@@ -120,7 +120,7 @@ impl Sample {
 }
 
 /// The largest of some numbers, in means of them.
-fn ratio(values: &[f64]) -> Option<f64> {
+pub(super) fn ratio(values: &[f64]) -> Option<f64> {
     let sum: f64 = values.iter().sum();
     (sum > 0.0).then(|| values.iter().copied().fold(0.0, f64::max) * values.len() as f64 / sum)
 }

@@ -12,11 +12,10 @@ const MOVE_MS: u64 = 300;
 /// So long a connection that has moved stays.
 const REST_MS: u64 = 20_000;
 
-/// The largest of `values` as thousandths of their mean; `None` where there is nothing.
-fn imbalance_permille(values: impl Iterator<Item = u64> + Clone) -> Option<u64> {
-    let count = values.clone().count() as u128;
-    let (sum, most) = values.fold((0_u128, 0), |(sum, most), one| (sum + u128::from(one), one.max(most)));
-    (sum > 0).then(|| u64::try_from(u128::from(most) * count * 1000 / sum).unwrap_or(u64::MAX))
+/// The largest of `values` in means of them.
+fn ratio(values: impl Iterator<Item = u64> + Clone) -> f64 {
+    let (count, sum) = (values.clone().count(), values.clone().sum::<u64>());
+    if sum == 0 { 1.0 } else { values.max().unwrap_or(0) as f64 * count as f64 / sum as f64 }
 }
 
 #[derive(Clone, Copy)]
@@ -56,12 +55,11 @@ impl Server {
     }
 
     fn ratio(&self) -> f64 {
-        let all = (0..self.workers.len()).map(|worker| self.demand_ppm(worker));
-        imbalance_permille(all).unwrap_or(1000) as f64 / 1e3
+        ratio((0..self.workers.len()).map(|worker| self.demand_ppm(worker)))
     }
 
     fn count_ratio(&self) -> f64 {
-        imbalance_permille(self.workers.iter().map(|one| one.len() as u64)).unwrap_or(1000) as f64 / 1e3
+        ratio(self.workers.iter().map(|one| one.len() as u64))
     }
 
     fn sample(&mut self) {

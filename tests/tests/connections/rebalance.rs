@@ -1,5 +1,6 @@
 //! Connections move between workers that serve.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use baton::control::EventKind;
@@ -53,12 +54,18 @@ fn connections_that_move_for_long_lose_nothing() {
     forced(300);
 }
 
-#[test]
-fn new_workers_get_their_share() {
-    let server = Server::start_controlled(&["--workers", "1"]);
+/// One worker has 64 connections; then there are four.
+fn scaled(arguments: &[&str]) -> (Server, Vec<TcpStream>) {
+    let server = Server::start_controlled(&[&["--workers", "1"], arguments].concat());
     let mut clients: Vec<_> = (0..64).map(|_| connect(server.address())).collect();
     clients.iter_mut().for_each(|client| drop(ask(client).expect("an answer")));
     let _ = control::ask(&server.control(), &["scale", "4"]).done();
+    (server, clients)
+}
+
+#[test]
+fn new_workers_get_their_share() {
+    let (server, mut clients) = scaled(&[]);
     wait_until("shares are even", || {
         let open = open(&server);
         open.len() == 4 && open.iter().all(|count| (14..=19).contains(count))
@@ -70,13 +77,7 @@ fn new_workers_get_their_share() {
 
 #[test]
 fn nothing_moves_where_it_is_off() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("batond.toml");
-    std::fs::write(&file, "rebalance = \"off\"\nworkers = 1\n").expect("written");
-    let server = Server::start_controlled(&["--config", file.to_str().expect("a name")]);
-    let mut clients: Vec<_> = (0..64).map(|_| connect(server.address())).collect();
-    clients.iter_mut().for_each(|client| drop(ask(client).expect("an answer")));
-    let _ = control::ask(&server.control(), &["scale", "4"]).done();
+    let (server, _clients) = scaled(&["--rebalance", "off"]);
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(status(&server.control()).expect("it answers").rebalanced, 0);
     server.stop();

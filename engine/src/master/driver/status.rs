@@ -21,11 +21,7 @@ impl Master<'_> {
         generations.extend(all.iter().enumerate().map(|(index, generation)| {
             // Those whose number was changed are two of one number; the numbers of the ended are shown with the rest.
             let is_rest = all[index + 1..].iter().all(|other| other.number != generation.number);
-            let mut status = generation_status(generation, workers, is_rest, now);
-            for (worker, slot) in status.workers.iter_mut().zip(&generation.slots) {
-                worker.busy_permille = slot.child().and_then(|child| self.core.busy_permille(child.process));
-            }
-            status
+            generation_status(&self.core, generation, workers, is_rest, now)
         }));
         let lifecycle = self.core.lifecycle();
         Status {
@@ -69,7 +65,13 @@ fn upgrade_state(core: &Core) -> Option<UpgradeState> {
     })
 }
 
-fn generation_status(generation: &Generation, workers: &Workers, with_ended: bool, now: Time) -> GenerationStatus {
+fn generation_status(
+    core: &Core,
+    generation: &Generation,
+    workers: &Workers,
+    with_ended: bool,
+    now: Time,
+) -> GenerationStatus {
     let phase = match generation.phase {
         Phase::Claiming { .. } | Phase::Starting => GenerationPhase::Starting,
         Phase::Serving if generation.growth.is_some() => GenerationPhase::Growing,
@@ -90,7 +92,7 @@ fn generation_status(generation: &Generation, workers: &Workers, with_ended: boo
         bytes_received: total.bytes_received,
         bytes_sent: total.bytes_sent,
         counters: total.named,
-        workers: generation.slots.iter().map(|slot| slot_status(slot, workers, now)).collect(),
+        workers: generation.slots.iter().map(|slot| slot_status(core, slot, workers, now)).collect(),
     }
 }
 
@@ -98,7 +100,7 @@ fn numbers(workers: &Workers, process: ProcessId) -> Snapshot {
     workers.page(process).map(|page| page.snapshot()).unwrap_or_default()
 }
 
-fn slot_status(slot: &Slot, workers: &Workers, now: Time) -> WorkerStatus {
+fn slot_status(core: &Core, slot: &Slot, workers: &Workers, now: Time) -> WorkerStatus {
     let state = match &slot.state {
         State::Gone => WorkerState::Gone,
         State::Starting(_) => WorkerState::Starting,
@@ -112,6 +114,7 @@ fn slot_status(slot: &Slot, workers: &Workers, now: Time) -> WorkerStatus {
     WorkerStatus {
         pid: child.map(|child| child.process.0),
         age_ms: child.map(|child| now.ms_since(child.since)),
+        busy_permille: child.and_then(|child| core.busy_permille(child.process)),
         deaths: slot.deaths,
         last_exit: slot.last_exit,
         ..worker_status(slot.index, state, &numbers)

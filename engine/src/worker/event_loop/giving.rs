@@ -41,12 +41,13 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.forget_doors();
         let heir = self.moving.heir(name, door);
         let until_ns = match wish.portion {
-            Portion::Busy { .. } => self.context.now_ns + COUNT_MS * 1_000_000,
+            Portion::Busy { .. } => {
+                let slots = 0..self.slab.slots();
+                slots.for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
+                self.context.now_ns + COUNT_MS * 1_000_000
+            }
             Portion::Idlest { .. } => 0,
         };
-        if until_ns > 0 {
-            (0..self.slab.slots()).for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
-        }
         self.moving.counting = Some(Counting { heir, wish: *wish, until_ns });
         self.give_on();
     }
@@ -88,23 +89,16 @@ impl<P: Protocol> EventLoop<P> {
         let now_s = seconds(self.context.now_ns);
         let (mut candidates, mut events) = (Vec::new(), 0);
         for slot in 0..self.slab.slots() {
-            let Some(candidate) = self.candidate(slot, now_s, rests_s) else {
-                events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
-                continue;
-            };
-            let Some(partner) = candidate.partner else {
-                events += candidate.events;
-                candidates.push(candidate);
-                continue;
-            };
-            events += candidate.events;
-            // A pair is counted once, and moves where both may.
-            if candidate.id.slot < partner.slot
-                && let Some(other) = self.candidate(partner.slot, now_s, rests_s)
-            {
-                let activity_ns = candidate.activity_ns.max(other.activity_ns);
-                candidates.push(Candidate { events: candidate.events + other.events, activity_ns, ..candidate });
+            events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
+            let Some(mut candidate) = self.candidate(slot, now_s, rests_s) else { continue };
+            if let Some(partner) = candidate.partner {
+                // A pair is counted once, and moves where both may.
+                let other = (slot < partner.slot).then(|| self.candidate(partner.slot, now_s, rests_s)).flatten();
+                let Some(other) = other else { continue };
+                candidate.events += other.events;
+                candidate.activity_ns = candidate.activity_ns.max(other.activity_ns);
             }
+            candidates.push(candidate);
         }
         match wish.portion {
             Portion::Busy { share_ppm, limit_ppm } => {
