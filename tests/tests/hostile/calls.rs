@@ -1,5 +1,6 @@
 //! The filter of a worker's system calls beside those that it makes: none that it makes is denied, and none is allowed for nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -170,12 +171,13 @@ fn live(control: &Path, traces: &Path) {
         ask_all();
     }
     let before = control::status(control).expect("a status");
-    let workers: Vec<u32> =
-        before.generations.iter().flat_map(|generation| &generation.workers).filter_map(|worker| worker.pid).collect();
+    let mut workers: Vec<_> = before.generations.iter().flat_map(|generation| &generation.workers).collect();
+    workers.sort_by_key(|worker| Reverse(worker.open));
+    let workers: Vec<u32> = workers.into_iter().filter_map(|worker| worker.pid).collect();
     drop(slow);
     signal(before.pid, Signal::SIGKILL);
     wait_until("they notice", || server.count_of("the master is gone") >= 2);
-    // One says goodbye to its clients; the other one is found by the next master.
+    // The one that has most says goodbye to its clients; the other one is found by the next master.
     signal(workers[0], Signal::SIGTERM);
     wait_until("it has left", || !is_alive(workers[0]));
     let next = start(control, ADDRESS);
