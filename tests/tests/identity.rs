@@ -1,12 +1,13 @@
 //! Workers that serve as another user: whatever is done to the server, none of them keeps a privilege.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use baton::control::WorkerState;
 use baton_tests::client::assert_served;
 use baton_tests::control;
 use baton_tests::namespace::has_users;
@@ -40,12 +41,22 @@ fn assert_no_capability(status: &BTreeMap<String, String>) {
     assert_eq!(status["NoNewPrivs"], "1");
 }
 
+/// Workers that are ready: each is forked as root, and has given that up by then.
+fn ready(control: &Path) -> Vec<u32> {
+    let status = control::status(control);
+    let generations = status.into_iter().flat_map(|status| status.generations);
+    let workers = generations.flat_map(|generation| generation.workers);
+    workers.filter(|worker| worker.state == WorkerState::Ready).filter_map(|worker| worker.pid).collect()
+}
+
 /// Checks that each worker is of [`USER`] wholly, and that there are so many.
-fn assert_without_privileges(server: &Server, workers: usize) {
-    wait_until("the workers are there", || server.workers().len() == workers);
+fn assert_without_privileges(server: &Server, control: &Path, workers: usize) {
+    wait_until("the workers are there", || {
+        let all: BTreeSet<u32> = server.workers().into_iter().collect();
+        all.len() == workers && ready(control).into_iter().collect::<BTreeSet<u32>>() == all
+    });
     let user = User::from_name(USER).expect("looked up").expect("a user");
     for pid in server.workers() {
-        // A worker is forked as root, and gives that up before it is ready.
         let status = status(pid);
         let four = |number: u32| [number.to_string().as_str(); 4].join(" ");
         assert_eq!(status["Uid"], four(user.uid.as_raw()));
@@ -67,16 +78,16 @@ fn prove(tier: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let control = folder.path().join("control");
     let server = start(tier, &control, "127.0.0.1:0");
-    assert_without_privileges(&server, 2);
+    assert_without_privileges(&server, &control, 2);
     control::ask(&control, &["reload"]).done();
-    assert_without_privileges(&server, 2);
+    assert_without_privileges(&server, &control, 2);
     control::ask(&control, &["scale", "3"]).done();
-    assert_without_privileges(&server, 3);
+    assert_without_privileges(&server, &control, 3);
     for name in [Signal::SIGKILL, Signal::SIGSTOP] {
-        let before = server.count_of("\"worker ready\"");
-        signal(server.workers()[0], name);
-        wait_until("it is replaced", || server.count_of("\"worker ready\"") > before);
-        assert_without_privileges(&server, 3);
+        let ended = server.workers()[0];
+        signal(ended, name);
+        wait_until("it is replaced", || !server.workers().contains(&ended));
+        assert_without_privileges(&server, &control, 3);
     }
     // Workers without privileges are found by the next master, and leave.
     let workers = server.workers();
@@ -84,7 +95,7 @@ fn prove(tier: &str) {
     wait_until("the workers notice", || server.count_of("the master is gone") == 3);
     let next = start(tier, &control, &server.address().to_string());
     wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
-    assert_without_privileges(&next, 2);
+    assert_without_privileges(&next, &control, 2);
     next.stop();
 }
 
@@ -183,9 +194,12 @@ fn no_capability_is_left_however_the_server_was_started() {
     for start in STARTS {
         for sandbox in ["auto", "off"] {
             let mut command = Command::new("setpriv");
+            let folder = tempfile::tempdir().expect("a folder");
+            let control = folder.path().join("control");
             command.args(start).arg(batond()).args(["--listen", "127.0.0.1:0", "--user", USER, "--sandbox", sandbox]);
+            command.arg("--control").arg(&control);
             let server = Server::start_command(command);
-            assert_without_privileges(&server, 1);
+            assert_without_privileges(&server, &control, 1);
             server.stop();
         }
     }
