@@ -9,21 +9,23 @@ use super::servers::Server;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workers sleep for the time that a request takes, and occupy no core meanwhile: so 8 or 64 of them queue as they would on
-cores of their own, on a machine that has two. This is a simulation of cores, and its figures are none of a real machine's.
+Workers sleep for the time that a request takes, and occupy no core meanwhile: so 8 or 64 of
+them queue as they would on cores of their own, on a machine that has two. This is a
+simulation of cores, and its figures are none of a real machine's.
 
-Scenarios: open:CLIENTS (each client asks at the moments of a Poisson process, whatever has been answered; latency counts
-from then) or closed:CLIENTS (it asks again when it has been answered and has thought), and behind that, each with a colon:
-load=SHARE (of what all workers can do; default 0.8), skew (1 client in 20 asks 50 times as often), churn=COUNT (connections
-a second that are closed, each for a new one), ramp=SECONDS (over which clients come), workers=COUNT (default 8),
-service-us=TIME (default 1000).
+Scenarios: open:CLIENTS (each client asks at the moments of a Poisson process, whatever has
+been answered; latency counts from then) or closed:CLIENTS (it asks again when it has been
+answered and has thought), and behind that, each with a colon: load=SHARE (of what all workers
+can do; default 0.8), skew (1 client in 20 asks 50 times as often), churn=COUNT (connections a
+second that are closed, each for a new one), ramp=SECONDS (over which clients come),
+workers=COUNT (default 8), service-us=TIME (default 1000).
 
 Exit codes: 0 measured, 1 a request failed or nothing could be measured, 2 wrong usage.
 
 Examples:
   baton-bench balance --quick
   baton-bench balance --json balance.json --chart balance.svg --markdown balance.md
-  baton-bench balance --scenario open:64:load=0.5 --server hash --server rebalance --seed 1 --seed 2 --seed 3")]
+  baton-bench balance --scenario open:64:load=0.5 --server hash --server rebalance --seed 1 --seed 2")]
 pub(crate) struct BalanceArguments {
     /// What is asked; repeatable.
     #[arg(long = "scenario", value_name = "SCENARIO", conflicts_with = "quick")]
