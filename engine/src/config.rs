@@ -2,6 +2,7 @@
 
 mod listener;
 mod rebalance;
+mod steering;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 pub(crate) use self::listener::listener_of;
 pub use self::listener::{ConnectionTimeouts, Listener, Network};
 pub use self::rebalance::Rebalance;
+pub use self::steering::Steering;
 
 use crate::sys::access_log;
 use crate::sys::identity::{Identity, IdentityError};
@@ -270,6 +272,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How listeners are replaced; read when the server starts.
     pub handover: Handover,
+    /// Which worker gets a new connection; in the tier [`Ebpf`](Handover::Ebpf) only.
+    pub steering: Steering,
     /// What becomes of established connections.
     pub connections: Connections,
     /// Whether connections move between workers that serve, so that all are about equally busy.
@@ -309,6 +313,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             handover: Handover::default(),
+            steering: Steering::default(),
             connections: Connections::default(),
             rebalance: Rebalance::default(),
             state_bytes_max: 1 << 30,
@@ -429,6 +434,7 @@ impl Settings {
             limits,
             timeouts,
             handover: _,
+            steering: _,
             connections: _,
             rebalance: _,
             state_bytes_max: _,

@@ -171,6 +171,7 @@ impl Server {
             settings: self.settings,
             listeners: Listeners::Inherited(sockets),
             steering: Vec::new(),
+            loads: Default::default(),
             page: self
                 .telemetry
                 .add_page()

@@ -7,7 +7,7 @@ use clap::{Args, Parser};
 use crate::access_log::AccessFormat;
 use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
-    ProtocolChoice, RebalanceChoice, SandboxChoice, TimeoutChoices,
+    ProtocolChoice, RebalanceChoice, SandboxChoice, SteeringChoice, TimeoutChoices,
 };
 use crate::listen::Listen;
 use crate::statics::StaticChoice;
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// How listeners are replaced at a reload [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     handover: Option<HandoverChoice>,
+    /// Which worker gets a new connection, where listeners are handed over by ebpf [default: least]
+    #[arg(long, value_enum, value_name = "KIND")]
+    steering: Option<SteeringChoice>,
     /// What becomes of established connections at a reload, an upgrade or with fewer workers [default: handover]
     #[arg(long, value_enum, value_name = "KIND")]
     connections: Option<ConnectionsChoice>,
@@ -205,6 +208,7 @@ impl Arguments {
             workers,
             protocol,
             handover,
+            steering,
             connections,
             rebalance,
             control,
@@ -223,6 +227,7 @@ impl Arguments {
             workers: *workers,
             protocol: *protocol,
             handover: *handover,
+            steering: *steering,
             connections: *connections,
             rebalance: *rebalance,
             control: control.clone(),

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Rebalance, Sandbox, Settings,
+    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Rebalance, Sandbox, Settings, Steering,
     TIMEOUT_MS_LARGEST, Timeouts,
 };
 use serde::Deserialize;
@@ -54,6 +54,20 @@ pub enum HandoverChoice {
     Ebpf,
     /// Listen sockets are passed on and not closed
     Adopt,
+}
+
+/// Which worker gets a new connection; where listeners are handed over by ebpf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SteeringChoice {
+    /// The one with the least connections
+    Least,
+    /// Of two, one by hash and one at random, the one with less connections
+    TwoChoices,
+    /// By a hash over addresses and ports
+    Hash,
+    /// The one that is pinned to the processor that the connection came to
+    Cpu,
 }
 
 /// What becomes of established connections when their worker leaves.
@@ -213,6 +227,8 @@ choices! {
         protocol: ProtocolChoice,
         #[serde(deserialize_with = "units::name")]
         handover: HandoverChoice,
+        #[serde(deserialize_with = "units::name")]
+        steering: SteeringChoice,
         #[serde(deserialize_with = "units::name")]
         connections: ConnectionsChoice,
         #[serde(deserialize_with = "units::name")]
@@ -408,6 +424,12 @@ impl Config {
                     HandoverChoice::Ebpf => Handover::Ebpf,
                     HandoverChoice::Adopt => Handover::Adopt,
                 },
+                steering: choices.steering.map_or_else(Steering::default, |choice| match choice {
+                    SteeringChoice::Least => Steering::Least,
+                    SteeringChoice::TwoChoices => Steering::TwoChoices,
+                    SteeringChoice::Hash => Steering::Hash,
+                    SteeringChoice::Cpu => Steering::Cpu,
+                }),
                 connections: match choices.connections.unwrap_or(ConnectionsChoice::Handover) {
                     ConnectionsChoice::Handover => Connections::Handover,
                     ConnectionsChoice::Goodbye => Connections::Goodbye,

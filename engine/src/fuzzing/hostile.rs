@@ -44,6 +44,7 @@ impl Victim {
             settings: Settings::default(),
             listeners: Listeners::Own(Vec::new()),
             steering: Vec::new(),
+            loads: Default::default(),
             page: Arc::clone(&page),
             control: theirs,
             identity: None,

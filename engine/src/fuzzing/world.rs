@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::config::Steering;
 use crate::handover::StateFormats;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -72,7 +73,7 @@ impl World for Still {
         true
     }
 
-    fn load_steering(&mut self, _: &[SocketAddr], _: usize) -> Result<SteeringId, Failure> {
+    fn load_steering(&mut self, _: &[SocketAddr], _: usize, _: Steering) -> Result<SteeringId, Failure> {
         Ok(SteeringId(0))
     }
 

@@ -51,6 +51,12 @@ pub(crate) enum ToNew {
         /// Places that are in use, the first ones.
         places: u32,
     },
+    /// Maps of the loads of the old master's workers come with this message, before those of their listeners; where they are steered by
+    /// load. A release before knows nothing of it.
+    Loads {
+        /// Places in each map, one by one.
+        places: Vec<u32>,
+    },
     /// The introduction was looked at: begin.
     Proceed,
     /// The old workers leave: take all connections.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::Socket;
 
-use super::Steering;
+use super::{Balance, Steering};
 use crate::sys::listener::{ListenError, accept_waiting, bind, configure};
 
 /// See the module's head.
@@ -45,7 +45,7 @@ impl Guard {
         if let Some(steering) = self.alone.get() {
             return steering.attach(self.socket.as_fd());
         }
-        let steering = Steering::load(1)?;
+        let steering = Steering::load(1, &Balance::default())?;
         steering.set(0, self.socket.as_fd())?;
         self.alone.get_or_init(|| steering).attach(self.socket.as_fd())
     }

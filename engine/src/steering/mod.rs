@@ -1,11 +1,16 @@
-//! Which listener of a group gets new connections: the steering program, the guard, and the choice of the tier by what
-//! the kernel lets this process load.
+//! Which listener of a group gets new connections: the steering program, the loads that it looks at, the guard, and the choice of the
+//! tier by what the kernel lets this process load.
 
+mod assembler;
 mod guard;
+mod loads;
 mod program;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::guard::Guard;
-pub(crate) use self::program::{Steering, detach};
+pub(crate) use self::loads::{LoadPage, Loads, Span};
+pub(crate) use self::program::{Balance, Others, Steering, detach};
 use crate::config::Handover;
 use crate::handover::Tier;
 
@@ -24,14 +29,14 @@ pub(crate) fn choose(wanted: Handover) -> Result<Chosen, String> {
     let chosen = |tier, reason: String| Ok(Chosen { tier, reason });
     match wanted {
         Handover::Adopt => chosen(Tier::Adopt, "asked for".to_owned()),
-        Handover::Ebpf => match Steering::load(1) {
+        Handover::Ebpf => match Steering::load(1, &Balance::default()) {
             Ok(_) => chosen(Tier::Ebpf, "asked for".to_owned()),
             Err(error) => Err(format!(
                 "handover = \"ebpf\" needs CAP_BPF and CAP_NET_ADMIN and a kernel from 5.14 on ({error}); give them, or \
                  choose \"auto\""
             )),
         },
-        Handover::Auto => match Steering::load(1) {
+        Handover::Auto => match Steering::load(1, &Balance::default()) {
             Ok(_) => chosen(Tier::Ebpf, "eBPF may be loaded".to_owned()),
             Err(error) => chosen(Tier::Adopt, format!("eBPF may not be loaded here ({error})")),
         },

@@ -3,12 +3,18 @@
 //! Each generation has its own program and its own map of listeners, per address. Attaching a generation's program, from
 //! any socket of the group, switches the whole group to it in one step: listeners that are not in its map get no new
 //! connections and so are parked. What migrates from a closing listener is placed by the same program.
+//!
+//! The program chooses a place as the generation's [`Balance`] says. Where that has no listener, it tries the place that the
+//! connection's hash gives and the ones behind it, until one has; where none has, it passes without a choice. Each try
+//! is counted in the place's load before it is made, and one that fails puts the place behind all that have a listener.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::config::WORKERS_MAX;
+use super::assembler::{Arithmetic, Assembler, Comparison, Helper, Label, Register, Width};
+use super::loads::{ASSIGNED_OFFSET, Loads, SETTLED_OFFSET};
+use crate::config::{self, WORKERS_MAX};
 use crate::sys::bpf::{self, Instruction};
 
 /// Listeners of one generation on one address; clones are the same.
@@ -16,6 +22,58 @@ use crate::sys::bpf::{self, Instruction};
 pub(crate) struct Steering {
     map: Arc<OwnedFd>,
     program: Arc<OwnedFd>,
+}
+
+/// How the programs of one generation choose, and what they look at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Balance {
+    steering: Option<config::Steering>,
+    /// No pages where the choice is not by load.
+    loads: Loads,
+    /// By processor, the place of the worker that is pinned to it, from 1; 0 where there is none.
+    pinned: Option<(Arc<OwnedFd>, u32)>,
+}
+
+impl Balance {
+    /// For so many places; `cores` are the processors that their workers are pinned to, in the order of the places.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub(crate) fn new(steering: config::Steering, places: u32, cores: &[usize]) -> io::Result<Self> {
+        let mut this = Self { steering: Some(steering), ..Self::default() };
+        if steering == config::Steering::Cpu {
+            let count = cores.iter().max().map_or(1, |last| *last as u32 + 1);
+            let table = bpf::create_array(count)?;
+            for (core, place) in cores.iter().zip(1..) {
+                bpf::set_number(table.as_fd(), *core as u32, place)?;
+            }
+            this.pinned = Some((Arc::new(table), count));
+        }
+        this.grow(places)?;
+        Ok(this)
+    }
+
+    /// Room for so many places.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
+        if self.steering.is_some_and(config::Steering::is_by_load) { self.loads.grow(places) } else { Ok(()) }
+    }
+
+    pub(crate) fn loads(&self) -> &Loads {
+        &self.loads
+    }
+}
+
+/// Another server's listeners on one address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Others<'a> {
+    pub(crate) map: BorrowedFd<'a>,
+    /// Its first places are in use.
+    pub(crate) places: u32,
+    /// Without pages where it does not tell them.
+    pub(crate) loads: &'a Loads,
 }
 
 /// Places of a map: a generation may grow to so many workers.
@@ -26,29 +84,29 @@ impl Steering {
     ///
     /// # Errors
     /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
-    pub(crate) fn load(listeners: u32) -> io::Result<Self> {
-        Self::over(&Arc::new(bpf::create_socket_array(PLACES)?), listeners, None)
+    pub(crate) fn load(listeners: u32, balance: &Balance) -> io::Result<Self> {
+        Self::over(&Arc::new(bpf::create_socket_array(PLACES)?), listeners, balance, None)
     }
 
     /// The same map with a program for another number of places.
     ///
     /// # Errors
     /// As [`Steering::load`].
-    pub(crate) fn resized(&self, listeners: u32) -> io::Result<Self> {
-        Self::over(&self.map, listeners, None)
+    pub(crate) fn resized(&self, listeners: u32, balance: &Balance) -> io::Result<Self> {
+        Self::over(&self.map, listeners, balance, None)
     }
 
     /// The same map with a program for these places and those of another server's map.
     ///
     /// # Errors
     /// As [`Steering::load`].
-    pub(crate) fn beside(&self, listeners: u32, other: BorrowedFd<'_>, other_listeners: u32) -> io::Result<Self> {
-        Self::over(&self.map, listeners, Some((other, other_listeners)))
+    pub(crate) fn beside(&self, listeners: u32, balance: &Balance, other: Others<'_>) -> io::Result<Self> {
+        Self::over(&self.map, listeners, balance, Some(other))
     }
 
-    fn over(map: &Arc<OwnedFd>, listeners: u32, other: Option<Part<'_>>) -> io::Result<Self> {
-        let parts: Vec<Part<'_>> = [(map.as_fd(), listeners)].into_iter().chain(other).collect();
-        let program = bpf::load_select_or_migrate(&assemble(&parts))?;
+    fn over(map: &Arc<OwnedFd>, listeners: u32, balance: &Balance, other: Option<Others<'_>>) -> io::Result<Self> {
+        let own = Others { map: map.as_fd(), places: listeners, loads: &balance.loads };
+        let program = bpf::load_select_or_migrate(&assemble(balance, own, other))?;
         Ok(Self { map: Arc::clone(map), program: Arc::new(program) })
     }
 
@@ -80,194 +138,301 @@ pub(crate) fn detach(member: BorrowedFd<'_>) {
     let _ = bpf::detach(member);
 }
 
-// Registers, opcodes and one helper, from the instruction set's document and linux/bpf.h.
-const R0: u8 = 0;
-const R1: u8 = 1;
-const R2: u8 = 2;
-const R3: u8 = 3;
-const R4: u8 = 4;
-const R6: u8 = 6;
-const R7: u8 = 7;
-const R8: u8 = 8;
-const STACK: u8 = 10;
-const LOAD_WORD: u8 = 0x61;
-const STORE_WORD: u8 = 0x63;
-const LOAD_IMMEDIATE_64: u8 = 0x18;
-const MOVE: u8 = 0xbf;
-const MOVE_IMMEDIATE: u8 = 0xb7;
-const ADD_IMMEDIATE: u8 = 0x07;
-const MODULO_IMMEDIATE: u8 = 0x97;
-const JUMP_IF_EQUAL: u8 = 0x15;
-const JUMP_IF_LESS: u8 = 0xa5;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
-const MAP_DESCRIPTOR: u8 = 1;
-const SK_SELECT_REUSEPORT: i32 = 82;
 const SK_PASS: i32 = 1;
 /// Of `hash` in `struct sk_reuseport_md`.
 const HASH_OFFSET: i16 = 32;
-const KEY_OFFSET: i16 = -4;
 
-/// Instructions for one place that is tried.
-const TRY_LENGTH: usize = 11;
+/// On the stack: the key that a map is asked for, a page, and a load.
+const KEY: i16 = -4;
+const PAGE: i16 = -16;
+const LOAD: i16 = -24;
 
-/// Places tried before the choice is left to the kernel, which takes any socket of the group.
+// What stays in registers: the context, and the connection's hash.
+const CONTEXT: Register = Register::R6;
+const HASH: Register = Register::R7;
+
+/// Places tried after the choice, before it is left to the kernel, which takes any socket of the group.
 const TRIES_MAX: u32 = 256;
 
-fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: from << 4 | to, offset, immediate }
+/// More than any load, and so little that differences do not overflow.
+const LEAST_BEGIN: i64 = 1 << 61;
+
+/// A try that fails counts 2^32: so many connections no worker has.
+const FAILED_BITS: i32 = 32;
+
+/// Places in a row, of all parts: those of a part follow those of the one before.
+struct Pages<'a> {
+    map: BorrowedFd<'a>,
+    begin: u32,
+    end: u32,
 }
 
-/// A map, and how many of its places are in use.
-type Part<'a> = (BorrowedFd<'a>, u32);
+struct Program<'a> {
+    assembler: Assembler,
+    parts: Vec<Others<'a>>,
+    /// To a pass with what was chosen.
+    end: Label,
+    /// To the tries by hash.
+    by_hash: Label,
+}
 
-/// The program. It tries the place that the connection's hash gives, then the ones behind it, until one has a socket; where
-/// none has, it passes without a choice. With several maps, the hash gives the map as well, each in proportion to its
-/// places; the others are tried after it.
-fn assemble(parts: &[Part<'_>]) -> Vec<Instruction> {
-    let total: u32 = parts.iter().map(|(_, places)| places).sum();
-    let mut program = vec![op(MOVE, R6, R1, 0, 0), op(LOAD_WORD, R7, R6, HASH_OFFSET, 0)];
-    let (mut sections, mut below) = (Vec::new(), total);
-    // From the last map to the first: each section is entered where the remainder is not below its beginning.
-    for first in (0..parts.len()).rev() {
-        below -= parts[first].1;
-        let order = (0..parts.len()).map(|index| parts[(first + index) % parts.len()]);
-        sections.push((below, section(order)));
+fn assemble(balance: &Balance, own: Others<'_>, other: Option<Others<'_>>) -> Vec<Instruction> {
+    let mut assembler = Assembler::default();
+    let (end, by_hash) = (assembler.label(), assembler.label());
+    let parts = [own].into_iter().chain(other).collect();
+    let mut program = Program { assembler, parts, end, by_hash };
+    program.begin();
+    match balance.steering {
+        Some(config::Steering::Least) => program.choose_least(),
+        Some(config::Steering::TwoChoices) => program.choose_of_two(),
+        Some(config::Steering::Hash | config::Steering::Cpu) | None => {}
     }
-    program.push(op(MOVE, R8, R7, 0, 0));
-    program.push(op(MODULO_IMMEDIATE, R8, 0, 0, total as i32));
-    for (index, (begin, body)) in sections.iter().enumerate() {
-        if index + 1 < sections.len() {
-            program.push(op(JUMP_IF_LESS, R8, 0, body.len() as i16, *begin as i32));
+    program.try_by_hash(balance.pinned.as_ref().map(|(table, count)| (table.as_fd(), *count)));
+    program.assembler.place(end);
+    program.assembler.compute(Arithmetic::Move, Register::R0, SK_PASS);
+    program.assembler.exit();
+    program.assembler.finish()
+}
+
+impl<'a> Program<'a> {
+    fn begin(&mut self) {
+        self.assembler.compute_by(Arithmetic::Move, CONTEXT, Register::R1);
+        self.assembler.load(Width::Word, HASH, CONTEXT, HASH_OFFSET);
+    }
+
+    /// Parts that tell their loads, and the pages of their places. Where one does not, the hash decides between it and
+    /// the others, each in proportion to its places.
+    fn measured(&mut self) -> (Vec<usize>, Vec<Pages<'a>>) {
+        let (measured, others): (Vec<usize>, Vec<usize>) =
+            (0..self.parts.len()).partition(|part| self.parts[*part].loads.places() >= self.parts[*part].places);
+        if !others.is_empty() {
+            // This server's own come first.
+            let places = measured.iter().map(|part| self.parts[*part].places).sum::<u32>();
+            self.spread_by_hash();
+            self.assembler.jump_if(Register::R8, Comparison::AtLeast, places as i32, self.by_hash);
         }
-        program.extend_from_slice(body);
-    }
-    program
-}
-
-/// Tries all places of the maps in this order, and ends.
-fn section<'a>(parts: impl Iterator<Item = Part<'a>>) -> Vec<Instruction> {
-    let tries: Vec<(Part<'_>, u32)> =
-        parts.flat_map(|part| (0..part.1.min(TRIES_MAX)).map(move |index| (part, index))).collect();
-    let mut program = Vec::new();
-    for (number, ((map, places), index)) in tries.iter().enumerate() {
-        let start = program.len();
-        program.push(op(MOVE, R8, R7, 0, 0));
-        program.push(op(ADD_IMMEDIATE, R8, 0, 0, *index as i32));
-        program.push(op(MODULO_IMMEDIATE, R8, 0, 0, *places as i32));
-        program.push(op(STORE_WORD, STACK, R8, KEY_OFFSET, 0));
-        program.push(op(MOVE, R1, R6, 0, 0));
-        program.push(op(LOAD_IMMEDIATE_64, R2, MAP_DESCRIPTOR, 0, map.as_raw_fd()));
-        program.push(op(0, 0, 0, 0, 0));
-        program.push(op(MOVE, R3, STACK, 0, 0));
-        program.push(op(ADD_IMMEDIATE, R3, 0, 0, i32::from(KEY_OFFSET)));
-        program.push(op(MOVE_IMMEDIATE, R4, 0, 0, 0));
-        program.push(op(CALL, 0, 0, 0, SK_SELECT_REUSEPORT));
-        debug_assert_eq!(program.len() - start, TRY_LENGTH);
-        // To the end, over the tries that follow, each with its own jump.
-        let left = tries.len() - number - 1;
-        program.push(op(JUMP_IF_EQUAL, R0, 0, (left * (TRY_LENGTH + 1)) as i16, 0));
-    }
-    program.push(op(MOVE_IMMEDIATE, R0, 0, 0, SK_PASS));
-    program.push(op(EXIT, 0, 0, 0, 0));
-    program
-}
-
-const _: () = assert!(2 * TRIES_MAX as usize * (TRY_LENGTH + 1) + 2 < i16::MAX as usize, "a jump reaches the end");
-
-#[cfg(test)]
-mod tests {
-    use std::net::{SocketAddr, TcpStream};
-
-    use socket2::Socket;
-
-    use super::*;
-    use crate::sys::listener::{bind, configure};
-
-    /// `None`, said aloud, where programs may not be loaded.
-    fn load(listeners: u32) -> Option<Steering> {
-        match Steering::load(listeners) {
-            Ok(steering) => Some(steering),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                eprintln!("SKIPPED: a steering program may not be loaded: {error}");
-                None
-            }
-            Err(error) => panic!("{listeners} listeners: {error}"),
-        }
-    }
-
-    fn listen(address: SocketAddr) -> (Socket, SocketAddr) {
-        let (socket, address) = bind(address).expect("bound");
-        configure(&socket, address, 128).expect("listening");
-        socket.set_nonblocking(true).expect("set");
-        (socket, address)
-    }
-
-    fn waiting(listener: &Socket) -> usize {
-        std::iter::from_fn(|| listener.accept().ok()).count()
-    }
-
-    fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
-        (0..count).map(|_| TcpStream::connect(address).expect("connected")).collect()
-    }
-
-    #[test]
-    fn the_kernel_verifies_programs_for_any_number_of_listeners() {
-        for listeners in [1, 2, 3, 64, TRIES_MAX, TRIES_MAX + 1, 1024] {
-            if load(listeners).is_none() {
-                return;
+        let mut pages = Vec::new();
+        let mut begin = 0;
+        for part in measured.iter().map(|part| self.parts[*part]) {
+            for (map, places) in part.loads.first(part.places) {
+                pages.push(Pages { map, begin, end: begin + places });
+                begin += places;
             }
         }
+        (measured, pages)
     }
 
-    #[test]
-    fn attaching_switches_the_group_and_what_waits_moves_when_a_listener_closes() {
-        let (Some(first), Some(second)) = (load(2), load(3)) else { return };
-        let (old, address) = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let (new, _) = listen(address);
-        let (guard, _) = listen(address);
-        first.set(1, old.as_fd()).expect("set");
-        second.set(2, new.as_fd()).expect("set");
-        first.attach(guard.as_fd()).expect("attached");
-        let _clients = connect(address, 20);
-        assert_eq!((waiting(&old), waiting(&new), waiting(&guard)), (20, 0, 0));
-        let _clients = connect(address, 20);
-        second.attach(guard.as_fd()).expect("attached");
-        let _more = connect(address, 20);
-        assert_eq!((waiting(&new), waiting(&guard)), (20, 0), "the old one is parked, and keeps what waits there");
-        drop(old);
-        assert_eq!((waiting(&new), waiting(&guard)), (20, 0), "what waited moved");
-        let _clients = connect(address, 20);
-        drop(new);
-        let _more = connect(address, 20);
-        assert_eq!(waiting(&guard), 40, "nobody else is left");
+    /// The hash as a number below that of all places, in R8.
+    fn spread_by_hash(&mut self) {
+        let places = self.parts.iter().map(|part| part.places).sum::<u32>();
+        self.assembler.compute_by(Arithmetic::Move, Register::R8, HASH);
+        self.assembler.compute(Arithmetic::Modulo, Register::R8, places as i32);
     }
 
-    #[test]
-    fn a_listener_must_listen_before_it_is_steered_to() {
-        let Some(steering) = load(1) else { return };
-        let (socket, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
-        steering.set(0, socket.as_fd()).expect_err("it does not listen");
-        configure(&socket, address, 16).expect("listening");
-        steering.set(0, socket.as_fd()).expect("set");
-    }
-
-    #[test]
-    fn the_listeners_of_two_servers_serve_together() {
-        let (Some(first), Some(second)) = (load(2), load(3)) else { return };
-        for (ours, theirs) in [(1, 1), (TRIES_MAX, TRIES_MAX), (3, 1000)] {
-            second.beside(ours, first.map(), theirs).expect("verified");
+    /// Each place has a number whose upper bits are its load; the lower ones are its own number, mixed with the hash so that equal
+    /// loads are not always given to the first of them. The least of these numbers wins.
+    fn choose_least(&mut self) {
+        use Register::{R0, R1, R2, R8, R9};
+        let (measured, pages) = self.measured();
+        let places = pages.last().map_or(1, |last| last.end);
+        let bits = places.next_power_of_two().trailing_zeros() as i32;
+        let mask = (1 << bits) - 1;
+        self.assembler.set(R8, LEAST_BEGIN);
+        self.assembler.compute(Arithmetic::Move, R9, 0);
+        for Pages { map, begin, end } in pages {
+            let (again, next) = (self.assembler.label(), self.assembler.label());
+            self.assembler.place(again);
+            self.assembler.compute_by(Arithmetic::Move, R1, R9);
+            self.look_up(map, begin);
+            self.assembler.jump_if(R0, Comparison::Equal, 0, next);
+            self.load_of_page();
+            self.assembler.compute(Arithmetic::ShiftLeft, R1, bits);
+            self.assembler.compute_by(Arithmetic::Move, R2, R9);
+            self.assembler.compute_by(Arithmetic::Xor, R2, HASH);
+            self.assembler.compute(Arithmetic::And, R2, mask);
+            self.assembler.compute_by(Arithmetic::Or, R1, R2);
+            // Were they compared themselves, the verifier would note what each outcome says of them, and have 2^places cases.
+            self.assembler.compute_by(Arithmetic::Move, R2, R1);
+            self.assembler.compute_by(Arithmetic::Subtract, R2, R8);
+            self.assembler.jump_if(R2, Comparison::SignedAtLeast, 0, next);
+            self.assembler.compute_by(Arithmetic::Move, R8, R1);
+            self.assembler.place(next);
+            self.assembler.compute(Arithmetic::Add, R9, 1);
+            self.assembler.jump_if(R9, Comparison::Less, end as i32, again);
         }
-        let (old, address) = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let (new, _) = listen(address);
-        first.set(0, old.as_fd()).expect("set");
-        second.set(1, new.as_fd()).expect("set");
-        second.beside(3, first.map(), 2).expect("loaded").attach(new.as_fd()).expect("attached");
-        let _clients = connect(address, 100);
-        let shares = (waiting(&old), waiting(&new));
-        assert!(shares.0 + shares.1 == 100 && shares.0 > 10 && shares.1 > 10, "{shares:?}");
-        drop(old);
-        let _more = connect(address, 20);
-        assert_eq!(waiting(&new), 20, "the other's places are tried as well");
+        self.assembler.compute_by(Arithmetic::Move, R9, R8);
+        self.assembler.compute_by(Arithmetic::Xor, R9, HASH);
+        self.assembler.compute(Arithmetic::And, R9, mask);
+        self.try_chosen(&measured);
+    }
+
+    fn choose_of_two(&mut self) {
+        use Register::{R0, R1, R2, R8, R9};
+        let (measured, pages) = self.measured();
+        let places = pages.last().map_or(1, |last| last.end) as i32;
+        self.assembler.compute_by(Arithmetic::Move, R8, HASH);
+        self.assembler.compute(Arithmetic::Modulo, R8, places);
+        self.assembler.call(Helper::GetPrandomU32);
+        self.assembler.compute_by(Arithmetic::Move, R9, R0);
+        // Another one than the first, where there is one.
+        self.assembler.compute(Arithmetic::Modulo, R9, (places - 1).max(1));
+        self.assembler.compute(Arithmetic::Add, R9, 1);
+        self.assembler.compute_by(Arithmetic::Add, R9, R8);
+        self.assembler.compute(Arithmetic::Modulo, R9, places);
+        self.load_of(R9, &pages);
+        self.assembler.store(Width::Double, Register::Stack, LOAD, R1);
+        self.load_of(R8, &pages);
+        self.assembler.load(Width::Double, R2, Register::Stack, LOAD);
+        let (first, chosen) = (self.assembler.label(), self.assembler.label());
+        self.assembler.jump_if_by(R2, Comparison::SignedAtLeast, R1, first);
+        self.assembler.jump(chosen);
+        self.assembler.place(first);
+        self.assembler.compute_by(Arithmetic::Move, R9, R8);
+        self.assembler.place(chosen);
+        self.try_chosen(&measured);
+    }
+
+    /// The load of the place in `place`, in R1.
+    fn load_of(&mut self, place: Register, pages: &[Pages<'_>]) {
+        let done = self.assembler.label();
+        for Pages { map, begin, end } in pages {
+            let next = self.assembler.label();
+            self.assembler.jump_if(place, Comparison::AtLeast, *end as i32, next);
+            self.assembler.compute_by(Arithmetic::Move, Register::R1, place);
+            self.look_up(*map, *begin);
+            self.assembler.jump_if(Register::R0, Comparison::Equal, 0, self.by_hash);
+            self.load_of_page();
+            self.assembler.jump(done);
+            self.assembler.place(next);
+        }
+        self.assembler.jump(self.by_hash);
+        self.assembler.place(done);
+    }
+
+    /// The load in the page that R0 leads to, in R1.
+    fn load_of_page(&mut self) {
+        self.assembler.load(Width::Double, Register::R1, Register::R0, ASSIGNED_OFFSET);
+        self.assembler.load(Width::Double, Register::R2, Register::R0, SETTLED_OFFSET);
+        self.assembler.compute_by(Arithmetic::Subtract, Register::R1, Register::R2);
+    }
+
+    /// What `map` has for the place in R1, of which `begin` is its first; in R0, 0 where that is nothing.
+    fn look_up(&mut self, map: BorrowedFd<'_>, begin: u32) {
+        self.assembler.compute(Arithmetic::Subtract, Register::R1, begin as i32);
+        self.assembler.store(Width::Word, Register::Stack, KEY, Register::R1);
+        self.assembler.set_map(Register::R1, map);
+        self.assembler.compute_by(Arithmetic::Move, Register::R2, Register::Stack);
+        self.assembler.compute(Arithmetic::Add, Register::R2, i32::from(KEY));
+        self.assembler.call(Helper::MapLookupElem);
+    }
+
+    /// Tries the place in R9 of these parts, one behind the other.
+    fn try_chosen(&mut self, parts: &[usize]) {
+        let mut begin = 0;
+        for part in parts {
+            let next = self.assembler.label();
+            let end = begin + self.parts[*part].places;
+            self.assembler.jump_if(Register::R9, Comparison::AtLeast, end as i32, next);
+            self.assembler.compute(Arithmetic::Subtract, Register::R9, begin as i32);
+            self.try_place(*part, self.by_hash);
+            self.assembler.place(next);
+            begin = end;
+        }
+        self.assembler.jump(self.by_hash);
+    }
+
+    /// Tries the place in R9 of a part.
+    fn try_place(&mut self, part: usize, failed: Label) {
+        use Register::{R0, R1, R2, R3, R4, R9};
+        let Others { map, places, loads } = self.parts[part];
+        let is_counted = loads.places() >= places;
+        if is_counted {
+            let counted = self.assembler.label();
+            let mut begin = 0;
+            for (pages, places) in loads.first(places) {
+                let next = self.assembler.label();
+                self.assembler.jump_if(R9, Comparison::AtLeast, (begin + places) as i32, next);
+                self.assembler.compute_by(Arithmetic::Move, R1, R9);
+                self.look_up(pages, begin);
+                self.assembler.jump_if(R0, Comparison::Equal, 0, failed);
+                self.assembler.store(Width::Double, Register::Stack, PAGE, R0);
+                self.assembler.compute(Arithmetic::Move, R1, 1);
+                self.assembler.add_atomically(R0, ASSIGNED_OFFSET, R1);
+                self.assembler.jump(counted);
+                self.assembler.place(next);
+                begin += places;
+            }
+            self.assembler.jump(failed);
+            self.assembler.place(counted);
+        }
+        self.assembler.store(Width::Word, Register::Stack, KEY, R9);
+        self.assembler.compute_by(Arithmetic::Move, R1, CONTEXT);
+        self.assembler.set_map(R2, map);
+        self.assembler.compute_by(Arithmetic::Move, R3, Register::Stack);
+        self.assembler.compute(Arithmetic::Add, R3, i32::from(KEY));
+        self.assembler.compute(Arithmetic::Move, R4, 0);
+        self.assembler.call(Helper::SkSelectReuseport);
+        self.assembler.jump_if(R0, Comparison::Equal, 0, self.end);
+        if is_counted {
+            self.assembler.load(Width::Double, R1, Register::Stack, PAGE);
+            self.assembler.compute(Arithmetic::Move, R2, 1);
+            self.assembler.compute(Arithmetic::ShiftLeft, R2, FAILED_BITS);
+            self.assembler.add_atomically(R1, ASSIGNED_OFFSET, R2);
+        }
+        self.assembler.jump(failed);
+    }
+
+    /// With several parts, the hash gives the part that is tried first as well, each in proportion to its places.
+    fn try_by_hash(&mut self, pinned: Option<(BorrowedFd<'_>, u32)>) {
+        self.assembler.place(self.by_hash);
+        if self.parts.len() > 1 {
+            let own = self.assembler.label();
+            self.spread_by_hash();
+            self.assembler.jump_if(Register::R8, Comparison::Less, self.parts[0].places as i32, own);
+            self.try_parts(&[1, 0], pinned);
+            self.assembler.place(own);
+            self.try_parts(&[0, 1], pinned);
+        } else {
+            self.try_parts(&[0], pinned);
+        }
+    }
+
+    /// Tries places of these parts, in this order, and ends.
+    fn try_parts(&mut self, parts: &[usize], pinned: Option<(BorrowedFd<'_>, u32)>) {
+        use Register::{R8, R9};
+        if let Some((table, count)) = pinned {
+            self.try_pinned(parts[0], table, count);
+        }
+        for part in parts {
+            let places = self.parts[*part].places;
+            let (again, next) = (self.assembler.label(), self.assembler.label());
+            self.assembler.compute(Arithmetic::Move, R8, 0);
+            self.assembler.place(again);
+            self.assembler.compute_by(Arithmetic::Move, R9, HASH);
+            self.assembler.compute_by(Arithmetic::Add, R9, R8);
+            self.assembler.compute(Arithmetic::Modulo, R9, places as i32);
+            self.try_place(*part, next);
+            self.assembler.place(next);
+            self.assembler.compute(Arithmetic::Add, R8, 1);
+            self.assembler.jump_if(R8, Comparison::Less, places.min(TRIES_MAX) as i32, again);
+        }
+        self.assembler.jump(self.end);
+    }
+
+    /// Tries the place whose worker is pinned to this processor. Both servers of an upgrade pin in the same order.
+    fn try_pinned(&mut self, part: usize, table: BorrowedFd<'_>, count: u32) {
+        use Register::{R0, R1, R9};
+        let none = self.assembler.label();
+        self.assembler.call(Helper::GetSmpProcessorId);
+        self.assembler.jump_if(R0, Comparison::AtLeast, count as i32, none);
+        self.assembler.compute_by(Arithmetic::Move, R1, R0);
+        self.look_up(table, 0);
+        self.assembler.jump_if(R0, Comparison::Equal, 0, none);
+        self.assembler.load(Width::Word, R9, R0, 0);
+        self.assembler.jump_if(R9, Comparison::Equal, 0, none);
+        self.assembler.compute(Arithmetic::Subtract, R9, 1);
+        self.assembler.jump_if(R9, Comparison::AtLeast, self.parts[part].places as i32, none);
+        self.try_place(part, none);
+        self.assembler.place(none);
     }
 }

@@ -1,4 +1,4 @@
-//! bpf(2): maps of listen sockets, and the program that picks one of them.
+//! bpf(2): maps of listen sockets and of numbers, and the program that picks one of the sockets.
 //!
 //! Everything here needs CAP_BPF and CAP_NET_ADMIN, except attaching and filling through descriptors already held.
 
@@ -10,7 +10,10 @@ const MAP_CREATE: i64 = 0;
 const MAP_UPDATE_ELEM: i64 = 2;
 const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
+const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_REUSEPORT_SOCKARRAY: u32 = 20;
+/// Its memory can be mapped (kernel 5.5).
+const MMAPABLE: u32 = 1 << 10;
 const PROG_TYPE_SK_REUSEPORT: u32 = 21;
 const SK_REUSEPORT_SELECT_OR_MIGRATE: u32 = 40;
 // From asm-generic/socket.h.
@@ -88,24 +91,52 @@ fn descriptor(result: i64) -> OwnedFd {
 
 /// A map from indices to listen sockets of one reuseport group. A socket that closes leaves it by itself.
 pub(crate) fn create_socket_array(entries: u32) -> io::Result<OwnedFd> {
-    let mut attributes = MapCreate {
-        map_type: MAP_TYPE_REUSEPORT_SOCKARRAY,
-        key_size: size_of::<u32>() as u32,
-        value_size: size_of::<u64>() as u32,
-        max_entries: entries,
-        name: NAME,
-        ..MapCreate::default()
-    };
+    create(MAP_TYPE_REUSEPORT_SOCKARRAY, entries, size_of::<u64>() as u32, 0)
+}
+
+/// An array of `u32`, zeroed.
+pub(crate) fn create_array(entries: u32) -> io::Result<OwnedFd> {
+    create(MAP_TYPE_ARRAY, entries, size_of::<u32>() as u32, 0)
+}
+
+/// An array of zeroed pages, each of which can be mapped by itself, at [`page_offset`].
+pub(crate) fn create_pages(entries: u32) -> io::Result<OwnedFd> {
+    create(MAP_TYPE_ARRAY, entries, page_bytes() as u32, MMAPABLE)
+}
+
+/// Where a page of [`create_pages`] begins, for mmap(2).
+pub(crate) fn page_offset(index: u32) -> u64 {
+    u64::from(index) * page_bytes() as u64
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: sysconf(3) has no preconditions.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
+}
+
+fn create(map_type: u32, max_entries: u32, value_size: u32, map_flags: u32) -> io::Result<OwnedFd> {
+    let key_size = size_of::<u32>() as u32;
+    let mut attributes =
+        MapCreate { map_type, key_size, value_size, max_entries, map_flags, name: NAME, ..MapCreate::default() };
     call(MAP_CREATE, &mut attributes).map(descriptor)
 }
 
 /// Puts a listening socket into the map.
 pub(crate) fn set_socket(map: BorrowedFd<'_>, index: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-    let value = socket.as_raw_fd() as u64;
+    update(map, index, &(socket.as_raw_fd() as u64))
+}
+
+/// Sets a number of [`create_array`].
+pub(crate) fn set_number(map: BorrowedFd<'_>, index: u32, value: u32) -> io::Result<()> {
+    update(map, index, &value)
+}
+
+fn update<T: Copy>(map: BorrowedFd<'_>, index: u32, value: &T) -> io::Result<()> {
     let mut attributes = MapUpdate {
         map: map.as_raw_fd() as u32,
         key: std::ptr::from_ref(&index) as u64,
-        value: std::ptr::from_ref(&value) as u64,
+        value: std::ptr::from_ref(value) as u64,
         ..MapUpdate::default()
     };
     call(MAP_UPDATE_ELEM, &mut attributes).map(drop)

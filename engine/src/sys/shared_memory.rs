@@ -1,10 +1,13 @@
-//! Memory shared between the process that starts workers and the workers it forks.
+//! Memory shared between the process that starts workers and the workers it forks, or with programs in the kernel.
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+
+use super::bpf;
 
 /// Types that may lie in memory that several processes see. [`shareable!`] declares structures that may.
 ///
@@ -60,16 +63,46 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// As mmap(2).
     pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: an anonymous mapping is zeroed, and shared with nobody who does not know it.
+        unsafe { Self::map(libc::MAP_ANONYMOUS, -1, 0) }
+    }
+
+    /// Maps a page of [`create_pages`](super::bpf::create_pages), and no other; the map's descriptor is not needed afterwards. The
+    /// kernel does not let such a mapping grow (VM_DONTEXPAND).
+    ///
+    /// # Errors
+    /// As mmap(2): `InvalidInput` beyond the last page, or where this is no such map.
+    pub(crate) fn of_pages(map: BorrowedFd<'_>, index: u32) -> io::Result<Self> {
+        let offset = bpf::page_offset(index).try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the kernel maps nothing but maps of arrays made for it, whose memory is never cut short; any bytes are valid
+        // integers, and the program accesses them atomically.
+        unsafe { Self::map(0, map.as_raw_fd(), offset) }
+    }
+
+    /// Whether the mapping could be made to reach what follows it.
+    #[cfg(test)]
+    pub(crate) fn can_grow(&self) -> bool {
+        let address = self.value.as_ptr().cast();
+        // SAFETY: the mapping is this one's; where it grew it stays valid, and a part of it may move nowhere.
+        let grown = unsafe { libc::mremap(address, size_of::<T>(), 3 * 4096, 0) };
+        // SAFETY: as above; a mapping of nothing of its old length would be a second one.
+        let moved = unsafe { libc::mremap(address, size_of::<T>(), 3 * 4096, libc::MREMAP_MAYMOVE) };
+        grown != libc::MAP_FAILED || moved != libc::MAP_FAILED
+    }
+
+    /// # Safety
+    /// What is mapped must stay as long as the mapping, and hold a valid `T`, whoever writes to it.
+    unsafe fn map(flags: libc::c_int, descriptor: RawFd, offset: libc::off_t) -> io::Result<Self> {
         let length = NonZeroUsize::new(size_of::<T>()).expect("shared types have a size");
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a mapping at an address of the kernel's choice touches nothing that exists.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 length.get(),
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
+                libc::MAP_SHARED | flags,
+                descriptor,
+                offset,
             )
         };
         if address == libc::MAP_FAILED {
@@ -85,7 +118,7 @@ impl<T: Shareable> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: mapped in `new`, page-aligned, large enough, zeroed, which Shareable says is a valid T; unmapped
+        // SAFETY: mapped in `map`, page-aligned, large enough, and Shareable says that it holds a valid T; unmapped
         // only in `drop`.
         unsafe { self.value.as_ref() }
     }
@@ -93,7 +126,7 @@ impl<T: Shareable> Deref for Shared<T> {
 
 impl<T: Shareable> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length; no reference outlives `self`.
+        // SAFETY: mapped in `map` with this length; no reference outlives `self`.
         unsafe { libc::munmap(self.value.as_ptr().cast(), size_of::<T>()) };
     }
 }

@@ -6,6 +6,7 @@ mod event_loop;
 mod idlest;
 pub(crate) mod lifecycle;
 mod line;
+mod load;
 mod listener;
 mod sandbox;
 mod slab;
@@ -24,6 +25,7 @@ use nix::unistd::geteuid;
 use self::event_loop::{EventLoop, Parts};
 use self::line::BULK_BUFFER_PARTS;
 use self::listener::Listener;
+use self::load::Load;
 use self::sandbox::Files;
 use crate::config::{self, Sandbox, Settings};
 use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
@@ -34,7 +36,7 @@ use crate::ipc::orders::Report;
 use crate::ipc::rendezvous::Rendezvous;
 use crate::messages::{Siblings, Who};
 use crate::protocol::Protocol;
-use crate::steering::Steering;
+use crate::steering::{Loads, Steering};
 use crate::sys::acceptor::Acceptor;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
@@ -116,6 +118,8 @@ pub(crate) struct Setup {
     pub(crate) listeners: Listeners,
     /// By address; empty where nothing steers.
     pub(crate) steering: Vec<Steering>,
+    /// Where it tells its load; without pages where nobody asks.
+    pub(crate) loads: Loads,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) control: OwnedFd,
     /// As whom to serve.
@@ -153,7 +157,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
 
 fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<EventLoop<P>, (StartError, OwnedFd)> {
     const { assert!(P::WORKER_STATE.is_none() || P::STATE.is_some(), "where a worker's state moves, so must connections") };
-    let Setup { slot, generation, core, settings, listeners, steering, page, control, .. } = setup;
+    let Setup { slot, generation, core, settings, listeners, steering, loads, page, control, .. } = setup;
     reach("worker:starting");
     // A thread of somebody else's process is theirs to confine.
     let sandbox = if setup.signals { settings.sandbox } else { Sandbox::Off };
@@ -183,6 +187,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             meets.then(Meeting::open).transpose().map_err(system("the sockets where connections are brought"))?;
         // Rings cannot be made later, where there is a sandbox.
         let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
+        // The map's descriptor, which leads to the loads of siblings, is closed before any code of the protocol runs.
+        let load = Load::open(loads, slot, monotonic_ns()).map_err(system("mapping the load"))?;
         // Everything that needs privilege exists; the protocol's own code never has any.
         let files = sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
         if let (Files::Denied, Some(rendezvous)) = (files, &mut rendezvous) {
@@ -218,6 +224,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
             signals,
             sizing,
             acceptor,
+            load,
             meeting,
             connections,
             state_bytes_max: settings.state_bytes_max,

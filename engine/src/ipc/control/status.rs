@@ -237,6 +237,9 @@ pub struct GenerationStatus {
     pub age_ms: u64,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// How its workers are chosen for new connections; `None` in the tier adopt, and in a release that has no choice.
+    #[serde(default)]
+    pub steering: Option<String>,
     /// Connections accepted by its workers, including those that have ended.
     #[serde(default)]
     pub accepted: u64,

@@ -39,7 +39,12 @@ impl Core {
                 self.not_relieved(world, why);
                 self.steer_again(world);
             }
-            ToNew::Hello { .. } | ToNew::Listeners { .. } | ToNew::Arrival | ToNew::Map { .. } | ToNew::Unknown => {}
+            ToNew::Hello { .. }
+            | ToNew::Listeners { .. }
+            | ToNew::Arrival
+            | ToNew::Map { .. }
+            | ToNew::Loads { .. }
+            | ToNew::Unknown => {}
         }
     }
 

@@ -99,7 +99,7 @@ impl Core {
 
     /// Binds what is new and forks the first worker.
     fn open(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        let Plan { listen, workers, .. } = self.generations[index].plan.clone();
+        let Plan { listen, workers, steering, .. } = self.generations[index].plan.clone();
         let mut first: Vec<(SocketId, SocketAddr)> = Vec::new();
         for requested in listen {
             let known = self.placement.bound(requested, &self.generations[index].addresses);
@@ -126,7 +126,7 @@ impl Core {
         }
         if self.tier == Tier::Ebpf {
             let bound: Vec<SocketAddr> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
-            match world.load_steering(&bound, workers) {
+            match world.load_steering(&bound, workers, steering) {
                 Ok(steering) => self.generations[index].steering = Some(steering),
                 Err(why) => {
                     first.iter().for_each(|(socket, _)| world.close(*socket));

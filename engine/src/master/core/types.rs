@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Connections, Rebalance, Settings, StateTooLarge};
+use crate::config::{Connections, Rebalance, Settings, StateTooLarge, Steering};
 
 /// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +63,7 @@ pub(crate) struct Plan {
     pub(crate) stop_ms: u64,
     /// 0: workers are not watched for hangs.
     pub(crate) hang_ms: u64,
+    pub(crate) steering: Steering,
     pub(crate) connections: Connections,
     pub(crate) rebalance: Rebalance,
     pub(crate) state_bytes_max: u64,
@@ -88,6 +89,7 @@ impl Plan {
             settle_ms: settings.timeouts.settle_ms,
             stop_ms: settings.timeouts.stop_ms_max,
             hang_ms: settings.timeouts.hang_ms,
+            steering: settings.steering,
             connections: settings.connections,
             rebalance: settings.rebalance,
             state_bytes_max: settings.state_bytes_max,

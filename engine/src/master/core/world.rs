@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
+use crate::config::Steering;
 use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind};
 use crate::ipc::orders::{Order, Report};
@@ -197,7 +198,12 @@ pub(crate) trait World {
     fn is_listening(&self, socket: SocketId) -> bool;
 
     /// Loads programs with so many places, not attached.
-    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure>;
+    fn load_steering(
+        &mut self,
+        addresses: &[SocketAddr],
+        places: usize,
+        steering: Steering,
+    ) -> Result<SteeringId, Failure>;
     /// Loads programs for another number of places over the same maps; they are used by the next [`World::steer`].
     fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure>;
     fn drop_steering(&mut self, steering: SteeringId);

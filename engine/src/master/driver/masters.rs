@@ -6,15 +6,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use socket2::Socket;
 
-use super::sockets::{OldMap, Sockets};
+use super::sockets::{OldMap, OldMaps, Sockets};
 use super::wait_ready;
 use super::workers::reap;
+use crate::config::WORKERS_MAX;
 use crate::error::ServerError;
 use crate::ipc::channel::{self, Heard, hear_with_all};
 use crate::ipc::control::{Exit, Failure};
@@ -23,6 +25,7 @@ use crate::ipc::meeting::is_name;
 use crate::ipc::orders::Member;
 use crate::ipc::relay::{RELAY_VARIABLE, RELAY_VERSION, ToNew, ToOld};
 use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, SocketId, Upgrade};
+use crate::steering::{Loads, Span};
 use crate::sys::channel::DESCRIPTORS_MAX;
 use crate::sys::{inheritance, process};
 
@@ -81,7 +84,7 @@ pub(super) struct Old {
     pub(super) pid: u32,
     pub(super) tier: String,
     /// Its listeners, while both masters serve.
-    pub(super) maps: Vec<OldMap>,
+    pub(super) maps: OldMaps,
 }
 
 /// What the old master has passed to this one, beside its channel.
@@ -113,7 +116,7 @@ impl Old {
     /// drive.
     pub(super) fn meet() -> Result<Option<(Self, Passed)>, ServerError> {
         let Some(channel) = inheritance::take(RELAY_VARIABLE) else { return Ok(None) };
-        let mut this = Self { channel: Some(channel), pid: 0, tier: String::new(), maps: Vec::new() };
+        let mut this = Self { channel: Some(channel), pid: 0, tier: String::new(), maps: OldMaps::default() };
         let mut passed = Passed::default();
         match this.hear_all(&mut passed) {
             Ok(()) => Ok(Some((this, passed))),
@@ -168,8 +171,15 @@ impl Old {
                 Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
             Ok((Heard::Message(ToNew::Map { address, places }), maps)) => {
-                self.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
+                let places = places.clamp(1, WORKERS_MAX as u32);
+                self.maps.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
                 Ok(missing.map(|missing| missing.saturating_sub(1)))
+            }
+            // It is none of those that are counted, which an older release would wait for.
+            Ok((Heard::Message(ToNew::Loads { places }), maps)) => {
+                let spans = places.into_iter().zip(maps).map(|(places, map)| Span { places, map: Arc::new(map) });
+                self.maps.loads = Loads::new(spans.collect());
+                Ok(missing)
             }
             Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
             Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
@@ -212,7 +222,7 @@ impl Old {
             Ok((Heard::Nothing, _)) => None,
             Ok((Heard::End, _)) | Err(_) => {
                 self.channel = None;
-                self.maps.clear();
+                self.maps = OldMaps::default();
                 Some(Event::OldEnded)
             }
         }
@@ -335,6 +345,7 @@ fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::
     let Greeting { next_number, tier, is_held, addresses, listeners, maps } = greeting;
     let packets = packets(sockets, listeners);
     let places = maps.map_or(0, |(_, places)| places);
+    let loads = maps.and_then(|(steering, _)| sockets.loads(steering)).map(Loads::spans).unwrap_or_default();
     let maps: Vec<_> = maps.iter().flat_map(|(steering, _)| sockets.maps(*steering)).collect();
     let hello = ToNew::Hello {
         version: RELAY_VERSION,
@@ -346,6 +357,10 @@ fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::
         messages: packets.len() + maps.len(),
     };
     channel::tell(channel, &hello)?;
+    if !loads.is_empty() {
+        let (places, loads): (Vec<u32>, Vec<_>) = loads.iter().map(|span| (span.places, span.map.as_fd())).unzip();
+        channel::tell_with_all(channel, &ToNew::Loads { places }, &loads)?;
+    }
     for (addresses, descriptors) in packets {
         channel::tell_with_all(channel, &ToNew::Listeners { addresses }, &descriptors)?;
     }
@@ -417,7 +432,7 @@ mod tests {
         say(&theirs);
         drop(theirs);
         let mut passed = Passed::default();
-        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), maps: Vec::new() };
+        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), maps: OldMaps::default() };
         old.hear_all(&mut passed).map(|()| passed.listeners.len())
     }
 

@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::Socket;
 
 use super::system;
+use super::workers::cores;
+use crate::config;
 use crate::ipc::control::Failure;
 use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
-use crate::steering::{self, Guard, Steering};
+use crate::steering::{self, Balance, Guard, Loads, Others, Steering};
 use crate::sys::acceptor::Acceptor;
 use crate::sys::listener::{self, ListenError, Reservation};
 use crate::worker::Inherited;
@@ -22,6 +24,7 @@ struct Steered {
     addresses: Vec<SocketAddr>,
     by_address: Vec<Steering>,
     places: u32,
+    balance: Balance,
 }
 
 /// The listeners of the old master on one address, while both masters serve.
@@ -29,6 +32,13 @@ pub(super) struct OldMap {
     pub(super) address: SocketAddr,
     pub(super) places: u32,
     pub(super) map: OwnedFd,
+}
+
+/// The listeners of the old master, while both masters serve, and the loads of their workers.
+#[derive(Default)]
+pub(super) struct OldMaps {
+    pub(super) maps: Vec<OldMap>,
+    pub(super) loads: Loads,
 }
 
 /// See the module's head.
@@ -116,20 +126,29 @@ impl Sockets {
         copies.collect::<io::Result<_>>().map_err(system("copying a listen socket"))
     }
 
-    pub(super) fn load(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure> {
+    pub(super) fn load(
+        &mut self,
+        addresses: &[SocketAddr],
+        places: usize,
+        steering: config::Steering,
+    ) -> Result<SteeringId, Failure> {
         let places = places as u32;
-        let by_address = addresses.iter().map(|_| Steering::load(places)).collect::<io::Result<_>>();
+        let cores: Vec<usize> = cores().iter().map(|core| core.id).collect();
+        let balance = Balance::new(steering, places, &cores).map_err(system("making maps of loads"))?;
+        let by_address = addresses.iter().map(|_| Steering::load(places, &balance)).collect::<io::Result<_>>();
         let by_address = by_address.map_err(system("loading the steering program"))?;
         let id = SteeringId(self.next_steering);
         self.next_steering += 1;
-        self.steered.insert(id, Steered { addresses: addresses.to_vec(), by_address, places });
+        self.steered.insert(id, Steered { addresses: addresses.to_vec(), by_address, places, balance });
         Ok(id)
     }
 
     pub(super) fn resize(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure> {
         let Some(steered) = self.steered.get_mut(&steering) else { return Ok(()) };
         let places = places as u32;
-        let resized = steered.by_address.iter().map(|one| one.resized(places)).collect::<io::Result<_>>();
+        steered.balance.grow(places).map_err(system("making maps of loads"))?;
+        let balance = &steered.balance;
+        let resized = steered.by_address.iter().map(|one| one.resized(places, balance)).collect::<io::Result<_>>();
         steered.by_address = resized.map_err(system("loading the steering program"))?;
         steered.places = places;
         Ok(())
@@ -139,9 +158,16 @@ impl Sockets {
         self.steered.remove(&steering);
     }
 
-    /// By address, for a worker.
-    pub(super) fn steering(&self, steering: SteeringId) -> Vec<Steering> {
-        self.steered.get(&steering).map(|steered| steered.by_address.clone()).unwrap_or_default()
+    /// For a worker: by address, and where it tells its load.
+    pub(super) fn steering(&mut self, steering: SteeringId, slot: usize) -> Result<(Vec<Steering>, Loads), Failure> {
+        let Some(steered) = self.steered.get_mut(&steering) else { return Ok(Default::default()) };
+        steered.balance.grow(slot as u32 + 1).map_err(system("making maps of loads"))?;
+        Ok((steered.by_address.clone(), steered.balance.loads().clone()))
+    }
+
+    /// Where a generation's workers tell their loads.
+    pub(super) fn loads(&self, steering: SteeringId) -> Option<&Loads> {
+        self.steered.get(&steering).map(|steered| steered.balance.loads())
     }
 
     /// The maps of a generation, by address.
@@ -152,11 +178,14 @@ impl Sockets {
 
     /// Switches the groups to a generation, beside the old master's listeners where `old` has any; opens a guard where an
     /// address has none.
-    pub(super) fn steer(&mut self, steering: SteeringId, old: &[OldMap], backlog: u32) -> Result<(), Failure> {
-        let Some(Steered { addresses, by_address, places }) = self.steered.get(&steering) else { return Ok(()) };
+    pub(super) fn steer(&mut self, steering: SteeringId, old: &OldMaps, backlog: u32) -> Result<(), Failure> {
+        let Some(Steered { addresses, by_address, places, balance }) = self.steered.get(&steering) else {
+            return Ok(());
+        };
         for (address, steering) in addresses.iter().zip(by_address) {
-            let other = old.iter().find(|other| other.address == *address);
-            let beside = other.map(|other| steering.beside(*places, other.map.as_fd(), other.places)).transpose();
+            let other = old.maps.iter().find(|other| other.address == *address);
+            let other = other.map(|other| Others { map: other.map.as_fd(), places: other.places, loads: &old.loads });
+            let beside = other.map(|other| steering.beside(*places, balance, other)).transpose();
             let beside = beside.map_err(system("loading the steering program"))?;
             let steering = beside.as_ref().unwrap_or(steering);
             match self.guards.iter().find(|guard| guard.address == *address) {

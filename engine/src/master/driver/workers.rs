@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use core_affinity::CoreId;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -264,11 +265,13 @@ impl Driver<'_> {
         let (service, identity) = (configuration.service.clone(), configuration.identity.clone());
         let access_log = configuration.access_log.as_ref().map(OwnedFd::try_clone).transpose();
         let access_log = access_log.map_err(system("the access log"))?;
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let cores = cores();
         let pinned = cores.get(slot).copied();
         if pinned.is_none() {
             tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
         }
+        let steering = steering.map(|steering| self.sockets.steering(steering, slot)).transpose()?;
+        let (steering, loads) = steering.unwrap_or_default();
         let (ours, theirs) = channel::pair().map_err(system("socketpair"))?;
         let page = self.workers.telemetry.add_page().map_err(system("mapping telemetry"))?;
         let master = Pid::this();
@@ -303,7 +306,8 @@ impl Driver<'_> {
                     core: pinned,
                     settings,
                     listeners,
-                    steering: steering.map(|steering| self.sockets.steering(steering)).unwrap_or_default(),
+                    steering,
+                    loads,
                     page,
                     control: theirs,
                     identity,
@@ -341,6 +345,11 @@ impl Driver<'_> {
             control.forget();
         }
     }
+}
+
+/// What workers are pinned to, by their slots.
+pub(super) fn cores() -> Vec<CoreId> {
+    core_affinity::get_core_ids().unwrap_or_default()
 }
 
 /// How a child has ended, once it has; it is waited for once.

@@ -9,9 +9,10 @@ use super::journal::Journal;
 use super::masters::{Doors, New, Old};
 use super::names::{ControlName, PidFile};
 use super::orphans::Orphans;
-use super::sockets::Sockets;
+use super::sockets::{OldMaps, Sockets};
 use super::workers::Workers;
 use super::{log, notify};
+use crate::config::Steering;
 use crate::handover::{Format, Tier};
 use crate::ipc::control::server::Clients;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, TimelineKind};
@@ -135,8 +136,13 @@ impl World for Driver<'_> {
         self.sockets.is_listening(socket)
     }
 
-    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure> {
-        self.sockets.load(addresses, places)
+    fn load_steering(
+        &mut self,
+        addresses: &[SocketAddr],
+        places: usize,
+        steering: Steering,
+    ) -> Result<SteeringId, Failure> {
+        self.sockets.load(addresses, places, steering)
     }
 
     fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure> {
@@ -148,7 +154,8 @@ impl World for Driver<'_> {
     }
 
     fn steer(&mut self, steering: SteeringId, beside_old: bool, backlog: u32) -> Result<(), Failure> {
-        let old = self.old.as_ref().filter(|_| beside_old).map_or(&[][..], |old| &old.maps);
+        let nobody = OldMaps::default();
+        let old = self.old.as_ref().filter(|_| beside_old).map_or(&nobody, |old| &old.maps);
         self.sockets.steer(steering, old, backlog)
     }
 

@@ -8,6 +8,7 @@ use super::kernel::{Holder, Place, Program};
 use super::process::{Binary, Birth, Body, Master, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Fault, Universe};
+use crate::config::Steering;
 use crate::handover::{Format, StateFormats, Tier};
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -130,7 +131,8 @@ impl World for Calls<'_> {
         self.universe.kernel.is_listening(socket.0)
     }
 
-    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize) -> Result<SteeringId, Failure> {
+    /// Places are as good as each other here: what holds of one must hold of any.
+    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize, _: Steering) -> Result<SteeringId, Failure> {
         if self.universe.fails(Fault::LoadSteering) {
             return Err(refused("loading the program"));
         }

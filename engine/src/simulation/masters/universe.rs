@@ -447,6 +447,7 @@ pub(super) fn plan(shape: Shape, workers: usize, addresses: usize, hang_ms: u64)
         settle_ms: 20,
         stop_ms: 500,
         hang_ms,
+        steering: Default::default(),
         connections: if shape.hands_over { Connections::Handover } else { Connections::Goodbye },
         rebalance: if shape.rebalances { Rebalance::Always } else { Rebalance::Off },
         state_bytes_max: 1_000,

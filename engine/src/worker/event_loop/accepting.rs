@@ -13,6 +13,7 @@ use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Socket};
 use crate::types::ConnectionId;
 use crate::worker::listener::{Accepting, Listener};
+use crate::worker::load::Load;
 
 /// Longest pause after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
@@ -27,6 +28,7 @@ impl<P: Protocol> EventLoop<P> {
             Ok(socket) => {
                 self.accept_pause_ms = ACCEPT_PAUSE_MS_MIN;
                 self.context.page.accepted.add(1);
+                self.load.iter_mut().for_each(Load::arrived);
                 self.open(socket, None);
             }
             Err(libc::ECANCELED) => {}
@@ -113,6 +115,15 @@ impl<P: Protocol> EventLoop<P> {
         self.release(released);
         if is_leaving && !self.listeners.is_empty() && !self.is_accepting() {
             self.close_listeners();
+        }
+    }
+
+    /// Tells the program that steers what this worker has.
+    #[inline]
+    pub(super) fn settle_load(&mut self) {
+        if let Some(load) = &mut self.load {
+            let accepts = self.lifecycle.accepts() && !self.accept_paused && !self.at_limit;
+            load.settle(self.slab.len() as u64, accepts, self.context.now_ns);
         }
     }
 

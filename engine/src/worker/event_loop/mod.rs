@@ -39,6 +39,7 @@ use super::idlest::Idlest;
 use super::lifecycle::Lifecycle;
 use super::line::Line;
 use super::listener::Listener;
+use super::load::Load;
 use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::connection::Host;
@@ -85,6 +86,8 @@ pub(super) struct Parts<M> {
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
     pub(super) acceptor: Acceptor,
+    /// `None` where nobody steers by it.
+    pub(super) load: Option<Load>,
     /// Where others bring their connections.
     pub(super) meeting: Option<Meeting>,
     pub(super) connections: Connections,
@@ -111,6 +114,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     sizing: Sizing,
     /// Accepts from listeners that others have copies of.
     acceptor: Acceptor,
+    load: Option<Load>,
     dirty: Vec<u32>,
     line: Line,
     /// Usual receive buffers may be lent to sends in this turn.
@@ -161,6 +165,7 @@ impl<P: Protocol> EventLoop<P> {
             signals,
             sizing,
             acceptor: parts.acceptor,
+            load: parts.load,
             dirty: Vec::new(),
             line: Line::new(sizing.ring.buffers),
             may_lend: true,
@@ -276,6 +281,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.settle_memory();
         self.settle_accepting();
+        self.settle_load();
         self.arm_timeout();
         self.record_turn();
         if is_hurried {
@@ -383,7 +389,8 @@ impl<P: Protocol> EventLoop<P> {
         };
         let of_siblings = if P::MESSAGES.is_some() { self.next_sibling_ns() } else { None };
         let of_both = of_leaving.into_iter().chain(of_siblings);
-        let next_ns = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).min();
+        let of_load = self.load.as_ref().map(Load::next_ns);
+        let next_ns = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).chain(of_load).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);

@@ -1,0 +1,109 @@
+//! The loads of one generation's workers: a page for each place, which the steering program reads and counts in, and which the
+//! worker of that place, and no other one, maps.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::WORKERS_MAX;
+use crate::sys::bpf;
+use crate::sys::shared_memory::{Shared, shareable};
+
+/// Room for so many places is made at least; a generation that outgrows it gets a second map, with all places that there can be.
+const PLACES_MIN: u32 = 64;
+
+shareable! {
+    /// A place's load is `assigned - settled`, as a signed number.
+    #[repr(C)]
+    pub(crate) struct LoadPage {
+        /// What the program adds for each try to give this place a connection.
+        assigned: AtomicU64,
+        /// What the program and the worker write shall not be in one cache line, nor in two that are fetched together.
+        _gap: [AtomicU64; 15],
+        /// What the worker writes.
+        settled: AtomicU64,
+    }
+}
+
+/// Of `assigned` in a page.
+pub(super) const ASSIGNED_OFFSET: i16 = std::mem::offset_of!(LoadPage, assigned) as i16;
+
+/// Of `settled` in a page.
+pub(super) const SETTLED_OFFSET: i16 = std::mem::offset_of!(LoadPage, settled) as i16;
+
+impl LoadPage {
+    pub(crate) fn assigned(&self) -> u64 {
+        self.assigned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn settle(&self, settled: u64) {
+        self.settled.store(settled, Ordering::Relaxed);
+    }
+}
+
+/// A map of pages for some places in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) places: u32,
+    pub(crate) map: Arc<OwnedFd>,
+}
+
+/// See the module's head. Clones have the same pages.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loads {
+    /// In the order of their places.
+    spans: Vec<Span>,
+}
+
+impl Loads {
+    pub(crate) fn new(spans: Vec<Span>) -> Self {
+        Self { spans }
+    }
+
+    /// Room for so many places. Those that there are keep their pages.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
+        let present = self.places();
+        if places > present {
+            let rest = (WORKERS_MAX as u32).saturating_sub(present).max(places - present);
+            let places = if present == 0 { places.next_power_of_two().max(PLACES_MIN) } else { rest };
+            self.spans.push(Span { places, map: Arc::new(bpf::create_pages(places)?) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn places(&self) -> u32 {
+        self.spans.iter().fold(0, |sum, span| sum.saturating_add(span.places))
+    }
+
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The maps that have the first so many places, each with how many of them.
+    pub(super) fn first(&self, places: u32) -> impl Iterator<Item = (BorrowedFd<'_>, u32)> {
+        self.spans.iter().scan(places, |left, span| {
+            let taken = span.places.min(*left);
+            *left -= taken;
+            (taken > 0).then(|| (span.map.as_fd(), taken))
+        })
+    }
+
+    /// Maps the page of one place.
+    ///
+    /// # Errors
+    /// As mmap(2), and `NotFound` where there is no such place.
+    pub(crate) fn page(&self, place: u32) -> io::Result<Shared<LoadPage>> {
+        let mut index = place;
+        for span in &self.spans {
+            match index.checked_sub(span.places) {
+                None => return Shared::of_pages(span.map.as_fd(), index),
+                Some(rest) => index = rest,
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
