@@ -103,11 +103,12 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 fn generation(generation: &GenerationStatus) -> String {
-    let GenerationStatus { number, phase, age_ms, addresses, workers, .. } = generation;
+    let GenerationStatus { number, phase, age_ms, addresses, steering, workers, .. } = generation;
     let mut text = String::new();
     let is_known = workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
     let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
-    let _ = writeln!(text, "generation {number}, {phase}{age}, on {}", escaped(&addresses.join(" ")));
+    let steering = steering.as_ref().map_or_else(String::new, |steering| format!(", steering {}", escaped(steering)));
+    let _ = writeln!(text, "generation {number}, {phase}{age}, on {}{steering}", escaped(&addresses.join(" ")));
     text.push_str(&table(workers.iter().map(row)));
     for WorkerStatus {
         slot,
@@ -328,6 +329,7 @@ mod tests {
             phase: GenerationPhase::Serving,
             age_ms: 61_000,
             addresses: vec!["127.0.0.1:80".to_owned(), "[::1]:80".to_owned()],
+            steering: Some("least".to_owned()),
             accepted: 1,
             requests: 2,
             bytes_received: 0,
@@ -364,7 +366,7 @@ handover  ebpf: it works here
 total     1 connection, 2 requests
           lines_lost: 9
 
-generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80
+generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80, steering least
   slot  pid    state         up  open  accepted  taken over  requests  p50 µs  p99 µs
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0

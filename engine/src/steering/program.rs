@@ -5,8 +5,9 @@
 //! connections and so are parked. What migrates from a closing listener is placed by the same program.
 //!
 //! The program chooses a place as the generation's [`Balance`] says. Where that has no listener, it tries the place that the
-//! connection's hash gives and the ones behind it, until one has; where none has, it passes without a choice. Each try
-//! is counted in the place's load before it is made, and one that fails puts the place behind all that have a listener.
+//! connection's hash gives and the ones behind it, until one has; where none has, it passes without a choice. A choice by load
+//! is counted in the place's load before it is tried, and one that fails puts the place behind all that have a listener. Tries by hash
+//! are not counted: the worker tells what comes of them, and the kernel's verifier would need too long.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -334,37 +335,41 @@ impl<'a> Program<'a> {
             let end = begin + self.parts[*part].places;
             self.assembler.jump_if(Register::R9, Comparison::AtLeast, end as i32, next);
             self.assembler.compute(Arithmetic::Subtract, Register::R9, begin as i32);
-            self.try_place(*part, self.by_hash);
+            self.count(*part, self.by_hash);
+            self.try_place(*part, true, self.by_hash);
             self.assembler.place(next);
             begin = end;
         }
         self.assembler.jump(self.by_hash);
     }
 
-    /// Tries the place in R9 of a part.
-    fn try_place(&mut self, part: usize, failed: Label) {
-        use Register::{R0, R1, R2, R3, R4, R9};
-        let Others { map, places, loads } = self.parts[part];
-        let is_counted = loads.places() >= places;
-        if is_counted {
-            let counted = self.assembler.label();
-            let mut begin = 0;
-            for (pages, places) in loads.first(places) {
-                let next = self.assembler.label();
-                self.assembler.jump_if(R9, Comparison::AtLeast, (begin + places) as i32, next);
-                self.assembler.compute_by(Arithmetic::Move, R1, R9);
-                self.look_up(pages, begin);
-                self.assembler.jump_if(R0, Comparison::Equal, 0, failed);
-                self.assembler.store(Width::Double, Register::Stack, PAGE, R0);
-                self.assembler.compute(Arithmetic::Move, R1, 1);
-                self.assembler.add_atomically(R0, ASSIGNED_OFFSET, R1);
-                self.assembler.jump(counted);
-                self.assembler.place(next);
-                begin += places;
-            }
-            self.assembler.jump(failed);
-            self.assembler.place(counted);
+    /// Counts a try of the place in R9 of a part, and keeps its page on the stack.
+    fn count(&mut self, part: usize, failed: Label) {
+        use Register::{R0, R1, R9};
+        let Others { places, loads, .. } = self.parts[part];
+        let counted = self.assembler.label();
+        let mut begin = 0;
+        for (pages, places) in loads.first(places) {
+            let next = self.assembler.label();
+            self.assembler.jump_if(R9, Comparison::AtLeast, (begin + places) as i32, next);
+            self.assembler.compute_by(Arithmetic::Move, R1, R9);
+            self.look_up(pages, begin);
+            self.assembler.jump_if(R0, Comparison::Equal, 0, failed);
+            self.assembler.store(Width::Double, Register::Stack, PAGE, R0);
+            self.assembler.compute(Arithmetic::Move, R1, 1);
+            self.assembler.add_atomically(R0, ASSIGNED_OFFSET, R1);
+            self.assembler.jump(counted);
+            self.assembler.place(next);
+            begin += places;
         }
+        self.assembler.jump(failed);
+        self.assembler.place(counted);
+    }
+
+    /// Tries the place in R9 of a part.
+    fn try_place(&mut self, part: usize, is_counted: bool, failed: Label) {
+        use Register::{R0, R1, R2, R3, R4, R9};
+        let map = self.parts[part].map;
         self.assembler.store(Width::Word, Register::Stack, KEY, R9);
         self.assembler.compute_by(Arithmetic::Move, R1, CONTEXT);
         self.assembler.set_map(R2, map);
@@ -411,7 +416,7 @@ impl<'a> Program<'a> {
             self.assembler.compute_by(Arithmetic::Move, R9, HASH);
             self.assembler.compute_by(Arithmetic::Add, R9, R8);
             self.assembler.compute(Arithmetic::Modulo, R9, places as i32);
-            self.try_place(*part, next);
+            self.try_place(*part, false, next);
             self.assembler.place(next);
             self.assembler.compute(Arithmetic::Add, R8, 1);
             self.assembler.jump_if(R8, Comparison::Less, places.min(TRIES_MAX) as i32, again);
@@ -432,7 +437,7 @@ impl<'a> Program<'a> {
         self.assembler.jump_if(R9, Comparison::Equal, 0, none);
         self.assembler.compute(Arithmetic::Subtract, R9, 1);
         self.assembler.jump_if(R9, Comparison::AtLeast, self.parts[part].places as i32, none);
-        self.try_place(part, none);
+        self.try_place(part, false, none);
         self.assembler.place(none);
     }
 }
