@@ -7,7 +7,9 @@
 //! The program chooses a place as the generation's [`Balance`] says. Where that has no listener, it tries the place that the
 //! connection's hash gives and the ones behind it, until one has; where none has, it passes without a choice. A choice by load
 //! is counted in the place's load before it is tried, and one that fails puts the place behind all that have a listener. Tries by hash
-//! are not counted: the worker tells what comes of them, and the kernel's verifier would need too long.
+//! are not counted: the worker tells what comes of them, and the kernel's verifier would need too long. There are no loops: with
+//! CAP_BPF and CAP_NET_ADMIN alone, and without CAP_PERFMON, the verifier follows what a processor might do by mistake as
+//! well, and finds that a loop may not end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -239,17 +241,15 @@ impl<'a> Program<'a> {
         let bits = places.next_power_of_two().trailing_zeros() as i32;
         let mask = (1 << bits) - 1;
         self.assembler.set(R8, LEAST_BEGIN);
-        self.assembler.compute(Arithmetic::Move, R9, 0);
-        for Pages { map, begin, end } in pages {
-            let (again, next) = (self.assembler.label(), self.assembler.label());
-            self.assembler.place(again);
-            self.assembler.compute_by(Arithmetic::Move, R1, R9);
-            self.look_up(map, begin);
+        for (Pages { map, begin, .. }, place) in pages.iter().flat_map(|one| (one.begin..one.end).map(move |at| (one, at))) {
+            let next = self.assembler.label();
+            self.assembler.compute(Arithmetic::Move, R1, place as i32);
+            self.look_up(*map, *begin);
             self.assembler.jump_if(R0, Comparison::Equal, 0, next);
             self.load_of_page();
             self.assembler.compute(Arithmetic::ShiftLeft, R1, bits);
-            self.assembler.compute_by(Arithmetic::Move, R2, R9);
-            self.assembler.compute_by(Arithmetic::Xor, R2, HASH);
+            self.assembler.compute_by(Arithmetic::Move, R2, HASH);
+            self.assembler.compute(Arithmetic::Xor, R2, place as i32);
             self.assembler.compute(Arithmetic::And, R2, mask);
             self.assembler.compute_by(Arithmetic::Or, R1, R2);
             // Were they compared themselves, the verifier would note what each outcome says of them, and have 2^places cases.
@@ -258,8 +258,6 @@ impl<'a> Program<'a> {
             self.assembler.jump_if(R2, Comparison::SignedAtLeast, 0, next);
             self.assembler.compute_by(Arithmetic::Move, R8, R1);
             self.assembler.place(next);
-            self.assembler.compute(Arithmetic::Add, R9, 1);
-            self.assembler.jump_if(R9, Comparison::Less, end as i32, again);
         }
         self.assembler.compute_by(Arithmetic::Move, R9, R8);
         self.assembler.compute_by(Arithmetic::Xor, R9, HASH);
@@ -336,7 +334,12 @@ impl<'a> Program<'a> {
             self.assembler.jump_if(Register::R9, Comparison::AtLeast, end as i32, next);
             self.assembler.compute(Arithmetic::Subtract, Register::R9, begin as i32);
             self.count(*part, self.by_hash);
-            self.try_place(*part, true, self.by_hash);
+            self.try_place(*part);
+            self.assembler.load(Width::Double, Register::R1, Register::Stack, PAGE);
+            self.assembler.compute(Arithmetic::Move, Register::R2, 1);
+            self.assembler.compute(Arithmetic::ShiftLeft, Register::R2, FAILED_BITS);
+            self.assembler.add_atomically(Register::R1, ASSIGNED_OFFSET, Register::R2);
+            self.assembler.jump(self.by_hash);
             self.assembler.place(next);
             begin = end;
         }
@@ -366,8 +369,8 @@ impl<'a> Program<'a> {
         self.assembler.place(counted);
     }
 
-    /// Tries the place in R9 of a part.
-    fn try_place(&mut self, part: usize, is_counted: bool, failed: Label) {
+    /// Tries the place in R9 of a part; goes on where it has no listener.
+    fn try_place(&mut self, part: usize) {
         use Register::{R0, R1, R2, R3, R4, R9};
         let map = self.parts[part].map;
         self.assembler.store(Width::Word, Register::Stack, KEY, R9);
@@ -378,13 +381,6 @@ impl<'a> Program<'a> {
         self.assembler.compute(Arithmetic::Move, R4, 0);
         self.assembler.call(Helper::SkSelectReuseport);
         self.assembler.jump_if(R0, Comparison::Equal, 0, self.end);
-        if is_counted {
-            self.assembler.load(Width::Double, R1, Register::Stack, PAGE);
-            self.assembler.compute(Arithmetic::Move, R2, 1);
-            self.assembler.compute(Arithmetic::ShiftLeft, R2, FAILED_BITS);
-            self.assembler.add_atomically(R1, ASSIGNED_OFFSET, R2);
-        }
-        self.assembler.jump(failed);
     }
 
     /// With several parts, the hash gives the part that is tried first as well, each in proportion to its places.
@@ -404,22 +400,18 @@ impl<'a> Program<'a> {
 
     /// Tries places of these parts, in this order, and ends.
     fn try_parts(&mut self, parts: &[usize], pinned: Option<(BorrowedFd<'_>, u32)>) {
-        use Register::{R8, R9};
+        use Register::R9;
         if let Some((table, count)) = pinned {
             self.try_pinned(parts[0], table, count);
         }
         for part in parts {
             let places = self.parts[*part].places;
-            let (again, next) = (self.assembler.label(), self.assembler.label());
-            self.assembler.compute(Arithmetic::Move, R8, 0);
-            self.assembler.place(again);
-            self.assembler.compute_by(Arithmetic::Move, R9, HASH);
-            self.assembler.compute_by(Arithmetic::Add, R9, R8);
-            self.assembler.compute(Arithmetic::Modulo, R9, places as i32);
-            self.try_place(*part, false, next);
-            self.assembler.place(next);
-            self.assembler.compute(Arithmetic::Add, R8, 1);
-            self.assembler.jump_if(R8, Comparison::Less, places.min(TRIES_MAX) as i32, again);
+            for number in 0..places.min(TRIES_MAX) {
+                self.assembler.compute_by(Arithmetic::Move, R9, HASH);
+                self.assembler.compute(Arithmetic::Add, R9, number as i32);
+                self.assembler.compute(Arithmetic::Modulo, R9, places as i32);
+                self.try_place(*part);
+            }
         }
         self.assembler.jump(self.end);
     }
@@ -437,7 +429,7 @@ impl<'a> Program<'a> {
         self.assembler.jump_if(R9, Comparison::Equal, 0, none);
         self.assembler.compute(Arithmetic::Subtract, R9, 1);
         self.assembler.jump_if(R9, Comparison::AtLeast, self.parts[part].places as i32, none);
-        self.try_place(part, false, none);
+        self.try_place(part);
         self.assembler.place(none);
     }
 }
