@@ -80,7 +80,9 @@ pub(crate) fn status(status: &Status) -> String {
         }
         None => {}
     }
-    let _ = writeln!(text, "handover  {}: {}", escaped(&status.handover), escaped(&status.handover_reason));
+    let steering =
+        if status.handover == "adopt" { "; the kernel's hash picks workers for new connections" } else { "" };
+    let _ = writeln!(text, "handover  {}: {}{steering}", escaped(&status.handover), escaped(&status.handover_reason));
     let (connections, requests) = (Count(status.accepted, "connection"), Count(status.requests, "request"));
     let _ = writeln!(text, "total     {connections}, {requests}");
     if status.rebalanced > 0 {

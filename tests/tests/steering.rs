@@ -146,7 +146,7 @@ fn both_servers_of_an_upgrade_share_by_load() {
         wait_until("the old ones have theirs", || of_old() == vec![30; WORKERS]);
         lineage.done(&["revert"]);
         wait_until("the old one serves alone", || lineage.master() == old);
-        wait_until("all are there", || of_old().iter().sum::<u64>() == 480);
+        shares(&lineage, 480);
         for client in &mut clients {
             ask(client).expect("nobody is lost");
         }

@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use baton::config::{
-    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Rebalance, Sandbox, Settings, Steering,
-    TIMEOUT_MS_LARGEST, Timeouts,
+    Connections, Control, Handover, InvalidSetting, Limits, Listener, LogTarget, Rebalance, Sandbox, Settings,
+    Steering, TIMEOUT_MS_LARGEST, Timeouts,
 };
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};

@@ -15,7 +15,7 @@ const SPLIT: u32 = 560;
 const NAME: i32 = 110;
 const LINES: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 const IDEAL: RGBColor = RGBColor(0x99, 0x99, 0x99);
-const COLORS: [RGBColor; 7] = [
+const COLORS: [RGBColor; 8] = [
     RGBColor(0xd6, 0x27, 0x28),
     RGBColor(0x1f, 0x77, 0xb4),
     RGBColor(0xff, 0x7f, 0x0e),
@@ -23,6 +23,7 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(0x55, 0x55, 0x55),
     RGBColor(0x94, 0x67, 0xbd),
     RGBColor(0x8c, 0x56, 0x4b),
+    RGBColor(0x17, 0xbe, 0xcf),
 ];
 
 /// What is further from even is at the edge.

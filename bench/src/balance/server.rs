@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::config::{Control, Rebalance, Settings};
+use baton::config::{Control, Rebalance, Settings, Steering};
 use baton::{CounterId, Server, Service, Worker};
 use baton_http::{Done, Error, Http, HttpConfig, Later, Message, Reply, Request, Response, Router, State};
 use clap::{Args, ValueEnum};
@@ -38,6 +38,14 @@ enum RebalanceChoice {
     Auto,
 }
 
+/// Which worker gets a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SteeringChoice {
+    Hash,
+    TwoChoices,
+    Least,
+}
+
 /// Answers GET /?us=TIME after this many microseconds, in which its worker does nothing else.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
@@ -49,6 +57,9 @@ pub(crate) struct ServeArguments {
     /// For batonctl.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Which worker gets a new connection, where programs may be loaded that choose it.
+    #[arg(long, value_enum, default_value_t = SteeringChoice::Hash)]
+    steering: SteeringChoice,
     /// Whether established connections move between workers that are not equally busy.
     #[arg(long, value_enum, default_value_t = RebalanceChoice::Off)]
     rebalance: RebalanceChoice,
@@ -63,11 +74,17 @@ impl ServeArguments {
             RebalanceChoice::Off => Rebalance::Off,
             RebalanceChoice::Auto => Rebalance::Auto,
         };
+        let steering = match self.steering {
+            SteeringChoice::Hash => Steering::Hash,
+            SteeringChoice::TwoChoices => Steering::TwoChoices,
+            SteeringChoice::Least => Steering::Least,
+        };
         Settings {
             listen: vec![self.listen.into()],
             workers: if self.shared_queue { 1 } else { self.workers.into() },
             control: self.control.clone().map_or(Control::Off, Control::At),
             name: Some("balance".to_owned()),
+            steering,
             rebalance,
             ..Settings::default()
         }

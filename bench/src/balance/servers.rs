@@ -12,8 +12,14 @@ use crate::cpu::tree;
 pub(super) enum Server {
     /// baton, connections spread by hash.
     Hash,
+    /// baton, each new connection goes to the worker that has the fewest.
+    Least,
+    /// baton, each new connection goes to the one of two workers that has fewer.
+    TwoChoices,
     /// baton, as hash, and connections move from busy workers to idle ones.
     Rebalance,
+    /// baton, as least, and connections move from busy workers to idle ones.
+    LeastRebalance,
     /// One queue for all workers: what sharing nothing costs is what others have more.
     Shared,
     /// nginx with a listener for each worker, whose perl blocks.
@@ -35,8 +41,11 @@ impl Server {
         let more = match self {
             Self::Nginx => return Ok(script("nginx_perl.sh")),
             Self::Haproxy => return Ok(script("haproxy_lua.sh")),
-            Self::Hash => "--rebalance off",
-            Self::Rebalance => "--rebalance auto",
+            Self::Hash => "--steering hash --rebalance off",
+            Self::Least => "--steering least --rebalance off",
+            Self::TwoChoices => "--steering two-choices --rebalance off",
+            Self::Rebalance => "--steering hash --rebalance auto",
+            Self::LeastRebalance => "--steering least --rebalance auto",
             Self::Shared => "--shared-queue",
         };
         let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;

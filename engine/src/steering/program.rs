@@ -241,7 +241,9 @@ impl<'a> Program<'a> {
         let bits = places.next_power_of_two().trailing_zeros() as i32;
         let mask = (1 << bits) - 1;
         self.assembler.set(R8, LEAST_BEGIN);
-        for (Pages { map, begin, .. }, place) in pages.iter().flat_map(|one| (one.begin..one.end).map(move |at| (one, at))) {
+        for (Pages { map, begin, .. }, place) in
+            pages.iter().flat_map(|one| (one.begin..one.end).map(move |at| (one, at)))
+        {
             let next = self.assembler.label();
             self.assembler.compute(Arithmetic::Move, R1, place as i32);
             self.look_up(*map, *begin);

@@ -19,8 +19,8 @@ const EACH: [By; 4] = [By::Hash, By::Cpu, By::TwoChoices, By::Least];
 /// `None`, said aloud, where programs may not be loaded.
 fn load_by(by: By, listeners: u32) -> Option<(Steering, Balance)> {
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    let loaded = Balance::new(by, listeners, &cores)
-        .and_then(|balance| Ok((Steering::load(listeners, &balance)?, balance)));
+    let loaded =
+        Balance::new(by, listeners, &cores).and_then(|balance| Ok((Steering::load(listeners, &balance)?, balance)));
     match loaded {
         Ok(loaded) => Some(loaded),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -6,8 +6,8 @@ mod event_loop;
 mod idlest;
 pub(crate) mod lifecycle;
 mod line;
-mod load;
 mod listener;
+mod load;
 mod sandbox;
 mod slab;
 

@@ -79,6 +79,9 @@ impl Prepared {
         settings.check_sandbox()?;
         let steering::Chosen { tier, reason: tier_reason } = choose_tier(settings.handover, old)?;
         tracing::info!(%tier, reason = %tier_reason, "handover of listeners");
+        if tier == Tier::Adopt {
+            tracing::info!("the kernel's hash picks workers for new connections; steering needs the tier ebpf");
+        }
         let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
         let control = open_control(&settings.control, old.is_some())?;
         let executable = std::env::current_exe()
