@@ -264,6 +264,9 @@ impl LogTarget {
 pub struct Settings {
     /// Addresses to listen on.
     pub listen: Vec<Listener>,
+    /// Who may connect to Unix sockets that are listened on: the mode of their files, which must be writable. Everybody by default
+    /// (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made, and no later.
+    pub unix_mode: u32,
     /// Worker processes; each is pinned to a core of its own while there are any left.
     pub workers: usize,
     /// Bounds.
@@ -309,6 +312,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            unix_mode: 0o666,
             workers: 1,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -430,6 +434,7 @@ impl Settings {
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let Self {
             listen,
+            unix_mode,
             workers,
             limits,
             timeouts,
@@ -451,13 +456,16 @@ impl Settings {
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         for (index, Listener { address, .. }) in listen.iter().enumerate() {
-            if address.port() != 0 && listen[..index].iter().any(|before| before.address == *address) {
+            if !address.is_chosen_by_kernel() && listen[..index].iter().any(|before| before.address == *address) {
                 return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
             }
             listen[index].validate()?;
         }
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
+        }
+        if *unix_mode & !0o777 != 0 {
+            return invalid("unix_mode", format!("{unix_mode:o} is not a mode such as 666 or 660, in octal"));
         }
         let Limits {
             connections_max,

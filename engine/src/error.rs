@@ -67,6 +67,7 @@ impl From<Failure> for ServerError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Listen { address, problem } => Self::Listen(ListenError::told(address, problem)),
+            Failure::ListenUnix { endpoint, problem } => Self::Listen(ListenError::told(endpoint, problem)),
             Failure::Worker { slot, problem } => Self::Worker { slot, reason: problem },
             Failure::WorkerEnded { slot, exit } => {
                 Self::Worker { slot, reason: format!("it {exit} before it was ready") }
@@ -94,7 +95,7 @@ mod tests {
         let (what, cause) = ("the ring failed", || io::Error::from_raw_os_error(libc::ENOMEM));
         let named = ServerError::System { what, source: cause() };
         assert_eq!(format!("{named:?}"), "the ring failed: Cannot allocate memory (os error 12)");
-        let address = ([127, 0, 0, 1], 80).into();
+        let address = ([127, 0, 0, 1], 80);
         let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
         let unnamed = format!("{:?}", ServerError::from(ListenError::new(address, "bind", in_use)));
         let (message, causes) = unnamed.split_once('\n').expect("a line for each");

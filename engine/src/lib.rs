@@ -50,6 +50,7 @@
 pub mod config;
 mod connection;
 mod context;
+mod endpoint;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -76,6 +77,7 @@ mod types;
 mod worker;
 
 pub use context::{AccessLog, CounterId, Io, Mailbox, MailboxError, Unreachable, Worker};
+pub use endpoint::{Endpoint, InvalidEndpoint, UNIX_PATH_BYTES_MAX, UnixPath};
 pub use error::ServerError;
 pub use helper::spawn_helper;
 pub use ipc::control;
@@ -90,6 +92,6 @@ pub use sys::listener::ListenError;
 pub use telemetry::pages::Telemetry;
 pub use types::{
     CannotFreeze, CloseReason, Closed, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls,
-    ThawError, TimerKey,
+    ThawError, TimerKey, UnixUser,
 };
 pub use worker::StartError;

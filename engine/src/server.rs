@@ -1,16 +1,17 @@
 //! The builder: what to listen on, how many workers, which limits; then run.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::config::{Limits, Listener, Settings, Timeouts};
+use crate::endpoint::Endpoint;
 use crate::error::ServerError;
 use crate::ipc::channel::{self};
 use crate::ipc::orders::Order;
 use crate::master;
 use crate::protocol::Protocol;
 use crate::service::Service;
-use crate::sys::listener::{self, ListenError};
+use crate::sys::listener::ListenError;
+use crate::sys::socket_file::bind_any;
 use crate::telemetry::pages::Telemetry;
 use crate::worker::{self, Inherited, Listeners, Setup};
 
@@ -23,7 +24,7 @@ pub struct Builder {
 impl Builder {
     /// Adds an address to listen on. Port 0 lets the kernel choose one, the same for all workers.
     #[must_use]
-    pub fn listen(self, address: impl Into<SocketAddr>) -> Self {
+    pub fn listen(self, address: impl Into<Endpoint>) -> Self {
         self.listen_on(Listener::new(address))
     }
 
@@ -154,8 +155,9 @@ impl Server {
         protocol: impl FnOnce() -> P,
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
+        let unix_mode = self.settings.unix_mode;
         let bound = self.settings.listen.iter_mut().zip(0..).map(|(listener, id)| {
-            let (socket, address) = listener::bind(listener.address)?;
+            let (socket, address) = bind_any(listener.address, unix_mode)?;
             listener.address = address;
             Ok::<_, ListenError>(Inherited { id, socket, address })
         });
@@ -169,7 +171,7 @@ impl Server {
             generation: 1,
             core: None,
             settings: self.settings,
-            listeners: Listeners::Inherited(sockets),
+            listeners: Listeners { copies: sockets, ..Listeners::default() },
             steering: Vec::new(),
             loads: Default::default(),
             page: self
@@ -195,14 +197,14 @@ impl Server {
 /// A worker that runs on some thread; see [`Server::run_on_this_thread`]. Dropping it drains the worker.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Endpoint>,
     control: OwnedFd,
     drain_ms: u64,
 }
 
 impl Running {
     /// What it listens on, with the ports it got.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Endpoint] {
         &self.addresses
     }
 

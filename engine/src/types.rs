@@ -304,6 +304,21 @@ pub struct Closed<'a> {
 pub(crate) trait Ends {
     fn peer(&self) -> io::Result<SocketAddr>;
     fn local(&self) -> io::Result<SocketAddr>;
+    /// Who is at the other end of a Unix socket.
+    fn unix_user(&self) -> Option<UnixUser> {
+        None
+    }
+}
+
+/// The process at the other end of a Unix socket, as it was when it connected (SO_PEERCRED of unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixUser {
+    /// Its number, which may be another process's by now; 0 where it is in another namespace.
+    pub process: i32,
+    /// Its user.
+    pub user: u32,
+    /// Its group.
+    pub group: u32,
 }
 
 /// The peer's end and ours, where there is no kernel to ask.
@@ -330,9 +345,14 @@ impl Peer<'_> {
     /// most protocols never do.
     ///
     /// # Errors
-    /// As getpeername(2): `NotConnected` when the peer is gone already.
+    /// As getpeername(2): `NotConnected` when the peer is gone already; `Unsupported` at a Unix socket, where nobody has an address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.proxy.and_then(ProxyHeader::source).map_or_else(|| self.ends.peer(), Ok)
+    }
+
+    /// The process at the other end, where it came by a Unix socket; `None` where it came by TCP. Asked of the kernel when called.
+    pub fn unix_user(&self) -> Option<UnixUser> {
+        self.ends.unix_user()
     }
 
     /// The address of whoever is connected: the proxy's, where there is one.

@@ -132,7 +132,7 @@ impl Served {
             server.run_on_this_thread(|| talker, move |running| sender.send(running).expect("the test waits"))
         });
         let running = receiver.recv_timeout(PATIENCE).expect("the worker starts");
-        let address = running.addresses()[0];
+        let address = running.addresses()[0].internet().expect("TCP");
         Self { running: Some(running), telemetry, thread, address }
     }
 

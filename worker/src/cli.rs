@@ -9,7 +9,7 @@ use crate::config::{
     Choices, ConnectionsChoice, HandoverChoice, HttpChoices, LimitChoices, LogChoices, LogFormat, LogLevel,
     ProtocolChoice, RebalanceChoice, SandboxChoice, SteeringChoice, TimeoutChoices,
 };
-use crate::listen::Listen;
+use crate::listen::{Listen, UnixMode};
 use crate::statics::StaticChoice;
 use crate::units::{Bytes, Number, Workers};
 
@@ -30,9 +30,12 @@ pub struct Arguments {
     /// Print the manual page, for man -l, and exit
     #[arg(long, exclusive = true)]
     pub manual: bool,
-    /// Address such as 0.0.0.0:80, [::]:80, or 80 for 127.0.0.1:80; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
+    /// Address such as 0.0.0.0:80, [::]:80, 80 for 127.0.0.1:80, or unix:/run/app.sock; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Listen>,
+    /// Who may connect to Unix sockets: the mode of their files, in octal [default: 0666]
+    #[arg(long, value_name = "MODE")]
+    unix_mode: Option<UnixMode>,
     /// Worker processes, each on a core of its own; auto is one per core [default: 1]
     #[arg(long, value_name = "N|auto")]
     workers: Option<Workers>,
@@ -205,6 +208,7 @@ impl Arguments {
             check: _,
             manual: _,
             listen,
+            unix_mode,
             workers,
             protocol,
             handover,
@@ -224,6 +228,7 @@ impl Arguments {
         } = self;
         Choices {
             listen: (!listen.is_empty()).then(|| listen.clone()),
+            unix_mode: *unix_mode,
             workers: *workers,
             protocol: *protocol,
             handover: *handover,

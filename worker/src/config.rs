@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::access_log::{AccessFormat, AccessLogConfig};
 use crate::http::SiteConfig;
-use crate::listen::{self, Listen, PORT_DEFAULT};
+use crate::listen::{self, Listen, PORT_DEFAULT, UnixMode};
 use crate::statics::{self, StaticChoice};
 use crate::units::{self, Bytes, Number, Workers};
 use baton_http::{FilesConfig, HttpConfig};
@@ -222,6 +222,7 @@ choices! {
     TopChoices {
         #[serde(deserialize_with = "listen::list")]
         listen: Vec<Listen>,
+        unix_mode: UnixMode,
         workers: Workers,
         #[serde(deserialize_with = "units::name")]
         protocol: ProtocolChoice,
@@ -392,6 +393,7 @@ impl Config {
         Self {
             settings: Settings {
                 listen: listen.into_iter().map(|listen| listen.0).collect(),
+                unix_mode: choices.unix_mode.map_or(Settings::default().unix_mode, |mode| mode.0),
                 workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
                 limits: Limits {
                     connections_max: number(limits.connections_max, limit.connections_max),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use baton::Endpoint;
 use baton::config::{ConnectionTimeouts, Listener, Network};
 use serde::{Deserialize, Deserializer, de};
 
@@ -13,7 +14,7 @@ use crate::units::Number;
 pub const PORT_DEFAULT: u16 = 8080;
 
 /// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
-/// a port it is 8080, without a host 127.0.0.1. In a file it may be a table with an address and what is different there.
+/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. In a file it may be a table with an address and what is different there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen(pub Listener);
 
@@ -23,6 +24,10 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, String> {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let listen = |ip: IpAddr, port: u16| Ok(Self(Listener::new((ip, port))));
+        if text.starts_with("unix:") {
+            let endpoint: Endpoint = text.parse().map_err(|invalid| format!("{invalid}"))?;
+            return Ok(Self(Listener::new(endpoint)));
+        }
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self(Listener::new(address)));
         }
@@ -33,8 +38,28 @@ impl FromStr for Listen {
         match port.parse() {
             Ok(port) if host.is_empty() || host == "localhost" => listen(loopback, port),
             Ok(port) if host == "*" => listen(Ipv4Addr::UNSPECIFIED.into(), port),
-            _ => Err(format!("{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080")),
+            _ => Err(format!("{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080, nor unix:/path")),
         }
+    }
+}
+
+/// The mode of Unix sockets' files, in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixMode(pub u32);
+
+impl FromStr for UnixMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| format!("{text:?} is not a mode such as \"0666\" or \"0660\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A number in a file would be read as decimal.
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -59,7 +84,14 @@ impl Table {
     fn listener(self) -> Result<Listener, String> {
         let Self { address: Entry(listener), idle_ms, message_ms, write_ms, proxy_protocol, trusted } = self;
         let ms = |number: Option<Number<u64>>| number.map(|number| number.0);
+        let is_unix = listener.address.is_unix();
         match (proxy_protocol, trusted.is_empty()) {
+            (_, false) if is_unix => {
+                return Err(
+                    "trusted is for addresses; whoever can open the path of a Unix socket is trusted".to_owned()
+                );
+            }
+            (true, true) if is_unix => {}
             (true, true) => {
                 return Err("proxy_protocol needs trusted, the networks of the proxies, such as [\"10.0.0.0/8\"]: anybody else \
                             could claim any address"
@@ -70,7 +102,7 @@ impl Table {
         }
         let timeouts = ConnectionTimeouts { idle_ms: ms(idle_ms), message_ms: ms(message_ms), write_ms: ms(write_ms) };
         let trusted_proxies = trusted.iter().map(|text| text.parse()).collect::<Result<Vec<Network>, String>>()?;
-        Ok(Listener { timeouts, trusted_proxies, ..listener })
+        Ok(Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener })
     }
 }
 
@@ -149,7 +181,13 @@ mod tests {
             let address = Listener::new(address.parse::<SocketAddr>().expect("an address"));
             assert_eq!(text.parse(), Ok(Listen(address)), "{text}");
         }
-        for wrong in ["", "host", "host:80", "127.0.0.1:99999", "1.2.3"] {
+        let unix: Endpoint = "unix:/run/app.sock".parse().expect("a path");
+        assert_eq!("unix:/run/app.sock".parse(), Ok(Listen(Listener::new(unix))));
+        assert_eq!("0660".parse(), Ok(UnixMode(0o660)));
+        for wrong in ["", "0999", "1777", "rw"] {
+            assert!(wrong.parse::<UnixMode>().is_err(), "{wrong}");
+        }
+        for wrong in ["", "host", "host:80", "127.0.0.1:99999", "1.2.3", "unix:run/app.sock", "unix:@app", "unix:"] {
             assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
         }
     }

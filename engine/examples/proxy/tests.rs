@@ -101,18 +101,18 @@ fn an_upstream_that_refuses_is_left_out_until_it_is_back() {
     let client = harness.open();
     harness.send(client, b"early");
     harness.refuse_outbound();
-    assert_eq!(harness.outbound().iter().map(|(address, _)| *address).collect::<Vec<_>>(), [UPSTREAMS[1]]);
+    assert_eq!(harness.outbound().iter().map(|(address, _)| *address).collect::<Vec<_>>(), [UPSTREAMS[1].into()]);
     let upstream = harness.accept_outbound();
     assert_eq!(harness.take_output(upstream), b"early");
     connected(&mut harness);
     harness.open();
-    assert_eq!(harness.outbound()[0].0, UPSTREAMS[1], "the other one is left out");
+    assert_eq!(harness.outbound()[0].0, UPSTREAMS[1].into(), "the other one is left out");
     harness.accept_outbound();
     harness.advance(LOOK_INTERVAL);
-    assert_eq!(harness.outbound(), [(UPSTREAMS[0], LOOKS)]);
+    assert_eq!(harness.outbound(), [(UPSTREAMS[0].into(), LOOKS)]);
     harness.accept_outbound();
     harness.open();
-    assert_eq!(harness.outbound()[0].0, UPSTREAMS[0]);
+    assert_eq!(harness.outbound()[0].0, UPSTREAMS[0].into());
 }
 
 #[test]

@@ -7,13 +7,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::Endpoint;
+
 use super::{InvalidSetting, TIMEOUT_MS_LARGEST};
 
 /// An address to listen on, and what is different there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Port 0 lets the kernel choose one, the same for all workers.
-    pub address: SocketAddr,
+    /// Port 0 lets the kernel choose one, the same for all workers. A Unix socket is one for all workers: its path is made by
+    /// the server that starts, with the mode [`Settings::unix_mode`](super::Settings::unix_mode), handed on with the socket, and
+    /// removed when nobody has the socket any more. What a server that is gone has left there is replaced.
+    pub address: Endpoint,
     /// Time-outs of the connections that come here.
     pub timeouts: ConnectionTimeouts,
     /// Where there are any, only proxies of these networks may connect, and each says first, by the PROXY protocol (version 1 or 2),
@@ -25,12 +29,15 @@ pub struct Listener {
     ///
     /// At a handover, what was said goes along; so does a connection whose header has not come, with the time that is left for it.
     pub trusted_proxies: Vec<Network>,
+    /// The same at a Unix socket, where nobody has an address: whoever may open its path is trusted.
+    pub trusts_all_proxies: bool,
 }
 
 impl Listener {
     /// Nothing is different there.
-    pub fn new(address: impl Into<SocketAddr>) -> Self {
-        Self { address: address.into(), timeouts: ConnectionTimeouts::default(), trusted_proxies: Vec::new() }
+    pub fn new(address: impl Into<Endpoint>) -> Self {
+        let (timeouts, trusted_proxies) = (ConnectionTimeouts::default(), Vec::new());
+        Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false }
     }
 
     /// Whether connections that come here have to be looked at before they are like all others.
@@ -38,8 +45,15 @@ impl Listener {
         *self != Self::new(self.address)
     }
 
-    pub(crate) fn trusts(&self, proxy: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(proxy))
+    /// Whether who connects here is a proxy, which says whose connection it passes on.
+    pub(crate) fn is_for_proxies(&self) -> bool {
+        !self.trusted_proxies.is_empty() || self.trusts_all_proxies
+    }
+
+    /// Whether this peer may say so; the kernel names none for one of a Unix socket.
+    pub(crate) fn trusts(&self, proxy: Option<SocketAddr>) -> bool {
+        self.trusts_all_proxies
+            || proxy.is_some_and(|proxy| self.trusted_proxies.iter().any(|network| network.contains(proxy.ip())))
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
@@ -50,12 +64,20 @@ impl Listener {
                 return Err(InvalidSetting { setting: "listen", problem });
             }
         }
+        if self.address.is_unix() && !self.trusted_proxies.is_empty() {
+            let problem = format!("{} has trusted proxies, but peers of a Unix socket have no address", self.address);
+            return Err(InvalidSetting { setting: "listen", problem });
+        }
+        if !self.address.is_unix() && self.trusts_all_proxies {
+            let problem = format!("{} trusts all proxies, so that anybody could claim any address", self.address);
+            return Err(InvalidSetting { setting: "listen", problem });
+        }
         Ok(())
     }
 }
 
-impl From<SocketAddr> for Listener {
-    fn from(address: SocketAddr) -> Self {
+impl<T: Into<Endpoint>> From<T> for Listener {
+    fn from(address: T) -> Self {
         Self::new(address)
     }
 }
@@ -122,11 +144,18 @@ impl ConnectionTimeouts {
 }
 
 /// The one of `listeners` that a connection has come to, by its own end.
-pub(crate) fn listener_of(listeners: &[Listener], local: SocketAddr) -> Option<&Listener> {
-    let on_port = || listeners.iter().filter(|one| one.address.port() == local.port());
-    let exact = on_port().find(|one| one.address.ip() == local.ip());
-    exact
-        .or_else(|| on_port().find(|one| one.address.ip().is_unspecified() && one.address.is_ipv4() == local.is_ipv4()))
+pub(crate) fn listener_of(listeners: &[Listener], local: Endpoint) -> Option<&Listener> {
+    let exact = listeners.iter().find(|one| one.address == local);
+    exact.or_else(|| {
+        let local = local.internet()?;
+        let is_wildcard = |one: &SocketAddr| {
+            one.port() == local.port() && one.ip().is_unspecified() && one.is_ipv4() == local.is_ipv4()
+        };
+        let internet = |one: &Listener| one.address.internet();
+        let on_address = |one: &SocketAddr| (one.ip(), one.port()) == (local.ip(), local.port());
+        let exact = listeners.iter().find(|one| internet(one).as_ref().is_some_and(on_address));
+        exact.or_else(|| listeners.iter().find(|one| internet(one).as_ref().is_some_and(is_wildcard)))
+    })
 }
 
 #[cfg(test)]
@@ -151,7 +180,7 @@ mod tests {
     #[test]
     fn a_connection_belongs_to_the_listener_that_names_its_address_most_closely() {
         let listeners = ["0.0.0.0:80", "127.0.0.1:80", "[::]:80", "[::1]:81"]
-            .map(|address| Listener::new(address.parse::<SocketAddr>().expect("an address")));
+            .map(|address| Listener::new(address.parse::<Endpoint>().expect("an address")));
         let find = |local: &str| {
             let local = local.parse().expect("an address");
             listener_of(&listeners, local).map(|listener| listener.address.to_string())

@@ -1,7 +1,6 @@
 //! What a callback of a connection can do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
 use crate::config::ConnectionTimeouts;
+use crate::endpoint::Endpoint;
 use crate::messages::SendError;
 use crate::sys::arena::Slice;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
@@ -279,8 +279,8 @@ impl Io<'_> {
 
     /// Connects to `address`; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
     /// [`ConnectionId::to_u64`].
-    pub fn connect(&mut self, address: SocketAddr, token: u64) {
-        self.context.commands.push(Command::Connect { source: None, address, token });
+    pub fn connect(&mut self, address: impl Into<Endpoint>, token: u64) {
+        self.context.commands.push(Command::Connect { source: None, address: address.into(), token });
     }
 
     /// How long it is until a timer fires; `None` where it is not set.

@@ -10,7 +10,7 @@ pub(crate) mod timer_wheel;
 mod timers;
 mod worker;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +26,7 @@ use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
 use crate::config::{Limits, Listener, Timeouts};
+use crate::endpoint::Endpoint;
 use crate::messages::{SendError, Siblings};
 use crate::sys::arena::Arena;
 use crate::sys::clock::monotonic_ns;
@@ -64,7 +65,7 @@ pub(crate) enum Command {
     /// Its time-outs have changed.
     Retime(ConnectionId),
     /// Connect to somebody, from an address where one is given.
-    Connect { source: Option<IpAddr>, address: SocketAddr, token: u64 },
+    Connect { source: Option<IpAddr>, address: Endpoint, token: u64 },
     /// Drain and leave.
     Drain,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::io::add_named;
 use super::others::{self, Others, Unreachable};
 use super::{AccessLog, Command, Context, CounterId, Inbox, Io, Mailbox};
+use crate::endpoint::Endpoint;
 use crate::messages::SendError;
 use crate::telemetry::NAMED_COUNTERS_MAX;
 use crate::types::{ConnectionId, Next, TimerKey};
@@ -84,14 +85,14 @@ impl<M> Worker<'_, M> {
     /// [`Timeouts::connect_ms`].
     ///
     /// [`Timeouts::connect_ms`]: crate::config::Timeouts::connect_ms
-    pub fn connect(&mut self, address: SocketAddr, token: u64) {
-        self.context.commands.push(Command::Connect { source: None, address, token });
+    pub fn connect(&mut self, address: impl Into<Endpoint>, token: u64) {
+        self.context.commands.push(Command::Connect { source: None, address: address.into(), token });
     }
 
     /// As [`Worker::connect`], from an address of this machine's own. The port is chosen when it connects
     /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
     pub fn connect_from(&mut self, source: IpAddr, address: SocketAddr, token: u64) {
-        self.context.commands.push(Command::Connect { source: Some(source), address, token });
+        self.context.commands.push(Command::Connect { source: Some(source), address: address.into(), token });
     }
 
     /// Slots of this server's workers that can be sent messages now, this worker's own among them, in order.

@@ -42,7 +42,7 @@ impl Victim {
             generation: 1,
             core: None,
             settings: Settings::default(),
-            listeners: Listeners::Own(Vec::new()),
+            listeners: Listeners::default(),
             steering: Vec::new(),
             loads: Default::default(),
             page: Arc::clone(&page),

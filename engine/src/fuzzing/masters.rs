@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::world::{ORPHANS, SUCCESSOR, Still, WORKER};
 use super::{pieces, skip_nonsense};
 use crate::config::{Listener, Settings};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
 use crate::ipc::control::{Exit, Reply};
@@ -190,8 +191,16 @@ mod tests {
     /// One that says that it has so many listen sockets.
     fn with_orphan(generation: u32, listeners: usize) -> Master {
         let mut master = Master::serving(Tier::Adopt);
-        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
-        let report = Report::Orphan { generation, slot: 0, addresses, listeners, master: None };
+        let addresses = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 80))];
+        let report = Report::Orphan {
+            generation,
+            slot: 0,
+            addresses,
+            unix: Vec::new(),
+            listeners,
+            unix_listeners: 0,
+            master: None,
+        };
         master.step(Event::OrphanReport(ORPHAN, report.bounded()));
         master
     }
@@ -214,7 +223,7 @@ mod tests {
     #[test]
     fn no_more_of_an_orphans_sockets_are_kept_than_it_said_it_has() {
         let mut master = with_orphan(1, 2);
-        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let address = Endpoint::from(([127, 0, 0, 1], 80));
         let sockets: Vec<_> = (0..10).map(|_| master.world.next_socket()).collect();
         for socket in &sockets {
             master.step(Event::OrphanListener(ORPHAN, *socket, address));
@@ -226,7 +235,15 @@ mod tests {
     #[test]
     fn an_orphan_says_once_who_it_is() {
         let mut master = with_orphan(1, 2);
-        let again = Report::Orphan { generation: 9, slot: 4, addresses: Vec::new(), listeners: 4_000, master: None };
+        let again = Report::Orphan {
+            generation: 9,
+            slot: 4,
+            addresses: Vec::new(),
+            unix: Vec::new(),
+            listeners: 4_000,
+            unix_listeners: 0,
+            master: None,
+        };
         master.step(Event::OrphanReport(ORPHAN, again));
         let known = master.core.orphans()[0].known.clone().expect("it said who it is");
         assert_eq!((known.generation, known.slot), (1, 0));

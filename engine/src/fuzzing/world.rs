@@ -1,8 +1,7 @@
 //! A world in which every call succeeds and nothing happens by itself, for a master that hears what nobody should say.
 
-use std::net::SocketAddr;
-
 use crate::config::Steering;
+use crate::endpoint::Endpoint;
 use crate::handover::StateFormats;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -51,13 +50,13 @@ impl World for Still {
         Ok(self.plan.clone())
     }
 
-    fn claim(&mut self, _: SocketAddr) -> Result<Claim, Failure> {
+    fn claim(&mut self, _: Endpoint) -> Result<Claim, Failure> {
         Ok(Claim::Held)
     }
 
     fn release_claims(&mut self) {}
 
-    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
+    fn bind(&mut self, address: Endpoint, _: u32) -> Result<(SocketId, Endpoint), Failure> {
         Ok((self.next_socket(), address))
     }
 
@@ -73,7 +72,7 @@ impl World for Still {
         true
     }
 
-    fn load_steering(&mut self, _: &[SocketAddr], _: usize, _: Steering) -> Result<SteeringId, Failure> {
+    fn load_steering(&mut self, _: &[Endpoint], _: usize, _: Steering) -> Result<SteeringId, Failure> {
         Ok(SteeringId(0))
     }
 
@@ -95,11 +94,11 @@ impl World for Still {
 
     fn detach(&mut self, _: SocketId) {}
 
-    fn empty_guards(&mut self, _: &[SocketAddr], _: usize) -> Vec<ArrivalId> {
+    fn empty_guards(&mut self, _: &[Endpoint], _: usize) -> Vec<ArrivalId> {
         Vec::new()
     }
 
-    fn keep_guards(&mut self, _: &[SocketAddr]) {}
+    fn keep_guards(&mut self, _: &[Endpoint]) {}
 
     fn fork(&mut self, _: Spawn) -> Result<ProcessId, Failure> {
         self.workers += 1;
@@ -110,7 +109,7 @@ impl World for Still {
         true
     }
 
-    fn share(&mut self, _: ProcessId, _: SocketId, _: SocketAddr) -> bool {
+    fn share(&mut self, _: ProcessId, _: SocketId, _: Endpoint) -> bool {
         true
     }
 
@@ -154,9 +153,9 @@ impl World for Still {
 
     fn tell_old(&mut self, _: &ToOld) {}
 
-    fn give_listeners_to_new(&mut self, _: &[(SocketId, SocketAddr)]) {}
+    fn give_listeners_to_new(&mut self, _: &[(SocketId, Endpoint)]) {}
 
-    fn give_listeners_to_old(&mut self, _: &[(SocketId, SocketAddr)]) {}
+    fn give_listeners_to_old(&mut self, _: &[(SocketId, Endpoint)]) {}
 
     fn forget_new(&mut self) {}
 
@@ -165,7 +164,13 @@ impl World for Still {
     }
 
     fn introduction(&self) -> ToOld {
-        ToOld::Introduction { tier: String::new(), formats: StateFormats::default(), control: None, user: 0 }
+        ToOld::Introduction {
+            tier: String::new(),
+            formats: StateFormats::default(),
+            control: None,
+            user: 0,
+            unix: true,
+        }
     }
 
     fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId> {

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::endpoint::Endpoint;
+use crate::sys::socket_file::endpoint_of;
 
 /// Seals that a memory file must have: nobody changes its bytes or its size any more.
 pub(super) const SEALS: SealFlag =
@@ -17,8 +19,8 @@ pub(super) const SEALS: SealFlag =
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfit {
     /// A file, a pipe, or a socket of another protocol.
-    #[error("it is no TCP socket")]
-    NotTcp,
+    #[error("it is no TCP socket, and no Unix stream socket")]
+    NotStream,
     /// A listen socket was announced.
     #[error("it does not listen")]
     NotListening,
@@ -30,7 +32,7 @@ pub(crate) enum Unfit {
     Connected,
     /// It is bound elsewhere than announced.
     #[error("it is not bound to {0}")]
-    OtherAddress(SocketAddr),
+    OtherAddress(Endpoint),
     /// A file whose bytes may still change, or that is no memory file at all.
     #[error("it is no sealed memory file")]
     NotSealed,
@@ -48,16 +50,21 @@ pub(crate) enum Unfit {
 }
 
 /// A socket that listens at this address.
-pub(crate) fn listener(descriptor: OwnedFd, address: SocketAddr) -> Result<Socket, Unfit> {
+pub(crate) fn listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
     let socket = bound(descriptor, address)?;
     if socket.is_listener()? { Ok(socket) } else { Err(Unfit::NotListening) }
 }
 
 /// A socket that is bound to this address and has no peer; it may listen or not.
-pub(crate) fn bound(descriptor: OwnedFd, address: SocketAddr) -> Result<Socket, Unfit> {
-    let socket = tcp(descriptor)?;
-    let is_there = |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
-    if !socket.local_addr()?.as_socket().is_some_and(is_there) {
+pub(crate) fn bound(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
+    let socket = stream(descriptor)?;
+    let is_there = |local: Endpoint| match (local, address) {
+        (Endpoint::Internet(local), Endpoint::Internet(address)) => {
+            (local.ip(), local.port()) == (address.ip(), address.port())
+        }
+        (local, address) => local == address,
+    };
+    if !endpoint_of(&socket.local_addr()?).is_some_and(is_there) {
         return Err(Unfit::OtherAddress(address));
     }
     if socket.peer_addr().is_ok() {
@@ -70,7 +77,7 @@ pub(crate) fn bound(descriptor: OwnedFd, address: SocketAddr) -> Result<Socket, 
 
 /// A connection, which may have ended.
 pub(crate) fn connection(descriptor: OwnedFd) -> Result<OwnedFd, Unfit> {
-    let socket = tcp(descriptor)?;
+    let socket = stream(descriptor)?;
     if socket.is_listener()? {
         return Err(Unfit::Listening);
     }
@@ -91,17 +98,18 @@ pub(super) fn sealed(descriptor: OwnedFd, bytes: u64) -> Result<File, Unfit> {
     if there == bytes { Ok(file) } else { Err(Unfit::OtherSize { there, announced: bytes }) }
 }
 
-fn tcp(descriptor: OwnedFd) -> Result<Socket, Unfit> {
+fn stream(descriptor: OwnedFd) -> Result<Socket, Unfit> {
     let socket = Socket::from(descriptor);
     let is_internet = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6));
     let is_tcp = matches!((socket.r#type(), socket.protocol()), (Ok(Type::STREAM), Ok(Some(Protocol::TCP))));
-    if is_internet && is_tcp { Ok(socket) } else { Err(Unfit::NotTcp) }
+    let is_unix = matches!((socket.domain(), socket.r#type()), (Ok(Domain::UNIX), Ok(Type::STREAM)));
+    if is_internet && is_tcp || is_unix { Ok(socket) } else { Err(Unfit::NotStream) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::unix::net::UnixStream;
+    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
 
@@ -118,31 +126,31 @@ mod tests {
         let socket = TcpListener::bind(local()).expect("bound");
         let address = socket.local_addr().expect("an address");
         let copy = || OwnedFd::from(socket.try_clone().expect("a copy"));
-        assert!(listener(copy(), address).is_ok());
-        assert!(matches!(listener(copy(), local()), Err(Unfit::OtherAddress(_))));
+        assert!(listener(copy(), address.into()).is_ok());
+        assert!(matches!(listener(copy(), local().into()), Err(Unfit::OtherAddress(_))));
         assert!(matches!(connection(copy()), Err(Unfit::Listening)));
         let peer = TcpStream::connect(address).expect("connected");
         let at = peer.local_addr().expect("an address");
-        assert!(matches!(listener(peer.into(), at), Err(Unfit::Connected)));
+        assert!(matches!(listener(peer.into(), at.into()), Err(Unfit::Connected)));
     }
 
     #[test]
     fn a_socket_that_is_bound_may_listen_later() {
         let (socket, address) = crate::sys::listener::bind(local()).expect("bound");
         let copy = || OwnedFd::from(socket.try_clone().expect("a copy"));
-        assert!(bound(copy(), address).is_ok());
-        assert!(matches!(listener(copy(), address), Err(Unfit::NotListening)));
+        assert!(bound(copy(), address.into()).is_ok());
+        assert!(matches!(listener(copy(), address.into()), Err(Unfit::NotListening)));
     }
 
     #[test]
-    fn nothing_but_tcp_is_a_listener_or_a_connection() {
+    fn nothing_but_a_stream_is_a_listener_or_a_connection() {
         let udp = UdpSocket::bind(local()).expect("bound");
         udp.connect(udp.local_addr().expect("an address")).expect("connected");
-        let (unix, _other) = UnixStream::pair().expect("a pair");
+        let (unix, _other) = UnixDatagram::pair().expect("a pair");
         for descriptor in [null(), udp.into(), unix.into()] {
             let copy = descriptor.try_clone().expect("a copy");
-            assert!(matches!(listener(copy, local()), Err(Unfit::NotTcp)));
-            assert!(matches!(connection(descriptor), Err(Unfit::NotTcp)));
+            assert!(matches!(listener(copy, local().into()), Err(Unfit::NotStream)));
+            assert!(matches!(connection(descriptor), Err(Unfit::NotStream)));
         }
     }
 
@@ -161,5 +169,22 @@ mod tests {
         let disk = File::open("/proc/self/exe").expect("a file");
         assert!(matches!(sealed(disk.into(), 0), Err(Unfit::NotSealed)));
         assert!(matches!(sealed(null(), 0), Err(Unfit::NotSealed)));
+    }
+
+    #[test]
+    fn a_unix_socket_is_one_where_it_was_announced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let socket = UnixListener::bind(&path).expect("bound");
+        let here: Endpoint = format!("unix:{}", path.display()).parse().expect("a path");
+        let elsewhere: Endpoint = "unix:/elsewhere".parse().expect("a path");
+        let copy = || OwnedFd::from(socket.try_clone().expect("a copy"));
+        assert!(listener(copy(), here).is_ok());
+        assert!(matches!(listener(copy(), elsewhere), Err(Unfit::OtherAddress(_))));
+        assert!(matches!(listener(copy(), local().into()), Err(Unfit::OtherAddress(_))));
+        assert!(matches!(connection(copy()), Err(Unfit::Listening)));
+        assert!(connection(UnixStream::connect(&path).expect("connected").into()).is_ok());
+        let (accepted, _) = socket.accept().expect("accepted");
+        assert!(matches!(bound(accepted.into(), here), Err(Unfit::Connected)));
     }
 }

@@ -1,13 +1,13 @@
 //! What a master orders its workers to do, and what they report.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::control::Pause;
 use super::meeting;
+use crate::endpoint::Endpoint;
 use crate::handover::Refusal;
 use crate::handover::balance::Portion;
+use std::net::SocketAddr;
 
 /// Of text that a worker reports; what is longer is cut.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -81,15 +81,22 @@ pub(crate) enum Order {
         /// Its name between master and worker.
         listener: u32,
         /// Where it is bound.
-        address: SocketAddr,
+        address: Endpoint,
     },
     /// Accept from this one no more, and close the copy: others have it.
     Release {
         /// Its name between master and worker.
         listener: u32,
     },
-    /// Report [`Report::Listener`] for each listen socket.
-    Share,
+    /// Report [`Report::Listener`] for each listen socket of these kinds.
+    Share {
+        /// Those of TCP, which is all that a release before Unix sockets has, and asks for.
+        #[serde(default = "yes")]
+        internet: bool,
+        /// Those of Unix sockets.
+        #[serde(default)]
+        unix: bool,
+    },
     /// No worker brings its state any more: serve without.
     Serve,
     /// Append to the access log that comes with this order from now on.
@@ -101,6 +108,11 @@ pub(crate) enum Order {
     /// Of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// What an order means that does not say it.
+fn yes() -> bool {
+    true
 }
 
 /// From a worker.
@@ -133,8 +145,14 @@ pub(crate) enum Report {
         slot: usize,
         /// Where it listens.
         addresses: Vec<SocketAddr>,
-        /// How many listen sockets it has there.
+        /// The Unix sockets where it listens, which a release that knows TCP alone does not ask for.
+        #[serde(default)]
+        unix: Vec<Endpoint>,
+        /// How many TCP listen sockets it has.
         listeners: usize,
+        /// How many Unix listen sockets it has.
+        #[serde(default)]
+        unix_listeners: usize,
         /// The process of the master that is gone, where it is known.
         #[serde(default)]
         master: Option<u32>,
@@ -142,7 +160,7 @@ pub(crate) enum Report {
     /// A copy of a listen socket comes with this report.
     Listener {
         /// Where it is bound.
-        address: SocketAddr,
+        address: Endpoint,
     },
     /// It has taken the connection of the oldest [`Order::Take`] not reported yet.
     Taken,
@@ -189,8 +207,11 @@ impl Report {
                 let meeting = meeting.filter(|name| meeting::is_name(name));
                 Self::Ready { core, connections_max, listeners, meeting, has_state, speaks }
             }
-            Self::Orphan { generation, slot, listeners, .. }
-                if generation > NUMBER_MAX || slot > NUMBER_MAX as usize || listeners > LISTENERS_MAX =>
+            Self::Orphan { generation, slot, listeners, unix_listeners, .. }
+                if generation > NUMBER_MAX
+                    || slot > NUMBER_MAX as usize
+                    || listeners > LISTENERS_MAX
+                    || unix_listeners > LISTENERS_MAX =>
             {
                 Self::Unknown
             }
@@ -280,7 +301,9 @@ mod tests {
             generation,
             slot,
             addresses: Vec::new(),
+            unix: Vec::new(),
             listeners,
+            unix_listeners: 0,
             master: None,
         };
         assert_eq!(orphan(1, 2, 3).bounded(), orphan(1, 2, 3));

@@ -1,14 +1,14 @@
 //! What an old master and a new one tell each other during an upgrade: messages over a [`channel`](super::channel),
 //! each with a descriptor or without. Either side ignores kinds it does not know.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::control::{Cause, EventKind, Failure, RevertCause};
 use super::meeting::bounded_names;
 use super::orders::{Member, NUMBER_MAX};
+use crate::endpoint::Endpoint;
 use crate::handover::StateFormats;
+use std::net::SocketAddr;
 
 /// Version of these messages.
 pub(crate) const RELAY_VERSION: u32 = 3;
@@ -34,13 +34,16 @@ pub(crate) enum ToNew {
         is_held: bool,
         /// Where the old one listens: as it was asked to, and as it does.
         addresses: Vec<(SocketAddr, SocketAddr)>,
+        /// It understands what is said of Unix sockets.
+        #[serde(default)]
+        unix: bool,
         /// So many messages with descriptors follow.
         messages: usize,
     },
     /// Listen sockets come with this message; in the tier adopt.
     Listeners {
         /// Where they are bound, one by one.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<Endpoint>,
     },
     /// A connection comes with this message: it came to the old master, which has no workers any more.
     Arrival,
@@ -95,6 +98,9 @@ pub(crate) enum ToOld {
         control: Option<String>,
         /// User number of its workers.
         user: u32,
+        /// It understands what is said of Unix sockets.
+        #[serde(default)]
+        unix: bool,
     },
     /// Something happened there.
     Event {
@@ -124,7 +130,7 @@ pub(crate) enum ToOld {
     /// Copies of its listen sockets come with this message; in the tier adopt, when it is sent back.
     Listeners {
         /// Where they are bound, one by one.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<Endpoint>,
     },
     /// A connection comes with this message: it came to the new master, which was sent back and has no workers any more.
     Arrival,

@@ -14,6 +14,8 @@ use nix::unistd::geteuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::acceptor::Acceptor;
+use super::socket_file::Occupied;
+use crate::endpoint::Endpoint;
 
 /// How often in a row others may be faster before they are left to it.
 const SHARED_TRIES_MAX: usize = 64;
@@ -30,15 +32,19 @@ const NAME_PAUSE: Duration = Duration::from_millis(1);
 #[error("cannot listen on {address}: {problem}")]
 pub struct ListenError {
     /// Where.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     problem: String,
     #[source]
     source: Option<io::Error>,
 }
 
 impl ListenError {
-    pub(crate) fn new(address: SocketAddr, step: &str, source: io::Error) -> Self {
+    pub(crate) fn new(address: impl Into<Endpoint>, step: &str, source: io::Error) -> Self {
+        let address = address.into();
         let problem = match source.raw_os_error() {
+            Some(libc::EACCES) if address.is_unix() => "no permission to make a file in this folder".to_owned(),
+            Some(libc::ENOENT) if address.is_unix() => "its folder is not there; make it first".to_owned(),
+            Some(libc::EADDRINUSE) if address.is_unix() => Occupied::InUse.to_string(),
             Some(libc::EADDRINUSE) => {
                 "the address is in use by another process, or by one of another user; stop it, or choose another port"
                     .to_owned()
@@ -58,8 +64,8 @@ impl ListenError {
     }
 
     /// As another process has told it.
-    pub(crate) fn told(address: SocketAddr, problem: String) -> Self {
-        Self { address, problem, source: None }
+    pub(crate) fn told(address: impl Into<Endpoint>, problem: String) -> Self {
+        Self { address: address.into(), problem, source: None }
     }
 
     pub(crate) fn problem(&self) -> &str {
@@ -105,11 +111,16 @@ pub(crate) struct Reservation {
 /// # Errors
 /// As socket(2) and bind(2).
 pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, ListenError> {
-    let fail = |source| ListenError::new(address, "reserving the port", source);
-    // By port alone, since a wildcard address conflicts with every other; and by user, since only servers of one user share
-    // ports. Abstract names belong to the network namespace, as ports do, and end with the process.
-    let (port, user) = (address.port(), geteuid().as_raw());
-    let name = SockAddr::unix(format!("\0baton-starts-on-port-{port}-{user}")).map_err(fail)?;
+    // By port alone, since a wildcard address conflicts with every other.
+    reserve_name(&format!("port-{}", address.port()), address.into())
+}
+
+/// The same, by what is the same for all that conflict with each other. By user, since only servers of one user share ports and
+/// replace each other's files. Abstract names belong to the network namespace, as ports do, and end with the process.
+pub(super) fn reserve_name(what: &str, address: Endpoint) -> Result<Option<Reservation>, ListenError> {
+    let fail = |source| ListenError::new(address, "reserving the address", source);
+    let user = geteuid().as_raw();
+    let name = SockAddr::unix(format!("\0baton-starts-on-{what}-{user}")).map_err(fail)?;
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).map_err(fail)?;
     match socket.bind(&name).and_then(|()| socket.listen(NAME_BACKLOG)) {
         Ok(()) => Ok(Some(Reservation { _name: Some(socket) })),
@@ -118,7 +129,7 @@ pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, Listen
             if holder == Some(user) {
                 return Ok(None);
             }
-            tracing::warn!(%address, holder, "another user has taken the name that marks a start on this port");
+            tracing::warn!(%address, holder, "another user has taken the name that marks a start on this address");
             Ok(Some(Reservation { _name: None }))
         }
         Err(error) => Err(fail(error)),
@@ -148,9 +159,12 @@ pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
 }
 
 /// Sets the options that accepted connections inherit, and listens.
-pub(crate) fn configure(socket: &Socket, address: SocketAddr, backlog: u32) -> Result<(), ListenError> {
+pub(crate) fn configure(socket: &Socket, address: impl Into<Endpoint>, backlog: u32) -> Result<(), ListenError> {
+    let address = address.into();
     let fail = |step| move |source| ListenError::new(address, step, source);
-    socket.set_tcp_nodelay(true).map_err(fail("TCP_NODELAY"))?;
+    if !address.is_unix() {
+        socket.set_tcp_nodelay(true).map_err(fail("TCP_NODELAY"))?;
+    }
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(fail("listen"))
 }
 

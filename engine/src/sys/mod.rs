@@ -21,4 +21,5 @@ pub(crate) mod process;
 pub(crate) mod readable;
 pub(crate) mod ring;
 pub(crate) mod shared_memory;
+pub(crate) mod socket_file;
 pub(crate) mod system_calls;

@@ -28,7 +28,6 @@ mod siblings;
 mod simulated;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +36,7 @@ use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, living, thaw};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
+use crate::endpoint::Endpoint;
 use crate::handover::{Frozen, Standing};
 use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
@@ -58,7 +58,7 @@ pub struct Harness<P: Protocol> {
     context: Context,
     clients: Vec<Simulated<P::Connection>>,
     /// Asked for by which worker.
-    connects: Vec<(usize, SocketAddr, u64)>,
+    connects: Vec<(usize, Endpoint, u64)>,
     /// Messages that come later, and when.
     coming: Vec<(u64, P::Message)>,
     has_drained: bool,
@@ -310,7 +310,7 @@ impl<P: Protocol> Harness<P> {
     }
 
     /// Outbound connections asked for and not yet answered.
-    pub fn outbound(&self) -> Vec<(SocketAddr, u64)> {
+    pub fn outbound(&self) -> Vec<(Endpoint, u64)> {
         self.connects.iter().map(|(_, address, token)| (*address, *token)).collect()
     }
 

@@ -1,9 +1,8 @@
 //! A worker's listen socket, and the state of accepting from it.
 
-use std::net::SocketAddr;
-
 use socket2::Socket;
 
+use crate::endpoint::Endpoint;
 use crate::sys::acceptor::Acceptor;
 use crate::sys::listener::{accept_waiting, waiting_at_shared};
 
@@ -25,14 +24,20 @@ pub(crate) struct Listener {
     /// Its name between master and worker.
     pub(crate) id: u32,
     pub(crate) socket: Socket,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Endpoint,
     pub(crate) accepting: Accepting,
     /// To be closed as soon as its accept has ended; others have copies.
     pub(crate) is_released: bool,
 }
 
 impl Listener {
-    pub(crate) fn new(id: u32, socket: Socket, address: SocketAddr) -> Self {
+    /// All workers share the one socket of a path. The kernel wakes the worker that waits longest, and one that accepts without
+    /// end would always be that one: it accepts one at a time, and waits behind the others again.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.address.is_unix()
+    }
+
+    pub(crate) fn new(id: u32, socket: Socket, address: Endpoint) -> Self {
         Self { id, socket, address, accepting: Accepting::No, is_released: false }
     }
 

@@ -12,7 +12,6 @@ mod sandbox;
 mod slab;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use self::load::Load;
 use self::sandbox::Files;
 use crate::config::{self, Sandbox, Settings};
 use crate::context::{AccessLog, Context, Inbox, Nobody, Worker};
+use crate::endpoint::Endpoint;
 use crate::helper;
 use crate::ipc::channel::tell;
 use crate::ipc::meeting::Meeting;
@@ -47,6 +47,7 @@ use crate::sys::process::outlive_parent;
 use crate::sys::ring::{Operations, Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
+use std::net::SocketAddr;
 
 /// Submission entries; when they run out in a turn, the turn takes another system call.
 const SUBMISSIONS: u32 = 1024;
@@ -94,11 +95,14 @@ pub enum StartError {
 }
 
 /// Where a worker's listen sockets come from.
-pub(crate) enum Listeners {
-    /// Bound, perhaps not configured and not listening: the first worker's inheritance.
-    Inherited(Vec<Inherited>),
+#[derive(Default)]
+pub(crate) struct Listeners {
+    /// Bound, not configured and not listening: the first worker's inheritance.
+    pub(crate) first: Vec<Inherited>,
     /// The worker makes its own.
-    Own(Vec<SocketAddr>),
+    pub(crate) own: Vec<SocketAddr>,
+    /// Others have copies, and may listen already.
+    pub(crate) copies: Vec<Inherited>,
 }
 
 /// A listen socket made by the master.
@@ -106,7 +110,7 @@ pub(crate) struct Inherited {
     /// Its name between master and worker.
     pub(crate) id: u32,
     pub(crate) socket: socket2::Socket,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Endpoint,
 }
 
 /// Everything a worker is given.
@@ -167,10 +171,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     let system = |what| move |source| StartError::System { what, source };
     let made = (|| {
         let features = when_there_is_memory(IoUringUnavailable::is_out_of_memory, Features::probe)?;
-        let addresses = match &listeners {
-            Listeners::Inherited(sockets) => sockets.len(),
-            Listeners::Own(addresses) => addresses.len(),
-        };
+        let addresses = listeners.first.len() + listeners.own.len() + listeners.copies.len();
         let sizing = Sizing::new(&settings, addresses, raise_descriptor_limit(), locked_limit())?;
         let operations = sandbox::operations(sandbox, P::SYSTEM_CALLS);
         let ring = open_ring(sizing.ring, features, operations).map_err(ring_error)?;
@@ -279,17 +280,15 @@ fn ring_error(source: io::Error) -> StartError {
 }
 
 fn open_listeners(listeners: Listeners, backlog: u32) -> Result<Vec<Listener>, ListenError> {
-    let sockets = match listeners {
-        Listeners::Inherited(sockets) => sockets,
-        Listeners::Own(addresses) => {
-            let made = addresses.into_iter().zip(0..).map(|(address, id)| {
-                let (socket, address) = bind(address)?;
-                Ok(Inherited { id, socket, address })
-            });
-            made.collect::<Result<_, _>>()?
-        }
-    };
-    let listening = sockets.into_iter().map(|Inherited { id, socket, address }| {
+    let Listeners { first, own, copies } = listeners;
+    // Nobody names them, and no copy has such a number.
+    let own = own.into_iter().zip((0..u32::MAX).rev()).map(|(address, id)| {
+        let (socket, address) = bind(address)?;
+        Ok(Inherited { id, socket, address: address.into() })
+    });
+    let own = own.collect::<Result<Vec<_>, ListenError>>()?;
+    // Those that are steered to come first, in the order of their programs.
+    let listening = first.into_iter().chain(own).chain(copies).map(|Inherited { id, socket, address }| {
         configure(&socket, address, backlog)?;
         Ok(Listener::new(id, socket, address))
     });

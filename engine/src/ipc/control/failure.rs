@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::cause::{Exit, Interruption, RevertCause};
 use super::count::workers;
 use super::loss::Loss;
+use crate::endpoint::Endpoint;
 
 /// Why an operation was refused, or how it failed. Where it was refused, nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
@@ -183,6 +184,14 @@ pub enum Failure {
         /// Why.
         problem: String,
     },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen on {endpoint}: {problem}")]
+    ListenUnix {
+        /// Its path.
+        endpoint: Endpoint,
+        /// Why.
+        problem: String,
+    },
     /// The system refused something.
     #[error("{problem}")]
     System {
@@ -211,6 +220,17 @@ pub enum Failure {
     #[serde(other)]
     #[error("for a reason that this version does not know")]
     Unknown,
+}
+
+impl Failure {
+    /// It cannot be listened there.
+    pub(crate) fn listen(endpoint: Endpoint, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        match endpoint {
+            Endpoint::Internet(address) => Self::Listen { address, problem },
+            Endpoint::Unix(_) => Self::ListenUnix { endpoint, problem },
+        }
+    }
 }
 
 /// Milliseconds as seconds.

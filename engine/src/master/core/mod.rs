@@ -43,9 +43,9 @@ use self::siblings::Acquaintance;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-pub(crate) use self::world::{
-    Claim, Event, Greeting, Listeners, Load, Names, Notice, OtherMaster, Request, Spawn, World,
-};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::world::Listeners;
+pub(crate) use self::world::{Claim, Event, Greeting, Load, Names, Notice, OtherMaster, Request, Spawn, World};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
@@ -103,7 +103,7 @@ pub(crate) struct Inheritance {
     pub(crate) is_held: bool,
     pub(crate) next_number: u32,
     pub(crate) addresses: Vec<Address>,
-    pub(crate) listeners: Vec<(SocketId, std::net::SocketAddr)>,
+    pub(crate) listeners: Vec<(SocketId, crate::endpoint::Endpoint)>,
 }
 
 impl Core {
@@ -136,7 +136,9 @@ impl Core {
             this.elder = elder;
             this.next_number = inheritance.next_number;
             this.placement.addresses = inheritance.addresses;
-            for (socket, address) in inheritance.listeners.into_iter().filter(|_| tier == Tier::Adopt) {
+            for (socket, address) in
+                inheritance.listeners.into_iter().filter(|(_, address)| tier == Tier::Adopt || address.is_unix())
+            {
                 this.placement.keep(socket, address);
             }
         }

@@ -83,5 +83,7 @@ mutations! {
         RebalancesDuringChanges,
         /// A worker that gives connections to another is not told that a change goes first.
         RebalanceGoesOn,
+        /// In the tier ebpf, an orphan is not asked for its Unix sockets.
+        OrphanKeepsUnixSockets,
     }
 }

@@ -126,8 +126,11 @@ impl Core {
 
     /// This master leaves, and the old one serves: it may not have the listen sockets that this one made.
     pub(super) fn give_sockets_back(&self, world: &mut dyn World) {
-        if self.adopts() && !is_put_back(Mutation::SocketsAreNotGivenBack) {
-            world.give_listeners_to_old(&self.listening(world));
+        if !is_put_back(Mutation::SocketsAreNotGivenBack) {
+            let listening = self.listening(world);
+            if !listening.is_empty() {
+                world.give_listeners_to_old(&listening);
+            }
         }
     }
 

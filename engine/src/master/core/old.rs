@@ -10,13 +10,13 @@ use super::operations::Kind;
 use super::types::{ProcessId, SocketId, Time, Upgrade};
 use super::world::{Greeting, Names, Notice, World};
 use crate::config::Connections;
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{
     CannotMove, Cause, EventKind, Exit, Failure, Interruption, Loss, Moves, Outcome, RevertCause, TimelineKind,
 };
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
-use std::net::SocketAddr;
 
 /// A new binary serves within this time, unless another is given.
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -68,12 +68,13 @@ impl Core {
         }
         self.refuse_large_state(world, index, plan)?;
         let maps = generation.steering.filter(|_| upgrade.is_held).map(|steering| (steering, plan.workers as u32));
+        let kept = self.placement.kept.iter().map(|kept| (kept.socket, kept.address));
         let greeting = Greeting {
             next_number: self.next_number,
             tier: self.tier,
             is_held: upgrade.is_held,
-            addresses: generation.addresses.clone(),
-            listeners: self.placement.kept.iter().map(|kept| (kept.socket, kept.address)).collect(),
+            addresses: generation.addresses.iter().filter(|one| !one.bound.is_unix()).copied().collect(),
+            listeners: kept.filter(|(_, address)| !address.is_unix()).collect(),
             maps,
         };
         let (successor, binary) = world.start_binary(upgrade, greeting)?;
@@ -150,6 +151,12 @@ impl Core {
         let is_held = starting.is_held;
         if let Some(because) = self.cannot_move(&losses).filter(|_| !is_held) {
             world.note(None, EventKind::WillClose { connections: world.open_connections(), because });
+        }
+        // Before it begins. Of TCP listen sockets it has heard in the greeting.
+        let kept = self.placement.kept.iter().map(|kept| (kept.socket, kept.address));
+        let unix: Vec<_> = kept.filter(|(_, address)| address.is_unix()).collect();
+        if !unix.is_empty() {
+            world.give_listeners_to_new(&unix);
         }
         world.tell_new(&ToNew::Proceed);
     }
@@ -466,16 +473,16 @@ impl Core {
     }
 
     /// Listen sockets that only the other master of an upgrade had: these workers accept from them, too.
-    pub(super) fn take_listeners(&mut self, world: &mut dyn World, sockets: Vec<(SocketId, SocketAddr)>) {
-        let is_wanted = self.adopts() && !matches!(self.lifecycle, Lifecycle::Leaving { .. });
+    pub(super) fn take_listeners(&mut self, world: &mut dyn World, sockets: Vec<(SocketId, Endpoint)>) {
+        let is_wanted = !matches!(self.lifecycle, Lifecycle::Leaving { .. });
         for (socket, address) in sockets {
-            if is_wanted { self.placement.keep(socket, address) } else { world.close(socket) }
+            if is_wanted && self.adopts(address) { self.placement.keep(socket, address) } else { world.close(socket) }
         }
         self.share_rest(world);
     }
 
     /// The new master was started before these sockets came.
-    pub(super) fn pass_on(&self, world: &mut dyn World, sockets: &[(SocketId, SocketAddr)]) {
+    pub(super) fn pass_on(&self, world: &mut dyn World, sockets: &[(SocketId, Endpoint)]) {
         if self.lifecycle.old().is_some() && !is_put_back(Mutation::LateSocketIsNotPassedOn) {
             world.give_listeners_to_new(sockets);
         }

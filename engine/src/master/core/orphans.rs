@@ -1,7 +1,5 @@
 //! Workers of a master that is gone: found, taken over, and sent away once workers of this one serve; or stopped with it.
 
-use std::net::SocketAddr;
-
 use super::Core;
 use super::leave::STOP_GRACE_MS;
 use super::lifecycle::{Idle, Lifecycle};
@@ -10,6 +8,8 @@ use super::mutation::{Mutation, is_put_back};
 use super::placement::SHARE_RETRY_MS;
 use super::types::{ProcessId, SocketId, Stop, Time};
 use super::world::{Names, World};
+use crate::endpoint::Endpoint;
+use crate::handover::Tier;
 use crate::ipc::control::EventKind;
 use crate::ipc::orders::{Order, Report};
 
@@ -36,7 +36,7 @@ pub(crate) struct Orphan {
 pub(crate) struct Known {
     pub(crate) generation: u32,
     pub(crate) slot: usize,
-    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<Endpoint>,
     sharing: Sharing,
 }
 
@@ -44,15 +44,23 @@ pub(crate) struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Sharing {
     /// It could not be asked yet: its channel took nothing.
-    Wanted { listeners: usize, at: Time },
+    Wanted { listeners: Shared, at: Time },
     /// So many are still to come; they are waited for until then, and not any more where there is no time.
     Awaited { missing: usize, until: Option<Time> },
 }
 
+/// The listen sockets that an orphan is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shared {
+    internet: usize,
+    unix: usize,
+}
+
 impl Known {
-    fn ask_to_share(&mut self, world: &mut dyn World, process: ProcessId, listeners: usize) {
-        self.sharing = if world.tell(process, &Order::Share) {
-            Sharing::Awaited { missing: listeners, until: Some(world.now().after_ms(SHARE_MS_MAX)) }
+    fn ask_to_share(&mut self, world: &mut dyn World, process: ProcessId, listeners: Shared) {
+        let Shared { internet, unix } = listeners;
+        self.sharing = if world.tell(process, &Order::Share { internet: internet > 0, unix: unix > 0 }) {
+            Sharing::Awaited { missing: internet + unix, until: Some(world.now().after_ms(SHARE_MS_MAX)) }
         } else {
             Sharing::Wanted { listeners, at: world.now().after_ms(SHARE_RETRY_MS) }
         };
@@ -100,7 +108,7 @@ impl Orphans {
         self.all.iter().any(|orphan| orphan.is_moving)
     }
 
-    pub(super) fn listen_on(&self, address: SocketAddr) -> bool {
+    pub(super) fn listen_on(&self, address: Endpoint) -> bool {
         let mut known = self.all.iter().filter_map(|orphan| orphan.known.as_ref());
         known.any(|known| known.addresses.contains(&address))
     }
@@ -135,15 +143,17 @@ impl Core {
     }
 
     pub(super) fn orphan_heard(&mut self, world: &mut dyn World, process: ProcessId, report: Report) {
-        let adopts = self.adopts();
+        let adopts = self.tier == Tier::Adopt;
         let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
         match report {
             // It is said once.
             Report::Orphan { .. } if orphan.known.is_some() => {}
-            Report::Orphan { generation, slot, addresses, listeners, master } => {
+            Report::Orphan { generation, slot, addresses, unix, listeners, unix_listeners, master } => {
                 let sharing = Sharing::Awaited { missing: 0, until: None };
+                let addresses = addresses.into_iter().map(Endpoint::Internet).chain(unix).collect();
                 let mut known = Known { generation, slot, addresses, sharing };
-                if adopts {
+                let listeners = Shared { internet: if adopts { listeners } else { 0 }, unix: unix_listeners };
+                if adopts || listeners.unix > 0 && !is_put_back(Mutation::OrphanKeepsUnixSockets) {
                     known.ask_to_share(world, process, listeners);
                 }
                 orphan.known = Some(known);
@@ -181,11 +191,11 @@ impl Core {
         world: &mut dyn World,
         process: ProcessId,
         socket: SocketId,
-        address: SocketAddr,
+        address: Endpoint,
     ) {
         let is_awaited = self.count_listener(process);
         let is_known = self.placement.kept.iter().any(|kept| kept.socket == socket);
-        if self.adopts() && !self.lifecycle.is_ending() && (is_awaited || is_known) {
+        if self.adopts(address) && !self.lifecycle.is_ending() && (is_awaited || is_known) {
             self.placement.keep(socket, address);
             self.pass_on(world, &[(socket, address)]);
             if self.serving().is_some() {

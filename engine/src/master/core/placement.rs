@@ -2,7 +2,6 @@
 //! to the master because no worker is there to accept them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::Core;
 use super::generation::{Generation, Phase, Share, Slot, State};
@@ -10,6 +9,7 @@ use super::lifecycle::{Idle, Instead, Lifecycle, Stopping};
 use super::mutation::{Mutation, is_put_back};
 use super::types::{Address, ArrivalId, ProcessId, SocketId, Time};
 use super::world::{OtherMaster, World};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::Failure;
 
@@ -35,7 +35,7 @@ pub(crate) struct Placement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kept {
     pub(crate) socket: SocketId,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Endpoint,
     /// Nobody needs it since its address was given up: whoever waits there is let in until then, and it is closed.
     closes_at: Option<Time>,
 }
@@ -43,17 +43,17 @@ pub(crate) struct Kept {
 impl Placement {
     /// What an address is bound as, where this server listens on it already, or still; a port of 0 may be asked for twice,
     /// which means two ports.
-    pub(super) fn bound(&self, requested: SocketAddr, taken: &[Address]) -> Option<SocketAddr> {
+    pub(super) fn bound(&self, requested: Endpoint, taken: &[Address]) -> Option<Endpoint> {
         let known = self.addresses.iter().find(|one| one.requested == requested && !taken.contains(one));
         let is_kept = self.kept_on(requested) > 0;
         known.map(|one| one.bound).or(is_kept.then_some(requested))
     }
 
-    pub(super) fn kept_on(&self, address: SocketAddr) -> usize {
+    pub(super) fn kept_on(&self, address: Endpoint) -> usize {
         self.kept.iter().filter(|kept| kept.address == address).count()
     }
 
-    pub(super) fn keep(&mut self, socket: SocketId, address: SocketAddr) {
+    pub(super) fn keep(&mut self, socket: SocketId, address: Endpoint) {
         if !self.kept.iter().any(|kept| kept.socket == socket) {
             self.kept.push(Kept { socket, address, closes_at: None });
         }
@@ -66,9 +66,21 @@ impl Placement {
 }
 
 impl Core {
-    /// Whether the tier passes listen sockets on.
-    pub(super) fn adopts(&self) -> bool {
-        self.tier == Tier::Adopt
+    /// Whether listen sockets of this address are passed on. The tier is per address: a Unix socket has no reuseport group, and
+    /// is adopted whatever the tier of the others is.
+    pub(super) fn adopts(&self, address: Endpoint) -> bool {
+        self.tier == Tier::Adopt || address.is_unix()
+    }
+
+    /// How many sockets so many workers have on an adopted address: all of them share that of a path.
+    pub(super) fn sockets_wanted(address: Endpoint, workers: usize) -> usize {
+        if address.is_unix() { 1 } else { workers }
+    }
+
+    /// What a generation is steered to: the addresses that are not adopted.
+    pub(super) fn steered(&self, index: usize) -> Vec<Endpoint> {
+        let bound = self.generations[index].addresses.iter().map(|one| one.bound);
+        bound.filter(|address| !self.adopts(*address)).collect()
     }
 
     /// Sees to it that there is a socket for each slot on each address, and shares all there are among the slots of a new
@@ -76,20 +88,32 @@ impl Core {
     pub(super) fn keep_sockets(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
         let addresses = self.generations[index].addresses.clone();
-        for Address { bound, .. } in addresses {
-            while self.placement.kept_on(bound) < workers {
-                let (socket, address) = world.bind(bound)?;
+        let unix_mode = self.generations[index].plan.unix_mode;
+        let adopted = addresses.into_iter().map(|one| one.bound).filter(|address| self.adopts(*address));
+        for bound in adopted.collect::<Vec<_>>() {
+            while self.placement.kept_on(bound) < Self::sockets_wanted(bound, workers) {
+                let (socket, address) = world.bind(bound, unix_mode)?;
                 self.placement.keep(socket, address);
             }
-            let on_address = self.placement.kept.iter().filter(|kept| kept.address == bound);
-            let shares = on_address.zip((0..workers).cycle()).map(|(kept, slot)| Share { socket: kept.socket, slot });
+            let on_address: Vec<SocketId> =
+                self.placement.kept.iter().filter(|kept| kept.address == bound).map(|kept| kept.socket).collect();
+            let shares: Vec<Share> = if bound.is_unix() {
+                let of_slot = |slot| on_address.iter().map(move |socket| Share { socket: *socket, slot });
+                (0..workers).flat_map(of_slot).collect()
+            } else {
+                on_address
+                    .iter()
+                    .zip((0..workers).cycle())
+                    .map(|(socket, slot)| Share { socket: *socket, slot })
+                    .collect()
+            };
             self.generations[index].shares.extend(shares);
         }
         Ok(())
     }
 
     /// The sockets that a slot accepts from.
-    pub(super) fn copies(&self, index: usize, slot: usize) -> Vec<(SocketId, SocketAddr)> {
+    pub(super) fn copies(&self, index: usize, slot: usize) -> Vec<(SocketId, Endpoint)> {
         let shares = self.generations[index].shares.iter().filter(|share| share.slot == slot);
         let kept = shares.filter_map(|share| self.placement.kept.iter().find(|kept| kept.socket == share.socket));
         kept.map(|kept| (kept.socket, kept.address)).collect()
@@ -114,9 +138,6 @@ impl Core {
 
     /// Shares the kept sockets that no worker has a share in.
     pub(super) fn share_rest(&mut self, world: &mut dyn World) {
-        if !self.adopts() {
-            return;
-        }
         let Some(index) = self.serving() else { return };
         let generation = &self.generations[index];
         let rest = self.unshared(generation).filter(|kept| world.is_listening(kept.socket));
@@ -136,14 +157,14 @@ impl Core {
     }
 
     /// The kept sockets at which clients may wait.
-    pub(super) fn listening(&self, world: &dyn World) -> Vec<(SocketId, SocketAddr)> {
+    pub(super) fn listening(&self, world: &dyn World) -> Vec<(SocketId, Endpoint)> {
         let listening = self.placement.kept.iter().filter(|kept| world.is_listening(kept.socket));
         listening.map(|kept| (kept.socket, kept.address)).collect()
     }
 
     /// A worker that was to leave has come up first: others accept from its sockets, which listen now.
     pub(super) fn share_late(&mut self, world: &mut dyn World) {
-        if !self.adopts() || is_put_back(Mutation::LateSocketIsNotShared) {
+        if is_put_back(Mutation::LateSocketIsNotShared) {
             return;
         }
         self.share_rest(world);
@@ -161,7 +182,7 @@ impl Core {
         let is_undecided = self.lifecycle.new_master().is_some();
         let is_shared =
             |kept: &Kept| self.generations.iter().flat_map(|one| &one.shares).any(|share| share.socket == kept.socket);
-        let is_served = |address: SocketAddr| {
+        let is_served = |address: Endpoint| {
             serving.is_none_or(|serving| serving.addresses.iter().any(|one| one.bound == address))
                 || is_undecided
                 || self.orphans.listen_on(address)
@@ -198,7 +219,7 @@ impl Core {
     /// When a kept socket is to be closed, or to be shared again.
     pub(super) fn placement_deadline(&self, now: Time) -> Option<Time> {
         let serving = &self.generations[self.serving()?];
-        let can_share = self.adopts() && serving.slots.iter().any(|slot| slot.serving().is_some());
+        let can_share = serving.slots.iter().any(|slot| slot.serving().is_some());
         let is_due = can_share && self.unshared(serving).next().is_some() && !is_put_back(Mutation::ShareHasNoDeadline);
         let again = is_due.then(|| now.after_ms(SHARE_RETRY_MS));
         let closes = self.placement.kept.iter().filter_map(|kept| kept.closes_at).chain(self.placement.guards_close_at);
@@ -286,12 +307,15 @@ impl Core {
     pub(super) fn close_unused_guards(&mut self, world: &mut dyn World) {
         let is_replaced =
             matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_))) && !is_put_back(Mutation::ReplacedKeepsGuards);
-        if self.adopts() && is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
-            self.placement.close_all(world);
+        if is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
+            // The successor has the same Unix sockets, whatever the tier of the others is.
+            let (unix, others) = self.placement.kept.drain(..).partition(|kept| kept.address.is_unix());
+            self.placement.kept = unix;
+            Vec::<Kept>::into_iter(others).for_each(|kept| world.close(kept.socket));
         }
         if self.tier == Tier::Ebpf && (!self.is_idle() || is_replaced) {
             let addresses = self.generations.iter().flat_map(|generation| &generation.addresses);
-            let bound: Vec<SocketAddr> = addresses.map(|address| address.bound).collect();
+            let bound: Vec<Endpoint> = addresses.map(|address| address.bound).collect();
             if let Some(index) = self.serving()
                 && !is_put_back(Mutation::GivenUpSocketIsNotKept)
             {

@@ -1,7 +1,5 @@
 //! More workers, or fewer, without a new generation.
 
-use std::net::SocketAddr;
-
 use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};
 use super::mutation::{Mutation, is_put_back};
@@ -9,6 +7,7 @@ use super::operations::Kind;
 use super::types::{ClientId, SocketId};
 use super::world::World;
 use crate::config::WORKERS_MAX;
+use crate::endpoint::Endpoint;
 use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
 use crate::ipc::orders::Order;
 
@@ -52,18 +51,23 @@ impl Core {
         let from = generation.slots.len();
         generation.growth = Some(Growth { from, given_up: Vec::new() });
         generation.slots.extend((from..workers).map(Slot::new));
-        if self.adopts() {
-            self.find_sockets(world, index, from)?;
-        }
+        self.find_sockets(world, index, from)?;
         (from..workers).try_for_each(|place| self.fork(world, index, place, None))
     }
 
     /// Sockets for the slots from `from` on: those that another slot has beside its own, else new ones.
     fn find_sockets(&mut self, world: &mut dyn World, index: usize, from: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
-        let addresses: Vec<SocketAddr> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
-        for address in addresses {
+        let addresses: Vec<Endpoint> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
+        let unix_mode = self.generations[index].plan.unix_mode;
+        for address in addresses.into_iter().filter(|address| self.adopts(*address)).collect::<Vec<_>>() {
             for slot in from..workers {
+                if address.is_unix() {
+                    let kept = self.placement.kept.iter().filter(|kept| kept.address == address);
+                    let shares = kept.map(|kept| Share { socket: kept.socket, slot });
+                    self.generations[index].shares.extend(shares);
+                    continue;
+                }
                 let socket: SocketId = match self.spare_share(index, address) {
                     Some(share) => {
                         let growth = self.generations[index].growth.as_mut();
@@ -71,7 +75,7 @@ impl Core {
                         share.socket
                     }
                     None => {
-                        let (socket, address) = world.bind(address)?;
+                        let (socket, address) = world.bind(address, unix_mode)?;
                         self.placement.keep(socket, address);
                         socket
                     }
@@ -83,7 +87,7 @@ impl Core {
     }
 
     /// A share in a socket of this address whose owner has another one, and that is not given up already.
-    fn spare_share(&self, index: usize, address: SocketAddr) -> Option<Share> {
+    fn spare_share(&self, index: usize, address: Endpoint) -> Option<Share> {
         let generation = &self.generations[index];
         let is_given_up = |share: &Share| generation.growth.iter().any(|growth| growth.given_up.contains(share));
         let is_on_address = |share: &Share| {

@@ -10,9 +10,9 @@ use super::mutation::{Mutation, is_put_back};
 use super::operations::Kind;
 use super::types::{Address, Plan, SocketId, Time};
 use super::world::{Claim, Listeners, Notice, Spawn, World};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
-use std::net::SocketAddr;
 
 /// A server that starts holds a port that it looks at for some milliseconds.
 const CLAIM_MS_MAX: u64 = 1_000;
@@ -63,7 +63,7 @@ impl Core {
             let is_ours = self.placement.bound(requested, &[]).is_some()
                 || self.orphans.listen_on(requested)
                 || self.generations.iter().any(listens);
-            if is_ours || requested.port() == 0 {
+            if is_ours || requested.is_chosen_by_kernel() {
                 continue;
             }
             match world.claim(requested)? {
@@ -72,8 +72,8 @@ impl Core {
                     let is_late =
                         matches!(self.generations[index].phase, Phase::Claiming { until } if until <= world.now());
                     if is_late {
-                        let problem = "another server is starting on this port; stop it, or choose another port";
-                        return Err(Failure::Listen { address: requested, problem: problem.to_owned() });
+                        let problem = "another server is starting here; stop it, or choose another address";
+                        return Err(Failure::listen(requested, problem));
                     }
                     return Ok(());
                 }
@@ -99,14 +99,16 @@ impl Core {
 
     /// Binds what is new and forks the first worker.
     fn open(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        let Plan { listen, workers, steering, .. } = self.generations[index].plan.clone();
-        let mut first: Vec<(SocketId, SocketAddr)> = Vec::new();
+        let Plan { listen, workers, unix_mode, steering, .. } = self.generations[index].plan.clone();
+        let mut first: Vec<(SocketId, Endpoint)> = Vec::new();
         for requested in listen {
             let known = self.placement.bound(requested, &self.generations[index].addresses);
-            let has_enough = |bound: SocketAddr| self.adopts() && self.placement.kept_on(bound) >= workers;
+            let has_enough = |bound: Endpoint| {
+                self.adopts(bound) && self.placement.kept_on(bound) >= Self::sockets_wanted(bound, workers)
+            };
             let bound = match known.filter(|bound| has_enough(*bound)) {
                 Some(bound) => bound,
-                None => match world.bind(known.unwrap_or(requested)) {
+                None => match world.bind(known.unwrap_or(requested), unix_mode) {
                     Ok((socket, bound)) => {
                         first.push((socket, bound));
                         bound
@@ -119,20 +121,18 @@ impl Core {
             };
             self.generations[index].addresses.push(Address { requested, bound });
         }
-        if self.adopts() {
-            first.iter().for_each(|(socket, address)| self.placement.keep(*socket, *address));
-            self.keep_sockets(world, index)?;
-            return self.fork(world, index, 0, None);
-        }
-        if self.tier == Tier::Ebpf {
-            let bound: Vec<SocketAddr> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
-            match world.load_steering(&bound, workers, steering) {
-                Ok(steering) => self.generations[index].steering = Some(steering),
-                Err(why) => {
-                    first.iter().for_each(|(socket, _)| world.close(*socket));
-                    return Err(why);
-                }
-            }
+        let (adopted, first): (Vec<_>, Vec<_>) = first.into_iter().partition(|(_, address)| self.adopts(*address));
+        adopted.iter().for_each(|(socket, address)| self.placement.keep(*socket, *address));
+        let steered = self.steered(index);
+        let prepared = self.keep_sockets(world, index).and_then(|()| {
+            let is_steered = self.tier == Tier::Ebpf && !steered.is_empty();
+            self.generations[index].steering =
+                is_steered.then(|| world.load_steering(&steered, workers, steering)).transpose()?;
+            Ok(())
+        });
+        if let Err(why) = prepared {
+            first.iter().for_each(|(socket, _)| world.close(*socket));
+            return Err(why);
         }
         self.fork(world, index, 0, Some(first))
     }
@@ -143,16 +143,11 @@ impl Core {
         world: &mut dyn World,
         index: usize,
         place: usize,
-        first: Option<Vec<(SocketId, SocketAddr)>>,
+        first: Option<Vec<(SocketId, Endpoint)>>,
     ) -> Result<(), Failure> {
         let slot = self.generations[index].slots[place].index;
-        let listeners = match (first, self.tier) {
-            (Some(sockets), _) => Listeners::First(sockets),
-            (None, Tier::Adopt) => Listeners::Copies(self.copies(index, slot)),
-            (None, Tier::Ebpf) => {
-                Listeners::Own(self.generations[index].addresses.iter().map(|one| one.bound).collect())
-            }
-        };
+        let own = if first.is_some() { Vec::new() } else { self.steered(index) };
+        let listeners = Listeners { first: first.unwrap_or_default(), own, copies: self.copies(index, slot) };
         let succeeds = match self.generations[index].phase {
             Phase::Claiming { .. } | Phase::Starting => self.has_others(index),
             // A worker that is started again while others still bring what they have.
@@ -239,7 +234,7 @@ impl Core {
                 self.send_away(world, before, &farewell);
             }
         }
-        if self.adopts() {
+        if !self.placement.kept.is_empty() {
             // A former server may have steered to sockets that are kept now. Where another master closes its listeners, its
             // program stays: it moves whoever waits there, and leads nowhere when they are closed.
             if self.orphans.is_any_heard() || is_put_back(Mutation::SteeringEndsEarly) {
@@ -313,7 +308,9 @@ impl Core {
     pub(super) fn take_down(&mut self, world: &mut dyn World, index: usize) {
         match self.tier {
             // Nothing was steered to them yet.
-            Tier::Ebpf if !self.generations[index].is_ready() => self.kill_children(world, index, Killed::Unwanted),
+            Tier::Ebpf if !self.generations[index].is_ready() && self.generations[index].shares.is_empty() => {
+                self.kill_children(world, index, Killed::Unwanted)
+            }
             // Those that came up have accepted connections.
             Tier::Ebpf | Tier::Adopt => {
                 let farewell = self.farewell(index);

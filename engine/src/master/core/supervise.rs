@@ -133,6 +133,19 @@ impl Core {
             }
         }
         self.placement.held.extend(handed);
+        self.accept_for(world, index, slot);
+    }
+
+    /// Whoever came to a socket that others share may have woken this worker, which is gone, and nobody else.
+    fn accept_for(&mut self, world: &mut dyn World, index: usize, slot: usize) {
+        let generation = &self.generations[index];
+        let waiting_max = generation.plan.backlog as usize + 1;
+        if generation.phase != Phase::Serving || !generation.slots.iter().any(Slot::is_ready) {
+            return;
+        }
+        let unix = self.copies(index, slot).into_iter().filter(|(_, address)| address.is_unix());
+        let arrivals: Vec<_> = unix.flat_map(|(socket, _)| world.accept_waiting(socket, waiting_max)).collect();
+        self.placement.held.extend(arrivals);
     }
 
     /// What is due of all that waits for a time.
@@ -209,7 +222,7 @@ impl Core {
         if let Some(steering) = generation.steering.filter(|_| generation.phase == Phase::Serving) {
             world.unset(steering, slot);
         }
-        // In the tier adopt the master has copies of the sockets, and accepts from them until the worker is replaced.
+        // The master has copies of sockets that are adopted, and accepts from them until the worker is replaced.
         if self.tier != Tier::Adopt && has_others {
             world.shut_listeners(process);
         }

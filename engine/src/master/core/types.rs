@@ -1,8 +1,7 @@
 //! What the core names things by, and the plain values it decides on.
 
-use std::net::SocketAddr;
-
 use crate::config::{Connections, Rebalance, Settings, StateTooLarge, Steering};
+use crate::endpoint::Endpoint;
 
 /// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,15 +46,16 @@ pub(crate) struct ConfigurationId(pub(crate) u32);
 /// An address as configured, and as bound: they differ where the port was left to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
-    pub(crate) requested: SocketAddr,
-    pub(crate) bound: SocketAddr,
+    pub(crate) requested: Endpoint,
+    pub(crate) bound: Endpoint,
 }
 
 /// What the core needs to know of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Plan {
     pub(crate) configuration: ConfigurationId,
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<Endpoint>,
+    pub(crate) unix_mode: u32,
     pub(crate) workers: usize,
     pub(crate) backlog: u32,
     pub(crate) drain_ms: u64,
@@ -83,6 +83,7 @@ impl Plan {
         Self {
             configuration,
             listen: settings.listen.iter().map(|listener| listener.address).collect(),
+            unix_mode: settings.unix_mode,
             workers: settings.workers,
             backlog: settings.limits.backlog,
             drain_ms: settings.timeouts.drain_ms_max,

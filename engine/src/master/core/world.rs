@@ -1,10 +1,9 @@
 //! The world as the core acts on it: a narrow trait, which the driver implements with the system and the simulator with a
 //! model of it. No method waits; what takes time answers later by an [`Event`].
 
-use std::net::SocketAddr;
-
 use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
 use crate::config::Steering;
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind};
 use crate::ipc::orders::{Order, Report};
@@ -29,7 +28,7 @@ pub(crate) enum Event {
     /// The new master that this one started says something.
     FromNew(ToOld),
     /// Listen sockets came with what the other master of an upgrade said; the driver knows which ones it has already.
-    Listeners(Vec<(SocketId, SocketAddr)>),
+    Listeners(Vec<(SocketId, Endpoint)>),
     /// The channel to the new master has ended, or what came through it made no sense.
     NewEnded {
         problem: Option<String>,
@@ -41,7 +40,7 @@ pub(crate) enum Event {
     /// A worker of a master that is gone says something.
     OrphanReport(ProcessId, Report),
     /// It has sent a copy of one of its listen sockets; the driver knows which ones it has already.
-    OrphanListener(ProcessId, SocketId, SocketAddr),
+    OrphanListener(ProcessId, SocketId, Endpoint),
     /// Its channel has ended, which means that its process has.
     OrphanEnded(ProcessId),
     /// A connection came to a guard, to a kept socket whose worker is not there, or to the other master of an upgrade.
@@ -104,21 +103,22 @@ pub(crate) struct Spawn {
     pub(crate) slot: usize,
     pub(crate) listeners: Listeners,
     /// What the addresses of the plan are bound as, in their order.
-    pub(crate) bound: Vec<SocketAddr>,
+    pub(crate) bound: Vec<Endpoint>,
     pub(crate) steering: Option<SteeringId>,
     /// It takes the place of another worker, whose state may come.
     pub(crate) succeeds: bool,
 }
 
 /// Where a worker's listen sockets come from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Listeners {
-    /// Bound and not listening: the worker gets the only copies, the master's are closed by the fork.
-    First(Vec<(SocketId, SocketAddr)>),
-    /// The worker gets copies, the master keeps its own.
-    Copies(Vec<(SocketId, SocketAddr)>),
-    /// The worker makes its own.
-    Own(Vec<SocketAddr>),
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Listeners {
+    /// Bound and not listening: the worker gets the only copies, the master's are closed by the fork. In the tier ebpf, for
+    /// the first worker.
+    pub(crate) first: Vec<(SocketId, Endpoint)>,
+    /// The worker makes these. In the tier ebpf, for the others.
+    pub(crate) own: Vec<Endpoint>,
+    /// The worker gets copies, the master keeps its own: those that are adopted.
+    pub(crate) copies: Vec<(SocketId, Endpoint)>,
 }
 
 /// What a new master is told first.
@@ -128,8 +128,9 @@ pub(crate) struct Greeting {
     pub(crate) tier: Tier,
     pub(crate) is_held: bool,
     pub(crate) addresses: Vec<Address>,
-    /// Listen sockets that both may accept from (tier adopt).
-    pub(crate) listeners: Vec<(SocketId, SocketAddr)>,
+    /// Listen sockets of the tier adopt that both may accept from. Those of Unix sockets follow, where the new master says
+    /// that it knows them.
+    pub(crate) listeners: Vec<(SocketId, Endpoint)>,
     /// The maps of listeners, with the number of places in use, where both are to serve (tier ebpf).
     pub(crate) maps: Option<(SteeringId, u32)>,
 }
@@ -186,24 +187,20 @@ pub(crate) trait World {
     fn read_configuration(&mut self) -> Result<Plan, Failure>;
 
     /// Asks whether an address that this server does not listen on yet is free.
-    fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure>;
+    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure>;
     /// Somebody listens on every address, or nobody will: others may look at the ports again.
     fn release_claims(&mut self);
-    /// Creates and binds a socket of the address's group: not configured, not listening.
-    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure>;
-    /// Closes this master's copy of a listen socket.
+    /// Creates and binds a socket of the address's group, or at a path, with this mode: not configured, not listening.
+    fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure>;
+    /// Closes this master's copy of a listen socket. The path of a Unix socket goes with the last copy.
     fn close(&mut self, socket: SocketId);
     /// Accepts connections that wait at a listen socket, so many at most.
     fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId>;
     fn is_listening(&self, socket: SocketId) -> bool;
 
     /// Loads programs with so many places, not attached.
-    fn load_steering(
-        &mut self,
-        addresses: &[SocketAddr],
-        places: usize,
-        steering: Steering,
-    ) -> Result<SteeringId, Failure>;
+    fn load_steering(&mut self, addresses: &[Endpoint], places: usize, steering: Steering)
+    -> Result<SteeringId, Failure>;
     /// Loads programs for another number of places over the same maps; they are used by the next [`World::steer`].
     fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure>;
     fn drop_steering(&mut self, steering: SteeringId);
@@ -217,15 +214,15 @@ pub(crate) trait World {
     /// Ends steering of the group of this socket, whoever began it.
     fn detach(&mut self, socket: SocketId);
     /// Accepts connections that wait at guards, but for those of these addresses; so many at most.
-    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId>;
+    fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId>;
     /// Closes all guards but those of these addresses.
-    fn keep_guards(&mut self, addresses: &[SocketAddr]);
+    fn keep_guards(&mut self, addresses: &[Endpoint]);
 
     fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure>;
     /// Tells a worker, of this master or an orphan; `false` where it cannot be told.
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool;
     /// Lets a worker accept from a socket too ([`Order::Adopt`]); `false` where it cannot be told.
-    fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool;
+    fn share(&mut self, process: ProcessId, socket: SocketId, address: Endpoint) -> bool;
     /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy; `false` where it cannot be told now.
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool;
     /// Hands a connection to the other master of an upgrade, which serves instead, without keeping a copy; `false` where it
@@ -251,9 +248,9 @@ pub(crate) trait World {
     fn tell_new(&mut self, message: &ToNew);
     fn tell_old(&mut self, message: &ToOld);
     /// Sends the new master copies of listen sockets that it was not started with.
-    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]);
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, Endpoint)]);
     /// Sends the old master copies of listen sockets.
-    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]);
+    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, Endpoint)]);
     /// Closes the channel to the new master that is gone.
     fn forget_new(&mut self);
     /// What of this master's state, names and rights a new binary with these would lose.

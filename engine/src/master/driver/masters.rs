@@ -17,6 +17,7 @@ use super::sockets::{OldMap, OldMaps, Sockets};
 use super::wait_ready;
 use super::workers::reap;
 use crate::config::WORKERS_MAX;
+use crate::endpoint::Endpoint;
 use crate::error::ServerError;
 use crate::ipc::channel::{self, Heard, hear_with_all};
 use crate::ipc::control::{Exit, Failure};
@@ -83,6 +84,8 @@ pub(super) struct Old {
     channel: Option<OwnedFd>,
     pub(super) pid: u32,
     pub(super) tier: String,
+    /// It understands what is said of Unix sockets; a release that knows TCP alone does not.
+    knows_unix: bool,
     /// Its listeners, while both masters serve.
     pub(super) maps: OldMaps,
 }
@@ -93,13 +96,14 @@ pub(super) struct Passed {
     next_number: u32,
     is_held: bool,
     addresses: Vec<(SocketAddr, SocketAddr)>,
-    listeners: Vec<(SocketAddr, Socket)>,
+    listeners: Vec<(Endpoint, Socket)>,
 }
 
 impl Passed {
     /// The same for the core; the sockets are kept from now on, unless they are not wanted.
     pub(super) fn inheritance(self, old: &Old, adopts: bool, sockets: &mut Sockets) -> Inheritance {
-        let address = |(requested, bound)| Address { requested, bound };
+        let address =
+            |(requested, bound): (SocketAddr, SocketAddr)| Address { requested: requested.into(), bound: bound.into() };
         let kept = self.listeners.into_iter().filter(|_| adopts);
         Inheritance {
             predecessor: ProcessId(old.pid),
@@ -116,7 +120,8 @@ impl Old {
     /// drive.
     pub(super) fn meet() -> Result<Option<(Self, Passed)>, ServerError> {
         let Some(channel) = inheritance::take(RELAY_VARIABLE) else { return Ok(None) };
-        let mut this = Self { channel: Some(channel), pid: 0, tier: String::new(), maps: OldMaps::default() };
+        let mut this =
+            Self { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
         let mut passed = Passed::default();
         match this.hear_all(&mut passed) {
             Ok(()) => Ok(Some((this, passed))),
@@ -154,7 +159,11 @@ impl Old {
             Ok((Heard::Message(message @ ToNew::Hello { .. }), _)) if message.clone().bounded() == ToNew::Unknown => {
                 problem("the old master's greeting makes no sense".to_owned())
             }
-            Ok((Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, messages, .. }), _)) => {
+            Ok((
+                Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, unix, messages, .. }),
+                _,
+            )) => {
+                self.knows_unix = unix;
                 (self.pid, self.tier) = (pid, tier);
                 (passed.next_number, passed.is_held, passed.addresses) = (next_number, is_held, addresses);
                 Ok(Some(messages))
@@ -196,8 +205,9 @@ impl Old {
         let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
-    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
-        give_listeners(self.channel.as_ref(), |addresses| ToOld::Listeners { addresses }, sockets, listeners);
+    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, Endpoint)]) {
+        let listeners = known(self.knows_unix, listeners);
+        give_listeners(self.channel.as_ref(), |addresses| ToOld::Listeners { addresses }, sockets, &listeners);
     }
 
     /// Hands a connection over; `false` where that cannot be done now.
@@ -244,6 +254,8 @@ pub(super) struct New {
     handle: Option<OwnedFd>,
     /// `None` once it has closed its end, or is not listened to any more.
     channel: Option<OwnedFd>,
+    /// It understands what is said of Unix sockets.
+    knows_unix: bool,
     has_ended: bool,
 }
 
@@ -275,7 +287,7 @@ impl New {
             command.spawn().map_err(|error| Failure::Binary { binary: name.clone(), problem: error.to_string() })?;
         let handle = process::open(Pid::from_raw(child.id() as i32)).ok();
         let process = ProcessId(child.id());
-        Ok((Self { process, handle, channel: Some(ours), has_ended: false }, name))
+        Ok((Self { process, handle, channel: Some(ours), knows_unix: false, has_ended: false }, name))
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -287,8 +299,9 @@ impl New {
         let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
-    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, SocketAddr)]) {
-        give_listeners(self.channel.as_ref(), |addresses| ToNew::Listeners { addresses }, sockets, listeners);
+    pub(super) fn give_listeners(&self, sockets: &Sockets, listeners: &[(SocketId, Endpoint)]) {
+        let listeners = known(self.knows_unix, listeners);
+        give_listeners(self.channel.as_ref(), |addresses| ToNew::Listeners { addresses }, sockets, &listeners);
     }
 
     /// Hands a connection over; `false` where that cannot be done now.
@@ -315,6 +328,9 @@ impl New {
                 return Some(Event::FromNew(ToOld::Siblings { members }.bounded()));
             }
             Ok((Heard::Message(mut message), descriptors)) => {
+                if let ToOld::Introduction { unix, .. } = message {
+                    self.knows_unix = unix;
+                }
                 keep_doors(doors, message.doors(), descriptors);
                 return Some(Event::FromNew(message.bounded()));
             }
@@ -353,7 +369,8 @@ fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::
         next_number: *next_number,
         tier: tier.to_string(),
         is_held: *is_held,
-        addresses: addresses.iter().map(|one| (one.requested, one.bound)).collect(),
+        addresses: addresses.iter().filter_map(|one| one.requested.internet().zip(one.bound.internet())).collect(),
+        unix: true,
         messages: packets.len() + maps.len(),
     };
     channel::tell(channel, &hello)?;
@@ -370,9 +387,9 @@ fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::
 /// Sends the other master copies of listen sockets, in messages of its kind.
 fn give_listeners<T: serde::Serialize>(
     channel: Option<&OwnedFd>,
-    message: impl Fn(Vec<SocketAddr>) -> T,
+    message: impl Fn(Vec<Endpoint>) -> T,
     sockets: &Sockets,
-    listeners: &[(SocketId, SocketAddr)],
+    listeners: &[(SocketId, Endpoint)],
 ) {
     let Some(channel) = channel else { return };
     for (addresses, descriptors) in packets(sockets, listeners) {
@@ -382,10 +399,18 @@ fn give_listeners<T: serde::Serialize>(
     }
 }
 
+/// Those of which the other master can be told.
+fn known(knows_unix: bool, listeners: &[(SocketId, Endpoint)]) -> Vec<(SocketId, Endpoint)> {
+    listeners.iter().filter(|(_, address)| knows_unix || !address.is_unix()).copied().collect()
+}
+
 /// Listen sockets came from the other master.
-fn listeners_came(sockets: &mut Sockets, addresses: Vec<SocketAddr>, descriptors: Vec<OwnedFd>) -> Event {
+fn listeners_came(sockets: &mut Sockets, addresses: Vec<Endpoint>, descriptors: Vec<OwnedFd>) -> Event {
     let mut checked = |(address, descriptor)| match descriptors::bound(descriptor, address) {
-        Ok(socket) => Some((sockets.keep_once(socket), address)),
+        Ok(socket) => {
+            sockets.keep_path(address);
+            Some((sockets.keep_once(socket), address))
+        }
         Err(unfit) => {
             tracing::warn!(%address, "a listen socket of the other master is refused: {unfit}");
             None
@@ -404,12 +429,12 @@ fn connection_came(sockets: &mut Sockets, descriptor: OwnedFd) -> Option<Event> 
     }
 }
 
-type Packet<'a> = (Vec<SocketAddr>, Vec<BorrowedFd<'a>>);
+type Packet<'a> = (Vec<Endpoint>, Vec<BorrowedFd<'a>>);
 
 /// Listen sockets, as many to a message as it has room for.
-fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, SocketAddr)]) -> Vec<Packet<'a>> {
+fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, Endpoint)]) -> Vec<Packet<'a>> {
     let known = listeners.iter().filter_map(|(socket, address)| Some((*address, sockets.descriptor(*socket)?)));
-    let known: Vec<(SocketAddr, BorrowedFd<'a>)> = known.collect();
+    let known: Vec<(Endpoint, BorrowedFd<'a>)> = known.collect();
     known.chunks(LISTENERS_PER_MESSAGE).map(|chunk| chunk.iter().copied().unzip()).collect()
 }
 
@@ -423,7 +448,7 @@ mod tests {
 
     fn hello(messages: usize, next_number: u32) -> ToNew {
         let (version, tier) = (RELAY_VERSION, "adopt".to_owned());
-        ToNew::Hello { version, pid: 1, next_number, tier, is_held: false, addresses: Vec::new(), messages }
+        ToNew::Hello { version, pid: 1, next_number, tier, is_held: false, addresses: Vec::new(), unix: true, messages }
     }
 
     /// What the new master makes of a greeting: how many listen sockets there are.
@@ -432,14 +457,14 @@ mod tests {
         say(&theirs);
         drop(theirs);
         let mut passed = Passed::default();
-        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), maps: OldMaps::default() };
+        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
         old.hear_all(&mut passed).map(|()| passed.listeners.len())
     }
 
     #[test]
     fn a_greeting_with_what_is_no_listen_socket_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let addresses = vec![listener.local_addr().expect("an address")];
+        let addresses = vec![listener.local_addr().expect("an address").into()];
         let give = |theirs: &OwnedFd, descriptor: BorrowedFd<'_>| {
             let addresses = addresses.clone();
             channel::tell_with(theirs, &ToNew::Listeners { addresses }, descriptor).expect("told");

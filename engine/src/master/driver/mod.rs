@@ -296,6 +296,7 @@ impl Master<'_> {
 
     /// The server has ended: whoever still follows it is told, and what is unsent is sent.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
+        self.driver.sockets.finish();
         self.driver.control = None;
         self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));
         self.driver.pid_file.remove();

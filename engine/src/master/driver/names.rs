@@ -4,7 +4,7 @@
 //!
 //! The paths may lie where other users write, such as `/tmp`: no link is followed, and only sockets of this user are removed.
 
-use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -18,25 +18,13 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::sys::socket_file::{Occupied, is_stale};
+
 /// Clients that may wait at once, as of `UnixListener`.
 const BACKLOG: i32 = 128;
 
 /// Another start looks at a name for less than a millisecond, unless it was stopped.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// Why a control socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
-    #[error("another server listens there; stop it, or choose another path")]
-    InUse,
-    /// What the path names is no socket that a server has left.
-    #[error("{0} is there, and left as it is; choose another path")]
-    Other(&'static str),
-    #[error("a socket of user {0} is there, and left as it is; choose another path, or remove it")]
-    OfUser(u32),
-    #[error(transparent)]
-    System(#[from] io::Error),
-}
 
 /// The listen socket of the control path, and where it can be found.
 pub(super) struct ControlName {
@@ -72,10 +60,10 @@ impl ControlName {
     /// replaced. Of several starts at the same time one succeeds.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] where a server listens there; where something else is there; else as bind(2).
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    /// [`Occupied::InUse`] where a server listens there; where something else is there; else as bind(2).
+    pub(super) fn open(path: &Path) -> Result<Self, Occupied> {
         let _lock = Lock::take(path)?;
-        if is_stale(path)? {
+        if is_stale(path, Type::STREAM)? {
             fs::remove_file(path)?;
         }
         let (listener, file) = bind(path)?;
@@ -175,44 +163,6 @@ impl Drop for ControlName {
         if let Some(path) = self.path.as_ref().filter(|path| self.is_at(path)) {
             let _ = fs::remove_file(path);
         }
-    }
-}
-
-/// Whether a server of this user has left its socket's file at `path`; `false` where nothing is there.
-fn is_stale(path: &Path) -> Result<bool, OpenError> {
-    let there = match fs::symlink_metadata(path) {
-        Ok(there) => there,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    if !there.file_type().is_socket() {
-        return Err(OpenError::Other(kind(there.file_type())));
-    }
-    if there.uid() != geteuid().as_raw() {
-        return Err(OpenError::OfUser(there.uid()));
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A server whose backlog is full must not hold this one up.
-    socket.set_nonblocking(true)?;
-    match socket.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
-        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => {
-            Err(OpenError::Other("a socket of another type"))
-        }
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
-        Ok(()) | Err(_) => Err(OpenError::InUse),
-    }
-}
-
-fn kind(file_type: FileType) -> &'static str {
-    if file_type.is_dir() {
-        "a folder"
-    } else if file_type.is_symlink() {
-        "a symbolic link"
-    } else if file_type.is_file() {
-        "a file"
-    } else {
-        "something else than a socket"
     }
 }
 
@@ -482,9 +432,9 @@ mod tests {
         let datagram = std::os::unix::net::UnixDatagram::bind(folder.0.join("datagram")).expect("bound");
         for name in ["file", "link", "datagram"] {
             let error = ControlName::open(&folder.0.join(name)).err();
-            assert!(matches!(error, Some(OpenError::Other(_))), "{name}: {error:?}");
+            assert!(matches!(error, Some(Occupied::Other(_))), "{name}: {error:?}");
         }
-        assert!(matches!(ControlName::open(&folder.0), Err(OpenError::Other("a folder"))));
+        assert!(matches!(ControlName::open(&folder.0), Err(Occupied::Other("a folder"))));
         assert_eq!(folder.files(), ["datagram", "file", "link", "victim"]);
         assert_eq!([&file, &victim].map(|path| fs::read_to_string(path).expect("kept")), ["a key", "another"]);
         drop(datagram);
@@ -500,7 +450,7 @@ mod tests {
         let name = folder.0.join("control");
         drop(other_at(&name));
         std::os::unix::fs::chown(&name, Some(STRANGER), None).expect("given away");
-        assert!(matches!(ControlName::open(&name), Err(OpenError::OfUser(STRANGER))));
+        assert!(matches!(ControlName::open(&name), Err(Occupied::OfUser(STRANGER))));
         assert_eq!(folder.files(), ["control"]);
     }
 
@@ -525,7 +475,7 @@ mod tests {
             });
             let (won, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
             assert_eq!(won.len(), 1, "round {round}");
-            assert!(lost.iter().all(|start| matches!(start, Err(OpenError::InUse))), "round {round}");
+            assert!(lost.iter().all(|start| matches!(start, Err(Occupied::InUse))), "round {round}");
             assert!(won.iter().flatten().all(|own| reaches(own, &name)), "round {round}");
             assert_eq!(folder.files(), ["control"]);
         }

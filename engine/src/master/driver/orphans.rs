@@ -92,7 +92,10 @@ impl Orphans {
         orphan.allowance.count();
         if let (Report::Listener { address }, Some(descriptor)) = (&report, descriptor) {
             match descriptors::listener(descriptor, *address) {
-                Ok(socket) => return Some(Event::OrphanListener(process, sockets.keep_once(socket), *address)),
+                Ok(socket) => {
+                    sockets.keep_path(*address);
+                    return Some(Event::OrphanListener(process, sockets.keep_once(socket), *address));
+                }
                 // The core hears that one of them did not come.
                 Err(unfit) if orphan.allowance.may_show(now) => {
                     tracing::warn!(pid = process.0, %address, "a listen socket of another worker is refused: {unfit}");
@@ -129,8 +132,8 @@ mod tests {
             orphans.hear(process, &mut sockets, Time(1)).expect("heard")
         };
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let address = listener.local_addr().expect("an address");
-        let (here, elsewhere) = (Report::Listener { address }, SocketAddr::from(([127, 0, 0, 1], 1)));
+        let address = listener.local_addr().expect("an address").into();
+        let (here, elsewhere) = (Report::Listener { address }, SocketAddr::from(([127, 0, 0, 1], 1)).into());
         let elsewhere = Report::Listener { address: elsewhere };
         let null = File::open("/dev/null").expect("open");
         assert_eq!(heard(&here, null.as_fd()), Event::OrphanReport(process, here.clone()));

@@ -1,8 +1,8 @@
 //! Listen sockets that this master holds, claims of ports, steering, guards, and connections that came to the master. Each is
 //! known to the core by a number that is never used again.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +12,13 @@ use socket2::Socket;
 use super::system;
 use super::workers::cores;
 use crate::config;
+use crate::endpoint::{Endpoint, UnixPath};
 use crate::ipc::control::Failure;
 use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
 use crate::steering::{self, Balance, Guard, Loads, Others, Steering};
 use crate::sys::acceptor::Acceptor;
 use crate::sys::listener::{self, ListenError, Reservation};
+use crate::sys::socket_file;
 use crate::worker::Inherited;
 
 /// The programs and maps of one generation.
@@ -40,14 +42,19 @@ pub(super) struct OldMaps {
     pub(super) maps: Vec<OldMap>,
     pub(super) loads: Loads,
 }
+/// How often it is looked, at the end of a master, whether a path is free to be removed, and the pause after each look.
+const PATH_TRIES_MAX: usize = 100;
+const PATH_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Sockets {
     kept: BTreeMap<SocketId, Socket>,
     next_socket: u32,
-    /// By port.
-    claims: BTreeMap<u16, Reservation>,
+    /// By port, and by path.
+    claims: BTreeMap<Result<u16, UnixPath>, Reservation>,
+    /// Paths of Unix sockets that this master has had, to be removed when nobody has them any more.
+    paths: BTreeSet<UnixPath>,
     steered: BTreeMap<SteeringId, Steered>,
     next_steering: u32,
     guards: Vec<Guard>,
@@ -56,18 +63,30 @@ pub(super) struct Sockets {
 }
 
 pub(super) fn listen_failure(error: &ListenError) -> Failure {
-    Failure::Listen { address: error.address, problem: error.problem().to_owned() }
+    Failure::listen(error.address, error.problem())
 }
 
 impl Sockets {
-    pub(super) fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
+    pub(super) fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
         let fail = |error: ListenError| listen_failure(&error);
         // This process may have the port's name already, for another address.
-        if let Entry::Vacant(vacant) = self.claims.entry(address.port()) {
-            let Some(reservation) = listener::reserve(address).map_err(fail)? else { return Ok(Claim::Busy) };
+        let name = match address {
+            Endpoint::Internet(address) => Ok(address.port()),
+            Endpoint::Unix(path) => Err(path),
+        };
+        if let Entry::Vacant(vacant) = self.claims.entry(name) {
+            let reserved = match address {
+                Endpoint::Internet(address) => listener::reserve(address),
+                Endpoint::Unix(path) => socket_file::reserve(path),
+            };
+            let Some(reservation) = reserved.map_err(fail)? else { return Ok(Claim::Busy) };
             vacant.insert(reservation);
         }
-        listener::check_free(address).map_err(fail)?;
+        match address {
+            Endpoint::Internet(address) => listener::check_free(address),
+            Endpoint::Unix(path) => socket_file::check_free(path),
+        }
+        .map_err(fail)?;
         Ok(Claim::Held)
     }
 
@@ -75,9 +94,32 @@ impl Sockets {
         self.claims.clear();
     }
 
-    pub(super) fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
-        let (socket, bound) = listener::bind(address).map_err(|error| listen_failure(&error))?;
+    pub(super) fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure> {
+        let (socket, bound) = socket_file::bind_any(address, unix_mode).map_err(|error| listen_failure(&error))?;
+        self.paths.extend(bound.unix_path());
         Ok((self.keep(socket), bound))
+    }
+
+    /// The path of a Unix socket that came from another process is to be removed by whoever has it last.
+    pub(super) fn keep_path(&mut self, address: Endpoint) {
+        self.paths.extend(address.unix_path());
+    }
+
+    /// Removes the paths of sockets that nobody has any more: this master closes its copies first. The ring of a worker that was
+    /// killed may hold a socket for some milliseconds.
+    pub(super) fn finish(&mut self) {
+        self.kept.clear();
+        for _ in 0..PATH_TRIES_MAX {
+            self.remove_paths();
+            if self.paths.is_empty() {
+                return;
+            }
+            std::thread::sleep(PATH_PAUSE);
+        }
+    }
+
+    fn remove_paths(&mut self) {
+        self.paths.retain(|path| !socket_file::remove(*path));
     }
 
     fn keep(&mut self, socket: Socket) -> SocketId {
@@ -99,6 +141,14 @@ impl Sockets {
 
     pub(super) fn close(&mut self, socket: SocketId) {
         self.kept.remove(&socket).into_iter().for_each(close_at_once);
+        let has_path = |path: &UnixPath| {
+            let there = self.kept.values().filter_map(|socket| socket_file::endpoint_of(&socket.local_addr().ok()?));
+            there.filter_map(|one| one.unix_path()).any(|one| one == *path)
+        };
+        let closed: Vec<UnixPath> = self.paths.iter().filter(|path| !has_path(path)).copied().collect();
+        closed.into_iter().filter(|path| socket_file::remove(*path)).for_each(|path| {
+            self.paths.remove(&path);
+        });
     }
 
     pub(super) fn descriptor(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
@@ -111,7 +161,7 @@ impl Sockets {
     }
 
     /// Gives sockets away: this master keeps no copy.
-    pub(super) fn take(&mut self, sockets: &[(SocketId, SocketAddr)]) -> Vec<Inherited> {
+    pub(super) fn take(&mut self, sockets: &[(SocketId, Endpoint)]) -> Vec<Inherited> {
         let taken = sockets.iter().filter_map(|(id, address)| {
             let socket = self.kept.remove(id)?;
             Some(Inherited { id: id.0, socket, address: *address })
@@ -119,7 +169,7 @@ impl Sockets {
         taken.collect()
     }
 
-    pub(super) fn copies(&self, sockets: &[(SocketId, SocketAddr)]) -> Result<Vec<Inherited>, Failure> {
+    pub(super) fn copies(&self, sockets: &[(SocketId, Endpoint)]) -> Result<Vec<Inherited>, Failure> {
         let kept = sockets.iter().filter_map(|(id, address)| Some((id, address, self.kept.get(id)?)));
         let copies = kept
             .map(|(id, address, socket)| Ok(Inherited { id: id.0, socket: socket.try_clone()?, address: *address }));
@@ -128,18 +178,19 @@ impl Sockets {
 
     pub(super) fn load(
         &mut self,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         places: usize,
         steering: config::Steering,
     ) -> Result<SteeringId, Failure> {
         let places = places as u32;
+        let addresses: Vec<SocketAddr> = addresses.iter().filter_map(Endpoint::internet).collect();
         let cores: Vec<usize> = cores().iter().map(|core| core.id).collect();
         let balance = Balance::new(steering, places, &cores).map_err(system("making maps of loads"))?;
         let by_address = addresses.iter().map(|_| Steering::load(places, &balance)).collect::<io::Result<_>>();
         let by_address = by_address.map_err(system("loading the steering program"))?;
         let id = SteeringId(self.next_steering);
         self.next_steering += 1;
-        self.steered.insert(id, Steered { addresses: addresses.to_vec(), by_address, places, balance });
+        self.steered.insert(id, Steered { addresses, by_address, places, balance });
         Ok(id)
     }
 
@@ -217,15 +268,15 @@ impl Sockets {
     }
 
     /// Connections that wait at guards of other addresses than these, so many at most.
-    pub(super) fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
-        let others = self.guards.iter().filter(|guard| !except.contains(&guard.address));
+    pub(super) fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId> {
+        let others = self.guards.iter().filter(|guard| !except.contains(&guard.address.into()));
         let waiting = others.flat_map(|guard| std::iter::from_fn(|| guard.accept()));
         let waiting: Vec<OwnedFd> = waiting.take(count_max).collect();
         waiting.into_iter().map(|connection| self.arrived(connection)).collect()
     }
 
-    pub(super) fn keep_guards(&mut self, addresses: &[SocketAddr]) {
-        self.guards.retain(|guard| addresses.contains(&guard.address));
+    pub(super) fn keep_guards(&mut self, addresses: &[Endpoint]) {
+        self.guards.retain(|guard| addresses.contains(&guard.address.into()));
     }
 
     pub(super) fn guards(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

@@ -9,7 +9,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Master;
 use super::configurations::Configurations;
 use super::masters::{Old, Passed};
-use super::names::{ControlName, OpenError, PidFile};
+use super::names::{ControlName, PidFile};
 use super::notify::Watchdog;
 use super::sockets::Sockets;
 use super::workers::Workers;
@@ -24,6 +24,7 @@ use crate::service::{Reload, Service};
 use crate::steering;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::features::Features;
+use crate::sys::socket_file::Occupied;
 use crate::telemetry::pages::Telemetry;
 use crate::worker::StartError;
 
@@ -157,7 +158,7 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     };
     let opened = match ControlName::open(path) {
         // The old master's name: it is taken over when this one serves.
-        Err(OpenError::InUse) if is_upgrade => ControlName::open_beside(path).map_err(OpenError::from),
+        Err(Occupied::InUse) if is_upgrade => ControlName::open_beside(path).map_err(Occupied::from),
         opened => opened,
     };
     let error = match opened {
@@ -174,8 +175,8 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     if is_required {
         let path = path.clone();
         return Err(match error {
-            OpenError::Other(_) | OpenError::OfUser(_) => ServerError::ControlPath { path, problem },
-            OpenError::InUse | OpenError::System(_) => ServerError::Control { path, problem },
+            Occupied::Other(_) | Occupied::OfUser(_) => ServerError::ControlPath { path, problem },
+            Occupied::InUse | Occupied::System(_) => ServerError::Control { path, problem },
         });
     }
     tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");

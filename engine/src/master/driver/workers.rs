@@ -15,6 +15,7 @@ use nix::unistd::{ForkResult, Pid};
 use super::allowance::Allowance;
 use super::system;
 use super::world::Driver;
+use crate::endpoint::Endpoint;
 use crate::ipc::channel::{self, Heard, is_nonsense};
 use crate::ipc::control::{Exit, Failure};
 use crate::ipc::orders::{Order, Report};
@@ -223,7 +224,10 @@ impl Workers {
             .filter(|copy| {
                 let socket = socket2::SockRef::from(copy);
                 // The number may have been given to something else since: only a listener is shut.
-                socket.is_listener().unwrap_or(false) && socket.shutdown(Shutdown::Read).is_ok()
+                socket.is_listener().unwrap_or(false)
+                    // All share a Unix socket: what is shut is shut for all.
+                    && !matches!(socket.domain(), Ok(socket2::Domain::UNIX))
+                    && socket.shutdown(Shutdown::Read).is_ok()
             })
             .count()
     }
@@ -253,12 +257,10 @@ impl Driver<'_> {
 
     pub(super) fn fork_worker(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
         let Spawn { plan, generation, slot, listeners, bound, steering, succeeds } = spawn;
-        let listeners = match &listeners {
-            // Dropping them closes this master's copies, whether the fork succeeds or not.
-            core::Listeners::First(sockets) => Listeners::Inherited(self.sockets.take(sockets)),
-            core::Listeners::Copies(sockets) => Listeners::Inherited(self.sockets.copies(sockets)?),
-            core::Listeners::Own(addresses) => Listeners::Own(addresses.clone()),
-        };
+        let copies = self.sockets.copies(&listeners.copies)?;
+        // Dropping them closes this master's copies, whether the fork succeeds or not.
+        let first = self.sockets.take(&listeners.first);
+        let listeners = Listeners { first, own: listeners.own.iter().filter_map(Endpoint::internet).collect(), copies };
         let configuration = self.configurations.get(plan.configuration)?;
         let mut settings = crate::config::Settings { workers: plan.workers, ..configuration.settings.clone() };
         settings.listen.iter_mut().zip(bound).for_each(|(listener, bound)| listener.address = bound);

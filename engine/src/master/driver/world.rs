@@ -1,6 +1,5 @@
 //! The world as the core acts on it, made of the system. Each method carries out what it says and decides nothing.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -13,6 +12,7 @@ use super::sockets::{OldMaps, Sockets};
 use super::workers::Workers;
 use super::{log, notify};
 use crate::config::Steering;
+use crate::endpoint::Endpoint;
 use crate::handover::{Format, Tier};
 use crate::ipc::control::server::Clients;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, TimelineKind};
@@ -112,7 +112,7 @@ impl World for Driver<'_> {
         Ok(plan)
     }
 
-    fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
+    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
         self.sockets.claim(address)
     }
 
@@ -120,8 +120,8 @@ impl World for Driver<'_> {
         self.sockets.release_claims();
     }
 
-    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
-        self.sockets.bind(address)
+    fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure> {
+        self.sockets.bind(address, unix_mode)
     }
 
     fn close(&mut self, socket: SocketId) {
@@ -138,7 +138,7 @@ impl World for Driver<'_> {
 
     fn load_steering(
         &mut self,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         places: usize,
         steering: Steering,
     ) -> Result<SteeringId, Failure> {
@@ -171,11 +171,11 @@ impl World for Driver<'_> {
         self.sockets.detach(socket);
     }
 
-    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+    fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId> {
         self.sockets.empty_guards(except, count_max)
     }
 
-    fn keep_guards(&mut self, addresses: &[SocketAddr]) {
+    fn keep_guards(&mut self, addresses: &[Endpoint]) {
         self.sockets.keep_guards(addresses);
     }
 
@@ -199,7 +199,7 @@ impl World for Driver<'_> {
         self.workers.tell(process, &order, &doors) || self.orphans.tell(process, &order, &doors)
     }
 
-    fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool {
+    fn share(&mut self, process: ProcessId, socket: SocketId, address: Endpoint) -> bool {
         let order = Order::Adopt { listener: socket.0, address };
         let descriptor = self.sockets.descriptor(socket);
         descriptor.is_some_and(|descriptor| self.workers.tell(process, &order, &[descriptor]))
@@ -283,11 +283,11 @@ impl World for Driver<'_> {
         self.old.iter().for_each(|old| old.tell(&message, &doors));
     }
 
-    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, Endpoint)]) {
         self.new.iter().for_each(|new| new.give_listeners(&self.sockets, sockets));
     }
 
-    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, Endpoint)]) {
         self.old.iter().for_each(|old| old.give_listeners(&self.sockets, sockets));
     }
 
@@ -320,6 +320,7 @@ impl World for Driver<'_> {
     fn introduction(&self) -> ToOld {
         let newest = self.configurations.newest();
         ToOld::Introduction {
+            unix: true,
             tier: self.tier.to_string(),
             formats: newest.map(|one| one.service.formats().clone()).unwrap_or_default(),
             control: self.control_path(),

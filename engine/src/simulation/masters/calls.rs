@@ -1,7 +1,6 @@
 //! What a master's core asks of the world, carried out on the simulated one. Each call that may fail fails when it was armed.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::channels::{ChannelId, Message};
 use super::kernel::{Holder, Place, Program};
@@ -9,6 +8,7 @@ use super::process::{Binary, Birth, Body, Master, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Fault, Universe};
 use crate::config::Steering;
+use crate::endpoint::Endpoint;
 use crate::handover::{Format, StateFormats, Tier};
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -51,7 +51,7 @@ impl Calls<'_> {
         }
     }
 
-    fn give_listeners(&mut self, channel: Option<ChannelId>, sockets: &[(SocketId, SocketAddr)]) {
+    fn give_listeners(&mut self, channel: Option<ChannelId>, sockets: &[(SocketId, Endpoint)]) {
         if let Some(channel) = channel {
             let keys: Vec<u32> = sockets.iter().map(|(socket, _)| socket.0).collect();
             say(self.universe.now, self.me, || format!("gives the other master sockets {keys:?}"));
@@ -74,7 +74,7 @@ impl Calls<'_> {
         if binary == Binary::Elsewhere { "elsewhere".to_owned() } else { "here".to_owned() }
     }
 
-    fn open_guard(&mut self, address: SocketAddr) {
+    fn open_guard(&mut self, address: Endpoint) {
         if !self.this().guards.contains_key(&address) {
             let holder = self.holder();
             let key = self.universe.kernel.bind(address, holder);
@@ -84,7 +84,7 @@ impl Calls<'_> {
         }
     }
 
-    fn addresses_of(&self, steering: SteeringId) -> Vec<SocketAddr> {
+    fn addresses_of(&self, steering: SteeringId) -> Vec<Endpoint> {
         self.this().steering_addresses(steering)
     }
 }
@@ -101,18 +101,23 @@ impl World for Calls<'_> {
         Ok(self.universe.plan.clone())
     }
 
-    fn claim(&mut self, address: SocketAddr) -> Result<Claim, Failure> {
+    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
         if self.universe.fails(Fault::Claim) {
-            return Err(Failure::Listen { address, problem: "Address in use".to_owned() });
+            return Err(Failure::listen(address, "Address in use"));
         }
         Ok(if self.universe.fails(Fault::ClaimBusy) { Claim::Busy } else { Claim::Held })
     }
 
     fn release_claims(&mut self) {}
 
-    fn bind(&mut self, address: SocketAddr) -> Result<(SocketId, SocketAddr), Failure> {
+    fn bind(&mut self, address: Endpoint, _: u32) -> Result<(SocketId, Endpoint), Failure> {
         if self.universe.fails(Fault::Bind) {
-            return Err(Failure::Listen { address, problem: "Address in use".to_owned() });
+            return Err(Failure::listen(address, "Address in use"));
+        }
+        let is_taken = self.universe.kernel.sockets.values().any(|socket| socket.address == address);
+        if address.is_unix() && is_taken {
+            // A path has one socket, as long as anybody has it open.
+            return Err(Failure::listen(address, "Address in use"));
         }
         let holder = self.holder();
         Ok((SocketId(self.universe.kernel.bind(address, holder)), Universe::bound(address)))
@@ -132,7 +137,7 @@ impl World for Calls<'_> {
     }
 
     /// Places are as good as each other here: what holds of one must hold of any.
-    fn load_steering(&mut self, addresses: &[SocketAddr], places: usize, _: Steering) -> Result<SteeringId, Failure> {
+    fn load_steering(&mut self, addresses: &[Endpoint], places: usize, _: Steering) -> Result<SteeringId, Failure> {
         if self.universe.fails(Fault::LoadSteering) {
             return Err(refused("loading the program"));
         }
@@ -196,7 +201,7 @@ impl World for Calls<'_> {
         }
     }
 
-    fn empty_guards(&mut self, except: &[SocketAddr], count_max: usize) -> Vec<ArrivalId> {
+    fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId> {
         let others = self.this().guards.iter().filter(|(address, _)| !except.contains(address));
         let keys: Vec<u32> = others.map(|(_, key)| *key).collect();
         let mut arrivals = Vec::new();
@@ -206,10 +211,10 @@ impl World for Calls<'_> {
         arrivals
     }
 
-    fn keep_guards(&mut self, addresses: &[SocketAddr]) {
+    fn keep_guards(&mut self, addresses: &[Endpoint]) {
         let (holder, now) = (self.holder(), self.universe.now);
         let unused = self.this().guards.iter().filter(|(address, _)| !addresses.contains(address));
-        let unused: Vec<(SocketAddr, u32)> = unused.map(|(address, key)| (*address, *key)).collect();
+        let unused: Vec<(Endpoint, u32)> = unused.map(|(address, key)| (*address, *key)).collect();
         for (address, key) in unused {
             self.mine().guards.remove(&address);
             self.universe.kernel.release(key, holder, now);
@@ -218,11 +223,7 @@ impl World for Calls<'_> {
 
     fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
         let now = self.universe.now;
-        let (first, copies) = match &spawn.listeners {
-            Listeners::First(sockets) => (sockets.clone(), Vec::new()),
-            Listeners::Copies(sockets) => (Vec::new(), sockets.clone()),
-            Listeners::Own(_) => (Vec::new(), Vec::new()),
-        };
+        let Listeners { first, copies, .. } = spawn.listeners.clone();
         let fails = self.universe.fails(Fault::Fork);
         let starts_as = if fails { StartsAs::Well } else { self.universe.starts_as() };
         let ready_at = match starts_as {
@@ -276,7 +277,7 @@ impl World for Calls<'_> {
         self.send_to(process, Message::Order(order.clone(), None, None))
     }
 
-    fn share(&mut self, process: ProcessId, socket: SocketId, address: SocketAddr) -> bool {
+    fn share(&mut self, process: ProcessId, socket: SocketId, address: Endpoint) -> bool {
         if self.universe.fails(Fault::Share) {
             return false;
         }
@@ -333,6 +334,8 @@ impl World for Calls<'_> {
             .universe
             .worker(process)
             .map_or(Vec::new(), |worker| worker.listeners.iter().map(|(key, _)| *key).collect());
+        let is_unix = |key: &u32| self.universe.kernel.sockets.get(key).is_some_and(|one| one.address.is_unix());
+        let keys: Vec<u32> = keys.into_iter().filter(|key| !is_unix(key)).collect();
         keys.iter().for_each(|key| self.universe.kernel.shut(*key, now));
         keys.len()
     }
@@ -401,11 +404,11 @@ impl World for Calls<'_> {
         }
     }
 
-    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+    fn give_listeners_to_new(&mut self, sockets: &[(SocketId, Endpoint)]) {
         self.give_listeners(self.this().new, sockets);
     }
 
-    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, SocketAddr)]) {
+    fn give_listeners_to_old(&mut self, sockets: &[(SocketId, Endpoint)]) {
         self.give_listeners(self.this().old, sockets);
     }
 
@@ -440,6 +443,7 @@ impl World for Calls<'_> {
     fn introduction(&self) -> ToOld {
         let master = self.this();
         ToOld::Introduction {
+            unix: true,
             tier: master.tier.to_string(),
             formats: Self::formats(master.binary, &self.universe.plan),
             control: Some(Self::control(master.binary)),

@@ -9,12 +9,11 @@
 //! - whoever is in the midst of a handshake with an address when the server gives it up;
 //! - where no master serves, or stops everything, nobody has to listen.
 
-use std::net::SocketAddr;
-
 use super::Violation;
 use super::kernel::{Connection, Holder, Key, Loss, Place, SocketState};
 use super::process::Stage;
 use super::universe::{Dead, Universe};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
 use crate::master::core::{ClientId, Core, Idle, Instead, Lifecycle, Lineage, ProcessId, Request};
@@ -42,7 +41,7 @@ impl Universe {
     }
 
     /// A master serves there, or waits with its guards.
-    pub(super) fn is_expected(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_expected(&self, address: Endpoint) -> bool {
         let serves = |core: &Core| match core.lifecycle() {
             Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
             // Another master serves, or workers of one that is gone: where those end as well, nobody is left.
@@ -64,7 +63,7 @@ impl Universe {
     }
 
     /// The only master serves, and no longer on this address; no fault has taken away those who accepted there.
-    fn has_given_up(&self, address: SocketAddr) -> bool {
+    fn has_given_up(&self, address: Endpoint) -> bool {
         let is_calm = self.now.ms_since(self.last_fault) >= EXCUSE_MS;
         let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(Lineage::Alone));
         is_calm
@@ -110,12 +109,13 @@ impl Universe {
         if self.may_reset {
             return;
         }
-        let missing = (0..self.shape.addresses).map(super::universe::address).find(|address| {
-            let is_served = |(key, socket): (&Key, &super::kernel::Socket)| {
-                socket.address == *address && socket.state == SocketState::Listening && self.is_attended(*key)
-            };
-            self.is_expected(*address) && !self.kernel.sockets.iter().any(is_served)
-        });
+        let missing =
+            (0..self.shape.addresses).map(|place| super::universe::address(self.shape, place)).find(|address| {
+                let is_served = |(key, socket): (&Key, &super::kernel::Socket)| {
+                    socket.address == *address && socket.state == SocketState::Listening && self.is_attended(*key)
+                };
+                self.is_expected(*address) && !self.kernel.sockets.iter().any(is_served)
+            });
         if let Some(address) = missing {
             self.violate("each address has a listener", format!("{address} has none that anybody accepts from"));
         }
@@ -131,7 +131,9 @@ impl Universe {
         by_worker
             || self.masters().any(|(id, master)| {
                 let is_guard = master.guards.values().any(|one| *one == key);
-                socket.is_held_by(id) && (is_guard || master.tier == Tier::Adopt) && master.core.is_some()
+                socket.is_held_by(id)
+                    && (is_guard || master.tier == Tier::Adopt || socket.address.is_unix())
+                    && master.core.is_some()
             })
     }
 

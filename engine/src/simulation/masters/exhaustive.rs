@@ -68,6 +68,7 @@ impl Small {
             has_worker_state: false,
             speaks: false,
             rebalances: false,
+            has_unix: false,
         };
         let mut universe = Universe::new(shape);
         universe.plan = plan(shape, self.workers, 1, 0);

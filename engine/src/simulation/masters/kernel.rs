@@ -2,9 +2,9 @@
 //! wait when a socket closes for the last time. The facts are those of handover.md.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use super::super::random::mixed;
+use crate::endpoint::Endpoint;
 use crate::master::core::{ProcessId, Time};
 
 /// A listen socket, whoever has copies of it.
@@ -33,7 +33,7 @@ pub(super) enum SocketState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Socket {
-    pub(super) address: SocketAddr,
+    pub(super) address: Endpoint,
     pub(super) state: SocketState,
     pub(super) is_guard: bool,
     pub(super) holders: Vec<Holder>,
@@ -65,7 +65,7 @@ pub(super) enum Place {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Connection {
-    pub(super) address: SocketAddr,
+    pub(super) address: Endpoint,
     pub(super) place: Place,
     /// It stays open until its worker drains.
     pub(super) is_long: bool,
@@ -97,16 +97,16 @@ pub(super) struct Program {
 pub(super) struct Kernel {
     pub(super) sockets: BTreeMap<Key, Socket>,
     pub(super) connections: Vec<Connection>,
-    pub(super) programs: BTreeMap<SocketAddr, Program>,
+    pub(super) programs: BTreeMap<Endpoint, Program>,
     /// By map, address and slot.
-    pub(super) maps: BTreeMap<(u32, SocketAddr, usize), Key>,
+    pub(super) maps: BTreeMap<(u32, Endpoint, usize), Key>,
     pub(super) next_key: Key,
     /// Not judged yet.
     pub(super) losses: Vec<(ConnectionKey, Loss)>,
 }
 
 impl Kernel {
-    pub(super) fn bind(&mut self, address: SocketAddr, holder: Holder) -> Key {
+    pub(super) fn bind(&mut self, address: Endpoint, holder: Holder) -> Key {
         self.next_key += 1;
         let socket =
             Socket { address, state: SocketState::Bound, is_guard: false, holders: vec![holder], queue: Vec::new() };
@@ -133,7 +133,7 @@ impl Kernel {
     }
 
     /// Whose turn `connection` is among the listeners of an address.
-    fn select(&self, address: SocketAddr, connection: ConnectionKey) -> Option<Key> {
+    fn select(&self, address: Endpoint, connection: ConnectionKey) -> Option<Key> {
         let hash = mixed(connection as u64 + 1) as usize;
         if let Some(program) = self.programs.get(&address) {
             let places: Vec<Key> = program
@@ -154,13 +154,13 @@ impl Kernel {
         (!listening.is_empty()).then(|| listening[hash % listening.len()])
     }
 
-    fn group(&self, address: SocketAddr) -> impl Iterator<Item = (&Key, &Socket)> {
+    fn group(&self, address: Endpoint) -> impl Iterator<Item = (&Key, &Socket)> {
         let is_in = move |socket: &Socket| socket.address == address && socket.state == SocketState::Listening;
         self.sockets.iter().filter(move |(_, socket)| is_in(socket))
     }
 
     /// A client connects.
-    pub(super) fn connect(&mut self, address: SocketAddr, now: Time, is_slow: bool, is_long: bool) -> ConnectionKey {
+    pub(super) fn connect(&mut self, address: Endpoint, now: Time, is_slow: bool, is_long: bool) -> ConnectionKey {
         let key = self.connections.len();
         let place = match self.select(address, key) {
             Some(socket) if is_slow => Place::HalfOpen(socket, now.after_ms(1_000)),

@@ -1,10 +1,10 @@
 //! Processes: workers and masters, alive or standing still; what each has, and what can be seen of it from outside.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 
 use super::channels::ChannelId;
 use super::kernel::{ConnectionKey, Key};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::Exit;
 use crate::master::core::{
@@ -105,9 +105,9 @@ pub(super) struct Master {
     pub(super) binary: Binary,
     /// Where the core wants to be called at the latest.
     pub(super) deadline: Option<Time>,
-    pub(super) guards: BTreeMap<SocketAddr, Key>,
+    pub(super) guards: BTreeMap<Endpoint, Key>,
     /// Programs with their addresses and number of places.
-    pub(super) steerings: BTreeMap<SteeringId, (Vec<SocketAddr>, usize)>,
+    pub(super) steerings: BTreeMap<SteeringId, (Vec<Endpoint>, usize)>,
     pub(super) old_map: Option<(u32, usize)>,
     pub(super) arrivals: BTreeMap<ArrivalId, ConnectionKey>,
     pub(super) workers: BTreeMap<ProcessId, ChannelId>,
@@ -193,7 +193,7 @@ impl Master {
         }
     }
 
-    pub(super) fn steering_addresses(&self, steering: SteeringId) -> Vec<SocketAddr> {
+    pub(super) fn steering_addresses(&self, steering: SteeringId) -> Vec<Endpoint> {
         self.steerings.get(&steering).map(|(addresses, _)| addresses.clone()).unwrap_or_default()
     }
 

@@ -2,7 +2,6 @@
 //! is one server, or both of a held upgrade; then an operator stops it, and nothing is left at all.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 use super::super::random::Random;
 use super::Violation;
@@ -11,8 +10,9 @@ use super::process::StartsAs;
 use super::steps::Asked;
 use super::timeline::tell;
 use super::universe::Universe;
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
-use crate::master::core::{Core, Idle, Lifecycle, Lineage, NewStage, OldStage, Phase, ProcessId, State};
+use crate::master::core::{Address, Core, Idle, Lifecycle, Lineage, NewStage, OldStage, Phase, ProcessId, State};
 
 /// Long enough for anything that has a time limit.
 const REST_MS: u64 = 180_000;
@@ -221,13 +221,13 @@ impl Universe {
                 continue;
             }
             let generation = &core.generations()[index];
-            let is_unused = |address: &&SocketAddr| !generation.addresses.iter().any(|one| one.bound == **address);
+            let is_unused = |address: &&Endpoint| !generation.addresses.iter().any(|one| one.bound == **address);
             if let Some(address) = master.guards.keys().find(is_unused) {
                 return Err(wrong(format!("a guard of {address}, which was given up")));
             }
             let is_old = core.lifecycle().old().is_some();
             if let Some(steering) = generation.steering.filter(|_| !is_old) {
-                for address in &generation.addresses {
+                for address in generation.addresses.iter().filter(|one| !one.bound.is_unix()) {
                     let program = self.kernel.programs.get(&address.bound);
                     let mut maps = vec![(steering.0, generation.slots.len())];
                     if core.lifecycle().new_master().is_some_and(|new| new.is_held) {
@@ -241,19 +241,18 @@ impl Universe {
                     }
                 }
             }
-            if master.tier == Tier::Adopt {
-                for address in &generation.addresses {
-                    let listening = self
-                        .kernel
-                        .sockets
-                        .iter()
-                        .filter(|(_, one)| one.address == address.bound && one.is_held_by(id) && !one.is_guard);
-                    for (key, socket) in listening {
-                        if !self.workers().any(|(worker, one)| {
-                            socket.is_held_by(worker) && one.listeners.iter().any(|(own, _)| own == key)
-                        }) {
-                            return Err(wrong(format!("nobody accepts from socket {key} of {}", address.bound)));
-                        }
+            let is_adopted = |one: &&Address| master.tier == Tier::Adopt || one.bound.is_unix();
+            for address in generation.addresses.iter().filter(is_adopted) {
+                let listening = self
+                    .kernel
+                    .sockets
+                    .iter()
+                    .filter(|(_, one)| one.address == address.bound && one.is_held_by(id) && !one.is_guard);
+                for (key, socket) in listening {
+                    if !self.workers().any(|(worker, one)| {
+                        socket.is_held_by(worker) && one.listeners.iter().any(|(own, _)| own == key)
+                    }) {
+                        return Err(wrong(format!("nobody accepts from socket {key} of {}", address.bound)));
                     }
                 }
             }

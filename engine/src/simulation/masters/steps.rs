@@ -25,6 +25,8 @@ pub(super) struct Shape {
     pub(super) speaks: bool,
     /// Workers that serve give each other connections.
     pub(super) rebalances: bool,
+    /// The last address is a Unix socket.
+    pub(super) has_unix: bool,
 }
 
 impl Shape {
@@ -39,6 +41,7 @@ impl Shape {
             has_worker_state: hands_over && random.once_in(2),
             speaks: false,
             rebalances: false,
+            has_unix: false,
         }
     }
 }
@@ -172,11 +175,15 @@ impl Universe {
             Step::Time { seed, ms } => return self.run(&mut Random::new(seed), ms, true),
             Step::Connect { place, is_slow, is_long } => {
                 let place = place % self.shape.addresses;
-                let is_owed = self.is_expected(address(place));
-                let key = self.kernel.connect(address(place), now, is_slow, is_long);
+                let is_owed = self.is_expected(address(self.shape, place));
+                let key = self.kernel.connect(address(self.shape, place), now, is_slow, is_long);
                 self.kernel.connections[key].is_owed = is_owed;
                 tell(now, None, || {
-                    format!("connection {key} to {}: {:?}", address(place), self.kernel.connections[key].place)
+                    format!(
+                        "connection {key} to {}: {:?}",
+                        address(self.shape, place),
+                        self.kernel.connections[key].place
+                    )
                 });
             }
             Step::Signal { master, signal } => {

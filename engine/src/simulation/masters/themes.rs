@@ -34,6 +34,9 @@ pub(super) const SPEAKING: u64 = 1 << 40;
 /// From this seed on, workers give each other connections, each second.
 pub(super) const REBALANCING: u64 = 2 * SPEAKING;
 
+/// From this seed on, the last address is a Unix socket.
+pub(super) const UNIX: u64 = 4 * SPEAKING;
+
 /// The history of a seed.
 pub(super) fn history(seed: u64) -> Vec<Step> {
     let theme = match seed % 8 {
@@ -47,7 +50,8 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
     let mut random = Random::new(seed % SPEAKING);
     let shape = Shape {
         speaks: (SPEAKING..REBALANCING).contains(&seed),
-        rebalances: seed >= REBALANCING,
+        rebalances: (REBALANCING..UNIX).contains(&seed),
+        has_unix: seed >= UNIX,
         ..theme.shape(&mut random)
     };
     let mut steps = vec![Step::Begin { shape }];

@@ -2,7 +2,6 @@
 //! Each leaves a state that can be compared, so that the same world is run at random, and explored exhaustively.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use super::Violation;
 use super::channels::{Channel, ChannelId, Letter, MESSAGES_MAX, Message};
@@ -11,6 +10,7 @@ use super::process::{Binary, Birth, Body, Master, Process, StartsAs, Worker};
 use super::steps::Shape;
 use super::timeline::say;
 use crate::config::{Connections, Rebalance, StateTooLarge};
+use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{Exit, Failure, Outcome};
 use crate::master::core::{ClientId, ConfigurationId, Core, Plan, ProcessId, Request, Time};
@@ -422,7 +422,7 @@ impl Universe {
         self.end(id, Exit::Signal(9));
     }
 
-    pub(super) fn bound(requested: SocketAddr) -> SocketAddr {
+    pub(super) fn bound(requested: Endpoint) -> Endpoint {
         requested
     }
 }
@@ -432,15 +432,19 @@ pub(super) fn said(now: Time, client: ClientId, master: ProcessId, request: &Req
     super::timeline::tell(now, None, || format!("client {} asks pid {} for {request:?}", client.0, master.0));
 }
 
-/// The address of this place.
-pub(super) fn address(place: usize) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 8_000 + place as u16))
+/// The address of this place: the last one is a Unix socket in some worlds.
+pub(super) fn address(shape: Shape, place: usize) -> Endpoint {
+    if shape.has_unix && place + 1 == shape.addresses {
+        return "unix:/run/server".parse().expect("a path");
+    }
+    Endpoint::from(([127, 0, 0, 1], 8_000 + place as u16))
 }
 
 pub(super) fn plan(shape: Shape, workers: usize, addresses: usize, hang_ms: u64) -> Plan {
     Plan {
         configuration: ConfigurationId(0),
-        listen: (0..addresses).map(address).collect(),
+        listen: (0..addresses).map(|place| address(shape, place)).collect(),
+        unix_mode: 0o666,
         workers,
         backlog: 64,
         drain_ms: 3_000,

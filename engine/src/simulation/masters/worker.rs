@@ -6,9 +6,10 @@ use super::kernel::{Holder, Key, Place};
 use super::process::{Drain, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Micro, Universe};
+use crate::endpoint::Endpoint;
 use crate::ipc::control::Exit;
 use crate::ipc::orders::{Member, Moved, Order, Rebalanced, Report};
-use crate::master::core::{Listeners, ProcessId, Time};
+use crate::master::core::{ProcessId, Time};
 
 /// A worker that waits for the state of one that leaves waits so long at most.
 const STATE_MS_MAX: u64 = 10_000;
@@ -127,17 +128,15 @@ impl Universe {
             StartsAs::Exiting => return self.end(id, Exit::Signal(6)),
             StartsAs::Well | StartsAs::Slow | StartsAs::Hanging => {}
         }
-        if let Listeners::Own(addresses) = &spawn.listeners {
-            for address in addresses {
-                let key = self.kernel.bind(*address, Holder::Process(id));
-                self.worker_mut(id).expect("it turns").listeners.push((key, false));
-            }
+        for address in &spawn.listeners.own {
+            let key = self.kernel.bind(*address, Holder::Process(id));
+            self.worker_mut(id).expect("it turns").listeners.push((key, false));
         }
         let keys: Vec<Key> = self.worker(id).expect("it turns").listeners.iter().map(|(key, _)| *key).collect();
         for key in keys {
             self.kernel.listen(key);
-            if let Some(steering) = spawn.steering {
-                let address = self.kernel.sockets[&key].address;
+            let address = self.kernel.sockets[&key].address;
+            if let Some(steering) = spawn.steering.filter(|_| !address.is_unix()) {
                 self.kernel.maps.insert((steering.0, address, spawn.slot), key);
             }
         }
@@ -185,8 +184,11 @@ impl Universe {
             worker.channel = Some(channel);
             let (generation, slot, master) = (worker.spawn.generation, worker.spawn.slot, Some(worker.led_by.0));
             let keys: Vec<Key> = worker.listeners.iter().map(|(key, _)| *key).collect();
-            let addresses = keys.iter().map(|key| self.kernel.sockets[key].address).collect();
-            self.report(id, Report::Orphan { generation, slot, addresses, listeners: keys.len(), master });
+            let all = keys.iter().map(|key| self.kernel.sockets[key].address);
+            let unix: Vec<Endpoint> = all.clone().filter(Endpoint::is_unix).collect();
+            let addresses: Vec<_> = all.filter_map(|address| address.internet()).collect();
+            let (listeners, unix_listeners) = (addresses.len(), unix.len());
+            self.report(id, Report::Orphan { generation, slot, addresses, unix, listeners, unix_listeners, master });
             if let Some([master, _]) = self.channels.get(&channel).map(|channel| channel.ends) {
                 self.worker_mut(id).expect("it turns").led_by = master;
             }
@@ -362,10 +364,13 @@ impl Universe {
             Order::Release { listener } => {
                 worker.listeners.iter_mut().filter(|(key, _)| *key == listener).for_each(|(_, is)| *is = true);
             }
-            Order::Share => {
+            Order::Share { internet, unix } => {
                 let keys: Vec<Key> = worker.listeners.iter().map(|(key, _)| *key).collect();
                 for key in keys {
                     let address = self.kernel.sockets[&key].address;
+                    if !(if address.is_unix() { unix } else { internet }) {
+                        continue;
+                    }
                     self.send(id, channel, Message::Report(Report::Listener { address }, Some(key)));
                 }
             }

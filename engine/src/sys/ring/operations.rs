@@ -1,7 +1,6 @@
 //! The operations that can be pushed. Each moves the memory it points to into the ring until its completion.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::register::Restriction;
@@ -132,8 +131,8 @@ impl Ring {
     }
 
     /// Connects a socket that is not connected yet.
-    pub(crate) fn connect(&mut self, socket: &Socket, key: Key, address: SocketAddr) {
-        let address = Box::new(SockAddr::from(address));
+    pub(crate) fn connect(&mut self, socket: &Socket, key: Key, address: SockAddr) {
+        let address = Box::new(address);
         let (pointer, length) = (address.as_ptr().cast::<libc::sockaddr>(), address.len());
         let operation = self.hold(Held::Address(address));
         let entry = opcode::Connect::new(Fd(socket.0), pointer, length).build();
@@ -239,10 +238,10 @@ mod tests {
     }
 
     /// How a connect ends.
-    fn connect(ring: &mut Ring, address: SocketAddr) -> i32 {
+    fn connect(ring: &mut Ring, address: std::net::SocketAddr) -> i32 {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let socket = Socket::from(OwnedFd::from(socket));
-        ring.connect(&socket, KEY, address);
+        ring.connect(&socket, KEY, address.into());
         loop {
             ring.enter(1).expect("entered");
             if let Some(Completion::Connected { result, .. }) = ring.next() {

@@ -98,7 +98,12 @@ impl<P: Protocol> EventLoop<P> {
                 released.extend(slot.take());
                 continue;
             }
-            let wanted = if listener.is_released { Accepting::No } else { wanted };
+            let wanted = match wanted {
+                // Others accept from a shared one: there is no time for it to settle.
+                _ if listener.is_released || listener.is_shared() && self.lifecycle.is_leaving() => Accepting::No,
+                Accepting::Many if listener.is_shared() => Accepting::One,
+                wanted => wanted,
+            };
             let key = Key { slot: place as u32, generation: 0 };
             match (listener.accepting, wanted) {
                 (Accepting::No, Accepting::One | Accepting::Many) => {
@@ -188,8 +193,11 @@ impl<P: Protocol> EventLoop<P> {
         if self.lifecycle.is_succeeded() {
             self.release(listeners.collect());
         } else {
+            // A shared socket is others' too, whoever leaves.
+            let (shared, own): (Vec<_>, Vec<_>) = listeners.partition(Listener::is_shared);
+            self.release(shared);
             let mut taken = Vec::new();
-            listeners.for_each(|listener| listener.close(|socket| taken.push(socket)));
+            own.into_iter().for_each(|listener| listener.close(|socket| taken.push(socket)));
             self.take_in(taken);
         }
         let _ = tell(&self.control, &Report::Closed);

@@ -9,14 +9,17 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::EventLoop;
 use super::entry::{Connecting, Rare, key_of};
 use crate::context::Alarm;
+use crate::endpoint::Endpoint;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Socket};
+use crate::sys::socket_file::address_of;
 use crate::types::ConnectionId;
 
 impl<P: Protocol> EventLoop<P> {
-    pub(super) fn connect(&mut self, source: Option<IpAddr>, address: SocketAddr, token: u64) {
-        let socket = match outbound_socket(source, address) {
-            Ok(socket) => Socket::from(OwnedFd::from(socket)),
+    pub(super) fn connect(&mut self, source: Option<IpAddr>, address: Endpoint, token: u64) {
+        let made = outbound_socket(source, address).and_then(|socket| Ok((socket, address_of(address)?)));
+        let (socket, address) = match made {
+            Ok((socket, address)) => (Socket::from(OwnedFd::from(socket)), address),
             Err(error) => return self.connect_failed(token, error),
         };
         let id = match self.insert(socket) {
@@ -84,7 +87,10 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-fn outbound_socket(source: Option<IpAddr>, address: SocketAddr) -> io::Result<socket2::Socket> {
+fn outbound_socket(source: Option<IpAddr>, address: Endpoint) -> io::Result<socket2::Socket> {
+    let Endpoint::Internet(address) = address else {
+        return socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    };
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {

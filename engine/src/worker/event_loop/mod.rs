@@ -23,7 +23,6 @@ mod worker_state;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::signalfd::SignalFd;
@@ -44,6 +43,7 @@ use super::slab::Slab;
 use crate::config::{Connections, StateTooLarge};
 use crate::connection::Host;
 use crate::context::{Alarm, Command, Context, Inbox, Worker};
+use crate::endpoint::Endpoint;
 use crate::handover::receiver::{Receiver, Visitor};
 use crate::handover::sender::Sender;
 use crate::ipc::channel::{tell, tell_with_all};
@@ -222,8 +222,8 @@ impl<P: Protocol> EventLoop<P> {
         true
     }
 
-    fn addresses(&self) -> Vec<SocketAddr> {
-        let mut addresses: Vec<SocketAddr> = self.listeners.iter().flatten().map(|listener| listener.address).collect();
+    fn addresses(&self) -> Vec<Endpoint> {
+        let mut addresses: Vec<Endpoint> = self.listeners.iter().flatten().map(|listener| listener.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses

@@ -3,17 +3,20 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::{SockAddr, SockRef};
+use nix::sys::socket::{getsockopt, sockopt};
+use socket2::{Domain, SockAddr, SockRef};
 
 use super::EventLoop;
 use super::entry::Entry;
 use crate::config::listener_of;
 use crate::connection::{Connection, Host};
+use crate::endpoint::Endpoint;
 use crate::handover::custody::Custody;
 use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
 use crate::sys::ring::Socket;
-use crate::types::{ConnectionId, Ends, Peer};
+use crate::sys::socket_file::endpoint_of;
+use crate::types::{ConnectionId, Ends, Peer, UnixUser};
 
 /// What becomes of a connection that comes.
 pub(super) enum Welcome {
@@ -73,16 +76,18 @@ impl<P: Protocol> EventLoop<P> {
         }
         let Some(entry) = self.slab.get(id) else { return Welcome::Open };
         let Some(socket) = &entry.socket else { return Welcome::Open };
-        let local = socket.local().ok();
+        let local = endpoint(SockRef::from(socket).local_addr()).ok();
         let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) else {
             return Welcome::Open;
         };
         entry.connection.set_timeouts_of_listener(listener.timeouts);
-        if listener.trusted_proxies.is_empty() {
+        if !listener.is_for_proxies() {
             Welcome::Open
+        } else if listener.trusts(None) {
+            Welcome::AwaitHeader
         } else {
             match socket.peer() {
-                Ok(peer) if listener.trusts(peer.ip()) => Welcome::AwaitHeader,
+                Ok(peer) if listener.trusts(Some(peer)) => Welcome::AwaitHeader,
                 Ok(peer) => Welcome::Refuse(peer),
                 Err(_) => Welcome::Gone,
             }
@@ -144,8 +149,19 @@ impl Ends for Socket {
     fn local(&self) -> io::Result<SocketAddr> {
         internet_address(&SockRef::from(self).local_addr()?)
     }
+
+    fn unix_user(&self) -> Option<UnixUser> {
+        let socket = SockRef::from(self);
+        let is_unix = matches!(socket.domain(), Ok(Domain::UNIX));
+        let credentials = is_unix.then(|| getsockopt(self, sockopt::PeerCredentials).ok()).flatten()?;
+        Some(UnixUser { process: credentials.pid(), user: credentials.uid(), group: credentials.gid() })
+    }
+}
+
+fn endpoint(address: io::Result<SockAddr>) -> io::Result<Endpoint> {
+    endpoint_of(&address?).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 fn internet_address(address: &SockAddr) -> io::Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+    address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }

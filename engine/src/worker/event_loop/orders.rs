@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::giving::Wish;
 use super::polls::CONTROL;
 use super::{EventLoop, Master};
+use crate::endpoint::Endpoint;
 use crate::ipc::channel::{Heard, hear_with_all, is_nonsense, tell, tell_with};
 use crate::ipc::descriptors;
 use crate::ipc::orders::{Order, Report};
@@ -73,8 +74,9 @@ impl<P: Protocol> EventLoop<P> {
                     one.is_released = true;
                 });
             }
-            Order::Share => {
-                for listener in self.listeners.iter().flatten() {
+            Order::Share { internet, unix } => {
+                let is_asked = |listener: &&Listener| if listener.is_shared() { unix } else { internet };
+                for listener in self.listeners.iter().flatten().filter(is_asked) {
                     let report = Report::Listener { address: listener.address };
                     if let Err(error) = tell_with(&self.control, &report, listener.socket.as_fd()) {
                         tracing::warn!(slot = self.context.slot, %error, "could not share a listen socket");
@@ -126,8 +128,12 @@ impl<P: Protocol> EventLoop<P> {
         self.master = Master::Present;
         self.ring.poll(self.control.as_fd(), CONTROL);
         let (generation, slot, addresses) = (self.generation, self.context.slot, self.addresses());
-        let listeners = self.listeners.iter().flatten().count();
-        let report = Report::Orphan { generation, slot, addresses, listeners, master };
+        let all = self.listeners.iter().flatten().count();
+        let unix_listeners = self.listeners.iter().flatten().filter(|listener| listener.is_shared()).count();
+        let unix = addresses.iter().filter(|address| address.is_unix()).copied().collect();
+        let addresses = addresses.iter().filter_map(Endpoint::internet).collect();
+        let listeners = all - unix_listeners;
+        let report = Report::Orphan { generation, slot, addresses, unix, listeners, unix_listeners, master };
         if let Err(error) = tell(&self.control, &report) {
             tracing::warn!(slot = self.context.slot, %error, "could not report to the new master");
         }

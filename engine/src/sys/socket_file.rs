@@ -1,0 +1,236 @@
+//! Files of Unix sockets: what is at a path, binding there, and removing what a server has left. No link is followed, and only
+//! sockets of this user that nobody has open are replaced or removed.
+
+use std::fs::{self, FileType};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::listener::{ListenError, Reservation, reserve_name};
+use crate::endpoint::{Endpoint, UnixPath};
+
+/// Why a path cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Occupied {
+    #[error("another server listens there; stop it, or choose another path")]
+    InUse,
+    /// What the path names is no socket that a server has left.
+    #[error("{0} is there, and left as it is; choose another path")]
+    Other(&'static str),
+    #[error("a socket of user {0} is there, and left as it is; choose another path, or remove it")]
+    OfUser(u32),
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// Whether a server of this user has left its socket's file at `path`; `false` where nothing is there. A socket of another type
+/// than `asked_as` is in somebody's hand, whether it listens or not.
+pub(crate) fn is_stale(path: &Path, asked_as: Type) -> Result<bool, Occupied> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if !there.file_type().is_socket() {
+        return Err(Occupied::Other(kind(there.file_type())));
+    }
+    if there.uid() != geteuid().as_raw() {
+        return Err(Occupied::OfUser(there.uid()));
+    }
+    let socket = Socket::new(Domain::UNIX, asked_as, None)?;
+    // A server whose backlog is full must not hold this one up.
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) && asked_as == Type::STREAM => {
+            Err(Occupied::Other("a socket of another type"))
+        }
+        Ok(()) => Err(Occupied::InUse),
+        Err(error)
+            if error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) =>
+        {
+            Err(Occupied::InUse)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn kind(file_type: FileType) -> &'static str {
+    if file_type.is_dir() {
+        "a folder"
+    } else if file_type.is_symlink() {
+        "a symbolic link"
+    } else if file_type.is_file() {
+        "a file"
+    } else {
+        "something else than a socket"
+    }
+}
+
+/// The same for a listen socket, without a connection that a server would take for a client's: unix(7) refuses a datagram
+/// socket with EPROTOTYPE where a stream socket is bound, and with ECONNREFUSED where nobody has the socket open any more.
+fn is_left(path: UnixPath) -> Result<bool, ListenError> {
+    is_stale(path.as_path(), Type::DGRAM).map_err(|occupied| match occupied {
+        Occupied::System(error) => ListenError::new(path, "looking at the path", error),
+        occupied => ListenError::told(path, occupied.to_string()),
+    })
+}
+
+/// Reserves a path; `None` where another server of this user looks at it just now. As [`super::listener::reserve`].
+///
+/// # Errors
+/// Where the folder is not there, or may not be looked at; else as socket(2) and bind(2).
+pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError> {
+    let place = path.as_path();
+    let folder = place.parent().unwrap_or(Path::new("/"));
+    let there = fs::metadata(folder).map_err(|error| ListenError::new(path, "its folder", error))?;
+    let mut hasher = DefaultHasher::new();
+    (there.dev(), there.ino(), place.file_name()).hash(&mut hasher);
+    reserve_name(&format!("path-{:016x}", hasher.finish()), path.into())
+}
+
+/// Whether a reserved path is free, or was left by a server that is gone.
+///
+/// # Errors
+/// Where somebody has a socket open there, or something else is there, which stays as it is.
+pub(crate) fn check_free(path: UnixPath) -> Result<(), ListenError> {
+    is_left(path).map(drop)
+}
+
+/// Creates a socket and binds it to a reserved path, with this mode whatever the umask is. What is left there of a server that is
+/// gone goes away. It does not listen.
+///
+/// # Errors
+/// As [`check_free`] and bind(2).
+pub(crate) fn bind(path: UnixPath, mode: u32) -> Result<Socket, ListenError> {
+    let fail = |step| move |source| ListenError::new(path, step, source);
+    if is_left(path)? {
+        fs::remove_file(path.as_path()).map_err(fail("removing what a former server has left"))?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail("socket"))?;
+    socket.bind(&SockAddr::unix(path.as_path()).map_err(fail("bind"))?).map_err(fail("bind"))?;
+    // Nobody can connect before it listens.
+    set_mode(path, mode).map_err(fail("setting the mode"))?;
+    Ok(socket)
+}
+
+/// By a descriptor: whatever the name leads to meanwhile, it is a socket whose mode is changed.
+fn set_mode(path: UnixPath, mode: u32) -> io::Result<()> {
+    let file = open(path.as_path(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let file = fs::File::from(file);
+    if !file.metadata()?.file_type().is_socket() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file.as_fd()));
+    fs::set_permissions(name, fs::Permissions::from_mode(mode))
+}
+
+/// Removes the path of a socket that nobody has open any more: `false` where somebody may have. A server that starts there just
+/// now keeps it.
+pub(crate) fn remove(path: UnixPath) -> bool {
+    match reserve(path) {
+        Ok(Some(_reservation)) => match is_left(path) {
+            Ok(true) => fs::remove_file(path.as_path()).is_ok(),
+            // It is gone, or none of this server's.
+            Ok(false) => true,
+            Err(_) => !path.as_path().exists(),
+        },
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+/// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`].
+pub(crate) fn bind_any(address: Endpoint, unix_mode: u32) -> Result<(Socket, Endpoint), ListenError> {
+    match address {
+        Endpoint::Internet(address) => {
+            super::listener::bind(address).map(|(socket, bound)| (socket, Endpoint::Internet(bound)))
+        }
+        Endpoint::Unix(path) => Ok((bind(path, unix_mode)?, address)),
+    }
+}
+
+/// The address of an endpoint for the kernel.
+///
+/// # Errors
+/// None: a path is never too long.
+pub(crate) fn address_of(endpoint: Endpoint) -> io::Result<SockAddr> {
+    match endpoint {
+        Endpoint::Internet(address) => Ok(address.into()),
+        Endpoint::Unix(path) => SockAddr::unix(path.as_path()),
+    }
+}
+
+/// The endpoint that a socket's address is; `None` for an unnamed one, and for those of other families.
+pub(crate) fn endpoint_of(address: &SockAddr) -> Option<Endpoint> {
+    let internet = address.as_socket().map(Endpoint::Internet);
+    internet.or_else(|| address.as_pathname()?.to_str()?.parse().ok().map(Endpoint::Unix))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn at(folder: &tempfile::TempDir, name: &str) -> UnixPath {
+        folder.path().join(name).to_str().expect("text").parse().expect("a path")
+    }
+
+    #[test]
+    fn what_a_server_has_left_is_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = at(&folder, "left");
+        let socket = bind(path, 0o640).expect("bound");
+        let mode = fs::symlink_metadata(path.as_path()).expect("there").mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        assert!(check_free(path).is_err(), "somebody has it, who does not listen yet");
+        assert!(!remove(path), "somebody has it");
+        socket.listen(8).expect("listening");
+        assert!(check_free(path).is_err());
+        assert!(UnixStream::connect(path.as_path()).is_ok());
+        drop(socket);
+        assert!(path.as_path().exists());
+        drop(bind(path, 0o600).expect("what was left is replaced"));
+        assert!(remove(path));
+        assert!(!path.as_path().exists());
+        assert!(remove(path), "nothing is there");
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("file"), "text").expect("written");
+        fs::create_dir(folder.path().join("folder")).expect("made");
+        let other = UnixListener::bind(folder.path().join("other")).expect("bound");
+        symlink("other", folder.path().join("link")).expect("made");
+        drop(other);
+        for name in ["file", "folder", "link"] {
+            let path = at(&folder, name);
+            assert!(bind(path, 0o600).is_err(), "{name}");
+            assert!(remove(path) == false, "{name}");
+            assert!(fs::symlink_metadata(path.as_path()).is_ok(), "{name}");
+        }
+        let nowhere: UnixPath = at(&folder, "nowhere/socket");
+        assert!(reserve(nowhere).is_err() && bind(nowhere, 0o600).is_err());
+    }
+
+    #[test]
+    fn one_start_at_a_time_has_a_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = reserve(at(&folder, "a")).expect("asked").expect("free");
+        assert!(reserve(at(&folder, "a")).expect("asked").is_none());
+        assert!(reserve(at(&folder, "b")).expect("asked").is_some());
+        drop(first);
+        assert!(reserve(at(&folder, "a")).expect("asked").is_some());
+    }
+}
