@@ -67,7 +67,7 @@ impl From<Failure> for ServerError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Listen { address, problem } => Self::Listen(ListenError::told(address, problem)),
-            Failure::ListenUnix { endpoint, problem } => Self::Listen(ListenError::told(endpoint, problem)),
+            Failure::ListenUnix { endpoint, problem } => Self::Listen(ListenError::told(*endpoint, problem)),
             Failure::Worker { slot, problem } => Self::Worker { slot, reason: problem },
             Failure::WorkerEnded { slot, exit } => {
                 Self::Worker { slot, reason: format!("it {exit} before it was ready") }

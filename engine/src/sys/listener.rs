@@ -32,7 +32,7 @@ const NAME_PAUSE: Duration = Duration::from_millis(1);
 #[error("cannot listen on {address}: {problem}")]
 pub struct ListenError {
     /// Where.
-    pub address: Endpoint,
+    pub address: Box<Endpoint>,
     problem: String,
     #[source]
     source: Option<io::Error>,
@@ -60,12 +60,12 @@ impl ListenError {
             }
             _ => format!("{step}: {source}"),
         };
-        Self { address, problem, source: Some(source) }
+        Self { address: Box::new(address), problem, source: Some(source) }
     }
 
     /// As another process has told it.
     pub(crate) fn told(address: impl Into<Endpoint>, problem: String) -> Self {
-        Self { address: address.into(), problem, source: None }
+        Self { address: Box::new(address.into()), problem, source: None }
     }
 
     pub(crate) fn problem(&self) -> &str {

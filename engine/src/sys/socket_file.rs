@@ -217,7 +217,7 @@ mod tests {
         for name in ["file", "folder", "link"] {
             let path = at(&folder, name);
             assert!(bind(path, 0o600).is_err(), "{name}");
-            assert!(remove(path) == false, "{name}");
+            assert!(!remove(path), "{name}");
             assert!(fs::symlink_metadata(path.as_path()).is_ok(), "{name}");
         }
         let nowhere: UnixPath = at(&folder, "nowhere/socket");

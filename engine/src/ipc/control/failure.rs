@@ -188,7 +188,7 @@ pub enum Failure {
     #[error("cannot listen on {endpoint}: {problem}")]
     ListenUnix {
         /// Its path.
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
         /// Why.
         problem: String,
     },
@@ -228,7 +228,7 @@ impl Failure {
         let problem = problem.into();
         match endpoint {
             Endpoint::Internet(address) => Self::Listen { address, problem },
-            Endpoint::Unix(_) => Self::ListenUnix { endpoint, problem },
+            Endpoint::Unix(_) => Self::ListenUnix { endpoint: Box::new(endpoint), problem },
         }
     }
 }

@@ -195,6 +195,10 @@ fn failures() {
         (Failure::SuccessorLate { pid: 7, waited_ms: 300 }, "the new binary (pid 7) did not respond within 0.3 s"),
         (Failure::Incompatible { problem: problem() }, "no luck"),
         (Failure::Listen { address, problem: problem() }, "cannot listen on [::1]:80: no luck"),
+        (
+            Failure::listen("unix:/run/app".parse().expect("a path"), "no luck"),
+            "cannot listen on unix:/run/app: no luck",
+        ),
         (Failure::System { problem: problem() }, "no luck"),
         (Failure::WorkersDied { count: 1 }, "1 worker died or did not leave in time; see the log"),
         (Failure::TooManyClients { clients_max: 32 }, "32 clients wait for answers already; try again"),

@@ -63,7 +63,7 @@ pub(super) struct Sockets {
 }
 
 pub(super) fn listen_failure(error: &ListenError) -> Failure {
-    Failure::listen(error.address, error.problem())
+    Failure::listen(*error.address, error.problem())
 }
 
 impl Sockets {
