@@ -264,7 +264,7 @@ impl LogTarget {
 pub struct Settings {
     /// Addresses to listen on.
     pub listen: Vec<Listener>,
-    /// Who may connect to Unix sockets that are listened on: the mode of their files, which must be writable. Everybody by default
+    /// Who may connect to Unix sockets that are listened on: the mode of their files, of which 0200 lets the server's own user do so, and must be set. Everybody by default
     /// (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made, and no later.
     pub unix_mode: u32,
     /// Worker processes; each is pinned to a core of its own while there are any left.
@@ -464,8 +464,10 @@ impl Settings {
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
         }
-        if *unix_mode & !0o777 != 0 {
-            return invalid("unix_mode", format!("{unix_mode:o} is not a mode such as 666 or 660, in octal"));
+        if *unix_mode & !0o777 != 0 || *unix_mode & 0o200 == 0 {
+            let problem =
+                format!("{unix_mode:o} is not a mode such as 666 or 660, in octal, that lets its owner connect");
+            return invalid("unix_mode", problem);
         }
         let Limits {
             connections_max,

@@ -11,7 +11,7 @@ use crate::master;
 use crate::protocol::Protocol;
 use crate::service::Service;
 use crate::sys::listener::ListenError;
-use crate::sys::socket_file::bind_any;
+use crate::sys::socket_file::{Paths, bind_free};
 use crate::telemetry::pages::Telemetry;
 use crate::worker::{self, Inherited, Listeners, Setup};
 
@@ -151,13 +151,26 @@ impl Server {
     /// # Errors
     /// As [`Server::run`].
     pub fn run_on_this_thread<P: Protocol>(
-        mut self,
+        self,
         protocol: impl FnOnce() -> P,
         ready: impl FnOnce(Running),
     ) -> Result<(), ServerError> {
+        let mut paths = Paths::default();
+        let result = self.run_with(protocol, ready, &mut paths);
+        paths.remove_all();
+        result
+    }
+
+    fn run_with<P: Protocol>(
+        mut self,
+        protocol: impl FnOnce() -> P,
+        ready: impl FnOnce(Running),
+        paths: &mut Paths,
+    ) -> Result<(), ServerError> {
         let unix_mode = self.settings.unix_mode;
         let bound = self.settings.listen.iter_mut().zip(0..).map(|(listener, id)| {
-            let (socket, address) = bind_any(listener.address, unix_mode)?;
+            let (socket, address) = bind_free(listener.address, unix_mode)?;
+            paths.add(address);
             listener.address = address;
             Ok::<_, ListenError>(Inherited { id, socket, address })
         });

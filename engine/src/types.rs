@@ -373,7 +373,7 @@ impl Peer<'_> {
     /// wildcard. Asked of the kernel when called.
     ///
     /// # Errors
-    /// As getsockname(2).
+    /// As getsockname(2); `Unsupported` at a Unix socket.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.ends.local()
     }

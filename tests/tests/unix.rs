@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use baton_tests::client::assert_served;
 use baton_tests::lineage::Lineage;
+use baton_tests::process::{children, is_alive};
 use baton_tests::program::{Server, batond, is_installed, run, signal};
 use baton_tests::{skip, wait_until};
 use nix::sys::signal::Signal;
@@ -151,6 +152,80 @@ fn nobody_is_lost_whatever_replaces_workers_and_masters() {
     });
 }
 
+/// As nginx is upgraded by hand; then TERM to the new master.
+#[test]
+fn nobody_is_lost_by_the_signals_of_an_upgrade() {
+    each_tier(|started| {
+        let lineage = &started.lineage;
+        let churn = Churn::start(&started.path(), 4);
+        let first = lineage.master();
+        let upgrade = || {
+            churn.wait();
+            signal(first, Signal::SIGUSR2);
+            wait_until("the new one serves", || lineage.master() != first);
+            churn.wait();
+            lineage.master()
+        };
+        let second = upgrade();
+        signal(first, Signal::SIGWINCH);
+        wait_until("the workers have left", || children(first).iter().all(|pid| *pid == second || !is_alive(*pid)));
+        churn.wait();
+        signal(first, Signal::SIGHUP);
+        wait_until("workers have come back", || children(first).len() == 3);
+        churn.wait();
+        signal(second, Signal::SIGQUIT);
+        lineage.settle();
+        assert_eq!(lineage.master(), first);
+        signal(upgrade(), Signal::SIGTERM);
+        lineage.settle();
+        assert_eq!(lineage.master(), first);
+        upgrade();
+        signal(first, Signal::SIGQUIT);
+        lineage.settle();
+        churn.wait();
+        let errors = churn.finish();
+        assert!(errors.is_empty(), "{}: {errors:?}", started.tier);
+        assert!(started.path().exists());
+    });
+}
+
+/// From one tier of TCP to the other and back, and without TCP.
+#[test]
+fn an_upgrade_may_change_what_is_beside_a_unix_socket() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, settings) = (folder.path().join("app.sock"), folder.path().join("batond.toml"));
+    let configure = |listen: &str, tier: &str| {
+        let path = path.display();
+        let text = format!("listen = [{listen}\"unix:{path}\"]\nworkers = 2\nhandover = \"{tier}\"\n");
+        fs::write(&settings, text).expect("written");
+    };
+    configure("", "auto");
+    let lineage = Lineage::start(2, |control, pid_file| {
+        let mut command = Command::new(batond());
+        command.arg("--config").arg(&settings).args(["--control", control, "--pid-file", pid_file]);
+        Server::start_command(command)
+    });
+    let mut kept = connect(&path).expect("connected");
+    let churn = Churn::start(&path, 4);
+    for (listen, tier) in [("", "adopt"), ("\"127.0.0.1:0\", ", "auto"), ("", "auto"), ("", "auto")] {
+        for operation in [&["reload"][..], &["scale", "3"], &["scale", "2"], &["upgrade", "--hold"], &["revert"]] {
+            churn.wait();
+            lineage.done(operation);
+        }
+        configure(listen, tier);
+        churn.wait();
+        lineage.done(&["upgrade", "--allow", "tier"]);
+        lineage.settle();
+        ask(&mut kept).unwrap_or_else(|error| panic!("{listen:?}, {tier}: {error}"));
+    }
+    churn.wait();
+    let errors = churn.finish();
+    assert!(errors.is_empty(), "{errors:?}");
+    signal(lineage.master(), Signal::SIGTERM);
+    wait_until("the path is gone", || !path.exists());
+}
+
 #[test]
 fn whoever_waits_at_a_worker_that_is_killed_or_hangs_is_served_by_another() {
     each_tier(|started| {
@@ -191,6 +266,31 @@ fn workers_serve_on_without_a_master_and_the_next_one_takes_their_sockets() {
         drop(kept);
         next.stop();
         assert!(!started.path().exists(), "{tier}: the path goes with the server");
+    });
+}
+
+#[test]
+fn at_a_stop_those_who_were_let_in_are_served_and_others_are_refused() {
+    each_tier(|started| {
+        let mut kept = connect(&started.path()).expect("connected");
+        let (begin, end) = REQUEST.split_at(REQUEST.len() / 2);
+        ask(&mut kept).expect("an answer");
+        kept.write_all(begin).expect("sent");
+        signal(started.lineage.master(), Signal::SIGQUIT);
+        let start = Instant::now();
+        let refused = loop {
+            match connect(&started.path()) {
+                Ok(mut stream) => ask(&mut stream).unwrap_or_else(|error| panic!("{}: {error}", started.tier)),
+                Err(error) => break error.kind(),
+            }
+            assert!(start.elapsed() < PATIENCE, "{}: they are let in for ever", started.tier);
+        };
+        assert!(matches!(refused, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound), "{refused:?}");
+        kept.write_all(end).expect("sent");
+        let mut answer = Vec::new();
+        kept.read_to_end(&mut answer).expect("the end");
+        assert!(answer.ends_with(b"Hello, World!"), "{}: {answer:?}", started.tier);
+        wait_until("the path is gone", || !started.path().exists());
     });
 }
 

@@ -14,7 +14,8 @@ use crate::units::Number;
 pub const PORT_DEFAULT: u16 = 8080;
 
 /// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
-/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. In a file it may be a table with an address and what is different there.
+/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. In a file it may be a table with an
+/// address and what is different there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen(pub Listener);
 

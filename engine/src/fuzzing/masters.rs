@@ -191,7 +191,7 @@ mod tests {
     /// One that says that it has so many listen sockets.
     fn with_orphan(generation: u32, listeners: usize) -> Master {
         let mut master = Master::serving(Tier::Adopt);
-        let addresses = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 80))];
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
         let report = Report::Orphan {
             generation,
             slot: 0,

@@ -1,5 +1,7 @@
 //! What a master orders its workers to do, and what they report.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::control::Pause;
@@ -7,7 +9,6 @@ use super::meeting;
 use crate::endpoint::Endpoint;
 use crate::handover::Refusal;
 use crate::handover::balance::Portion;
-use std::net::SocketAddr;
 
 /// Of text that a worker reports; what is longer is cut.
 const TEXT_BYTES_MAX: usize = 1024;

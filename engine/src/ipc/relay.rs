@@ -1,6 +1,8 @@
 //! What an old master and a new one tell each other during an upgrade: messages over a [`channel`](super::channel),
 //! each with a descriptor or without. Either side ignores kinds it does not know.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::control::{Cause, EventKind, Failure, RevertCause};
@@ -8,7 +10,6 @@ use super::meeting::bounded_names;
 use super::orders::{Member, NUMBER_MAX};
 use crate::endpoint::Endpoint;
 use crate::handover::StateFormats;
-use std::net::SocketAddr;
 
 /// Version of these messages.
 pub(crate) const RELAY_VERSION: u32 = 3;

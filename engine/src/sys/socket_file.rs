@@ -1,12 +1,15 @@
 //! Files of Unix sockets: what is at a path, binding there, and removing what a server has left. No link is followed, and only
 //! sockets of this user that nobody has open are replaced or removed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, FileType};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -16,6 +19,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::listener::{ListenError, Reservation, reserve_name};
 use crate::endpoint::{Endpoint, UnixPath};
+
+/// How often it is looked, at the end, whether a path is free to be removed, and the pause after each look.
+const REMOVE_TRIES_MAX: usize = 100;
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why a path cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +153,46 @@ pub(crate) fn remove(path: UnixPath) -> bool {
         Ok(None) => false,
         Err(_) => true,
     }
+}
+
+/// Paths whose sockets this process has had: each is removed when nobody has its socket any more.
+#[derive(Debug, Default)]
+pub(crate) struct Paths(BTreeSet<UnixPath>);
+
+impl Paths {
+    /// Nothing changes where it is no path.
+    pub(crate) fn add(&mut self, address: Endpoint) {
+        self.0.extend(address.unix_path());
+    }
+
+    /// Removes those that nobody has.
+    pub(crate) fn remove_unused(&mut self) {
+        self.0.retain(|path| !remove(*path));
+    }
+
+    /// The same at the end, where no other process goes on with them: the ring of a worker that was killed may hold a socket for
+    /// some milliseconds.
+    pub(crate) fn remove_all(&mut self) {
+        for _ in 0..REMOVE_TRIES_MAX {
+            self.remove_unused();
+            if self.0.is_empty() {
+                return;
+            }
+            thread::sleep(REMOVE_PAUSE);
+        }
+    }
+}
+
+/// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`]. A path is reserved meanwhile.
+///
+/// # Errors
+/// As those, and where another server that starts has reserved the path.
+pub(crate) fn bind_free(address: Endpoint, unix_mode: u32) -> Result<(Socket, Endpoint), ListenError> {
+    let reserved = address.unix_path().map(reserve).transpose()?;
+    if matches!(reserved, Some(None)) {
+        return Err(ListenError::told(address, Occupied::InUse.to_string()));
+    }
+    bind_any(address, unix_mode)
 }
 
 /// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`].

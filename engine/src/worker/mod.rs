@@ -12,6 +12,7 @@ mod sandbox;
 mod slab;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +48,6 @@ use crate::sys::process::outlive_parent;
 use crate::sys::ring::{Operations, Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
-use std::net::SocketAddr;
 
 /// Submission entries; when they run out in a turn, the turn takes another system call.
 const SUBMISSIONS: u32 = 1024;

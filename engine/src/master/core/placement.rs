@@ -176,20 +176,23 @@ impl Core {
     }
 
     /// Closes the kept sockets that nobody needs: at once where they never listened; where their address was given up, when
-    /// all workers have closed theirs and the time to settle is over, and after whoever waits there was let in.
+    /// all workers have closed theirs and the time to settle is over, and after whoever waits there was let in. A server that
+    /// stops gives all up: workers that drain serve those who were let in, and others need not wait for nothing.
     pub(super) fn close_given_up(&mut self, world: &mut dyn World) {
         let serving = self.serving().map(|index| &self.generations[index]);
         let is_undecided = self.lifecycle.new_master().is_some();
+        let stops = matches!(&self.lifecycle, Lifecycle::Stopping(Stopping { instead: Instead::Nobody, .. }));
         let is_shared =
             |kept: &Kept| self.generations.iter().flat_map(|one| &one.shares).any(|share| share.socket == kept.socket);
         let is_served = |address: Endpoint| {
-            serving.is_none_or(|serving| serving.addresses.iter().any(|one| one.bound == address))
+            serving.map_or(!stops, |serving| serving.addresses.iter().any(|one| one.bound == address))
                 || is_undecided
                 || self.orphans.listen_on(address)
         };
         let now = world.now();
         let settle_ms = serving.map_or(0, |serving| serving.plan.settle_ms);
-        let waiting_max = serving.map_or(0, |serving| serving.plan.backlog as usize + 1);
+        let waiting_max = serving.map(|serving| &serving.plan).or(self.last.as_ref());
+        let waiting_max = waiting_max.map_or(0, |plan| plan.backlog as usize + 1);
         let mut kept = self.placement.kept.clone();
         let mut arrivals = Vec::new();
         kept.retain_mut(|kept| {
@@ -294,12 +297,27 @@ impl Core {
 
     /// A connection came to this master, which has no worker any more, and another one serves instead. `false` where it stays.
     fn pass(&self, world: &mut dyn World, arrival: ArrivalId) -> bool {
-        let to = match &self.lifecycle {
-            Lifecycle::Leaving { .. } | Lifecycle::Idle(Idle::Replaced(_)) => OtherMaster::New,
-            Lifecycle::Stopping(Stopping { instead: Instead::Old(_), .. }) => OtherMaster::Old,
-            _ => return false,
-        };
+        let Some(to) = self.serves_instead() else { return false };
         !is_put_back(Mutation::ArrivalsStayWithLeaving) && world.pass(arrival, to)
+    }
+
+    fn serves_instead(&self) -> Option<OtherMaster> {
+        match &self.lifecycle {
+            Lifecycle::Leaving { .. } | Lifecycle::Idle(Idle::Replaced(_)) => Some(OtherMaster::New),
+            Lifecycle::Stopping(Stopping { instead: Instead::Old(_), .. }) => Some(OtherMaster::Old),
+            _ => None,
+        }
+    }
+
+    /// A worker is gone. Whoever came to a socket that others accept from as well may have woken this worker, and nobody else.
+    pub(super) fn accept_for(&mut self, world: &mut dyn World, index: usize, slot: usize) {
+        if self.taker().is_none() && self.serves_instead().is_none() {
+            return;
+        }
+        let waiting_max = self.generations[index].plan.backlog as usize + 1;
+        let unix = self.copies(index, slot).into_iter().filter(|(_, address)| address.is_unix());
+        let arrivals: Vec<_> = unix.flat_map(|(socket, _)| world.accept_waiting(socket, waiting_max)).collect();
+        self.placement.held.extend(arrivals);
     }
 
     /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where

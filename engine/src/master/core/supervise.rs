@@ -136,18 +136,6 @@ impl Core {
         self.accept_for(world, index, slot);
     }
 
-    /// Whoever came to a socket that others share may have woken this worker, which is gone, and nobody else.
-    fn accept_for(&mut self, world: &mut dyn World, index: usize, slot: usize) {
-        let generation = &self.generations[index];
-        let waiting_max = generation.plan.backlog as usize + 1;
-        if generation.phase != Phase::Serving || !generation.slots.iter().any(Slot::is_ready) {
-            return;
-        }
-        let unix = self.copies(index, slot).into_iter().filter(|(_, address)| address.is_unix());
-        let arrivals: Vec<_> = unix.flat_map(|(socket, _)| world.accept_waiting(socket, waiting_max)).collect();
-        self.placement.held.extend(arrivals);
-    }
-
     /// What is due of all that waits for a time.
     pub(super) fn check_workers(&mut self, world: &mut dyn World) {
         let now = world.now();

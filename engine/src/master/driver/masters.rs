@@ -200,6 +200,11 @@ impl Old {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
+    /// As far as is known: its channel ends with it.
+    pub(super) fn is_alive(&self) -> bool {
+        self.channel.is_some()
+    }
+
     pub(super) fn tell(&self, message: &ToOld, doors: &[BorrowedFd<'_>]) {
         // That it is gone is noticed at its channel's end.
         let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
@@ -340,6 +345,10 @@ impl New {
         };
         self.channel = None;
         Some(Event::NewEnded { problem })
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.has_ended
     }
 
     /// How it has ended, once it has.

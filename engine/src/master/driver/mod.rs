@@ -296,7 +296,10 @@ impl Master<'_> {
 
     /// The server has ended: whoever still follows it is told, and what is unsent is sent.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
-        self.driver.sockets.finish();
+        let Driver { new, old, .. } = &self.driver;
+        let is_succeeded =
+            new.as_ref().is_some_and(masters::New::is_alive) || old.as_ref().is_some_and(masters::Old::is_alive);
+        self.driver.sockets.finish(is_succeeded);
         self.driver.control = None;
         self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));
         self.driver.pid_file.remove();

@@ -1,10 +1,10 @@
 //! Listen sockets that this master holds, claims of ports, steering, guards, and connections that came to the master. Each is
 //! known to the core by a number that is never used again.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::Socket;
@@ -12,13 +12,13 @@ use socket2::Socket;
 use super::system;
 use super::workers::cores;
 use crate::config;
-use crate::endpoint::{Endpoint, UnixPath};
+use crate::endpoint::Endpoint;
 use crate::ipc::control::Failure;
 use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
 use crate::steering::{self, Balance, Guard, Loads, Others, Steering};
 use crate::sys::acceptor::Acceptor;
 use crate::sys::listener::{self, ListenError, Reservation};
-use crate::sys::socket_file;
+use crate::sys::socket_file::{self, Paths};
 use crate::worker::Inherited;
 
 /// The programs and maps of one generation.
@@ -42,19 +42,15 @@ pub(super) struct OldMaps {
     pub(super) maps: Vec<OldMap>,
     pub(super) loads: Loads,
 }
-/// How often it is looked, at the end of a master, whether a path is free to be removed, and the pause after each look.
-const PATH_TRIES_MAX: usize = 100;
-const PATH_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Sockets {
     kept: BTreeMap<SocketId, Socket>,
     next_socket: u32,
-    /// By port, and by path.
-    claims: BTreeMap<Result<u16, UnixPath>, Reservation>,
-    /// Paths of Unix sockets that this master has had, to be removed when nobody has them any more.
-    paths: BTreeSet<UnixPath>,
+    /// By port, whatever the rest of the address is, and by path.
+    claims: BTreeMap<Endpoint, Reservation>,
+    paths: Paths,
     steered: BTreeMap<SteeringId, Steered>,
     next_steering: u32,
     guards: Vec<Guard>,
@@ -71,8 +67,8 @@ impl Sockets {
         let fail = |error: ListenError| listen_failure(&error);
         // This process may have the port's name already, for another address.
         let name = match address {
-            Endpoint::Internet(address) => Ok(address.port()),
-            Endpoint::Unix(path) => Err(path),
+            Endpoint::Internet(address) => (Ipv4Addr::UNSPECIFIED, address.port()).into(),
+            Endpoint::Unix(_) => address,
         };
         if let Entry::Vacant(vacant) = self.claims.entry(name) {
             let reserved = match address {
@@ -96,30 +92,19 @@ impl Sockets {
 
     pub(super) fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure> {
         let (socket, bound) = socket_file::bind_any(address, unix_mode).map_err(|error| listen_failure(&error))?;
-        self.paths.extend(bound.unix_path());
+        self.paths.add(bound);
         Ok((self.keep(socket), bound))
     }
 
     /// The path of a Unix socket that came from another process is to be removed by whoever has it last.
     pub(super) fn keep_path(&mut self, address: Endpoint) {
-        self.paths.extend(address.unix_path());
+        self.paths.add(address);
     }
 
-    /// Removes the paths of sockets that nobody has any more: this master closes its copies first. The ring of a worker that was
-    /// killed may hold a socket for some milliseconds.
-    pub(super) fn finish(&mut self) {
+    /// This master has its sockets no more, and removes their paths unless another master goes on with them.
+    pub(super) fn finish(&mut self, is_succeeded: bool) {
         self.kept.clear();
-        for _ in 0..PATH_TRIES_MAX {
-            self.remove_paths();
-            if self.paths.is_empty() {
-                return;
-            }
-            std::thread::sleep(PATH_PAUSE);
-        }
-    }
-
-    fn remove_paths(&mut self) {
-        self.paths.retain(|path| !socket_file::remove(*path));
+        if is_succeeded { self.paths.remove_unused() } else { self.paths.remove_all() }
     }
 
     fn keep(&mut self, socket: Socket) -> SocketId {
@@ -141,14 +126,7 @@ impl Sockets {
 
     pub(super) fn close(&mut self, socket: SocketId) {
         self.kept.remove(&socket).into_iter().for_each(close_at_once);
-        let has_path = |path: &UnixPath| {
-            let there = self.kept.values().filter_map(|socket| socket_file::endpoint_of(&socket.local_addr().ok()?));
-            there.filter_map(|one| one.unix_path()).any(|one| one == *path)
-        };
-        let closed: Vec<UnixPath> = self.paths.iter().filter(|path| !has_path(path)).copied().collect();
-        closed.into_iter().filter(|path| socket_file::remove(*path)).for_each(|path| {
-            self.paths.remove(&path);
-        });
+        self.paths.remove_unused();
     }
 
     pub(super) fn descriptor(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
