@@ -21,6 +21,7 @@ const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn accepted(&mut self, key: Key, result: Result<Socket, i32>, more: bool) {
         let listener = self.listeners[key.slot as usize].as_mut();
+        let is_steered = listener.as_ref().is_some_and(|listener| !listener.is_shared());
         if let Some(listener) = listener.filter(|_| !more) {
             listener.accepting = Accepting::No;
         }
@@ -28,7 +29,7 @@ impl<P: Protocol> EventLoop<P> {
             Ok(socket) => {
                 self.accept_pause_ms = ACCEPT_PAUSE_MS_MIN;
                 self.context.page.accepted.add(1);
-                self.load.iter_mut().for_each(Load::arrived);
+                self.load.iter_mut().filter(|_| is_steered).for_each(Load::arrived);
                 self.open(socket, None);
             }
             Err(libc::ECANCELED) => {}
