@@ -164,7 +164,7 @@ impl Siblings {
         self.place_of(name).and_then(|place| self.identity(place))
     }
 
-    fn place_of(&self, name: &str) -> Option<Place> {
+    pub(crate) fn place_of(&self, name: &str) -> Option<Place> {
         self.members.iter().find(|(_, member)| member.identity.name == name).map(|(place, _)| *place)
     }
 

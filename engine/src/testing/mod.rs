@@ -26,6 +26,7 @@ mod handovers;
 mod outputs;
 mod siblings;
 mod simulated;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of_parts};
 use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, living, thaw};
+pub use self::workers::Workers;
 use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
@@ -78,15 +80,17 @@ impl<P: Protocol> Harness<P> {
     /// # Panics
     /// If [`Protocol::on_start`] fails, or there is no memory or descriptor for the harness.
     pub fn with(protocol: P, limits: Limits, timeouts: Timeouts) -> Self {
+        Self::start(protocol, limits, timeouts, Who { name: String::new(), slot: 0, generation: 1 })
+    }
+
+    fn start(protocol: P, limits: Limits, timeouts: Timeouts, who: Who) -> Self {
         let page = Arc::new(Shared::new().expect("memory for telemetry"));
         // Not zero, as on a real clock.
         let now_ns = 1_000_000_000;
         let mut context = Context::new(page, limits, timeouts, now_ns);
         context.wall_clock = WallClock::Virtual(Duration::from_secs(784_111_776));
-        context.siblings = P::MESSAGES.map(|_| {
-            let who = Who { name: String::new(), slot: 0, generation: 1 };
-            Box::new(Siblings::new(who, &context.limits))
-        });
+        context.slot = who.slot;
+        context.siblings = P::MESSAGES.map(|_| Box::new(Siblings::new(who, &context.limits)));
         let workers = vec![Some(Simulant::start(protocol, &mut context))];
         let (clients, connects, coming) = (Vec::new(), Vec::new(), Vec::new());
         let mut harness = Self { workers, context, clients, connects, coming, has_drained: false };
@@ -370,16 +374,20 @@ impl<P: Protocol> Harness<P> {
     /// Time passes; timers fire in order, each at its time.
     pub fn advance(&mut self, time: Duration) {
         let end_ns = self.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
-        let next_ns = |harness: &Self| {
-            let coming = harness.coming.iter().map(|(at_ns, _)| *at_ns);
-            coming.chain(harness.context.next_timer_ns()).min().filter(|next_ns| *next_ns <= end_ns)
-        };
-        while let Some(next_ns) = next_ns(self) {
-            self.context.now_ns = next_ns.max(self.context.now_ns);
-            self.expire();
-            self.run();
+        while let Some(next_ns) = self.next_ns().filter(|next_ns| *next_ns <= end_ns) {
+            self.advance_to(next_ns);
         }
-        self.context.now_ns = end_ns;
+        self.advance_to(end_ns);
+    }
+
+    /// When the next timer fires, or a message comes.
+    fn next_ns(&self) -> Option<u64> {
+        let coming = self.coming.iter().map(|(at_ns, _)| *at_ns);
+        coming.chain(self.context.next_timer_ns()).min()
+    }
+
+    fn advance_to(&mut self, now_ns: u64) {
+        self.context.now_ns = now_ns.max(self.context.now_ns);
         self.expire();
         self.run();
     }

@@ -1,6 +1,4 @@
-//! Messages to other workers, where there is but one: it hears what it says to all, and to its own slot.
-
-use std::rc::Rc;
+//! Messages between workers: one hears what it says to all, and to its own slot; the others, where there are any, what is for them.
 
 use super::Harness;
 use crate::messages::{Heard, Inbox as Packets, Sibling};
@@ -19,13 +17,29 @@ impl<P: Protocol> Harness<P> {
         while let Some(packet) = self.context.siblings.as_mut().and_then(|siblings| siblings.take_own()) {
             self.hear_packet(from, &mut packets, &packet);
         }
-        if self.context.siblings.as_mut().is_some_and(|siblings| siblings.settle()) {
-            self.call(self.serving(), Protocol::on_siblings_writable);
-        }
+        self.packets_are_out();
         true
     }
 
-    fn hear_packet(&mut self, from: Sibling, packets: &mut Packets, packet: &Rc<Vec<u8>>) {
+    /// The next packet for the worker of this name.
+    pub(super) fn take_packet(&mut self, to: &str) -> Option<Vec<u8>> {
+        let now_ns = self.context.now_ns;
+        let siblings = self.context.siblings.as_mut()?;
+        let place = siblings.place_of(to)?;
+        let packet = siblings.next(place)?.to_vec();
+        siblings.sent(place, now_ns);
+        Some(packet)
+    }
+
+    /// There may be room again for what could not be said.
+    pub(super) fn packets_are_out(&mut self) {
+        if self.context.siblings.as_mut().is_some_and(|siblings| siblings.settle()) {
+            self.call(self.serving(), Protocol::on_siblings_writable);
+        }
+    }
+
+    /// A packet comes that the worker `from` has said.
+    pub(super) fn hear_packet(&mut self, from: Sibling, packets: &mut Packets, packet: &[u8]) {
         let serving = self.serving();
         match packets.take(packet) {
             Ok(Heard::Messages(messages)) => {
