@@ -199,8 +199,12 @@ pub(crate) trait World {
     fn is_listening(&self, socket: SocketId) -> bool;
 
     /// Loads programs with so many places, not attached.
-    fn load_steering(&mut self, addresses: &[Endpoint], places: usize, steering: Steering)
-    -> Result<SteeringId, Failure>;
+    fn load_steering(
+        &mut self,
+        addresses: &[Endpoint],
+        places: usize,
+        steering: Steering,
+    ) -> Result<SteeringId, Failure>;
     /// Loads programs for another number of places over the same maps; they are used by the next [`World::steer`].
     fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure>;
     fn drop_steering(&mut self, steering: SteeringId);

@@ -466,7 +466,8 @@ mod tests {
         say(&theirs);
         drop(theirs);
         let mut passed = Passed::default();
-        let mut old = Old { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
+        let mut old =
+            Old { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
         old.hear_all(&mut passed).map(|()| passed.listeners.len())
     }
 
