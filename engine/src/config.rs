@@ -264,8 +264,9 @@ impl LogTarget {
 pub struct Settings {
     /// Addresses to listen on.
     pub listen: Vec<Listener>,
-    /// Who may connect to Unix sockets that are listened on: the mode of their files, of which 0200 lets the server's own user do so, and must be set. Everybody by default
-    /// (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made, and no later.
+    /// Who may connect to Unix sockets that are listened on: the mode of their files, in which 0200, for the server's own user,
+    /// must be set. Everybody by default (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made,
+    /// and no later.
     pub unix_mode: u32,
     /// Worker processes; each is pinned to a core of its own while there are any left.
     pub workers: usize,
@@ -455,19 +456,9 @@ impl Settings {
             version,
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
-        for (index, Listener { address, .. }) in listen.iter().enumerate() {
-            if !address.is_chosen_by_kernel() && listen[..index].iter().any(|before| before.address == *address) {
-                return invalid("listen", format!("{address} is given twice (entry {})", index + 1));
-            }
-            listen[index].validate()?;
-        }
+        listener::validate(listen, *unix_mode)?;
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
-        }
-        if *unix_mode & !0o777 != 0 || *unix_mode & 0o200 == 0 {
-            let problem =
-                format!("{unix_mode:o} is not a mode such as 666 or 660, in octal, that lets its owner connect");
-            return invalid("unix_mode", problem);
         }
         let Limits {
             connections_max,
@@ -588,6 +579,7 @@ mod tests {
             settings.validate().expect_err("invalid").setting
         };
         assert_eq!(refused(|s| s.workers = 0), "workers");
+        assert_eq!(refused(|s| s.unix_mode = 0o066), "unix_mode");
         assert_eq!(refused(|s| s.limits.connections_max = 0), "connections_max");
         assert_eq!(refused(|s| s.limits.outbound_bytes_low = s.limits.outbound_bytes_high), "outbound_bytes_low");
         assert_eq!(refused(|s| s.limits.memory_bytes_max = (2 << 20) - 1), "memory_bytes_max");

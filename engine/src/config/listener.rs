@@ -56,7 +56,7 @@ impl Listener {
             || proxy.is_some_and(|proxy| self.trusted_proxies.iter().any(|network| network.contains(proxy.ip())))
     }
 
-    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+    fn validate(&self) -> Result<(), InvalidSetting> {
         let ConnectionTimeouts { idle_ms, message_ms, write_ms } = self.timeouts;
         for (name, value) in [("idle_ms", idle_ms), ("message_ms", message_ms), ("write_ms", write_ms)] {
             if let Some(value) = value.filter(|value| *value > TIMEOUT_MS_LARGEST) {
@@ -74,6 +74,23 @@ impl Listener {
         }
         Ok(())
     }
+}
+
+/// Whether a server can listen there, with files of this mode.
+pub(super) fn validate(listen: &[Listener], unix_mode: u32) -> Result<(), InvalidSetting> {
+    for (index, listener) in listen.iter().enumerate() {
+        let address = listener.address;
+        if !address.is_chosen_by_kernel() && listen[..index].iter().any(|before| before.address == address) {
+            let problem = format!("{address} is given twice (entry {})", index + 1);
+            return Err(InvalidSetting { setting: "listen", problem });
+        }
+        listener.validate()?;
+    }
+    if unix_mode & !0o777 != 0 || unix_mode & 0o200 == 0 {
+        let problem = format!("{unix_mode:o} is not a mode such as 666 or 660, in octal, that lets its owner connect");
+        return Err(InvalidSetting { setting: "unix_mode", problem });
+    }
+    Ok(())
 }
 
 impl<T: Into<Endpoint>> From<T> for Listener {
