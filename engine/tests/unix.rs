@@ -89,4 +89,5 @@ fn a_worker_listens_on_and_connects_to_unix_sockets() {
     }
     running.stop();
     worker.join().expect("it ends").expect("in order");
+    assert!(!at("own").exists(), "the path goes with the server");
 }
