@@ -105,13 +105,19 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 fn generation(generation: &GenerationStatus) -> String {
-    let GenerationStatus { number, phase, age_ms, addresses, steering, workers, .. } = generation;
+    let GenerationStatus { number, phase, age_ms, addresses, steering, imbalance, workers, .. } = generation;
     let mut text = String::new();
     let is_known = workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
     let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
     let steering = steering.as_ref().map_or_else(String::new, |steering| format!(", steering {}", escaped(steering)));
     let _ = writeln!(text, "generation {number}, {phase}{age}, on {}{steering}", escaped(&addresses.join(" ")));
     text.push_str(&table(workers.iter().map(row)));
+    let ratio = |what: &str, ratio: Option<f64>| ratio.map(|ratio| format!("{what} {ratio:.2}"));
+    let ratios = imbalance.map(|one| [ratio("connections", one.open), ratio("busy", one.busy)]);
+    let ratios: Vec<String> = ratios.into_iter().flatten().flatten().collect();
+    if !ratios.is_empty() {
+        let _ = writeln!(text, "  imbalance (max / mean): {}", ratios.join(", "));
+    }
     for WorkerStatus {
         slot,
         deaths,
@@ -254,7 +260,7 @@ fn duration(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use baton::control::{EventKind, Exit, RevertCause, Timeline, TimelineKind};
+    use baton::control::{EventKind, Exit, RevertCause, Timeline, TimelineKind, Unevenness};
 
     use super::*;
 
@@ -332,6 +338,7 @@ mod tests {
             age_ms: 61_000,
             addresses: vec!["127.0.0.1:80".to_owned(), "[::1]:80".to_owned()],
             steering: Some("least".to_owned()),
+            imbalance: Some(Unevenness { open: Some(1.25), busy: None }),
             accepted: 1,
             requests: 2,
             bytes_received: 0,
@@ -372,6 +379,7 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80, steering least
   slot  pid    state         up  open  accepted  taken over  requests  p50 µs  p99 µs
      0  100    ready  1 min 1 s     1        20           3       400     1.2    10.0
      1    -  waiting          -     1        20           3       400     1.2    10.0
+  imbalance (max / mean): connections 1.25
   worker 1: lines_lost: 7
   worker 1: 5 messages sent to other workers, 9 heard; 1 worker dropped that took none
   worker 1: 2 connections closed that said by no trusted PROXY header whose they are

@@ -83,8 +83,7 @@ pub enum ConnectionsChoice {
 }
 
 /// Whether connections move between workers that serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RebalanceChoice {
     /// Where one worker is clearly busier than the mean, or has clearly more connections
     Auto,
@@ -93,6 +92,18 @@ pub enum RebalanceChoice {
     /// Some move each second: for trials
     #[value(skip)]
     Always,
+}
+
+impl<'de> Deserialize<'de> for RebalanceChoice {
+    /// A wrong choice is answered with those for operators.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "always" => Ok(Self::Always),
+            other => Err(serde::de::Error::unknown_variant(other, &["auto", "off"])),
+        }
+    }
 }
 
 /// Whether workers give up what they do not need to serve.

@@ -40,6 +40,7 @@ fn refusals_of_a_file() {
         ("listen = []\n", "FILE:1:1: listen: no address is given; leave the setting out to listen on its default"),
         ("protocol = 3\n", "FILE:1:12: invalid type: integer `3`, expected a name in quotes"),
         ("protocol = \"ftp\"\n", "FILE:1:12: unknown variant `ftp`, expected `http` or `echo`"),
+        ("rebalance = \"on\"\n", "FILE:1:13: unknown variant `on`, expected `auto` or `off`"),
         ("limits = 3\n", "FILE:1:10: invalid type: integer `3`, expected a section of settings"),
         (
             "[limits]\nbacklog = -3\n",

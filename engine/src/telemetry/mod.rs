@@ -86,7 +86,7 @@ shareable! {
         pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
         names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
         pub(crate) service: Histogram,
-        /// Of connections that went to other workers: for how long each was held up.
+        /// Of connections that went to other workers, by a change or by rebalancing: for how long each was held up.
         pub(crate) pause: Histogram,
     }
 }

@@ -35,7 +35,8 @@ pub use self::loss::{Allowed, CannotMove, Loss};
 pub use self::moves::{Moves, Pause, Refused};
 pub use self::outcome::Outcome;
 pub use self::status::{
-    GenerationPhase, GenerationStatus, Status, Step, Timeline, TimelineKind, UpgradeState, WorkerState, WorkerStatus,
+    GenerationPhase, GenerationStatus, Status, Step, Timeline, TimelineKind, Unevenness, UpgradeState, WorkerState,
+    WorkerStatus,
 };
 pub use crate::handover::Refusal;
 

@@ -255,8 +255,33 @@ pub struct GenerationStatus {
     /// Counters of the protocol's own, by name, summed over them.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
+    /// How uneven its workers are; `None` unless it serves with several of them.
+    #[serde(default)]
+    pub imbalance: Option<Unevenness>,
     /// By slot.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// What the worker has that has most, as a multiple of the mean of all: 1 where all have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unevenness {
+    /// Of open connections; `None` where there are none.
+    pub open: Option<f64>,
+    /// Of busy time; `None` where it is not known ([`WorkerStatus::busy_permille`]), or nobody is busy.
+    pub busy: Option<f64>,
+}
+
+impl Unevenness {
+    /// Of workers that serve: their open connections, and how busy they are. `None` where there are less than two.
+    pub(crate) fn of(workers: &[(u64, Option<u32>)]) -> Option<Self> {
+        let over_mean = |values: Vec<u64>| {
+            let (most, sum) = (values.iter().max()?, values.iter().sum::<u64>());
+            (sum > 0).then(|| (*most as f64 * values.len() as f64 / sum as f64 * 1e3).round() / 1e3)
+        };
+        let busy: Option<Vec<u64>> = workers.iter().map(|(_, busy)| busy.map(u64::from)).collect();
+        let open = || over_mean(workers.iter().map(|(open, _)| *open).collect());
+        (workers.len() > 1).then(|| Self { open: open(), busy: busy.and_then(over_mean) })
+    }
 }
 
 /// A worker as it is now.
@@ -326,4 +351,18 @@ pub struct WorkerStatus {
     /// How its previous process ended, if it had one.
     #[serde(default)]
     pub last_exit: Option<Exit>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unevenness_is_what_the_most_loaded_has_over_the_mean() {
+        let of = |workers: &[(u64, Option<u32>)]| Unevenness::of(workers).map(|one| (one.open, one.busy));
+        assert_eq!(of(&[(10, Some(500))]), None);
+        assert_eq!(of(&[(10, Some(500)), (30, Some(0))]), Some((Some(1.5), Some(2.0))));
+        assert_eq!(of(&[(10, Some(500)), (0, None)]), Some((Some(2.0), None)));
+        assert_eq!(of(&[(0, Some(0)), (0, Some(0))]), Some((None, None)));
+    }
 }

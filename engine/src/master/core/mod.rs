@@ -181,6 +181,7 @@ impl Core {
         self.begin_when_gathered(world);
         self.forget_gone(world);
         self.close_given_up(world);
+        self.accept_unnoticed(world);
         self.hand_out(world);
         self.tell_untold(world);
         self.let_gather(world);

@@ -71,6 +71,8 @@ mutations! {
         LateSocketIsNotShared,
         /// A socket that came after a new master was started is not passed on to it.
         LateSocketIsNotPassedOn,
+        /// Nobody looks for those whose coming has woken the ring of a process that is gone.
+        WakesOfTheDeadAreLost,
         /// A connection that came to a master without workers stays there although another one serves.
         ArrivalsStayWithLeaving,
         /// What a master leaves behind that is killed while it leaves stays.

@@ -160,6 +160,8 @@ impl Core {
 
     /// The channel to the old master has ended: it is gone, in good order or not.
     pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
+        // With it, its workers may have been killed.
+        self.look_at_kept(world.now());
         if let Some(elder) = self.elder.take() {
             // Where it was killed.
             if !is_put_back(Mutation::PredecessorLeavesFiles) {

@@ -366,6 +366,8 @@ impl Core {
         }
         let Some(Old { successor, stage, .. }) = self.lifecycle.take_old() else { return false };
         let pid = successor.0;
+        // With it, its workers may have been killed.
+        self.look_at_kept(world.now());
         let before = stage.before();
         let why = match stage {
             OldStage::Ending { why, .. } => why,

@@ -225,6 +225,7 @@ impl Core {
     pub(super) fn orphan_ended(&mut self, world: &mut dyn World, process: ProcessId) {
         let Some(index) = self.orphans.all.iter().position(|orphan| orphan.process == process) else { return };
         let orphan = self.orphans.all.remove(index);
+        self.look_at_kept(world.now());
         if orphan.known.is_some() {
             world.note(None, EventKind::OrphanLeft { pid: process.0 });
         }

@@ -16,6 +16,9 @@ use crate::ipc::control::Failure;
 /// What could not be shared or asked for is tried again after this time: a channel was full.
 pub(super) const SHARE_RETRY_MS: u64 = 100;
 
+/// When the master looks at its kept sockets after a process that accepted from them has died, ms.
+const LOOKS_MS: [u64; 4] = [0, 20, 200, 2_000];
+
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Placement {
@@ -23,12 +26,27 @@ pub(crate) struct Placement {
     pub(crate) addresses: Vec<Address>,
     /// Listen sockets of the tier adopt: the master's copies.
     pub(crate) kept: Vec<Kept>,
+    /// While looks are to come.
+    looks: Option<Looks>,
     /// When guards of addresses that were given up while nothing served are closed.
     guards_close_at: Option<Time>,
     /// Connections that came to the master and that no worker has been handed yet.
     pub(super) held: VecDeque<ArrivalId>,
     /// Whose turn it is to be handed a connection.
     turn: usize,
+}
+
+/// Looks of the master at its kept sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Looks {
+    since: Time,
+    done: usize,
+}
+
+impl Looks {
+    fn next(self) -> Option<Time> {
+        LOOKS_MS.get(self.done).map(|ms| self.since.after_ms(*ms))
+    }
 }
 
 /// A listen socket that the master keeps.
@@ -191,8 +209,7 @@ impl Core {
         };
         let now = world.now();
         let settle_ms = serving.map_or(0, |serving| serving.plan.settle_ms);
-        let waiting_max = serving.map(|serving| &serving.plan).or(self.last.as_ref());
-        let waiting_max = waiting_max.map_or(0, |plan| plan.backlog as usize + 1);
+        let waiting_max = self.waiting_max();
         let mut kept = self.placement.kept.clone();
         let mut arrivals = Vec::new();
         kept.retain_mut(|kept| {
@@ -219,8 +236,47 @@ impl Core {
         }
     }
 
-    /// When a kept socket is to be closed, or to be shared again.
+    /// As many as can wait at a listen socket.
+    fn waiting_max(&self) -> usize {
+        let plan = self.serving().map(|index| &self.generations[index].plan).or(self.last.as_ref());
+        plan.map_or(0, |plan| plan.backlog as usize + 1)
+    }
+
+    /// A process that accepted from kept sockets has died. Of all that wait for somebody at a socket the kernel wakes one, and until
+    /// the ring of the dead is taken down, some milliseconds later, it may be that one: whoever comes meanwhile would wait until the next
+    /// one comes, though others accept there. So the master looks.
+    pub(super) fn look_at_kept(&mut self, now: Time) {
+        let is_needed = !self.placement.kept.is_empty() && !is_put_back(Mutation::WakesOfTheDeadAreLost);
+        self.placement.looks = is_needed.then_some(Looks { since: now, done: 0 });
+    }
+
+    /// Accepts whoever waits at a kept socket, where it is time to look.
+    pub(super) fn accept_unnoticed(&mut self, world: &mut dyn World) {
+        let now = world.now();
+        let Some(mut looks) = self.placement.looks.filter(|looks| looks.next().is_some_and(|at| at <= now)) else {
+            return;
+        };
+        while looks.next().is_some_and(|at| at <= now) {
+            looks.done += 1;
+        }
+        self.placement.looks = looks.next().map(|_| looks);
+        // A worker that comes up looks first.
+        if self.taker().is_none() && self.serves_instead().is_none() {
+            return;
+        }
+        let waiting_max = self.waiting_max();
+        for (socket, _) in self.listening(world) {
+            self.placement.held.extend(world.accept_waiting(socket, waiting_max));
+        }
+    }
+
+    /// When a kept socket is to be closed, to be shared again, or to be looked at.
     pub(super) fn placement_deadline(&self, now: Time) -> Option<Time> {
+        let looks = self.placement.looks.and_then(Looks::next);
+        self.sharing_deadline(now).into_iter().chain(looks).min()
+    }
+
+    fn sharing_deadline(&self, now: Time) -> Option<Time> {
         let serving = &self.generations[self.serving()?];
         let can_share = serving.slots.iter().any(|slot| slot.serving().is_some());
         let is_due = can_share && self.unshared(serving).next().is_some() && !is_put_back(Mutation::ShareHasNoDeadline);
@@ -307,17 +363,6 @@ impl Core {
             Lifecycle::Stopping(Stopping { instead: Instead::Old(_), .. }) => Some(OtherMaster::Old),
             _ => None,
         }
-    }
-
-    /// A worker is gone. Whoever came to a socket that others accept from as well may have woken this worker, and nobody else.
-    pub(super) fn accept_for(&mut self, world: &mut dyn World, index: usize, slot: usize) {
-        if self.taker().is_none() && self.serves_instead().is_none() {
-            return;
-        }
-        let waiting_max = self.generations[index].plan.backlog as usize + 1;
-        let unix = self.copies(index, slot).into_iter().filter(|(_, address)| address.is_unix());
-        let arrivals: Vec<_> = unix.flat_map(|(socket, _)| world.accept_waiting(socket, waiting_max)).collect();
-        self.placement.held.extend(arrivals);
     }
 
     /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where

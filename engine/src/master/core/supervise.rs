@@ -133,7 +133,9 @@ impl Core {
             }
         }
         self.placement.held.extend(handed);
-        self.accept_for(world, index, slot);
+        if !exit.is_success() {
+            self.look_at_kept(now);
+        }
     }
 
     /// What is due of all that waits for a time.

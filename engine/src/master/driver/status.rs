@@ -3,7 +3,7 @@
 use super::Master;
 use super::workers::Workers;
 use crate::ipc::control::{
-    GenerationPhase, GenerationStatus, Status, UpgradeState, VERSION, WorkerState, WorkerStatus,
+    GenerationPhase, GenerationStatus, Status, Unevenness, UpgradeState, VERSION, WorkerState, WorkerStatus,
 };
 use crate::master::core::{
     Core, Generation, Lifecycle, NewStage, OldStage, Orphan, Phase, ProcessId, Slot, State, Time, World,
@@ -82,6 +82,9 @@ fn generation_status(
     for child in generation.children() {
         total.add(&numbers(workers, child.process));
     }
+    let workers: Vec<_> = generation.slots.iter().map(|slot| slot_status(core, slot, workers, now)).collect();
+    let ready = workers.iter().filter(|worker| worker.state == WorkerState::Ready);
+    let ready: Vec<_> = ready.map(|worker| (worker.open, worker.busy_permille)).collect();
     GenerationStatus {
         number: generation.number,
         phase,
@@ -93,7 +96,8 @@ fn generation_status(
         bytes_received: total.bytes_received,
         bytes_sent: total.bytes_sent,
         counters: total.named,
-        workers: generation.slots.iter().map(|slot| slot_status(core, slot, workers, now)).collect(),
+        imbalance: Unevenness::of(&ready).filter(|_| phase == GenerationPhase::Serving),
+        workers,
     }
 }
 
@@ -166,6 +170,7 @@ fn orphaned(orphans: &[Orphan]) -> Vec<GenerationStatus> {
                 age_ms: 0,
                 addresses: known.addresses.iter().map(ToString::to_string).collect(),
                 steering: None,
+                imbalance: None,
                 accepted: 0,
                 requests: 0,
                 bytes_received: 0,

@@ -1,6 +1,6 @@
 //! What a master's core asks of the world, carried out on the simulated one. Each call that may fail fails when it was armed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::channels::{ChannelId, Message};
 use super::kernel::{Holder, Place, Program};
@@ -244,6 +244,7 @@ impl World for Calls<'_> {
             heirs: Vec::new(),
             is_moving: false,
             gives: None,
+            armed: BTreeSet::new(),
             last_turn: now,
             spawn,
         };

@@ -38,9 +38,17 @@ pub(super) struct Socket {
     pub(super) is_guard: bool,
     pub(super) holders: Vec<Holder>,
     pub(super) queue: Vec<ConnectionKey>,
+    /// Whoever waits has woken a process that runs.
+    pub(super) is_noticed: bool,
 }
 
 impl Socket {
+    /// The ring of a process that is gone may be the one that is woken.
+    fn enqueue(&mut self, connection: ConnectionKey) {
+        self.is_noticed |= !self.holders.iter().any(|holder| matches!(holder, Holder::Dead(_)));
+        self.queue.push(connection);
+    }
+
     pub(super) fn is_held_by(&self, process: ProcessId) -> bool {
         self.holders.contains(&Holder::Process(process))
     }
@@ -108,8 +116,14 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn bind(&mut self, address: Endpoint, holder: Holder) -> Key {
         self.next_key += 1;
-        let socket =
-            Socket { address, state: SocketState::Bound, is_guard: false, holders: vec![holder], queue: Vec::new() };
+        let socket = Socket {
+            address,
+            state: SocketState::Bound,
+            is_guard: false,
+            holders: vec![holder],
+            queue: Vec::new(),
+            is_noticed: false,
+        };
         self.sockets.insert(self.next_key, socket);
         self.next_key
     }
@@ -165,7 +179,7 @@ impl Kernel {
         let place = match self.select(address, key) {
             Some(socket) if is_slow => Place::HalfOpen(socket, now.after_ms(1_000)),
             Some(socket) => {
-                self.sockets.get_mut(&socket).expect("selected").queue.push(key);
+                self.sockets.get_mut(&socket).expect("selected").enqueue(key);
                 Place::Waiting(socket, now)
             }
             None => Place::Lost,
@@ -181,7 +195,7 @@ impl Kernel {
     pub(super) fn complete(&mut self, key: ConnectionKey, now: Time) {
         let Place::HalfOpen(socket, _) = self.connections[key].place else { return };
         if self.is_listening(socket) {
-            self.sockets.get_mut(&socket).expect("it listens").queue.push(key);
+            self.sockets.get_mut(&socket).expect("it listens").enqueue(key);
             self.connections[key].place = Place::Waiting(socket, now);
         } else {
             self.migrate(key, now);
@@ -197,7 +211,7 @@ impl Kernel {
         let moves = self.programs.contains_key(&address);
         match self.select(address, key).filter(|_| moves) {
             Some(target) => {
-                self.sockets.get_mut(&target).expect("selected").queue.push(key);
+                self.sockets.get_mut(&target).expect("selected").enqueue(key);
                 self.connections[key].place = Place::Waiting(target, now);
             }
             None => {
@@ -217,11 +231,18 @@ impl Kernel {
 
     pub(super) fn accept(&mut self, key: Key) -> Option<ConnectionKey> {
         let socket = self.sockets.get_mut(&key)?;
-        (!socket.queue.is_empty()).then(|| socket.queue.remove(0))
+        let connection = (!socket.queue.is_empty()).then(|| socket.queue.remove(0))?;
+        socket.is_noticed &= !socket.queue.is_empty();
+        Some(connection)
     }
 
     pub(super) fn has_waiting(&self, key: Key) -> bool {
         self.sockets.get(&key).is_some_and(|socket| !socket.queue.is_empty())
+    }
+
+    /// Whether a process that accepts there, and has looked before, is woken.
+    pub(super) fn wakes(&self, key: Key) -> bool {
+        self.has_waiting(key) && self.sockets[&key].is_noticed
     }
 
     /// A copy is closed; at the last one, whoever waits moves to another listener, or is reset.
@@ -247,9 +268,11 @@ impl Kernel {
 
     /// A process is gone; its copies are, in a while.
     pub(super) fn process_died(&mut self, process: ProcessId) {
-        for holder in self.sockets.values_mut().flat_map(|socket| &mut socket.holders) {
-            if *holder == Holder::Process(process) {
+        for socket in self.sockets.values_mut() {
+            for holder in socket.holders.iter_mut().filter(|holder| **holder == Holder::Process(process)) {
                 *holder = Holder::Dead(process);
+                // It may have been the one that was woken.
+                socket.is_noticed = false;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Processes: workers and masters, alive or standing still; what each has, and what can be seen of it from outside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channels::ChannelId;
 use super::kernel::{ConnectionKey, Key};
@@ -72,6 +72,8 @@ pub(super) struct Worker {
     pub(super) stage: Stage,
     /// Listen sockets, with whether others have them now.
     pub(super) listeners: Vec<(Key, bool)>,
+    /// Those that it has looked at, and is woken from.
+    pub(super) armed: BTreeSet<Key>,
     pub(super) awaits_until: Option<Time>,
     pub(super) heirs: Vec<String>,
     /// It has not said yet that its connections have moved.

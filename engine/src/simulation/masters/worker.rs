@@ -30,7 +30,10 @@ impl Universe {
 
     fn worker_has_work(&self, id: ProcessId, worker: &Worker) -> bool {
         let now = self.now;
-        let accepts = worker.accepts() && worker.listeners.iter().any(|(key, _)| self.kernel.has_waiting(*key));
+        let comes = |key: Key| {
+            if worker.armed.contains(&key) { self.kernel.wakes(key) } else { self.kernel.has_waiting(key) }
+        };
+        let accepts = worker.accepts() && worker.listeners.iter().any(|(key, _)| comes(*key));
         let releases = worker.listeners.iter().any(|(_, is_released)| *is_released);
         match worker.stage {
             Stage::Starting { ready_at } => ready_at.is_some_and(|at| at <= now),
@@ -170,7 +173,9 @@ impl Universe {
         if worker.accepts() {
             let keys: Vec<Key> = worker.listeners.iter().map(|(key, _)| *key).collect();
             for key in keys {
-                self.worker_accepts(id, key);
+                if self.worker_mut(id).expect("it turns").armed.insert(key) || self.kernel.wakes(key) {
+                    self.worker_accepts(id, key);
+                }
             }
         }
         let Some(worker) = self.worker_mut(id) else { return };
@@ -357,6 +362,7 @@ impl Universe {
             Order::Adopt { listener, .. } => {
                 if let Some(key) = key.filter(|_| !is_draining) {
                     worker.listeners.retain(|(one, _)| *one != listener);
+                    worker.armed.remove(&key);
                     worker.listeners.push((key, false));
                     self.kernel.hold(key, Holder::Process(id));
                 }
