@@ -62,6 +62,8 @@ impl ControlName {
     /// # Errors
     /// [`Occupied::InUse`] where a server listens there; where something else is there; else as bind(2).
     pub(super) fn open(path: &Path) -> Result<Self, Occupied> {
+        // Where a server listens there is nothing to take: a new master that is killed just now leaves no lock behind.
+        is_stale(path, Type::STREAM)?;
         let _lock = Lock::take(path)?;
         if is_stale(path, Type::STREAM)? {
             fs::remove_file(path)?;
@@ -409,6 +411,16 @@ mod tests {
         own.take(Some(OTHER)).expect("taken");
         assert!(reaches(&own, &name));
         assert_eq!(folder.files(), ["control"]);
+    }
+
+    #[test]
+    fn where_a_server_listens_no_lock_is_taken_that_could_be_left_behind() {
+        let folder = Folder::new("lock");
+        let name = folder.0.join("control");
+        let _other = other_at(&name);
+        // No lock can be taken.
+        fs::create_dir(with_suffix(&name, ".lock")).expect("made");
+        assert!(matches!(ControlName::open(&name), Err(Occupied::InUse)));
     }
 
     #[test]
