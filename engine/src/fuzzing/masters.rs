@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use super::world::{ORPHANS, SUCCESSOR, Still, WORKER};
 use super::{pieces, skip_nonsense};
 use crate::config::{Listener, Settings};
-use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
 use crate::ipc::control::{Exit, Reply};
@@ -223,7 +222,7 @@ mod tests {
     #[test]
     fn no_more_of_an_orphans_sockets_are_kept_than_it_said_it_has() {
         let mut master = with_orphan(1, 2);
-        let address = Endpoint::from(([127, 0, 0, 1], 80));
+        let address = crate::endpoint::Endpoint::from(([127, 0, 0, 1], 80));
         let sockets: Vec<_> = (0..10).map(|_| master.world.next_socket()).collect();
         for socket in &sockets {
             master.step(Event::OrphanListener(ORPHAN, *socket, address));
