@@ -63,7 +63,9 @@ impl ControlName {
     /// [`Occupied::InUse`] where a server listens there; where something else is there; else as bind(2).
     pub(super) fn open(path: &Path) -> Result<Self, Occupied> {
         // Where a server listens there is nothing to take: a new master that is killed just now leaves no lock behind.
-        is_stale(path, Type::STREAM)?;
+        if matches!(is_stale(path, Type::STREAM), Err(Occupied::InUse)) {
+            return Err(Occupied::InUse);
+        }
         let _lock = Lock::take(path)?;
         if is_stale(path, Type::STREAM)? {
             fs::remove_file(path)?;
