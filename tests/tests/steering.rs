@@ -22,8 +22,9 @@ fn start(steering: &str) -> Option<Lineage> {
     let lineage = Lineage::start(WORKERS, |control, pid_file| {
         let workers = WORKERS.to_string();
         let arguments = ["--listen", "127.0.0.1:0", "--workers", &workers, "--settle-ms", "50", "--steering", steering];
-        let files = ["--control", control, "--pid-file", pid_file];
-        Server::start(&[&arguments[..], &files[..]].concat())
+        // What is chosen stays: moving connections would even out shares, too, at a moment of its own.
+        let rest = ["--rebalance", "off", "--control", control, "--pid-file", pid_file];
+        Server::start(&[&arguments[..], &rest[..]].concat())
     });
     let status = lineage.status();
     if status.handover != "ebpf" {
