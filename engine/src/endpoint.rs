@@ -48,6 +48,15 @@ impl Endpoint {
         }
     }
 
+    /// Whether both are one place: of internet addresses, scopes and flows (RFC 4007, RFC 6437) are not looked at.
+    pub(crate) fn is_at(&self, other: Self) -> bool {
+        let place = |address: SocketAddr| (address.ip(), address.port());
+        match (self.internet(), other.internet()) {
+            (Some(one), Some(other)) => place(one) == place(other),
+            _ => *self == other,
+        }
+    }
+
     /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))

@@ -162,17 +162,14 @@ impl ConnectionTimeouts {
 
 /// The one of `listeners` that a connection has come to, by its own end.
 pub(crate) fn listener_of(listeners: &[Listener], local: Endpoint) -> Option<&Listener> {
-    let exact = listeners.iter().find(|one| one.address == local);
-    exact.or_else(|| {
-        let local = local.internet()?;
-        let is_wildcard = |one: &SocketAddr| {
+    let find = |is_it: &dyn Fn(Endpoint) -> bool| listeners.iter().find(|one| is_it(one.address));
+    let is_wildcard = |address: Endpoint| {
+        let both = address.internet().zip(local.internet());
+        both.is_some_and(|(one, local)| {
             one.port() == local.port() && one.ip().is_unspecified() && one.is_ipv4() == local.is_ipv4()
-        };
-        let internet = |one: &Listener| one.address.internet();
-        let on_address = |one: &SocketAddr| (one.ip(), one.port()) == (local.ip(), local.port());
-        let exact = listeners.iter().find(|one| internet(one).as_ref().is_some_and(on_address));
-        exact.or_else(|| listeners.iter().find(|one| internet(one).as_ref().is_some_and(is_wildcard)))
-    })
+        })
+    };
+    find(&|address| address == local).or_else(|| find(&|address| address.is_at(local))).or_else(|| find(&is_wildcard))
 }
 
 #[cfg(test)]

@@ -58,13 +58,7 @@ pub(crate) fn listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket,
 /// A socket that is bound to this address and has no peer; it may listen or not.
 pub(crate) fn bound(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
     let socket = stream(descriptor)?;
-    let is_there = |local: Endpoint| match (local, address) {
-        (Endpoint::Internet(local), Endpoint::Internet(address)) => {
-            (local.ip(), local.port()) == (address.ip(), address.port())
-        }
-        (local, address) => local == address,
-    };
-    if !endpoint_of(&socket.local_addr()?).is_some_and(is_there) {
+    if !endpoint_of(&socket.local_addr()?).is_some_and(|local| local.is_at(address)) {
         return Err(Unfit::OtherAddress(address));
     }
     if socket.peer_addr().is_ok() {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, FileType};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
@@ -136,7 +136,7 @@ fn set_mode(path: UnixPath, mode: u32) -> io::Result<()> {
     if !file.metadata()?.file_type().is_socket() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file.as_fd()));
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::set_permissions(name, fs::Permissions::from_mode(mode))
 }
 
