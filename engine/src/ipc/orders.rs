@@ -89,6 +89,8 @@ pub(crate) enum Order {
         /// Its name between master and worker.
         listener: u32,
     },
+    /// Look whether somebody waits at the listen sockets: a process that accepted from them, too, has died.
+    Look,
     /// Report [`Report::Listener`] for each listen socket of these kinds.
     Share {
         /// Those of TCP, which is all that a release before Unix sockets has, and asks for.

@@ -136,10 +136,10 @@ impl Core {
             this.elder = elder;
             this.next_number = inheritance.next_number;
             this.placement.addresses = inheritance.addresses;
-            for (socket, address) in
-                inheritance.listeners.into_iter().filter(|(_, address)| tier == Tier::Adopt || address.is_unix())
-            {
-                this.placement.keep(socket, address);
+            for (socket, address) in inheritance.listeners {
+                if this.adopts(address) {
+                    this.placement.keep(socket, address);
+                }
             }
         }
         this
@@ -181,7 +181,7 @@ impl Core {
         self.begin_when_gathered(world);
         self.forget_gone(world);
         self.close_given_up(world);
-        self.accept_unnoticed(world);
+        self.look_when_due(world);
         self.hand_out(world);
         self.tell_untold(world);
         self.let_gather(world);

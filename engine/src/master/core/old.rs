@@ -68,13 +68,12 @@ impl Core {
         }
         self.refuse_large_state(world, index, plan)?;
         let maps = generation.steering.filter(|_| upgrade.is_held).map(|steering| (steering, plan.workers as u32));
-        let kept = self.placement.kept.iter().map(|kept| (kept.socket, kept.address));
         let greeting = Greeting {
             next_number: self.next_number,
             tier: self.tier,
             is_held: upgrade.is_held,
             addresses: generation.addresses.iter().filter(|one| !one.bound.is_unix()).copied().collect(),
-            listeners: kept.filter(|(_, address)| !address.is_unix()).collect(),
+            listeners: self.placement.sockets(false),
             maps,
         };
         let (successor, binary) = world.start_binary(upgrade, greeting)?;
@@ -153,8 +152,7 @@ impl Core {
             world.note(None, EventKind::WillClose { connections: world.open_connections(), because });
         }
         // Before it begins. Of TCP listen sockets it has heard in the greeting.
-        let kept = self.placement.kept.iter().map(|kept| (kept.socket, kept.address));
-        let unix: Vec<_> = kept.filter(|(_, address)| address.is_unix()).collect();
+        let unix = self.placement.sockets(true);
         if !unix.is_empty() {
             world.give_listeners_to_new(&unix);
         }

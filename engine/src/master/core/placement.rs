@@ -12,11 +12,12 @@ use super::world::{OtherMaster, World};
 use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::Failure;
+use crate::ipc::orders::Order;
 
 /// What could not be shared or asked for is tried again after this time: a channel was full.
 pub(super) const SHARE_RETRY_MS: u64 = 100;
 
-/// When the master looks at its kept sockets after a process that accepted from them has died, ms.
+/// When it is looked at kept sockets after a process that accepted from them has died, ms.
 const LOOKS_MS: [u64; 4] = [0, 20, 200, 2_000];
 
 /// See the module's head.
@@ -36,7 +37,7 @@ pub(crate) struct Placement {
     turn: usize,
 }
 
-/// Looks of the master at its kept sockets.
+/// Looks at kept sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Looks {
     since: Time,
@@ -69,6 +70,12 @@ impl Placement {
 
     pub(super) fn kept_on(&self, address: Endpoint) -> usize {
         self.kept.iter().filter(|kept| kept.address == address).count()
+    }
+
+    /// The kept sockets that are Unix sockets, or those that are not.
+    pub(super) fn sockets(&self, unix: bool) -> Vec<(SocketId, Endpoint)> {
+        let kept = self.kept.iter().filter(|kept| kept.address.is_unix() == unix);
+        kept.map(|kept| (kept.socket, kept.address)).collect()
     }
 
     pub(super) fn keep(&mut self, socket: SocketId, address: Endpoint) {
@@ -244,14 +251,14 @@ impl Core {
 
     /// A process that accepted from kept sockets has died. Of all that wait for somebody at a socket the kernel wakes one, and until
     /// the ring of the dead is taken down, some milliseconds later, it may be that one: whoever comes meanwhile would wait until the next
-    /// one comes, though others accept there. So the master looks.
+    /// one comes, though others accept there. So these look, each for itself: what a master accepted would be lost with it.
     pub(super) fn look_at_kept(&mut self, now: Time) {
         let is_needed = !self.placement.kept.is_empty() && !is_put_back(Mutation::WakesOfTheDeadAreLost);
         self.placement.looks = is_needed.then_some(Looks { since: now, done: 0 });
     }
 
-    /// Accepts whoever waits at a kept socket, where it is time to look.
-    pub(super) fn accept_unnoticed(&mut self, world: &mut dyn World) {
+    /// Sees to it that whoever waits at a kept socket is accepted, where it is time to look.
+    pub(super) fn look_when_due(&mut self, world: &mut dyn World) {
         let now = world.now();
         let Some(mut looks) = self.placement.looks.filter(|looks| looks.next().is_some_and(|at| at <= now)) else {
             return;
@@ -260,13 +267,19 @@ impl Core {
             looks.done += 1;
         }
         self.placement.looks = looks.next().map(|_| looks);
-        // A worker that comes up looks first.
-        if self.taker().is_none() && self.serves_instead().is_none() {
-            return;
+        // A worker that comes up looks by itself.
+        let slots = self.generations.iter().flat_map(|generation| &generation.slots);
+        let workers = slots.filter_map(Slot::serving).map(|child| child.process);
+        let orphans = self.orphans.all.iter().map(|orphan| orphan.process);
+        for process in workers.chain(orphans) {
+            // Where it cannot be told now, the next look is for it, too.
+            let _ = world.tell(process, &Order::Look);
         }
-        let waiting_max = self.waiting_max();
-        for (socket, _) in self.listening(world) {
-            self.placement.held.extend(world.accept_waiting(socket, waiting_max));
+        if self.taker().is_none() && self.serves_instead().is_some() {
+            let waiting_max = self.waiting_max();
+            for (socket, _) in self.listening(world) {
+                self.placement.held.extend(world.accept_waiting(socket, waiting_max));
+            }
         }
     }
 

@@ -124,6 +124,18 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
+    /// Ends all accepts, for [`Self::settle_accepting`] to begin them again: that takes whoever waits, and has woken another process.
+    pub(super) fn accept_anew(&mut self) {
+        for (listener, place) in self.listeners.iter_mut().zip(0..) {
+            if let Some(listener) =
+                listener.as_mut().filter(|one| matches!(one.accepting, Accepting::One | Accepting::Many))
+            {
+                listener.accepting = Accepting::Cancelling;
+                self.ring.cancel_accept(Key { slot: place, generation: 0 });
+            }
+        }
+    }
+
     /// Tells the program that steers what this worker has.
     #[inline]
     pub(super) fn settle_load(&mut self) {

@@ -96,6 +96,7 @@ impl<P: Protocol> EventLoop<P> {
             }
             // That it was heard is all.
             Order::Ping => {}
+            Order::Look => self.accept_anew(),
             Order::Stop => self.stop(),
             Order::Unknown => {
                 tracing::warn!(slot = self.context.slot, "an order of a later version is ignored");
