@@ -44,11 +44,16 @@ impl Mesh {
     /// One client at each worker, in the order of their slots.
     pub(crate) fn one_each(&self, workers: usize) -> Vec<(u32, Client)> {
         let mut clients: Vec<Option<(u32, Client)>> = (0..workers).map(|_| None).collect();
+        // They stay, so that the next one goes elsewhere, whatever chooses the worker.
+        let mut others = Vec::new();
         wait_until("a client has come to each worker", || {
             let mut client = self.client();
             let (pid, slots) = client.who();
             let place = self.slot_of(&mut client, pid, &slots);
-            clients[place].get_or_insert((pid, client));
+            match &mut clients[place] {
+                none @ None => *none = Some((pid, client)),
+                Some(_) => others.push(client),
+            }
             clients.iter().all(Option::is_some)
         });
         clients.into_iter().flatten().collect()
@@ -72,8 +77,12 @@ impl Mesh {
     /// Every worker knows all slots.
     pub(crate) fn wait_for_circle(&self, workers: usize) {
         let mut complete = std::collections::BTreeSet::new();
+        // As above.
+        let mut clients = Vec::new();
         wait_until("all workers know each other", || {
-            let (pid, slots) = self.client().who();
+            let mut client = self.client();
+            let (pid, slots) = client.who();
+            clients.push(client);
             if slots.len() == workers {
                 complete.insert(pid);
             }
