@@ -147,6 +147,20 @@ pub fn sysctl(name: &str, value: &str) {
     fs::write(Path::new("/proc/sys").join(name), value).unwrap_or_else(|error| panic!("{name} = {value}: {error}"));
 }
 
+/// How many connections and handshakes this namespace's listen sockets have dropped (`ListenDrops`, see netstat(8)): the
+/// client sends again after 200 ms, which cannot be told from a busy machine by the time it takes.
+///
+/// # Panics
+/// If the kernel does not say.
+pub fn listen_drops() -> u64 {
+    let text = fs::read_to_string("/proc/self/net/netstat").expect("read");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, counts) = (lines.next().expect("names"), lines.next().expect("counts"));
+    let mut counters = names.split(' ').zip(counts.split(' '));
+    let (_, count) = counters.find(|(name, _)| *name == "ListenDrops").expect("such a counter");
+    count.parse().expect("a number")
+}
+
 /// Whether users other than root exist here, so that processes may become them.
 pub fn has_users() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

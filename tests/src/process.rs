@@ -1,5 +1,6 @@
 //! A look at processes through proc(5).
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,6 +69,20 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     // The second field, the name, may contain anything but ends at the last parenthesis.
     let (_, rest) = text.rsplit_once(") ")?;
     Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// What a process and all below it do now, a line each: their state, and where in the kernel they sleep. For whoever looks
+/// at a test that waited in vain.
+pub fn describe_tree(pid: u32) -> String {
+    let mut lines = String::new();
+    for pid in std::iter::once(pid).chain(descendants(pid)) {
+        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let state = stat(pid).and_then(|fields| fields.into_iter().next()).unwrap_or_default();
+        let stack: Vec<String> = read("stack").lines().map(str::to_owned).collect();
+        let _ =
+            writeln!(lines, "{pid} {} {state} system call {} {stack:?}", read("comm").trim(), read("syscall").trim());
+    }
+    lines
 }
 
 /// How many descriptors are open.

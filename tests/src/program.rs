@@ -157,8 +157,9 @@ fn wait(child: &mut Child) -> ExitStatus {
             return status;
         }
         if start.elapsed() > PATIENCE {
+            let what_they_do = process::describe_tree(child.id());
             kill_tree(child);
-            panic!("process {} did not end", child.id());
+            panic!("process {} did not end:\n{what_they_do}", child.id());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -384,6 +385,9 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}{:#?}", process::describe_tree(self.pid()), self.log());
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             kill_tree(&mut self.child);
         } else {

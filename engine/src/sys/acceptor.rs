@@ -3,23 +3,22 @@
 //! Such a socket blocks: O_NONBLOCK belongs to the open file, so it would be set for the others too, and their rings'
 //! accepts would fail. The same is true of SO_RCVTIMEO, and whoever resets it turns another's accept(2) into a wait without
 //! end. A ring, however, tries an operation without blocking first, whatever the file says (`io_accept` of the kernel's
-//! `io_uring/net.c`, with IO_URING_F_NONBLOCK), and a linked time-out ends what did not succeed at once.
-//! (IORING_ACCEPT_DONTWAIT would do it without the time-out, from kernel 6.10 on; older ones are supported here.)
+//! `io_uring/net.c`, with IO_URING_F_NONBLOCK), and what did not succeed at once is cancelled, again and again until it has
+//! ended: one try may find nothing to cancel, while the accept is on its way between two looks at the socket. (For the same
+//! reason a linked time-out is no way: it cancels once. IORING_ACCEPT_DONTWAIT would do without cancelling, from kernel 6.10
+//! on; older ones are supported here.)
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use io_uring::squeue::Flags;
-use io_uring::types::{Fd, Timespec};
-use io_uring::{IoUring, opcode};
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode, squeue};
 
 use super::ring::enable_only;
 
 const ACCEPT: u64 = 1;
-const TIME_OUT: u64 = 2;
-
-/// Not at once: the kernel takes the time-out only if the accept did not succeed at its first try.
-static NO_TIME: Timespec = Timespec::new();
+const CANCEL: u64 = 2;
 
 /// See the module's head. Its ring is made when it is needed first. Not to be kept over a fork: both processes would have the
 /// same ring.
@@ -35,7 +34,7 @@ impl Acceptor {
     /// As io_uring_setup(2) and io_uring_register(2).
     pub(crate) fn made() -> io::Result<Self> {
         let ring: IoUring = IoUring::builder().dontfork().setup_r_disabled().build(2)?;
-        enable_only(&ring, &[opcode::Accept::CODE, opcode::LinkTimeout::CODE], Flags::IO_LINK)?;
+        enable_only(&ring, &[opcode::Accept::CODE, opcode::AsyncCancel::CODE], Flags::empty())?;
         Ok(Self { ring: Some(ring) })
     }
 
@@ -44,30 +43,20 @@ impl Acceptor {
     /// # Errors
     /// As accept(2), io_uring_setup(2) and io_uring_enter(2).
     pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
-        let accept = opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut());
-        let accept = accept.flags(libc::SOCK_CLOEXEC).build().flags(Flags::IO_LINK).user_data(ACCEPT);
-        let time_out = opcode::LinkTimeout::new(&raw const NO_TIME).build().user_data(TIME_OUT);
         if self.ring.is_none() {
             *self = Self::made()?;
         }
         let ring = self.ring.as_mut().expect("just made");
-        // SAFETY: the accept points to no memory, and the time-out to memory that lives for ever. The ring is empty
-        // between calls, so there is room for both.
-        unsafe { ring.submission().push_multiple(&[accept, time_out]).expect("room for two") };
-        let (mut accepted, mut outstanding) = (None, 2);
-        while outstanding > 0 {
-            match ring.submit_and_wait(1) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+        let accept = opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut());
+        ask(ring, &accept.flags(libc::SOCK_CLOEXEC).build().user_data(ACCEPT), 0)?;
+        let accepted = loop {
+            let outcome = ring.completion().find(|completion| completion.user_data() == ACCEPT);
+            if let Some(completion) = outcome {
+                break completion.result();
             }
-            for completion in ring.completion() {
-                outstanding -= 1;
-                if completion.user_data() == ACCEPT {
-                    accepted = Some(completion.result());
-                }
-            }
-        }
-        match accepted.unwrap_or(-libc::ECANCELED) {
+            ask(ring, &opcode::AsyncCancel::new(ACCEPT).build().user_data(CANCEL), 1)?;
+        };
+        match accepted {
             // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
             descriptor @ 0.. => Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) })),
             error if matches!(-error, libc::ECANCELED | libc::EAGAIN | libc::EINTR) => Ok(None),
@@ -76,11 +65,26 @@ impl Acceptor {
     }
 }
 
+/// Submits an operation that points to no memory, and waits until so many have ended.
+fn ask(ring: &mut IoUring, operation: &squeue::Entry, wanted: usize) -> io::Result<()> {
+    // SAFETY: it points to no memory.
+    unsafe { ring.submission().push(operation).expect("room, since all before was submitted") };
+    loop {
+        match ring.submit_and_wait(wanted) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done.map(drop),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
-    use std::time::Instant;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -97,5 +101,34 @@ mod tests {
         assert!(acceptor.accept(listener.as_fd()).expect("asked").is_none());
         let plain = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         assert!(acceptor.accept(plain.as_fd()).is_err(), "it does not listen");
+    }
+
+    /// Whoever is seen to wait may have been taken by another at the very moment.
+    #[test]
+    fn an_accept_does_not_wait_where_another_is_faster() {
+        const CLIENTS: usize = 500;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let taken = Arc::new(AtomicUsize::new(0));
+        let accepting: Vec<_> = (0..2)
+            .map(|_| {
+                let (listener, taken) = (listener.try_clone().expect("cloned"), Arc::clone(&taken));
+                thread::spawn(move || {
+                    let mut acceptor = Acceptor::made().expect("a ring");
+                    while taken.load(Ordering::Relaxed) < CLIENTS {
+                        let accepted = acceptor.accept(listener.as_fd()).expect("asked");
+                        taken.fetch_add(usize::from(accepted.is_some()), Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..CLIENTS {
+            drop(TcpStream::connect(address).expect("connected"));
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !accepting.iter().all(thread::JoinHandle::is_finished) {
+            assert!(Instant::now() < deadline, "an accept waits; {taken:?} of {CLIENTS} were taken");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::client::assert_served;
-use baton_tests::namespace::has_users;
+use baton_tests::namespace::{has_users, listen_drops};
 use baton_tests::program::{Server, batond};
 use baton_tests::{skip, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -133,6 +133,9 @@ impl Expected {
         assert_eq!(outcome.failed_to_connect(), 0, "{what}: {outcome:#?}");
         assert!(outcome.failed() <= failures_max, "{what}: {outcome:#?}");
         assert!(outcome.slow <= slow_max, "{what}: {outcome:#?}");
+        if matches!(self, Self::NothingLost) {
+            assert_eq!(listen_drops(), 0, "{what}: {outcome:#?}");
+        }
     }
 }
 
@@ -159,7 +162,7 @@ pub(crate) fn prove(what: &str, case: &Case, expected: Expected, action: impl Fn
 pub(crate) fn conclude(what: &str, case: &Case, expected: Expected, outcome: &Outcome) {
     static HEAD: Once = Once::new();
     HEAD.call_once(|| {
-        eprintln!("| case | ok | failed | over 200 ms | steady: p50/p99/p99.9/max, ms | during: the same |");
+        eprintln!("| case | ok | failed | over 900 ms | steady: p50/p99/p99.9/max, ms | during: the same |");
         eprintln!("|---|---|---|---|---|---|");
     });
     let workers = if case.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", case.workers) };
