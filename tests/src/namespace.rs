@@ -15,7 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::program::{self, batond, is_installed, kill_tree};
+use crate::process::describe_tree;
+use crate::program::{self, batonctl, batond, is_installed, kill_tree, pass_on_what_is_built};
 use crate::skip;
 
 /// Names the test that runs inside.
@@ -82,8 +83,10 @@ fn run_inside(test_name: &str, time_max: Duration) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // Built out here, where a registry can be reached if need be; inside, this is found done.
     batond();
+    batonctl();
     let mut command = enter(std::env::current_exe().expect("a test has an executable"));
     command.args([test_name, "--exact", "--include-ignored", "--nocapture", "--test-threads", "1"]);
+    pass_on_what_is_built(&mut command);
     command.env(MARK, test_name).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("unshare runs");
     let (stdout, stderr) = (relay(child.stdout.take()), relay(child.stderr.take()));
@@ -131,6 +134,7 @@ fn wait(child: &mut Child, time_max: Duration) -> Option<ExitStatus> {
             return Some(status);
         }
         if start.elapsed() > time_max {
+            eprintln!("{}", describe_tree(child.id()));
             kill_tree(child);
             return None;
         }

@@ -1,10 +1,11 @@
 //! Programs under test and their clients: built once, started, watched, ended.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,18 +19,16 @@ use crate::{PATIENCE, process, skip, wait_until};
 ///
 /// # Panics
 /// If it cannot be built.
-pub fn batond() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build(&["--package", "batond"]))
+pub fn batond() -> PathBuf {
+    build(&["--package", "batond"])
 }
 
 /// The `batonctl` of this workspace.
 ///
 /// # Panics
 /// If it cannot be built.
-pub fn batonctl() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build(&["--package", "batonctl"]))
+pub fn batonctl() -> PathBuf {
+    build(&["--package", "batonctl"])
 }
 
 /// An example of this workspace's engine.
@@ -56,7 +55,30 @@ pub fn faulty(name: &str) -> PathBuf {
     build(&["--package", "baton-tests", "--example", name, "--features", "faults"])
 }
 
+/// What was built for this test, by the arguments: cargo lets one build go on at a time, and a test must not wait for another
+/// one's within its own time.
+static BUILT: LazyLock<Mutex<BTreeMap<String, PathBuf>>> = LazyLock::new(|| {
+    let text = std::env::var(BUILT_NAME).unwrap_or_else(|_| "{}".to_owned());
+    Mutex::new(serde_json::from_str(&text).expect("written by the process that started this one"))
+});
+
+/// The environment variable by which a test that runs in a namespace is told what was built.
+const BUILT_NAME: &str = "BATON_TESTS_BUILT";
+
+/// Tells a test that runs in a process of its own what was built.
+///
+/// # Panics
+/// If a path is not UTF-8.
+pub(crate) fn pass_on_what_is_built(command: &mut Command) {
+    let built = serde_json::to_string(&*BUILT.lock().expect("no panic")).expect("UTF-8");
+    command.env(BUILT_NAME, built);
+}
+
 fn build(what: &[&str]) -> PathBuf {
+    let key = what.join(" ");
+    if let Some(path) = BUILT.lock().expect("no panic").get(&key) {
+        return path.clone();
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--message-format", "json"]).args(what);
@@ -69,7 +91,9 @@ fn build(what: &[&str]) -> PathBuf {
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let path = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).next_back();
-    path.expect("cargo names the executable")
+    let path = path.expect("cargo names the executable");
+    BUILT.lock().expect("no panic").insert(key, path.clone());
+    path
 }
 
 /// Whether a program can be found.
@@ -392,7 +416,7 @@ impl Drop for Server {
             kill_tree(&mut self.child);
         } else {
             // Workers which outlived their master are found by what they run, since numbers are used again.
-            let orphans = self.started.iter().filter(|pid| process::is_alive(**pid) && process::runs(**pid, batond()));
+            let orphans = self.started.iter().filter(|pid| process::is_alive(**pid) && process::runs(**pid, &batond()));
             orphans.for_each(|pid| signal(*pid, Signal::SIGKILL));
         }
     }

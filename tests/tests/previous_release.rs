@@ -55,7 +55,8 @@ fn build() -> Option<Previous> {
         skip(&format!("this repository does not have revision {REVISION}"));
         return None;
     }
-    let own = batond().parent().and_then(Path::parent).expect("a target folder");
+    let program = batond();
+    let own = program.parent().and_then(Path::parent).expect("a target folder");
     let folder = own.join(format!("previous-{REVISION}"));
     let sources = folder.join("sources");
     if !sources.join("Cargo.toml").exists() {
@@ -135,7 +136,7 @@ fn the_previous_release_refuses_this_one() {
 fn this_release_refuses_the_previous_one() {
     if let Some(previous) = previous() {
         run_for("this_release_refuses_the_previous_one", TIME_MAX, || {
-            prove("from this release to the previous one", batond(), |lineage| {
+            prove("from this release to the previous one", &batond(), |lineage| {
                 let failure = lineage.failed(&["upgrade", previous.batond.to_str().expect("UTF-8")]);
                 // It knows no way to tell a version that it does not speak, but logs it, and exits.
                 let has_exited = |failure: &Failure| match failure {

@@ -111,7 +111,7 @@ fn batonctl_believes_no_impostor() {
         assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b""[..]), "{stderr}");
         assert!(stderr.contains("user 1234"), "{stderr}");
     };
-    refused(&stop(command_for_all(&programs, batonctl()).uid(VICTIM), &control));
+    refused(&stop(command_for_all(&programs, &batonctl()).uid(VICTIM), &control));
     // Root may stop the server of every user, and reads whose it is.
     let obeyed = stop(&mut Command::new(batonctl()), &control);
     let stderr = String::from_utf8_lossy(&obeyed.stderr).into_owned();
@@ -122,7 +122,7 @@ fn batonctl_believes_no_impostor() {
     // It listens at a file that says otherwise.
     chown(&control, Some(VICTIM), None).expect("given away");
     refused(&stop(&mut Command::new(batonctl()), &control));
-    refused(&stop(command_for_all(&programs, batonctl()).uid(VICTIM), &control));
+    refused(&stop(command_for_all(&programs, &batonctl()).uid(VICTIM), &control));
     assert_eq!([stranger.hear(), stranger.hear()].map(|bytes| bytes.expect("one")), ["0", "0"]);
 }
 

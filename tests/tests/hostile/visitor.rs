@@ -179,7 +179,7 @@ fn check_that_nothing_forged_is_taken(owner: Option<u32>, user: u32, expected: &
     let server = match owner {
         None => start(&control, "127.0.0.1:0"),
         Some(owner) => {
-            let mut command = command_for_all(&programs, batond());
+            let mut command = command_for_all(&programs, &batond());
             command.uid(owner).gid(owner).args(["--workers", "2", "--listen", "127.0.0.1:0", "--control"]);
             command.arg(&control);
             Server::start_command(command)
