@@ -305,3 +305,126 @@ fn subscribe(address: SocketAddr) -> std::io::Lines<BufReader<TcpStream>> {
     assert_eq!(lines.next().expect("a line").expect("text"), "ok");
     lines
 }
+
+/// A server of messages under measurement, and how it is spoken to.
+struct Broker<'a> {
+    name: &'a str,
+    address: SocketAddr,
+    /// Whose CPU time counts.
+    processes: Vec<u32>,
+    subscription: &'a str,
+    /// Bytes of the answer to it.
+    subscribed_bytes: usize,
+    publication: String,
+    /// Bytes of the answer to it, and of the message at a subscriber.
+    published_bytes: usize,
+    message_bytes: usize,
+}
+
+/// What it costs to tell a thousand subscribers, beside Redis:
+/// `cargo test --release -p baton-engine --test examples -- --ignored --nocapture fan_out`.
+#[test]
+#[ignore = "measures; run it alone, in a release build"]
+fn fan_out() {
+    let text = "x".repeat(64);
+    let pubsub = Example::start("pubsub", &["--workers".to_owned(), "2".to_owned()]);
+    let Ok(Reply::Status(status)) = Client::ask(&pubsub.control, &Request::Status, Some(PATIENCE)) else {
+        panic!("no status");
+    };
+    let workers = status.generations.iter().flat_map(|one| &one.workers).filter_map(|worker| worker.pid);
+    let own = Broker {
+        name: "pubsub, 2 workers",
+        address: pubsub.address,
+        processes: workers.collect(),
+        subscription: "sub news\n",
+        subscribed_bytes: "ok\n".len(),
+        publication: format!("pub news {text}\n"),
+        published_bytes: "ok\n".len(),
+        message_bytes: format!("news: {text}\n").len(),
+    };
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let mut redis = Command::new("redis-server");
+    redis.args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]);
+    let redis = redis.stdout(Stdio::null()).spawn().map(Started);
+    let mut brokers = vec![own];
+    match &redis {
+        Ok(Started(redis)) => brokers.push(Broker {
+            name: "redis-server",
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            processes: vec![redis.id()],
+            subscription: "SUBSCRIBE news\r\n",
+            subscribed_bytes: "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n".len(),
+            publication: format!("PUBLISH news {text}\r\n"),
+            published_bytes: ":1000\r\n".len(),
+            message_bytes: format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$64\r\n{text}\r\n").len(),
+        }),
+        Err(error) => println!("redis-server: {error}"),
+    }
+    let mut clients: Vec<_> = brokers.iter().map(Broker::connect).collect();
+    for depth in [1, 16] {
+        for (broker, clients) in brokers.iter().zip(&mut clients) {
+            let mut rates: Vec<f64> = (0..5).map(|_| broker.messages_per_cpu_second(clients, depth)).collect();
+            rates.sort_by(f64::total_cmp);
+            let [least, median, most] = [0, 2, 4].map(|place| rates[place] / 1e3);
+            println!("{}, {depth} at a time: {median:.0} thousand ({least:.0}–{most:.0})", broker.name);
+        }
+    }
+}
+
+/// A process that is ended when dropped.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Broker<'_> {
+    const SUBSCRIBERS: usize = 1_000;
+    const MESSAGES: usize = 640;
+
+    /// A publisher and all subscribers.
+    fn connect(&self) -> (TcpStream, Vec<TcpStream>) {
+        let began = Instant::now();
+        while TcpStream::connect(self.address).is_err() && began.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let subscribers = (0..Self::SUBSCRIBERS).map(|_| {
+            let mut stream = connect(self.address);
+            stream.write_all(self.subscription.as_bytes()).expect("taken");
+            read_bytes(&mut stream, self.subscribed_bytes);
+            stream
+        });
+        (connect(self.address), subscribers.collect())
+    }
+
+    /// Messages that subscribers have read, by CPU time of the server; so many are published at a time, and read by all before
+    /// the next ones are.
+    fn messages_per_cpu_second(&self, clients: &mut (TcpStream, Vec<TcpStream>), depth: usize) -> f64 {
+        let (publisher, subscribers) = clients;
+        let before = self.cpu_time();
+        for _ in 0..Self::MESSAGES / depth {
+            publisher.write_all(self.publication.repeat(depth).as_bytes()).expect("taken");
+            read_bytes(publisher, depth * self.published_bytes);
+            subscribers.iter_mut().for_each(|stream| read_bytes(stream, depth * self.message_bytes));
+        }
+        (Self::MESSAGES * Self::SUBSCRIBERS) as f64 / (self.cpu_time() - before).as_secs_f64()
+    }
+
+    /// Nanoseconds that its threads have run, by schedstat, which counts finer than ticks.
+    fn cpu_time(&self) -> Duration {
+        let tasks =
+            self.processes.iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).expect("lives"));
+        let times = tasks.filter_map(|task| {
+            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(times.sum())
+    }
+}
+
+fn read_bytes(stream: &mut TcpStream, count: usize) {
+    stream.read_exact(&mut vec![0; count]).expect("as many bytes as were sent");
+}
