@@ -262,7 +262,7 @@ mod tests {
         let mut outcome = Outcome::default();
         outcome.record(Duration::from_millis(1), true);
         let mut other = Outcome::default();
-        other.record(Duration::from_millis(300), false);
+        other.record(2 * SLOW, false);
         for (step, kind) in [(CONNECT, ErrorKind::ConnectionRefused), (RECEIVE, ErrorKind::ConnectionReset)] {
             other.failures.insert(describe(step, &kind.into()), 2);
         }
