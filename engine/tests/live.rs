@@ -16,7 +16,8 @@ use baton::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// First byte of a connection: `e` echo all; `q` answer each byte and finish; `b` a megabyte and finish; `p` the
-/// addresses of both ends and close; `l` a line of 100,000 bytes read whole, then echoed.
+/// addresses of both ends and close; `l` a line of 100,000 bytes read whole, then echoed; `k` answer, and keep the connection
+/// when the peer has ended its side; `h` the same, and read no more.
 #[derive(Default)]
 struct Talker {
     mailbox: Option<mpsc::Sender<Mailbox<Order>>>,
@@ -88,6 +89,11 @@ impl Protocol for Talker {
                 io.write(talk.address.as_bytes());
                 return Step::close(input.len());
             }
+            b'k' => io.write(b"k"),
+            b'h' => {
+                io.write(b"h");
+                return Step::pause(1);
+            }
             b'l' if input.len() < 100_000 => return Step::at_least(0, 100_000),
             b'l' => io.write_input(input),
             _ => return Step::abort(),
@@ -95,8 +101,8 @@ impl Protocol for Talker {
         Step::more(input.len())
     }
 
-    fn on_eof(&mut self, _: &mut Talk, _: &[u8], _: &mut Io<'_>) -> Next {
-        Next::Close
+    fn on_eof(&mut self, talk: &mut Talk, _: &[u8], _: &mut Io<'_>) -> Next {
+        if talk.mode == b'k' { Next::Keep } else { Next::Close }
     }
 
     fn on_message(&mut self, order: Order, worker: &mut Worker<'_, Order>) {
@@ -457,6 +463,36 @@ fn a_drain_serves_those_who_wait_in_the_backlog() {
     let _ = waiting.read_to_end(&mut answer);
     assert_eq!(telemetry.accepted, 2, "the second was taken from the backlog before the listener closed");
     assert_eq!(first.read(&mut [0; 8]).expect("its echo"), 1);
+}
+
+/// A watch for resets of whoever has sent FIN once ended at once, each time.
+#[test]
+fn one_that_has_sent_fin_costs_nothing_and_its_reset_is_noticed() {
+    let served = Served::start(Server::builder(), Talker::default());
+    for request in [&b"k"[..], b"h", b"h and more"] {
+        let mut stream = served.connect();
+        stream.write_all(request).expect("sent");
+        stream.read_exact(&mut [0]).expect("an answer");
+        stream.shutdown(Shutdown::Write).expect("shut");
+        let mut before = served.snapshot().turns;
+        // Until the FIN has come, and all is done that it asks for.
+        let begin = Instant::now();
+        loop {
+            thread::sleep(Duration::from_millis(200));
+            let turns = served.snapshot().turns;
+            if turns - before <= 10 {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the worker turns and turns: {} times in 200 ms", turns - before);
+            before = turns;
+        }
+        let snapshot = served.snapshot();
+        assert_eq!(snapshot.open, 1, "{request:?}: {snapshot:?}");
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+        drop(stream);
+        served.wait_for("the reset is noticed", |snapshot| snapshot.open == 0);
+    }
+    served.stop();
 }
 
 #[test]

@@ -93,6 +93,8 @@ pub(crate) enum Completion {
         key: Key,
         /// Events of poll(2), or a negated errno.
         result: i32,
+        /// Whether more completions follow.
+        more: bool,
     },
     /// The timeout fired.
     Expired,
@@ -307,8 +309,8 @@ impl Ring {
             } else if kind == Kind::Poll as u8 {
                 Completion::Readable { key, more }
             } else if kind == Kind::Watch as u8 {
-                self.outstanding -= 1;
-                Completion::Left { key, result }
+                self.outstanding -= usize::from(!more);
+                Completion::Left { key, result, more }
             } else if kind == Kind::Timeout as u8 {
                 Completion::Expired
             } else if kind == Kind::Connect as u8 {

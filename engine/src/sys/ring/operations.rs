@@ -176,13 +176,12 @@ impl Ring {
         self.push(entry, Kind::Poll.pack(0, key));
     }
 
-    /// Tells once when the peer of a connection resets it, or sends FIN where `with_end`, whatever was sent before and not
-    /// received yet.
-    pub(crate) fn watch(&mut self, socket: &Socket, key: Key, with_end: bool) {
-        // Errors and the end of both directions are always told (poll(2)).
-        let events = if with_end { libc::POLLRDHUP as u32 } else { 0 };
+    /// Tells when the peer of a connection resets it, or sends FIN, whatever was sent before and not received yet: what is so
+    /// already, too. Without `goes_on` once; else again whenever there is more of this, until it is cancelled.
+    pub(crate) fn watch(&mut self, socket: &Socket, key: Key, goes_on: bool) {
+        // Errors, FIN and the end of both directions are always told (the kernel's `io_uring/poll.c`, IO_POLL_UNMASK).
         self.outstanding += 1;
-        self.push(opcode::PollAdd::new(Fd(socket.0), events).build(), Kind::Watch.pack(0, key));
+        self.push(opcode::PollAdd::new(Fd(socket.0), 0).multi(goes_on).build(), Kind::Watch.pack(0, key));
     }
 
     /// Asks for the end of a watch; its completion still comes.

@@ -113,13 +113,16 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(key.slot);
     }
 
-    /// The peer of a connection that is not received from has left.
-    pub(super) fn left(&mut self, key: Key, result: i32) {
+    /// The peer of a connection that is not received from has left; the watch goes on where there is `more`.
+    pub(super) fn left(&mut self, key: Key, result: i32, more: bool) {
         let Some((entry, mut others)) = self.slab.split_key(key) else {
             debug_assert!(false, "a watch outlived its slot");
             return;
         };
-        let watching = std::mem::replace(&mut entry.watching, Watching::No);
+        let watching = entry.watching;
+        if !more {
+            entry.watching = Watching::No;
+        }
         if result & i32::from(libc::POLLERR) != 0 && result > 0 {
             entry.connection.fail(&mut self.context);
         } else if result > 0 && watching == Watching::For(Watch::End) {
@@ -222,7 +225,8 @@ impl<P: Protocol> EventLoop<P> {
             (Watching::No, Some(watch)) => {
                 entry.watching = Watching::For(watch);
                 let socket = entry.socket.as_ref().expect("open until it ended");
-                self.ring.watch(socket, key, watch == Watch::End);
+                // One for a reset is told at once of the FIN that came before: it must stay armed, or this never ends.
+                self.ring.watch(socket, key, watch == Watch::Reset);
             }
             (Watching::For(watch), wanted) if wanted != Some(watch) => {
                 entry.watching = Watching::Cancelling;

@@ -298,7 +298,7 @@ impl<P: Protocol> EventLoop<P> {
             Completion::Accepted { key, result, more } => self.accepted(key, result, more),
             Completion::Connected { key, result } => self.connected(key, result),
             Completion::Readable { key, more } => self.readable(key, more),
-            Completion::Left { key, result } => self.left(key, result),
+            Completion::Left { key, result, more } => self.left(key, result, more),
             Completion::Expired => self.timeout_at_ns = u64::MAX,
         }
     }
