@@ -47,6 +47,8 @@ fn start_with(sandbox: &str, serves_only: bool, more: &[&str]) -> (Server, TempD
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(PATH.get_or_init(|| faulty("taken_over")));
     command.args(["--listen", "127.0.0.1:0", "--workers", "3", "--settle-ms", "50", "--sandbox", sandbox]);
+    // An attack may take its time on a busy machine.
+    command.args(["--hang-ms", "60000"]);
     command.arg("--control").arg(folder.path().join("control")).args(more);
     if serves_only {
         command.env("SERVE_ONLY", "1");
