@@ -2,12 +2,15 @@
 //! that take effect as the real ones do.
 
 use super::random::Random;
-use crate::handover::balance::choice::{self, Candidate};
+use crate::handover::balance::choice::{self, Candidate, Count};
 use crate::handover::balance::{BUDGET_PER_SECOND, CORE_PPM, PAIR_REST_MS, Policy, Portion, Result, Sample, Transfer};
 use crate::types::ConnectionId;
 
 /// A move takes so long, with the time in which the giver counts.
 const MOVE_MS: u64 = 300;
+
+/// What is asked for takes so long.
+const REQUEST_NS: u64 = 250_000;
 
 /// So long a connection that has moved stays.
 const REST_MS: u64 = 20_000;
@@ -22,86 +25,197 @@ fn ratio(values: impl Iterator<Item = u64> + Clone) -> f64 {
 struct Connection {
     asks_ppm: u64,
     came_ms: u64,
+    /// What it has asked for and not got, as nanoseconds of a core.
+    waits_ns: u64,
+    /// What was done for it, where the worker had more to do than time.
+    done_ns: u64,
 }
 
+impl Connection {
+    fn new(asks_ppm: u64) -> Self {
+        Self { asks_ppm, came_ms: 0, waits_ns: 0, done_ns: 0 }
+    }
+}
+
+/// Whose turn it is at a worker that has more to do than time.
+#[derive(Clone, Copy, Debug)]
+enum Queue {
+    /// A connection asks for one thing at a time, so each gets as much as the others.
+    InTurn,
+    /// Everything waits in one queue.
+    First,
+}
+
+#[derive(Clone, Default)]
+struct Worker {
+    connections: Vec<Connection>,
+    /// Since the last look.
+    busy_ns: u64,
+    /// The last stretch of time, in milliseconds and [`PART`]s of what clients ask for.
+    stretch: u64,
+    has_queue: bool,
+}
+
+impl Worker {
+    fn demand_ppm(&self) -> u64 {
+        self.connections.iter().map(|one| one.asks_ppm).sum()
+    }
+
+    /// Clients ask for `part` of what they ask for on average. Gives the time that the worker was busy.
+    fn serve(&mut self, ms: u64, part: u64, queue: Queue) -> u64 {
+        let (time_ns, had_queue) = (ms * u64::from(CORE_PPM), self.has_queue);
+        self.stretch = ms * part;
+        let stretch = self.stretch;
+        let asked_ns = |one: &Connection| one.waits_ns + one.asks_ppm * stretch / PART;
+        let sum_ns: u64 = self.connections.iter().map(asked_ns).sum();
+        let busy_ns = sum_ns.min(time_ns);
+        self.busy_ns += busy_ns;
+        self.has_queue = sum_ns > time_ns;
+        if !self.has_queue {
+            if had_queue {
+                self.connections.iter_mut().for_each(|one| one.waits_ns = 0);
+            }
+            return busy_ns;
+        }
+        let most_ns = fair_ns(self.connections.iter().map(asked_ns).collect(), time_ns);
+        for one in &mut self.connections {
+            let asked_ns = asked_ns(one);
+            one.done_ns = match queue {
+                Queue::InTurn => asked_ns.min(most_ns),
+                Queue::First => (u128::from(asked_ns) * u128::from(time_ns) / u128::from(sum_ns)) as u64,
+            };
+            one.waits_ns = asked_ns - one.done_ns;
+        }
+        busy_ns
+    }
+
+    /// What was done for a connection in the last stretch of time.
+    fn done_ns(&self, one: &Connection) -> u64 {
+        if self.has_queue { one.done_ns } else { one.asks_ppm * self.stretch / PART }
+    }
+}
+
+/// The most that each gets where all get the same, or what they have asked for.
+fn fair_ns(mut asked_ns: Vec<u64>, time_ns: u64) -> u64 {
+    asked_ns.sort_unstable();
+    let (mut left_ns, mut count) = (time_ns, asked_ns.len() as u64);
+    for one in asked_ns {
+        if one > left_ns / count {
+            break;
+        }
+        (left_ns, count) = (left_ns - one, count - 1);
+    }
+    left_ns / count.max(1)
+}
+
+/// All, in the unit of what clients ask for in a stretch of time.
+const PART: u64 = 100_000;
+
 struct Server {
-    workers: Vec<Vec<Connection>>,
+    workers: Vec<Worker>,
+    queue: Queue,
     policy: Policy,
     random: Random,
     now_ms: u64,
-    /// The standard deviation of a sample, about, as a part of it.
+    looked_ms: u64,
+    /// The standard deviation of what is asked for in a second, about, as a part of it.
     noise_percent: u64,
+    /// Some worker had no time left, so that samples did not tell what it was offered.
+    has_saturated: bool,
     moves: Vec<(u64, Transfer, u64)>,
 }
 
 impl Server {
     fn new(workers: usize, seed: u64, noise_percent: u64) -> Self {
-        let (workers, policy, random) = (vec![Vec::new(); workers], Policy::default(), Random::new(seed));
-        Self { workers, policy, random, now_ms: 1_000_000, noise_percent, moves: Vec::new() }
+        let (workers, policy, random) = (vec![Worker::default(); workers], Policy::default(), Random::new(seed));
+        let (now_ms, moves) = (1_000_000, Vec::new());
+        Self { workers, queue: Queue::InTurn, policy, random, now_ms, looked_ms: now_ms, noise_percent, has_saturated: false, moves }
+    }
+
+    fn put(&mut self, worker: usize, connections: usize, asks_ppm: u64) {
+        self.workers[worker].connections.extend(vec![Connection::new(asks_ppm); connections]);
     }
 
     /// As the hash of the kernel does.
     fn connect(&mut self, asks_ppm: u64) {
         let worker = self.random.index(self.workers.len());
-        self.workers[worker].push(Connection { asks_ppm, came_ms: 0 });
-    }
-
-    fn demand_ppm(&self, worker: usize) -> u64 {
-        self.workers[worker].iter().map(|one| one.asks_ppm).sum()
-    }
-
-    fn busy_ppm(&self, worker: usize) -> u64 {
-        self.demand_ppm(worker).min(CORE_PPM.into())
+        self.put(worker, 1, asks_ppm);
     }
 
     fn ratio(&self) -> f64 {
-        ratio((0..self.workers.len()).map(|worker| self.demand_ppm(worker)))
+        ratio(self.workers.iter().map(Worker::demand_ppm))
+    }
+
+    /// Of busy time since the last look.
+    fn busy_ratio(&self) -> f64 {
+        ratio(self.workers.iter().map(|one| one.busy_ns))
     }
 
     fn count_ratio(&self) -> f64 {
-        ratio(self.workers.iter().map(|one| one.len() as u64))
+        ratio(self.workers.iter().map(|one| one.connections.len() as u64))
     }
 
     fn sample(&mut self) {
-        let samples: Vec<Sample> = (0..self.workers.len())
-            .map(|worker| {
-                // Six throws of a die are nearly a bell.
-                let throws: u64 = (0..6).map(|_| self.random.below(1001)).sum();
-                let part = 100_000 + (throws as i64 - 3_000) * self.noise_percent as i64 * 10 / 7;
-                let busy = self.busy_ppm(worker) * part.max(0) as u64 / 100_000;
-                let busy_ppm = Some(busy.min(CORE_PPM.into()) as u32);
-                Sample { worker: worker as u32, busy_ppm, open: self.workers[worker].len() as u64 }
+        let passed_ms = self.now_ms - self.looked_ms;
+        self.looked_ms = self.now_ms;
+        let workers = self.workers.iter_mut().enumerate();
+        let samples: Vec<Sample> = workers
+            .map(|(worker, one)| {
+                let busy_ns = std::mem::take(&mut one.busy_ns);
+                let busy_ppm = busy_ns.checked_div(passed_ms).map(|busy_ppm| busy_ppm as u32);
+                Sample { worker: worker as u32, busy_ppm, open: one.connections.len() as u64 }
             })
             .collect();
         self.policy.look(self.now_ms, &samples);
     }
 
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        for worker in &mut self.workers {
+            // Six throws of a die are nearly a bell; in a shorter time there is more noise.
+            let throws: u64 = (0..6).map(|_| self.random.below(1001)).sum();
+            let noise = (throws as i64 - 3_000) * self.noise_percent as i64 * 10 / 7;
+            let part = PART as i64 + (noise as f64 * (1_000.0 / ms.max(1) as f64).sqrt()) as i64;
+            let busy_ns = worker.serve(ms, part.max(0) as u64, self.queue);
+            self.has_saturated |= busy_ns * 100 >= ms * u64::from(CORE_PPM) * 98;
+        }
+    }
+
     fn transfer(&mut self, transfer: Transfer) {
         let (from, to) = (transfer.from as usize, transfer.to as usize);
-        let (before, gap) = (self.demand_ppm(from), self.demand_ppm(to));
-        let candidates: Vec<Candidate> = self.workers[from]
-            .iter()
-            .enumerate()
-            .filter(|(_, one)| one.came_ms == 0 || self.now_ms - one.came_ms >= REST_MS)
-            .map(|(slot, one)| {
-                let id = ConnectionId { slot: slot as u32, generation: 0 };
-                Candidate { id, partner: None, events: one.asks_ppm, activity_ns: one.asks_ppm }
-            })
-            .collect();
+        let (before, gap) = (self.workers[from].demand_ppm(), self.workers[to].demand_ppm());
+        let (random, now_ms) = (&mut self.random, self.now_ms);
+        let mut count =
+            Count { from_ns: (now_ms - MOVE_MS) * 1_000_000, until_ns: now_ms * 1_000_000, events: 0 };
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let giver = &self.workers[from];
+        for (slot, one) in giver.connections.iter().enumerate() {
+            let id = ConnectionId { slot: slot as u32, generation: 0 };
+            let events = (giver.done_ns(one) + random.below(REQUEST_NS)) / REQUEST_NS;
+            let interval_ns = (REQUEST_NS * u64::from(CORE_PPM)).checked_div(one.asks_ppm);
+            let activity_ns = interval_ns.map_or(0, |ns| count.until_ns.saturating_sub(random.below(2 * ns)));
+            count.events += events;
+            if one.came_ms == 0 || now_ms - one.came_ms >= REST_MS {
+                candidates.push(Candidate { id, partner: None, events, activity_ns });
+            }
+        }
+        let connections_max = transfer.connections_max as usize;
         let chosen = match transfer.portion {
             Portion::Busy { share_ppm, limit_ppm } => {
-                choice::busy(candidates, before, share_ppm, limit_ppm, transfer.connections_max as usize)
+                choice::busy(candidates, &count, share_ppm, limit_ppm, connections_max)
             }
-            Portion::Idlest { connections } => choice::idlest(candidates, connections as usize),
+            Portion::Idlest { limit_ppm } => choice::idlest(candidates, &count, limit_ppm, connections_max),
         };
         let mut slots: Vec<usize> = chosen.connections.iter().map(|id| id.slot as usize).collect();
         slots.sort_unstable_by_key(|slot| std::cmp::Reverse(*slot));
         for slot in &slots {
-            let one = self.workers[from].swap_remove(*slot);
-            self.workers[to].push(Connection { came_ms: self.now_ms, ..one });
+            let one = self.workers[from].connections.swap_remove(*slot);
+            self.workers[to].connections.push(Connection { came_ms: self.now_ms, ..one });
         }
-        if let (Portion::Busy { .. }, false, true) = (transfer.portion, slots.is_empty(), self.noise_percent == 0) {
-            assert!(self.demand_ppm(to) <= before.max(gap), "a move made another worker the hottest");
+        let is_by_busy = matches!(transfer.portion, Portion::Busy { .. });
+        if is_by_busy && !slots.is_empty() && self.noise_percent == 0 && !self.has_saturated {
+            let after = self.workers[to].demand_ppm();
+            assert!(after <= before.max(gap), "{transfer:?} of {before} made another worker the hottest, {after}");
         }
         let moved = slots.len() as u64;
         let result = Result { moved, share_ppm: chosen.share_ppm, is_refused: false };
@@ -117,10 +231,10 @@ impl Server {
             while self.now_ms + MOVE_MS <= end_ms
                 && let Some(transfer) = self.policy.next(self.now_ms)
             {
-                self.now_ms += MOVE_MS;
+                self.pass(MOVE_MS);
                 self.transfer(transfer);
             }
-            self.now_ms = end_ms;
+            self.pass(end_ms - self.now_ms);
         }
     }
 
@@ -214,7 +328,7 @@ fn noise_alone_moves_nothing() {
     for seed in 0..20 {
         let mut server = Server::new(64, seed, 15);
         for worker in 0..64 {
-            server.workers[worker] = vec![Connection { asks_ppm: 10_000, came_ms: 0 }; 40];
+            server.put(worker, 40, 10_000);
         }
         server.run(120);
         let (moved, moves) = server.moved_since(0);
@@ -226,13 +340,13 @@ fn noise_alone_moves_nothing() {
 #[test]
 fn one_hot_connection_stays_and_its_company_leaves() {
     let mut server = Server::new(4, 1, 0);
-    server.workers[0] = vec![Connection { asks_ppm: 600_000, came_ms: 0 }];
-    server.workers[0].extend([Connection { asks_ppm: 20_000, came_ms: 0 }; 15]);
-    (1..4).for_each(|worker| server.workers[worker] = vec![Connection { asks_ppm: 20_000, came_ms: 0 }; 5]);
+    server.put(0, 1, 600_000);
+    server.put(0, 15, 20_000);
+    (1..4).for_each(|worker| server.put(worker, 5, 20_000));
     server.run(30);
-    let hot = server.workers.iter().position(|all| all.iter().any(|one| one.asks_ppm == 600_000));
+    let hot = server.workers.iter().position(|all| all.connections.iter().any(|one| one.asks_ppm == 600_000));
     assert_eq!(hot, Some(0), "it would only make another worker the hottest");
-    assert!(server.workers[0].len() <= 3, "{} are still with it", server.workers[0].len());
+    assert!(server.workers[0].connections.len() <= 3, "{} are still with it", server.workers[0].connections.len());
     let moves = server.moves.len();
     server.run(300);
     assert!(server.moves.len() - moves <= 8, "it is tried again and again: {}", server.moves.len() - moves);
@@ -242,16 +356,100 @@ fn one_hot_connection_stays_and_its_company_leaves() {
 fn a_saturated_worker_gets_help() {
     // It is asked for three cores' worth, and can only say that it is busy.
     let mut server = Server::new(8, 5, 2);
-    server.workers[0] = vec![Connection { asks_ppm: 30_000, came_ms: 0 }; 100];
+    server.put(0, 100, 30_000);
     server.run(20);
     assert!(server.ratio() <= 1.3, "{}", server.ratio());
+}
+
+/// What became of many servers whose clients offer `load_percent` of all cores, dealt as the hash does.
+#[derive(Debug, Default)]
+struct Saturated {
+    servers: usize,
+    /// Busy time was within 1.15 of the mean after ten seconds.
+    in_time: usize,
+    /// Of busy time after twenty seconds, in means.
+    busy_max: f64,
+    /// Of what clients offered after a minute, in means.
+    offered_max: f64,
+    /// Transfers in the third and fourth minute, and in two minutes after ten.
+    moves_max: [usize; 2],
+}
+
+fn saturated(queue: Queue, load_percent: u64, noise_percent: u64) -> Saturated {
+    let mut all = Saturated::default();
+    for (workers, per_worker) in [(2, 125), (3, 125), (4, 125), (8, 125), (16, 125), (8, 8)] {
+        for seed in 0..16 {
+            let connections = workers * per_worker;
+            let mut server = if per_worker > 8 {
+                skewed(workers, connections, load_percent, seed, noise_percent)
+            } else {
+                let mut server = Server::new(workers, seed, noise_percent);
+                (0..connections).for_each(|_| server.connect(10_000 * load_percent / per_worker as u64));
+                server
+            };
+            server.queue = queue;
+            // It was idle until then.
+            server.sample();
+            server.run(10);
+            all.servers += 1;
+            all.in_time += usize::from(server.busy_ratio() <= 1.15);
+            server.run(10);
+            all.busy_max = all.busy_max.max(server.busy_ratio());
+            server.run(40);
+            all.offered_max = all.offered_max.max(server.ratio());
+            for (moves_max, wait_s) in all.moves_max.iter_mut().zip([60, 360]) {
+                server.run(wait_s);
+                let from_ms = server.now_ms;
+                server.run(120);
+                *moves_max = server.moved_since(from_ms).1.max(*moves_max);
+            }
+            server.assert_no_ping_pong();
+        }
+    }
+    all
+}
+
+#[test]
+fn workers_that_are_offered_more_than_they_can_do_are_helped_within_ten_seconds() {
+    let mut missed = Vec::new();
+    for queue in [Queue::InTurn, Queue::First] {
+        for load_percent in [80, 90, 95] {
+            for noise_percent in [0, 3] {
+                let all = saturated(queue, load_percent, noise_percent);
+                println!("{queue:?}, {load_percent} %, noise {noise_percent} %: {all:?}");
+                // A second of noise at the busiest of sixteen is measured, too.
+                let is_fast = all.in_time * 100 >= all.servers * 87 && all.busy_max <= 1.17;
+                let is_calm = all.moves_max[0] <= 15 && all.moves_max[1] <= 12;
+                // At 95 % no worker has room for much.
+                if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.3 } else { 1.15 } {
+                    missed.push((queue, load_percent, noise_percent, all));
+                }
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn where_all_are_offered_more_than_they_can_do_moves_end() {
+    for load_percent in [105, 150] {
+        for seed in 0..16 {
+            let mut server = skewed(8, 1_000, load_percent, seed, 3);
+            server.run(180);
+            let settled_ms = server.now_ms;
+            server.run(300);
+            let (moved, moves) = server.moved_since(settled_ms);
+            assert!(moves <= 10, "{load_percent} %, seed {seed}: {moves} moves of {moved} in five minutes");
+            server.assert_no_ping_pong();
+        }
+    }
 }
 
 #[test]
 fn new_workers_get_their_share_of_idle_connections() {
     for (connections, workers, seconds) in [(64, 4, 6), (1_000, 4, 6), (10_000, 8, 15)] {
         let mut server = Server::new(workers, 1, 0);
-        server.workers[0] = vec![Connection { asks_ppm: 0, came_ms: 0 }; connections];
+        server.put(0, connections, 0);
         server.run(seconds);
         let ratio = server.count_ratio();
         println!("{connections} connections, {workers} workers: {:?} after {seconds} s", server.moves.len());
@@ -265,7 +463,7 @@ fn new_workers_get_their_share_of_idle_connections() {
 #[test]
 fn few_connections_are_left_alone() {
     let mut server = Server::new(4, 1, 0);
-    server.workers[0] = vec![Connection { asks_ppm: 0, came_ms: 0 }; 20];
+    server.put(0, 20, 0);
     server.run(60);
     assert_eq!(server.moves.len(), 0);
 }
@@ -278,10 +476,10 @@ fn churn_is_no_reason_to_move() {
     let start_ms = server.now_ms;
     for _ in 0..60 {
         for worker in 0..8 {
-            let leave = server.workers[worker].len() / 2;
-            server.workers[worker].truncate(leave);
+            let connections = &mut server.workers[worker].connections;
+            connections.truncate(connections.len() / 2);
         }
-        while server.workers.iter().map(Vec::len).sum::<usize>() < 800 {
+        while server.workers.iter().map(|one| one.connections.len()).sum::<usize>() < 800 {
             server.connect(5_000);
         }
         server.run(1);
@@ -295,7 +493,7 @@ fn churn_is_no_reason_to_move() {
 #[test]
 fn the_budget_holds() {
     let mut server = Server::new(16, 1, 0);
-    server.workers[0] = vec![Connection { asks_ppm: 0, came_ms: 0 }; 50_000];
+    server.put(0, 50_000, 0);
     server.run(12);
     let (moved, _) = server.moved_since(0);
     assert!(moved <= 12 * u64::from(BUDGET_PER_SECOND), "{moved}");

@@ -24,6 +24,27 @@ impl Candidate {
     }
 }
 
+/// For how long a worker has counted, and what it has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) from_ns: u64,
+    pub(crate) until_ns: u64,
+    /// Of all its connections.
+    pub(crate) events: u64,
+}
+
+impl Count {
+    /// Of how many events this is the part.
+    fn part(&self, ppm: u32) -> u64 {
+        (u128::from(self.events) * u128::from(ppm) / u128::from(CORE_PPM)) as u64
+    }
+
+    fn share_ppm(&self, events: u64) -> u32 {
+        let share_ppm = u128::from(events) * u128::from(CORE_PPM) / u128::from(self.events.max(1));
+        share_ppm.min(CORE_PPM.into()) as u32
+    }
+}
+
 /// What is given away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chosen {
@@ -39,13 +60,12 @@ const CLOSE_ENOUGH: u64 = 20;
 /// it makes `limit_ppm` at most.
 pub(crate) fn busy(
     mut candidates: Vec<Candidate>,
-    events: u64,
+    count: &Count,
     share_ppm: u32,
     limit_ppm: u32,
     connections_max: usize,
 ) -> Chosen {
-    let part = |ppm: u32| u128::from(events) * u128::from(ppm) / u128::from(CORE_PPM);
-    let (wanted, limit) = (part(share_ppm) as u64, part(limit_ppm) as u64);
+    let (wanted, limit) = (count.part(share_ppm), count.part(limit_ppm));
     candidates.retain(|one| one.events > 0 && one.events <= wanted.max(limit) && one.count() <= connections_max);
     let least = candidates.iter().min_by_key(|one| one.events).copied();
     candidates.retain(|one| one.events <= wanted);
@@ -71,24 +91,42 @@ pub(crate) fn busy(
         sum = least.events;
         connections.extend(least.ids());
     }
-    let share_ppm = u128::from(sum) * u128::from(CORE_PPM) / u128::from(events.max(1));
-    Chosen { connections, share_ppm: share_ppm.min(CORE_PPM.into()) as u32 }
+    Chosen { connections, share_ppm: count.share_ppm(sum) }
 }
 
-/// The `count` connections for which nothing was done for longest.
-pub(crate) fn idlest(mut candidates: Vec<Candidate>, count: usize) -> Chosen {
-    if candidates.len() > count && count > 0 {
-        candidates.select_nth_unstable_by_key(count - 1, |one| one.activity_ns);
-        candidates.truncate(count);
+/// In a count of events that are fewer than one.
+const THOUSAND: u64 = 1000;
+
+/// The connections for which nothing was done for longest, as long as they make `limit_ppm` at most.
+pub(crate) fn idlest(
+    mut candidates: Vec<Candidate>,
+    count: &Count,
+    limit_ppm: u32,
+    connections_max: usize,
+) -> Chosen {
+    if candidates.len() > connections_max && connections_max > 0 {
+        candidates.select_nth_unstable_by_key(connections_max - 1, |one| one.activity_ns);
+        candidates.truncate(connections_max);
     }
     candidates.sort_unstable_by_key(|one| one.activity_ns);
-    let mut connections = Vec::new();
+    let thousandths = Count { events: count.events.saturating_mul(THOUSAND), ..*count };
+    let limit = if limit_ppm >= CORE_PPM { u64::MAX } else { thousandths.part(limit_ppm) };
+    let counted_ns = count.until_ns.saturating_sub(count.from_ns);
+    let (mut connections, mut sum) = (Vec::new(), 0_u64);
     for one in candidates {
-        if connections.len() + one.count() <= count {
+        // Nothing in so short a time does not mean nothing: it is chosen because its last event was long ago.
+        let idle_ns = count.until_ns.saturating_sub(one.activity_ns).max(1);
+        let expected = counted_ns.saturating_mul(THOUSAND) / idle_ns;
+        let with_it = sum.saturating_add(expected.max(one.events.saturating_mul(THOUSAND)));
+        if with_it > limit {
+            break;
+        }
+        if connections.len() + one.count() <= connections_max {
+            sum = with_it;
             connections.extend(one.ids());
         }
     }
-    Chosen { connections, share_ppm: 0 }
+    Chosen { connections, share_ppm: thousandths.share_ppm(sum) }
 }
 
 #[cfg(test)]
@@ -110,41 +148,45 @@ mod tests {
         .collect()
     }
 
+    fn count(events: u64) -> Count {
+        Count { from_ns: 0, until_ns: 1000, events }
+    }
+
     fn slots(chosen: &Chosen) -> Vec<u32> {
         chosen.connections.iter().map(|id| id.slot).collect()
     }
 
     #[test]
     fn few_connections_make_nearly_what_is_asked_and_not_more() {
-        let chosen = busy(candidates(&[500, 10, 200, 100, 90, 100]), 1000, 310_000, 400_000, 100);
+        let chosen = busy(candidates(&[500, 10, 200, 100, 90, 100]), &count(1000), 310_000, 400_000, 100);
         assert_eq!((slots(&chosen), chosen.share_ppm), (vec![2, 3], 300_000));
-        let two = busy(candidates(&[5; 200]), 1000, 500_000, 500_000, 2);
+        let two = busy(candidates(&[5; 200]), &count(1000), 500_000, 500_000, 2);
         assert_eq!((two.connections.len(), two.share_ppm), (2, 10_000), "as many as may move");
     }
 
     #[test]
     fn one_connection_above_what_is_asked_moves_up_to_the_limit() {
         let all = || candidates(&[500, 499]);
-        assert_eq!(slots(&busy(all(), 1000, 260_000, 750_000, 100)), [1]);
-        assert_eq!(busy(all(), 1000, 260_000, 400_000, 100), Chosen::default(), "it would be too much elsewhere");
-        let company = busy(candidates(&[900, 30, 30, 30]), 1000, 70_000, 75_000, 100);
+        assert_eq!(slots(&busy(all(), &count(1000), 260_000, 750_000, 100)), [1]);
+        assert_eq!(busy(all(), &count(1000), 260_000, 400_000, 100), Chosen::default(), "it would be too much elsewhere");
+        let company = busy(candidates(&[900, 30, 30, 30]), &count(1000), 70_000, 75_000, 100);
         assert_eq!((company.connections.len(), company.share_ppm), (2, 60_000), "its company leaves");
     }
 
     #[test]
     fn a_pair_goes_whole() {
         let pair = |events| Candidate { partner: Some(id(9)), ..candidates(&[events])[0] };
-        assert_eq!(busy(vec![pair(100)], 1000, 100_000, 0, 2).connections, [id(0), id(9)]);
-        assert_eq!(busy(vec![pair(100)], 1000, 100_000, 0, 1), Chosen::default());
-        assert_eq!(idlest(vec![pair(100)], 1), Chosen::default());
-        assert_eq!(idlest(vec![pair(100)], 2).connections, [id(0), id(9)]);
+        assert_eq!(busy(vec![pair(100)], &count(1000), 100_000, 0, 2).connections, [id(0), id(9)]);
+        assert_eq!(busy(vec![pair(100)], &count(1000), 100_000, 0, 1), Chosen::default());
+        assert_eq!(idlest(vec![pair(100)], &count(1000), CORE_PPM, 1), Chosen::default());
+        assert_eq!(idlest(vec![pair(100)], &count(1000), CORE_PPM, 2).connections, [id(0), id(9)]);
     }
 
     #[test]
     fn the_idlest_are_those_without_events_for_longest() {
-        assert_eq!(slots(&idlest(candidates(&[7, 3, 9, 1, 5]), 3)), [3, 1, 4]);
-        assert_eq!(slots(&idlest(candidates(&[7, 3]), 0)), Vec::<u32>::new());
-        assert_eq!(busy(candidates(&[7, 3]), 10, 1_000_000, 1_000_000, 0), Chosen::default());
-        assert_eq!(busy(Vec::new(), 0, 1_000_000, 1_000_000, 9), Chosen::default());
+        assert_eq!(slots(&idlest(candidates(&[7, 3, 9, 1, 5]), &count(1000), CORE_PPM, 3)), [3, 1, 4]);
+        assert_eq!(slots(&idlest(candidates(&[7, 3]), &count(1000), CORE_PPM, 0)), Vec::<u32>::new());
+        assert_eq!(busy(candidates(&[7, 3]), &count(10), 1_000_000, 1_000_000, 0), Chosen::default());
+        assert_eq!(busy(Vec::new(), &count(0), 1_000_000, 1_000_000, 9), Chosen::default());
     }
 }

@@ -8,7 +8,13 @@
 //!   follow until the excess is a twentieth;
 //! - after a move, what both workers are known to do is changed by what has moved, so that a stale mean moves nothing twice;
 //! - of two workers none gives back to the other for a while, and a connection that has moved rests;
-//! - a worker that had nothing fitting to give is left alone for a time that grows.
+//! - a worker that had nothing fitting to give is left alone for a time that grows;
+//! - connections that are in use move for their number alone only where that leaves both about as busy as they are.
+//!
+//! A saturated worker is busy all the time, whatever it is offered above that: the load offered is not seen, and what its clients
+//! could not ask yet keeps it saturated for a while after it has given enough. So it is taken to be offered a fifth more than a
+//! core; it gives its part of that, settles, and gives again while it stays saturated, each time after a longer while. Others are
+//! filled up only so far that they do not become saturated by noise.
 //!
 //! All numbers are integers, so that states compare.
 
@@ -35,6 +41,26 @@ const SAMPLES_MIN: u32 = 3;
 
 /// Less than this of a core is nothing.
 const FLOOR_PPM: u32 = 20_000;
+
+/// A worker is saturated from here on.
+const SATURATED_PPM: u32 = 980_000;
+
+/// The load that a saturated worker is taken to be offered.
+const OFFERED_PPM: u32 = 1_200_000;
+
+/// Samples in a row that make it saturated, and where its noise alone may reach so far.
+const SATURATED_MIN: u8 = 3;
+const SATURATED_NOISY_MIN: u8 = 8;
+
+/// So long after a move it says nothing that a worker is saturated; doubled each time that it gives and is saturated again.
+const SETTLE_MS: u64 = 2_000;
+const SETTLE_DOUBLED_MAX: u8 = 6;
+
+/// A worker that was not saturated for so long after that begins anew.
+const SETTLED_MS: u64 = 300_000;
+
+/// No worker is filled up further.
+const FULL_PPM: u32 = 940_000;
 
 /// The least excess of connections that is worth beginning.
 const CONNECTIONS_MIN: u64 = 24;
@@ -68,8 +94,8 @@ pub(crate) struct Sample {
 pub(crate) enum Portion {
     /// Those that make about this part of what the worker does, and none above `limit_ppm` alone.
     Busy { share_ppm: u32, limit_ppm: u32 },
-    /// The idlest.
-    Idlest { connections: u32 },
+    /// The idlest, as long as they make about this part of what the worker does at most.
+    Idlest { limit_ppm: u32 },
 }
 
 /// One worker gives to another.
@@ -96,19 +122,42 @@ pub(crate) struct Result {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Known {
     worker: u32,
-    /// A moving mean.
+    /// A moving mean of what it is offered, as far as that is known: changed by what moves, and more than a core where it is saturated.
     busy_ppm: u32,
+    /// A moving mean of the samples alone.
+    shown_ppm: u32,
     last_ppm: u32,
     /// A moving mean of how much one sample differs from the next.
     noise_ppm: u32,
     samples: u32,
+    /// Something has moved since the last sample, so the next one is of what was before, too.
+    is_stale: bool,
+    /// The last samples, so many in a row, said that it is saturated.
+    saturated: u8,
+    /// How often it has given and was saturated again.
+    pressed: u8,
+    settles_at_ms: u64,
     open: u64,
-    /// It gives nothing until then.
-    gives_at_ms: u64,
-    /// How often in a row it had nothing to give.
-    vain: u8,
+    /// It gives nothing until then because it is busy, and because it has many connections.
+    busy_rest: Rest,
+    open_rest: Rest,
     /// It takes nothing until then.
     takes_at_ms: u64,
+}
+
+/// How long a worker is left alone that had nothing fitting to give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Rest {
+    until_ms: u64,
+    /// How often in a row it had nothing to give.
+    vain: u8,
+}
+
+impl Rest {
+    fn after(self, now_ms: u64, is_vain: bool) -> Self {
+        let until_ms = now_ms + (VAIN_REST_MS << self.vain.min(VAIN_DOUBLED_MAX));
+        if is_vain { Self { until_ms, vain: self.vain.saturating_add(1) } } else { Self::default() }
+    }
 }
 
 /// Which way a pair of workers has gone.
@@ -144,7 +193,7 @@ impl Policy {
     /// Takes in what every worker that may give or take has done; those that are not in it are forgotten.
     pub(crate) fn look(&mut self, now_ms: u64, samples: &[Sample]) {
         let mut before = std::mem::take(&mut self.workers);
-        self.workers = samples.iter().map(|sample| (sample.worker, Self::known(&mut before, sample))).collect();
+        self.workers = samples.iter().map(|sample| (sample.worker, Self::known(&mut before, sample, now_ms))).collect();
         self.gone.retain(|gone| gone.until_ms > now_ms);
         let earned = now_ms.saturating_sub(self.budget_at_ms).saturating_mul(BUDGET_PER_SECOND.into()) / 1000;
         self.budget = u64::from(self.budget).saturating_add(earned).min(BUDGET_PER_SECOND.into()) as u32;
@@ -152,39 +201,50 @@ impl Policy {
         self.uneven_looks = if self.has_uneven_counts() { self.uneven_looks.saturating_add(1) } else { 0 };
     }
 
-    fn known(before: &mut BTreeMap<u32, Known>, sample: &Sample) -> Known {
-        let known = before.remove(&sample.worker);
+    fn known(before: &mut BTreeMap<u32, Known>, sample: &Sample, now_ms: u64) -> Known {
         let open = sample.open;
+        let known = before.remove(&sample.worker).unwrap_or_else(|| Known::new(sample.worker));
         let Some(busy_ppm) = sample.busy_ppm.map(|busy_ppm| busy_ppm.min(CORE_PPM)) else {
-            return known.map_or_else(|| Known::new(sample.worker, open), |known| Known { open, ..known });
+            return Known { open, ..known };
         };
-        match known {
-            Some(known) if known.samples > 0 => {
-                let towards = |mean: u32, value: u32, percent: i64| {
-                    (i64::from(mean) + (i64::from(value) - i64::from(mean)) * percent / 100) as u32
-                };
-                let noise_ppm = busy_ppm.abs_diff(known.last_ppm);
-                // A plain mean at first.
-                let noise_weight = NOISE_WEIGHT_PERCENT.max(100 / i64::from(known.samples));
-                Known {
-                    busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
-                    noise_ppm: towards(known.noise_ppm, noise_ppm, noise_weight),
-                    last_ppm: busy_ppm,
-                    samples: known.samples.saturating_add(1),
-                    open,
-                    ..known
-                }
-            }
-            known => {
-                let known = known.unwrap_or_else(|| Known::new(sample.worker, open));
-                Known { busy_ppm, last_ppm: busy_ppm, samples: 1, open, ..known }
-            }
+        let is_saturated = busy_ppm >= SATURATED_PPM;
+        let (samples, is_stale) = (known.samples.saturating_add(1), known.is_stale);
+        if known.samples == 0 {
+            let saturated = u8::from(is_saturated);
+            return Known { busy_ppm, shown_ppm: busy_ppm, last_ppm: busy_ppm, samples, saturated, open, ..known };
+        }
+        let towards = |mean: u32, value: u32, percent: i64| {
+            (i64::from(mean) + (i64::from(value) - i64::from(mean)) * percent / 100) as u32
+        };
+        let shown_ppm = towards(known.shown_ppm, busy_ppm, WEIGHT_PERCENT);
+        let known = Known { shown_ppm, open, samples, is_stale: false, ..known };
+        if is_saturated {
+            // This says only that it is not less.
+            let saturated = known.saturated.saturating_add(1);
+            let is_sure = saturated >= known.saturated_min() && known.settles_at_ms <= now_ms;
+            return Known { busy_ppm: if is_sure { OFFERED_PPM } else { known.busy_ppm }, saturated, ..known };
+        }
+        if is_stale {
+            return Known { saturated: 0, ..known };
+        }
+        if known.busy_ppm > CORE_PPM {
+            return Known { busy_ppm, last_ppm: busy_ppm, saturated: 0, ..known };
+        }
+        let noise_ppm = busy_ppm.abs_diff(known.last_ppm);
+        // A plain mean at first.
+        let noise_weight = NOISE_WEIGHT_PERCENT.max(100 / i64::from(known.samples - 1).max(1));
+        Known {
+            busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
+            noise_ppm: towards(known.noise_ppm, noise_ppm, noise_weight),
+            last_ppm: busy_ppm,
+            saturated: 0,
+            ..known
         }
     }
 
-    /// What is known of a worker: its busy time, smoothed.
+    /// How busy a worker is: a moving mean.
     pub(crate) fn busy_ppm(&self, worker: u32) -> Option<u32> {
-        self.workers.get(&worker).map(|one| one.busy_ppm)
+        self.workers.get(&worker).map(|one| one.shown_ppm)
     }
 
     fn of_mut(&mut self, worker: u32) -> Option<&mut Known> {
@@ -212,32 +272,31 @@ impl Policy {
 
     fn by_busy_time(&self, now_ms: u64) -> Option<Transfer> {
         // A worker whose one connection is most of the load cannot be helped: the others are compared among themselves.
-        let gives = |one: &&Known| one.gives_at_ms <= now_ms;
+        let gives = |one: &&Known| one.busy_rest.until_ms <= now_ms;
         let mean = mean(self.workers.values().filter(gives), |one| one.busy_ppm.into()) as u32;
-        let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, mean + mean / 20);
+        let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, (mean + mean / 20).min(FULL_PPM));
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
-            let noise_ppm = one.noise_ppm.saturating_mul(5) / 2;
+            let noise_ppm = if one.is_saturated() { 0 } else { one.noise_ppm.saturating_mul(5) / 2 };
             one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
         });
         givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
-        let mut takers: Vec<&Known> =
-            self.workers.values().filter(|one| one.takes_at_ms <= now_ms && one.busy_ppm < full).collect();
+        let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
+        takers.retain(|one| one.busy_ppm < full && one.saturated == 0);
         takers.sort_by_key(|one| one.busy_ppm);
         for giver in givers {
             let Some(taker) = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker)) else { continue };
             let amount_ppm = (giver.busy_ppm - mean).min(full - taker.busy_ppm);
-            // Of a taker that has less room than what is noise there is none with more.
-            if amount_ppm < FLOOR_PPM / 2 {
+            // Where a taker has less room than what is noise, there is none with more.
+            if amount_ppm < FLOOR_PPM.max(taker.noise_ppm) {
                 continue;
             }
-            let part_ppm = |ppm: u32| (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(giver.busy_ppm)) as u32;
             // Where one connection is more than that, it may go as long as the pair's larger load becomes a smaller one.
-            let limit_ppm = part_ppm((giver.busy_ppm - taker.busy_ppm) / 4 * 3);
+            let limit_ppm = giver.part_ppm((giver.busy_ppm - taker.busy_ppm) / 4 * 3);
             return Some(Transfer {
                 from: giver.worker,
                 to: taker.worker,
-                portion: Portion::Busy { share_ppm: part_ppm(amount_ppm), limit_ppm },
+                portion: Portion::Busy { share_ppm: giver.part_ppm(amount_ppm), limit_ppm },
                 connections_max: self.budget,
             });
         }
@@ -258,17 +317,24 @@ impl Policy {
         let mean_open = mean(self.workers.values(), |one| one.open);
         let mean_busy = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
         let is_cool = |one: &&Known| one.busy_ppm <= (mean_busy + mean_busy / 20).saturating_add(FLOOR_PPM);
-        let mut givers: Vec<&Known> = self.workers.values().filter(|one| one.gives_at_ms <= now_ms).collect();
+        let mut givers: Vec<&Known> = self.workers.values().filter(|one| one.open_rest.until_ms <= now_ms).collect();
         givers.retain(|one| one.open.saturating_sub(mean_open) > (mean_open / 16).max(1));
         givers.sort_by_key(|one| std::cmp::Reverse(one.open));
         let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
         takers.retain(|one| one.open < mean_open && is_cool(one));
         takers.sort_by_key(|one| one.open);
         givers.into_iter().find_map(|giver| {
+            // Between workers that are equally busy not much may move that is in use, and none back.
+            let room_ppm = |taker: &Known| {
+                let gap_ppm = i64::from(giver.busy_ppm) - i64::from(taker.busy_ppm);
+                let slack_ppm = i64::from((mean_busy / 40).max(FLOOR_PPM / 2));
+                u32::try_from(gap_ppm / 2 + slack_ppm - i64::from(giver.noise_ppm)).unwrap_or(0)
+            };
             let taker = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker))?;
-            let count = (giver.open - mean_open).min(mean_open - taker.open).min(self.budget.into()) as u32;
-            let portion = Portion::Idlest { connections: count };
-            Some(Transfer { from: giver.worker, to: taker.worker, portion, connections_max: count })
+            let connections_max =
+                (giver.open - mean_open).min(mean_open - taker.open).min(self.budget.into()) as u32;
+            let portion = Portion::Idlest { limit_ppm: giver.part_ppm(room_ppm(taker)) };
+            Some(Transfer { from: giver.worker, to: taker.worker, portion, connections_max })
         })
     }
 
@@ -280,21 +346,33 @@ impl Policy {
             self.of_mut(to).into_iter().for_each(|taker| taker.takes_at_ms = now_ms + SHY_REST_MS);
         }
         let Some(giver) = self.of_mut(from) else { return };
-        if result.moved == 0 {
-            if !result.is_refused {
-                giver.gives_at_ms = now_ms + (VAIN_REST_MS << giver.vain.min(VAIN_DOUBLED_MAX));
-                giver.vain = giver.vain.saturating_add(1);
-            }
+        let has_moved = result.moved > 0;
+        if has_moved || !result.is_refused {
+            let (rest, is_vain) = match portion {
+                Portion::Busy { .. } => (&mut giver.busy_rest, !has_moved),
+                // Those that are left are in use.
+                Portion::Idlest { .. } => (&mut giver.open_rest, result.moved < u64::from(transfer.connections_max / 4)),
+            };
+            *rest = rest.after(now_ms, is_vain);
+        }
+        if !has_moved {
             return;
         }
-        giver.vain = 0;
-        let share_ppm = if let Portion::Busy { .. } = portion { result.share_ppm.min(CORE_PPM) } else { 0 };
+        let share_ppm = result.share_ppm.min(CORE_PPM);
         let part_ppm = |ppm: u32| (u64::from(ppm) * u64::from(share_ppm) / u64::from(CORE_PPM)) as u32;
         let (gone_ppm, last_ppm) = (part_ppm(giver.busy_ppm), part_ppm(giver.last_ppm));
         giver.busy_ppm -= gone_ppm;
+        giver.is_stale = true;
+        if giver.is_saturated() && giver.settles_at_ms <= now_ms {
+            let is_new = now_ms - giver.settles_at_ms > SETTLED_MS;
+            giver.pressed = if is_new { 0 } else { (giver.pressed + 1).min(SETTLE_DOUBLED_MAX) };
+        }
+        giver.settles_at_ms = now_ms + (SETTLE_MS << giver.pressed);
         giver.last_ppm -= last_ppm;
         giver.open = giver.open.saturating_sub(result.moved);
         if let Some(taker) = self.of_mut(to) {
+            taker.is_stale = true;
+            taker.settles_at_ms = taker.settles_at_ms.max(now_ms + SETTLE_MS);
             taker.busy_ppm = (taker.busy_ppm + gone_ppm).min(CORE_PPM);
             taker.last_ppm = (taker.last_ppm + last_ppm).min(CORE_PPM);
             taker.open = taker.open.saturating_add(result.moved);
@@ -305,17 +383,37 @@ impl Policy {
 }
 
 impl Known {
-    fn new(worker: u32, open: u64) -> Self {
+    fn new(worker: u32) -> Self {
         Self {
             worker,
             busy_ppm: 0,
+            shown_ppm: 0,
             last_ppm: 0,
             noise_ppm: 0,
             samples: 0,
-            open,
-            gives_at_ms: 0,
-            vain: 0,
+            is_stale: false,
+            saturated: 0,
+            pressed: 0,
+            settles_at_ms: 0,
+            open: 0,
+            busy_rest: Rest::default(),
+            open_rest: Rest::default(),
             takes_at_ms: 0,
         }
+    }
+
+    /// As a part of what it does.
+    fn part_ppm(&self, ppm: u32) -> u32 {
+        (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(self.busy_ppm.max(1))).min(CORE_PPM.into()) as u32
+    }
+
+    fn saturated_min(&self) -> u8 {
+        let noisy_ppm = self.busy_ppm.saturating_add(self.noise_ppm.saturating_mul(5) / 2);
+        let may_be_noise = self.busy_ppm < SATURATED_PPM && noisy_ppm >= SATURATED_PPM;
+        if may_be_noise { SATURATED_NOISY_MIN } else { SATURATED_MIN }
+    }
+
+    fn is_saturated(&self) -> bool {
+        self.saturated >= self.saturated_min()
     }
 }

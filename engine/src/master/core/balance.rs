@@ -130,7 +130,7 @@ impl Core {
         let (from, to) = (looks % count, (looks + 1 + looks / count % (count - 1)) % count);
         let open = self.balance.loads.get(&workers[from])?.open;
         let connections = (open / 2).clamp(1, 64) as u32;
-        let portion = Portion::Idlest { connections };
+        let portion = Portion::Idlest { limit_ppm: CORE_PPM };
         Some(Transfer { from: workers[from].0, to: workers[to].0, portion, connections_max: connections })
     }
 
@@ -156,7 +156,7 @@ impl Core {
                 busy_percent: self.balance.policy.busy_ppm(transfer.from).unwrap_or(0) / 10_000,
                 share_percent: share_ppm / 10_000,
             },
-            Portion::Idlest { connections } => Imbalance::Connections { connections },
+            Portion::Idlest { .. } => Imbalance::Connections { connections: connections_max },
         };
         world.note(Some(number), EventKind::Rebalancing { from: from_slot, to: to_slot, because });
         let until = now.after_ms(ANSWER_MS_MAX);

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use super::EventLoop;
 use super::arrivals::seconds;
 use crate::handover::balance::Portion;
-use crate::handover::balance::choice::{self, Candidate, Chosen};
+use crate::handover::balance::choice::{self, Candidate, Chosen, Count};
 use crate::handover::custody::Stage;
 use crate::handover::sender::{Given, Heir, Input, Tally};
 use crate::ipc::channel::tell;
@@ -31,6 +31,7 @@ pub(super) struct Wish {
 pub(super) struct Counting {
     heir: Heir,
     wish: Wish,
+    from_ns: u64,
     until_ns: u64,
 }
 
@@ -40,15 +41,10 @@ impl<P: Protocol> EventLoop<P> {
         let Some(door) = door.filter(|_| can_give) else { return self.report_given(&Given::default()) };
         self.moving.forget_doors();
         let heir = self.moving.heir(name, door);
-        let until_ns = match wish.portion {
-            Portion::Busy { .. } => {
-                let slots = 0..self.slab.slots();
-                slots.for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
-                self.context.now_ns + COUNT_MS * 1_000_000
-            }
-            Portion::Idlest { .. } => 0,
-        };
-        self.moving.counting = Some(Counting { heir, wish: *wish, until_ns });
+        let slots = 0..self.slab.slots();
+        slots.for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
+        let from_ns = self.context.now_ns;
+        self.moving.counting = Some(Counting { heir, wish: *wish, from_ns, until_ns: from_ns + COUNT_MS * 1_000_000 });
         self.give_on();
     }
 
@@ -67,8 +63,8 @@ impl<P: Protocol> EventLoop<P> {
     /// What is due in this turn.
     pub(super) fn give_on(&mut self) {
         let now_ns = self.context.now_ns;
-        if let Some(Counting { heir, wish, .. }) = self.moving.counting.take_if(|one| one.until_ns <= now_ns) {
-            let Chosen { connections, share_ppm } = self.choose(&wish);
+        if let Some(Counting { heir, wish, from_ns, .. }) = self.moving.counting.take_if(|one| one.until_ns <= now_ns) {
+            let Chosen { connections, share_ppm } = self.choose(&wish, from_ns);
             self.moving.chosen_ppm = share_ppm;
             if connections.is_empty() {
                 self.report_given(&Given::default());
@@ -84,12 +80,13 @@ impl<P: Protocol> EventLoop<P> {
         counting.into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
     }
 
-    fn choose(&mut self, wish: &Wish) -> Chosen {
+    fn choose(&mut self, wish: &Wish, from_ns: u64) -> Chosen {
         let rests_s = u32::try_from(wish.rest_ms.div_ceil(1000)).unwrap_or(u32::MAX);
         let now_s = seconds(self.context.now_ns);
-        let (mut candidates, mut events) = (Vec::new(), 0);
+        let mut candidates = Vec::new();
+        let mut count = Count { from_ns, until_ns: self.context.now_ns, events: 0 };
         for slot in 0..self.slab.slots() {
-            events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
+            count.events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
             let Some(mut candidate) = self.candidate(slot, now_s, rests_s) else { continue };
             if let Some(partner) = candidate.partner {
                 // A pair is counted once, and moves where both may.
@@ -102,11 +99,9 @@ impl<P: Protocol> EventLoop<P> {
         }
         match wish.portion {
             Portion::Busy { share_ppm, limit_ppm } => {
-                choice::busy(candidates, events, share_ppm, limit_ppm, wish.connections_max)
+                choice::busy(candidates, &count, share_ppm, limit_ppm, wish.connections_max)
             }
-            Portion::Idlest { connections } => {
-                choice::idlest(candidates, wish.connections_max.min(connections as usize))
-            }
+            Portion::Idlest { limit_ppm } => choice::idlest(candidates, &count, limit_ppm, wish.connections_max),
         }
     }
 
