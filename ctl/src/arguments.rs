@@ -43,6 +43,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Move connections from workers that are busier than the mean, or have more of them, also where `rebalance` is off
+    Rebalance {
+        /// Say what would move and why, and move nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Start another binary, or a new version of the same; it takes over without losing a connection
     Upgrade(Upgrade),
     /// Make an upgrade final that is held or on probation: the old workers leave

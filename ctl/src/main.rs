@@ -68,6 +68,9 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::Scale { workers, format } => {
             follow(path, &Request::Scale { workers: *workers }, Some(OPERATION_TIME_MAX), *format)
         }
+        Command::Rebalance { dry_run, format } => {
+            follow(path, &Request::Rebalance { dry_run: *dry_run }, Some(OPERATION_TIME_MAX), *format)
+        }
         Command::Upgrade(upgrade) => follow(path, &upgrade.request().map_err(Failure::Failed)?, None, upgrade.format),
         Command::Commit(format) => follow(path, &Request::Commit, Some(OPERATION_TIME_MAX), *format),
         Command::Revert(format) => follow(path, &Request::Revert, None, *format),
@@ -214,7 +217,7 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
             Reply::Event(_) | Reply::Unknown => {}
             // The end of a list is seen without a line that says so.
             Reply::Done(outcome) if json || outcome == Outcome::Listed => return Ok(()),
-            Reply::Done(outcome) => return print(&format!("{}\n", escaped(&outcome.to_string()))),
+            Reply::Done(outcome) => return print(&show::outcome(&outcome)),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
             Reply::Status(_) => return Err(Failure::Failed("the server answered with its status".to_owned())),
         }

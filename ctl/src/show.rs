@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use baton::control::{
-    Count, Event, Failure, GenerationPhase, GenerationStatus, Status, Step, UpgradeState, WorkerState, WorkerStatus,
+    Count, Event, Failure, GenerationPhase, GenerationStatus, Outcome, Status, Step, UpgradeState, WorkerState, WorkerStatus,
     escaped, steers,
 };
 use serde::Serialize;
@@ -23,6 +23,13 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     }
     line.push('\n');
     line
+}
+
+/// What was done, as the last line; before it, what would be done, a line each.
+pub(crate) fn outcome(outcome: &Outcome) -> String {
+    let transfers = if let Outcome::WouldRebalance { transfers, .. } = outcome { &transfers[..] } else { &[] };
+    let lines: String = transfers.iter().map(|one| format!("{}\n", escaped(&one.to_string()))).collect();
+    format!("{lines}{}\n", escaped(&outcome.to_string()))
 }
 
 /// One line of JSON per worker.

@@ -64,7 +64,7 @@ impl Master {
     fn step(&mut self, event: Event) {
         self.core.step(&mut self.world, event);
         let _ = self.core.next_deadline(self.world.now);
-        self.core.assert_legal();
+        self.core.assert_legal(self.world.now);
     }
 
     fn pass_time(&mut self, ms: u64) {

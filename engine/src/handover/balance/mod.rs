@@ -19,10 +19,13 @@
 //! All numbers are integers, so that states compare.
 
 pub(crate) mod choice;
+mod evenness;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::evenness::{Evenness, Still};
 
 /// All of one core, in the unit of busy time.
 pub(crate) const CORE_PPM: u32 = 1_000_000;
@@ -33,8 +36,8 @@ pub(crate) const BUDGET_PER_SECOND: u32 = 1_000;
 /// Of the latest sample in the mean of busy time: a change counts to two thirds after two samples.
 const WEIGHT_PERCENT: i64 = 40;
 
-/// The same in the mean of noise, which must not be small by chance.
-const NOISE_WEIGHT_PERCENT: i64 = 10;
+/// Samples that show how noisy a worker's load is.
+const DIFFERENCES: usize = 32;
 
 /// Samples of a worker before it gives for being busy.
 const SAMPLES_MIN: u32 = 3;
@@ -61,6 +64,9 @@ const SETTLED_MS: u64 = 300_000;
 
 /// No worker is filled up further.
 const FULL_PPM: u32 = 940_000;
+
+/// Transfers that are planned at a time.
+const PLANNED_MAX: usize = 64;
 
 /// The least excess of connections that is worth beginning.
 const CONNECTIONS_MIN: u64 = 24;
@@ -127,8 +133,8 @@ struct Known {
     /// A moving mean of the samples alone.
     shown_ppm: u32,
     last_ppm: u32,
-    /// A moving mean of how much one sample differs from the next.
-    noise_ppm: u32,
+    /// By how much each of the last samples differed from the one before, the latest first.
+    differences_ppm: Vec<u32>,
     samples: u32,
     /// Something has moved since the last sample, so the next one is of what was before, too.
     is_stale: bool,
@@ -230,12 +236,12 @@ impl Policy {
         if known.busy_ppm > CORE_PPM {
             return Known { busy_ppm, last_ppm: busy_ppm, saturated: 0, ..known };
         }
-        let noise_ppm = busy_ppm.abs_diff(known.last_ppm);
-        // A plain mean at first.
-        let noise_weight = NOISE_WEIGHT_PERCENT.max(100 / i64::from(known.samples - 1).max(1));
+        let mut differences_ppm = known.differences_ppm;
+        differences_ppm.truncate(DIFFERENCES - 1);
+        differences_ppm.insert(0, busy_ppm.abs_diff(known.last_ppm));
         Known {
             busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
-            noise_ppm: towards(known.noise_ppm, noise_ppm, noise_weight),
+            differences_ppm,
             last_ppm: busy_ppm,
             saturated: 0,
             ..known
@@ -266,6 +272,66 @@ impl Policy {
         by_open
     }
 
+    /// An operator wants it: moves begin with what they go on with otherwise.
+    pub(crate) fn begin_by_hand(&mut self) {
+        (self.is_busy_on, self.is_open_on) = (true, true);
+    }
+
+    /// What [`Policy::next`] would give one after the other, when begun by hand, if everything fits.
+    pub(crate) fn plan(&self, now_ms: u64) -> Vec<Transfer> {
+        let mut policy = self.clone();
+        policy.begin_by_hand();
+        let mut transfers = Vec::new();
+        while transfers.len() < PLANNED_MAX
+            && let Some(transfer) = policy.next(now_ms)
+        {
+            let share_ppm = if let Portion::Busy { share_ppm, .. } = transfer.portion { share_ppm } else { 0 };
+            let open = policy.workers.get(&transfer.from).map_or(0, |giver| giver.open);
+            let moved = match transfer.portion {
+                Portion::Busy { .. } => open * u64::from(share_ppm) / u64::from(CORE_PPM),
+                Portion::Idlest { .. } => transfer.connections_max.into(),
+            };
+            let moved = moved.clamp(1, transfer.connections_max.into());
+            transfers.push(Transfer { connections_max: transfer.connections_max.min(open.try_into().unwrap_or(u32::MAX)), ..transfer });
+            policy.done(now_ms, &transfer, &Result { moved, share_ppm, is_refused: false });
+        }
+        transfers
+    }
+
+    /// Whether enough is known of all workers to decide.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.workers.is_empty() && self.workers.values().all(|one| one.samples >= SAMPLES_MIN)
+    }
+
+    /// What the most loaded worker has, percent of the mean.
+    pub(crate) fn evenness(&self) -> Evenness {
+        let percent = |value: fn(&Known) -> u64| {
+            let most = self.workers.values().map(value).max().unwrap_or(0);
+            let percent = most.saturating_mul(100).checked_div(mean(self.workers.values(), value))?;
+            Some(percent.try_into().unwrap_or(u32::MAX))
+        };
+        Evenness { busy_percent: percent(|one| one.shown_ppm.into()), open_percent: percent(|one| one.open) }
+    }
+
+    /// Why [`Policy::next`] gives nothing, when begun by hand.
+    pub(crate) fn still(&self, now_ms: u64) -> Still {
+        let mean = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
+        let busiest = self.workers.values().max_by_key(|one| one.busy_ppm);
+        let Some(busiest) = busiest.filter(|one| one.busy_ppm - mean > (mean / 20).max(FLOOR_PPM)) else {
+            return Still::Even;
+        };
+        let has_room = |one: &Known| one.busy_ppm < FULL_PPM && one.saturated == 0;
+        if busiest.busy_rest.until_ms > now_ms {
+            Still::NothingFits
+        } else if busiest.busy_ppm - mean <= busiest.noise_margin_ppm() {
+            Still::Noise
+        } else if self.workers.values().any(|one| has_room(one) && one.worker != busiest.worker) {
+            Still::Rests
+        } else {
+            Still::NoRoom
+        }
+    }
+
     fn may_pair(&self, from: u32, to: u32) -> bool {
         from != to && !self.gone.iter().any(|gone| (gone.from, gone.to) == (to, from))
     }
@@ -277,8 +343,8 @@ impl Policy {
         let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, (mean + mean / 20).min(FULL_PPM));
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
-            let noise_ppm = if one.is_saturated() { 0 } else { one.noise_ppm.saturating_mul(5) / 2 };
-            one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > worth_it.max(FLOOR_PPM).max(noise_ppm)
+            let least_ppm = worth_it.max(FLOOR_PPM).max(one.noise_margin_ppm());
+            one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > least_ppm
         });
         givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
         let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
@@ -288,7 +354,7 @@ impl Policy {
             let Some(taker) = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker)) else { continue };
             let amount_ppm = (giver.busy_ppm - mean).min(full - taker.busy_ppm);
             // Where a taker has less room than what is noise, there is none with more.
-            if amount_ppm < FLOOR_PPM.max(taker.noise_ppm) {
+            if amount_ppm < FLOOR_PPM.max(taker.noise_ppm()) {
                 continue;
             }
             // Where one connection is more than that, it may go as long as the pair's larger load becomes a smaller one.
@@ -328,7 +394,7 @@ impl Policy {
             let room_ppm = |taker: &Known| {
                 let gap_ppm = i64::from(giver.busy_ppm) - i64::from(taker.busy_ppm);
                 let slack_ppm = i64::from((mean_busy / 40).max(FLOOR_PPM / 2));
-                u32::try_from(gap_ppm / 2 + slack_ppm - i64::from(giver.noise_ppm)).unwrap_or(0)
+                u32::try_from(gap_ppm / 2 + slack_ppm - i64::from(giver.noise_ppm())).unwrap_or(0)
             };
             let taker = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker))?;
             let connections_max =
@@ -389,7 +455,7 @@ impl Known {
             busy_ppm: 0,
             shown_ppm: 0,
             last_ppm: 0,
-            noise_ppm: 0,
+            differences_ppm: Vec::new(),
             samples: 0,
             is_stale: false,
             saturated: 0,
@@ -407,8 +473,22 @@ impl Known {
         (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(self.busy_ppm.max(1))).min(CORE_PPM.into()) as u32
     }
 
+    /// How much one sample differs from the next. A load that has come or gone makes few large differences, which count for less.
+    fn noise_ppm(&self) -> u32 {
+        let mut differences_ppm = self.differences_ppm.clone();
+        differences_ppm.sort_unstable();
+        let most_ppm = differences_ppm.get(differences_ppm.len() / 2).map_or(0, |median_ppm| median_ppm * 3);
+        let sum_ppm: u32 = differences_ppm.iter().map(|one| *one.min(&most_ppm)).sum();
+        sum_ppm / differences_ppm.len().max(1) as u32
+    }
+
+    /// Its load may differ so much from the mean of it by noise.
+    fn noise_margin_ppm(&self) -> u32 {
+        if self.is_saturated() { 0 } else { self.noise_ppm() * 5 / 2 }
+    }
+
     fn saturated_min(&self) -> u8 {
-        let noisy_ppm = self.busy_ppm.saturating_add(self.noise_ppm.saturating_mul(5) / 2);
+        let noisy_ppm = self.busy_ppm + self.noise_ppm() * 5 / 2;
         let may_be_noise = self.busy_ppm < SATURATED_PPM && noisy_ppm >= SATURATED_PPM;
         if may_be_noise { SATURATED_NOISY_MIN } else { SATURATED_MIN }
     }

@@ -84,6 +84,8 @@ pub enum Interruption {
     Leave,
     /// Another master serves for good.
     Upgrade,
+    /// The workers change, or one of them is gone.
+    Change,
     /// An interruption of a later version.
     #[serde(other)]
     Unknown,
@@ -96,6 +98,7 @@ impl fmt::Display for Interruption {
             Self::End => "the server ended",
             Self::Leave => "the workers were told to leave",
             Self::Upgrade => "another master took over for good",
+            Self::Change => "the workers changed",
             Self::Unknown => "something else happened that this version does not know",
         })
     }

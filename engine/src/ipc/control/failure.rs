@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::cause::{Exit, Interruption, RevertCause};
 use super::count::workers;
 use super::loss::Loss;
+use super::rebalance::CannotRebalance;
 use crate::endpoint::Endpoint;
 
 /// Why an operation was refused, or how it failed. Where it was refused, nothing has changed.
@@ -54,6 +55,12 @@ pub enum Failure {
         workers: usize,
         /// The most there may be.
         workers_max: usize,
+    },
+    /// Connections cannot move between workers that serve.
+    #[error("connections cannot be rebalanced: {why}")]
+    CannotRebalance {
+        /// Why.
+        why: CannotRebalance,
     },
     /// Worker state cannot be shared by two servers, so the upgrade cannot be held.
     #[error("--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold")]

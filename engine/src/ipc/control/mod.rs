@@ -10,6 +10,7 @@ mod failure;
 mod loss;
 mod moves;
 mod outcome;
+mod rebalance;
 pub(crate) mod server;
 mod status;
 #[cfg(test)]
@@ -34,11 +35,13 @@ pub use self::failure::Failure;
 pub use self::loss::{Allowed, CannotMove, Loss};
 pub use self::moves::{Moves, Pause, Refused};
 pub use self::outcome::Outcome;
+pub use self::rebalance::{CannotRebalance, Transfer};
 pub use self::status::{
     GenerationPhase, GenerationStatus, Status, Step, Timeline, TimelineKind, Unevenness, UpgradeState, WorkerState,
     WorkerStatus,
 };
 pub use crate::handover::Refusal;
+pub use crate::handover::balance::{Evenness, Still};
 
 /// Version of the messages.
 pub const VERSION: u32 = 2;
@@ -62,6 +65,13 @@ pub enum Request {
     Scale {
         /// The new number.
         workers: usize,
+    },
+    /// Move connections from workers that are busier than the mean, or have more of them, whatever the setting `rebalance` is;
+    /// answered when nothing more is worth moving.
+    Rebalance {
+        /// Say what would move, and move nothing.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Start another binary, which takes over; answered when the upgrade is final, held, reverted or has failed.
     Upgrade {

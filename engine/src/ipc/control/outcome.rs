@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::count::workers;
+use super::count::{Count, workers};
 use super::moves::{AndMoves, Moves};
+use super::rebalance::Transfer;
+use crate::handover::balance::{Evenness, Still};
 
 /// What an operation has done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,6 +35,27 @@ pub enum Outcome {
     AlreadyScaled {
         /// How many it has.
         workers: usize,
+    },
+    /// Connections have moved between workers that serve.
+    Rebalanced {
+        /// How often one worker gave some to another.
+        transfers: usize,
+        /// What happened to them; the pause is the longest of all transfers.
+        moves: Moves,
+    },
+    /// What would move, if it was not asked for only.
+    WouldRebalance {
+        /// In order.
+        transfers: Vec<Transfer>,
+        /// How uneven the workers are.
+        evenness: Evenness,
+    },
+    /// Nothing is worth moving.
+    Balanced {
+        /// Why.
+        because: Still,
+        /// How uneven the workers are.
+        evenness: Evenness,
     },
     /// The new binary serves, and there is no way back.
     Upgraded {
@@ -76,6 +99,15 @@ impl fmt::Display for Outcome {
                 write!(formatter, "{} now, {leaving} leaving{}", workers(*count), AndMoves(moves))
             }
             Self::AlreadyScaled { workers: count } => write!(formatter, "{} already", workers(*count)),
+            Self::Rebalanced { transfers, moves } => {
+                write!(formatter, "{}{}", Count(*transfers as u64, "transfer"), AndMoves(moves))
+            }
+            Self::WouldRebalance { transfers, evenness } => {
+                write!(formatter, "{} would be made; {evenness}", Count(transfers.len() as u64, "transfer"))
+            }
+            Self::Balanced { because, evenness } => {
+                write!(formatter, "nothing to move: {because}; {evenness}")
+            }
             Self::Upgraded { pid, moves } => {
                 write!(formatter, "the upgrade is final: pid {pid} serves{}", AndMoves(moves))
             }

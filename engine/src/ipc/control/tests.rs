@@ -98,8 +98,54 @@ fn moves_are_counted_and_told() {
     assert_eq!((later.moved, later.refused_for(Refusal::Unknown)), (1, 2));
 }
 
+fn transfer(because: Imbalance) -> Transfer {
+    Transfer { from: 3, to: 1, because, connections_max: 1_000, busy_percent: 18 }
+}
+
+#[test]
+fn transfers_that_would_be_made() {
+    let busy = Imbalance::Busy { busy_percent: 90, share_percent: 20 };
+    for (because, text) in [
+        (busy, "worker 3 would give worker 1 up to 1000 connections, 18 % of a core: it is busy 90 %"),
+        (
+            Imbalance::Connections { connections: 1_000 },
+            "worker 3 would give worker 1 up to 1000 connections, the idlest: it has more than the others",
+        ),
+        (
+            Imbalance::Unknown,
+            "worker 3 would give worker 1 up to 1000 connections: for a reason that this version does not know",
+        ),
+    ] {
+        assert_eq!(transfer(because).to_string(), text);
+    }
+}
+
+#[test]
+fn why_nothing_is_rebalanced() {
+    let table = [
+        (Still::Even, "the workers are about equally loaded"),
+        (Still::Noise, "the difference is not more than what the busiest worker's load changes by each second"),
+        (Still::NothingFits, "the busiest worker had no connection that fits elsewhere, a short while ago"),
+        (Still::NoRoom, "no other worker has time for more"),
+        (Still::Rests, "the others gave connections to it, or refused some of it, a short while ago"),
+    ];
+    check(include_str!("../../handover/balance/evenness.rs"), "Still", None, &Still::Unknown, &table);
+    let table = [
+        (CannotRebalance::OneWorker, "there is one worker"),
+        (CannotRebalance::Setting, "the setting `connections` is not `handover`"),
+        (CannotRebalance::Protocol, "connections of this protocol cannot be handed over"),
+        (CannotRebalance::WorkerState, "workers have state of their own"),
+        (CannotRebalance::Messages, "workers send each other messages"),
+        (CannotRebalance::NotReady { slot: 2 }, "worker 2 is not ready; try again when it is"),
+        (CannotRebalance::Moving, "connections are on their way already; try again when they have moved"),
+        (CannotRebalance::UnderWay, "somebody else has asked for it; try again when that is done"),
+    ];
+    check(include_str!("rebalance.rs"), "CannotRebalance", None, &CannotRebalance::Unknown, &table);
+}
+
 #[test]
 fn outcomes() {
+    let evenness = Evenness { busy_percent: Some(142), open_percent: None };
     let reloaded = |moves: Moves| Outcome::Reloaded { generation: 2, took_ms: 22, moves };
     let told = format!("generation 2 serves (22 ms); {MOVES}");
     let table = [
@@ -118,6 +164,18 @@ fn outcomes() {
         (Outcome::Held { pid: 7 }, "pid 7 serves beside this server until commit or revert"),
         (Outcome::Committed { pid: 7 }, "the upgrade is final: pid 7 serves"),
         (Outcome::Reverted { pid: 6 }, "reverted: pid 6 serves"),
+        (
+            Outcome::Rebalanced { transfers: 2, moves: one_moved() },
+            "2 transfers; 1 connection moved in 0.2 ms (90 bytes)",
+        ),
+        (
+            Outcome::WouldRebalance { transfers: vec![transfer(Imbalance::Unknown)], evenness },
+            "1 transfer would be made; max / mean of busy time 1.42, of connections -",
+        ),
+        (
+            Outcome::Balanced { because: Still::Even, evenness: Evenness { open_percent: Some(100), ..evenness } },
+            "nothing to move: the workers are about equally loaded; max / mean of busy time 1.42, of connections 1.00",
+        ),
         (Outcome::Stopped, "stopped"),
         (Outcome::Listed, ""),
     ];
@@ -159,6 +217,10 @@ fn failures() {
             "the upgrade is refused: the new binary cannot read the workers' state (resp, version 4), so it would be \
              gone (--allow state to accept that); the new workers would run as user 0 instead of 33, so connections \
              could not move (--allow user to accept that)",
+        ),
+        (
+            Failure::CannotRebalance { why: CannotRebalance::OneWorker },
+            "connections cannot be rebalanced: there is one worker",
         ),
         (Failure::NothingToCommit, "no upgrade waits for a commit"),
         (Failure::NothingToRevert, "no upgrade can be reverted"),
@@ -288,6 +350,7 @@ fn causes() {
         (Interruption::End, "the server ended"),
         (Interruption::Leave, "the workers were told to leave"),
         (Interruption::Upgrade, "another master took over for good"),
+        (Interruption::Change, "the workers changed"),
     ];
     check(source, "Interruption", None, &Interruption::Unknown, &table);
     let table = [

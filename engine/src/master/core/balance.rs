@@ -5,15 +5,19 @@
 use std::collections::BTreeMap;
 
 use super::Core;
-use super::generation::Slot;
+use super::generation::{Child, Slot};
 use super::lifecycle::{Lifecycle, Lineage};
+use super::moves::add;
 use super::mutation::{Mutation, is_put_back};
+use super::operations::Kind;
 use super::types::{ProcessId, Time};
 use super::world::{Load, World};
 use crate::config::{Connections, Rebalance};
 use crate::handover::Refusal;
 use crate::handover::balance::{CORE_PPM, Policy, Portion, Result, Sample, Transfer};
-use crate::ipc::control::{EventKind, Imbalance, Moves};
+use crate::ipc::control::{
+    CannotRebalance, EventKind, Failure, Imbalance, Interruption, Moves, Outcome, Pause, Transfer as Planned,
+};
 use crate::ipc::orders::{Order, Rebalanced};
 
 /// Between two looks at what workers have done.
@@ -26,6 +30,19 @@ const ANSWER_MS_MAX: u64 = 10_000;
 /// A connection that has moved stays so long.
 const REST_MS: u64 = 20_000;
 
+/// An operator's wish is over then, or after so many transfers.
+const BY_HAND_MS_MAX: u64 = 30_000;
+const BY_HAND_TRANSFERS_MAX: usize = 64;
+
+/// An operator wants it now, whatever the configuration says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ByHand {
+    is_dry_run: bool,
+    since: Time,
+    transfers: usize,
+    moves: Moves,
+}
+
 /// One worker gives connections to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct UnderWay {
@@ -36,6 +53,7 @@ struct UnderWay {
     until: Time,
     /// The giver was told to end it.
     is_ended: bool,
+    is_by_hand: bool,
 }
 
 /// See the module's head.
@@ -48,6 +66,7 @@ pub(super) struct Balance {
     /// `None` while there is nothing to look at.
     look_at: Option<Time>,
     under_way: Option<UnderWay>,
+    by_hand: Option<ByHand>,
     /// Whether a decision is due: after a look, and after a transfer.
     is_due: bool,
     /// Looks so far, which decide who gives in trials.
@@ -68,37 +87,146 @@ fn is_of_other(refusal: Refusal) -> bool {
 }
 
 impl Core {
-    /// The generation whose workers may give each other connections now.
-    fn balancing(&self) -> Option<usize> {
-        let is_calm = matches!(self.lifecycle, Lifecycle::Serving(Lineage::Alone))
-            || is_put_back(Mutation::RebalancesDuringChanges);
-        let others_move = self.is_moving() || self.elder.as_ref().is_some_and(|elder| elder.is_moving);
-        let is_changing = self.is_changing() && !is_put_back(Mutation::RebalancesDuringChanges);
-        let index = self.serving().filter(|_| is_calm && !is_changing && !others_move)?;
-        let generation = &self.generations[index];
-        let plan = &generation.plan;
-        let is_on = plan.rebalance != Rebalance::Off && plan.connections == Connections::Handover;
-        let can_move = plan.has_connection_state && !plan.has_worker_state;
-        let slots = &generation.slots;
-        (is_on && can_move && slots.len() > 1 && slots.iter().all(can_give)).then_some(index)
+    /// The generation whose workers can give each other connections now.
+    fn can_rebalance(&self) -> std::result::Result<usize, Failure> {
+        let is_put_back = is_put_back(Mutation::RebalancesDuringChanges);
+        if !is_put_back {
+            self.refuse_change()?;
+        }
+        let index = self.serving().ok_or(Failure::NothingServes)?;
+        let cannot = |why| Err(Failure::CannotRebalance { why });
+        if !is_put_back && !matches!(self.lifecycle, Lifecycle::Serving(Lineage::Alone)) {
+            return cannot(CannotRebalance::Moving);
+        }
+        let plan = &self.generations[index].plan;
+        if plan.connections != Connections::Handover {
+            return cannot(CannotRebalance::Setting);
+        }
+        if !plan.has_connection_state {
+            return cannot(CannotRebalance::Protocol);
+        }
+        if plan.has_worker_state {
+            return cannot(CannotRebalance::WorkerState);
+        }
+        let slots = &self.generations[index].slots;
+        if slots.len() < 2 {
+            return cannot(CannotRebalance::OneWorker);
+        }
+        if slots.iter().filter_map(Slot::serving).any(|child| child.speaks) {
+            return cannot(CannotRebalance::Messages);
+        }
+        if let Some(slot) = slots.iter().find(|slot| !can_give(slot)) {
+            return cannot(CannotRebalance::NotReady { slot: slot.index });
+        }
+        if self.is_moving() || self.elder.as_ref().is_some_and(|elder| elder.is_moving) {
+            return cannot(CannotRebalance::Moving);
+        }
+        Ok(index)
+    }
+
+    /// An operator wants it.
+    pub(super) fn rebalance_by_hand(&mut self, world: &dyn World, is_dry_run: bool) -> std::result::Result<(), Failure> {
+        self.can_rebalance()?;
+        if self.balance.by_hand.is_some() {
+            return Err(Failure::CannotRebalance { why: CannotRebalance::UnderWay });
+        }
+        let since = world.now();
+        self.balance.by_hand = Some(ByHand { is_dry_run, since, transfers: 0, moves: Moves::default() });
+        Ok(())
     }
 
     /// Goes on with what is under way, or begins the next transfer.
     pub(super) fn rebalance(&mut self, world: &mut dyn World) {
-        let index = self.balancing();
+        let is_wanted = |index: &usize| {
+            self.balance.by_hand.is_some() || self.generations[*index].plan.rebalance != Rebalance::Off
+        };
+        let index = self.can_rebalance().ok().filter(is_wanted);
         self.follow_transfer(world, index.is_some());
         let Some(index) = index else {
             // What is known is of other workers, or of another time.
-            let Balance { under_way, moved, .. } = std::mem::take(&mut self.balance);
+            let Balance { under_way, moved, by_hand, .. } = std::mem::take(&mut self.balance);
             self.balance = Balance { under_way, moved, ..Balance::default() };
+            if by_hand.is_some() {
+                let cut_off = Failure::CutOff { by: Interruption::Change };
+                self.operations.conclude(world, Kind::Rebalance, &Err(cut_off));
+            }
             return;
         };
         let now = world.now();
         if self.balance.look_at.is_none_or(|at| at <= now) {
             self.look_at_loads(world, index);
         }
-        if self.balance.under_way.is_none() && std::mem::take(&mut self.balance.is_due) {
-            self.begin_transfer(world, index);
+        if self.balance.under_way.is_some() {
+            return;
+        }
+        if self.balance.by_hand.is_some() {
+            return self.go_on_by_hand(world, index);
+        }
+        if std::mem::take(&mut self.balance.is_due)
+            && let Some(transfer) = self.next_transfer(index, now)
+        {
+            self.begin_transfer(world, index, transfer);
+        }
+    }
+
+    /// What an operator waits for: the next transfer, or the outcome.
+    fn go_on_by_hand(&mut self, world: &mut dyn World, index: usize) {
+        let (now, now_ms) = (world.now(), world.now().0 / 1_000_000);
+        if !self.balance.policy.is_known() {
+            return;
+        }
+        let Some(ByHand { is_dry_run, since, transfers, moves }) = self.balance.by_hand.clone() else { return };
+        let is_over = transfers >= BY_HAND_TRANSFERS_MAX || since.after_ms(BY_HAND_MS_MAX) <= now;
+        if transfers == 0 && !is_dry_run {
+            self.balance.policy.begin_by_hand();
+        }
+        let next = if is_over || is_dry_run { None } else { self.balance.policy.next(now_ms) };
+        if let Some(transfer) = next
+            && self.begin_transfer(world, index, transfer)
+        {
+            return;
+        }
+        let policy = &self.balance.policy;
+        let evenness = policy.evenness();
+        let planned = if is_dry_run { policy.plan(now_ms) } else { Vec::new() };
+        let outcome = if transfers > 0 {
+            Outcome::Rebalanced { transfers, moves }
+        } else if planned.is_empty() {
+            Outcome::Balanced { because: policy.still(now_ms), evenness }
+        } else {
+            Outcome::WouldRebalance { transfers: self.named(index, &planned), evenness }
+        };
+        self.balance.by_hand = None;
+        self.operations.conclude(world, Kind::Rebalance, &Ok(outcome));
+    }
+
+    /// Transfers as operators know them: by slots.
+    fn named(&self, index: usize, transfers: &[Transfer]) -> Vec<Planned> {
+        let slot_of = |worker| self.slot_of(index, worker).map(|slot| slot.index);
+        let named = transfers.iter().filter_map(|transfer| {
+            let (because, connections_max) = (self.because(transfer), transfer.connections_max);
+            let busy_percent = match because {
+                Imbalance::Busy { busy_percent, share_percent } => busy_percent * share_percent / 100,
+                _ => 0,
+            };
+            let (from, to) = slot_of(transfer.from).zip(slot_of(transfer.to))?;
+            Some(Planned { from, to, because, connections_max, busy_percent })
+        });
+        named.collect()
+    }
+
+    fn slot_of(&self, index: usize, worker: u32) -> Option<&Slot> {
+        let is_it = |slot: &&Slot| slot.serving().is_some_and(|one| one.process.0 == worker);
+        self.generations[index].slots.iter().find(is_it)
+    }
+
+    fn because(&self, transfer: &Transfer) -> Imbalance {
+        match transfer.portion {
+            Portion::Busy { share_ppm, .. } => Imbalance::Busy {
+                busy_percent: self.balance.policy.busy_ppm(transfer.from).unwrap_or(0) / 10_000,
+                share_percent: share_ppm / 10_000,
+            },
+            Portion::Idlest { .. } => Imbalance::Connections { connections: transfer.connections_max },
         }
     }
 
@@ -134,33 +262,33 @@ impl Core {
         Some(Transfer { from: workers[from].0, to: workers[to].0, portion, connections_max: connections })
     }
 
-    fn begin_transfer(&mut self, world: &mut dyn World, index: usize) {
-        let now = world.now();
-        let is_trial = self.generations[index].plan.rebalance == Rebalance::Always;
-        let next = if is_trial { self.trial(index) } else { self.balance.policy.next(now.0 / 1_000_000) };
-        let Some(transfer) = next else { return };
+    fn next_transfer(&mut self, index: usize, now: Time) -> Option<Transfer> {
+        match self.generations[index].plan.rebalance {
+            Rebalance::Always => self.trial(index),
+            Rebalance::Auto | Rebalance::Off => self.balance.policy.next(now.0 / 1_000_000),
+        }
+    }
+
+    /// `false` where the worker cannot be told.
+    fn begin_transfer(&mut self, world: &mut dyn World, index: usize, transfer: Transfer) -> bool {
+        let (now, is_by_hand) = (world.now(), self.balance.by_hand.is_some());
+        let of = |worker| self.slot_of(index, worker);
+        let Some((giver, taker)) = of(transfer.from).zip(of(transfer.to)) else { return false };
+        let Some(heir) = taker.serving().and_then(|child| child.meeting.clone()) else { return false };
         let generation = &self.generations[index];
-        let of = |worker: u32| {
-            generation.slots.iter().find(|slot| slot.serving().is_some_and(|one| one.process.0 == worker))
-        };
-        let Some((giver, taker)) = of(transfer.from).zip(of(transfer.to)) else { return };
-        let Some(heir) = taker.serving().and_then(|child| child.meeting.clone()) else { return };
         let (from_slot, to_slot, number) = (giver.index, taker.index, generation.number);
         let Transfer { portion, connections_max, .. } = transfer;
+        let is_trial = generation.plan.rebalance == Rebalance::Always;
         let rest_ms = if is_trial { 0 } else { REST_MS };
         if !world.tell(ProcessId(transfer.from), &Order::Rebalance { heir, portion, connections_max, rest_ms }) {
-            return;
+            return false;
         }
-        let because = match portion {
-            Portion::Busy { share_ppm, .. } => Imbalance::Busy {
-                busy_percent: self.balance.policy.busy_ppm(transfer.from).unwrap_or(0) / 10_000,
-                share_percent: share_ppm / 10_000,
-            },
-            Portion::Idlest { .. } => Imbalance::Connections { connections: connections_max },
-        };
+        let because = self.because(&transfer);
         world.note(Some(number), EventKind::Rebalancing { from: from_slot, to: to_slot, because });
         let until = now.after_ms(ANSWER_MS_MAX);
-        self.balance.under_way = Some(UnderWay { transfer, from_slot, to_slot, began: now, until, is_ended: false });
+        let (began, is_ended) = (now, false);
+        self.balance.under_way = Some(UnderWay { transfer, from_slot, to_slot, began, until, is_ended, is_by_hand });
+        true
     }
 
     /// A transfer that nobody will report, or that must not go on.
@@ -170,9 +298,10 @@ impl Core {
         if !may_go_on && !std::mem::replace(&mut under_way.is_ended, true) && !is_put_back(Mutation::RebalanceGoesOn) {
             world.tell(giver, &Order::EndRebalance);
         }
-        let is_late = under_way.until <= world.now();
-        let children = self.generations.iter().flat_map(|generation| generation.children());
-        let is_gone = !children.into_iter().any(|child| child.process == giver && child.has_channel);
+        let is_late = under_way.until <= world.now() && !is_put_back(Mutation::SilentGiverIsAwaited);
+        let is_giver = |child: &Child| child.process == giver && child.has_channel;
+        let is_there = self.generations.iter().any(|generation| generation.children().any(is_giver));
+        let is_gone = !is_there && !is_put_back(Mutation::GoneGiverIsAwaited);
         if is_late || is_gone {
             self.end_transfer(world, &Rebalanced::default());
         }
@@ -187,7 +316,7 @@ impl Core {
     }
 
     fn end_transfer(&mut self, world: &mut dyn World, rebalanced: &Rebalanced) {
-        let Some(UnderWay { transfer, from_slot, to_slot, began, .. }) = self.balance.under_way.take() else { return };
+        let Some(UnderWay { transfer, from_slot, to_slot, began, is_by_hand, .. }) = self.balance.under_way.take() else { return };
         let moved = rebalanced.moved.min(transfer.connections_max.into());
         let is_refused = moved == 0 && rebalanced.refused.iter().any(|(refusal, _)| is_of_other(*refusal));
         let result = Result { moved, share_ppm: rebalanced.share_ppm, is_refused };
@@ -199,8 +328,23 @@ impl Core {
         let took_us = world.now().0.saturating_sub(began.0) / 1000;
         let mut moves = Moves { moved, bytes, took_us, pause, ..Moves::default() };
         rebalanced.refused.iter().for_each(|(reason, count)| moves.count_refused(*reason, *count));
+        if let Some(by_hand) = self.balance.by_hand.as_mut().filter(|_| is_by_hand) {
+            by_hand.transfers += 1;
+            add(&mut by_hand.moves, &moves);
+            by_hand.moves.took_us = world.now().0.saturating_sub(by_hand.since.0) / 1000;
+            let longest = |pause: &Option<Pause>| pause.map_or(0, |pause| pause.max_us);
+            if longest(&moves.pause) > longest(&by_hand.moves.pause) {
+                by_hand.moves.pause = moves.pause;
+            }
+        }
         let number = self.serving().map(|index| self.generations[index].number);
         world.note(number, EventKind::Rebalanced { from: from_slot, to: to_slot, moves });
+    }
+
+    /// Who gives, and how long it is waited for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn transfer(&self) -> Option<(ProcessId, Time)> {
+        self.balance.under_way.as_ref().map(|one| (ProcessId(one.transfer.from), one.until))
     }
 
     pub(super) fn balance_deadline(&self) -> Option<Time> {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Core;
 use super::generation::{Generation, Phase};
 use super::lifecycle::{Lifecycle, Lineage, Start};
+use super::types::Time;
 
 impl Core {
     /// Where no worker leaves by itself: when all have, a generation may come up while none serves.
@@ -21,7 +22,7 @@ impl Core {
 
     /// # Panics
     /// Where a state is reached that cannot be.
-    pub(crate) fn assert_legal(&self) {
+    pub(crate) fn assert_legal(&self, now: Time) {
         let coming = self.generations.iter().filter(|generation| generation.is_coming()).count();
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();
         assert!(coming <= 1, "{coming} generations come up");
@@ -41,6 +42,12 @@ impl Core {
                 assert!(self.generations.is_empty(), "a master that is over has workers");
                 assert!(self.operations.is_empty(), "a master is over, and somebody waits for it");
             }
+        }
+        if let Some((giver, until)) = self.transfer() {
+            assert!(until > now, "{giver:?} is waited for longer than it may take to give connections");
+            let mut children = self.generations.iter().flat_map(Generation::children);
+            let is_there = children.any(|child| child.process == giver && child.has_channel);
+            assert!(is_there, "{giver:?} is gone, and it is waited for until it has given connections");
         }
         let mut processes = BTreeSet::new();
         let children = self.generations.iter().flat_map(Generation::children);

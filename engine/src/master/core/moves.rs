@@ -48,7 +48,7 @@ fn told(moved: &Moved) -> Moves {
     moves
 }
 
-fn add(total: &mut Moves, one: &Moves) {
+pub(super) fn add(total: &mut Moves, one: &Moves) {
     total.moved = total.moved.saturating_add(one.moved);
     total.staying = total.staying.saturating_add(one.staying);
     total.ending = total.ending.saturating_add(one.ending);

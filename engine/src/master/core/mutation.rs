@@ -85,6 +85,10 @@ mutations! {
         RebalancesDuringChanges,
         /// A worker that gives connections to another is not told that a change goes first.
         RebalanceGoesOn,
+        /// A worker that does not say what it has given to another is waited for without end.
+        SilentGiverIsAwaited,
+        /// A worker that is gone is waited for until it says what it has given to another.
+        GoneGiverIsAwaited,
         /// In the tier ebpf, an orphan is not asked for its Unix sockets.
         OrphanKeepsUnixSockets,
     }

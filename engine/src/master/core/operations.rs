@@ -11,6 +11,8 @@ pub(crate) enum Kind {
     Reload { generation: u32 },
     /// This generation has this number of workers.
     Scale { generation: u32, workers: usize },
+    /// Nothing more is worth moving between workers that serve.
+    Rebalance,
     /// The new binary serves, or is held.
     Upgrade,
     /// The upgrade is final.

@@ -54,6 +54,7 @@ pub(crate) enum Event {
 pub(crate) enum Request {
     Reload,
     Scale { workers: usize },
+    Rebalance { is_dry_run: bool },
     Upgrade(Upgrade),
     Commit,
     Revert,
@@ -67,6 +68,7 @@ impl Request {
             Asked::Status | Asked::Events { .. } => return None,
             Asked::Reload => Self::Reload,
             Asked::Scale { workers } => Self::Scale { workers },
+            Asked::Rebalance { dry_run } => Self::Rebalance { is_dry_run: dry_run },
             Asked::Upgrade { binary, arguments, hold, probation_ms, timeout_ms, allow, keep_connections } => {
                 Self::Upgrade(Upgrade {
                     binary,

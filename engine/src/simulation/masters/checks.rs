@@ -268,7 +268,15 @@ impl Universe {
                 (asked != Some(&Request::Scale { workers: *workers }))
                     .then_some("another number of workers was asked for")
             }
-            Outcome::AlreadyScaled { .. } | Outcome::Listed | Outcome::Unknown => None,
+            Outcome::WouldRebalance { .. } => {
+                let asked = self.clients.get(&client).map(|client| &client.request);
+                (asked != Some(&Request::Rebalance { is_dry_run: true })).then_some("it was to be done")
+            }
+            Outcome::Rebalanced { .. } => {
+                let asked = self.clients.get(&client).map(|client| &client.request);
+                (asked != Some(&Request::Rebalance { is_dry_run: false })).then_some("nothing was to be done")
+            }
+            Outcome::AlreadyScaled { .. } | Outcome::Balanced { .. } | Outcome::Listed | Outcome::Unknown => None,
         }
     }
 
@@ -293,7 +301,7 @@ impl Universe {
         let is_true = match by {
             Interruption::Stop | Interruption::End => lifecycle.is_ending(),
             Interruption::Upgrade => matches!(lifecycle, Lifecycle::Leaving { .. } | Lifecycle::Over(_)),
-            Interruption::Leave | Interruption::Unknown => true,
+            Interruption::Leave | Interruption::Change | Interruption::Unknown => true,
         };
         (!is_true).then_some("nothing has interrupted it")
     }

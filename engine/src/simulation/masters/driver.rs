@@ -122,7 +122,7 @@ impl Universe {
     pub(super) fn step_core(&mut self, id: ProcessId, event: Event) {
         let Some(mut core) = self.master_mut(id).core.take() else { return };
         core.step(&mut Calls { universe: self, me: id }, event);
-        core.assert_legal();
+        core.assert_legal(self.now);
         core.assert_serves();
         let retry = core.holds_arrivals().then(|| self.now.after_ms(10));
         let deadline = core.next_deadline(self.now).into_iter().chain(retry).min();

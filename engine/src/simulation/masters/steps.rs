@@ -51,6 +51,7 @@ impl Shape {
 pub(super) enum Asked {
     Reload,
     Scale { workers: usize },
+    Rebalance { is_dry_run: bool },
     Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, timeout_ms: u64, is_allowed: bool },
     Commit,
     Revert,
@@ -260,6 +261,7 @@ impl Universe {
         let request = match asked {
             Asked::Reload => Request::Reload,
             Asked::Scale { workers } => Request::Scale { workers },
+            Asked::Rebalance { is_dry_run } => Request::Rebalance { is_dry_run },
             Asked::Commit => Request::Commit,
             Asked::Revert => Request::Revert,
             Asked::Stop { now } => Request::Stop { now, drain_ms: None },

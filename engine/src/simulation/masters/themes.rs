@@ -63,6 +63,13 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
     while steps.len() < count {
         theme.go_on(&mut random, &mut steps);
     }
+    if shape.rebalances {
+        // An operator wants it, too.
+        for _ in 0..random.below(3) {
+            let place = 1 + random.index(steps.len());
+            steps.insert(place, ask(0, Asked::Rebalance { is_dry_run: random.once_in(2) }));
+        }
+    }
     steps
 }
 

@@ -1,0 +1,57 @@
+//! How unevenly workers are loaded, and why that stays so: as operators read it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How uneven workers are: what the most loaded one has, percent of the mean; none where nothing is known, or the mean is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evenness {
+    /// Of busy time.
+    pub busy_percent: Option<u32>,
+    /// Of connections.
+    pub open_percent: Option<u32>,
+}
+
+impl fmt::Display for Evenness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ratio = |percent: Option<u32>| {
+            percent.map_or_else(|| "-".to_owned(), |percent| format!("{:.2}", f64::from(percent) / 100.0))
+        };
+        let (busy, open) = (ratio(self.busy_percent), ratio(self.open_percent));
+        write!(formatter, "max / mean of busy time {busy}, of connections {open}")
+    }
+}
+
+/// Why nothing is worth moving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Still {
+    /// The workers are about equally loaded.
+    Even,
+    /// What differs is not more than what the busiest worker's own load changes by from second to second.
+    Noise,
+    /// The busiest worker had nothing that fits elsewhere, a short while ago.
+    NothingFits,
+    /// No other worker has time for more.
+    NoRoom,
+    /// The others have given connections to the busiest worker a short while ago, or refused to take any.
+    Rests,
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Still {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Even => "the workers are about equally loaded",
+            Self::Noise => "the difference is not more than what the busiest worker's load changes by each second",
+            Self::NothingFits => "the busiest worker had no connection that fits elsewhere, a short while ago",
+            Self::NoRoom => "no other worker has time for more",
+            Self::Rests => "the others gave connections to it, or refused some of it, a short while ago",
+            Self::Unknown => "for a reason that this version does not know",
+        })
+    }
+}

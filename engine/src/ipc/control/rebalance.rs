@@ -1,0 +1,82 @@
+//! Rebalancing by hand: what would move, why nothing moves, and why nothing can.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::count::Count;
+use super::event::Imbalance;
+
+/// Connections that would go from one worker to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Transfer {
+    /// The slot of the worker that would give them.
+    pub from: usize,
+    /// The slot of the worker that would take them.
+    pub to: usize,
+    /// Why.
+    pub because: Imbalance,
+    /// How many would move at most: the worker that gives them chooses.
+    pub connections_max: u32,
+    /// The busy time that would go with them, percent of a core.
+    pub busy_percent: u32,
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, because, connections_max, busy_percent } = self;
+        let connections = Count(u64::from(*connections_max), "connection");
+        write!(formatter, "worker {from} would give worker {to} up to {connections}")?;
+        match because {
+            Imbalance::Busy { busy_percent: busy, .. } => {
+                write!(formatter, ", {busy_percent} % of a core: it is busy {busy} %")
+            }
+            Imbalance::Connections { .. } => formatter.write_str(", the idlest: it has more than the others"),
+            Imbalance::Unknown => write!(formatter, ": {because}"),
+        }
+    }
+}
+
+/// Why connections cannot be rebalanced now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CannotRebalance {
+    /// There is one worker.
+    OneWorker,
+    /// `connections` is `goodbye` or `wait`.
+    Setting,
+    /// The protocol has no state that can be written.
+    Protocol,
+    /// Workers have state of their own.
+    WorkerState,
+    /// Workers send each other messages.
+    Messages,
+    /// A worker is not ready.
+    NotReady {
+        /// Its slot.
+        slot: usize,
+    },
+    /// Connections of a change are still on their way.
+    Moving,
+    /// Somebody else has asked for it.
+    UnderWay,
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for CannotRebalance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneWorker => formatter.write_str("there is one worker"),
+            Self::Setting => formatter.write_str("the setting `connections` is not `handover`"),
+            Self::Protocol => formatter.write_str("connections of this protocol cannot be handed over"),
+            Self::WorkerState => formatter.write_str("workers have state of their own"),
+            Self::Messages => formatter.write_str("workers send each other messages"),
+            Self::NotReady { slot } => write!(formatter, "worker {slot} is not ready; try again when it is"),
+            Self::Moving => formatter.write_str("connections are on their way already; try again when they have moved"),
+            Self::UnderWay => formatter.write_str("somebody else has asked for it; try again when that is done"),
+            Self::Unknown => formatter.write_str("for a reason that this version does not know"),
+        }
+    }
+}
