@@ -1,9 +1,11 @@
 //! Connections move between workers that serve.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::EventKind;
+use baton::control::{CannotRebalance, EventKind, Failure, Imbalance, Outcome, Still};
 use baton_tests::client::{GET, ask, connect};
 use baton_tests::control::{self, status};
 use baton_tests::program::Server;
@@ -80,5 +82,68 @@ fn nothing_moves_where_it_is_off() {
     let (server, _clients) = scaled(&["--rebalance", "off"]);
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(status(&server.control()).expect("it answers").rebalanced, 0);
+    server.stop();
+}
+
+/// An operator is told what would move, and nothing moves; then it does, and nothing is left to do.
+#[test]
+fn an_operator_rebalances_where_it_is_off() {
+    let (server, mut clients) = scaled(&["--rebalance", "off"]);
+    let outcome = control::ask(&server.control(), &["rebalance", "--dry-run"]).done();
+    let Outcome::WouldRebalance { transfers, evenness } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(evenness.open_percent, Some(400));
+    let planned: Vec<(usize, usize, Imbalance)> = transfers.iter().map(|one| (one.from, one.to, one.because)).collect();
+    let because = Imbalance::Connections { connections: 16 };
+    assert_eq!(planned, [(0, 1, because), (0, 2, because), (0, 3, because)]);
+    assert_eq!(open(&server), [64, 0, 0, 0], "it was asked only");
+    let outcome = control::ask(&server.control(), &["rebalance"]).done();
+    let Outcome::Rebalanced { transfers: 3, moves } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((moves.moved, open(&server)), (48, vec![16; 4]));
+    assert_eq!(status(&server.control()).expect("it answers").rebalanced, 48);
+    let outcome = control::ask(&server.control(), &["rebalance"]).done();
+    assert!(matches!(outcome, Outcome::Balanced { because: Still::Even, .. }), "{outcome:?}");
+    clients.iter_mut().for_each(|client| drop(ask(client).expect("the connection lives")));
+    server.stop();
+}
+
+#[test]
+fn what_cannot_be_rebalanced_is_refused() {
+    let refusal = |arguments: &[&str]| {
+        let server = Server::start_controlled(arguments);
+        let failure = control::ask(&server.control(), &["rebalance"]).failed();
+        server.stop();
+        failure
+    };
+    let because = |why| Failure::CannotRebalance { why };
+    assert_eq!(refusal(&["--workers", "1"]), because(CannotRebalance::OneWorker));
+    assert_eq!(refusal(&["--workers", "2", "--connections", "wait"]), because(CannotRebalance::Setting));
+}
+
+/// Clients that ask without end are too few to move for their number.
+#[test]
+fn clients_that_ask_often_move_until_each_worker_has_some() {
+    let server = Server::start_controlled(&["--workers", "1"]);
+    let clients: Vec<_> = (0..12).map(|_| connect(server.address())).collect();
+    let is_over = AtomicBool::new(false);
+    let busy = |event: &EventKind| {
+        matches!(event, EventKind::Rebalancing { because: Imbalance::Busy { .. }, .. })
+    };
+    thread::scope(|scope| {
+        for mut client in clients {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    ask(&mut client).expect("an answer");
+                }
+            });
+        }
+        let _ = control::ask(&server.control(), &["scale", "3"]).done();
+        wait_until("each worker has some", || {
+            let open = open(&server);
+            open.len() == 3 && open.iter().all(|count| (2..=7).contains(count))
+        });
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(control::events(&server.control()).iter().any(busy));
     server.stop();
 }

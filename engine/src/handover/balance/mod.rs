@@ -52,7 +52,7 @@ const SATURATED_PPM: u32 = 980_000;
 const OFFERED_PPM: u32 = 1_200_000;
 
 /// Samples in a row that make it saturated, and where its noise alone may reach so far.
-const SATURATED_MIN: u8 = 3;
+const SATURATED_MIN: u8 = 2;
 const SATURATED_NOISY_MIN: u8 = 8;
 
 /// So long after a move it says nothing that a worker is saturated; doubled each time that it gives and is saturated again.
@@ -344,7 +344,9 @@ impl Policy {
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
             let least_ppm = worth_it.max(FLOOR_PPM).max(one.noise_margin_ppm());
-            one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > least_ppm
+            // What it is offered is about to be seen.
+            let is_undecided = (1..SATURATED_MIN).contains(&one.saturated);
+            !is_undecided && one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > least_ppm
         });
         givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
         let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
@@ -433,7 +435,7 @@ impl Policy {
             let is_new = now_ms - giver.settles_at_ms > SETTLED_MS;
             giver.pressed = if is_new { 0 } else { (giver.pressed + 1).min(SETTLE_DOUBLED_MAX) };
         }
-        giver.settles_at_ms = now_ms + (SETTLE_MS << giver.pressed);
+        giver.settles_at_ms = now_ms + (SETTLE_MS << giver.pressed.saturating_sub(1));
         giver.last_ppm -= last_ppm;
         giver.open = giver.open.saturating_sub(result.moved);
         if let Some(taker) = self.of_mut(to) {

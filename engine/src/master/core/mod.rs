@@ -282,7 +282,10 @@ impl Core {
     }
 
     fn asked(&mut self, world: &mut dyn World, client: ClientId, request: Request) {
-        let is_change = matches!(request, Request::Reload | Request::Scale { .. } | Request::Upgrade(_));
+        let is_change = matches!(
+            request,
+            Request::Reload | Request::Scale { .. } | Request::Rebalance { .. } | Request::Upgrade(_)
+        );
         if is_change && self.awaits_leave() {
             return self.postponed.push((Some(client), request));
         }
