@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use baton::control::{
-    Count, Event, Failure, GenerationPhase, GenerationStatus, Outcome, Status, Step, UpgradeState, WorkerState, WorkerStatus,
-    escaped, steers,
+    Count, Event, Failure, GenerationPhase, GenerationStatus, Outcome, Status, Step, UpgradeState, WorkerState,
+    WorkerStatus, escaped, steers,
 };
 use serde::Serialize;
 

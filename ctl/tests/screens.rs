@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread;
 
 use baton::control::{
-    Allowed, CannotMove, Cause, Event, EventKind, Failure, Interruption, Loss, Moves, Outcome, Reply, Request,
+    Allowed, CannotMove, CannotRebalance, Cause, Evenness, Event, EventKind, Failure, Imbalance, Interruption, Loss,
+    Moves, Outcome, Reply, Request, Transfer,
 };
 
 /// What a run of batonctl has come to.
@@ -71,6 +72,26 @@ fn people_see_each_step_and_the_outcome() {
     let outcome = "generation 2 serves (7 ms); 1 connection moved in 0.2 ms (90 bytes)";
     let expected = ["generation 2: starting 1 worker", "generation 2: serves (7 ms)", outcome];
     assert_eq!(without_times(&run.stdout), expected);
+}
+
+#[test]
+fn people_see_what_would_be_rebalanced_line_by_line() {
+    let because = Imbalance::Busy { busy_percent: 90, share_percent: 20 };
+    let one = |to| Transfer { from: 0, to, because, connections_max: 400, busy_percent: 18 };
+    let evenness = Evenness { busy_percent: Some(150), open_percent: Some(100) };
+    let would = Reply::Done(Outcome::WouldRebalance { transfers: vec![one(1), one(2)], evenness });
+    let run_dry = run(&["rebalance", "--dry-run"], lines(&[would]));
+    assert_eq!((run_dry.code, run_dry.request), (0, Some(Request::Rebalance { dry_run: true })));
+    let expected = [
+        "worker 0 would give worker 1 up to 400 connections, 18 % of a core: it is busy 90 %",
+        "worker 0 would give worker 2 up to 400 connections, 18 % of a core: it is busy 90 %",
+        "2 transfers would be made; max / mean of busy time 1.50, of connections 1.00",
+    ];
+    assert_eq!(run_dry.stdout.lines().collect::<Vec<_>>(), expected);
+    let refusal = Reply::Failed(Failure::CannotRebalance { why: CannotRebalance::WorkerState });
+    let refused = run(&["rebalance"], lines(&[refusal]));
+    assert_eq!((refused.code, refused.request), (1, Some(Request::Rebalance { dry_run: false })));
+    assert_eq!(refused.stderr, "batonctl: error: connections cannot be rebalanced: workers have state of their own\n");
 }
 
 #[test]

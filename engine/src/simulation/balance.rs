@@ -3,7 +3,9 @@
 
 use super::random::Random;
 use crate::handover::balance::choice::{self, Candidate, Count};
-use crate::handover::balance::{BUDGET_PER_SECOND, CORE_PPM, PAIR_REST_MS, Policy, Portion, Result, Sample, Transfer};
+use crate::handover::balance::{
+    BUDGET_PER_SECOND, CORE_PPM, Evenness, PAIR_REST_MS, Policy, Portion, Result, Sample, Still, Transfer,
+};
 use crate::types::ConnectionId;
 
 /// A move takes so long, with the time in which the giver counts.
@@ -129,7 +131,17 @@ impl Server {
     fn new(workers: usize, seed: u64, noise_percent: u64) -> Self {
         let (workers, policy, random) = (vec![Worker::default(); workers], Policy::default(), Random::new(seed));
         let (now_ms, moves) = (1_000_000, Vec::new());
-        Self { workers, queue: Queue::InTurn, policy, random, now_ms, looked_ms: now_ms, noise_percent, has_saturated: false, moves }
+        Self {
+            workers,
+            queue: Queue::InTurn,
+            policy,
+            random,
+            now_ms,
+            looked_ms: now_ms,
+            noise_percent,
+            has_saturated: false,
+            moves,
+        }
     }
 
     fn put(&mut self, worker: usize, connections: usize, asks_ppm: u64) {
@@ -185,8 +197,7 @@ impl Server {
         let (from, to) = (transfer.from as usize, transfer.to as usize);
         let (before, gap) = (self.workers[from].demand_ppm(), self.workers[to].demand_ppm());
         let (random, now_ms) = (&mut self.random, self.now_ms);
-        let mut count =
-            Count { from_ns: (now_ms - MOVE_MS) * 1_000_000, until_ns: now_ms * 1_000_000, events: 0 };
+        let mut count = Count { from_ns: (now_ms - MOVE_MS) * 1_000_000, until_ns: now_ms * 1_000_000, events: 0 };
         let mut candidates: Vec<Candidate> = Vec::new();
         let giver = &self.workers[from];
         for (slot, one) in giver.connections.iter().enumerate() {
@@ -507,10 +518,34 @@ fn whatever_a_page_says_nothing_overflows() {
         let samples = [sample(1, u32::MAX, u64::MAX), sample(2, 0, 0), sample(3, u32::MAX, u64::MAX)];
         for _ in 0..3 {
             policy.look(now_ms, &samples);
+            let _ = (policy.plan(now_ms), policy.evenness(), policy.still(now_ms));
             while let Some(transfer) = policy.next(now_ms) {
                 let result = Result { moved: u64::MAX, share_ppm: u32::MAX, is_refused: false };
                 policy.done(now_ms, &transfer, &result);
             }
         }
     }
+}
+
+#[test]
+fn what_would_move_is_said_and_why_nothing_does() {
+    let still = |server: &Server| (server.policy.plan(server.now_ms).is_empty(), server.policy.still(server.now_ms));
+    let mut server = Server::new(4, 1, 0);
+    (0..4).for_each(|worker| server.put(worker, 20, 25_000));
+    server.run(4);
+    assert!(server.policy.is_known());
+    assert_eq!(still(&server), (true, Still::Even));
+    assert_eq!(server.policy.evenness(), Evenness { busy_percent: Some(100), open_percent: Some(100) });
+    // By a twentieth to a tenth: too little to begin with, and enough for an operator.
+    server.put(0, 2, 25_000);
+    server.run(20);
+    assert_eq!((server.moves.len(), server.policy.plan(server.now_ms).len()), (0, 1));
+    let mut server = Server::new(2, 1, 0);
+    server.put(0, 1, 600_000);
+    server.run(5);
+    assert_eq!(still(&server), (true, Still::NothingFits));
+    let mut server = Server::new(2, 1, 0);
+    (0..2).for_each(|worker| server.put(worker, 95, 10_000 + worker as u64 * 2_000));
+    server.run(10);
+    assert_eq!(still(&server), (true, Still::NoRoom));
 }

@@ -187,8 +187,8 @@ pub struct Snapshot {
     pub named: Vec<(String, u64)>,
     /// From the moment input was seen to the moment its answer was handed to the kernel, nanoseconds.
     pub service: HistogramSnapshot,
-    /// Of connections that went to other workers: from when nothing was read of it here any more to when it was the other
-    /// worker's, nanoseconds.
+    /// Of connections that went to other workers, by a change or by rebalancing: from when nothing was read of it here any more to
+    /// when it was the other worker's, nanoseconds.
     pub pause: HistogramSnapshot,
 }
 

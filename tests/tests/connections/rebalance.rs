@@ -9,7 +9,7 @@ use baton::control::{CannotRebalance, EventKind, Failure, Imbalance, Outcome, St
 use baton_tests::client::{GET, ask, connect};
 use baton_tests::control::{self, status};
 use baton_tests::program::Server;
-use baton_tests::wait_until;
+use baton_tests::{PATIENCE, wait_until};
 
 use super::classes::{Counts, Crowd};
 
@@ -125,14 +125,14 @@ fn clients_that_ask_often_move_until_each_worker_has_some() {
     let server = Server::start_controlled(&["--workers", "1"]);
     let clients: Vec<_> = (0..12).map(|_| connect(server.address())).collect();
     let is_over = AtomicBool::new(false);
-    let busy = |event: &EventKind| {
-        matches!(event, EventKind::Rebalancing { because: Imbalance::Busy { .. }, .. })
-    };
+    let busy = |event: &EventKind| matches!(event, EventKind::Rebalancing { because: Imbalance::Busy { .. }, .. });
     thread::scope(|scope| {
         for mut client in clients {
             let is_over = &is_over;
             scope.spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
+                // A test that fails ends, too.
+                let start = Instant::now();
+                while !is_over.load(Ordering::Relaxed) && start.elapsed() < 2 * PATIENCE {
                     ask(&mut client).expect("an answer");
                 }
             });

@@ -98,12 +98,7 @@ pub(crate) fn busy(
 const THOUSAND: u64 = 1000;
 
 /// The connections for which nothing was done for longest, as long as they make `limit_ppm` at most.
-pub(crate) fn idlest(
-    mut candidates: Vec<Candidate>,
-    count: &Count,
-    limit_ppm: u32,
-    connections_max: usize,
-) -> Chosen {
+pub(crate) fn idlest(mut candidates: Vec<Candidate>, count: &Count, limit_ppm: u32, connections_max: usize) -> Chosen {
     if candidates.len() > connections_max && connections_max > 0 {
         candidates.select_nth_unstable_by_key(connections_max - 1, |one| one.activity_ns);
         candidates.truncate(connections_max);
@@ -168,7 +163,11 @@ mod tests {
     fn one_connection_above_what_is_asked_moves_up_to_the_limit() {
         let all = || candidates(&[500, 499]);
         assert_eq!(slots(&busy(all(), &count(1000), 260_000, 750_000, 100)), [1]);
-        assert_eq!(busy(all(), &count(1000), 260_000, 400_000, 100), Chosen::default(), "it would be too much elsewhere");
+        assert_eq!(
+            busy(all(), &count(1000), 260_000, 400_000, 100),
+            Chosen::default(),
+            "it would be too much elsewhere"
+        );
         let company = busy(candidates(&[900, 30, 30, 30]), &count(1000), 70_000, 75_000, 100);
         assert_eq!((company.connections.len(), company.share_ppm), (2, 60_000), "its company leaves");
     }

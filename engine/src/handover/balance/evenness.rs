@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How uneven workers are: what the most loaded one has, percent of the mean; none where nothing is known, or the mean is 0.
+/// How uneven workers are: what the most loaded one has, percent of the mean; none where nothing is known, or
+/// the mean is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evenness {

@@ -55,7 +55,8 @@ const OFFERED_PPM: u32 = 1_200_000;
 const SATURATED_MIN: u8 = 2;
 const SATURATED_NOISY_MIN: u8 = 8;
 
-/// So long after a move it says nothing that a worker is saturated; doubled each time that it gives and is saturated again.
+/// So long after a move it says nothing that a worker is saturated; doubled from the third time on
+/// that it is so.
 const SETTLE_MS: u64 = 2_000;
 const SETTLE_DOUBLED_MAX: u8 = 6;
 
@@ -285,14 +286,13 @@ impl Policy {
         while transfers.len() < PLANNED_MAX
             && let Some(transfer) = policy.next(now_ms)
         {
-            let share_ppm = if let Portion::Busy { share_ppm, .. } = transfer.portion { share_ppm } else { 0 };
             let open = policy.workers.get(&transfer.from).map_or(0, |giver| giver.open);
-            let moved = match transfer.portion {
-                Portion::Busy { .. } => open * u64::from(share_ppm) / u64::from(CORE_PPM),
-                Portion::Idlest { .. } => transfer.connections_max.into(),
-            };
-            let moved = moved.clamp(1, transfer.connections_max.into());
-            transfers.push(Transfer { connections_max: transfer.connections_max.min(open.try_into().unwrap_or(u32::MAX)), ..transfer });
+            let share_ppm = if let Portion::Busy { share_ppm, .. } = transfer.portion { share_ppm } else { 0 };
+            let most = open.min(transfer.connections_max.into());
+            // As many as there would be if all of them did the same.
+            let part = (u128::from(open) * u128::from(share_ppm) / u128::from(CORE_PPM)) as u64;
+            let moved = if let Portion::Busy { .. } = transfer.portion { part.clamp(1, most.max(1)) } else { most };
+            transfers.push(Transfer { connections_max: most as u32, ..transfer });
             policy.done(now_ms, &transfer, &Result { moved, share_ppm, is_refused: false });
         }
         transfers
@@ -305,12 +305,13 @@ impl Policy {
 
     /// What the most loaded worker has, percent of the mean.
     pub(crate) fn evenness(&self) -> Evenness {
-        let percent = |value: fn(&Known) -> u64| {
-            let most = self.workers.values().map(value).max().unwrap_or(0);
-            let percent = most.saturating_mul(100).checked_div(mean(self.workers.values(), value))?;
-            Some(percent.try_into().unwrap_or(u32::MAX))
+        let percent = |mean_min: u64, value: fn(&Known) -> u64| {
+            let most = self.workers.values().map(value).max()?;
+            let mean = mean(self.workers.values(), value);
+            (mean >= mean_min).then(|| (u128::from(most) * 100 / u128::from(mean)).try_into().unwrap_or(u32::MAX))
         };
-        Evenness { busy_percent: percent(|one| one.shown_ppm.into()), open_percent: percent(|one| one.open) }
+        let busy_percent = percent(FLOOR_PPM.into(), |one| one.shown_ppm.into());
+        Evenness { busy_percent, open_percent: percent(1, |one| one.open) }
     }
 
     /// Why [`Policy::next`] gives nothing, when begun by hand.
@@ -399,8 +400,7 @@ impl Policy {
                 u32::try_from(gap_ppm / 2 + slack_ppm - i64::from(giver.noise_ppm())).unwrap_or(0)
             };
             let taker = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker))?;
-            let connections_max =
-                (giver.open - mean_open).min(mean_open - taker.open).min(self.budget.into()) as u32;
+            let connections_max = (giver.open - mean_open).min(mean_open - taker.open).min(self.budget.into()) as u32;
             let portion = Portion::Idlest { limit_ppm: giver.part_ppm(room_ppm(taker)) };
             Some(Transfer { from: giver.worker, to: taker.worker, portion, connections_max })
         })
@@ -419,7 +419,9 @@ impl Policy {
             let (rest, is_vain) = match portion {
                 Portion::Busy { .. } => (&mut giver.busy_rest, !has_moved),
                 // Those that are left are in use.
-                Portion::Idlest { .. } => (&mut giver.open_rest, result.moved < u64::from(transfer.connections_max / 4)),
+                Portion::Idlest { .. } => {
+                    (&mut giver.open_rest, result.moved < u64::from(transfer.connections_max / 4))
+                }
             };
             *rest = rest.after(now_ms, is_vain);
         }

@@ -125,7 +125,11 @@ impl Core {
     }
 
     /// An operator wants it.
-    pub(super) fn rebalance_by_hand(&mut self, world: &dyn World, is_dry_run: bool) -> std::result::Result<(), Failure> {
+    pub(super) fn rebalance_by_hand(
+        &mut self,
+        world: &dyn World,
+        is_dry_run: bool,
+    ) -> std::result::Result<(), Failure> {
         self.can_rebalance()?;
         if self.balance.by_hand.is_some() {
             return Err(Failure::CannotRebalance { why: CannotRebalance::UnderWay });
@@ -137,9 +141,8 @@ impl Core {
 
     /// Goes on with what is under way, or begins the next transfer.
     pub(super) fn rebalance(&mut self, world: &mut dyn World) {
-        let is_wanted = |index: &usize| {
-            self.balance.by_hand.is_some() || self.generations[*index].plan.rebalance != Rebalance::Off
-        };
+        let is_wanted =
+            |index: &usize| self.balance.by_hand.is_some() || self.generations[*index].plan.rebalance != Rebalance::Off;
         let index = self.can_rebalance().ok().filter(is_wanted);
         self.follow_transfer(world, index.is_some());
         let Some(index) = index else {
@@ -316,7 +319,10 @@ impl Core {
     }
 
     fn end_transfer(&mut self, world: &mut dyn World, rebalanced: &Rebalanced) {
-        let Some(UnderWay { transfer, from_slot, to_slot, began, is_by_hand, .. }) = self.balance.under_way.take() else { return };
+        let Some(UnderWay { transfer, from_slot, to_slot, began, is_by_hand, .. }) = self.balance.under_way.take()
+        else {
+            return;
+        };
         let moved = rebalanced.moved.min(transfer.connections_max.into());
         let is_refused = moved == 0 && rebalanced.refused.iter().any(|(refusal, _)| is_of_other(*refusal));
         let result = Result { moved, share_ppm: rebalanced.share_ppm, is_refused };

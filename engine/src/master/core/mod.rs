@@ -293,7 +293,9 @@ impl Core {
             Request::Reload => self.reload(world).map(|generation| Some(Kind::Reload { generation })),
             // It registers the client by itself, or answers at once.
             Request::Scale { workers } => self.scale(world, client, workers).map(|()| None),
-            Request::Rebalance { is_dry_run } => self.rebalance_by_hand(world, is_dry_run).map(|()| Some(Kind::Rebalance)),
+            Request::Rebalance { is_dry_run } => {
+                self.rebalance_by_hand(world, is_dry_run).map(|()| Some(Kind::Rebalance))
+            }
             Request::Upgrade(upgrade) => self.upgrade(world, &upgrade).map(|()| Some(Kind::Upgrade)),
             Request::Commit if self.lifecycle.new_master().is_some() => {
                 self.ask_to_commit(world).map(|()| Some(Kind::Commit))
