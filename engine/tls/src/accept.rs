@@ -1,0 +1,333 @@
+//! Handshakes, which [rustls] makes. Behind one of TLS 1.3 the connection is a [`Session`] of this crate's.
+//!
+//! rustls gets one record at a time, so that it sees nothing behind the client's Finished: application data that came in the same
+//! flight stays in the input, for the session. The traffic secrets come by rustls's key log, the sequence numbers by what it hands
+//! to kernels; both must lead to the same keys. The server's name comes by the choice of a certificate.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
+use zeroize::Zeroizing;
+
+use crate::record::{Direction, HEADER_BYTES, Limits, Session};
+use crate::schedule::{Secret, Suite};
+use crate::state::{Negotiated, PeerCertificate};
+
+const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
+const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
+
+thread_local! {
+    /// What rustls has told while a handshake was run on this thread.
+    static TOLD: RefCell<Told> = RefCell::default();
+}
+
+/// What rustls tells of a handshake to those who are configured for all of them.
+#[derive(Default)]
+struct Told {
+    client_secret: Option<Zeroizing<Vec<u8>>>,
+    server_secret: Option<Zeroizing<Vec<u8>>>,
+    server_name: Option<Box<str>>,
+}
+
+impl Told {
+    /// With what was told later.
+    fn and(self, later: Self) -> Self {
+        Self {
+            client_secret: later.client_secret.or(self.client_secret),
+            server_secret: later.server_secret.or(self.server_secret),
+            server_name: later.server_name.or(self.server_name),
+        }
+    }
+}
+
+/// The client's and the server's secret of the last handshake that rustls has made on this thread.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn told_secrets(suite: Suite) -> Option<(Secret, Secret)> {
+    let Told { client_secret, server_secret, .. } = TOLD.take();
+    Some((Secret::new(suite, &client_secret?)?, Secret::new(suite, &server_secret?)?))
+}
+
+/// Stands before somebody whom rustls tells something, and tells the handshake that is under way, too.
+#[derive(Debug)]
+struct Listens<T: ?Sized> {
+    before: Arc<T>,
+}
+
+impl ResolvesServerCert for Listens<dyn ResolvesServerCert> {
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        TOLD.with_borrow_mut(|told| told.server_name = client_hello.server_name().map(Box::from));
+        self.before.resolve(client_hello)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.before.only_raw_public_keys()
+    }
+}
+
+impl KeyLog for Listens<dyn KeyLog> {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if self.before.will_log(label) {
+            self.before.log(label, client_random, secret);
+        }
+        TOLD.with_borrow_mut(|told| {
+            let place = match label {
+                CLIENT_SECRET => &mut told.client_secret,
+                SERVER_SECRET => &mut told.server_secret,
+                _ => return,
+            };
+            *place = Some(Zeroizing::new(secret.to_vec()));
+        });
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        [CLIENT_SECRET, SERVER_SECRET].contains(&label) || self.before.will_log(label)
+    }
+}
+
+/// What the handshakes of a listener have in common.
+#[derive(Clone, Debug)]
+pub struct Config {
+    rustls: Arc<ServerConfig>,
+    limits: Limits,
+}
+
+impl Config {
+    /// Certificates, versions, suites, ALPN and tickets are rustls's. Early data is off: it could be replayed.
+    pub fn new(mut rustls: ServerConfig, limits: Limits) -> Self {
+        rustls.enable_secret_extraction = true;
+        rustls.max_early_data_size = 0;
+        rustls.key_log = Arc::new(Listens { before: rustls.key_log });
+        rustls.cert_resolver = Arc::new(Listens { before: rustls.cert_resolver });
+        Self { rustls: Arc::new(rustls), limits }
+    }
+
+    /// A connection that stays with rustls.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn rustls_alone(&self) -> rustls::ServerConnection {
+        rustls::ServerConnection::new(Arc::clone(&self.rustls)).expect("a connection")
+    }
+
+    /// A handshake with whoever has connected.
+    ///
+    /// # Errors
+    /// Those of [`UnbufferedServerConnection::new`].
+    pub fn begin(&self) -> Result<Handshake, rustls::Error> {
+        let connection = Box::new(UnbufferedServerConnection::new(Arc::clone(&self.rustls))?);
+        Ok(Handshake { connection, limits: self.limits, fed: 0, told: Told::default() })
+    }
+}
+
+/// A handshake under way.
+pub struct Handshake {
+    connection: Box<UnbufferedServerConnection>,
+    limits: Limits,
+    /// Bytes of whole records at the beginning of the input that rustls has seen, and does not want to lose yet.
+    fed: usize,
+    told: Told,
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Handshake").field("fed", &self.fed).finish_non_exhaustive()
+    }
+}
+
+/// How far a handshake has come.
+#[derive(Debug)]
+pub enum Progress {
+    /// More input is wanted, behind what was not consumed.
+    Incomplete(Handshake),
+    /// The handshake is over. What was not consumed is application data.
+    Accepted(Box<Accepted>),
+    /// It has failed. The alert for the client, if there is one, is in the output.
+    Failed(HandshakeError),
+}
+
+/// A connection after its handshake.
+pub enum Accepted {
+    /// TLS 1.3: it can be frozen.
+    Session(Session, Negotiated),
+    /// TLS 1.2, or a suite that this crate does not know: the connection goes on with rustls, and cannot be frozen.
+    Rustls(UnbufferedServerConnection, Negotiated),
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(session, negotiated) => formatter.debug_tuple("Session").field(session).field(negotiated).finish(),
+            Self::Rustls(_, negotiated) => formatter.debug_tuple("Rustls").field(negotiated).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum HandshakeError {
+    /// rustls has ended the handshake.
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+    /// The secrets in the key log do not give the keys that rustls uses.
+    #[error("the handshake's secrets do not belong to its keys")]
+    Secrets,
+}
+
+impl Handshake {
+    /// Goes on with the handshake. `input` is all that was received and not consumed, from the same byte on as before; what is to be
+    /// sent is appended to `output`. Gives how many bytes of the input are done with.
+    pub fn advance(mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Progress) {
+        let mut consumed = 0;
+        loop {
+            let record = first_record(&input[consumed + self.fed..]);
+            match self.run(input, &mut consumed, 0, output) {
+                Ok(false) => {}
+                Ok(true) => return (consumed, self.finish()),
+                Err(error) => return (consumed, self.fail(error, output)),
+            }
+            match record {
+                Some(Record::Whole(bytes)) => self.fed += bytes,
+                // rustls refuses a header that makes no sense before the rest of its record comes.
+                Some(Record::Begun(bytes)) => {
+                    return match self.run(input, &mut consumed, bytes, output) {
+                        Ok(_) => (consumed, Progress::Incomplete(self)),
+                        Err(error) => (consumed, self.fail(error, output)),
+                    };
+                }
+                None => return (consumed, Progress::Incomplete(self)),
+            }
+        }
+    }
+
+    /// Lets rustls do all it can with what it was fed, and `begun` bytes behind it: whether the handshake is over.
+    fn run(
+        &mut self,
+        input: &mut [u8],
+        consumed: &mut usize,
+        begun: usize,
+        output: &mut Vec<u8>,
+    ) -> Result<bool, rustls::Error> {
+        loop {
+            TOLD.take();
+            let window = &mut input[*consumed..][..self.fed + begun];
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
+            let waits = match state? {
+                ConnectionState::EncodeTlsData(mut message) => {
+                    encode(&mut message, output)?;
+                    false
+                }
+                ConnectionState::TransmitTlsData(message) => {
+                    message.done();
+                    false
+                }
+                ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake => true,
+                _ => return Err(rustls::Error::General("application data in a handshake".to_owned())),
+            };
+            self.told = mem::take(&mut self.told).and(TOLD.take());
+            *consumed += discard;
+            self.fed -= discard;
+            if waits {
+                return Ok(!self.connection.is_handshaking());
+            }
+        }
+    }
+
+    fn fail(mut self, error: rustls::Error, output: &mut Vec<u8>) -> Progress {
+        while self.connection.wants_write() {
+            let status = self.connection.process_tls_records(&mut []);
+            let Ok(ConnectionState::EncodeTlsData(mut message)) = status.state else { break };
+            if encode(&mut message, output).is_err() {
+                break;
+            }
+        }
+        Progress::Failed(error.into())
+    }
+
+    fn finish(self) -> Progress {
+        let negotiated = self.negotiated();
+        let suite = self.connection.negotiated_cipher_suite().and_then(|suite| Suite::of(suite.suite()));
+        let Some(suite) = suite else {
+            return Progress::Accepted(Box::new(Accepted::Rustls(*self.connection, negotiated)));
+        };
+        match self.connection.dangerous_into_kernel_connection() {
+            Ok((extracted, _)) => match session(suite, &self.told, &extracted, self.limits) {
+                Some(session) => Progress::Accepted(Box::new(Accepted::Session(session, negotiated))),
+                None => Progress::Failed(HandshakeError::Secrets),
+            },
+            Err(error) => Progress::Failed(error.into()),
+        }
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        let certificates = self.connection.peer_certificates().unwrap_or_default();
+        Negotiated {
+            alpn: self.connection.alpn_protocol().map(Box::from),
+            server_name: self.told.server_name.clone(),
+            is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            peer_certificate: certificates.first().map(|certificate| PeerCertificate {
+                sha256: digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("32 bytes"),
+                chain_length: u8::try_from(certificates.len()).unwrap_or(u8::MAX),
+            }),
+        }
+    }
+}
+
+/// `None` where the secrets are missing, or lead to other keys than those of rustls.
+fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
+    let direction = |secret: &Option<Zeroizing<Vec<u8>>>, (sequence, keys): &(u64, ConnectionTrafficSecrets)| {
+        let secret = Secret::new(suite, secret.as_ref()?)?;
+        let (key, iv) = match keys {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
+            _ => return None,
+        };
+        let traffic_key = secret.traffic_key();
+        (traffic_key.key() == key && traffic_key.iv() == iv).then(|| Direction::new(secret, *sequence))
+    };
+    let opening = direction(&told.client_secret, &extracted.rx)?;
+    let sealing = direction(&told.server_secret, &extracted.tx)?;
+    Some(Session::at(opening, sealing, limits))
+}
+
+fn encode<Data>(message: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    let start = output.len();
+    let mut room = 0;
+    loop {
+        output.resize(start + room, 0);
+        match message.encode(&mut output[start..]) {
+            Ok(written) => {
+                output.truncate(start + written);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needed)) if needed.required_size > room => room = needed.required_size,
+            Err(error) => {
+                output.truncate(start);
+                return Err(rustls::Error::General(error.to_string()));
+            }
+        }
+    }
+}
+
+/// How much of a record there is.
+enum Record {
+    Whole(usize),
+    Begun(usize),
+}
+
+/// The first record of bytes that rustls has not seen, if one is begun.
+fn first_record(rest: &[u8]) -> Option<Record> {
+    let whole = rest.first_chunk().map(|[_, _, _, high, low]| HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])));
+    match whole {
+        Some(bytes) if bytes <= rest.len() => Some(Record::Whole(bytes)),
+        _ => (!rest.is_empty()).then_some(Record::Begun(rest.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! What a server makes of bytes, and which differences from rustls are meant.
+
+use std::fmt;
+
+use rustls::{AlertDescription, PeerMisbehaved};
+
+use super::rig::{Rig, feed};
+use crate::record::{Error, Limits, Opened, Session, Window};
+use crate::state::{self, Negotiated};
+
+/// How a server's input ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum End {
+    /// More can come.
+    Open,
+    /// `close_notify`.
+    Closed,
+    /// With an error of this crate's.
+    Failed(Error),
+    /// With an error of rustls.
+    Refused(rustls::Error),
+}
+
+#[derive(Clone, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) plaintext: Vec<u8>,
+    pub(super) end: End,
+    /// What the server has sent at its end.
+    pub(super) alert: Option<AlertDescription>,
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plaintext, end, alert } = self;
+        write!(formatter, "{} bytes, {end:?}, alert {alert:?}", plaintext.len())
+    }
+}
+
+impl Outcome {
+    /// The same bytes and the same alert; or one of the cases in which RFC 8446 wants another alert than rustls sends, or this crate
+    /// refuses earlier.
+    pub(super) fn agrees_with(&self, rustls: &Self) -> bool {
+        let is_begun_by = |whole: &Self, part: &Self| whole.plaintext.starts_with(&part.plaintext);
+        let has_refused = matches!(rustls.end, End::Refused(_));
+        let are_same_bytes = self.plaintext == rustls.plaintext;
+        match &self.end {
+            // rustls takes four of them, and none that are called fatal (section 6.1: they mean nothing).
+            End::Open | End::Closed if rustls.is_tired_of_cancellations() => is_begun_by(self, rustls),
+            End::Open | End::Closed => self.end == rustls.end && are_same_bytes && self.alert == rustls.alert,
+            // Told by the header alone. rustls waits for the record, does not authenticate its type and version (section 5.2), and
+            // gives records until 2^14 + 2048 a chance.
+            End::Failed(Error::RecordType(_) | Error::Version(_) | Error::RecordOverflow) => is_begun_by(rustls, self),
+            // Empty records, KeyUpdates and cancellations are counted together, so that mixing them does not help.
+            End::Failed(Error::IdleRecords) => is_begun_by(rustls, self),
+            // Section 5.4 forbids them; rustls takes an empty part of a handshake message.
+            End::Failed(Error::EmptyContent(_)) => is_begun_by(rustls, self),
+            // Refused at their first byte, where rustls waits for the whole message and reads it.
+            End::Failed(Error::HandshakeType(_) | Error::KeyUpdateLength) => are_same_bytes,
+            // Sections 5 and 5.4 want `unexpected_message`; rustls sends nothing, or `decode_error`.
+            End::Failed(Error::NoContentType | Error::Interleaved) => {
+                are_same_bytes && has_refused && rustls.alert.is_none()
+            }
+            End::Failed(Error::ContentType(_)) => {
+                are_same_bytes && has_refused && rustls.alert != Some(AlertDescription::BadRecordMac)
+            }
+            // Section 6.2: errors, whatever their level says, which need no answer; rustls answers warnings by `decode_error`.
+            End::Failed(Error::AlertReceived(_)) => {
+                are_same_bytes && has_refused && matches!(rustls.alert, None | Some(AlertDescription::DecodeError))
+            }
+            End::Failed(_) => are_same_bytes && has_refused && self.alert == rustls.alert,
+            End::Refused(_) => false,
+        }
+    }
+
+    fn is_tired_of_cancellations(&self) -> bool {
+        let End::Refused(error) = &self.end else { return false };
+        let too_many = PeerMisbehaved::TooManyWarningAlertsReceived;
+        *error == too_many.into() || *error == rustls::Error::AlertReceived(AlertDescription::UserCanceled)
+    }
+}
+
+/// What rustls makes of bytes that come in parts.
+pub(super) fn of_rustls(rig: &mut Rig, bytes: &[u8], cuts: &[usize]) -> Outcome {
+    let mut plaintext = Vec::new();
+    let mut end = End::Open;
+    for part in cuts.windows(2) {
+        let fed = feed(&mut rig.rustls, &bytes[part[0]..part[1]]);
+        match fed {
+            Ok(more) => plaintext.extend_from_slice(&more),
+            Err(error) => {
+                end = End::Refused(error);
+                break;
+            }
+        }
+    }
+    // An error is told again.
+    match rig.rustls.process_new_packets() {
+        Err(error) => end = End::Refused(error),
+        Ok(state) if state.peer_has_closed() => end = End::Closed,
+        Ok(_) => {}
+    }
+    let mut sent = Vec::new();
+    while rig.rustls.wants_write() {
+        rig.rustls.write_tls(&mut sent).expect("into memory");
+    }
+    Outcome { plaintext, end, alert: alert_in(rig.reader(), &mut sent) }
+}
+
+/// What a session makes of them; `moves`: it is frozen and thawed before each part.
+pub(super) fn of_session(rig: &mut Rig, bytes: &[u8], cuts: &[usize], moves: bool) -> Outcome {
+    let mut buffer = Vec::new();
+    let mut plaintext = Vec::new();
+    let mut end = End::Open;
+    for (index, part) in cuts.windows(2).enumerate() {
+        if moves {
+            let frozen = state::freeze(&rig.session, &Negotiated::default()).expect("it has not failed");
+            let thawed = state::thaw(&frozen, Limits::default());
+            rig.session = thawed.expect("what was frozen").0;
+        }
+        buffer.extend_from_slice(&bytes[part[0]..part[1]]);
+        // Both ways to open are in turn.
+        if index % 2 == 0 {
+            let mut window = Window::default();
+            let status = rig.session.open_all(&mut buffer, &mut window);
+            plaintext.extend_from_slice(&buffer[window.plaintext]);
+            buffer.drain(..window.records);
+            if let Err(error) = status {
+                end = End::Failed(error);
+            }
+        } else {
+            end = open_each(&mut rig.session, &mut buffer, &mut plaintext);
+        }
+        if rig.session.has_peer_closed() {
+            end = End::Closed;
+        }
+        if end != End::Open {
+            break;
+        }
+    }
+    let mut sent = Vec::new();
+    if let End::Failed(error) = end {
+        assert_eq!(rig.session.open(&mut buffer), Err(error), "errors are for good");
+        let answer = rig.session.answer(error);
+        assert_eq!(answer.is_some(), error.alert().is_some(), "{error:?}");
+        answer.iter().for_each(|answer| sent.extend_from_slice(answer));
+    }
+    Outcome { plaintext, end, alert: alert_in(rig.reader(), &mut sent) }
+}
+
+fn open_each(session: &mut Session, buffer: &mut Vec<u8>, plaintext: &mut Vec<u8>) -> End {
+    loop {
+        let consumed = match session.open(buffer) {
+            Ok(Opened::Incomplete { at_least }) => {
+                assert!(at_least > buffer.len(), "{at_least} bytes of {} are enough", buffer.len());
+                return End::Open;
+            }
+            Ok(Opened::Closed { .. }) => return End::Closed,
+            Ok(Opened::Data { consumed, plaintext: found }) => {
+                plaintext.extend_from_slice(&buffer[found]);
+                consumed
+            }
+            Ok(Opened::Control { consumed }) => consumed,
+            Err(error) => return End::Failed(error),
+        };
+        buffer.drain(..consumed);
+    }
+}
+
+/// The alert at the end of what a server has sent, if one is there.
+fn alert_in(mut reader: Session, sent: &mut [u8]) -> Option<AlertDescription> {
+    match reader.open_all(sent, &mut Window::default()) {
+        Err(Error::AlertReceived(description)) => Some(description),
+        Err(error) => panic!("the server has sent what nobody can read: {error}"),
+        Ok(_) => reader.has_peer_closed().then_some(AlertDescription::CloseNotify),
+    }
+}

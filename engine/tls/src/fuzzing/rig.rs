@@ -1,0 +1,136 @@
+//! A connection of which all secrets are known: with rustls as its server, with a session, and with somebody in the client's place
+//! who can send anything.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+use crate::accept::{Config, told_secrets};
+use crate::record::{Direction, Limits, Session};
+use crate::schedule::{Secret, Suite};
+
+pub(crate) const HOST: &str = "localhost";
+
+pub(crate) struct Rig {
+    /// rustls, behind its handshake.
+    pub(crate) rustls: ServerConnection,
+    /// In the place of rustls.
+    pub(crate) session: Session,
+    /// What the client sends with.
+    pub(crate) client: Direction,
+    secrets: (Secret, Secret),
+}
+
+impl Rig {
+    pub(crate) fn new(suite: Suite) -> Self {
+        let mut rustls = server_config(suite).rustls_alone();
+        let mut client = client(&client_config(suite));
+        while client.is_handshaking() || rustls.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).expect("into memory");
+            feed(&mut rustls, &bytes).expect("a handshake");
+            bytes.clear();
+            rustls.write_tls(&mut bytes).expect("into memory");
+            client.read_tls(&mut &bytes[..]).expect("from memory");
+            client.process_new_packets().expect("a handshake");
+        }
+        let (of_client, of_server) = told_secrets(suite).expect("both secrets");
+        Self::of(rustls, (of_client, of_server))
+    }
+
+    fn of(rustls: ServerConnection, secrets: (Secret, Secret)) -> Self {
+        let (of_client, of_server) = secrets.clone();
+        let client = Direction::new(of_client.clone(), 0);
+        Self { rustls, session: Session::new(of_client, of_server, Limits::default()), client, secrets }
+    }
+
+    /// A new session of the same connection. That of rustls is where it was.
+    pub(super) fn again(self) -> Self {
+        Self::of(self.rustls, self.secrets)
+    }
+
+    /// Reads what the server sends.
+    pub(super) fn reader(&self) -> Session {
+        let (of_client, of_server) = self.secrets.clone();
+        Session::new(of_server, of_client, Limits { idle_records_max: u8::MAX, ..Limits::default() })
+    }
+}
+
+/// Gives bytes to rustls, and takes what the application would.
+pub(crate) fn feed(server: &mut ServerConnection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+    let mut plaintext = Vec::new();
+    while !bytes.is_empty() {
+        match server.read_tls(&mut bytes) {
+            Ok(0) => break,
+            Ok(_) => {}
+            // Its buffer is full of what it waits for the rest of.
+            Err(error) => return Err(rustls::Error::General(error.to_string())),
+        }
+        let processed = server.process_new_packets();
+        match io::Read::read_to_end(&mut server.reader(), &mut plaintext) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => panic!("{error}"),
+            _ => {}
+        }
+        if let Err(error) = processed {
+            return if plaintext.is_empty() { Err(error) } else { Ok(plaintext) };
+        }
+    }
+    Ok(plaintext)
+}
+
+/// A certificate and its key, the same for all.
+fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    static IDENTITY: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
+    let (certificate, key) = IDENTITY.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).expect("a certificate");
+        (made.cert.der().clone(), made.signing_key.serialize_der())
+    });
+    (certificate.clone(), PrivatePkcs8KeyDer::from(key.clone()).into())
+}
+
+pub(crate) fn provider(suite: Suite) -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|one| one.suite() == suite.id());
+    Arc::new(provider)
+}
+
+/// A server with one suite and ALPN, and without tickets, so that it sends nothing by itself.
+pub(crate) fn rustls_server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
+    let (certificate, key) = identity();
+    let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
+    let mut config = config.expect("a certificate");
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+pub(crate) fn server_config(suite: Suite) -> &'static Config {
+    static CONFIGS: [OnceLock<Config>; 3] = [const { OnceLock::new() }; 3];
+    let config = &CONFIGS[suite as usize];
+    config.get_or_init(|| Config::new(rustls_server_config(provider(suite)), Limits::default()))
+}
+
+pub(crate) fn rustls_client_config(provider: Arc<CryptoProvider>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().0).expect("a certificate");
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = versions.expect("versions").with_root_certificates(roots).with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+fn client_config(suite: Suite) -> Arc<ClientConfig> {
+    static CONFIGS: [OnceLock<Arc<ClientConfig>>; 3] = [const { OnceLock::new() }; 3];
+    Arc::clone(CONFIGS[suite as usize].get_or_init(|| Arc::new(rustls_client_config(provider(suite)))))
+}
+
+pub(crate) fn client(config: &Arc<ClientConfig>) -> ClientConnection {
+    let name = ServerName::try_from(HOST).expect("a name");
+    ClientConnection::new(Arc::clone(config), name).expect("a client")
+}

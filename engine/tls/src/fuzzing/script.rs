@@ -1,0 +1,142 @@
+//! Bytes read as what a client sends that has the keys: records of every kind, and damage to them.
+
+use rustls::ContentType;
+
+use crate::record::{Direction, HEADER_BYTES, TAG_BYTES};
+
+/// Records at most, so that each script takes little time.
+const RECORDS_MAX: usize = 120;
+
+/// What is sent, and in which parts it arrives.
+pub(super) struct Wire {
+    pub(super) bytes: Vec<u8>,
+    pub(super) cuts: Vec<usize>,
+}
+
+impl Wire {
+    pub(super) fn of(script: &[u8], client: &mut Direction) -> Self {
+        let mut script = Script { rest: script, records: Vec::new() };
+        while script.records.len() < RECORDS_MAX && script.step(client).is_some() {}
+        let bytes = script.records.concat();
+        // Cuts follow from the bytes, so that a script is all of it.
+        let mut random = bytes.iter().fold(1_u64, |all, byte| all.wrapping_mul(0x5DEE_CE66D).wrapping_add(u64::from(*byte) + 11));
+        let mut cuts = vec![0];
+        let mut at = 0;
+        while at < bytes.len() {
+            random = random.wrapping_mul(0x5DEE_CE66D).wrapping_add(11);
+            let longest = [1, 7, 40, 3000, 40_000][(random >> 20) as usize % 5];
+            at = bytes.len().min(at + 1 + (random >> 32) as usize % longest);
+            cuts.push(at);
+        }
+        Self { bytes, cuts }
+    }
+}
+
+struct Script<'a> {
+    rest: &'a [u8],
+    records: Vec<Vec<u8>>,
+}
+
+impl Script<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*byte)
+    }
+
+    /// The next bytes of the script, behind their number.
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let length = usize::from(self.byte()?).min(self.rest.len());
+        let (part, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Some(part.to_vec())
+    }
+
+    /// One record more, or damage to the last one; `None` at the end of the script.
+    fn step(&mut self, client: &mut Direction) -> Option<()> {
+        match self.byte()? % 16 {
+            0..=2 => {
+                let (length, padding) = (self.byte()?, self.byte()?);
+                let first = self.records.len() as u8;
+                let content: Vec<u8> = (0..usize::from(length) * 8 % 700).map(|at| first ^ at as u8).collect();
+                self.send(client, ContentType::ApplicationData, &content, usize::from(padding / 8));
+            }
+            3 | 4 => {
+                let request = self.byte()? % 2;
+                self.send(client, ContentType::Handshake, &[24, 0, 0, 1, request], 0);
+                client.update();
+            }
+            5 => {
+                let (request, cut) = (self.byte()?, self.byte()?);
+                let message = [24, 0, 0, 1, request % 2];
+                let (first, second) = message.split_at(1 + usize::from(cut) % 4);
+                self.send(client, ContentType::Handshake, first, 0);
+                self.send(client, ContentType::Handshake, second, 3);
+                client.update();
+            }
+            6 => {
+                let alert = [[1, 0], [2, 0], [1, 90], [2, 40], [1, 40], [3, 0], [2, 200]][usize::from(self.byte()?) % 7];
+                self.send(client, ContentType::Alert, &alert, 0);
+            }
+            7 => {
+                let (content_type, content) = (self.byte()? % 26, self.bytes()?);
+                self.send(client, content_type.into(), &content, 0);
+            }
+            8 => {
+                let raw = self.bytes()?;
+                self.records.push(raw);
+            }
+            9 => {
+                let (place, bits) = (self.byte()?, self.byte()?);
+                let last = self.records.last_mut().filter(|last| !last.is_empty())?;
+                let at = usize::from(place) % last.len();
+                last[at] ^= bits;
+            }
+            10 => {
+                let left = usize::from(self.byte()?);
+                let last = self.records.last_mut()?;
+                last.truncate(left);
+            }
+            11 => {
+                let last = self.records.last()?.clone();
+                self.records.push(last);
+            }
+            12 => {
+                let [.., before, last] = &mut self.records[..] else { return Some(()) };
+                std::mem::swap(before, last);
+            }
+            13 => {
+                let inner = (1 << 14) - 8 + usize::from(self.byte()? % 32);
+                self.send(client, ContentType::ApplicationData, &vec![7; inner], 0);
+            }
+            14 => {
+                let count = self.byte()? % 48;
+                let padding = usize::from(self.byte()?);
+                for _ in 0..count {
+                    self.send(client, ContentType::ApplicationData, &[], padding);
+                }
+            }
+            _ => {
+                // Nothing but padding, or not even that.
+                let length = usize::from(self.byte()? % 4);
+                self.seal(client, &vec![0; length]);
+            }
+        }
+        Some(())
+    }
+
+    fn send(&mut self, client: &mut Direction, content_type: ContentType, content: &[u8], padding_bytes: usize) {
+        let mut inner = content.to_vec();
+        inner.push(content_type.into());
+        inner.resize(inner.len() + padding_bytes, 0);
+        self.seal(client, &inner);
+    }
+
+    fn seal(&mut self, client: &mut Direction, inner: &[u8]) {
+        let mut record = vec![0; HEADER_BYTES];
+        record.extend_from_slice(inner);
+        record.resize(record.len() + TAG_BYTES, 0);
+        client.seal(&mut record);
+        self.records.push(record);
+    }
+}

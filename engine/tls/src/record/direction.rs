@@ -1,0 +1,101 @@
+//! One direction of a connection: its secret, its key and its sequence number.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::ContentType;
+use zeroize::Zeroizing;
+
+use super::error::Error;
+use super::header::{HEADER_BYTES, header};
+use crate::schedule::{NONCE_BYTES, Secret, Suite};
+
+/// Bytes of the tag of each suite's AEAD.
+pub(crate) const TAG_BYTES: usize = 16;
+
+const PLAIN: &str = "lengths of records are far below those of an AEAD";
+
+pub(crate) struct Direction {
+    secret: Secret,
+    key: LessSafeKey,
+    iv: Zeroizing<[u8; NONCE_BYTES]>,
+    sequence: u64,
+}
+
+impl Direction {
+    /// Sequence numbers that a peer, or a thawed state, cannot reach by sending records.
+    pub(crate) const SEQUENCE_MAX: u64 = 1 << 62;
+
+    pub(crate) fn new(secret: Secret, sequence: u64) -> Self {
+        debug_assert!(sequence <= Self::SEQUENCE_MAX, "no connection has so many records");
+        let traffic_key = secret.traffic_key();
+        let key = UnboundKey::new(secret.suite().aead(), traffic_key.key()).expect("a key of the suite's length");
+        Self { secret, key: LessSafeKey::new(key), iv: Zeroizing::new(*traffic_key.iv()), sequence }
+    }
+
+    pub(crate) fn suite(&self) -> Suite {
+        self.secret.suite()
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Of the next record.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Changes to the next secret, as a KeyUpdate wants.
+    pub(crate) fn update(&mut self) {
+        *self = Self::new(self.secret.next(), 0);
+    }
+
+    /// Opens the encrypted part of a record in place: gives the bytes of `TLSInnerPlaintext` at its beginning.
+    pub(crate) fn open(&mut self, header: [u8; HEADER_BYTES], encrypted: &mut [u8]) -> Result<usize, Error> {
+        let nonce = self.nonce();
+        let opened = self.key.open_in_place(nonce, Aad::from(header), encrypted);
+        let length = opened.map_err(|_| Error::BadRecordMac)?.len();
+        self.sequence += 1;
+        Ok(length)
+    }
+
+    /// Seals a record in place: room for a header, `TLSInnerPlaintext`, room for a tag.
+    pub(crate) fn seal(&mut self, record: &mut [u8]) {
+        let (room, encrypted) = record.split_at_mut(HEADER_BYTES);
+        room.copy_from_slice(&header(encrypted.len()));
+        let aad = Aad::from(header(encrypted.len()));
+        let (inner, tag_room) = encrypted.split_at_mut(encrypted.len() - TAG_BYTES);
+        let tag = self.key.seal_in_place_separate_tag(self.nonce(), aad, inner).expect(PLAIN);
+        tag_room.copy_from_slice(tag.as_ref());
+        self.sequence += 1;
+    }
+
+    /// Seals application data from elsewhere into a record: its header, as much as `plaintext`, a trailer.
+    pub(crate) fn seal_from(&mut self, plaintext: &[u8], record: &mut [u8]) {
+        let (room, encrypted) = record.split_at_mut(HEADER_BYTES);
+        room.copy_from_slice(&header(encrypted.len()));
+        let aad = Aad::from(header(encrypted.len()));
+        let (content, trailer) = encrypted.split_at_mut(plaintext.len());
+        let content_type = [ContentType::ApplicationData.into()];
+        let sealed =
+            self.key.seal_out_of_place_scatter(self.nonce(), aad, plaintext, content, &content_type, trailer);
+        sealed.expect(PLAIN);
+        self.sequence += 1;
+    }
+
+    /// RFC 8446 section 5.3.
+    fn nonce(&self) -> Nonce {
+        let mut nonce: [u8; NONCE_BYTES] = *self.iv;
+        for (byte, sequence) in nonce[NONCE_BYTES - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= sequence;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+impl fmt::Debug for Direction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Direction").field("secret", &self.secret).field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+//! The five bytes before a record.
+
+use rustls::ContentType;
+
+use super::error::Error;
+
+/// Bytes before the encrypted part of a record: its type, its version and its length.
+pub const HEADER_BYTES: usize = 5;
+
+/// Bytes of plaintext in a record, at most (RFC 8446 section 5.1).
+pub const PLAINTEXT_BYTES_MAX: usize = 1 << 14;
+
+/// Bytes of the encrypted part of a record, at most (section 5.2).
+pub(crate) const ENCRYPTED_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
+
+/// Bytes of a record with its header, at most: no buffer need be larger.
+pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + ENCRYPTED_BYTES_MAX;
+
+/// `legacy_record_version` of every encrypted record.
+const VERSION: [u8; 2] = [3, 3];
+
+/// The header of a record of so many encrypted bytes.
+pub(crate) fn header(encrypted_bytes: usize) -> [u8; HEADER_BYTES] {
+    let [high, low] = (encrypted_bytes as u16).to_be_bytes();
+    [ContentType::ApplicationData.into(), VERSION[0], VERSION[1], high, low]
+}
+
+/// The header at the beginning of what was received, and the bytes of the encrypted part; `None` where it has not come whole.
+///
+/// # Errors
+/// As soon as no encrypted record begins like that: another type, such as a `change_cipher_spec` after the handshake or plaintext;
+/// another version; more than a record may have.
+#[inline]
+pub(crate) fn read(received: &[u8]) -> Result<Option<([u8; HEADER_BYTES], usize)>, Error> {
+    if let Some(record_type) = received.first().filter(|first| **first != header(0)[0]) {
+        return Err(Error::RecordType(*record_type));
+    }
+    let Some(header) = received.first_chunk::<HEADER_BYTES>().copied() else { return Ok(None) };
+    let [_, major, minor, high, low] = header;
+    if [major, minor] != VERSION {
+        return Err(Error::Version(u16::from_be_bytes([major, minor])));
+    }
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length > ENCRYPTED_BYTES_MAX { Err(Error::RecordOverflow) } else { Ok(Some((header, length))) }
+}

@@ -1,0 +1,126 @@
+//! Records of TLS 1.3 after the handshake (RFC 8446 section 5), on the server's side.
+//!
+//! A [`Session`] opens records where they were received and seals them where they are sent from. It owns the keys and the sequence
+//! numbers, follows KeyUpdates of both sides, and says which alert an error is answered by. It keeps no byte of the stream but the
+//! beginning of a handshake message that is cut between two records.
+
+mod control;
+mod direction;
+mod error;
+mod header;
+mod opening;
+mod sealing;
+#[cfg(test)]
+mod tests;
+
+pub use self::control::Control;
+pub(crate) use self::direction::{Direction, TAG_BYTES};
+pub use self::error::{Error, SealError};
+pub use self::header::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
+pub use self::opening::{Opened, Status, Window};
+pub use self::sealing::{OVERHEAD_BYTES, TRAILER_BYTES};
+use crate::schedule::{Secret, Suite};
+
+/// Bytes of a KeyUpdate (RFC 8446 section 4.6.3), the only handshake message that a client may send after the handshake.
+pub(crate) const KEY_UPDATE_BYTES: usize = 5;
+
+/// Its type and its length: all of it but the request.
+pub(crate) const KEY_UPDATE_START: [u8; KEY_UPDATE_BYTES - 1] = [24, 0, 0, 1];
+
+/// What a session may do. Nothing of it is the session's state: it may be another one after a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of plaintext in a record that is sent, at most: 1 to [`PLAINTEXT_BYTES_MAX`], which is the default.
+    pub plaintext_bytes_max: usize,
+    /// Records that one key may seal before a KeyUpdate; `None`, the default: those of the suite
+    /// ([`Suite::records_per_key_max`]), which bound this number in any case.
+    pub records_per_key_max: Option<u64>,
+    /// Records without application data that the peer may send one after the other, so that it cannot keep a server busy with
+    /// nothing: empty records, KeyUpdates, ignored alerts. Default: 32, as in BoringSSL and rustls.
+    pub idle_records_max: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { plaintext_bytes_max: PLAINTEXT_BYTES_MAX, records_per_key_max: None, idle_records_max: 32 }
+    }
+}
+
+/// One connection after its handshake.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) opening: Direction,
+    pub(crate) sealing: Direction,
+    limits: Limits,
+    /// A KeyUpdate of which the end has not come.
+    pub(crate) begun: Begun,
+    /// Records without application data since the last one with some.
+    pub(crate) idle_records: u8,
+    /// The peer has asked for a KeyUpdate, which goes out before the next record.
+    pub(crate) owes_update: bool,
+    /// `close_notify` has come: what follows is ignored.
+    pub(crate) peer_closed: bool,
+    /// `close_notify` or another alert was sealed: nothing follows.
+    pub(crate) closed: bool,
+    failure: Option<Error>,
+}
+
+/// The first bytes of a KeyUpdate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) bytes: [u8; KEY_UPDATE_BYTES],
+    pub(crate) length: u8,
+}
+
+impl Session {
+    /// Both directions from their first record on. `peer` is the secret of what the peer sends, `own` that of what is sent to it.
+    ///
+    /// # Panics
+    /// Where the secrets are of two suites.
+    pub fn new(peer: Secret, own: Secret, limits: Limits) -> Self {
+        Self::at(Direction::new(peer, 0), Direction::new(own, 0), limits)
+    }
+
+    /// Both directions from anywhere on.
+    pub(crate) fn at(opening: Direction, sealing: Direction, limits: Limits) -> Self {
+        assert!(opening.suite() == sealing.suite(), "both directions of a connection have one suite");
+        let Limits { plaintext_bytes_max, records_per_key_max, idle_records_max } = limits;
+        let of_suite = sealing.suite().records_per_key_max();
+        let limits = Limits {
+            plaintext_bytes_max: plaintext_bytes_max.clamp(1, PLAINTEXT_BYTES_MAX),
+            records_per_key_max: Some(records_per_key_max.map_or(of_suite, |most| most.clamp(1, of_suite))),
+            idle_records_max,
+        };
+        Self {
+            opening,
+            sealing,
+            limits,
+            begun: Begun::default(),
+            idle_records: 0,
+            owes_update: false,
+            peer_closed: false,
+            closed: false,
+            failure: None,
+        }
+    }
+
+    /// The suite of both directions.
+    pub fn suite(&self) -> Suite {
+        self.opening.suite()
+    }
+
+    /// The peer has sent `close_notify`: a FIN behind it is no truncation.
+    pub fn has_peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// Nothing more can be sealed: `close_notify` or another alert was.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// What has ended the direction from the peer, if an error has.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure
+    }
+}

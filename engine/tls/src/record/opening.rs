@@ -1,0 +1,206 @@
+//! Opening of what the peer sends.
+
+use std::ops::Range;
+
+use rustls::{AlertDescription, ContentType};
+
+use super::error::Error;
+use super::header::{self, HEADER_BYTES, PLAINTEXT_BYTES_MAX};
+use super::{Begun, KEY_UPDATE_BYTES, KEY_UPDATE_START, Session};
+
+/// What the first record of a buffer was. `consumed` are its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It has not come whole. Nothing was changed; try again when this many bytes are there.
+    Incomplete {
+        /// Bytes in the buffer, counted from its beginning.
+        at_least: usize,
+    },
+    /// Application data, which may be empty.
+    Data {
+        /// Bytes of the record.
+        consumed: usize,
+        /// Where it lies in the buffer.
+        plaintext: Range<usize>,
+    },
+    /// Nothing for the application: a KeyUpdate, part of one, or an alert that is ignored.
+    Control {
+        /// Bytes of the record.
+        consumed: usize,
+    },
+    /// `close_notify`: the end of what the peer sends. All that follows is ignored.
+    Closed {
+        /// Bytes of the record; those of the whole buffer where it came before.
+        consumed: usize,
+    },
+}
+
+/// What lies in a buffer of received bytes, in this order: plaintext that the application has not taken, bytes that mean nothing
+/// any more, and records that are not opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Where the plaintext lies.
+    pub plaintext: Range<usize>,
+    /// Where the records begin.
+    pub records: usize,
+}
+
+/// What comes after the records that [`Session::open_all`] has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// A record that has not come whole.
+    Incomplete {
+        /// Bytes from [`Window::records`] on that it takes to go on: all of the record, or of its header.
+        at_least: usize,
+    },
+    /// Nothing: `close_notify` has come.
+    Closed,
+}
+
+impl Session {
+    /// Opens the first record of `buffer` where it lies. The plaintext takes the place of what was encrypted, so a record is given
+    /// once.
+    ///
+    /// # Errors
+    /// For good: the same one is returned by each later call. [`Session::answer`] makes an alert of it.
+    pub fn open(&mut self, buffer: &mut [u8]) -> Result<Opened, Error> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        if self.peer_closed {
+            return Ok(Opened::Closed { consumed: buffer.len() });
+        }
+        let opened = self.open_first(buffer);
+        self.failure = opened.as_ref().err().copied();
+        opened
+    }
+
+    /// Opens all records from [`Window::records`] on, and brings their plaintext together at the end of [`Window::plaintext`]: the
+    /// first stays where it was opened if there is no plaintext yet.
+    ///
+    /// # Errors
+    /// As [`Session::open`]. What was opened before the error is in `window`, and is the application's.
+    ///
+    /// # Panics
+    /// Where `window` does not lie in `buffer`.
+    pub fn open_all(&mut self, buffer: &mut [u8], window: &mut Window) -> Result<Status, Error> {
+        loop {
+            let start = window.records;
+            match self.open(&mut buffer[start..])? {
+                Opened::Incomplete { at_least } => return Ok(Status::Incomplete { at_least }),
+                Opened::Closed { consumed } => {
+                    window.records += consumed;
+                    return Ok(Status::Closed);
+                }
+                Opened::Control { consumed } => window.records += consumed,
+                Opened::Data { consumed, plaintext } => {
+                    window.records += consumed;
+                    let found = start + plaintext.start..start + plaintext.end;
+                    if window.plaintext.is_empty() {
+                        window.plaintext = found;
+                    } else {
+                        let end = window.plaintext.end;
+                        window.plaintext.end += found.len();
+                        buffer.copy_within(found, end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn open_first(&mut self, buffer: &mut [u8]) -> Result<Opened, Error> {
+        let Some((header, encrypted_bytes)) = header::read(buffer)? else {
+            return Ok(Opened::Incomplete { at_least: HEADER_BYTES });
+        };
+        let consumed = HEADER_BYTES + encrypted_bytes;
+        let Some(encrypted) = buffer.get_mut(HEADER_BYTES..consumed) else {
+            return Ok(Opened::Incomplete { at_least: consumed });
+        };
+        let inner_bytes = self.opening.open(header, encrypted)?;
+        if inner_bytes > PLAINTEXT_BYTES_MAX + 1 {
+            return Err(Error::RecordOverflow);
+        }
+        let inner = &encrypted[..inner_bytes];
+        // Padding is zero, and a content type is not (RFC 8446 section 5.4).
+        let length = inner.iter().rposition(|byte| *byte != 0).ok_or(Error::NoContentType)?;
+        let (content, content_type) = (&inner[..length], inner[length]);
+        let kind = ContentType::from(content_type);
+        if self.begun.length > 0 && kind != ContentType::Handshake {
+            return Err(Error::Interleaved);
+        }
+        match kind {
+            ContentType::ApplicationData => {
+                if content.is_empty() {
+                    self.count_idle()?;
+                } else {
+                    self.idle_records = 0;
+                }
+                return Ok(Opened::Data { consumed, plaintext: HEADER_BYTES..HEADER_BYTES + length });
+            }
+            ContentType::Handshake | ContentType::Alert if content.is_empty() => {
+                return Err(Error::EmptyContent(content_type));
+            }
+            ContentType::Handshake => self.handle_handshake(content)?,
+            ContentType::Alert => self.handle_alert(content)?,
+            _ => return Err(Error::ContentType(content_type)),
+        }
+        if self.peer_closed {
+            return Ok(Opened::Closed { consumed });
+        }
+        self.count_idle()?;
+        Ok(Opened::Control { consumed })
+    }
+
+    /// Takes in a part of a handshake message: of a KeyUpdate, or it is refused at its first byte.
+    fn handle_handshake(&mut self, content: &[u8]) -> Result<(), Error> {
+        let had = usize::from(self.begun.length);
+        let taken = content.len().min(KEY_UPDATE_BYTES - had);
+        self.begun.bytes[had..had + taken].copy_from_slice(&content[..taken]);
+        let length = had + taken;
+        let [message_type, .., request] = self.begun.bytes;
+        if message_type != KEY_UPDATE_START[0] {
+            return Err(Error::HandshakeType(message_type));
+        }
+        let known = length.min(KEY_UPDATE_START.len());
+        if self.begun.bytes[..known] != KEY_UPDATE_START[..known] {
+            return Err(Error::KeyUpdateLength);
+        }
+        if length < KEY_UPDATE_BYTES {
+            self.begun.length = length as u8;
+            return Ok(());
+        }
+        if taken < content.len() {
+            return Err(Error::KeyUpdateNotAtEnd);
+        }
+        if request > 1 {
+            return Err(Error::KeyUpdateRequest(request));
+        }
+        self.begun = Begun::default();
+        self.opening.update();
+        self.owes_update |= request == 1 && !self.closed;
+        Ok(())
+    }
+
+    /// The level says nothing in TLS 1.3: what is not one of the two that close nothing is an error (RFC 8446 section 6).
+    fn handle_alert(&mut self, content: &[u8]) -> Result<(), Error> {
+        let [level, description] = *content else { return Err(Error::AlertLength) };
+        if !(1..=2).contains(&level) {
+            return Err(Error::AlertLevel(level));
+        }
+        match AlertDescription::from(description) {
+            AlertDescription::CloseNotify => self.peer_closed = true,
+            AlertDescription::UserCanceled => {}
+            description => return Err(Error::AlertReceived(description)),
+        }
+        Ok(())
+    }
+
+    /// A record has come that gives the application nothing.
+    fn count_idle(&mut self) -> Result<(), Error> {
+        if self.idle_records >= self.limits.idle_records_max {
+            return Err(Error::IdleRecords);
+        }
+        self.idle_records += 1;
+        Ok(())
+    }
+}
