@@ -204,4 +204,4 @@ impl hkdf::KeyType for Length {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -35,11 +35,10 @@ pub(crate) fn read(received: &[u8]) -> Result<Option<([u8; HEADER_BYTES], usize)
     if let Some(record_type) = received.first().filter(|first| **first != header(0)[0]) {
         return Err(Error::RecordType(*record_type));
     }
-    let Some(header) = received.first_chunk::<HEADER_BYTES>().copied() else { return Ok(None) };
-    let [_, major, minor, high, low] = header;
-    if [major, minor] != VERSION {
-        return Err(Error::Version(u16::from_be_bytes([major, minor])));
+    if let Some([_, major, minor]) = received.first_chunk().filter(|[_, major, minor]| [*major, *minor] != VERSION) {
+        return Err(Error::Version(u16::from_be_bytes([*major, *minor])));
     }
-    let length = usize::from(u16::from_be_bytes([high, low]));
+    let Some(header) = received.first_chunk::<HEADER_BYTES>().copied() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if length > ENCRYPTED_BYTES_MAX { Err(Error::RecordOverflow) } else { Ok(Some((header, length))) }
 }

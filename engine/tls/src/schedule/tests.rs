@@ -1,7 +1,7 @@
 use super::*;
 
 /// RFC 8448 section 3: the secret, key and IV of the client's application data, then of the server's.
-const TRACE: [[&str; 3]; 2] = [
+pub(crate) const TRACE: [[&str; 3]; 2] = [
     [
         "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5",
         "17422dda596ed5d9acd890e3c63f5051",
