@@ -13,7 +13,7 @@ use aws_lc_rs::digest;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
+use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
 use zeroize::Zeroizing;
 
 use crate::record::{Direction, HEADER_BYTES, Limits, Session};
@@ -161,7 +161,9 @@ pub enum Accepted {
 impl fmt::Debug for Accepted {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Session(session, negotiated) => formatter.debug_tuple("Session").field(session).field(negotiated).finish(),
+            Self::Session(session, negotiated) => {
+                formatter.debug_tuple("Session").field(session).field(negotiated).finish()
+            }
             Self::Rustls(_, negotiated) => formatter.debug_tuple("Rustls").field(negotiated).finish_non_exhaustive(),
         }
     }
@@ -184,37 +186,34 @@ impl Handshake {
     pub fn advance(mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Progress) {
         let mut consumed = 0;
         loop {
-            let record = first_record(&input[consumed + self.fed..]);
-            match self.run(input, &mut consumed, 0, output) {
-                Ok(false) => {}
-                Ok(true) => return (consumed, self.finish()),
-                Err(error) => return (consumed, self.fail(error, output)),
-            }
-            match record {
-                Some(Record::Whole(bytes)) => self.fed += bytes,
-                // rustls refuses a header that makes no sense before the rest of its record comes.
-                Some(Record::Begun(bytes)) => {
-                    return match self.run(input, &mut consumed, bytes, output) {
-                        Ok(_) => (consumed, Progress::Incomplete(self)),
-                        Err(error) => (consumed, self.fail(error, output)),
-                    };
+            let run = match first_record(&input[consumed + self.fed..]) {
+                Record::Whole(bytes) => {
+                    self.fed += bytes;
+                    self.run(input, &mut consumed, 0, output)
                 }
-                None => return (consumed, Progress::Incomplete(self)),
+                // rustls says what is wrong with it.
+                Record::Wrong(bytes) => self.run(input, &mut consumed, bytes, output),
+                Record::Begun => return (consumed, Progress::Incomplete(self)),
+            };
+            match run {
+                Ok(State::Waits) => {}
+                Ok(State::Over) => return (consumed, self.finish()),
+                Err(error) => return (consumed, self.fail(error, output)),
             }
         }
     }
 
-    /// Lets rustls do all it can with what it was fed, and `begun` bytes behind it: whether the handshake is over.
+    /// Lets rustls do all it can with what it was fed, and `more` bytes behind it, which it must refuse.
     fn run(
         &mut self,
         input: &mut [u8],
         consumed: &mut usize,
-        begun: usize,
+        more: usize,
         output: &mut Vec<u8>,
-    ) -> Result<bool, rustls::Error> {
+    ) -> Result<State, rustls::Error> {
         loop {
             TOLD.take();
-            let window = &mut input[*consumed..][..self.fed + begun];
+            let window = &mut input[*consumed..][..self.fed + more];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
             let waits = match state? {
                 ConnectionState::EncodeTlsData(mut message) => {
@@ -231,8 +230,12 @@ impl Handshake {
             self.told = mem::take(&mut self.told).and(TOLD.take());
             *consumed += discard;
             self.fed -= discard;
+            if waits && !self.connection.is_handshaking() {
+                return Ok(State::Over);
+            }
             if waits {
-                return Ok(!self.connection.is_handshaking());
+                let refuses = rustls::Error::General("a record that was to be refused".to_owned());
+                return if more == 0 { Ok(State::Waits) } else { Err(refuses) };
             }
         }
     }
@@ -314,19 +317,46 @@ fn encode<Data>(message: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> 
     }
 }
 
-/// How much of a record there is.
-enum Record {
-    Whole(usize),
-    Begun(usize),
+/// Where rustls stands when it has done all it can.
+enum State {
+    Waits,
+    Over,
 }
 
-/// The first record of bytes that rustls has not seen, if one is begun.
-fn first_record(rest: &[u8]) -> Option<Record> {
-    let whole = rest.first_chunk().map(|[_, _, _, high, low]| HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])));
-    match whole {
-        Some(bytes) if bytes <= rest.len() => Some(Record::Whole(bytes)),
-        _ => (!rest.is_empty()).then_some(Record::Begun(rest.len())),
+/// What begins behind all that rustls has seen.
+enum Record {
+    /// A record of so many bytes.
+    Whole(usize),
+    /// Part of one, or nothing.
+    Begun,
+    /// So many bytes, with which no record begins that rustls takes.
+    Wrong(usize),
+}
+
+/// rustls sees whole records only, since it tries anew with each byte to decrypt what it skips: refused early data. It would wait
+/// for the end of what no record begins with, though, so that is looked for here.
+fn first_record(rest: &[u8]) -> Record {
+    let is_wrong = |wrong| if wrong { Record::Wrong(rest.len()) } else { Record::Begun };
+    match *rest {
+        [] => Record::Begun,
+        [content_type] | [content_type, _] => is_wrong(!is_known(content_type)),
+        [content_type, major, _] | [content_type, major, _, _] => is_wrong(!is_known(content_type) || major != 3),
+        [content_type, major, _, high, low, ..] => {
+            let bytes = HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
+            if rest.len() >= bytes {
+                Record::Whole(bytes)
+            } else {
+                is_wrong(!is_known(content_type) || major != 3 || bytes >= HEADER_BYTES + LEGACY_BYTES_MAX)
+            }
+        }
     }
+}
+
+/// Bytes behind a header from which on rustls refuses it: those of TLS 1.2 (RFC 5246 section 6.2.3).
+const LEGACY_BYTES_MAX: usize = (1 << 14) + 2048;
+
+fn is_known(content_type: u8) -> bool {
+    !matches!(ContentType::from(content_type), ContentType::Unknown(_))
 }
 
 #[cfg(test)]

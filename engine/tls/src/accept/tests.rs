@@ -1,0 +1,385 @@
+use std::io::Write as _;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+use super::*;
+use crate::fuzzing::rig::{self, HOST, client, feed, rustls_client_config, rustls_server_config, shake, tell};
+use crate::record::{Opened, Status, Window};
+
+fn default_provider() -> Arc<CryptoProvider> {
+    Arc::new(provider::default_provider())
+}
+
+fn config_of(rustls: ServerConfig) -> Config {
+    Config::new(rustls, Limits::default())
+}
+
+fn server() -> Config {
+    config_of(rustls_server_config(default_provider()))
+}
+
+fn client_of(config: ClientConfig) -> ClientConnection {
+    client(&Arc::new(config))
+}
+
+fn session_of(progress: Progress) -> (Session, Negotiated) {
+    let Progress::Accepted(accepted) = progress else { panic!("{progress:?}") };
+    let Accepted::Session(session, negotiated) = *accepted else { panic!("not TLS 1.3") };
+    (session, negotiated)
+}
+
+/// All plaintext of `input`, which has nothing but whole records.
+fn opened(session: &mut Session, input: &mut [u8]) -> Vec<u8> {
+    let mut window = Window::default();
+    assert_eq!(session.open_all(input, &mut window), Ok(Status::Incomplete { at_least: HEADER_BYTES }));
+    assert_eq!(window.records, input.len());
+    input[window.plaintext].to_vec()
+}
+
+/// Both sides read what the other one says.
+fn speak(session: &mut Session, client: &mut ClientConnection) {
+    client.writer().write_all(b"ping").expect("buffered");
+    let (mut sent, mut answer) = (Vec::new(), Vec::new());
+    while client.wants_write() {
+        client.write_tls(&mut sent).expect("into memory");
+    }
+    assert_eq!(opened(session, &mut sent), b"ping");
+    session.seal_into(b"pong", &mut answer).expect("open");
+    assert_eq!(tell(client, &answer).expect("good records"), b"pong");
+}
+
+#[test]
+fn handshakes_come_in_any_parts() {
+    for suite in Suite::ALL {
+        for part in [1, 2, 3, 5, 6, 64, 500, usize::MAX] {
+            let mut client = client(&rig::client_config(suite));
+            let (progress, rest) = shake(rig::server_config(suite), &mut client, part);
+            let (mut session, negotiated) = session_of(progress);
+            assert_eq!((session.suite(), &rest[..]), (suite, &b""[..]));
+            assert_eq!(negotiated.alpn.as_deref(), Some(&b"http/1.1"[..]));
+            assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
+            assert!(!negotiated.is_resumed && negotiated.peer_certificate.is_none());
+            speak(&mut session, &mut client);
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_finished_message_in_its_flight_is_the_sessions() {
+    for tickets in [0, 1, 3] {
+        for part in [1, usize::MAX] {
+            let mut config = rustls_server_config(default_provider());
+            config.send_tls13_tickets = tickets;
+            let config = config_of(config);
+            let mut client = client_of(rustls_client_config(default_provider()));
+            // rustls keeps it until the handshake is over.
+            client.writer().write_all(b"with Finished").expect("buffered");
+            let (progress, mut rest) = shake(&config, &mut client, part);
+            let (mut session, _) = session_of(progress);
+            assert_eq!(opened(&mut session, &mut rest), b"with Finished");
+            speak(&mut session, &mut client);
+        }
+    }
+}
+
+#[test]
+fn key_updates_follow_the_finished_message_in_its_flight() {
+    let mut client = client_of(rustls_client_config(default_provider()));
+    let config = server();
+    // By hand, so that the client's last flight can be made longer.
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    client.write_tls(&mut input).expect("into memory");
+    let (consumed, progress) = config.begin().expect("a handshake").advance(&mut input, &mut output);
+    let Progress::Incomplete(handshake) = progress else { panic!("{progress:?}") };
+    assert_eq!(consumed, input.len());
+    input.clear();
+    tell(&mut client, &output).expect("a handshake");
+    for _ in 0..3 {
+        client.refresh_traffic_keys().expect("TLS 1.3");
+        client.writer().write_all(b"updated ").expect("buffered");
+    }
+    while client.wants_write() {
+        client.write_tls(&mut input).expect("into memory");
+    }
+    let (consumed, progress) = handshake.advance(&mut input, &mut output);
+    let (mut session, _) = session_of(progress);
+    assert_eq!(opened(&mut session, &mut input[consumed..]), b"updated updated updated ");
+    speak(&mut session, &mut client);
+}
+
+#[test]
+fn tickets_resume_sessions() {
+    let mut config = rustls_server_config(default_provider());
+    config.send_tls13_tickets = 2;
+    let config = config_of(config);
+    let mut of_client = rustls_client_config(default_provider());
+    of_client.resumption = Resumption::in_memory_sessions(8);
+    let of_client = Arc::new(of_client);
+    for is_resumed in [false, true, true] {
+        let mut client = client(&of_client);
+        let (progress, _) = shake(&config, &mut client, usize::MAX);
+        let (mut session, negotiated) = session_of(progress);
+        assert_eq!(negotiated.is_resumed, is_resumed);
+        assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
+        speak(&mut session, &mut client);
+    }
+}
+
+#[test]
+fn refused_early_data_is_skipped() {
+    // A server that takes early data, and one that does not, know the same tickets.
+    let sessions = ServerSessionMemoryCache::new(8);
+    let configs = [1 << 14, 0].map(|early_bytes| {
+        let mut config = rustls_server_config(default_provider());
+        config.session_storage = sessions.clone();
+        config.send_tls13_tickets = 1;
+        config.max_early_data_size = early_bytes;
+        config
+    });
+    let [takes, refuses] = configs;
+    let mut of_client = rustls_client_config(default_provider());
+    of_client.resumption = Resumption::in_memory_sessions(8);
+    of_client.enable_early_data = true;
+    let of_client = Arc::new(of_client);
+    let refuses = config_of(refuses);
+    for part in [1, 300, usize::MAX] {
+        let mut first = client(&of_client);
+        let mut server = ServerConnection::new(Arc::new(takes.clone())).expect("a server");
+        while first.wants_write() || server.wants_write() {
+            let (mut sent, mut answer) = (Vec::new(), Vec::new());
+            first.write_tls(&mut sent).expect("into memory");
+            feed(&mut server, &sent).expect("a handshake");
+            server.write_tls(&mut answer).expect("into memory");
+            tell(&mut first, &answer).expect("a handshake");
+        }
+        let mut client = client(&of_client);
+        client.early_data().expect("the ticket allows it").write_all(&[7; 2000]).expect("buffered");
+        let (progress, rest) = shake(&refuses, &mut client, part);
+        let (mut session, negotiated) = session_of(progress);
+        assert!(!client.is_early_data_accepted() && rest.is_empty());
+        assert!(negotiated.is_resumed);
+        speak(&mut session, &mut client);
+    }
+}
+
+#[test]
+fn a_client_without_a_fitting_key_share_is_asked_for_one() {
+    for part in [1, usize::MAX] {
+        let mut only = provider::default_provider();
+        only.kx_groups = vec![provider::kx_group::SECP384R1];
+        let config = config_of(rustls_server_config(Arc::new(only)));
+        let mut client = client_of(rustls_client_config(default_provider()));
+        let (mut session, _) = session_of(shake(&config, &mut client, part).0);
+        assert_eq!(client.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+        speak(&mut session, &mut client);
+    }
+}
+
+#[test]
+fn what_the_client_does_not_say_is_not_known() {
+    let mut of_client = rustls_client_config(default_provider());
+    of_client.enable_sni = false;
+    of_client.alpn_protocols.clear();
+    let mut client = client_of(of_client);
+    let (mut session, negotiated) = session_of(shake(&server(), &mut client, usize::MAX).0);
+    assert_eq!(negotiated, Negotiated::default());
+    speak(&mut session, &mut client);
+}
+
+#[test]
+fn a_clients_certificate_is_known_by_its_digest() {
+    let made = rcgen::generate_simple_self_signed(["somebody".to_owned()]).expect("a certificate");
+    let certificate: CertificateDer<'static> = made.cert.der().clone();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).expect("a certificate");
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), default_provider()).build();
+    let mut config = rustls_server_config(default_provider());
+    let resolver = Arc::clone(&config.cert_resolver);
+    config = ServerConfig::builder_with_provider(default_provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.expect("a verifier"))
+        .with_cert_resolver(resolver);
+    let mut of_client = rustls_client_config(default_provider());
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+    let provider = default_provider();
+    let key = provider.key_provider.load_private_key(key).expect("a key");
+    let identity = rustls::sign::SingleCertAndKey::from(CertifiedKey::new(vec![certificate.clone()], key));
+    of_client.client_auth_cert_resolver = Arc::new(identity);
+    let mut client = client_of(of_client);
+    let (mut session, negotiated) = session_of(shake(&config_of(config.clone()), &mut client, 100).0);
+    let sha256 = digest::digest(&digest::SHA256, &certificate).as_ref().try_into().expect("32 bytes");
+    assert_eq!(negotiated.peer_certificate, Some(PeerCertificate { sha256, chain_length: 1 }));
+    speak(&mut session, &mut client);
+    // One without a certificate is refused, and is told so.
+    let mut client = client_of(rustls_client_config(default_provider()));
+    let (progress, _) = shake(&config_of(config), &mut client, usize::MAX);
+    assert!(matches!(progress, Progress::Failed(HandshakeError::Rustls(rustls::Error::NoCertificatesPresented))));
+    let told = client.process_new_packets().expect_err("the alert");
+    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::CertificateRequired));
+}
+
+#[test]
+fn a_connection_of_tls_1_2_stays_with_rustls() {
+    for part in [1, usize::MAX] {
+        let mut old = provider::default_provider();
+        old.cipher_suites.retain(|suite| suite.tls13().is_none());
+        let mut client = client_of(rustls_client_config(Arc::new(old)));
+        client.writer().write_all(b"hello").expect("buffered");
+        let (progress, mut rest) = shake(&server(), &mut client, part);
+        let Progress::Accepted(accepted) = progress else { panic!("{progress:?}") };
+        let Accepted::Rustls(mut connection, negotiated) = *accepted else { panic!("not TLS 1.2") };
+        assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
+        while client.wants_write() {
+            client.write_tls(&mut rest).expect("into memory");
+        }
+        let status = connection.process_tls_records(&mut rest);
+        let Ok(ConnectionState::ReadTraffic(mut records)) = status.state else { panic!("no data") };
+        assert_eq!(records.next_record().expect("a record").expect("good").payload, b"hello");
+    }
+}
+
+#[test]
+fn early_data_stays_off_and_secrets_of_another_handshake_are_refused() {
+    let mut config = rustls_server_config(default_provider());
+    config.max_early_data_size = 100;
+    assert_eq!(config_of(config).rustls.max_early_data_size, 0);
+
+    let config = server();
+    let mut client = client_of(rustls_client_config(default_provider()));
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    client.write_tls(&mut input).expect("into memory");
+    let (consumed, progress) = config.begin().expect("a handshake").advance(&mut input, &mut output);
+    let Progress::Incomplete(mut handshake) = progress else { panic!("{progress:?}") };
+    input.drain(..consumed);
+    handshake.told.client_secret = Some(Zeroizing::new(vec![7; 48]));
+    tell(&mut client, &output).expect("a handshake");
+    client.write_tls(&mut input).expect("into memory");
+    let (_, progress) = handshake.advance(&mut input, &mut output);
+    assert!(matches!(progress, Progress::Failed(HandshakeError::Secrets)), "{progress:?}");
+}
+
+/// What a handshake ends in, and what it has sent, when it is fed with rustls's own interface.
+fn alone(config: &Config, flight: &[u8]) -> (Result<(), rustls::Error>, Vec<u8>) {
+    let mut server = config.rustls_alone();
+    let fed = feed(&mut server, flight).map(drop);
+    let mut sent = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut sent).expect("into memory");
+    }
+    (fed, sent)
+}
+
+#[test]
+fn each_altered_byte_of_a_client_hello_ends_as_with_rustls_alone() {
+    let config = server();
+    let mut hello = Vec::new();
+    client_of(rustls_client_config(default_provider())).write_tls(&mut hello).expect("into memory");
+    let (mut failures, mut alerts) = (0, 0);
+    for at in 0..hello.len() {
+        let mut flight = hello.clone();
+        flight[at] ^= [1, 0x80, 0xFF][at % 3];
+        let (expected, sent) = alone(&config, &flight);
+        let mut output = Vec::new();
+        let (_, progress) = config.begin().expect("a handshake").advance(&mut flight, &mut output);
+        let ended = match progress {
+            Progress::Incomplete(_) => Ok(()),
+            Progress::Failed(error) => Err(error),
+            Progress::Accepted(_) => unreachable!("nobody has signed anything"),
+        };
+        failures += usize::from(expected.is_err());
+        assert_eq!(ended, expected.clone().map_err(HandshakeError::from), "byte {at}");
+        // Behind a ServerHello it is encrypted.
+        if sent.len() == 7 {
+            assert_eq!(output, sent, "byte {at}: the same alert");
+            alerts += 1;
+        }
+    }
+    assert!(failures > 100 && alerts > 100, "{failures}, {alerts}");
+}
+
+#[test]
+fn each_altered_byte_of_the_last_flight_ends_as_with_rustls_alone() {
+    let config = server();
+    // Change of cipher spec, and Finished.
+    for at in 0..70 {
+        let mut results = Vec::new();
+        for is_alone in [true, false] {
+            let mut client = client_of(rustls_client_config(default_provider()));
+            let (mut flight, mut output) = (Vec::new(), Vec::new());
+            client.write_tls(&mut flight).expect("into memory");
+            let mut server = config.rustls_alone();
+            let handshake = if is_alone {
+                feed(&mut server, &flight).expect("a handshake");
+                while server.wants_write() {
+                    server.write_tls(&mut output).expect("into memory");
+                }
+                None
+            } else {
+                match config.begin().expect("a handshake").advance(&mut flight, &mut output) {
+                    (_, Progress::Incomplete(handshake)) => Some(handshake),
+                    (_, other) => panic!("{other:?}"),
+                }
+            };
+            tell(&mut client, &output).expect("a handshake");
+            output.clear();
+            flight.clear();
+            client.write_tls(&mut flight).expect("into memory");
+            assert!(flight.len() >= 70);
+            flight[at] ^= 0x11;
+            let result = if let Some(handshake) = handshake {
+                match handshake.advance(&mut flight, &mut output).1 {
+                    Progress::Failed(HandshakeError::Rustls(error)) => Err(error),
+                    Progress::Failed(error) => panic!("{error}"),
+                    _ => Ok(()),
+                }
+            } else {
+                let fed = feed(&mut server, &flight).map(drop);
+                while server.wants_write() {
+                    server.write_tls(&mut output).expect("into memory");
+                }
+                fed
+            };
+            // The client reads an alert.
+            results.push((result, tell(&mut client, &output).map(drop)));
+        }
+        assert_eq!(results[0], results[1], "byte {at}");
+    }
+}
+
+#[test]
+fn a_plain_request_is_refused_with_an_alert() {
+    let mut output = Vec::new();
+    let mut request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    let (_, progress) = server().begin().expect("a handshake").advance(&mut request, &mut output);
+    assert!(matches!(progress, Progress::Failed(HandshakeError::Rustls(rustls::Error::InvalidMessage(_)))));
+    assert_eq!(output, [21, 3, 3, 0, 2, 2, AlertDescription::DecodeError.into()]);
+}
+
+#[test]
+fn handshakes_on_one_thread_do_not_mix() {
+    let config = server();
+    let mut clients: Vec<_> = (0..4).map(|_| client_of(rustls_client_config(default_provider()))).collect();
+    let mut handshakes = Vec::new();
+    for client in &mut clients {
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        client.write_tls(&mut input).expect("into memory");
+        let (_, progress) = config.begin().expect("a handshake").advance(&mut input, &mut output);
+        let Progress::Incomplete(handshake) = progress else { panic!("{progress:?}") };
+        tell(client, &output).expect("a handshake");
+        handshakes.push(handshake);
+    }
+    for (client, handshake) in clients.iter_mut().zip(handshakes).rev() {
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        client.write_tls(&mut input).expect("into memory");
+        let (mut session, _) = session_of(handshake.advance(&mut input, &mut output).1);
+        assert!(matches!(session.open(&mut []), Ok(Opened::Incomplete { .. })));
+        speak(&mut session, client);
+    }
+}

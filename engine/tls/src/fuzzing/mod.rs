@@ -1,5 +1,6 @@
 //! What must hold for any bytes: for ordinary tests, with seeds, and for libFuzzer. rustls is the oracle.
 
+mod conversation;
 mod outcome;
 pub(crate) mod rig;
 mod script;
@@ -26,6 +27,12 @@ pub fn records(data: &[u8]) {
     let mut rig = rig.again();
     let moved = of_session(&mut rig, &bytes, &cuts, true);
     assert_eq!(moved, ours, "frozen and thawed at every cut");
+}
+
+/// A session speaks with a client of rustls, in any order: both write, change keys, pad and close, and whatever was sent arrives in
+/// any parts. Between all of that the session moves. Each side reads what the other has written.
+pub fn conversation(data: &[u8]) {
+    conversation::run(data);
 }
 
 /// Any bytes as a frozen session: refused, or a session that freezes to the same bytes.

@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-use crate::accept::{Config, told_secrets};
+use crate::accept::{Config, Progress, told_secrets};
 use crate::record::{Direction, Limits, Session};
 use crate::schedule::{Secret, Suite};
 
@@ -98,7 +98,7 @@ pub(crate) fn provider(suite: Suite) -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// A server with one suite and ALPN, and without tickets, so that it sends nothing by itself.
+/// A server with ALPN, and without tickets, so that it sends nothing by itself.
 pub(crate) fn rustls_server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
     let (certificate, key) = identity();
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -125,9 +125,59 @@ pub(crate) fn rustls_client_config(provider: Arc<CryptoProvider>) -> ClientConfi
     config
 }
 
-fn client_config(suite: Suite) -> Arc<ClientConfig> {
+/// As [`server_config`], with tickets.
+pub(super) fn server_config_with_tickets(suite: Suite) -> &'static Config {
+    static CONFIGS: [OnceLock<Config>; 3] = [const { OnceLock::new() }; 3];
+    CONFIGS[suite as usize].get_or_init(|| {
+        let mut config = rustls_server_config(provider(suite));
+        config.send_tls13_tickets = 2;
+        Config::new(config, Limits { records_per_key_max: Some(20), ..Limits::default() })
+    })
+}
+
+pub(crate) fn client_config(suite: Suite) -> Arc<ClientConfig> {
     static CONFIGS: [OnceLock<Arc<ClientConfig>>; 3] = [const { OnceLock::new() }; 3];
     Arc::clone(CONFIGS[suite as usize].get_or_init(|| Arc::new(rustls_client_config(provider(suite)))))
+}
+
+/// Gives bytes to rustls.
+pub(crate) fn tell(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+    let mut plaintext = Vec::new();
+    while !bytes.is_empty() {
+        client.read_tls(&mut bytes).expect("from memory");
+        client.process_new_packets()?;
+        // What cannot be read now comes later.
+        let _ = io::Read::read_to_end(&mut client.reader(), &mut plaintext);
+    }
+    Ok(plaintext)
+}
+
+/// Makes a handshake with a client, whose bytes come in parts of `part` bytes. Gives what is left of the input, too.
+pub(crate) fn shake(config: &Config, client: &mut ClientConnection, part: usize) -> (Progress, Vec<u8>) {
+    let mut handshake = config.begin().expect("a handshake");
+    let (mut input, mut sent) = (Vec::new(), Vec::new());
+    loop {
+        let mut output = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).expect("into memory");
+        }
+        assert!(!sent.is_empty(), "the client waits, and so does the server");
+        while !sent.is_empty() {
+            input.extend(sent.drain(..part.min(sent.len())));
+            let (consumed, progress) = handshake.advance(&mut input, &mut output);
+            input.drain(..consumed);
+            match progress {
+                Progress::Incomplete(one) => handshake = one,
+                over => {
+                    // What it says may be an alert, which is what the client then returns.
+                    let _ = tell(client, &output);
+                    input.append(&mut sent);
+                    return (over, input);
+                }
+            }
+        }
+        tell(client, &output).expect("a handshake");
+    }
 }
 
 pub(crate) fn client(config: &Arc<ClientConfig>) -> ClientConnection {

@@ -19,7 +19,8 @@ impl Wire {
         while script.records.len() < RECORDS_MAX && script.step(client).is_some() {}
         let bytes = script.records.concat();
         // Cuts follow from the bytes, so that a script is all of it.
-        let mut random = bytes.iter().fold(1_u64, |all, byte| all.wrapping_mul(0x5DEE_CE66D).wrapping_add(u64::from(*byte) + 11));
+        let mut random =
+            bytes.iter().fold(1_u64, |all, byte| all.wrapping_mul(0x5DEE_CE66D).wrapping_add(u64::from(*byte) + 11));
         let mut cuts = vec![0];
         let mut at = 0;
         while at < bytes.len() {
@@ -75,7 +76,8 @@ impl Script<'_> {
                 client.update();
             }
             6 => {
-                let alert = [[1, 0], [2, 0], [1, 90], [2, 40], [1, 40], [3, 0], [2, 200]][usize::from(self.byte()?) % 7];
+                let alert =
+                    [[1, 0], [2, 0], [1, 90], [2, 40], [1, 40], [3, 0], [2, 200]][usize::from(self.byte()?) % 7];
                 self.send(client, ContentType::Alert, &alert, 0);
             }
             7 => {

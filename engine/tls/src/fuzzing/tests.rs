@@ -39,3 +39,8 @@ fn any_bytes_as_a_frozen_session_are_refused_or_the_same_again() {
 fn any_bytes_as_a_handshake_end_as_with_rustls_alone() {
     run(CALLS / 10, handshake, 600);
 }
+
+#[test]
+fn any_conversation_with_a_client_of_rustls_comes_through() {
+    run(CALLS, conversation, 120);
+}

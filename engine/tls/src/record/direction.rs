@@ -78,8 +78,7 @@ impl Direction {
         let aad = Aad::from(header(encrypted.len()));
         let (content, trailer) = encrypted.split_at_mut(plaintext.len());
         let content_type = [ContentType::ApplicationData.into()];
-        let sealed =
-            self.key.seal_out_of_place_scatter(self.nonce(), aad, plaintext, content, &content_type, trailer);
+        let sealed = self.key.seal_out_of_place_scatter(self.nonce(), aad, plaintext, content, &content_type, trailer);
         sealed.expect(PLAIN);
         self.sequence += 1;
     }
@@ -96,6 +95,10 @@ impl Direction {
 
 impl fmt::Debug for Direction {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Direction").field("secret", &self.secret).field("sequence", &self.sequence).finish_non_exhaustive()
+        formatter
+            .debug_struct("Direction")
+            .field("secret", &self.secret)
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
     }
 }

@@ -17,10 +17,8 @@ const TRACE_DATA: [(u64, &str); 2] = [
          a21c0047c2abf332540dd032e167c2955d",
     ),
 ];
-const TRACE_CLOSE: [(u64, &str); 2] = [
-    (1, "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3"),
-    (2, "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9"),
-];
+const TRACE_CLOSE: [(u64, &str); 2] =
+    [(1, "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3"), (2, "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9")];
 
 fn secret(suite: Suite, byte: u8) -> Secret {
     Secret::new(suite, &vec![byte; suite.secret_bytes()]).expect("a secret")
@@ -340,7 +338,8 @@ fn a_peer_cannot_go_on_without_application_data() {
         |of| sealed(of, &[23, 0, 0, 0, 0]),
     ];
     for (period, limit) in [(1, 32), (2, 5), (4, 0)] {
-        let (mut session, mut attacker) = pair(Suite::Aes128GcmSha256, Limits { idle_records_max: limit, ..Limits::default() });
+        let (mut session, mut attacker) =
+            pair(Suite::Aes128GcmSha256, Limits { idle_records_max: limit, ..Limits::default() });
         for round in 0..3 {
             for index in 0..limit {
                 let mut record = kinds[usize::from(index) % period](&mut attacker);
