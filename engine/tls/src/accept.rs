@@ -145,7 +145,7 @@ pub enum Progress {
     /// More input is wanted, behind what was not consumed.
     Incomplete(Handshake),
     /// The handshake is over. What was not consumed is application data.
-    Accepted(Box<Accepted>),
+    Accepted(Accepted),
     /// It has failed. The alert for the client, if there is one, is in the output.
     Failed(HandshakeError),
 }
@@ -153,9 +153,9 @@ pub enum Progress {
 /// A connection after its handshake.
 pub enum Accepted {
     /// TLS 1.3: it can be frozen.
-    Session(Session, Negotiated),
+    Session(Box<Session>, Negotiated),
     /// TLS 1.2, or a suite that this crate does not know: the connection goes on with rustls, and cannot be frozen.
-    Rustls(UnbufferedServerConnection, Negotiated),
+    Rustls(Box<UnbufferedServerConnection>, Negotiated),
 }
 
 impl fmt::Debug for Accepted {
@@ -191,7 +191,7 @@ impl Handshake {
                     self.fed += bytes;
                     self.run(input, &mut consumed, 0, output)
                 }
-                // rustls says what is wrong with it.
+                // rustls says what is wrong.
                 Record::Wrong(bytes) => self.run(input, &mut consumed, bytes, output),
                 Record::Begun => return (consumed, Progress::Incomplete(self)),
             };
@@ -255,11 +255,11 @@ impl Handshake {
         let negotiated = self.negotiated();
         let suite = self.connection.negotiated_cipher_suite().and_then(|suite| Suite::of(suite.suite()));
         let Some(suite) = suite else {
-            return Progress::Accepted(Box::new(Accepted::Rustls(*self.connection, negotiated)));
+            return Progress::Accepted(Accepted::Rustls(self.connection, negotiated));
         };
         match self.connection.dangerous_into_kernel_connection() {
             Ok((extracted, _)) => match session(suite, &self.told, &extracted, self.limits) {
-                Some(session) => Progress::Accepted(Box::new(Accepted::Session(session, negotiated))),
+                Some(session) => Progress::Accepted(Accepted::Session(Box::new(session), negotiated)),
                 None => Progress::Failed(HandshakeError::Secrets),
             },
             Err(error) => Progress::Failed(error.into()),

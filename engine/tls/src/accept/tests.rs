@@ -29,9 +29,8 @@ fn client_of(config: ClientConfig) -> ClientConnection {
 }
 
 fn session_of(progress: Progress) -> (Session, Negotiated) {
-    let Progress::Accepted(accepted) = progress else { panic!("{progress:?}") };
-    let Accepted::Session(session, negotiated) = *accepted else { panic!("not TLS 1.3") };
-    (session, negotiated)
+    let Progress::Accepted(Accepted::Session(session, negotiated)) = progress else { panic!("{progress:?}") };
+    (*session, negotiated)
 }
 
 /// All plaintext of `input`, which has nothing but whole records.
@@ -233,8 +232,7 @@ fn a_connection_of_tls_1_2_stays_with_rustls() {
         let mut client = client_of(rustls_client_config(Arc::new(old)));
         client.writer().write_all(b"hello").expect("buffered");
         let (progress, mut rest) = shake(&server(), &mut client, part);
-        let Progress::Accepted(accepted) = progress else { panic!("{progress:?}") };
-        let Accepted::Rustls(mut connection, negotiated) = *accepted else { panic!("not TLS 1.2") };
+        let Progress::Accepted(Accepted::Rustls(mut connection, negotiated)) = progress else { panic!("{progress:?}") };
         assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
         while client.wants_write() {
             client.write_tls(&mut rest).expect("into memory");

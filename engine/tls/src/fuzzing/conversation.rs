@@ -44,11 +44,10 @@ pub(super) fn run(data: &[u8]) {
     }
     let parts = [1, 5, 400, usize::MAX][usize::from(choice / 64)];
     let (progress, buffer) = rig::shake(rig::server_config_with_tickets(suite), &mut client, parts);
-    let Progress::Accepted(accepted) = progress else { panic!("{progress:?}") };
-    let Accepted::Session(session, negotiated) = *accepted else { panic!("not TLS 1.3") };
+    let Progress::Accepted(Accepted::Session(session, negotiated)) = progress else { panic!("{progress:?}") };
     let mut talk = Talk {
         client,
-        session,
+        session: *session,
         negotiated,
         to_server: Vec::new(),
         to_client: Vec::new(),
@@ -79,7 +78,7 @@ impl Talk {
             }
             6 if self.updates < UPDATES_MAX => {
                 self.updates += 1;
-                let update = self.session.update_key(count % 2 == 0).expect("open");
+                let update = self.session.update_key(count.is_multiple_of(2)).expect("open");
                 self.to_client.extend_from_slice(&update);
             }
             7 | 8 => self.bring_to_server(count * 37),

@@ -1,46 +1,54 @@
-use std::time::{Duration, Instant};
+//! The fuzzers' seeds, mutations of them, and bytes without a seed.
 
-use super::*;
+#[path = "../../../fuzz/mutations.rs"]
+mod mutations;
 
-/// As long as `BATON_FUZZ_SECONDS` says, and no longer than this many calls where it says nothing.
-const CALLS: u64 = 3000;
+use std::path::Path;
 
-fn run(calls: u64, check: fn(&[u8]), length_max: u64) {
-    let seconds = std::env::var("BATON_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut random = 0x9E37_79B9_7F4A_7C15_u64 ^ u64::from(std::process::id()) * u64::from(until.is_some());
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
+use proptest::prelude::*;
+
+/// Lengths, headers and messages.
+const PIECES: &[&[u8]] = &[
+    &[20, 3, 3, 0, 1, 1],
+    &[23, 3, 3, 0x41, 0x00],
+    &[23, 3, 3, 0x41, 0x01],
+    &[22, 3, 1, 0xFF, 0xFF],
+    &[21, 3, 3, 0, 2, 1, 0],
+    &[24, 0, 0, 1, 1],
+    &[0x13, 0x01],
+    &[0xFF; 8],
+];
+
+macro_rules! targets {
+    ($($name:ident: $length_max:literal,)+) => {
+        mod seeds {
+            use super::*;
+
+            $(
+                #[test]
+                fn $name() {
+                    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+                    mutations::run(&corpus.join(stringify!($name)), PIECES, crate::fuzzing::$name);
+                }
+            )+
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+            $(
+                #[test]
+                fn $name(data in prop::collection::vec(any::<u8>(), 0..$length_max)) {
+                    crate::fuzzing::$name(&data);
+                }
+            )+
+        }
     };
-    let mut done = 0;
-    while until.map_or(done < calls, |until| Instant::now() < until) {
-        let length = next() % length_max;
-        let data: Vec<u8> = (0..length).map(|_| (next() >> 32) as u8).collect();
-        let caught = std::panic::catch_unwind(|| check(&data));
-        assert!(caught.is_ok(), "after {done} calls, with {data:?}");
-        done += 1;
-    }
 }
 
-#[test]
-fn any_records_give_what_rustls_gives() {
-    run(CALLS, records, 60);
-}
-
-#[test]
-fn any_bytes_as_a_frozen_session_are_refused_or_the_same_again() {
-    run(CALLS, frozen, 220);
-}
-
-#[test]
-fn any_bytes_as_a_handshake_end_as_with_rustls_alone() {
-    run(CALLS / 10, handshake, 600);
-}
-
-#[test]
-fn any_conversation_with_a_client_of_rustls_comes_through() {
-    run(CALLS, conversation, 120);
+targets! {
+    records: 80,
+    frozen: 220,
+    handshake: 300,
+    conversation: 120,
 }

@@ -14,7 +14,9 @@ mod sealing;
 mod tests;
 
 pub use self::control::Control;
-pub(crate) use self::direction::{Direction, TAG_BYTES};
+pub(crate) use self::direction::Direction;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::direction::TAG_BYTES;
 pub use self::error::{Error, SealError};
 pub use self::header::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
 pub use self::opening::{Opened, Status, Window};
