@@ -17,9 +17,31 @@ const PLAIN: &str = "lengths of records are far below those of an AEAD";
 
 pub(crate) struct Direction {
     secret: Secret,
+    /// What follows from the secret, while it is needed.
+    keys: Option<Keys>,
+    sequence: u64,
+}
+
+struct Keys {
     key: LessSafeKey,
     iv: Zeroizing<[u8; NONCE_BYTES]>,
-    sequence: u64,
+}
+
+impl Keys {
+    fn of(secret: &Secret) -> Self {
+        let traffic_key = secret.traffic_key();
+        let key = UnboundKey::new(secret.suite().aead(), traffic_key.key()).expect("a key of the suite's length");
+        Self { key: LessSafeKey::new(key), iv: Zeroizing::new(*traffic_key.iv()) }
+    }
+
+    /// RFC 8446 section 5.3.
+    fn nonce(&self, sequence: u64) -> Nonce {
+        let mut nonce: [u8; NONCE_BYTES] = *self.iv;
+        for (byte, sequence) in nonce[NONCE_BYTES - 8..].iter_mut().zip(sequence.to_be_bytes()) {
+            *byte ^= sequence;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
 }
 
 impl Direction {
@@ -28,9 +50,7 @@ impl Direction {
 
     pub(crate) fn new(secret: Secret, sequence: u64) -> Self {
         debug_assert!(sequence <= Self::SEQUENCE_MAX, "no connection has so many records");
-        let traffic_key = secret.traffic_key();
-        let key = UnboundKey::new(secret.suite().aead(), traffic_key.key()).expect("a key of the suite's length");
-        Self { secret, key: LessSafeKey::new(key), iv: Zeroizing::new(*traffic_key.iv()), sequence }
+        Self { secret, keys: None, sequence }
     }
 
     pub(crate) fn suite(&self) -> Suite {
@@ -46,6 +66,11 @@ impl Direction {
         self.sequence
     }
 
+    /// Forgets what follows from the secret.
+    pub(crate) fn rest(&mut self) {
+        self.keys = None;
+    }
+
     /// Changes to the next secret, as a KeyUpdate wants.
     pub(crate) fn update(&mut self) {
         *self = Self::new(self.secret.next(), 0);
@@ -53,8 +78,8 @@ impl Direction {
 
     /// Opens the encrypted part of a record in place: gives the bytes of `TLSInnerPlaintext` at its beginning.
     pub(crate) fn open(&mut self, header: [u8; HEADER_BYTES], encrypted: &mut [u8]) -> Result<usize, Error> {
-        let nonce = self.nonce();
-        let opened = self.key.open_in_place(nonce, Aad::from(header), encrypted);
+        let (keys, nonce) = self.keys();
+        let opened = keys.key.open_in_place(nonce, Aad::from(header), encrypted);
         let length = opened.map_err(|_| Error::BadRecordMac)?.len();
         self.sequence += 1;
         Ok(length)
@@ -66,7 +91,8 @@ impl Direction {
         room.copy_from_slice(&header(encrypted.len()));
         let aad = Aad::from(header(encrypted.len()));
         let (inner, tag_room) = encrypted.split_at_mut(encrypted.len() - TAG_BYTES);
-        let tag = self.key.seal_in_place_separate_tag(self.nonce(), aad, inner).expect(PLAIN);
+        let (keys, nonce) = self.keys();
+        let tag = keys.key.seal_in_place_separate_tag(nonce, aad, inner).expect(PLAIN);
         tag_room.copy_from_slice(tag.as_ref());
         self.sequence += 1;
     }
@@ -78,18 +104,16 @@ impl Direction {
         let aad = Aad::from(header(encrypted.len()));
         let (content, trailer) = encrypted.split_at_mut(plaintext.len());
         let content_type = [ContentType::ApplicationData.into()];
-        let sealed = self.key.seal_out_of_place_scatter(self.nonce(), aad, plaintext, content, &content_type, trailer);
+        let (keys, nonce) = self.keys();
+        let sealed = keys.key.seal_out_of_place_scatter(nonce, aad, plaintext, content, &content_type, trailer);
         sealed.expect(PLAIN);
         self.sequence += 1;
     }
 
-    /// RFC 8446 section 5.3.
-    fn nonce(&self) -> Nonce {
-        let mut nonce: [u8; NONCE_BYTES] = *self.iv;
-        for (byte, sequence) in nonce[NONCE_BYTES - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
-            *byte ^= sequence;
-        }
-        Nonce::assume_unique_for_key(nonce)
+    fn keys(&mut self) -> (&Keys, Nonce) {
+        let keys = self.keys.get_or_insert_with(|| Keys::of(&self.secret));
+        let nonce = keys.nonce(self.sequence);
+        (keys, nonce)
     }
 }
 

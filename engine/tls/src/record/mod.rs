@@ -48,12 +48,20 @@ impl Default for Limits {
     }
 }
 
+/// [`Limits`] that make sense, for one suite.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    plaintext_bytes_max: usize,
+    records_per_key_max: u64,
+    idle_records_max: u8,
+}
+
 /// One connection after its handshake.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) opening: Direction,
     pub(crate) sealing: Direction,
-    limits: Limits,
+    limits: Bounds,
     /// A KeyUpdate of which the end has not come.
     pub(crate) begun: Begun,
     /// Records without application data since the last one with some.
@@ -88,9 +96,9 @@ impl Session {
         assert!(opening.suite() == sealing.suite(), "both directions of a connection have one suite");
         let Limits { plaintext_bytes_max, records_per_key_max, idle_records_max } = limits;
         let of_suite = sealing.suite().records_per_key_max();
-        let limits = Limits {
+        let limits = Bounds {
             plaintext_bytes_max: plaintext_bytes_max.clamp(1, PLAINTEXT_BYTES_MAX),
-            records_per_key_max: Some(records_per_key_max.map_or(of_suite, |most| most.clamp(1, of_suite))),
+            records_per_key_max: records_per_key_max.map_or(of_suite, |most| most.clamp(1, of_suite)),
             idle_records_max,
         };
         Self {
@@ -119,6 +127,13 @@ impl Session {
     /// Nothing more can be sealed: `close_notify` or another alert was.
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Gives memory back that the keys take, about a kilobyte: for a connection that is idle. They follow from the secrets again with
+    /// the next record of each direction, which takes some microseconds.
+    pub fn rest(&mut self) {
+        self.opening.rest();
+        self.sealing.rest();
     }
 
     /// What has ended the direction from the peer, if an error has.

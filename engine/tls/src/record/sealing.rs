@@ -2,10 +2,10 @@
 
 use rustls::ContentType;
 
-use super::Session;
 use super::direction::TAG_BYTES;
 use super::error::SealError;
 use super::header::HEADER_BYTES;
+use super::{KEY_UPDATE_BYTES, Session};
 
 /// Bytes behind the plaintext of a record: its content type and its tag.
 pub const TRAILER_BYTES: usize = 1 + TAG_BYTES;
@@ -42,29 +42,56 @@ impl Session {
         Ok(())
     }
 
-    /// Seals plaintext from elsewhere and appends it to `output`: first the KeyUpdate that is due, if one is, then as many records
-    /// as it takes. Encrypting is the only copy. Empty plaintext gives no record.
+    /// Bytes that [`Session::seal_to`] writes for so many bytes of plaintext, at most.
+    pub fn sealed_bytes_max(&self, plaintext_bytes: usize) -> usize {
+        let records = plaintext_bytes.div_ceil(self.limits.plaintext_bytes_max);
+        let of_one_key = usize::try_from(self.limits.records_per_key_max).unwrap_or(usize::MAX);
+        // One may be due at once.
+        let updates = if records == 0 { 0 } else { 1 + records / of_one_key };
+        plaintext_bytes + records * OVERHEAD_BYTES + updates * (OVERHEAD_BYTES + KEY_UPDATE_BYTES)
+    }
+
+    /// Seals plaintext from elsewhere into `output`: first the KeyUpdate that is due, if one is, then as many records as it takes.
+    /// Encrypting is the only copy. Gives how many bytes of `output` are to be sent. Empty plaintext gives no record.
+    ///
+    /// # Errors
+    /// [`SealError::Closed`], and [`SealError::Length`] where `output` is shorter than [`Session::sealed_bytes_max`]; then nothing was
+    /// written.
+    pub fn seal_to(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, SealError> {
+        if self.closed {
+            return Err(SealError::Closed);
+        }
+        if output.len() < self.sealed_bytes_max(plaintext.len()) {
+            return Err(SealError::Length);
+        }
+        let mut written = 0;
+        for part in plaintext.chunks(self.limits.plaintext_bytes_max) {
+            if let Some(update) = self.next_update() {
+                output[written..][..update.len()].copy_from_slice(&update);
+                written += update.len();
+            }
+            let record_bytes = OVERHEAD_BYTES + part.len();
+            self.sealing.seal_from(part, &mut output[written..][..record_bytes]);
+            written += record_bytes;
+        }
+        Ok(written)
+    }
+
+    /// As [`Session::seal_to`], at the end of `output`.
     ///
     /// # Errors
     /// [`SealError::Closed`]; then nothing was appended.
     pub fn seal_into(&mut self, plaintext: &[u8], output: &mut Vec<u8>) -> Result<(), SealError> {
-        if self.closed {
-            return Err(SealError::Closed);
-        }
-        for part in plaintext.chunks(self.limits.plaintext_bytes_max) {
-            if let Some(update) = self.next_update() {
-                output.extend_from_slice(&update);
-            }
-            let start = output.len();
-            output.resize(start + OVERHEAD_BYTES + part.len(), 0);
-            self.sealing.seal_from(part, &mut output[start..]);
-        }
-        Ok(())
+        let start = output.len();
+        output.resize(start + self.sealed_bytes_max(plaintext.len()), 0);
+        let sealed = self.seal_to(plaintext, &mut output[start..]);
+        output.truncate(start + sealed.unwrap_or(0));
+        sealed.map(drop)
     }
 
     /// The key has sealed as many records as it may.
     pub(super) fn is_key_spent(&self) -> bool {
-        self.limits.records_per_key_max.is_some_and(|most| self.sealing.sequence() >= most)
+        self.sealing.sequence() >= self.limits.records_per_key_max
     }
 
     /// Puts content and its type into a record that is as long as it takes.

@@ -416,3 +416,42 @@ fn a_session_prints_no_secret() {
     let printed = format!("{session:?}");
     assert!(printed.contains("sequence: 0") && !printed.contains("1, 1, 1"), "{printed}");
 }
+
+#[test]
+fn what_is_sealed_fits_into_the_room_that_is_asked_for() {
+    for (records, plaintext_bytes) in [(1, 1), (1, 10), (2, 3), (3, 100), (u64::MAX, 7), (1 << 20, PLAINTEXT_BYTES_MAX)]
+    {
+        let limits =
+            Limits { records_per_key_max: Some(records), plaintext_bytes_max: plaintext_bytes, ..Limits::default() };
+        let (mut session, _) = pair(Suite::Aes128GcmSha256, limits);
+        for length in (0..200).chain([40_000]).take(if plaintext_bytes < 1000 { 200 } else { 201 }) {
+            session.owes_update |= length % 7 == 0;
+            let room = session.sealed_bytes_max(length);
+            let mut output = vec![0; room];
+            if room > 0 {
+                let sequence = session.sealing.sequence();
+                assert_eq!(session.seal_to(&vec![7; length], &mut output[1..]), Err(SealError::Length));
+                assert_eq!(session.sealing.sequence(), sequence, "nothing was sealed");
+            }
+            let written = session.seal_to(&vec![7; length], &mut output).expect("room");
+            assert!(written <= room && output[written..].iter().all(|byte| *byte == 0), "{written} of {room}");
+        }
+    }
+}
+
+#[test]
+fn a_session_goes_on_after_a_rest() {
+    for suite in Suite::ALL {
+        let (mut session, mut attacker) = pair(suite, Limits::default());
+        let mut reader = client(suite);
+        for round in 0..6 {
+            if round % 2 == 0 {
+                session.rest();
+            }
+            assert_eq!(data(&mut session, &mut of_type(&mut attacker, ContentType::ApplicationData, b"x")), b"x");
+            let mut output = Vec::new();
+            session.seal_into(b"y", &mut output).expect("sealed");
+            assert_eq!(data(&mut reader, &mut output), b"y");
+        }
+    }
+}

@@ -57,6 +57,15 @@ fn everything_moves() {
 }
 
 #[test]
+fn a_session_that_was_closed_with_an_update_owed_moves() {
+    let mut session = session(Suite::Aes128GcmSha256);
+    session.owes_update = true;
+    assert!(session.close().is_some());
+    let (again, _) = thaw(&frozen(&session, &negotiated()), Limits::default()).expect("what was frozen");
+    assert!(again.is_closed());
+}
+
+#[test]
 fn the_layout_stays_as_it_was_released() {
     let mut session = session(Suite::Aes128GcmSha256);
     session.begun = Begun::of(&[24, 0]).expect("a beginning");
