@@ -215,6 +215,7 @@ impl Handshake {
             TOLD.take();
             let window = &mut input[*consumed..][..self.fed + more];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
+            self.told = mem::take(&mut self.told).and(TOLD.take());
             let waits = match state? {
                 ConnectionState::EncodeTlsData(mut message) => {
                     encode(&mut message, output)?;
@@ -227,7 +228,6 @@ impl Handshake {
                 ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake => true,
                 _ => return Err(rustls::Error::General("application data in a handshake".to_owned())),
             };
-            self.told = mem::take(&mut self.told).and(TOLD.take());
             *consumed += discard;
             self.fed -= discard;
             if waits && !self.connection.is_handshaking() {

@@ -32,3 +32,7 @@ pub mod fuzzing;
 pub mod record;
 pub mod schedule;
 pub mod state;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
