@@ -9,6 +9,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
@@ -197,7 +198,7 @@ impl Handshake {
             };
             match run {
                 Ok(State::Waits) => {}
-                Ok(State::Over) => return (consumed, self.finish()),
+                Ok(State::Over) => return (consumed + self.fed, self.finish()),
                 Err(error) => return (consumed, self.fail(error, output)),
             }
         }
@@ -291,7 +292,9 @@ fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limi
             _ => return None,
         };
         let traffic_key = secret.traffic_key();
-        (traffic_key.key() == key && traffic_key.iv() == iv).then(|| Direction::new(secret, *sequence))
+        verify_slices_are_equal(traffic_key.key(), key).ok()?;
+        verify_slices_are_equal(traffic_key.iv(), iv).ok()?;
+        Some(Direction::new(secret, *sequence))
     };
     let opening = direction(&told.client_secret, &extracted.rx)?;
     let sealing = direction(&told.server_secret, &extracted.tx)?;

@@ -190,7 +190,11 @@ impl Session {
         match AlertDescription::from(description) {
             AlertDescription::CloseNotify => self.peer_closed = true,
             AlertDescription::UserCanceled => {}
-            description => return Err(Error::AlertReceived(description)),
+            description => {
+                self.closed = true;
+                self.owes_update = false;
+                return Err(Error::AlertReceived(description));
+            }
         }
         Ok(())
     }

@@ -120,13 +120,14 @@ fn each_error_has_the_alert_of_rfc_8446() {
 }
 
 #[test]
-fn an_alert_of_the_peer_is_not_answered() {
+fn an_alert_of_the_peer_ends_both_directions_without_an_answer() {
     for level in [1, 2] {
         let (mut session, mut attacker) = pair(Suite::Aes128GcmSha256, Limits::default());
         let mut record = of_type(&mut attacker, ContentType::Alert, &[level, 40]);
         let error = Error::AlertReceived(AlertDescription::HandshakeFailure);
         assert_eq!(session.open(&mut record), Err(error));
-        assert!(session.answer(error).is_none());
+        assert!(session.answer(error).is_none() && session.close().is_none());
+        assert_eq!(session.seal_into(b"more", &mut Vec::new()), Err(SealError::Closed));
     }
 }
 
