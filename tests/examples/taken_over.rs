@@ -1,12 +1,14 @@
 //! A server whose workers somebody has taken over: each line that a client sends names an attack, which the worker tries. It
-//! answers `done`, or the number of the error. With the variable `SERVE_ONLY` its callbacks claim to need no system calls.
+//! answers `done`, or the number of the error. With the variable `SERVE_ONLY` its callbacks claim to need no system calls. Other
+//! lines are no attacks, but have it do what a filter must leave to every callback.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{self, Command};
 use std::thread;
+use std::time::Duration;
 
 use baton::{Io, Peer, Protocol, Reject, Server, ServerError, Service, Step, SystemCalls};
 use batond::cli::Arguments;
@@ -34,8 +36,8 @@ impl<const SERVES_ONLY: bool> Protocol for TakenOver<SERVES_ONLY> {
 
     const SYSTEM_CALLS: SystemCalls = if SERVES_ONLY { SystemCalls::ServeOnly } else { SystemCalls::Usual };
 
-    fn on_open(&mut self, _: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
-        Ok(())
+    fn on_open(&mut self, peer: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
+        peer.local_address().map(drop).map_err(|_| Reject::Abort)
     }
 
     fn on_data(&mut self, _: &mut (), input: &[u8], io: &mut Io<'_>) -> Step {
@@ -56,6 +58,12 @@ impl<const SERVES_ONLY: bool> Protocol for TakenOver<SERVES_ONLY> {
 fn attempt(attack: &str) -> io::Result<()> {
     let (name, target) = attack.split_once(' ').unwrap_or((attack, ""));
     match name {
+        "abort" => process::abort(),
+        "panic" => panic!("as asked"),
+        "sleep" => {
+            thread::sleep(Duration::from_millis(target.parse().unwrap_or(0)));
+            Ok(())
+        }
         "program" => Command::new("true").status().map(drop),
         "thread" => thread::Builder::new().spawn(|| ()).map(drop),
         "file" => File::open("/proc/self/status").map(drop),
@@ -81,7 +89,7 @@ fn attempt(attack: &str) -> io::Result<()> {
             Ok(())
         }
         "memory" => {
-            let own = std::process::id().to_string();
+            let own = process::id().to_string();
             let sibling = target.split(' ').find(|pid| *pid != own).unwrap_or_default();
             File::options().write(true).open(format!("/proc/{sibling}/mem")).map(drop)
         }

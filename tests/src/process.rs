@@ -52,15 +52,23 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| !fields[0].starts_with('Z'))
 }
 
-/// Whether a signal has stopped it.
+/// Whether a signal has stopped it, be it under the eyes of a tracer.
 pub fn is_stopped(pid: u32) -> bool {
-    stat(pid).is_some_and(|fields| fields[0].starts_with('T'))
+    stat(pid).is_some_and(|fields| fields[0].eq_ignore_ascii_case("t"))
 }
 
 /// User and system time of the process, in hundredths of a second.
 pub fn cpu_ticks(pid: u32) -> u64 {
     let fields = stat(pid).unwrap_or_default();
     fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+/// When it was started, in ticks since the machine was.
+///
+/// # Panics
+/// If there is no such process.
+pub fn started_at(pid: u32) -> u64 {
+    stat(pid).and_then(|fields| fields.get(19)?.parse().ok()).expect("a process")
 }
 
 /// The fields of `/proc/PID/stat` from the third on.

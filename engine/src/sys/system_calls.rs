@@ -3,6 +3,34 @@
 //!
 //! What it denies fails with EPERM. The call that an overlooked path of a library makes then costs an error; if it ended the process
 //! it would cost all connections, and a peer that finds such a path could do so again and again.
+//!
+//! What a worker with [`SystemCalls::ServeOnly`] may call, and who needs it. A test of the whole system
+//! (`tests/tests/hostile/calls.rs`) traces workers and compares.
+//!
+//! | calls | who needs them |
+//! |---|---|
+//! | `io_uring_enter` | each turn of the loop |
+//! | `read`, `write` | event descriptors, signals, the log, the access log |
+//! | `writev` | the message of a panic |
+//! | `recvmsg`, `sendmsg` | channels to the master and to other workers |
+//! | `socketpair` of packets, `getsockopt` | the channel to a worker that is visited, who is at the other end, connections that come |
+//! | `accept4`, `shutdown`, `close` | what waits in the accept queue of a listener that closes, what ends |
+//! | `getpeername`, `getsockname` | `Peer::address`, `Peer::local_address`, listeners with settings of their own |
+//! | `setsockopt` (`TCP_NODELAY`, `SO_LINGER`), `fcntl` (no locks, no owners) | connections that come and go |
+//! | `memfd_create`, `statx` of a descriptor, `pread64` | connections that move with much unsent output; files |
+//! | `poll`, or `ppoll` where there is no `poll` | a worker's state that is sent or awaited |
+//! | `brk`, `mmap`, `mremap`, `munmap`, `mprotect`, never executable | allocators |
+//! | `madvise` | malloc_trim(3), once a flood is over |
+//! | `futex` | libraries that set themselves up once, as for a panic |
+//! | `clock_gettime` | the time, where the C library must ask the kernel |
+//! | `clock_nanosleep`, `restart_syscall` | `std::thread::sleep`, and its rest after the process was stopped |
+//! | `getrandom` | keys of hash maps |
+//! | `geteuid` | the event of the log that says who serves |
+//! | `prctl` (`PR_SET_PDEATHSIG`) | an order to live on when the master ends |
+//! | `bpf` (`BPF_MAP_UPDATE_ELEM`) | listeners that are put into the map of a steering program |
+//! | `getpid`, `gettid`, `tgkill` to itself, `rt_sigprocmask`, `rt_sigaction` | abort(3) |
+//! | `rt_sigaction`, `rt_sigreturn` | the standard library's handler of SIGSEGV, which looks whether the stack has overflowed |
+//! | `sigaltstack`, `exit_group` | the end of the process |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -59,7 +87,7 @@ pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()
         SystemCalls::ServeOnly => {
             let mut rules = allowed()?;
             if reads_files {
-                // What else it takes, pread(2) and fstat(2), is there in any case.
+                // What else it takes, pread(2) and statx(2), is there in any case.
                 rules.insert(libc::SYS_openat2, Vec::new());
             }
             apply(compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?)
@@ -104,7 +132,6 @@ fn one_of(index: u8, values: &[libc::c_int]) -> Result<Vec<SeccompRule>, Backend
 /// All that the engine calls once a worker is set up, and what the allocator, the standard library and a panic call.
 fn allowed() -> io::Result<Rules> {
     let unconditional = [
-        // The loop, channels, and connections that move.
         libc::SYS_io_uring_enter,
         libc::SYS_read,
         libc::SYS_write,
@@ -118,11 +145,11 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_getsockname,
         libc::SYS_getsockopt,
         libc::SYS_memfd_create,
-        libc::SYS_lseek,
         libc::SYS_pread64,
-        libc::SYS_fstat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+        #[cfg(not(target_arch = "x86_64"))]
         libc::SYS_ppoll,
-        // Memory, locks, time, random numbers.
         libc::SYS_brk,
         libc::SYS_munmap,
         libc::SYS_mremap,
@@ -130,25 +157,21 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_futex,
         libc::SYS_clock_gettime,
         libc::SYS_clock_nanosleep,
-        libc::SYS_nanosleep,
-        libc::SYS_gettimeofday,
-        libc::SYS_sched_yield,
+        libc::SYS_restart_syscall,
         libc::SYS_getrandom,
-        // Who it is, and how it ends.
         libc::SYS_getpid,
         libc::SYS_gettid,
         libc::SYS_geteuid,
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigreturn,
-        libc::SYS_restart_syscall,
         libc::SYS_sigaltstack,
-        libc::SYS_exit,
         libc::SYS_exit_group,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_poll,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_time,
+        // Other C libraries ask for a file's length, and sleep, by these.
+        #[cfg(not(target_env = "gnu"))]
+        libc::SYS_fstat,
+        #[cfg(not(target_env = "gnu"))]
+        libc::SYS_nanosleep,
     ];
     let mut rules = all(&unconditional);
     let conditional = (|| {
@@ -157,7 +180,6 @@ fn allowed() -> io::Result<Rules> {
             |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(libc::PROT_EXEC as u64), 0)?])?]);
         // How long a file is that came from another worker; a path is not needed.
         let empty = libc::AT_EMPTY_PATH as u64;
-        let of_descriptor = |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(empty), empty)?])?]);
         Ok::<_, BackendError>([
             // Of the kind by which workers meet.
             (
@@ -191,12 +213,10 @@ fn allowed() -> io::Result<Rules> {
             ),
             (libc::SYS_mmap, not_executable(2)?),
             (libc::SYS_mprotect, not_executable(2)?),
-            (libc::SYS_newfstatat, of_descriptor(3)?),
-            (libc::SYS_statx, of_descriptor(2)?),
+            (libc::SYS_statx, vec![SeccompRule::new(vec![argument(2, MaskedEq(empty), empty)?])?]),
             // An order to live on when its master ends; and an end by a signal, as of abort(3).
             (libc::SYS_prctl, one_of(0, &[libc::PR_SET_PDEATHSIG])?),
             (libc::SYS_tgkill, one_of(0, &own)?),
-            (libc::SYS_kill, one_of(0, &own)?),
             (libc::SYS_bpf, vec![SeccompRule::new(vec![argument(0, Eq, BPF_MAP_UPDATE)?])?]),
         ])
     })();
@@ -437,7 +457,6 @@ mod tests {
             assert_eq!(file.metadata().expect("it is open").len(), length);
             assert!(thread::Builder::new().spawn(|| ()).is_err_and(is_denied));
             assert_eq!(call(libc::SYS_kill, [c_long::from(getppid().as_raw()), 0, 0, 0]), Err(Errno::EPERM));
-            assert_eq!(call(libc::SYS_kill, [c_long::from(std::process::id()), 0, 0, 0]), Ok(()));
             let executable = c_long::from(libc::PROT_READ | libc::PROT_EXEC);
             assert_eq!(call(libc::SYS_mmap, [0, 4096, executable, 0]), Err(Errno::EPERM));
             assert_eq!(vec![1_u8; 64 << 20].len(), 64 << 20);
