@@ -5,7 +5,8 @@
 //! knock at it, or take a name first. A worker opens its socket before it gives its privileges up.
 //!
 //! A socket's name is the worker's process id and the time at which that process was started. So a master knows a worker from
-//! another process that was given its number since, whoever still has a descriptor of the worker's socket.
+//! another process that was given its number since, whoever still has a descriptor of the worker's socket. That this very process
+//! listens there, the kernel says: a worker that was taken over cannot have the next master kill whom it likes.
 //!
 //! Masters that come wait while the worker's own master lives. When that is gone, the first one that is still there takes the
 //! worker over.
@@ -219,7 +220,7 @@ fn is_of(socket: &Socket, user: u32) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == user)
 }
 
-/// The process that made the other end of a channel, or connected it (`SO_PEERCRED`, unix(7)); `None` where that is in
+/// The process that made the other end of a channel, connected it, or listens where it was connected (`SO_PEERCRED`, unix(7)); `None` where that is in
 /// another namespace.
 pub(crate) fn peer_process(channel: &impl AsFd) -> Option<u32> {
     let credentials = getsockopt(channel, PeerCredentials).ok()?;
@@ -272,7 +273,9 @@ fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
         }
     };
     socket.set_nonblocking(false).ok()?;
-    is_of(&socket, geteuid().as_raw()).then(|| Found { pid: name.pid, handle, channel: socket.into() })
+    // Whoever can make files in the folder can give a socket any name.
+    let is_itself = is_of(&socket, geteuid().as_raw()) && peer_process(&socket) == Some(name.pid);
+    is_itself.then(|| Found { pid: name.pid, handle, channel: socket.into() })
 }
 
 /// Removes what is left of a worker that has ended.

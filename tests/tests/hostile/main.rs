@@ -2,6 +2,7 @@
 
 mod calls;
 mod names;
+mod orphan;
 mod stranger;
 mod visitor;
 mod worker;

@@ -63,7 +63,7 @@ pub(crate) fn folder_maker(control: &Path) {
     say("made");
 }
 
-fn workers_of(control: &Path) -> PathBuf {
+pub(crate) fn workers_of(control: &Path) -> PathBuf {
     control.with_file_name("control.workers")
 }
 

@@ -19,6 +19,10 @@ const SECOND_LOOK_MS: u64 = 1_000;
 /// What has not come by then of the listen sockets that an orphan said it has does not come.
 const SHARE_MS_MAX: u64 = 5_000;
 
+/// The largest number of a generation that is counted on from. No server has so many generations, and what masters and workers say
+/// to each other has room for twice as many: a worker that was taken over cannot use that up.
+const GENERATION_MAX: u32 = 1 << 29;
+
 /// A worker of a former master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Orphan {
@@ -113,8 +117,10 @@ impl Orphans {
         known.any(|known| known.addresses.contains(&address))
     }
 
+    /// The generation to count on from, where any orphan is known.
     pub(super) fn last_generation(&self) -> Option<u32> {
-        self.all.iter().filter_map(|orphan| orphan.known.as_ref()).map(|known| known.generation).max()
+        let known = self.all.iter().filter_map(|orphan| orphan.known.as_ref());
+        known.map(|known| if known.generation > GENERATION_MAX { 0 } else { known.generation }).max()
     }
 
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Time> {

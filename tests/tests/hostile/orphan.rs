@@ -1,0 +1,159 @@
+//! One who has taken a worker over outlives its master, and lies to the next one.
+
+use std::io::{IoSlice, Read};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread::{self, JoinHandle};
+
+use baton::control::EventKind;
+use baton_tests::client::assert_served;
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
+use baton_tests::process::{descriptors, is_alive, started_at};
+use baton_tests::program::{Server, batond};
+use baton_tests::{PATIENCE, control, wait_until};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::names::{start, workers_of};
+use crate::stranger::may_become_others;
+
+/// The most that a master believes.
+const NUMBER_MAX: u32 = 1 << 30;
+
+/// Of orders: each has this, and none that.
+const ANY: &str = "order";
+const NONE: &str = "no such order";
+
+/// Listens where the next master of a control socket looks for a worker which is process `pid`.
+fn claim_to_be(pid: u32, control: &Path) -> Socket {
+    let folder = workers_of(control);
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).expect("made");
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    let path = folder.join(format!("{pid}.{}", started_at(pid)));
+    socket.bind(&SockAddr::unix(path).expect("short")).expect("bound");
+    socket.listen(8).expect("listening");
+    // Of accept(2), too.
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket
+}
+
+/// Says to the master that comes what a worker says to it, then shares these listen sockets, and stays until the master gives
+/// an order in which there is this text, or ends the channel.
+fn lie(socket: Socket, generation: u32, listeners: Vec<TcpListener>, until: &'static str) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let (mut channel, _) = socket.accept().expect("a master comes");
+        channel.set_read_timeout(Some(PATIENCE)).expect("set");
+        let count = listeners.len();
+        let report = format!(
+            "{{\"report\":\"orphan\",\"generation\":{generation},\"slot\":0,\"addresses\":[],\"listeners\":{count}}}"
+        );
+        // Whoever does not take it has refused it.
+        let _ = channel.send(report.as_bytes());
+        for listener in listeners {
+            let address = listener.local_addr().expect("an address");
+            let report = format!("{{\"report\":\"listener\",\"address\":\"{address}\"}}");
+            let descriptors = [listener.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&descriptors)];
+            let parts = [IoSlice::new(report.as_bytes())];
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            sendmsg::<()>(channel.as_raw_fd(), &parts, &rights, flags, None).expect("sent");
+        }
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            let order = channel.read(&mut bytes).map_or(&b""[..], |count| &bytes[..count]);
+            if order.is_empty() || String::from_utf8_lossy(order).contains(until) {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_number_of_generations_that_is_made_up_stops_no_upgrade() {
+    run("orphan::a_number_of_generations_that_is_made_up_stops_no_upgrade", number_that_stops_no_upgrade);
+}
+
+fn number_that_stops_no_upgrade() {
+    let mut liar = None;
+    let lineage = Lineage::start(2, |control, pid_file| {
+        let socket = claim_to_be(std::process::id(), Path::new(control));
+        liar = Some(lie(socket, NUMBER_MAX, Vec::new(), ANY));
+        Server::start(&["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file])
+    });
+    liar.expect("started").join().expect("it was heard");
+    for _ in 0..2 {
+        lineage.done(&["upgrade"]);
+        lineage.done(&["reload"]);
+    }
+}
+
+#[test]
+fn a_number_of_generations_that_is_made_up_stops_no_take_over() {
+    if !may_become_others() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let liar = lie(claim_to_be(std::process::id(), &control), NUMBER_MAX, Vec::new(), ANY);
+    let mut server = start(&control, "127.0.0.1:0");
+    liar.join().expect("it was heard");
+    let address = server.address();
+    for _ in 0..2 {
+        let workers = server.workers();
+        server.signal(Signal::SIGKILL);
+        wait_until("the workers notice", || server.count_of("the master is gone") >= workers.len());
+        let next = start(&control, &address.to_string());
+        wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
+        assert_served(address);
+        server = next;
+    }
+    server.stop();
+}
+
+#[test]
+fn nobody_is_killed_for_a_name_that_another_process_has_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let mut victim = Bystander(Command::new("sleep").arg("1000").spawn().expect("started"));
+    let liar = lie(claim_to_be(victim.0.id(), &control), 1, Vec::new(), NONE);
+    let mut command = Command::new(batond());
+    command.args(["--listen", "127.0.0.1:0", "--settle-ms", "0", "--drain-ms-max", "0", "--control"]).arg(&control);
+    let server = Server::start_command(command);
+    let mut has_died = || victim.0.try_wait().expect("asked").is_some();
+    wait_until("the liar is refused, or believed", || liar.is_finished() || has_died());
+    assert!(!has_died(), "{:#?}", server.log());
+    server.stop();
+}
+
+struct Bystander(Child);
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn listen_sockets_that_nobody_asked_for_are_not_kept() {
+    const COUNT: usize = 200;
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let listeners = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
+    let liar = lie(claim_to_be(std::process::id(), &control), 1, listeners, "drain");
+    let mut command = Command::new(batond());
+    command.args(["--listen", "127.0.0.1:0", "--settle-ms", "0", "--drain-ms-max", "0", "--handover", "adopt"]);
+    command.arg("--control").arg(&control);
+    let server = Server::start_command(command);
+    let is_heard = |event: &EventKind| matches!(event, EventKind::OrphansDrain { workers: 1 });
+    wait_until("the liar is heard", || control::events(&control).iter().any(is_heard));
+    wait_until("they are closed", || descriptors(server.pid()) < COUNT);
+    assert_served(server.address());
+    liar.join().expect("it was heard");
+    server.stop();
+}
