@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton::{AccessLog, CounterId, TimerKey, Worker};
-use baton_http::{Message, Record, Request, date};
+use baton_http::{Client, Message, Record, Request, date};
 use serde::Deserialize;
 
 /// Lines are written when so many bytes of them wait, and after a second.
@@ -150,7 +150,7 @@ impl Stamp {
 /// `127.0.0.1 - - [06/Nov/1994:08:49:37 +0000] "GET / HTTP/1.1" 200 13 "referer" "agent"`.
 fn combined(lines: &mut Vec<u8>, stamp: &Stamp, record: &Record<'_>) {
     let Record { request, peer, status, body_bytes, .. } = record;
-    put(lines, format_args!("{} - - [{}] \"", Address(peer.map(|peer| peer.ip())), stamp.of_combined));
+    put(lines, format_args!("{} - - [{}] \"", Address(*peer), stamp.of_combined));
     match request {
         Some(request) => {
             put(lines, format_args!("{} ", request.method()));
@@ -169,7 +169,7 @@ fn combined(lines: &mut Vec<u8>, stamp: &Stamp, record: &Record<'_>) {
 fn json(lines: &mut Vec<u8>, stamp: &Stamp, record: &Record<'_>) {
     let Record { request, peer, status, body_bytes, took } = record;
     put(lines, format_args!("{{\"time\":\"{}.{:03}Z\"", stamp.of_json, stamp.since.subsec_millis()));
-    let peer = peer.map(|peer| peer.ip().to_canonical().to_string());
+    let peer = peer.map(|peer| peer.to_string());
     string(lines, "remote_addr", peer.as_deref().map(str::as_bytes));
     string(lines, "method", request.map(|request| request.method().name().as_bytes()));
     string(lines, "target", request.map(|request| request.target().as_bytes()));
@@ -182,12 +182,12 @@ fn json(lines: &mut Vec<u8>, stamp: &Stamp, record: &Record<'_>) {
     lines.extend_from_slice(b"}\n");
 }
 
-struct Address(Option<std::net::IpAddr>);
+struct Address(Option<Client>);
 
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(address) => address.to_canonical().fmt(formatter),
+            Some(client) => client.fmt(formatter),
             None => formatter.write_char('-'),
         }
     }
@@ -240,8 +240,7 @@ mod tests {
         stamp
     }
 
-    fn lines(format: fn(&mut Vec<u8>, &Stamp, &Record<'_>), peer: Option<&str>) -> String {
-        let peer = peer.map(|peer| peer.parse().expect("an address"));
+    fn lines(format: fn(&mut Vec<u8>, &Stamp, &Record<'_>), peer: Option<Client>) -> String {
         let (status, took) = (StatusCode::BAD_REQUEST, Duration::from_micros(1_500));
         let mut lines = Vec::new();
         format(&mut lines, &stamp(), &Record { request: None, peer, status, body_bytes: 7, took });
@@ -250,9 +249,13 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_understood_has_a_line() {
+        let internet = |address: &str| Some(Client::Internet(address.parse().expect("an address")));
         let expected = "10.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"-\" 400 7 \"-\" \"-\"\n";
-        assert_eq!(lines(combined, Some("10.0.0.1:80")), expected);
-        assert_eq!(lines(combined, Some("[::ffff:10.0.0.1]:80")), expected);
+        assert_eq!(lines(combined, internet("10.0.0.1:80")), expected);
+        assert_eq!(lines(combined, internet("[::ffff:10.0.0.1]:80")), expected);
+        let of_unix = "unix: - - [06/Nov/1994:08:49:37 +0000] \"-\" 400 7 \"-\" \"-\"\n";
+        assert_eq!(lines(combined, Some(Client::Unix)), of_unix);
+        assert!(lines(json, Some(Client::Unix)).contains("\"remote_addr\":\"unix:\""));
         let expected = "{\"time\":\"1994-11-06T08:49:37.042Z\",\"remote_addr\":null,\"method\":null,\"target\":null,\
             \"protocol\":null,\"status\":400,\"body_bytes\":7,\"took_us\":1500,\"referer\":null,\"user_agent\":null}\n";
         assert_eq!(lines(json, None), expected);

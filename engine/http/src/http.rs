@@ -302,7 +302,11 @@ impl<S: State> Http<S> {
     /// Asked of the kernel for the records alone.
     fn peer_of(&mut self, peer: Peer<'_>) -> PeerPlace {
         let Some(peers) = &mut self.peers else { return PeerPlace::default() };
-        peer.address().map_or_else(|_| PeerPlace::default(), |address| peers.add(address))
+        match peer.address() {
+            Ok(address) => peers.add(address),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => PeerPlace::UNIX,
+            Err(_) => PeerPlace::default(),
+        }
     }
 
     /// An answer is over.

@@ -124,6 +124,7 @@ pub use self::http::Http;
 pub use self::later::{Later, Message, Response, Waker};
 pub use self::method::Method;
 pub use self::out::Out;
+pub use self::peers::Client;
 pub use self::record::Record;
 pub use self::reply::{Done, Reply, Started};
 pub use self::request::Request;

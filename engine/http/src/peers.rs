@@ -1,6 +1,26 @@
 //! The addresses of peers, where answers are recorded: three bytes in each connection, instead of a pointer in all of them.
 
+use std::fmt;
 use std::net::SocketAddr;
+
+/// Whose request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Who is connected, or whom a trusted proxy has named.
+    Internet(SocketAddr),
+    /// One that came by a Unix socket, where nobody has an address.
+    Unix,
+}
+
+impl fmt::Display for Client {
+    /// The IP address, of IPv4 where IPv6 has mapped it; `unix:`, as in nginx.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Internet(address) => address.ip().to_canonical().fmt(formatter),
+            Self::Unix => formatter.write_str("unix:"),
+        }
+    }
+}
 
 /// Addresses of connections.
 #[derive(Default)]
@@ -9,20 +29,24 @@ pub(crate) struct Peers {
     free: Vec<usize>,
 }
 
-/// Where a connection's address is, counted from 1; 0 where it has none.
+/// Where a connection's address is, counted from 1; 0 where none is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerPlace([u8; 3]);
 
 impl PeerPlace {
+    /// Of all that came by a Unix socket.
+    pub(crate) const UNIX: Self = Self([u8::MAX; 3]);
+
     fn index(self) -> Option<usize> {
         let [low, middle, high] = self.0;
-        usize::try_from(u32::from_le_bytes([low, middle, high, 0])).ok()?.checked_sub(1)
+        let count = usize::try_from(u32::from_le_bytes([low, middle, high, 0])).ok()?;
+        if self == Self::UNIX { None } else { count.checked_sub(1) }
     }
 
-    /// None beyond 16,777,214, which is more than a worker has connections.
+    /// None beyond 16,777,213, which is more than a worker has connections.
     fn of_index(index: usize) -> Option<Self> {
         let [low, middle, high, rest] = u32::try_from(index).ok()?.checked_add(1)?.to_le_bytes();
-        (rest == 0).then_some(Self([low, middle, high]))
+        Some(Self([low, middle, high])).filter(|place| rest == 0 && *place != Self::UNIX)
     }
 }
 
@@ -37,8 +61,11 @@ impl Peers {
         place
     }
 
-    pub(crate) fn get(&self, place: PeerPlace) -> Option<SocketAddr> {
-        self.addresses.get(place.index()?).copied()
+    pub(crate) fn get(&self, place: PeerPlace) -> Option<Client> {
+        if place == PeerPlace::UNIX {
+            return Some(Client::Unix);
+        }
+        self.addresses.get(place.index()?).copied().map(Client::Internet)
     }
 
     pub(crate) fn remove(&mut self, place: PeerPlace) {
@@ -57,15 +84,17 @@ mod tests {
         let places = [1, 2, 3].map(|port| peers.add(address(port)));
         peers.remove(places[1]);
         assert_eq!(peers.add(address(4)), places[1]);
-        assert_eq!(places.map(|place| peers.get(place)), [1, 4, 3].map(|port| Some(address(port))));
+        assert_eq!(places.map(|place| peers.get(place)), [1, 4, 3].map(|port| Some(Client::Internet(address(port)))));
         assert_eq!(peers.get(PeerPlace::default()), None);
+        assert_eq!(peers.get(PeerPlace::UNIX), Some(Client::Unix));
         peers.remove(PeerPlace::default());
+        peers.remove(PeerPlace::UNIX);
         assert_eq!(peers.addresses.len(), 3);
     }
 
     #[test]
     fn places_have_three_bytes() {
-        let last = (1 << 24) - 2;
+        let last = (1 << 24) - 3;
         assert_eq!(PeerPlace::of_index(last).and_then(PeerPlace::index), Some(last));
         assert_eq!(PeerPlace::of_index(last + 1), None);
     }

@@ -1,11 +1,11 @@
 //! What an access log needs to know of an answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::StatusCode;
 
 use crate::head::{self, FieldList, HeadLimits};
+use crate::peers::Client;
 use crate::request::Request;
 use crate::state::State;
 
@@ -14,8 +14,8 @@ use crate::state::State;
 pub struct Record<'a> {
     /// The request; `None` for one that could not be understood.
     pub request: Option<&'a Request<'a>>,
-    /// Of the client; `None` where it had gone before it could be asked for.
-    pub peer: Option<SocketAddr>,
+    /// The client; `None` where it had gone before it could be asked for.
+    pub peer: Option<Client>,
     /// Of the answer.
     pub status: StatusCode,
     /// Bytes of the answer's body, before any chunks.
@@ -42,7 +42,7 @@ impl Pending {
         state: &mut S,
         limits: HeadLimits,
         fields: &mut FieldList,
-        peer: Option<SocketAddr>,
+        peer: Option<Client>,
         now: Duration,
     ) {
         // It was parsed before, with the same limits.
