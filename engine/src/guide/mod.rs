@@ -4,12 +4,13 @@
 //! 2. [`time_and_back_pressure`]: timers, time-outs, slow readers, long answers.
 //! 3. [`helpers`]: threads for what takes long.
 //! 4. [`workers`]: what workers share, and what they do not.
-//! 5. [`state_across_versions`]: connections, and what a worker knows, move to the next binary.
-//! 6. [`testing`]: the harness, in virtual time.
-//! 7. [`operating`]: logs, counters, reload, upgrade, proxies in front.
+//! 5. [`outbound`]: connections to other servers, pairs, a proxy.
+//! 6. [`state_across_versions`]: connections, and what a worker knows, move to the next binary.
+//! 7. [`testing`]: the harness, in virtual time.
+//! 8. [`operating`]: logs, counters, reload, upgrade, proxies in front.
 //!
 //! Each page can be read alone; its code is compiled, and most of it run, with the tests of this crate. The examples in the
-//! repository are whole programs: `echo`, `lines`, `versions` and `resp`.
+//! repository are whole programs: `echo`, `lines`, `proxy`, `jobs`, `pubsub`, `versions` and `resp`.
 
 #[doc = include_str!("first_protocol.md")]
 pub mod first_protocol {}
@@ -22,6 +23,9 @@ pub mod helpers {}
 
 #[doc = include_str!("workers.md")]
 pub mod workers {}
+
+#[doc = include_str!("outbound.md")]
+pub mod outbound {}
 
 #[doc = include_str!("state_across_versions.md")]
 pub mod state_across_versions {}
