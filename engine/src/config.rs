@@ -1,5 +1,6 @@
 //! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
 
+mod accounts;
 mod listener;
 mod rebalance;
 mod steering;
@@ -14,7 +15,6 @@ pub use self::rebalance::Rebalance;
 pub use self::steering::Steering;
 
 use crate::sys::access_log;
-use crate::sys::identity::{Identity, IdentityError};
 use crate::sys::readable;
 use crate::sys::system_calls;
 
@@ -268,6 +268,9 @@ pub struct Settings {
     /// must be set. Everybody by default (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made,
     /// and no later.
     pub unix_mode: u32,
+    /// To whom these files belong: `user`, `user:group` or `:group`, by names or numbers; `None`: to whoever starts the server.
+    /// Giving them to another user needs root, and to a group root or being one of it. Set as the mode is, and no later.
+    pub unix_owner: Option<String>,
     /// Worker processes; each is pinned to a core of its own while there are any left.
     pub workers: usize,
     /// Bounds.
@@ -314,6 +317,7 @@ impl Default for Settings {
         Self {
             listen: Vec::new(),
             unix_mode: 0o666,
+            unix_owner: None,
             workers: 1,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -347,14 +351,6 @@ pub struct InvalidSetting {
 }
 
 impl Settings {
-    /// Looks up user and group on this machine, and whether this process may serve as them.
-    ///
-    /// # Errors
-    /// Names the setting, and says why not.
-    pub fn check_identity(&self) -> Result<(), InvalidSetting> {
-        self.identity().map(drop)
-    }
-
     /// Asks whether this machine has what [`Sandbox::On`] needs, where that is set.
     ///
     /// # Errors
@@ -400,15 +396,6 @@ impl Settings {
     pub fn check_access_log(&self) -> Result<(), InvalidSetting> {
         self.access_log.open().map(drop)
     }
-
-    /// As whom workers are to serve; `None` where neither user nor group is set.
-    ///
-    /// # Errors
-    /// As [`Settings::check_identity`].
-    pub(crate) fn identity(&self) -> Result<Option<Identity>, InvalidSetting> {
-        Identity::resolve(self.user.as_deref(), self.group.as_deref())
-            .map_err(|IdentityError { setting, problem }| InvalidSetting { setting, problem })
-    }
 }
 
 /// What a connection costs a worker beside what it holds, at most: its place, its timer, its operations in flight.
@@ -436,6 +423,7 @@ impl Settings {
         let Self {
             listen,
             unix_mode,
+            unix_owner: _,
             workers,
             limits,
             timeouts,

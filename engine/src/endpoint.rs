@@ -88,6 +88,14 @@ impl FromStr for Endpoint {
     }
 }
 
+/// How the file of a Unix socket is made: its mode, and to whom it belongs where that is not this process's user and group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SocketFile {
+    pub(crate) mode: u32,
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
+}
+
 /// Why a text is no [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -167,9 +167,9 @@ impl Server {
         ready: impl FnOnce(Running),
         paths: &mut Paths,
     ) -> Result<(), ServerError> {
-        let unix_mode = self.settings.unix_mode;
+        let file = self.settings.socket_file()?;
         let bound = self.settings.listen.iter_mut().zip(0..).map(|(listener, id)| {
-            let (socket, address) = bind_free(listener.address, unix_mode)?;
+            let (socket, address) = bind_free(listener.address, file)?;
             paths.add(address);
             listener.address = address;
             Ok::<_, ListenError>(Inherited { id, socket, address })

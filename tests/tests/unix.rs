@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use baton_tests::client::assert_served;
 use baton_tests::lineage::Lineage;
+use baton_tests::namespace::has_users;
 use baton_tests::process::{children, is_alive};
 use baton_tests::program::{Server, batond, is_installed, run, signal};
-use baton_tests::{skip, wait_until};
+use baton_tests::{control, skip, wait_until};
 use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
 
 /// Nobody waits for longer, whatever happens.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -452,4 +454,53 @@ fn who_can_open_the_path_of_a_listener_for_proxies_is_trusted() {
     let mut stream = connect(&path).expect("connected");
     assert!(ask(&mut stream).is_err(), "it says nothing of whose it is");
     server.stop();
+}
+
+#[test]
+fn the_access_log_says_who_came_by_a_unix_socket() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, log) = (folder.path().join("app.sock"), folder.path().join("log"));
+    let server = Server::start_command(command(&path, "auto", &["--access-log", log.to_str().expect("UTF-8")]));
+    let mut stream = connect(&path).expect("connected");
+    ask(&mut stream).expect("an answer");
+    // Whoever takes the connection knows it, too.
+    server.reload();
+    ask(&mut stream).expect("an answer");
+    assert_served(server.address());
+    server.stop();
+    let text = fs::read_to_string(&log).expect("a log");
+    let mut clients: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    // Each worker writes its lines when it likes.
+    clients.sort_unstable();
+    assert_eq!(clients, ["127.0.0.1", "unix:", "unix:"], "{text}");
+}
+
+#[test]
+fn a_path_belongs_to_whom_the_setting_names() {
+    if !geteuid().is_root() || !has_users() {
+        skip("giving files away needs root");
+        return;
+    }
+    let _turn = turn();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, control) = (folder.path().join("app.sock"), folder.path().join("control"));
+    let owner = || fs::symlink_metadata(&path).map(|there| (there.uid(), there.gid(), there.mode() & 0o777)).ok();
+    let control_text = control.to_str().expect("UTF-8");
+    let more = ["--unix-owner", "nobody:0", "--unix-mode", "0600", "--control", control_text];
+    let server = Server::start_command(command(&path, "auto", &more));
+    let nobody = User::from_name("nobody").expect("asked").expect("there").uid.as_raw();
+    assert_eq!(owner(), Some((nobody, 0, 0o600)));
+    // Nobody is left to remove it.
+    drop(server);
+    assert_eq!(owner(), Some((nobody, 0, 0o600)));
+    let server = Server::start_command(command(&path, "auto", &more));
+    for order in ["reload", "upgrade"] {
+        control::ask(&control, &[order]).done();
+        ask(&mut connect(&path).expect("connected")).expect("an answer");
+        assert_eq!(owner(), Some((nobody, 0, 0o600)), "{order}");
+    }
+    control::ask(&control, &["stop"]).done();
+    wait_until("the path is gone", || owner().is_none());
+    drop(server);
 }

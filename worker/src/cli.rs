@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Who may connect to Unix sockets: the mode of their files, in octal [default: 0666]
     #[arg(long, value_name = "MODE")]
     unix_mode: Option<UnixMode>,
+    /// To whom these files belong: user, user:group or :group; needs root [default: whoever starts batond]
+    #[arg(long, value_name = "USER:GROUP")]
+    unix_owner: Option<String>,
     /// Worker processes, each on a core of its own; auto is one per core [default: 1]
     #[arg(long, value_name = "N|auto")]
     workers: Option<Workers>,
@@ -209,6 +212,7 @@ impl Arguments {
             manual: _,
             listen,
             unix_mode,
+            unix_owner,
             workers,
             protocol,
             handover,
@@ -229,6 +233,7 @@ impl Arguments {
         Choices {
             listen: (!listen.is_empty()).then(|| listen.clone()),
             unix_mode: *unix_mode,
+            unix_owner: unix_owner.clone(),
             workers: *workers,
             protocol: *protocol,
             handover: *handover,

@@ -234,6 +234,7 @@ choices! {
         #[serde(deserialize_with = "listen::list")]
         listen: Vec<Listen>,
         unix_mode: UnixMode,
+        unix_owner: String,
         workers: Workers,
         #[serde(deserialize_with = "units::name")]
         protocol: ProtocolChoice,
@@ -405,6 +406,7 @@ impl Config {
             settings: Settings {
                 listen: listen.into_iter().map(|listen| listen.0).collect(),
                 unix_mode: choices.unix_mode.map_or(Settings::default().unix_mode, |mode| mode.0),
+                unix_owner: choices.unix_owner,
                 workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
                 limits: Limits {
                     connections_max: number(limits.connections_max, limit.connections_max),
@@ -511,6 +513,7 @@ impl Config {
         }
         self.settings.validate()?;
         self.settings.check_identity()?;
+        self.settings.check_unix_owner()?;
         self.settings.check_sandbox()?;
         if let Some(problem) = statics::problem(&self.site.mounts) {
             return invalid("static", problem);

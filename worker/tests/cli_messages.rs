@@ -73,6 +73,15 @@ fn refusals_of_a_file() {
             "[log]\naccess_sample = 0\n",
             "FILE:2:1: access_sample: 0 is not from 1 on: 1 logs each answer, 100 one of a hundred",
         ),
+        (
+            "unix_owner = \"nobody of this name\"\n",
+            "FILE:1:1: unix_owner: there is no user \"nobody of this name\" on this machine",
+        ),
+        (
+            "unix_owner = \":no group of this name\"\n",
+            "FILE:1:1: unix_owner: there is no group \"no group of this name\" on this machine",
+        ),
+        ("unix_owner = \"root:\"\n", "FILE:1:1: unix_owner: \"root:\" is not user, user:group or :group"),
         ("[http]\nserver = 5\n", "FILE:2:10: invalid type: integer `5`, expected a string"),
     ] {
         assert_eq!(told_of_file(text.as_bytes(), &[]), format!("batond: error: {expected}\n"), "{text:?}");

@@ -43,7 +43,8 @@ impl Master {
     fn starting(tier: Tier, inheritance: Option<Inheritance>) -> Self {
         let listen = vec![Listener::new(([127, 0, 0, 1], 80))];
         let settings = Settings { listen, workers: 2, ..Settings::default() };
-        let plan = Plan::new(ConfigurationId(0), &settings, true, true);
+        let file = settings.socket_file().expect("no names to look up");
+        let plan = Plan::new(ConfigurationId(0), &settings, file, true, true);
         let mut this = Self { core: Core::new(ProcessId(1), tier, inheritance), world: Still::new(plan.clone()) };
         this.step(Event::Start(plan));
         this

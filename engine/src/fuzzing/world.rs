@@ -1,7 +1,7 @@
 //! A world in which every call succeeds and nothing happens by itself, for a master that hears what nobody should say.
 
 use crate::config::Steering;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::StateFormats;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -50,13 +50,13 @@ impl World for Still {
         Ok(self.plan.clone())
     }
 
-    fn claim(&mut self, _: Endpoint) -> Result<Claim, Failure> {
+    fn claim(&mut self, _: Endpoint, _: SocketFile) -> Result<Claim, Failure> {
         Ok(Claim::Held)
     }
 
     fn release_claims(&mut self) {}
 
-    fn bind(&mut self, address: Endpoint, _: u32) -> Result<(SocketId, Endpoint), Failure> {
+    fn bind(&mut self, address: Endpoint, _: SocketFile) -> Result<(SocketId, Endpoint), Failure> {
         Ok((self.next_socket(), address))
     }
 

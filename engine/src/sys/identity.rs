@@ -102,6 +102,28 @@ fn find_group(name: &str) -> Result<Gid, String> {
     Ok(found.gid)
 }
 
+/// The numbers of `user`, `user:group` or `:group`.
+///
+/// # Errors
+/// Where there is none of this name, or this process may not give it a file.
+pub(crate) fn find_owner(text: &str) -> Result<(Option<u32>, Option<u32>), String> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    if group.is_some_and(str::is_empty) || (user.is_empty() && group.is_none()) {
+        return Err(format!("{text:?} is not user, user:group or :group"));
+    }
+    let user = (!user.is_empty()).then(|| find_user(user)).transpose()?.map(|user| user.uid);
+    let group = group.map(find_group).transpose()?;
+    let is_member = |group| group == getegid() || getgroups().is_ok_and(|groups| groups.contains(&group));
+    if !geteuid().is_root()
+        && (user.is_some_and(|user| user != geteuid()) || group.is_some_and(|group| !is_member(group)))
+    {
+        return Err(format!(
+            "only root may give files to {text:?}; start the server as root, or take the setting away"
+        ));
+    }
+    Ok((user.map(Uid::as_raw), group.map(Gid::as_raw)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +140,21 @@ mod tests {
         let unknown = resolve(Some("nobody of this name"), None).expect_err("unknown");
         assert!(unknown.problem.contains("\"nobody of this name\""), "{unknown:?}");
         assert_eq!(resolve(None, Some("no group of this name")).expect_err("unknown").setting, "group");
+    }
+
+    #[test]
+    fn owners_are_a_user_a_group_or_both() {
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        for (text, owner) in [
+            (format!("{user}"), (Some(user), None)),
+            (format!("{user}:{group}"), (Some(user), Some(group))),
+            (format!(":{group}"), (None, Some(group))),
+        ] {
+            assert_eq!(find_owner(&text), Ok(owner), "{text}");
+        }
+        for wrong in ["", ":", "root:", "no user of this name", ":no group of this name", "root:root:root"] {
+            assert!(find_owner(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(find_owner("nobody").is_ok(), geteuid().is_root());
     }
 }

@@ -1,12 +1,12 @@
 //! Files of Unix sockets: what is at a path, binding there, and removing what a server has left. No link is followed, and only
 //! sockets of this user that nobody has open are replaced or removed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, FileType};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::listener::{ListenError, Reservation, reserve_name};
-use crate::endpoint::{Endpoint, UnixPath};
+use crate::endpoint::{Endpoint, SocketFile, UnixPath};
 
 /// How often it is looked, at the end, whether a path is free to be removed, and the pause after each look.
 const REMOVE_TRIES_MAX: usize = 100;
@@ -38,9 +38,9 @@ pub(crate) enum Occupied {
     System(#[from] io::Error),
 }
 
-/// Whether a server of this user has left its socket's file at `path`; `false` where nothing is there. A socket of another type
-/// than `asked_as` is in somebody's hand, whether it listens or not.
-pub(crate) fn is_stale(path: &Path, asked_as: Type) -> Result<bool, Occupied> {
+/// Whether a server has left its socket's file at `path`, which belongs to this user or to `owner`; `false` where nothing is there.
+/// A socket of another type than `asked_as` is in somebody's hand, whether it listens or not.
+pub(crate) fn is_stale(path: &Path, asked_as: Type, owner: Option<u32>) -> Result<bool, Occupied> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -49,7 +49,7 @@ pub(crate) fn is_stale(path: &Path, asked_as: Type) -> Result<bool, Occupied> {
     if !there.file_type().is_socket() {
         return Err(Occupied::Other(kind(there.file_type())));
     }
-    if there.uid() != geteuid().as_raw() {
+    if there.uid() != geteuid().as_raw() && Some(there.uid()) != owner {
         return Err(Occupied::OfUser(there.uid()));
     }
     let socket = Socket::new(Domain::UNIX, asked_as, None)?;
@@ -84,8 +84,8 @@ fn kind(file_type: FileType) -> &'static str {
 
 /// The same for a listen socket, without a connection that a server would take for a client's: unix(7) refuses a datagram
 /// socket with EPROTOTYPE where a stream socket is bound, and with ECONNREFUSED where nobody has the socket open any more.
-fn is_left(path: UnixPath) -> Result<bool, ListenError> {
-    is_stale(path.as_path(), Type::DGRAM).map_err(|occupied| match occupied {
+fn is_left(path: UnixPath, owner: Option<u32>) -> Result<bool, ListenError> {
+    is_stale(path.as_path(), Type::DGRAM, owner).map_err(|occupied| match occupied {
         Occupied::System(error) => ListenError::new(path, "looking at the path", error),
         occupied => ListenError::told(path, occupied.to_string()),
     })
@@ -108,43 +108,46 @@ pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError
 ///
 /// # Errors
 /// Where somebody has a socket open there, or something else is there, which stays as it is.
-pub(crate) fn check_free(path: UnixPath) -> Result<(), ListenError> {
-    is_left(path).map(drop)
+pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenError> {
+    is_left(path, file.user).map(drop)
 }
 
-/// Creates a socket and binds it to a reserved path, with this mode whatever the umask is. What is left there of a server that is
+/// Creates a socket and binds it to a reserved path, with the mode of `file` whatever the umask is. What is left there of a server that is
 /// gone goes away. It does not listen.
 ///
 /// # Errors
 /// As [`check_free`] and bind(2).
-pub(crate) fn bind(path: UnixPath, mode: u32) -> Result<Socket, ListenError> {
+pub(crate) fn bind(path: UnixPath, file: SocketFile) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(path, step, source);
-    if is_left(path)? {
+    if is_left(path, file.user)? {
         fs::remove_file(path.as_path()).map_err(fail("removing what a former server has left"))?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail("socket"))?;
     socket.bind(&SockAddr::unix(path.as_path()).map_err(fail("bind"))?).map_err(fail("bind"))?;
     // Nobody can connect before it listens.
-    set_mode(path, mode).map_err(fail("setting the mode"))?;
+    set_access(path, file).map_err(fail("setting owner and mode"))?;
     Ok(socket)
 }
 
-/// By a descriptor: whatever the name leads to meanwhile, it is a socket whose mode is changed.
-fn set_mode(path: UnixPath, mode: u32) -> io::Result<()> {
+/// By a descriptor: whatever the name leads to meanwhile, it is a socket that is changed.
+fn set_access(path: UnixPath, SocketFile { mode, user, group }: SocketFile) -> io::Result<()> {
     let file = open(path.as_path(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let file = fs::File::from(file);
     if !file.metadata()?.file_type().is_socket() {
         return Err(io::ErrorKind::NotFound.into());
     }
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if user.is_some() || group.is_some() {
+        chown(&name, user, group)?;
+    }
     fs::set_permissions(name, fs::Permissions::from_mode(mode))
 }
 
-/// Removes the path of a socket that nobody has open any more: `false` where somebody may have. A server that starts there just
-/// now keeps it.
-pub(crate) fn remove(path: UnixPath) -> bool {
+/// Removes the path of a socket, a file of this user or of `owner`, that nobody has open any more: `false` where somebody may have.
+/// A server that starts there just now keeps it.
+pub(crate) fn remove(path: UnixPath, owner: Option<u32>) -> bool {
     match reserve(path) {
-        Ok(Some(_reservation)) => match is_left(path) {
+        Ok(Some(_reservation)) => match is_left(path, owner) {
             Ok(true) => fs::remove_file(path.as_path()).is_ok(),
             // It is gone, or none of this server's.
             Ok(false) => true,
@@ -155,19 +158,20 @@ pub(crate) fn remove(path: UnixPath) -> bool {
     }
 }
 
-/// Paths whose sockets this process has had: each is removed when nobody has its socket any more.
+/// Paths whose sockets this process has had, and whose files these were: each is removed when nobody has its socket any more.
 #[derive(Debug, Default)]
-pub(crate) struct Paths(BTreeSet<UnixPath>);
+pub(crate) struct Paths(BTreeMap<UnixPath, Option<u32>>);
 
 impl Paths {
     /// Nothing changes where it is no path.
     pub(crate) fn add(&mut self, address: Endpoint) {
-        self.0.extend(address.unix_path());
+        let owner = |path: UnixPath| fs::symlink_metadata(path.as_path()).ok().map(|there| there.uid());
+        self.0.extend(address.unix_path().map(|path| (path, owner(path))));
     }
 
     /// Removes those that nobody has.
     pub(crate) fn remove_unused(&mut self) {
-        self.0.retain(|path| !remove(*path));
+        self.0.retain(|path, owner| !remove(*path, *owner));
     }
 
     /// The same at the end, where no other process goes on with them: the ring of a worker that was killed may hold a socket for
@@ -187,21 +191,21 @@ impl Paths {
 ///
 /// # Errors
 /// As those, and where another server that starts has reserved the path.
-pub(crate) fn bind_free(address: Endpoint, unix_mode: u32) -> Result<(Socket, Endpoint), ListenError> {
+pub(crate) fn bind_free(address: Endpoint, file: SocketFile) -> Result<(Socket, Endpoint), ListenError> {
     let reserved = address.unix_path().map(reserve).transpose()?;
     if matches!(reserved, Some(None)) {
         return Err(ListenError::told(address, Occupied::InUse.to_string()));
     }
-    bind_any(address, unix_mode)
+    bind_any(address, file)
 }
 
 /// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`].
-pub(crate) fn bind_any(address: Endpoint, unix_mode: u32) -> Result<(Socket, Endpoint), ListenError> {
+pub(crate) fn bind_any(address: Endpoint, file: SocketFile) -> Result<(Socket, Endpoint), ListenError> {
     match address {
         Endpoint::Internet(address) => {
             super::listener::bind(address).map(|(socket, bound)| (socket, Endpoint::Internet(bound)))
         }
-        Endpoint::Unix(path) => Ok((bind(path, unix_mode)?, address)),
+        Endpoint::Unix(path) => Ok((bind(path, file)?, address)),
     }
 }
 
@@ -233,24 +237,28 @@ mod tests {
         folder.path().join(name).to_str().expect("text").parse().expect("a path")
     }
 
+    fn file(mode: u32) -> SocketFile {
+        SocketFile { mode, user: None, group: None }
+    }
+
     #[test]
     fn what_a_server_has_left_is_replaced_and_nothing_else() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = at(&folder, "left");
-        let socket = bind(path, 0o640).expect("bound");
+        let socket = bind(path, file(0o640)).expect("bound");
         let mode = fs::symlink_metadata(path.as_path()).expect("there").mode();
         assert_eq!(mode & 0o7777, 0o640);
-        assert!(check_free(path).is_err(), "somebody has it, who does not listen yet");
-        assert!(!remove(path), "somebody has it");
+        assert!(check_free(path, file(0o600)).is_err(), "somebody has it, who does not listen yet");
+        assert!(!remove(path, None), "somebody has it");
         socket.listen(8).expect("listening");
-        assert!(check_free(path).is_err());
+        assert!(check_free(path, file(0o600)).is_err());
         assert!(UnixStream::connect(path.as_path()).is_ok());
         drop(socket);
         assert!(path.as_path().exists());
-        drop(bind(path, 0o600).expect("what was left is replaced"));
-        assert!(remove(path));
+        drop(bind(path, file(0o600)).expect("what was left is replaced"));
+        assert!(remove(path, None));
         assert!(!path.as_path().exists());
-        assert!(remove(path), "nothing is there");
+        assert!(remove(path, None), "nothing is there");
     }
 
     #[test]
@@ -263,12 +271,36 @@ mod tests {
         drop(other);
         for name in ["file", "folder", "link"] {
             let path = at(&folder, name);
-            assert!(bind(path, 0o600).is_err(), "{name}");
-            assert!(!remove(path), "{name}");
+            assert!(bind(path, file(0o600)).is_err(), "{name}");
+            assert!(!remove(path, None), "{name}");
             assert!(fs::symlink_metadata(path.as_path()).is_ok(), "{name}");
         }
         let nowhere: UnixPath = at(&folder, "nowhere/socket");
-        assert!(reserve(nowhere).is_err() && bind(nowhere, 0o600).is_err());
+        assert!(reserve(nowhere).is_err() && bind(nowhere, file(0o600)).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_given_to_another_user_is_replaced_and_removed() {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: giving files away needs root");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = at(&folder, "given");
+        let given = SocketFile { mode: 0o660, user: Some(1234), group: Some(1235) };
+        drop(bind(path, given).expect("bound"));
+        let there = fs::symlink_metadata(path.as_path()).expect("there");
+        assert_eq!((there.uid(), there.gid(), there.mode() & 0o7777), (1234, 1235, 0o660));
+        assert!(check_free(path, file(0o600)).is_err(), "it is somebody else's");
+        check_free(path, given).expect("a server has left it");
+        let mut paths = Paths::default();
+        let socket = bind(path, given).expect("what was left is replaced");
+        paths.add(path.into());
+        paths.remove_unused();
+        assert!(path.as_path().exists(), "somebody has it");
+        drop(socket);
+        paths.remove_unused();
+        assert!(!path.as_path().exists());
     }
 
     #[test]

@@ -113,11 +113,11 @@ impl Core {
     pub(super) fn keep_sockets(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
         let addresses = self.generations[index].addresses.clone();
-        let unix_mode = self.generations[index].plan.unix_mode;
+        let file = self.generations[index].plan.socket_file;
         let adopted = addresses.into_iter().map(|one| one.bound).filter(|address| self.adopts(*address));
         for bound in adopted.collect::<Vec<_>>() {
             while self.placement.kept_on(bound) < Self::sockets_wanted(bound, workers) {
-                let (socket, address) = world.bind(bound, unix_mode)?;
+                let (socket, address) = world.bind(bound, file)?;
                 self.placement.keep(socket, address);
             }
             let on_address: Vec<SocketId> =

@@ -59,7 +59,7 @@ impl Core {
     fn find_sockets(&mut self, world: &mut dyn World, index: usize, from: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
         let addresses: Vec<Endpoint> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
-        let unix_mode = self.generations[index].plan.unix_mode;
+        let file = self.generations[index].plan.socket_file;
         for address in addresses.into_iter().filter(|address| self.adopts(*address)).collect::<Vec<_>>() {
             for slot in from..workers {
                 if address.is_unix() {
@@ -75,7 +75,7 @@ impl Core {
                         share.socket
                     }
                     None => {
-                        let (socket, address) = world.bind(address, unix_mode)?;
+                        let (socket, address) = world.bind(address, file)?;
                         self.placement.keep(socket, address);
                         socket
                     }

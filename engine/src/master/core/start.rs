@@ -57,7 +57,7 @@ impl Core {
 
     /// Asks whether all addresses are free; then opens them.
     fn claim(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        let listen = self.generations[index].plan.listen.clone();
+        let Plan { listen, socket_file, .. } = self.generations[index].plan.clone();
         for requested in listen {
             let listens = |generation: &Generation| generation.addresses.iter().any(|one| one.bound == requested);
             let is_ours = self.placement.bound(requested, &[]).is_some()
@@ -66,7 +66,7 @@ impl Core {
             if is_ours || requested.is_chosen_by_kernel() {
                 continue;
             }
-            match world.claim(requested)? {
+            match world.claim(requested, socket_file)? {
                 Claim::Held => {}
                 Claim::Busy => {
                     let is_late =
@@ -99,7 +99,7 @@ impl Core {
 
     /// Binds what is new and forks the first worker.
     fn open(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
-        let Plan { listen, workers, unix_mode, steering, .. } = self.generations[index].plan.clone();
+        let Plan { listen, workers, socket_file, steering, .. } = self.generations[index].plan.clone();
         let mut first: Vec<(SocketId, Endpoint)> = Vec::new();
         for requested in listen {
             let known = self.placement.bound(requested, &self.generations[index].addresses);
@@ -108,7 +108,7 @@ impl Core {
             };
             let bound = match known.filter(|bound| has_enough(*bound)) {
                 Some(bound) => bound,
-                None => match world.bind(known.unwrap_or(requested), unix_mode) {
+                None => match world.bind(known.unwrap_or(requested), socket_file) {
                     Ok((socket, bound)) => {
                         first.push((socket, bound));
                         bound

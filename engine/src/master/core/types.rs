@@ -1,7 +1,7 @@
 //! What the core names things by, and the plain values it decides on.
 
 use crate::config::{Connections, Rebalance, Settings, StateTooLarge, Steering};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 
 /// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +55,7 @@ pub(crate) struct Address {
 pub(crate) struct Plan {
     pub(crate) configuration: ConfigurationId,
     pub(crate) listen: Vec<Endpoint>,
-    pub(crate) unix_mode: u32,
+    pub(crate) socket_file: SocketFile,
     pub(crate) workers: usize,
     pub(crate) backlog: u32,
     pub(crate) drain_ms: u64,
@@ -77,13 +77,14 @@ impl Plan {
     pub(crate) fn new(
         configuration: ConfigurationId,
         settings: &Settings,
+        socket_file: SocketFile,
         has_connection_state: bool,
         has_worker_state: bool,
     ) -> Self {
         Self {
             configuration,
             listen: settings.listen.iter().map(|listener| listener.address).collect(),
-            unix_mode: settings.unix_mode,
+            socket_file,
             workers: settings.workers,
             backlog: settings.limits.backlog,
             drain_ms: settings.timeouts.drain_ms_max,

@@ -3,7 +3,7 @@
 
 use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
 use crate::config::Steering;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind};
 use crate::ipc::orders::{Order, Report};
@@ -188,12 +188,12 @@ pub(crate) trait World {
     /// Reads the configuration again.
     fn read_configuration(&mut self) -> Result<Plan, Failure>;
 
-    /// Asks whether an address that this server does not listen on yet is free.
-    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure>;
+    /// Asks whether an address that this server does not listen on yet is free, or a path where such a file was left.
+    fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure>;
     /// Somebody listens on every address, or nobody will: others may look at the ports again.
     fn release_claims(&mut self);
-    /// Creates and binds a socket of the address's group, or at a path, with this mode: not configured, not listening.
-    fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure>;
+    /// Creates and binds a socket of the address's group, or at a path, as such a file: not configured, not listening.
+    fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure>;
     /// Closes this master's copy of a listen socket. The path of a Unix socket goes with the last copy.
     fn close(&mut self, socket: SocketId);
     /// Accepts connections that wait at a listen socket, so many at most.

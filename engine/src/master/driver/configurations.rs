@@ -42,12 +42,13 @@ impl<'a> Configurations<'a> {
     /// Keeps a configuration, and says of it what the core has to know.
     pub(super) fn add(&mut self, settings: Settings, service: Service<'a>) -> Result<Plan, InvalidSetting> {
         let identity = settings.identity()?;
+        let socket_file = settings.socket_file()?;
         settings.check_readable()?;
         let access_log = settings.access_log.open()?;
         let id = ConfigurationId(self.next_id);
         self.next_id += 1;
         let formats = service.formats();
-        let plan = Plan::new(id, &settings, formats.connections.is_some(), formats.worker.is_some());
+        let plan = Plan::new(id, &settings, socket_file, formats.connections.is_some(), formats.worker.is_some());
         self.all.push((id, Configuration { settings, service, identity, access_log }));
         Ok(plan)
     }

@@ -63,11 +63,11 @@ impl ControlName {
     /// [`Occupied::InUse`] where a server listens there; where something else is there; else as bind(2).
     pub(super) fn open(path: &Path) -> Result<Self, Occupied> {
         // Where a server listens there is nothing to take: a new master that is killed just now leaves no lock behind.
-        if matches!(is_stale(path, Type::STREAM), Err(Occupied::InUse)) {
+        if matches!(is_stale(path, Type::STREAM, None), Err(Occupied::InUse)) {
             return Err(Occupied::InUse);
         }
         let _lock = Lock::take(path)?;
-        if is_stale(path, Type::STREAM)? {
+        if is_stale(path, Type::STREAM, None)? {
             fs::remove_file(path)?;
         }
         let (listener, file) = bind(path)?;

@@ -12,7 +12,7 @@ use socket2::Socket;
 use super::system;
 use super::workers::cores;
 use crate::config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::ipc::control::Failure;
 use crate::master::core::{ArrivalId, Claim, SocketId, SteeringId};
 use crate::steering::{self, Balance, Guard, Loads, Others, Steering};
@@ -63,7 +63,7 @@ pub(super) fn listen_failure(error: &ListenError) -> Failure {
 }
 
 impl Sockets {
-    pub(super) fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
+    pub(super) fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure> {
         let fail = |error: ListenError| listen_failure(&error);
         // This process may have the port's name already, for another address.
         let name = match address {
@@ -80,7 +80,7 @@ impl Sockets {
         }
         match address {
             Endpoint::Internet(address) => listener::check_free(address),
-            Endpoint::Unix(path) => socket_file::check_free(path),
+            Endpoint::Unix(path) => socket_file::check_free(path, file),
         }
         .map_err(fail)?;
         Ok(Claim::Held)
@@ -90,8 +90,8 @@ impl Sockets {
         self.claims.clear();
     }
 
-    pub(super) fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure> {
-        let (socket, bound) = socket_file::bind_any(address, unix_mode).map_err(|error| listen_failure(&error))?;
+    pub(super) fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure> {
+        let (socket, bound) = socket_file::bind_any(address, file).map_err(|error| listen_failure(&error))?;
         self.paths.add(bound);
         Ok((self.keep(socket), bound))
     }

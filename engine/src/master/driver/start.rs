@@ -77,6 +77,7 @@ impl Prepared {
         // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
         Features::probe().map_err(StartError::from)?;
         settings.check_identity()?;
+        settings.check_unix_owner()?;
         settings.check_sandbox()?;
         let steering::Chosen { tier, reason: tier_reason } = choose_tier(settings.handover, old)?;
         tracing::info!(%tier, reason = %tier_reason, "handover of listeners");

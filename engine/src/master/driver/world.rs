@@ -12,7 +12,7 @@ use super::sockets::{OldMaps, Sockets};
 use super::workers::Workers;
 use super::{log, notify};
 use crate::config::Steering;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::{Format, Tier};
 use crate::ipc::control::server::Clients;
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, Reply, TimelineKind};
@@ -112,16 +112,16 @@ impl World for Driver<'_> {
         Ok(plan)
     }
 
-    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
-        self.sockets.claim(address)
+    fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure> {
+        self.sockets.claim(address, file)
     }
 
     fn release_claims(&mut self) {
         self.sockets.release_claims();
     }
 
-    fn bind(&mut self, address: Endpoint, unix_mode: u32) -> Result<(SocketId, Endpoint), Failure> {
-        self.sockets.bind(address, unix_mode)
+    fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure> {
+        self.sockets.bind(address, file)
     }
 
     fn close(&mut self, socket: SocketId) {

@@ -8,7 +8,7 @@ use super::process::{Binary, Birth, Body, Master, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Fault, Universe};
 use crate::config::Steering;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::{Format, StateFormats, Tier};
 use crate::ipc::control::{EventKind, Failure, Loss, Outcome, Pause, TimelineKind};
 use crate::ipc::orders::Order;
@@ -101,7 +101,7 @@ impl World for Calls<'_> {
         Ok(self.universe.plan.clone())
     }
 
-    fn claim(&mut self, address: Endpoint) -> Result<Claim, Failure> {
+    fn claim(&mut self, address: Endpoint, _: SocketFile) -> Result<Claim, Failure> {
         if self.universe.fails(Fault::Claim) {
             return Err(Failure::listen(address, "Address in use"));
         }
@@ -110,7 +110,7 @@ impl World for Calls<'_> {
 
     fn release_claims(&mut self) {}
 
-    fn bind(&mut self, address: Endpoint, _: u32) -> Result<(SocketId, Endpoint), Failure> {
+    fn bind(&mut self, address: Endpoint, _: SocketFile) -> Result<(SocketId, Endpoint), Failure> {
         if self.universe.fails(Fault::Bind) {
             return Err(Failure::listen(address, "Address in use"));
         }

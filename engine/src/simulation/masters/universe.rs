@@ -10,7 +10,7 @@ use super::process::{Binary, Birth, Body, Master, Process, StartsAs, Worker};
 use super::steps::Shape;
 use super::timeline::say;
 use crate::config::{Connections, Rebalance, StateTooLarge};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::Tier;
 use crate::ipc::control::{Exit, Failure, Outcome};
 use crate::master::core::{ClientId, ConfigurationId, Core, Plan, ProcessId, Request, Time};
@@ -444,7 +444,7 @@ pub(super) fn plan(shape: Shape, workers: usize, addresses: usize, hang_ms: u64)
     Plan {
         configuration: ConfigurationId(0),
         listen: (0..addresses).map(|place| address(shape, place)).collect(),
-        unix_mode: 0o666,
+        socket_file: SocketFile { mode: 0o666, user: None, group: None },
         workers,
         backlog: 64,
         drain_ms: 3_000,
