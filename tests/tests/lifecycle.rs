@@ -1,7 +1,7 @@
 //! Start, stop, and what is left behind: never a process, never a half answer.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use baton::control::{EventKind, Exit};
 use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
 use baton_tests::control;
-use baton_tests::process::{descriptors, is_alive};
+use baton_tests::process::{descriptors, is_alive, is_stopped};
 use baton_tests::program::{Server, batond, faulty, free_port, signal, signal_group};
-use baton_tests::{skip, wait_until};
+use baton_tests::{PATIENCE, skip, wait_until};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -236,6 +236,46 @@ fn connections_that_wait_in_the_backlog_are_served_before_the_end() {
     }
     drop((first, waiting));
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn at_a_stop_those_who_wait_are_let_in_and_later_ones_are_refused_at_once() {
+    for tier in ["adopt", "auto"] {
+        let arguments = ["--workers", "2", "--settle-ms", "50", "--hang-ms", "0", "--handover", tier];
+        let mut server = Server::start(&arguments);
+        let address = server.address();
+        let mut kept = connect(address);
+        ask(&mut kept).expect("an answer");
+        kept.write_all(&GET[..10]).expect("sent");
+        // Another connection's answer shows that the worker has taken in what was sent before.
+        assert_served(address);
+        // While nobody accepts, clients wait in the queues.
+        let workers = server.workers();
+        workers.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        wait_until("they have stopped", || workers.iter().all(|pid| is_stopped(*pid)));
+        let mut waiting: Vec<TcpStream> = (0..16).map(|_| connect(address)).collect();
+        waiting.iter_mut().for_each(|stream| stream.write_all(GET).expect("sent"));
+        server.signal(Signal::SIGQUIT);
+        wait_until("it says that it stops", || server.count_of("stopping") > 0);
+        workers.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+        for stream in &mut waiting {
+            read_answer(stream).unwrap_or_else(|error| panic!("{tier}: {error}"));
+        }
+        drop(waiting);
+        wait_until("those who come are refused", || match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(mut stream) => {
+                stream.set_read_timeout(Some(PATIENCE)).expect("set");
+                ask(&mut stream).unwrap_or_else(|error| panic!("{tier}: {error}"));
+                false
+            }
+            Err(error) => error.kind() == ErrorKind::ConnectionRefused || panic!("{tier}: {error}"),
+        });
+        kept.write_all(&GET[10..]).expect("sent");
+        read_answer(&mut kept).expect("who was let in is served");
+        assert_eq!(read_to_end(&mut kept).expect("an orderly end"), b"");
+        drop(kept);
+        assert_eq!(server.wait().code(), Some(0), "{tier}");
+    }
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Child {
     pub(crate) speaks: bool,
     /// It accepts nothing before it has the state of another worker, or is told that none comes.
     pub(crate) awaits_state: bool,
+    /// It leaves, and has closed its listeners.
+    pub(crate) has_closed: bool,
     /// Connections that it was handed and has not taken yet: others get them if it dies.
     pub(crate) handed: VecDeque<ArrivalId>,
 }
@@ -314,6 +316,7 @@ mod tests {
             meeting: None,
             speaks: false,
             awaits_state: false,
+            has_closed: false,
             handed: VecDeque::new(),
         }
     }

@@ -237,9 +237,23 @@ impl Core {
         });
         self.placement.kept = kept;
         self.placement.held.extend(arrivals);
+        if stops {
+            self.close_guards_behind(world);
+        }
         if self.placement.guards_close_at.is_some_and(|at| at <= now) {
             self.placement.guards_close_at = None;
             self.close_unused_guards(world);
+        }
+    }
+
+    /// A server that stops has its guards until its workers have closed their listeners, for those who come just then; others are
+    /// refused, however long the workers drain.
+    fn close_guards_behind(&mut self, world: &mut dyn World) {
+        let mut children = self.generations.iter().flat_map(|generation| generation.children());
+        if self.tier == Tier::Ebpf && children.all(|child| child.has_closed) {
+            let waiting_max = self.waiting_max();
+            self.placement.held.extend(world.empty_guards(&[], waiting_max));
+            world.keep_guards(&[]);
         }
     }
 

@@ -174,6 +174,7 @@ impl Core {
             meeting: None,
             speaks: false,
             awaits_state: succeeds && generation.plan.has_worker_state,
+            has_closed: false,
             handed: VecDeque::new(),
         });
         Ok(())

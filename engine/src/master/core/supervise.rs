@@ -60,6 +60,7 @@ impl Core {
             Report::StateMoves { bytes } => world.note(Some(number), EventKind::WorkerStateMoves { slot, bytes }),
             Report::Closed => {
                 generation.shares.retain(|share| share.slot != slot);
+                generation.slots[place].child_mut().into_iter().for_each(|child| child.has_closed = true);
                 world.note(Some(number), EventKind::WorkerClosed { slot });
             }
             // Only orphans say the first two.
