@@ -220,8 +220,8 @@ fn is_of(socket: &Socket, user: u32) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == user)
 }
 
-/// The process that made the other end of a channel, connected it, or listens where it was connected (`SO_PEERCRED`, unix(7)); `None` where that is in
-/// another namespace.
+/// The process that made the other end of a channel, connected it, or listens where it was connected (`SO_PEERCRED`,
+/// unix(7)); `None` where that is in another namespace.
 pub(crate) fn peer_process(channel: &impl AsFd) -> Option<u32> {
     let credentials = getsockopt(channel, PeerCredentials).ok()?;
     u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0)
