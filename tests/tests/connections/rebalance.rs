@@ -23,7 +23,9 @@ fn open(server: &Server) -> Vec<u64> {
 fn forced(seconds: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("batond.toml");
-    std::fs::write(&file, "rebalance = \"always\"\nworkers = 3\n").expect("written");
+    // Idle clients stay for longer than the longest trial.
+    let text = "rebalance = \"always\"\nworkers = 3\n[timeouts]\nidle_ms = 600000\n";
+    std::fs::write(&file, text).expect("written");
     let server = Server::start_controlled(&["--config", file.to_str().expect("a name")]);
     let crowd = Crowd::http(server.address(), Counts::FEW);
     let end = Instant::now() + Duration::from_secs(seconds);
