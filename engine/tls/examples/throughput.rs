@@ -1,6 +1,6 @@
 //! How fast records are sealed and opened, beside rustls's buffered connection: bytes per second of processor time.
 //!
-//! `cargo run --release -p baton-tls --example throughput`
+//! `cargo run --release -p baton-tls --example throughput [part of a suite's name]`
 
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
@@ -29,11 +29,13 @@ fn main() -> Result<(), Failure> {
         CipherSuite::TLS13_AES_256_GCM_SHA384,
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
     ];
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let suites: Vec<_> = suites.into_iter().filter(|suite| format!("{suite:?}").contains(&wanted)).collect();
     println!(
         "a session takes {} bytes, and the keys of both directions beside it while it does not rest",
         size_of::<Session>()
     );
-    for suite in suites {
+    for &suite in &suites {
         println!("{suite:?}: {:.1} µs for both keys after a rest", after_rest(suite)?.as_secs_f64() * 1e6);
     }
     println!("MB per processor second, median of {ROUNDS} rounds that alternate");

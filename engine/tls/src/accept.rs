@@ -187,16 +187,14 @@ impl Handshake {
     pub fn advance(mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Progress) {
         let mut consumed = 0;
         loop {
-            let run = match first_record(&input[consumed + self.fed..]) {
-                Record::Whole(bytes) => {
-                    self.fed += bytes;
-                    self.run(input, &mut consumed, 0, output)
-                }
-                // rustls says what is wrong.
-                Record::Wrong(bytes) => self.run(input, &mut consumed, bytes, output),
+            let (record, more) = match first_record(&input[consumed + self.fed..]) {
+                Record::Whole(bytes) => (bytes, 0),
+                Record::Odd(bytes) => (0, bytes),
                 Record::Begun => return (consumed, Progress::Incomplete(self)),
             };
-            match run {
+            self.fed += record;
+            match self.run(input, &mut consumed, more, output) {
+                Ok(State::Waits) if more > 0 => return (consumed, Progress::Incomplete(self)),
                 Ok(State::Waits) => {}
                 Ok(State::Over) => return (consumed + self.fed, self.finish()),
                 Err(error) => return (consumed, self.fail(error, output)),
@@ -204,7 +202,7 @@ impl Handshake {
         }
     }
 
-    /// Lets rustls do all it can with what it was fed, and `more` bytes behind it, which it must refuse.
+    /// Lets rustls do all it can with what it was fed, and `more` bytes behind it, which are no whole record.
     fn run(
         &mut self,
         input: &mut [u8],
@@ -231,12 +229,8 @@ impl Handshake {
             };
             *consumed += discard;
             self.fed -= discard;
-            if waits && !self.connection.is_handshaking() {
-                return Ok(State::Over);
-            }
             if waits {
-                let refuses = rustls::Error::General("a record that was to be refused".to_owned());
-                return if more == 0 { Ok(State::Waits) } else { Err(refuses) };
+                return Ok(if self.connection.is_handshaking() { State::Waits } else { State::Over });
             }
         }
     }
@@ -332,24 +326,24 @@ enum Record {
     Whole(usize),
     /// Part of one, or nothing.
     Begun,
-    /// So many bytes, with which no record begins that rustls takes.
-    Wrong(usize),
+    /// So many bytes, with which no record may begin: rustls says what is wrong with them.
+    Odd(usize),
 }
 
 /// rustls sees whole records only, since it tries anew with each byte to decrypt what it skips: refused early data. It would wait
 /// for the end of what no record begins with, though, so that is looked for here.
 fn first_record(rest: &[u8]) -> Record {
-    let is_wrong = |wrong| if wrong { Record::Wrong(rest.len()) } else { Record::Begun };
+    let odd_if = |is_odd| if is_odd { Record::Odd(rest.len()) } else { Record::Begun };
     match *rest {
         [] => Record::Begun,
-        [content_type] | [content_type, _] => is_wrong(!is_known(content_type)),
-        [content_type, major, _] | [content_type, major, _, _] => is_wrong(!is_known(content_type) || major != 3),
+        [content_type] | [content_type, _] => odd_if(!is_known(content_type)),
+        [content_type, major, _] | [content_type, major, _, _] => odd_if(!is_known(content_type) || major != 3),
         [content_type, major, _, high, low, ..] => {
             let bytes = HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
             if rest.len() >= bytes {
                 Record::Whole(bytes)
             } else {
-                is_wrong(!is_known(content_type) || major != 3 || bytes >= HEADER_BYTES + LEGACY_BYTES_MAX)
+                odd_if(!is_known(content_type) || major != 3 || bytes >= HEADER_BYTES + LEGACY_BYTES_MAX)
             }
         }
     }

@@ -43,9 +43,11 @@ impl Outcome {
         let is_begun_by = |whole: &Self, part: &Self| whole.plaintext.starts_with(&part.plaintext);
         let has_refused = matches!(rustls.end, End::Refused(_));
         let are_same_bytes = self.plaintext == rustls.plaintext;
+        if rustls.is_tired_of_cancellations() {
+            // It takes four of them, and none that are called fatal (section 6.1: they mean nothing).
+            return is_begun_by(self, rustls);
+        }
         match &self.end {
-            // rustls takes four of them, and none that are called fatal (section 6.1: they mean nothing).
-            End::Open | End::Closed if rustls.is_tired_of_cancellations() => is_begun_by(self, rustls),
             End::Open | End::Closed => self.end == rustls.end && are_same_bytes && self.alert == rustls.alert,
             // Told by the header alone. rustls waits for the record, does not authenticate its type and version (section 5.2), and
             // gives records until 2^14 + 2048 a chance.
@@ -56,6 +58,10 @@ impl Outcome {
             End::Failed(Error::EmptyContent(_)) => is_begun_by(rustls, self),
             // Refused at their first byte, where rustls waits for the whole message and reads it.
             End::Failed(Error::HandshakeType(_) | Error::KeyUpdateLength) => are_same_bytes,
+            // What lies behind the KeyUpdate, or the number of them, may end rustls first, and without an alert.
+            End::Failed(Error::KeyUpdateNotAtEnd | Error::KeyUpdateRequest(_)) if rustls.alert.is_none() => {
+                are_same_bytes && has_refused
+            }
             // Sections 5 and 5.4 want `unexpected_message`; rustls sends nothing, or `decode_error`.
             End::Failed(Error::NoContentType | Error::Interleaved) => {
                 are_same_bytes && has_refused && rustls.alert.is_none()
