@@ -44,8 +44,9 @@ impl Outcome {
         let has_refused = matches!(rustls.end, End::Refused(_));
         let are_same_bytes = self.plaintext == rustls.plaintext;
         if rustls.is_tired_of_cancellations() {
-            // It takes four of them, and none that are called fatal (section 6.1: they mean nothing).
-            return is_begun_by(self, rustls);
+            // It takes four of them, and none that are called fatal (section 6.1: they mean nothing). Before, it may have taken what
+            // is refused here.
+            return is_begun_by(self, rustls) || is_begun_by(rustls, self);
         }
         match &self.end {
             End::Open | End::Closed => self.end == rustls.end && are_same_bytes && self.alert == rustls.alert,
