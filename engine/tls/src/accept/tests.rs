@@ -381,3 +381,55 @@ fn handshakes_on_one_thread_do_not_mix() {
         speak(&mut session, client);
     }
 }
+
+/// Keeps the secret that the client encrypts the rest of its handshake with.
+#[derive(Debug, Default)]
+struct HandshakeSecret(std::sync::Mutex<Vec<u8>>);
+
+impl KeyLog for HandshakeSecret {
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        if label == "CLIENT_HANDSHAKE_TRAFFIC_SECRET" {
+            *self.0.lock().expect("one thread") = secret.to_vec();
+        }
+    }
+}
+
+#[test]
+fn whatever_a_client_encrypts_before_its_finished_message_ends_without_a_panic() {
+    let suite = Suite::Aes128GcmSha256;
+    let config = rig::server_config(suite);
+    let kinds: [&[u8]; 7] =
+        [&[22], &[1, 90, 21], &[1, 0, 21], &[20, 0, 0, 22], &[11, 0, 0, 0, 22], &[23], &[24, 0, 0, 1, 0, 22]];
+    for first in 0..kinds.len() * kinds.len() * kinds.len() {
+        let secret = Arc::new(HandshakeSecret::default());
+        let mut of_client = rustls_client_config(rig::provider(suite));
+        of_client.key_log = Arc::clone(&secret) as Arc<dyn KeyLog>;
+        let mut client = client_of(of_client);
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        client.write_tls(&mut input).expect("into memory");
+        let (consumed, progress) = config.begin().expect("a handshake").advance(&mut input, &mut output);
+        input.drain(..consumed);
+        let Progress::Incomplete(handshake) = progress else { panic!("{progress:?}") };
+        tell(&mut client, &output).expect("a handshake");
+        let secret = Secret::new(suite, &secret.0.lock().expect("one thread")).expect("a secret");
+        let mut sending = Direction::new(secret, 0);
+        let mut flight = Vec::new();
+        for place in [1, kinds.len(), kinds.len() * kinds.len()] {
+            let mut record = [&[0; HEADER_BYTES][..], kinds[first / place % kinds.len()], &[0; 16]].concat();
+            sending.seal(&mut record);
+            flight.extend_from_slice(&record);
+        }
+        let mut handshake = Some(handshake);
+        for part in flight.chunks([7, 24, 1000][first % 3]) {
+            let Some(one) = handshake.take() else { break };
+            input.extend_from_slice(part);
+            let (consumed, progress) = one.advance(&mut input, &mut output);
+            input.drain(..consumed);
+            match progress {
+                Progress::Incomplete(one) => handshake = Some(one),
+                Progress::Failed(_) => {}
+                Progress::Accepted(_) => panic!("without Finished"),
+            }
+        }
+    }
+}

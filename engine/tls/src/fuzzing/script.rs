@@ -81,7 +81,11 @@ impl Script<'_> {
                 self.send(client, ContentType::Alert, &alert, 0);
             }
             7 => {
-                let (content_type, content) = (self.byte()? % 26, self.bytes()?);
+                let (content_type, mut content) = (self.byte()? % 26, self.bytes()?);
+                // rustls 0.23.46 panics when `close_notify` follows an empty handshake record.
+                if ContentType::from(content_type) == ContentType::Handshake && content.is_empty() {
+                    content.push(0);
+                }
                 self.send(client, content_type.into(), &content, 0);
             }
             8 => {
