@@ -65,7 +65,7 @@ impl Outcome {
             }
             // Sections 5 and 5.4 want `unexpected_message`; rustls sends nothing, or `decode_error`.
             End::Failed(Error::NoContentType | Error::Interleaved) => {
-                are_same_bytes && has_refused && rustls.alert.is_none()
+                are_same_bytes && has_refused && (rustls.alert.is_none() || rustls.alert == self.alert)
             }
             End::Failed(Error::ContentType(_)) => {
                 are_same_bytes && has_refused && rustls.alert != Some(AlertDescription::BadRecordMac)
