@@ -123,7 +123,8 @@ pub enum Next {
     /// Go on as before. From [`Protocol::on_data`](crate::Protocol::on_data) the same as `More { at_least: 1 }`.
     Keep,
     /// Read on (again, after a pause); call [`Protocol::on_data`](crate::Protocol::on_data) when this many
-    /// unconsumed bytes are there. Whatever is asked for, at least one byte more than was left unconsumed is waited for.
+    /// unconsumed bytes are there. From `on_data`, at least one byte more than was left unconsumed is waited for, whatever is asked
+    /// for; from another callback, what was left comes again at once if it is as much.
     More {
         /// Unconsumed bytes wanted.
         at_least: usize,
@@ -131,7 +132,8 @@ pub enum Next {
     /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections
     /// have had theirs.
     Yield,
-    /// Stop reading from the peer until a later callback returns [`Next::More`]. Its `idle_ms` run meanwhile, a reset ends the
+    /// Stop reading from the peer until a later callback returns [`Next::More`]: what was left unconsumed comes again first, so that
+    /// input can wait here for something else. Its `idle_ms` run meanwhile, not its `message_ms`; a reset ends the
     /// connection, and a FIN is told to [`Protocol::on_hang_up`](crate::Protocol::on_hang_up).
     Pause,
     /// Send what is queued, then FIN, and go on reading: the other half of the connection stays. What is written from now on
