@@ -31,6 +31,7 @@
 //! | `getpid`, `gettid`, `tgkill` to itself, `rt_sigprocmask`, `rt_sigaction` | abort(3) |
 //! | `rt_sigaction`, `rt_sigreturn` | the standard library's handler of SIGSEGV, which looks whether the stack has overflowed |
 //! | `sigaltstack`, `exit_group` | the end of the process |
+//! | `exit` | the end of a thread: the C library tries again without end where it fails |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -166,6 +167,7 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigreturn,
         libc::SYS_sigaltstack,
+        libc::SYS_exit,
         libc::SYS_exit_group,
         // Other C libraries ask for a file's length, and sleep, by these.
         #[cfg(not(target_env = "gnu"))]
