@@ -86,8 +86,9 @@ impl Proxy {
     }
 }
 
-/// The header of version 2, for TCP (PROXY protocol, section 2.2).
-fn header(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+/// The header of version 2, for TCP (PROXY protocol, section 2.2); nothing where an end is not known.
+fn header(peer: &Peer<'_>) -> Vec<u8> {
+    let (Ok(from), Ok(to)) = (peer.address(), peer.local_address()) else { return Vec::new() };
     let mut addresses = Vec::new();
     let family = match (from, to) {
         (SocketAddr::V4(from), SocketAddr::V4(to)) => {
@@ -120,8 +121,7 @@ impl Protocol for Proxy {
     fn on_open(&mut self, peer: Peer<'_>, io: &mut Io<'_>) -> Result<Side, Reject> {
         match peer.outbound_token() {
             None => {
-                let ends = peer.address().ok().zip(peer.local_address().ok()).filter(|_| self.sends_header);
-                let header = ends.map_or_else(Vec::new, |(from, to)| header(from, to));
+                let header = if self.sends_header { header(&peer) } else { Vec::new() };
                 let upstream = self.choose();
                 io.connect(self.upstreams[upstream].address, io.id().to_u64());
                 Ok(Side { is_waiting: true, header, upstream, ..Side::default() })

@@ -118,6 +118,7 @@ impl Protocol for PubSub {
         let Some((topic, text)) = str::from_utf8(message).ok().and_then(|message| message.split_once(' ')) else {
             return;
         };
+        let line = format!("{topic}: {text}\n");
         for id in self.subscribers.get(topic).into_iter().flatten() {
             let _ = worker.with(*id, |client: &mut Client, io| {
                 if io.is_full() {
@@ -127,7 +128,7 @@ impl Protocol for PubSub {
                 if client.missed > 0 {
                     let _ = writeln!(io, "missed {}", std::mem::take(&mut client.missed));
                 }
-                let _ = writeln!(io, "{topic}: {text}");
+                io.write(line.as_bytes());
                 Next::Keep
             });
         }

@@ -65,6 +65,17 @@ fn fill(lineage: &Lineage, clients: &mut Vec<TcpStream>) -> Vec<u64> {
     shares(lineage, clients.len())
 }
 
+/// Fills until no worker has more than one connection above another. With more workers than cores, one may be kept from telling
+/// what has just left it, and gets too little of what comes meanwhile: a few more make it even.
+fn level(lineage: &Lineage, clients: &mut Vec<TcpStream>, when: &str) {
+    let mut shares = Vec::new();
+    let is_level = (0..10).any(|_| {
+        shares = fill(lineage, clients);
+        spread(&shares) <= 1
+    });
+    assert!(is_level, "{when}: {shares:?}");
+}
+
 #[test]
 fn shares_are_even_through_everything() {
     run("shares_are_even_through_everything", || {
@@ -81,7 +92,7 @@ fn shares_are_even_through_everything() {
             number += 1;
             number % 3 == 0 || number % 7 == 0
         });
-        assert!(spread(&fill(&lineage, &mut clients)) <= 1, "after many have left");
+        level(&lineage, &mut clients, "after many have left");
         // A worker that is killed takes its own with it.
         let victim = lineage.first.workers()[3];
         let lost = shares(&lineage, clients.len())[3] as usize;
@@ -94,15 +105,15 @@ fn shares_are_even_through_everything() {
         let before = clients.len();
         clients.retain_mut(|client| ask(client).is_ok());
         assert_eq!(before - clients.len(), lost);
-        assert!(spread(&fill(&lineage, &mut clients)) <= 1, "after one has died");
+        level(&lineage, &mut clients, "after one has died");
         for workers in ["12", "5"] {
             lineage.done(&["scale", workers]);
             wait_until("none is left beside them", || lineage.status().generations.len() == 1);
-            assert!(spread(&fill(&lineage, &mut clients)) <= 1, "{workers} workers");
+            level(&lineage, &mut clients, &format!("{workers} workers"));
         }
         lineage.done(&["reload"]);
         wait_until("the others are gone", || lineage.status().generations.len() == 1);
-        assert!(spread(&fill(&lineage, &mut clients)) <= 1, "after a reload");
+        level(&lineage, &mut clients, "after a reload");
         for client in &mut clients {
             ask(client).expect("nobody is lost");
         }
