@@ -494,6 +494,8 @@ fn a_path_belongs_to_whom_the_setting_names() {
     // Nobody is left to remove it.
     drop(server);
     assert_eq!(owner(), Some((nobody, 0, 0o600)));
+    // The kernel gives up the sockets of rings that were killed some milliseconds later.
+    wait_until("nobody listens there", || connect(&path).is_err());
     let server = Server::start_command(command(&path, "auto", &more));
     for order in ["reload", "upgrade"] {
         control::ask(&control, &[order]).done();
