@@ -28,6 +28,7 @@ fn the_annotated_example_says_the_defaults() {
     let mut choices = example.choices;
     let given = || Some(String::new());
     (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
+    choices.unix_owner = given();
     choices.statics = Some(Vec::new());
     choices.listen = choices.listen.map(|_| Vec::new());
     let shown = format!("{choices:?}");
