@@ -117,6 +117,8 @@ pub struct Timeouts {
     pub message_ms: u64,
     /// The peer takes no output, default 30,000.
     pub write_ms: u64,
+    /// From accepting a connection to the end of its [layer](Listener::layer)'s handshake, default 10,000; 0 turns it off.
+    pub handshake_ms: u64,
     /// From asking for an outbound connection to having it, default 10,000.
     pub connect_ms: u64,
     /// From our FIN to the peer's, default 2,000.
@@ -140,6 +142,7 @@ impl Default for Timeouts {
             idle_at_limit_ms: 1_000,
             message_ms: 10_000,
             write_ms: 30_000,
+            handshake_ms: 10_000,
             connect_ms: 10_000,
             linger_ms: 2_000,
             drain_ms_max: 30_000,

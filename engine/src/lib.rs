@@ -59,6 +59,7 @@ pub mod guide;
 mod handover;
 mod helper;
 mod ipc;
+pub mod layer;
 mod master;
 mod messages;
 mod mutation;

@@ -1,6 +1,7 @@
 //! The small types that a protocol and the engine speak in. They need nothing else of the engine but [`proxy`](crate::proxy), so
 //! that every other module may use them.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -243,11 +244,17 @@ pub enum CloseReason {
     /// It came to a listener for proxies and not from a trusted one, or without a header of the PROXY protocol in time.
     /// [`Protocol`](crate::Protocol) has not seen it.
     ProxyHeader,
+    /// Its [layer](crate::layer)'s handshake has failed, or was not over in time. The protocol has not seen it.
+    Handshake,
+    /// Its layer could not open what the peer sent, or was told by the peer that something was wrong.
+    Record,
+    /// The peer sent FIN without having said to its layer that it ends there, so that nobody knows whether it had sent more.
+    Truncated,
 }
 
 impl CloseReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 17;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -265,6 +272,9 @@ impl CloseReason {
         Self::Room,
         Self::Memory,
         Self::ProxyHeader,
+        Self::Handshake,
+        Self::Record,
+        Self::Truncated,
     ];
 
     /// A stable name, `snake_case`.
@@ -284,6 +294,9 @@ impl CloseReason {
             Self::Room => "room",
             Self::Memory => "memory",
             Self::ProxyHeader => "proxy_header",
+            Self::Handshake => "handshake",
+            Self::Record => "record",
+            Self::Truncated => "truncated",
         }
     }
 }
@@ -340,6 +353,7 @@ pub struct Peer<'a> {
     pub(crate) token: Option<u64>,
     pub(crate) ends: &'a dyn Ends,
     pub(crate) proxy: Option<&'a ProxyHeader>,
+    pub(crate) secured: Option<&'a dyn Any>,
 }
 
 impl Peer<'_> {
@@ -378,6 +392,13 @@ impl Peer<'_> {
     /// As getsockname(2); `Unsupported` at a Unix socket.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.ends.local()
+    }
+
+    /// What the handshake of the listener's [layer](crate::config::Listener::layer) has settled: with TLS by `baton-tls`, its
+    /// `Negotiated`, with the client's certificate and the name of the host that it wanted. `None` where there is no layer, or it settles
+    /// something of another type.
+    pub fn secured<T: 'static>(&self) -> Option<&T> {
+        self.secured?.downcast_ref()
     }
 
     /// The token given to [`Worker::connect`](crate::Worker::connect) where this is an outbound connection.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
+use crate::layer::{Layers, SharedLayers};
 
 use super::{InvalidSetting, TIMEOUT_MS_LARGEST};
 
@@ -31,13 +32,22 @@ pub struct Listener {
     pub trusted_proxies: Vec<Network>,
     /// The same at a Unix socket, where nobody has an address: whoever may open its path is trusted.
     pub trusts_all_proxies: bool,
+    /// What lies between the bytes of connections that come here and the protocol, such as TLS; behind the header of a proxy, where
+    /// there is one.
+    pub layer: Option<SharedLayers>,
 }
 
 impl Listener {
     /// Nothing is different there.
     pub fn new(address: impl Into<Endpoint>) -> Self {
         let (timeouts, trusted_proxies) = (ConnectionTimeouts::default(), Vec::new());
-        Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false }
+        Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false, layer: None }
+    }
+
+    /// The same with a [layer](Listener::layer).
+    #[must_use]
+    pub fn with_layer(self, layers: impl Layers + 'static) -> Self {
+        Self { layer: Some(SharedLayers::new(layers)), ..self }
     }
 
     /// Whether connections that come here have to be looked at before they are like all others.

@@ -16,9 +16,12 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
+        if self.layered.is_some() {
+            return self.run_sealed(host, context);
+        }
         let input = mem::take(&mut self.input);
         let Some(state) = &mut self.state else { return };
-        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[], false);
         let step = host.protocol.on_data(state, input.bytes(), &mut io);
         let written = io.finish();
         assert!(step.consumed <= input.len(), "the protocol consumed {} of {} bytes", step.consumed, input.len());
@@ -44,12 +47,26 @@ impl<S> Connection<S> {
     pub(super) fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, written: Written) {
         if self.write_end != WriteEnd::Open {
             // Nothing can follow the FIN.
-            return context.arena.discard();
+            context.arena.discard();
+            return context.select_arena(written.was_layered);
         }
         if self.outbound.pending() == 0 {
             self.progress_ns = context.now_ns;
         }
-        let Written { pieces, tail } = written;
+        let was_layered = written.was_layered;
+        if self.layered.is_some() {
+            self.push_layered(context, &written);
+        } else {
+            self.push_plain(context, received, written);
+        }
+        context.select_arena(was_layered);
+        let waits_for_room = mem::take(&mut context.waits_for_room) && self.outbound.pending() > 0;
+        self.full |= waits_for_room || self.outbound.pending() > context.limits.outbound_bytes_high;
+    }
+
+    #[inline]
+    fn push_plain(&mut self, context: &mut Context, received: Option<Received<'_>>, written: Written) {
+        let Written { pieces, tail, .. } = written;
         for piece in pieces {
             self.outbound.push(Payload::Slice(piece));
         }
@@ -67,8 +84,6 @@ impl<S> Connection<S> {
                 self.outbound.push(Payload::Counted { bytes, start, end });
             }
         }
-        let waits_for_room = mem::take(&mut context.waits_for_room) && self.outbound.pending() > 0;
-        self.full |= waits_for_room || self.outbound.pending() > context.limits.outbound_bytes_high;
     }
 
     #[inline]
@@ -79,8 +94,8 @@ impl<S> Connection<S> {
         match step.next {
             Next::Keep | Next::More { .. } => {
                 let at_least = if let Next::More { at_least } = step.next { at_least } else { 1 };
-                self.at_least = u32::try_from(at_least.max(self.input.len() + 1)).unwrap_or(u32::MAX);
-                if !self.input.is_empty() {
+                self.at_least = u32::try_from(at_least.max(self.visible_len() + 1)).unwrap_or(u32::MAX);
+                if self.visible_len() > 0 {
                     self.check_message_bytes(host, context);
                 }
             }
@@ -95,7 +110,7 @@ impl<S> Connection<S> {
                 }
             }
             Next::ShutdownWrite => {
-                self.shut_write();
+                self.shut_write(context);
                 self.apply_step(host, context, Step::more(step.consumed));
             }
             Next::Close | Next::Finish | Next::Abort => self.apply(context, step.next, CloseReason::Protocol),
@@ -126,7 +141,7 @@ impl<S> Connection<S> {
                 self.rerun = true;
                 self.set_alarm(context);
             }
-            Next::ShutdownWrite => self.shut_write(),
+            Next::ShutdownWrite => self.shut_write(context),
             Next::Close => self.begin_close(context, true, reason),
             Next::Finish => self.begin_close(context, false, reason),
             Next::Abort => self.end(context, true, CloseReason::Aborted),
@@ -141,8 +156,9 @@ impl<S> Connection<S> {
     }
 
     /// FIN follows what is queued.
-    fn shut_write(&mut self) {
+    fn shut_write(&mut self, context: &mut Context) {
         if self.write_end == WriteEnd::Open {
+            self.push_layers_end(context);
             self.write_end = WriteEnd::Ending;
         }
     }
@@ -166,7 +182,8 @@ impl<S> Connection<S> {
             return;
         }
         let Some(state) = &mut self.state else { return };
-        let mut io = Io::new(context, others, &mut self.own, self.outbound.pending(), &[]);
+        let is_layered = self.layered.is_some();
+        let mut io = Io::new(context, others, &mut self.own, self.outbound.pending(), &[], is_layered);
         let next = callback(state, &mut io);
         let written = io.finish();
         self.push_output(context, None, written);
@@ -184,8 +201,8 @@ impl<S> Connection<S> {
         if self.phase != Phase::Open {
             return;
         }
-        let input = mem::take(&mut self.input);
-        self.call(context, others, reason, |state, io| callback(state, input.bytes(), io));
+        let (input, visible) = self.take_input();
+        self.call(context, others, reason, |state, io| callback(state, &input.bytes()[visible], io));
         if self.phase == Phase::Open {
             self.input = input;
         }
@@ -208,9 +225,15 @@ impl<S> Connection<S> {
         if mem::replace(&mut self.eof_told, true) {
             return;
         }
-        let input = mem::take(&mut self.input);
+        if self.is_truncated() {
+            return self.begin_close(context, false, CloseReason::Truncated);
+        }
+        let (input, visible) = self.take_input();
+        self.drop_input();
         self.message_ns = 0;
-        self.call(context, host.others, CloseReason::Peer, |state, io| host.protocol.on_eof(state, input.bytes(), io));
+        self.call(context, host.others, CloseReason::Peer, |state, io| {
+            host.protocol.on_eof(state, &input.bytes()[visible], io)
+        });
     }
 
     pub(super) fn limit<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, limit: Limit, reason: CloseReason)
@@ -226,7 +249,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        if self.input.len() > context.limits.message_bytes_max {
+        if self.visible_len() > context.limits.message_bytes_max {
             self.limit(host, context, Limit::MessageBytes, CloseReason::MessageBytes);
             // A protocol that goes on regardless would let the peer fill the memory.
             self.begin_close(context, true, CloseReason::MessageBytes);

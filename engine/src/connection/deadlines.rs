@@ -2,6 +2,7 @@
 //!
 //! Each connection has at most one alarm in the timer wheel, which rings at the earliest deadline or before.
 
+use super::layered::REST_AFTER_MS;
 use super::{Connection, Host, Phase};
 use crate::context::{Alarm, Context};
 use crate::protocol::Protocol;
@@ -15,6 +16,9 @@ enum Cause {
     Write,
     Linger,
     Header,
+    Handshake,
+    /// The layer of an idle connection gives memory back.
+    Rest,
 }
 
 impl<S> Connection<S> {
@@ -29,6 +33,8 @@ impl<S> Connection<S> {
             match cause {
                 Cause::Linger => self.end(context, false, self.reason),
                 Cause::Header => self.end(context, true, CloseReason::ProxyHeader),
+                Cause::Handshake => self.end(context, true, CloseReason::Handshake),
+                Cause::Rest => self.layered.iter_mut().for_each(|layered| layered.rest()),
                 Cause::Write => self.end(context, true, CloseReason::WriteTimeout),
                 Cause::Message => {
                     self.message_ns = context.now_ns;
@@ -50,12 +56,19 @@ impl<S> Connection<S> {
         match self.phase {
             Phase::Frozen | Phase::Ended { .. } => None,
             Phase::Header => after(self.message_ns, message_ms, Cause::Header),
+            Phase::Handshake { .. } => after(self.message_ns, context.timeouts.handshake_ms, Cause::Handshake),
             Phase::Lingering => Some((self.progress_ns, Cause::Linger)),
             _ if self.outbound.pending() > 0 => after(self.progress_ns, write_ms, Cause::Write),
             Phase::Flushing { .. } => None,
             Phase::Open if self.paused => after(self.activity_ns, idle_ms, Cause::Idle),
             Phase::Open if self.rerun => None,
             Phase::Open if self.message_ns > 0 && message_ms > 0 => after(self.message_ns, message_ms, Cause::Message),
+            Phase::Open if self.layered.as_ref().is_some_and(|layered| !layered.rests()) => {
+                let idle = after(self.activity_ns, idle_ms, Cause::Idle);
+                idle.into_iter()
+                    .chain(after(self.activity_ns, REST_AFTER_MS, Cause::Rest))
+                    .min_by_key(|(at_ns, _)| *at_ns)
+            }
             Phase::Open => after(self.activity_ns, idle_ms, Cause::Idle),
         }
     }

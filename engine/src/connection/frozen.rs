@@ -2,7 +2,7 @@
 
 use super::{Connection, Host, Phase};
 use crate::context::{Command, Context, Io};
-use crate::handover::{Frozen, Standing};
+use crate::handover::{Frozen, LayerState, Standing};
 use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::types::{CannotFreeze, CloseReason, Peer, ThawError, TimerKey};
@@ -26,15 +26,18 @@ impl<S> Connection<S> {
         P: Protocol<Connection = S>,
     {
         let awaits_header = self.phase == Phase::Header;
-        if !(awaits_header || self.phase == Phase::Open) || self.outbound.is_in_flight() {
+        let awaits_handshake = matches!(self.phase, Phase::Handshake { .. });
+        if !self.can_move() || self.outbound.is_in_flight() {
             return Err(CannotFreeze::Stays);
         }
         let timers = self.own.timers.deadlines_ns(&context.timers);
         if timers.len() > TIMERS_MAX {
             return Err(CannotFreeze::Stays);
         }
+        let mut layer = LayerState::default();
+        let opened_bytes = self.freeze_layer(layer.room())?;
         let mut state = Vec::new();
-        if !awaits_header {
+        if self.phase == Phase::Open {
             protocol.freeze(self.state.as_ref().ok_or(CannotFreeze::Stays)?, &mut state)?;
         }
         let now_ns = context.now_ns;
@@ -48,6 +51,8 @@ impl<S> Connection<S> {
             write_end: self.write_end,
             is_hung_up: self.is_hung_up,
             awaits_header,
+            awaits_handshake,
+            opened_bytes,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),
@@ -60,11 +65,11 @@ impl<S> Connection<S> {
             context.timers.cancel(id);
         }
         self.phase = Phase::Frozen;
-        let (input, output) = (self.input.bytes().to_vec(), self.outbound.copy());
-        Ok(Frozen { standing, state, input, output, proxy: Vec::new() })
+        let (input, output) = (self.input_to_move(), self.outbound.copy());
+        Ok(Frozen { standing, state, input, output, proxy: Vec::new(), layer })
     }
 
-    /// Makes it of what another worker has frozen. It stays frozen until [`Connection::resume`].
+    /// Makes it of what another worker has frozen, with the layer that goes with it. It stays frozen until [`Connection::resume`].
     ///
     /// # Errors
     /// The protocol's, and `Malformed` where it has more timers than a connection may have: then it is good for nothing.
@@ -79,11 +84,11 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        let Frozen { standing, state, input, output, proxy: _ } = frozen;
+        let Frozen { standing, state, input, output, proxy: _, layer: _ } = frozen;
         self.phase = Phase::Frozen;
         self.peer_ended = standing.peer_ended;
         self.own.timers.set_timeouts(standing.timeouts.bounded());
-        if standing.awaits_header {
+        if standing.awaits_header || standing.awaits_handshake {
             self.input.append(&input);
             return Ok(standing);
         }
@@ -91,12 +96,17 @@ impl<S> Connection<S> {
             return Err(ThawError::Malformed);
         }
         self.outbound.push(Payload::Owned { bytes: output, sent: 0 });
-        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let secured = self.layered.as_ref().map(|layered| layered.layer().settled());
+        let (peer, is_layered) = (Peer { secured, ..peer }, secured.is_some());
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[], is_layered);
         let thawed = host.protocol.thaw(version, &state, peer, &mut io);
         let written = io.finish();
         self.push_output(context, None, written);
         self.state = Some(thawed?);
         self.input.append(&input);
+        if !self.set_opened(standing.opened_bytes) {
+            return Err(ThawError::Malformed);
+        }
         self.at_least = standing.at_least.max(1);
         self.paused = standing.paused;
         self.full |= standing.full;
@@ -119,6 +129,9 @@ impl<S> Connection<S> {
         if standing.awaits_header {
             self.phase = Phase::Header;
             return self.set_alarm(context);
+        }
+        if standing.awaits_handshake {
+            return self.await_handshake(context);
         }
         for (key, left_ns) in &standing.timers_ns {
             let at_ns = now_ns.saturating_add((*left_ns).max(1));

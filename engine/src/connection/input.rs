@@ -35,6 +35,10 @@ impl Input {
         self.0.as_ref().map_or(&[], |kept| &kept.bytes[kept.consumed..])
     }
 
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut().map_or(&mut [], |kept| &mut kept.bytes[kept.consumed..])
+    }
+
     pub(crate) fn append(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.0.get_or_insert_default().bytes.extend_from_slice(bytes);

@@ -1,9 +1,9 @@
 //! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
 //! ring, and by the harness without a kernel.
 //!
-//! A connection of a proxy begins in `Header`, any other in `Open`. Phases only go forward: `Header` → `Open` → `Flushing` →
-//! `Lingering` → `Ended`, or straight to `Ended` on an error. In `Ended` nothing more is wanted of the kernel but the end of
-//! what it still has in hand, then the close. From `Header` and `Open` it goes to `Frozen` and back, or from `Frozen` to `Ended`
+//! A connection of a proxy begins in `Header`, one with a layer in `Handshake`, any other in `Open`. Phases only go forward: `Header` →
+//! `Handshake` → `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In `Ended` nothing more is wanted of the kernel but the end of
+//! what it still has in hand, then the close. From the first three it goes to `Frozen` and back, or from `Frozen` to `Ended`
 //! when another worker has the connection.
 
 mod callbacks;
@@ -11,6 +11,7 @@ mod deadlines;
 mod frozen;
 mod host;
 mod input;
+mod layered;
 mod others;
 mod outbound;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 pub(crate) use self::host::Host;
 use self::input::Input;
+use self::layered::Layered;
 pub(crate) use self::others::{Place, Rest};
 use self::outbound::Outbound;
 use crate::config::ConnectionTimeouts;
@@ -38,6 +40,10 @@ const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 enum Phase {
     /// The proxy has not said yet whose connection it is: the protocol does not know of it.
     Header,
+    /// The layer is not set up yet, or has just been: the protocol does not know of it.
+    Handshake {
+        is_done: bool,
+    },
     Open,
     /// Between two workers: nothing happens to it until it is known which of them has it.
     Frozen,
@@ -57,8 +63,10 @@ enum Phase {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Nothing,
-    /// Call [`Connection::open`]: the proxy has said whose connection it is.
-    Open(Box<ProxyHeader>),
+    /// Call [`Connection::open`], or [`Connection::await_handshake`] where there is a layer: the proxy has said whose connection it is.
+    Announced(Box<ProxyHeader>),
+    /// Call [`Connection::open`]: the layer's handshake is over.
+    Open,
     /// Send FIN; keep receiving.
     ShutdownWrite,
     /// End everything in the kernel's hand, then close, with a reset where told.
@@ -115,6 +123,8 @@ pub(crate) struct Connection<S> {
     /// Unconsumed input.
     input: Input,
     outbound: Outbound,
+    /// What lies between its bytes and the protocol.
+    layered: Option<Box<Layered>>,
     own: Own,
     alarm: Option<TimerId>,
     /// Input wanted before the protocol is called again.
@@ -149,6 +159,7 @@ impl<S> Connection<S> {
             state: None,
             input: Input::default(),
             outbound: Outbound::default(),
+            layered: None,
             own: Own { id, timers: Timers::default(), held_bytes: 0, is_told: false },
             alarm: None,
             at_least: 1,
@@ -180,7 +191,7 @@ impl<S> Connection<S> {
 
     /// It is not about to end.
     pub(crate) fn can_move(&self) -> bool {
-        matches!(self.phase, Phase::Header | Phase::Open)
+        matches!(self.phase, Phase::Header | Phase::Handshake { .. } | Phase::Open)
     }
 
     /// Whoever is connected is no proxy that is trusted.
@@ -258,6 +269,7 @@ impl<S> Connection<S> {
             Phase::Open => !self.paused && !self.full && (!self.rerun || self.input.len() < YIELDED_INPUT_BYTES_MAX),
             Phase::Flushing { linger } => linger,
             Phase::Header | Phase::Lingering => true,
+            Phase::Handshake { .. } => self.wants_handshake_input(),
             Phase::Frozen | Phase::Ended { .. } => false,
         }
     }
@@ -278,6 +290,11 @@ impl<S> Connection<S> {
     pub(crate) fn next_action(&mut self, context: &mut Context) -> Action {
         match self.phase {
             Phase::Header => self.look_at_header(context),
+            Phase::Handshake { is_done: true } => {
+                self.phase = Phase::Open;
+                self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
+                Action::Open
+            }
             Phase::Flushing { linger } if self.outbound.pending() == 0 => {
                 if linger && !self.peer_ended && context.timeouts.linger_ms > 0 {
                     self.phase = Phase::Lingering;
@@ -319,7 +336,10 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[]);
+        let layer = self.layered.as_ref().map(|layered| layered.layer().settled());
+        let peer = Peer { secured: layer, ..peer };
+        let is_layered = layer.is_some();
+        let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[], is_layered);
         let opened = host.protocol.on_open(peer, &mut io);
         let written = io.finish();
         self.push_output(context, None, written);
@@ -350,13 +370,18 @@ impl<S> Connection<S> {
     {
         self.activity_ns = context.now_ns;
         if self.phase != Phase::Open {
-            if self.phase == Phase::Header {
-                self.input.append(received.bytes());
+            match self.phase {
+                Phase::Header => self.input.append(received.bytes()),
+                Phase::Handshake { .. } => self.receive_for_handshake(context, received.bytes()),
+                _ => {}
             }
             return;
         }
         if self.alarm.is_none() {
             self.set_alarm(context);
+        }
+        if self.layered.is_some() {
+            return self.receive_sealed(host, context, received, waits);
         }
         let is_blocked = self.paused || self.full || self.rerun;
         let length = received.bytes().len();
@@ -366,7 +391,7 @@ impl<S> Connection<S> {
                 Received::Lease(lease) if context.may_lease => lease.bytes(),
                 _ => &[],
             };
-            let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), lendable);
+            let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), lendable, false);
             let step = host.protocol.on_data(state, received.bytes(), &mut io);
             let written = io.finish();
             assert!(step.consumed <= length, "the protocol consumed {} of {length} bytes", step.consumed);
@@ -402,6 +427,7 @@ impl<S> Connection<S> {
             Phase::Open if self.rerun => {}
             Phase::Open => self.tell_end(host, context),
             Phase::Lingering => self.end(context, false, self.reason),
+            Phase::Handshake { .. } => self.rerun_soon(context),
             Phase::Header | Phase::Frozen | Phase::Flushing { .. } | Phase::Ended { .. } => {}
         }
     }
@@ -429,7 +455,7 @@ impl<S> Connection<S> {
 
     /// Receiving or sending failed: the connection is gone.
     pub(crate) fn fail(&mut self, context: &mut Context) {
-        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let has_begun = self.can_move();
         let reason = if has_begun { CloseReason::Reset } else { self.reason };
         self.end(context, false, reason);
     }
@@ -492,11 +518,16 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
+        if self.phase == (Phase::Handshake { is_done: false }) {
+            return self.shake_hands(context);
+        }
         if self.phase != Phase::Open || self.paused || self.full || !self.rerun {
             return;
         }
         self.rerun = false;
-        if !self.input.is_empty() && self.input.len() >= self.at_least as usize {
+        if self.layered.is_some() {
+            self.run_sealed(host, context);
+        } else if !self.input.is_empty() && self.input.len() >= self.at_least as usize {
             self.run_input(host, context);
         }
         if self.phase == Phase::Open && self.peer_ended && !self.rerun {
@@ -539,7 +570,7 @@ impl<S> Connection<S> {
 
     /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
     pub(crate) fn stop(&mut self, context: &mut Context) {
-        let has_begun = matches!(self.phase, Phase::Header | Phase::Open);
+        let has_begun = self.can_move();
         let reason = if has_begun { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
     }
@@ -556,7 +587,8 @@ impl<S> Connection<S> {
         if let Some(id) = self.alarm.take() {
             context.timers.cancel(id);
         }
-        let (id, reason, unread) = (self.own.id, self.reason, std::mem::take(&mut self.input));
+        let unread = self.take_visible();
+        let (id, reason) = (self.own.id, self.reason);
         let partner = context.pairs.part(id);
         self.state.take().map(|state| (state, Ending { id, reason, partner, unread }))
     }
@@ -568,7 +600,7 @@ impl<S> Connection<S> {
                 self.input.consume(header.as_bytes().len());
                 self.phase = Phase::Open;
                 self.message_ns = if self.input.is_empty() { 0 } else { context.now_ns };
-                return Action::Open(Box::new(header));
+                return Action::Announced(Box::new(header));
             }
             Ok(None) if !self.peer_ended => return Action::Nothing,
             // Somebody looks whether the port is open.
@@ -579,10 +611,11 @@ impl<S> Connection<S> {
     }
 
     fn begin_close(&mut self, context: &mut Context, linger: bool, reason: CloseReason) {
-        if self.phase == Phase::Open {
+        if matches!(self.phase, Phase::Open | Phase::Handshake { .. }) {
+            self.push_layers_end(context);
             self.phase = Phase::Flushing { linger };
             self.reason = reason;
-            self.input = Input::default();
+            self.drop_input();
             self.message_ns = 0;
             self.own.timers.cancel_all(&mut context.timers);
             self.set_alarm(context);

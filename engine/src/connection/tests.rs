@@ -47,7 +47,7 @@ fn opened() -> (Counting, Context, Connection<()>) {
     let mut protocol = Counting::default();
     let mut connection = Connection::new(ConnectionId { slot: 0, generation: 0 }, context.now_ns);
     let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 80)));
-    let peer = Peer { token: None, ends: &ends, proxy: None };
+    let peer = Peer { token: None, ends: &ends, proxy: None, secured: None };
     connection.open(&mut Host::new(&mut protocol, &mut Nobody), &mut context, peer);
     connection.receive(&mut Host::new(&mut protocol, &mut Nobody), &mut context, Received::Bytes(b"input"), false);
     (protocol, context, connection)

@@ -44,6 +44,8 @@ pub(crate) struct Written {
     /// Before it acted on other connections.
     pub(crate) pieces: Vec<Slice>,
     pub(crate) tail: Tail,
+    /// The callback that this one was called from, if any, is for a connection with a layer.
+    pub(crate) was_layered: bool,
 }
 
 /// What a callback may change of its connection.
@@ -69,10 +71,12 @@ pub struct Io<'a> {
     lendable: &'a [u8],
     pieces: Vec<Slice>,
     tail: Tail,
+    was_layered: bool,
 }
 
 impl<'a> Io<'a> {
-    /// `pending` bytes are queued, and `lendable` is the callback's input where that may be sent from where it is.
+    /// `pending` bytes are queued, and `lendable` is the callback's input where that may be sent from where it is; never where the
+    /// connection has a layer.
     #[inline]
     pub(crate) fn new(
         context: &'a mut Context,
@@ -80,13 +84,16 @@ impl<'a> Io<'a> {
         own: &'a mut Own,
         pending: usize,
         lendable: &'a [u8],
+        is_layered: bool,
     ) -> Self {
-        Self { context, others, own, pending, lendable, pieces: Vec::new(), tail: Tail::None }
+        let was_layered = context.is_layered;
+        context.select_arena(is_layered);
+        Self { context, others, own, pending, lendable, pieces: Vec::new(), tail: Tail::None, was_layered }
     }
 
     #[inline]
     pub(crate) fn finish(self) -> Written {
-        Written { pieces: self.pieces, tail: self.tail }
+        Written { pieces: self.pieces, tail: self.tail, was_layered: self.was_layered }
     }
 }
 
@@ -251,12 +258,17 @@ impl Io<'_> {
         id: ConnectionId,
         act: impl FnOnce(&mut C, &mut Io<'_>) -> Next,
     ) -> Result<(), Unreachable> {
+        self.set_aside();
+        others::with(self.others, self.context, id, act)
+    }
+
+    /// What was written is this connection's, whoever writes next.
+    fn set_aside(&mut self) {
         self.flatten();
         if let Some(slice) = self.context.arena.seal() {
             self.pending += slice.len();
             self.pieces.push(slice);
         }
-        others::with(self.others, self.context, id, act)
     }
 
     /// Pairs this connection with another one: from now on they move to another worker together, or stay together, and either
@@ -267,7 +279,8 @@ impl Io<'_> {
     /// Where the other one cannot be acted on.
     pub fn pair_with(&mut self, id: ConnectionId) -> Result<(), Unreachable> {
         let own = self.own.id;
-        self.others.act(id, self.context, &mut |_, _| Next::Keep)?;
+        self.set_aside();
+        others::look(self.others, self.context, id)?;
         self.context.pairs.join(own, id);
         Ok(())
     }

@@ -80,7 +80,12 @@ pub(crate) enum WallClock {
 
 /// See the module's head.
 pub(crate) struct Context {
+    /// What callbacks write to.
     pub(crate) arena: Arena,
+    /// The other one of two: one is sent from, the other is sealed from.
+    other_arena: Arena,
+    /// The callback that runs is for a connection with a layer: what it writes is sealed.
+    is_layered: bool,
     pub(crate) timers: TimerWheel<Alarm>,
     /// CLOCK_MONOTONIC when this turn began.
     pub(crate) now_ns: u64,
@@ -116,6 +121,8 @@ impl Context {
     pub(crate) fn new(page: Arc<Shared<WorkerPage>>, limits: Limits, timeouts: Timeouts, now_ns: u64) -> Self {
         Self {
             arena: Arena::new(),
+            other_arena: Arena::new(),
+            is_layered: false,
             timers: TimerWheel::new(now_ns),
             now_ns,
             wall_clock: WallClock::System,
@@ -136,6 +143,33 @@ impl Context {
             access_log: None,
             siblings: None,
             waits_for_room: false,
+        }
+    }
+
+    /// Lets the next callback write to the arena that is sealed from, or to the one that is sent from.
+    #[inline]
+    pub(crate) fn select_arena(&mut self, is_layered: bool) {
+        if self.is_layered != is_layered {
+            self.is_layered = is_layered;
+            std::mem::swap(&mut self.arena, &mut self.other_arena);
+        }
+    }
+
+    /// The arena that is sealed from, and the one that is sent from.
+    pub(crate) fn arenas(&mut self) -> (&mut Arena, &mut Arena) {
+        if self.is_layered {
+            (&mut self.arena, &mut self.other_arena)
+        } else {
+            (&mut self.other_arena, &mut self.arena)
+        }
+    }
+
+    /// A turn begins; no callback runs.
+    pub(crate) fn begin_turn(&mut self) {
+        debug_assert!(!self.is_layered, "a callback has not given its arena back");
+        self.arena.begin_turn();
+        if self.other_arena.is_used() {
+            self.other_arena.begin_turn();
         }
     }
 

@@ -37,7 +37,15 @@ impl Others for Nobody {
     }
 }
 
-/// The same with a typed state.
+/// Whether it can be acted on.
+pub(super) fn look(others: &mut dyn Others, context: &mut Context, id: ConnectionId) -> Result<(), Unreachable> {
+    let waits_for_room = std::mem::take(&mut context.waits_for_room);
+    let done = others.act(id, context, &mut |_, _| Next::Keep);
+    context.waits_for_room = waits_for_room;
+    done
+}
+
+/// Acts on it, with a typed state.
 pub(super) fn with<C: 'static>(
     others: &mut dyn Others,
     context: &mut Context,

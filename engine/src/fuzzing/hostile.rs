@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::workers::Timed;
 use crate::config::Settings;
 use crate::handover::limits::GIVE_MS_MAX;
-use crate::handover::{Frozen, Message, Refusal, Standing, VERSION};
+use crate::handover::{Frozen, LayerState, Message, Refusal, Standing, VERSION};
 use crate::ipc::channel::{self, hear_with, tell};
 use crate::ipc::meeting::{speak, visit};
 use crate::ipc::orders::{Order, Report};
@@ -95,7 +95,17 @@ fn next(channel: &mut Channel) -> Heard {
 /// An offer of one connection, with its peer.
 fn offer(batch: u64) -> (Offer, TcpStream) {
     let (standing, state) = (Standing::default(), vec![1]);
-    offer_of(batch, &Frozen { standing, state, input: Vec::new(), output: Vec::new(), proxy: Vec::new() })
+    offer_of(
+        batch,
+        &Frozen {
+            standing,
+            state,
+            input: Vec::new(),
+            output: Vec::new(),
+            proxy: Vec::new(),
+            layer: LayerState::default(),
+        },
+    )
 }
 
 fn offer_of(batch: u64, frozen: &Frozen) -> (Offer, TcpStream) {
@@ -154,7 +164,8 @@ fn headers_of_proxies_are_believed_if_they_are_some() {
     ];
     for (batch, (proxy, expected)) in (1..).zip(cases) {
         let (state, output, proxy) = (state.clone(), output.clone(), proxy.to_vec());
-        let frozen = Frozen { standing: Standing::default(), state, input: Vec::new(), output, proxy };
+        let (input, layer) = (Vec::new(), LayerState::default());
+        let frozen = Frozen { standing: Standing::default(), state, input, output, proxy, layer };
         let (offer, _peer) = offer_of(batch, &frozen);
         channel.offer(offer).expect("said");
         let Heard::Takes { refused, .. } = next(&mut channel) else { panic!("no answer") };
@@ -165,7 +176,10 @@ fn headers_of_proxies_are_believed_if_they_are_some() {
         let standing =
             Standing { awaits_header: true, full: true, paused: true, peer_ended: true, ..Standing::default() };
         let (state, output, input) = (state.clone(), b"unsent".to_vec(), input.to_vec());
-        let (offer, _peer) = offer_of(batch, &Frozen { standing, state, input, output, proxy: Vec::new() });
+        let (offer, _peer) = offer_of(
+            batch,
+            &Frozen { standing, state, input, output, proxy: Vec::new(), layer: LayerState::default() },
+        );
         channel.offer(offer).expect("said");
         assert!(matches!(next(&mut channel), Heard::Takes { refused, .. } if refused.is_empty()));
         channel.say(&Message::Gives { batch }).expect("said");

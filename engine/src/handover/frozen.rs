@@ -1,6 +1,9 @@
 //! A connection on its way from one worker to another, as plain data.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::config::ConnectionTimeouts;
 
@@ -33,6 +36,12 @@ pub(crate) struct Standing {
     /// A proxy has not said yet whose it is: the protocol does not know of it, and there is no state.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) awaits_header: bool,
+    /// Its layer's handshake has not begun: the protocol does not know of it, and there is no state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) awaits_handshake: bool,
+    /// Bytes at the beginning of the input that its layer has opened.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) opened_bytes: usize,
     /// Since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
     /// Since the first byte of the message in the input.
@@ -60,12 +69,54 @@ pub(crate) struct Frozen {
     pub(crate) output: Vec<u8>,
     /// What a proxy has said about it.
     pub(crate) proxy: Vec<u8>,
+    /// What its layer wrote.
+    pub(crate) layer: LayerState,
+}
+
+/// What a [layer](crate::layer::Layer) has written: keys, which are neither shown nor left in memory.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct LayerState(Zeroizing<Vec<u8>>);
+
+impl LayerState {
+    /// Bytes that a layer may write without leaving some behind where they grew out of their place.
+    const ROOM_BYTES: usize = 1024;
+
+    /// To write to.
+    pub(crate) fn room(&mut self) -> &mut Vec<u8> {
+        self.0.reserve_exact(Self::ROOM_BYTES);
+        &mut self.0
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for LayerState {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for LayerState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} bytes", self.0.len())
+    }
+}
+
+pub(super) fn is_zero(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 impl Frozen {
     /// All bytes, in the order in which they travel.
-    pub(crate) fn parts(&self) -> [&[u8]; 4] {
-        [&self.state, &self.input, &self.output, &self.proxy]
+    pub(crate) fn parts(&self) -> [&[u8]; 5] {
+        [&self.state, &self.input, &self.output, &self.proxy, self.layer.bytes()]
+    }
+
+    /// Its input is not what the protocol reads.
+    pub(crate) fn is_layered(&self) -> bool {
+        !self.layer.bytes().is_empty() || self.standing.awaits_handshake
     }
 
     pub(crate) fn bytes(&self) -> usize {

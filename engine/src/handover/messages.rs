@@ -19,6 +19,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::frozen::is_zero;
 use super::{Frozen, Standing};
 
 /// Version of these messages.
@@ -26,6 +27,10 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Version of an offer with connections that are paired, which may not be parted.
 pub(crate) const VERSION_WITH_PAIRS: u32 = 2;
+
+/// Version of an offer with connections that have a layer, of which the input is not what their protocol reads; they may be paired,
+/// too.
+pub(crate) const VERSION_WITH_LAYERS: u32 = 3;
 
 /// Why a connection was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,22 +108,20 @@ pub(crate) struct Envelope {
     output_bytes: usize,
     #[serde(default, skip_serializing_if = "is_zero")]
     proxy_bytes: usize,
-}
-
-fn is_zero(bytes: &usize) -> bool {
-    *bytes == 0
+    #[serde(default, skip_serializing_if = "is_zero")]
+    layer_bytes: usize,
 }
 
 impl Envelope {
     pub(crate) fn new(frozen: &Frozen, is_fresh: bool, partner: Option<usize>) -> Self {
         let standing = frozen.standing.clone();
-        let [state_bytes, input_bytes, output_bytes, proxy_bytes] = frozen.parts().map(<[u8]>::len);
-        Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes, proxy_bytes }
+        let [state_bytes, input_bytes, output_bytes, proxy_bytes, layer_bytes] = frozen.parts().map(<[u8]>::len);
+        Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes, proxy_bytes, layer_bytes }
     }
 
     /// Of [`Frozen::parts`].
-    pub(crate) fn lengths(&self) -> [usize; 4] {
-        [self.state_bytes, self.input_bytes, self.output_bytes, self.proxy_bytes]
+    pub(crate) fn lengths(&self) -> [usize; 5] {
+        [self.state_bytes, self.input_bytes, self.output_bytes, self.proxy_bytes, self.layer_bytes]
     }
 }
 

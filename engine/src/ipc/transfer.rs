@@ -21,7 +21,9 @@ use socket2::SockRef;
 
 use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
-use crate::handover::{Envelope, Frozen, Message, Refusal, VERSION, VERSION_WITH_PAIRS};
+use crate::handover::{
+    Envelope, Frozen, LayerState, Message, Refusal, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_PAIRS,
+};
 use crate::sys::channel;
 use crate::types::StateFormat;
 
@@ -68,7 +70,12 @@ impl Offer {
         let envelope = |member: &Member<'_>| Envelope::new(member.frozen, member.is_fresh, member.partner);
         let connections = members.iter().map(envelope).collect();
         let has_pairs = members.iter().any(|member| member.partner.is_some());
-        let version = if has_pairs { VERSION_WITH_PAIRS } else { VERSION };
+        let has_layers = members.iter().any(|member| member.frozen.is_layered());
+        let version = match (has_layers, has_pairs) {
+            (true, _) => VERSION_WITH_LAYERS,
+            (false, true) => VERSION_WITH_PAIRS,
+            (false, false) => VERSION,
+        };
         let (format, format_version) = (format.name.to_owned(), format.version);
         let head = Message::Offer { version, batch, has_file, format, format_version, connections };
         let mut packet = packet(&head)?;
@@ -178,9 +185,9 @@ impl Arrival {
                 at += length;
                 body.read(from, length).map_err(|_| Refusal::State)
             };
-            let [state, input, output, proxy] = envelope.lengths().map(part);
-            let (state, input, output, proxy) = (state?, input?, output?, proxy?);
-            let frozen = Frozen { standing: envelope.standing, state, input, output, proxy };
+            let [state, input, output, proxy, layer] = envelope.lengths().map(part);
+            let (state, input, output, proxy, layer) = (state?, input?, output?, proxy?, LayerState::from(layer?));
+            let frozen = Frozen { standing: envelope.standing, state, input, output, proxy, layer };
             let descriptor = descriptors::connection(descriptor).map_err(|unfit| {
                 tracing::warn!("a descriptor that another worker offers is refused: {unfit}");
                 Refusal::Descriptors
@@ -409,7 +416,7 @@ mod tests {
 
     fn frozen(output: Vec<u8>) -> Frozen {
         let (state, input, proxy) = (b"st".to_vec(), b"in".to_vec(), b"proxy\n".to_vec());
-        Frozen { standing: Standing::default(), state, input, output, proxy }
+        Frozen { standing: Standing::default(), state, input, output, proxy, layer: b"keys".to_vec().into() }
     }
 
     /// A connection, and its peer.

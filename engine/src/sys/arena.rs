@@ -122,6 +122,11 @@ impl Arena {
         self.start = self.chunks[self.current].length;
     }
 
+    /// Something was written since the turn began.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used > 1 || self.chunks[self.current].length > 0
+    }
+
     /// Bytes written since the last `seal`.
     pub(crate) fn staged_len(&self) -> usize {
         self.chunks[self.current].length - self.start

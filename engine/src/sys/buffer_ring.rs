@@ -88,6 +88,14 @@ impl Lease {
         }
     }
 
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; and no other lease covers the buffer, so `&mut self` makes this the only reference into it.
+        unsafe {
+            let start = self.memory.start.as_ptr().add(self.buffer as usize * self.memory.stride);
+            std::slice::from_raw_parts_mut(start.add(self.offset as usize), self.length as usize)
+        }
+    }
+
     pub(crate) fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "advanced past the end of a lease");
         self.offset += count as u32;

@@ -39,7 +39,8 @@ use crate::config::{Limits, Timeouts};
 use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::endpoint::Endpoint;
-use crate::handover::{Frozen, Standing};
+use crate::handover::{Frozen, LayerState, Standing};
+use crate::layer::SharedLayers;
 use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
@@ -161,6 +162,23 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
+    /// A client connects to a listener with a [layer](crate::config::Listener::layer): the protocol knows of nothing before the handshake
+    /// is over.
+    ///
+    /// # Panics
+    /// If no layer can be made.
+    pub fn open_layered(&mut self, layers: &SharedLayers) -> Client {
+        let client = self.add(self.serving());
+        let layer = layers.accept().expect("a layer");
+        self.on(client.0, |connection, wire, _, context| {
+            wire.layers = Some(layers.clone());
+            connection.set_layer(layer);
+            connection.await_handshake(context);
+        });
+        self.run();
+        client
+    }
+
     /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end.
     ///
     /// # Panics
@@ -199,7 +217,10 @@ impl<P: Protocol> Harness<P> {
         let timers_ns = timers.iter().map(|(key, left)| (key.0, ns(*left))).collect();
         let standing = Standing { rerun: true, full: true, timers_ns, ..Standing::default() };
         let (state, input) = (state.to_vec(), input.to_vec());
-        self.thaw(version, Frozen { standing, state, input, output: Vec::new(), proxy: Vec::new() })
+        self.thaw(
+            version,
+            Frozen { standing, state, input, output: Vec::new(), proxy: Vec::new(), layer: LayerState::default() },
+        )
     }
 
     /// The state of another worker comes, written in this version by [`Protocol::freeze_worker`] or by somebody who pretends that.
@@ -235,7 +256,7 @@ impl<P: Protocol> Harness<P> {
     fn open_at(&mut self, worker: usize, token: Option<u64>) -> Client {
         let client = self.add(worker);
         self.on(client.0, |connection, _, host, context| {
-            connection.open(host, context, Peer { token, ends: &ENDS, proxy: None });
+            connection.open(host, context, Peer { token, ends: &ENDS, proxy: None, secured: None });
         });
         client
     }
@@ -426,7 +447,7 @@ impl<P: Protocol> Harness<P> {
     fn run(&mut self) {
         let mut idle_turns = 0;
         loop {
-            self.context.arena.begin_turn();
+            self.context.begin_turn();
             let (mut has_moved, mut was_asked) = (false, false);
             for index in 0..self.clients.len() {
                 has_moved |= self.receive(index);
@@ -518,10 +539,22 @@ impl<P: Protocol> Harness<P> {
         let mut has_moved = false;
         match connection.next_action(&mut self.context) {
             Action::Nothing => {}
-            Action::Open(header) => {
+            Action::Announced(header) => {
                 self.on(index, |connection, wire, host, context| {
-                    connection.open(host, context, Peer { token: None, ends: &ENDS, proxy: Some(&header) });
+                    let peer = Peer { token: None, ends: &ENDS, proxy: Some(&header), secured: None };
+                    if connection.is_layered() {
+                        connection.await_handshake(context);
+                    } else {
+                        connection.open(host, context, peer);
+                    }
                     wire.proxy = Some(*header);
+                });
+                return true;
+            }
+            Action::Open => {
+                self.on(index, |connection, wire, host, context| {
+                    let peer = Peer { token: None, ends: &ENDS, proxy: wire.proxy.as_ref(), secured: None };
+                    connection.open(host, context, peer);
                 });
                 return true;
             }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::connection::{Connection, Host, Place, Rest};
 use crate::context::{Context, Inbox, Unreachable, Worker};
 use crate::handover::{Frozen, Standing};
+use crate::layer::SharedLayers;
 use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
 use crate::sys::payload::Payload;
@@ -75,6 +76,8 @@ pub(super) struct Wire {
     pub(super) was_reset: bool,
     /// What a proxy has said of it.
     pub(super) proxy: Option<ProxyHeader>,
+    /// Those of the listener.
+    pub(super) layers: Option<SharedLayers>,
 }
 
 pub(super) struct Simulated<S> {
@@ -133,7 +136,12 @@ pub(super) fn thaw<Q: Protocol>(
     let mut connection = Connection::new(id, context.now_ns);
     let (client, mut others) = Rest::split(clients, id.slot).expect("a client at this place");
     let mut host = Host::new(protocol, &mut others);
-    let peer = Peer { token: None, ends: &ENDS, proxy: client.wire.proxy.as_ref() };
+    if let Some(layers) = &client.wire.layers {
+        let state = frozen.layer.bytes();
+        let layer = if state.is_empty() { layers.accept().ok_or(ThawError::Malformed)? } else { layers.thaw(state)? };
+        connection.set_layer(layer);
+    }
+    let peer = Peer { token: None, ends: &ENDS, proxy: client.wire.proxy.as_ref(), secured: None };
     let standing = connection.thaw(&mut host, context, version, frozen, peer)?;
     client.connection = Some(connection);
     Ok(standing)

@@ -109,6 +109,10 @@ impl Config {
         Self { rustls: Arc::new(rustls), limits }
     }
 
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// A connection that stays with rustls.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn rustls_alone(&self) -> rustls::ServerConnection {

@@ -29,6 +29,7 @@ pub mod accept;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod layer;
 pub mod record;
 pub mod schedule;
 pub mod state;

@@ -3,10 +3,11 @@
 use super::EventLoop;
 use super::entry::Rare;
 use super::links::Other;
+use super::opening::{Layering, Welcome};
 use crate::connection::Host;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
-use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_PAIRS, sender};
+use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_LAYERS, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
@@ -26,7 +27,7 @@ impl<P: Protocol> EventLoop<P> {
     /// A batch has come.
     pub(super) fn offered(&mut self, visitor: Visitor, arrival: Arrival) {
         reach("receiver:offered");
-        let refusal = if !(VERSION..=VERSION_WITH_PAIRS).contains(&arrival.version) {
+        let refusal = if !(VERSION..=VERSION_WITH_LAYERS).contains(&arrival.version) {
             Some(Refusal::Version)
         } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
             Some(Refusal::Format)
@@ -114,11 +115,23 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         // Whoever it was, it was welcome at the other worker.
-        self.apply_listener(id);
+        let layering = if !frozen.layer.bytes().is_empty() {
+            Layering::GoOn(frozen.layer.bytes())
+        } else if frozen.standing.awaits_handshake {
+            Layering::Must
+        } else if frozen.standing.awaits_header {
+            Layering::Begin
+        } else {
+            Layering::None
+        };
+        if let Welcome::Unfit(error) = self.apply_listener(id, layering) {
+            self.slab.get(id).into_iter().for_each(|entry| entry.connection.fail(&mut self.context));
+            return Err(self.cannot_thaw(id, error));
+        }
         let (entry, mut others) = self.slab.split(id).expect("just made");
         (entry.is_fresh, entry.custody) = (is_fresh, custody);
         let socket = entry.socket.as_ref().expect("just made");
-        let peer = Peer { token: None, ends: socket, proxy: proxy.as_ref() };
+        let peer = Peer { token: None, ends: socket, proxy: proxy.as_ref(), secured: None };
         let mut host = Host::new(&mut self.protocol, &mut others);
         match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
@@ -126,12 +139,14 @@ impl<P: Protocol> EventLoop<P> {
                 self.proxied.extend(proxy.map(|header| (id, Box::new(header))));
                 Ok(id)
             }
-            Err(error) => {
-                tracing::debug!(slot = self.context.slot, %error, "a connection cannot be thawed");
-                self.abandon(id);
-                Err(refusal_of(error))
-            }
+            Err(error) => Err(self.cannot_thaw(id, error)),
         }
+    }
+
+    fn cannot_thaw(&mut self, id: ConnectionId, error: ThawError) -> Refusal {
+        tracing::debug!(slot = self.context.slot, %error, "a connection cannot be thawed");
+        self.abandon(id);
+        refusal_of(error)
     }
 
     /// It is this worker's from now on.

@@ -158,9 +158,13 @@ impl<P: Protocol> EventLoop<P> {
         }
         match entry.connection.next_action(&mut self.context) {
             Action::Nothing => {}
-            Action::Open(header) => {
+            Action::Announced(header) => {
                 let id = entry.connection.id();
                 return self.announced(id, header);
+            }
+            Action::Open => {
+                let id = entry.connection.id();
+                return self.secured(id);
             }
             Action::ShutdownWrite => {
                 let socket = entry.socket.as_ref().expect("open until it ended");

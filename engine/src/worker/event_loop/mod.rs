@@ -252,7 +252,7 @@ impl<P: Protocol> EventLoop<P> {
             || self.has_said();
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
-        self.context.arena.begin_turn();
+        self.context.begin_turn();
         self.may_lend = self.ring.buffers().leased() * 2 < self.ring.buffers().count();
         let mut completed = 0;
         let most = if self.lifecycle.is_serving() { COMPLETIONS_PER_TURN_MAX } else { usize::MAX };

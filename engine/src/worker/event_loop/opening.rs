@@ -8,22 +8,50 @@ use socket2::{Domain, SockAddr, SockRef};
 
 use super::EventLoop;
 use super::entry::Entry;
-use crate::config::listener_of;
+use crate::config::{Listener, listener_of};
 use crate::connection::{Connection, Host};
 use crate::endpoint::Endpoint;
 use crate::handover::custody::Custody;
+use crate::layer::Layer;
 use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
 use crate::sys::ring::Socket;
 use crate::sys::socket_file::endpoint_of;
-use crate::types::{ConnectionId, Ends, Peer, UnixUser};
+use crate::types::{ConnectionId, Ends, Peer, ThawError, UnixUser};
+
+/// Which layer a connection gets of its listener's.
+pub(super) enum Layering<'a> {
+    /// One that begins, if the listener has any.
+    Begin,
+    /// One that begins, which the listener must have.
+    Must,
+    /// The one that another worker has frozen.
+    GoOn(&'a [u8]),
+    /// None, whatever the listener has now.
+    None,
+}
+
+impl Layering<'_> {
+    fn of(self, listener: &Listener) -> Result<Option<Box<dyn Layer>>, ThawError> {
+        match (self, &listener.layer) {
+            (Self::Begin, None) | (Self::None, _) => Ok(None),
+            (Self::Begin | Self::Must, Some(layers)) => layers.accept().map(Some).ok_or(ThawError::Malformed),
+            (Self::GoOn(state), Some(layers)) => layers.thaw(state).map(Some),
+            (Self::GoOn(_) | Self::Must, None) => Err(ThawError::Malformed),
+        }
+    }
+}
 
 /// What becomes of a connection that comes.
 pub(super) enum Welcome {
     Open,
+    /// Its layer's handshake comes first.
+    AwaitHandshake,
     /// A proxy is to say whose it is.
     AwaitHeader,
     Refuse(SocketAddr),
+    /// There is no layer for it.
+    Unfit(ThawError),
     /// It was reset meanwhile, as by a proxy that looks whether the port is open: whose it was is not known any more.
     Gone,
 }
@@ -43,14 +71,18 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.context.page.open.set(self.slab.len() as u64);
-        match self.apply_listener(id) {
+        match self.apply_listener(id, Layering::Begin) {
             Welcome::Open => self.opened(id, token),
+            Welcome::AwaitHandshake => {
+                self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_handshake(&mut self.context));
+                self.let_in(id);
+            }
             Welcome::AwaitHeader => {
                 self.slab.get(id).into_iter().for_each(|entry| entry.connection.await_header(&mut self.context));
                 self.let_in(id);
             }
             Welcome::Refuse(peer) => self.refuse(id, peer),
-            Welcome::Gone => {
+            Welcome::Gone | Welcome::Unfit(_) => {
                 self.slab.get(id).into_iter().for_each(|entry| entry.connection.fail(&mut self.context));
                 self.settle(id.slot);
             }
@@ -70,7 +102,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// What the listener says of those that come to it.
-    pub(super) fn apply_listener(&mut self, id: ConnectionId) -> Welcome {
+    pub(super) fn apply_listener(&mut self, id: ConnectionId, layering: Layering<'_>) -> Welcome {
         if self.context.listeners.is_empty() {
             return Welcome::Open;
         }
@@ -81,8 +113,12 @@ impl<P: Protocol> EventLoop<P> {
             return Welcome::Open;
         };
         entry.connection.set_timeouts_of_listener(listener.timeouts);
+        match layering.of(listener) {
+            Ok(layer) => layer.into_iter().for_each(|layer| entry.connection.set_layer(layer)),
+            Err(error) => return Welcome::Unfit(error),
+        }
         if !listener.is_for_proxies() {
-            Welcome::Open
+            if entry.connection.is_layered() { Welcome::AwaitHandshake } else { Welcome::Open }
         } else if listener.trusts(None) {
             Welcome::AwaitHeader
         } else {
@@ -111,6 +147,15 @@ impl<P: Protocol> EventLoop<P> {
     #[cold]
     pub(super) fn announced(&mut self, id: ConnectionId, header: Box<ProxyHeader>) {
         self.proxied.insert(id, header);
+        if let Some(entry) = self.slab.get(id).filter(|entry| entry.connection.is_layered()) {
+            entry.connection.await_handshake(&mut self.context);
+            return self.settle(id.slot);
+        }
+        self.secured(id);
+    }
+
+    /// Nothing has to happen any more before the protocol knows of it.
+    pub(super) fn secured(&mut self, id: ConnectionId) {
         self.tell_opened(id, None);
         let deadline = self.deadline();
         let Some((entry, mut others)) = self.slab.split(id) else { return };
@@ -129,7 +174,7 @@ impl<P: Protocol> EventLoop<P> {
     fn tell_opened(&mut self, id: ConnectionId, token: Option<u64>) {
         let (entry, mut others) = self.slab.split(id).expect("a connection that was just made");
         let socket = entry.socket.as_ref().expect("open");
-        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id).map(Box::as_ref) };
+        let peer = Peer { token, ends: socket, proxy: self.proxied.get(&id).map(Box::as_ref), secured: None };
         entry.connection.open(&mut Host::new(&mut self.protocol, &mut others), &mut self.context, peer);
     }
 

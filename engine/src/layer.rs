@@ -1,0 +1,116 @@
+//! What lies between the bytes of a connection and its protocol: encryption, such as TLS.
+//!
+//! A layer belongs to a listener ([`Listener::layer`](crate::config::Listener::layer)); each connection that comes there has one of its
+//! own. It does no I/O: received bytes are opened where they lie, and what callbacks have written is sealed into what is sent, so
+//! there is no copy beside encrypting. Protocols notice nothing of it; `baton-tls` has one for TLS.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::types::{CannotFreeze, ThawError};
+
+/// What lies in received bytes, in this order: plaintext that the protocol has not taken, bytes that mean nothing any more, and what is
+/// not opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Where the plaintext lies.
+    pub plaintext: Range<usize>,
+    /// Where that begins which is not opened.
+    pub sealed: usize,
+}
+
+/// How far a handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// More input is wanted.
+    Incomplete,
+    /// It is over: what was not consumed is sealed input.
+    Done,
+    /// It has failed. What the peer is to be told is in the output.
+    Failed,
+}
+
+/// What comes behind everything that [`Layer::open`] has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing, or what has not come whole.
+    More,
+    /// Nothing: the peer has said that it ends here.
+    Ended,
+    /// What cannot be opened. [`Layer::close`] tells the peer.
+    Failed,
+}
+
+/// One connection's layer.
+pub trait Layer {
+    /// Goes on with the handshake. `input` is all that was received and not consumed; what is to be sent is appended to `output`. Gives how
+    /// many bytes of the input are done with. Not called again once it is over or has failed.
+    fn handshake(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Handshake);
+
+    /// Opens all of `bytes` from [`Window::sealed`] on that has come whole, where it lies, and appends its plaintext to
+    /// [`Window::plaintext`], or lets that begin where it was opened. What was opened before a failure is in `window`.
+    fn open(&mut self, bytes: &mut [u8], window: &mut Window) -> Opened;
+
+    /// Bytes that [`Layer::seal`] writes for so many of plaintext, at most.
+    fn sealed_bytes_max(&self, plaintext_bytes: usize) -> usize;
+
+    /// Seals `plaintext` into `output`, which has room for [`Layer::sealed_bytes_max`]. Gives how many bytes of it are to be sent; 0
+    /// where nothing can follow any more.
+    fn seal(&mut self, plaintext: &[u8], output: &mut [u8]) -> usize;
+
+    /// Appends the last that the peer hears: that nothing follows, or what was wrong. Appends nothing where that was said.
+    fn close(&mut self, output: &mut Vec<u8>);
+
+    /// Writes what another process needs to go on, for [`Layers::thaw`].
+    ///
+    /// # Errors
+    /// [`CannotFreeze::Later`] during a handshake that has begun; `Stays` where it never can.
+    fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze>;
+
+    /// The connection is idle: gives memory back that can be made again.
+    fn rest(&mut self) {}
+
+    /// What the handshake has settled, for [`Peer::secured`](crate::Peer::secured).
+    fn settled(&self) -> &dyn Any;
+}
+
+/// Makes the layers of a listener's connections. Shared by all workers from the moment they are forked.
+pub trait Layers: fmt::Debug + Send + Sync {
+    /// For a connection that was accepted. `None` where none can be made: the connection is cut.
+    fn accept(&self) -> Option<Box<dyn Layer>>;
+
+    /// Goes on with one that [`Layer::freeze`] has written, perhaps of another binary.
+    ///
+    /// # Errors
+    /// Where the state is not known or makes no sense: then the connection stays where it was, and drains there.
+    fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError>;
+}
+
+/// The layers of a listener; equal where they are the same ones.
+#[derive(Clone, Debug)]
+pub struct SharedLayers(Arc<dyn Layers>);
+
+impl SharedLayers {
+    /// Of these.
+    pub fn new(layers: impl Layers + 'static) -> Self {
+        Self(Arc::new(layers))
+    }
+}
+
+impl std::ops::Deref for SharedLayers {
+    type Target = dyn Layers;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl PartialEq for SharedLayers {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SharedLayers {}

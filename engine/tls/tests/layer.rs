@@ -1,0 +1,216 @@
+//! TLS as a layer of the engine, with rustls as the client: in the harness, where input comes in any parts and connections move at any
+//! time.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton::layer::SharedLayers;
+use baton::testing::{Client, Harness};
+use baton::{CannotFreeze, CloseReason, Io, Peer, Protocol, Reject, StateFormat, Step, ThawError};
+use baton_tls::accept::Config;
+use baton_tls::layer::Tls;
+use baton_tls::record::Limits;
+use baton_tls::state::Negotiated;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+/// Answers each line with the number of the line and the line.
+#[derive(Default)]
+struct Lines;
+
+impl Protocol for Lines {
+    type Connection = u64;
+    type Message = ();
+
+    const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
+
+    fn on_open(&mut self, peer: Peer<'_>, io: &mut Io<'_>) -> Result<u64, Reject> {
+        let negotiated = peer.secured::<Negotiated>().expect("it came by TLS");
+        io.write(format!("hello {}\n", negotiated.server_name.as_deref().unwrap_or("nobody")).as_bytes());
+        Ok(0)
+    }
+
+    fn on_data(&mut self, count: &mut u64, input: &[u8], io: &mut Io<'_>) -> Step {
+        let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return Step::at_least(0, input.len() + 1) };
+        *count += 1;
+        io.write(format!("{count} ").as_bytes());
+        io.write_input(&input[..=end]);
+        if input.len() > end + 1 { Step::yield_now(end + 1) } else { Step::more(end + 1) }
+    }
+
+    fn freeze(&mut self, count: &u64, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
+        state.extend_from_slice(&count.to_le_bytes());
+        Ok(())
+    }
+
+    fn thaw(&mut self, _: u32, state: &[u8], peer: Peer<'_>, _: &mut Io<'_>) -> Result<u64, ThawError> {
+        assert!(peer.secured::<Negotiated>().is_some(), "it came by TLS");
+        Ok(u64::from_le_bytes(state.try_into().map_err(|_| ThawError::Malformed)?))
+    }
+}
+
+struct Rig {
+    harness: Harness<Lines>,
+    client: Client,
+    tls: ClientConnection,
+    layers: SharedLayers,
+    /// Plaintext that the client has got.
+    got: Vec<u8>,
+}
+
+fn configs() -> (ServerConfig, Arc<ClientConfig>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let certificate: CertificateDer<'static> = made.cert.into();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).expect("a certificate");
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server, Arc::new(client))
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (server, client) = configs();
+        let layers = SharedLayers::new(Tls::new(Config::new(server, Limits::default())));
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut tls = ClientConnection::new(client, name).expect("a client");
+        tls.set_buffer_limit(None);
+        let mut harness = Harness::new(Lines);
+        let client = harness.open_layered(&layers);
+        Self { harness, client, tls, layers, got: Vec::new() }
+    }
+
+    /// What the client has to send goes over in parts of so many bytes; `between` comes after each.
+    fn exchange(&mut self, part_bytes: usize, mut between: impl FnMut(&mut Self)) {
+        loop {
+            let mut sent = Vec::new();
+            while self.tls.wants_write() {
+                self.tls.write_tls(&mut sent).expect("into memory");
+            }
+            for part in sent.chunks(part_bytes) {
+                self.harness.send(self.client, part);
+                between(self);
+            }
+            let answer = self.harness.take_output(self.client);
+            if sent.is_empty() && answer.is_empty() {
+                return;
+            }
+            let mut rest = &answer[..];
+            while !rest.is_empty() {
+                self.tls.read_tls(&mut rest).expect("from memory");
+                self.tls.process_new_packets().expect("records");
+            }
+            let mut plaintext = vec![0; 1 << 20];
+            while let Ok(count @ 1..) = self.tls.reader().read(&mut plaintext) {
+                self.got.extend_from_slice(&plaintext[..count]);
+            }
+        }
+    }
+
+    fn say(&mut self, text: &[u8]) {
+        self.tls.writer().write_all(text).expect("into memory");
+    }
+}
+
+#[test]
+fn a_protocol_behind_tls_hears_what_was_said_however_it_is_cut() {
+    for part_bytes in [1, 2, 3, 5, 7, 21, 22, 64, 1000, usize::MAX] {
+        let mut rig = Rig::new();
+        rig.exchange(part_bytes, |_| {});
+        rig.say(b"one\ntwo\nthr");
+        rig.exchange(part_bytes, |_| {});
+        rig.say(b"ee\n");
+        rig.exchange(part_bytes, |_| {});
+        assert_eq!(String::from_utf8_lossy(&rig.got), "hello localhost\n1 one\n2 two\n3 three\n", "{part_bytes}");
+        rig.tls.send_close_notify();
+        rig.exchange(part_bytes, |_| {});
+        assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Peer), "{part_bytes}");
+    }
+}
+
+#[test]
+fn a_connection_moves_anywhere_in_its_handshake_and_records() {
+    for part_bytes in [1, 3, 22, 100] {
+        let mut rig = Rig::new();
+        let hand_over = |rig: &mut Rig| rig.harness.hand_over(Lines);
+        rig.exchange(part_bytes, hand_over);
+        rig.say(b"one\ntwo\nthr");
+        rig.exchange(part_bytes, hand_over);
+        rig.tls.refresh_traffic_keys().expect("a KeyUpdate");
+        rig.say(b"ee\nfour\n");
+        rig.exchange(part_bytes, hand_over);
+        let expected = "hello localhost\n1 one\n2 two\n3 three\n4 four\n";
+        assert_eq!(String::from_utf8_lossy(&rig.got), expected, "{part_bytes}");
+    }
+}
+
+#[test]
+fn a_large_answer_goes_out_whole_to_a_client_that_takes_little() {
+    let mut rig = Rig::new();
+    rig.exchange(usize::MAX, |_| {});
+    let line = vec![b'x'; 300_000];
+    rig.say(&line);
+    rig.say(b"\n");
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.set_window(rig.client, Some(1000));
+    rig.say(b"y\n");
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.set_window(rig.client, None);
+    rig.exchange(usize::MAX, |_| {});
+    assert_eq!(rig.got.len(), "hello localhost\n1 \n2 y\n".len() + line.len());
+}
+
+#[test]
+fn who_speaks_no_tls_hears_an_alert() {
+    let mut rig = Rig::new();
+    rig.harness.send(rig.client, b"GET / HTTP/1.1\r\n\r\n");
+    let alert = rig.harness.take_output(rig.client);
+    assert!(matches!(alert[..], [21, 3, _, 0, 2, 2, _]), "{alert:?}");
+    assert!(rig.harness.saw_end(rig.client));
+    rig.harness.finish(rig.client);
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Handshake));
+}
+
+#[test]
+fn a_record_that_does_not_authenticate_ends_the_connection_with_its_alert() {
+    let mut rig = Rig::new();
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.send(rig.client, &[&[23, 3, 3, 0, 20][..], &[7; 20]].concat());
+    let answer = rig.harness.take_output(rig.client);
+    rig.tls.read_tls(&mut &answer[..]).expect("from memory");
+    let error = rig.tls.process_new_packets().expect_err("an alert");
+    assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
+    rig.harness.finish(rig.client);
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Record));
+}
+
+#[test]
+fn a_fin_without_close_notify_is_a_truncation() {
+    let mut rig = Rig::new();
+    rig.exchange(usize::MAX, |_| {});
+    rig.say(b"half");
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.finish(rig.client);
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Truncated));
+}
+
+#[test]
+fn a_handshake_has_its_time() {
+    let mut rig = Rig::new();
+    rig.harness.send(rig.client, &[22, 3, 1]);
+    rig.harness.advance(Duration::from_millis(10_002));
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Handshake));
+    let _ = rig.layers;
+}
