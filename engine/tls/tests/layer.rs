@@ -111,10 +111,8 @@ impl Rig {
             while !rest.is_empty() {
                 self.tls.read_tls(&mut rest).expect("from memory");
                 self.tls.process_new_packets().expect("records");
-            }
-            let mut plaintext = vec![0; 1 << 20];
-            while let Ok(count @ 1..) = self.tls.reader().read(&mut plaintext) {
-                self.got.extend_from_slice(&plaintext[..count]);
+                // It ends with `WouldBlock`.
+                let _ = self.tls.reader().read_to_end(&mut self.got);
             }
         }
     }
