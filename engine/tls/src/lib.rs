@@ -26,6 +26,7 @@
 #![deny(unsafe_code)]
 
 pub mod accept;
+pub mod certificate;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
