@@ -27,12 +27,14 @@
 
 pub mod accept;
 pub mod certificate;
+
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod record;
 pub mod schedule;
 pub mod state;
+pub mod tickets;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
