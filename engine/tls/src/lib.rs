@@ -27,12 +27,13 @@
 
 pub mod accept;
 pub mod certificate;
-
+pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod record;
 pub mod schedule;
+pub mod settings;
 pub mod state;
 pub mod tickets;
 
