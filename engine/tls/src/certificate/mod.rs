@@ -233,8 +233,7 @@ fn private_key(pem: Pem<'_>) -> Result<(usize, Arc<dyn SigningKey>), Error> {
 fn found(file: &[u8]) -> Found {
     match blocks(file).next() {
         Some(Ok(block)) => Found::Block(block.label.to_owned()),
-        // A SEQUENCE whose length takes several bytes, as those of certificates and most keys.
-        _ if matches!(file, [0x30, 0x81..=0x83, ..]) => Found::Der,
+        _ if x509::is_sequence(file) => Found::Der,
         _ => Found::Nothing,
     }
 }

@@ -112,13 +112,30 @@ impl<'a> Fields<'a> {
         if issuer.subject != self.issuer {
             return Some(false);
         }
-        let mut fitting = algorithms.iter().filter(|algorithm| {
-            algorithm.signature_alg_id().as_ref() == self.signature_algorithm
-                && algorithm.public_key_alg_id().as_ref() == issuer.key_algorithm
-        });
-        let algorithm = fitting.next()?;
-        Some(algorithm.verify_signature(issuer.key, self.signed, self.signature).is_ok())
+        let of_signature =
+            || algorithms.iter().filter(|one| one.signature_alg_id().as_ref() == self.signature_algorithm);
+        let fits =
+            |one: &&&dyn SignatureVerificationAlgorithm| one.public_key_alg_id().as_ref() == issuer.key_algorithm;
+        if let Some(algorithm) = of_signature().find(fits) {
+            return Some(algorithm.verify_signature(issuer.key, self.signed, self.signature).is_ok());
+        }
+        // A key of RSA makes no signature of ECDSA; but there are curves, and hashes for them, that are not known here.
+        let is_of_kind = |one: &dyn SignatureVerificationAlgorithm| {
+            identifier(one.public_key_alg_id().as_ref()) == identifier(issuer.key_algorithm)
+        };
+        let is_known = of_signature().next().is_some();
+        (is_known && !of_signature().any(|one| is_of_kind(*one))).then_some(false)
     }
+}
+
+/// The OBJECT IDENTIFIER of an AlgorithmIdentifier's contents, without its parameters.
+fn identifier(algorithm: &[u8]) -> Option<&[u8]> {
+    value(&mut SliceReader::new(algorithm).ok()?, Tag::ObjectIdentifier).ok()
+}
+
+/// Whether a file is one SEQUENCE in DER, as are certificates and keys.
+pub(super) fn is_sequence(file: &[u8]) -> bool {
+    AnyRef::from_der(file).is_ok_and(|element| element.tag() == Tag::Sequence)
 }
 
 /// The names in the extensions.

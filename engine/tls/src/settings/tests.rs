@@ -314,6 +314,29 @@ fn where_clients_show_certificates_no_ticket_spares_them_that() {
     assert_eq!(refused, Err(rustls::Error::NoCertificatesPresented.into()));
 }
 
+/// Why there are no tickets where clients show certificates.
+#[test]
+fn rustls_asks_nobody_who_resumes_for_a_certificate() {
+    let (root, files, settings) = server();
+    let identities = load(&settings, &files).identities;
+    let ticketer = Arc::new(Tickets::new(SECRET, Arc::new(DefaultTimeProvider)));
+    let config = || ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&root), Arc::new(aws_lc_rs::default_provider()));
+    let configs = [
+        config().with_safe_default_protocol_versions().expect("versions").with_no_client_auth(),
+        config()
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier.build().expect("a verifier")),
+    ];
+    let [plain, asks] = configs.map(|config| {
+        let mut config = config.with_cert_resolver(Arc::clone(&identities) as _);
+        config.ticketer = Arc::clone(&ticketer) as _;
+        Config::new(config, Limits::default())
+    });
+    assert_eq!(resumes(client_config(&root), &[&plain, &asks]), [false, true]);
+}
+
 #[test]
 fn a_ticket_that_nobody_knows_is_no_error() {
     let (root, files, settings) = server();
