@@ -26,13 +26,17 @@
 #![deny(unsafe_code)]
 
 pub mod accept;
+pub mod certificate;
+pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod layer;
 pub mod record;
 pub mod schedule;
+pub mod settings;
 pub mod state;
+pub mod tickets;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -2,6 +2,7 @@
 
 mod conversation;
 mod outcome;
+mod pem;
 pub(crate) mod rig;
 mod script;
 #[cfg(test)]
@@ -33,6 +34,12 @@ pub fn records(data: &[u8]) {
 /// any parts. Between all of that the session moves. Each side reads what the other has written.
 pub fn conversation(data: &[u8]) {
     conversation::run(data);
+}
+
+/// Any bytes as the files of an operator, as PEM with a zero byte between certificates and key, or as DER: refused with an error that a
+/// person can read, or an identity that rustls accepts.
+pub fn pem(data: &[u8]) {
+    pem::run(data);
 }
 
 /// Any bytes as a frozen session: refused, or a session that freezes to the same bytes.

@@ -16,6 +16,9 @@ const PIECES: &[&[u8]] = &[
     &[21, 3, 3, 0, 2, 1, 0],
     &[24, 0, 0, 1, 1],
     &[0x13, 0x01],
+    b"-----BEGIN CERTIFICATE-----\n",
+    b"-----END PRIVATE KEY-----\n",
+    b"Proc-Type: 4,ENCRYPTED\n",
     &[0xFF; 8],
 ];
 
@@ -51,4 +54,27 @@ targets! {
     frozen: 220,
     handshake: 300,
     conversation: 120,
+    pem: 300,
+}
+
+/// Seeds that are refused at once would show nothing.
+#[test]
+fn seeds_of_pem_are_what_they_are_called() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pem");
+    for (file, is_good) in [
+        ("both", true),
+        ("chain", true),
+        ("der_ecdsa", true),
+        ("der_ed25519", true),
+        ("der_rsa", true),
+        ("disordered", false),
+        ("ed25519", true),
+        ("encrypted", false),
+        ("legacy", false),
+        ("old", true),
+        ("rsa", true),
+    ] {
+        let seed = std::fs::read(folder.join(file)).expect("a seed");
+        assert_eq!(super::pem::run(&seed), is_good, "{file}");
+    }
 }

@@ -1,0 +1,266 @@
+//! What an operator says of TLS, and the [`Config`] that it leads to.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use baton_tls::files;
+//! use baton_tls::settings::{CertificateFiles, Settings, SettingsError};
+//!
+//! let files = CertificateFiles { certificate: "missing/cert.pem".into(), key: "missing/key.pem".into() };
+//! let settings = Settings { certificates: vec![files], alpn: vec!["http/1.1".to_owned()], ..Settings::default() };
+//! let secret = [7; 32];
+//! match settings.load(files::read, &secret) {
+//!     Ok(loaded) => loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+//!     Err(error) => assert!(error.to_string().starts_with("cannot read missing/cert.pem: ")),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod choices;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use zeroize::Zeroizing;
+
+pub use self::choices::{ClientCertificates, Unknown, Version, suite_names};
+pub use self::error::SettingsError;
+use crate::accept::Config;
+use crate::certificate::{self, Concern, Error, Identities, Identity, Pem, Problem, Warning};
+use crate::record::Limits;
+use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets};
+
+/// Longest name of a protocol in ALPN, in bytes (RFC 7301 section 3.1).
+const PROTOCOL_BYTES_MAX: usize = 255;
+
+/// Permissions of those who are neither a file's owner nor of its group: read and write. Groups are how Debian lets servers read
+/// keys (`ssl-cert`), so those of the group are well.
+const MODE_OTHERS: u32 = 0o006;
+
+/// The files of one [`Identity`]. Both may be the same file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The server's certificate, and behind it those of its issuers, in PEM.
+    pub certificate: PathBuf,
+    /// The private key of the server's certificate, in PEM, not encrypted.
+    pub key: PathBuf,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// At least one. The first is for clients that name no known host; of two for the same host the first that suits the client is
+    /// taken: see [`Identities`].
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients are asked for certificates.
+    pub client_certificates: ClientCertificates,
+    /// The authorities whose clients are accepted, in PEM. Wanted if, and only if, clients are asked for certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Protocols that clients may choose, the most wanted first. Empty: ALPN is not spoken.
+    pub alpn: Vec<String>,
+    /// The oldest version that is spoken. Connections of TLS 1.2 cannot move to another process.
+    pub version_min: Version,
+    /// Suites that may be used, by their names in the registry (see [`suite_names`]); the client's order decides. Empty: all of
+    /// rustls's that the versions have.
+    pub suites: Vec<String>,
+    /// Whether clients get session tickets, with which their next connection needs no signature (see [`crate::tickets`]). Where
+    /// clients are asked for certificates none are given: a resumed connection shows no certificate, so somebody whose certificate has
+    /// expired, or whose authority was removed, could resume for ever.
+    pub tickets: bool,
+    /// Limits of each connection's records.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    /// TLS 1.3 with tickets, without certificates, which must be given.
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            client_certificates: ClientCertificates::Off,
+            client_ca: None,
+            alpn: Vec::new(),
+            version_min: Version::Tls13,
+            suites: Vec::new(),
+            tickets: true,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What settings lead to.
+#[derive(Debug)]
+pub struct Loaded {
+    /// For the handshakes of a listener.
+    pub config: Config,
+    /// The certificates that it serves. A server that runs for long asks them for [`warnings`](Identities::warnings) now and then.
+    pub identities: Arc<Identities>,
+    /// What its operator should know now.
+    pub warnings: Vec<Warning>,
+}
+
+impl Settings {
+    /// Reads the files and checks everything. `read` gives a file's contents ([`crate::files::read`]); they are zeroised after use.
+    /// `secret` is the server's, the same in all its workers and in the next binary: tickets follow from it.
+    ///
+    /// # Errors
+    /// The first that is found, with the file's name and what to do.
+    pub fn load(
+        &self,
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+        secret: &[u8; SECRET_BYTES],
+    ) -> Result<Loaded, SettingsError> {
+        self.load_at(Arc::new(DefaultTimeProvider), read, secret)
+    }
+
+    /// As [`load`](Self::load), with a clock: it says which ticket keys are in use, which clients' certificates have expired, and
+    /// what to warn of.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_at(
+        &self,
+        time: Arc<dyn TimeProvider>,
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+        secret: &[u8; SECRET_BYTES],
+    ) -> Result<Loaded, SettingsError> {
+        let alpn = self.checked_alpn()?;
+        let provider = Arc::new(self.provider()?);
+        let read = |file: &Path| match read(file) {
+            Ok(bytes) => Ok(Zeroizing::new(bytes)),
+            Err(error) => Err(SettingsError::Read { file: file.to_owned(), error: Arc::new(error) }),
+        };
+        let identities = Arc::new(self.identities(&read)?);
+
+        let config = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time));
+        let config = config.with_protocol_versions(self.version_min.and_newer())?;
+        let config = match self.client_roots(&read)? {
+            None => config.with_no_client_auth(),
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match self.client_certificates {
+                    ClientCertificates::Optional => verifier.allow_unauthenticated(),
+                    ClientCertificates::Off | ClientCertificates::Required => verifier,
+                };
+                config.with_client_cert_verifier(
+                    verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?,
+                )
+            }
+        };
+        let mut config = config.with_cert_resolver(Arc::clone(&identities) as _);
+        config.alpn_protocols = alpn;
+        // Sessions in the memory of one worker would be of no use to the others.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if self.tickets && self.client_certificates == ClientCertificates::Off {
+            config.ticketer = Arc::new(Tickets::new(secret, Arc::clone(&time)));
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        }
+        let warnings = match time.current_time() {
+            Some(now) => identities.warnings(system_time(now.as_secs())),
+            None => Vec::new(),
+        };
+        Ok(Loaded { config: Config::new(config, self.limits), identities, warnings })
+    }
+
+    /// Warns of private keys that everybody may read, as `mode` tells ([`crate::files::mode`]). It is apart from
+    /// [`load`](Self::load), which a process may do that gets contents from another and has no files; a file whose permissions are not
+    /// known is passed over.
+    pub fn exposed_keys(&self, mode: impl Fn(&Path) -> io::Result<u32>) -> Vec<Warning> {
+        let keys = self.certificates.iter().map(|files| &files.key);
+        let exposed = keys.filter_map(|file| {
+            let mode = mode(file).ok().filter(|mode| mode & MODE_OTHERS != 0)?;
+            Some(Warning { file: file.clone(), line: None, concern: Concern::KeyExposed { mode } })
+        });
+        exposed.collect()
+    }
+
+    fn identities(
+        &self,
+        read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
+    ) -> Result<Identities, SettingsError> {
+        let mut all = Vec::with_capacity(self.certificates.len());
+        for CertificateFiles { certificate, key } in &self.certificates {
+            let (chain, secret) = (read(certificate)?, read(key)?);
+            let (chain, secret) = (Pem { file: certificate, bytes: &chain }, Pem { file: key, bytes: &secret });
+            all.push(Identity::from_pem(chain, secret)?);
+        }
+        Identities::new(all).ok_or(SettingsError::NoCertificates)
+    }
+
+    /// The authorities for clients, where clients are asked for certificates.
+    fn client_roots(
+        &self,
+        read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
+    ) -> Result<Option<RootCertStore>, SettingsError> {
+        let file = match (self.client_certificates, &self.client_ca) {
+            (ClientCertificates::Off, None) => return Ok(None),
+            (ClientCertificates::Off, Some(_)) => return Err(SettingsError::ClientCaUnused),
+            (wanted, None) => return Err(SettingsError::NoClientCa(wanted)),
+            (_, Some(file)) => file,
+        };
+        let contents = read(file)?;
+        let mut roots = RootCertStore::empty();
+        for (at, (line, der)) in certificate::certificates(Pem { file, bytes: &contents })?.into_iter().enumerate() {
+            let problem = Problem::UnreadableCertificate { position: at + 1 };
+            roots.add(der).map_err(|_| Error { file: file.clone(), line: Some(line), problem })?;
+        }
+        Ok(Some(roots))
+    }
+
+    fn checked_alpn(&self) -> Result<Vec<Vec<u8>>, SettingsError> {
+        for (at, protocol) in self.alpn.iter().enumerate() {
+            if protocol.is_empty() || protocol.len() > PROTOCOL_BYTES_MAX {
+                return Err(SettingsError::ProtocolLength(protocol.clone()));
+            }
+            if self.alpn[..at].contains(protocol) {
+                return Err(SettingsError::ProtocolTwice(protocol.clone()));
+            }
+        }
+        Ok(self.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect())
+    }
+
+    /// rustls's, with the suites that may be used.
+    fn provider(&self) -> Result<CryptoProvider, SettingsError> {
+        let mut provider = aws_lc_rs::default_provider();
+        if self.suites.is_empty() {
+            return Ok(provider);
+        }
+        let known = std::mem::take(&mut provider.cipher_suites);
+        for name in &self.suites {
+            let suite = known.iter().find(|suite| choices::suite_name(suite.suite()) == *name);
+            let suite = suite.ok_or_else(|| SettingsError::Suite { name: name.clone() })?;
+            if !self.version_min.and_newer().contains(&suite.version()) {
+                return Err(SettingsError::SuiteOfOldVersion(name.clone()));
+            }
+            if provider.cipher_suites.contains(suite) {
+                return Err(SettingsError::SuiteTwice(name.clone()));
+            }
+            provider.cipher_suites.push(*suite);
+        }
+        Ok(provider)
+    }
+}
+
+impl Version {
+    fn and_newer(self) -> &'static [&'static SupportedProtocolVersion] {
+        static TLS_1_3: [&SupportedProtocolVersion; 1] = [&version::TLS13];
+        match self {
+            Self::Tls12 => rustls::ALL_VERSIONS,
+            Self::Tls13 => &TLS_1_3,
+        }
+    }
+}
+
+/// A clock may tell any number of seconds; where there is no such time, the beginning of time is as good.
+fn system_time(since_1970_seconds: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_secs(since_1970_seconds)).unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,167 @@
+//! Session tickets that all workers of a server understand, and those of the next binary, since their keys follow from one secret.
+//!
+//! A ticket is `name (16 bytes) || nonce (12) || AES-256-GCM(session) with its tag (16)`, with the name as associated data. Keys
+//! belong to periods of [`PERIOD_SECONDS`] of wall clock time. A period's key and name are HKDF-SHA256 of the secret, with the
+//! salt "baton tickets" and the number of the period, so processes that share the secret need not tell each other anything. The
+//! key of this period seals; those of this one and the one before open.
+//!
+//! Whatever else a client sends as a ticket is unknown: it gets a full handshake.
+//!
+//! A key may seal 2^32 tickets with random nonces (NIST SP 800-38D section 8.3): 198,000 tickets each second of a period, for all
+//! workers together.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hkdf;
+use rustls::server::ProducesTickets;
+use rustls::time_provider::TimeProvider;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// For how long a key seals tickets.
+pub const PERIOD_SECONDS: u64 = 6 * 60 * 60;
+
+/// For how long a ticket can be used at most, which its client is told. The last of a period can be used half as long.
+pub const LIFETIME_SECONDS: u32 = 12 * 60 * 60;
+
+const _: () = assert!(LIFETIME_SECONDS as u64 == 2 * PERIOD_SECONDS, "two keys open tickets");
+
+/// Bytes of a server's secret.
+pub const SECRET_BYTES: usize = 32;
+
+/// How many tickets a client gets for TLS 1.3 behind each handshake. Clients use each once (RFC 8446 appendix C.4), so with one a
+/// client that opens two connections at once, as browsers do, would need a full handshake for the second.
+pub const TICKETS_PER_HANDSHAKE: usize = 2;
+
+const SALT: &[u8] = b"baton tickets";
+const NAME_BYTES: usize = 16;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+const KEY_BYTES: usize = 32;
+
+/// Seals and opens the tickets of a server.
+pub struct Tickets {
+    secret: hkdf::Prk,
+    time: Arc<dyn TimeProvider>,
+    keys: Mutex<Option<Keys>>,
+}
+
+impl Tickets {
+    /// All that have the same secret open each other's tickets. `time` is the wall clock.
+    pub fn new(secret: &[u8; SECRET_BYTES], time: Arc<dyn TimeProvider>) -> Self {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
+        Self { secret, time, keys: Mutex::new(None) }
+    }
+
+    /// The keys for now; `None` where there is no time. Nobody else waits for long: keys are made once in a period.
+    fn keys(&self) -> Option<MutexGuard<'_, Option<Keys>>> {
+        let period = self.time.current_time()?.as_secs() / PERIOD_SECONDS;
+        // Keys are put in as a whole, so those that somebody who panicked has left are good.
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.as_ref().is_none_or(|keys| keys.period != period) {
+            *keys = Keys::new(&self.secret, period).ok();
+        }
+        Some(keys)
+    }
+
+    fn seal(&self, session: &[u8]) -> Option<Vec<u8>> {
+        let keys = self.keys()?;
+        let key = &keys.as_ref()?.current;
+        let mut ticket = Vec::with_capacity(NAME_BYTES + NONCE_BYTES + session.len() + TAG_BYTES);
+        ticket.extend_from_slice(&key.name);
+        ticket.extend_from_slice(&[0; NONCE_BYTES]);
+        ticket.extend_from_slice(session);
+        let (head, sealed) = ticket.split_at_mut(NAME_BYTES + NONCE_BYTES);
+        let Ok((nonce, tag)) = key.aead.seal_in_place_separate_tag(Aad::from(&key.name), sealed) else {
+            ticket.zeroize();
+            return None;
+        };
+        head[NAME_BYTES..].copy_from_slice(nonce.as_ref());
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_at_checked(NAME_BYTES)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
+        let keys = self.keys()?;
+        let Keys { current, previous, .. } = keys.as_ref()?;
+        let mut both = [Some(current), previous.as_ref()].into_iter().flatten();
+        let key = both.find(|key| verify_slices_are_equal(&key.name, name).is_ok())?;
+        let mut session = sealed.to_vec();
+        let opened = key.aead.open_in_place(Nonce::from(nonce), Aad::from(&key.name), &mut session);
+        let length = opened.ok()?.len();
+        session.truncate(length);
+        Some(session)
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        LIFETIME_SECONDS
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.open(cipher)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tickets").finish_non_exhaustive()
+    }
+}
+
+/// What opens tickets in a period.
+struct Keys {
+    period: u64,
+    current: Key,
+    /// None is before the first.
+    previous: Option<Key>,
+}
+
+impl Keys {
+    fn new(secret: &hkdf::Prk, period: u64) -> Result<Self, Unspecified> {
+        let previous = period.checked_sub(1).map(|period| Key::new(secret, period)).transpose()?;
+        Ok(Self { period, current: Key::new(secret, period)?, previous })
+    }
+}
+
+/// The key of a period.
+struct Key {
+    /// Tells tickets of this key from others. It follows from the secret, but nothing follows from it.
+    name: [u8; NAME_BYTES],
+    aead: RandomizedNonceKey,
+}
+
+impl Key {
+    fn new(secret: &hkdf::Prk, period: u64) -> Result<Self, Unspecified> {
+        let period = period.to_be_bytes();
+        let (mut name, mut key) = ([0; NAME_BYTES], Zeroizing::new([0; KEY_BYTES]));
+        secret.expand(&[b"name", &period], Length(NAME_BYTES))?.fill(&mut name)?;
+        secret.expand(&[b"key", &period], Length(KEY_BYTES))?.fill(&mut *key)?;
+        Ok(Self { name, aead: RandomizedNonceKey::new(&AES_256_GCM, &*key)? })
+    }
+}
+
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
