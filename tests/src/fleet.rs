@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,7 +14,7 @@ use std::thread::JoinHandle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::client::connect;
+use crate::stream::{Stream, Trust};
 use crate::wait_until;
 
 /// Read and written at once at most.
@@ -43,6 +42,8 @@ pub struct Class {
     pub write: u64,
     /// Bytes that each connection may read at first.
     pub read: u64,
+    /// Whom the clients trust, where they speak TLS.
+    pub tls: Option<Trust>,
 }
 
 impl Class {
@@ -50,15 +51,22 @@ impl Class {
     ///
     /// # Panics
     /// If it does not answer.
-    pub fn new(name: &'static str, count: usize, address: SocketAddr, request: &[u8], answer_bytes: usize) -> Self {
-        let mut stream = connect(address);
+    pub fn new(
+        name: &'static str,
+        count: usize,
+        address: SocketAddr,
+        tls: Option<Trust>,
+        request: &[u8],
+        answer_bytes: usize,
+    ) -> Self {
+        let mut stream = Stream::connect(address, tls.as_ref());
         stream.write_all(request).expect("sent");
         let mut answer = vec![0; answer_bytes];
         stream.read_exact(&mut answer).expect("an answer");
         let date = answer.windows(6).position(|window| window == b"Date: ");
         let varying = date.map_or(0..0, |at| at + 6..at + 35);
         let (request, ahead) = (request.to_vec(), request.len() as u64);
-        Self { name, count, request, answer, varying, ahead, write: ALL, read: ALL }
+        Self { name, count, request, answer, varying, ahead, write: ALL, read: ALL, tls }
     }
 }
 
@@ -90,7 +98,7 @@ pub struct Fleet {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     class: usize,
     written: u64,
     read: u64,
@@ -112,9 +120,8 @@ impl Fleet {
         let (is_changed, is_stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let connections = classes.iter().enumerate().flat_map(|(class, of)| (0..of.count).map(move |_| class));
         let connections = connections.map(|class| {
-            let stream = connect(address);
-            stream.set_nonblocking(true).expect("set");
-            stream.set_nodelay(true).expect("set");
+            let stream = Stream::connect(address, classes[class].tls.as_ref());
+            stream.set_nonblocking();
             Connection { stream, class, written: 0, read: 0, interest: EpollFlags::empty(), has_failed: false }
         });
         let mut runner = Runner {
@@ -263,7 +270,7 @@ impl Runner {
     fn run(&mut self, is_changed: &AtomicBool, is_stopping: &AtomicBool) {
         for index in 0..self.connections.len() {
             let event = EpollEvent::new(EpollFlags::empty(), index as u64);
-            self.epoll.add(self.connections[index].stream.as_fd(), event).expect("added");
+            self.epoll.add(self.connections[index].stream.socket(), event).expect("added");
             self.settle(index);
         }
         let mut events = vec![EpollEvent::empty(); 1024];
@@ -302,19 +309,25 @@ impl Runner {
     }
 
     fn settle(&mut self, index: usize) {
+        while self.connections[index].stream.has_opened()
+            && !self.connections[index].has_failed
+            && self.room(index).1 > 0
+        {
+            self.read(index);
+        }
         let (write, read) = self.room(index);
         let connection = &mut self.connections[index];
         // Its end is always to be seen.
         let mut interest = EpollFlags::EPOLLRDHUP;
         interest.set(EpollFlags::EPOLLIN, read > 0);
-        interest.set(EpollFlags::EPOLLOUT, write > 0);
+        interest.set(EpollFlags::EPOLLOUT, write > 0 || connection.stream.wants_write());
         if connection.has_failed {
             interest = EpollFlags::empty();
         }
         if interest != connection.interest {
             connection.interest = interest;
             let mut event = EpollEvent::new(interest, index as u64);
-            self.epoll.modify(connection.stream.as_fd(), &mut event).expect("modified");
+            self.epoll.modify(connection.stream.socket(), &mut event).expect("modified");
         }
     }
 
@@ -322,6 +335,7 @@ impl Runner {
         let (room, _) = self.room(index);
         let connection = &mut self.connections[index];
         let part = Class::part(&self.classes[connection.class].request, connection.written);
+        // Where there is no room, what TLS has sealed may have to go out.
         let length = (part.len() as u64).min(room).min(CHUNK_BYTES as u64) as usize;
         match connection.stream.write(&part[..length]) {
             Ok(count) => connection.written += count as u64,
@@ -361,7 +375,7 @@ impl Runner {
         if std::mem::replace(&mut connection.has_failed, true) {
             return;
         }
-        let address = connection.stream.local_addr().map_or_else(|error| error.to_string(), |one| one.to_string());
+        let address = connection.stream.address();
         let (written, read) = (connection.written, connection.read);
         let name = self.classes[connection.class].name;
         let bounds = &self.bounds[name];

@@ -11,6 +11,7 @@ pub mod lineage;
 pub mod namespace;
 pub mod process;
 pub mod program;
+pub mod stream;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

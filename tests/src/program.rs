@@ -222,6 +222,16 @@ impl Server {
         Self::start_command(command)
     }
 
+    /// The same with TLS; the certificate comes with the arguments.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_secured(arguments: &[&str]) -> Self {
+        let mut command = Command::new(batond());
+        command.args(["--listen", "tls://127.0.0.1:0"]).args(arguments);
+        Self::start_command(command)
+    }
+
     /// The same, with a control socket in a folder of its own.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ use crate::config::{
 };
 use crate::listen::{Listen, UnixMode};
 use crate::statics::StaticChoice;
+use crate::tls::TlsChoices;
 use crate::units::{Bytes, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
@@ -30,7 +31,7 @@ pub struct Arguments {
     /// Print the manual page, for man -l, and exit
     #[arg(long, exclusive = true)]
     pub manual: bool,
-    /// Address such as 0.0.0.0:80, [::]:80, 80 for 127.0.0.1:80, or unix:/run/app.sock; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
+    /// Address such as 0.0.0.0:80, [::]:80, 80 for 127.0.0.1:80, or unix:/run/app.sock, or one of them behind tls://; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Listen>,
     /// Who may connect to Unix sockets: the mode of their files, in octal [default: 0666]
@@ -75,6 +76,12 @@ pub struct Arguments {
     /// Serve the files of a folder beneath a path, such as /static/=/srv/www; repeatable
     #[arg(long = "static", value_name = "PATH=FOLDER")]
     statics: Vec<StaticChoice>,
+    /// Certificate of tls:// addresses, in PEM, with those of its issuers behind it; more than one stand in the file
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -94,6 +101,7 @@ Examples:
   batond                                     HTTP on 127.0.0.1:8080, one worker
   batond --workers auto --listen 0.0.0.0:80 --listen '[::]:80'
   batond --protocol echo --listen 7000
+  batond --listen tls://0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
   batond --config batond.toml --check";
 
 #[derive(Debug, Args)]
@@ -140,6 +148,9 @@ struct TimeoutArguments {
     /// Close it when the peer takes no output; 0 never [default: 30000]
     #[arg(long, value_name = "MS")]
     write_ms: Option<Number<u64>>,
+    /// From a connection to the end of its TLS handshake; 0 for any time [default: 10000]
+    #[arg(long, value_name = "MS")]
+    handshake_ms: Option<Number<u64>>,
     /// Wait for the peer's FIN after ours; 0 does not wait [default: 2000]
     #[arg(long, value_name = "MS")]
     linger_ms: Option<Number<u64>>,
@@ -225,6 +236,8 @@ impl Arguments {
             group,
             sandbox,
             statics,
+            tls_cert,
+            tls_key,
             limits,
             timeouts,
             http,
@@ -261,6 +274,7 @@ impl Arguments {
                 idle_at_limit_ms: timeouts.idle_at_limit_ms,
                 message_ms: timeouts.message_ms,
                 write_ms: timeouts.write_ms,
+                handshake_ms: timeouts.handshake_ms,
                 linger_ms: timeouts.linger_ms,
                 drain_ms_max: timeouts.drain_ms_max,
                 settle_ms: timeouts.settle_ms,
@@ -283,6 +297,7 @@ impl Arguments {
                 access_format: log.access_format,
                 access_sample: log.access_sample,
             }),
+            tls: Some(TlsChoices::of_files(tls_cert.as_ref(), tls_key.as_ref())),
         }
     }
 }

@@ -19,8 +19,10 @@ use crate::access_log::{AccessFormat, AccessLogConfig};
 use crate::http::SiteConfig;
 use crate::listen::{self, Listen, PORT_DEFAULT, UnixMode};
 use crate::statics::{self, StaticChoice};
+use crate::tls::{self, TlsChoices};
 use crate::units::{self, Bytes, Number, Workers};
 use baton_http::{FilesConfig, HttpConfig};
+use baton_tls::certificate::Warning;
 
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -190,6 +192,7 @@ choices! {
         idle_at_limit_ms: Number<u64>,
         message_ms: Number<u64>,
         write_ms: Number<u64>,
+        handshake_ms: Number<u64>,
         linger_ms: Number<u64>,
         drain_ms_max: Number<u64>,
         settle_ms: Number<u64>,
@@ -258,6 +261,7 @@ choices! {
         timeouts: TimeoutChoices,
         http: HttpChoices,
         log: LogChoices,
+        tls: TlsChoices,
     }
 }
 
@@ -272,11 +276,13 @@ impl Choices {
         let timeouts = self.timeouts.take().unwrap_or_default().over(below.timeouts.take().unwrap_or_default());
         let http = self.http.take().unwrap_or_default().over(below.http.take().unwrap_or_default());
         let log = self.log.take().unwrap_or_default().over(below.log.take().unwrap_or_default());
+        let tls = self.tls.take().unwrap_or_default().over(below.tls.take().unwrap_or_default());
         let sections = Self {
             limits: Some(limits),
             timeouts: Some(timeouts),
             http: Some(http),
             log: Some(log),
+            tls: Some(tls),
             ..Self::default()
         };
         sections.over(self.over(below))
@@ -292,10 +298,16 @@ pub struct Config {
     pub protocol: ProtocolChoice,
     /// The HTTP protocol's part.
     pub site: SiteConfig,
+    /// Certificates, and what is spoken with them.
+    pub tls: baton_tls::settings::Settings,
+    /// Of each listener: whether it is for TLS.
+    is_secured: Vec<bool>,
     /// What is logged.
     pub log_level: LogLevel,
     /// How.
     pub log_format: LogFormat,
+    /// What the operator should know of certificates.
+    pub warnings: Vec<Warning>,
 }
 
 /// A configuration that cannot be used.
@@ -379,8 +391,8 @@ impl Config {
     /// Names the first setting that is out of range: by place where it stands in the file, by its flag otherwise.
     pub fn resolve(flags: &Choices, file: Option<&ConfigFile>) -> Result<Self, ConfigError> {
         let below = file.map(|file| file.choices.clone()).unwrap_or_default();
-        let config = Self::from_choices(flags.clone().lay_over(below));
-        config.validate().map_err(|invalid| {
+        let mut config = Self::from_choices(flags.clone().lay_over(below));
+        config.validate().and_then(|()| config.secure()).map_err(|invalid| {
             let in_file = file.filter(|_| !is_given(flags, invalid.setting));
             let placed = in_file.and_then(|file| file.error_at(invalid.setting, &invalid.problem));
             let default = if is_given(flags, invalid.setting) { "" } else { " (at its default)" };
@@ -401,10 +413,15 @@ impl Config {
         let (limit, time, page) = (Limits::default(), Timeouts::default(), HttpConfig::default());
         let mounts: Vec<_> = choices.statics.unwrap_or_default().into_iter().map(StaticChoice::mount).collect();
         let files = FilesConfig::default();
-        let listen = choices.listen.unwrap_or_else(|| vec![Listen(Listener::new(([127, 0, 0, 1], PORT_DEFAULT)))]);
+        let listen = choices.listen.unwrap_or_else(|| vec![Listener::new(([127, 0, 0, 1], PORT_DEFAULT)).into()]);
+        let (listen, is_secured) =
+            listen.into_iter().map(|Listen { listener, is_secured }| (listener, is_secured)).unzip();
         Self {
+            tls: choices.tls.unwrap_or_default().settings(),
+            is_secured,
+            warnings: Vec::new(),
             settings: Settings {
-                listen: listen.into_iter().map(|listen| listen.0).collect(),
+                listen,
                 unix_mode: choices.unix_mode.map_or(Settings::default().unix_mode, |mode| mode.0),
                 unix_owner: choices.unix_owner,
                 workers: choices.workers.unwrap_or(Workers::Count(1)).count(),
@@ -427,6 +444,7 @@ impl Config {
                     idle_at_limit_ms: number(times.idle_at_limit_ms, time.idle_at_limit_ms),
                     message_ms: number(times.message_ms, time.message_ms),
                     write_ms: number(times.write_ms, time.write_ms),
+                    handshake_ms: number(times.handshake_ms, time.handshake_ms),
                     connect_ms: time.connect_ms,
                     linger_ms: number(times.linger_ms, time.linger_ms),
                     drain_ms_max: number(times.drain_ms_max, time.drain_ms_max),
@@ -500,6 +518,19 @@ impl Config {
         }
     }
 
+    /// Reads certificates and keys where a listener needs them.
+    fn secure(&mut self) -> Result<(), InvalidSetting> {
+        if self.is_secured.contains(&true) {
+            let alpn: &[&str] = if self.protocol == ProtocolChoice::Http { &["http/1.1"] } else { &[] };
+            let (layers, warnings) = tls::load(&self.tls, alpn)?;
+            self.warnings = warnings;
+            let listeners =
+                self.settings.listen.iter_mut().zip(&self.is_secured).filter(|(_, is_secured)| **is_secured);
+            listeners.for_each(|(listener, _)| listener.layer = Some(layers.clone()));
+        }
+        Ok(())
+    }
+
     /// What files may take in a worker's memory.
     pub fn cache_bytes_most(&self) -> u64 {
         if self.site.mounts.is_empty() { 0 } else { self.site.files.cache_bytes_max as u64 }
@@ -563,6 +594,7 @@ fn flag_name(setting: &str) -> String {
         "server" => "server-name".to_owned(),
         "level" | "format" => format!("log-{setting}"),
         "access" => "access-log".to_owned(),
+        "certificates" => "tls-cert".to_owned(),
         other => other.replace('_', "-"),
     }
 }
@@ -574,6 +606,7 @@ fn is_given(flags: &Choices, setting: &str) -> bool {
         || flags.timeouts.as_ref().is_some_and(|timeouts| timeouts.has(setting))
         || flags.http.as_ref().is_some_and(|http| http.has(setting))
         || flags.log.as_ref().is_some_and(|log| log.has(setting))
+        || flags.tls.as_ref().is_some_and(|tls| tls.has(setting))
 }
 
 #[cfg(test)]

@@ -10,4 +10,5 @@ pub mod http;
 pub mod listen;
 pub mod logging;
 pub mod statics;
+pub mod tls;
 pub mod units;

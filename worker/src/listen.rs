@@ -8,29 +8,48 @@ use baton::Endpoint;
 use baton::config::{ConnectionTimeouts, Listener, Network};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::tls::SCHEME;
 use crate::units::Number;
 
 /// Port where an address names none.
 pub const PORT_DEFAULT: u16 = 8080;
 
 /// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
-/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. In a file it may be a table with an
+/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. With `tls://` before it, TLS is spoken there. In a file it may be a table with an
 /// address and what is different there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen(pub Listener);
+pub struct Listen {
+    /// The engine's part; its layer is not there yet.
+    pub listener: Listener,
+    /// Whether TLS is spoken there.
+    pub is_secured: bool,
+}
+
+impl From<Listener> for Listen {
+    /// Without TLS.
+    fn from(listener: Listener) -> Self {
+        Self { listener, is_secured: false }
+    }
+}
 
 impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix(SCHEME) {
+            if rest.starts_with(SCHEME) {
+                return Err(format!("{text:?} says {SCHEME} twice"));
+            }
+            return Ok(Self { is_secured: true, ..rest.parse()? });
+        }
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let listen = |ip: IpAddr, port: u16| Ok(Self(Listener::new((ip, port))));
+        let listen = |ip: IpAddr, port: u16| Ok(Listener::new((ip, port)).into());
         if text.starts_with("unix:") {
             let endpoint: Endpoint = text.parse().map_err(|invalid| format!("{invalid}"))?;
-            return Ok(Self(Listener::new(endpoint)));
+            return Ok(Listener::new(endpoint).into());
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Self(Listener::new(address)));
+            return Ok(Listener::new(address).into());
         }
         if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return listen(ip, PORT_DEFAULT);
@@ -39,7 +58,9 @@ impl FromStr for Listen {
         match port.parse() {
             Ok(port) if host.is_empty() || host == "localhost" => listen(loopback, port),
             Ok(port) if host == "*" => listen(Ipv4Addr::UNSPECIFIED.into(), port),
-            _ => Err(format!("{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080, nor unix:/path")),
+            _ => Err(format!(
+                "{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080, nor unix:/path, nor one of them behind {SCHEME}"
+            )),
         }
     }
 }
@@ -82,8 +103,15 @@ struct Table {
 }
 
 impl Table {
-    fn listener(self) -> Result<Listener, String> {
-        let Self { address: Entry(listener), idle_ms, message_ms, write_ms, proxy_protocol, trusted } = self;
+    fn listen(self) -> Result<Listen, String> {
+        let Self {
+            address: Entry(Listen { listener, is_secured }),
+            idle_ms,
+            message_ms,
+            write_ms,
+            proxy_protocol,
+            trusted,
+        } = self;
         let ms = |number: Option<Number<u64>>| number.map(|number| number.0);
         let is_unix = listener.address.is_unix();
         match (proxy_protocol, trusted.is_empty()) {
@@ -103,12 +131,14 @@ impl Table {
         }
         let timeouts = ConnectionTimeouts { idle_ms: ms(idle_ms), message_ms: ms(message_ms), write_ms: ms(write_ms) };
         let trusted_proxies = trusted.iter().map(|text| text.parse()).collect::<Result<Vec<Network>, String>>()?;
-        Ok(Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener })
+        let listener =
+            Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener };
+        Ok(Listen { listener, is_secured })
     }
 }
 
 /// An entry of the list.
-struct Entry(Listener);
+struct Entry(Listen);
 
 struct EntryForm;
 
@@ -124,12 +154,12 @@ impl<'de> de::Visitor<'de> for EntryForm {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Entry, E> {
-        text.parse().map(|Listen(listener)| Entry(listener)).map_err(E::custom)
+        text.parse().map(Entry).map_err(E::custom)
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
         let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        table.listener().map(Entry).map_err(de::Error::custom)
+        table.listen().map(Entry).map_err(de::Error::custom)
     }
 }
 
@@ -150,8 +180,8 @@ impl<'de> de::Visitor<'de> for List {
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut addresses = Vec::new();
-        while let Some(Entry(listener)) = entries.next_element()? {
-            addresses.push(Listen(listener));
+        while let Some(Entry(listen)) = entries.next_element()? {
+            addresses.push(listen);
         }
         Ok(Some(addresses))
     }
@@ -180,15 +210,28 @@ mod tests {
             ("*:9000", "0.0.0.0:9000"),
         ] {
             let address = Listener::new(address.parse::<SocketAddr>().expect("an address"));
-            assert_eq!(text.parse(), Ok(Listen(address)), "{text}");
+            assert_eq!(text.parse(), Ok(Listen::from(address.clone())), "{text}");
+            assert_eq!(format!("tls://{text}").parse(), Ok(Listen { listener: address, is_secured: true }), "{text}");
         }
         let unix: Endpoint = "unix:/run/app.sock".parse().expect("a path");
-        assert_eq!("unix:/run/app.sock".parse(), Ok(Listen(Listener::new(unix))));
+        assert_eq!("unix:/run/app.sock".parse(), Ok(Listen::from(Listener::new(unix))));
         assert_eq!("0660".parse(), Ok(UnixMode(0o660)));
         for wrong in ["", "0999", "1777", "rw"] {
             assert!(wrong.parse::<UnixMode>().is_err(), "{wrong}");
         }
-        for wrong in ["", "host", "host:80", "127.0.0.1:99999", "1.2.3", "unix:run/app.sock", "unix:@app", "unix:"] {
+        for wrong in [
+            "",
+            "host",
+            "host:80",
+            "127.0.0.1:99999",
+            "1.2.3",
+            "unix:run/app.sock",
+            "unix:@app",
+            "unix:",
+            "tls://",
+            "tls:80",
+            "tls://tls://80",
+        ] {
             assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
         }
     }

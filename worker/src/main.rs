@@ -5,13 +5,14 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use baton::config::Settings;
+use baton::config::{Listener, Settings};
 use baton::{Server, ServerError, Service, Telemetry};
 use batond::cli::Arguments;
 use batond::config::{Config, ConfigError, ConfigFile, ProtocolChoice};
 use batond::echo::Echo;
 use batond::http;
 use batond::logging;
+use batond::tls::SCHEME;
 use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
 
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
+        for warning in &config.warnings {
+            let _ = writeln!(io::stderr(), "batond: warning: {}", baton::control::escaped(&warning.to_string()));
+        }
         let memory = Bytes(config.settings.memory_bytes_worst() + config.cache_bytes_most());
         let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
         return match writeln!(io::stdout(), "configuration ok: {}\n{memory}", summary(&config)) {
@@ -77,7 +81,11 @@ fn read_config(arguments: &Arguments) -> Result<Config, ConfigError> {
 }
 
 fn summary(config: &Config) -> String {
-    let addresses: Vec<String> = config.settings.listen.iter().map(|listener| listener.address.to_string()).collect();
+    let address = |listener: &Listener| {
+        let scheme = if listener.layer.is_some() { SCHEME } else { "" };
+        format!("{scheme}{}", listener.address)
+    };
+    let addresses: Vec<String> = config.settings.listen.iter().map(address).collect();
     let workers = config.settings.workers;
     let plural = if workers == 1 { "" } else { "s" };
     format!("{} on {}, {workers} worker{plural}", config.protocol, addresses.join(", "))
@@ -85,11 +93,16 @@ fn summary(config: &Config) -> String {
 
 fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
     tracing::info!(version = VERSION, "batond: {}", summary(config));
+    warn(config);
     let server = Server::builder().settings(config.settings.clone()).name("batond").version(VERSION).build()?;
     let telemetry = server.telemetry();
     let result = server.run_with_reload(service(config), || reload(arguments));
     log_totals(&telemetry);
     result
+}
+
+fn warn(config: &Config) {
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 fn service(config: &Config) -> Service<'static> {
@@ -105,6 +118,7 @@ fn service(config: &Config) -> Service<'static> {
 /// Reads the file again; flags still win over it.
 fn reload(arguments: &Arguments) -> Result<(Settings, Service<'static>), String> {
     let config = read_config(arguments).map_err(|error| error.to_string())?;
+    warn(&config);
     Ok((config.settings.clone(), service(&config)))
 }
 

@@ -174,6 +174,12 @@ fn the_example_file_and_the_flags_name_the_same_settings() {
             section = name.trim_end_matches(']');
         } else if let Some((key, _)) = setting.filter(|_| section != "static") {
             in_file.push(match (section, key) {
+                // The flags are for the simplest case.
+                ("tls", "certificates") => {
+                    in_file.push("tls-key".to_owned());
+                    "tls-cert".to_owned()
+                }
+                ("tls", _) => continue,
                 ("log", "access") => "access-log".to_owned(),
                 ("log", "level" | "format") => format!("log-{key}"),
                 ("http", "server") => "server-name".to_owned(),

@@ -442,9 +442,9 @@ mod tests {
     #[test]
     fn what_is_offered_arrives_however_much_it_is() {
         let (mut sender, mut receiver) = pair();
-        for output_bytes in [0, 1, INLINE_BYTES_MAX / 3 - 10, INLINE_BYTES_MAX / 3, 20_000_000] {
+        for output_bytes in [0, 1, INLINE_BYTES_MAX / 3 - 14, INLINE_BYTES_MAX / 3, 20_000_000] {
             let (members, offer) = offer(output_bytes);
-            assert!(offer.bytes > 3 * (output_bytes + 10), "all bytes count");
+            assert!(offer.bytes > 3 * (output_bytes + 14), "all bytes count");
             sender.offer(offer).expect("said");
             let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer of {output_bytes}") };
             assert_eq!((arrival.batch, arrival.format.as_str(), arrival.format_version), (7, "format", 3));
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_as_announced_ends_the_channel() {
-        let zeroes = vec![0; 3 * (INLINE_BYTES_MAX + 10)];
+        let zeroes = vec![0; 3 * (INLINE_BYTES_MAX + 14)];
         let make = |bytes: &[u8], seals: SealFlag| {
             let file = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).expect("a file");
             (&fs::File::from(file.try_clone().expect("a copy"))).write_all(bytes).expect("written");

@@ -49,6 +49,17 @@ pub struct Tickets {
     keys: Mutex<Option<Keys>>,
 }
 
+/// A secret for [`Tickets::new`] that follows from a certificate's private key, as the file has it. Whoever has that key could be the
+/// server, and keys of connections do not follow from tickets alone (RFC 8446 section 2.2, `psk_dhe_ke`, the only mode that rustls
+/// has), so nothing is given away; and all who serve with the certificate share the secret without being told.
+pub fn secret_of(key_file: &[u8]) -> Zeroizing<[u8; SECRET_BYTES]> {
+    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+    let key = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(key_file);
+    let filled = key.expand(&[b"of a private key"], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut *secret));
+    filled.expect("HKDF gives up to 255 times the bytes of its hash");
+    secret
+}
+
 impl Tickets {
     /// All that have the same secret open each other's tickets. `time` is the wall clock.
     pub fn new(secret: &[u8; SECRET_BYTES], time: Arc<dyn TimeProvider>) -> Self {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use baton_tests::client::{GET, pattern};
 use baton_tests::fleet::{ALL, Class, Fleet};
+use baton_tests::stream::{Stream, Trust};
 
 /// Of a body that is cut anywhere.
 const BODY_BYTES: usize = 3_000;
@@ -49,8 +50,13 @@ fn post(bytes: usize) -> Vec<u8> {
 impl Crowd {
     /// Of the HTTP server.
     pub(crate) fn http(address: SocketAddr, counts: Counts) -> Self {
+        Self::https(address, counts, None)
+    }
+
+    /// Of the HTTP server, by TLS where somebody is trusted.
+    pub(crate) fn https(address: SocketAddr, counts: Counts, tls: Option<&Trust>) -> Self {
         let answer_bytes = |request: &[u8], body: usize| {
-            let mut stream = baton_tests::client::connect(address);
+            let mut stream = Stream::connect(address, tls);
             std::io::Write::write_all(&mut stream, request).expect("sent");
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -61,8 +67,9 @@ impl Crowd {
             head.len() + body
         };
         let (cut, stream) = (post(BODY_BYTES), post(STREAM_BYTES));
-        let class =
-            |name, count, request: &[u8], body| Class::new(name, count, address, request, answer_bytes(request, body));
+        let class = |name, count, request: &[u8], body| {
+            Class::new(name, count, address, tls.cloned(), request, answer_bytes(request, body))
+        };
         let plain = "Hello, World!".len();
         Self::start(
             address,
@@ -78,7 +85,7 @@ impl Crowd {
     pub(crate) fn echo(address: SocketAddr, counts: Counts) -> Self {
         let mut bytes = vec![0; STREAM_BYTES];
         pattern(0, &mut bytes);
-        let class = |name, count, length: usize| Class::new(name, count, address, &bytes[..length], length);
+        let class = |name, count, length: usize| Class::new(name, count, address, None, &bytes[..length], length);
         Self::start(
             address,
             counts,
@@ -91,8 +98,9 @@ impl Crowd {
 
     /// Of a server to which `request` is said, and which says `answer` to it.
     pub(crate) fn of_lines(address: SocketAddr, counts: Counts, request: &[u8], answer_bytes: usize) -> Self {
-        let class =
-            |name, count, times: usize| Class::new(name, count, address, &request.repeat(times), answer_bytes * times);
+        let class = |name, count, times: usize| {
+            Class::new(name, count, address, None, &request.repeat(times), answer_bytes * times)
+        };
         Self::start(
             address,
             counts,

@@ -8,6 +8,7 @@ mod policy;
 mod quarantine;
 mod rebalance;
 mod reload;
+mod secured;
 mod state;
 mod tools;
 mod upgrade;

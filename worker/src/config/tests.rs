@@ -29,6 +29,7 @@ fn the_annotated_example_says_the_defaults() {
     let given = || Some(String::new());
     (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
     choices.unix_owner = given();
+    choices.tls.as_mut().expect("a section").client_ca = Some(PathBuf::new());
     choices.statics = Some(Vec::new());
     choices.listen = choices.listen.map(|_| Vec::new());
     let shown = format!("{choices:?}");

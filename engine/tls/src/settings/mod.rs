@@ -56,7 +56,7 @@ pub struct CertificateFiles {
 }
 
 /// TLS of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// At least one. The first is for clients that name no known host; of two for the same host the first that suits the client is
     /// taken: see [`Identities`].

@@ -1,0 +1,190 @@
+//! A client's end of a connection, plain or with TLS.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+
+use crate::client::connect;
+
+/// Plaintext that waits to be sealed, at most: then writing waits.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// A certificate for `localhost` and its key, in files of this folder, and those who trust it.
+#[derive(Debug)]
+pub struct Certificate {
+    folder: tempfile::TempDir,
+    /// Whoever has this trusts the certificate.
+    pub trust: Trust,
+}
+
+impl Default for Certificate {
+    /// A new one.
+    ///
+    /// # Panics
+    /// Where it cannot be made or written.
+    fn default() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+        let trust = Trust::of(&folder.path().join("cert.pem"));
+        Self { folder, trust }
+    }
+}
+
+impl Certificate {
+    /// The certificate's file, and the key's.
+    pub fn files(&self) -> [PathBuf; 2] {
+        ["cert.pem", "key.pem"].map(|name| self.folder.path().join(name))
+    }
+
+    /// The flags of `batond` for it.
+    ///
+    /// # Panics
+    /// Never: the paths are UTF-8.
+    pub fn flags(&self) -> [String; 4] {
+        let [certificate, key] = self.files().map(|path| path.to_str().expect("UTF-8").to_owned());
+        ["--tls-cert".to_owned(), certificate, "--tls-key".to_owned(), key]
+    }
+}
+
+/// Whom clients trust. They remember sessions, and go on with them.
+#[derive(Clone, Debug)]
+pub struct Trust(Arc<ClientConfig>);
+
+impl Trust {
+    /// This certificate.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn of(certificate: &Path) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(certificate).expect("a certificate")).expect("a certificate");
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+        Self(Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth()))
+    }
+}
+
+/// See the module's head.
+pub struct Stream {
+    socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// Bytes that are opened and not read.
+    opened: usize,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Stream").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Connects, and waits for the end of the handshake.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn connect(address: SocketAddr, trust: Option<&Trust>) -> Self {
+        let mut socket = connect(address);
+        let tls = trust.map(|Trust(config)| {
+            let name = ServerName::try_from("localhost").expect("a name");
+            let mut tls = Box::new(ClientConnection::new(Arc::clone(config), name).expect("a client"));
+            tls.set_buffer_limit(Some(WAITING_BYTES_MAX));
+            while tls.is_handshaking() {
+                tls.complete_io(&mut socket).expect("a handshake");
+            }
+            tls
+        });
+        Self { socket, tls, opened: 0 }
+    }
+
+    /// Whether there is something to read that no socket tells of.
+    pub fn has_opened(&self) -> bool {
+        self.opened > 0
+    }
+
+    /// Reading and writing give `WouldBlock` from now on.
+    ///
+    /// # Panics
+    /// If it cannot be set.
+    pub fn set_nonblocking(&self) {
+        self.socket.set_nonblocking(true).expect("set");
+        self.socket.set_nodelay(true).expect("set");
+    }
+
+    /// For polling.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether sealed bytes wait to be sent.
+    pub fn wants_write(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Whether an earlier connection's session goes on.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    /// Changes the keys of both directions.
+    ///
+    /// # Panics
+    /// Where there is no TLS.
+    pub fn change_keys(&mut self) {
+        self.tls.as_mut().expect("TLS").refresh_traffic_keys().expect("a KeyUpdate");
+    }
+
+    /// Its own end.
+    pub fn address(&self) -> String {
+        self.socket.local_addr().map_or_else(|error| error.to_string(), |one| one.to_string())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.socket.read(buffer) };
+        loop {
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => {
+                    self.opened = self.opened.saturating_sub(*result.as_ref().unwrap_or(&self.opened));
+                    return result;
+                }
+            }
+            tls.read_tls(&mut self.socket)?;
+            self.opened = tls.process_new_packets().map_err(io::Error::other)?.plaintext_bytes_to_read();
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.socket.write(bytes) };
+        while tls.wants_write() {
+            tls.write_tls(&mut self.socket)?;
+        }
+        let count = tls.writer().write(bytes)?;
+        while tls.wants_write() {
+            match tls.write_tls(&mut self.socket) {
+                Ok(_) => {}
+                // They are sent before anything else.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}

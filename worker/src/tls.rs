@@ -1,0 +1,128 @@
+//! TLS, as flags and files set it, and the layer of listeners that it leads to.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use baton::config::InvalidSetting;
+use baton::layer::SharedLayers;
+use baton_tls::certificate::Warning;
+use baton_tls::files;
+use baton_tls::layer::Tls;
+use baton_tls::settings::{CertificateFiles, ClientCertificates, Settings, SettingsError, Version};
+use baton_tls::tickets;
+use serde::{Deserialize, Deserializer, de};
+
+/// What an address to listen on begins with where TLS is spoken.
+pub const SCHEME: &str = "tls://";
+
+/// A certificate and its key, as a table of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateChoice {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// A word of those that a setting knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word<T>(pub T);
+
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// Section `[tls]`; see [`Settings`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a section of settings")]
+#[expect(missing_docs, reason = "documented in Settings")]
+pub struct TlsChoices {
+    pub certificates: Option<Vec<CertificateChoice>>,
+    pub client_certificates: Option<Word<ClientCertificates>>,
+    pub client_ca: Option<PathBuf>,
+    pub version_min: Option<Word<Version>>,
+    pub suites: Option<Vec<String>>,
+    pub tickets: Option<bool>,
+}
+
+impl TlsChoices {
+    /// A certificate and its key, of flags.
+    pub fn of_files(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Self {
+        let both = certificate.zip(key);
+        let certificates = both
+            .map(|(certificate, key)| vec![CertificateChoice { certificate: certificate.clone(), key: key.clone() }]);
+        Self { certificates, ..Self::default() }
+    }
+
+    /// Fills what is not given from `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            certificates: self.certificates.or(below.certificates),
+            client_certificates: self.client_certificates.or(below.client_certificates),
+            client_ca: self.client_ca.or(below.client_ca),
+            version_min: self.version_min.or(below.version_min),
+            suites: self.suites.or(below.suites),
+            tickets: self.tickets.or(below.tickets),
+        }
+    }
+
+    /// Whether a setting of this name is given here.
+    pub(crate) fn has(&self, setting: &str) -> bool {
+        match setting {
+            "certificates" => self.certificates.is_some(),
+            "client_certificates" => self.client_certificates.is_some(),
+            "client_ca" => self.client_ca.is_some(),
+            "version_min" => self.version_min.is_some(),
+            "suites" => self.suites.is_some(),
+            "tickets" => self.tickets.is_some(),
+            _ => false,
+        }
+    }
+
+    /// With the defaults of what is not given.
+    pub(crate) fn settings(self) -> Settings {
+        let defaults = Settings::default();
+        let files = |CertificateChoice { certificate, key }| CertificateFiles { certificate, key };
+        Settings {
+            certificates: self.certificates.unwrap_or_default().into_iter().map(files).collect(),
+            client_certificates: self.client_certificates.map_or(defaults.client_certificates, |word| word.0),
+            client_ca: self.client_ca,
+            version_min: self.version_min.map_or(defaults.version_min, |word| word.0),
+            suites: self.suites.unwrap_or_default(),
+            tickets: self.tickets.unwrap_or(defaults.tickets),
+            ..defaults
+        }
+    }
+}
+
+/// Reads the files.
+///
+/// # Errors
+/// Names the setting, the file, and what to do.
+pub(crate) fn load(settings: &Settings, alpn: &[&str]) -> Result<(SharedLayers, Vec<Warning>), InvalidSetting> {
+    let settings = Settings { alpn: alpn.iter().map(|&name| name.to_owned()).collect(), ..settings.clone() };
+    let invalid = |setting, problem: &dyn fmt::Display| InvalidSetting { setting, problem: problem.to_string() };
+    if settings.certificates.is_empty() {
+        return Err(invalid(
+            "listen",
+            &format_args!("{SCHEME} needs a certificate: give --tls-cert and --tls-key, or certificates in [tls]"),
+        ));
+    }
+    // Whoever has a certificate's key could be the server, so its tickets can be opened by the same, and no secret has to be kept or
+    // handed on: workers, the next binary and other machines with the same certificate know it.
+    let secret = settings.certificates.first().and_then(|files| files::read(&files.key).ok());
+    let secret = tickets::secret_of(&zeroize::Zeroizing::new(secret.unwrap_or_default()));
+    let loaded = settings.load(files::read, &secret).map_err(|error| match error {
+        SettingsError::NoClientCa(_) | SettingsError::ClientCaUnused => invalid("client_certificates", &error),
+        SettingsError::Suite { .. } | SettingsError::SuiteOfOldVersion(_) | SettingsError::SuiteTwice(_) => {
+            invalid("suites", &error)
+        }
+        _ => invalid("certificates", &error),
+    })?;
+    let mut warnings = loaded.warnings;
+    warnings.extend(settings.exposed_keys(files::mode));
+    Ok((SharedLayers::new(Tls::new(loaded.config)), warnings))
+}
