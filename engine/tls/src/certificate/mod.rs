@@ -153,8 +153,8 @@ impl Identity {
         &self.certified
     }
 
-    /// What its operator should know at the time `now`: certificates of the chain that have expired, will within
-    /// [`EXPIRY_NOTICE_DAYS`] or are not yet valid, and a certificate without names.
+    /// What its operator should know at the time `now`: certificates of the chain that have expired, will soon
+    /// ([`EXPIRY_NOTICE_DAYS`]) or are not yet valid, and a certificate without names.
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         warning::of(self, now)
     }

@@ -282,8 +282,8 @@ fn operators_are_warned_of_dates_and_missing_names() {
         let (certificate, key) = root.sign_with(valid_between(params(names), not_before, not_after), ECDSA);
         identity(format!("{certificate}{}", root.pem), key).expect("an identity")
     };
-    let one = made(noon() - 10 * DAY, noon() + 30 * DAY, &["a.example"]);
-    assert_eq!((one.not_before(), one.not_after()), (noon() - 10 * DAY, noon() + 30 * DAY));
+    let one = made(noon() - 30 * DAY, noon() + 30 * DAY, &["a.example"]);
+    assert_eq!((one.not_before(), one.not_after()), (noon() - 30 * DAY, noon() + 30 * DAY));
     let concerns =
         |one: &Identity, now| one.warnings(now).into_iter().map(|warning| warning.concern).collect::<Vec<_>>();
     let not_after = one.not_after();
@@ -293,27 +293,32 @@ fn operators_are_warned_of_dates_and_missing_names() {
         (noon() + 16 * DAY + Duration::from_secs(1), Some(Concern::Expires { position: 1, not_after, days: 13 })),
         (not_after, Some(Concern::Expires { position: 1, not_after, days: 0 })),
         (not_after + Duration::from_secs(1), Some(Concern::Expired { position: 1, not_after })),
-        (noon() - 11 * DAY, Some(Concern::NotYetValid { position: 1, not_before: one.not_before() })),
+        (noon() - 31 * DAY, Some(Concern::NotYetValid { position: 1, not_before: one.not_before() })),
     ] {
         assert_eq!(concerns(&one, now), Vec::from_iter(expected), "{now:?}");
     }
-    let texts: Vec<_> = [noon() - 11 * DAY, noon() + 28 * DAY + DAY / 2, noon() + 31 * DAY]
+    let texts: Vec<_> = [noon() - 31 * DAY, noon() + 28 * DAY + DAY / 2, noon() + 31 * DAY]
         .map(|now| one.warnings(now)[0].to_string())
         .to_vec();
     assert_eq!(
         texts,
         [
-            "cert.pem line 1: the certificate is not valid before 2029-12-22T00:00:00Z: clients refuse it until then, or the clock is wrong",
+            "cert.pem line 1: the certificate is not valid before 2029-12-02T00:00:00Z: clients refuse it until then, or the clock is wrong",
             "cert.pem line 1: the certificate expires in 1 day, at 2030-01-31T00:00:00Z; renew it",
             "cert.pem line 1: the certificate expired at 2030-01-31T00:00:00Z: clients refuse it; renew it",
         ]
     );
+    // One that lives for six days is renewed every few days.
+    let short = made(noon(), noon() + 6 * DAY, &["a.example"]);
+    assert_eq!(concerns(&short, noon() + 4 * DAY), []);
+    let expected = Concern::Expires { position: 1, not_after: noon() + 6 * DAY, days: 1 };
+    assert_eq!(concerns(&short, noon() + 4 * DAY + Duration::from_secs(1)), [expected]);
     // Of the issuer, too: rcgen's roots are valid until 4096.
     let far = UNIX_EPOCH + Duration::from_secs(80_000_000_000);
     let of_issuer = one.warnings(far).pop().expect("a warning");
     assert!(matches!(of_issuer.concern, Concern::Expired { position: 2, .. }), "{of_issuer}");
     assert!(of_issuer.to_string().contains(": the second certificate expired at 4096-"), "{of_issuer}");
-    let nameless = made(noon() - 10 * DAY, noon() + 30 * DAY, &[]);
+    let nameless = made(noon() - 30 * DAY, noon() + 30 * DAY, &[]);
     assert_eq!(concerns(&nameless, noon()), [Concern::NoNames]);
 }
 

@@ -9,8 +9,9 @@ use der::DateTime;
 use super::Identity;
 use super::error::{At, ordinal};
 
-/// How many days before a certificate expires its operator is warned. Clients that renew by themselves do it weeks before.
-pub const EXPIRY_NOTICE_DAYS: u64 = 14;
+/// How many days before a certificate expires its operator is warned; of one that is valid for less than three times as long, when a
+/// third of that time is left. What renews certificates by itself does it before.
+pub const EXPIRY_NOTICE_DAYS: u32 = 14;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -35,7 +36,7 @@ pub enum Concern {
         /// When it expired.
         not_after: SystemTime,
     },
-    /// A certificate expires within [`EXPIRY_NOTICE_DAYS`].
+    /// A certificate expires soon: see [`EXPIRY_NOTICE_DAYS`].
     Expires {
         /// Which certificate.
         position: usize,
@@ -72,8 +73,9 @@ pub(super) fn of(identity: &Identity, now: SystemTime) -> Vec<Warning> {
             Err(_) => warn(period.line, Concern::Expired { position, not_after }),
             Ok(_) if not_before > now => warn(period.line, Concern::NotYetValid { position, not_before }),
             Ok(left) => {
-                let days = left.as_secs() / DAY.as_secs();
-                if days < EXPIRY_NOTICE_DAYS {
+                let third = not_after.duration_since(not_before).unwrap_or_default() / 3;
+                if left < third.min(EXPIRY_NOTICE_DAYS * DAY) {
+                    let days = left.as_secs() / DAY.as_secs();
                     warn(period.line, Concern::Expires { position, not_after, days });
                 }
             }
