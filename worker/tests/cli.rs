@@ -174,11 +174,9 @@ fn the_example_file_and_the_flags_name_the_same_settings() {
             section = name.trim_end_matches(']');
         } else if let Some((key, _)) = setting.filter(|_| section != "static") {
             in_file.push(match (section, key) {
-                // The flags are for the simplest case.
-                ("tls", "certificates") => {
-                    in_file.push("tls-key".to_owned());
-                    "tls-cert".to_owned()
-                }
+                // Flags are there for the simplest case.
+                ("tls", "certificates") => "tls-cert".to_owned(),
+                ("tls", "tickets") => "tls-key".to_owned(),
                 ("tls", _) => continue,
                 ("log", "access") => "access-log".to_owned(),
                 ("log", "level" | "format") => format!("log-{key}"),

@@ -3,7 +3,7 @@
 //!
 //! A packet is the length of a head, the head as JSON, and bytes. Many bytes travel in a memory file whose descriptor
 //! comes with the packet: a packet that fills the channel would have to wait for the other side, and so would the next
-//! one.
+//! one. Packets may have keys of connections in them, so their memory is made zero when they are done with.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,6 +18,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use socket2::SockRef;
+use zeroize::Zeroizing;
 
 use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
@@ -47,7 +48,7 @@ pub(crate) struct Member<'a> {
 
 /// A batch of connections to be offered.
 pub(crate) struct Offer {
-    packet: Vec<u8>,
+    packet: Zeroizing<Vec<u8>>,
     descriptors: Vec<OwnedFd>,
     /// All there are, descriptors aside.
     pub(crate) bytes: usize,
@@ -78,11 +79,13 @@ impl Offer {
         };
         let (format, format_version) = (format.name.to_owned(), format.version);
         let head = Message::Offer { version, batch, has_file, format, format_version, connections };
-        let mut packet = packet(&head)?;
+        let mut packet = Zeroizing::new(packet(&head)?);
         let bytes = packet.len() + body_bytes;
         if has_file {
             descriptors.push(file_of(parts)?);
         } else {
+            // It does not grow out of its place with keys in it.
+            packet.reserve_exact(body_bytes);
             parts.for_each(|part| packet.extend_from_slice(part));
         }
         Ok(Self { packet, descriptors, bytes })
@@ -109,7 +112,7 @@ pub(crate) struct Arrival {
 }
 
 enum Body {
-    Inline(Vec<u8>),
+    Inline(Zeroizing<Vec<u8>>),
     /// Nobody changes it any more.
     File(fs::File),
 }
@@ -160,7 +163,7 @@ impl Arrival {
             return Err(io::Error::other(format!("{total} bytes are more than {OFFER_BYTES_MAX}")));
         }
         if !has_file {
-            self.body = Body::Inline(inline.to_vec());
+            self.body = Body::Inline(inline.to_vec().into());
             if inline.len() != total {
                 return Err(io::Error::other(format!("{} bytes came instead of {total}", inline.len())));
             }
@@ -226,7 +229,7 @@ pub(crate) enum Heard {
 /// One end of the channel between two workers.
 pub(crate) struct Channel {
     descriptor: OwnedFd,
-    outgoing: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    outgoing: VecDeque<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>,
 }
 
 impl Channel {
@@ -252,7 +255,7 @@ impl Channel {
     /// # Errors
     /// Where the other side is gone.
     pub(crate) fn say(&mut self, message: &Message) -> io::Result<()> {
-        self.outgoing.push_back((packet(message)?, Vec::new()));
+        self.outgoing.push_back((packet(message)?.into(), Vec::new()));
         self.flush()
     }
 
@@ -291,7 +294,7 @@ impl Channel {
     pub(crate) fn say_waiting(&mut self, message: &Message, bytes: &[u8]) -> io::Result<()> {
         let mut packet = packet(message)?;
         packet.extend_from_slice(bytes);
-        self.outgoing.push_back((packet, Vec::new()));
+        self.outgoing.push_back((packet.into(), Vec::new()));
         self.flush()?;
         while !self.is_flushed() {
             if !self.wait(PollFlags::POLLOUT, BATCH_MS_MAX as u16)? {
@@ -339,7 +342,7 @@ impl Channel {
 
     /// The next that was said; never waits.
     pub(crate) fn hear(&mut self) -> Heard {
-        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let mut packet = Zeroizing::new(vec![0; PACKET_BYTES_MAX]);
         loop {
             let (length, descriptors) = match channel::receive(self.descriptor.as_fd(), &mut packet) {
                 Ok((0, _)) => return Heard::End,
@@ -351,7 +354,7 @@ impl Channel {
             let Some((message, bytes)) = parse(&packet[..length]) else { return Heard::End };
             match message {
                 Message::Offer { version, batch, has_file, format, format_version, connections: envelopes } => {
-                    let body = Body::Inline(Vec::new());
+                    let body = Body::Inline(Zeroizing::default());
                     let mut arrival = Arrival { batch, version, format, format_version, envelopes, descriptors, body };
                     return match arrival.fill(has_file, bytes) {
                         Ok(()) => Heard::Offer(arrival),
@@ -509,7 +512,7 @@ mod tests {
         };
         for output_bytes in [OFFER_BYTES_MAX + 1, usize::MAX] {
             let (descriptors, bytes) = (vec![connection().0, file.try_clone().expect("a copy")], output_bytes);
-            let offer = Offer { packet: large(output_bytes), descriptors, bytes };
+            let offer = Offer { packet: large(output_bytes).into(), descriptors, bytes };
             sender.offer(offer).expect("said");
             assert!(matches!(receiver.hear(), Heard::End), "{output_bytes}");
         }

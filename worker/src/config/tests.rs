@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 
 use baton::config::ConnectionTimeouts;
 
@@ -79,6 +80,16 @@ fn every_refusal_names_its_place() {
         ("a = \"ä\" b\n", "1:9: "),
         ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
         ("group = \"\"\n", "1:1: group: a name or a number is needed"),
+        ("[tls]\nversion_min = \"1.1\"\n", "2:15: must be 1.2 or 1.3, not \"1.1\""),
+        ("listen = [\"tls://443\"]\n", "1:1: listen: tls:// needs a certificate"),
+        (
+            "listen = [\"tls://443\"]\n[tls]\ncertificates = [{ certificate = \"/no\", key = \"/no\" }]\n",
+            "3:1: certificates: cannot read /no: ",
+        ),
+        (
+            "listen = [\"tls://443\"]\n[tls]\nversion_min = \"1.2\"\n",
+            "3:1: version_min: 1.2 is not served yet; leave it out",
+        ),
         ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
     ] {
         let told = refusal(text);
