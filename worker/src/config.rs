@@ -480,7 +480,7 @@ impl Config {
     /// Reads certificates and keys where a listener needs them.
     fn secure(&mut self) -> Result<(), InvalidSetting> {
         if self.is_secured.contains(&true) {
-            let alpn: &[&str] = if self.protocol == ProtocolChoice::Http { &["http/1.1"] } else { &[] };
+            let alpn: &[&str] = if self.protocol == ProtocolChoice::Http { &["http/1.1", "http/1.0"] } else { &[] };
             let (layers, warnings) = tls::load(&self.tls, alpn)?;
             self.warnings = warnings;
             let listeners =
