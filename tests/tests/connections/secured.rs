@@ -160,27 +160,29 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
 fn status_tells_when_certificates_expire() {
-    // Half an hour more, so that the days are whole ones while the test runs.
-    let certificate = Certificate::valid(77 * DAY, 13 * DAY + DAY / 48);
-    let flags = certificate.flags();
-    let more = ["--listen", "tls://127.0.0.1:0", "--listen", "127.0.0.1:0"];
-    let lineage = start(&certificate, &more);
-    let status = lineage.status();
-    let generation = &status.generations[0];
-    let [one] = &generation.certificates[..] else { panic!("{:?}", generation.certificates) };
-    assert_eq!(one.addresses, generation.addresses[..2]);
-    assert_eq!(one.names, ["localhost"]);
-    let in_s = u64::try_from(one.expires_in_s).expect("later");
-    assert!((13 * DAY..=13 * DAY + DAY / 48).contains(&Duration::from_secs(in_s)), "{one:?}");
-    let warning = &one.warnings[0];
-    assert!(warning.starts_with(&format!("{} line 1: ", flags[1])), "{warning}");
-    assert!(
-        warning.contains("the certificate expires in 13 days, at ") && warning.ends_with("; renew it"),
-        "{warning}"
-    );
+    run("secured::status_tells_when_certificates_expire", || {
+        // Half an hour more, so that the days are whole ones while the test runs.
+        let certificate = Certificate::valid(77 * DAY, 13 * DAY + DAY / 48);
+        let flags = certificate.flags();
+        let more = ["--listen", "tls://127.0.0.1:0", "--listen", "127.0.0.1:0"];
+        let lineage = start(&certificate, &more);
+        let status = lineage.status();
+        let generation = &status.generations[0];
+        let [one] = &generation.certificates[..] else { panic!("{:?}", generation.certificates) };
+        assert_eq!(one.addresses, generation.addresses[..2]);
+        assert_eq!(one.names, ["localhost"]);
+        let in_s = u64::try_from(one.expires_in_s).expect("later");
+        assert!((13 * DAY..=13 * DAY + DAY / 48).contains(&Duration::from_secs(in_s)), "{one:?}");
+        let warning = &one.warnings[0];
+        assert!(warning.starts_with(&format!("{} line 1: ", flags[1])), "{warning}");
+        assert!(
+            warning.contains("the certificate expires in 13 days, at ") && warning.ends_with("; renew it"),
+            "{warning}"
+        );
 
-    let output = run_program(Command::new(batonctl()).arg("--control").arg(lineage.control()).arg("status"));
-    let screen = String::from_utf8_lossy(&output.stdout);
-    let line = format!("\n  certificate for localhost on {}: expires in 13 days\n", one.addresses.join(" "));
-    assert!(screen.contains(&format!("{line}  WARNING: {warning}\n")), "{screen}");
+        let output = run_program(Command::new(batonctl()).arg("--control").arg(lineage.control()).arg("status"));
+        let screen = String::from_utf8_lossy(&output.stdout);
+        let line = format!("\n  certificate for localhost on {}: expires in 13 days\n", one.addresses.join(" "));
+        assert!(screen.contains(&format!("{line}  WARNING: {warning}\n")), "{screen}");
+    });
 }
