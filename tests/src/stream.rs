@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
-use crate::client::connect;
+use crate::client::{GET, connect};
 
 /// Plaintext that waits to be sealed, at most: then writing waits.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -71,6 +71,17 @@ impl Trust {
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
         Self(Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth()))
     }
+}
+
+/// A new connection gets an answer.
+///
+/// # Panics
+/// If not.
+pub fn assert_served_by(address: SocketAddr, trust: Option<&Trust>) {
+    let (mut stream, mut answer) = (Stream::connect(address, trust), [0; 12]);
+    stream.write_all(GET).expect("sent");
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 /// See the module's head.

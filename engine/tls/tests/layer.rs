@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use baton::layer::SharedLayers;
 use baton::testing::{Client, Harness};
-use baton::{CannotFreeze, CloseReason, Io, Peer, Protocol, Reject, StateFormat, Step, ThawError};
+use baton::{CannotFreeze, CloseReason, ConnectionId, Io, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError};
 use baton_tls::accept::Config;
 use baton_tls::layer::Tls;
 use baton_tls::record::Limits;
@@ -50,11 +50,54 @@ impl Protocol for Lines {
     }
 }
 
-struct Rig {
-    harness: Harness<Lines>,
+/// Tells what it hears to all others as well, between a word for itself before and after.
+#[derive(Default)]
+struct Party(Vec<ConnectionId>);
+
+impl Protocol for Party {
+    type Connection = ();
+    type Message = ();
+
+    fn on_open(&mut self, _: Peer<'_>, io: &mut Io<'_>) -> Result<(), Reject> {
+        self.0.push(io.id());
+        Ok(())
+    }
+
+    fn on_data(&mut self, (): &mut (), input: &[u8], io: &mut Io<'_>) -> Step {
+        let id = io.id();
+        io.write(b"<");
+        for other in self.0.iter().filter(|other| **other != id) {
+            let told = io.with(*other, |(): &mut (), io| {
+                io.write(input);
+                Next::Keep
+            });
+            assert_eq!(told, Ok(()));
+            io.write(b".");
+        }
+        io.write(b">");
+        Step::more(input.len())
+    }
+}
+
+#[test]
+fn those_with_and_without_tls_act_on_each_other() {
+    let mut rig = Rig::with(Party::default());
+    let plain = rig.harness.open();
+    let also_plain = rig.harness.open();
+    rig.exchange(usize::MAX, |_| {});
+    rig.say(b"a");
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.send(plain, b"b");
+    rig.exchange(usize::MAX, |_| {});
+    let outputs = [plain, also_plain].map(|client| rig.harness.take_output(client));
+    assert_eq!(outputs, [b"a<..>".to_vec(), b"ab".to_vec()]);
+    assert_eq!(rig.got, b"<..>b");
+}
+
+struct Rig<P: Protocol = Lines> {
+    harness: Harness<P>,
     client: Client,
     tls: ClientConnection,
-    layers: SharedLayers,
     /// Plaintext that the client has got.
     got: Vec<u8>,
 }
@@ -82,14 +125,20 @@ fn configs() -> (ServerConfig, Arc<ClientConfig>) {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(Lines)
+    }
+}
+
+impl<P: Protocol> Rig<P> {
+    fn with(protocol: P) -> Self {
         let (server, client) = configs();
         let layers = SharedLayers::new(Tls::new(Config::new(server, Limits::default())));
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(client, name).expect("a client");
         tls.set_buffer_limit(None);
-        let mut harness = Harness::new(Lines);
+        let mut harness = Harness::new(protocol);
         let client = harness.open_layered(&layers);
-        Self { harness, client, tls, layers, got: Vec::new() }
+        Self { harness, client, tls, got: Vec::new() }
     }
 
     /// What the client has to send goes over in parts of so many bytes; `between` comes after each.
@@ -210,5 +259,4 @@ fn a_handshake_has_its_time() {
     rig.harness.send(rig.client, &[22, 3, 1]);
     rig.harness.advance(Duration::from_millis(10_002));
     assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Handshake));
-    let _ = rig.layers;
 }
