@@ -12,6 +12,7 @@ use baton_tls::accept::Config;
 use baton_tls::layer::Tls;
 use baton_tls::record::Limits;
 use baton_tls::state::Negotiated;
+use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
@@ -26,8 +27,8 @@ impl Protocol for Lines {
     const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
 
     fn on_open(&mut self, peer: Peer<'_>, io: &mut Io<'_>) -> Result<u64, Reject> {
-        let negotiated = peer.secured::<Negotiated>().expect("it came by TLS");
-        io.write(format!("hello {}\n", negotiated.server_name.as_deref().unwrap_or("nobody")).as_bytes());
+        let name = peer.secured::<Negotiated>().and_then(|negotiated| negotiated.server_name.as_deref());
+        io.write(format!("hello {}\n", name.unwrap_or("localhost")).as_bytes());
         Ok(0)
     }
 
@@ -45,7 +46,7 @@ impl Protocol for Lines {
     }
 
     fn thaw(&mut self, _: u32, state: &[u8], peer: Peer<'_>, _: &mut Io<'_>) -> Result<u64, ThawError> {
-        assert!(peer.secured::<Negotiated>().is_some(), "it came by TLS");
+        assert_eq!(peer.secured::<Negotiated>().and_then(|one| one.server_name.as_deref()), Some("localhost"));
         Ok(u64::from_le_bytes(state.try_into().map_err(|_| ThawError::Malformed)?))
     }
 }
@@ -200,6 +201,72 @@ fn a_connection_moves_anywhere_in_its_handshake_and_records() {
         rig.exchange(part_bytes, hand_over);
         let expected = "hello localhost\n1 one\n2 two\n3 three\n4 four\n";
         assert_eq!(String::from_utf8_lossy(&rig.got), expected, "{part_bytes}");
+    }
+}
+
+/// What happens to a connection.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The client says lines, the last of which may have no end, of so many bytes each.
+    Say(Vec<u16>, bool),
+    /// From now on it sends so many bytes at a time.
+    Cut(usize),
+    /// It takes so many bytes more.
+    Take(usize),
+    ChangeKeys,
+    HandOver,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (prop::collection::vec(0..20_000u16, 0..4), any::<bool>())
+            .prop_map(|(lines, is_whole)| Event::Say(lines, is_whole)),
+        prop_oneof![1..50usize, Just(20_000)].prop_map(Event::Cut),
+        (0..40_000usize).prop_map(Event::Take),
+        Just(Event::ChangeKeys),
+        Just(Event::HandOver),
+    ]
+}
+
+fn lines(lengths: &[u16], is_whole: bool) -> Vec<u8> {
+    let line = |length: &u16| (0..*length).map(|index| b'a' + (index % 26) as u8).chain([b'\n']).collect::<Vec<u8>>();
+    let mut text: Vec<u8> = lengths.iter().flat_map(line).collect();
+    if !is_whole {
+        text.pop();
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever speaks TLS gets what a plain client gets.
+    #[test]
+    fn a_protocol_says_the_same_behind_tls(events in prop::collection::vec(event(), 1..30)) {
+        let mut rig = Rig::new();
+        let (mut plain, mut expected) = (Harness::new(Lines), Vec::new());
+        let client = plain.open();
+        let mut part_bytes = usize::MAX;
+        rig.exchange(part_bytes, |_| {});
+        for event in events {
+            match event {
+                Event::Say(lengths, is_whole) => {
+                    let text = lines(&lengths, is_whole);
+                    rig.say(&text);
+                    plain.send(client, &text);
+                }
+                Event::Cut(bytes) => part_bytes = bytes,
+                Event::Take(bytes) => rig.harness.set_window(rig.client, Some(bytes)),
+                Event::ChangeKeys => rig.tls.refresh_traffic_keys().expect("a KeyUpdate"),
+                Event::HandOver => rig.harness.hand_over(Lines),
+            }
+            rig.exchange(part_bytes, |_| {});
+            expected.extend(plain.take_output(client));
+            prop_assert!(expected.starts_with(&rig.got[..rig.got.len().min(expected.len())]));
+        }
+        rig.harness.set_window(rig.client, None);
+        rig.exchange(part_bytes, |_| {});
+        prop_assert!(rig.got == expected);
     }
 }
 
