@@ -73,6 +73,20 @@ impl Trust {
     }
 }
 
+impl Trust {
+    /// What a client says first, as bytes.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut tls = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
+        let mut bytes = Vec::new();
+        tls.write_tls(&mut bytes).expect("into memory");
+        bytes
+    }
+}
+
 /// A new connection gets an answer.
 ///
 /// # Panics
