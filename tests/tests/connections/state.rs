@@ -8,12 +8,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use baton::control::Failure;
+use baton::control::{Failure, Outcome};
 use baton_tests::client::{ask_line, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{self, Server, example, faulty, free_port, is_installed};
+use baton_tests::process::is_stopped;
+use baton_tests::program::{self, Server, example, faulty, free_port, is_installed, signal};
 use baton_tests::{skip, wait_until};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
 use super::classes::{Counts, Crowd};
@@ -178,21 +180,28 @@ fn only_one_of_two_servers_has_the_store() {
     });
 }
 
-/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
-fn after_fault(step: &str, whom: &str) -> (usize, bool) {
+fn faulty_command(address: SocketAddr, control: &str, pid_file: &str) -> Command {
+    let mut command = Command::new(build_faulty());
+    command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
+    command
+}
+
+/// A store of which `whom` is ended or stopped at `step` of an upgrade.
+fn start_faulty(step: &str, whom: &str) -> (Lineage, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let command = |control: &str, pid_file: &str| {
-        let mut command = Command::new(build_faulty());
-        command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
-        command
-    };
     let lineage = Lineage::start(1, |control, pid_file| {
         let token = Path::new(control).with_file_name("fault");
         fs::write(&token, whom).expect("written");
-        let mut command = command(control, pid_file);
+        let mut command = faulty_command(address, control, pid_file);
         command.env("BATON_FAULT", format!("{step}@{}", token.display()));
         Server::start_unlogged(command, address)
     });
+    (lineage, address)
+}
+
+/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
+fn after_fault(step: &str, whom: &str) -> (usize, bool) {
+    let (lineage, address) = start_faulty(step, whom);
     let mut own = connect(address);
     fill(&mut own, KEYS);
     let _ = lineage.ask(&["upgrade"]);
@@ -204,8 +213,8 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     };
     wait_until("one master or none is left", is_settled);
     let path = |name: &str| lineage.file(name).to_str().expect("UTF-8").to_owned();
-    let _next =
-        lineage.masters().is_empty().then(|| Server::start_unlogged(command(&path("control"), &path("pid")), address));
+    let command = || faulty_command(address, &path("control"), &path("pid"));
+    let _next = lineage.masters().is_empty().then(|| Server::start_unlogged(command(), address));
     lineage.settle();
     let keys = ask_line(&mut connect(address), "DBSIZE").trim_start_matches(':').parse().expect("a number");
     let is_alive = own.write_all(b"DBSIZE\r\n").is_ok() && own.read(&mut [0; 64]).is_ok_and(|count| count > 0);
@@ -231,5 +240,29 @@ fn a_store_dies_only_with_the_worker_that_has_it() {
         for step in ["sender:state", "sender:state_given", "receiver:state", "receiver:state_read"] {
             assert_eq!(after_fault(step, "parent"), (KEYS, true), "{step}, parent");
         }
+    });
+}
+
+#[test]
+fn connections_follow_a_store_that_takes_longer_than_a_batch_may() {
+    build_faulty();
+    run("state::connections_follow_a_store_that_takes_longer_than_a_batch_may", || {
+        /// More than `BATCH_MS_MAX` of the engine, and less than `hang_ms`.
+        const HALT_MS: u64 = 3_000;
+        let (lineage, address) = start_faulty("receiver:state_read", "stop");
+        let mut own = connect(address);
+        fill(&mut own, KEYS);
+        let upgrade = lineage.begin(&["upgrade"]);
+        let halted = || lineage.workers().into_iter().find(|pid| is_stopped(*pid));
+        wait_until("the new worker stands still with the store", || halted().is_some());
+        let worker = halted().expect("it stands still");
+        // Time is what is asked here.
+        std::thread::sleep(Duration::from_millis(HALT_MS));
+        signal(worker, Signal::SIGCONT);
+        let outcome = upgrade.join().expect("no panic").done();
+        let Outcome::Upgraded { moves, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((moves.moved, moves.refused), (1, Vec::new()));
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{KEYS}"));
+        lineage.settle();
     });
 }
