@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use baton::control::{Failure, Outcome};
@@ -22,15 +21,14 @@ use super::classes::{Counts, Crowd};
 
 const KEYS: usize = 50_000;
 
-fn build_once() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| example("resp"))
+fn build() -> PathBuf {
+    example("resp")
 }
 
 fn start(more: &[&str]) -> (Lineage, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let lineage = Lineage::start(1, |control, pid_file| {
-        let mut command = Command::new(build_once());
+        let mut command = Command::new(build());
         command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]).args(more);
         Server::start_unlogged(command, address)
     });
@@ -49,7 +47,7 @@ fn fill(stream: &mut TcpStream, keys: usize) {
 
 #[test]
 fn a_store_and_its_clients_cross_upgrades_and_reloads() {
-    build_once();
+    build();
     run("state::a_store_and_its_clients_cross_upgrades_and_reloads", || {
         let (lineage, address) = start(&[]);
         let mut own = connect(address);
@@ -73,7 +71,7 @@ fn a_store_and_its_clients_cross_upgrades_and_reloads() {
 
 #[test]
 fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
-    build_once();
+    build();
     run("state::an_answer_that_is_the_last_arrives_whole_across_an_upgrade", || {
         /// Less than makes the server stop reading, and more than the kernel takes for a client that does not read.
         const VALUE_BYTES: usize = 900_000;
@@ -130,7 +128,7 @@ fn upgrade_during<T: Send>(
 
 #[test]
 fn redis_benchmark_across_upgrades_counts_every_request_once() {
-    build_once();
+    build();
     run("state::redis_benchmark_across_upgrades_counts_every_request_once", || {
         const REQUESTS: usize = 100_000;
         if !is_installed("redis-benchmark") {
@@ -181,7 +179,7 @@ fn count_up(address: SocketAddr, name: &str, connections: usize, rounds: usize, 
 
 #[test]
 fn deep_pipelines_across_upgrades_are_answered_once() {
-    build_once();
+    build();
     run("state::deep_pipelines_across_upgrades_are_answered_once", || {
         const CONNECTIONS: usize = 50;
         const ROUNDS: usize = 10;
@@ -201,7 +199,7 @@ fn deep_pipelines_across_upgrades_are_answered_once() {
 
 #[test]
 fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
-    build_once();
+    build();
     run("state::a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen", || {
         let (lineage, address) = start(&["--state-bytes-max", "100000"]);
         let mut own = connect(address);
@@ -223,7 +221,7 @@ fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
 
 #[test]
 fn only_one_of_two_servers_has_the_store() {
-    build_once();
+    build();
     run("state::only_one_of_two_servers_has_the_store", || {
         let (lineage, address) = start(&[]);
         let mut own = connect(address);
@@ -285,9 +283,8 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     (keys, is_alive)
 }
 
-fn build_faulty() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| faulty("faulty_store"))
+fn build_faulty() -> PathBuf {
+    faulty("faulty_store")
 }
 
 #[test]
