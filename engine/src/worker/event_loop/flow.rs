@@ -327,7 +327,6 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     pub(super) fn send_dirty(&mut self) {
-        let before = self.slab.len();
         for index in 0..self.dirty.len() {
             let slot = self.dirty[index];
             let Some(entry) = self.slab.at(slot) else { continue };
@@ -352,9 +351,5 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         self.dirty.clear();
-        // The last thing before a wait that may be long.
-        if self.slab.len() != before {
-            self.settle_load();
-        }
     }
 }
