@@ -2,9 +2,8 @@
 //! only connections of the killed process die.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use baton::control::Outcome;
 use baton_tests::client::assert_served;
@@ -30,13 +29,12 @@ const COUNTS: Counts = Counts { idle: 200, cut: 60, pipelining: 10, streaming: 2
 /// So many are in one batch at most.
 const BATCH: usize = 16;
 
-fn build_once() -> &'static Path {
-    static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| faulty("faulty"))
+fn build() -> PathBuf {
+    faulty("faulty")
 }
 
 fn command(address: &str, tls: Option<&Certificate>, control: &str, pid_file: &str) -> Command {
-    let mut command = Command::new(build_once());
+    let mut command = Command::new(build());
     let scheme = if tls.is_some() { "tls://" } else { "" };
     command.args(tls.iter().flat_map(|certificate| certificate.flags()));
     command.args(["--listen", &format!("{scheme}{address}"), "--workers", "2", "--settle-ms", "50"]);
@@ -65,7 +63,7 @@ fn settle(lineage: &Lineage, address: &str, tls: Option<&Certificate>) -> Option
     };
     wait_until("one master or none is left", is_settled);
     let next = lineage.masters().is_empty().then(|| {
-        let path = |path: std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
+        let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
         Server::start_command(command(address, tls, &path(lineage.control()), &path(lineage.file("pid"))))
     });
     lineage.settle();
@@ -109,7 +107,7 @@ fn assert_at_most_of(step: &str, whom: &str, most: usize, tls: Option<&Certifica
 
 #[test]
 fn a_sender_that_is_killed_takes_with_it_what_it_had() {
-    build_once();
+    build();
     run("faults::a_sender_that_is_killed_takes_with_it_what_it_had", || {
         // The other one has some.
         OF_SENDER.iter().for_each(|step| assert_at_most(step, "self", COUNTS.all() - 1));
@@ -118,7 +116,7 @@ fn a_sender_that_is_killed_takes_with_it_what_it_had() {
 
 #[test]
 fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
-    build_once();
+    build();
     run("faults::a_receiver_that_is_killed_takes_with_it_what_it_was_given", || {
         for (place, step) in OF_RECEIVER.iter().enumerate() {
             // Of the first batch nothing is given before the fourth step; of those after it, all that was.
@@ -129,7 +127,7 @@ fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
 
 #[test]
 fn masters_that_are_killed_take_nothing_with_them() {
-    build_once();
+    build();
     run("faults::masters_that_are_killed_take_nothing_with_them", || {
         for step in OF_SENDER.iter().chain(&OF_RECEIVER) {
             assert_at_most(step, "parent", 0);
@@ -139,7 +137,7 @@ fn masters_that_are_killed_take_nothing_with_them() {
 
 #[test]
 fn the_same_holds_with_tls() {
-    build_once();
+    build();
     run("faults::the_same_holds_with_tls", || {
         let certificate = Certificate::default();
         for (step, whom, most) in [
@@ -157,7 +155,7 @@ fn the_same_holds_with_tls() {
 
 #[test]
 fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
-    build_once();
+    build();
     run("faults::a_receiver_that_halts_keeps_nobody_waiting_for_long", || {
         for (step, most) in [("receiver:offered", 0), ("receiver:taking", 0), ("receiver:given", 4 * BATCH)] {
             assert_at_most(step, "stop", most);
@@ -168,7 +166,7 @@ fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
 /// The next master would not find it: it listens nowhere yet.
 #[test]
 fn a_worker_that_stands_still_in_its_start_ends_with_its_master() {
-    build_once();
+    build();
     run("faults::a_worker_that_stands_still_in_its_start_ends_with_its_master", || {
         let lineage = Lineage::start(2, |control, pid_file| {
             let token = Path::new(control).with_file_name("fault");
