@@ -5,10 +5,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use baton::control::{
-    Count, Event, Failure, GenerationPhase, GenerationStatus, Outcome, Status, Step, UpgradeState, WorkerState,
-    WorkerStatus, escaped, steers,
+    CertificateStatus, Count, Event, Failure, GenerationPhase, GenerationStatus, Outcome, Status, Step, UpgradeState,
+    WorkerState, WorkerStatus, escaped, steers,
 };
 use serde::Serialize;
+
+/// Names of a certificate that a line has room for.
+const CERTIFICATE_NAMES_MAX: usize = 8;
 
 /// One line of JSON. JSON itself lets some control characters through, such as those of the block C1.
 pub(crate) fn json(value: &impl Serialize) -> String {
@@ -112,7 +115,8 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 fn generation(generation: &GenerationStatus) -> String {
-    let GenerationStatus { number, phase, age_ms, addresses, steering, imbalance, workers, .. } = generation;
+    let GenerationStatus { number, phase, age_ms, addresses, steering, imbalance, workers, certificates, .. } =
+        generation;
     let mut text = String::new();
     let is_known = workers.iter().all(|worker| worker.state != WorkerState::Orphaned);
     let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
@@ -181,7 +185,33 @@ fn generation(generation: &GenerationStatus) -> String {
             );
         }
     }
+    certificates.iter().for_each(|one| text.push_str(&certificate(one)));
+    if generation.certificates_left_off > 0 {
+        let count = Count(generation.certificates_left_off, "certificate");
+        let _ = writeln!(text, "  not shown, expiring later: {count}");
+    }
     text
+}
+
+fn certificate(certificate: &CertificateStatus) -> String {
+    let CertificateStatus { addresses, names, expires_in_s, warnings, .. } = certificate;
+    let mut text = String::new();
+    let shown = names.len().min(CERTIFICATE_NAMES_MAX);
+    let more = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
+    let names = if names.is_empty() { "no name".to_owned() } else { names[..shown].join(", ") };
+    let (addresses, names) = (escaped(&addresses.join(" ")), escaped(&names));
+    let _ = writeln!(text, "  certificate for {names}{more} on {addresses}: {}", expiry(*expires_in_s));
+    for warning in warnings {
+        let _ = writeln!(text, "  WARNING: {}", escaped(warning));
+    }
+    text
+}
+
+/// When something expires, in whole days, or hours where it is less than a day.
+fn expiry(in_s: i64) -> String {
+    let hours = in_s.unsigned_abs() / 3_600;
+    let time = if hours < 24 { Count(hours, "hour") } else { Count(hours / 24, "day") };
+    if in_s < 0 { format!("EXPIRED {time} ago") } else { format!("expires in {time}") }
 }
 
 pub(crate) fn workers(status: &Status) -> String {
@@ -278,6 +308,15 @@ mod tests {
     }
 
     #[test]
+    fn expiry_is_said_in_days_or_hours() {
+        let said = [30 * 86_400 - 1, 86_400, 86_399, 59, -1, -3_600, -100 * 86_400, i64::MIN].map(expiry);
+        let expected = ["in 29 days", "in 1 day", "in 23 hours", "in 0 hours"].map(|time| format!("expires {time}"));
+        assert_eq!(said[..4], expected);
+        let expected = ["0 hours", "1 hour", "100 days"].map(|time| format!("EXPIRED {time} ago"));
+        assert_eq!(said[4..7], expected);
+    }
+
+    #[test]
     fn an_event_has_the_time_of_day() {
         let at_us = (86_400 + 3600 + 120 + 3) * 1_000_000 + 42;
         let one = Event { at_us, generation: Some(2), kind: EventKind::Serves { took_ms: 17 } };
@@ -339,6 +378,13 @@ mod tests {
         dying.closed_without_header = 2;
         (dying.sibling_messages_sent, dying.sibling_messages_heard, dying.siblings_dropped) = (5, 9, 1);
         dying.counters = vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 7)];
+        let certificate = CertificateStatus {
+            addresses: vec!["[::1]:80".to_owned()],
+            names: (1..=9).map(|number| format!("{number}.example")).collect(),
+            expires_at_s: 1_800_000_000,
+            expires_in_s: 13 * 86_400 + 5,
+            warnings: vec!["cert.pem:1: the certificate expires in 13 days; renew\nit".to_owned()],
+        };
         let generation = GenerationStatus {
             number: 2,
             phase: GenerationPhase::Serving,
@@ -351,6 +397,8 @@ mod tests {
             bytes_received: 0,
             bytes_sent: 0,
             counters: Vec::new(),
+            certificates: vec![certificate],
+            certificates_left_off: 1,
             workers: vec![worker(0, WorkerState::Ready), dying],
         };
         let steps = vec![
@@ -391,6 +439,9 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80, steering least
   worker 1: 5 messages sent to other workers, 9 heard; 1 worker dropped that took none
   worker 1: 2 connections closed that said by no trusted PROXY header whose they are
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
+  certificate for 1.example, 2.example, 3.example, 4.example, 5.example, 6.example, 7.example, 8.example and 1 more on [::1]:80: expires in 13 days
+  WARNING: cert.pem:1: the certificate expires in 13 days; renew\nit
+  not shown, expiring later: 1 certificate
 
 last handover: reload, 00:00:00.000000Z
      0.0 ms  generation 2: starting 2 workers
@@ -404,6 +455,11 @@ last handover: reload, 00:00:00.000000Z
         assert_eq!(
             (&json["pid"], &json["upgrade"], json["others"].as_array().map(Vec::len)),
             (&99.into(), &"held".into(), Some(0))
+        );
+        let certificate = &json["generations"][0]["certificates"][0];
+        assert_eq!(
+            (&certificate["expires_at_s"], &certificate["names"][8]),
+            (&1_800_000_000.into(), &"9.example".into())
         );
     }
 }

@@ -8,7 +8,9 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use crate::control::CertificateStatus;
 use crate::types::{CannotFreeze, ThawError};
 
 /// What lies in received bytes, in this order: plaintext that the protocol has not taken, bytes that mean nothing any more, and what is
@@ -86,6 +88,13 @@ pub trait Layers: fmt::Debug + Send + Sync {
     /// # Errors
     /// Where the state is not known or makes no sense: then the connection stays where it was, and drains there.
     fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError>;
+
+    /// Certificates that peers may get, as they stand at the time `now`; where the server listens with them is filled in. The master
+    /// shows them in `status`, and logs their warnings once a day while it serves.
+    fn certificates(&self, now: SystemTime) -> Vec<CertificateStatus> {
+        let _ = now;
+        Vec::new()
+    }
 }
 
 /// The layers of a listener; equal where they are the same ones.

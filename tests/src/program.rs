@@ -39,6 +39,14 @@ pub fn example(name: &str) -> PathBuf {
     build(&["--package", "baton-engine", "--example", name])
 }
 
+/// An example of this workspace's `baton-http`.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn http_example(name: &str) -> PathBuf {
+    build(&["--package", "baton-http", "--example", name])
+}
+
 /// An example of these tests that needs no faults.
 ///
 /// # Panics

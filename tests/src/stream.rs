@@ -6,7 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
@@ -25,21 +27,40 @@ pub struct Certificate {
 }
 
 impl Default for Certificate {
-    /// A new one.
+    /// A new one, which is valid for a long time.
     ///
     /// # Panics
     /// Where it cannot be made or written.
     fn default() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("written");
-        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
-        let trust = Trust::of(&folder.path().join("cert.pem"));
-        Self { folder, trust }
+        Self::new(params())
     }
 }
 
+fn params() -> CertificateParams {
+    CertificateParams::new(vec!["localhost".to_owned()]).expect("a name")
+}
+
 impl Certificate {
+    fn new(params: CertificateParams) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let folder = tempfile::tempdir().expect("a folder");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(folder.path().join("cert.pem"), certificate.pem()).expect("written");
+        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).expect("written");
+        let trust = Trust::of(&folder.path().join("cert.pem"));
+        Self { folder, trust }
+    }
+
+    /// A new one, which was made so long ago, and is valid for so long from now on.
+    ///
+    /// # Panics
+    /// Where it cannot be made or written.
+    pub fn valid(since: Duration, left: Duration) -> Self {
+        let (now, mut params) = (SystemTime::now(), params());
+        (params.not_before, params.not_after) = ((now - since).into(), (now + left).into());
+        Self::new(params)
+    }
+
     /// The certificate's file, and the key's.
     pub fn files(&self) -> [PathBuf; 2] {
         ["cert.pem", "key.pem"].map(|name| self.folder.path().join(name))

@@ -300,6 +300,8 @@ pub struct Config {
     pub tls: baton_tls::settings::Settings,
     /// Of each listener: whether it is for TLS.
     is_secured: Vec<bool>,
+    /// Of each listener: the port that its requests are sent on to.
+    redirects: Vec<Option<u16>>,
     /// What is logged.
     pub log_level: LogLevel,
     /// How.
@@ -328,7 +330,7 @@ impl Config {
     pub fn resolve(flags: &Choices, file: Option<&ConfigFile>) -> Result<Self, ConfigError> {
         let below = file.map(|file| file.choices.clone()).unwrap_or_default();
         let mut config = Self::from_choices(flags.clone().lay_over(below));
-        config.validate().and_then(|()| config.secure()).map_err(|invalid| {
+        config.validate().and_then(|()| config.redirect()).and_then(|()| config.secure()).map_err(|invalid| {
             let in_file = file.filter(|_| !is_given(flags, invalid.setting));
             let placed = in_file.and_then(|file| file.error_at(invalid.setting, &invalid.problem));
             let default = if is_given(flags, invalid.setting) { "" } else { " (at its default)" };
@@ -350,11 +352,13 @@ impl Config {
         let mounts: Vec<_> = choices.statics.unwrap_or_default().into_iter().map(StaticChoice::mount).collect();
         let files = FilesConfig::default();
         let listen = choices.listen.unwrap_or_else(|| vec![Listener::new(([127, 0, 0, 1], PORT_DEFAULT)).into()]);
-        let (listen, is_secured) =
-            listen.into_iter().map(|Listen { listener, is_secured }| (listener, is_secured)).unzip();
+        let is_secured = listen.iter().map(|listen| listen.is_secured).collect();
+        let redirects = listen.iter().map(|listen| listen.redirect).collect();
+        let listen = listen.into_iter().map(|listen| listen.listener).collect();
         Self {
             tls: choices.tls.unwrap_or_default().settings(),
             is_secured,
+            redirects,
             warnings: Vec::new(),
             settings: Settings {
                 listen,
@@ -442,6 +446,7 @@ impl Config {
                     requests_max: number(http.requests_max, page.requests_max),
                     ..page
                 },
+                redirects: Vec::new(),
                 mounts,
                 files: FilesConfig { cache_bytes_max: size(http.cache_bytes_max, files.cache_bytes_max), ..files },
                 access_log: AccessLogConfig {
@@ -452,6 +457,24 @@ impl Config {
             log_level: log.level.unwrap_or(LogLevel::Info),
             log_format: log.format.unwrap_or(LogFormat::Text),
         }
+    }
+
+    /// Labels the listeners that send requests on, each port with a label of its own.
+    fn redirect(&mut self) -> Result<(), InvalidSetting> {
+        let invalid = |problem: &str| InvalidSetting { setting: "listen", problem: problem.to_owned() };
+        let listeners = self.settings.listen.iter_mut().zip(&self.redirects);
+        for (listener, port) in listeners.filter_map(|(listener, port)| Some((listener, (*port)?))) {
+            if self.protocol != ProtocolChoice::Http {
+                return Err(invalid("redirect is for the protocol http"));
+            }
+            let ports = &mut self.site.redirects;
+            let place = ports.iter().position(|other| *other == port).unwrap_or(ports.len());
+            listener.label = u8::try_from(place + 1).map_err(|_| invalid("redirects have at most 255 ports"))?;
+            if place == ports.len() {
+                ports.push(port);
+            }
+        }
+        Ok(())
     }
 
     /// Reads certificates and keys where a listener needs them.

@@ -4,13 +4,16 @@ use std::io;
 
 use baton::{SystemCalls, TimerKey, Worker};
 use baton_http::{
-    Done, Error, Files, FilesConfig, Http, HttpConfig, Message, Mount, Record, Reply, Request, Router, State,
+    Done, Error, Files, FilesConfig, Http, HttpConfig, Message, Mount, Record, Redirect, Reply, Request, Router, State,
 };
 use serde::Serialize;
 
 use crate::access_log::{AccessLogConfig, AccessLogger};
 
 pub mod fuzz;
+
+/// Where authorities of certificates look whether a server has the host that it wants a certificate for (RFC 8555 section 8.3).
+const ACME: &str = "/.well-known/acme-challenge/";
 
 /// Settings of [`site`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct SiteConfig {
     pub mounts: Vec<Mount>,
     /// How those are kept.
     pub files: FilesConfig,
+    /// Ports that requests are sent on to: to the first from listeners of the label 1, to the next from those of 2.
+    pub redirects: Vec<u16>,
     /// What is logged of answers, where the server has an access log.
     pub access_log: AccessLogConfig,
 }
@@ -84,7 +89,17 @@ pub fn site(config: &SiteConfig) -> Http<Site> {
         router = router.get("/health", |_, _, reply| reply.bytes("text/plain", b"ok\n"));
     }
     let router = router.post("/echo", echo);
-    Http::new(&config.http, router, Site { files, access_log: config.access_log.clone(), logger: None })
+    let http = Http::new(&config.http, router, Site { files, access_log: config.access_log.clone(), logger: None });
+    let except: Vec<String> = config.mounts.iter().filter_map(challenges).collect();
+    let redirects = (1..).zip(&config.redirects);
+    redirects
+        .fold(http, |http, (label, port)| http.with_redirect(label, Redirect { port: *port, except: except.clone() }))
+}
+
+/// The paths of [`ACME`] that a folder serves.
+fn challenges(Mount { prefix, .. }: &Mount) -> Option<String> {
+    let longer = if prefix.len() > ACME.len() { prefix } else { ACME };
+    (longer.starts_with(&**prefix) && longer.starts_with(ACME)).then(|| longer.to_owned())
 }
 
 fn hello(_: &mut Site, _: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {

@@ -14,6 +14,9 @@ use crate::units::Number;
 /// Port where an address names none.
 pub const PORT_DEFAULT: u16 = 8080;
 
+/// Port of `https` where a redirect names none.
+const HTTPS_PORT: u16 = 443;
+
 /// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
 /// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. With `tls://` before it, TLS is spoken there. In a file it may be a table with an
 /// address and what is different there.
@@ -23,12 +26,14 @@ pub struct Listen {
     pub listener: Listener,
     /// Whether TLS is spoken there.
     pub is_secured: bool,
+    /// The port of TLS that requests are sent on to, where they are.
+    pub redirect: Option<u16>,
 }
 
 impl From<Listener> for Listen {
-    /// Without TLS.
+    /// Without TLS and redirect.
     fn from(listener: Listener) -> Self {
-        Self { listener, is_secured: false }
+        Self { listener, is_secured: false, redirect: None }
     }
 }
 
@@ -100,17 +105,20 @@ struct Table {
     proxy_protocol: bool,
     #[serde(default)]
     trusted: Vec<String>,
+    #[serde(default)]
+    redirect: Option<String>,
 }
 
 impl Table {
     fn listen(self) -> Result<Listen, String> {
         let Self {
-            address: Entry(Listen { listener, is_secured }),
+            address: Entry(Listen { listener, is_secured, redirect: _ }),
             idle_ms,
             message_ms,
             write_ms,
             proxy_protocol,
             trusted,
+            redirect,
         } = self;
         let ms = |number: Option<Number<u64>>| number.map(|number| number.0);
         let is_unix = listener.address.is_unix();
@@ -133,8 +141,23 @@ impl Table {
         let trusted_proxies = trusted.iter().map(|text| text.parse()).collect::<Result<Vec<Network>, String>>()?;
         let listener =
             Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener };
-        Ok(Listen { listener, is_secured })
+        let redirect = redirect.map(|text| port_of(&text)).transpose()?;
+        if is_secured && redirect.is_some() {
+            return Err(format!("redirect is for addresses without {SCHEME}"));
+        }
+        Ok(Listen { listener, is_secured, redirect })
     }
+}
+
+/// Of `https`, or `https:8443`.
+fn port_of(redirect: &str) -> Result<u16, String> {
+    let port = redirect.strip_prefix("https").and_then(|rest| match rest.strip_prefix(':') {
+        None => rest.is_empty().then_some(HTTPS_PORT),
+        Some(digits) => digits.parse().ok().filter(|port| *port > 0 && !digits.starts_with('+')),
+    });
+    port.ok_or_else(|| {
+        format!("the redirect {redirect:?} is neither \"https\" nor one with a port such as \"https:8443\"")
+    })
 }
 
 /// An entry of the list.
@@ -211,7 +234,7 @@ mod tests {
         ] {
             let address = Listener::new(address.parse::<SocketAddr>().expect("an address"));
             assert_eq!(text.parse(), Ok(Listen::from(address.clone())), "{text}");
-            assert_eq!(format!("tls://{text}").parse(), Ok(Listen { listener: address, is_secured: true }), "{text}");
+            assert_eq!(format!("tls://{text}").parse(), Ok(Listen { is_secured: true, ..address.into() }), "{text}");
         }
         let unix: Endpoint = "unix:/run/app.sock".parse().expect("a path");
         assert_eq!("unix:/run/app.sock".parse(), Ok(Listen::from(Listener::new(unix))));

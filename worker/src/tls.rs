@@ -125,7 +125,7 @@ pub(crate) fn load(settings: &Settings, alpn: &[&str]) -> Result<(SharedLayers, 
         }
         _ => invalid("certificates", &error),
     })?;
-    let mut warnings = loaded.warnings;
+    let mut warnings = loaded.warnings.clone();
     warnings.extend(settings.exposed_keys(files::mode));
-    Ok((SharedLayers::new(Tls::new(loaded.config)), warnings))
+    Ok((SharedLayers::new(Tls::from(loaded)), warnings))
 }

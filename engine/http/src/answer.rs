@@ -16,6 +16,7 @@ use crate::method::Method;
 use crate::out::{Out, OutFraming};
 use crate::peers::Peers;
 use crate::record::{Pending, Record};
+use crate::redirect::Redirect;
 use crate::refusal::Refusal;
 use crate::reply::{Outcome, Reply, To};
 use crate::request::Request;
@@ -29,6 +30,7 @@ pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const SKIPPED_BYTES_MAX: u64 = 256 * 1024;
 
 const NOT_FOUND: &[u8] = b"there is nothing here\n";
+const NO_HOST: &[u8] = b"the request names no host to go on at with TLS\n";
 const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
 
 /// What becomes of the connection after an answer.
@@ -147,6 +149,10 @@ impl<S: State> Answering<'_, S> {
             }
             Found::NotAllowed(allow) => {
                 self.allowed(io, to, StatusCode::METHOD_NOT_ALLOWED, allow, b"text/plain", NOT_ALLOWED);
+                after
+            }
+            Found::Redirect(redirect) => {
+                self.redirect(io, to, redirect, request);
                 after
             }
             Found::Nothing => {
@@ -355,9 +361,29 @@ impl<S: State> Answering<'_, S> {
     }
 
     fn allowed(&mut self, io: &mut Io<'_>, to: To, status: StatusCode, allow: &str, content_type: &[u8], body: &[u8]) {
+        self.write_with(io, to, status, (b"Allow: ", allow), (content_type, body));
+    }
+
+    #[cold]
+    fn redirect(&mut self, io: &mut Io<'_>, to: To, redirect: &Redirect, request: &Request<'_>) {
+        match redirect.location(request) {
+            Some(url) => self.write_with(io, to, StatusCode::PERMANENT_REDIRECT, (b"Location: ", &url), (b"", b"")),
+            None => write_text(self.writer, io, to, StatusCode::BAD_REQUEST, NO_HOST),
+        }
+    }
+
+    /// Answers with one header more.
+    fn write_with(
+        &mut self,
+        io: &mut Io<'_>,
+        to: To,
+        status: StatusCode,
+        (name, value): (&[u8], &str),
+        (content_type, body): (&[u8], &[u8]),
+    ) {
         self.writer.begin();
         let mut headers = std::mem::take(&mut self.writer.headers);
-        [b"Allow: ", allow.as_bytes(), b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
+        [name, value.as_bytes(), b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
         let length = Length::Bytes(body.len() as u64);
         let head = AnswerHead { status, say: to.say, headers: &headers, content_type, length };
         self.writer.write(io, head, if to.method == Method::Head { b"" } else { body });

@@ -14,8 +14,8 @@ use crate::head::{self, FieldList, Framing, HeadLimits};
 use crate::out::{Out, OutFraming};
 use crate::peers::PeerPlace;
 use crate::record::Pending;
+use crate::redirect::Routes;
 use crate::reply::To;
-use crate::router::Router;
 
 /// Empty lines skipped before a request line. RFC 9112 2.2 asks for one, for old clients that end a body with it.
 const EMPTY_LINES_MAX: u8 = 4;
@@ -268,7 +268,7 @@ impl<S: 'static> HttpConnection<S> {
     /// The state is not trusted: nothing of it may be beyond what this server would have taken.
     pub(crate) fn thaw(
         state: &[u8],
-        router: &Router<S>,
+        (routes, label): (&Routes<S>, u8),
         limits: HeadLimits,
         fields: &mut FieldList,
         (body_bytes_max, streamed_bytes_max): (u64, u64),
@@ -277,9 +277,9 @@ impl<S: 'static> HttpConnection<S> {
         let (empty_lines, rest) = rest.split_first().ok_or(ThawError::Malformed)?;
         let left = EMPTY_LINES_LEFT.get().checked_sub(*empty_lines).and_then(NonZeroU8::new);
         let empty_lines_left = left.ok_or(ThawError::Malformed)?;
-        let busy = rest
-            .split_first()
-            .map(|(kind, rest)| thaw_busy(*kind, rest, router, limits, fields, (body_bytes_max, streamed_bytes_max)));
+        let busy = rest.split_first().map(|(kind, rest)| {
+            thaw_busy(*kind, rest, (routes, label), limits, fields, (body_bytes_max, streamed_bytes_max))
+        });
         let busy = busy.transpose()?;
         let peer = PeerPlace::default();
         Ok(Self { busy, requests: u32::from_le_bytes(*requests), empty_lines_left, peer })
@@ -327,7 +327,7 @@ impl Begun {
 fn thaw_busy<S: 'static>(
     kind: u8,
     state: &[u8],
-    router: &Router<S>,
+    (routes, label): (&Routes<S>, u8),
     limits: HeadLimits,
     fields: &mut FieldList,
     (body_bytes_max, streamed_bytes_max): (u64, u64),
@@ -343,7 +343,7 @@ fn thaw_busy<S: 'static>(
     let (Some(name), Some(head_bytes), Some(rest)) = parts else { return Err(ThawError::Malformed) };
     let ((has_timer, kept), name) = (state.split_first().ok_or(ThawError::Malformed)?, std::str::from_utf8(name));
     let (has_timer, name) = (*has_timer != 0, name.map_err(|_| ThawError::Malformed)?);
-    let thawed = |kind_wanted: u8| (kind == kind_wanted).then(|| router.thaw(name, kept)).flatten();
+    let thawed = |kind_wanted: u8| (kind == kind_wanted).then(|| routes.router.thaw(name, kept)).flatten();
     if let Some(Thawed::Upgraded(protocol)) = thawed(KIND_UPGRADED) {
         return Ok(Busy::new(b"", Doing::Upgraded(protocol)));
     }
@@ -362,7 +362,7 @@ fn thaw_busy<S: 'static>(
     if !is_of_head || rest.has_ended() || head.length != head_bytes.len() {
         return Err(ThawError::Malformed);
     }
-    let found = router.find(head.method, head.path);
+    let found = routes.find(label, &head);
     let doing = if let Some(Thawed::Receive(receiver)) = thawed(KIND_PARTS) {
         if most > streamed_bytes_max || !found.takes_parts() {
             return Err(ThawError::Malformed);

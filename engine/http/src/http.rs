@@ -22,6 +22,7 @@ use crate::method::Method;
 use crate::out::Out;
 use crate::peers::{PeerPlace, Peers};
 use crate::record::{Pending, Record};
+use crate::redirect::{Redirect, Routes};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::router::{Endpoint, Found, Router};
@@ -39,7 +40,7 @@ const KEPT_BYTES_FIRST: usize = 64 * 1024;
 /// Bodies of `POST`, `PUT` and `PATCH` are collected for their handler, up to [`HttpConfig::body_bytes_max`]; those of other
 /// methods are skipped.
 pub struct Http<S: State = ()> {
-    router: Router<S>,
+    routes: Routes<S>,
     state: S,
     writer: Writer,
     spares: Spares<S>,
@@ -67,7 +68,7 @@ impl<S: State> Http<S> {
     /// A server with these settings and routes.
     pub fn new(config: &HttpConfig, router: Router<S>, state: S) -> Self {
         Self {
-            router,
+            routes: Routes { router, redirects: Vec::new() },
             state,
             writer: Writer::new(&config.server),
             spares: Spares::default(),
@@ -83,6 +84,13 @@ impl<S: State> Http<S> {
             peers: None,
             taken: Vec::new(),
         }
+    }
+
+    /// Sends the requests that come to listeners of this [label](baton::config::Listener::label) on to TLS.
+    #[must_use]
+    pub fn with_redirect(mut self, label: u8, redirect: Redirect) -> Self {
+        self.routes.redirects.push((label, redirect));
+        self
     }
 
     /// What the handlers share.
@@ -103,8 +111,8 @@ impl<S: State> Http<S> {
         }
         let Some(head) = head::parse(input, self.head_limits, &mut self.fields)? else { return Ok(Taken::Nothing) };
         connection.empty_lines_left = EMPTY_LINES_LEFT;
-        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
-        let found = router.find(head.method, head.path);
+        let Self { routes, state, writer, spares, fields, requests_max, peers, .. } = self;
+        let found = routes.find(io.label(), &head);
         let (bytes, behind) = input.split_at(head.length);
         let mut request = Request { head, bytes, fields, parameters: found.parameters(), body: b"" };
         let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
@@ -196,8 +204,8 @@ impl<S: State> Http<S> {
         let Some(head) = head::parse(&bytes, self.head_limits, &mut self.fields)? else {
             return Err(Refusal::REQUEST_LINE);
         };
-        let Self { router, state, writer, spares, fields, requests_max, peers, .. } = self;
-        let found = router.find(head.method, head.path);
+        let Self { routes, state, writer, spares, fields, requests_max, peers, .. } = self;
+        let found = routes.find(io.label(), &head);
         let request = Request { head, bytes: &bytes, fields, parameters: found.parameters(), body: b"" };
         let mut answering = Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() };
         *answered += 1;
@@ -554,7 +562,8 @@ impl<S: State> Protocol for Http<S> {
             return Err(ThawError::Version(version));
         }
         let bounds = (self.body_bytes_max, self.streamed_bytes_max);
-        let thawed = HttpConnection::thaw(state, &self.router, self.head_limits, &mut self.fields, bounds)?;
+        let routes = (&self.routes, io.label());
+        let thawed = HttpConnection::thaw(state, routes, self.head_limits, &mut self.fields, bounds)?;
         if matches!(thawed.busy.as_ref().map(|busy| &busy.doing), Some(Doing::Stream { .. })) {
             // Nobody else asks its source for more.
             io.wake(io.id());

@@ -50,6 +50,7 @@
 //! | WebSockets | [`Router::websocket`] with a [`Socket`](websocket::Socket) |
 //! | another protocol on the connection | [`Reply::upgrade`] with an [`Upgraded`] |
 //! | a log of answers | [`State::on_answer`] |
+//! | a listener whose requests are sent on to TLS | [`Http::with_redirect`] |
 //!
 //! The library does the rest: it is strict about what it takes ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)), answers
 //! pipelined requests in their order, keeps or closes the connection as the client and the limits want, and writes `Date`,
@@ -105,6 +106,7 @@ mod peers;
 pub mod query;
 pub mod range;
 mod record;
+mod redirect;
 mod refusal;
 mod reply;
 mod request;
@@ -126,6 +128,7 @@ pub use self::method::Method;
 pub use self::out::Out;
 pub use self::peers::Client;
 pub use self::record::Record;
+pub use self::redirect::Redirect;
 pub use self::reply::{Done, Reply, Started};
 pub use self::request::Request;
 pub use self::router::{Receiving, Router};

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::error::Error;
 use crate::exchange::{Receive, Thawed};
 use crate::method::Method;
+use crate::redirect::Redirect;
 use crate::reply::{Done, Reply, Started};
 use crate::request::Request;
 use crate::websocket::{Socket, WebSockets};
@@ -56,6 +57,8 @@ pub(crate) enum Found<'r, 'p, S> {
     /// Say what is allowed.
     Options(&'r str),
     NotAllowed(&'r str),
+    /// Send it on to TLS.
+    Redirect(&'r Redirect),
     Nothing,
 }
 
@@ -355,6 +358,7 @@ mod tests {
             }
             Found::Options(allow) => format!("options {allow}"),
             Found::NotAllowed(allow) => format!("not allowed {allow}"),
+            Found::Redirect(_) => "a redirect, which no router knows of".to_owned(),
             Found::Nothing => "not found".to_owned(),
         }
     }

@@ -35,13 +35,16 @@ pub struct Listener {
     /// What lies between the bytes of connections that come here and the protocol, such as TLS; behind the header of a proxy, where
     /// there is one.
     pub layer: Option<SharedLayers>,
+    /// A number by which a protocol tells connections that come here from others, with [`Io::label`](crate::Io::label): 0 where nothing
+    /// is said. It is asked of the listener again where a connection has moved to other workers.
+    pub label: u8,
 }
 
 impl Listener {
     /// Nothing is different there.
     pub fn new(address: impl Into<Endpoint>) -> Self {
         let (timeouts, trusted_proxies) = (ConnectionTimeouts::default(), Vec::new());
-        Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false, layer: None }
+        Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false, layer: None, label: 0 }
     }
 
     /// The same with a [layer](Listener::layer).

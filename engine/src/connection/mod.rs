@@ -150,7 +150,7 @@ impl<S> Connection<S> {
             input: Input::default(),
             outbound: Outbound::default(),
             layered: None,
-            own: Own { id, timers: Timers::default(), held_bytes: 0, is_told: false },
+            own: Own { id, timers: Timers::default(), held_bytes: 0, is_told: false, label: 0 },
             alarm: None,
             at_least: 1,
             phase: Phase::Open,
@@ -225,9 +225,10 @@ impl<S> Connection<S> {
         self.input.capacity() + self.outbound.pending() + self.own.held_bytes as usize + of_handshake
     }
 
-    /// Those that the listener has set that it came to.
-    pub(crate) fn set_timeouts_of_listener(&mut self, timeouts: ConnectionTimeouts) {
+    /// What the listener has set that it came to.
+    pub(crate) fn set_listener(&mut self, timeouts: ConnectionTimeouts, label: u8) {
         self.own.timers.set_timeouts_of_listener(timeouts);
+        self.own.label = label;
     }
 
     /// When its peer last took output, or sent something where there is none.

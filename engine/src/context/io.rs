@@ -56,6 +56,8 @@ pub(crate) struct Own {
     pub(crate) held_bytes: u32,
     /// It was told to leave.
     pub(crate) is_told: bool,
+    /// Of its listener.
+    pub(crate) label: u8,
 }
 
 /// The connection that a callback is for: write answers, set timers, ask for the time, act on other connections.
@@ -105,6 +107,13 @@ impl Io<'_> {
     /// This connection's name within its worker, for [`Io::wake`] from another one.
     pub fn id(&self) -> ConnectionId {
         self.own.id
+    }
+
+    /// The [label](crate::config::Listener::label) of the listener that the connection came to; 0 where it has none, or the connection
+    /// is an outbound one.
+    #[inline]
+    pub fn label(&self) -> u8 {
+        self.own.label
     }
 
     /// Appends `bytes` to the output.

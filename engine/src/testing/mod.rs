@@ -23,6 +23,7 @@
 //! ```
 
 mod handovers;
+mod listeners;
 mod outputs;
 mod siblings;
 mod simulated;
@@ -40,7 +41,6 @@ use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch}
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::endpoint::Endpoint;
 use crate::handover::{Frozen, LayerState, Standing};
-use crate::layer::SharedLayers;
 use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
@@ -149,32 +149,6 @@ impl<P: Protocol> Harness<P> {
     /// A client connects.
     pub fn open(&mut self) -> Client {
         let client = self.open_at(self.serving(), None);
-        self.run();
-        client
-    }
-
-    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies): what it sends first is a
-    /// header of the PROXY protocol, and the protocol knows of nothing before.
-    pub fn open_proxied(&mut self) -> Client {
-        let client = self.add(self.serving());
-        self.on(client.0, |connection, _, _, context| connection.await_header(context));
-        self.run();
-        client
-    }
-
-    /// A client connects to a listener with a [layer](crate::config::Listener::layer): the protocol knows of nothing before the handshake
-    /// is over.
-    ///
-    /// # Panics
-    /// If no layer can be made.
-    pub fn open_layered(&mut self, layers: &SharedLayers) -> Client {
-        let client = self.add(self.serving());
-        let layer = layers.accept().expect("a layer");
-        self.on(client.0, |connection, wire, _, context| {
-            wire.layers = Some(layers.clone());
-            connection.set_layer(layer);
-            connection.await_handshake(context);
-        });
         self.run();
         client
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::config::ConnectionTimeouts;
 use crate::connection::{Connection, Host, Place, Rest};
 use crate::context::{Context, Inbox, Unreachable, Worker};
 use crate::handover::{Frozen, Standing};
@@ -78,6 +79,7 @@ pub(super) struct Wire {
     pub(super) proxy: Option<ProxyHeader>,
     /// Those of the listener.
     pub(super) layers: Option<SharedLayers>,
+    pub(super) label: u8,
 }
 
 pub(super) struct Simulated<S> {
@@ -141,6 +143,7 @@ pub(super) fn thaw<Q: Protocol>(
         let layer = if state.is_empty() { layers.accept().ok_or(ThawError::Malformed)? } else { layers.thaw(state)? };
         connection.set_layer(layer);
     }
+    connection.set_listener(ConnectionTimeouts::default(), client.wire.label);
     let peer = Peer { token: None, ends: &ENDS, proxy: client.wire.proxy.as_ref(), secured: None };
     let standing = connection.thaw(&mut host, context, version, frozen, peer)?;
     client.connection = Some(connection);

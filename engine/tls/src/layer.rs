@@ -16,17 +16,24 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use baton::control::CertificateStatus;
 use baton::layer::{self, Layer, Layers, Opened};
 use baton::{CannotFreeze, ThawError};
 
 use crate::accept::{Accepted, Config, Handshake, Progress};
+use crate::certificate::{Identities, Name};
 use crate::record::{Error, Session, Status, Window};
+use crate::settings::Loaded;
 use crate::state::{self, Negotiated};
 
 /// What peers cause is logged once in this time at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most names of a certificate that are shown.
+const NAMES_SHOWN_MAX: usize = 100;
 
 thread_local! {
     static LOGGED: Cell<Logged> = const { Cell::new(Logged { at: None, unsaid: 0 }) };
@@ -52,12 +59,20 @@ fn tell(what: &str, error: &dyn Display) {
 #[derive(Debug)]
 pub struct Tls {
     config: Config,
+    identities: Option<Arc<Identities>>,
 }
 
 impl Tls {
-    /// With these certificates and limits.
+    /// With these certificates and limits. `batonctl status` shows the certificates where it is made [of what was
+    /// loaded](Self::from).
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self { config, identities: None }
+    }
+}
+
+impl From<Loaded> for Tls {
+    fn from(loaded: Loaded) -> Self {
+        Self { config: loaded.config, identities: Some(loaded.identities) }
     }
 }
 
@@ -78,6 +93,22 @@ impl Layers for Tls {
             state::ThawError::Malformed => ThawError::Malformed,
         })?;
         Ok(Box::new(Connection { stage: Stage::Session(Box::new(session), negotiated) }))
+    }
+
+    fn certificates(&self, now: SystemTime) -> Vec<CertificateStatus> {
+        let Some(identities) = &self.identities else { return Vec::new() };
+        let since_1970_s = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let all = identities.all().iter().enumerate().map(|(at, identity)| {
+            let expires_at_s = since_1970_s(identity.expires());
+            CertificateStatus {
+                names: identity.names().iter().take(NAMES_SHOWN_MAX).map(Name::to_string).collect(),
+                expires_at_s,
+                expires_in_s: expires_at_s.cast_signed() - since_1970_s(now).cast_signed(),
+                warnings: identities.warnings_of(at, now).iter().map(ToString::to_string).collect(),
+                ..CertificateStatus::default()
+            }
+        });
+        all.collect()
     }
 }
 

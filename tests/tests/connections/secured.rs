@@ -2,17 +2,76 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
 
 use baton_tests::client::{GET, connect};
+use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::Server;
+use baton_tests::program::{Server, batonctl, batond, is_installed, run as run_program};
+use baton_tests::skip;
 use baton_tests::stream::{Certificate, Stream};
 use nix::sys::signal::Signal;
 
 use super::classes::{Counts, Crowd};
 
 const ROUNDS: usize = 10;
+
+/// What curl prints, which follows redirects as if the ports of batond were those of `http` and `https`.
+fn curl(plain: SocketAddr, secured: SocketAddr, certificate: &Certificate, arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--max-time", "20", "-L", "--cacert"]).arg(&certificate.files()[0]);
+    for (port, address) in [(80, plain), (443, secured)] {
+        command.args(["--connect-to", &format!("localhost:{port}:{}:{}", address.ip(), address.port())]);
+    }
+    let output = run_program(command.args(arguments));
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn plain_requests_are_sent_on_to_tls_before_and_after_a_reload() {
+    if !is_installed("curl") && skip("curl is not installed") {
+        return;
+    }
+    let certificate = Certificate::default();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("batond.toml");
+    let challenges = folder.path().join("challenges");
+    std::fs::create_dir(&challenges).expect("a folder");
+    std::fs::write(challenges.join("token"), "proof").expect("written");
+    let [cert, key] = certificate.files();
+    let text = format!(
+        "listen = [\"tls://127.0.0.1:0\", {{ address = \"127.0.0.1:0\", redirect = \"https\" }}]\n\
+         [tls]\ncertificates = [{{ certificate = {cert:?}, key = {key:?} }}]\n\
+         [[static]]\npath = \"/.well-known/acme-challenge/\"\nfolder = {challenges:?}\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let mut command = Command::new(batond());
+    let control = folder.path().join("control");
+    command.args(["--workers", "2", "--control"]).arg(&control).arg("--config").arg(&config);
+    let server = Server::start_command(command);
+    let addresses = control::status(&control).expect("a status").generations.remove(0).addresses;
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|one| one.parse().expect("an address")).collect();
+    let [secured, plain] = addresses[..] else { panic!("{addresses:?}") };
+    let curl = |arguments: &[&str]| curl(plain, secured, &certificate, arguments);
+    for _ in 0..2 {
+        assert_eq!(curl(&["http://localhost/plaintext"]), "Hello, World!");
+        assert_eq!(curl(&["--http1.0", "http://localhost/plaintext"]), "Hello, World!");
+        assert_eq!(curl(&["-d", "hello", "http://localhost/echo?a=b"]), "hello", "a POST stays one");
+        let told = "%{num_redirects} %{url_effective} %{http_code}";
+        let quiet = ["-o", "/dev/null", "-w", told];
+        assert_eq!(curl(&[&quiet[..], &["http://localhost/a?b"]].concat()), "1 https://localhost/a?b 404");
+        assert_eq!(curl(&[&quiet[..], &["-I", "http://localhost/"]].concat()), "1 https://localhost/ 200");
+        assert_eq!(curl(&["http://localhost/.well-known/acme-challenge/token"]), "proof");
+        let refused = curl(&[&quiet[..], &["-H", "Host: a@b", "http://localhost/"]].concat());
+        assert_eq!(refused, "0 http://localhost/ 400");
+        server.reload();
+    }
+    server.stop();
+}
 
 fn start(certificate: &Certificate, more: &[&str]) -> Lineage {
     Lineage::start(2, |control, pid_file| {
@@ -121,4 +180,33 @@ fn keys_change_before_and_after_a_reload() {
         ask();
     }
     server.stop();
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[test]
+fn status_tells_when_certificates_expire() {
+    // Half an hour more, so that the days are whole ones while the test runs.
+    let certificate = Certificate::valid(77 * DAY, 13 * DAY + DAY / 48);
+    let flags = certificate.flags();
+    let more = ["--listen", "tls://127.0.0.1:0", "--listen", "127.0.0.1:0"];
+    let lineage = start(&certificate, &more);
+    let status = lineage.status();
+    let generation = &status.generations[0];
+    let [one] = &generation.certificates[..] else { panic!("{:?}", generation.certificates) };
+    assert_eq!(one.addresses, generation.addresses[..2]);
+    assert_eq!(one.names, ["localhost"]);
+    let in_s = u64::try_from(one.expires_in_s).expect("later");
+    assert!((13 * DAY..=13 * DAY + DAY / 48).contains(&Duration::from_secs(in_s)), "{one:?}");
+    let warning = &one.warnings[0];
+    assert!(warning.starts_with(&format!("{} line 1: ", flags[1])), "{warning}");
+    assert!(
+        warning.contains("the certificate expires in 13 days, at ") && warning.ends_with("; renew it"),
+        "{warning}"
+    );
+
+    let output = run_program(Command::new(batonctl()).arg("--control").arg(lineage.control()).arg("status"));
+    let screen = String::from_utf8_lossy(&output.stdout);
+    let line = format!("\n  certificate for localhost on {}: expires in 13 days\n", one.addresses.join(" "));
+    assert!(screen.contains(&format!("{line}  WARNING: {warning}\n")), "{screen}");
 }

@@ -121,3 +121,24 @@ fn what_is_not_utf8_is_refused_where_it_begins() {
     let error = ConfigFile::read(path.path()).expect_err("refused").to_string();
     assert!(error.ends_with(":2:3: not UTF-8 from here on"), "{error}");
 }
+
+#[test]
+fn listeners_that_send_requests_on_have_a_label_for_each_port() {
+    let entry = |port: u16, redirect: &str| format!("{{ address = {port}, redirect = {redirect:?} }}");
+    let listen = [entry(1, "https"), entry(2, "https:8443"), entry(3, "https"), "4".to_owned()].join(", ");
+    let file = file(&format!("listen = [{listen}]")).expect("valid");
+    let config = Config::resolve(&Choices::default(), Some(&file)).expect("valid");
+    let labels: Vec<u8> = config.settings.listen.iter().map(|listener| listener.label).collect();
+    assert_eq!((labels, config.site.redirects), (vec![1, 2, 1, 0], vec![443, 8443]));
+    for wrong in ["", "http", "https:", "https:0", "https:+1", "https:65536", "https:8443/", "https://a", "HTTPS"] {
+        let refused = refusal(&format!("listen = [{}]", entry(1, wrong)));
+        assert!(refused.contains("is neither \"https\" nor one with a port such as"), "{wrong}: {refused}");
+    }
+    let refused = refusal("listen = [{ address = \"tls://127.0.0.1:1\", redirect = \"https\" }]");
+    assert!(refused.contains("redirect is for addresses without tls://"), "{refused}");
+    let refused = refusal(&format!("protocol = \"echo\"\nlisten = [{}]", entry(1, "https")));
+    assert!(refused.starts_with("2:1: ") && refused.ends_with("redirect is for the protocol http"), "{refused}");
+    let many: Vec<String> = (1..=256).map(|port| entry(port, &format!("https:{port}"))).collect();
+    let refused = refusal(&format!("listen = [{}]", many.join(", ")));
+    assert!(refused.ends_with("redirects have at most 255 ports"), "{refused}");
+}

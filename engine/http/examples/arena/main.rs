@@ -4,11 +4,13 @@
 //! cargo run --release -p baton-http --example arena -- --data FOLDER
 //! ```
 //!
-//! `FOLDER` is what the ranking mounts at `/data`: `dataset.json`, and the folder `static`. The Dockerfile beside this file builds
+//! `FOLDER` is what the ranking mounts at `/data`: `dataset.json`, and the folder `static`. With the certificate and the key that it
+//! mounts at `/certs`, the same is served with TLS at port 8081. The Dockerfile beside this file builds
 //! what the ranking runs.
 #![deny(unsafe_code)]
 
 mod service;
+mod tls;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -26,7 +28,7 @@ use self::service::Data;
 /// Wrong flags or data.
 const EXIT_USAGE: u8 = 2;
 
-/// An entry for HttpArena: baseline, pipelined, limited-conn, json, json-comp, upload, static and echo-ws.
+/// An entry for HttpArena: baseline, pipelined, limited-conn, json, json-comp, json-tls, upload, static, static-tls and echo-ws.
 #[derive(Debug, Parser)]
 #[command(name = "arena")]
 struct Arguments {
@@ -39,6 +41,15 @@ struct Arguments {
     /// Folder with dataset.json and static/.
     #[arg(long, value_name = "FOLDER", default_value = "/data")]
     data: PathBuf,
+    /// Address to listen on with TLS 1.3, where there are a certificate and a key.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081", value_parser = address)]
+    listen_tls: SocketAddr,
+    /// File with the certificate, in PEM.
+    #[arg(long, value_name = "FILE", default_value = "/certs/server.crt")]
+    certificate: PathBuf,
+    /// File with its private key, in PEM.
+    #[arg(long, value_name = "FILE", default_value = "/certs/server.key")]
+    key: PathBuf,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -76,8 +87,15 @@ fn main() -> ExitCode {
 
 /// Workers may read the files, and nothing else.
 fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSetting> {
-    let Arguments { listen, workers, .. } = arguments;
-    let listen = listen.into_iter().map(Listener::new).collect();
+    let Arguments { listen, workers, listen_tls, certificate, key, .. } = arguments;
+    let mut listen: Vec<Listener> = listen.into_iter().map(Listener::new).collect();
+    let without =
+        format!("neither {} nor {} is there: nothing is served with TLS", certificate.display(), key.display());
+    match tls::layer(certificate, key) {
+        Ok(Some(tls)) => listen.push(Listener::new(listen_tls).with_layer(tls)),
+        Ok(None) => tracing::warn!("{without}"),
+        Err(error) => return Err(InvalidSetting { setting: "certificate", problem: error.to_string() }),
+    }
     let settings = Settings { listen, workers, readable: vec![data.files().to_owned()], ..Settings::default() };
     settings.validate()?;
     settings.check_readable().map_err(|error| InvalidSetting { setting: "data", ..error })?;
@@ -112,6 +130,9 @@ mod tests {
         let arguments = parse(&[]).expect("no flag is needed");
         assert_eq!(arguments.listen, [SocketAddr::from(([0, 0, 0, 0], 8080))]);
         assert_eq!(arguments.data, PathBuf::from("/data"));
+        assert_eq!(arguments.listen_tls, SocketAddr::from(([0, 0, 0, 0], 8081)));
+        let certs = |name: &str| PathBuf::from("/certs").join(name);
+        assert_eq!((arguments.certificate, arguments.key), (certs("server.crt"), certs("server.key")));
         assert!(arguments.workers >= 1);
     }
 
@@ -138,6 +159,23 @@ mod tests {
             let refused = super::settings(parse(flags).expect("numbers"), &data).expect_err("out of range");
             assert_eq!(refused.setting, setting, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_right_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("dataset.json"), "[]").expect("a file");
+        fs::create_dir(folder.path().join("static")).expect("a folder");
+        let data = Data::load(folder.path()).expect("good data");
+        let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        let (certificate, key) = (path("server.crt"), path("server.key"));
+        let settings = || {
+            let arguments = parse(&["--certificate", &certificate, "--key", &key]).expect("good");
+            super::settings(arguments, &data)
+        };
+        assert_eq!(settings().map(|settings| settings.listen.len()), Ok(1));
+        fs::write(&certificate, "no certificate").expect("a file");
+        assert_eq!(settings().map_err(|error| error.setting), Err("certificate"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Exit;
+use super::certificate::CertificateStatus;
 use super::event::EventKind;
 use super::failure::Failure;
 
@@ -258,6 +259,12 @@ pub struct GenerationStatus {
     /// How uneven its workers are; `None` unless it serves with several of them.
     #[serde(default)]
     pub imbalance: Option<Unevenness>,
+    /// Certificates that its clients may get, the first to expire before the others; none of one that leaves.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
+    /// How many more it has: those that expire last, where there is no room for all.
+    #[serde(default)]
+    pub certificates_left_off: u64,
     /// By slot.
     pub workers: Vec<WorkerStatus>,
 }
@@ -364,5 +371,19 @@ mod tests {
         assert_eq!(of(&[(10, Some(500)), (30, Some(0))]), Some((Some(1.5), Some(2.0))));
         assert_eq!(of(&[(10, Some(500)), (0, None)]), Some((Some(2.0), None)));
         assert_eq!(of(&[(0, Some(0)), (0, Some(0))]), Some((None, None)));
+    }
+
+    #[test]
+    fn certificates_are_those_that_are_told() {
+        let text = r#"{"number":1,"phase":"serving","age_ms":5,"addresses":[],"workers":[]}"#;
+        let earlier: GenerationStatus = serde_json::from_str(text).expect("of an earlier version");
+        assert_eq!((&earlier.certificates[..], earlier.certificates_left_off), (&[][..], 0));
+        let text =
+            r#"{"addresses":["[::1]:443"],"names":["a.example"],"expires_at_s":9,"expires_in_s":-1,"issuer":"b"}"#;
+        let later: CertificateStatus = serde_json::from_str(text).expect("of a later version");
+        assert_eq!((later.expires_at_s, later.expires_in_s, later.warnings.len()), (9, -1, 0));
+        let status = GenerationStatus { certificates: vec![later], ..earlier };
+        let text = serde_json::to_string(&status).expect("written");
+        assert_eq!(serde_json::from_str::<GenerationStatus>(&text).expect("read again"), status);
     }
 }

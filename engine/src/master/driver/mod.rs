@@ -4,6 +4,7 @@
 //! Single-threaded, since it forks.
 
 mod allowance;
+mod certificates;
 mod configurations;
 mod journal;
 mod log;
@@ -27,6 +28,7 @@ use nix::sys::signal;
 use nix::sys::signalfd::SignalFd;
 
 use self::allowance::HEARD_PER_TURN;
+use self::certificates::Reminder;
 pub use self::masters::refuse_upgrade;
 use self::notify::Watchdog;
 pub(crate) use self::start::run;
@@ -52,6 +54,7 @@ struct Master<'a> {
     driver: Driver<'a>,
     signals: SignalFd,
     watchdog: Option<Watchdog>,
+    reminder: Reminder,
     /// Why this tier.
     tier_reason: String,
     /// What this program is called, and its version.
@@ -104,7 +107,8 @@ impl Master<'_> {
         self.tick_at = [self.tick_at, self.core.next_deadline(now), retry].into_iter().flatten().min();
         let clients = self.driver.clients.deadline_ns().map(Time);
         let opens = [self.driver.workers.opens_at(), self.driver.orphans.opens_at()];
-        let others = [self.watchdog.as_ref().map(Watchdog::next), clients].into_iter().chain(opens);
+        let others = [self.watchdog.as_ref().map(Watchdog::next), Some(self.reminder.next()), clients];
+        let others = others.into_iter().chain(opens);
         let deadline = others.flatten().chain(self.tick_at).min();
         let Driver { workers, sockets, old, new, orphans, clients, control, .. } = &self.driver;
         let mut readable: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
@@ -276,6 +280,7 @@ impl Master<'_> {
             self.step(Event::Tick);
         }
         self.watchdog.iter_mut().for_each(|watchdog| watchdog.ping(now));
+        self.remind();
     }
 
     fn flush(&mut self) {

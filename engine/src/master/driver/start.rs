@@ -7,6 +7,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Master;
+use super::certificates::Reminder;
 use super::configurations::Configurations;
 use super::masters::{Old, Passed};
 use super::names::{ControlName, PidFile};
@@ -133,6 +134,7 @@ impl Prepared {
             driver,
             signals,
             watchdog: Watchdog::from_environment(now),
+            reminder: Reminder::new(now),
             tier_reason,
             name: None,
             version: None,

@@ -1,7 +1,7 @@
 //! What a master shows of itself: what the core knows, with the numbers that workers count.
 
-use super::Master;
 use super::workers::Workers;
+use super::{Master, certificates};
 use crate::ipc::control::{
     GenerationPhase, GenerationStatus, Status, Unevenness, UpgradeState, VERSION, WorkerState, WorkerStatus,
 };
@@ -21,7 +21,12 @@ impl Master<'_> {
         generations.extend(all.iter().enumerate().map(|(index, generation)| {
             // Those whose number was changed are two of one number; the numbers of the ended are shown with the rest.
             let is_rest = all[index + 1..].iter().all(|other| other.number != generation.number);
-            generation_status(&self.core, generation, workers, is_rest, now)
+            let status = generation_status(&self.core, generation, workers, is_rest, now);
+            if status.phase == GenerationPhase::Leaving {
+                return status;
+            }
+            let (certificates, certificates_left_off) = certificates::shown(self.certificates(generation));
+            GenerationStatus { certificates, certificates_left_off, ..status }
         }));
         let lifecycle = self.core.lifecycle();
         Status {
@@ -97,6 +102,8 @@ fn generation_status(
         bytes_sent: total.bytes_sent,
         counters: total.named,
         imbalance: Unevenness::of(&ready).filter(|_| phase == GenerationPhase::Serving),
+        certificates: Vec::new(),
+        certificates_left_off: 0,
         workers,
     }
 }
@@ -176,6 +183,8 @@ fn orphaned(orphans: &[Orphan]) -> Vec<GenerationStatus> {
                 bytes_received: 0,
                 bytes_sent: 0,
                 counters: Vec::new(),
+                certificates: Vec::new(),
+                certificates_left_off: 0,
                 workers: Vec::new(),
             });
             generations.len() - 1

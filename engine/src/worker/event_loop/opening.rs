@@ -112,7 +112,7 @@ impl<P: Protocol> EventLoop<P> {
         let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) else {
             return Welcome::Open;
         };
-        entry.connection.set_timeouts_of_listener(listener.timeouts);
+        entry.connection.set_listener(listener.timeouts, listener.label);
         match layering.of(listener) {
             Ok(layer) => layer.into_iter().for_each(|layer| entry.connection.set_layer(layer)),
             Err(error) => return Welcome::Unfit(error),

@@ -72,13 +72,16 @@ impl Identities {
 
     /// What their operator should know at the time `now`: see [`Identity::warnings`], and certificates that no client gets.
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        for (at, identity) in self.all.iter().enumerate() {
-            warnings.extend(identity.warnings(now));
-            if self.is_never_chosen(at) {
-                let line = Some(identity.periods[0].line);
-                warnings.push(Warning { file: identity.file.clone(), line, concern: Concern::NeverChosen });
-            }
+        (0..self.all.len()).flat_map(|at| self.warnings_of(at, now)).collect()
+    }
+
+    /// The same, of one of them.
+    pub(crate) fn warnings_of(&self, at: usize, now: SystemTime) -> Vec<Warning> {
+        let identity = &self.all[at];
+        let mut warnings = identity.warnings(now);
+        if self.is_never_chosen(at) {
+            let line = Some(identity.periods[0].line);
+            warnings.push(Warning { file: identity.file.clone(), line, concern: Concern::NeverChosen });
         }
         warnings
     }

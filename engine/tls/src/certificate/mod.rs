@@ -148,6 +148,11 @@ impl Identity {
         self.periods[0].not_after
     }
 
+    /// When the first certificate of the chain expires.
+    pub fn expires(&self) -> SystemTime {
+        self.periods.iter().map(|period| period.not_after).min().unwrap_or_else(|| self.not_after())
+    }
+
     /// What rustls serves.
     pub fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.certified

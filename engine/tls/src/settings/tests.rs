@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use baton::layer::Layers as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject as _;
@@ -15,6 +16,7 @@ use crate::accept::{Accepted, HandshakeError, Progress};
 use crate::certificate::made::{Authority, ECDSA, RSA, params, valid_between};
 use crate::certificate::{Found, Name};
 use crate::fuzzing::rig::shake;
+use crate::layer::Tls;
 use crate::state::Negotiated;
 use crate::tickets::PERIOD_SECONDS;
 use crate::tickets::tests::Clock;
@@ -512,4 +514,40 @@ fn words_of_a_configuration_are_read_and_written() {
     let error = "yes".parse::<ClientCertificates>().expect_err("no such word");
     assert_eq!(error.to_string(), "must be off, optional or required, not \"yes\"");
     assert_eq!("1.1".parse::<Version>().expect_err("too old").to_string(), "must be 1.2 or 1.3, not \"1.1\"");
+}
+
+#[test]
+fn a_layer_tells_of_its_certificates() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let now = UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+    let (root, mut files) = (Authority::root("root"), Files::default());
+    let mut pair = |name: &str, names: &[&str], not_after| {
+        let (certificate, key) = root.sign_with(valid_between(params(names), now - 80 * day, not_after), ECDSA);
+        files.pair(name, (format!("{certificate}{}", root.pem), key))
+    };
+    let many: Vec<String> = (0..300).map(|number| format!("{number}.example")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let certificates = vec![
+        pair("good", &["a.example", "192.0.2.1"], now + 20 * day),
+        pair("late", &["b.example"], now - day),
+        pair("many", &many, now + 40 * day),
+        pair("same", &["a.example"], now + 40 * day),
+    ];
+    let tls = Tls::from(load(&Settings { certificates, ..Settings::default() }, &files));
+    let all = tls.certificates(now);
+    assert_eq!(all[0].names, ["a.example", "192.0.2.1"]);
+    assert_eq!(all[2].names.len(), 100);
+    let day_s = 24 * 60 * 60;
+    let in_s: Vec<i64> = all.iter().map(|one| one.expires_in_s).collect();
+    assert_eq!(in_s, [20 * day_s, -day_s, 40 * day_s, 40 * day_s]);
+    assert_eq!(all[1].expires_at_s, 1_893_456_000 - 24 * 60 * 60);
+    let warnings: Vec<&[String]> = all.iter().map(|one| &one.warnings[..]).collect();
+    assert_eq!(warnings[0], [] as [String; 0]);
+    assert_eq!(
+        warnings[1],
+        ["late.pem line 1: the certificate expired at 2029-12-31T00:00:00Z: clients refuse it; renew it"]
+    );
+    assert_eq!(warnings[2], [] as [String; 0]);
+    assert!(warnings[3][0].starts_with("same.pem line 1: no client gets this certificate"), "{warnings:?}");
+    assert_eq!(tls.certificates(now + 7 * day)[0].warnings.len(), 1);
 }

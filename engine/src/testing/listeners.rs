@@ -1,0 +1,48 @@
+//! Clients of the harness that connect to listeners where something is different.
+
+use super::simulated::ENDS;
+use super::{Client, Harness};
+use crate::config::ConnectionTimeouts;
+use crate::layer::SharedLayers;
+use crate::protocol::Protocol;
+use crate::types::Peer;
+
+impl<P: Protocol> Harness<P> {
+    /// A client connects to a listener with a [label](crate::config::Listener::label).
+    pub fn open_labelled(&mut self, label: u8) -> Client {
+        let client = self.add(self.serving());
+        self.on(client.0, |connection, wire, host, context| {
+            wire.label = label;
+            connection.set_listener(ConnectionTimeouts::default(), label);
+            connection.open(host, context, Peer { token: None, ends: &ENDS, proxy: None, secured: None });
+        });
+        self.run();
+        client
+    }
+
+    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies): what it sends first is a
+    /// header of the PROXY protocol, and the protocol knows of nothing before.
+    pub fn open_proxied(&mut self) -> Client {
+        let client = self.add(self.serving());
+        self.on(client.0, |connection, _, _, context| connection.await_header(context));
+        self.run();
+        client
+    }
+
+    /// A client connects to a listener with a [layer](crate::config::Listener::layer): the protocol knows of nothing before the handshake
+    /// is over.
+    ///
+    /// # Panics
+    /// If no layer can be made.
+    pub fn open_layered(&mut self, layers: &SharedLayers) -> Client {
+        let client = self.add(self.serving());
+        let layer = layers.accept().expect("a layer");
+        self.on(client.0, |connection, wire, _, context| {
+            wire.layers = Some(layers.clone());
+            connection.set_layer(layer);
+            connection.await_handshake(context);
+        });
+        self.run();
+        client
+    }
+}
