@@ -22,6 +22,9 @@ const FOREIGN_SHARE_MAX: f64 = 0.06;
 /// Of the requests that were due; then the server did not keep the rate.
 const UNSENT_SHARE_MAX: f64 = 0.01;
 
+/// Of handshakes, where all are to be resumed; the first one of each connection is not counted.
+const FULL_SHARE_MAX: f64 = 0.05;
+
 /// Servers listen on these.
 const PORTS: Range<u16> = 21_000..31_000;
 
@@ -123,7 +126,7 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
         None => &outcome.phases[0].latency,
     });
     sample.latency_us = LatencyUs { p50: latency.p50, p99: latency.p99, p99_9: latency.p99_9 };
-    sample.problem = problem(&outcome, after.requests - before.requests).or_else(|| {
+    sample.problem = problem(plan_of_load, &outcome, after.requests - before.requests).or_else(|| {
         // On a machine that is too busy it had not one turn, and its client read what was there already.
         let is_unknown = !plan_of_load.is_idle && sample.per_cpu_second == 0.0;
         is_unknown.then(|| "the server used no CPU time".to_owned())
@@ -181,7 +184,7 @@ impl Reading {
     }
 }
 
-fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
+fn problem(plan: &load::Plan, outcome: &load::Outcome, requests: u64) -> Option<String> {
     let failures = outcome.failures.kinds().into_iter().filter(|(_, count)| *count > 0);
     let mut problems: Vec<String> = failures.map(|(kind, count)| format!("{kind} {count}")).collect();
     if requests == 0 {
@@ -192,6 +195,12 @@ fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
         problems.push(format!("{} were due and never sent", outcome.unsent));
     }
     problems.extend(outcome.reasons.iter().take(1).cloned());
+    let handshakes = outcome.phases[0].handshakes;
+    let needless = handshakes.full.saturating_sub(plan.connections.into());
+    if plan.tls.as_ref().is_some_and(|tls| tls.resumes) && needless as f64 > handshakes.total() as f64 * FULL_SHARE_MAX
+    {
+        problems.push(format!("only {} of {} handshakes were resumed", handshakes.resumed, handshakes.total()));
+    }
     (!problems.is_empty()).then(|| problems.join(", "))
 }
 

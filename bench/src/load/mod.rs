@@ -28,6 +28,7 @@ pub(crate) use self::exchange::chunked;
 pub(crate) use self::plan::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };
+pub(crate) use self::stream::Stream;
 pub(crate) use self::tally::{Bin, Failures, Handshakes, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT, TlsOutcome};
 use self::tls::Sessions;
 pub(crate) use self::tls::{TlsPlan, Trust, group, read_certificates, suite};
