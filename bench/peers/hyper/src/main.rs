@@ -179,7 +179,8 @@ fn tls() -> Result<Option<TlsAcceptor>, Box<dyn std::error::Error>> {
     let (Some(certificates), Some(key)) = (arguments.next(), arguments.next()) else { return Ok(None) };
     let certificates = CertificateDer::pem_file_iter(certificates)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let config = ServerConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions()?;
+    let config =
+        ServerConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions()?;
     let mut config = config.with_no_client_auth().with_single_cert(certificates, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::*;
-use crate::load::tls::{Trust, read_certificates, suite};
+use crate::load::tls::{Trust, group, read_certificates, suite};
 
 /// A certificate for `localhost`, signed by an authority.
 struct Identity {
@@ -260,9 +260,12 @@ fn alerts_have_the_names_of_the_standard() {
 fn no_byte_that_a_server_changes_does_more_than_end_the_session() {
     let identity = identity();
     let config = Arc::new(server_config(&identity));
-    let mut sessions = Sessions::new(&plan(trust(&identity.authority)), 1).expect("sessions");
+    let mut plan = plan(trust(&identity.authority));
+    // Of the groups that is the one that takes least time.
+    plan.groups = vec![group("X25519").expect("known")];
+    let mut sessions = Sessions::new(&plan, 1).expect("sessions");
     let length = Pair::new(&mut sessions, &config).serve().expect("right").len();
-    for at in 0..length - 8 {
+    for at in (0..length).step_by(3) {
         let mut pair = Pair::new(&mut sessions, &config);
         let mut answer = pair.serve().expect("right");
         let Some(byte) = answer.get_mut(at) else { continue };
