@@ -22,7 +22,7 @@ const FOREIGN_SHARE_MAX: f64 = 0.06;
 /// Of the requests that were due; then the server did not keep the rate.
 const UNSENT_SHARE_MAX: f64 = 0.01;
 
-/// Of handshakes, where all are to be resumed; the first one of each connection is not counted.
+/// Of handshakes, where all are to be resumed.
 const FULL_SHARE_MAX: f64 = 0.05;
 
 /// Servers listen on these.
@@ -31,7 +31,7 @@ const PORTS: Range<u16> = 21_000..31_000;
 /// How often a window that others have disturbed is measured at most.
 const TRIES_MAX: usize = 3;
 
-/// How often it is looked whether all connections of an idle load are held.
+/// How often it is looked whether all connections of an idle load are held, or have something to resume.
 const HOLD_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What one window has shown.
@@ -106,6 +106,9 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
     if !plan_of_load.is_idle {
         thread::sleep(Duration::from_secs_f64(plan.warm_up));
     }
+    if resumes(plan_of_load) {
+        wait_for_tickets(&load, plan_of_load);
+    }
     load.enter_phase(0);
     // What was asked before counts when it is answered now, as what is asked now does not when it is answered later.
     let before = Reading::take(running, &load);
@@ -145,6 +148,18 @@ fn hold(load: &load::Load, plan: &load::Plan) -> Result<(), String> {
         thread::sleep(HOLD_INTERVAL);
     }
     Ok(())
+}
+
+fn resumes(plan: &load::Plan) -> bool {
+    plan.tls.as_ref().is_some_and(|tls| tls.resumes)
+}
+
+/// Waits until connections have something to resume: each has been answered, and then another one.
+fn wait_for_tickets(load: &load::Load, plan: &load::Plan) {
+    let deadline = Instant::now() + plan.timeout;
+    while load.progress().requests < 2 * u64::from(plan.connections) && Instant::now() < deadline {
+        thread::sleep(HOLD_INTERVAL);
+    }
 }
 
 /// What clocks and counters say at one moment.
@@ -196,9 +211,7 @@ fn problem(plan: &load::Plan, outcome: &load::Outcome, requests: u64) -> Option<
     }
     problems.extend(outcome.reasons.iter().take(1).cloned());
     let handshakes = outcome.phases[0].handshakes;
-    let needless = handshakes.full.saturating_sub(plan.connections.into());
-    if plan.tls.as_ref().is_some_and(|tls| tls.resumes) && needless as f64 > handshakes.total() as f64 * FULL_SHARE_MAX
-    {
+    if resumes(plan) && handshakes.full as f64 > handshakes.total() as f64 * FULL_SHARE_MAX {
         problems.push(format!("only {} of {} handshakes were resumed", handshakes.resumed, handshakes.total()));
     }
     (!problems.is_empty()).then(|| problems.join(", "))
