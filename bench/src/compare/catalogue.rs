@@ -261,7 +261,7 @@ impl Server {
                     String::new()
                 };
                 format!(
-                    "{program} --tls-listen 127.0.0.1:{port} --tls-cert {certificate} --tls-key {key} --log-level error \
+                    "{program} --listen tls://127.0.0.1:{port} --tls-cert {certificate} --tls-key {key} --log-level error \
                      --control off{files}"
                 )
             }
@@ -384,7 +384,7 @@ mod tests {
         let places = Places { peers: "p".into(), own: "o".into(), data, made: Some(made) };
         let baton = all().into_iter().find(|server| server.name == BATON).expect("ours");
         let command = format!(
-            "'o/batond' --tls-listen 127.0.0.1:7 --tls-cert {certificate} --tls-key {key} --log-level error --control off"
+            "'o/batond' --listen tls://127.0.0.1:7 --tls-cert {certificate} --tls-key {key} --log-level error --control off"
         );
         assert_eq!(baton.command(&places, &workloads[0], 7), command);
         assert_eq!(baton.command(&places, &workloads[1], 7), format!("{command} --static /static/={files}"));
