@@ -120,9 +120,9 @@ fn upgrade_during<T: Send>(
             let enough = count_of(own, name) + requests as u64 / 10;
             wait_until("clients are served", || client.is_finished() || count_of(own, name) >= enough);
         }
-        eprintln!("{upgrades} upgrades");
+        let said = client.join().expect("no panic");
         assert!(upgrades >= 3, "only {upgrades} upgrades began before all was done");
-        client.join().expect("no panic")
+        said
     })
 }
 
