@@ -2,23 +2,9 @@
 
 use std::process::{Command, Output, Stdio};
 
-use baton_tests::program::{Server, is_installed, run};
-use baton_tests::skip;
+use baton_tests::program::{Server, run};
 use baton_tests::stream::Certificate;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn run_ok(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = run(command);
-    assert!(status.success(), "{command:?}: {status}\n{}{}", text(&stdout), text(&stderr));
-    text(&stdout)
-}
-
-fn is_missing(program: &str) -> bool {
-    !is_installed(program) && skip(&format!("{program} is not installed"))
-}
+use baton_tests::tool::{is_missing, run_ok, text};
 
 fn start() -> Server {
     let certificate = Certificate::default();
