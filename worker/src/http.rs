@@ -91,7 +91,7 @@ pub fn site(config: &SiteConfig) -> Http<Site> {
     let router = router.post("/echo", echo);
     let http = Http::new(&config.http, router, Site { files, access_log: config.access_log.clone(), logger: None });
     let except: Vec<String> = config.mounts.iter().filter_map(challenges).collect();
-    let redirects = (1..).zip(&config.redirects);
+    let redirects = (1..=u8::MAX).zip(&config.redirects);
     redirects
         .fold(http, |http, (label, port)| http.with_redirect(label, Redirect { port: *port, except: except.clone() }))
 }

@@ -112,7 +112,7 @@ struct Table {
 impl Table {
     fn listen(self) -> Result<Listen, String> {
         let Self {
-            address: Entry(Listen { listener, is_secured, redirect: _ }),
+            address: Entry(Listen { listener, is_secured, redirect: before }),
             idle_ms,
             message_ms,
             write_ms,
@@ -141,7 +141,7 @@ impl Table {
         let trusted_proxies = trusted.iter().map(|text| text.parse()).collect::<Result<Vec<Network>, String>>()?;
         let listener =
             Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener };
-        let redirect = redirect.map(|text| port_of(&text)).transpose()?;
+        let redirect = redirect.map(|text| port_of(&text)).transpose()?.or(before);
         if is_secured && redirect.is_some() {
             return Err(format!("redirect is for addresses without {SCHEME}"));
         }

@@ -35,8 +35,8 @@ pub struct Listener {
     /// What lies between the bytes of connections that come here and the protocol, such as TLS; behind the header of a proxy, where
     /// there is one.
     pub layer: Option<SharedLayers>,
-    /// A number by which a protocol tells connections that come here from others, with [`Io::label`](crate::Io::label): 0 where nothing
-    /// is said. It is asked of the listener again where a connection has moved to other workers.
+    /// A number by which a protocol tells connections that come here from others, with [`Io::label`](crate::Io::label). The default is 0.
+    /// A worker that takes a connection over gives it the label that its own listener at this address has.
     pub label: u8,
 }
 
