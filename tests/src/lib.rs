@@ -12,7 +12,6 @@ pub mod namespace;
 pub mod process;
 pub mod program;
 pub mod stream;
-pub mod tool;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

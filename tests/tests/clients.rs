@@ -2,9 +2,8 @@
 
 use std::process::Command;
 
-use baton_tests::program::Server;
+use baton_tests::program::{Server, is_missing, run_ok};
 use baton_tests::skip;
-use baton_tests::tool::{is_missing, run_ok};
 
 /// The number behind `name` in a report.
 fn number(report: &str, name: &str) -> Option<u64> {

@@ -2,9 +2,8 @@
 
 use std::process::{Command, Output, Stdio};
 
-use baton_tests::program::{Server, run};
+use baton_tests::program::{Server, is_missing, run, run_ok, text};
 use baton_tests::stream::Certificate;
-use baton_tests::tool::{is_missing, run_ok, text};
 
 fn start() -> Server {
     let certificate = Certificate::default();
