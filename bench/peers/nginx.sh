@@ -1,13 +1,20 @@
 #!/bin/sh
 # nginx as a peer of `baton-bench compare`: one worker, no access log, fixed answers, and files by sendfile(2) with their
-# compressed siblings. Stays in the foreground.
-# Usage: nginx.sh PORT FOLDER
+# compressed siblings; with TLS where a certificate is given, whose sessions are resumed by tickets alone. Stays in the
+# foreground.
+# Usage: nginx.sh PORT FOLDER [CERTIFICATE KEY]
 set -eu
-[ $# -eq 2 ] || { echo "usage: nginx.sh PORT FOLDER" >&2; exit 2; }
+[ $# -eq 2 ] || [ $# -eq 4 ] || { echo "usage: nginx.sh PORT FOLDER [CERTIFICATE KEY]" >&2; exit 2; }
 command -v nginx >/dev/null || { echo "nginx.sh: nginx is missing: install the Debian package nginx" >&2; exit 2; }
 port=$1
 data=$2
 folder=$(mktemp -d)
+secure=
+tls=
+if [ $# -eq 4 ]; then
+    secure=ssl
+    tls="ssl_certificate '$3'; ssl_certificate_key '$4'; ssl_protocols TLSv1.2 TLSv1.3;"
+fi
 cat >"$folder/nginx.conf" <<CONF
 daemon off;
 worker_processes 1;
@@ -36,7 +43,8 @@ http {
         font/woff2 woff2;
     }
     server {
-        listen 127.0.0.1:$port backlog=4096 reuseport;
+        listen 127.0.0.1:$port $secure backlog=4096 reuseport;
+        $tls
         location / { return 200 "Hello, World!"; }
         location = /json { types {} default_type application/json; return 200 '{"message":"Hello, World!"}'; }
         location = /pipeline { return 200 "ok"; }

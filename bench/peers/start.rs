@@ -9,9 +9,9 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// The loopback address to listen on, from the command line. Raises the soft limit of descriptors to the hard one.
 /// Ends the process with code 2 when the command line is wrong.
 pub fn address() -> SocketAddr {
-    // A second argument is the folder of those peers that serve files.
-    let Some(port) = env::args().nth(1).filter(|_| env::args().len() <= 3) else {
-        eprintln!("usage: {NAME} PORT [FOLDER]");
+    // A second argument is the folder of those peers that serve files; a certificate and its key follow for TLS.
+    let Some(port) = env::args().nth(1).filter(|_| [2, 3, 5].contains(&env::args().len())) else {
+        eprintln!("usage: {NAME} PORT [FOLDER [CERTIFICATE KEY]]");
         process::exit(2);
     };
     let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {

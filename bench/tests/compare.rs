@@ -1,16 +1,27 @@
 //! `baton-bench compare` with servers of a few lines: what is paired with what, what is skipped, and what is refused.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{self, Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 /// Where the server of [`stub_server`] listens, and the file that it writes its pid to.
 const PORT: &str = "BATON_BENCH_STUB_PORT";
 const PID_FILE: &str = "BATON_BENCH_STUB_PID_FILE";
+
+/// With the first two it serves within TLS, and with the third nobody can resume.
+const CERTIFICATE: &str = "BATON_BENCH_STUB_CERTIFICATE";
+const KEY: &str = "BATON_BENCH_STUB_KEY";
+const NO_TICKETS: &str = "BATON_BENCH_STUB_NO_TICKETS";
 
 /// No stub lives longer, whatever becomes of those who started it.
 const STUB_LIFETIME: Duration = Duration::from_secs(120);
@@ -28,26 +39,49 @@ fn stub_server() {
         thread::sleep(STUB_LIFETIME);
         process::exit(1);
     });
+    let tls = tls();
     for stream in listener.incoming().flatten() {
-        thread::spawn(move || {
-            let mut reader = BufReader::new(&stream);
-            let mut line = String::new();
-            let mut path = String::new();
-            while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
-                if path.is_empty() {
-                    path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-                }
-                if line == "\r\n" {
-                    let body = if path.starts_with("/plaintext") { "Hello, World!" } else { "what?" };
-                    let head = "HTTP/1.1 200 OK\r\nServer: stub\r\nContent-Type: text/plain\r\nContent-Length:";
-                    if write!(&stream, "{head} {}\r\n\r\n{body}", body.len()).is_err() {
-                        return;
-                    }
-                    path.clear();
-                }
-                line.clear();
-            }
+        let tls = tls.clone();
+        thread::spawn(move || match tls {
+            None => serve(stream),
+            Some(tls) => serve(StreamOwned::new(ServerConnection::new(tls).expect("a session"), stream)),
         });
+    }
+}
+
+fn tls() -> Option<Arc<ServerConfig>> {
+    let path = |name| std::env::var_os(name).map(PathBuf::from);
+    let (certificate, key) = (path(CERTIFICATE)?, path(KEY)?);
+    let config = ServerConfig::builder_with_provider(default_provider().into());
+    let config = config.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let certificates = CertificateDer::pem_file_iter(certificate).expect("a file").collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+    let mut config = config.with_single_cert(certificates.expect("certificates"), key).expect("an identity");
+    config.ticketer = Ticketer::new().expect("a ticketer");
+    if std::env::var_os(NO_TICKETS).is_some() {
+        config.send_tls13_tickets = 0;
+    }
+    Some(Arc::new(config))
+}
+
+fn serve(stream: impl Read + Write) {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    let mut path = String::new();
+    while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
+        if path.is_empty() {
+            path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        }
+        if line == "\r\n" {
+            let body = if path.starts_with("/plaintext") { "Hello, World!" } else { "what?" };
+            let head = "HTTP/1.1 200 OK\r\nServer: stub\r\nContent-Type: text/plain\r\nContent-Length:";
+            let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+            if reader.get_mut().write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+            path.clear();
+        }
+        line.clear();
     }
 }
 
@@ -109,6 +143,48 @@ fn windows_are_paired_and_what_cannot_be_done_is_skipped() {
     assert!(whys[0].starts_with("one, arena:baseline:2: GET /baseline11"), "{whys:?}");
 }
 
+#[test]
+fn servers_are_compared_within_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("r.json");
+    let secure = |name: &str, more: &str| {
+        stub(name).replace("=env ", &format!("=env {CERTIFICATE}={{cert}} {KEY}={{key}} {more} "))
+    };
+    let (one, other, plain) = (secure("one", ""), secure("other", &format!("{NO_TICKETS}=1")), stub("plain"));
+    let servers = ["--server", &one, "--server", &other, "--server", &plain];
+    let workloads = ["--workload", "tls:differ:2:4", "--workload", "tls-rsa:handshake:2", "--workload", "tls:resume:1"];
+    let more = ["--blocks", "1", "--windows", "1", "--json", json.to_str().expect("a path")];
+    let output = compare(&[&servers[..], &workloads, &more].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let result: Value = serde_json::from_slice(&std::fs::read(json).expect("a file")).expect("JSON");
+    let tables = result["tables"].as_array().expect("tables");
+    let titles: Vec<&str> = tables.iter().filter_map(|table| table["title"].as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "TLS (ECDSA P-256), HTTP, requests of browsers, 2 connections, pipelined 4",
+            "TLS (RSA 2048), full handshakes with a request each, 2 at a time",
+            "TLS (ECDSA P-256), resumed handshakes with a request each, 1 at a time",
+        ]
+    );
+    for (table, problems) in tables.iter().zip([[false, false], [false, false], [false, true]]) {
+        let rows = table["rows"].as_array().expect("rows");
+        assert_eq!([&rows[0]["name"], &rows[1]["name"]], ["one", "other"]);
+        for (row, is_bad) in rows.iter().zip(problems) {
+            let problem = row["samples"][0]["problem"].as_str();
+            assert_eq!(problem.is_some_and(|problem| problem.contains("were resumed")), is_bad, "{row}");
+            assert!(is_bad || problem.is_none(), "{row}");
+        }
+    }
+    let skipped = result["skipped"].as_array().expect("a list");
+    let whys: Vec<&str> = skipped.iter().filter_map(Value::as_str).collect();
+    assert!(
+        whys.len() == 3 && whys.iter().all(|why| why.starts_with("plain, tls") && why.contains("{cert}")),
+        "{whys:?}"
+    );
+}
+
 /// Waits until something is there.
 fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -148,6 +224,8 @@ fn wrong_usage_is_told_with_what_is_possible() {
         (&["--workload", "differ:1:1:1"], &["too much", "differ:CONNECTIONS[:DEPTH]"]),
         (&["--workload", "arena:x"], &["limited-conn", "echo-ws"]),
         (&["--workload", "upload:1"], &["a number is missing"]),
+        (&["--workload", "handshake:1"], &["tls:handshake:1"]),
+        (&["--workload", "tls:echo:1:1"], &["not measured within TLS", "tls-rsa:FORM"]),
         (&["--workload", "ws:1:99999999"], &["1..=1048576"]),
         (&["--group", "all"], &["quick", "full", "arena"]),
         (&["--blocks", "0"], &["--blocks"]),
@@ -166,8 +244,16 @@ fn wrong_usage_is_told_with_what_is_possible() {
 fn what_is_known_is_listed() {
     let output = compare(&["--list"]);
     let text = String::from_utf8_lossy(&output.stdout);
-    for name in ["baton", "bare-epoll", "actix_web", "differ:64:16", "upload:16:2000000", "static:64", "arena:echo-ws"]
-    {
+    for name in [
+        "baton",
+        "bare-epoll",
+        "actix_web",
+        "differ:64:16",
+        "upload:16:2000000",
+        "static:64",
+        "arena:echo-ws",
+        "tls:resume:64",
+    ] {
         assert!(text.lines().any(|line| line.split_whitespace().any(|word| word == name)), "{name}: {text}");
     }
 }

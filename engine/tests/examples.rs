@@ -1,6 +1,8 @@
 //! The examples `proxy`, `jobs` and `pubsub` as processes, across reloads and upgrades: every byte and every answer comes, once.
 
 mod common;
+#[path = "resp_redis/process.rs"]
+mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,8 +16,7 @@ use std::time::{Duration, Instant};
 use baton::control::{Client, GenerationPhase, Outcome, Reply, Request};
 use tempfile::TempDir;
 
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use self::process::{PATIENCE, Process, is_missing};
 
 /// An example that serves; ended when dropped, with whatever has come of it.
 struct Example {
@@ -342,24 +343,18 @@ fn fan_out() {
         published_bytes: "ok\n".len(),
         message_bytes: format!("news: {text}\n").len(),
     };
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-    let mut redis = Command::new("redis-server");
-    redis.args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]);
-    let redis = redis.stdout(Stdio::null()).spawn().map(Started);
-    let mut brokers = vec![own];
-    match &redis {
-        Ok(Started(redis)) => brokers.push(Broker {
-            name: "redis-server",
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            processes: vec![redis.id()],
-            subscription: "SUBSCRIBE news\r\n",
-            subscribed_bytes: "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n".len(),
-            publication: format!("PUBLISH news {text}\r\n"),
-            published_bytes: ":1000\r\n".len(),
-            message_bytes: format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$64\r\n{text}\r\n").len(),
-        }),
-        Err(error) => println!("redis-server: {error}"),
-    }
+    let redis = (!is_missing("redis-server")).then(|| Process::redis(0));
+    let beside = redis.as_ref().map(|redis| Broker {
+        name: "redis-server",
+        address: SocketAddr::from(([127, 0, 0, 1], redis.port)),
+        processes: vec![redis.child.id()],
+        subscription: "SUBSCRIBE news\r\n",
+        subscribed_bytes: "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n".len(),
+        publication: format!("PUBLISH news {text}\r\n"),
+        published_bytes: ":1000\r\n".len(),
+        message_bytes: format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$64\r\n{text}\r\n").len(),
+    });
+    let brokers: Vec<Broker<'_>> = [own].into_iter().chain(beside).collect();
     let mut clients: Vec<_> = brokers.iter().map(Broker::connect).collect();
     for depth in [1, 16] {
         for (broker, clients) in brokers.iter().zip(&mut clients) {
@@ -368,16 +363,6 @@ fn fan_out() {
             let [least, median, most] = [0, 2, 4].map(|place| rates[place] / 1e3);
             println!("{}, {depth} at a time: {median:.0} thousand ({least:.0}–{most:.0})", broker.name);
         }
-    }
-}
-
-/// A process that is ended when dropped.
-struct Started(Child);
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -15,7 +15,7 @@ struct Talker {
     heard: u32,
 }
 
-/// Lines of one are told to all: `say` as they are, `cut` ends the others, `nest` is told by the one it is told to, `self` acts
+/// Lines of one are told to all: `say` as they are, `cut` ends the others, `pair` pairs the talker with the first of them, `nest` is told by the one it is told to, `self` acts
 /// on the talker itself.
 #[derive(Default)]
 struct Party {
@@ -57,6 +57,11 @@ impl Party {
                     Next::Keep
                 });
                 assert_eq!(done, Ok(()));
+            }
+            b"pair" => {
+                io.write(b"mine;");
+                let paired = io.pair_with(self.others(id)[0]);
+                assert_eq!(paired, Ok(()));
             }
             b"self" => self.unreachable.extend(io.with(id, |_: &mut Talker, _| Next::Keep).err()),
             _ => {
@@ -131,6 +136,14 @@ fn what_is_written_to_others_and_to_oneself_comes_whole_and_in_order() {
     assert_eq!(text(harness.take_output(third)), "one;two;");
     assert_eq!(text(harness.take_output(second)), "before;told;told;after;before;told;told;after;");
     assert!(harness.protocol().unreachable.is_empty());
+}
+
+#[test]
+fn what_was_written_before_a_pair_is_made_goes_to_whom_it_was_written() {
+    let mut harness = Harness::new(Party::default());
+    let [first, second] = [harness.open(), harness.open()];
+    harness.send(first, b"pair\n");
+    assert_eq!([first, second].map(|client| text(harness.take_output(client))), ["mine;", ""]);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #[path = "resp_redis/clients.rs"]
 mod clients;
 mod common;
+#[path = "resp_redis/process.rs"]
+mod process;
 mod resp_encode;
 #[path = "resp_redis/server.rs"]
 mod server;
@@ -15,8 +17,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
+use self::process::is_missing;
 use self::resp_encode::encode;
-use self::server::{Server, is_missing};
+use self::server::Server;
 
 fn encode_words(line: &str) -> Vec<u8> {
     encode(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())

@@ -110,6 +110,26 @@ pub fn is_installed(program: &str) -> bool {
         .is_some_and(|folders| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()))
 }
 
+/// Whether a program is missing, which is then said aloud.
+pub fn is_missing(program: &str) -> bool {
+    !is_installed(program) && skip(&format!("{program} is not installed"))
+}
+
+/// What a program has printed.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// As [`run`], for one that must succeed; gives what it prints.
+///
+/// # Panics
+/// If it cannot be started, does not end, or fails.
+pub fn run_ok(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = run(command);
+    assert!(status.success(), "{command:?}: {status}\n{}{}", text(&stdout), text(&stderr));
+    text(&stdout)
+}
+
 /// `false`, said aloud, where strace cannot be used here.
 pub fn may_trace() -> bool {
     if !is_installed("strace") {

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
-use crate::client::connect;
+use crate::client::{GET, connect};
 
 /// Plaintext that waits to be sealed, at most: then writing waits.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -92,6 +92,31 @@ impl Trust {
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
         Self(Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth()))
     }
+}
+
+impl Trust {
+    /// What a client says first, as bytes.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut tls = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
+        let mut bytes = Vec::new();
+        tls.write_tls(&mut bytes).expect("into memory");
+        bytes
+    }
+}
+
+/// A new connection gets an answer.
+///
+/// # Panics
+/// If not.
+pub fn assert_served_by(address: SocketAddr, trust: Option<&Trust>) {
+    let (mut stream, mut answer) = (Stream::connect(address, trust), [0; 12]);
+    stream.write_all(GET).expect("sent");
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 /// See the module's head.

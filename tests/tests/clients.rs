@@ -1,23 +1,9 @@
 //! Programs people really use against batond. What is not installed is skipped, loudly.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
-use baton_tests::program::{Server, is_installed, run};
+use baton_tests::program::{Server, is_missing, run_ok};
 use baton_tests::skip;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn run_ok(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = run(command);
-    assert!(status.success(), "{command:?}: {status}\n{}{}", text(&stdout), text(&stderr));
-    text(&stdout)
-}
-
-fn is_missing(program: &str) -> bool {
-    !is_installed(program) && skip(&format!("{program} is not installed"))
-}
 
 /// The number behind `name` in a report.
 fn number(report: &str, name: &str) -> Option<u64> {

@@ -480,6 +480,7 @@ impl Config {
     /// Reads certificates and keys where a listener needs them.
     fn secure(&mut self) -> Result<(), InvalidSetting> {
         if self.is_secured.contains(&true) {
+            // A client that speaks HTTP/1.0 alone offers nothing else, and is refused where nothing fits.
             let alpn: &[&str] = if self.protocol == ProtocolChoice::Http { &["http/1.1", "http/1.0"] } else { &[] };
             let (layers, warnings) = tls::load(&self.tls, alpn)?;
             self.warnings = warnings;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::catalogue::{self, Places, Server};
 use super::report::Comparison;
-use super::workload::{ARENA, FULL, QUICK, Workload};
+use super::workload::{ARENA, FULL, QUICK, TLS, Workload};
 use super::{Plan, chart, requests};
 
 /// The longest that a window may last.
@@ -22,6 +22,8 @@ enum Group {
     Full,
     /// HttpArena's profiles of HTTP/1.1.
     Arena,
+    /// Within TLS: requests, handshakes, a file, memory.
+    Tls,
 }
 
 impl Group {
@@ -30,6 +32,7 @@ impl Group {
             Self::Quick => &QUICK,
             Self::Full => &FULL,
             Self::Arena => &ARENA,
+            Self::Tls => &TLS,
         }
     }
 }
@@ -38,10 +41,13 @@ impl Group {
 #[command(after_help = "\
 Workloads: differ:CONNECTIONS[:DEPTH] (a random query and the headers of browsers in each request),
 http:CONNECTIONS[:DEPTH] (one request again and again), json:CONNECTIONS, close:CONNECTIONS (one request each),
-upload:CONNECTIONS:BYTES, static:CONNECTIONS (files in rotation), ws:CONNECTIONS:BYTES (WebSocket echo),
+upload:CONNECTIONS:BYTES, download:CONNECTIONS:BYTES (a file), static:CONNECTIONS (files in rotation),
+ws:CONNECTIONS:BYTES (WebSocket echo),
 arena:PROFILE[:CONNECTIONS] (HttpArena: baseline, limited-conn, pipelined, json, json-comp, upload, static, echo-ws),
 echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at that share of the
-slowest server's best). A table says where all requests are equal, or how many are in rotation.
+slowest server's best). Within TLS 1.3: tls:FORM (ECDSA P-256) and tls-rsa:FORM (RSA 2048), where FORM is differ, http,
+json, close, download, static or idle as above, handshake:CONNECTIONS (full ones, with a request each) or
+resume:CONNECTIONS (resumed ones). A table says where all requests are equal, or how many are in rotation.
 
 In each block all servers are started anew and stay alive; each window measures every server once, in random order.
 Ratios are medians of those within windows, to the first server, with a bootstrap interval of 95 %.
@@ -52,11 +58,12 @@ Examples:
   baton-bench compare
   baton-bench compare --server baton --server nginx --workload differ:256 --blocks 8
   baton-bench compare --group arena
+  baton-bench compare --group tls --server nginx --server hyper
   baton-bench compare --group full --markdown table.md --chart chart.svg
   baton-bench compare --server baton --server 'mine=./mine --port {port}' --workload differ:64:16")]
 pub(crate) struct CompareArguments {
-    /// A server from --list, or NAME=COMMAND with {port} where the port goes, and {data} where the folder of files does;
-    /// repeatable. Ratios are to the first one. Default: all.
+    /// A server from --list, or NAME=COMMAND with {port} where the port goes, {data} where the folder of files does, and, for
+    /// TLS, {cert} and {key} where files of the certificate and of its key do; repeatable. Ratios are to the first one. Default: all.
     #[arg(long = "server", value_name = "NAME")]
     servers: Vec<String>,
     /// A workload; repeatable.
@@ -111,7 +118,7 @@ impl CompareArguments {
             return Err(format!("--peers {}: no such folder", self.peers.display()));
         }
         let data = requests::check_data(&self.data)?;
-        Ok(Places { peers: self.peers.clone(), own, data })
+        Ok(Places { peers: self.peers.clone(), own, data, made: None })
     }
 
     pub(super) fn plan(&self) -> Result<Plan, String> {
@@ -172,11 +179,11 @@ impl CompareArguments {
             let version = server.version(&places).unwrap_or_default();
             let _ = writeln!(text, "  {:<14}{version}", server.name);
         }
-        text.push_str("Workloads of --group full (* of quick), and of --group arena:\n");
-        for name in FULL.into_iter().chain(ARENA) {
+        text.push_str("Workloads of --group full (* of quick), of --group arena, and of --group tls:\n");
+        for name in FULL.into_iter().chain(ARENA).chain(TLS) {
             let workload: Workload = name.parse()?;
             let mark = if QUICK.contains(&name) { "*" } else { " " };
-            let _ = writeln!(text, "{mark} {name:<20}{workload}");
+            let _ = writeln!(text, "{mark} {name:<24}{workload}");
         }
         Ok(text.trim_end().to_owned())
     }

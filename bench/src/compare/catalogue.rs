@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
+use super::made::Made;
 use super::requests::Data;
 use super::workload::{Service, Workload};
 
@@ -30,6 +31,8 @@ pub(super) struct Server {
     source: Source,
     /// What it can do; nothing here: whatever it is asked.
     services: &'static [Service],
+    /// It can do that within TLS, too.
+    has_tls: bool,
 }
 
 /// What is compared with.
@@ -71,9 +74,15 @@ const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pip
 const BARE_EPOLL: &[Service] =
     &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Upload, Service::Echo, Service::Resp];
 
+/// Those that are started with TLS, where a workload is within it.
+const WITH_TLS: [&str; 5] = [BATON, "nginx", "h2o", "haproxy", "hyper"];
+
 /// Every server that is known.
 pub(super) fn all() -> Vec<Server> {
-    let server = |name: &str, source, services| Server { name: name.to_owned(), source, services };
+    let server = |name: &str, source, services| {
+        let has_tls = WITH_TLS.contains(&name);
+        Server { name: name.to_owned(), source, services, has_tls }
+    };
     let script = |name, version, services| server(name, Source::Script { version }, services);
     let http = |folder, of, services| server(folder, Source::Package { folder, of }, services);
     let echo = |name, folder, of| server(name, Source::Package { folder, of }, ECHO);
@@ -108,7 +117,7 @@ impl FromStr for Server {
         if !command.contains("{port}") {
             return Err("the command must contain {port}, where the port to listen on goes".to_owned());
         }
-        Ok(Self { name: name.to_owned(), source: Source::Command(command.to_owned()), services: &[] })
+        Ok(Self { name: name.to_owned(), source: Source::Command(command.to_owned()), services: &[], has_tls: true })
     }
 }
 
@@ -120,23 +129,53 @@ pub(super) struct Places {
     pub(super) own: PathBuf,
     /// Files to serve.
     pub(super) data: Data,
+    /// What was made for the workloads.
+    pub(super) made: Option<Made>,
+}
+
+impl Places {
+    /// The files that a server serves for a workload.
+    pub(super) fn data_of(&self, workload: &Workload) -> Data {
+        match &self.made {
+            Some(made) if workload.download_bytes().is_some() => made.data(),
+            _ => self.data.clone(),
+        }
+    }
+
+    /// The files of a server's certificate and key, quoted for a shell.
+    fn identity(&self, workload: &Workload) -> Option<[String; 2]> {
+        let paths = self.made.as_ref()?.identity(workload.key()?);
+        Some(paths.map(quoted))
+    }
+}
+
+fn quoted(path: PathBuf) -> String {
+    format!("'{}'", path.display())
 }
 
 impl Server {
     pub(super) fn serves(&self, workload: &Workload) -> bool {
-        self.services.is_empty() || self.services.contains(&workload.service())
+        let has_service = self.services.is_empty() || self.services.contains(&workload.service());
+        has_service && (workload.key().is_none() || self.has_tls)
     }
 
     /// Whether one would expect it to: an echo server serves no HTTP, and there is nothing to say about that.
     pub(super) fn is_of_kind(&self, workload: &Workload) -> bool {
         let is_http = workload.service().is_http();
-        self.serves(workload) || is_http && self.services.iter().any(|service| service.is_http())
+        let can_speak = workload.key().is_none() || self.has_tls;
+        self.serves(workload) || is_http && can_speak && self.services.iter().any(|service| service.is_http())
     }
 
     /// What a server that is prepared lacks for this workload, if anything.
     pub(super) fn missing(&self, places: &Places, workload: &Workload) -> Option<String> {
         if !self.serves(workload) {
             return Some("it has no such service".to_owned());
+        }
+        if let Source::Command(command) = &self.source
+            && workload.key().is_some()
+            && !(command.contains("{cert}") && command.contains("{key}"))
+        {
+            return Some("its command has no {cert} and {key}".to_owned());
         }
         let program = places.own.join(own_program(workload));
         let is_own = self.source == Source::Own;
@@ -197,16 +236,34 @@ impl Server {
 
     /// The command that starts it, to be given to a shell.
     pub(super) fn command(&self, places: &Places, workload: &Workload, port: u16) -> String {
-        let quoted = |path: PathBuf| format!("'{}'", path.display());
-        let data = quoted(places.data.0.clone());
+        let data = quoted(places.data_of(workload).0);
+        let identity = places.identity(workload);
+        let [certificate, key] = identity.clone().unwrap_or_default();
         let folder = if self.services.iter().any(|service| service.is_http()) { data.as_str() } else { "" };
         match &self.source {
-            Source::Command(command) => command.replace("{port}", &port.to_string()).replace("{data}", &data),
+            Source::Command(command) => {
+                let command = command.replace("{port}", &port.to_string()).replace("{data}", &data);
+                command.replace("{cert}", &certificate).replace("{key}", &key)
+            }
             Source::Script { .. } => {
-                format!("{} {port} {folder}", quoted(places.peers.join(format!("{}.sh", self.name))))
+                let script = quoted(places.peers.join(format!("{}.sh", self.name)));
+                format!("{script} {port} {folder} {certificate} {key}").trim_end().to_owned()
             }
             Source::Package { folder: of, .. } => {
-                format!("{} {port} {folder}", quoted(places.peers.join("target/release").join(of)))
+                let program = quoted(places.peers.join("target/release").join(of));
+                format!("{program} {port} {folder} {certificate} {key}").trim_end().to_owned()
+            }
+            Source::Own if identity.is_some() => {
+                let program = quoted(places.own.join(own_program(workload)));
+                let files = if workload.service() == Service::Static {
+                    format!(" --static /static/={}", quoted(places.data_of(workload).0.join("static")))
+                } else {
+                    String::new()
+                };
+                format!(
+                    "{program} --listen tls://127.0.0.1:{port} --tls-cert {certificate} --tls-key {key} --log-level error \
+                     --control off{files}"
+                )
             }
             Source::Own => {
                 let program = quoted(places.own.join(own_program(workload)));
@@ -268,6 +325,7 @@ const ARENA: &str = "examples/arena";
 /// Which of this workspace's programs serves a workload.
 fn own_program(workload: &Workload) -> &'static str {
     match workload.service() {
+        _ if workload.key().is_some() => BATOND,
         Service::Resp => RESP_EXAMPLE,
         Service::Plaintext | Service::Json | Service::Echo => BATOND,
         _ => ARENA,
@@ -292,7 +350,7 @@ mod tests {
         assert!("x".parse::<Server>().is_err());
         assert!("x=./x".parse::<Server>().expect_err("no port").contains("{port}"));
         let server: Server = "x=./x -p {port}".parse().expect("right");
-        let places = Places { peers: PathBuf::new(), own: PathBuf::new(), data: Data("d".into()) };
+        let places = Places { peers: PathBuf::new(), own: PathBuf::new(), data: Data("d".into()), made: None };
         assert_eq!(server.command(&places, &Workload::Idle { connections: 1 }, 7), "./x -p 7");
         let server: Server = "x=./x -p {port} -d {data}".parse().expect("right");
         assert_eq!(server.command(&places, &Workload::Static { connections: 1 }, 7), "./x -p 7 -d 'd'");
@@ -300,7 +358,7 @@ mod tests {
 
     #[test]
     fn our_own_program_is_the_one_that_serves_the_workload() {
-        let places = Places { peers: PathBuf::new(), own: "o".into(), data: Data("d".into()) };
+        let places = Places { peers: PathBuf::new(), own: "o".into(), data: Data("d".into()), made: None };
         let baton = all().into_iter().find(|server| server.name == BATON).expect("ours");
         for (workload, command) in [
             ("differ:64", "'o/batond' --listen 127.0.0.1:7 --protocol http --log-level error --control off"),
@@ -313,6 +371,34 @@ mod tests {
             assert_eq!(baton.command(&places, &workload, 7), command);
             assert!(baton.missing(&places, &workload).is_some_and(|why| why.ends_with("is not built")));
         }
+    }
+
+    #[test]
+    fn servers_get_a_certificate_where_a_workload_is_within_tls() {
+        let workloads = ["tls:differ:1", "tls:download:1:1000", "differ:1"];
+        let workloads = workloads.map(|name| name.parse::<Workload>().expect(name));
+        let data = Data(super::super::requests::DATA_DEFAULT.into());
+        let made = Made::new(&workloads, &data).expect("made");
+        let [certificate, key] = made.identity(super::super::workload::Key::Ecdsa).map(quoted);
+        let files = quoted(made.data().0.join("static"));
+        let places = Places { peers: "p".into(), own: "o".into(), data, made: Some(made) };
+        let baton = all().into_iter().find(|server| server.name == BATON).expect("ours");
+        let command = format!(
+            "'o/batond' --listen tls://127.0.0.1:7 --tls-cert {certificate} --tls-key {key} --log-level error --control off"
+        );
+        assert_eq!(baton.command(&places, &workloads[0], 7), command);
+        assert_eq!(baton.command(&places, &workloads[1], 7), format!("{command} --static /static/={files}"));
+        let nginx = all().into_iter().find(|server| server.name == "nginx").expect("a peer");
+        assert!(nginx.command(&places, &workloads[0], 7).ends_with(&format!(" {certificate} {key}")));
+        assert!(nginx.command(&places, &workloads[2], 7).starts_with("'p/nginx.sh' 7 '"));
+        assert!(!nginx.command(&places, &workloads[2], 7).contains(&certificate));
+        let own: Server = "x=./x {port} {cert} {key}".parse().expect("right");
+        assert_eq!(own.command(&places, &workloads[0], 7), format!("./x 7 {certificate} {key}"));
+        let own: Server = "x=./x {port}".parse().expect("right");
+        assert!(own.missing(&places, &workloads[0]).is_some_and(|why| why.contains("{cert}")));
+        assert_eq!(own.missing(&places, &workloads[2]), None);
+        let serving = all().into_iter().filter(|server| server.serves(&workloads[0])).map(|server| server.name);
+        assert_eq!(serving.collect::<Vec<_>>(), WITH_TLS);
     }
 
     #[test]

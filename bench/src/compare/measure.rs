@@ -22,13 +22,16 @@ const FOREIGN_SHARE_MAX: f64 = 0.06;
 /// Of the requests that were due; then the server did not keep the rate.
 const UNSENT_SHARE_MAX: f64 = 0.01;
 
+/// Of handshakes, where all are to be resumed.
+const FULL_SHARE_MAX: f64 = 0.05;
+
 /// Servers listen on these.
 const PORTS: Range<u16> = 21_000..31_000;
 
 /// How often a window that others have disturbed is measured at most.
 const TRIES_MAX: usize = 3;
 
-/// How often it is looked whether all connections of an idle load are held.
+/// How often it is looked whether all connections of an idle load are held, or have something to resume.
 const HOLD_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What one window has shown.
@@ -103,6 +106,9 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
     if !plan_of_load.is_idle {
         thread::sleep(Duration::from_secs_f64(plan.warm_up));
     }
+    if resumes(plan_of_load) {
+        wait_for_tickets(&load, plan_of_load);
+    }
     load.enter_phase(0);
     // What was asked before counts when it is answered now, as what is asked now does not when it is answered later.
     let before = Reading::take(running, &load);
@@ -123,7 +129,7 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
         None => &outcome.phases[0].latency,
     });
     sample.latency_us = LatencyUs { p50: latency.p50, p99: latency.p99, p99_9: latency.p99_9 };
-    sample.problem = problem(&outcome, after.requests - before.requests).or_else(|| {
+    sample.problem = problem(plan_of_load, &outcome, after.requests - before.requests).or_else(|| {
         // On a machine that is too busy it had not one turn, and its client read what was there already.
         let is_unknown = !plan_of_load.is_idle && sample.per_cpu_second == 0.0;
         is_unknown.then(|| "the server used no CPU time".to_owned())
@@ -142,6 +148,18 @@ fn hold(load: &load::Load, plan: &load::Plan) -> Result<(), String> {
         thread::sleep(HOLD_INTERVAL);
     }
     Ok(())
+}
+
+fn resumes(plan: &load::Plan) -> bool {
+    plan.tls.as_ref().is_some_and(|tls| tls.resumes)
+}
+
+/// Waits until connections have something to resume: each has been answered, and then another one.
+fn wait_for_tickets(load: &load::Load, plan: &load::Plan) {
+    let deadline = Instant::now() + plan.timeout;
+    while load.progress().requests < 2 * u64::from(plan.connections) && Instant::now() < deadline {
+        thread::sleep(HOLD_INTERVAL);
+    }
 }
 
 /// What clocks and counters say at one moment.
@@ -181,7 +199,7 @@ impl Reading {
     }
 }
 
-fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
+fn problem(plan: &load::Plan, outcome: &load::Outcome, requests: u64) -> Option<String> {
     let failures = outcome.failures.kinds().into_iter().filter(|(_, count)| *count > 0);
     let mut problems: Vec<String> = failures.map(|(kind, count)| format!("{kind} {count}")).collect();
     if requests == 0 {
@@ -192,6 +210,10 @@ fn problem(outcome: &load::Outcome, requests: u64) -> Option<String> {
         problems.push(format!("{} were due and never sent", outcome.unsent));
     }
     problems.extend(outcome.reasons.iter().take(1).cloned());
+    let handshakes = outcome.phases[0].handshakes;
+    if resumes(plan) && handshakes.full as f64 > handshakes.total() as f64 * FULL_SHARE_MAX {
+        problems.push(format!("only {} of {} handshakes were resumed", handshakes.resumed, handshakes.total()));
+    }
     (!problems.is_empty()).then(|| problems.join(", "))
 }
 

@@ -7,6 +7,7 @@
 mod arguments;
 mod catalogue;
 mod chart;
+mod made;
 mod measure;
 mod probe;
 mod process;
@@ -23,6 +24,7 @@ use core_affinity::CoreId;
 
 pub(crate) use self::arguments::CompareArguments;
 use self::catalogue::{Places, Server};
+use self::made::Made;
 use self::measure::{Contender, Sample};
 pub(crate) use self::process::Running;
 use self::report::{Comparison, Row, Skipped};
@@ -71,6 +73,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
             Err(problem) => skipped.add(&server.name, None, &problem),
         }
     }
+    plan.places.made = Some(Made::new(&plan.workloads, &plan.places.data).map_err(Failed::Error)?);
     if plan.servers.is_empty() {
         return Err(Failed::Error("no server is left to be measured".to_owned()));
     }
@@ -91,6 +94,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
 /// Adds a table, and gives how many rows it has; none is added without rows.
 fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Comparison) -> Result<usize, String> {
     let mut load = requests::load(workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;
+    load.tls = plan.places.made.as_ref().map(|made| made.tls(workload)).transpose()?.flatten();
     let mut entries = Vec::new();
     for server in &plan.servers {
         match server.missing(&plan.places, workload) {
@@ -135,7 +139,7 @@ fn measure_block(
     for (entry, contender) in entries.iter_mut().zip(&mut contenders).filter(|(entry, _)| !entry.is_broken) {
         let started = Contender::start(plan, entry.server, workload).and_then(|started| {
             let target = SocketAddr::from((Ipv4Addr::LOCALHOST, started.port));
-            entry.note = probe::probe(target, load, workload, &plan.places.data)?;
+            entry.note = probe::probe(target, load, workload, &plan.places.data_of(workload))?;
             Ok(started)
         });
         match started {

@@ -2,7 +2,7 @@
 //! answers with the first one; here it is looked whether the first one is right.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::requests::{Data, SIBLINGS, may_be_compressed};
 use super::workload::{Service, Workload};
-use crate::load::{ExchangePlan, Expected, Plan, RequestPlan, chunked};
+use crate::load::{ExchangePlan, Expected, Plan, RequestPlan, Stream, TlsPlan, chunked};
 use crate::random::Random;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(super) fn probe(
         let mut raw = Vec::new();
         request.template.fill(random.clone(), &mut raw);
         let what = first_line(&raw);
-        let answer = ask(target, &raw).map_err(|problem| format!("{what}: {problem}"))?;
+        let answer = ask(target, plan.tls.as_ref(), &raw).map_err(|problem| format!("{what}: {problem}"))?;
         check(&answer, request, random).map_err(|problem| format!("{what}: {problem}"))?;
         check_content(&answer, workload, &what, data).map_err(|problem| format!("{what}: {problem}"))?;
         let lacks = |name: &&str| answer.header(name).is_none();
@@ -81,11 +81,12 @@ fn check_content(answer: &Answer, workload: &Workload, what: &str, data: &Data) 
         return Err("compressed, and nobody has asked for that".to_owned());
     }
     let path = what.split(' ').nth(1).unwrap_or_default();
+    let (file_path, _) = path.split_once('?').unwrap_or((path, ""));
     match workload.service() {
         Service::Items => check_items(path, &answer.body, &data.0.join("dataset.json")),
         Service::ItemsCompressed if encoding.is_none() => Err("not compressed".to_owned()),
         Service::Static => {
-            let name = path.trim_start_matches("/static/");
+            let name = file_path.trim_start_matches("/static/");
             let sibling = SIBLINGS.iter().find(|(_, coding)| encoding == Some(coding));
             let file = match (encoding, sibling) {
                 (None, _) => name.to_owned(),
@@ -159,12 +160,10 @@ impl Answer {
     }
 }
 
-fn ask(target: SocketAddr, raw: &[u8]) -> Result<Answer, String> {
+fn ask(target: SocketAddr, tls: Option<&TlsPlan>, raw: &[u8]) -> Result<Answer, String> {
     let wrong = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE).map_err(wrong)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(wrong)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(wrong)?;
-    stream.write_all(raw).map_err(wrong)?;
+    let mut stream = Stream::connect(target, tls, PATIENCE).map_err(wrong)?;
+    stream.write_all(raw).and_then(|()| stream.flush()).map_err(wrong)?;
     let (mut input, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
         match stream.read(&mut buffer).map_err(wrong)? {

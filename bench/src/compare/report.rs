@@ -129,8 +129,8 @@ impl Measure {
 
 impl Table {
     fn connections(&self) -> f64 {
-        match self.workload.parse() {
-            Ok(Workload::Idle { connections }) => f64::from(connections),
+        match self.workload.parse::<Workload>().as_ref().map(Workload::inner) {
+            Ok(Workload::Idle { connections }) => f64::from(*connections),
             _ => 1.0,
         }
     }
@@ -265,7 +265,7 @@ impl Comparison {
     }
 
     pub(super) fn add(&mut self, workload: &Workload, variety: Variety, mut rows: Vec<Row>) {
-        let measure = match workload {
+        let measure = match workload.inner() {
             Workload::Idle { .. } => Measure::BytesPerConnection,
             Workload::Rate { .. } => Measure::Latency,
             _ => Measure::PerCpuSecond,

@@ -54,6 +54,9 @@ pub(super) const SIBLINGS: [(&str, &str); 2] = [("br", "br"), ("gz", "gzip")];
 /// An answer that takes longer has failed: a large one, beside a thousand others, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same where thousands make their handshakes at once: the last one waits for all others.
+const PATIENCE_WITH_HANDSHAKES: Duration = Duration::from_secs(180);
+
 /// The folder of files that servers serve: `dataset.json`, and `static` with files.
 #[derive(Clone, Debug)]
 pub(super) struct Data(pub(super) PathBuf);
@@ -113,6 +116,19 @@ pub(super) fn load(workload: &Workload, target: SocketAddr, data: &Data) -> Resu
             plan
         }
         Workload::Json { connections } => plan(connections, get("/json")?),
+        Workload::Handshake { connections, .. } => {
+            let mut plan = plan(connections, rotation(all(&DIFFER, |raw| first(raw.as_bytes()))?));
+            plan.requests_per_connection = 1;
+            plan
+        }
+        Workload::Download { connections, bytes } => plan(connections, rotation(vec![download(bytes)?])),
+        Workload::Tls { ref inner, .. } => {
+            let mut plan = load(inner, target, data)?;
+            if plan.is_idle {
+                plan.timeout = PATIENCE_WITH_HANDSHAKES;
+            }
+            plan
+        }
         Workload::Close { connections } => {
             let mut plan = plan(connections, get("/plaintext")?);
             plan.requests_per_connection = 1;
@@ -217,6 +233,28 @@ fn file(data: &Data, name: &str) -> Result<RequestPlan, String> {
     Ok(RequestPlan { template, expected: Expected::Body(data.read(name)?) })
 }
 
+/// The file of a download.
+pub(super) fn download_name(bytes: u32) -> String {
+    format!("download-{bytes}.bin")
+}
+
+/// What is in it.
+pub(super) fn random_bytes(count: u32) -> Vec<u8> {
+    let mut random = Random::new(u64::from(count));
+    let mut bytes = Vec::with_capacity(count as usize + 8);
+    while bytes.len() < count as usize {
+        bytes.extend_from_slice(&random.next().to_le_bytes());
+    }
+    bytes.truncate(count as usize);
+    bytes
+}
+
+fn download(bytes: u32) -> Result<RequestPlan, String> {
+    let name = download_name(bytes);
+    let template = Template::new(get_file(&format!("{name}?version={{RAND:1:1000000}}")).as_bytes())?;
+    Ok(RequestPlan { template, expected: Expected::Body(random_bytes(bytes)) })
+}
+
 /// Bytes without a pattern, to be counted.
 fn upload(bytes: u32) -> Result<RequestPlan, String> {
     let mut raw = format!(
@@ -224,12 +262,7 @@ fn upload(bytes: u32) -> Result<RequestPlan, String> {
          Content-Length: {bytes}\r\n\r\n"
     )
     .into_bytes();
-    let whole = raw.len() + bytes as usize;
-    let mut random = Random::new(u64::from(bytes));
-    while raw.len() < whole {
-        let some = random.next().to_le_bytes();
-        raw.extend_from_slice(&some[..some.len().min(whole - raw.len())]);
-    }
+    raw.extend_from_slice(&random_bytes(bytes));
     Ok(RequestPlan { template: Template::new(&raw)?, expected: Expected::Body(bytes.to_string().into_bytes()) })
 }
 
@@ -249,7 +282,7 @@ pub(super) fn check_data(folder: &Path) -> Result<Data, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::workload::{ARENA, FULL, QUICK};
+    use super::super::workload::{ARENA, FULL, QUICK, TLS};
     use super::*;
 
     fn plan_of(name: &str) -> Plan {
@@ -259,7 +292,7 @@ mod tests {
 
     #[test]
     fn every_workload_has_a_load_that_can_be_run() {
-        for name in QUICK.into_iter().chain(ARENA).chain(FULL) {
+        for name in QUICK.into_iter().chain(ARENA).chain(FULL).chain(TLS) {
             assert_eq!(plan_of(name).check(), Ok(()), "{name}");
         }
     }
@@ -281,6 +314,9 @@ mod tests {
             ("close:64", Variety::Equal),
             ("ws:1:10", Variety::Differ),
             ("resp:get:1", Variety::Equal),
+            ("download:1:1000", Variety::Differ),
+            ("tls:resume:1", Variety::Differ),
+            ("tls:close:1", Variety::Equal),
         ] {
             assert_eq!(variety(&plan_of(name)), expected, "{name}");
         }

@@ -15,8 +15,9 @@ const ARENA_CONNECTIONS_LARGE: u32 = 32;
 /// The forms of a workload, for people.
 pub(super) const FORMS: &str = "\
 differ:CONNECTIONS[:DEPTH], http:CONNECTIONS[:DEPTH], json:CONNECTIONS, close:CONNECTIONS, upload:CONNECTIONS:BYTES, \
-static:CONNECTIONS, ws:CONNECTIONS:BYTES, arena:PROFILE[:CONNECTIONS], echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, \
-idle:CONNECTIONS, rate:PERCENT";
+download:CONNECTIONS:BYTES, static:CONNECTIONS, ws:CONNECTIONS:BYTES, arena:PROFILE[:CONNECTIONS], \
+echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS, rate:PERCENT, and within TLS tls:FORM or tls-rsa:FORM, FORM one \
+of handshake:CONNECTIONS, resume:CONNECTIONS, differ, http, json, close, download, static, idle";
 
 /// What a server must serve for a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,11 @@ pub(super) enum Workload {
         connections: u32,
         bytes: u32,
     },
+    /// One file of so many bytes.
+    Download {
+        connections: u32,
+        bytes: u32,
+    },
     /// Files in rotation.
     Static {
         connections: u32,
@@ -112,6 +118,41 @@ pub(super) enum Workload {
     Rate {
         percent: u32,
     },
+    /// A handshake for each request, with one of [`Workload::Differ`]; within TLS only.
+    Handshake {
+        connections: u32,
+        resumes: bool,
+    },
+    /// Another one, within TLS.
+    Tls {
+        key: Key,
+        inner: Box<Workload>,
+    },
+}
+
+/// What kind of key a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// On P-256.
+    Ecdsa,
+    /// Of 2,048 bits.
+    Rsa,
+}
+
+impl Key {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ecdsa => "ecdsa",
+            Self::Rsa => "rsa",
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Ecdsa => "tls:",
+            Self::Rsa => "tls-rsa:",
+        }
+    }
 }
 
 /// HttpArena's profiles of HTTP/1.1.
@@ -199,15 +240,66 @@ pub(super) const FULL: [&str; 27] = [
     "rate:80",
 ];
 
+/// Those of `--group tls`.
+pub(super) const TLS: [&str; 8] = [
+    "tls:differ:64",
+    "tls:differ:64:16",
+    "tls:handshake:64",
+    "tls:resume:64",
+    "tls-rsa:handshake:64",
+    "tls-rsa:resume:64",
+    "tls:download:16:1048576",
+    "tls:idle:10000",
+];
+
 impl Workload {
+    /// What is asked, whatever it is within.
+    pub(super) fn inner(&self) -> &Self {
+        if let Self::Tls { inner, .. } = self { inner } else { self }
+    }
+
+    /// The kind of the server's key, of a workload within TLS.
+    pub(super) fn key(&self) -> Option<Key> {
+        if let Self::Tls { key, .. } = self { Some(*key) } else { None }
+    }
+
+    /// Whether connections resume sessions.
+    pub(super) fn resumes(&self) -> bool {
+        matches!(self.inner(), Self::Handshake { resumes: true, .. })
+    }
+
+    /// The size of the file that is to be made for it.
+    pub(super) fn download_bytes(&self) -> Option<u32> {
+        if let Self::Download { bytes, .. } = self.inner() { Some(*bytes) } else { None }
+    }
+
+    /// Whether servers can be asked for it within TLS.
+    fn can_be_within_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Differ { .. }
+                | Self::Http { .. }
+                | Self::Json { .. }
+                | Self::Close { .. }
+                | Self::Handshake { .. }
+                | Self::Download { .. }
+                | Self::Static { .. }
+                | Self::Idle { .. }
+        )
+    }
+
     pub(super) fn service(&self) -> Service {
         match self {
-            Self::Differ { .. } | Self::Http { .. } | Self::Close { .. } | Self::Idle { .. } | Self::Rate { .. } => {
-                Service::Plaintext
-            }
+            Self::Differ { .. }
+            | Self::Http { .. }
+            | Self::Close { .. }
+            | Self::Handshake { .. }
+            | Self::Idle { .. }
+            | Self::Rate { .. } => Service::Plaintext,
+            Self::Tls { inner, .. } => inner.service(),
             Self::Json { .. } => Service::Json,
             Self::Upload { .. } => Service::Upload,
-            Self::Static { .. } => Service::Static,
+            Self::Static { .. } | Self::Download { .. } => Service::Static,
             Self::WebSocket { .. } => Service::WebSocket,
             Self::Echo { .. } => Service::Echo,
             Self::Resp { .. } => Service::Resp,
@@ -233,6 +325,7 @@ impl Workload {
             Self::Json { connections } => format!("json:{connections}"),
             Self::Close { connections } => format!("close:{connections}"),
             Self::Upload { connections, bytes } => format!("upload:{connections}:{bytes}"),
+            Self::Download { connections, bytes } => format!("download:{connections}:{bytes}"),
             Self::Static { connections } => format!("static:{connections}"),
             Self::WebSocket { connections, payload_bytes } => format!("ws:{connections}:{payload_bytes}"),
             Self::Arena { profile, connections } if *connections == profile.connections_default() => {
@@ -243,6 +336,9 @@ impl Workload {
             Self::Resp { is_set, depth } => format!("resp:{}:{depth}", if *is_set { "set" } else { "get" }),
             Self::Idle { connections } => format!("idle:{connections}"),
             Self::Rate { percent } => format!("rate:{percent}"),
+            Self::Handshake { connections, resumes: false } => format!("handshake:{connections}"),
+            Self::Handshake { connections, resumes: true } => format!("resume:{connections}"),
+            Self::Tls { key, inner } => format!("{}{}", key.prefix(), inner.name()),
         }
     }
 }
@@ -276,6 +372,9 @@ impl fmt::Display for Workload {
             Self::Upload { connections, bytes } => {
                 write!(formatter, "HTTP, uploads of {}, {}", size(*bytes), plural(connections))
             }
+            Self::Download { connections, bytes } => {
+                write!(formatter, "HTTP, a file of {}, {}", size(*bytes), plural(connections))
+            }
             Self::Static { connections } => {
                 write!(formatter, "HTTP, static files of 8 to 300 KiB, {}", plural(connections))
             }
@@ -296,6 +395,12 @@ impl fmt::Display for Workload {
             Self::Rate { percent } => {
                 write!(formatter, "HTTP, {CONNECTIONS_DEFAULT} connections, {percent} % of the slowest one's best")
             }
+            Self::Handshake { connections, resumes } => {
+                let kind = if *resumes { "resumed" } else { "full" };
+                write!(formatter, "{kind} handshakes with a request each, {connections} at a time")
+            }
+            Self::Tls { key: Key::Ecdsa, inner } => write!(formatter, "TLS (ECDSA P-256), {inner}"),
+            Self::Tls { key: Key::Rsa, inner } => write!(formatter, "TLS (RSA 2048), {inner}"),
         }
     }
 }
@@ -304,6 +409,24 @@ impl FromStr for Workload {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        for key in [Key::Ecdsa, Key::Rsa] {
+            let Some(inner) = text.strip_prefix(key.prefix()) else { continue };
+            let inner = Self::parse(inner)?;
+            if !inner.can_be_within_tls() {
+                return Err(format!("{:?} is not measured within TLS; the forms are {FORMS}", inner.name()));
+            }
+            return Ok(Self::Tls { key, inner: Box::new(inner) });
+        }
+        match Self::parse(text)? {
+            plain @ Self::Handshake { .. } => Err(format!("{0:?} is within TLS: tls:{0} or tls-rsa:{0}", plain.name())),
+            plain => Ok(plain),
+        }
+    }
+}
+
+impl Workload {
+    /// A workload without TLS.
+    fn parse(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(':').collect();
         let number = |index: usize, most: u32| {
             let text = parts.get(index).ok_or("a number is missing")?;
@@ -318,6 +441,9 @@ impl FromStr for Workload {
             "json" => (Self::Json { connections: connections(1)? }, 2),
             "close" => (Self::Close { connections: connections(1)? }, 2),
             "upload" => (Self::Upload { connections: connections(1)?, bytes: number(2, 64 << 20)? }, 3),
+            "download" => (Self::Download { connections: connections(1)?, bytes: number(2, 64 << 20)? }, 3),
+            "handshake" => (Self::Handshake { connections: connections(1)?, resumes: false }, 2),
+            "resume" => (Self::Handshake { connections: connections(1)?, resumes: true }, 2),
             "static" => (Self::Static { connections: connections(1)? }, 2),
             "ws" => (Self::WebSocket { connections: connections(1)?, payload_bytes: number(2, 1 << 20)? }, 3),
             "arena" => {
@@ -355,7 +481,7 @@ mod tests {
 
     #[test]
     fn workloads_are_read_as_they_are_written() {
-        for name in FULL.into_iter().chain(QUICK).chain(ARENA).chain(["arena:json:7", "ws:1:1048576"]) {
+        for name in FULL.into_iter().chain(QUICK).chain(ARENA).chain(TLS).chain(["arena:json:7", "ws:1:1048576"]) {
             let workload: Workload = name.parse().expect(name);
             assert_eq!(workload.name(), name);
         }
@@ -387,10 +513,20 @@ mod tests {
             "arena:x",
             "arena:json:0",
             "arena:json:1:2",
+            "handshake:1",
+            "resume:1",
+            "tls:",
+            "tls:echo:1:1",
+            "tls:rate:10",
+            "tls:tls:http:1",
+            "tls:handshake:0",
+            "download:1",
         ] {
             assert!(wrong.parse::<Workload>().is_err(), "{wrong}");
         }
         assert!("ftp:1".parse::<Workload>().expect_err("unknown").contains("differ:CONNECTIONS[:DEPTH]"));
+        assert!("resume:1".parse::<Workload>().expect_err("plain").contains("tls-rsa:resume:1"));
+        assert!("tls:ws:1:1".parse::<Workload>().expect_err("not there").contains("not measured within TLS"));
         assert!("arena:x".parse::<Workload>().expect_err("unknown").contains("limited-conn"));
     }
 }

@@ -2,20 +2,27 @@
 //!
 //! Each connection is a lane, which outlives its connections: a lane whose connection ends gets another one.
 
+mod answers;
+mod lane;
+mod secure;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use baton::{CloseReason, Closed, ConnectionId, Io, Mailbox, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
+use baton::{CloseReason, Closed, Drain, Io, Mailbox, Next, Peer, Protocol, Reject, Step, TimerKey, Worker};
 use crossbeam_channel::Sender;
 
+use self::lane::{Lane, Sent};
+use self::secure::Tls;
 use super::arrivals::Arrivals;
-use super::exchange::{Exchange, Progress};
+use super::exchange::Exchange;
 use super::pace::Pace;
 use super::plan::Plan;
-use super::tally::{Answered, Failure, Outcome};
+use super::tally::{Failure, Outcome};
+use super::tls::Sessions;
 
 /// How often time-outs and the ramp are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -55,6 +62,7 @@ pub(super) struct Client {
     shared: Arc<Shared>,
     told: Sender<Told>,
     exchange: Exchange,
+    tls: Option<Tls>,
     lanes: Vec<Lane>,
     /// Lanes that have had their first connect.
     opened: u32,
@@ -77,42 +85,21 @@ pub(super) struct Client {
     has_ended: bool,
 }
 
-#[derive(Default)]
-struct Lane {
-    id: Option<ConnectionId>,
-    progress: Progress,
-    pending: VecDeque<Sent>,
-    outstanding: u32,
-    /// Requests sent, and answers read, on this connection.
-    sent: u32,
-    answered: u32,
-    connect_ns: u64,
-    /// A request whose connection was closed before it was answered, and which is asked again.
-    repeated: Option<Sent>,
-    is_free: bool,
-    has_failed: bool,
-    has_been_held: bool,
-    /// It closes as soon as nothing is outstanding, and connects again.
-    leaves: bool,
-}
-
-/// Requests sent together.
-#[derive(Clone, Copy)]
-struct Sent {
-    at_ns: u64,
-    /// When they were due.
-    due_ns: u64,
-    count: u32,
-    phase: usize,
-}
-
 impl Client {
-    pub(super) fn new(plan: Arc<Plan>, thread: usize, shared: Arc<Shared>, told: Sender<Told>) -> Self {
+    /// `sessions` where the plan says TLS.
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        thread: usize,
+        sessions: Option<Sessions>,
+        shared: Arc<Shared>,
+        told: Sender<Told>,
+    ) -> Self {
         let threads = plan.thread_count();
         let whole = plan.connections as usize;
         let own = whole / threads + usize::from(thread < whole % threads);
         Self {
             exchange: Exchange::new(&plan.exchange, thread),
+            tls: sessions.map(Tls::new),
             lanes: (0..own).map(|_| Lane::default()).collect(),
             opened: 0,
             connecting: 0,
@@ -158,7 +145,7 @@ impl Client {
         let phase = self.phase();
         let now_ns = io.clock().as_nanos() as u64;
         let lane = &mut self.lanes[index as usize];
-        if self.plan.is_idle && lane.has_been_held {
+        if self.plan.is_idle && lane.has_been_held || !lane.can_ask() {
             return;
         }
         let (due_ns, count) = if let Some(sent) = lane.repeated.take() {
@@ -182,14 +169,23 @@ impl Client {
         };
         let count = count.min(left);
         let is_last = count == left && self.exchange.can_say_last();
-        let salt = self.salt(index);
+        self.write(index, count, is_last, io);
         let lane = &mut self.lanes[index as usize];
-        self.exchange.write(&mut lane.progress, salt, count, is_last, io);
         lane.pending.push_back(Sent { at_ns, due_ns: due_ns.min(at_ns), count, phase });
         lane.outstanding += count;
         lane.sent += count;
         self.outstanding += u64::from(count);
         self.set_free(index);
+    }
+
+    #[inline]
+    fn write(&mut self, index: u32, count: u32, is_last: bool, io: &mut Io<'_>) {
+        if self.tls.is_some() {
+            return self.write_secure(index, count, is_last, io);
+        }
+        let salt = self.salt(index);
+        let lane = &mut self.lanes[index as usize];
+        self.exchange.write(&mut lane.progress, salt, count, is_last, io);
     }
 
     /// Notes that a lane may send when something is due.
@@ -205,49 +201,13 @@ impl Client {
         }
     }
 
-    fn count_answers(&mut self, index: u32, mut answers: u32, now_ns: u64) {
-        let phase = self.phase();
-        let lane = &mut self.lanes[index as usize];
-        lane.outstanding -= answers;
-        lane.answered += answers;
-        self.outstanding -= u64::from(answers);
-        self.shared.requests.fetch_add(u64::from(answers), Ordering::Relaxed);
-        while answers > 0 {
-            let sent = lane.pending.front_mut().expect("as many are pending as are outstanding");
-            let count = sent.count.min(answers);
-            answers -= count;
-            let answer = Answered {
-                count: u64::from(count),
-                latency_ns: now_ns.saturating_sub(sent.at_ns),
-                corrected_ns: now_ns.saturating_sub(sent.due_ns),
-                is_paced: self.pace.is_some() || self.arrivals.is_some(),
-            };
-            // What began or ended within an action belongs to it.
-            let phase = if phase == 0 { sent.phase } else { phase };
-            self.outcome.answered(phase, now_ns.saturating_sub(self.start_ns), answer);
-            sent.count -= count;
-            if sent.count == 0 {
-                lane.pending.pop_front();
-            }
+    #[inline]
+    fn write_deferred(&mut self, index: u32, io: &mut Io<'_>) {
+        if self.tls.is_some() {
+            return self.write_deferred_secure(index, io);
         }
-        if self.plan.is_idle && !lane.has_been_held {
-            lane.has_been_held = true;
-            self.shared.held.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.answered(index, now_ns);
-        }
-    }
-
-    /// The connection has ended with requests unanswered.
-    fn drop_pending(&mut self, index: u32) -> u32 {
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.answered(index, self.now_ns);
-        }
-        let lane = &mut self.lanes[index as usize];
-        lane.pending.clear();
-        self.outstanding -= u64::from(lane.outstanding);
-        std::mem::take(&mut lane.outstanding)
+        let salt = self.salt(index);
+        self.exchange.write_deferred(&mut self.lanes[index as usize].progress, salt, io);
     }
 
     fn open_more(&mut self, worker: &mut Worker<'_, Stop>) {
@@ -300,9 +260,7 @@ impl Client {
     fn look_for_time_outs(&mut self, worker: &mut Worker<'_, Stop>) {
         let oldest_ns = (worker.now().saturating_sub(self.plan.timeout)).as_nanos() as u64;
         for lane in &self.lanes {
-            if let (Some(id), Some(sent)) = (lane.id, lane.pending.front())
-                && sent.at_ns < oldest_ns
-            {
+            if let Some(id) = lane.id.filter(|_| lane.is_overdue(oldest_ns)) {
                 worker.wake(id);
             }
         }
@@ -397,80 +355,49 @@ impl Protocol for Client {
         let lane = &mut self.lanes[index as usize];
         lane.id = Some(io.id());
         self.outcome.connected(phase, now.saturating_sub(Duration::from_nanos(lane.connect_ns)));
+        if self.tls.is_some() {
+            self.begin_secure(index, io);
+        }
         self.send_next(index, io);
         Ok(index)
     }
 
     #[inline]
     fn on_data(&mut self, &mut index: &mut u32, input: &[u8], io: &mut Io<'_>) -> Step {
-        let now_ns = io.now().as_nanos() as u64;
-        let salt = self.salt(index);
-        let lane = &mut self.lanes[index as usize];
-        let read = match self.exchange.read(&mut lane.progress, salt, lane.outstanding, input) {
-            Ok(read) => read,
-            Err(problem) => {
-                lane.has_failed = true;
-                self.drop_pending(index);
-                self.fail(now_ns, Failure::Wrong, || problem);
-                return Step::abort();
-            }
-        };
-        if read.is_upgraded {
-            self.exchange.write_deferred(&mut lane.progress, salt, io);
+        if self.tls.is_some() {
+            return self.read_secure(index, input, io);
         }
-        if read.answers > 0 {
-            self.count_answers(index, read.answers, now_ns);
-        }
-        let lane = &self.lanes[index as usize];
-        let is_last =
-            lane.leaves || self.plan.requests_per_connection > 0 && lane.sent >= self.plan.requests_per_connection;
-        if lane.outstanding == 0 && (read.closes || is_last) {
-            return Step::finish(read.consumed);
-        }
-        if read.answers > 0 && !read.closes && !is_last {
-            self.send_next(index, io);
-        }
-        Step::at_least(read.consumed, read.at_least)
+        self.read_answers(index, input, io)
     }
 
     fn on_eof(&mut self, &mut index: &mut u32, input: &[u8], io: &mut Io<'_>) -> Next {
-        let now_ns = io.now().as_nanos() as u64;
-        let lane = &mut self.lanes[index as usize];
-        if lane.outstanding > 0 && self.exchange.read_end(&mut lane.progress) {
-            self.count_answers(index, 1, now_ns);
+        if self.tls.is_some() {
+            return self.end_secure(index, io);
         }
-        let lane = &mut self.lanes[index as usize];
-        if lane.outstanding > 0 {
-            let failure = if lane.progress.is_within() || !input.is_empty() {
-                Failure::Short
-            } else if lane.answered > 0 {
-                let oldest = lane.pending.front().copied();
-                lane.repeated = oldest.map(|sent| Sent { count: lane.outstanding, ..sent });
-                Failure::Stale
-            } else {
-                Failure::Empty
-            };
-            lane.has_failed = failure != Failure::Stale;
-            self.drop_pending(index);
-            self.fail(now_ns, failure, String::new);
-        } else if self.plan.is_idle && self.stop_at_ns.is_none() {
-            lane.has_failed = true;
-            self.fail(now_ns, Failure::Other, || "the server closed a connection that was held".to_owned());
-        }
+        self.read_end(index, !input.is_empty(), false, io.now().as_nanos() as u64);
         Next::Finish
     }
 
     fn on_wake(&mut self, &mut index: &mut u32, io: &mut Io<'_>) -> Next {
         let now_ns = io.now().as_nanos() as u64;
         let lane = &mut self.lanes[index as usize];
+        if lane.has_failed {
+            // Of what could not be encrypted.
+            self.drop_pending(index);
+            return Next::Abort;
+        }
         let oldest_ns = now_ns.saturating_sub(self.plan.timeout.as_nanos() as u64);
-        if lane.pending.front().is_some_and(|sent| sent.at_ns < oldest_ns) {
-            lane.has_failed = true;
+        if lane.is_overdue(oldest_ns) {
+            if self.has_waited_for_end(index) {
+                return Next::Finish;
+            }
+            self.lanes[index as usize].has_failed = true;
             self.drop_pending(index);
             self.fail(now_ns, Failure::TimedOut, String::new);
             return Next::Abort;
         }
         if lane.leaves && lane.outstanding == 0 {
+            self.close_secure(index, io);
             return Next::Finish;
         }
         self.send_next(index, io);
@@ -502,6 +429,7 @@ impl Protocol for Client {
             let failure = if reason == CloseReason::Reset { Failure::Reset } else { Failure::Other };
             self.fail(self.now_ns, failure, || format!("the connection ended: {}", reason.name()));
         }
+        self.drop_secure(index, reason);
         let lane = &self.lanes[index as usize];
         if self.stop_at_ns.is_some() || self.plan.is_idle && lane.has_been_held {
             return;
@@ -511,6 +439,11 @@ impl Protocol for Client {
         } else {
             self.reopening.push(index);
         }
+    }
+
+    fn on_drain(&mut self, &mut index: &mut u32, _: Duration, _: &[u8], io: &mut Io<'_>) -> Drain {
+        self.close_secure(index, io);
+        Drain::Close
     }
 
     fn on_message(&mut self, _: Stop, worker: &mut Worker<'_, Stop>) {

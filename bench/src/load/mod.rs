@@ -4,10 +4,13 @@
 mod arrivals;
 mod client;
 mod exchange;
+mod output;
 mod pace;
 mod plan;
 mod preload;
+mod stream;
 mod tally;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +28,10 @@ pub(crate) use self::exchange::chunked;
 pub(crate) use self::plan::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };
-pub(crate) use self::tally::{Bin, Failures, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT};
+pub(crate) use self::stream::Stream;
+pub(crate) use self::tally::{Bin, Failures, Handshakes, NO_PHASE, Outcome, PhaseOutcome, SLOW_CONNECT, TlsOutcome};
+use self::tls::Sessions;
+pub(crate) use self::tls::{TlsPlan, Trust, group, read_certificates, suite};
 
 /// How long threads may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -114,12 +120,14 @@ impl Load {
         let server = Server::builder().limits(limits).timeouts(timeouts).build().map_err(|error| error.to_string())?;
         self.telemetry.push(server.telemetry());
         let (plan, shared, told) = (Arc::clone(&self.plan), Arc::clone(&self.shared), told.clone());
+        // As many as it can have at a time.
+        let sessions = self.plan.tls.as_ref().map(|tls| Sessions::new(tls, connections as usize)).transpose()?;
         let core = self.plan.cores.get(index).map(|&id| CoreId { id });
         let body = move || {
             if let Some(core) = core.filter(|core| !core_affinity::set_for_current(*core)) {
                 return Err(format!("core {} cannot be used; see `nproc` and `taskset -p $$`", core.id));
             }
-            let client = || Client::new(plan, index, shared, told);
+            let client = || Client::new(plan, index, sessions, shared, told);
             server.run_on_this_thread(client, baton::Running::detach).map_err(|error| error.to_string())
         };
         let thread = thread::Builder::new().name(format!("load-{index}")).spawn(body);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::arrivals::ArrivalPlan;
 pub(crate) use super::exchange::Template;
+use super::tls::TlsPlan;
 
 /// Requests in flight on one connection at most.
 pub(crate) const DEPTH_MAX: u32 = 4096;
@@ -155,6 +156,8 @@ pub(crate) enum RespCommand {
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     pub(crate) exchange: ExchangePlan,
+    /// Everything is said within TLS.
+    pub(crate) tls: Option<TlsPlan>,
     pub(crate) connections: u32,
     /// Requests in flight on each connection: sent together, and the next when all are answered; with a rate, at most so
     /// many.
@@ -188,6 +191,7 @@ impl Plan {
         Self {
             target,
             exchange,
+            tls: None,
             connections: 64,
             depth: 1,
             rate: None,

@@ -1,10 +1,10 @@
 //! Values that RESP GETs will find are set before the load begins.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use super::exchange::set_requests;
 use super::plan::{ExchangePlan, Plan, RespCommand};
+use super::stream::Stream;
 
 /// What each SET is answered with.
 const OK: &[u8] = b"+OK\r\n";
@@ -17,12 +17,9 @@ pub(super) fn run(plan: &Plan) -> Result<(), String> {
     let ExchangePlan::Resp { command: RespCommand::Get, payload_bytes, keys } = plan.exchange else { return Ok(()) };
     let target = plan.target;
     let failed = |error: std::io::Error| format!("setting the keys to be asked for at {target}: {error}");
-    let mut stream = TcpStream::connect_timeout(&target, plan.timeout).map_err(failed)?;
-    stream.set_read_timeout(Some(plan.timeout)).map_err(failed)?;
-    stream.set_write_timeout(Some(plan.timeout)).map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
+    let mut stream = Stream::connect(target, plan.tls.as_ref(), plan.timeout).map_err(failed)?;
     for request in set_requests(payload_bytes, keys) {
-        stream.write_all(&request).map_err(failed)?;
+        stream.write_all(&request).and_then(|()| stream.flush()).map_err(failed)?;
         let mut answer = [0; OK.len()];
         stream.read_exact(&mut answer).map_err(failed)?;
         if answer != OK {

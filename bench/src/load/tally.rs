@@ -1,9 +1,14 @@
 //! What a load counts: answers, failures by kind, latencies, and both over time.
 
+mod tls;
+
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+pub(crate) use self::tls::{Handshakes, TlsOutcome};
+use super::tls::Agreed;
 
 /// A connect that takes longer has most likely lost its SYN, which is sent again after a second.
 pub(crate) const SLOW_CONNECT: Duration = Duration::from_millis(200);
@@ -30,6 +35,8 @@ pub(crate) struct Failures {
     pub(crate) wrong: u64,
     /// No connection or no answer in time.
     pub(crate) timed_out: u64,
+    /// No session could be had, or it has failed: an alert, or a certificate that is not trusted; see [`Outcome::reasons`].
+    pub(crate) tls: u64,
     /// Anything else; see [`Outcome::reasons`].
     pub(crate) other: u64,
     /// A kept connection was closed before any byte of an answer, when the next request was under way: a client may ask
@@ -39,7 +46,7 @@ pub(crate) struct Failures {
 
 impl Failures {
     /// Every kind that is a failure, with its name.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 7] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 8] {
         [
             ("refused", self.refused),
             ("reset", self.reset),
@@ -47,6 +54,7 @@ impl Failures {
             ("short", self.short),
             ("wrong", self.wrong),
             ("timed out", self.timed_out),
+            ("TLS", self.tls),
             ("other", self.other),
         ]
     }
@@ -56,16 +64,21 @@ impl Failures {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        let Self { refused, reset, empty, short, wrong, timed_out, other: rest, stale } = other;
+        let Self { refused, reset, empty, short, wrong, timed_out, tls, other: rest, stale } = other;
         self.refused += refused;
         self.reset += reset;
         self.empty += empty;
         self.short += short;
         self.wrong += wrong;
         self.timed_out += timed_out;
+        self.tls += tls;
         self.other += rest;
         self.stale += stale;
     }
+}
+
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have")
 }
 
 /// What was counted in one phase.
@@ -75,6 +88,7 @@ pub(crate) struct PhaseOutcome {
     pub(crate) failures: Failures,
     /// Connects that took longer than [`SLOW_CONNECT`].
     pub(crate) slow_connects: u64,
+    pub(crate) handshakes: Handshakes,
     /// Nanoseconds from sending to the answer.
     pub(crate) latency: Histogram<u64>,
     /// Nanoseconds from when the request was due; the same as `latency` without a rate.
@@ -83,14 +97,13 @@ pub(crate) struct PhaseOutcome {
 
 impl PhaseOutcome {
     fn new() -> Self {
-        let histogram =
-            || Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have");
         Self {
             requests: 0,
             failures: Failures::default(),
             slow_connects: 0,
-            latency: histogram(),
-            latency_corrected: histogram(),
+            handshakes: Handshakes::default(),
+            latency: latencies(),
+            latency_corrected: latencies(),
         }
     }
 
@@ -98,6 +111,7 @@ impl PhaseOutcome {
         self.requests += other.requests;
         self.failures.add(&other.failures);
         self.slow_connects += other.slow_connects;
+        self.handshakes.add(&other.handshakes);
         self.latency.add(&other.latency).expect("the same bounds");
         self.latency_corrected.add(&other.latency_corrected).expect("the same bounds");
     }
@@ -149,6 +163,7 @@ pub(crate) enum Failure {
     Short,
     Wrong,
     TimedOut,
+    Tls,
     Other,
     Stale,
 }
@@ -171,6 +186,7 @@ pub(crate) struct Outcome {
     pub(crate) bytes_sent: u64,
     pub(crate) phases: Vec<PhaseOutcome>,
     pub(crate) timeline: Timeline,
+    pub(crate) tls: TlsOutcome,
     /// The first reasons of failures that need one.
     pub(crate) reasons: Vec<String>,
 }
@@ -190,6 +206,7 @@ impl Outcome {
             bytes_sent: 0,
             phases: (0..phases).map(|_| PhaseOutcome::new()).collect(),
             timeline: Timeline { interval, bins: Vec::new() },
+            tls: TlsOutcome::new(),
             reasons: Vec::new(),
         }
     }
@@ -205,6 +222,7 @@ impl Outcome {
         self.bytes_sent += other.bytes_sent;
         self.phases.iter_mut().zip(&other.phases).for_each(|(phase, other)| phase.add(other));
         self.timeline.add(&other.timeline);
+        self.tls.add(&other.tls);
         for reason in &other.reasons {
             self.keep_reason(|| reason.clone());
         }
@@ -241,6 +259,7 @@ impl Outcome {
                 Failure::Short => &mut failures.short,
                 Failure::Wrong => &mut failures.wrong,
                 Failure::TimedOut => &mut failures.timed_out,
+                Failure::Tls => &mut failures.tls,
                 Failure::Other => &mut failures.other,
                 Failure::Stale => &mut failures.stale,
             } += 1;
@@ -252,7 +271,7 @@ impl Outcome {
         if failure != Failure::Stale {
             self.timeline.bin(at_ns).failures += 1;
         }
-        if matches!(failure, Failure::Wrong | Failure::Other) {
+        if matches!(failure, Failure::Wrong | Failure::Tls | Failure::Other) {
             self.keep_reason(reason);
         }
     }
@@ -265,6 +284,14 @@ impl Outcome {
                 phase.slow_connects += 1;
             }
         }
+    }
+
+    /// A handshake is done.
+    pub(crate) fn shook_hands(&mut self, phase: usize, agreed: Agreed, took_ns: u64) {
+        if let Some(phase) = self.phases.get_mut(phase) {
+            phase.handshakes.count(agreed.is_resumed);
+        }
+        self.tls.shook_hands(agreed, took_ns);
     }
 
     fn keep_reason(&mut self, reason: impl FnOnce() -> String) {
@@ -300,6 +327,10 @@ mod tests {
         one.failed(0, 5_000_000, Failure::Wrong, || "bad".to_owned());
         one.failed(NO_PHASE, 5_000_000, Failure::Stale, String::new);
         one.connected(0, Duration::from_millis(300));
+        let agreed = |is_resumed| Agreed { is_resumed, on: "TLS 1.3".to_owned() };
+        one.shook_hands(0, agreed(true), 2_000_000);
+        one.shook_hands(NO_PHASE, agreed(false), 3_000_000);
+        one.tls.alert("unknown_ca");
         let mut sum = Outcome::new(2, Duration::from_millis(10));
         sum.add(&one);
         sum.add(&one);
@@ -309,5 +340,8 @@ mod tests {
         assert_eq!(sum.timeline.bins[2], Bin { requests: 12, failures: 0, latency_max_ns: 70_000 });
         assert_eq!(sum.timeline.bins[0].failures, 2);
         assert_eq!(sum.reasons, ["bad"]);
+        assert_eq!(sum.tls.handshakes, Handshakes { full: 2, resumed: 2 });
+        assert_eq!(sum.phases[0].handshakes, Handshakes { full: 0, resumed: 2 });
+        assert_eq!((sum.tls.handshake.len(), sum.tls.agreed["TLS 1.3"], sum.tls.alerts["unknown_ca"]), (4, 4, 2));
     }
 }

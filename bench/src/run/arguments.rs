@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::target::Target;
+use super::tls::TlsArguments;
 use crate::load::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };
@@ -25,6 +27,12 @@ pub(crate) enum ProtocolName {
     Resp,
 }
 
+impl ProtocolName {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without --rate a connection sends --depth requests together and the next ones when all of these are answered (closed
@@ -42,13 +50,16 @@ Examples:
   baton-bench run 127.0.0.1:8080 --requests-per-connection 1
   baton-bench run 127.0.0.1:8080 --path '/search?id={RAND:1:1000000}' -H 'Accept-Language: de'
   baton-bench run 127.0.0.1:8080 --template get.raw --template post.raw --expect-sum
+  baton-bench run https://127.0.0.1:8443/ --cacert cert.pem
+  baton-bench run https://127.0.0.1:8443/ --insecure --requests-per-connection 1 --resume
+  baton-bench run tls://127.0.0.1:7443 --protocol echo --insecure
   baton-bench run 127.0.0.1:6379 --protocol resp --command set --depth 16")]
 pub(crate) struct RunArguments {
-    /// Address and port of the server; a name is looked up.
+    /// Address and port of the server, or a URL with https://, http://, wss://, ws://, tls:// or tcp://; a name is looked up.
     target: String,
-    /// What to speak.
-    #[arg(long, value_enum, default_value_t = ProtocolName::Http)]
-    protocol: ProtocolName,
+    /// What to speak; default is what the URL says, or http.
+    #[arg(long, value_enum)]
+    protocol: Option<ProtocolName>,
     /// Connections.
     #[arg(long, short = 'c', default_value_t = 64, value_name = "COUNT")]
     connections: u32,
@@ -89,9 +100,9 @@ pub(crate) struct RunArguments {
     /// anew: 127.0.0.2 to 127.0.0.9.
     #[arg(long = "source", value_name = "ADDRESS")]
     sources: Vec<IpAddr>,
-    /// What to ask for, of http and ws.
-    #[arg(long, default_value = "/", value_name = "PATH")]
-    path: String,
+    /// What to ask for, of http and ws; default is what the URL says, or /.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
     /// The Host header, of http; default is the target.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -122,7 +133,8 @@ pub(crate) struct RunArguments {
     /// Write the result as JSON; - prints it instead of the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Write the latencies' distribution, as HdrHistogram's plotter reads it (with a rate, FILE.corrected.hgrm too).
+    /// Write the latencies' distribution, as HdrHistogram's plotter reads it (with a rate, FILE.corrected.hgrm too,
+    /// and with TLS FILE.handshake.hgrm).
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
     /// Draw latency by percentile, and throughput over time.
@@ -134,6 +146,8 @@ pub(crate) struct RunArguments {
     /// The target is mine: load may be put on an address that is neither of this machine nor private.
     #[arg(long)]
     i_own_this_target: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -172,15 +186,45 @@ impl RunArguments {
         Duration::from_secs_f64(self.ramp)
     }
 
-    fn exchange(&self, target: SocketAddr) -> Result<ExchangePlan, String> {
+    /// What to speak, as the target and the arguments say.
+    fn protocol(&self, target: &Target) -> Result<ProtocolName, String> {
+        let Some(url) = &target.url else { return Ok(self.protocol.unwrap_or(ProtocolName::Http)) };
+        match (url.protocol, self.protocol) {
+            (Some(said), Some(wanted)) if said != wanted => {
+                Err(format!("{}:// is not --protocol {}; tls:// and tcp:// take any", url.scheme, wanted.name()))
+            }
+            (None, None) => Err(format!("{}:// does not say what to speak; --protocol does", url.scheme)),
+            (said, wanted) => Ok(said.or(wanted).unwrap_or(ProtocolName::Http)),
+        }
+    }
+
+    /// What to ask for, as the target and the arguments say.
+    fn path(&self, target: &Target, protocol: ProtocolName) -> Result<String, String> {
+        let said = target.url.as_ref().and_then(|url| url.path.as_ref());
+        let is_used = matches!(protocol, ProtocolName::Http | ProtocolName::Ws) && self.templates.is_empty();
+        let path = match (said, &self.path) {
+            // A lone slash may say as well that there is no path.
+            (Some(said), Some(_)) if said != "/" => {
+                return Err(format!("the target has a path ({said}), and --path is another one"));
+            }
+            (Some(said), None) if said != "/" && !is_used => {
+                return Err(format!("the target has a path ({said}), and nothing is asked for by path"));
+            }
+            (said, path) => path.as_ref().or(said).map_or("/", String::as_str),
+        };
+        if path.starts_with('/') && !path.contains([' ', '\r', '\n']) {
+            return Ok(path.to_owned());
+        }
+        Err(format!("--path {path:?} must begin with / and hold no blank"))
+    }
+
+    fn exchange(&self, named: &Target, protocol: ProtocolName, target: SocketAddr) -> Result<ExchangePlan, String> {
         let payload_bytes = self.payload.unwrap_or(PAYLOAD_BYTES_DEFAULT);
-        match self.protocol {
+        let path = self.path(named, protocol)?;
+        match protocol {
             ProtocolName::Echo => Ok(ExchangePlan::Echo { payload_bytes }),
             ProtocolName::Resp => Ok(ExchangePlan::Resp { command: self.command, payload_bytes, keys: self.keys }),
-            ProtocolName::Ws => {
-                self.check_path()?;
-                Ok(ExchangePlan::WebSocket { path: self.path.clone(), payload_bytes })
-            }
+            ProtocolName::Ws => Ok(ExchangePlan::WebSocket { path, payload_bytes }),
             ProtocolName::Http if !self.templates.is_empty() => {
                 let requests = self.templates.iter().map(|path| self.request(path)).collect::<Result<_, _>>()?;
                 let name = match self.templates.as_slice() {
@@ -190,14 +234,13 @@ impl RunArguments {
                 Ok(ExchangePlan::Http(HttpPlan::rotation(name, requests)))
             }
             ProtocolName::Http => {
-                self.check_path()?;
                 let is_line = |line: &String| line.contains(':') && !line.contains(['\r', '\n']);
                 if let Some(line) = self.headers.iter().find(|line| !is_line(line)) {
                     return Err(format!("--header {line:?} is not of the form 'Name: value'"));
                 }
                 let parts = RequestParts {
-                    path: self.path.clone(),
-                    host: self.host.clone(),
+                    path,
+                    host: self.host.clone().or_else(|| named.url.as_ref().map(|url| url.authority.clone())),
                     headers: self.headers.clone(),
                     payload_bytes: self.payload.unwrap_or(0),
                     expected: self.expected(),
@@ -205,13 +248,6 @@ impl RunArguments {
                 HttpPlan::one(&parts, target).map(ExchangePlan::Http)
             }
         }
-    }
-
-    fn check_path(&self) -> Result<(), String> {
-        if self.path.starts_with('/') && !self.path.contains([' ', '\r', '\n']) {
-            return Ok(());
-        }
-        Err(format!("--path {:?} must begin with / and hold no blank", self.path))
     }
 
     fn expected(&self) -> Expected {
@@ -234,12 +270,15 @@ impl RunArguments {
     }
 
     pub(super) fn plan(&self) -> Result<Plan, String> {
-        let target = resolve(&self.target)?;
+        let named: Target = self.target.parse().map_err(|problem| format!("target {:?}: {problem}", self.target))?;
+        let protocol = self.protocol(&named)?;
+        let target = resolve(&named.address)?;
         check_target(target, self.i_own_this_target)?;
         if self.duration == 0.0 {
             return Err("--duration 0 measures nothing".to_owned());
         }
-        let mut plan = Plan::new(target, self.exchange(target)?);
+        let mut plan = Plan::new(target, self.exchange(&named, protocol, target)?);
+        plan.tls = self.tls.plan(&named, protocol)?;
         plan.connections = self.connections;
         plan.depth = self.depth;
         plan.rate = self.rate;

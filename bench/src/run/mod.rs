@@ -3,6 +3,8 @@
 mod arguments;
 mod plot;
 mod report;
+mod target;
+mod tls;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -78,6 +80,9 @@ fn write_files(arguments: &RunArguments, report: &Report, outcome: &load::Outcom
         write_file(path, report::hgrm(&phase.latency).as_bytes())?;
         if report.rate.is_some() {
             write_file(&path.with_extension("corrected.hgrm"), report::hgrm(&phase.latency_corrected).as_bytes())?;
+        }
+        if report.tls.is_some() {
+            write_file(&path.with_extension("handshake.hgrm"), report::hgrm(&outcome.tls.handshake).as_bytes())?;
         }
     }
     if let Some(path) = &arguments.plot {

@@ -1,12 +1,13 @@
 //! What a run has found: as a table, as JSON, as a distribution in HdrHistogram's own text form.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::load::{Failures, Outcome, Plan, SLOW_CONNECT};
+use crate::load::{Failures, Handshakes, Outcome, Plan, SLOW_CONNECT, TlsOutcome};
 
 /// Of the JSON, counted up when a field changes its meaning.
 const VERSION: u32 = 1;
@@ -48,6 +49,46 @@ pub(crate) struct Report {
     server_cpu_seconds: Option<f64>,
     requests_per_server_cpu_second: Option<f64>,
     throughput: Throughput,
+    /// Warm-up included.
+    pub(super) tls: Option<Tls>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Tls {
+    handshakes: Handshakes,
+    /// From the client's first message to its last one.
+    handshake_us: Percentiles,
+    agreed: BTreeMap<String, u64>,
+    alerts: BTreeMap<String, u64>,
+    closed_without_close_notify: u64,
+}
+
+impl Tls {
+    fn new(outcome: &TlsOutcome) -> Self {
+        Self {
+            handshakes: outcome.handshakes,
+            handshake_us: Percentiles::of(&outcome.handshake),
+            agreed: outcome.agreed.clone(),
+            alerts: outcome.alerts.clone(),
+            closed_without_close_notify: outcome.without_close_notify,
+        }
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let Handshakes { full, resumed } = self.handshakes;
+        let mut rows = vec![("handshakes", format!("{} full, {} resumed", group(full), group(resumed)))];
+        rows.extend(self.agreed.iter().map(|(on, count)| ("", format!("{} of {on}", group(*count)))));
+        if !self.alerts.is_empty() {
+            let alerts: Vec<String> =
+                self.alerts.iter().map(|(name, count)| format!("{name} {}", group(*count))).collect();
+            rows.push(("alerts received", alerts.join(", ")));
+        }
+        let unclosed = self.closed_without_close_notify;
+        if unclosed > 0 {
+            rows.push(("without close_notify", format!("{} closed by the server", group(unclosed))));
+        }
+        rows
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -143,6 +184,7 @@ impl Report {
                 interval_ms: plan.interval.as_millis() as u64,
                 requests: outcome.timeline.bins.iter().map(|bin| bin.requests).collect(),
             },
+            tls: plan.tls.as_ref().map(|_| Tls::new(&outcome.tls)),
         }
     }
 
@@ -181,6 +223,9 @@ impl Report {
         let opened = group(self.connections_opened);
         let slow = format!("{opened} opened, {} over {} ms", self.slow_connects, SLOW_CONNECT.as_millis());
         row(&mut text, "connections", slow);
+        for (name, value) in self.tls.iter().flat_map(Tls::rows) {
+            row(&mut text, name, value);
+        }
         self.write_latencies(&mut text);
         if self.unsent > 0 {
             row(&mut text, "due and never sent", group(self.unsent));
@@ -214,6 +259,9 @@ impl Report {
         let mut rows = vec![("  from sending", columns)];
         if self.rate.is_some() {
             rows.push(("  from when due", self.latency_us.corrected.columns()));
+        }
+        if let Some(tls) = self.tls.as_ref().filter(|tls| tls.handshakes.total() > 0) {
+            rows.push(("  of the handshake", tls.handshake_us.columns()));
         }
         for (name, columns) in rows {
             let _ = write!(text, "\n  {name:<22}");

@@ -175,7 +175,7 @@ impl<S> Connection<S> {
                 self.end(context, false, CloseReason::Peer);
             }
             Handshake::Incomplete if self.peer_ended || !self.wants_handshake_input() => {
-                self.end(context, self.peer_ended, CloseReason::Handshake);
+                self.end(context, true, CloseReason::Handshake);
             }
             Handshake::Incomplete => {}
         }

@@ -7,7 +7,8 @@
 //! 5. [`outbound`]: connections to other servers, pairs, a proxy.
 //! 6. [`state_across_versions`]: connections, and what a worker knows, move to the next binary.
 //! 7. [`testing`]: the harness, in virtual time.
-//! 8. [`operating`]: logs, counters, reload, upgrade, proxies in front.
+//! 8. [`tls`]: listeners with a layer between bytes and protocol.
+//! 9. [`operating`]: logs, counters, reload, upgrade, proxies in front.
 //!
 //! Each page can be read alone; its code is compiled, and most of it run, with the tests of this crate. The examples in the
 //! repository are whole programs: `echo`, `lines`, `proxy`, `jobs`, `pubsub`, `versions` and `resp`.
@@ -32,6 +33,9 @@ pub mod state_across_versions {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("tls.md")]
+pub mod tls {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

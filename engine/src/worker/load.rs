@@ -50,7 +50,7 @@ impl Load {
         self.account.arrived = self.account.arrived.wrapping_add(1);
     }
 
-    /// At the end of a turn.
+    /// Before each wait.
     #[inline]
     pub(super) fn settle(&mut self, open: u64, accepts: bool, now_ns: u64) {
         let assigned = self.page.assigned();
@@ -65,8 +65,8 @@ impl Load {
 
     /// When to look at it again.
     #[inline]
-    pub(super) fn next_ns(&self) -> u64 {
-        (self.account.step / LOOK_STEPS + 1) * LOOK_STEPS * STEP_NS
+    pub(super) fn next_ns(now_ns: u64) -> u64 {
+        (now_ns / STEP_NS / LOOK_STEPS + 1) * LOOK_STEPS * STEP_NS
     }
 }
 

@@ -1,7 +1,8 @@
 //! Redis's own clients, unmodified, against the example.
 
 use super::encode;
-use super::server::{Server, is_missing, run};
+use super::process::is_missing;
+use super::server::{Server, run};
 
 fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()

@@ -23,6 +23,7 @@ use crate::state::{Negotiated, PeerCertificate};
 
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
+const CLIENT_HANDSHAKE_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
 
 thread_local! {
     /// What rustls has told while a handshake was run on this thread.
@@ -34,6 +35,8 @@ thread_local! {
 struct Told {
     client_secret: Option<Zeroizing<Vec<u8>>>,
     server_secret: Option<Zeroizing<Vec<u8>>>,
+    /// Of what the client sends up to its Finished.
+    client_handshake_secret: Option<Zeroizing<Vec<u8>>>,
     server_name: Option<Box<str>>,
 }
 
@@ -43,6 +46,7 @@ impl Told {
         Self {
             client_secret: later.client_secret.or(self.client_secret),
             server_secret: later.server_secret.or(self.server_secret),
+            client_handshake_secret: later.client_handshake_secret.or(self.client_handshake_secret),
             server_name: later.server_name.or(self.server_name),
         }
     }
@@ -81,6 +85,7 @@ impl KeyLog for Listens<dyn KeyLog> {
             let place = match label {
                 CLIENT_SECRET => &mut told.client_secret,
                 SERVER_SECRET => &mut told.server_secret,
+                CLIENT_HANDSHAKE_SECRET => &mut told.client_handshake_secret,
                 _ => return,
             };
             *place = Some(Zeroizing::new(secret.to_vec()));
@@ -88,7 +93,7 @@ impl KeyLog for Listens<dyn KeyLog> {
     }
 
     fn will_log(&self, label: &str) -> bool {
-        [CLIENT_SECRET, SERVER_SECRET].contains(&label) || self.before.will_log(label)
+        [CLIENT_SECRET, SERVER_SECRET, CLIENT_HANDSHAKE_SECRET].contains(&label) || self.before.will_log(label)
     }
 }
 
@@ -125,7 +130,7 @@ impl Config {
     /// Those of [`UnbufferedServerConnection::new`].
     pub fn begin(&self) -> Result<Handshake, rustls::Error> {
         let connection = Box::new(UnbufferedServerConnection::new(Arc::clone(&self.rustls))?);
-        Ok(Handshake { connection, limits: self.limits, fed: 0, told: Told::default() })
+        Ok(Handshake { connection, limits: self.limits, fed: 0, told: Told::default(), opens: Opens::Nothing })
     }
 }
 
@@ -136,6 +141,17 @@ pub struct Handshake {
     /// Bytes of whole records at the beginning of the input that rustls has seen, and does not want to lose yet.
     fed: usize,
     told: Told,
+    opens: Opens,
+}
+
+/// Whether a record of the client's that is encrypted may be early data, which rustls skips.
+enum Opens {
+    /// None has come.
+    Nothing,
+    /// All that have come were skipped: they do not open with this.
+    Skipped(Box<Direction>),
+    /// One was opened, after which none is skipped.
+    Something,
 }
 
 impl fmt::Debug for Handshake {
@@ -196,14 +212,50 @@ impl Handshake {
                 Record::Odd(bytes) => (0, bytes),
                 Record::Begun => return (consumed, Progress::Incomplete(self)),
             };
+            let encrypted = self.encrypted(&input[consumed + self.fed..][..record]);
             self.fed += record;
             match self.run(input, &mut consumed, more, output) {
                 Ok(State::Waits) if more > 0 => return (consumed, Progress::Incomplete(self)),
-                Ok(State::Waits) => {}
+                Ok(State::Waits) => {
+                    if encrypted.is_some_and(|encrypted| self.has_skipped(encrypted)) {
+                        consumed += mem::take(&mut self.fed);
+                    }
+                }
                 Ok(State::Over) => return (consumed + self.fed, self.finish()),
                 Err(error) => return (consumed, self.fail(error, output)),
             }
         }
+    }
+
+    /// A copy of a record that rustls may skip, which it damages when it tries to open it.
+    fn encrypted(&self, record: &[u8]) -> Option<Vec<u8>> {
+        let may_be_skipped = self.fed == 0
+            && self.told.client_handshake_secret.is_some()
+            && !matches!(self.opens, Opens::Something)
+            && record.first() == Some(&ContentType::ApplicationData.into());
+        may_be_skipped.then(|| record.to_vec())
+    }
+
+    /// Whether rustls, which waits for more, has skipped this record as early data (RFC 8446 section 4.2.10) and not kept it as part
+    /// of a message. It does not say so, and would try all that it has skipped again with each record that follows: as often as they
+    /// are many, and each time at the cost of what may be skipped in all.
+    fn has_skipped(&mut self, mut encrypted: Vec<u8>) -> bool {
+        let opens = mem::replace(&mut self.opens, Opens::Something);
+        let mut direction = match opens {
+            Opens::Skipped(direction) => direction,
+            _ => {
+                let suite = self.connection.negotiated_cipher_suite().and_then(|suite| Suite::of(suite.suite()));
+                let secret = suite.zip(self.told.client_handshake_secret.as_deref());
+                let Some(secret) = secret.and_then(|(suite, secret)| Secret::new(suite, secret)) else { return false };
+                Box::new(Direction::new(secret, 0))
+            }
+        };
+        let Some((header, encrypted)) = encrypted.split_first_chunk_mut::<HEADER_BYTES>() else { return false };
+        let is_skipped = self.fed > 0 && direction.open(*header, encrypted).is_err();
+        if is_skipped {
+            self.opens = Opens::Skipped(direction);
+        }
+        is_skipped
     }
 
     /// Lets rustls do all it can with what it was fed, and `more` bytes behind it, which are no whole record.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use baton::layer::SharedLayers;
 use baton::testing::{Client, Harness};
-use baton::{CannotFreeze, CloseReason, Io, Peer, Protocol, Reject, StateFormat, Step, ThawError};
+use baton::{CannotFreeze, CloseReason, ConnectionId, Io, Next, Peer, Protocol, Reject, StateFormat, Step, ThawError};
 use baton_tls::accept::Config;
 use baton_tls::layer::Tls;
 use baton_tls::record::Limits;
 use baton_tls::state::Negotiated;
+use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
@@ -26,8 +27,8 @@ impl Protocol for Lines {
     const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
 
     fn on_open(&mut self, peer: Peer<'_>, io: &mut Io<'_>) -> Result<u64, Reject> {
-        let negotiated = peer.secured::<Negotiated>().expect("it came by TLS");
-        io.write(format!("hello {}\n", negotiated.server_name.as_deref().unwrap_or("nobody")).as_bytes());
+        let name = peer.secured::<Negotiated>().and_then(|negotiated| negotiated.server_name.as_deref());
+        io.write(format!("hello {}\n", name.unwrap_or("localhost")).as_bytes());
         Ok(0)
     }
 
@@ -45,16 +46,59 @@ impl Protocol for Lines {
     }
 
     fn thaw(&mut self, _: u32, state: &[u8], peer: Peer<'_>, _: &mut Io<'_>) -> Result<u64, ThawError> {
-        assert!(peer.secured::<Negotiated>().is_some(), "it came by TLS");
+        assert_eq!(peer.secured::<Negotiated>().and_then(|one| one.server_name.as_deref()), Some("localhost"));
         Ok(u64::from_le_bytes(state.try_into().map_err(|_| ThawError::Malformed)?))
     }
 }
 
-struct Rig {
-    harness: Harness<Lines>,
+/// Tells what it hears to all others as well, between a word for itself before and after.
+#[derive(Default)]
+struct Party(Vec<ConnectionId>);
+
+impl Protocol for Party {
+    type Connection = ();
+    type Message = ();
+
+    fn on_open(&mut self, _: Peer<'_>, io: &mut Io<'_>) -> Result<(), Reject> {
+        self.0.push(io.id());
+        Ok(())
+    }
+
+    fn on_data(&mut self, (): &mut (), input: &[u8], io: &mut Io<'_>) -> Step {
+        let id = io.id();
+        io.write(b"<");
+        for other in self.0.iter().filter(|other| **other != id) {
+            let told = io.with(*other, |(): &mut (), io| {
+                io.write(input);
+                Next::Keep
+            });
+            assert_eq!(told, Ok(()));
+            io.write(b".");
+        }
+        io.write(b">");
+        Step::more(input.len())
+    }
+}
+
+#[test]
+fn those_with_and_without_tls_act_on_each_other() {
+    let mut rig = Rig::with(Party::default());
+    let plain = rig.harness.open();
+    let also_plain = rig.harness.open();
+    rig.exchange(usize::MAX, |_| {});
+    rig.say(b"a");
+    rig.exchange(usize::MAX, |_| {});
+    rig.harness.send(plain, b"b");
+    rig.exchange(usize::MAX, |_| {});
+    let outputs = [plain, also_plain].map(|client| rig.harness.take_output(client));
+    assert_eq!(outputs, [b"a<..>".to_vec(), b"ab".to_vec()]);
+    assert_eq!(rig.got, b"<..>b");
+}
+
+struct Rig<P: Protocol = Lines> {
+    harness: Harness<P>,
     client: Client,
     tls: ClientConnection,
-    layers: SharedLayers,
     /// Plaintext that the client has got.
     got: Vec<u8>,
 }
@@ -82,14 +126,20 @@ fn configs() -> (ServerConfig, Arc<ClientConfig>) {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(Lines)
+    }
+}
+
+impl<P: Protocol> Rig<P> {
+    fn with(protocol: P) -> Self {
         let (server, client) = configs();
         let layers = SharedLayers::new(Tls::new(Config::new(server, Limits::default())));
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(client, name).expect("a client");
         tls.set_buffer_limit(None);
-        let mut harness = Harness::new(Lines);
+        let mut harness = Harness::new(protocol);
         let client = harness.open_layered(&layers);
-        Self { harness, client, tls, layers, got: Vec::new() }
+        Self { harness, client, tls, got: Vec::new() }
     }
 
     /// What the client has to send goes over in parts of so many bytes; `between` comes after each.
@@ -154,6 +204,72 @@ fn a_connection_moves_anywhere_in_its_handshake_and_records() {
     }
 }
 
+/// What happens to a connection.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The client says lines, the last of which may have no end, of so many bytes each.
+    Say(Vec<u16>, bool),
+    /// From now on it sends so many bytes at a time.
+    Cut(usize),
+    /// It takes so many bytes more.
+    Take(usize),
+    ChangeKeys,
+    HandOver,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (prop::collection::vec(0..20_000u16, 0..4), any::<bool>())
+            .prop_map(|(lines, is_whole)| Event::Say(lines, is_whole)),
+        prop_oneof![1..50usize, Just(20_000)].prop_map(Event::Cut),
+        (0..40_000usize).prop_map(Event::Take),
+        Just(Event::ChangeKeys),
+        Just(Event::HandOver),
+    ]
+}
+
+fn lines(lengths: &[u16], is_whole: bool) -> Vec<u8> {
+    let line = |length: &u16| (0..*length).map(|index| b'a' + (index % 26) as u8).chain([b'\n']).collect::<Vec<u8>>();
+    let mut text: Vec<u8> = lengths.iter().flat_map(line).collect();
+    if !is_whole {
+        text.pop();
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever speaks TLS gets what a plain client gets.
+    #[test]
+    fn a_protocol_says_the_same_behind_tls(events in prop::collection::vec(event(), 1..30)) {
+        let mut rig = Rig::new();
+        let (mut plain, mut expected) = (Harness::new(Lines), Vec::new());
+        let client = plain.open();
+        let mut part_bytes = usize::MAX;
+        rig.exchange(part_bytes, |_| {});
+        for event in events {
+            match event {
+                Event::Say(lengths, is_whole) => {
+                    let text = lines(&lengths, is_whole);
+                    rig.say(&text);
+                    plain.send(client, &text);
+                }
+                Event::Cut(bytes) => part_bytes = bytes,
+                Event::Take(bytes) => rig.harness.set_window(rig.client, Some(bytes)),
+                Event::ChangeKeys => rig.tls.refresh_traffic_keys().expect("a KeyUpdate"),
+                Event::HandOver => rig.harness.hand_over(Lines),
+            }
+            rig.exchange(part_bytes, |_| {});
+            expected.extend(plain.take_output(client));
+            prop_assert!(expected.starts_with(&rig.got[..rig.got.len().min(expected.len())]));
+        }
+        rig.harness.set_window(rig.client, None);
+        rig.exchange(part_bytes, |_| {});
+        prop_assert!(rig.got == expected);
+    }
+}
+
 #[test]
 fn a_large_answer_goes_out_whole_to_a_client_that_takes_little() {
     let mut rig = Rig::new();
@@ -210,5 +326,4 @@ fn a_handshake_has_its_time() {
     rig.harness.send(rig.client, &[22, 3, 1]);
     rig.harness.advance(Duration::from_millis(10_002));
     assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Handshake));
-    let _ = rig.layers;
 }

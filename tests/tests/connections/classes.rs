@@ -33,6 +33,10 @@ pub(crate) struct Counts {
 
 impl Counts {
     pub(crate) const FEW: Self = Self { idle: 100, cut: 50, pipelining: 10, streaming: 2, slow: 3 };
+
+    pub(crate) const fn all(self) -> usize {
+        self.idle + self.cut + self.pipelining + self.streaming + self.slow
+    }
 }
 
 /// Connected clients of one server.

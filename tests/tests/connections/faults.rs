@@ -2,9 +2,8 @@
 //! only connections of the killed process die.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use baton::control::Outcome;
 use baton_tests::client::assert_served;
@@ -12,6 +11,7 @@ use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
 use baton_tests::process::{children, is_alive, is_stopped};
 use baton_tests::program::{Server, faulty, signal};
+use baton_tests::stream::{Certificate, assert_served_by};
 use baton_tests::wait_until;
 use nix::sys::signal::Signal;
 
@@ -29,24 +29,25 @@ const COUNTS: Counts = Counts { idle: 200, cut: 60, pipelining: 10, streaming: 2
 /// So many are in one batch at most.
 const BATCH: usize = 16;
 
-fn build_once() -> &'static Path {
-    static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| faulty("faulty"))
+fn build() -> PathBuf {
+    faulty("faulty")
 }
 
-fn command(address: &str, control: &str, pid_file: &str) -> Command {
-    let mut command = Command::new(build_once());
-    command.args(["--listen", address, "--workers", "2", "--settle-ms", "50"]);
+fn command(address: &str, tls: Option<&Certificate>, control: &str, pid_file: &str) -> Command {
+    let mut command = Command::new(build());
+    let scheme = if tls.is_some() { "tls://" } else { "" };
+    command.args(tls.iter().flat_map(|certificate| certificate.flags()));
+    command.args(["--listen", &format!("{scheme}{address}"), "--workers", "2", "--settle-ms", "50"]);
     command.args(["--control", control, "--pid-file", pid_file]);
     command
 }
 
 /// A server that ends `whom` at `step`.
-fn start(step: &str, whom: &str) -> Lineage {
+fn start(step: &str, whom: &str, tls: Option<&Certificate>) -> Lineage {
     Lineage::start(2, |control, pid_file| {
         let token = Path::new(control).with_file_name("fault");
         fs::write(&token, whom).expect("written");
-        let mut command = command("127.0.0.1:0", control, pid_file);
+        let mut command = command("127.0.0.1:0", tls, control, pid_file);
         command.env("BATON_FAULT", format!("{step}@{}", token.display()));
         Server::start_command(command)
     })
@@ -54,7 +55,7 @@ fn start(step: &str, whom: &str) -> Lineage {
 
 /// Waits until one master with its workers is left. Where the new master was killed after the old one had given it all, none
 /// is left: then another one is started.
-fn settle(lineage: &Lineage, address: &str) -> Option<Server> {
+fn settle(lineage: &Lineage, address: &str, tls: Option<&Certificate>) -> Option<Server> {
     let is_settled = || {
         lineage.reap();
         let masters = lineage.masters();
@@ -62,18 +63,19 @@ fn settle(lineage: &Lineage, address: &str) -> Option<Server> {
     };
     wait_until("one master or none is left", is_settled);
     let next = lineage.masters().is_empty().then(|| {
-        let path = |path: std::path::PathBuf| path.to_str().expect("UTF-8").to_owned();
-        Server::start_command(command(address, &path(lineage.control()), &path(lineage.file("pid"))))
+        let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+        Server::start_command(command(address, tls, &path(lineage.control()), &path(lineage.file("pid"))))
     });
     lineage.settle();
     next
 }
 
 /// Upgrades a server that ends `whom` at `step`; gives what its clients saw.
-fn failures_of(step: &str, whom: &str) -> Vec<String> {
-    let lineage = start(step, whom);
+fn failures_of(step: &str, whom: &str, tls: Option<&Certificate>) -> Vec<String> {
+    let lineage = start(step, whom, tls);
     let address = lineage.first.address();
-    let crowd = Crowd::http(address, COUNTS);
+    let trust = tls.map(|certificate| &certificate.trust);
+    let crowd = Crowd::https(address, COUNTS, trust);
     crowd.round();
     crowd.tolerate();
     // Whether the new master was killed before it could say that it serves is a matter of luck.
@@ -82,9 +84,9 @@ fn failures_of(step: &str, whom: &str) -> Vec<String> {
     assert!(is_upgraded || whom == "parent", "{step}: {answer:#?}");
     wait_until("it has been killed", || !lineage.file("fault").exists());
     crowd.round();
-    let next = settle(&lineage, &address.to_string());
+    let next = settle(&lineage, &address.to_string(), tls);
     crowd.round();
-    assert_served(address);
+    assert_served_by(address, trust);
     let failures = crowd.failures();
     crowd.finish(baton_tests::client::GET.len());
     let taken_over = if next.is_some() { ", and the workers were taken over" } else { "" };
@@ -93,7 +95,11 @@ fn failures_of(step: &str, whom: &str) -> Vec<String> {
 }
 
 fn assert_at_most(step: &str, whom: &str, most: usize) {
-    let failures = failures_of(step, whom);
+    assert_at_most_of(step, whom, most, None);
+}
+
+fn assert_at_most_of(step: &str, whom: &str, most: usize, tls: Option<&Certificate>) {
+    let failures = failures_of(step, whom, tls);
     let shown = &failures[..failures.len().min(10)];
     assert!(failures.len() <= most, "{step}, {whom}: {} of at most {most}: {shown:#?}", failures.len());
     assert!(failures.iter().all(|failure| !failure.contains("wrong")), "{step}, {whom}: {shown:#?}");
@@ -101,17 +107,16 @@ fn assert_at_most(step: &str, whom: &str, most: usize) {
 
 #[test]
 fn a_sender_that_is_killed_takes_with_it_what_it_had() {
-    build_once();
+    build();
     run("faults::a_sender_that_is_killed_takes_with_it_what_it_had", || {
-        let all = COUNTS.idle + COUNTS.cut + COUNTS.pipelining + COUNTS.streaming + COUNTS.slow;
         // The other one has some.
-        OF_SENDER.iter().for_each(|step| assert_at_most(step, "self", all - 1));
+        OF_SENDER.iter().for_each(|step| assert_at_most(step, "self", COUNTS.all() - 1));
     });
 }
 
 #[test]
 fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
-    build_once();
+    build();
     run("faults::a_receiver_that_is_killed_takes_with_it_what_it_was_given", || {
         for (place, step) in OF_RECEIVER.iter().enumerate() {
             // Of the first batch nothing is given before the fourth step; of those after it, all that was.
@@ -122,7 +127,7 @@ fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
 
 #[test]
 fn masters_that_are_killed_take_nothing_with_them() {
-    build_once();
+    build();
     run("faults::masters_that_are_killed_take_nothing_with_them", || {
         for step in OF_SENDER.iter().chain(&OF_RECEIVER) {
             assert_at_most(step, "parent", 0);
@@ -131,8 +136,26 @@ fn masters_that_are_killed_take_nothing_with_them() {
 }
 
 #[test]
+fn the_same_holds_with_tls() {
+    build();
+    run("faults::the_same_holds_with_tls", || {
+        let certificate = Certificate::default();
+        for (step, whom, most) in [
+            ("sender:offered", "self", COUNTS.all() - 1),
+            ("sender:giving", "self", COUNTS.all() - 1),
+            ("receiver:taken", "self", 2 * BATCH),
+            ("receiver:given", "self", 4 * BATCH),
+            ("receiver:given", "parent", 0),
+            ("receiver:taking", "stop", 0),
+        ] {
+            assert_at_most_of(step, whom, most, Some(&certificate));
+        }
+    });
+}
+
+#[test]
 fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
-    build_once();
+    build();
     run("faults::a_receiver_that_halts_keeps_nobody_waiting_for_long", || {
         for (step, most) in [("receiver:offered", 0), ("receiver:taking", 0), ("receiver:given", 4 * BATCH)] {
             assert_at_most(step, "stop", most);
@@ -143,11 +166,11 @@ fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
 /// The next master would not find it: it listens nowhere yet.
 #[test]
 fn a_worker_that_stands_still_in_its_start_ends_with_its_master() {
-    build_once();
+    build();
     run("faults::a_worker_that_stands_still_in_its_start_ends_with_its_master", || {
         let lineage = Lineage::start(2, |control, pid_file| {
             let token = Path::new(control).with_file_name("fault");
-            let mut command = command("127.0.0.1:0", control, pid_file);
+            let mut command = command("127.0.0.1:0", None, control, pid_file);
             command.env("BATON_FAULT", format!("worker:starting@{}", token.display()));
             Server::start_command(command)
         });
@@ -160,6 +183,6 @@ fn a_worker_that_stands_still_in_its_start_ends_with_its_master() {
         signal(master, Signal::SIGKILL);
         wait_until("it has ended", || !is_alive(worker));
         assert_served(address);
-        let _next = settle(&lineage, &address.to_string());
+        let _next = settle(&lineage, &address.to_string(), None);
     });
 }

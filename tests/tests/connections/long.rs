@@ -11,6 +11,7 @@ use baton_tests::client::GET;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run_for;
 use baton_tests::program::{Server, example, free_port};
+use baton_tests::stream::Certificate;
 use baton_tests::wait_until;
 
 use super::classes::{Counts, Crowd};
@@ -73,6 +74,7 @@ fn report(what: &str, mut all: Vec<Figures>) {
 }
 
 fn trial(protocol: &'static str, all: usize, times: usize) {
+    let certificate = Certificate::default();
     let is_example = matches!(protocol, "resp" | "versions");
     let lineage = Lineage::start(if is_example { 1 } else { 2 }, |control, pid_file| {
         if is_example {
@@ -82,7 +84,13 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
             return Server::start_unlogged(command, address);
         }
         let arguments = ["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
-        Server::start(&[&arguments[..], &["--protocol", protocol, "--write-ms", "0", "--idle-ms", "0"]].concat())
+        let more = ["--write-ms", "0", "--idle-ms", "0"];
+        if protocol == "https" {
+            let flags = certificate.flags();
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            return Server::start_secured(&[&arguments[..], &more, &flags].concat());
+        }
+        Server::start(&[&arguments[..], &more, &["--protocol", protocol]].concat())
     });
     let address = lineage.first.address();
     let mut counts = counts(all);
@@ -94,6 +102,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
         |request: &[u8], answer: &[u8]| (Crowd::of_lines(address, counts, request, answer.len()), request.len());
     let (crowd, idle_bytes) = match protocol {
         "http" => (Crowd::http(address, counts), GET.len()),
+        "https" => (Crowd::https(address, counts, Some(&certificate.trust)), GET.len()),
         "echo" => (Crowd::echo(address, counts), 10),
         "resp" => lines(b"ECHO hello\r\n", b"$5\r\nhello\r\n"),
         _ => lines(b"7\n-7\n", b"7\n0\n"),
@@ -166,7 +175,7 @@ fn trials(all: usize, times: usize) {
     );
     eprintln!("|---|---|---|---|---|---|");
     quiet_trial(all, times);
-    ["http", "echo"].into_iter().for_each(|protocol| trial(protocol, all, times));
+    ["http", "https", "echo"].into_iter().for_each(|protocol| trial(protocol, all, times));
     // These settle for 1.2 s each time.
     ["versions", "resp"].into_iter().for_each(|protocol| trial(protocol, all, times / 5));
 }

@@ -1,11 +1,12 @@
 //! Connections with TLS: they move as others do, and clients notice nothing.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use baton_tests::client::GET;
+use baton_tests::client::{GET, connect};
 use baton_tests::control;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
@@ -131,6 +132,31 @@ fn a_session_goes_on_in_a_new_connection_after_an_upgrade() {
         lineage.settle();
         assert!(ask(), "another binary's workers know the tickets");
     });
+}
+
+/// Workers are forked from one master, and so is what their random numbers begin with.
+#[test]
+fn no_two_workers_have_the_same_random_numbers() {
+    /// Where the random bytes of a ServerHello lie in its record (RFC 8446 sections 4.1.3 and 5.1).
+    const RANDOM: std::ops::Range<usize> = 5 + 4 + 2..5 + 4 + 2 + 32;
+    let certificate = Certificate::default();
+    let flags = certificate.flags();
+    let arguments: Vec<&str> = ["--workers", "4"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    let server = Server::start_secured(&arguments);
+    let mut seen = HashSet::new();
+    for round in 0..3 {
+        for _ in 0..40 {
+            let mut stream = connect(server.address());
+            stream.write_all(&certificate.trust.client_hello()).expect("sent");
+            let mut hello = [0; RANDOM.end];
+            stream.read_exact(&mut hello).expect("an answer");
+            assert_eq!((hello[0], hello[5]), (22, 2), "a ServerHello");
+            assert!(seen.insert(hello[RANDOM].to_vec()), "round {round}: the same again");
+        }
+        server.signal(Signal::SIGHUP);
+        baton_tests::wait_until("it serves", || server.count_of("the new generation serves") > round);
+    }
+    server.stop();
 }
 
 #[test]

@@ -1,34 +1,34 @@
 //! A worker's own state crosses with its connections: the store of the example `resp`.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use baton::control::Failure;
+use baton::control::{Failure, Outcome};
 use baton_tests::client::{ask_line, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{self, Server, example, faulty, free_port, is_installed};
+use baton_tests::process::is_stopped;
+use baton_tests::program::{self, Server, example, faulty, free_port, is_installed, signal};
 use baton_tests::{skip, wait_until};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
 use super::classes::{Counts, Crowd};
 
 const KEYS: usize = 50_000;
 
-fn build_once() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| example("resp"))
+fn build() -> PathBuf {
+    example("resp")
 }
 
 fn start(more: &[&str]) -> (Lineage, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let lineage = Lineage::start(1, |control, pid_file| {
-        let mut command = Command::new(build_once());
+        let mut command = Command::new(build());
         command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]).args(more);
         Server::start_unlogged(command, address)
     });
@@ -47,7 +47,7 @@ fn fill(stream: &mut TcpStream, keys: usize) {
 
 #[test]
 fn a_store_and_its_clients_cross_upgrades_and_reloads() {
-    build_once();
+    build();
     run("state::a_store_and_its_clients_cross_upgrades_and_reloads", || {
         let (lineage, address) = start(&[]);
         let mut own = connect(address);
@@ -71,7 +71,7 @@ fn a_store_and_its_clients_cross_upgrades_and_reloads() {
 
 #[test]
 fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
-    build_once();
+    build();
     run("state::an_answer_that_is_the_last_arrives_whole_across_an_upgrade", || {
         /// Less than makes the server stop reading, and more than the kernel takes for a client that does not read.
         const VALUE_BYTES: usize = 900_000;
@@ -97,13 +97,40 @@ fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
     });
 }
 
+/// How far a counter is.
+fn count_of(own: &mut TcpStream, name: &str) -> u64 {
+    ask_line(own, &format!("INCRBY {name} 0")).trim_start_matches(':').parse().expect("a number")
+}
+
+/// Upgrades again and again while `client` adds up to `requests` to a counter; gives what that has to say.
+fn upgrade_during<T: Send>(
+    lineage: &Lineage,
+    own: &mut TcpStream,
+    name: &str,
+    requests: usize,
+    client: impl FnOnce() -> T + Send,
+) -> T {
+    std::thread::scope(|scope| {
+        let client = scope.spawn(client);
+        let mut upgrades = 0;
+        while !client.is_finished() {
+            lineage.done(&["upgrade"]);
+            upgrades += 1;
+            // Nobody is served while the store moves: where the next upgrade followed at once, little would be done between two.
+            let enough = count_of(own, name) + requests as u64 / 10;
+            wait_until("clients are served", || client.is_finished() || count_of(own, name) >= enough);
+        }
+        let said = client.join().expect("no panic");
+        assert!(upgrades >= 3, "only {upgrades} upgrades began before all was done");
+        said
+    })
+}
+
 #[test]
 fn redis_benchmark_across_upgrades_counts_every_request_once() {
-    build_once();
+    build();
     run("state::redis_benchmark_across_upgrades_counts_every_request_once", || {
         const REQUESTS: usize = 100_000;
-        /// So many at once are answered in several turns.
-        const PIPELINED: usize = 1_000_000;
         if !is_installed("redis-benchmark") {
             skip("redis-benchmark is not installed");
             return;
@@ -112,31 +139,67 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
         let mut own = connect(address);
         fill(&mut own, KEYS);
         let port = address.port().to_string();
-        for (name, depth, requests) in [("count", "1", REQUESTS), ("pipelined", "4000", PIPELINED)] {
-            let output = std::thread::scope(|scope| {
-                let mut benchmark = Command::new("redis-benchmark");
-                benchmark.args(["-p", &port, "-q", "-c", "50", "-P", depth, "-n", &requests.to_string(), "incr", name]);
-                let benchmark = scope.spawn(move || program::run(&mut benchmark));
-                let mut upgrades = 0;
-                while !benchmark.is_finished() || upgrades < 3 {
-                    lineage.done(&["upgrade"]);
-                    upgrades += 1;
-                }
-                benchmark.join().expect("no panic")
-            });
-            let said = [output.stdout, output.stderr].concat();
-            let said = String::from_utf8_lossy(&said).into_owned();
-            let failed = !output.status.success() || said.to_ascii_lowercase().contains("error");
-            assert!(!failed, "{said}\n{:#?}", lineage.first.log());
-            assert_eq!(ask_line(&mut own, &format!("INCR {name}")), format!(":{}", requests + 1), "{said}");
+        // Not pipelined: then it may send more than it is asked to. A client that has nothing left to send adds a batch to what it
+        // believes to have sent, in each turn of its loop, until that number overflows while others wait for answers.
+        let mut benchmark = Command::new("redis-benchmark");
+        benchmark.args(["-p", &port, "-q", "-c", "50", "-n", &REQUESTS.to_string(), "incr", "count"]);
+        let client = move || program::run(&mut benchmark);
+        let output = upgrade_during(&lineage, &mut own, "count", REQUESTS, client);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let failed = !output.status.success() || said.to_ascii_lowercase().contains("error");
+        assert!(!failed, "{said}\n{:#?}", lineage.first.log());
+        assert_eq!(count_of(&mut own, "count"), REQUESTS as u64, "{said}");
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 1));
+    });
+}
+
+/// Counts up from several connections; each asks for so many answers at once, and then reads them. Gives all answers.
+fn count_up(address: SocketAddr, name: &str, connections: usize, rounds: usize, depth: usize) -> Vec<u64> {
+    let batch = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{name}\r\n", name.len()).repeat(depth);
+    let client = || {
+        let mut stream = connect(address);
+        let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
+        let mut answers = Vec::new();
+        for _ in 0..rounds {
+            stream.write_all(batch.as_bytes()).expect("sent");
+            answers.extend(reader.by_ref().lines().take(depth).map(|line| {
+                let line = line.expect("an answer");
+                line.strip_prefix(':').and_then(|number| number.parse::<u64>().ok()).unwrap_or_else(|| panic!("{line}"))
+            }));
         }
-        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{}", KEYS + 2));
+        assert!(answers.is_sorted_by(|one, next| one < next), "answers to one connection are in order");
+        answers
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn deep_pipelines_across_upgrades_are_answered_once() {
+    build();
+    run("state::deep_pipelines_across_upgrades_are_answered_once", || {
+        const CONNECTIONS: usize = 50;
+        const ROUNDS: usize = 10;
+        /// So many at once are answered in several turns.
+        const DEPTH: usize = 4_000;
+        const REQUESTS: usize = CONNECTIONS * ROUNDS * DEPTH;
+        let (lineage, address) = start(&[]);
+        let mut own = connect(address);
+        fill(&mut own, KEYS);
+        let client = || count_up(address, "count", CONNECTIONS, ROUNDS, DEPTH);
+        let mut answers = upgrade_during(&lineage, &mut own, "count", REQUESTS, client);
+        answers.sort_unstable();
+        assert!(answers.into_iter().eq(1..=REQUESTS as u64), "each number is told once");
+        assert_eq!(count_of(&mut own, "count"), REQUESTS as u64);
     });
 }
 
 #[test]
 fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
-    build_once();
+    build();
     run("state::a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen", || {
         let (lineage, address) = start(&["--state-bytes-max", "100000"]);
         let mut own = connect(address);
@@ -158,7 +221,7 @@ fn a_store_above_the_limit_is_not_replaced_or_is_discarded_as_was_chosen() {
 
 #[test]
 fn only_one_of_two_servers_has_the_store() {
-    build_once();
+    build();
     run("state::only_one_of_two_servers_has_the_store", || {
         let (lineage, address) = start(&[]);
         let mut own = connect(address);
@@ -178,21 +241,28 @@ fn only_one_of_two_servers_has_the_store() {
     });
 }
 
-/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
-fn after_fault(step: &str, whom: &str) -> (usize, bool) {
+fn faulty_command(address: SocketAddr, control: &str, pid_file: &str) -> Command {
+    let mut command = Command::new(build_faulty());
+    command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
+    command
+}
+
+/// A store of which `whom` is ended or stopped at `step` of an upgrade.
+fn start_faulty(step: &str, whom: &str) -> (Lineage, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let command = |control: &str, pid_file: &str| {
-        let mut command = Command::new(build_faulty());
-        command.args(["--listen", &address.to_string(), "--control", control, "--pid-file", pid_file]);
-        command
-    };
     let lineage = Lineage::start(1, |control, pid_file| {
         let token = Path::new(control).with_file_name("fault");
         fs::write(&token, whom).expect("written");
-        let mut command = command(control, pid_file);
+        let mut command = faulty_command(address, control, pid_file);
         command.env("BATON_FAULT", format!("{step}@{}", token.display()));
         Server::start_unlogged(command, address)
     });
+    (lineage, address)
+}
+
+/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
+fn after_fault(step: &str, whom: &str) -> (usize, bool) {
+    let (lineage, address) = start_faulty(step, whom);
     let mut own = connect(address);
     fill(&mut own, KEYS);
     let _ = lineage.ask(&["upgrade"]);
@@ -204,8 +274,8 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     };
     wait_until("one master or none is left", is_settled);
     let path = |name: &str| lineage.file(name).to_str().expect("UTF-8").to_owned();
-    let _next =
-        lineage.masters().is_empty().then(|| Server::start_unlogged(command(&path("control"), &path("pid")), address));
+    let command = || faulty_command(address, &path("control"), &path("pid"));
+    let _next = lineage.masters().is_empty().then(|| Server::start_unlogged(command(), address));
     lineage.settle();
     let keys = ask_line(&mut connect(address), "DBSIZE").trim_start_matches(':').parse().expect("a number");
     let is_alive = own.write_all(b"DBSIZE\r\n").is_ok() && own.read(&mut [0; 64]).is_ok_and(|count| count > 0);
@@ -213,9 +283,8 @@ fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     (keys, is_alive)
 }
 
-fn build_faulty() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| faulty("faulty_store"))
+fn build_faulty() -> PathBuf {
+    faulty("faulty_store")
 }
 
 #[test]
@@ -231,5 +300,29 @@ fn a_store_dies_only_with_the_worker_that_has_it() {
         for step in ["sender:state", "sender:state_given", "receiver:state", "receiver:state_read"] {
             assert_eq!(after_fault(step, "parent"), (KEYS, true), "{step}, parent");
         }
+    });
+}
+
+#[test]
+fn connections_follow_a_store_that_takes_longer_than_a_batch_may() {
+    build_faulty();
+    run("state::connections_follow_a_store_that_takes_longer_than_a_batch_may", || {
+        /// More than `BATCH_MS_MAX` of the engine, and less than `hang_ms`.
+        const HALT_MS: u64 = 3_000;
+        let (lineage, address) = start_faulty("receiver:state_read", "stop");
+        let mut own = connect(address);
+        fill(&mut own, KEYS);
+        let upgrade = lineage.begin(&["upgrade"]);
+        let halted = || lineage.workers().into_iter().find(|pid| is_stopped(*pid));
+        wait_until("the new worker stands still with the store", || halted().is_some());
+        let worker = halted().expect("it stands still");
+        // Time is what is asked here.
+        std::thread::sleep(Duration::from_millis(HALT_MS));
+        signal(worker, Signal::SIGCONT);
+        let outcome = upgrade.join().expect("no panic").done();
+        let Outcome::Upgraded { moves, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((moves.moved, moves.refused), (1, Vec::new()));
+        assert_eq!(ask_line(&mut own, "DBSIZE"), format!(":{KEYS}"));
+        lineage.settle();
     });
 }

@@ -4,9 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use baton_tests::client::assert_served;
 use baton_tests::namespace::run;
@@ -43,9 +41,8 @@ fn start(sandbox: &str, serves_only: bool) -> (Server, TempDir) {
 }
 
 fn start_with(sandbox: &str, serves_only: bool, more: &[&str]) -> (Server, TempDir) {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(PATH.get_or_init(|| faulty("taken_over")));
+    let mut command = Command::new(faulty("taken_over"));
     command.args(["--listen", "127.0.0.1:0", "--workers", "3", "--settle-ms", "50", "--sandbox", sandbox]);
     // An attack may take its time on a busy machine.
     command.args(["--hang-ms", "60000"]);

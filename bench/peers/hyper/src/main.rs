@@ -1,7 +1,8 @@
 //! hyper as a peer of `baton-bench compare`: HTTP/1 on tokio's single-threaded runtime, one task per connection,
-//! answers to pipelined requests flushed together; WebSockets by tokio-tungstenite.
+//! answers to pipelined requests flushed together; WebSockets by tokio-tungstenite; TLS by tokio-rustls.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
@@ -16,7 +17,13 @@ use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mimalloc::MiMalloc;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -135,7 +142,7 @@ fn empty(status: StatusCode) -> Answer {
     response
 }
 
-async fn serve(listener: TcpListener, arena: &'static Arena) -> std::io::Result<()> {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, arena: &'static Arena) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut http = http1::Builder::new();
@@ -143,21 +150,53 @@ async fn serve(listener: TcpListener, arena: &'static Arena) -> std::io::Result<
     loop {
         // A failed accept concerns one connection, which is gone.
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let service = service_fn(move |request| answer(request, arena));
-        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let (http, tls) = (http.clone(), tls.clone());
         tokio::spawn(async move {
-            // Clients come and go as they like: a broken connection is nothing to report.
-            let _ = connection.await;
+            match tls {
+                None => serve_connection(&http, stream, arena).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve_connection(&http, stream, arena).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn serve_connection<S>(http: &http1::Builder, stream: S, arena: &'static Arena)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| answer(request, arena));
+    // Clients come and go as they like: a broken connection is nothing to report.
+    let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+/// TLS with the certificate and the key that the command line names, where it does; sessions are resumed by tickets.
+fn tls() -> Result<Option<TlsAcceptor>, Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args_os().skip(3);
+    let (Some(certificates), Some(key)) = (arguments.next(), arguments.next()) else { return Ok(None) };
+    let certificates = CertificateDer::pem_file_iter(certificates)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let config =
+        ServerConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions()?;
+    let mut config = config.with_no_client_auth().with_single_cert(certificates, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = Ticketer::new()?;
+    Ok(Some(Arc::new(config).into()))
 }
 
 fn main() {
     let address = start::address();
     let arena = Arena::read();
+    let tls = match tls() {
+        Ok(tls) => tls,
+        Err(error) => start::fail(address, error.as_ref()),
+    };
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(serve(listener::listen(address)?, arena))
+        runtime.block_on(serve(listener::listen(address)?, tls, arena))
     };
     if let Err(error) = run() {
         start::fail(address, &error);

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::rc::Rc;
 
-use baton::Io;
+use crate::load::output::Output;
 
 use super::{Progress, Read};
 
@@ -102,19 +102,19 @@ impl Fixed {
         [&self.heads[key as usize], &self.pattern[start..start + self.payload_bytes], self.tail].concat()
     }
 
-    pub(super) fn write(&self, progress: &mut Progress, salt: u32, count: u32, io: &mut Io<'_>) {
+    pub(super) fn write(&self, progress: &mut Progress, salt: u32, count: u32, output: &mut impl Output) {
         for _ in 0..count {
             let (head, start) = self.choose(salt, progress.written);
             progress.written = progress.written.wrapping_add(1);
             let head = &self.heads[head];
             if !head.is_empty() {
-                io.write(head);
+                output.write(head);
             }
             if self.sends_payload {
-                io.write_counted(&self.pattern, start..start + self.payload_bytes);
+                output.write_counted(&self.pattern, start..start + self.payload_bytes);
             }
             if !self.tail.is_empty() {
-                io.write(self.tail);
+                output.write(self.tail);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Answers are parsed by `httparse`. The head of one that came in one piece is what later ones are compared with first, so
 //! that a server is not outrun by its client's parsing.
 
-use baton::Io;
+use crate::load::output::Output;
 
 use super::fixed::excerpt;
 use super::head::{Body, Chunk, HEAD_BYTES_MAX, parse_head};
@@ -51,51 +51,51 @@ impl Http {
         self.last_request.is_some()
     }
 
-    pub(super) fn write(&mut self, progress: &mut Progress, count: u32, is_last: bool, io: &mut Io<'_>) {
+    pub(super) fn write(&mut self, progress: &mut Progress, count: u32, is_last: bool, output: &mut impl Output) {
         if progress.seed == 0 {
             progress.seed = self.seeds.next() | 1;
         }
         let is_last = is_last && self.last_request.is_some();
         let count = count - u32::from(is_last);
         if self.batch_count > 0 {
-            self.write_same(count as usize, io);
+            self.write_same(count as usize, output);
         } else {
-            self.write_filled(progress, count, io);
+            self.write_filled(progress, count, output);
         }
         if let Some(last) = self.last_request.as_ref().filter(|_| is_last) {
             self.scratch.clear();
             last.fill(Random::nth(progress.seed, progress.written), &mut self.scratch);
-            io.write(&self.scratch);
+            output.write(&self.scratch);
         }
     }
 
-    fn write_same(&self, mut count: usize, io: &mut Io<'_>) {
+    fn write_same(&self, mut count: usize, output: &mut impl Output) {
         let each = self.batch.len() / self.batch_count;
         while count > 0 {
             let now = count.min(self.batch_count);
-            io.write(&self.batch[..now * each]);
+            output.write(&self.batch[..now * each]);
             count -= now;
         }
     }
 
-    fn write_filled(&mut self, progress: &mut Progress, count: u32, io: &mut Io<'_>) {
+    fn write_filled(&mut self, progress: &mut Progress, count: u32, output: &mut impl Output) {
         self.scratch.clear();
         for _ in 0..count {
             let request = &self.requests[choose(progress.seed, progress.written, self.requests.len())];
             if let Some(whole) = &request.large {
                 // Nothing may wait before it, or else it is copied.
                 if !self.scratch.is_empty() {
-                    io.write(&self.scratch);
+                    output.write(&self.scratch);
                     self.scratch.clear();
                 }
-                io.write_counted(whole, 0..whole.len());
+                output.write_counted(whole, 0..whole.len());
             } else {
                 request.template.fill(Random::nth(progress.seed, progress.written), &mut self.scratch);
             }
             progress.written = progress.written.wrapping_add(1);
         }
         if !self.scratch.is_empty() {
-            io.write(&self.scratch);
+            output.write(&self.scratch);
         }
     }
 

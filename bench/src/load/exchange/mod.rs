@@ -7,7 +7,7 @@ mod request;
 mod template;
 mod websocket;
 
-use baton::Io;
+use crate::load::output::Output;
 
 use self::fixed::Fixed;
 use self::head::Body;
@@ -72,19 +72,26 @@ impl Exchange {
 
     /// Writes so many requests; `is_last` where none follows on this connection. `salt` tells connections apart.
     #[inline]
-    pub(crate) fn write(&mut self, progress: &mut Progress, salt: u32, count: u32, is_last: bool, io: &mut Io<'_>) {
+    pub(crate) fn write(
+        &mut self,
+        progress: &mut Progress,
+        salt: u32,
+        count: u32,
+        is_last: bool,
+        output: &mut impl Output,
+    ) {
         match self {
-            Self::Http(http) => http.write(progress, count, is_last, io),
-            Self::WebSocket(socket) => socket.write(progress, salt, count, io),
-            Self::Fixed(fixed) => fixed.write(progress, salt, count, io),
+            Self::Http(http) => http.write(progress, count, is_last, output),
+            Self::WebSocket(socket) => socket.write(progress, salt, count, output),
+            Self::Fixed(fixed) => fixed.write(progress, salt, count, output),
         }
     }
 
     /// Writes what has waited for the server's consent; see [`Read::is_upgraded`].
-    pub(crate) fn write_deferred(&mut self, progress: &mut Progress, salt: u32, io: &mut Io<'_>) {
+    pub(crate) fn write_deferred(&mut self, progress: &mut Progress, salt: u32, output: &mut impl Output) {
         if let Self::WebSocket(socket) = self {
             let count = std::mem::take(&mut progress.deferred);
-            socket.write(progress, salt, count, io);
+            socket.write(progress, salt, count, output);
         }
     }
 

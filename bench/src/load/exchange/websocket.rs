@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use baton::Io;
+use crate::load::output::Output;
 
 use super::fixed::{VARIANTS, choose_variant, excerpt, pattern};
 use super::head::{HEADERS_MAX, parse};
@@ -45,17 +45,17 @@ impl WebSocket {
     }
 
     /// Messages that cannot be sent yet are written when the server has agreed.
-    pub(super) fn write(&self, progress: &mut Progress, salt: u32, count: u32, io: &mut Io<'_>) {
+    pub(super) fn write(&self, progress: &mut Progress, salt: u32, count: u32, output: &mut impl Output) {
         if !progress.is_upgraded {
             if progress.deferred == 0 {
-                io.write(&self.handshake);
+                output.write(&self.handshake);
             }
             progress.deferred += count;
             return;
         }
         for _ in 0..count {
             let frame = &self.frames[choose_variant(salt, progress.written)];
-            io.write_counted(frame, 0..frame.len());
+            output.write_counted(frame, 0..frame.len());
             progress.written = progress.written.wrapping_add(1);
         }
     }

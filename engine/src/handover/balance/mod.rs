@@ -66,8 +66,8 @@ const SETTLED_MS: u64 = 300_000;
 /// No worker is filled up further.
 const FULL_PPM: u32 = 940_000;
 
-/// Transfers that are planned at a time.
-const PLANNED_MAX: usize = 64;
+/// Transfers that an operator can have at a time, done or planned.
+pub(crate) const BY_HAND_TRANSFERS_MAX: usize = 64;
 
 /// The least excess of connections that is worth beginning.
 const CONNECTIONS_MIN: u64 = 24;
@@ -283,15 +283,19 @@ impl Policy {
         let mut policy = self.clone();
         policy.begin_by_hand();
         let mut transfers = Vec::new();
-        while transfers.len() < PLANNED_MAX
+        while transfers.len() < BY_HAND_TRANSFERS_MAX
             && let Some(transfer) = policy.next(now_ms)
         {
             let open = policy.workers.get(&transfer.from).map_or(0, |giver| giver.open);
-            let share_ppm = if let Portion::Busy { share_ppm, .. } = transfer.portion { share_ppm } else { 0 };
             let most = open.min(transfer.connections_max.into());
-            // As many as there would be if all of them did the same.
-            let part = (u128::from(open) * u128::from(share_ppm) / u128::from(CORE_PPM)) as u64;
-            let moved = if let Portion::Busy { .. } = transfer.portion { part.clamp(1, most.max(1)) } else { most };
+            let (share_ppm, moved) = match transfer.portion {
+                Portion::Busy { share_ppm, .. } => {
+                    // As many as there would be if all of them did the same.
+                    let part = (u128::from(open) * u128::from(share_ppm) / u128::from(CORE_PPM)) as u64;
+                    (share_ppm, part.clamp(1, most.max(1)))
+                }
+                Portion::Idlest { .. } => (0, most),
+            };
             transfers.push(Transfer { connections_max: most as u32, ..transfer });
             policy.done(now_ms, &transfer, &Result { moved, share_ppm, is_refused: false });
         }
@@ -487,12 +491,17 @@ impl Known {
     }
 
     /// Its load may differ so much from the mean of it by noise.
+    fn noise_reach_ppm(&self) -> u32 {
+        self.noise_ppm() * 5 / 2
+    }
+
+    /// What it has above the mean of all may be noise up to here; where it is saturated, none of it.
     fn noise_margin_ppm(&self) -> u32 {
-        if self.is_saturated() { 0 } else { self.noise_ppm() * 5 / 2 }
+        if self.is_saturated() { 0 } else { self.noise_reach_ppm() }
     }
 
     fn saturated_min(&self) -> u8 {
-        let noisy_ppm = self.busy_ppm + self.noise_ppm() * 5 / 2;
+        let noisy_ppm = self.busy_ppm + self.noise_reach_ppm();
         let may_be_noise = self.busy_ppm < SATURATED_PPM && noisy_ppm >= SATURATED_PPM;
         if may_be_noise { SATURATED_NOISY_MIN } else { SATURATED_MIN }
     }

@@ -14,7 +14,7 @@ use super::types::{ProcessId, Time};
 use super::world::{Load, World};
 use crate::config::{Connections, Rebalance};
 use crate::handover::Refusal;
-use crate::handover::balance::{CORE_PPM, Policy, Portion, Result, Sample, Transfer};
+use crate::handover::balance::{BY_HAND_TRANSFERS_MAX, CORE_PPM, Policy, Portion, Result, Sample, Transfer};
 use crate::ipc::control::{
     CannotRebalance, EventKind, Failure, Imbalance, Interruption, Moves, Outcome, Pause, Transfer as Planned,
 };
@@ -30,9 +30,8 @@ const ANSWER_MS_MAX: u64 = 10_000;
 /// A connection that has moved stays so long.
 const REST_MS: u64 = 20_000;
 
-/// An operator's wish is over then, or after so many transfers.
+/// An operator's wish is over then, or after [`BY_HAND_TRANSFERS_MAX`] transfers.
 const BY_HAND_MS_MAX: u64 = 30_000;
-const BY_HAND_TRANSFERS_MAX: usize = 64;
 
 /// An operator wants it now, whatever the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -331,7 +331,6 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     pub(super) fn send_dirty(&mut self) {
-        let before = self.slab.len();
         for index in 0..self.dirty.len() {
             let slot = self.dirty[index];
             let Some(entry) = self.slab.at(slot) else { continue };
@@ -356,9 +355,5 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         self.dirty.clear();
-        // The last thing before a wait that may be long.
-        if self.slab.len() != before {
-            self.settle_load();
-        }
     }
 }

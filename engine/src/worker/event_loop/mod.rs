@@ -243,6 +243,8 @@ impl<P: Protocol> EventLoop<P> {
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
         let is_hurried = self.serve_line();
+        // The last thing before a wait that may be long.
+        self.settle_load();
         let began_ns = if is_hurried { monotonic_ns() } else { 0 };
         let has_work = is_hurried
             || !self.context.commands.is_empty()
@@ -281,7 +283,6 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.settle_memory();
         self.settle_accepting();
-        self.settle_load();
         self.arm_timeout();
         self.record_turn();
         if is_hurried {
@@ -389,7 +390,7 @@ impl<P: Protocol> EventLoop<P> {
         };
         let of_siblings = if P::MESSAGES.is_some() { self.next_sibling_ns() } else { None };
         let of_both = of_leaving.into_iter().chain(of_siblings);
-        let of_load = self.load.as_ref().map(Load::next_ns);
+        let of_load = self.load.is_some().then(|| Load::next_ns(self.context.now_ns));
         let next_ns = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).chain(of_load).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;

@@ -70,6 +70,8 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             self.give_state_to(heir, format)
         };
+        // The connections have all of their own time, however long the state took.
+        self.context.now_ns = monotonic_ns();
         let slot = self.context.slot;
         self.tell_sender(match given {
             Ok(bytes) => {
@@ -151,6 +153,8 @@ impl<P: Protocol> EventLoop<P> {
         };
         let rest = reader.skip_rest();
         reach("receiver:state_read");
+        // As the other side does.
+        self.context.now_ns = monotonic_ns();
         match rest {
             // One that was not whole ends with an error, and the other side knows.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}

@@ -130,9 +130,8 @@ fn tickets_resume_sessions() {
     }
 }
 
-#[test]
-fn refused_early_data_is_skipped() {
-    // A server that takes early data, and one that does not, know the same tickets.
+/// A server that refuses early data, and a client who sends some: it knows a ticket of a server that takes it.
+fn with_refused_early_data(try_it: impl Fn(&Config, ClientConnection)) {
     let sessions = ServerSessionMemoryCache::new(8);
     let configs = [1 << 14, 0].map(|early_bytes| {
         let mut config = rustls_server_config(default_provider());
@@ -146,25 +145,56 @@ fn refused_early_data_is_skipped() {
     of_client.resumption = Resumption::in_memory_sessions(8);
     of_client.enable_early_data = true;
     let of_client = Arc::new(of_client);
-    let refuses = config_of(refuses);
-    for part in [1, 300, usize::MAX] {
-        let mut first = client(&of_client);
-        let mut server = ServerConnection::new(Arc::new(takes.clone())).expect("a server");
-        while first.wants_write() || server.wants_write() {
-            let (mut sent, mut answer) = (Vec::new(), Vec::new());
-            first.write_tls(&mut sent).expect("into memory");
-            feed(&mut server, &sent).expect("a handshake");
-            server.write_tls(&mut answer).expect("into memory");
-            tell(&mut first, &answer).expect("a handshake");
-        }
-        let mut client = client(&of_client);
-        client.early_data().expect("the ticket allows it").write_all(&[7; 2000]).expect("buffered");
-        let (progress, rest) = shake(&refuses, &mut client, part);
-        let (mut session, negotiated) = session_of(progress);
-        assert!(!client.is_early_data_accepted() && rest.is_empty());
-        assert!(negotiated.is_resumed);
-        speak(&mut session, &mut client);
+    let mut first = client(&of_client);
+    let mut server = ServerConnection::new(Arc::new(takes)).expect("a server");
+    while first.wants_write() || server.wants_write() {
+        let (mut sent, mut answer) = (Vec::new(), Vec::new());
+        first.write_tls(&mut sent).expect("into memory");
+        feed(&mut server, &sent).expect("a handshake");
+        server.write_tls(&mut answer).expect("into memory");
+        tell(&mut first, &answer).expect("a handshake");
     }
+    try_it(&config_of(refuses), client(&of_client));
+}
+
+#[test]
+fn refused_early_data_is_skipped() {
+    // One record, and many; at most 2^14 bytes with what encrypting adds.
+    for (records, bytes) in [(1, 2000), (1, 16_300), (60, 200), (900, 1)] {
+        for part in [1, 300, usize::MAX] {
+            with_refused_early_data(|refuses, mut client| {
+                for _ in 0..records {
+                    let mut early_data = client.early_data().expect("the ticket allows it");
+                    early_data.write_all(&vec![7; bytes]).expect("buffered");
+                }
+                let (progress, rest) = shake(refuses, &mut client, part);
+                let (mut session, negotiated) = session_of(progress);
+                assert!(!client.is_early_data_accepted() && rest.is_empty());
+                assert!(negotiated.is_resumed);
+                speak(&mut session, &mut client);
+            });
+        }
+    }
+}
+
+#[test]
+fn each_record_of_refused_early_data_is_looked_at_once() {
+    with_refused_early_data(|refuses, mut client| {
+        client.early_data().expect("the ticket allows it").write_all(b"early").expect("buffered");
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        client.write_tls(&mut input).expect("into memory");
+        // Empty ones cost nothing of what may be skipped.
+        input.extend_from_slice(&[23, 3, 3, 0, 0].repeat(1000));
+        let (consumed, progress) = refuses.begin().expect("a handshake").advance(&mut input, &mut output);
+        assert_eq!(consumed, input.len(), "nothing is kept, to be tried again with what follows");
+        let Progress::Incomplete(handshake) = progress else { panic!("{progress:?}") };
+        tell(&mut client, &output).expect("a handshake");
+        (input, output) = Default::default();
+        client.write_tls(&mut input).expect("into memory");
+        let (mut session, _) = session_of(handshake.advance(&mut input, &mut output).1);
+        tell(&mut client, &output).expect("a ticket");
+        speak(&mut session, &mut client);
+    });
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! Which certificates of a server are accepted.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Whose certificates are accepted.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Anybody's, whatever its name and dates; the server must still have the key to it.
+    Anybody,
+    /// One of these, or what one of these has signed, for the right name.
+    Certificates(Arc<[CertificateDer<'static>]>),
+}
+
+/// The certificates of a PEM file.
+///
+/// # Errors
+/// Where it cannot be read, or has none that can be trusted.
+pub(crate) fn read_certificates(path: &Path) -> Result<Trust, String> {
+    let wrong = |problem: String| format!("{}: {problem}", path.display());
+    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(format!("not a file of PEM certificates: {error}")))?;
+    if certificates.is_empty() {
+        return Err(wrong("it has no certificate between BEGIN CERTIFICATE and END CERTIFICATE".to_owned()));
+    }
+    roots(&certificates).map_err(wrong)?;
+    Ok(Trust::Certificates(certificates.into()))
+}
+
+fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in certificates.iter().enumerate() {
+        let added = roots.add(certificate.clone());
+        added.map_err(|error| format!("certificate {} cannot be trusted: {error}", index + 1))?;
+    }
+    Ok(roots)
+}
+
+impl Trust {
+    /// What rustls asks about the certificate of each server.
+    ///
+    /// # Errors
+    /// Where a certificate cannot be trusted.
+    pub(super) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        let algorithms = provider.signature_verification_algorithms;
+        let Self::Certificates(certificates) = self else { return Ok(Arc::new(Anybody { algorithms })) };
+        let roots = Arc::new(roots(certificates)?);
+        let signed = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+        let signed = signed.map_err(|error| error.to_string())?;
+        Ok(Arc::new(Given { certificates: Arc::clone(certificates), signed }))
+    }
+}
+
+#[derive(Debug)]
+struct Anybody {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct Given {
+    certificates: Arc<[CertificateDer<'static>]>,
+    signed: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Given {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // What `openssl req -x509` makes is marked as an authority's, which webpki takes from no server.
+        if self.certificates.contains(certificate) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.signed.verify_server_cert(certificate, others, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signed.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signed.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
+}
