@@ -4,7 +4,7 @@
 //! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
 
 mod cause;
-mod certificate;
+
 mod count;
 mod event;
 mod failure;
@@ -30,7 +30,6 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use self::cause::{Cause, Exit, Interruption, RevertCause};
-pub use self::certificate::CertificateStatus;
 pub use self::count::Count;
 pub use self::event::{Event, EventKind, Imbalance};
 pub use self::failure::Failure;
@@ -44,6 +43,7 @@ pub use self::status::{
 };
 pub use crate::handover::Refusal;
 pub use crate::handover::balance::{Evenness, Still};
+pub use crate::layer::CertificateStatus;
 
 /// Version of the messages.
 pub const VERSION: u32 = 2;

@@ -5,9 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Exit;
-use super::certificate::CertificateStatus;
 use super::event::EventKind;
 use super::failure::Failure;
+use crate::layer::CertificateStatus;
 
 /// What happened during one handover, and after it until the next one began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
