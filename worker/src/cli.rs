@@ -76,7 +76,7 @@ pub struct Arguments {
     /// Serve the files of a folder beneath a path, such as /static/=/srv/www; repeatable
     #[arg(long = "static", value_name = "PATH=FOLDER")]
     statics: Vec<StaticChoice>,
-    /// Certificate of tls:// addresses, in PEM, with those of its issuers behind it; more than one stand in the file
+    /// Certificate of tls:// addresses, in PEM, with those of its issuers behind it; for several hosts see [tls] of the file
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Its private key, in PEM

@@ -157,7 +157,7 @@ macro_rules! choices {
             }
 
             /// Whether a setting of this name is given here.
-            fn has(&self, setting: &str) -> bool {
+            pub(crate) fn has(&self, setting: &str) -> bool {
                 match setting {
                     $(stringify!($field) => self.$field.is_some(),)*
                     _ => false,
@@ -166,6 +166,8 @@ macro_rules! choices {
         }
     };
 }
+
+pub(crate) use choices;
 
 choices! {
     /// Section `[limits]`; see [`Limits`].

@@ -10,8 +10,9 @@ use baton_tls::certificate::Warning;
 use baton_tls::files;
 use baton_tls::layer::Tls;
 use baton_tls::settings::{CertificateFiles, ClientCertificates, Settings, SettingsError, Version};
-use baton_tls::tickets;
 use serde::{Deserialize, Deserializer, de};
+
+use crate::config::choices;
 
 /// What an address to listen on begins with where TLS is spoken.
 pub const SCHEME: &str = "tls://";
@@ -34,17 +35,17 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Word<T> {
     }
 }
 
-/// Section `[tls]`; see [`Settings`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default, expecting = "a section of settings")]
-#[expect(missing_docs, reason = "documented in Settings")]
-pub struct TlsChoices {
-    pub certificates: Option<Vec<CertificateChoice>>,
-    pub client_certificates: Option<Word<ClientCertificates>>,
-    pub client_ca: Option<PathBuf>,
-    pub version_min: Option<Word<Version>>,
-    pub suites: Option<Vec<String>>,
-    pub tickets: Option<bool>,
+choices! {
+    /// Section `[tls]`; see [`Settings`].
+    #[expect(missing_docs, reason = "documented in Settings")]
+    TlsChoices {
+        certificates: Vec<CertificateChoice>,
+        client_certificates: Word<ClientCertificates>,
+        client_ca: PathBuf,
+        version_min: Word<Version>,
+        suites: Vec<String>,
+        tickets: bool,
+    }
 }
 
 impl TlsChoices {
@@ -54,32 +55,6 @@ impl TlsChoices {
         let certificates = both
             .map(|(certificate, key)| vec![CertificateChoice { certificate: certificate.clone(), key: key.clone() }]);
         Self { certificates, ..Self::default() }
-    }
-
-    /// Fills what is not given from `below`.
-    #[must_use]
-    pub fn over(self, below: Self) -> Self {
-        Self {
-            certificates: self.certificates.or(below.certificates),
-            client_certificates: self.client_certificates.or(below.client_certificates),
-            client_ca: self.client_ca.or(below.client_ca),
-            version_min: self.version_min.or(below.version_min),
-            suites: self.suites.or(below.suites),
-            tickets: self.tickets.or(below.tickets),
-        }
-    }
-
-    /// Whether a setting of this name is given here.
-    pub(crate) fn has(&self, setting: &str) -> bool {
-        match setting {
-            "certificates" => self.certificates.is_some(),
-            "client_certificates" => self.client_certificates.is_some(),
-            "client_ca" => self.client_ca.is_some(),
-            "version_min" => self.version_min.is_some(),
-            "suites" => self.suites.is_some(),
-            "tickets" => self.tickets.is_some(),
-            _ => false,
-        }
     }
 
     /// With the defaults of what is not given.
@@ -114,11 +89,7 @@ pub(crate) fn load(settings: &Settings, alpn: &[&str]) -> Result<(SharedLayers, 
             &format_args!("{SCHEME} needs a certificate: give --tls-cert and --tls-key, or certificates in [tls]"),
         ));
     }
-    // Whoever has a certificate's key could be the server, so its tickets can be opened by the same, and no secret has to be kept or
-    // handed on: workers, the next binary and other machines with the same certificate know it.
-    let secret = settings.certificates.first().and_then(|files| files::read(&files.key).ok());
-    let secret = tickets::secret_of(&zeroize::Zeroizing::new(secret.unwrap_or_default()));
-    let loaded = settings.load(files::read, &secret).map_err(|error| match error {
+    let loaded = settings.load_by_key(files::read).map_err(|error| match error {
         SettingsError::NoClientCa(_) | SettingsError::ClientCaUnused => invalid("client_certificates", &error),
         SettingsError::Suite { .. } | SettingsError::SuiteOfOldVersion(_) | SettingsError::SuiteTwice(_) => {
             invalid("suites", &error)

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use baton_tls::files;
 use baton_tls::layer::Tls;
 use baton_tls::settings::{CertificateFiles, Settings, SettingsError};
-use baton_tls::tickets::secret_of;
 
 /// What connections to the address for TLS get; `None` where there is neither a certificate nor a key.
 ///
@@ -15,11 +14,9 @@ pub(crate) fn layer(certificate: PathBuf, key: PathBuf) -> Result<Option<Tls>, S
     if !certificate.exists() && !key.exists() {
         return Ok(None);
     }
-    // Where the key cannot be read, `load` says why.
-    let secret = secret_of(&files::read(&key).unwrap_or_default());
     let certificates = vec![CertificateFiles { certificate, key }];
     let settings = Settings { certificates, alpn: vec!["http/1.1".to_owned()], ..Settings::default() };
-    let loaded = settings.load(files::read, &secret)?;
+    let loaded = settings.load_by_key(files::read)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(Some(Tls::from(loaded)))
 }

@@ -37,7 +37,7 @@ pub use self::error::SettingsError;
 use crate::accept::Config;
 use crate::certificate::{self, Concern, Error, Identities, Identity, Pem, Problem, Warning};
 use crate::record::Limits;
-use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets};
+use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets, secret_of};
 
 /// Longest name of a protocol in ALPN, in bytes (RFC 7301 section 3.1).
 const PROTOCOL_BYTES_MAX: usize = 255;
@@ -119,6 +119,17 @@ impl Settings {
         secret: &[u8; SECRET_BYTES],
     ) -> Result<Loaded, SettingsError> {
         self.load_at(Arc::new(DefaultTimeProvider), read, secret)
+    }
+
+    /// As [`load`](Self::load), with a secret that follows from the first private key ([`secret_of`]): workers, the next binary and other
+    /// machines with the same certificate know it, and nothing has to be kept or handed on.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_by_key(&self, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, SettingsError> {
+        // Where the key cannot be read, `load` says why.
+        let key = self.certificates.first().and_then(|files| read(&files.key).ok()).unwrap_or_default();
+        self.load(read, &secret_of(&Zeroizing::new(key)))
     }
 
     /// As [`load`](Self::load), with a clock: it says which ticket keys are in use, which clients' certificates have expired, and
