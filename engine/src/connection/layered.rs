@@ -13,7 +13,7 @@ use crate::context::{Context, Io, Tail, Written};
 use crate::handover::WriteEnd;
 use crate::layer::{Handshake, Layer, Opened, Window};
 use crate::protocol::Protocol;
-use crate::sys::arena::{Arena, CHUNK_BYTES};
+use crate::sys::arena::CHUNK_BYTES;
 use crate::types::{CannotFreeze, CloseReason};
 
 /// Input that may wait for a handshake to go on: more than a peer may send before an answer.
@@ -148,7 +148,7 @@ impl<S> Connection<S> {
     /// Input of a handshake has come.
     pub(super) fn receive_for_handshake(&mut self, context: &mut Context, bytes: &[u8]) {
         self.input.append(bytes);
-        if !mem::replace(&mut self.rerun, true) {
+        if !self.rerun {
             self.rerun_soon(context);
         }
     }
@@ -166,7 +166,7 @@ impl<S> Connection<S> {
         let (consumed, progress) = layered.layer.handshake(self.input.bytes_mut(), &mut output);
         layered.has_answered |= !output.is_empty();
         self.input.consume(consumed.min(self.input.len()));
-        self.push_sealed(context, |arena| arena.write(&output));
+        self.push_sealed(context, &output);
         match progress {
             Handshake::Done => self.phase = Phase::Handshake { is_done: true },
             Handshake::Failed => self.begin_close(context, true, CloseReason::Handshake),
@@ -299,7 +299,6 @@ impl<S> Connection<S> {
     }
 
     /// Seals what a callback has written, which lies in the arena for that, and queues it.
-    #[cold]
     pub(super) fn push_layered(&mut self, context: &mut Context, written: &Written) {
         let Some(layered) = &mut self.layered else { return };
         layered.rests = false;
@@ -331,17 +330,17 @@ impl<S> Connection<S> {
         let Some(layered) = &mut self.layered else { return };
         let mut output = Vec::new();
         layered.layer.close(&mut output);
-        self.push_sealed(context, |arena| arena.write(&output));
+        self.push_sealed(context, &output);
     }
 
-    fn push_sealed(&mut self, context: &mut Context, write: impl FnOnce(&mut Arena)) {
-        let (_, sealed) = context.arenas();
-        write(sealed);
+    /// Queues what the layer says by itself.
+    fn push_sealed(&mut self, context: &mut Context, bytes: &[u8]) {
         if self.outbound.pending() == 0 {
             self.progress_ns = context.now_ns;
         }
-        let (_, sealed) = context.arenas();
-        self.outbound.push_staged(sealed);
+        let (_, arena) = context.arenas();
+        arena.write(bytes);
+        self.outbound.push_staged(arena);
     }
 
     /// Its state and how much of the input is opened, for another worker.
