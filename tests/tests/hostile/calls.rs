@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use baton_tests::client::{GET, ask, assert_served, connect};
@@ -180,17 +181,28 @@ fn live_with_callbacks(control: &Path, traces: &Path) {
         status.generations.iter().flat_map(|generation| &generation.workers).find_map(|worker| worker.pid)
     };
     let first = worker().expect("a worker");
-    let sleeper = thread::spawn({
-        let address = server.address();
-        move || tell(address, "sleep 500")
+    // Whoever is stopped while it sleeps takes its sleep up again by a call of its own.
+    let trace = traces.join(format!("callbacks.{first}"));
+    let resumes = || fs::read_to_string(&trace).is_ok_and(|text| text.contains("\nrestart_syscall("));
+    let is_seen = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            while !is_seen.load(Ordering::Relaxed) {
+                assert_eq!(tell(server.address(), "sleep 500"), "done");
+            }
+        });
+        let sleep = libc::SYS_clock_nanosleep.to_string();
+        let called = |pid| fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        wait_until("a sleep was interrupted", || {
+            if called(first).split(' ').next() == Some(&sleep) {
+                signal(first, Signal::SIGSTOP);
+                wait_until("it has stopped", || is_stopped(first));
+                signal(first, Signal::SIGCONT);
+            }
+            resumes() || sleeper.is_finished()
+        });
+        is_seen.store(true, Ordering::Relaxed);
     });
-    let sleep = libc::SYS_clock_nanosleep.to_string();
-    let called = |pid| fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    wait_until("it sleeps", || called(first).split(' ').next() == Some(&sleep));
-    signal(first, Signal::SIGSTOP);
-    wait_until("it has stopped", || is_stopped(first));
-    signal(first, Signal::SIGCONT);
-    assert_eq!(sleeper.join().expect("no panic"), "done");
     // Its stack has not overflowed, so it goes on.
     signal(first, Signal::SIGSEGV);
     // What messages have taken that never end goes back to the system.
@@ -198,7 +210,6 @@ fn live_with_callbacks(control: &Path, traces: &Path) {
     endless.iter_mut().for_each(|stream| stream.write_all(&[b'x'; 60_000]).expect("sent"));
     assert_eq!(tell(server.address(), "sleep 0"), "done");
     endless.truncate(1);
-    let trace = traces.join(format!("callbacks.{first}"));
     let gives_back = |text: String| {
         text.split_once("SECCOMP_SET_MODE_FILTER").is_some_and(|(_, after)| after.contains("\nmadvise("))
     };
