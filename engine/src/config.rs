@@ -449,7 +449,7 @@ impl Settings {
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         listener::validate(listen, *unix_mode)?;
         if *workers == 0 || *workers > WORKERS_MAX {
-            return invalid("workers", format!("{workers} is not in 1..={WORKERS_MAX}"));
+            return invalid("workers", format!("must be between 1 and {WORKERS_MAX}, not {workers}"));
         }
         let Limits {
             connections_max,
@@ -465,16 +465,22 @@ impl Settings {
             mailbox_messages_max,
         } = limits;
         if !(1..=CONNECTIONS_MAX_LARGEST).contains(connections_max) {
-            return invalid("connections_max", format!("{connections_max} is not in 1..={CONNECTIONS_MAX_LARGEST}"));
+            return invalid(
+                "connections_max",
+                format!("must be between 1 and {CONNECTIONS_MAX_LARGEST}, not {connections_max}"),
+            );
         }
         if *backlog == 0 || *backlog > i32::MAX as u32 {
-            return invalid("backlog", format!("{backlog} is not in 1..={}", i32::MAX));
+            return invalid("backlog", format!("must be between 1 and {}, not {backlog}", i32::MAX));
         }
         if !(1..=1 << 30).contains(message_bytes_max) {
-            return invalid("message_bytes_max", format!("{message_bytes_max} is not in 1..={}", 1 << 30));
+            return invalid("message_bytes_max", format!("must be between 1 and {}, not {message_bytes_max}", 1 << 30));
         }
         if !(1..=1 << 30).contains(outbound_bytes_high) {
-            return invalid("outbound_bytes_high", format!("{outbound_bytes_high} is not in 1..={}", 1 << 30));
+            return invalid(
+                "outbound_bytes_high",
+                format!("must be between 1 and {}, not {outbound_bytes_high}", 1 << 30),
+            );
         }
         if outbound_bytes_low >= outbound_bytes_high {
             return invalid(
@@ -494,22 +500,25 @@ impl Settings {
         if !(1024..=RECEIVE_BUFFER_BYTES_LARGEST).contains(receive_buffer_bytes) {
             return invalid(
                 "receive_buffer_bytes",
-                format!("{receive_buffer_bytes} is not in 1024..={RECEIVE_BUFFER_BYTES_LARGEST}"),
+                format!("must be between 1024 and {RECEIVE_BUFFER_BYTES_LARGEST}, not {receive_buffer_bytes}"),
             );
         }
         if !receive_buffers.is_power_of_two() || !(2..=1 << 15).contains(receive_buffers) {
-            return invalid("receive_buffers", format!("{receive_buffers} is not a power of two in 2..=32768"));
+            return invalid(
+                "receive_buffers",
+                format!("must be a power of two between 2 and 32768, not {receive_buffers}"),
+            );
         }
         if !(1..=SIBLING_MESSAGE_BYTES_LARGEST).contains(sibling_message_bytes_max) {
             return invalid(
                 "sibling_message_bytes_max",
-                format!("{sibling_message_bytes_max} is not in 1..={SIBLING_MESSAGE_BYTES_LARGEST}"),
+                format!("must be between 1 and {SIBLING_MESSAGE_BYTES_LARGEST}, not {sibling_message_bytes_max}"),
             );
         }
         let least = sibling_message_bytes_max.saturating_mul(2);
         if !(MAILBOX_MESSAGES_LEAST..=MAILBOX_MESSAGES_LARGEST).contains(mailbox_messages_max) {
-            let range = format!("{MAILBOX_MESSAGES_LEAST}..={MAILBOX_MESSAGES_LARGEST}");
-            return invalid("mailbox_messages_max", format!("{mailbox_messages_max} is not in {range}"));
+            let range = format!("{MAILBOX_MESSAGES_LEAST} and {MAILBOX_MESSAGES_LARGEST}");
+            return invalid("mailbox_messages_max", format!("must be between {range}, not {mailbox_messages_max}"));
         }
         if !(least..=SIBLING_QUEUE_BYTES_LARGEST).contains(sibling_queue_bytes_max) {
             return invalid(

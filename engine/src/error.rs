@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn what_main_returns_can_be_read() {
-        let problem = "0 is not in 1..=1024".to_owned();
+        let problem = "must be between 1 and 1024, not 0".to_owned();
         let invalid = ServerError::from(InvalidSetting { setting: "workers", problem });
-        assert_eq!(format!("{invalid:?}"), "invalid setting workers: 0 is not in 1..=1024");
+        assert_eq!(format!("{invalid:?}"), "invalid setting workers: must be between 1 and 1024, not 0");
         let (what, cause) = ("the ring failed", || io::Error::from_raw_os_error(libc::ENOMEM));
         let named = ServerError::System { what, source: cause() };
         assert_eq!(format!("{named:?}"), "the ring failed: Cannot allocate memory (os error 12)");

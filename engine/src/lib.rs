@@ -82,7 +82,7 @@ pub use endpoint::{Endpoint, InvalidEndpoint, UNIX_PATH_BYTES_MAX, UnixPath};
 pub use error::ServerError;
 pub use helper::spawn_helper;
 pub use ipc::control;
-pub use master::refuse_upgrade;
+pub use master::{Check, RunningServer, refuse_upgrade};
 pub use messages::{SendError, Sibling};
 pub use protocol::Protocol;
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader};

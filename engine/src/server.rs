@@ -7,7 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::error::ServerError;
 use crate::ipc::channel::{self};
 use crate::ipc::orders::Order;
-use crate::master;
+use crate::master::{self, Check};
 use crate::protocol::Protocol;
 use crate::service::Service;
 use crate::sys::listener::ListenError;
@@ -106,6 +106,17 @@ impl Server {
     /// Starts collecting settings.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// Looks for what would keep the server from starting here and now: io_uring and its rights, users, addresses that somebody else has,
+    /// the paths of the control socket and the pid file, limits of files and memory, and time-outs that make no sense together. Opens and
+    /// closes what a start opens, leaves nothing behind, and takes nothing from a server that runs.
+    pub fn check(&self) -> Check {
+        let mut check = master::check(&self.settings);
+        if self.settings.listen.is_empty() {
+            check.problems.push(ServerError::NoAddress);
+        }
+        check
     }
 
     /// The workers' numbers, for after the server has ended; [`Telemetry`] says how they are read while it runs.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::control::{self, Answer};
-use crate::process::{children, descendants, is_alive, kill_descendants};
+use crate::process::{children, descendants, is_alive, kill_descendants, open_files};
 use crate::program::Server;
 use crate::wait_until;
 
@@ -162,9 +162,7 @@ impl Lineage {
     /// One that no other of the same lineage has forked as a worker: it waits for signals of its own.
     fn is_master(&self, pid: u32) -> bool {
         // Workers have rings, masters have none.
-        let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
-        let has_ring =
-            files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")));
+        let has_ring = open_files(pid).iter().any(|file| file.ends_with("anon_inode:[io_uring]"));
         self.is_member(pid) && is_alive(pid) && !has_ring
     }
 

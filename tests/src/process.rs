@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -91,6 +91,12 @@ pub fn describe_tree(pid: u32) -> String {
             writeln!(lines, "{pid} {} {state} system call {} {stack:?}", read("comm").trim(), read("syscall").trim());
     }
     lines
+}
+
+/// What the descriptors of a process are links to, such as `socket:[4711]`; none where it is gone.
+pub fn open_files(pid: u32) -> Vec<PathBuf> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok()).collect()
 }
 
 /// How many descriptors are open.

@@ -137,7 +137,7 @@ fn a_bad_file_changes_nothing_and_is_named_by_place() {
     write(&path, "listen = [\"127.0.0.1:0\"]\nwrokers = 2\n");
     server.signal(Signal::SIGHUP);
     wait_until("it says so", || server.count_of("reload failed") == 1);
-    assert_eq!(server.count_of("batond.toml:2:1: unknown field `wrokers`"), 1, "{:#?}", server.log());
+    assert_eq!(server.count_of("batond.toml:2:1: there is no setting `wrokers`"), 1, "{:#?}", server.log());
     // An address that is taken.
     let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let taken = holder.local_addr().expect("an address");

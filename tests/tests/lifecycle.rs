@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use baton::control::{EventKind, Exit};
 use baton_tests::client::{GET, ask, assert_served, connect, pattern, read_answer, read_to_end};
 use baton_tests::control;
 use baton_tests::process::{descriptors, is_alive, is_stopped};
-use baton_tests::program::{Server, batond, faulty, free_port, signal, signal_group};
+use baton_tests::program::{Server, batond, faulty, free_port, run, signal, signal_group};
 use baton_tests::{PATIENCE, skip, wait_until};
 use nix::sys::signal::Signal;
 
@@ -493,5 +494,22 @@ fn a_handler_that_panics_ends_its_worker_and_the_others_serve_on() {
     // As profiles have it: a panic unwinds out of the worker, or aborts.
     let expected = if cfg!(debug_assertions) { Exit::Code(101) } else { Exit::Signal(Signal::SIGABRT as i32) };
     assert_eq!(deaths, [expected]);
+    server.stop();
+}
+
+#[test]
+fn a_check_takes_the_server_that_would_be_replaced_for_no_obstacle() {
+    let server = Server::start_controlled(&[]);
+    let (address, control) = (server.address().to_string(), server.control());
+    let check = |control: &Path| {
+        let mut command = Command::new(batond());
+        let output = run(command.args(["--check", "--listen", &address, "--control"]).arg(control));
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    let (code, told) = check(&control);
+    assert!(code == Some(0) && told.contains(&format!("(pid {}) serves", server.pid())), "{code:?} {told}");
+    // Of another server, its port is taken.
+    assert_eq!(check(&control.with_extension("other")), (Some(1), String::new()));
+    assert_served(server.address());
     server.stop();
 }

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// Read settings from a TOML file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check flags and file, print what would run, and exit without starting it
+    /// Check flags, file, and what a start would find here (rights, addresses, paths, limits), and exit without starting it
     #[arg(long)]
     pub check: bool,
     /// Print the manual page, for man -l, and exit

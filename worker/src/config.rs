@@ -4,6 +4,7 @@
 //! other. Errors name file, line and column, or the flag.
 
 mod file;
+mod names;
 
 use std::fmt;
 use std::io;
@@ -150,6 +151,9 @@ macro_rules! choices {
         }
 
         impl $name {
+            /// The names of its settings.
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($field)),*];
+
             /// Fills what is not given from `below`.
             #[must_use]
             pub fn over(self, below: Self) -> Self {
@@ -526,7 +530,10 @@ impl Config {
             return invalid("server", "the name must be at most 256 printable ASCII characters".to_owned());
         }
         if !(128..=1 << 20).contains(&http.head_bytes_max) {
-            return invalid("head_bytes_max", format!("{} is not in 128..=1MiB", size(http.head_bytes_max)));
+            return invalid(
+                "head_bytes_max",
+                format!("must be between 128 and 1MiB, not {}", size(http.head_bytes_max)),
+            );
         }
         if http.target_bytes_max == 0 || http.target_bytes_max > http.head_bytes_max {
             let (given, largest) = (size(http.target_bytes_max), size(http.head_bytes_max));

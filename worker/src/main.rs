@@ -42,28 +42,55 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        for warning in &config.warnings {
-            let _ = writeln!(io::stderr(), "batond: warning: {}", baton::control::escaped(&warning.to_string()));
-        }
-        let memory = Bytes(config.settings.memory_bytes_worst() + config.cache_bytes_most());
-        let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
-        return match writeln!(io::stdout(), "configuration ok: {}\n{memory}", summary(&config)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&format_args!("the configuration is ok, but standard output cannot be written: {error}"));
-                ExitCode::FAILURE
-            }
-        };
+        return check(&config);
     }
     logging::start(config.log_level, config.log_format);
     match serve(&arguments, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            match error {
-                ServerError::ControlPath { .. } => ExitCode::from(EXIT_USAGE),
-                _ => ExitCode::FAILURE,
-            }
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &ServerError) -> ExitCode {
+    match error {
+        ServerError::ControlPath { .. } | ServerError::Setting(_) => ExitCode::from(EXIT_USAGE),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Says what a start with this configuration would find here.
+fn check(config: &Config) -> ExitCode {
+    let warn = |warning: &dyn Display| {
+        let _ = writeln!(io::stderr(), "batond: warning: {}", baton::control::escaped(&warning.to_string()));
+    };
+    config.warnings.iter().for_each(|warning| warn(warning));
+    let found = match Server::builder().settings(config.settings.clone()).build() {
+        Ok(server) => server.check(),
+        Err(error) => {
+            complain(&error);
+            return exit_code(&error);
+        }
+    };
+    found.warnings.iter().for_each(|warning| warn(warning));
+    found.problems.iter().for_each(|problem| complain(problem));
+    if let Some(problem) = found.problems.first() {
+        return exit_code(problem);
+    }
+    let running = found.running.map_or(String::new(), |running| {
+        let name = running.name.as_deref().unwrap_or("a server");
+        let name = baton::control::escaped(name);
+        format!("\n{name} (pid {}) serves with this control socket: reload or upgrade it", running.pid)
+    });
+    let memory = Bytes(config.settings.memory_bytes_worst() + config.cache_bytes_most());
+    let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
+    match writeln!(io::stdout(), "configuration ok: {}\n{memory}{running}", summary(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format_args!("the configuration is ok, but standard output cannot be written: {error}"));
+            ExitCode::FAILURE
         }
     }
 }
@@ -96,7 +123,7 @@ fn serve(arguments: &Arguments, config: &Config) -> Result<(), ServerError> {
     warn(config);
     let server = Server::builder().settings(config.settings.clone()).name("batond").version(VERSION).build()?;
     let telemetry = server.telemetry();
-    let result = server.run_with_reload(service(config), || reload(arguments));
+    let result = server.run_with_reload(service(config), || reload(arguments, config));
     log_totals(&telemetry);
     result
 }
@@ -116,9 +143,14 @@ fn service(config: &Config) -> Service<'static> {
 }
 
 /// Reads the file again; flags still win over it.
-fn reload(arguments: &Arguments) -> Result<(Settings, Service<'static>), String> {
+fn reload(arguments: &Arguments, first: &Config) -> Result<(Settings, Service<'static>), String> {
     let config = read_config(arguments).map_err(|error| error.to_string())?;
     warn(&config);
+    if (config.log_level, config.log_format) != (first.log_level, first.log_format) {
+        tracing::warn!(
+            "level or format in [log] has changed, and stays as it was: restart the server, or upgrade it with `batonctl upgrade`"
+        );
+    }
     Ok((config.settings.clone(), service(&config)))
 }
 

@@ -27,8 +27,9 @@ fn help_and_version_into_a_closed_pipe_end_quietly() {
 
 #[test]
 fn a_check_whose_answer_is_lost_has_failed() {
-    assert_eq!(exit_code(&["--check"], unread(), unread()), Some(1));
-    assert_eq!(exit_code(&["--check"], Stdio::null(), unread()), Some(0));
+    let check = ["--check", "--listen", "127.0.0.1:0"];
+    assert_eq!(exit_code(&check, unread(), unread()), Some(1));
+    assert_eq!(exit_code(&check, Stdio::null(), unread()), Some(0));
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl BalanceArguments {
     pub(super) fn check(&self) -> Result<(), String> {
         for (name, seconds, least) in [("--seconds", self.seconds(), 0.5), ("--warm-up", self.warm_up, 0.0)] {
             if !(least..=600.0).contains(&seconds) {
-                return Err(format!("{name} {seconds} is not in {least}..=600"));
+                return Err(format!("{name} must be between {least} and 600, not {seconds}"));
             }
         }
         if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {

@@ -91,7 +91,7 @@ impl FromStr for Scenario {
 fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     if !(least..=most).contains(&value) {
-        return Err(format!("{text} is not in {least}..={most}"));
+        return Err(format!("must be between {least} and {most}, not {text}"));
     }
     Ok(value)
 }

@@ -142,7 +142,7 @@ impl CompareArguments {
         }
         for (name, seconds, least) in [("--seconds", self.seconds, 0.1), ("--warm-up", self.warm_up, 0.0)] {
             if !(least..=SECONDS_MAX).contains(&seconds) {
-                return Err(format!("{name} {seconds} is not in {least}..={SECONDS_MAX}"));
+                return Err(format!("{name} must be between {least} and {SECONDS_MAX}, not {seconds}"));
             }
         }
         let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();

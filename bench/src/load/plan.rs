@@ -108,7 +108,7 @@ impl HttpPlan {
     pub(crate) fn one(parts: &RequestParts, target: SocketAddr) -> Result<Self, String> {
         let RequestParts { path, payload_bytes, .. } = parts;
         if *payload_bytes > PAYLOAD_BYTES_MAX {
-            return Err(format!("--payload {payload_bytes} is not in 0..={PAYLOAD_BYTES_MAX}"));
+            return Err(format!("--payload must be between 0 and {PAYLOAD_BYTES_MAX}, not {payload_bytes}"));
         }
         let (method, of) = match payload_bytes {
             0 => ("GET", String::new()),
@@ -256,7 +256,7 @@ impl Plan {
         ];
         for (name, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
-                return Err(format!("{name} {value} is not in {least}..={most}"));
+                return Err(format!("{name} must be between {least} and {most}, not {value}"));
             }
         }
         if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0 || rate > 1e9) {

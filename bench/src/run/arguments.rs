@@ -294,7 +294,7 @@ impl RunArguments {
         }
         plan.threads = self.threads.unwrap_or(available.len().max(1));
         if plan.threads == 0 || plan.threads > 1024 {
-            return Err(format!("--threads {} is not in 1..=1024", plan.threads));
+            return Err(format!("--threads must be between 1 and 1024, not {}", plan.threads));
         }
         if self.cores.is_empty() && plan.threads <= available.len() {
             plan.cores = available.iter().take(plan.threads).map(|core| core.id).collect();

@@ -4,5 +4,5 @@
 pub(crate) mod core;
 mod driver;
 
-pub use self::driver::refuse_upgrade;
-pub(crate) use self::driver::run;
+pub use self::driver::{Check, RunningServer, refuse_upgrade};
+pub(crate) use self::driver::{check, run};

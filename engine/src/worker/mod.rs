@@ -325,7 +325,9 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    fn new(
+    /// # Errors
+    /// Where no connection could be taken.
+    pub(crate) fn new(
         settings: &Settings,
         listeners: usize,
         descriptors: u64,

@@ -1,6 +1,7 @@
 //! Connections move between workers that serve.
 
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 use baton::control::{CannotRebalance, EventKind, Failure, Imbalance, Outcome, Still};
 use baton_tests::client::{GET, ask, connect};
 use baton_tests::control::{self, status};
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
 use baton_tests::program::Server;
 use baton_tests::{PATIENCE, wait_until};
 
@@ -19,14 +22,19 @@ fn open(server: &Server) -> Vec<u64> {
     workers.map(|worker| worker.open).collect()
 }
 
-/// For this time some connections move each second, whatever they do; every byte is compared.
-fn forced(seconds: u64) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("batond.toml");
+/// Settings of a server whose connections move each second, some of them, whatever they do.
+fn always(folder: &Path) -> String {
+    let file = folder.join("batond.toml");
     // Idle clients stay for longer than the longest trial.
     let text = "rebalance = \"always\"\nworkers = 3\n[timeouts]\nidle_ms = 600000\n";
     std::fs::write(&file, text).expect("written");
-    let server = Server::start_controlled(&["--config", file.to_str().expect("a name")]);
+    file.to_str().expect("UTF-8").to_owned()
+}
+
+/// Connections move for this time; every byte is compared.
+fn forced(seconds: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start_controlled(&["--config", &always(folder.path())]);
     let crowd = Crowd::http(server.address(), Counts::FEW);
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
@@ -56,6 +64,43 @@ fn connections_that_move_all_the_time_lose_nothing() {
 #[ignore = "takes five minutes"]
 fn connections_that_move_for_long_lose_nothing() {
     forced(300);
+}
+
+/// Each change begins while connections move, and they move on when it is over.
+#[test]
+fn connections_that_move_all_the_time_cross_every_change() {
+    run("rebalance::connections_that_move_all_the_time_cross_every_change", || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = always(folder.path());
+        let lineage = Lineage::start(3, |control, pid_file| {
+            let arguments = ["--config", &file, "--settle-ms", "50", "--steering", "least"];
+            Server::start(&[&arguments[..], &["--control", control, "--pid-file", pid_file]].concat())
+        });
+        let crowd = Crowd::http(lineage.first.address(), Counts::FEW);
+        let moves_on = || {
+            wait_until("what was before is gone", || {
+                lineage.reap();
+                lineage.masters().len() == 1 && lineage.status().generations.len() == 1
+            });
+            let before = lineage.status().rebalanced;
+            wait_until("connections move", || lineage.status().rebalanced > before);
+            crowd.round();
+        };
+        moves_on();
+        for change in [&["reload"][..], &["scale", "5"], &["scale", "2"], &["upgrade"], &["scale", "3"]] {
+            lineage.done(change);
+            crowd.round();
+            moves_on();
+        }
+        for end in ["commit", "revert", "commit"] {
+            lineage.done(&["upgrade", "--hold"]);
+            crowd.round();
+            lineage.done(&[end]);
+            crowd.round();
+            moves_on();
+        }
+        crowd.finish(GET.len());
+    });
 }
 
 /// One worker has 64 connections; then there are four.

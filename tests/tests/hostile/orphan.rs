@@ -1,9 +1,10 @@
 //! One who has taken a worker over outlives its master, and lies to the next one.
 
+use std::fs;
 use std::io::{IoSlice, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use baton::control::EventKind;
 use baton_tests::client::assert_served;
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::process::{descriptors, is_alive, started_at};
+use baton_tests::process::{descriptors, is_alive, open_files, started_at};
 use baton_tests::program::{Server, batond};
 use baton_tests::{PATIENCE, control, wait_until};
 use nix::sys::signal::Signal;
@@ -32,7 +33,7 @@ const NONE: &str = "no such order";
 /// Listens where the next master of a control socket looks for a worker which is process `pid`.
 fn claim_to_be(pid: u32, control: &Path) -> Socket {
     let folder = workers_of(control);
-    std::fs::DirBuilder::new().mode(0o700).create(&folder).expect("made");
+    fs::DirBuilder::new().mode(0o700).create(&folder).expect("made");
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
     let path = folder.join(format!("{pid}.{}", started_at(pid)));
     socket.bind(&SockAddr::unix(path).expect("short")).expect("bound");
@@ -42,9 +43,15 @@ fn claim_to_be(pid: u32, control: &Path) -> Socket {
     socket
 }
 
+/// A listen socket, and where it is said to listen.
+struct Claimed {
+    address: SocketAddr,
+    listener: TcpListener,
+}
+
 /// Says to the master that comes what a worker says to it, then shares these listen sockets, and stays until the master gives
 /// an order in which there is this text, or ends the channel.
-fn lie(socket: Socket, generation: u32, listeners: Vec<TcpListener>, until: &'static str) -> JoinHandle<()> {
+fn lie(socket: Socket, generation: u32, listeners: Vec<Claimed>, until: &'static str) -> JoinHandle<()> {
     thread::spawn(move || {
         let (mut channel, _) = socket.accept().expect("a master comes");
         channel.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -54,8 +61,7 @@ fn lie(socket: Socket, generation: u32, listeners: Vec<TcpListener>, until: &'st
         );
         // Whoever does not take it has refused it.
         let _ = channel.send(report.as_bytes());
-        for listener in listeners {
-            let address = listener.local_addr().expect("an address");
+        for Claimed { address, listener } in listeners {
             let report = format!("{{\"report\":\"listener\",\"address\":\"{address}\"}}");
             let descriptors = [listener.as_raw_fd()];
             let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -144,7 +150,11 @@ fn listen_sockets_that_nobody_asked_for_are_not_kept() {
     const COUNT: usize = 200;
     let folder = tempfile::tempdir().expect("a folder");
     let control = folder.path().join("control");
-    let listeners = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
+    let claim = |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        Claimed { address: listener.local_addr().expect("an address"), listener }
+    };
+    let listeners = (0..COUNT).map(claim).collect();
     let liar = lie(claim_to_be(std::process::id(), &control), 1, listeners, "drain");
     let mut command = Command::new(batond());
     command.args(["--listen", "127.0.0.1:0", "--settle-ms", "0", "--drain-ms-max", "0", "--handover", "adopt"]);
@@ -156,4 +166,40 @@ fn listen_sockets_that_nobody_asked_for_are_not_kept() {
     assert_served(server.address());
     liar.join().expect("it was heard");
     server.stop();
+}
+
+#[test]
+fn a_listen_socket_that_is_not_where_it_is_said_to_be_is_not_kept() {
+    run("orphan::a_listen_socket_that_is_not_where_it_is_said_to_be_is_not_kept", socket_of_another_address);
+}
+
+fn socket_of_another_address() {
+    let wanted = SocketAddr::from(([127, 0, 0, 1], 8080));
+    for tier in ["ebpf", "adopt"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let control = folder.path().join("control");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let elsewhere = format!(
+            "socket:[{}]",
+            fs::metadata(format!("/proc/self/fd/{}", listener.as_raw_fd())).expect("open").ino()
+        );
+        let strangers = listener.try_clone().expect("another descriptor");
+        let liar =
+            lie(claim_to_be(std::process::id(), &control), 1, vec![Claimed { address: wanted, listener }], "drain");
+        let mut command = Command::new(batond());
+        command.args(["--listen", &wanted.to_string(), "--settle-ms", "0", "--drain-ms-max", "0", "--handover", tier]);
+        command.arg("--control").arg(&control);
+        let server = Server::start_command(command);
+        let is_heard = |event: &EventKind| matches!(event, EventKind::OrphansDrain { workers: 1 });
+        wait_until("the liar is heard", || control::events(&control).iter().any(is_heard));
+        liar.join().expect("it was heard");
+        wait_until("nobody has it", || {
+            let all = server.workers().into_iter().chain([server.pid()]);
+            all.flat_map(open_files).all(|file| file != Path::new(&elsewhere))
+        });
+        assert_served(wanted);
+        drop(TcpStream::connect(strangers.local_addr().expect("an address")).expect("its stranger listens"));
+        strangers.accept().expect("nobody else has taken it");
+        server.stop();
+    }
 }

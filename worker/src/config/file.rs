@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Choices, ConfigError};
+use super::{Choices, ConfigError, names};
 use crate::units::Bytes;
 
 /// Largest file that is read.
@@ -44,6 +44,9 @@ impl ConfigFile {
             let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
             at(&valid, valid.len(), "not UTF-8 from here on".to_owned())
         })?;
+        if let Some(unknown) = names::unknown(&text) {
+            return Err(at(&text, unknown.offset, unknown.problem));
+        }
         let choices = toml::from_str(&text).map_err(|error| {
             let problem = error.message().trim().replace('\n', ", ");
             at(&text, error.span().map_or(0, |span| span.start), problem)

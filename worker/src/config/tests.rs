@@ -50,15 +50,29 @@ fn flags_win_over_the_file_setting_by_setting() {
 #[test]
 fn every_refusal_names_its_place() {
     for (text, expected) in [
-        ("workers = 1\nworker = 2\n", "2:1: unknown field `worker`, expected one of"),
-        ("[limits]\n  conections_max = 1\n", "2:3: unknown field `conections_max`"),
+        ("workers = 1\nworker = 2\n", "2:1: there is no setting `worker`; did you mean `workers`?"),
+        (
+            "[limits]\n  conections_max = 1\n",
+            "2:3: there is no setting `conections_max`; did you mean `connections_max`?",
+        ),
+        ("idle_ms = 1\n[limits]\nworkers = 2\n", "1:1: `idle_ms` belongs in [timeouts]"),
+        ("[limits]\nworkers = 2\n", "2:1: `workers` belongs at the top of the file, above the first [section]"),
+        ("[limit]\nbacklog = 2\n", "1:2: there is no setting `limit`; did you mean `limits`?"),
+        (
+            "[log]\nidel_ms = 2\n",
+            "2:1: there is no setting `idel_ms`; did you mean `idle_ms`, which belongs in [timeouts]?",
+        ),
+        ("[log]\ncolour = 2\n", "2:1: there is no setting `colour` in [log]; known are level, format, access"),
         ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a count of workers, or \"auto\""),
-        ("workers = 0\n", "1:1: workers: 0 is not in 1..=1024"),
+        ("workers = 0\n", "1:1: workers: must be between 1 and 1024, not 0"),
         (
             "[limits]\nbacklog = \"x\"\n",
             "2:11: invalid type: string \"x\", expected a whole number from 0 to 4294967295",
         ),
-        ("[limits]\nreceive_buffers = 100\n", "2:1: receive_buffers: 100 is not a power of two"),
+        (
+            "[limits]\nreceive_buffers = 100\n",
+            "2:1: receive_buffers: must be a power of two between 2 and 32768, not 100",
+        ),
         ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
         ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
         ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
@@ -111,7 +125,7 @@ fn listeners_may_differ() {
 fn a_flag_out_of_range_is_named_as_a_flag() {
     let flags = Choices { workers: Some(Workers::Count(0)), ..Choices::default() };
     let error = Config::resolve(&flags, None).expect_err("refused");
-    assert_eq!(error.to_string(), "--workers: 0 is not in 1..=1024");
+    assert_eq!(error.to_string(), "--workers: must be between 1 and 1024, not 0");
 }
 
 #[test]

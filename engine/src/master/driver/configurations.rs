@@ -34,6 +34,16 @@ pub(super) struct Configurations<'a> {
     next_id: u32,
 }
 
+/// Settings that differ and that a reload does not change.
+fn kept(before: &Settings, now: &Settings) -> impl Iterator<Item = &'static str> {
+    let changed = [
+        ("control", before.control != now.control),
+        ("pid_file", before.pid_file != now.pid_file),
+        ("handover", before.handover != now.handover),
+    ];
+    changed.into_iter().filter(|(_, has_changed)| *has_changed).map(|(setting, _)| setting)
+}
+
 impl<'a> Configurations<'a> {
     pub(super) fn new(reload: Option<Reload<'a>>) -> Self {
         Self { reload, all: Vec::new(), next_id: 0 }
@@ -60,6 +70,14 @@ impl<'a> Configurations<'a> {
         settings.validate().map_err(|error| invalid(error.into()))?;
         if settings.listen.is_empty() {
             return Err(invalid(ServerError::NoAddress));
+        }
+        if let Some(before) = self.newest() {
+            for setting in kept(&before.settings, &settings) {
+                tracing::warn!(
+                    "{setting} has changed, and stays as it was: a reload starts new workers, and this is the master's; restart the server, or \
+                     upgrade it with `batonctl upgrade`"
+                );
+            }
         }
         self.add(settings, service).map_err(|error| invalid(error.into()))
     }

@@ -5,6 +5,7 @@
 
 mod allowance;
 mod certificates;
+mod check;
 mod configurations;
 mod journal;
 mod log;
@@ -29,6 +30,8 @@ use nix::sys::signalfd::SignalFd;
 
 use self::allowance::HEARD_PER_TURN;
 use self::certificates::Reminder;
+pub(crate) use self::check::check;
+pub use self::check::{Check, RunningServer};
 pub use self::masters::refuse_upgrade;
 use self::notify::Watchdog;
 pub(crate) use self::start::run;

@@ -1,7 +1,7 @@
 //! From the settings to a running loop: what must be right before anything is bound or forked.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -174,16 +174,20 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
         }
         Err(error) => error,
     };
-    let problem = error.to_string();
     if is_required {
-        let path = path.clone();
-        return Err(match error {
-            Occupied::Other(_) | Occupied::OfUser(_) => ServerError::ControlPath { path, problem },
-            Occupied::InUse | Occupied::System(_) => ServerError::Control { path, problem },
-        });
+        return Err(occupied_control(path, &error));
     }
-    tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {problem}");
+    tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {error}");
     Ok(None)
+}
+
+/// Why the control socket that is asked for cannot be had.
+pub(super) fn occupied_control(path: &Path, occupied: &Occupied) -> ServerError {
+    let (path, problem) = (path.to_owned(), occupied.to_string());
+    match occupied {
+        Occupied::Other(_) | Occupied::OfUser(_) => ServerError::ControlPath { path, problem },
+        Occupied::InUse | Occupied::System(_) => ServerError::Control { path, problem },
+    }
 }
 
 /// The folder in which workers are found by a later master. A server can do without.
