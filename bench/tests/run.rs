@@ -34,7 +34,9 @@ fn bench(target: SocketAddr, more: &[&str]) -> Output {
 
 #[test]
 fn a_good_server_has_no_failures() {
-    for more in [&[][..], &["--depth", "8"], &["--requests-per-connection", "3"], &["--rate", "200"], &["--idle"]] {
+    let ramp = &["--ramp", "0.2"][..];
+    let all = [&[][..], &["--depth", "8"], &["--requests-per-connection", "3"], &["--rate", "200"], &["--idle"], ramp];
+    for more in all {
         let output = bench(server(serve_well), more);
         let result = result(&output);
         assert!(output.status.success(), "{more:?}: {result}");

@@ -10,7 +10,7 @@ use baton::config::{ConnectionTimeouts, Limits, Listener, Timeouts};
 use baton::telemetry::Snapshot;
 use baton::{
     Builder, CloseReason, Io, Mailbox, Next, Peer, Protocol, Reject, Running, Server, ServerError, Step, Telemetry,
-    Worker,
+    TimerKey, Worker,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -504,4 +504,47 @@ fn the_address_is_free_again_after_the_end() {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     listener.set_reuse_address(true).expect("set");
     listener.bind(&address.into()).expect("nothing listens there any more");
+}
+
+/// Sets a timer when it starts, and leaves when that fires.
+struct Alarm;
+
+impl Protocol for Alarm {
+    type Connection = ();
+    type Message = ();
+
+    fn on_start(&mut self, worker: &mut Worker<'_, ()>) -> io::Result<()> {
+        worker.set_timer(TimerKey(0), Duration::from_millis(1));
+        Ok(())
+    }
+
+    fn on_open(&mut self, _: Peer<'_>, _: &mut Io<'_>) -> Result<(), Reject> {
+        Ok(())
+    }
+
+    fn on_data(&mut self, (): &mut (), input: &[u8], _: &mut Io<'_>) -> Step {
+        Step::more(input.len())
+    }
+
+    fn on_worker_timer(&mut self, _: TimerKey, worker: &mut Worker<'_, ()>) {
+        worker.drain();
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_at_the_start_fires_where_nothing_else_happens() {
+    let (say, hear) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let server = Server::builder().build().expect("good settings");
+        // Whoever drops the handle tells the worker to leave.
+        server.run_on_this_thread(|| Alarm, |running| say.send(running).expect("somebody waits"))
+    });
+    let running = hear.recv_timeout(PATIENCE).expect("it runs");
+    let begin = Instant::now();
+    while !thread.is_finished() {
+        assert!(begin.elapsed() < PATIENCE, "the timer has not fired");
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread.join().expect("no panic").expect("a good end");
+    drop(running);
 }

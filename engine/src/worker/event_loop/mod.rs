@@ -231,6 +231,8 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Runs until drained.
     pub(super) fn run(&mut self) -> io::Result<()> {
+        // Timers of `on_start`: perhaps nothing else happens for long.
+        self.arm_timeout();
         loop {
             self.turn()?;
             if self.is_done() {
