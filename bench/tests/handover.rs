@@ -19,10 +19,10 @@ fn batond_loses_nothing_and_the_report_says_so() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let (json, plot) = (folder.path().join("h.json"), folder.path().join("h.svg"));
+    let [json, plot, picture] = ["h.json", "h.svg", "p.svg"].map(|name| folder.path().join(name));
     let output = handover(&[
         "--action=reload",
-        "--action=scale",
+        "--action=upgrade",
         "--repeat=2",
         "--steady=0.5",
         "--every=0.2",
@@ -31,17 +31,21 @@ fn batond_loses_nothing_and_the_report_says_so() {
         json.to_str().expect("a name"),
         "--plot",
         plot.to_str().expect("a name"),
+        "--picture",
+        picture.to_str().expect("a name"),
     ]);
     let said = [output.stdout, output.stderr].concat();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&said));
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
     let rows = report["rows"].as_array().expect("rows");
     let told: Vec<_> = rows.iter().map(|row| (row["name"].as_str(), row["times"].as_u64())).collect();
-    assert_eq!(told, [(Some("steady"), Some(0)), (Some("reload"), Some(2)), (Some("scale"), Some(2))]);
+    assert_eq!(told, [(Some("steady"), Some(0)), (Some("reload"), Some(2)), (Some("upgrade"), Some(2))]);
     for row in rows {
         assert!(row["churn"]["answered"].as_u64() > Some(0) && row["kept"]["answered"].as_u64() > Some(0), "{row}");
     }
-    assert!(std::fs::read_to_string(&plot).expect("drawn").contains("<svg"));
+    for drawn in [plot, picture] {
+        assert!(std::fs::read_to_string(&drawn).expect("drawn").contains("<svg"));
+    }
 }
 
 #[test]
@@ -51,6 +55,7 @@ fn wrong_usage_is_refused() {
         (vec!["--attach=/nonexistent"], "--target"),
         (vec!["--every=-1"], "--every"),
         (vec!["--plot=x.png"], ".svg"),
+        (vec!["--picture=x.svg", "--server=nginx"], "--picture"),
     ] {
         let output = handover(&arguments);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -45,6 +45,7 @@ Exit codes: 0 nothing was lost, 1 something was, or an action did not come about
 Examples:
   baton-bench handover
   baton-bench handover --action reload --action upgrade --repeat 20 --plot timeline.svg
+  baton-bench handover --action upgrade --repeat 1 --keep-alive 1000 --picture upgrade.svg
   baton-bench handover --server nginx --json nginx.json
   baton-bench handover --attach /run/batond.sock --target 127.0.0.1:8080 --action reload")]
 pub(crate) struct HandoverArguments {
@@ -93,6 +94,9 @@ pub(crate) struct HandoverArguments {
     /// Draw throughput, latency and losses over time.
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
+    /// Draw the last action: which process has how many connections, and how long clients wait. Of batond only.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) picture: Option<PathBuf>,
 }
 
 impl HandoverArguments {
@@ -102,8 +106,13 @@ impl HandoverArguments {
                 return Err(format!("{name} {seconds} is not between 0 and 3,600 seconds"));
             }
         }
-        if self.plot.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--plot: only .svg is drawn".to_owned());
+        for (name, path) in [("--plot", &self.plot), ("--picture", &self.picture)] {
+            if path.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
+                return Err(format!("{name}: only .svg is drawn"));
+            }
+        }
+        if self.picture.is_some() && self.server != Server::Batond {
+            return Err("--picture: nginx and haproxy do not say which process has how many connections".to_owned());
         }
         if self.attach.is_some() && self.server != Server::Batond {
             return Err("--attach is for batond; nginx and haproxy are started".to_owned());

@@ -180,6 +180,10 @@ impl Target for Batond {
         self.address
     }
 
+    fn control(&self) -> Option<PathBuf> {
+        Some(self.control.clone())
+    }
+
     fn actions(&self) -> Vec<Action> {
         let all = Action::value_variants().iter().copied();
         all.filter(|action| self.own.is_some() || *action != Action::KillMaster).collect()

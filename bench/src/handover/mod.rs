@@ -4,6 +4,7 @@
 mod arguments;
 mod batond;
 mod others;
+mod picture;
 mod plot;
 mod report;
 mod target;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_child_subreaper;
 
 pub(crate) use self::arguments::HandoverArguments;
+use self::picture::Watch;
 use self::report::{Done, Report};
 pub(crate) use self::target::free_port;
 use self::target::{Action, Target};
@@ -76,6 +78,7 @@ pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
     let kept = plan(arguments.keep_alive);
     let loads =
         Loads { churn: load::start(&churn).map_err(Failed::Error)?, kept: load::start(&kept).map_err(Failed::Error)? };
+    let watch = arguments.picture.as_ref().zip(target.control()).map(|(path, control)| (path, Watch::start(control)));
     let mut done = Vec::new();
     let ran = perform(target.as_mut(), &schedule, &loads, &mut done);
     loads.enter_phase(0);
@@ -96,6 +99,10 @@ pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
             .map_err(|error| Failed::Error(format!("{}: {error}", path.display())))?;
     }
     ran.map_err(Failed::Error)?;
+    if let Some((path, watch)) = watch {
+        picture::draw(path, watch, &report, &done, origin, (&churn, &kept))
+            .map_err(|error| Failed::Error(format!("{}: {error}", path.display())))?;
+    }
     if report.lost() > 0 { Err(Failed::Found) } else { Ok(()) }
 }
 

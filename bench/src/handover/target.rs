@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,6 +67,11 @@ pub(super) trait Target {
 
     /// Where clients find it.
     fn address(&self) -> SocketAddr;
+
+    /// Its control socket, if it has one.
+    fn control(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// What it has, in the order in which it is done by default.
     fn actions(&self) -> Vec<Action>;
