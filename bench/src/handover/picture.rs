@@ -105,10 +105,16 @@ pub(super) fn draw(
     };
     let old = looks.iter().rfind(|look| look.at < last.begun).and_then(|look| look.open.keys().next().copied());
     let old = old.ok_or("the server was not seen before the action")?;
-    let gone = looks.iter().rfind(|look| look.open.contains_key(&old)).map_or(last.settled, |look| look.at);
-    let (begin, end) = (-BEFORE_S, from_begin(gone.max(last.ended)) + AFTER_S);
+    // Where the load has ended before, nobody saw it go.
+    let gone = looks.iter().rfind(|look| look.open.contains_key(&old)).map(|look| look.at);
+    // Its name changes hands, and is not found for a moment.
+    let has_all = |look: &&Look| look.open.contains_key(&old) || gone.is_none_or(|gone| look.at > gone);
+    let gone = gone.filter(|gone| *gone + LOOK_INTERVAL * 10 < last.settled);
+    let end = from_begin(gone.unwrap_or(last.ended).max(last.ended)) + AFTER_S;
+    let (begin, end) = (-BEFORE_S, end.min(from_begin(last.settled)));
     let points: Vec<(f64, u64, u64)> = looks
         .iter()
+        .filter(has_all)
         .map(|look| {
             let old_open = look.open.get(&old).copied().unwrap_or(0);
             (from_begin(look.at), old_open, look.open.values().sum::<u64>() - old_open)
@@ -155,12 +161,10 @@ pub(super) fn draw(
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], color.filled()));
     }
-    let steps = [
-        (0.0, "the upgrade begins"),
-        (from_begin(last.ended), "the new one serves"),
-        (from_begin(gone), "the old one is gone"),
-    ];
-    for (index, (at, name)) in steps.into_iter().enumerate() {
+    let steps =
+        [(Some(last.begun), "it begins"), (Some(last.ended), "the new one serves"), (gone, "the old one is gone")];
+    let steps = steps.into_iter().filter_map(|(at, name)| Some((from_begin(at?), name)));
+    for (index, (at, name)) in steps.enumerate() {
         chart.draw_series([PathElement::new([(at, 0.0), (at, top)], BLACK.mix(0.6))])?;
         let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Top));
         let text = format!(" {name} ({:.0} ms)", at * 1e3);
