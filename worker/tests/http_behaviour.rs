@@ -239,6 +239,24 @@ fn draining_closes_the_idle_and_lets_the_busy_finish() {
 }
 
 #[test]
+fn a_server_that_leaves_says_so_to_whoever_asks_for_its_health() {
+    const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut harness = Harness::new(server(|_| {}));
+    let client = harness.open();
+    harness.send(client, HEALTH);
+    assert!(text(&mut harness, client).starts_with("HTTP/1.1 200 OK\r\n"));
+    harness.send(client, &HEALTH[..10]);
+    harness.drain();
+    harness.send(client, &HEALTH[10..]);
+    let answer = text(&mut harness, client);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && answer.contains("\r\nConnection: close\r\n"),
+        "{answer}"
+    );
+    assert!(harness.saw_end(client));
+}
+
+#[test]
 fn a_connection_ends_after_so_many_requests() {
     for (most, sent) in [(1, 3), (3, 3), (3, 10), (300, 1000)] {
         let mut harness = Harness::new(server(|config| config.requests_max = most));

@@ -294,6 +294,11 @@ impl<'r, 'io> Reply<'r, 'io> {
         (later, Done(()))
     }
 
+    /// Whether the worker leaves: this is the connection's last answer. See [`Io::is_draining`].
+    pub fn is_draining(&self) -> bool {
+        self.io.is_draining()
+    }
+
     /// The loop's time; see [`Io::now`].
     pub fn now(&self) -> Duration {
         self.io.now()

@@ -1,0 +1,157 @@
+//! batond under the system call filter that its container has (`worker/package/seccomp.json`), made of the profile as a container
+//! runtime makes it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use baton_tests::client::{ask, assert_served, connect};
+use baton_tests::lineage::Lineage;
+use baton_tests::namespace::run;
+use baton_tests::program::{Server, batond};
+use baton_tests::skip;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use serde_json::Value;
+use syscalls::Sysno;
+
+const RINGS: [&str; 3] = ["io_uring_enter", "io_uring_register", "io_uring_setup"];
+
+fn profile() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/package/seccomp.json");
+    serde_json::from_str(&fs::read_to_string(path).expect("the profile")).expect("JSON")
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Whether a rule is for this machine and a container with these capabilities.
+fn applies(rule: &Value, capabilities: &[&str]) -> bool {
+    let (includes, excludes) = (&rule["includes"], &rule["excludes"]);
+    let is_here = |arches: &Value| texts(arches).contains(&"amd64");
+    let has = |names: &Value| texts(names).iter().any(|name| capabilities.contains(name));
+    (includes["arches"].is_null() || is_here(&includes["arches"]))
+        && (includes["caps"].is_null() || has(&includes["caps"]))
+        && !is_here(&excludes["arches"])
+        && !has(&excludes["caps"])
+}
+
+fn condition(argument: &Value) -> SeccompCondition {
+    let number = |name: &str| argument[name].as_u64().unwrap_or(0);
+    let (value, second) = (number("value"), number("valueTwo"));
+    let (operator, value) = match argument["op"].as_str() {
+        Some("SCMP_CMP_EQ") => (SeccompCmpOp::Eq, value),
+        Some("SCMP_CMP_LT") => (SeccompCmpOp::Lt, value),
+        Some("SCMP_CMP_GT") => (SeccompCmpOp::Gt, value),
+        Some("SCMP_CMP_MASKED_EQ") => (SeccompCmpOp::MaskedEq(value), second),
+        other => panic!("{other:?}"),
+    };
+    SeccompCondition::new(number("index") as u8, SeccompCmpArgLen::Qword, operator, value).expect("a condition")
+}
+
+/// The filters of a container with these capabilities: what is allowed, and what fails with an error of its own, which comes last.
+fn filters(profile: &Value, capabilities: &[&str]) -> Vec<BpfProgram> {
+    let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let mut always = Vec::new();
+    let mut refused: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
+    let rules = profile["syscalls"].as_array().expect("rules");
+    for rule in rules.iter().filter(|rule| applies(rule, capabilities)) {
+        // Those of other machines have no number here.
+        let calls = texts(&rule["names"]).into_iter().filter_map(|name| name.parse::<Sysno>().ok());
+        let calls = calls.map(|call| i64::from(call.id()));
+        if rule["action"] == "SCMP_ACT_ERRNO" {
+            let errno = rule["errnoRet"].as_u64().expect("an error") as u32;
+            refused.entry(errno).or_default().extend(calls.map(|call| (call, Vec::new())));
+            continue;
+        }
+        assert_eq!(rule["action"], "SCMP_ACT_ALLOW");
+        let conditions: Vec<_> = rule["args"].as_array().into_iter().flatten().map(condition).collect();
+        for call in calls {
+            if conditions.is_empty() {
+                always.push(call);
+            } else {
+                let rule = SeccompRule::new(conditions.clone()).expect("conditions");
+                allowed.entry(call).or_default().push(rule);
+            }
+        }
+    }
+    allowed.extend(always.into_iter().map(|call| (call, Vec::new())));
+    let errno = |value: u32| SeccompAction::Errno(value);
+    let architecture = std::env::consts::ARCH.try_into().expect("a machine that has filters");
+    let first = SeccompFilter::new(allowed, errno(1), SeccompAction::Allow, architecture);
+    let others = refused.into_iter().map(|(value, calls)| {
+        SeccompFilter::new(calls, SeccompAction::Allow, errno(value), architecture).expect("a filter")
+    });
+    let all = std::iter::once(first.expect("a filter")).chain(others);
+    all.map(|filter| filter.try_into().expect("a program")).collect()
+}
+
+/// What a thread of its own makes of it, which has the filters, as everything has that it starts.
+fn under<T: Send>(filters: &[BpfProgram], act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let filtered = scope.spawn(|| {
+            filters.iter().for_each(|filter| seccompiler::apply_filter(filter).expect("applied"));
+            act()
+        });
+        filtered.join().expect("no panic")
+    })
+}
+
+fn has_filters() -> bool {
+    cfg!(target_arch = "x86_64") || !skip("the profile is tested on x86-64 alone")
+}
+
+#[test]
+fn batond_serves_and_is_upgraded_under_the_profile_of_its_container() {
+    if !has_filters() {
+        return;
+    }
+    batond();
+    run("batond_serves_and_is_upgraded_under_the_profile_of_its_container", || {
+        for (capabilities, tier) in [(&[][..], "adopt"), (&["CAP_BPF", "CAP_NET_ADMIN"], "ebpf")] {
+            let filters = filters(&profile(), capabilities);
+            let lineage = under(&filters, || {
+                Lineage::start(2, |control, pid_file| {
+                    let arguments =
+                        ["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
+                    Server::start(&arguments)
+                })
+            });
+            let status = lineage.status();
+            if status.handover != tier {
+                assert_eq!(tier, "ebpf", "{}", status.handover_reason);
+                skip(&format!("nothing steers here: {}", status.handover_reason));
+                continue;
+            }
+            let mut kept = connect(lineage.first.address());
+            for change in [&["reload"][..], &["scale", "1"], &["scale", "2"], &["upgrade"]] {
+                lineage.done(change);
+                ask(&mut kept).expect("it is served on");
+                assert_served(lineage.first.address());
+            }
+        }
+    });
+}
+
+#[test]
+fn under_the_default_profile_of_a_runtime_the_error_says_what_to_allow() {
+    if !has_filters() {
+        return;
+    }
+    let mut profile = profile();
+    let rules = profile["syscalls"].as_array_mut().expect("rules");
+    let all = rules.len();
+    rules.retain(|rule| texts(&rule["names"]) != RINGS);
+    assert_eq!(rules.len() + 1, all, "one rule is more than the default");
+    let mut command = Command::new(batond());
+    command.args(["--listen", "127.0.0.1:0"]);
+    let mut server = under(&filters(&profile, &[]), || Server::spawn(command));
+    assert_eq!(server.wait().code(), Some(1));
+    let complaints: Vec<String> = server.log().into_iter().filter(|line| line.starts_with("batond: error: ")).collect();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(RINGS.iter().all(|call| complaints[0].contains(call)), "{complaints:?}");
+}
