@@ -1,5 +1,5 @@
-//! batond under the system call filter that its container has (`worker/package/seccomp.json`), made of the profile as a container
-//! runtime makes it.
+//! batond under the system call filters that its container (`worker/package/seccomp.json`) and its unit (`batond.service`) have, made of
+//! them as a container runtime and systemd make them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::thread;
 use baton_tests::client::{ask, assert_served, connect};
 use baton_tests::lineage::Lineage;
 use baton_tests::namespace::run;
-use baton_tests::program::{Server, batond};
+use baton_tests::program::{Server, batond, is_missing, run_ok};
 use baton_tests::skip;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -80,14 +80,16 @@ fn filters(profile: &Value, capabilities: &[&str]) -> Vec<BpfProgram> {
         }
     }
     allowed.extend(always.into_iter().map(|call| (call, Vec::new())));
-    let errno = |value: u32| SeccompAction::Errno(value);
+    let first = filter(allowed, SeccompAction::Errno(1), SeccompAction::Allow);
+    let others =
+        refused.into_iter().map(|(value, calls)| filter(calls, SeccompAction::Allow, SeccompAction::Errno(value)));
+    std::iter::once(first).chain(others).collect()
+}
+
+fn filter(calls: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, then: SeccompAction) -> BpfProgram {
     let architecture = std::env::consts::ARCH.try_into().expect("a machine that has filters");
-    let first = SeccompFilter::new(allowed, errno(1), SeccompAction::Allow, architecture);
-    let others = refused.into_iter().map(|(value, calls)| {
-        SeccompFilter::new(calls, SeccompAction::Allow, errno(value), architecture).expect("a filter")
-    });
-    let all = std::iter::once(first.expect("a filter")).chain(others);
-    all.map(|filter| filter.try_into().expect("a program")).collect()
+    let filter = SeccompFilter::new(calls, otherwise, then, architecture).expect("a filter");
+    filter.try_into().expect("a program")
 }
 
 /// What a thread of its own makes of it, which has the filters, as everything has that it starts.
@@ -102,7 +104,7 @@ fn under<T: Send>(filters: &[BpfProgram], act: impl FnOnce() -> T + Send) -> T {
 }
 
 fn has_filters() -> bool {
-    cfg!(target_arch = "x86_64") || !skip("the profile is tested on x86-64 alone")
+    cfg!(target_arch = "x86_64") || !skip("filters are tested on x86-64 alone")
 }
 
 #[test]
@@ -113,28 +115,60 @@ fn batond_serves_and_is_upgraded_under_the_profile_of_its_container() {
     batond();
     run("batond_serves_and_is_upgraded_under_the_profile_of_its_container", || {
         for (capabilities, tier) in [(&[][..], "adopt"), (&["CAP_BPF", "CAP_NET_ADMIN"], "ebpf")] {
-            let filters = filters(&profile(), capabilities);
-            let lineage = under(&filters, || {
-                Lineage::start(2, |control, pid_file| {
-                    let arguments =
-                        ["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file];
-                    Server::start(&arguments)
-                })
-            });
-            let status = lineage.status();
-            if status.handover != tier {
-                assert_eq!(tier, "ebpf", "{}", status.handover_reason);
-                skip(&format!("nothing steers here: {}", status.handover_reason));
-                continue;
-            }
-            let mut kept = connect(lineage.first.address());
-            for change in [&["reload"][..], &["scale", "1"], &["scale", "2"], &["upgrade"]] {
-                lineage.done(change);
-                ask(&mut kept).expect("it is served on");
-                assert_served(lineage.first.address());
-            }
+            serve_and_change(&filters(&profile(), capabilities), tier);
         }
     });
+}
+
+/// What a unit's `SystemCallFilter=` has in it, groups by their names for [`calls_of`].
+fn filter_of_unit() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/package/batond.service");
+    let unit = fs::read_to_string(path).expect("a unit");
+    let list = unit.lines().find_map(|line| line.strip_prefix("SystemCallFilter=")).expect("a filter");
+    list.split(' ').map(str::to_owned).collect()
+}
+
+/// The calls of a group, and of those in it.
+fn calls_of(name: &str) -> Vec<i64> {
+    if !name.starts_with('@') {
+        return name.parse::<Sysno>().map(|call| i64::from(call.id())).into_iter().collect();
+    }
+    let listed = run_ok(Command::new("systemd-analyze").args(["syscall-filter", name]).env("NO_COLOR", "1"));
+    // The group itself, what it is for, and a line for each that is in it.
+    let lines = listed.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.flat_map(calls_of).collect()
+}
+
+#[test]
+fn batond_serves_and_is_upgraded_under_the_filter_of_its_unit() {
+    if !has_filters() || is_missing("systemd-analyze") {
+        return;
+    }
+    batond();
+    run("batond_serves_and_is_upgraded_under_the_filter_of_its_unit", || {
+        let calls = filter_of_unit().iter().flat_map(|name| calls_of(name)).map(|call| (call, Vec::new())).collect();
+        serve_and_change(&[filter(calls, SeccompAction::Errno(1), SeccompAction::Allow)], "ebpf");
+    });
+}
+
+fn serve_and_change(filters: &[BpfProgram], tier: &str) {
+    let lineage = under(filters, || {
+        Lineage::start(2, |control, pid_file| {
+            Server::start(&["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file])
+        })
+    });
+    let status = lineage.status();
+    if status.handover != tier {
+        assert_eq!(tier, "ebpf", "{}", status.handover_reason);
+        skip(&format!("nothing steers here: {}", status.handover_reason));
+        return;
+    }
+    let mut kept = connect(lineage.first.address());
+    for change in [&["reload"][..], &["scale", "1"], &["scale", "2"], &["upgrade"]] {
+        lineage.done(change);
+        ask(&mut kept).expect("it is served on");
+        assert_served(lineage.first.address());
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use baton::control::Outcome;
 use baton_tests::control::{self, Answer};
 use baton_tests::process::is_alive;
-use baton_tests::program::{Server, batonctl, batond, run};
+use baton_tests::program::{Server, batonctl, batond, is_missing, run, run_ok};
 use baton_tests::{PATIENCE, wait_until};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -113,13 +113,18 @@ fn without_a_service_manager_nothing_is_missing() {
 
 #[test]
 fn the_unit_file_fits_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/systemd/batond.service");
-    let unit = fs::read_to_string(path).expect("a unit");
-    for line in ["Type=notify-reload", "NotifyAccess=all", "KillMode=process"] {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/package/batond.service");
+    let unit = fs::read_to_string(&path).expect("a unit");
+    for line in ["Type=notify", "ExecReload=/usr/bin/batonctl reload", "NotifyAccess=all", "KillMode=process"] {
         assert!(unit.lines().any(|one| one == line), "{line}");
     }
     let seconds = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.parse::<u64>().ok());
     assert!(seconds.expect("a time") > 32, "longer than drain_ms_max and the second or two beyond it");
+    if !is_missing("systemd-analyze") {
+        // Tenths, of 10 for a unit that may do everything.
+        let mut command = Command::new("systemd-analyze");
+        run_ok(command.args(["security", "--offline=true", "--threshold=30"]).arg(&path));
+    }
 }
 
 #[test]
