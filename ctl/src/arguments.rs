@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use baton::control::{Allowed, Request};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Shows a running batond, and tells it what to do.
 ///
@@ -83,7 +83,11 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page, for man -l
-    Manual,
+    Manual {
+        /// Of this command instead
+        #[arg(value_parser = command_name)]
+        command: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -169,9 +173,18 @@ fn losses() -> impl TypedValueParser<Value = Allowed> {
     })
 }
 
+/// The name of a command of batonctl.
+fn command_name(name: &str) -> Result<String, String> {
+    let is_known = Arguments::command().find_subcommand(name).is_some();
+    if is_known {
+        Ok(name.to_owned())
+    } else {
+        Err("batonctl has no such command; batonctl --help lists all".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
 
     use super::*;
 

@@ -86,9 +86,12 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
             clap_complete::generate(*shell, &mut Arguments::command(), "batonctl", &mut text);
             print(&String::from_utf8_lossy(&text))
         }
-        Command::Manual => {
+        Command::Manual { command } => {
+            let mut whole = Arguments::command();
+            whole.build();
+            let page = command.as_ref().and_then(|name| whole.find_subcommand(name)).cloned().unwrap_or(whole);
             let mut text = Vec::new();
-            let rendered = clap_mangen::Man::new(Arguments::command()).render(&mut text);
+            let rendered = clap_mangen::Man::new(page).render(&mut text);
             rendered.map_err(|error| Failure::Failed(error.to_string()))?;
             print(&String::from_utf8_lossy(&text))
         }

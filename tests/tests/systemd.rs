@@ -132,6 +132,7 @@ fn manuals_and_completions_are_made_of_the_command_lines() {
     for (program, arguments, expected) in [
         (batond(), &["--manual"][..], "hang\\-ms"),
         (batonctl(), &["manual"], "upgrade"),
+        (batonctl(), &["manual", "upgrade"], "\\-\\-hold"),
         (batonctl(), &["completions", "bash"], "complete -F"),
         (batonctl(), &["completions", "zsh"], "#compdef batonctl"),
         (batonctl(), &["completions", "fish"], "complete -c batonctl"),
