@@ -1,8 +1,8 @@
-//! Handshakes, which [rustls] makes. Behind one of TLS 1.3 the connection is a [`Session`] of this crate's.
+//! Handshakes, which [rustls] makes. Behind them the connection is a [`Session`] of this crate's.
 //!
 //! rustls gets one record at a time, so that it sees nothing behind the client's Finished: application data that came in the same
-//! flight stays in the input, for the session. The traffic secrets come by rustls's key log, the sequence numbers by what it hands
-//! to kernels; both must lead to the same keys. The server's name comes by the choice of a certificate.
+//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come by rustls's key log, the sequence numbers by what it
+//! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name comes by the choice of a certificate.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,11 +14,14 @@ use aws_lc_rs::digest;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
+use rustls::{
+    ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig,
+};
 use zeroize::Zeroizing;
 
-use crate::record::{Direction, HEADER_BYTES, Limits, Session};
-use crate::schedule::{Secret, Suite};
+use crate::record::{Direction, HEADER_BYTES, Limits, Session, Source};
+use crate::schedule::{Secret, Suite, TrafficKey};
+use crate::settings::Version;
 use crate::state::{Negotiated, PeerCertificate};
 
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
@@ -173,9 +176,9 @@ pub enum Progress {
 
 /// A connection after its handshake.
 pub enum Accepted {
-    /// TLS 1.3: it can be frozen.
+    /// It can be frozen.
     Session(Box<Session>, Negotiated),
-    /// TLS 1.2, or a suite that this crate does not know: the connection goes on with rustls, and cannot be frozen.
+    /// A suite that this crate does not know, of a provider of your own: the connection goes on with rustls, and cannot be frozen.
     Rustls(Box<UnbufferedServerConnection>, Negotiated),
 }
 
@@ -320,6 +323,10 @@ impl Handshake {
     fn negotiated(&self) -> Negotiated {
         let certificates = self.connection.peer_certificates().unwrap_or_default();
         Negotiated {
+            version: match self.connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+                _ => Version::Tls13,
+            },
             alpn: self.connection.alpn_protocol().map(Box::from),
             server_name: self.told.server_name.clone(),
             is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -331,16 +338,20 @@ impl Handshake {
     }
 }
 
-/// `None` where the secrets are missing, or lead to other keys than those of rustls.
+/// `None` where the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls.
 fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
     let direction = |secret: &Option<Zeroizing<Vec<u8>>>, (sequence, keys): &(u64, ConnectionTrafficSecrets)| {
-        let secret = Secret::new(suite, secret.as_ref()?)?;
         let (key, iv) = match keys {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv }
             | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
             | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
             _ => return None,
         };
+        if suite.version() == Version::Tls12 {
+            let traffic_key = TrafficKey::new(suite, key, iv.try_into().ok()?)?;
+            return Some(Direction::of(Source::Key(traffic_key), *sequence));
+        }
+        let secret = Secret::new(suite, secret.as_ref()?)?;
         let traffic_key = secret.traffic_key();
         verify_slices_are_equal(traffic_key.key(), key).ok()?;
         verify_slices_are_equal(traffic_key.iv(), iv).ok()?;
