@@ -4,7 +4,7 @@
 //! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come by rustls's key log, the sequence numbers by what it
 //! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name comes by the choice of a certificate.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -31,6 +31,14 @@ const CLIENT_HANDSHAKE_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
 thread_local! {
     /// What rustls has told while a handshake was run on this thread.
     static TOLD: RefCell<Told> = RefCell::default();
+
+    /// The version of the handshake that rustls goes on with on this thread.
+    static SPOKEN: Cell<Option<ProtocolVersion>> = const { Cell::new(None) };
+}
+
+/// Whether what rustls does on this thread now belongs to a handshake that is known to be of TLS 1.3.
+pub(crate) fn is_tls13_spoken() -> bool {
+    SPOKEN.get() == Some(ProtocolVersion::TLSv1_3)
 }
 
 /// What rustls tells of a handshake to those who are configured for all of them.
@@ -271,8 +279,10 @@ impl Handshake {
     ) -> Result<State, rustls::Error> {
         loop {
             TOLD.take();
+            SPOKEN.set(self.connection.protocol_version());
             let window = &mut input[*consumed..][..self.fed + more];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
+            SPOKEN.set(None);
             self.told = mem::take(&mut self.told).and(TOLD.take());
             let waits = match state? {
                 ConnectionState::EncodeTlsData(mut message) => {
