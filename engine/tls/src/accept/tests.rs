@@ -16,6 +16,8 @@ use super::*;
 use crate::fuzzing::rig::{self, HOST, client, feed, rustls_client_config, rustls_server_config, shake, tell};
 use crate::record::{Opened, Status, Window};
 
+mod tls12;
+
 fn default_provider() -> Arc<CryptoProvider> {
     Arc::new(provider::default_provider())
 }
