@@ -2,7 +2,8 @@
 //!
 //! rustls gets one record at a time, so that it sees nothing behind the client's Finished: application data that came in the same
 //! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come by rustls's key log, the sequence numbers by what it
-//! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name comes by the choice of a certificate.
+//! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name
+//! comes by the choice of a certificate.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

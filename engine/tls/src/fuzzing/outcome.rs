@@ -44,8 +44,8 @@ impl Outcome {
         let has_refused = matches!(rustls.end, End::Refused(_));
         let are_same_bytes = self.plaintext == rustls.plaintext;
         if rustls.is_tired_of_cancellations() {
-            // It takes four of them (with TLS 1.2 of all warnings), and none that are called fatal (section 6.1: they mean nothing). Before, it
-            // may have taken what is refused here.
+            // It takes four of them, with TLS 1.2 of all warnings, and none that are called fatal (section 6.1: they mean nothing).
+            // Before, it may have taken what is refused here.
             return is_begun_by(self, rustls) || is_begun_by(rustls, self);
         }
         if is_tls12 && matches!(rustls.end, End::Refused(rustls::Error::InvalidMessage(_))) {
