@@ -1,5 +1,6 @@
 //! Programs people really use, against batond with TLS. What is not installed is skipped, loudly.
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use baton_tests::program::{Server, is_missing, run, run_ok, text};
@@ -89,6 +90,24 @@ fn openssl_gets_each_suite_of_tls_1_2() {
             }
         }
     }
+    server.stop();
+}
+
+#[test]
+fn openssl_hears_at_once_that_there_is_no_second_handshake() {
+    if is_missing("openssl") {
+        return;
+    }
+    let server = start();
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &server.address().to_string(), "-tls1_2"]);
+    let mut client =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("openssl");
+    // Its command for another handshake; it sends nothing else, and ends where there is none.
+    let mut stdin = client.stdin.take().expect("piped");
+    stdin.write_all(b"R\n").expect("it reads");
+    let Output { stderr, .. } = client.wait_with_output().expect("it ends");
+    assert!(text(&stderr).contains("no renegotiation"), "{}", text(&stderr));
     server.stop();
 }
 
