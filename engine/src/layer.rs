@@ -40,6 +40,11 @@ pub enum Handshake {
 pub enum Opened {
     /// Nothing, or what has not come whole.
     More,
+    /// As `More`, and the peer waits for [`Layer::answer`], whether or not the protocol writes anything.
+    Asked,
+    /// As `More`, and little more can be sealed: the connection should end. The protocol is told so as when its worker leaves
+    /// ([`Protocol::on_drain`](crate::Protocol::on_drain)). Said once.
+    Tired,
     /// Nothing: the peer has said that it ends here.
     Ended,
     /// What cannot be opened. [`Layer::close`] tells the peer.
@@ -60,8 +65,13 @@ pub trait Layer {
     fn sealed_bytes_max(&self, plaintext_bytes: usize) -> usize;
 
     /// Seals `plaintext` into `output`, which has room for [`Layer::sealed_bytes_max`]. Gives how many bytes of it are to be sent; 0
-    /// where nothing can follow any more.
+    /// where nothing can follow any more: then [`Layer::open`] fails, if [`Layer::close`] was not called, and the connection ends.
     fn seal(&mut self, plaintext: &[u8], output: &mut [u8]) -> usize;
+
+    /// Appends what the layer itself has to say ([`Opened::Asked`]).
+    fn answer(&mut self, output: &mut Vec<u8>) {
+        let _ = output;
+    }
 
     /// Appends the last that the peer hears: that nothing follows, or what was wrong. Appends nothing where that was said.
     fn close(&mut self, output: &mut Vec<u8>);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 
 use crate::client::{GET, connect};
 
@@ -22,8 +22,10 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Certificate {
     folder: tempfile::TempDir,
-    /// Whoever has this trusts the certificate.
+    /// Whoever has this trusts the certificate, and speaks TLS 1.3.
     pub trust: Trust,
+    /// The same, with TLS 1.2.
+    pub trust_tls12: Trust,
 }
 
 impl Default for Certificate {
@@ -47,8 +49,9 @@ impl Certificate {
         let certificate = params.self_signed(&key).expect("a certificate");
         std::fs::write(folder.path().join("cert.pem"), certificate.pem()).expect("written");
         std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).expect("written");
-        let trust = Trust::of(&folder.path().join("cert.pem"));
-        Self { folder, trust }
+        let file = folder.path().join("cert.pem");
+        let (trust, trust_tls12) = (Trust::of(&file), Trust::with(&file, &rustls::version::TLS12));
+        Self { folder, trust, trust_tls12 }
     }
 
     /// A new one, which was made so long ago, and is valid for so long from now on.
@@ -81,15 +84,19 @@ impl Certificate {
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// This certificate.
+    /// This certificate; TLS 1.3 is spoken.
     ///
     /// # Panics
     /// If it cannot be read.
     pub fn of(certificate: &Path) -> Self {
+        Self::with(certificate, &rustls::version::TLS13)
+    }
+
+    fn with(certificate: &Path, version: &'static SupportedProtocolVersion) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificate).expect("a certificate")).expect("a certificate");
-        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
         Self(Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth()))
     }
 }

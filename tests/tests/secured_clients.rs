@@ -1,5 +1,6 @@
 //! Programs people really use, against batond with TLS. What is not installed is skipped, loudly.
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use baton_tests::program::{Server, is_missing, run, run_ok, text};
@@ -35,7 +36,7 @@ fn openssl_says(server: &Server, arguments: &str) -> (Outcome, String) {
     let outcome = match alert {
         Some(alert) => Outcome::Alert(alert),
         None => Outcome::Answered {
-            suite: behind("New, TLSv1.3, Cipher is ").unwrap_or_default().to_owned(),
+            suite: behind(", Cipher is ").unwrap_or_default().to_owned(),
             group: behind("Server Temp Key: ").unwrap_or_default().to_owned(),
             is_whole: said.contains("\r\n\r\nHello, World!")
                 && said.ends_with("closed\n")
@@ -74,13 +75,71 @@ fn openssl_gets_each_suite_and_group() {
 }
 
 #[test]
+fn openssl_gets_each_suite_of_tls_1_2() {
+    if is_missing("openssl") {
+        return;
+    }
+    let server = start();
+    for suite in ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"] {
+        // That of the certificate's key must be among them.
+        for (groups, group) in [("X25519:P-256", "X25519, 253 bits"), ("P-256", "ECDH, prime256v1, 256 bits")] {
+            let (outcome, said) = openssl_says(&server, &format!("-tls1_2 -cipher {suite} -groups {groups}"));
+            assert_eq!(outcome, answered(suite, group), "{groups}: {said}");
+            for expected in ["Compression: NONE", "Extended master secret: yes", "Secure Renegotiation IS supported"] {
+                assert!(said.contains(expected), "{expected}: {said}");
+            }
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn openssl_hears_at_once_that_there_is_no_second_handshake() {
+    if is_missing("openssl") {
+        return;
+    }
+    let server = start();
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &server.address().to_string(), "-tls1_2"]);
+    let mut client =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("openssl");
+    // Its command for another handshake; it sends nothing else, and ends where there is none.
+    let mut stdin = client.stdin.take().expect("piped");
+    stdin.write_all(b"R\n").expect("it reads");
+    let Output { stderr, .. } = client.wait_with_output().expect("it ends");
+    assert!(text(&stderr).contains("no renegotiation"), "{}", text(&stderr));
+    server.stop();
+}
+
+#[test]
+fn tls_1_2_can_be_refused() {
+    if is_missing("openssl") {
+        return;
+    }
+    let certificate = Certificate::default();
+    let [cert, key] = certificate.files();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("batond.toml");
+    let text = format!("[tls]\nversion_min = \"1.3\"\ncertificates = [{{ certificate = {cert:?}, key = {key:?} }}]\n");
+    std::fs::write(&config, text).expect("written");
+    let server = Server::start_secured(&["--config", config.to_str().expect("UTF-8")]);
+    let (outcome, said) = openssl_says(&server, "-tls1_2");
+    assert_eq!(outcome, Outcome::Alert(PROTOCOL_VERSION), "{said}");
+    server.stop();
+}
+
+#[test]
 fn openssl_is_refused_with_an_alert() {
     if is_missing("openssl") {
         return;
     }
     let server = start();
     for (arguments, alert) in [
-        ("-tls1_2", PROTOCOL_VERSION),
+        // It names no signature algorithms, which rustls looks at first.
+        ("-tls1_1 -cipher DEFAULT@SECLEVEL=0", HANDSHAKE_FAILURE),
+        // Without ephemeral keys, and without authenticated encryption.
+        ("-tls1_2 -cipher AES128-GCM-SHA256", HANDSHAKE_FAILURE),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA256", HANDSHAKE_FAILURE),
         ("-tls1_3 -ciphersuites TLS_AES_128_CCM_SHA256", HANDSHAKE_FAILURE),
         ("-tls1_3 -groups P-521", HANDSHAKE_FAILURE),
         // The certificate's key is of P-256.
@@ -123,19 +182,27 @@ fn curl() {
         let mut command = Command::new("curl");
         run(command.args(["-sSk", "--max-time", "20"]).args(arguments).arg(url(path)).stdin(Stdio::null()))
     };
-    for arguments in [&[][..], &["--tlsv1.3"], &["--http1.0"]] {
+    for arguments in [&[][..], &["--tlsv1.3"], &["--http1.0"], &["--tls-max", "1.2"]] {
         let Output { status, stdout, .. } = curl(arguments, "/plaintext");
         assert_eq!((status.code(), text(&stdout).as_str()), (Some(0), "Hello, World!"), "{arguments:?}");
     }
     // CURLE_SSL_CONNECT_ERROR.
-    assert_eq!(curl(&["--tls-max", "1.2"], "/").status.code(), Some(35));
+    assert_eq!(
+        curl(&["--tls-max", "1.1", "--tlsv1.1", "--ciphers", "DEFAULT@SECLEVEL=0"], "/").status.code(),
+        Some(35)
+    );
 
     let folder = tempfile::tempdir().expect("a folder");
     let (body, back) = (folder.path().join("body"), folder.path().join("back"));
     let bytes: Vec<u8> = (0..900_000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&body, &bytes).expect("written");
     let data = format!("@{}", body.display());
-    for how in [&["-H", "Expect: 100-continue"][..], &["-H", "Transfer-Encoding: chunked"], &["-H", "Expect:"]] {
+    for how in [
+        &["-H", "Expect: 100-continue"][..],
+        &["-H", "Transfer-Encoding: chunked"],
+        &["-H", "Expect:"],
+        &["--tls-max", "1.2", "-H", "Transfer-Encoding: chunked"],
+    ] {
         let to = back.to_str().expect("a name");
         let status = curl(&[how, &["--data-binary", &data, "-o", to]].concat(), "/echo").status;
         assert_eq!(status.code(), Some(0), "{how:?}");

@@ -80,9 +80,6 @@ impl TlsChoices {
 pub(crate) fn load(settings: &Settings, alpn: &[&str]) -> Result<(SharedLayers, Vec<Warning>), InvalidSetting> {
     let settings = Settings { alpn: alpn.iter().map(|&name| name.to_owned()).collect(), ..settings.clone() };
     let invalid = |setting, problem: &dyn fmt::Display| InvalidSetting { setting, problem: problem.to_string() };
-    if settings.version_min != Version::Tls13 {
-        return Err(invalid("version_min", &format_args!("{} is not served yet; leave it out", settings.version_min)));
-    }
     if settings.certificates.is_empty() {
         return Err(invalid(
             "listen",

@@ -6,6 +6,7 @@
 //! sealed from there into the arena that is sent from.
 
 use std::mem;
+use std::time::Duration;
 
 use super::input::Input;
 use super::{Connection, Host, Phase, Received};
@@ -288,9 +289,22 @@ impl<S> Connection<S> {
     {
         match opened {
             Opened::More => {}
+            Opened::Asked => self.answer_layer(context),
+            Opened::Tired => {
+                let drain_ns = context.timeouts.drain_ms_max * 1_000_000;
+                self.drain(host, context, Duration::from_nanos(context.now_ns + drain_ns));
+            }
             Opened::Ended => self.receive_end(host, context),
             Opened::Failed => self.begin_close(context, true, CloseReason::Record),
         }
+    }
+
+    /// Says what the peer waits for beside the protocol's answers.
+    fn answer_layer(&mut self, context: &mut Context) {
+        let Some(layered) = self.layered.as_mut().filter(|_| self.write_end == WriteEnd::Open) else { return };
+        let mut output = Vec::new();
+        layered.layer.answer(&mut output);
+        self.push_sealed(context, &output);
     }
 
     /// The peer has sent FIN without having said that it ends: what came may be less than it has sent.
@@ -302,6 +316,7 @@ impl<S> Connection<S> {
     pub(super) fn push_layered(&mut self, context: &mut Context, written: &Written) {
         let Some(layered) = &mut self.layered else { return };
         layered.rests = false;
+        let mut is_cut = false;
         let layer = &mut layered.layer;
         let (plain, sealed) = context.arenas();
         let tail: &[u8] = match &written.tail {
@@ -316,10 +331,15 @@ impl<S> Connection<S> {
                 let room = layer.sealed_bytes_max(part.len());
                 let count = layer.seal(part, sealed.reserve(room));
                 sealed.commit(count);
+                is_cut |= count == 0 && !part.is_empty();
                 self.outbound.push_staged(sealed);
             }
         }
         plain.discard();
+        if is_cut && self.phase == Phase::Open && !self.rerun {
+            // The layer tells why.
+            self.rerun_soon(context);
+        }
     }
 
     /// Says the last that the peer hears of the layer.

@@ -1,10 +1,11 @@
-//! Handshakes, which [rustls] makes. Behind one of TLS 1.3 the connection is a [`Session`] of this crate's.
+//! Handshakes, which [rustls] makes. Behind them the connection is a [`Session`] of this crate's.
 //!
 //! rustls gets one record at a time, so that it sees nothing behind the client's Finished: application data that came in the same
-//! flight stays in the input, for the session. The traffic secrets come by rustls's key log, the sequence numbers by what it hands
-//! to kernels; both must lead to the same keys. The server's name comes by the choice of a certificate.
+//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come by rustls's key log, the sequence numbers by what it
+//! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name
+//! comes by the choice of a certificate.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -14,11 +15,14 @@ use aws_lc_rs::digest;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig};
+use rustls::{
+    ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig,
+};
 use zeroize::Zeroizing;
 
-use crate::record::{Direction, HEADER_BYTES, Limits, Session};
-use crate::schedule::{Secret, Suite};
+use crate::record::{Direction, HEADER_BYTES, Limits, Session, Source};
+use crate::schedule::{Secret, Suite, TrafficKey};
+use crate::settings::Version;
 use crate::state::{Negotiated, PeerCertificate};
 
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
@@ -28,6 +32,14 @@ const CLIENT_HANDSHAKE_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
 thread_local! {
     /// What rustls has told while a handshake was run on this thread.
     static TOLD: RefCell<Told> = RefCell::default();
+
+    /// The version of the handshake that rustls goes on with on this thread.
+    static SPOKEN: Cell<Option<ProtocolVersion>> = const { Cell::new(None) };
+}
+
+/// Whether what rustls does on this thread now belongs to a handshake that is known to be of TLS 1.3.
+pub(crate) fn is_tls13_spoken() -> bool {
+    SPOKEN.get() == Some(ProtocolVersion::TLSv1_3)
 }
 
 /// What rustls tells of a handshake to those who are configured for all of them.
@@ -173,9 +185,9 @@ pub enum Progress {
 
 /// A connection after its handshake.
 pub enum Accepted {
-    /// TLS 1.3: it can be frozen.
+    /// It can be frozen.
     Session(Box<Session>, Negotiated),
-    /// TLS 1.2, or a suite that this crate does not know: the connection goes on with rustls, and cannot be frozen.
+    /// A suite that this crate does not know, of a provider of your own: the connection goes on with rustls, and cannot be frozen.
     Rustls(Box<UnbufferedServerConnection>, Negotiated),
 }
 
@@ -268,8 +280,10 @@ impl Handshake {
     ) -> Result<State, rustls::Error> {
         loop {
             TOLD.take();
+            SPOKEN.set(self.connection.protocol_version());
             let window = &mut input[*consumed..][..self.fed + more];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
+            SPOKEN.set(None);
             self.told = mem::take(&mut self.told).and(TOLD.take());
             let waits = match state? {
                 ConnectionState::EncodeTlsData(mut message) => {
@@ -320,6 +334,10 @@ impl Handshake {
     fn negotiated(&self) -> Negotiated {
         let certificates = self.connection.peer_certificates().unwrap_or_default();
         Negotiated {
+            version: match self.connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+                _ => Version::Tls13,
+            },
             alpn: self.connection.alpn_protocol().map(Box::from),
             server_name: self.told.server_name.clone(),
             is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -331,16 +349,20 @@ impl Handshake {
     }
 }
 
-/// `None` where the secrets are missing, or lead to other keys than those of rustls.
+/// `None` where the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls.
 fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
     let direction = |secret: &Option<Zeroizing<Vec<u8>>>, (sequence, keys): &(u64, ConnectionTrafficSecrets)| {
-        let secret = Secret::new(suite, secret.as_ref()?)?;
         let (key, iv) = match keys {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv }
             | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
             | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
             _ => return None,
         };
+        if suite.version() == Version::Tls12 {
+            let traffic_key = TrafficKey::new(suite, key, iv.try_into().ok()?)?;
+            return Some(Direction::of(Source::Key(traffic_key), *sequence));
+        }
+        let secret = Secret::new(suite, secret.as_ref()?)?;
         let traffic_key = secret.traffic_key();
         verify_slices_are_equal(traffic_key.key(), key).ok()?;
         verify_slices_are_equal(traffic_key.iv(), iv).ok()?;

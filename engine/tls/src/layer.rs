@@ -55,7 +55,7 @@ fn tell(what: &str, error: &dyn Display) {
     tracing::info!(unsaid, "{what}: {error}");
 }
 
-/// TLS for the connections of a listener. Those of TLS 1.3 move to other workers and to other binaries.
+/// TLS for the connections of a listener, which move to other workers and to other binaries.
 #[derive(Debug)]
 pub struct Tls {
     config: Config,
@@ -79,7 +79,7 @@ impl From<Loaded> for Tls {
 impl Layers for Tls {
     fn accept(&self) -> Option<Box<dyn Layer>> {
         match self.config.begin() {
-            Ok(handshake) => Some(Box::new(Connection { stage: Stage::Handshake(handshake) })),
+            Ok(handshake) => Some(Box::new(Connection { stage: Stage::Handshake(handshake), is_tired: false })),
             Err(error) => {
                 tell("a TLS handshake cannot begin", &error);
                 None
@@ -92,7 +92,7 @@ impl Layers for Tls {
             state::ThawError::Version(version) => ThawError::Version(version.into()),
             state::ThawError::Malformed => ThawError::Malformed,
         })?;
-        Ok(Box::new(Connection { stage: Stage::Session(Box::new(session), negotiated) }))
+        Ok(Box::new(Connection { stage: Stage::Session(Box::new(session), negotiated), is_tired: false }))
     }
 
     fn certificates(&self, now: SystemTime) -> Vec<CertificateStatus> {
@@ -115,6 +115,8 @@ impl Layers for Tls {
 /// One connection.
 struct Connection {
     stage: Stage,
+    /// The engine was told that it should end.
+    is_tired: bool,
 }
 
 enum Stage {
@@ -140,7 +142,7 @@ impl Layer for Connection {
                 layer::Handshake::Done
             }
             Progress::Accepted(Accepted::Rustls(..)) => {
-                tell("a TLS handshake failed", &"it settled on another version than TLS 1.3");
+                tell("a TLS handshake failed", &"it settled on a suite that cannot move");
                 layer::Handshake::Failed
             }
             Progress::Failed(error) => {
@@ -158,6 +160,11 @@ impl Layer for Connection {
         let status = session.open_all(bytes, &mut opening);
         *window = layer::Window { plaintext: opening.plaintext, sealed: opening.records };
         match status {
+            Ok(Status::Incomplete { .. }) if session.owes_warning() => Opened::Asked,
+            Ok(Status::Incomplete { .. }) if session.should_end() && !self.is_tired => {
+                self.is_tired = true;
+                Opened::Tired
+            }
             Ok(Status::Incomplete { .. }) => Opened::More,
             Ok(Status::Closed) => Opened::Ended,
             Err(error) => {
@@ -181,6 +188,11 @@ impl Layer for Connection {
             Stage::Session(session, _) => session.seal_to(plaintext, output).unwrap_or(0),
             _ => 0,
         }
+    }
+
+    fn answer(&mut self, output: &mut Vec<u8>) {
+        let Stage::Session(session, _) = &mut self.stage else { return };
+        session.next_control().into_iter().for_each(|record| output.extend_from_slice(&record));
     }
 
     fn close(&mut self, output: &mut Vec<u8>) {

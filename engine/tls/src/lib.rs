@@ -1,4 +1,4 @@
-//! TLS 1.3 on the server's side whose sessions can be frozen and go on in another process.
+//! TLS 1.3 and 1.2 on the server's side whose sessions can be frozen and go on in another process.
 //!
 //! [rustls] makes the handshake ([`accept`]). After it the records are this crate's ([`record`]): opened where they were received
 //! and sealed where they are sent from. So a session is a value of a few hundred bytes ([`state`]), which a server can hand to

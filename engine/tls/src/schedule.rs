@@ -6,21 +6,23 @@ use aws_lc_rs::{aead, hkdf};
 use rustls::CipherSuite;
 use zeroize::Zeroizing;
 
+use crate::settings::Version;
+
 /// Bytes of the longest traffic secret: those of SHA-384.
 pub const SECRET_BYTES_MAX: usize = 48;
 
 /// Bytes of the longest key of an AEAD.
-const KEY_BYTES_MAX: usize = 32;
+pub(crate) const KEY_BYTES_MAX: usize = 32;
 
 /// Bytes of a nonce, and so of an IV (RFC 8446 section 5.3).
-pub(crate) const NONCE_BYTES: usize = 12;
+pub const NONCE_BYTES: usize = 12;
 
 /// Bytes of `HkdfLabel` at most: a length, a label of up to twelve bytes behind its prefix, and an empty context.
 const LABEL_BYTES_MAX: usize = 2 + 1 + LABEL_PREFIX.len() + 12 + 1;
 
 const LABEL_PREFIX: &[u8] = b"tls13 ";
 
-/// A cipher suite of TLS 1.3 (RFC 8446 appendix B.4).
+/// A cipher suite: all of TLS 1.3 that rustls has (RFC 8446 appendix B.4), and all of TLS 1.2 (RFC 5289, RFC 7905).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
     /// TLS_AES_128_GCM_SHA256.
@@ -29,15 +31,45 @@ pub enum Suite {
     Aes256GcmSha384,
     /// TLS_CHACHA20_POLY1305_SHA256.
     Chacha20Poly1305Sha256,
+    /// TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, of TLS 1.2.
+    EcdheEcdsaAes128GcmSha256,
+    /// TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, of TLS 1.2.
+    EcdheEcdsaAes256GcmSha384,
+    /// TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, of TLS 1.2.
+    EcdheEcdsaChacha20Poly1305Sha256,
+    /// TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, of TLS 1.2.
+    EcdheRsaAes128GcmSha256,
+    /// TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, of TLS 1.2.
+    EcdheRsaAes256GcmSha384,
+    /// TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, of TLS 1.2.
+    EcdheRsaChacha20Poly1305Sha256,
+}
+
+/// What encrypts records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aead {
+    Aes128Gcm,
+    Aes256Gcm,
+    Chacha20Poly1305,
 }
 
 impl Suite {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::Aes128GcmSha256, Self::Aes256GcmSha384, Self::Chacha20Poly1305Sha256];
+    /// Those of TLS 1.3.
+    pub const TLS13: [Self; 3] = [Self::Aes128GcmSha256, Self::Aes256GcmSha384, Self::Chacha20Poly1305Sha256];
+
+    /// Those of TLS 1.2.
+    pub const TLS12: [Self; 6] = [
+        Self::EcdheEcdsaAes128GcmSha256,
+        Self::EcdheEcdsaAes256GcmSha384,
+        Self::EcdheEcdsaChacha20Poly1305Sha256,
+        Self::EcdheRsaAes128GcmSha256,
+        Self::EcdheRsaAes256GcmSha384,
+        Self::EcdheRsaChacha20Poly1305Sha256,
+    ];
 
     /// The suite of a number of the registry; `None` where it is another one.
     pub fn of(suite: CipherSuite) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.id() == suite)
+        Self::TLS13.into_iter().chain(Self::TLS12).find(|known| known.id() == suite)
     }
 
     /// Its number in the registry.
@@ -46,39 +78,79 @@ impl Suite {
             Self::Aes128GcmSha256 => CipherSuite::TLS13_AES_128_GCM_SHA256,
             Self::Aes256GcmSha384 => CipherSuite::TLS13_AES_256_GCM_SHA384,
             Self::Chacha20Poly1305Sha256 => CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            Self::EcdheEcdsaAes128GcmSha256 => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            Self::EcdheEcdsaAes256GcmSha384 => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            Self::EcdheEcdsaChacha20Poly1305Sha256 => CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            Self::EcdheRsaAes128GcmSha256 => CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            Self::EcdheRsaAes256GcmSha384 => CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            Self::EcdheRsaChacha20Poly1305Sha256 => CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         }
     }
 
-    /// Bytes of its secrets: those of its hash.
+    /// The only version of TLS that has it.
+    pub fn version(self) -> Version {
+        match self {
+            Self::Aes128GcmSha256 | Self::Aes256GcmSha384 | Self::Chacha20Poly1305Sha256 => Version::Tls13,
+            _ => Version::Tls12,
+        }
+    }
+
+    /// Bytes of its traffic secrets: those of its hash. TLS 1.2 has none: 0.
     pub fn secret_bytes(self) -> usize {
         match self {
             Self::Aes256GcmSha384 => 48,
             Self::Aes128GcmSha256 | Self::Chacha20Poly1305Sha256 => 32,
+            _ => 0,
         }
     }
 
-    /// Records that one key may seal. AES-GCM: the power of two below the 2^24.5 of RFC 8446 section 5.5. ChaCha20-Poly1305 has
-    /// no limit but the sequence number's end, which this keeps far from.
+    /// Bytes of its AEAD's key.
+    pub fn key_bytes(self) -> usize {
+        self.algorithm().key_len()
+    }
+
+    /// Records that one key may seal. AES-GCM: the power of two below the 2^24.5 of RFC 8446 section 5.5, which RFC 9325 section 4.4
+    /// recommends for TLS 1.2, too. ChaCha20-Poly1305 has no limit but the sequence number's end, which this keeps far from.
     pub fn records_per_key_max(self) -> u64 {
-        match self {
-            Self::Aes128GcmSha256 | Self::Aes256GcmSha384 => 1 << 24,
-            Self::Chacha20Poly1305Sha256 => 1 << 62,
+        match self.aead() {
+            Aead::Aes128Gcm | Aead::Aes256Gcm => 1 << 24,
+            Aead::Chacha20Poly1305 => 1 << 62,
         }
     }
 
-    pub(crate) fn aead(self) -> &'static aead::Algorithm {
-        match self {
-            Self::Aes128GcmSha256 => &aead::AES_128_GCM,
-            Self::Aes256GcmSha384 => &aead::AES_256_GCM,
-            Self::Chacha20Poly1305Sha256 => &aead::CHACHA20_POLY1305,
+    /// Bytes of the nonce that each record of TLS 1.2 carries (RFC 5288 section 3; RFC 7905 has none).
+    pub(crate) fn explicit_nonce_bytes(self) -> usize {
+        match self.aead() {
+            Aead::Aes128Gcm | Aead::Aes256Gcm => 8,
+            Aead::Chacha20Poly1305 => 0,
         }
     }
 
+    pub(crate) fn is_chacha20(self) -> bool {
+        self.aead() == Aead::Chacha20Poly1305
+    }
+
+    pub(crate) fn algorithm(self) -> &'static aead::Algorithm {
+        match self.aead() {
+            Aead::Aes128Gcm => &aead::AES_128_GCM,
+            Aead::Aes256Gcm => &aead::AES_256_GCM,
+            Aead::Chacha20Poly1305 => &aead::CHACHA20_POLY1305,
+        }
+    }
+
+    fn aead(self) -> Aead {
+        match self {
+            Self::Aes128GcmSha256 | Self::EcdheEcdsaAes128GcmSha256 | Self::EcdheRsaAes128GcmSha256 => Aead::Aes128Gcm,
+            Self::Aes256GcmSha384 | Self::EcdheEcdsaAes256GcmSha384 | Self::EcdheRsaAes256GcmSha384 => Aead::Aes256Gcm,
+            Self::Chacha20Poly1305Sha256
+            | Self::EcdheEcdsaChacha20Poly1305Sha256
+            | Self::EcdheRsaChacha20Poly1305Sha256 => Aead::Chacha20Poly1305,
+        }
+    }
+
+    /// Of a suite of TLS 1.3.
     fn hkdf(self) -> hkdf::Algorithm {
-        match self {
-            Self::Aes128GcmSha256 | Self::Chacha20Poly1305Sha256 => hkdf::HKDF_SHA256,
-            Self::Aes256GcmSha384 => hkdf::HKDF_SHA384,
-        }
+        if self.aead() == Aead::Aes256Gcm { hkdf::HKDF_SHA384 } else { hkdf::HKDF_SHA256 }
     }
 }
 
@@ -90,9 +162,9 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// `None` where it has another length than [`Suite::secret_bytes`].
+    /// `None` where it has another length than [`Suite::secret_bytes`], and for a suite of TLS 1.2, whose keys follow from no such secret.
     pub fn new(suite: Suite, bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != suite.secret_bytes() {
+        if suite.version() != Version::Tls13 || bytes.len() != suite.secret_bytes() {
             return None;
         }
         let mut secret = Self { suite, bytes: Zeroizing::new([0; SECRET_BYTES_MAX]) };
@@ -121,7 +193,7 @@ impl Secret {
     /// `[sender]_write_key` and `[sender]_write_iv` (section 7.3).
     pub fn traffic_key(&self) -> TrafficKey {
         let mut traffic_key = TrafficKey { suite: self.suite, key: Zeroizing::default(), iv: Zeroizing::default() };
-        self.expand(b"key", &mut traffic_key.key[..self.suite.aead().key_len()]);
+        self.expand(b"key", &mut traffic_key.key[..self.suite.key_bytes()]);
         self.expand(b"iv", &mut traffic_key.iv[..]);
         traffic_key
     }
@@ -143,6 +215,7 @@ impl fmt::Debug for Secret {
 }
 
 /// The key and the IV of one direction. Zeroised when dropped, and not printed.
+#[derive(Clone)]
 pub struct TrafficKey {
     suite: Suite,
     key: Zeroizing<[u8; KEY_BYTES_MAX]>,
@@ -150,9 +223,26 @@ pub struct TrafficKey {
 }
 
 impl TrafficKey {
+    /// `client_write_key` and `client_write_IV`, or the server's, of TLS 1.2 (RFC 5246 section 6.3). With AES-GCM the IV is the salt (RFC
+    /// 5288 section 3), and behind it what the sequence number is added to for the nonce that a record carries. `None` where the key has
+    /// another length than the suite wants.
+    pub fn new(suite: Suite, key: &[u8], iv: &[u8; NONCE_BYTES]) -> Option<Self> {
+        if key.len() != suite.key_bytes() {
+            return None;
+        }
+        let mut traffic_key = Self { suite, key: Zeroizing::default(), iv: Zeroizing::new(*iv) };
+        traffic_key.key[..key.len()].copy_from_slice(key);
+        Some(traffic_key)
+    }
+
+    /// The suite that it belongs to.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
     /// The AEAD's key.
     pub fn key(&self) -> &[u8] {
-        &self.key[..self.suite.aead().key_len()]
+        &self.key[..self.suite.key_bytes()]
     }
 
     /// What the sequence number is added to for a nonce.

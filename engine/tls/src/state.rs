@@ -6,18 +6,30 @@ use rustls::CipherSuite;
 use rustls::pki_types::DnsName;
 use zeroize::Zeroizing;
 
-use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Session};
-use crate::schedule::{SECRET_BYTES_MAX, Secret, Suite};
+use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Refusing, Session, Source};
+use crate::schedule::{KEY_BYTES_MAX, NONCE_BYTES, SECRET_BYTES_MAX, Secret, Suite, TrafficKey};
+use crate::settings::Version as TlsVersion;
 
-/// What [`freeze`] writes. [`thaw`] reads it and nothing else so far.
+/// What [`freeze`] writes of a session of TLS 1.3. [`thaw`] reads this and [`VERSION_OF_TLS12`].
 pub const VERSION: u8 = 1;
+
+/// What [`freeze`] writes of a session of TLS 1.2. A binary that does not read it refuses the connection, which then stays and drains.
+pub const VERSION_OF_TLS12: u8 = 2;
 
 /// Bytes of a state at most.
 pub const STATE_BYTES_MAX: usize = 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
 
+const _: () =
+    assert!(KEY_BYTES_MAX + NONCE_BYTES < SECRET_BYTES_MAX, "and two bytes more: TLS 1.2 has the smaller state");
+
+/// The type of a ClientHello, with which one begins.
+const CLIENT_HELLO: u8 = 1;
+
 /// What the handshake has settled beside keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
+    /// The version of TLS.
+    pub version: TlsVersion,
     /// The application's protocol (RFC 7301).
     pub alpn: Option<Box<[u8]>>,
     /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several.
@@ -57,17 +69,20 @@ pub enum ThawError {
 
 /// Bits of the byte of flags.
 mod flag {
-    pub(super) const OWES_UPDATE: u8 = 1;
+    pub(super) const OWES_ANSWER: u8 = 1;
     pub(super) const PEER_CLOSED: u8 = 1 << 1;
     pub(super) const CLOSED: u8 = 1 << 2;
     pub(super) const RESUMED: u8 = 1 << 3;
     pub(super) const PEER_CERTIFICATE: u8 = 1 << 4;
     pub(super) const ALL: u8 = (1 << 5) - 1;
+    /// With TLS 1.2.
+    pub(super) const HAS_REFUSED: u8 = 1 << 5;
 }
 
 /// Writes a session: a version and flags (one byte each), the suite (two bytes, big endian as in TLS), idle records (one byte), the
-/// begun handshake message behind its length, for each direction, the peer's first, the sequence number (eight bytes, little
-/// endian) and the secret, then ALPN and SNI, each behind its length (one byte, zero for none), and the certificate's digest and
+/// begun handshake message behind its length, with TLS 1.2 the bytes of a ClientHello that are to be skipped (two, little endian), for
+/// each direction, the peer's first, the sequence number (eight bytes, little endian) and the secret, or with TLS 1.2 the key and the IV
+/// (twelve bytes), then ALPN and SNI, each behind its length (one byte, zero for none), and the certificate's digest and
 /// chain length, where there is one. Records that are not opened and plaintext that is not taken are the caller's.
 ///
 /// Whoever reads it can read and go on with the connection: it must go to processes of the same user only. `None` where the session
@@ -76,24 +91,35 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
     if session.failure().is_some() {
         return None;
     }
-    let Negotiated { alpn, server_name, is_resumed, peer_certificate } = negotiated;
+    let Negotiated { version: _, alpn, server_name, is_resumed, peer_certificate } = negotiated;
+    let is_tls12 = session.suite().version() == TlsVersion::Tls12;
     let flags = [
-        (session.owes_update, flag::OWES_UPDATE),
+        (session.owes_answer, flag::OWES_ANSWER),
         (session.peer_closed, flag::PEER_CLOSED),
         (session.closed, flag::CLOSED),
         (*is_resumed, flag::RESUMED),
         (peer_certificate.is_some(), flag::PEER_CERTIFICATE),
+        (session.refusing.has_refused, flag::HAS_REFUSED),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
     // It never grows, so that no part of it stays behind.
     let mut state = Zeroizing::new(Vec::with_capacity(STATE_BYTES_MAX));
-    state.extend_from_slice(&[VERSION, flags]);
+    state.extend_from_slice(&[if is_tls12 { VERSION_OF_TLS12 } else { VERSION }, flags]);
     state.extend_from_slice(&u16::from(session.suite().id()).to_be_bytes());
     state.extend_from_slice(&[session.idle_records, session.begun.length]);
     state.extend_from_slice(session.begun.bytes());
+    if is_tls12 {
+        state.extend_from_slice(&session.refusing.hello_bytes.to_le_bytes());
+    }
     for direction in [&session.opening, &session.sealing] {
         state.extend_from_slice(&direction.sequence().to_le_bytes());
-        state.extend_from_slice(direction.secret().bytes());
+        match direction.source() {
+            Source::Secret(secret) => state.extend_from_slice(secret.bytes()),
+            Source::Key(traffic_key) => {
+                state.extend_from_slice(traffic_key.key());
+                state.extend_from_slice(traffic_key.iv());
+            }
+        }
     }
     for name in [alpn.as_deref(), server_name.as_deref().map(str::as_bytes)] {
         let name = name.unwrap_or_default();
@@ -113,18 +139,25 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
 /// # Errors
 /// See [`ThawError`]. No bytes make it panic.
 pub fn thaw(state: &[u8], limits: Limits) -> Result<(Session, Negotiated), ThawError> {
-    match state.first() {
-        Some(&VERSION) => read(&mut Reader(&state[1..]), limits).ok_or(ThawError::Malformed),
-        Some(&version) => Err(ThawError::Version(version)),
-        None => Err(ThawError::Malformed),
-    }
+    let (&version, state) = state.split_first().ok_or(ThawError::Malformed)?;
+    let version = match version {
+        VERSION => TlsVersion::Tls13,
+        VERSION_OF_TLS12 => TlsVersion::Tls12,
+        other => return Err(ThawError::Version(other)),
+    };
+    read(version, &mut Reader(state), limits).ok_or(ThawError::Malformed)
 }
 
-fn read(state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
+fn read(version: TlsVersion, state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
+    let is_tls12 = version == TlsVersion::Tls12;
     let flags = state.byte()?;
     let suite = Suite::of(CipherSuite::from(u16::from_be_bytes(*state.array()?)))?;
     let idle_records = state.byte()?;
-    let begun = Begun::of(state.counted()?)?;
+    let begun = Begun::of(version, state.counted()?)?;
+    let hello_bytes = if is_tls12 { u16::from_le_bytes(*state.array()?) } else { 0 };
+    if suite.version() != version {
+        return None;
+    }
     let (opening, sealing) = (state.direction(suite)?, state.direction(suite)?);
     let (alpn, server_name) = (state.counted()?, state.counted()?);
     let is_set = |bit| flags & bit != 0;
@@ -135,18 +168,25 @@ fn read(state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)>
     };
     let server_name = std::str::from_utf8(server_name).ok()?;
     let is_name = server_name.is_empty() || DnsName::try_from(server_name).is_ok();
-    let owes_nobody = is_set(flag::OWES_UPDATE) && is_set(flag::CLOSED);
-    let is_cut_short = is_set(flag::PEER_CLOSED) && begun.length > 0;
-    if !state.0.is_empty() || flags & !flag::ALL != 0 || !is_name || owes_nobody || is_cut_short {
+    let known_flags = if is_tls12 { flag::ALL | flag::HAS_REFUSED } else { flag::ALL };
+    let owes_nobody = is_set(flag::OWES_ANSWER) && is_set(flag::CLOSED);
+    let owes_without_reason = is_tls12 && is_set(flag::OWES_ANSWER) && !is_set(flag::HAS_REFUSED);
+    let is_cut_short = is_set(flag::PEER_CLOSED) && (begun.length > 0 || hello_bytes > 0);
+    let is_cut_twice = begun.length > 0 && hello_bytes > 0;
+    let is_second = is_tls12 && is_set(flag::HAS_REFUSED) && (begun.length > 0 || hello_bytes > 0);
+    let makes_sense = !(owes_nobody || owes_without_reason || is_cut_short || is_cut_twice || is_second);
+    if !state.0.is_empty() || flags & !known_flags != 0 || !is_name || !makes_sense {
         return None;
     }
     let mut session = Session::at(opening, sealing, limits);
     session.begun = begun;
     session.idle_records = idle_records;
-    session.owes_update = is_set(flag::OWES_UPDATE);
+    session.owes_answer = is_set(flag::OWES_ANSWER);
+    session.refusing = Refusing { hello_bytes, has_refused: is_set(flag::HAS_REFUSED) };
     session.peer_closed = is_set(flag::PEER_CLOSED);
     session.closed = is_set(flag::CLOSED);
     let negotiated = Negotiated {
+        version,
         alpn: (!alpn.is_empty()).then(|| alpn.into()),
         server_name: (!server_name.is_empty()).then(|| server_name.into()),
         is_resumed: is_set(flag::RESUMED),
@@ -160,9 +200,13 @@ impl Begun {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// `None` where no KeyUpdate begins like that, or it is whole.
-    fn of(start: &[u8]) -> Option<Self> {
-        KEY_UPDATE_START.starts_with(start).then(|| {
+    /// `None` where no KeyUpdate, or with TLS 1.2 no ClientHello, begins like that; or it has come so far that more is known than this.
+    fn of(version: TlsVersion, start: &[u8]) -> Option<Self> {
+        let is_beginning = match version {
+            TlsVersion::Tls13 => KEY_UPDATE_START.starts_with(start),
+            TlsVersion::Tls12 => start.len() < 4 && start.first().is_none_or(|first| *first == CLIENT_HELLO),
+        };
+        is_beginning.then(|| {
             let mut begun = Self::default();
             begun.bytes[..start.len()].copy_from_slice(start);
             begun.length = start.len() as u8;
@@ -199,8 +243,14 @@ impl<'a> Reader<'a> {
 
     fn direction(&mut self, suite: Suite) -> Option<Direction> {
         let sequence = u64::from_le_bytes(*self.array()?);
-        let secret = Secret::new(suite, self.take(suite.secret_bytes())?)?;
-        (sequence <= Direction::SEQUENCE_MAX).then(|| Direction::new(secret, sequence))
+        let source = match suite.version() {
+            TlsVersion::Tls13 => Source::Secret(Secret::new(suite, self.take(suite.secret_bytes())?)?),
+            TlsVersion::Tls12 => {
+                let key = self.take(suite.key_bytes())?;
+                Source::Key(TrafficKey::new(suite, key, self.array()?)?)
+            }
+        };
+        (sequence <= Direction::SEQUENCE_MAX).then(|| Direction::of(source, sequence))
     }
 }
 

@@ -11,15 +11,17 @@
 //! workers together.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::hkdf;
+use aws_lc_rs::{hkdf, rand};
 use rustls::server::ProducesTickets;
 use rustls::time_provider::TimeProvider;
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::accept::is_tls13_spoken;
 
 /// For how long a key seals tickets.
 pub const PERIOD_SECONDS: u64 = 6 * 60 * 60;
@@ -51,13 +53,54 @@ pub struct Tickets {
 
 /// A secret for [`Tickets::new`] that follows from a certificate's private key, as the file has it. Whoever has that key could be the
 /// server, and keys of connections do not follow from tickets alone (RFC 8446 section 2.2, `psk_dhe_ke`, the only mode that rustls
-/// has), so nothing is given away; and all who serve with the certificate share the secret without being told.
+/// has), so nothing is given away with TLS 1.3 (for TLS 1.2 see [`secret_of_process`]); and all who serve with the certificate share the secret without being told.
 pub fn secret_of(key_file: &[u8]) -> Zeroizing<[u8; SECRET_BYTES]> {
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     let key = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(key_file);
     let filled = key.expand(&[b"of a private key"], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut *secret));
     filled.expect("HKDF gives up to 255 times the bytes of its hash");
     secret
+}
+
+/// A secret for the tickets of TLS 1.2, which is made with the first call: the forks of this process have the same one, and it is
+/// written nowhere. `None` where there is no randomness.
+///
+/// A ticket of TLS 1.2 holds the master secret of its connection, and goes over the wire in the clear, so who knows its key can read what
+/// was recorded of the connection, and of all that resume it. A key that follows from the certificate's would take forward secrecy away.
+pub fn secret_of_process() -> Option<&'static [u8; SECRET_BYTES]> {
+    static SECRET: OnceLock<Option<Zeroizing<[u8; SECRET_BYTES]>>> = OnceLock::new();
+    let secret = SECRET.get_or_init(|| {
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        rand::fill(&mut *secret).is_ok().then_some(secret)
+    });
+    secret.as_deref()
+}
+
+/// Tickets of both versions, each with keys of its own. Those of TLS 1.3 are sealed where a handshake is known to be of that version.
+#[derive(Debug)]
+pub(crate) struct TicketsOfVersions {
+    pub(crate) tls13: Tickets,
+    /// `None`: clients of TLS 1.2 get none.
+    pub(crate) tls12: Option<Tickets>,
+}
+
+impl ProducesTickets for TicketsOfVersions {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        LIFETIME_SECONDS
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        if is_tls13_spoken() { self.tls13.seal(plain) } else { self.tls12.as_ref()?.seal(plain) }
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        // Each knows its own by their names; rustls looks at the version that is inside.
+        self.tls13.open(cipher).or_else(|| self.tls12.as_ref()?.open(cipher))
+    }
 }
 
 impl Tickets {

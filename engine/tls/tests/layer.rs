@@ -14,7 +14,11 @@ use baton_tls::record::Limits;
 use baton_tls::state::Negotiated;
 use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
+};
 
 /// Answers each line with the number of the line and the line.
 #[derive(Default)]
@@ -82,7 +86,11 @@ impl Protocol for Party {
 
 #[test]
 fn those_with_and_without_tls_act_on_each_other() {
-    let mut rig = Rig::with(Party::default());
+    VERSIONS.into_iter().for_each(act_on_each_other);
+}
+
+fn act_on_each_other(version: &'static SupportedProtocolVersion) {
+    let mut rig = Rig::with(Party::default(), version, Limits::default());
     let plain = rig.harness.open();
     let also_plain = rig.harness.open();
     rig.exchange(usize::MAX, |_| {});
@@ -103,13 +111,16 @@ struct Rig<P: Protocol = Lines> {
     got: Vec<u8>,
 }
 
-fn configs() -> (ServerConfig, Arc<ClientConfig>) {
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+/// A server of both versions, and a client of this one.
+fn configs(version: &'static SupportedProtocolVersion) -> (ServerConfig, Arc<ClientConfig>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let certificate: CertificateDer<'static> = made.cert.into();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(vec![certificate.clone()], key)
@@ -117,7 +128,7 @@ fn configs() -> (ServerConfig, Arc<ClientConfig>) {
     let mut roots = RootCertStore::empty();
     roots.add(certificate).expect("a certificate");
     let client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -126,14 +137,18 @@ fn configs() -> (ServerConfig, Arc<ClientConfig>) {
 
 impl Rig {
     fn new() -> Self {
-        Self::with(Lines)
+        Self::of(&TLS13)
+    }
+
+    fn of(version: &'static SupportedProtocolVersion) -> Self {
+        Self::with(Lines, version, Limits::default())
     }
 }
 
 impl<P: Protocol> Rig<P> {
-    fn with(protocol: P) -> Self {
-        let (server, client) = configs();
-        let layers = SharedLayers::new(Tls::new(Config::new(server, Limits::default())));
+    fn with(protocol: P, version: &'static SupportedProtocolVersion, limits: Limits) -> Self {
+        let (server, client) = configs(version);
+        let layers = SharedLayers::new(Tls::new(Config::new(server, limits)));
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(client, name).expect("a client");
         tls.set_buffer_limit(None);
@@ -167,6 +182,13 @@ impl<P: Protocol> Rig<P> {
         }
     }
 
+    /// TLS 1.2 has no KeyUpdate.
+    fn change_keys(&mut self) {
+        if self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            self.tls.refresh_traffic_keys().expect("a KeyUpdate");
+        }
+    }
+
     fn say(&mut self, text: &[u8]) {
         self.tls.writer().write_all(text).expect("into memory");
     }
@@ -174,8 +196,9 @@ impl<P: Protocol> Rig<P> {
 
 #[test]
 fn a_protocol_behind_tls_hears_what_was_said_however_it_is_cut() {
-    for part_bytes in [1, 2, 3, 5, 7, 21, 22, 64, 1000, usize::MAX] {
-        let mut rig = Rig::new();
+    let all = [1, 2, 3, 5, 7, 21, 22, 64, 1000, usize::MAX];
+    for (part_bytes, version) in all.into_iter().flat_map(|part_bytes| VERSIONS.map(|version| (part_bytes, version))) {
+        let mut rig = Rig::of(version);
         rig.exchange(part_bytes, |_| {});
         rig.say(b"one\ntwo\nthr");
         rig.exchange(part_bytes, |_| {});
@@ -190,13 +213,14 @@ fn a_protocol_behind_tls_hears_what_was_said_however_it_is_cut() {
 
 #[test]
 fn a_connection_moves_anywhere_in_its_handshake_and_records() {
-    for part_bytes in [1, 3, 22, 100] {
-        let mut rig = Rig::new();
+    for (part_bytes, version) in [1, 3, 22, 100].into_iter().flat_map(|bytes| VERSIONS.map(|version| (bytes, version)))
+    {
+        let mut rig = Rig::of(version);
         let hand_over = |rig: &mut Rig| rig.harness.hand_over(Lines);
         rig.exchange(part_bytes, hand_over);
         rig.say(b"one\ntwo\nthr");
         rig.exchange(part_bytes, hand_over);
-        rig.tls.refresh_traffic_keys().expect("a KeyUpdate");
+        rig.change_keys();
         rig.say(b"ee\nfour\n");
         rig.exchange(part_bytes, hand_over);
         let expected = "hello localhost\n1 one\n2 two\n3 three\n4 four\n";
@@ -242,8 +266,11 @@ proptest! {
 
     /// Whoever speaks TLS gets what a plain client gets.
     #[test]
-    fn a_protocol_says_the_same_behind_tls(events in prop::collection::vec(event(), 1..30)) {
-        let mut rig = Rig::new();
+    fn a_protocol_says_the_same_behind_tls(
+        version in prop::sample::select(VERSIONS.to_vec()),
+        events in prop::collection::vec(event(), 1..30),
+    ) {
+        let mut rig = Rig::of(version);
         let (mut plain, mut expected) = (Harness::new(Lines), Vec::new());
         let client = plain.open();
         let mut part_bytes = usize::MAX;
@@ -257,7 +284,7 @@ proptest! {
                 }
                 Event::Cut(bytes) => part_bytes = bytes,
                 Event::Take(bytes) => rig.harness.set_window(rig.client, Some(bytes)),
-                Event::ChangeKeys => rig.tls.refresh_traffic_keys().expect("a KeyUpdate"),
+                Event::ChangeKeys => rig.change_keys(),
                 Event::HandOver => rig.harness.hand_over(Lines),
             }
             rig.exchange(part_bytes, |_| {});
@@ -272,7 +299,11 @@ proptest! {
 
 #[test]
 fn a_large_answer_goes_out_whole_to_a_client_that_takes_little() {
-    let mut rig = Rig::new();
+    VERSIONS.into_iter().for_each(answer_at_large);
+}
+
+fn answer_at_large(version: &'static SupportedProtocolVersion) {
+    let mut rig = Rig::of(version);
     rig.exchange(usize::MAX, |_| {});
     let line = vec![b'x'; 300_000];
     rig.say(&line);
@@ -299,9 +330,13 @@ fn who_speaks_no_tls_hears_an_alert() {
 
 #[test]
 fn a_record_that_does_not_authenticate_ends_the_connection_with_its_alert() {
-    let mut rig = Rig::new();
+    VERSIONS.into_iter().for_each(send_what_does_not_authenticate);
+}
+
+fn send_what_does_not_authenticate(version: &'static SupportedProtocolVersion) {
+    let mut rig = Rig::of(version);
     rig.exchange(usize::MAX, |_| {});
-    rig.harness.send(rig.client, &[&[23, 3, 3, 0, 20][..], &[7; 20]].concat());
+    rig.harness.send(rig.client, &[&[23, 3, 3, 0, 40][..], &[7; 40]].concat());
     let answer = rig.harness.take_output(rig.client);
     rig.tls.read_tls(&mut &answer[..]).expect("from memory");
     let error = rig.tls.process_new_packets().expect_err("an alert");
@@ -312,7 +347,11 @@ fn a_record_that_does_not_authenticate_ends_the_connection_with_its_alert() {
 
 #[test]
 fn a_fin_without_close_notify_is_a_truncation() {
-    let mut rig = Rig::new();
+    VERSIONS.into_iter().for_each(cut_short);
+}
+
+fn cut_short(version: &'static SupportedProtocolVersion) {
+    let mut rig = Rig::of(version);
     rig.exchange(usize::MAX, |_| {});
     rig.say(b"half");
     rig.exchange(usize::MAX, |_| {});
@@ -326,4 +365,44 @@ fn a_handshake_has_its_time() {
     rig.harness.send(rig.client, &[22, 3, 1]);
     rig.harness.advance(Duration::from_millis(10_002));
     assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Handshake));
+}
+
+#[test]
+fn a_connection_of_tls_1_2_ends_in_good_order_before_its_key_is_spent() {
+    let limits = Limits { records_per_key_max: Some(10), ..Limits::default() };
+    let mut rig = Rig::with(Lines, &TLS12, limits);
+    rig.exchange(usize::MAX, |_| {});
+    // Finished and the greeting were two; each line is another one.
+    for line in 1..=8 {
+        assert_eq!(rig.harness.closed(rig.client), None, "{line}");
+        rig.say(b"x\n");
+        rig.exchange(usize::MAX, |_| {});
+    }
+    // The protocol is told when the next input is opened, and closes behind its answer.
+    rig.say(b"last\n");
+    rig.exchange(usize::MAX, |_| {});
+    assert!(rig.got.ends_with(b"8 x\n9 last\n"), "{}", String::from_utf8_lossy(&rig.got));
+    assert!(rig.tls.process_new_packets().expect("records").peer_has_closed());
+    rig.harness.finish(rig.client);
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Drained));
+}
+
+#[test]
+fn an_answer_that_the_key_cannot_seal_ends_the_connection_with_an_alert() {
+    let limits = Limits { records_per_key_max: Some(5), plaintext_bytes_max: 100, ..Limits::default() };
+    let mut rig = Rig::with(Lines, &TLS12, limits);
+    rig.exchange(usize::MAX, |_| {});
+    rig.say(&[&[b'x'; 5000][..], b"\n"].concat());
+    let mut sent = Vec::new();
+    while rig.tls.wants_write() {
+        rig.tls.write_tls(&mut sent).expect("into memory");
+    }
+    rig.harness.send(rig.client, &sent);
+    let answer = rig.harness.take_output(rig.client);
+    let mut rest = &answer[..];
+    rig.tls.read_tls(&mut rest).expect("from memory");
+    let error = rig.tls.process_new_packets().expect_err("an alert");
+    assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::InternalError));
+    rig.harness.finish(rig.client);
+    assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Record));
 }

@@ -1,4 +1,4 @@
-//! OpenSSL's client: a handshake, key updates from both sides, and a session that moves at each read.
+//! OpenSSL's client: a handshake of either version, key updates from both sides, and a session that moves at each read.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,20 +10,27 @@ use std::time::Duration;
 use baton_tls::accept::{Accepted, Config, Progress};
 use baton_tls::record::{Limits, Session, Status, Window};
 use baton_tls::schedule::Suite;
+use baton_tls::settings::Version;
 use baton_tls::state::{self, Negotiated};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 const WAIT: Duration = Duration::from_secs(20);
 
-fn config() -> Config {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+fn config_of(key: &KeyPair, limits: Limits) -> Config {
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.self_signed(key).expect("a certificate").der().clone();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
-    Config::new(config.expect("a certificate"), Limits { records_per_key_max: Some(5), ..Limits::default() })
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate], key);
+    Config::new(config.expect("a certificate"), limits)
+}
+
+fn few_records() -> Limits {
+    Limits { records_per_key_max: Some(5), ..Limits::default() }
 }
 
 fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) {
@@ -34,9 +41,9 @@ fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) {
 }
 
 /// Answers each line with the same in capitals, until the client closes. Gives the suite.
-fn serve(mut stream: TcpStream) -> Suite {
+fn serve(config: Config, mut stream: TcpStream) -> Suite {
     stream.set_read_timeout(Some(WAIT)).expect("a time-out");
-    let mut handshake = config().begin().expect("a handshake");
+    let mut handshake = config.begin().expect("a handshake");
     let mut input = Vec::new();
     let (mut session, negotiated) = loop {
         receive(&mut stream, &mut input);
@@ -64,7 +71,10 @@ fn serve(mut stream: TcpStream) -> Suite {
             stream.write_all(&output).expect("sent");
             return session.suite();
         }
-        if output.len() > 5 {
+        output.extend(
+            session.owes_warning().then(|| session.next_control()).flatten().iter().flat_map(|one| one.to_vec()),
+        );
+        if output.len() > 5 && session.suite().version() == Version::Tls13 {
             output.extend_from_slice(&session.update_key(true).expect("open"));
         }
         stream.write_all(&output).expect("sent");
@@ -74,12 +84,84 @@ fn serve(mut stream: TcpStream) -> Suite {
 
 fn moved(session: &Session, negotiated: &Negotiated) -> Session {
     let frozen = state::freeze(session, negotiated).expect("it has not failed");
-    let limits = Limits { records_per_key_max: Some(5), ..Limits::default() };
+    let limits = if session.suite().version() == Version::Tls13 { few_records() } else { Limits::default() };
     state::thaw(&frozen, limits).expect("what was frozen").0
 }
 
 fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, wanted: &str) {
     assert!(lines.map_while(Result::ok).any(|line| line == wanted), "{wanted} did not come");
+}
+
+#[test]
+fn openssl_speaks_tls_1_2_with_a_session_that_moves() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("SKIPPED: openssl is not installed");
+        return;
+    }
+    for (suite, name) in [
+        (Suite::EcdheEcdsaAes128GcmSha256, "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        (Suite::EcdheEcdsaAes256GcmSha384, "ECDHE-ECDSA-AES256-GCM-SHA384"),
+        (Suite::EcdheEcdsaChacha20Poly1305Sha256, "ECDHE-ECDSA-CHACHA20-POLY1305"),
+        (Suite::EcdheRsaAes128GcmSha256, "ECDHE-RSA-AES128-GCM-SHA256"),
+        (Suite::EcdheRsaAes256GcmSha384, "ECDHE-RSA-AES256-GCM-SHA384"),
+        (Suite::EcdheRsaChacha20Poly1305Sha256, "ECDHE-RSA-CHACHA20-POLY1305"),
+    ] {
+        let is_rsa = name.starts_with("ECDHE-RSA");
+        let algorithm = if is_rsa { &rcgen::PKCS_RSA_SHA256 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+        let key = KeyPair::generate_for(algorithm).expect("a key");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let config = config_of(&key, Limits::default());
+        let server = thread::spawn(move || serve(config, listener.accept().expect("a client").0));
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-connect", &address, "-servername", "localhost", "-tls1_2", "-cipher", name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl");
+        let mut stdin = client.stdin.take().expect("piped");
+        let mut answers = BufReader::new(client.stdout.take().expect("piped")).lines();
+        for round in 0..12 {
+            let line = format!("line {round} of {name} {}", "x".repeat(round * 900));
+            stdin.write_all(format!("{line}\n").as_bytes()).expect("it reads");
+            wait_for(&mut answers, &line.to_ascii_uppercase());
+        }
+        stdin.write_all(b"Q\n").expect("it reads");
+        drop(stdin);
+        assert_eq!(server.join().expect("the server"), suite);
+        client.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn openssl_that_asks_for_another_handshake_hears_that_there_is_none() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("SKIPPED: openssl is not installed");
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let key = KeyPair::generate().expect("a key");
+    let config = config_of(&key, Limits::default());
+    let server = thread::spawn(move || serve(config, listener.accept().expect("a client").0));
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &address, "-servername", "localhost", "-tls1_2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl");
+    let mut stdin = client.stdin.take().expect("piped");
+    let mut answers = BufReader::new(client.stdout.take().expect("piped")).lines();
+    stdin.write_all(b"before\n").expect("it reads");
+    wait_for(&mut answers, "BEFORE");
+    // Its command: another handshake, without which it ends.
+    stdin.write_all(b"R\n").expect("it reads");
+    let notes = BufReader::new(client.stderr.take().expect("piped")).lines();
+    assert!(notes.map_while(Result::ok).any(|line| line.contains("no renegotiation")), "it did not hear of it");
+    client.wait().expect("it ends");
+    drop(server.join());
 }
 
 #[test]
@@ -95,7 +177,8 @@ fn openssl_speaks_with_a_session_and_both_change_keys() {
     ] {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let server = thread::spawn(move || serve(listener.accept().expect("a client").0));
+        let config = config_of(&KeyPair::generate().expect("a key"), few_records());
+        let server = thread::spawn(move || serve(config, listener.accept().expect("a client").0));
         let mut client = Command::new("openssl")
             .args(["s_client", "-connect", &address, "-servername", "localhost", "-tls1_3", "-ciphersuites", name])
             .stdin(Stdio::piped())

@@ -59,7 +59,7 @@ fn connect(folder: &Path, config: Config, words: &[&str]) -> (bool, bool) {
     let address = listener.local_addr().expect("an address").to_string();
     let server = thread::spawn(move || serve(&config, listener.accept().expect("a client").0));
     let mut client = Command::new("openssl")
-        .args(["s_client", "-connect", &address, "-servername", "a.example", "-tls1_3"])
+        .args(["s_client", "-connect", &address, "-servername", "a.example"])
         .args(words)
         .current_dir(folder)
         .stdin(Stdio::piped())
@@ -77,7 +77,7 @@ fn connect(folder: &Path, config: Config, words: &[&str]) -> (bool, bool) {
     client.stdin.take().expect("piped").write_all(b"Q\n").expect("it reads");
     let is_resumed = server.join().expect("the server");
     client.wait().expect("it ends");
-    (is_resumed, String::from_utf8_lossy(&said).contains("Reused, TLSv1.3"))
+    (is_resumed, String::from_utf8_lossy(&said).contains("Reused, TLSv1."))
 }
 
 #[test]
@@ -93,7 +93,9 @@ fn openssl_resumes_at_a_server_with_the_same_secret() {
     let certificates = vec![CertificateFiles { certificate: both.clone(), key: both }];
     let settings = Settings { certificates, ..Settings::default() };
     let config = |secret| settings.load(files::read, &[secret; 32]).expect("settings").config;
-    assert_eq!(connect(folder.path(), config(1), &["-sess_out", "session"]), (false, false));
-    assert_eq!(connect(folder.path(), config(1), &["-sess_in", "session"]), (true, true));
-    assert_eq!(connect(folder.path(), config(2), &["-sess_in", "session"]), (false, false));
+    for version in ["-tls1_3", "-tls1_2"] {
+        assert_eq!(connect(folder.path(), config(1), &[version, "-sess_out", "session"]), (false, false));
+        assert_eq!(connect(folder.path(), config(1), &[version, "-sess_in", "session"]), (true, true));
+        assert_eq!(connect(folder.path(), config(2), &[version, "-sess_in", "session"]), (false, false));
+    }
 }

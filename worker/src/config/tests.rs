@@ -100,10 +100,7 @@ fn every_refusal_names_its_place() {
             "listen = [\"tls://443\"]\n[tls]\ncertificates = [{ certificate = \"/no\", key = \"/no\" }]\n",
             "3:1: certificates: cannot read /no: ",
         ),
-        (
-            "listen = [\"tls://443\"]\n[tls]\nversion_min = \"1.2\"\n",
-            "3:1: version_min: 1.2 is not served yet; leave it out",
-        ),
+        ("listen = [\"tls://443\"]\n[tls]\nversion_min = \"1.2\"\n", "1:1: listen: tls:// needs a certificate"),
         ("[limits]\nmessage_bytes_max = \"1 parsec\"\n", "2:21: \"1 parsec\" is not a number of bytes"),
     ] {
         let told = refusal(text);

@@ -41,7 +41,7 @@ struct Arguments {
     /// Folder with dataset.json and static/.
     #[arg(long, value_name = "FOLDER", default_value = "/data")]
     data: PathBuf,
-    /// Address to listen on with TLS 1.3, where there are a certificate and a key.
+    /// Address to listen on with TLS, where there are a certificate and a key.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081", value_parser = address)]
     listen_tls: SocketAddr,
     /// File with the certificate, in PEM.

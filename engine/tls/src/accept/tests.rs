@@ -3,14 +3,20 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use rustls::client::Resumption;
+use rustls::crypto::CipherSuiteCommon;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+use rustls::{
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConnection,
+    SupportedCipherSuite, Tls12CipherSuite,
+};
 
 use super::*;
 use crate::fuzzing::rig::{self, HOST, client, feed, rustls_client_config, rustls_server_config, shake, tell};
 use crate::record::{Opened, Status, Window};
+
+mod tls12;
 
 fn default_provider() -> Arc<CryptoProvider> {
     Arc::new(provider::default_provider())
@@ -55,7 +61,7 @@ fn speak(session: &mut Session, client: &mut ClientConnection) {
 
 #[test]
 fn handshakes_come_in_any_parts() {
-    for suite in Suite::ALL {
+    for suite in Suite::TLS13 {
         for part in [1, 2, 3, 5, 6, 64, 500, usize::MAX] {
             let mut client = client(&rig::client_config(suite));
             let (progress, rest) = shake(rig::server_config(suite), &mut client, part);
@@ -255,22 +261,45 @@ fn a_clients_certificate_is_known_by_its_digest() {
 }
 
 #[test]
-fn a_connection_of_tls_1_2_stays_with_rustls() {
-    for part in [1, usize::MAX] {
-        let mut old = provider::default_provider();
-        old.cipher_suites.retain(|suite| suite.tls13().is_none());
-        let mut client = client_of(rustls_client_config(Arc::new(old)));
-        client.writer().write_all(b"hello").expect("buffered");
-        let (progress, mut rest) = shake(&server(), &mut client, part);
-        let Progress::Accepted(Accepted::Rustls(mut connection, negotiated)) = progress else { panic!("{progress:?}") };
-        assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
-        while client.wants_write() {
-            client.write_tls(&mut rest).expect("into memory");
+fn a_connection_of_tls_1_2_is_a_session_too() {
+    for suite in rig::SUITES_OF_TLS12 {
+        for part in [1, 2, 5, 64, usize::MAX] {
+            let mut client = client(&rig::client_config(suite));
+            client.writer().write_all(b"with Finished").expect("buffered");
+            let (progress, mut rest) = shake(rig::server_config(suite), &mut client, part);
+            let (mut session, negotiated) = session_of(progress);
+            assert_eq!((session.suite(), negotiated.version), (suite, Version::Tls12));
+            assert_eq!(negotiated.server_name.as_deref(), Some(HOST));
+            assert_eq!(negotiated.alpn.as_deref(), Some(&b"http/1.1"[..]));
+            while client.wants_write() {
+                client.write_tls(&mut rest).expect("into memory");
+            }
+            assert_eq!(opened(&mut session, &mut rest), b"with Finished");
+            speak(&mut session, &mut client);
+            assert_eq!((session.opening.sequence(), session.sealing.sequence()), (3, 2), "behind each Finished");
         }
-        let status = connection.process_tls_records(&mut rest);
-        let Ok(ConnectionState::ReadTraffic(mut records)) = status.state else { panic!("no data") };
-        assert_eq!(records.next_record().expect("a record").expect("good").payload, b"hello");
     }
+}
+
+#[test]
+fn a_suite_that_is_not_known_stays_with_rustls() {
+    // A number of another suite, so that nobody takes it for one of those that are known.
+    let SupportedCipherSuite::Tls12(known) = provider::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
+        panic!("of TLS 1.2");
+    };
+    let common = CipherSuiteCommon {
+        suite: CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_CCM,
+        hash_provider: known.common.hash_provider,
+        confidentiality_limit: known.common.confidentiality_limit,
+    };
+    let (prf_provider, aead_alg) = (known.prf_provider, known.aead_alg);
+    let other = Tls12CipherSuite { common, prf_provider, kx: known.kx, sign: known.sign, aead_alg };
+    let mut own = provider::default_provider();
+    own.cipher_suites = vec![SupportedCipherSuite::Tls12(Box::leak(Box::new(other)))];
+    let own = Arc::new(own);
+    let mut client = client_of(rustls_client_config(Arc::clone(&own)));
+    let (progress, _) = shake(&config_of(rustls_server_config(own)), &mut client, usize::MAX);
+    assert!(matches!(progress, Progress::Accepted(Accepted::Rustls(..))), "{progress:?}");
 }
 
 #[test]

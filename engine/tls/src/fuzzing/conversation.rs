@@ -7,7 +7,7 @@ use rustls::ClientConnection;
 use super::rig;
 use crate::accept::{Accepted, Progress};
 use crate::record::{HEADER_BYTES, Limits, OVERHEAD_BYTES, Session, Status, TRAILER_BYTES, Window};
-use crate::schedule::Suite;
+use crate::settings::Version;
 use crate::state::{self, Negotiated};
 
 /// rustls takes so many KeyUpdates in a row.
@@ -34,7 +34,7 @@ const SERVER: usize = 1;
 
 pub(super) fn run(data: &[u8]) {
     let (choice, script) = data.split_first().unwrap_or((&0, &[]));
-    let suite = Suite::ALL[usize::from(*choice) % Suite::ALL.len()];
+    let suite = rig::suite_of(*choice);
     let mut client = rig::client(&rig::client_config(suite));
     let mut written = [Vec::new(), Vec::new()];
     if choice & 16 != 0 {
@@ -56,7 +56,7 @@ pub(super) fn run(data: &[u8]) {
         written,
         read: [Vec::new(), Vec::new()],
         updates: 0,
-        limits: Limits { records_per_key_max: Some(20), ..Limits::default() },
+        limits: rig::limits_of(suite),
     };
     for step in script.chunks_exact(2) {
         talk.step(step[0], usize::from(step[1]));
@@ -66,17 +66,18 @@ pub(super) fn run(data: &[u8]) {
 
 impl Talk {
     fn step(&mut self, kind: u8, count: usize) {
+        let is_tls13 = self.negotiated.version == Version::Tls13;
         match kind % 12 {
             0 => self.client_writes(count * 3),
             1 => self.client_writes(count * 100),
             2 => self.server_writes(count * 150),
-            3 => self.server_writes_in_place(count, 0),
-            4 => self.server_writes_in_place(count, count / 3),
-            5 if self.updates < UPDATES_MAX => {
+            3 if is_tls13 => self.server_writes_in_place(count, 0),
+            4 if is_tls13 => self.server_writes_in_place(count, count / 3),
+            5 if is_tls13 && self.updates < UPDATES_MAX => {
                 self.updates += 1;
                 self.client.refresh_traffic_keys().expect("TLS 1.3");
             }
-            6 if self.updates < UPDATES_MAX => {
+            6 if is_tls13 && self.updates < UPDATES_MAX => {
                 self.updates += 1;
                 let update = self.session.update_key(count.is_multiple_of(2)).expect("open");
                 self.to_client.extend_from_slice(&update);
@@ -102,7 +103,7 @@ impl Talk {
     }
 
     fn server_writes_in_place(&mut self, bytes: usize, padding_bytes: usize) {
-        if let Some(update) = self.session.next_update() {
+        if let Some(update) = self.session.next_control() {
             self.to_client.extend_from_slice(&update);
         }
         let text: Vec<u8> = (0..bytes).map(|at| (at * 13) as u8).collect();

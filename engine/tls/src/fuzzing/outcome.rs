@@ -39,14 +39,18 @@ impl fmt::Debug for Outcome {
 impl Outcome {
     /// The same bytes and the same alert; or one of the cases in which RFC 8446 wants another alert than rustls sends, or this crate
     /// refuses earlier.
-    pub(super) fn agrees_with(&self, rustls: &Self) -> bool {
+    pub(super) fn agrees_with(&self, rustls: &Self, is_tls12: bool) -> bool {
         let is_begun_by = |whole: &Self, part: &Self| whole.plaintext.starts_with(&part.plaintext);
         let has_refused = matches!(rustls.end, End::Refused(_));
         let are_same_bytes = self.plaintext == rustls.plaintext;
         if rustls.is_tired_of_cancellations() {
-            // It takes four of them, and none that are called fatal (section 6.1: they mean nothing). Before, it may have taken what
-            // is refused here.
+            // It takes four of them, with TLS 1.2 of all warnings, and none that are called fatal (section 6.1: they mean nothing).
+            // Before, it may have taken what is refused here.
             return is_begun_by(self, rustls) || is_begun_by(rustls, self);
+        }
+        if is_tls12 && matches!(rustls.end, End::Refused(rustls::Error::InvalidMessage(_))) {
+            // It may be a ClientHello for another handshake, which rustls reads, and which is skipped here.
+            return is_begun_by(self, rustls);
         }
         match &self.end {
             End::Open | End::Closed => self.end == rustls.end && are_same_bytes && self.alert == rustls.alert,
@@ -58,7 +62,9 @@ impl Outcome {
             // Section 5.4 forbids them; rustls takes an empty part of a handshake message.
             End::Failed(Error::EmptyContent(_)) => is_begun_by(rustls, self),
             // Refused at their first byte, where rustls waits for the whole message and reads it.
-            End::Failed(Error::HandshakeType(_) | Error::KeyUpdateLength) => are_same_bytes,
+            End::Failed(
+                Error::HandshakeType(_) | Error::KeyUpdateLength | Error::HelloLength(_) | Error::Renegotiation,
+            ) => are_same_bytes,
             // What lies behind the KeyUpdate, or the number of them, may end rustls first, and without an alert.
             End::Failed(Error::KeyUpdateNotAtEnd | Error::KeyUpdateRequest(_)) if rustls.alert.is_none() => {
                 are_same_bytes && has_refused

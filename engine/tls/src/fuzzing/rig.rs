@@ -7,13 +7,30 @@ use std::sync::{Arc, OnceLock};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ExtractedSecrets, RootCertStore, ServerConfig,
+    ServerConnection,
+};
 
 use crate::accept::{Config, Progress, told_secrets};
-use crate::record::{Direction, Limits, Session};
-use crate::schedule::{Secret, Suite};
+use crate::record::{Direction, Limits, Session, Source};
+use crate::schedule::{Suite, TrafficKey};
+use crate::settings::Version;
 
 pub(crate) const HOST: &str = "localhost";
+
+/// Those of TLS 1.2 that the certificate's key signs for.
+pub(crate) const SUITES_OF_TLS12: [Suite; 3] =
+    [Suite::EcdheEcdsaAes128GcmSha256, Suite::EcdheEcdsaAes256GcmSha384, Suite::EcdheEcdsaChacha20Poly1305Sha256];
+
+/// How many suites there are.
+const SUITES: usize = Suite::TLS13.len() + Suite::TLS12.len();
+
+/// One of each version; which version is the bit 32 of the choice.
+pub(super) fn suite_of(choice: u8) -> Suite {
+    let suites = if choice & 32 == 0 { &Suite::TLS13 } else { &SUITES_OF_TLS12 };
+    suites[usize::from(choice & !32) % suites.len()]
+}
 
 pub(crate) struct Rig {
     /// rustls, behind its handshake.
@@ -22,7 +39,18 @@ pub(crate) struct Rig {
     pub(crate) session: Session,
     /// What the client sends with.
     pub(crate) client: Direction,
-    secrets: (Secret, Secret),
+    /// What the client's and the server's records are sealed with.
+    ends: (End, End),
+}
+
+/// A direction behind the handshake.
+#[derive(Clone)]
+struct End(Source, u64);
+
+impl End {
+    fn direction(&self) -> Direction {
+        Direction::of(self.0.clone(), self.1)
+    }
 }
 
 impl Rig {
@@ -38,26 +66,44 @@ impl Rig {
             client.read_tls(&mut &bytes[..]).expect("from memory");
             client.process_new_packets().expect("a handshake");
         }
-        let (of_client, of_server) = told_secrets(suite).expect("both secrets");
-        Self::of(rustls, (of_client, of_server))
+        let ends = if suite.version() == Version::Tls13 {
+            let (of_client, of_server) = told_secrets(suite).expect("both secrets");
+            (End(Source::Secret(of_client), 0), End(Source::Secret(of_server), 0))
+        } else {
+            let ExtractedSecrets { tx, rx } = client.dangerous_extract_secrets().expect("both keys");
+            (key(suite, &tx), key(suite, &rx))
+        };
+        Self::of(rustls, ends)
     }
 
-    fn of(rustls: ServerConnection, secrets: (Secret, Secret)) -> Self {
-        let (of_client, of_server) = secrets.clone();
-        let client = Direction::new(of_client.clone(), 0);
-        Self { rustls, session: Session::new(of_client, of_server, Limits::default()), client, secrets }
+    fn of(rustls: ServerConnection, ends: (End, End)) -> Self {
+        let (client, server) = (ends.0.direction(), ends.1.direction());
+        let session = Session::at(client, server, Limits::default());
+        Self { rustls, session, client: ends.0.direction(), ends }
     }
 
     /// A new session of the same connection. That of rustls is where it was.
     pub(super) fn again(self) -> Self {
-        Self::of(self.rustls, self.secrets)
+        Self::of(self.rustls, self.ends)
     }
 
     /// Reads what the server sends.
     pub(super) fn reader(&self) -> Session {
-        let (of_client, of_server) = self.secrets.clone();
-        Session::new(of_server, of_client, Limits { idle_records_max: u8::MAX, ..Limits::default() })
+        let limits = Limits { idle_records_max: u8::MAX, ..Limits::default() };
+        Session::at(self.ends.1.direction(), self.ends.0.direction(), limits)
     }
+}
+
+/// A direction of TLS 1.2, as rustls hands it out.
+fn key(suite: Suite, (sequence, keys): &(u64, ConnectionTrafficSecrets)) -> End {
+    let (key, iv) = match keys {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
+        _ => panic!("another AEAD"),
+    };
+    let traffic_key = TrafficKey::new(suite, key, iv.try_into().expect("twelve bytes")).expect("a key of the suite");
+    End(Source::Key(traffic_key), *sequence)
 }
 
 /// Gives bytes to rustls, and takes what the application would.
@@ -110,7 +156,7 @@ pub(crate) fn rustls_server_config(provider: Arc<CryptoProvider>) -> ServerConfi
 }
 
 pub(crate) fn server_config(suite: Suite) -> &'static Config {
-    static CONFIGS: [OnceLock<Config>; 3] = [const { OnceLock::new() }; 3];
+    static CONFIGS: [OnceLock<Config>; SUITES] = [const { OnceLock::new() }; SUITES];
     let config = &CONFIGS[suite as usize];
     config.get_or_init(|| Config::new(rustls_server_config(provider(suite)), Limits::default()))
 }
@@ -121,22 +167,29 @@ pub(crate) fn rustls_client_config(provider: Arc<CryptoProvider>) -> ClientConfi
     let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let mut config = versions.expect("versions").with_root_certificates(roots).with_no_client_auth();
     config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
 
+/// Few records per key, where another key can follow.
+pub(super) fn limits_of(suite: Suite) -> Limits {
+    let records_per_key_max = (suite.version() == Version::Tls13).then_some(20);
+    Limits { records_per_key_max, ..Limits::default() }
+}
+
 /// As [`server_config`], with tickets.
 pub(super) fn server_config_with_tickets(suite: Suite) -> &'static Config {
-    static CONFIGS: [OnceLock<Config>; 3] = [const { OnceLock::new() }; 3];
+    static CONFIGS: [OnceLock<Config>; SUITES] = [const { OnceLock::new() }; SUITES];
     CONFIGS[suite as usize].get_or_init(|| {
         let mut config = rustls_server_config(provider(suite));
         config.send_tls13_tickets = 2;
-        Config::new(config, Limits { records_per_key_max: Some(20), ..Limits::default() })
+        Config::new(config, limits_of(suite))
     })
 }
 
 pub(crate) fn client_config(suite: Suite) -> Arc<ClientConfig> {
-    static CONFIGS: [OnceLock<Arc<ClientConfig>>; 3] = [const { OnceLock::new() }; 3];
+    static CONFIGS: [OnceLock<Arc<ClientConfig>>; SUITES] = [const { OnceLock::new() }; SUITES];
     Arc::clone(CONFIGS[suite as usize].get_or_init(|| Arc::new(rustls_client_config(provider(suite)))))
 }
 

@@ -2,7 +2,8 @@
 
 use rustls::ContentType;
 
-use crate::record::{Direction, HEADER_BYTES, TAG_BYTES};
+use crate::record::{Direction, HEADER_BYTES, TAG_BYTES, sealed_bytes_tls12};
+use crate::settings::Version;
 
 /// Records at most, so that each script takes little time.
 const RECORDS_MAX: usize = 120;
@@ -64,13 +65,14 @@ impl Script<'_> {
             }
             3 | 4 => {
                 let request = self.byte()? % 2;
-                self.send(client, ContentType::Handshake, &[24, 0, 0, 1, request], 0);
+                let message = message(client, request);
+                self.send(client, ContentType::Handshake, &message, 0);
                 client.update();
             }
             5 => {
                 let (request, cut) = (self.byte()?, self.byte()?);
-                let message = [24, 0, 0, 1, request % 2];
-                let (first, second) = message.split_at(1 + usize::from(cut) % 4);
+                let message = message(client, request % 2);
+                let (first, second) = message.split_at(1 + usize::from(cut) % (message.len() - 1));
                 self.send(client, ContentType::Handshake, first, 0);
                 self.send(client, ContentType::Handshake, second, 3);
                 client.update();
@@ -132,6 +134,11 @@ impl Script<'_> {
     }
 
     fn send(&mut self, client: &mut Direction, content_type: ContentType, content: &[u8], padding_bytes: usize) {
+        if client.suite().version() == Version::Tls12 {
+            let mut record = vec![0; sealed_bytes_tls12(client.suite(), content.len())];
+            client.seal_tls12(content_type, content, &mut record);
+            return self.records.push(record);
+        }
         let mut inner = content.to_vec();
         inner.push(content_type.into());
         inner.resize(inner.len() + padding_bytes, 0);
@@ -139,10 +146,25 @@ impl Script<'_> {
     }
 
     fn seal(&mut self, client: &mut Direction, inner: &[u8]) {
+        if client.suite().version() == Version::Tls12 {
+            return self.send(client, ContentType::ApplicationData, inner, 0);
+        }
         let mut record = vec![0; HEADER_BYTES];
         record.extend_from_slice(inner);
         record.resize(record.len() + TAG_BYTES, 0);
         client.seal(&mut record);
         self.records.push(record);
+    }
+}
+
+/// A handshake message that a client may send: a KeyUpdate, or with TLS 1.2 a ClientHello, the shortest that rustls reads.
+fn message(client: &Direction, request: u8) -> Vec<u8> {
+    match client.suite().version() {
+        Version::Tls13 => vec![24, 0, 0, 1, request],
+        Version::Tls12 => {
+            let (version, random, session_id, suites, compression) = ([3, 3], [7; 32], [0], [0, 2, 0xC0, 0x2F], [1, 0]);
+            let body = [&version[..], &random, &session_id, &suites, &compression].concat();
+            [&[1, 0, 0, body.len() as u8][..], &body].concat()
+        }
     }
 }

@@ -7,6 +7,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use crate::record::Limits;
+use crate::state;
+
 /// Lengths, headers and messages.
 const PIECES: &[&[u8]] = &[
     &[20, 3, 3, 0, 1, 1],
@@ -76,5 +79,15 @@ fn seeds_of_pem_are_what_they_are_called() {
     ] {
         let seed = std::fs::read(folder.join(file)).expect("a seed");
         assert_eq!(super::pem::run(&seed), is_good, "{file}");
+    }
+}
+
+#[test]
+fn seeds_of_frozen_are_sessions() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/frozen");
+    for seed in std::fs::read_dir(folder).expect("a folder") {
+        let path = seed.expect("a seed").path();
+        let thawed = state::thaw(&std::fs::read(&path).expect("a seed"), Limits::default());
+        assert!(thawed.is_ok(), "{}: {:?}", path.display(), thawed.err());
     }
 }

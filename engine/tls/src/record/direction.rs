@@ -1,4 +1,4 @@
-//! One direction of a connection: its secret, its key and its sequence number.
+//! One direction of a connection: what its key follows from, its key and its sequence number.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::header::{HEADER_BYTES, header};
-use crate::schedule::{NONCE_BYTES, Secret, Suite};
+use crate::schedule::{NONCE_BYTES, Secret, Suite, TrafficKey};
 
 /// Bytes of the tag of each suite's AEAD.
 pub(crate) const TAG_BYTES: usize = 16;
@@ -16,24 +16,40 @@ pub(crate) const TAG_BYTES: usize = 16;
 /// ChaCha20-Poly1305 makes a block more for a content type that does not lie behind the plaintext: for so few bytes a copy is faster.
 const COPIED_BYTES_MAX: usize = 2048;
 
-const PLAIN: &str = "lengths of records are far below those of an AEAD";
+pub(super) const PLAIN: &str = "lengths of records are far below those of an AEAD";
 
 pub(crate) struct Direction {
-    secret: Secret,
-    /// What follows from the secret, while it is needed.
+    source: Source,
+    /// What follows from the source, while it is needed.
     keys: Option<Keys>,
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
-struct Keys {
-    key: LessSafeKey,
-    iv: Zeroizing<[u8; NONCE_BYTES]>,
+/// What goes to another process, for the keys to follow from there.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// TLS 1.3: the next secret follows as well.
+    Secret(Secret),
+    /// TLS 1.2: the key is for good.
+    Key(TrafficKey),
+}
+
+pub(super) struct Keys {
+    pub(super) key: LessSafeKey,
+    pub(super) iv: Zeroizing<[u8; NONCE_BYTES]>,
 }
 
 impl Keys {
-    fn of(secret: &Secret) -> Self {
-        let traffic_key = secret.traffic_key();
-        let key = UnboundKey::new(secret.suite().aead(), traffic_key.key()).expect("a key of the suite's length");
+    fn of(source: &Source) -> Self {
+        match source {
+            Source::Secret(secret) => Self::of_key(&secret.traffic_key()),
+            Source::Key(traffic_key) => Self::of_key(traffic_key),
+        }
+    }
+
+    fn of_key(traffic_key: &TrafficKey) -> Self {
+        let key = UnboundKey::new(traffic_key.suite().algorithm(), traffic_key.key());
+        let key = key.expect("a key of the suite's length");
         Self { key: LessSafeKey::new(key), iv: Zeroizing::new(*traffic_key.iv()) }
     }
 
@@ -51,17 +67,26 @@ impl Direction {
     /// Sequence numbers that a peer, or a thawed state, cannot reach by sending records.
     pub(crate) const SEQUENCE_MAX: u64 = 1 << 62;
 
+    /// Of TLS 1.3.
     pub(crate) fn new(secret: Secret, sequence: u64) -> Self {
+        Self::of(Source::Secret(secret), sequence)
+    }
+
+    pub(crate) fn of(source: Source, sequence: u64) -> Self {
         debug_assert!(sequence <= Self::SEQUENCE_MAX, "no connection has so many records");
-        Self { secret, keys: None, sequence }
+        Self { source, keys: None, sequence }
     }
 
+    #[inline]
     pub(crate) fn suite(&self) -> Suite {
-        self.secret.suite()
+        match &self.source {
+            Source::Secret(secret) => secret.suite(),
+            Source::Key(traffic_key) => traffic_key.suite(),
+        }
     }
 
-    pub(crate) fn secret(&self) -> &Secret {
-        &self.secret
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// Of the next record.
@@ -69,17 +94,19 @@ impl Direction {
         self.sequence
     }
 
-    /// Forgets what follows from the secret.
+    /// Forgets what follows from the source.
     pub(crate) fn rest(&mut self) {
         self.keys = None;
     }
 
-    /// Changes to the next secret, as a KeyUpdate wants.
+    /// Changes to the next secret, as a KeyUpdate wants. TLS 1.2 has none.
     pub(crate) fn update(&mut self) {
-        *self = Self::new(self.secret.next(), 0);
+        if let Source::Secret(secret) = &self.source {
+            *self = Self::new(secret.next(), 0);
+        }
     }
 
-    /// Opens the encrypted part of a record in place: gives the bytes of `TLSInnerPlaintext` at its beginning.
+    /// Opens the encrypted part of a record of TLS 1.3 in place: gives the bytes of `TLSInnerPlaintext` at its beginning.
     pub(crate) fn open(&mut self, header: [u8; HEADER_BYTES], encrypted: &mut [u8]) -> Result<usize, Error> {
         let (keys, nonce) = self.keys();
         let opened = keys.key.open_in_place(nonce, Aad::from(header), encrypted);
@@ -88,7 +115,7 @@ impl Direction {
         Ok(length)
     }
 
-    /// Seals a record in place: room for a header, `TLSInnerPlaintext`, room for a tag.
+    /// Seals a record of TLS 1.3 in place: room for a header, `TLSInnerPlaintext`, room for a tag.
     pub(crate) fn seal(&mut self, record: &mut [u8]) {
         let (room, encrypted) = record.split_at_mut(HEADER_BYTES);
         room.copy_from_slice(&header(encrypted.len()));
@@ -100,9 +127,9 @@ impl Direction {
         self.sequence += 1;
     }
 
-    /// Seals application data from elsewhere into a record: its header, as much as `plaintext`, a trailer.
+    /// Seals application data from elsewhere into a record of TLS 1.3: its header, as much as `plaintext`, a trailer.
     pub(crate) fn seal_from(&mut self, plaintext: &[u8], record: &mut [u8]) {
-        if self.suite() == Suite::Chacha20Poly1305Sha256 && plaintext.len() <= COPIED_BYTES_MAX {
+        if self.suite().is_chacha20() && plaintext.len() <= COPIED_BYTES_MAX {
             record[HEADER_BYTES..][..plaintext.len()].copy_from_slice(plaintext);
             record[HEADER_BYTES + plaintext.len()] = ContentType::ApplicationData.into();
             return self.seal(record);
@@ -118,8 +145,9 @@ impl Direction {
         self.sequence += 1;
     }
 
-    fn keys(&mut self) -> (&Keys, Nonce) {
-        let keys = self.keys.get_or_insert_with(|| Keys::of(&self.secret));
+    /// With the nonce of the next record that is sent, or received where records carry none.
+    pub(super) fn keys(&mut self) -> (&Keys, Nonce) {
+        let keys = self.keys.get_or_insert_with(|| Keys::of(&self.source));
         let nonce = keys.nonce(self.sequence);
         (keys, nonce)
     }
@@ -129,7 +157,7 @@ impl fmt::Debug for Direction {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Direction")
-            .field("secret", &self.secret)
+            .field("source", &self.source)
             .field("sequence", &self.sequence)
             .finish_non_exhaustive()
     }

@@ -41,6 +41,12 @@ pub enum Error {
     /// A KeyUpdate that neither requests one nor does not.
     #[error("a KeyUpdate with the request {0}")]
     KeyUpdateRequest(u8),
+    /// A ClientHello of TLS 1.2, for another handshake, that nobody would send: without contents, or of more than 64 KiB.
+    #[error("a ClientHello of {0} bytes after the handshake")]
+    HelloLength(u32),
+    /// Another handshake is asked for, although one was refused (RFC 5246 section 7.2.2).
+    #[error("the peer asks for another handshake again")]
+    Renegotiation,
     /// An alert that does not have two bytes.
     #[error("an alert of another length")]
     AlertLength,
@@ -50,6 +56,9 @@ pub enum Error {
     /// More records in a row without application data than [`Limits::idle_records_max`](super::Limits::idle_records_max).
     #[error("too many records in a row without application data")]
     IdleRecords,
+    /// The key of TLS 1.2 has sealed as many records as it may, and there was more to say: the peer has not got all of it.
+    #[error("the key has sealed as many records as it may")]
+    KeySpent,
     /// The peer has ended the connection for an error.
     #[error("the peer sent the alert {0:?}")]
     AlertReceived(AlertDescription),
@@ -67,7 +76,12 @@ impl Error {
             | Self::HandshakeType(_)
             | Self::KeyUpdateNotAtEnd
             | Self::IdleRecords => AlertDescription::UnexpectedMessage,
-            Self::Version(_) | Self::KeyUpdateLength | Self::AlertLength => AlertDescription::DecodeError,
+            Self::Version(_) | Self::KeyUpdateLength | Self::HelloLength(_) | Self::AlertLength => {
+                AlertDescription::DecodeError
+            }
+            // `no_renegotiation` is always a warning.
+            Self::Renegotiation => AlertDescription::HandshakeFailure,
+            Self::KeySpent => AlertDescription::InternalError,
             Self::RecordOverflow => AlertDescription::RecordOverflow,
             Self::BadRecordMac => AlertDescription::BadRecordMac,
             Self::KeyUpdateRequest(_) | Self::AlertLevel(_) => AlertDescription::IllegalParameter,
@@ -82,9 +96,15 @@ pub enum SealError {
     /// `close_notify` or another alert was sealed.
     #[error("nothing can follow the last alert")]
     Closed,
-    /// [`Session::next_update`](super::Session::next_update) has something that goes first.
+    /// [`Session::next_control`](super::Session::next_control) has something that goes first.
     #[error("a KeyUpdate must go first")]
     UpdateFirst,
+    /// TLS 1.2 has no KeyUpdate and no padding, and another layout in place than the constants say.
+    #[error("TLS 1.2 does not have it")]
+    OfTls13,
+    /// The key of TLS 1.2 has sealed as many records as it may; [`Error::KeySpent`] ends the session.
+    #[error("the key has sealed as many records as it may")]
+    KeySpent,
     /// No room for a header and a trailer, or more plaintext than
     /// [`Limits::plaintext_bytes_max`](super::Limits::plaintext_bytes_max).
     #[error("the record is shorter or longer than a record can be")]

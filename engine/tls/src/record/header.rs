@@ -16,13 +16,18 @@ pub(crate) const ENCRYPTED_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
 /// Bytes of a record with its header, at most: no buffer need be larger.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + ENCRYPTED_BYTES_MAX;
 
-/// `legacy_record_version` of every encrypted record.
-const VERSION: [u8; 2] = [3, 3];
+/// `legacy_record_version` of every encrypted record, and the version of TLS 1.2.
+pub(super) const VERSION: [u8; 2] = [3, 3];
 
 /// The header of a record of so many encrypted bytes.
 pub(crate) fn header(encrypted_bytes: usize) -> [u8; HEADER_BYTES] {
+    header_of(ContentType::ApplicationData, encrypted_bytes)
+}
+
+/// As [`header`], of any type: those of TLS 1.2 are not encrypted.
+pub(super) fn header_of(content_type: ContentType, encrypted_bytes: usize) -> [u8; HEADER_BYTES] {
     let [high, low] = (encrypted_bytes as u16).to_be_bytes();
-    [ContentType::ApplicationData.into(), VERSION[0], VERSION[1], high, low]
+    [content_type.into(), VERSION[0], VERSION[1], high, low]
 }
 
 /// The header at the beginning of what was received, and the bytes of the encrypted part; `None` where it has not come whole.
@@ -35,6 +40,27 @@ pub(crate) fn read(received: &[u8]) -> Result<Option<([u8; HEADER_BYTES], usize)
     if let Some(record_type) = received.first().filter(|first| **first != header(0)[0]) {
         return Err(Error::RecordType(*record_type));
     }
+    behind_type(received)
+}
+
+/// As [`read`], of TLS 1.2. What is longer than AEADs can make of the longest plaintext is refused at once, although RFC 5246 section
+/// 6.2.3 has room for more (2^14 + 2048 bytes), which compression and block ciphers would need.
+///
+/// # Errors
+/// As those of [`read`].
+pub(super) fn read_tls12(received: &[u8]) -> Result<Option<([u8; HEADER_BYTES], usize)>, Error> {
+    let is_known = |record_type: &u8| {
+        let known = [ContentType::ApplicationData, ContentType::Alert, ContentType::Handshake];
+        known.contains(&ContentType::from(*record_type))
+    };
+    if let Some(record_type) = received.first().filter(|first| !is_known(first)) {
+        return Err(Error::RecordType(*record_type));
+    }
+    behind_type(received)
+}
+
+#[inline]
+fn behind_type(received: &[u8]) -> Result<Option<([u8; HEADER_BYTES], usize)>, Error> {
     if let Some([_, major, minor]) = received.first_chunk().filter(|[_, major, minor]| [*major, *minor] != VERSION) {
         return Err(Error::Version(u16::from_be_bytes([*major, *minor])));
     }

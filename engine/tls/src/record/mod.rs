@@ -1,4 +1,4 @@
-//! Records of TLS 1.3 after the handshake (RFC 8446 section 5), on the server's side.
+//! Records after the handshake, on the server's side: of TLS 1.3 (RFC 8446 section 5) and of TLS 1.2 (RFC 5246 section 6).
 //!
 //! A [`Session`] opens records where they were received and seals them where they are sent from. It owns the keys and the sequence
 //! numbers, follows KeyUpdates of both sides, and says which alert an error is answered by. It keeps no byte of the stream but the
@@ -12,16 +12,21 @@ mod opening;
 mod sealing;
 #[cfg(test)]
 mod tests;
+mod tls12;
 
 pub use self::control::Control;
-pub(crate) use self::direction::Direction;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::direction::TAG_BYTES;
+pub(crate) use self::direction::{Direction, Source};
 pub use self::error::{Error, SealError};
 pub use self::header::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
 pub use self::opening::{Opened, Status, Window};
 pub use self::sealing::{OVERHEAD_BYTES, TRAILER_BYTES};
+pub(crate) use self::tls12::Refusing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::tls12::sealed_bytes_tls12;
 use crate::schedule::{Secret, Suite};
+use crate::settings::Version;
 
 /// Bytes of a KeyUpdate (RFC 8446 section 4.6.3), the only handshake message that a client may send after the handshake.
 pub(crate) const KEY_UPDATE_BYTES: usize = 5;
@@ -35,7 +40,8 @@ pub struct Limits {
     /// Bytes of plaintext in a record that is sent, at most: 1 to [`PLAINTEXT_BYTES_MAX`], which is the default.
     pub plaintext_bytes_max: usize,
     /// Records that one key may seal before a KeyUpdate; `None`, the default: those of the suite
-    /// ([`Suite::records_per_key_max`]), which bound this number in any case.
+    /// ([`Suite::records_per_key_max`]), which bound this number in any case. TLS 1.2 has no KeyUpdate: after so many records
+    /// [`Session::should_end`] tells to end the connection, and after two fifths more nothing is sealed.
     pub records_per_key_max: Option<u64>,
     /// Records without application data that the peer may send one after the other, so that it cannot keep a server busy with
     /// nothing: empty records, KeyUpdates, ignored alerts. Default: 32, as in BoringSSL and rustls.
@@ -62,12 +68,16 @@ pub struct Session {
     pub(crate) opening: Direction,
     pub(crate) sealing: Direction,
     limits: Bounds,
-    /// A KeyUpdate of which the end has not come.
+    /// Its records are those of TLS 1.2.
+    is_tls12: bool,
+    /// A KeyUpdate of which the end has not come; with TLS 1.2 the type and the length of a ClientHello.
     pub(crate) begun: Begun,
     /// Records without application data since the last one with some.
     pub(crate) idle_records: u8,
-    /// The peer has asked for a KeyUpdate, which goes out before the next record.
-    pub(crate) owes_update: bool,
+    /// The peer has asked for a KeyUpdate, or for another handshake: the answer goes out before the next record.
+    pub(crate) owes_answer: bool,
+    /// Handshakes that the peer asks for, with TLS 1.2.
+    pub(crate) refusing: Refusing,
     /// `close_notify` has come: what follows is ignored.
     pub(crate) peer_closed: bool,
     /// `close_notify` or another alert was sealed: nothing follows.
@@ -75,7 +85,7 @@ pub struct Session {
     failure: Option<Error>,
 }
 
-/// The first bytes of a KeyUpdate.
+/// The first bytes of a handshake message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Begun {
     pub(crate) bytes: [u8; KEY_UPDATE_BYTES],
@@ -102,12 +112,14 @@ impl Session {
             idle_records_max,
         };
         Self {
+            is_tls12: sealing.suite().version() == Version::Tls12,
             opening,
             sealing,
             limits,
             begun: Begun::default(),
             idle_records: 0,
-            owes_update: false,
+            owes_answer: false,
+            refusing: Refusing::default(),
             peer_closed: false,
             closed: false,
             failure: None,

@@ -70,7 +70,7 @@ impl Session {
         if self.peer_closed {
             return Ok(Opened::Closed { consumed: buffer.len() });
         }
-        let opened = self.open_first(buffer);
+        let opened = if self.is_tls12 { self.open_first_tls12(buffer) } else { self.open_first(buffer) };
         self.failure = opened.as_ref().err().copied();
         opened
     }
@@ -177,7 +177,7 @@ impl Session {
         }
         self.begun = Begun::default();
         self.opening.update();
-        self.owes_update |= request == 1 && !self.closed;
+        self.owes_answer |= request == 1 && !self.closed;
         Ok(())
     }
 
@@ -192,7 +192,7 @@ impl Session {
             AlertDescription::UserCanceled => {}
             description => {
                 self.closed = true;
-                self.owes_update = false;
+                self.owes_answer = false;
                 return Err(Error::AlertReceived(description));
             }
         }
@@ -200,7 +200,7 @@ impl Session {
     }
 
     /// A record has come that gives the application nothing.
-    fn count_idle(&mut self) -> Result<(), Error> {
+    pub(super) fn count_idle(&mut self) -> Result<(), Error> {
         if self.idle_records >= self.limits.idle_records_max {
             return Err(Error::IdleRecords);
         }

@@ -2,19 +2,20 @@
 
 use rustls::ContentType;
 
+use super::control::CONTROL_BYTES_MAX;
 use super::direction::TAG_BYTES;
-use super::error::SealError;
+use super::error::{Error, SealError};
 use super::header::HEADER_BYTES;
-use super::{KEY_UPDATE_BYTES, Session};
+use super::{Session, tls12};
 
-/// Bytes behind the plaintext of a record: its content type and its tag.
+/// Bytes behind the plaintext of a record of TLS 1.3: its content type and its tag.
 pub const TRAILER_BYTES: usize = 1 + TAG_BYTES;
 
-/// Bytes of a record beside its plaintext and padding.
+/// Bytes of a record of TLS 1.3 beside its plaintext and padding.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TRAILER_BYTES;
 
 impl Session {
-    /// Seals one record where it lies: [`HEADER_BYTES`] of room, the plaintext, [`TRAILER_BYTES`] of room.
+    /// Seals one record of TLS 1.3 where it lies: [`HEADER_BYTES`] of room, the plaintext, [`TRAILER_BYTES`] of room.
     ///
     /// # Errors
     /// See [`SealError`]; then `record` and the session are as they were.
@@ -35,6 +36,9 @@ impl Session {
             return Err(SealError::Length);
         }
         self.check()?;
+        if self.is_tls12 {
+            return Err(SealError::OfTls13);
+        }
         let behind = HEADER_BYTES + plaintext_bytes;
         record[behind] = ContentType::ApplicationData.into();
         record[behind + 1..][..padding_bytes].fill(0);
@@ -47,16 +51,16 @@ impl Session {
         let records = plaintext_bytes.div_ceil(self.limits.plaintext_bytes_max);
         let of_one_key = usize::try_from(self.limits.records_per_key_max).unwrap_or(usize::MAX);
         // One may be due at once.
-        let updates = if records == 0 { 0 } else { 1 + records / of_one_key };
-        plaintext_bytes + records * OVERHEAD_BYTES + updates * (OVERHEAD_BYTES + KEY_UPDATE_BYTES)
+        let controls = if records == 0 { 0 } else { 1 + records / of_one_key };
+        plaintext_bytes + records * self.overhead_bytes() + controls * CONTROL_BYTES_MAX
     }
 
     /// Seals plaintext from elsewhere into `output`: first the KeyUpdate that is due, if one is, then as many records as it takes.
     /// Encrypting is the only copy. Gives how many bytes of `output` are to be sent. Empty plaintext gives no record.
     ///
     /// # Errors
-    /// [`SealError::Closed`], and [`SealError::Length`] where `output` is shorter than [`Session::sealed_bytes_max`]; then nothing was
-    /// written.
+    /// [`SealError::Closed`], [`SealError::KeySpent`], and [`SealError::Length`] where `output` is shorter than
+    /// [`Session::sealed_bytes_max`]; then nothing was written.
     pub fn seal_to(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, SealError> {
         if self.closed {
             return Err(SealError::Closed);
@@ -64,14 +68,23 @@ impl Session {
         if output.len() < self.sealed_bytes_max(plaintext.len()) {
             return Err(SealError::Length);
         }
+        if self.is_tls12 && self.is_key_exhausted(plaintext.len().div_ceil(self.limits.plaintext_bytes_max)) {
+            self.failure.get_or_insert(Error::KeySpent);
+            return Err(SealError::KeySpent);
+        }
         let mut written = 0;
         for part in plaintext.chunks(self.limits.plaintext_bytes_max) {
-            if let Some(update) = self.next_update() {
-                output[written..][..update.len()].copy_from_slice(&update);
-                written += update.len();
+            if let Some(control) = self.next_control() {
+                output[written..][..control.len()].copy_from_slice(&control);
+                written += control.len();
             }
-            let record_bytes = OVERHEAD_BYTES + part.len();
-            self.sealing.seal_from(part, &mut output[written..][..record_bytes]);
+            let record_bytes = self.overhead_bytes() + part.len();
+            let record = &mut output[written..][..record_bytes];
+            if self.is_tls12 {
+                self.sealing.seal_tls12(ContentType::ApplicationData, part, record);
+            } else {
+                self.sealing.seal_from(part, record);
+            }
             written += record_bytes;
         }
         Ok(written)
@@ -80,7 +93,7 @@ impl Session {
     /// As [`Session::seal_to`], at the end of `output`.
     ///
     /// # Errors
-    /// [`SealError::Closed`]; then nothing was appended.
+    /// [`SealError::Closed`] and [`SealError::KeySpent`]; then nothing was appended.
     pub fn seal_into(&mut self, plaintext: &[u8], output: &mut Vec<u8>) -> Result<(), SealError> {
         let start = output.len();
         output.resize(start + self.sealed_bytes_max(plaintext.len()), 0);
@@ -89,7 +102,13 @@ impl Session {
         sealed.map(drop)
     }
 
-    /// The key has sealed as many records as it may.
+    /// Bytes of a record beside its plaintext.
+    #[inline]
+    pub fn overhead_bytes(&self) -> usize {
+        if self.is_tls12 { tls12::overhead_bytes(self.suite()) } else { OVERHEAD_BYTES }
+    }
+
+    /// The key has sealed as many records as it may before another one takes its place.
     pub(super) fn is_key_spent(&self) -> bool {
         self.sealing.sequence() >= self.limits.records_per_key_max
     }
@@ -103,7 +122,7 @@ impl Session {
     fn check(&self) -> Result<(), SealError> {
         if self.closed {
             Err(SealError::Closed)
-        } else if self.owes_update || self.is_key_spent() {
+        } else if self.owes_answer || self.is_key_spent() {
             Err(SealError::UpdateFirst)
         } else {
             Ok(())

@@ -37,7 +37,7 @@ pub use self::error::SettingsError;
 use crate::accept::Config;
 use crate::certificate::{self, Concern, Error, Identities, Identity, Pem, Problem, Warning};
 use crate::record::Limits;
-use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets, secret_of};
+use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets, TicketsOfVersions, secret_of, secret_of_process};
 
 /// Longest name of a protocol in ALPN, in bytes (RFC 7301 section 3.1).
 const PROTOCOL_BYTES_MAX: usize = 255;
@@ -67,7 +67,7 @@ pub struct Settings {
     pub client_ca: Option<PathBuf>,
     /// Protocols that clients may choose, the most wanted first. Empty: ALPN is not spoken.
     pub alpn: Vec<String>,
-    /// The oldest version that is spoken. Connections of TLS 1.2 cannot move to another process.
+    /// The oldest version that is spoken.
     pub version_min: Version,
     /// Suites that may be used, by their names in the registry (see [`suite_names`]); the client's order decides. Empty: all of
     /// rustls's that the versions have.
@@ -81,14 +81,14 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// TLS 1.3 with tickets, without certificates, which must be given.
+    /// rustls's: TLS 1.2 and 1.3 with all suites. With tickets, without certificates, which must be given.
     fn default() -> Self {
         Self {
             certificates: Vec::new(),
             client_certificates: ClientCertificates::Off,
             client_ca: None,
             alpn: Vec::new(),
-            version_min: Version::Tls13,
+            version_min: Version::Tls12,
             suites: Vec::new(),
             tickets: true,
             limits: Limits::default(),
@@ -109,7 +109,8 @@ pub struct Loaded {
 
 impl Settings {
     /// Reads the files and checks everything. `read` gives a file's contents ([`crate::files::read`]); they are zeroised after use.
-    /// `secret` is the server's, the same in all its workers and in the next binary: tickets follow from it.
+    /// `secret` is the server's, the same in all its workers and in the next binary: tickets follow from it. Who knows it can read
+    /// recorded connections of TLS 1.2 that got tickets, so it is to be random, and changed now and then where those matter.
     ///
     /// # Errors
     /// The first that is found, with the file's name and what to do.
@@ -122,14 +123,16 @@ impl Settings {
     }
 
     /// As [`load`](Self::load), with a secret that follows from the first private key ([`secret_of`]): workers, the next binary and other
-    /// machines with the same certificate know it, and nothing has to be kept or handed on.
+    /// machines with the same certificate know it, and nothing has to be kept or handed on. Tickets of TLS 1.2 follow from
+    /// [`secret_of_process`] instead, since they would take forward secrecy away: they are good at all forks of this process.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn load_by_key(&self, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, SettingsError> {
         // Where the key cannot be read, `load` says why.
         let key = self.certificates.first().and_then(|files| read(&files.key).ok()).unwrap_or_default();
-        self.load(read, &secret_of(&Zeroizing::new(key)))
+        let secret = secret_of(&Zeroizing::new(key));
+        self.load_with(Arc::new(DefaultTimeProvider), read, &secret, secret_of_process())
     }
 
     /// As [`load`](Self::load), with a clock: it says which ticket keys are in use, which clients' certificates have expired, and
@@ -142,6 +145,17 @@ impl Settings {
         time: Arc<dyn TimeProvider>,
         read: impl Fn(&Path) -> io::Result<Vec<u8>>,
         secret: &[u8; SECRET_BYTES],
+    ) -> Result<Loaded, SettingsError> {
+        self.load_with(time, read, secret, Some(secret))
+    }
+
+    /// With the secrets of the two versions' tickets.
+    fn load_with(
+        &self,
+        time: Arc<dyn TimeProvider>,
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+        tls13_secret: &[u8; SECRET_BYTES],
+        tls12_secret: Option<&[u8; SECRET_BYTES]>,
     ) -> Result<Loaded, SettingsError> {
         let alpn = self.checked_alpn()?;
         let provider = Arc::new(self.provider()?);
@@ -172,7 +186,9 @@ impl Settings {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if self.tickets && self.client_certificates == ClientCertificates::Off {
-            config.ticketer = Arc::new(Tickets::new(secret, Arc::clone(&time)));
+            let tickets = |secret| Tickets::new(secret, Arc::clone(&time));
+            let (tls13, tls12) = (tickets(tls13_secret), tls12_secret.map(tickets));
+            config.ticketer = Arc::new(TicketsOfVersions { tls13, tls12 });
             config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         }
         let warnings = match time.current_time() {

@@ -254,6 +254,23 @@ fn a_session_resumes_at_any_server_with_the_secret_and_at_no_other() {
 }
 
 #[test]
+fn tickets_of_tls_1_2_do_not_follow_from_the_private_key() {
+    let (root, files, settings) = server();
+    let by_key = || settings.load_by_key(|file| files.read(file)).expect("settings").config;
+    // Another process knows the key, and has another secret of its own.
+    let key = files.read(&settings.certificates[0].key).expect("a key");
+    let clock = Arc::new(DefaultTimeProvider);
+    let elsewhere = settings.load_with(clock, |file| files.read(file), &secret_of(&key), Some(&[9; SECRET_BYTES]));
+    let elsewhere = elsewhere.expect("settings").config;
+    for (versions, resumed) in [(&version::TLS12, [false, true, false]), (&version::TLS13, [false, true, true])] {
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let config = config.with_protocol_versions(&[versions]).expect("a version");
+        let client = config.with_root_certificates(roots(&root)).with_no_client_auth();
+        assert_eq!(resumes(client, &[&by_key(), &by_key(), &elsewhere]), resumed, "{:?}", versions.version);
+    }
+}
+
+#[test]
 fn a_session_of_tls_1_2_resumes_too() {
     let (root, files, settings) = server();
     let settings = Settings { version_min: Version::Tls12, ..settings };
@@ -382,11 +399,12 @@ fn versions_suites_and_protocols_are_those_of_the_settings() {
         let config = config.with_protocol_versions(&[&version::TLS12]).expect("a version");
         Arc::new(config.with_root_certificates(roots(&root)).with_no_client_auth())
     };
-    let refused = meet(&load(&settings, &files).config, &old(), "a.example").0;
+    let settings_1_3 = Settings { version_min: Version::Tls13, ..settings.clone() };
+    let refused = meet(&load(&settings_1_3, &files).config, &old(), "a.example").0;
     assert!(matches!(refused, Err(HandshakeError::Rustls(rustls::Error::PeerIncompatible(_)))), "{refused:?}");
     let settings_1_2 = Settings { version_min: Version::Tls12, ..settings.clone() };
     let (negotiated, client) = meet(&load(&settings_1_2, &files).config, &old(), "a.example");
-    negotiated.expect("a connection");
+    assert_eq!(negotiated.expect("a connection").version, Version::Tls12);
     assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_2));
     let mut new = client_config(&root);
     new.alpn_protocols = vec![b"http/1.0".to_vec(), b"http/1.1".to_vec()];

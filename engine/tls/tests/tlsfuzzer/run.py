@@ -61,6 +61,8 @@ class Server:
             'control = "off"',
             f'protocol = "{"echo" if name == "echo" else "http"}"',
             "[tls]",
+            # What the scripts do with TLS 1.2 is to be refused: they are those for TLS 1.3.
+            'version_min = "1.3"',
             f'certificates = [{{ certificate = "{folder}/{kind}.pem", key = "{folder}/{kind}.key" }}]',
         ]
         if name == "clients":
