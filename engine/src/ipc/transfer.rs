@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
 use crate::handover::{
-    Envelope, Frozen, LayerState, Message, Refusal, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_PAIRS,
+    Envelope, Frozen, LayerState, Message, Refusal, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_OUTBOUND_LAYERS,
+    VERSION_WITH_PAIRS,
 };
 use crate::sys::channel;
 use crate::types::StateFormat;
@@ -72,7 +73,9 @@ impl Offer {
         let connections = members.iter().map(envelope).collect();
         let has_pairs = members.iter().any(|member| member.partner.is_some());
         let has_layers = members.iter().any(|member| member.frozen.is_layered());
+        let has_outbound_layers = members.iter().any(|member| member.frozen.standing.outbound_layer.is_some());
         let version = match (has_layers, has_pairs) {
+            _ if has_outbound_layers => VERSION_WITH_OUTBOUND_LAYERS,
             (true, _) => VERSION_WITH_LAYERS,
             (false, true) => VERSION_WITH_PAIRS,
             (false, false) => VERSION,

@@ -27,6 +27,7 @@
 
 pub mod accept;
 pub mod certificate;
+pub mod connect;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

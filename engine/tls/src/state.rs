@@ -2,39 +2,54 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use rustls::CipherSuite;
-use rustls::pki_types::DnsName;
+use rustls::pki_types::{CertificateDer, DnsName, ServerName};
 use zeroize::Zeroizing;
 
-use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Session};
+use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Session, Tickets};
 use crate::schedule::{SECRET_BYTES_MAX, Secret, Suite};
 
 /// What [`freeze`] writes. [`thaw`] reads it and nothing else so far.
 pub const VERSION: u8 = 1;
 
+/// What [`freeze`] writes of a client's session, which binaries that know no clients refuse.
+pub const VERSION_OF_CLIENT: u8 = 3;
+
 /// Bytes of a state at most.
-pub const STATE_BYTES_MAX: usize = 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
+pub const STATE_BYTES_MAX: usize = 4 + 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
 
 /// What the handshake has settled beside keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
     /// The application's protocol (RFC 7301).
     pub alpn: Option<Box<[u8]>>,
-    /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several.
+    /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several. On the client's side the name, or
+    /// the address, that the server's certificate was verified for.
     pub server_name: Option<Box<str>>,
     /// Keys came from an earlier connection's ticket.
     pub is_resumed: bool,
-    /// Whose certificate the client has shown, if it has.
+    /// Whose certificate the client has shown, if it has. On the client's side the server's.
     pub peer_certificate: Option<PeerCertificate>,
 }
 
-/// A client's certificate, which the handshake has checked.
+/// The peer's certificate, which the handshake has checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PeerCertificate {
     /// SHA-256 of the certificate's DER.
     pub sha256: [u8; 32],
-    /// Certificates that the client has sent, its own included; 255 stands for more, too.
+    /// Certificates that the peer has sent, its own included; 255 stands for more, too.
     pub chain_length: u8,
+}
+
+impl PeerCertificate {
+    /// Of a chain, which begins with the peer's own; `None` where there is none.
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        chain.first().map(|certificate| Self {
+            sha256: digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("32 bytes"),
+            chain_length: u8::try_from(chain.len()).unwrap_or(u8::MAX),
+        })
+    }
 }
 
 impl fmt::Debug for PeerCertificate {
@@ -66,7 +81,7 @@ mod flag {
 }
 
 /// Writes a session: a version and flags (one byte each), the suite (two bytes, big endian as in TLS), idle records (one byte), the
-/// begun handshake message behind its length, for each direction, the peer's first, the sequence number (eight bytes, little
+/// begun handshake message behind its length, on the client's side the bytes that are missing of a ticket (four, little endian), for each direction, the peer's first, the sequence number (eight bytes, little
 /// endian) and the secret, then ALPN and SNI, each behind its length (one byte, zero for none), and the certificate's digest and
 /// chain length, where there is one. Records that are not opened and plaintext that is not taken are the caller's.
 ///
@@ -87,10 +102,13 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
     let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
     // It never grows, so that no part of it stays behind.
     let mut state = Zeroizing::new(Vec::with_capacity(STATE_BYTES_MAX));
-    state.extend_from_slice(&[VERSION, flags]);
+    state.extend_from_slice(&[if session.is_client() { VERSION_OF_CLIENT } else { VERSION }, flags]);
     state.extend_from_slice(&u16::from(session.suite().id()).to_be_bytes());
     state.extend_from_slice(&[session.idle_records, session.begun.length]);
     state.extend_from_slice(session.begun.bytes());
+    if let Some(tickets) = &session.tickets {
+        state.extend_from_slice(&tickets.rest_bytes.to_le_bytes());
+    }
     for direction in [&session.opening, &session.sealing] {
         state.extend_from_slice(&direction.sequence().to_le_bytes());
         state.extend_from_slice(direction.secret().bytes());
@@ -114,17 +132,21 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
 /// See [`ThawError`]. No bytes make it panic.
 pub fn thaw(state: &[u8], limits: Limits) -> Result<(Session, Negotiated), ThawError> {
     match state.first() {
-        Some(&VERSION) => read(&mut Reader(&state[1..]), limits).ok_or(ThawError::Malformed),
+        Some(&version @ (VERSION | VERSION_OF_CLIENT)) => {
+            read(version == VERSION_OF_CLIENT, &mut Reader(&state[1..]), limits).ok_or(ThawError::Malformed)
+        }
         Some(&version) => Err(ThawError::Version(version)),
         None => Err(ThawError::Malformed),
     }
 }
 
-fn read(state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
+fn read(is_client: bool, state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
     let flags = state.byte()?;
     let suite = Suite::of(CipherSuite::from(u16::from_be_bytes(*state.array()?)))?;
     let idle_records = state.byte()?;
-    let begun = Begun::of(state.counted()?)?;
+    let start = state.counted()?;
+    let rest_bytes = if is_client { u32::from_le_bytes(*state.array()?) } else { 0 };
+    let begun = if is_client { Begun::of_server(start, rest_bytes) } else { Begun::of(start) }?;
     let (opening, sealing) = (state.direction(suite)?, state.direction(suite)?);
     let (alpn, server_name) = (state.counted()?, state.counted()?);
     let is_set = |bit| flags & bit != 0;
@@ -134,13 +156,17 @@ fn read(state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)>
         None
     };
     let server_name = std::str::from_utf8(server_name).ok()?;
-    let is_name = server_name.is_empty() || DnsName::try_from(server_name).is_ok();
+    let is_name = match is_client {
+        true => ServerName::try_from(server_name).is_ok(),
+        false => server_name.is_empty() || DnsName::try_from(server_name).is_ok(),
+    };
     let owes_nobody = is_set(flag::OWES_UPDATE) && is_set(flag::CLOSED);
     let is_cut_short = is_set(flag::PEER_CLOSED) && begun.length > 0;
     if !state.0.is_empty() || flags & !flag::ALL != 0 || !is_name || owes_nobody || is_cut_short {
         return None;
     }
     let mut session = Session::at(opening, sealing, limits);
+    session.tickets = is_client.then(|| Box::new(Tickets::passing_over(rest_bytes)));
     session.begun = begun;
     session.idle_records = idle_records;
     session.owes_update = is_set(flag::OWES_UPDATE);
@@ -161,7 +187,7 @@ impl Begun {
     }
 
     /// `None` where no KeyUpdate begins like that, or it is whole.
-    fn of(start: &[u8]) -> Option<Self> {
+    pub(crate) fn of(start: &[u8]) -> Option<Self> {
         KEY_UPDATE_START.starts_with(start).then(|| {
             let mut begun = Self::default();
             begun.bytes[..start.len()].copy_from_slice(start);

@@ -6,6 +6,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::unbuffered::ConnectionState;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 
 use super::*;

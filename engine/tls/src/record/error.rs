@@ -29,7 +29,7 @@ pub enum Error {
     /// Another content type where the rest of a handshake message must come.
     #[error("another record inside of a handshake message")]
     Interleaved,
-    /// A handshake message that a client may not send after the handshake.
+    /// A handshake message that the peer may not send after the handshake.
     #[error("a handshake message of type {0} after the handshake")]
     HandshakeType(u8),
     /// A KeyUpdate that does not end its record (RFC 8446 section 5.1).
@@ -41,6 +41,9 @@ pub enum Error {
     /// A KeyUpdate that neither requests one nor does not.
     #[error("a KeyUpdate with the request {0}")]
     KeyUpdateRequest(u8),
+    /// A session ticket of an impossible length, or whose contents make no sense.
+    #[error("a session ticket that makes no sense")]
+    Ticket,
     /// An alert that does not have two bytes.
     #[error("an alert of another length")]
     AlertLength,
@@ -67,7 +70,9 @@ impl Error {
             | Self::HandshakeType(_)
             | Self::KeyUpdateNotAtEnd
             | Self::IdleRecords => AlertDescription::UnexpectedMessage,
-            Self::Version(_) | Self::KeyUpdateLength | Self::AlertLength => AlertDescription::DecodeError,
+            Self::Version(_) | Self::KeyUpdateLength | Self::Ticket | Self::AlertLength => {
+                AlertDescription::DecodeError
+            }
             Self::RecordOverflow => AlertDescription::RecordOverflow,
             Self::BadRecordMac => AlertDescription::BadRecordMac,
             Self::KeyUpdateRequest(_) | Self::AlertLevel(_) => AlertDescription::IllegalParameter,

@@ -1,4 +1,4 @@
-//! Records of TLS 1.3 after the handshake (RFC 8446 section 5), on the server's side.
+//! Records of TLS 1.3 after the handshake (RFC 8446 section 5), on the server's side and on the client's.
 //!
 //! A [`Session`] opens records where they were received and seals them where they are sent from. It owns the keys and the sequence
 //! numbers, follows KeyUpdates of both sides, and says which alert an error is answered by. It keeps no byte of the stream but the
@@ -12,6 +12,7 @@ mod opening;
 mod sealing;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use self::control::Control;
 pub(crate) use self::direction::Direction;
@@ -21,6 +22,7 @@ pub use self::error::{Error, SealError};
 pub use self::header::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
 pub use self::opening::{Opened, Status, Window};
 pub use self::sealing::{OVERHEAD_BYTES, TRAILER_BYTES};
+pub(crate) use self::tickets::Tickets;
 use crate::schedule::{Secret, Suite};
 
 /// Bytes of a KeyUpdate (RFC 8446 section 4.6.3), the only handshake message that a client may send after the handshake.
@@ -73,6 +75,8 @@ pub struct Session {
     /// `close_notify` or another alert was sealed: nothing follows.
     pub(crate) closed: bool,
     failure: Option<Error>,
+    /// On the client's side.
+    pub(crate) tickets: Option<Box<Tickets>>,
 }
 
 /// The first bytes of a KeyUpdate.
@@ -83,7 +87,7 @@ pub(crate) struct Begun {
 }
 
 impl Session {
-    /// Both directions from their first record on. `peer` is the secret of what the peer sends, `own` that of what is sent to it.
+    /// Both directions from their first record on, on the server's side ([`Session::of_client`] is the other one). `peer` is the secret of what the peer sends, `own` that of what is sent to it.
     ///
     /// # Panics
     /// Where the secrets are of two suites.
@@ -111,6 +115,7 @@ impl Session {
             peer_closed: false,
             closed: false,
             failure: None,
+            tickets: None,
         }
     }
 
