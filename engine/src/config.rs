@@ -121,9 +121,9 @@ pub struct Timeouts {
     pub message_ms: u64,
     /// The peer takes no output, default 30,000.
     pub write_ms: u64,
-    /// From accepting a connection to the end of its [layer](Listener::layer)'s handshake, default 10,000; 0 turns it off.
+    /// From accepting or making a connection to the end of its [layer](crate::layer)'s handshake, default 10,000; 0 turns it off.
     pub handshake_ms: u64,
-    /// From asking for an outbound connection to having it, default 10,000.
+    /// From asking for an outbound connection to having it, without the handshake of its layer, default 10,000.
     pub connect_ms: u64,
     /// From our FIN to the peer's, default 2,000.
     pub linger_ms: u64,

@@ -461,6 +461,29 @@ mod tests {
         }
     }
 
+    /// Binaries that would misunderstand a connection refuse its offer.
+    #[test]
+    fn an_offer_has_the_version_that_its_connections_need() {
+        let plain = Frozen { layer: LayerState::default(), ..frozen(Vec::new()) };
+        let outbound_layer = Some("upstream".into());
+        let outbound = Standing { outbound_layer, ..Standing::default() };
+        for (frozen, partner, version) in [
+            (plain.clone(), None, VERSION),
+            (plain, Some(0), VERSION_WITH_PAIRS),
+            (frozen(Vec::new()), Some(0), VERSION_WITH_LAYERS),
+            (Frozen { standing: outbound, ..frozen(Vec::new()) }, None, VERSION_WITH_OUTBOUND_LAYERS),
+        ] {
+            let (mut sender, mut receiver) = pair();
+            let format = StateFormat { name: "format", version: 3 };
+            let member = Member { frozen: &frozen, is_fresh: true, partner };
+            sender.offer(Offer::new(7, format, &[member], vec![connection().0]).expect("made")).expect("said");
+            let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer") };
+            assert_eq!(arrival.version, version);
+            let arrived = arrival.into_connections().next().expect("one").expect("read");
+            assert_eq!(arrived.frozen, frozen);
+        }
+    }
+
     #[test]
     fn without_its_file_an_offer_has_not_all_descriptors() {
         let (mut sender, mut receiver) = pair();

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use baton::testing::{Client, Harness};
 use baton::{CannotFreeze, CloseReason, Io, Peer, Protocol, Reject, StateFormat, Step, Target, ThawError, Worker};
+use baton_tls::accept;
 use baton_tls::connect::Config;
-use baton_tls::layer::TlsClient;
+use baton_tls::layer::{Tls, TlsClient};
 use baton_tls::record::Limits;
 use baton_tls::state::Negotiated;
 use proptest::prelude::*;
@@ -262,6 +263,16 @@ fn a_fin_without_close_notify_is_a_truncation() {
     rig.exchange(usize::MAX, |_| {});
     rig.harness.finish(rig.client);
     assert_eq!(rig.harness.closed(rig.client), Some(CloseReason::Truncated));
+}
+
+#[test]
+fn a_layer_for_listeners_refuses_the_session_of_an_outbound_connection() {
+    let mut rig = Rig::new(0);
+    rig.exchange(usize::MAX, |_| {});
+    let config = Arc::unwrap_or_clone(server_config(&identity(|_| {}), 0));
+    rig.harness.add_outbound_layer("upstream", Tls::new(accept::Config::new(config, Limits::default())));
+    let moved = rig.harness.hand_over_to(Lines::default()).map(|_| ());
+    assert_eq!(moved, Err(ThawError::Malformed));
 }
 
 /// What happens to a connection.

@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// Takes in a part of handshake messages of a server: tickets, in any number and cut anywhere, and what a client sends as well.
-    pub(super) fn handle_handshake_of_server(&mut self, mut content: &[u8]) -> Result<(), Error> {
+    pub(crate) fn handle_handshake_of_server(&mut self, mut content: &[u8]) -> Result<(), Error> {
         while let Some(first) = content.first() {
             let Some(tickets) = &mut self.tickets else { return Err(Error::HandshakeType(*first)) };
             let had = usize::from(self.begun.length);
