@@ -2,18 +2,22 @@
 
 mod accounts;
 mod listener;
+mod outbound;
 mod rebalance;
 mod steering;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub(crate) use self::listener::listener_of;
 pub use self::listener::{ConnectionTimeouts, Listener, Network};
+pub use self::outbound::LAYER_NAME_BYTES_MAX;
 pub use self::rebalance::Rebalance;
 pub use self::steering::Steering;
 
+use crate::layer::SharedLayers;
 use crate::sys::access_log;
 use crate::sys::readable;
 use crate::sys::system_calls;
@@ -117,9 +121,9 @@ pub struct Timeouts {
     pub message_ms: u64,
     /// The peer takes no output, default 30,000.
     pub write_ms: u64,
-    /// From accepting a connection to the end of its [layer](Listener::layer)'s handshake, default 10,000; 0 turns it off.
+    /// From accepting or making a connection to the end of its [layer](crate::layer)'s handshake, default 10,000; 0 turns it off.
     pub handshake_ms: u64,
-    /// From asking for an outbound connection to having it, default 10,000.
+    /// From asking for an outbound connection to having it, without the handshake of its layer, default 10,000.
     pub connect_ms: u64,
     /// From our FIN to the peer's, default 2,000.
     pub linger_ms: u64,
@@ -267,6 +271,9 @@ impl LogTarget {
 pub struct Settings {
     /// Addresses to listen on.
     pub listen: Vec<Listener>,
+    /// Layers that outbound connections may go through, by names ([`Target::with_layer`](crate::Target::with_layer)); one that moves goes on
+    /// with the layer that has its name in the next settings.
+    pub outbound_layers: BTreeMap<String, SharedLayers>,
     /// Who may connect to Unix sockets that are listened on: the mode of their files, in which 0200, for the server's own user,
     /// must be set. Everybody by default (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made,
     /// and no later.
@@ -319,6 +326,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            outbound_layers: BTreeMap::new(),
             unix_mode: 0o666,
             unix_owner: None,
             workers: 1,
@@ -425,6 +433,7 @@ impl Settings {
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let Self {
             listen,
+            outbound_layers,
             unix_mode,
             unix_owner: _,
             workers,
@@ -448,6 +457,7 @@ impl Settings {
         } = self;
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         listener::validate(listen, *unix_mode)?;
+        outbound::validate(outbound_layers)?;
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("must be between 1 and {WORKERS_MAX}, not {workers}"));
         }

@@ -1,11 +1,13 @@
 //! What lies between the bytes of a connection and its protocol: encryption, such as TLS.
 //!
 //! A layer belongs to a listener ([`Listener::layer`](crate::config::Listener::layer)); each connection that comes there has one of its
-//! own. It does no I/O: received bytes are opened where they lie, and what callbacks have written is sealed into what is sent, so
-//! there is no copy beside encrypting. Protocols notice nothing of it; `baton-tls` has one for TLS.
+//! own. Outbound connections have one where their [`Target`](crate::Target) names it. A layer does no I/O: received bytes are opened
+//! where they lie, and what callbacks have written is sealed into what is sent, so there is no copy beside encrypting. Protocols notice
+//! nothing of it; `baton-tls` has one for TLS.
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -89,10 +91,21 @@ pub trait Layer {
     fn settled(&self) -> &dyn Any;
 }
 
-/// Makes the layers of a listener's connections. Shared by all workers from the moment they are forked.
+/// Makes the layers of a listener's connections, or of outbound ones. Shared by all workers from the moment they are forked.
 pub trait Layers: fmt::Debug + Send + Sync {
     /// For a connection that was accepted. `None` where none can be made: the connection is cut.
     fn accept(&self) -> Option<Box<dyn Layer>>;
+
+    /// For a connection to `server_name` ([`Target::with_layer`](crate::Target::with_layer)). The layer speaks first where its handshake
+    /// wants that: [`Layer::handshake`] is called without input when the connection is established.
+    ///
+    /// # Errors
+    /// Where none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
+    /// ([`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed)). `Unsupported` by default: these layers are for listeners.
+    fn connect(&self, server_name: &str) -> io::Result<Box<dyn Layer>> {
+        let _ = server_name;
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the layer is for listeners only"))
+    }
 
     /// Goes on with one that [`Layer::freeze`] has written, perhaps of another binary.
     ///

@@ -72,6 +72,7 @@ mod service;
 pub mod simulation;
 mod steering;
 mod sys;
+mod target;
 pub mod telemetry;
 pub mod testing;
 mod types;
@@ -90,6 +91,7 @@ pub use server::{Builder, Running, Server};
 pub use service::Service;
 pub use sys::features::IoUringUnavailable;
 pub use sys::listener::ListenError;
+pub use target::Target;
 pub use telemetry::pages::Telemetry;
 pub use types::{
     CannotFreeze, CloseReason, Closed, ConnectionId, Drain, Limit, Next, Peer, Reject, StateFormat, Step, SystemCalls,

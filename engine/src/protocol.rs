@@ -126,7 +126,7 @@ pub trait Protocol: Sized + 'static {
         let _ = (key, worker);
     }
 
-    /// An outbound connection asked for with [`Worker::connect`] could not be established.
+    /// An outbound connection asked for with [`Worker::connect`] could not be established, or the handshake of its layer has failed.
     fn on_connect_failed(&mut self, token: u64, error: io::Error, worker: &mut Worker<'_, Self::Message>) {
         let _ = (token, error, worker);
     }

@@ -7,6 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::error::ServerError;
 use crate::ipc::channel::{self};
 use crate::ipc::orders::Order;
+use crate::layer::{Layers, SharedLayers};
 use crate::master::{self, Check};
 use crate::protocol::Protocol;
 use crate::service::Service;
@@ -32,6 +33,13 @@ impl Builder {
     #[must_use]
     pub fn listen_on(mut self, listener: Listener) -> Self {
         self.settings.listen.push(listener);
+        self
+    }
+
+    /// Adds a layer that outbound connections may go through, by its name; see [`Settings::outbound_layers`].
+    #[must_use]
+    pub fn outbound_layer(mut self, name: impl Into<String>, layers: impl Layers + 'static) -> Self {
+        self.settings.outbound_layers.insert(name.into(), SharedLayers::new(layers));
         self
     }
 

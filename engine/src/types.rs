@@ -394,9 +394,9 @@ impl Peer<'_> {
         self.ends.local()
     }
 
-    /// What the handshake of the listener's [layer](crate::config::Listener::layer) has settled: with TLS by `baton-tls`, its
-    /// `Negotiated`, with the client's certificate and the name of the host that it wanted. `None` where there is no layer, or it settles
-    /// something of another type.
+    /// What the handshake of the [layer](crate::layer) of its listener, or of its [`Target`](crate::Target), has settled: with TLS by
+    /// `baton-tls`, its `Negotiated`, with the peer's certificate and the name of the host that the client wanted. `None` where there is
+    /// no layer, or it settles something of another type.
     pub fn secured<T: 'static>(&self) -> Option<&T> {
         self.secured?.downcast_ref()
     }

@@ -1,5 +1,7 @@
 //! How connections end: by the protocol, the peer, the worker, or an error.
 
+use std::io;
+
 use super::input::Input;
 use super::{Connection, Host, Phase};
 use crate::context::Context;
@@ -18,6 +20,21 @@ impl Ending {
     /// The same for the protocol.
     pub(crate) fn closed(&self) -> Closed<'_> {
         Closed { id: self.id, reason: self.reason, partner: self.partner, unread: self.unread.bytes() }
+    }
+}
+
+/// What the protocol hears of an outbound connection that has ended during its layer's handshake.
+pub(crate) fn handshake_error(reason: CloseReason) -> io::Error {
+    match reason {
+        CloseReason::Reset => io::ErrorKind::ConnectionReset.into(),
+        CloseReason::Handshake => io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "the handshake of the connection's layer has failed, or was not over in time",
+        ),
+        reason => io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            format!("the connection ended during the handshake of its layer ({})", reason.name()),
+        ),
     }
 }
 

@@ -52,6 +52,7 @@ impl<S> Connection<S> {
             is_hung_up: self.is_hung_up,
             awaits_header,
             awaits_handshake,
+            outbound_layer: self.outbound_layer().map(|name| Box::from(&**name)),
             opened_bytes,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),

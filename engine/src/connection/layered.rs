@@ -6,6 +6,7 @@
 //! sealed from there into the arena that is sent from.
 
 use std::mem;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::input::Input;
@@ -36,11 +37,20 @@ pub(super) struct Layered {
     /// Something of the handshake was answered.
     has_answered: bool,
     rests: bool,
+    outbound: Option<Outward>,
+}
+
+/// Of an outbound connection.
+struct Outward {
+    /// By which the next worker finds the layer.
+    name: Rc<str>,
+    /// Until the protocol knows of the connection.
+    token: Option<u64>,
 }
 
 impl Layered {
     pub(super) fn new(layer: Box<dyn Layer>) -> Self {
-        Self { layer, window: Window::default(), has_ended: false, has_answered: false, rests: false }
+        Self { layer, window: Window::default(), has_ended: false, has_answered: false, rests: false, outbound: None }
     }
 
     pub(super) fn layer(&self) -> &dyn Layer {
@@ -90,6 +100,29 @@ impl<S> Connection<S> {
     /// Before anything else: what it sends and receives goes through this layer.
     pub(crate) fn set_layer(&mut self, layer: Box<dyn Layer>) {
         self.layered = Some(Box::new(Layered::new(layer)));
+    }
+
+    /// The same for an outbound connection; the name is the layer's, and the token the protocol's where that does not know of it yet.
+    pub(crate) fn set_outbound_layer(&mut self, layer: Box<dyn Layer>, name: Rc<str>, token: Option<u64>) {
+        let outbound = Some(Outward { name, token });
+        self.layered = Some(Box::new(Layered { outbound, ..Layered::new(layer) }));
+    }
+
+    pub(super) fn outbound_layer(&self) -> Option<&Rc<str>> {
+        self.layered.as_ref()?.outbound.as_ref().map(|outbound| &outbound.name)
+    }
+
+    /// The token of an outbound connection of which the protocol does not know yet, once.
+    pub(crate) fn take_token(&mut self) -> Option<u64> {
+        self.layered.as_mut()?.outbound.as_mut()?.token.take()
+    }
+
+    /// It is established: its layer speaks first.
+    pub(crate) fn begin_handshake(&mut self, context: &mut Context) {
+        self.await_handshake(context);
+        if !self.rerun {
+            self.rerun_soon(context);
+        }
     }
 
     pub(crate) fn is_layered(&self) -> bool {
@@ -369,7 +402,11 @@ impl<S> Connection<S> {
     /// Where the layer stays here, or does so for now.
     pub(super) fn freeze_layer(&self, state: &mut Vec<u8>) -> Result<usize, CannotFreeze> {
         match (&self.layered, self.phase) {
-            (Some(layered), Phase::Handshake { is_done: false }) if !layered.has_answered => Ok(0),
+            (Some(layered), Phase::Handshake { is_done: false })
+                if !layered.has_answered && layered.outbound.is_none() =>
+            {
+                Ok(0)
+            }
             (Some(_), Phase::Handshake { .. }) => Err(CannotFreeze::Later),
             (Some(layered), Phase::Open) => {
                 layered.layer.freeze(state)?;

@@ -18,7 +18,7 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::ending::Ending;
+pub(crate) use self::ending::{Ending, handshake_error};
 pub(crate) use self::host::Host;
 use self::input::Input;
 use self::layered::Layered;
@@ -328,8 +328,9 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
+        let token = self.take_token().or(peer.token);
         let layer = self.layered.as_ref().map(|layered| layered.layer().settled());
-        let peer = Peer { secured: layer, ..peer };
+        let peer = Peer { secured: layer, token, ..peer };
         let is_layered = layer.is_some();
         let mut io = Io::new(context, host.others, &mut self.own, self.outbound.pending(), &[], is_layered);
         let opened = host.protocol.on_open(peer, &mut io);

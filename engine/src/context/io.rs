@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use super::others::{self, Others, Unreachable};
 use super::{Command, Context, Timers};
 use crate::config::ConnectionTimeouts;
-use crate::endpoint::Endpoint;
 use crate::messages::SendError;
 use crate::sys::arena::Slice;
+use crate::target::Target;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, Next, TimerKey};
 
@@ -299,10 +299,10 @@ impl Io<'_> {
         self.context.pairs.of(self.own.id)
     }
 
-    /// Connects to `address`; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
+    /// Connects to `target`, an address or more; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
     /// [`ConnectionId::to_u64`].
-    pub fn connect(&mut self, address: impl Into<Endpoint>, token: u64) {
-        self.context.commands.push(Command::Connect { source: None, address: address.into(), token });
+    pub fn connect(&mut self, target: impl Into<Target>, token: u64) {
+        self.context.commands.push(Command::Connect { target: target.into(), token });
     }
 
     /// How long it is until a timer fires; `None` where it is not set.

@@ -10,7 +10,7 @@ pub(crate) mod timer_wheel;
 mod timers;
 mod worker;
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,13 +26,14 @@ use self::timer_wheel::TimerWheel;
 pub(crate) use self::timers::Timers;
 pub use self::worker::Worker;
 use crate::config::{Limits, Listener, Timeouts};
-use crate::endpoint::Endpoint;
+use crate::layer::{Layer, SharedLayers};
 use crate::messages::{SendError, Siblings};
 use crate::sys::arena::Arena;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::shared_memory::Shared;
+use crate::target::{Target, Through};
 use crate::telemetry::WorkerPage;
-use crate::types::{ConnectionId, TimerKey};
+use crate::types::{ConnectionId, ThawError, TimerKey};
 
 /// Whom a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +65,8 @@ pub(crate) enum Command {
     Rerun(ConnectionId),
     /// Its time-outs have changed.
     Retime(ConnectionId),
-    /// Connect to somebody, from an address where one is given.
-    Connect { source: Option<IpAddr>, address: Endpoint, token: u64 },
+    /// Connect to somebody.
+    Connect { target: Target, token: u64 },
     /// Drain and leave.
     Drain,
 }
@@ -103,6 +104,8 @@ pub(crate) struct Context {
     pub(crate) timeouts: Timeouts,
     /// Where the server listens; none where no listener is special.
     pub(crate) listeners: Vec<Listener>,
+    /// Of outbound connections, by their names.
+    pub(crate) outbound_layers: BTreeMap<String, SharedLayers>,
     /// Whether receive buffers may be lent to sends: not while slow peers hold too many.
     pub(crate) may_lease: bool,
     /// Requests counted in this turn, for the service-time histogram.
@@ -135,6 +138,7 @@ impl Context {
             limits,
             timeouts,
             listeners: Vec::new(),
+            outbound_layers: BTreeMap::new(),
             may_lease: true,
             requests_in_turn: 0,
             slot: 0,
@@ -144,6 +148,28 @@ impl Context {
             siblings: None,
             waits_for_room: false,
         }
+    }
+
+    /// A layer for an outbound connection.
+    ///
+    /// # Errors
+    /// The layer's, and `NotFound` where none has the name.
+    pub(crate) fn connect_layer(&self, through: &Through) -> std::io::Result<Box<dyn Layer>> {
+        let Through { name, server_name } = through;
+        match self.outbound_layers.get(&**name) {
+            Some(layers) => layers.connect(server_name),
+            None => {
+                Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("outbound_layers has no layer {name:?}")))
+            }
+        }
+    }
+
+    /// Goes on with the layer of this name that another worker has frozen.
+    ///
+    /// # Errors
+    /// The layer's, and `Malformed` where none has the name.
+    pub(crate) fn thaw_outbound_layer(&self, name: &str, state: &[u8]) -> Result<Box<dyn Layer>, ThawError> {
+        self.outbound_layers.get(name).ok_or(ThawError::Malformed)?.thaw(state)
     }
 
     /// Lets the next callback write to the arena that is sealed from, or to the one that is sent from.

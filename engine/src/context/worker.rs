@@ -1,13 +1,13 @@
 //! What a callback that is not for one connection can do.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::io::add_named;
 use super::others::{self, Others, Unreachable};
 use super::{AccessLog, Command, Context, CounterId, Inbox, Io, Mailbox};
-use crate::endpoint::Endpoint;
 use crate::messages::SendError;
+use crate::target::Target;
 use crate::telemetry::NAMED_COUNTERS_MAX;
 use crate::types::{ConnectionId, Next, TimerKey};
 
@@ -80,19 +80,20 @@ impl<M> Worker<'_, M> {
         self.context.commands.push(Command::Wake(id));
     }
 
-    /// Connects to `address`. The connection opens with `token` in its [`Peer`](crate::Peer), or
-    /// [`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed) gets the token back, with `TimedOut` after
-    /// [`Timeouts::connect_ms`].
+    /// Connects to `target`: an address, or a [`Target`] with a layer. The connection opens with `token` in its [`Peer`](crate::Peer), when
+    /// the handshake of its layer is over, too; or [`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed) gets the token back,
+    /// with `TimedOut` after [`Timeouts::connect_ms`].
     ///
     /// [`Timeouts::connect_ms`]: crate::config::Timeouts::connect_ms
-    pub fn connect(&mut self, address: impl Into<Endpoint>, token: u64) {
-        self.context.commands.push(Command::Connect { source: None, address: address.into(), token });
+    pub fn connect(&mut self, target: impl Into<Target>, token: u64) {
+        self.context.commands.push(Command::Connect { target: target.into(), token });
     }
 
-    /// As [`Worker::connect`], from an address of this machine's own. The port is chosen when it connects
+    /// As [`Worker::connect`], from an address of this machine's own, which a Unix socket has none of. The port is chosen when it connects
     /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
-    pub fn connect_from(&mut self, source: IpAddr, address: SocketAddr, token: u64) {
-        self.context.commands.push(Command::Connect { source: Some(source), address: address.into(), token });
+    pub fn connect_from(&mut self, source: IpAddr, target: impl Into<Target>, token: u64) {
+        let target = Target { source: Some(source), ..target.into() };
+        self.context.commands.push(Command::Connect { target, token });
     }
 
     /// Slots of this server's workers that can be sent messages now, this worker's own among them, in order.

@@ -39,6 +39,9 @@ pub(crate) struct Standing {
     /// Its layer's handshake has not begun: the protocol does not know of it, and there is no state.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) awaits_handshake: bool,
+    /// The name of its layer, where it is an outbound connection with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outbound_layer: Option<Box<str>>,
     /// Bytes at the beginning of the input that its layer has opened.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) opened_bytes: usize,

@@ -32,6 +32,9 @@ pub(crate) const VERSION_WITH_PAIRS: u32 = 2;
 /// too.
 pub(crate) const VERSION_WITH_LAYERS: u32 = 3;
 
+/// Version of an offer with outbound connections that have a layer, which no listener names.
+pub(crate) const VERSION_WITH_OUTBOUND_LAYERS: u32 = 4;
+
 /// Why a connection was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,5 +15,7 @@ mod tier;
 pub(crate) use self::formats::{Format, StateFormats};
 pub(crate) use self::frozen::{Frozen, LayerState, Standing, WriteEnd};
 pub use self::messages::Refusal;
-pub(crate) use self::messages::{Envelope, Message, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_PAIRS};
+pub(crate) use self::messages::{
+    Envelope, Message, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_OUTBOUND_LAYERS, VERSION_WITH_PAIRS,
+};
 pub(crate) use self::tier::Tier;

@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 use super::descriptors;
 use crate::handover::limits::{BATCH_MS_MAX, OFFER_BYTES_MAX};
 use crate::handover::{
-    Envelope, Frozen, LayerState, Message, Refusal, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_PAIRS,
+    Envelope, Frozen, LayerState, Message, Refusal, VERSION, VERSION_WITH_LAYERS, VERSION_WITH_OUTBOUND_LAYERS,
+    VERSION_WITH_PAIRS,
 };
 use crate::sys::channel;
 use crate::types::StateFormat;
@@ -72,7 +73,9 @@ impl Offer {
         let connections = members.iter().map(envelope).collect();
         let has_pairs = members.iter().any(|member| member.partner.is_some());
         let has_layers = members.iter().any(|member| member.frozen.is_layered());
+        let has_outbound_layers = members.iter().any(|member| member.frozen.standing.outbound_layer.is_some());
         let version = match (has_layers, has_pairs) {
+            _ if has_outbound_layers => VERSION_WITH_OUTBOUND_LAYERS,
             (true, _) => VERSION_WITH_LAYERS,
             (false, true) => VERSION_WITH_PAIRS,
             (false, false) => VERSION,
@@ -455,6 +458,29 @@ mod tests {
             let arrived: Vec<Arrived> = arrival.into_connections().map(|one| one.expect("read")).collect();
             assert!(arrived.iter().map(|one| &one.frozen).eq(members.iter()), "{output_bytes}");
             assert!(matches!(receiver.hear(), Heard::Nothing));
+        }
+    }
+
+    /// Binaries that would misunderstand a connection refuse its offer.
+    #[test]
+    fn an_offer_has_the_version_that_its_connections_need() {
+        let plain = Frozen { layer: LayerState::default(), ..frozen(Vec::new()) };
+        let outbound_layer = Some("upstream".into());
+        let outbound = Standing { outbound_layer, ..Standing::default() };
+        for (frozen, partner, version) in [
+            (plain.clone(), None, VERSION),
+            (plain, Some(0), VERSION_WITH_PAIRS),
+            (frozen(Vec::new()), Some(0), VERSION_WITH_LAYERS),
+            (Frozen { standing: outbound, ..frozen(Vec::new()) }, None, VERSION_WITH_OUTBOUND_LAYERS),
+        ] {
+            let (mut sender, mut receiver) = pair();
+            let format = StateFormat { name: "format", version: 3 };
+            let member = Member { frozen: &frozen, is_fresh: true, partner };
+            sender.offer(Offer::new(7, format, &[member], vec![connection().0]).expect("made")).expect("said");
+            let Heard::Offer(arrival) = receiver.hear() else { panic!("no offer") };
+            assert_eq!(arrival.version, version);
+            let arrived = arrival.into_connections().next().expect("one").expect("read");
+            assert_eq!(arrived.frozen, frozen);
         }
     }
 

@@ -24,7 +24,7 @@ impl<P: Protocol> Harness<P> {
         carried.expect("what a protocol has frozen it can thaw");
         self.workers.push(Some(successor));
         for index in 0..self.clients.len() {
-            self.clients[index].moves_later = self.clients[index].worker() == Some(leaving);
+            self.clients[index].moves_later |= self.clients[index].worker() == Some(leaving);
         }
         self.move_on();
         self.run();
@@ -154,7 +154,7 @@ impl<P: Protocol> Harness<P> {
             let thawed = clients[index].connection.as_mut().expect("thawed");
             thawed.resume(&mut self.context, &standing);
         }
-        let connects = self.connects.into_iter().map(|(_, address, token)| (0, address, token)).collect();
+        let connects = self.connects.into_iter().map(|(_, target, token)| (0, target, token)).collect();
         let (context, has_drained) = (self.context, self.has_drained);
         let workers = vec![Some(successor)];
         let mut harness = Harness { workers, context, clients, connects, coming: Vec::new(), has_drained };

@@ -1,10 +1,13 @@
 //! Clients of the harness that connect to listeners where something is different.
 
+use std::rc::Rc;
+
 use super::simulated::ENDS;
 use super::{Client, Harness};
 use crate::config::ConnectionTimeouts;
-use crate::layer::SharedLayers;
+use crate::layer::{Layers, SharedLayers};
 use crate::protocol::Protocol;
+use crate::target::Through;
 use crate::types::Peer;
 
 impl<P: Protocol> Harness<P> {
@@ -43,6 +46,22 @@ impl<P: Protocol> Harness<P> {
             connection.await_handshake(context);
         });
         self.run();
+        client
+    }
+
+    /// Adds a layer that outbound connections may go through; see
+    /// [`Settings::outbound_layers`](crate::config::Settings::outbound_layers).
+    pub fn add_outbound_layer(&mut self, name: impl Into<String>, layers: impl Layers + 'static) {
+        self.context.outbound_layers.insert(name.into(), SharedLayers::new(layers));
+    }
+
+    pub(super) fn open_through(&mut self, worker: usize, through: &Through, token: u64) -> Client {
+        let layer = self.context.connect_layer(through).expect("a layer");
+        let client = self.add(worker);
+        self.on(client.0, |connection, _, _, context| {
+            connection.set_outbound_layer(layer, Rc::clone(&through.name), Some(token));
+            connection.begin_handshake(context);
+        });
         client
     }
 }

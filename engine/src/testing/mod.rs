@@ -37,13 +37,14 @@ pub use self::outputs::{output_of_all_handovers, output_of_all_splits, output_of
 use self::simulated::{ENDS, Sent, Simulant, Simulated, Wire, living, thaw};
 pub use self::workers::Workers;
 use crate::config::{Limits, Timeouts};
-use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch};
+use crate::connection::{Action, Connection, Ending, Host, Received, Rest, Watch, handshake_error};
 use crate::context::{Alarm, Command, Context, Inbox, WallClock, Worker};
 use crate::endpoint::Endpoint;
 use crate::handover::{Frozen, LayerState, Standing};
 use crate::messages::{Sibling, Siblings, Who};
 use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
+use crate::target::Target;
 use crate::telemetry::Snapshot;
 use crate::types::{CloseReason, ConnectionId, Peer, ThawError, TimerKey};
 
@@ -61,7 +62,7 @@ pub struct Harness<P: Protocol> {
     context: Context,
     clients: Vec<Simulated<P::Connection>>,
     /// Asked for by which worker.
-    connects: Vec<(usize, Endpoint, u64)>,
+    connects: Vec<(usize, Target, u64)>,
     /// Messages that come later, and when.
     coming: Vec<(u64, P::Message)>,
     has_drained: bool,
@@ -153,13 +154,17 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end.
+    /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end. Where it has a
+    /// [layer](Target::with_layer), its handshake begins.
     ///
     /// # Panics
-    /// If none was asked for.
+    /// If none was asked for, or its layer cannot be made.
     pub fn accept_outbound(&mut self) -> Client {
-        let (worker, _, token) = self.connects.remove(0);
-        let client = self.open_at(worker, Some(token));
+        let (worker, target, token) = self.connects.remove(0);
+        let client = match &target.layer {
+            None => self.open_at(worker, Some(token)),
+            Some(through) => self.open_through(worker, through, token),
+        };
         self.run();
         client
     }
@@ -310,7 +315,7 @@ impl<P: Protocol> Harness<P> {
 
     /// Outbound connections asked for and not yet answered.
     pub fn outbound(&self) -> Vec<(Endpoint, u64)> {
-        self.connects.iter().map(|(_, address, token)| (*address, *token)).collect()
+        self.connects.iter().map(|(_, target, token)| (target.address, *token)).collect()
     }
 
     /// Another worker, which has this slot, has sent a message.
@@ -470,7 +475,16 @@ impl<P: Protocol> Harness<P> {
             Command::Writable(id) => self.on_id(id, |connection, host, context| connection.writable(host, context)),
             Command::Rerun(id) => self.on_id(id, |connection, host, context| connection.run_again(host, context)),
             Command::Retime(id) => self.on_id(id, |connection, _, context| connection.set_alarm(context)),
-            Command::Connect { address, token, source: _ } => self.connects.push((self.serving(), address, token)),
+            Command::Connect { target, token } => {
+                // Made twice, since it is here that whoever names no known layer is told so.
+                match target.layer.as_ref().map(|through| self.context.connect_layer(through)).transpose() {
+                    Ok(_) => self.connects.push((self.serving(), target, token)),
+                    Err(error) => {
+                        let worker = self.serving();
+                        self.call(worker, |protocol, worker| protocol.on_connect_failed(token, error, worker));
+                    }
+                }
+            }
             Command::Drain => self.drain(),
         }
     }
@@ -543,10 +557,15 @@ impl<P: Protocol> Harness<P> {
                 client.wire.saw_end = true;
                 client.wire.was_reset = reset;
                 client.reason = Some(connection.reason());
+                let (unopened, reason) = (connection.take_token(), connection.reason());
                 let ending = connection.close(&mut self.context);
-                self.context.page.closed[connection.reason() as usize].add(1);
+                self.context.page.closed[reason as usize].add(1);
                 client.connection = None;
                 self.tell_closed(worker, ending);
+                if let Some(token) = unopened {
+                    let error = handshake_error(reason);
+                    self.call(worker, |protocol, worker| protocol.on_connect_failed(token, error, worker));
+                }
                 return true;
             }
         }

@@ -138,7 +138,10 @@ pub(super) fn thaw<Q: Protocol>(
     let mut connection = Connection::new(id, context.now_ns);
     let (client, mut others) = Rest::split(clients, id.slot).expect("a client at this place");
     let mut host = Host::new(protocol, &mut others);
-    if let Some(layers) = &client.wire.layers {
+    if let Some(name) = &frozen.standing.outbound_layer {
+        let layer = context.thaw_outbound_layer(name, frozen.layer.bytes())?;
+        connection.set_outbound_layer(layer, (**name).into(), None);
+    } else if let Some(layers) = &client.wire.layers {
         let state = frozen.layer.bytes();
         let layer = if state.is_empty() { layers.accept().ok_or(ThawError::Malformed)? } else { layers.thaw(state)? };
         connection.set_layer(layer);

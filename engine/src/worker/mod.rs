@@ -200,6 +200,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         if settings.listen.iter().any(config::Listener::is_special) {
             context.listeners.clone_from(&settings.listen);
         }
+        context.outbound_layers.clone_from(&settings.outbound_layers);
         let log = setup.access_log.map(crate::sys::access_log::AccessLog::new).transpose();
         context.access_log = log.map_err(system("the access log"))?.map(AccessLog::new);
         context.core = core;

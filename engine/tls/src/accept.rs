@@ -5,21 +5,22 @@
 //! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name
 //! comes by the choice of a certificate.
 
+pub(crate) mod driver;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{
     ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig,
 };
 use zeroize::Zeroizing;
 
+use self::driver::{Record, State, first_record};
 use crate::record::{Direction, HEADER_BYTES, Limits, Session, Source};
 use crate::schedule::{Secret, Suite, TrafficKey};
 use crate::settings::Version;
@@ -44,7 +45,7 @@ pub(crate) fn is_tls13_spoken() -> bool {
 
 /// What rustls tells of a handshake to those who are configured for all of them.
 #[derive(Default)]
-struct Told {
+pub(crate) struct Told {
     client_secret: Option<Zeroizing<Vec<u8>>>,
     server_secret: Option<Zeroizing<Vec<u8>>>,
     /// Of what the client sends up to its Finished.
@@ -53,6 +54,11 @@ struct Told {
 }
 
 impl Told {
+    /// The same as the other side sees it.
+    pub(crate) fn swapped(self) -> Self {
+        Self { client_secret: self.server_secret, server_secret: self.client_secret, ..self }
+    }
+
     /// With what was told later.
     fn and(self, later: Self) -> Self {
         Self {
@@ -73,7 +79,7 @@ pub(crate) fn told_secrets(suite: Suite) -> Option<(Secret, Secret)> {
 
 /// Stands before somebody whom rustls tells something, and tells the handshake that is under way, too.
 #[derive(Debug)]
-struct Listens<T: ?Sized> {
+pub(crate) struct Listens<T: ?Sized> {
     before: Arc<T>,
 }
 
@@ -85,6 +91,12 @@ impl ResolvesServerCert for Listens<dyn ResolvesServerCert> {
 
     fn only_raw_public_keys(&self) -> bool {
         self.before.only_raw_public_keys()
+    }
+}
+
+impl Listens<dyn KeyLog> {
+    pub(crate) fn before(before: Arc<dyn KeyLog>) -> Arc<dyn KeyLog> {
+        Arc::new(Self { before })
     }
 }
 
@@ -121,7 +133,7 @@ impl Config {
     pub fn new(mut rustls: ServerConfig, limits: Limits) -> Self {
         rustls.enable_secret_extraction = true;
         rustls.max_early_data_size = 0;
-        rustls.key_log = Arc::new(Listens { before: rustls.key_log });
+        rustls.key_log = Listens::before(rustls.key_log);
         rustls.cert_resolver = Arc::new(Listens { before: rustls.cert_resolver });
         Self { rustls: Arc::new(rustls), limits }
     }
@@ -208,6 +220,9 @@ pub enum HandshakeError {
     /// rustls has ended the handshake.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
+    /// A client's connection has settled on another version than TLS 1.3, or on a suite that this crate does not know.
+    #[error("it settled on a version or a suite that cannot move")]
+    CannotMove,
     /// The secrets in the key log do not give the keys that rustls uses.
     #[error("the handshake's secrets do not belong to its keys")]
     Secrets,
@@ -226,7 +241,9 @@ impl Handshake {
             };
             let encrypted = self.encrypted(&input[consumed + self.fed..][..record]);
             self.fed += record;
-            match self.run(input, &mut consumed, more, output) {
+            let run =
+                driver::run(&mut *self.connection, &mut self.told, &mut self.fed, more, input, &mut consumed, output);
+            match run {
                 Ok(State::Waits) if more > 0 => return (consumed, Progress::Incomplete(self)),
                 Ok(State::Waits) => {
                     if encrypted.is_some_and(|encrypted| self.has_skipped(encrypted)) {
@@ -234,7 +251,10 @@ impl Handshake {
                     }
                 }
                 Ok(State::Over) => return (consumed + self.fed, self.finish()),
-                Err(error) => return (consumed, self.fail(error, output)),
+                Err(error) => {
+                    driver::take_alert(&mut *self.connection, output);
+                    return (consumed, Progress::Failed(error.into()));
+                }
             }
         }
     }
@@ -270,52 +290,6 @@ impl Handshake {
         is_skipped
     }
 
-    /// Lets rustls do all it can with what it was fed, and `more` bytes behind it, which are no whole record.
-    fn run(
-        &mut self,
-        input: &mut [u8],
-        consumed: &mut usize,
-        more: usize,
-        output: &mut Vec<u8>,
-    ) -> Result<State, rustls::Error> {
-        loop {
-            TOLD.take();
-            SPOKEN.set(self.connection.protocol_version());
-            let window = &mut input[*consumed..][..self.fed + more];
-            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(window);
-            SPOKEN.set(None);
-            self.told = mem::take(&mut self.told).and(TOLD.take());
-            let waits = match state? {
-                ConnectionState::EncodeTlsData(mut message) => {
-                    encode(&mut message, output)?;
-                    false
-                }
-                ConnectionState::TransmitTlsData(message) => {
-                    message.done();
-                    false
-                }
-                ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake => true,
-                _ => return Err(rustls::Error::General("application data in a handshake".to_owned())),
-            };
-            *consumed += discard;
-            self.fed -= discard;
-            if waits {
-                return Ok(if self.connection.is_handshaking() { State::Waits } else { State::Over });
-            }
-        }
-    }
-
-    fn fail(mut self, error: rustls::Error, output: &mut Vec<u8>) -> Progress {
-        while self.connection.wants_write() {
-            let status = self.connection.process_tls_records(&mut []);
-            let Ok(ConnectionState::EncodeTlsData(mut message)) = status.state else { break };
-            if encode(&mut message, output).is_err() {
-                break;
-            }
-        }
-        Progress::Failed(error.into())
-    }
-
     fn finish(self) -> Progress {
         let negotiated = self.negotiated();
         let suite = self.connection.negotiated_cipher_suite().and_then(|suite| Suite::of(suite.suite()));
@@ -332,7 +306,6 @@ impl Handshake {
     }
 
     fn negotiated(&self) -> Negotiated {
-        let certificates = self.connection.peer_certificates().unwrap_or_default();
         Negotiated {
             version: match self.connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
@@ -341,16 +314,14 @@ impl Handshake {
             alpn: self.connection.alpn_protocol().map(Box::from),
             server_name: self.told.server_name.clone(),
             is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
-            peer_certificate: certificates.first().map(|certificate| PeerCertificate {
-                sha256: digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("32 bytes"),
-                chain_length: u8::try_from(certificates.len()).unwrap_or(u8::MAX),
-            }),
+            peer_certificate: PeerCertificate::of(self.connection.peer_certificates().unwrap_or_default()),
         }
     }
 }
 
-/// `None` where the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls.
-fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
+/// `None` where the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls. The client's secret is that of what is
+/// opened.
+pub(crate) fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
     let direction = |secret: &Option<Zeroizing<Vec<u8>>>, (sequence, keys): &(u64, ConnectionTrafficSecrets)| {
         let (key, iv) = match keys {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv }
@@ -371,67 +342,6 @@ fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limi
     let opening = direction(&told.client_secret, &extracted.rx)?;
     let sealing = direction(&told.server_secret, &extracted.tx)?;
     Some(Session::at(opening, sealing, limits))
-}
-
-fn encode<Data>(message: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> Result<(), rustls::Error> {
-    let start = output.len();
-    let mut room = 0;
-    loop {
-        output.resize(start + room, 0);
-        match message.encode(&mut output[start..]) {
-            Ok(written) => {
-                output.truncate(start + written);
-                return Ok(());
-            }
-            Err(EncodeError::InsufficientSize(needed)) if needed.required_size > room => room = needed.required_size,
-            Err(error) => {
-                output.truncate(start);
-                return Err(rustls::Error::General(error.to_string()));
-            }
-        }
-    }
-}
-
-/// Where rustls stands when it has done all it can.
-enum State {
-    Waits,
-    Over,
-}
-
-/// What begins behind all that rustls has seen.
-enum Record {
-    /// A record of so many bytes.
-    Whole(usize),
-    /// Part of one, or nothing.
-    Begun,
-    /// So many bytes, with which no record may begin: rustls says what is wrong with them.
-    Odd(usize),
-}
-
-/// rustls sees whole records only, since it tries anew with each byte to decrypt what it skips: refused early data. It would wait
-/// for the end of what no record begins with, though, so that is looked for here.
-fn first_record(rest: &[u8]) -> Record {
-    let odd_if = |is_odd| if is_odd { Record::Odd(rest.len()) } else { Record::Begun };
-    match *rest {
-        [] => Record::Begun,
-        [content_type] | [content_type, _] => odd_if(!is_known(content_type)),
-        [content_type, major, _] | [content_type, major, _, _] => odd_if(!is_known(content_type) || major != 3),
-        [content_type, major, _, high, low, ..] => {
-            let bytes = HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
-            if rest.len() >= bytes {
-                Record::Whole(bytes)
-            } else {
-                odd_if(!is_known(content_type) || major != 3 || bytes >= HEADER_BYTES + LEGACY_BYTES_MAX)
-            }
-        }
-    }
-}
-
-/// Bytes behind a header from which on rustls refuses it: those of TLS 1.2 (RFC 5246 section 6.2.3).
-const LEGACY_BYTES_MAX: usize = (1 << 14) + 2048;
-
-fn is_known(content_type: u8) -> bool {
-    !matches!(ContentType::from(content_type), ContentType::Unknown(_))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! # }
 //! ```
 
+mod client;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt::Display;
@@ -23,9 +25,10 @@ use baton::control::CertificateStatus;
 use baton::layer::{self, Layer, Layers, Opened};
 use baton::{CannotFreeze, ThawError};
 
+pub use self::client::TlsClient;
 use crate::accept::{Accepted, Config, Handshake, Progress};
 use crate::certificate::{Identities, Name};
-use crate::record::{Error, Session, Status, Window};
+use crate::record::{Error, Limits, Session, Status, Window};
 use crate::settings::Loaded;
 use crate::state::{self, Negotiated};
 
@@ -88,11 +91,8 @@ impl Layers for Tls {
     }
 
     fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError> {
-        let (session, negotiated) = state::thaw(state, self.config.limits()).map_err(|error| match error {
-            state::ThawError::Version(version) => ThawError::Version(version.into()),
-            state::ThawError::Malformed => ThawError::Malformed,
-        })?;
-        Ok(Box::new(Connection { stage: Stage::Session(Box::new(session), negotiated), is_tired: false }))
+        let (session, negotiated) = thaw(state, self.config.limits(), false)?;
+        Ok(Box::new(Connection::at(Stage::Session(Box::new(session), negotiated))))
     }
 
     fn certificates(&self, now: SystemTime) -> Vec<CertificateStatus> {
@@ -112,11 +112,26 @@ impl Layers for Tls {
     }
 }
 
+/// The same for the engine; a session of the other side is none.
+fn thaw(state: &[u8], limits: Limits, is_client: bool) -> Result<(Session, Negotiated), ThawError> {
+    let (session, negotiated) = state::thaw(state, limits).map_err(|error| match error {
+        state::ThawError::Version(version) => ThawError::Version(version.into()),
+        state::ThawError::Malformed => ThawError::Malformed,
+    })?;
+    if session.is_client() == is_client { Ok((session, negotiated)) } else { Err(ThawError::Malformed) }
+}
+
 /// One connection.
 struct Connection {
     stage: Stage,
     /// The engine was told that it should end.
     is_tired: bool,
+}
+
+impl Connection {
+    fn at(stage: Stage) -> Self {
+        Self { stage, is_tired: false }
+    }
 }
 
 enum Stage {

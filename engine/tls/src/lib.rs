@@ -1,6 +1,6 @@
-//! TLS 1.3 and 1.2 on the server's side whose sessions can be frozen and go on in another process.
+//! TLS 1.3 and 1.2, on the server's side and (TLS 1.3) on the client's, whose sessions can be frozen and go on in another process.
 //!
-//! [rustls] makes the handshake ([`accept`]). After it the records are this crate's ([`record`]): opened where they were received
+//! [rustls] makes the handshake ([`accept`], [`connect`]). After it the records are this crate's ([`record`]): opened where they were received
 //! and sealed where they are sent from. So a session is a value of a few hundred bytes ([`state`]), which a server can hand to
 //! the process that takes its place, between any two bytes of the stream.
 //!
@@ -27,6 +27,7 @@
 
 pub mod accept;
 pub mod certificate;
+pub mod connect;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

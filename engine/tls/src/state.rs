@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use rustls::CipherSuite;
-use rustls::pki_types::DnsName;
+use rustls::pki_types::{CertificateDer, DnsName, ServerName};
 use zeroize::Zeroizing;
 
-use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Refusing, Session, Source};
+use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Refusing, Session, Source, Tickets};
 use crate::schedule::{KEY_BYTES_MAX, NONCE_BYTES, SECRET_BYTES_MAX, Secret, Suite, TrafficKey};
 use crate::settings::Version as TlsVersion;
 
@@ -16,8 +17,11 @@ pub const VERSION: u8 = 1;
 /// What [`freeze`] writes of a session of TLS 1.2. A binary that does not read it refuses the connection, which then stays and drains.
 pub const VERSION_OF_TLS12: u8 = 2;
 
+/// What [`freeze`] writes of a client's session, which binaries that know no clients refuse.
+pub const VERSION_OF_CLIENT: u8 = 3;
+
 /// Bytes of a state at most.
-pub const STATE_BYTES_MAX: usize = 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
+pub const STATE_BYTES_MAX: usize = 4 + 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
 
 const _: () =
     assert!(KEY_BYTES_MAX + NONCE_BYTES < SECRET_BYTES_MAX, "and two bytes more: TLS 1.2 has the smaller state");
@@ -32,21 +36,32 @@ pub struct Negotiated {
     pub version: TlsVersion,
     /// The application's protocol (RFC 7301).
     pub alpn: Option<Box<[u8]>>,
-    /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several.
+    /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several. On the client's side the name, or
+    /// the address, that the server's certificate was verified for.
     pub server_name: Option<Box<str>>,
     /// Keys came from an earlier connection's ticket.
     pub is_resumed: bool,
-    /// Whose certificate the client has shown, if it has.
+    /// Whose certificate the client has shown, if it has. On the client's side the server's.
     pub peer_certificate: Option<PeerCertificate>,
 }
 
-/// A client's certificate, which the handshake has checked.
+/// The peer's certificate, which the handshake has checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PeerCertificate {
     /// SHA-256 of the certificate's DER.
     pub sha256: [u8; 32],
-    /// Certificates that the client has sent, its own included; 255 stands for more, too.
+    /// Certificates that the peer has sent, its own included; 255 stands for more, too.
     pub chain_length: u8,
+}
+
+impl PeerCertificate {
+    /// Of a chain, which begins with the peer's own; `None` where there is none.
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        chain.first().map(|certificate| Self {
+            sha256: digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("32 bytes"),
+            chain_length: u8::try_from(chain.len()).unwrap_or(u8::MAX),
+        })
+    }
 }
 
 impl fmt::Debug for PeerCertificate {
@@ -80,9 +95,10 @@ mod flag {
 }
 
 /// Writes a session: a version and flags (one byte each), the suite (two bytes, big endian as in TLS), idle records (one byte), the
-/// begun handshake message behind its length, with TLS 1.2 the bytes of a ClientHello that are to be skipped (two, little endian), for
-/// each direction, the peer's first, the sequence number (eight bytes, little endian) and the secret, or with TLS 1.2 the key and the IV
-/// (twelve bytes), then ALPN and SNI, each behind its length (one byte, zero for none), and the certificate's digest and
+/// begun handshake message behind its length, with TLS 1.2 the bytes of a ClientHello that are to be skipped (two, little endian), on the
+/// client's side the bytes that are missing of a ticket (four, little endian), for each direction, the peer's first, the sequence number
+/// (eight bytes, little endian) and the secret, or with TLS 1.2 the key and the IV (twelve bytes), then ALPN and SNI, each behind its
+/// length (one byte, zero for none), and the certificate's digest and
 /// chain length, where there is one. Records that are not opened and plaintext that is not taken are the caller's.
 ///
 /// Whoever reads it can read and go on with the connection: it must go to processes of the same user only. `None` where the session
@@ -104,12 +120,20 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
     let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
     // It never grows, so that no part of it stays behind.
     let mut state = Zeroizing::new(Vec::with_capacity(STATE_BYTES_MAX));
-    state.extend_from_slice(&[if is_tls12 { VERSION_OF_TLS12 } else { VERSION }, flags]);
+    let version = match session.is_client() {
+        true => VERSION_OF_CLIENT,
+        false if is_tls12 => VERSION_OF_TLS12,
+        false => VERSION,
+    };
+    state.extend_from_slice(&[version, flags]);
     state.extend_from_slice(&u16::from(session.suite().id()).to_be_bytes());
     state.extend_from_slice(&[session.idle_records, session.begun.length]);
     state.extend_from_slice(session.begun.bytes());
     if is_tls12 {
         state.extend_from_slice(&session.refusing.hello_bytes.to_le_bytes());
+    }
+    if let Some(tickets) = &session.tickets {
+        state.extend_from_slice(&tickets.rest_bytes.to_le_bytes());
     }
     for direction in [&session.opening, &session.sealing] {
         state.extend_from_slice(&direction.sequence().to_le_bytes());
@@ -140,21 +164,24 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
 /// See [`ThawError`]. No bytes make it panic.
 pub fn thaw(state: &[u8], limits: Limits) -> Result<(Session, Negotiated), ThawError> {
     let (&version, state) = state.split_first().ok_or(ThawError::Malformed)?;
-    let version = match version {
-        VERSION => TlsVersion::Tls13,
-        VERSION_OF_TLS12 => TlsVersion::Tls12,
+    let (version, is_client) = match version {
+        VERSION => (TlsVersion::Tls13, false),
+        VERSION_OF_TLS12 => (TlsVersion::Tls12, false),
+        VERSION_OF_CLIENT => (TlsVersion::Tls13, true),
         other => return Err(ThawError::Version(other)),
     };
-    read(version, &mut Reader(state), limits).ok_or(ThawError::Malformed)
+    read(version, is_client, &mut Reader(state), limits).ok_or(ThawError::Malformed)
 }
 
-fn read(version: TlsVersion, state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
+fn read(version: TlsVersion, is_client: bool, state: &mut Reader<'_>, limits: Limits) -> Option<(Session, Negotiated)> {
     let is_tls12 = version == TlsVersion::Tls12;
     let flags = state.byte()?;
     let suite = Suite::of(CipherSuite::from(u16::from_be_bytes(*state.array()?)))?;
     let idle_records = state.byte()?;
-    let begun = Begun::of(version, state.counted()?)?;
+    let start = state.counted()?;
     let hello_bytes = if is_tls12 { u16::from_le_bytes(*state.array()?) } else { 0 };
+    let rest_bytes = if is_client { u32::from_le_bytes(*state.array()?) } else { 0 };
+    let begun = if is_client { Begun::of_server(start, rest_bytes) } else { Begun::of(version, start) }?;
     if suite.version() != version {
         return None;
     }
@@ -167,7 +194,10 @@ fn read(version: TlsVersion, state: &mut Reader<'_>, limits: Limits) -> Option<(
         None
     };
     let server_name = std::str::from_utf8(server_name).ok()?;
-    let is_name = server_name.is_empty() || DnsName::try_from(server_name).is_ok();
+    let is_name = match is_client {
+        true => ServerName::try_from(server_name).is_ok(),
+        false => server_name.is_empty() || DnsName::try_from(server_name).is_ok(),
+    };
     let known_flags = if is_tls12 { flag::ALL | flag::HAS_REFUSED } else { flag::ALL };
     let owes_nobody = is_set(flag::OWES_ANSWER) && is_set(flag::CLOSED);
     let owes_without_reason = is_tls12 && is_set(flag::OWES_ANSWER) && !is_set(flag::HAS_REFUSED);
@@ -179,6 +209,7 @@ fn read(version: TlsVersion, state: &mut Reader<'_>, limits: Limits) -> Option<(
         return None;
     }
     let mut session = Session::at(opening, sealing, limits);
+    session.tickets = is_client.then(|| Box::new(Tickets::passing_over(rest_bytes)));
     session.begun = begun;
     session.idle_records = idle_records;
     session.owes_answer = is_set(flag::OWES_ANSWER);
@@ -201,7 +232,7 @@ impl Begun {
     }
 
     /// `None` where no KeyUpdate, or with TLS 1.2 no ClientHello, begins like that; or it has come so far that more is known than this.
-    fn of(version: TlsVersion, start: &[u8]) -> Option<Self> {
+    pub(crate) fn of(version: TlsVersion, start: &[u8]) -> Option<Self> {
         let is_beginning = match version {
             TlsVersion::Tls13 => KEY_UPDATE_START.starts_with(start),
             TlsVersion::Tls12 => start.len() < 4 && start.first().is_none_or(|first| *first == CLIENT_HELLO),

@@ -7,7 +7,7 @@ use super::opening::{Layering, Welcome};
 use crate::connection::Host;
 use crate::handover::custody::{Custody, Stage};
 use crate::handover::receiver::{Command, Input, Visitor};
-use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_LAYERS, sender};
+use crate::handover::{Message, Refusal, VERSION, VERSION_WITH_OUTBOUND_LAYERS, sender};
 use crate::ipc::transfer::{Arrival, Arrived};
 use crate::protocol::Protocol;
 use crate::proxy::ProxyHeader;
@@ -27,7 +27,7 @@ impl<P: Protocol> EventLoop<P> {
     /// A batch has come.
     pub(super) fn offered(&mut self, visitor: Visitor, arrival: Arrival) {
         reach("receiver:offered");
-        let refusal = if !(VERSION..=VERSION_WITH_LAYERS).contains(&arrival.version) {
+        let refusal = if !(VERSION..=VERSION_WITH_OUTBOUND_LAYERS).contains(&arrival.version) {
             Some(Refusal::Version)
         } else if P::STATE.is_none_or(|format| format.name != arrival.format) {
             Some(Refusal::Format)
@@ -115,7 +115,9 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         // Whoever it was, it was welcome at the other worker.
-        let layering = if !frozen.layer.bytes().is_empty() {
+        let layering = if let Some(name) = &frozen.standing.outbound_layer {
+            Layering::GoOnOutbound(name, frozen.layer.bytes())
+        } else if !frozen.layer.bytes().is_empty() {
             Layering::GoOn(frozen.layer.bytes())
         } else if frozen.standing.awaits_handshake {
             Layering::Must

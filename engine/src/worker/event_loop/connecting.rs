@@ -13,10 +13,16 @@ use crate::endpoint::Endpoint;
 use crate::protocol::Protocol;
 use crate::sys::ring::{Key, Socket};
 use crate::sys::socket_file::address_of;
+use crate::target::{Target, Through};
 use crate::types::ConnectionId;
 
 impl<P: Protocol> EventLoop<P> {
-    pub(super) fn connect(&mut self, source: Option<IpAddr>, address: Endpoint, token: u64) {
+    pub(super) fn connect(&mut self, target: Target, token: u64) {
+        let Target { address, source, layer: through } = target;
+        let layer = match through.as_ref().map(|through| self.context.connect_layer(through)).transpose() {
+            Ok(layer) => layer,
+            Err(error) => return self.connect_failed(token, error),
+        };
         let made = outbound_socket(source, address).and_then(|socket| Ok((socket, address_of(address)?)));
         let (socket, address) = match made {
             Ok((socket, address)) => (Socket::from(OwnedFd::from(socket)), address),
@@ -34,12 +40,15 @@ impl<P: Protocol> EventLoop<P> {
         let time_out = (connect_ms > 0)
             .then(|| self.context.timers.set(self.context.now_ns + connect_ms * 1_000_000, Alarm::Connect { id }));
         let entry = self.slab.get(id).expect("just made");
+        if let Some((layer, Through { name, .. })) = layer.zip(through) {
+            entry.connection.set_outbound_layer(layer, name, Some(token));
+        }
         entry.rare = Some(Box::new(Rare::Connecting(Connecting { token, time_out, has_timed_out: false })));
         let socket = entry.socket.as_ref().expect("just made");
         self.ring.connect(socket, key_of(id), address);
     }
 
-    fn connect_failed(&mut self, token: u64, error: io::Error) {
+    pub(super) fn connect_failed(&mut self, token: u64, error: io::Error) {
         self.call(|protocol, worker| protocol.on_connect_failed(token, error, worker));
     }
 
@@ -53,7 +62,7 @@ impl<P: Protocol> EventLoop<P> {
         if result == 0 && !self.lifecycle.is_stopping() {
             self.context.page.connected.add(1);
             self.context.page.open.set(self.slab.len() as u64);
-            self.opened(id, Some(token));
+            self.established(id, token);
         } else {
             let entry = self.slab.remove(key.slot);
             if let Some(socket) = entry.socket {

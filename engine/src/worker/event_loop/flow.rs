@@ -7,7 +7,7 @@ use socket2::SockRef;
 
 use super::EventLoop;
 use super::entry::{Receiving, Watching};
-use crate::connection::{Action, Ending, Host, Received, Watch};
+use crate::connection::{Action, Ending, Host, Received, Watch, handshake_error};
 use crate::handover::sender;
 use crate::protocol::Protocol;
 use crate::sys::clock::monotonic_ns;
@@ -304,6 +304,7 @@ impl<P: Protocol> EventLoop<P> {
         if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty || entry.watching != Watching::No {
             return;
         }
+        let unopened = entry.connection.take_token();
         let ending = entry.connection.close(&mut self.context);
         let (reason, id, was_held) = (entry.connection.reason(), entry.connection.id(), entry.custody.is_held());
         self.budget.change(entry.held_bytes.into(), 0);
@@ -312,6 +313,9 @@ impl<P: Protocol> EventLoop<P> {
         self.context.page.closed[reason as usize].add(1);
         self.context.page.open.set(self.slab.len() as u64);
         self.closed(ending);
+        if let Some(token) = unopened {
+            self.connect_failed(token, handshake_error(reason));
+        }
         if was_held {
             self.tell_sender(sender::Input::Gone(id));
         }

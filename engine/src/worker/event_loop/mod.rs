@@ -362,7 +362,7 @@ impl<P: Protocol> EventLoop<P> {
                         entry.connection.set_alarm(&mut self.context);
                     }
                 }
-                Command::Connect { source, address, token } => self.connect(source, address, token),
+                Command::Connect { target, token } => self.connect(target, token),
                 Command::Drain => {
                     let _ = tell(&self.control, &Report::Leaving);
                     self.drain(0, self.context.timeouts.drain_ms_max, None);

@@ -27,6 +27,8 @@ pub(super) enum Layering<'a> {
     Must,
     /// The one that another worker has frozen.
     GoOn(&'a [u8]),
+    /// The same for an outbound connection, by the layer's name.
+    GoOnOutbound(&'a str, &'a [u8]),
     /// None, whatever the listener has now.
     None,
 }
@@ -37,8 +39,12 @@ impl Layering<'_> {
             (Self::Begin, None) | (Self::None, _) => Ok(None),
             (Self::Begin | Self::Must, Some(layers)) => layers.accept().map(Some).ok_or(ThawError::Malformed),
             (Self::GoOn(state), Some(layers)) => layers.thaw(state).map(Some),
-            (Self::GoOn(_) | Self::Must, None) => Err(ThawError::Malformed),
+            (Self::GoOn(_) | Self::Must, None) | (Self::GoOnOutbound(..), _) => Err(ThawError::Malformed),
         }
+    }
+
+    fn is_needed(&self) -> bool {
+        matches!(self, Self::GoOn(_) | Self::Must)
     }
 }
 
@@ -103,14 +109,19 @@ impl<P: Protocol> EventLoop<P> {
 
     /// What the listener says of those that come to it.
     pub(super) fn apply_listener(&mut self, id: ConnectionId, layering: Layering<'_>) -> Welcome {
+        if let Layering::GoOnOutbound(name, state) = layering {
+            return self.apply_outbound(id, name, state);
+        }
+        // A connection with a layer is not understood without it.
+        let without = if layering.is_needed() { Welcome::Unfit(ThawError::Malformed) } else { Welcome::Open };
         if self.context.listeners.is_empty() {
-            return Welcome::Open;
+            return without;
         }
         let Some(entry) = self.slab.get(id) else { return Welcome::Open };
         let Some(socket) = &entry.socket else { return Welcome::Open };
         let local = endpoint(SockRef::from(socket).local_addr()).ok();
         let Some(listener) = local.and_then(|local| listener_of(&self.context.listeners, local)) else {
-            return Welcome::Open;
+            return without;
         };
         entry.connection.set_listener(listener.timeouts, listener.label);
         match layering.of(listener) {
@@ -127,6 +138,17 @@ impl<P: Protocol> EventLoop<P> {
                 Ok(peer) => Welcome::Refuse(peer),
                 Err(_) => Welcome::Gone,
             }
+        }
+    }
+
+    fn apply_outbound(&mut self, id: ConnectionId, name: &str, state: &[u8]) -> Welcome {
+        let Some(entry) = self.slab.get(id) else { return Welcome::Open };
+        match self.context.thaw_outbound_layer(name, state) {
+            Ok(layer) => {
+                entry.connection.set_outbound_layer(layer, name.into(), None);
+                Welcome::Open
+            }
+            Err(error) => Welcome::Unfit(error),
         }
     }
 
@@ -166,7 +188,16 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(id.slot);
     }
 
-    pub(super) fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
+    /// An outbound connection is established.
+    pub(super) fn established(&mut self, id: ConnectionId, token: u64) {
+        let Some(entry) = self.slab.get(id).filter(|entry| entry.connection.is_layered()) else {
+            return self.opened(id, Some(token));
+        };
+        entry.connection.begin_handshake(&mut self.context);
+        self.let_in(id);
+    }
+
+    fn opened(&mut self, id: ConnectionId, token: Option<u64>) {
         self.tell_opened(id, token);
         self.let_in(id);
     }

@@ -29,7 +29,7 @@ pub enum Error {
     /// Another content type where the rest of a handshake message must come.
     #[error("another record inside of a handshake message")]
     Interleaved,
-    /// A handshake message that a client may not send after the handshake.
+    /// A handshake message that the peer may not send after the handshake.
     #[error("a handshake message of type {0} after the handshake")]
     HandshakeType(u8),
     /// A KeyUpdate that does not end its record (RFC 8446 section 5.1).
@@ -47,6 +47,9 @@ pub enum Error {
     /// Another handshake is asked for, although one was refused (RFC 5246 section 7.2.2).
     #[error("the peer asks for another handshake again")]
     Renegotiation,
+    /// A session ticket of an impossible length, or whose contents make no sense.
+    #[error("a session ticket that makes no sense")]
+    Ticket,
     /// An alert that does not have two bytes.
     #[error("an alert of another length")]
     AlertLength,
@@ -76,7 +79,7 @@ impl Error {
             | Self::HandshakeType(_)
             | Self::KeyUpdateNotAtEnd
             | Self::IdleRecords => AlertDescription::UnexpectedMessage,
-            Self::Version(_) | Self::KeyUpdateLength | Self::HelloLength(_) | Self::AlertLength => {
+            Self::Version(_) | Self::KeyUpdateLength | Self::HelloLength(_) | Self::Ticket | Self::AlertLength => {
                 AlertDescription::DecodeError
             }
             // `no_renegotiation` is always a warning.

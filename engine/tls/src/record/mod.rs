@@ -1,4 +1,5 @@
-//! Records after the handshake, on the server's side: of TLS 1.3 (RFC 8446 section 5) and of TLS 1.2 (RFC 5246 section 6).
+//! Records after the handshake: of TLS 1.3 (RFC 8446 section 5), on the server's side and on the client's, and of TLS 1.2 (RFC 5246
+//! section 6), on the server's.
 //!
 //! A [`Session`] opens records where they were received and seals them where they are sent from. It owns the keys and the sequence
 //! numbers, follows KeyUpdates of both sides, and says which alert an error is answered by. It keeps no byte of the stream but the
@@ -12,6 +13,7 @@ mod opening;
 mod sealing;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod tls12;
 
 pub use self::control::Control;
@@ -22,6 +24,7 @@ pub use self::error::{Error, SealError};
 pub use self::header::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
 pub use self::opening::{Opened, Status, Window};
 pub use self::sealing::{OVERHEAD_BYTES, TRAILER_BYTES};
+pub(crate) use self::tickets::Tickets;
 pub(crate) use self::tls12::Refusing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::tls12::sealed_bytes_tls12;
@@ -83,6 +86,8 @@ pub struct Session {
     /// `close_notify` or another alert was sealed: nothing follows.
     pub(crate) closed: bool,
     failure: Option<Error>,
+    /// On the client's side.
+    pub(crate) tickets: Option<Box<Tickets>>,
 }
 
 /// The first bytes of a handshake message.
@@ -93,7 +98,7 @@ pub(crate) struct Begun {
 }
 
 impl Session {
-    /// Both directions from their first record on. `peer` is the secret of what the peer sends, `own` that of what is sent to it.
+    /// Both directions from their first record on, on the server's side ([`Session::of_client`] is the other one). `peer` is the secret of what the peer sends, `own` that of what is sent to it.
     ///
     /// # Panics
     /// Where the secrets are of two suites.
@@ -123,6 +128,7 @@ impl Session {
             peer_closed: false,
             closed: false,
             failure: None,
+            tickets: None,
         }
     }
 

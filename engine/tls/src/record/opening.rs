@@ -140,6 +140,7 @@ impl Session {
             ContentType::Handshake | ContentType::Alert if content.is_empty() => {
                 return Err(Error::EmptyContent(content_type));
             }
+            ContentType::Handshake if self.is_client() => self.handle_handshake_of_server(content)?,
             ContentType::Handshake => self.handle_handshake(content)?,
             ContentType::Alert => self.handle_alert(content)?,
             _ => return Err(Error::ContentType(content_type)),
@@ -152,7 +153,7 @@ impl Session {
     }
 
     /// Takes in a part of a handshake message: of a KeyUpdate, or it is refused at its first byte.
-    fn handle_handshake(&mut self, content: &[u8]) -> Result<(), Error> {
+    pub(super) fn handle_handshake(&mut self, content: &[u8]) -> Result<(), Error> {
         let had = usize::from(self.begun.length);
         let taken = content.len().min(KEY_UPDATE_BYTES - had);
         self.begun.bytes[had..had + taken].copy_from_slice(&content[..taken]);

@@ -25,7 +25,7 @@ fn secret(suite: Suite, byte: u8) -> Secret {
 }
 
 /// A server, and a client in whose place anything can be sent.
-fn pair(suite: Suite, limits: Limits) -> (Session, Direction) {
+pub(super) fn pair(suite: Suite, limits: Limits) -> (Session, Direction) {
     (Session::new(secret(suite, 1), secret(suite, 2), limits), Direction::new(secret(suite, 1), 0))
 }
 
@@ -41,7 +41,7 @@ fn sealed(direction: &mut Direction, inner: &[u8]) -> Vec<u8> {
     record
 }
 
-fn of_type(direction: &mut Direction, content_type: ContentType, content: &[u8]) -> Vec<u8> {
+pub(super) fn of_type(direction: &mut Direction, content_type: ContentType, content: &[u8]) -> Vec<u8> {
     sealed(direction, &[content, &[content_type.into()]].concat())
 }
 

@@ -47,6 +47,9 @@ pub enum SettingsError {
     /// It can never be used.
     #[error("suites: {0} is of TLS 1.2, but version_min is 1.3; remove the suite, or set version_min to 1.2")]
     SuiteOfOldVersion(String),
+    /// Outbound connections do not use it.
+    #[error("suites: {0} is of TLS 1.2, and outbound connections speak TLS 1.3 alone; remove the suite")]
+    SuiteNotOfClients(String),
     /// It is useless.
     #[error("suites: {0} is there twice; remove one")]
     SuiteTwice(String),

@@ -55,6 +55,18 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+impl CertificateFiles {
+    pub(crate) fn identity(
+        &self,
+        read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
+    ) -> Result<Identity, SettingsError> {
+        let Self { certificate, key } = self;
+        let (chain, secret) = (read(certificate)?, read(key)?);
+        let (chain, secret) = (Pem { file: certificate, bytes: &chain }, Pem { file: key, bytes: &secret });
+        Ok(Identity::from_pem(chain, secret)?)
+    }
+}
+
 /// TLS of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -157,16 +169,14 @@ impl Settings {
         tls13_secret: &[u8; SECRET_BYTES],
         tls12_secret: Option<&[u8; SECRET_BYTES]>,
     ) -> Result<Loaded, SettingsError> {
-        let alpn = self.checked_alpn()?;
-        let provider = Arc::new(self.provider()?);
-        let read = |file: &Path| match read(file) {
-            Ok(bytes) => Ok(Zeroizing::new(bytes)),
-            Err(error) => Err(SettingsError::Read { file: file.to_owned(), error: Arc::new(error) }),
-        };
+        let alpn = checked_alpn(&self.alpn)?;
+        let versions = self.version_min.and_newer();
+        let provider = Arc::new(provider(&self.suites, versions, SettingsError::SuiteOfOldVersion)?);
+        let read = reading(read);
         let identities = Arc::new(self.identities(&read)?);
 
         let config = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time));
-        let config = config.with_protocol_versions(self.version_min.and_newer())?;
+        let config = config.with_protocol_versions(versions)?;
         let config = match self.client_roots(&read)? {
             None => config.with_no_client_auth(),
             Some(roots) => {
@@ -214,12 +224,7 @@ impl Settings {
         &self,
         read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
     ) -> Result<Identities, SettingsError> {
-        let mut all = Vec::with_capacity(self.certificates.len());
-        for CertificateFiles { certificate, key } in &self.certificates {
-            let (chain, secret) = (read(certificate)?, read(key)?);
-            let (chain, secret) = (Pem { file: certificate, bytes: &chain }, Pem { file: key, bytes: &secret });
-            all.push(Identity::from_pem(chain, secret)?);
-        }
+        let all = self.certificates.iter().map(|files| files.identity(read)).collect::<Result<_, _>>()?;
         Identities::new(all).ok_or(SettingsError::NoCertificates)
     }
 
@@ -234,51 +239,74 @@ impl Settings {
             (wanted, None) => return Err(SettingsError::NoClientCa(wanted)),
             (_, Some(file)) => file,
         };
-        let contents = read(file)?;
-        let mut roots = RootCertStore::empty();
-        for (at, (line, der)) in certificate::certificates(Pem { file, bytes: &contents })?.into_iter().enumerate() {
-            let problem = Problem::UnreadableCertificate { position: at + 1 };
-            roots.add(der).map_err(|_| Error { file: file.clone(), line: Some(line), problem })?;
-        }
-        Ok(Some(roots))
+        roots(file, read).map(Some)
     }
+}
 
-    fn checked_alpn(&self) -> Result<Vec<Vec<u8>>, SettingsError> {
-        for (at, protocol) in self.alpn.iter().enumerate() {
-            if protocol.is_empty() || protocol.len() > PROTOCOL_BYTES_MAX {
-                return Err(SettingsError::ProtocolLength(protocol.clone()));
-            }
-            if self.alpn[..at].contains(protocol) {
-                return Err(SettingsError::ProtocolTwice(protocol.clone()));
-            }
-        }
-        Ok(self.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect())
+/// The authorities of a file in PEM.
+pub(crate) fn roots(
+    file: &Path,
+    read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
+) -> Result<RootCertStore, SettingsError> {
+    let contents = read(file)?;
+    let mut roots = RootCertStore::empty();
+    for (at, (line, der)) in certificate::certificates(Pem { file, bytes: &contents })?.into_iter().enumerate() {
+        let problem = Problem::UnreadableCertificate { position: at + 1 };
+        roots.add(der).map_err(|_| Error { file: file.to_owned(), line: Some(line), problem })?;
     }
+    Ok(roots)
+}
 
-    /// rustls's, with the suites that may be used.
-    fn provider(&self) -> Result<CryptoProvider, SettingsError> {
-        let mut provider = aws_lc_rs::default_provider();
-        if self.suites.is_empty() {
-            return Ok(provider);
+/// Protocols for ALPN, as rustls wants them.
+pub(crate) fn checked_alpn(protocols: &[String]) -> Result<Vec<Vec<u8>>, SettingsError> {
+    for (at, protocol) in protocols.iter().enumerate() {
+        if protocol.is_empty() || protocol.len() > PROTOCOL_BYTES_MAX {
+            return Err(SettingsError::ProtocolLength(protocol.clone()));
         }
-        let known = std::mem::take(&mut provider.cipher_suites);
-        for name in &self.suites {
-            let suite = known.iter().find(|suite| choices::suite_name(suite.suite()) == *name);
-            let suite = suite.ok_or_else(|| SettingsError::Suite { name: name.clone() })?;
-            if !self.version_min.and_newer().contains(&suite.version()) {
-                return Err(SettingsError::SuiteOfOldVersion(name.clone()));
-            }
-            if provider.cipher_suites.contains(suite) {
-                return Err(SettingsError::SuiteTwice(name.clone()));
-            }
-            provider.cipher_suites.push(*suite);
+        if protocols[..at].contains(protocol) {
+            return Err(SettingsError::ProtocolTwice(protocol.clone()));
         }
-        Ok(provider)
+    }
+    Ok(protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect())
+}
+
+/// rustls's, with the suites that may be used: of these names and versions, or all where no name is given.
+pub(crate) fn provider(
+    suites: &[String],
+    versions: &[&SupportedProtocolVersion],
+    of_old_version: impl Fn(String) -> SettingsError,
+) -> Result<CryptoProvider, SettingsError> {
+    let mut provider = aws_lc_rs::default_provider();
+    if suites.is_empty() {
+        return Ok(provider);
+    }
+    let known = std::mem::take(&mut provider.cipher_suites);
+    for name in suites {
+        let suite = known.iter().find(|suite| choices::suite_name(suite.suite()) == *name);
+        let suite = suite.ok_or_else(|| SettingsError::Suite { name: name.clone() })?;
+        if !versions.contains(&suite.version()) {
+            return Err(of_old_version(name.clone()));
+        }
+        if provider.cipher_suites.contains(suite) {
+            return Err(SettingsError::SuiteTwice(name.clone()));
+        }
+        provider.cipher_suites.push(*suite);
+    }
+    Ok(provider)
+}
+
+/// With an error that names the file.
+pub(crate) fn reading(
+    read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+) -> impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError> {
+    move |file: &Path| match read(file) {
+        Ok(bytes) => Ok(Zeroizing::new(bytes)),
+        Err(error) => Err(SettingsError::Read { file: file.to_owned(), error: Arc::new(error) }),
     }
 }
 
 impl Version {
-    fn and_newer(self) -> &'static [&'static SupportedProtocolVersion] {
+    pub(crate) fn and_newer(self) -> &'static [&'static SupportedProtocolVersion] {
         static TLS_1_3: [&SupportedProtocolVersion; 1] = [&version::TLS13];
         match self {
             Self::Tls12 => rustls::ALL_VERSIONS,

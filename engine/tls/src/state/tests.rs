@@ -125,7 +125,8 @@ fn altered_and_cut_states_are_refused_or_other_sessions() {
         thaw(&altered, Limits::default()).err()
     };
     assert_eq!(refused(0, 2), Some(ThawError::Malformed), "the version of TLS 1.2 with a suite of TLS 1.3");
-    assert_eq!(refused(0, 3), Some(ThawError::Version(3)));
+    assert_eq!(refused(0, 3), Some(ThawError::Malformed), "a client's, without what it has of a ticket");
+    assert_eq!(refused(0, 4), Some(ThawError::Version(4)));
     let places =
         [(1, 0x38), (1, 0b1_1101), (1, 0b1_1010), (3, 4), (3, 2), (5, 5), (6, 23), (7, 1), (15, 0x40), (99, 0)];
     for (at, value) in places {
