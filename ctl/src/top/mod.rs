@@ -80,7 +80,7 @@ fn print_lines(path: &Path, start: Instant, first: Sample) -> Result<(), Failure
         thread::sleep(INTERVAL);
         match sample(path, start) {
             Ok(sample) => now = Some(sample),
-            Err(failure) => print(&format!("{failure}; trying again\n\n"))?,
+            Err(failure) => print(&format!("trying again: {failure}\n\n"))?,
         }
     }
 }
@@ -113,7 +113,7 @@ fn show(
                 before = Some(std::mem::replace(&mut now, sample));
                 problem = None;
             }
-            Ok(Err(failure)) => problem = Some(format!("{failure}; trying again")),
+            Ok(Err(failure)) => problem = Some(format!("trying again: {failure}")),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => problem = Some("nobody asks the server any more".to_owned()),
         }
