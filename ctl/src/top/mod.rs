@@ -35,7 +35,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     if !crate::can_steer(io::stdout().is_terminal()) {
         return print_lines(path, start, first);
     }
-    // Blocked before there is a second thread, which inherits it: one of these must find the screen's own restored.
+    // These signals end the loop below, which leaves the terminal as it was. They are blocked before the second thread starts,
+    // so that it does not take them.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
     let terminal_failed = |error: io::Error| Failure::Failed(format!("the terminal cannot be used: {error}"));
     let stops = signals

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use baton::control::{GenerationStatus, Status, WorkerStatus, escaped};
+use baton::control::{Count, GenerationPhase, GenerationStatus, Status, WorkerState, WorkerStatus, escaped};
 
 use crate::show;
 
@@ -162,13 +162,12 @@ fn find<'a>(sample: &'a Sample, generation: u32, worker: &WorkerStatus) -> Optio
 }
 
 fn row(generation: &GenerationStatus, worker: &WorkerStatus, earlier: Option<&WorkerStatus>, apart: Duration) -> Row {
-    use baton::control::{GenerationPhase, WorkerState};
     let state = match (worker.state, generation.phase) {
         (WorkerState::Ready, GenerationPhase::Leaving) => "leaving".to_owned(),
         (state, _) => state.to_string(),
     };
     let rates = earlier.filter(|_| !apart.is_zero()).map(|earlier| {
-        // A count that shrinks is none of ours to explain: nothing is shown for it.
+        // The counts of one process only grow; where a server says otherwise, nothing happened.
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / apart.as_secs_f64();
         Rates {
             accepted: per_second(worker.accepted, earlier.accepted),
@@ -192,7 +191,7 @@ fn row(generation: &GenerationStatus, worker: &WorkerStatus, earlier: Option<&Wo
 
 fn describe(generation: &GenerationStatus) -> String {
     let GenerationStatus { number, phase, age_ms, addresses, workers, .. } = generation;
-    let workers = baton::control::Count(workers.len() as u64, "worker");
+    let workers = Count(workers.len() as u64, "worker");
     let age = show::duration(*age_ms);
     format!("generation {number}, {phase}, {age}, {workers}, on {}", escaped(&addresses.join(" ")))
 }
