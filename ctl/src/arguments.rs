@@ -27,10 +27,12 @@ pub(crate) enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Repeat each second, until interrupted
+        /// Repeat each second, until interrupted or nobody reads it
         #[arg(long)]
         watch: bool,
     },
+    /// Show rates, load and service times of each worker, and steps of handovers, live; in a pipe, lines each second
+    Top,
     /// Show one line per worker
     Workers(Format),
     /// Read the configuration again and replace the workers, without losing a connection
@@ -88,6 +90,21 @@ pub(crate) enum Command {
         #[arg(value_parser = command_name)]
         command: Option<String>,
     },
+}
+
+impl Command {
+    /// Whether it only shows something, so that a reader who has seen enough loses nothing.
+    pub(crate) fn only_shows(&self) -> bool {
+        matches!(
+            self,
+            Self::Status { .. }
+                | Self::Top
+                | Self::Workers(_)
+                | Self::Events { .. }
+                | Self::Completions { .. }
+                | Self::Manual
+        )
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]

@@ -3,10 +3,12 @@
 
 mod arguments;
 mod show;
+mod top;
 
+use std::env;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,12 +35,15 @@ const OPERATION_TIME_MAX: Duration = Duration::from_secs(60);
 enum Failure {
     Unreachable(String),
     Failed(String),
+    /// Whoever read standard output has gone.
+    Unread(io::Error),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(reason) | Self::Failed(reason) => formatter.write_str(&escaped(reason)),
+            Self::Unread(error) => write!(formatter, "standard output cannot be written: {error}"),
         }
     }
 }
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
     let path = arguments.control.unwrap_or_else(default_path);
     match run(&path, &arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
+        // As every program in a pipe does: `batonctl status --watch | head`. The outcome of an operation is not to be lost.
+        Err(Failure::Unread(_)) if arguments.command.only_shows() => ExitCode::SUCCESS,
         Err(failure) => {
             // Where nobody reads it, the exit code has to do.
             let _ = writeln!(io::stderr(), "batonctl: error: {failure}");
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
 fn run(path: &Path, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Status { json, watch } => show_status(path, *json, *watch),
+        Command::Top => top::run(path),
         Command::Workers(Format { json }) => {
             let (status, user) = status(path)?;
             announce(path, user);
@@ -99,9 +107,10 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
 }
 
 fn show_status(path: &Path, json: bool, watch: bool) -> Result<(), Failure> {
+    let is_screen = can_steer(io::stdout().is_terminal());
     loop {
         let ((status, user), others) = (status(path)?, others(path));
-        if watch && !json {
+        if watch && !json && is_screen {
             // Home, and clear what is below.
             print("\x1b[H\x1b[2J")?;
         }
@@ -111,7 +120,15 @@ fn show_status(path: &Path, json: bool, watch: bool) -> Result<(), Failure> {
             return Ok(());
         }
         thread::sleep(Duration::from_secs(1));
+        if !json && !is_screen {
+            print("\n")?;
+        }
     }
+}
+
+/// Whether escape codes may be written: to a terminal, where it says that it knows some.
+fn can_steer(is_terminal: bool) -> bool {
+    is_terminal && env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
 }
 
 fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
@@ -230,5 +247,8 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::Failed(format!("standard output cannot be written: {error}")))
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Unread(error),
+        _ => Failure::Failed(format!("standard output cannot be written: {error}")),
+    })
 }

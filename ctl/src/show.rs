@@ -68,8 +68,13 @@ pub(crate) fn all(status: &Status, others: &[Status]) -> String {
     self::status(status) + &others
 }
 
-pub(crate) fn status(status: &Status) -> String {
-    let mut text = String::new();
+/// A master in one line, with how an upgrade stands.
+pub(crate) fn heading(status: &Status) -> String {
+    let upgrade = status.upgrade.map_or_else(String::new, |upgrade| format!(", upgrade: {upgrade}"));
+    running(status) + &upgrade
+}
+
+fn running(status: &Status) -> String {
     let state = match (status.is_stopping, status.upgrade) {
         (true, _) => "stopping",
         (false, Some(UpgradeState::Leaving)) => "leaving",
@@ -77,7 +82,11 @@ pub(crate) fn status(status: &Status) -> String {
     };
     let program = status.name.as_deref().map_or_else(|| "server".to_owned(), escaped);
     let version = status.program_version.iter().map(|version| format!(" {}", escaped(version))).collect::<String>();
-    let _ = writeln!(text, "{program}{version} {state}, pid {}, up {}", status.pid, duration(status.uptime_ms));
+    format!("{program}{version} {state}, pid {}, up {}", status.pid, duration(status.uptime_ms))
+}
+
+pub(crate) fn status(status: &Status) -> String {
+    let mut text = format!("{}\n", running(status));
     if let Some(upgrade) = status.upgrade {
         let _ = writeln!(text, "upgrade   {upgrade}");
     }
@@ -220,7 +229,12 @@ pub(crate) fn workers(status: &Status) -> String {
 
 /// Something that happened, with the time of day (UTC).
 pub(crate) fn event(event: &Event) -> String {
-    format!("{}Z  {}\n", time_of_day(event.at_us), said(event.generation, &event.kind.to_string()))
+    happened(event.at_us, event.generation, &event.kind.to_string()) + "\n"
+}
+
+/// The same without the end of the line.
+pub(crate) fn happened(at_us: u64, generation: Option<u32>, text: &str) -> String {
+    format!("{}Z  {}", time_of_day(at_us), said(generation, text))
 }
 
 fn time_of_day(at_us: u64) -> String {
@@ -284,7 +298,7 @@ fn table(rows: impl Iterator<Item = [String; 10]>) -> String {
 }
 
 /// A length of time in the two units that tell most.
-fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0 => format!("{ms} ms"),

@@ -1,0 +1,115 @@
+//! `batonctl top` in a pipe and in a terminal, and how what repeats ends when nobody reads it, with a stand-in for the server.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+
+const STATUS: &str = r#"{"reply":"status","version":2,"name":"n\u001b[2Jotes","pid":99,"uptime_ms":61000,"handover":"ebpf",
+"handover_reason":"it works","is_stopping":false,"accepted":1,"requests":2,"generations":[{"number":3,"phase":"serving",
+"age_ms":5,"addresses":["[::1]:80"],"workers":[{"slot":0,"pid":7,"state":"ready","age_ms":5,"open":4,"accepted":1,
+"requests":2,"bytes_received":3,"bytes_sent":4,"service_ns_p50":1000,"service_ns_p99":2000}]}]}"#;
+
+/// A server that answers each request with its status; the thread ends with the test's process.
+fn server(folder: &Path) -> PathBuf {
+    let path = folder.join("control");
+    let listener = UnixListener::bind(&path).expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut line = String::new();
+            let _ = BufReader::new(&stream).read_line(&mut line);
+            // A client that has gone meanwhile is no fault.
+            let _ = (&stream).write_all((STATUS.replace('\n', "") + "\n").as_bytes());
+        }
+    });
+    path
+}
+
+fn batonctl(control: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
+    command.arg("--control").arg(control).args(arguments).env("TERM", "xterm-256color");
+    command
+}
+
+#[test]
+fn what_repeats_in_a_pipe_has_no_escape_codes_and_ends_quietly_with_its_reader() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = server(folder.path());
+    for arguments in [&["status", "--watch"][..], &["status", "--watch", "--json"], &["top"]] {
+        let mut child =
+            batonctl(&control, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (mut read, mut seen) = (String::new(), 0);
+        // Two samples.
+        while seen < 2 {
+            let mut line = String::new();
+            assert!(reader.read_line(&mut line).expect("text") > 0, "{arguments:?} ended: {read}");
+            seen += usize::from(line.contains("otes"));
+            read += &line;
+        }
+        assert!(!read.chars().any(|one| one.is_control() && one != '\n'), "{arguments:?}: {read:?}");
+        drop(reader);
+        let output = child.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+/// Both ends of a terminal, its settings, and `batonctl top` in it.
+fn in_terminal(control: &Path) -> (File, File, LocalFlags, Child) {
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = openpty(&size, None).expect("a terminal");
+    let (ours, theirs) = (File::from(pair.master), File::from(pair.slave));
+    let usual = tcgetattr(&theirs).expect("its settings").local_flags;
+    let stdio = || Stdio::from(theirs.try_clone().expect("a copy"));
+    let mut command = batonctl(control, &["top"]);
+    let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().expect("it runs");
+    (ours, theirs, usual, child)
+}
+
+fn read_until(terminal: &mut File, all: &mut Vec<u8>, wanted: &str) {
+    let mut bytes = [0; 4096];
+    while !all.windows(wanted.len()).any(|part| part == wanted.as_bytes()) {
+        let count = terminal.read(&mut bytes).expect("read");
+        all.extend_from_slice(&bytes[..count]);
+    }
+}
+
+#[test]
+fn a_terminal_is_as_it_was_after_a_key_and_after_a_signal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = server(folder.path());
+    let ends: [fn(&mut File, &Child); 4] = [
+        |terminal, _| terminal.write_all(b"q").expect("written"),
+        |terminal, _| terminal.write_all(b"\x03").expect("written"),
+        |_, child| kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("sent"),
+        |_, child| kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("sent"),
+    ];
+    for end in ends {
+        let (mut terminal, theirs, usual, mut child) = in_terminal(&control);
+        let mut all = Vec::new();
+        read_until(&mut terminal, &mut all, "scroll");
+        end(&mut terminal, &child);
+        // Leaves the alternate screen.
+        read_until(&mut terminal, &mut all, "\x1b[?1049l");
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        let now = tcgetattr(&theirs).expect("its settings").local_flags;
+        assert_eq!(now, usual);
+        let text = String::from_utf8_lossy(&all);
+        assert!(text.contains(r"n\u{1b}[2Jotes") && !text.contains("n\x1b[2J"), "{text:?}");
+    }
+}
+
+#[test]
+fn no_server_at_first_is_exit_code_3() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = batonctl(&folder.path().join("none"), &["top"]).output().expect("it runs");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
+}
