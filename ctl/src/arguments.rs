@@ -35,6 +35,12 @@ pub(crate) enum Command {
     Top,
     /// Show one line per worker
     Workers(Format),
+    /// Print metrics in Prometheus' text format, for node_exporter's textfile collector
+    Metrics {
+        /// Print OpenMetrics 1.0 instead
+        #[arg(long)]
+        openmetrics: bool,
+    },
     /// Read the configuration again and replace the workers, without losing a connection
     Reload(Format),
     /// Change the number of workers, without a reload

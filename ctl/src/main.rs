@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Client, Event, Outcome, Reply, Request, Status, default_path, escaped};
+use baton::control::{Client, Event, MetricsFormat, Outcome, Reply, Request, Status, default_path, escaped};
 use clap::{CommandFactory, Parser};
 
 use self::arguments::{Arguments, Command, Format, milliseconds};
@@ -71,6 +71,12 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
             let (status, user) = status(path)?;
             announce(path, user);
             print(&if *json { show::workers_json(&status) } else { show::workers(&status) })
+        }
+        Command::Metrics { openmetrics } => {
+            let (status, user) = status(path)?;
+            announce(path, user);
+            let format = if *openmetrics { MetricsFormat::OpenMetrics } else { MetricsFormat::Prometheus };
+            print(&status.metrics(format))
         }
         Command::Reload(format) => follow(path, &Request::Reload, Some(OPERATION_TIME_MAX), *format),
         Command::Scale { workers, format } => {

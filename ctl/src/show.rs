@@ -433,6 +433,7 @@ mod tests {
             requests: 2,
             rebalanced: 0,
             counters: vec![("hits".to_owned(), 0), ("lines_lost".to_owned(), 9)],
+            totals: Default::default(),
             upgrade: Some(UpgradeState::Held),
             last_revert: Some(Failure::Reverted { pid: 98, why: RevertCause::NotCommitted }),
             handovers: vec![Timeline { kind: TimelineKind::Reload, generation: 2, at_us: 0, steps }],

@@ -2,12 +2,14 @@
 
 mod accounts;
 mod listener;
+pub(crate) mod metrics;
 mod outbound;
 mod rebalance;
 mod steering;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -302,6 +304,9 @@ pub struct Settings {
     pub state_too_large: StateTooLarge,
     /// The control socket; read when the server starts.
     pub control: Control,
+    /// Where metrics are asked for over HTTP (`GET /metrics`), in the formats of OpenMetrics and Prometheus; `None`: nowhere. Whoever
+    /// reaches the address may ask: choose one that only the monitoring system reaches. A port of 0 is refused.
+    pub metrics: Option<SocketAddr>,
     /// A file for the master's process id; read when the server starts.
     pub pid_file: Option<PathBuf>,
     /// Workers serve as this user, by name or number, without any privilege; needs root.
@@ -339,6 +344,7 @@ impl Default for Settings {
             state_bytes_max: 1 << 30,
             state_too_large: StateTooLarge::default(),
             control: Control::default(),
+            metrics: None,
             pid_file: None,
             user: None,
             group: None,
@@ -446,6 +452,7 @@ impl Settings {
             state_bytes_max: _,
             state_too_large: _,
             control: _,
+            metrics,
             pid_file: _,
             user,
             group,
@@ -461,6 +468,7 @@ impl Settings {
         if *workers == 0 || *workers > WORKERS_MAX {
             return invalid("workers", format!("must be between 1 and {WORKERS_MAX}, not {workers}"));
         }
+        metrics::validate(*metrics, listen)?;
         let Limits {
             connections_max,
             backlog,

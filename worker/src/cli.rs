@@ -12,7 +12,7 @@ use crate::config::{
 use crate::listen::{Listen, UnixMode};
 use crate::statics::StaticChoice;
 use crate::tls::TlsChoices;
-use crate::units::{Bytes, Number, Workers};
+use crate::units::{Bytes, MetricsAddress, Number, Workers};
 
 /// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
 ///
@@ -61,6 +61,9 @@ pub struct Arguments {
     /// Socket for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
+    /// Serve metrics over HTTP here, at /metrics: an IP address with a port, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<MetricsAddress>,
     /// Write the master's process id to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<String>,
@@ -231,6 +234,7 @@ impl Arguments {
             connections,
             rebalance,
             control,
+            metrics,
             pid_file,
             user,
             group,
@@ -254,6 +258,7 @@ impl Arguments {
             connections: *connections,
             rebalance: *rebalance,
             control: control.clone(),
+            metrics: *metrics,
             pid_file: pid_file.clone(),
             user: user.clone(),
             group: group.clone(),

@@ -22,7 +22,7 @@ use crate::http::SiteConfig;
 use crate::listen::{self, Listen, PORT_DEFAULT, UnixMode};
 use crate::statics::{self, StaticChoice};
 use crate::tls::{self, TlsChoices};
-use crate::units::{self, Bytes, Number, Workers};
+use crate::units::{self, Bytes, MetricsAddress, Number, Workers};
 use baton_http::{FilesConfig, HttpConfig};
 use baton_tls::certificate::Warning;
 
@@ -254,6 +254,7 @@ choices! {
         #[serde(deserialize_with = "units::name")]
         rebalance: RebalanceChoice,
         control: String,
+        metrics: MetricsAddress,
         pid_file: String,
         user: String,
         group: String,
@@ -424,6 +425,7 @@ impl Config {
                     Some("off") => Control::Off,
                     Some(path) => Control::At(PathBuf::from(path)),
                 },
+                metrics: choices.metrics.and_then(|address| address.0),
                 pid_file: choices.pid_file.map(PathBuf::from),
                 user: choices.user,
                 group: choices.group,
@@ -517,6 +519,7 @@ impl Config {
         }
         let renamed = |setting| move |error: InvalidSetting| InvalidSetting { setting, ..error };
         self.settings.check_readable().map_err(renamed("static"))?;
+        self.settings.check_metrics()?;
         self.settings.check_access_log().map_err(renamed("access"))?;
         if self.site.access_log.sample == 0 {
             return invalid("access_sample", "0 is not from 1 on: 1 logs each answer, 100 one of a hundred".to_owned());

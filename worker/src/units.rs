@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::de::{self, IntoDeserializer};
@@ -38,6 +39,28 @@ impl fmt::Display for Bytes {
             }
         }
         write!(formatter, "{}", self.0)
+    }
+}
+
+/// Where metrics are served: an IP address with a port, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(pub Option<SocketAddr>);
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let problem = |_| format!("{text:?} is neither an IP address with a port, such as 127.0.0.1:9180, nor off");
+        text.parse().map(|address| Self(Some(address))).map_err(problem)
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricsAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -55,8 +55,21 @@ pub(crate) fn listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket,
     if socket.is_listener()? { Ok(socket) } else { Err(Unfit::NotListening) }
 }
 
+/// The same, left as it is: the other process accepts from it, too, and neither may wait there.
+pub(crate) fn shared_listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
+    let socket = unconnected(descriptor, address)?;
+    if socket.is_listener()? && socket.nonblocking()? { Ok(socket) } else { Err(Unfit::NotListening) }
+}
+
 /// A socket that is bound to this address and has no peer; it may listen or not.
 pub(crate) fn bound(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
+    let socket = unconnected(descriptor, address)?;
+    // Accepting waits in the ring.
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+fn unconnected(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
     let socket = stream(descriptor)?;
     if !endpoint_of(&socket.local_addr()?).is_some_and(|local| local.is_at(address)) {
         return Err(Unfit::OtherAddress(address));
@@ -64,8 +77,6 @@ pub(crate) fn bound(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Un
     if socket.peer_addr().is_ok() {
         return Err(Unfit::Connected);
     }
-    // Accepting waits in the ring.
-    socket.set_nonblocking(false)?;
     Ok(socket)
 }
 

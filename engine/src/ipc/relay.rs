@@ -10,6 +10,7 @@ use super::meeting::bounded_names;
 use super::orders::{Member, NUMBER_MAX};
 use crate::endpoint::Endpoint;
 use crate::handover::StateFormats;
+use crate::telemetry::Totals;
 
 /// Version of these messages.
 pub(crate) const RELAY_VERSION: u32 = 3;
@@ -60,6 +61,16 @@ pub(crate) enum ToNew {
     Loads {
         /// Places in each map, one by one.
         places: Vec<u32>,
+    },
+    /// The listener for metrics comes with this message, before the greeting. A release before knows nothing of it.
+    Metrics {
+        /// Where it is bound.
+        address: SocketAddr,
+    },
+    /// Some of what has been counted so far.
+    Totals {
+        /// By name.
+        totals: Totals,
     },
     /// The introduction was looked at: begin.
     Proceed,
@@ -133,6 +144,11 @@ pub(crate) enum ToOld {
         /// Where they are bound, one by one.
         addresses: Vec<Endpoint>,
     },
+    /// Some of what it has counted so far.
+    Totals {
+        /// By name.
+        totals: Totals,
+    },
     /// A connection comes with this message: it came to the new master, which was sent back and has no workers any more.
     Arrival,
     /// It cannot serve, and leaves. Version 1 knows the reason alone.
@@ -166,6 +182,7 @@ impl ToNew {
         match self {
             Self::Hello { next_number, .. } if next_number > NUMBER_MAX => Self::Unknown,
             Self::Relieved { meetings } => Self::Relieved { meetings: bounded_names(meetings) },
+            Self::Totals { totals } => Self::Totals { totals: totals.bounded() },
             message => message,
         }
     }
@@ -187,6 +204,7 @@ impl ToOld {
                 members.retain(Member::is_possible);
                 Self::Siblings { members }
             }
+            Self::Totals { totals } => Self::Totals { totals: totals.bounded() },
             message => message,
         }
     }

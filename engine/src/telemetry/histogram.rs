@@ -63,6 +63,11 @@ fn bucket_end(index: usize) -> u64 {
     (((1 << SUB_BITS) + sub + 1) << octave) - 1
 }
 
+/// The largest value of the bucket that a value lies in.
+pub(crate) fn end_of(value: u64) -> u64 {
+    bucket_end(bucket(value))
+}
+
 /// A histogram at one moment; can be added to others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistogramSnapshot {
@@ -86,6 +91,12 @@ impl HistogramSnapshot {
             }
         }
         0
+    }
+
+    /// The largest value of each bucket that has any, and how many it has.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        let all = self.buckets.iter().enumerate().map(|(index, count)| (bucket_end(index), *count));
+        all.filter(|(_, count)| *count > 0)
     }
 
     /// Adds another's values.

@@ -5,11 +5,14 @@
 
 mod histogram;
 pub(crate) mod pages;
+mod totals;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use histogram::Histogram;
 pub use histogram::{HISTOGRAM_BUCKETS, HistogramSnapshot};
+pub(crate) use totals::Ledger;
+pub use totals::Totals;
 
 use crate::sys::shared_memory::shareable;
 use crate::types::CloseReason;

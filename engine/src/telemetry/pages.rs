@@ -11,8 +11,8 @@ use crate::sys::shared_memory::Shared;
 /// # While the server runs
 /// [`Server::run`](crate::Server::run) returns when the server has ended, and its process must have one thread, since it forks
 /// workers: threads that were started before are refused. So whoever wants the numbers while it runs asks the server from
-/// another process, through its control socket; an exporter for a monitoring system is a small program of its own, and goes on
-/// at reloads and upgrades:
+/// another process, through its control socket; and [`Settings::metrics`](crate::config::Settings::metrics) serves them to
+/// Prometheus. An exporter for another monitoring system is a small program of its own, and goes on at reloads and upgrades:
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -23,9 +23,9 @@ use crate::sys::shared_memory::Shared;
 /// # fn main() -> std::io::Result<()> {
 /// let reply = Client::ask(Path::new("/run/notes.sock"), &Request::Status, Some(Duration::from_secs(5)))?;
 /// if let Reply::Status(status) = reply {
-///     println!("requests_total {}", status.requests);
-///     for (name, count) in &status.counters {
-///         println!("{name}_total {count}");
+///     println!("requests {}", status.totals.get("requests"));
+///     for (name, count) in status.totals.family("named") {
+///         println!("{name} {count}");
 ///     }
 /// }
 /// # Ok(())

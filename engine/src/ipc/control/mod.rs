@@ -9,6 +9,7 @@ mod count;
 mod event;
 mod failure;
 mod loss;
+mod metrics;
 mod moves;
 mod outcome;
 mod rebalance;
@@ -34,6 +35,7 @@ pub use self::count::Count;
 pub use self::event::{Event, EventKind, Imbalance};
 pub use self::failure::Failure;
 pub use self::loss::{Allowed, CannotMove, Loss};
+pub use self::metrics::MetricsFormat;
 pub use self::moves::{Moves, Pause, Refused};
 pub use self::outcome::Outcome;
 pub use self::rebalance::{CannotRebalance, Transfer};
@@ -44,6 +46,7 @@ pub use self::status::{
 pub use crate::handover::Refusal;
 pub use crate::handover::balance::{Evenness, Still};
 pub use crate::layer::CertificateStatus;
+pub use crate::telemetry::Totals;
 
 /// Version of the messages.
 pub const VERSION: u32 = 2;

@@ -8,6 +8,7 @@ use super::cause::Exit;
 use super::event::EventKind;
 use super::failure::Failure;
 use crate::layer::CertificateStatus;
+use crate::telemetry::Totals;
 
 /// What happened during one handover, and after it until the next one began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +217,9 @@ pub struct Status {
     /// Counters of the protocol's own, by name, summed over all workers since the first start.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
+    /// Numbers that only grow, of all workers and masters since the first start: they go on at upgrades, too.
+    #[serde(default)]
+    pub totals: Totals,
     /// How an upgrade stands, where one is under way.
     #[serde(default)]
     pub upgrade: Option<UpgradeState>,

@@ -44,6 +44,8 @@ impl Core {
             | ToNew::Arrival
             | ToNew::Map { .. }
             | ToNew::Loads { .. }
+            | ToNew::Metrics { .. }
+            | ToNew::Totals { .. }
             | ToNew::Unknown => {}
         }
     }

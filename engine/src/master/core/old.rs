@@ -129,6 +129,7 @@ impl Core {
             | ToOld::Revert { .. }
             | ToOld::Listeners { .. }
             | ToOld::Arrival
+            | ToOld::Totals { .. }
             | ToOld::Unknown => {}
         }
     }

@@ -1,10 +1,12 @@
 //! Configurations: read, checked, and kept as long as the core may name them.
 
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use nix::unistd::geteuid;
 
-use crate::config::{InvalidSetting, LogTarget, Settings};
+use crate::config::{InvalidSetting, LogTarget, Settings, metrics};
 use crate::error::ServerError;
 use crate::ipc::control::Failure;
 use crate::master::core::{ConfigurationId, Plan};
@@ -17,6 +19,8 @@ pub(super) struct Configuration<'a> {
     pub(super) service: Service<'a>,
     pub(super) identity: Option<Identity>,
     pub(super) access_log: Option<OwnedFd>,
+    /// Where metrics are asked for.
+    pub(super) metrics: Option<Rc<TcpListener>>,
 }
 
 impl Configuration<'_> {
@@ -32,6 +36,8 @@ pub(super) struct Configurations<'a> {
     /// In the order in which they were read.
     all: Vec<(ConfigurationId, Configuration<'a>)>,
     next_id: u32,
+    /// Of the old master of an upgrade.
+    inherited: Option<Rc<TcpListener>>,
 }
 
 /// Settings that differ and that a reload does not change.
@@ -46,7 +52,7 @@ fn kept(before: &Settings, now: &Settings) -> impl Iterator<Item = &'static str>
 
 impl<'a> Configurations<'a> {
     pub(super) fn new(reload: Option<Reload<'a>>) -> Self {
-        Self { reload, all: Vec::new(), next_id: 0 }
+        Self { reload, all: Vec::new(), next_id: 0, inherited: None }
     }
 
     /// Keeps a configuration, and says of it what the core has to know.
@@ -55,12 +61,27 @@ impl<'a> Configurations<'a> {
         let socket_file = settings.socket_file()?;
         settings.check_readable()?;
         let access_log = settings.access_log.open()?;
+        let metrics = settings.metrics.map(|address| self.metrics_at(address)).transpose()?;
         let id = ConfigurationId(self.next_id);
         self.next_id += 1;
         let formats = service.formats();
         let plan = Plan::new(id, &settings, socket_file, formats.connections.is_some(), formats.worker.is_some());
-        self.all.push((id, Configuration { settings, service, identity, access_log }));
+        self.all.push((id, Configuration { settings, service, identity, access_log, metrics }));
         Ok(plan)
+    }
+
+    /// The listener there: the one that is there already, of this server or of the old master, so that nobody who waits at it is lost.
+    fn metrics_at(&self, address: SocketAddr) -> Result<Rc<TcpListener>, InvalidSetting> {
+        let all = self.all.iter().filter_map(|(_, one)| one.settings.metrics.zip(one.metrics.as_ref()));
+        let known = all.filter(|(asked, _)| *asked == address).map(|(_, listener)| listener).next_back();
+        let is_there = |listener: &&Rc<TcpListener>| listener.local_addr().is_ok_and(|bound| bound == address);
+        let known = known.or_else(|| self.inherited.as_ref().filter(is_there));
+        known.map_or_else(|| metrics::listen(address).map(Rc::new), |listener| Ok(Rc::clone(listener)))
+    }
+
+    /// The old master of an upgrade has this listener for metrics.
+    pub(super) fn inherit_metrics(&mut self, listener: TcpListener) {
+        self.inherited = Some(Rc::new(listener));
     }
 
     pub(super) fn read(&mut self) -> Result<Plan, Failure> {
@@ -107,6 +128,8 @@ impl<'a> Configurations<'a> {
     /// In a new worker: files that are not its own must not stay open when they were renamed and removed.
     pub(super) fn close_logs(&mut self) {
         self.all.iter_mut().for_each(|(_, one)| one.access_log = None);
+        self.all.iter_mut().for_each(|(_, one)| one.metrics = None);
+        self.inherited = None;
     }
 
     /// The one that was read last.

@@ -70,6 +70,11 @@ impl Journal {
         &self.events.back().expect("just added").0
     }
 
+    /// Of the last handover.
+    pub(super) fn kind(&self) -> Option<TimelineKind> {
+        self.timelines.back().map(|timeline| timeline.kind)
+    }
+
     pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
         self.events.iter().map(|(event, _)| event)
     }

@@ -2,7 +2,7 @@
 //! this process has started. What they say is passed to the core as it comes.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,6 +29,7 @@ use crate::master::core::{Address, Event, Greeting, Inheritance, ProcessId, Sock
 use crate::steering::{Loads, Span};
 use crate::sys::channel::DESCRIPTORS_MAX;
 use crate::sys::{inheritance, process};
+use crate::telemetry::Totals;
 
 /// The old master has written before this one was started.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
@@ -79,6 +80,7 @@ fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: V
 }
 
 /// The old master.
+#[derive(Default)]
 pub(super) struct Old {
     /// `None` once it has closed its end.
     channel: Option<OwnedFd>,
@@ -88,6 +90,10 @@ pub(super) struct Old {
     knows_unix: bool,
     /// Its listeners, while both masters serve.
     pub(super) maps: OldMaps,
+    /// What it has told of its numbers, and was not looked at yet.
+    pub(super) totals: Vec<Totals>,
+    /// Its listener for metrics.
+    pub(super) metrics: Option<TcpListener>,
 }
 
 /// What the old master has passed to this one, beside its channel.
@@ -120,8 +126,7 @@ impl Old {
     /// drive.
     pub(super) fn meet() -> Result<Option<(Self, Passed)>, ServerError> {
         let Some(channel) = inheritance::take(RELAY_VARIABLE) else { return Ok(None) };
-        let mut this =
-            Self { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
+        let mut this = Self { channel: Some(channel), ..Self::default() };
         let mut passed = Passed::default();
         match this.hear_all(&mut passed) {
             Ok(()) => Ok(Some((this, passed))),
@@ -190,10 +195,19 @@ impl Old {
                 self.maps.loads = Loads::new(spans.collect());
                 Ok(missing)
             }
+            // Before the first one.
+            Ok((Heard::Message(ToNew::Metrics { address }), mut descriptors)) => {
+                self.metrics = descriptors.pop().and_then(|listener| metrics_came(listener, address));
+                Ok(missing)
+            }
             Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
             Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
             Err(error) => problem(format!("the old master sent something else than a greeting: {error}")),
         }
+    }
+
+    pub(super) fn channel(&self) -> Option<&OwnedFd> {
+        self.channel.as_ref()
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -230,6 +244,10 @@ impl Old {
             Ok((Heard::Message(ToNew::Listeners { addresses }), descriptors)) => {
                 Some(listeners_came(sockets, addresses, descriptors))
             }
+            Ok((Heard::Message(ToNew::Totals { totals }), _)) => {
+                keep_totals(&mut self.totals, totals);
+                Some(Event::FromOld(ToNew::Unknown))
+            }
             Ok((Heard::Message(mut message), descriptors)) => {
                 keep_doors(doors, message.doors(), descriptors);
                 Some(Event::FromOld(message.bounded()))
@@ -262,6 +280,8 @@ pub(super) struct New {
     /// It understands what is said of Unix sockets.
     knows_unix: bool,
     has_ended: bool,
+    /// What it has told of its numbers, and was not looked at yet.
+    pub(super) totals: Vec<Totals>,
 }
 
 impl New {
@@ -271,6 +291,7 @@ impl New {
         own_binary: &std::path::Path,
         greeting: &Greeting,
         sockets: &Sockets,
+        metrics: Option<&TcpListener>,
     ) -> Result<(Self, String), Failure> {
         let binary = upgrade.binary.as_ref().map_or_else(|| own_binary.to_owned(), PathBuf::from);
         let name = binary.display().to_string();
@@ -285,6 +306,7 @@ impl New {
             None => command.args(std::env::args_os().skip(1)),
         };
         inheritance::pass(&mut command, RELAY_VARIABLE, &theirs).map_err(fail("fcntl"))?;
+        give_metrics(&ours, metrics).map_err(fail("writing the greeting"))?;
         greet(&ours, greeting, sockets).map_err(fail("writing the greeting"))?;
         // It names the process that the service manager watches; the new master is watched when it is the main process.
         command.env_remove("WATCHDOG_PID");
@@ -292,7 +314,12 @@ impl New {
             command.spawn().map_err(|error| Failure::Binary { binary: name.clone(), problem: error.to_string() })?;
         let handle = process::open(Pid::from_raw(child.id() as i32)).ok();
         let process = ProcessId(child.id());
-        Ok((Self { process, handle, channel: Some(ours), knows_unix: false, has_ended: false }, name))
+        let (channel, totals) = (Some(ours), Vec::new());
+        Ok((Self { process, handle, channel, knows_unix: false, has_ended: false, totals }, name))
+    }
+
+    pub(super) fn channel(&self) -> Option<&OwnedFd> {
+        self.channel.as_ref()
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -332,6 +359,10 @@ impl New {
                 doors.add_siblings(&members, descriptors);
                 return Some(Event::FromNew(ToOld::Siblings { members }.bounded()));
             }
+            Ok((Heard::Message(ToOld::Totals { totals }), _)) => {
+                keep_totals(&mut self.totals, totals);
+                return Some(Event::FromNew(ToOld::Unknown));
+            }
             Ok((Heard::Message(mut message), descriptors)) => {
                 if let ToOld::Introduction { unix, .. } = message {
                     self.knows_unix = unix;
@@ -362,6 +393,31 @@ impl New {
         if !self.has_ended {
             super::workers::kill_child(self.process, self.handle.as_ref());
         }
+    }
+}
+
+/// Puts the listener for metrics into the channel.
+fn give_metrics(channel: &OwnedFd, listener: Option<&TcpListener>) -> std::io::Result<()> {
+    let Some(listener) = listener else { return Ok(()) };
+    channel::tell_with(channel, &ToNew::Metrics { address: listener.local_addr()? }, listener.as_fd())
+}
+
+fn metrics_came(descriptor: OwnedFd, address: SocketAddr) -> Option<TcpListener> {
+    match descriptors::shared_listener(descriptor, address.into()) {
+        Ok(listener) => Some(listener.into()),
+        Err(unfit) => {
+            tracing::warn!(%address, "the old master's listener for metrics is refused: {unfit}");
+            None
+        }
+    }
+}
+
+/// So many parts are all that another master counts.
+const PARTS_MAX: usize = 256;
+
+fn keep_totals(parts: &mut Vec<Totals>, part: Totals) {
+    if parts.len() < PARTS_MAX {
+        parts.push(part.bounded());
     }
 }
 
@@ -449,11 +505,9 @@ fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, Endpoint)]) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::net::TcpListener;
-
     use super::*;
     use crate::sys::channel::send;
+    use std::fs::File;
 
     fn hello(messages: usize, next_number: u32) -> ToNew {
         let (version, tier) = (RELAY_VERSION, "adopt".to_owned());
@@ -466,8 +520,7 @@ mod tests {
         say(&theirs);
         drop(theirs);
         let mut passed = Passed::default();
-        let mut old =
-            Old { channel: Some(channel), pid: 0, tier: String::new(), knows_unix: false, maps: OldMaps::default() };
+        let mut old = Old { channel: Some(channel), ..Old::default() };
         old.hear_all(&mut passed).map(|()| passed.listeners.len())
     }
 

@@ -7,7 +7,9 @@ mod allowance;
 mod certificates;
 mod check;
 mod configurations;
+mod exporter;
 mod journal;
+mod ledger;
 mod log;
 mod masters;
 mod names;
@@ -66,6 +68,8 @@ struct Master<'a> {
     began: Time,
     /// When the core is to look at the time.
     tick_at: Option<Time>,
+    /// When the other master of an upgrade is told the numbers next.
+    totals_at: Option<Time>,
 }
 
 impl Master<'_> {
@@ -77,6 +81,7 @@ impl Master<'_> {
             self.hear_masters();
             self.read_signals();
             self.serve_clients();
+            self.serve_metrics();
             self.hear_workers();
             self.hear_orphans();
             self.reap();
@@ -110,7 +115,9 @@ impl Master<'_> {
         self.tick_at = [self.tick_at, self.core.next_deadline(now), retry].into_iter().flatten().min();
         let clients = self.driver.clients.deadline_ns().map(Time);
         let opens = [self.driver.workers.opens_at(), self.driver.orphans.opens_at()];
-        let others = [self.watchdog.as_ref().map(Watchdog::next), Some(self.reminder.next()), clients];
+        let metrics = self.driver.exporter.deadline_ns().map(Time);
+        let others =
+            [self.watchdog.as_ref().map(Watchdog::next), Some(self.reminder.next()), clients, metrics, self.totals_at];
         let others = others.into_iter().chain(opens);
         let deadline = others.flatten().chain(self.tick_at).min();
         let Driver { workers, sockets, old, new, orphans, clients, control, .. } = &self.driver;
@@ -123,8 +130,11 @@ impl Master<'_> {
             readable.extend(sockets.guards());
             readable.extend(self.unattended().iter().filter_map(|socket| sockets.descriptor(*socket)));
         }
+        let metrics = self.driver.metrics_listener();
+        readable.extend(metrics.iter().filter(|_| self.driver.is_exporting()).map(|listener| listener.as_fd()));
         let readable = readable.into_iter().map(|descriptor| (descriptor, PollFlags::POLLIN));
-        let awaited: Vec<_> = readable.chain(clients.descriptors()).collect();
+        let clients = clients.descriptors().chain(self.driver.exporter.descriptors());
+        let awaited: Vec<_> = readable.chain(clients).collect();
         wait_ready(&awaited, deadline.map(|deadline| Duration::from_nanos(deadline.0.saturating_sub(now.0))))
     }
 
@@ -146,6 +156,7 @@ impl Master<'_> {
             let Some(event) = old.as_mut().and_then(|old| old.hear(sockets, doors_elsewhere)) else { break };
             self.step(event);
         }
+        self.driver.hear_totals();
     }
 
     fn read_signals(&mut self) {
@@ -192,7 +203,8 @@ impl Master<'_> {
     fn answer(&mut self, client: u64, request: control::Request) {
         match request {
             control::Request::Status => {
-                let status = self.status();
+                let counted = self.driver.tell_totals();
+                let status = self.status(&counted);
                 self.driver.clients.reply(client, &Reply::Status(status));
             }
             control::Request::Events { follow } => {
@@ -254,7 +266,7 @@ impl Master<'_> {
         let ended = self.driver.new.as_mut().and_then(|new| Some((new.process, new.reap()?)));
         if let Some((process, exit)) = ended {
             self.hear_masters();
-            self.driver.new = None;
+            self.driver.new_ended();
             self.step(Event::Ended(process, exit));
         }
     }
@@ -284,6 +296,7 @@ impl Master<'_> {
         }
         self.watchdog.iter_mut().for_each(|watchdog| watchdog.ping(now));
         self.remind();
+        self.tell_totals_in_time(now);
     }
 
     fn flush(&mut self) {
@@ -307,6 +320,8 @@ impl Master<'_> {
         let Driver { new, old, .. } = &self.driver;
         let is_succeeded =
             new.as_ref().is_some_and(masters::New::is_alive) || old.as_ref().is_some_and(masters::Old::is_alive);
+        // Nothing is counted here any more.
+        self.driver.tell_totals();
         self.driver.sockets.finish(is_succeeded);
         self.driver.control = None;
         self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));

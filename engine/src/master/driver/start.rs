@@ -40,6 +40,9 @@ pub(crate) fn run<'a>(
     let prepared = Prepared::new(&settings, old.as_ref()).and_then(|prepared| {
         let mut configurations = Configurations::new(reload);
         let pid_file = PidFile::at(settings.pid_file.clone());
+        if let Some(listener) = old.as_mut().and_then(|old| old.metrics.take()) {
+            configurations.inherit_metrics(listener);
+        }
         let plan = configurations.add(settings, service)?;
         Ok((prepared, configurations, pid_file, plan))
     });
@@ -124,6 +127,9 @@ impl Prepared {
             pid_file,
             journal: Default::default(),
             pauses: Default::default(),
+            ledger: Default::default(),
+            exporter: Default::default(),
+            has_names: inheritance.is_none(),
             serving: None,
             has_served: false,
             is_undecided: inheritance.is_some(),
@@ -140,6 +146,7 @@ impl Prepared {
             version: None,
             began: now,
             tick_at: None,
+            totals_at: None,
         }
     }
 }

@@ -8,11 +8,12 @@ use crate::ipc::control::{
 use crate::master::core::{
     Core, Generation, Lifecycle, NewStage, OldStage, Orphan, Phase, ProcessId, Slot, State, Time, World,
 };
-use crate::telemetry::Snapshot;
+use crate::telemetry::{Snapshot, Totals};
 use crate::types::CloseReason;
 
 impl Master<'_> {
-    pub(super) fn status(&self) -> Status {
+    /// `counted` is what the other master was told of this one's workers (`tell_totals`).
+    pub(super) fn status(&self, counted: &Totals) -> Status {
         let now = self.driver.now();
         let workers = &self.driver.workers;
         let total = workers.telemetry.total();
@@ -42,6 +43,7 @@ impl Master<'_> {
             accepted: total.accepted,
             requests: total.requests,
             rebalanced: self.core.rebalanced_connections(),
+            totals: self.driver.ledger.shown(counted),
             counters: total.named,
             upgrade: upgrade_state(&self.core),
             last_revert: self.core.last_revert().cloned(),

@@ -342,6 +342,7 @@ impl Driver<'_> {
         self.orphans = Default::default();
         self.doors_elsewhere.clear();
         self.clients = Default::default();
+        self.exporter = Default::default();
         if let Some(mut control) = self.control.take() {
             // The file is the master's.
             control.forget();

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use super::configurations::Configurations;
+use super::exporter::Exporter;
 use super::journal::Journal;
 use super::masters::{Doors, New, Old};
 use super::names::{ControlName, PidFile};
@@ -24,7 +25,7 @@ use crate::master::core::{
 };
 use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
-use crate::telemetry::HistogramSnapshot;
+use crate::telemetry::{HistogramSnapshot, Ledger};
 
 /// See the module's head.
 pub(super) struct Driver<'a> {
@@ -46,6 +47,11 @@ pub(super) struct Driver<'a> {
     pub(super) pid_file: PidFile,
     pub(super) journal: Journal,
     pub(super) pauses: HistogramSnapshot,
+    /// Numbers that go on at upgrades.
+    pub(super) ledger: Ledger,
+    pub(super) exporter: Exporter,
+    /// This master has the names: it is the one that is asked.
+    pub(super) has_names: bool,
     /// The configuration of the generation that serves.
     pub(super) serving: Option<ConfigurationId>,
     /// A generation has served.
@@ -262,9 +268,12 @@ impl World for Driver<'_> {
     }
 
     fn start_binary(&mut self, upgrade: &Upgrade, greeting: Greeting) -> Result<(ProcessId, String), Failure> {
-        let (new, binary) = New::start(upgrade, &self.executable, &greeting, &self.sockets)?;
+        let metrics = self.metrics_listener();
+        let (new, binary) = New::start(upgrade, &self.executable, &greeting, &self.sockets, metrics.as_deref())?;
         let process = new.process;
+        self.new_ended();
         self.new = Some(new);
+        self.tell_totals();
         Ok((process, binary))
     }
 
@@ -335,15 +344,18 @@ impl World for Driver<'_> {
     fn names(&mut self, names: Names) {
         match names {
             Names::TakeControl { from } => {
+                self.has_names = true;
                 self.take_control(from);
                 reach("master:control");
             }
             Names::WritePidFile => self.pid_file.write(),
             Names::Yield => {
+                self.has_names = false;
                 self.control.iter_mut().for_each(ControlName::yielded);
                 self.new.iter().for_each(|new| self.pid_file.yield_to(new.process.0));
             }
             Names::Forget => {
+                self.has_names = false;
                 self.control.iter_mut().for_each(ControlName::forget);
                 self.pid_file.forget();
             }
@@ -368,6 +380,9 @@ impl World for Driver<'_> {
         }
         if self.is_undecided {
             self.tell_old(&ToOld::Event { generation, event: event.clone() });
+        }
+        if !self.is_relaying {
+            self.count(&event, self.journal.kind());
         }
         let event = self.journal.note(generation, event);
         self.clients.tell(event);
