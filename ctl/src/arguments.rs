@@ -108,7 +108,7 @@ impl Command {
                 | Self::Workers(_)
                 | Self::Events { .. }
                 | Self::Completions { .. }
-                | Self::Manual
+                | Self::Manual { .. }
         )
     }
 }
