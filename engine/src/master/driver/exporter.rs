@@ -27,6 +27,9 @@ const ACCEPTS_MAX: usize = 16;
 /// Longest head of a request.
 const REQUEST_BYTES_MAX: usize = 4096;
 
+/// Where nobody can be accepted, such as without a free descriptor, it is tried again after so long.
+const PAUSE_MS: u64 = 100;
+
 /// From the connection to the end of the answer.
 const CLIENT_MS_MAX: u64 = 5_000;
 
@@ -58,6 +61,8 @@ struct Client {
 pub(super) struct Exporter {
     /// In the order in which they came.
     clients: Vec<Client>,
+    /// Nobody is accepted until then, on CLOCK_MONOTONIC.
+    paused_until_ns: Option<u64>,
 }
 
 impl Exporter {
@@ -67,19 +72,28 @@ impl Exporter {
         self.clients.iter().map(move |client| (client.stream.as_fd(), awaited(client)))
     }
 
-    /// When the next client is dropped, on CLOCK_MONOTONIC.
+    /// When the next client is dropped, or somebody can be accepted again, on CLOCK_MONOTONIC.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        self.clients.iter().map(|client| client.until_ns).min()
+        self.clients.iter().map(|client| client.until_ns).chain(self.paused_until_ns).min()
     }
 
     /// Whether there is room for another one, or somebody who has asked for nothing yet would make room.
     fn has_room(&self) -> bool {
-        self.clients.len() < CLIENTS_MAX || self.clients.iter().any(|client| !client.is_answered)
+        self.paused_until_ns.is_none()
+            && (self.clients.len() < CLIENTS_MAX || self.clients.iter().any(|client| !client.is_answered))
     }
 
     /// Takes one who waits. The oldest one that has asked for nothing makes room.
     fn accept(&mut self, listener: &TcpListener, now_ns: u64) -> bool {
-        let Ok((stream, _)) = listener.accept() else { return false };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // The poll would go on saying that somebody waits.
+                let is_nobody = error.kind() == io::ErrorKind::WouldBlock;
+                self.paused_until_ns = (!is_nobody).then_some(now_ns + PAUSE_MS * 1_000_000);
+                return false;
+            }
+        };
         if stream.set_nonblocking(true).is_err() {
             return true;
         }
@@ -95,6 +109,7 @@ impl Exporter {
 
     /// Reads and writes what there is, up to the first one that asks for metrics; gives its place, and what it asks for.
     fn turn(&mut self, now_ns: u64) -> Option<(usize, MetricsFormat, bool)> {
+        self.paused_until_ns = self.paused_until_ns.filter(|until_ns| *until_ns > now_ns);
         let mut index = 0;
         while index < self.clients.len() {
             let client = &mut self.clients[index];
