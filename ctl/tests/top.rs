@@ -20,16 +20,32 @@ const STATUS: &str = r#"{"reply":"status","version":2,"name":"n\u001b[2Jotes","p
 /// A server that answers each request with its status; the thread ends with the test's process.
 fn server(folder: &Path) -> PathBuf {
     let path = folder.join("control");
-    let listener = UnixListener::bind(&path).expect("bound");
+    serve(UnixListener::bind(&path).expect("bound"));
+    path
+}
+
+fn serve(listener: UnixListener) {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut line = String::new();
             let _ = BufReader::new(&stream).read_line(&mut line);
             // A client that has gone meanwhile is no fault.
-            let _ = (&stream).write_all((STATUS.replace('\n', "") + "\n").as_bytes());
+            let _ = (&stream).write_all(status_line().as_bytes());
         }
     });
-    path
+}
+
+fn status_line() -> String {
+    STATUS.replace('\n', "") + "\n"
+}
+
+/// A server that answers one request, with its name taken away before the answer is sent.
+fn answer_once(listener: &UnixListener, path: &Path) {
+    let (stream, _) = listener.accept().expect("a client");
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line).expect("a request");
+    std::fs::remove_file(path).expect("removed");
+    (&stream).write_all(status_line().as_bytes()).expect("sent");
 }
 
 fn batonctl(control: &Path, arguments: &[&str]) -> Command {
@@ -105,6 +121,45 @@ fn a_terminal_is_as_it_was_after_a_key_and_after_a_signal() {
         let text = String::from_utf8_lossy(&all);
         assert!(text.contains(r"n\u{1b}[2Jotes") && !text.contains("n\x1b[2J"), "{text:?}");
     }
+}
+
+/// As after an upgrade, or a restart: whoever has the name is asked.
+#[test]
+fn a_server_that_goes_away_is_asked_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let bound = || UnixListener::bind(&control).expect("bound");
+
+    let first = bound();
+    let mut child = batonctl(&control, &["top"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    answer_once(&first, &control);
+    let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut read_line_with = |wanted: &str| {
+        let mut line = String::new();
+        while !line.contains(wanted) {
+            line.clear();
+            assert!(reader.read_line(&mut line).expect("text") > 0, "ended before {wanted:?}");
+        }
+    };
+    read_line_with("otes running");
+    read_line_with("trying again: ");
+    serve(bound());
+    read_line_with("otes running");
+    drop(reader);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    std::fs::remove_file(&control).expect("removed");
+
+    let first = bound();
+    let (mut terminal, _theirs, _, mut child) = in_terminal(&control);
+    answer_once(&first, &control);
+    let mut all = Vec::new();
+    read_until(&mut terminal, &mut all, "trying again: ");
+    serve(bound());
+    // The first sample had no rates yet.
+    read_until(&mut terminal, &mut all, "0 req/s");
+    terminal.write_all(b"q").expect("written");
+    read_until(&mut terminal, &mut all, "\x1b[?1049l");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
 #[test]

@@ -42,14 +42,14 @@ pub(crate) struct Row {
     pub(crate) state: String,
     /// Thousandths of a core, where the server knows them.
     pub(crate) busy_permille: Option<u32>,
-    /// Connections open.
-    pub(crate) open: u64,
+    /// Connections open, where the master knows them.
+    pub(crate) open: Option<u64>,
     /// Since the sample before; `None` for a process that was not in it.
     pub(crate) rates: Option<Rates>,
-    /// Median service time since the process began, nanoseconds.
-    pub(crate) service_ns_p50: u64,
+    /// Median service time since the process began, nanoseconds, where the master knows it.
+    pub(crate) service_ns_p50: Option<u64>,
     /// 99 of 100 were faster.
-    pub(crate) service_ns_p99: u64,
+    pub(crate) service_ns_p99: Option<u64>,
 }
 
 /// By what rows are sorted.
@@ -137,7 +137,7 @@ impl Model {
                 model.rows.extend(rows);
             }
         }
-        model.open = model.rows.iter().fold(0, |sum: u64, row| sum.saturating_add(row.open));
+        model.open = model.rows.iter().filter_map(|row| row.open).fold(0, u64::saturating_add);
         let known: Vec<Rates> = model.rows.iter().filter_map(|row| row.rates).collect();
         model.rates = (!known.is_empty()).then(|| {
             known.iter().fold(Rates::default(), |sum, one| Rates {
@@ -166,7 +166,10 @@ fn row(generation: &GenerationStatus, worker: &WorkerStatus, earlier: Option<&Wo
         (WorkerState::Ready, GenerationPhase::Leaving) => "leaving".to_owned(),
         (state, _) => state.to_string(),
     };
-    let rates = earlier.filter(|_| !apart.is_zero()).map(|earlier| {
+    // The numbers of a worker whose master is gone are in memory that the new master does not have.
+    let is_known = |worker: &WorkerStatus| worker.state != WorkerState::Orphaned;
+    let both_known = |earlier: &&WorkerStatus| !apart.is_zero() && is_known(earlier) && is_known(worker);
+    let rates = earlier.filter(both_known).map(|earlier| {
         // The counts of one process only grow; where a server says otherwise, nothing happened.
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / apart.as_secs_f64();
         Rates {
@@ -182,10 +185,10 @@ fn row(generation: &GenerationStatus, worker: &WorkerStatus, earlier: Option<&Wo
         pid: worker.pid,
         state,
         busy_permille: worker.busy_permille,
-        open: worker.open,
+        open: is_known(worker).then_some(worker.open),
         rates,
-        service_ns_p50: worker.service_ns_p50,
-        service_ns_p99: worker.service_ns_p99,
+        service_ns_p50: is_known(worker).then_some(worker.service_ns_p50),
+        service_ns_p99: is_known(worker).then_some(worker.service_ns_p99),
     }
 }
 
@@ -253,6 +256,20 @@ pub(crate) mod tests {
         assert_eq!(Model::new(Some(&one), &one, Sort::Worker).rows[0].rates, None);
         assert_eq!(Model::new(Some(&one), &less, Sort::Worker).rates, Some(Rates::default()));
         assert_eq!(Model::new(Some(&less), &one, Sort::Worker).rates, None);
+    }
+
+    #[test]
+    fn what_the_master_does_not_know_is_not_shown_as_zero() {
+        let before = sample(0, &[(0, 10, 100, 5, None)]);
+        let mut now = sample(1_000, &[(0, 10, 0, 0, None), (1, 11, 0, 2, None)]);
+        now.masters[0].generations[0].workers[0].state = WorkerState::Orphaned;
+        let model = Model::new(Some(&before), &now, Sort::Worker);
+        let row = &model.rows[0];
+        assert_eq!((row.open, row.rates, row.service_ns_p50, row.service_ns_p99), (None, None, None, None));
+        assert_eq!((model.open, model.rows[1].open), (2, Some(2)));
+        // When its numbers are known again, they do not count from zero.
+        let later = sample(2_000, &[(0, 10, 100, 5, None)]);
+        assert_eq!(Model::new(Some(&now), &later, Sort::Worker).rows[0].rates, None);
     }
 
     #[test]

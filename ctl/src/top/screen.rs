@@ -29,14 +29,18 @@ const COLUMNS: [Column; 11] = [
     column("pid", 7, 6, |row| row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
     column("state", 8, 3, |row| row.state.clone()),
     column("busy%", 5, 1, |row| row.busy_permille.map_or_else(|| "-".to_owned(), |busy| (busy / 10).to_string())),
-    column("open", 6, 0, |row| short(row.open as f64)),
+    column("open", 6, 0, |row| number(row.open, 1.0)),
     column("acc/s", 6, 5, |row| rate(row, |rates| rates.accepted)),
     column("req/s", 6, 0, |row| rate(row, |rates| rates.requests)),
     column("in B/s", 6, 8, |row| rate(row, |rates| rates.bytes_received)),
     column("out B/s", 7, 7, |row| rate(row, |rates| rates.bytes_sent)),
-    column("p50 µs", 6, 4, |row| short(row.service_ns_p50 as f64 / 1e3)),
-    column("p99 µs", 6, 2, |row| short(row.service_ns_p99 as f64 / 1e3)),
+    column("p50 µs", 6, 4, |row| number(row.service_ns_p50, 1e3)),
+    column("p99 µs", 6, 2, |row| number(row.service_ns_p99, 1e3)),
 ];
+
+fn number(value: Option<u64>, unit: f64) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| short(value as f64 / unit))
+}
 
 fn rate(row: &Row, which: fn(&Rates) -> f64) -> String {
     row.rates.map_or_else(|| "-".to_owned(), |rates| short(which(&rates)))
