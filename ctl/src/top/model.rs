@@ -306,7 +306,7 @@ pub(crate) mod tests {
     #[test]
     fn what_the_server_says_is_escaped_and_steps_are_in_order() {
         let model = Model::new(None, &sample(0, &[]), Sort::Worker);
-        assert_eq!(model.masters, [r"no\u{1b}[31mtes running, pid 99, up 1 min 1 s, upgrade: held"]);
+        assert_eq!(model.masters, [r"no\u{1b}[31mtes running (upgrade: held), pid 99, up 1 min 1 s"]);
         assert_eq!(model.generations, ["generation 2, serving, 1 min 1 s, 0 workers, on [::1]:80"]);
         let steps: Vec<_> = model.steps.iter().map(|step| step.split_once("Z  ").expect("a time").1).collect();
         assert_eq!(steps, [r"generation 2: /x\u{1b}[2J started (pid 7)", "generation 2: serves (7 ms)"]);
