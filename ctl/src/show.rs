@@ -68,13 +68,12 @@ pub(crate) fn all(status: &Status, others: &[Status]) -> String {
     self::status(status) + &others
 }
 
-/// A master in one line, with how an upgrade stands.
+/// A master in one line. How an upgrade stands comes early, where a narrow screen does not cut it off.
 pub(crate) fn heading(status: &Status) -> String {
-    let upgrade = status.upgrade.map_or_else(String::new, |upgrade| format!(", upgrade: {upgrade}"));
-    running(status) + &upgrade
+    running(status, &status.upgrade.map_or_else(String::new, |upgrade| format!(" (upgrade: {upgrade})")))
 }
 
-fn running(status: &Status) -> String {
+fn running(status: &Status, upgrade: &str) -> String {
     let state = match (status.is_stopping, status.upgrade) {
         (true, _) => "stopping",
         (false, Some(UpgradeState::Leaving)) => "leaving",
@@ -82,11 +81,11 @@ fn running(status: &Status) -> String {
     };
     let program = status.name.as_deref().map_or_else(|| "server".to_owned(), escaped);
     let version = status.program_version.iter().map(|version| format!(" {}", escaped(version))).collect::<String>();
-    format!("{program}{version} {state}, pid {}, up {}", status.pid, duration(status.uptime_ms))
+    format!("{program}{version} {state}{upgrade}, pid {}, up {}", status.pid, duration(status.uptime_ms))
 }
 
 pub(crate) fn status(status: &Status) -> String {
-    let mut text = format!("{}\n", running(status));
+    let mut text = format!("{}\n", running(status, ""));
     if let Some(upgrade) = status.upgrade {
         let _ = writeln!(text, "upgrade   {upgrade}");
     }

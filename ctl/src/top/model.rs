@@ -4,12 +4,18 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use baton::control::{Count, GenerationPhase, GenerationStatus, Status, WorkerState, WorkerStatus, escaped};
+use baton::control::{Count, GenerationPhase, GenerationStatus, Status, Step, WorkerState, WorkerStatus, escaped};
 
 use crate::show;
 
 /// Steps that are kept of the last handovers; a screen shows the last of them.
 const STEPS_MAX: usize = 200;
+
+/// Two masters tell of one step within this time.
+const TOLD_APART_US_MAX: u64 = 100_000;
+
+/// How many steps may lie between those, so that a server with very many steps costs no more than their number.
+const TOLD_AMONG_MAX: usize = 64;
 
 /// What the masters of a server said at one time.
 #[derive(Clone, Debug)]
@@ -199,16 +205,27 @@ fn describe(generation: &GenerationStatus) -> String {
     format!("generation {number}, {phase}, {age}, {workers}, on {}", escaped(&addresses.join(" ")))
 }
 
-/// The steps of all masters' handovers, in the order in which they happened.
+/// The steps of all masters' handovers, in the order in which they happened. Both masters of an upgrade tell most of its steps.
 fn steps(masters: &[Status]) -> Vec<String> {
-    let handovers = masters.iter().flat_map(|master| &master.handovers);
-    let mut all: Vec<_> = handovers
-        .flat_map(|handover| handover.steps.iter().map(|step| (handover.at_us.saturating_add(step.after_us), step)))
-        .collect();
-    all.sort_by_key(|(at_us, _)| *at_us);
-    let left_out = all.len().saturating_sub(STEPS_MAX);
-    let shown = all.into_iter().skip(left_out);
-    shown.map(|(at_us, step)| show::happened(at_us, step.generation, &step.kind.to_string())).collect()
+    let mut all: Vec<(u64, usize, &Step)> = Vec::new();
+    for (index, master) in masters.iter().enumerate() {
+        for handover in &master.handovers {
+            all.extend(handover.steps.iter().map(|step| (handover.at_us.saturating_add(step.after_us), index, step)));
+        }
+    }
+    all.sort_by_key(|(at_us, ..)| *at_us);
+    let mut told_once: Vec<(u64, usize, &Step)> = Vec::new();
+    for (at_us, master, step) in all {
+        let is_told = |&&(earlier_us, other, told): &&(u64, usize, &Step)| {
+            let is_same = (told.generation, &told.kind) == (step.generation, &step.kind);
+            other != master && is_same && at_us - earlier_us <= TOLD_APART_US_MAX
+        };
+        if !told_once.iter().rev().take(TOLD_AMONG_MAX).any(|told| is_told(&told)) {
+            told_once.push((at_us, master, step));
+        }
+    }
+    let shown = &told_once[told_once.len().saturating_sub(STEPS_MAX)..];
+    shown.iter().map(|(at_us, _, step)| show::happened(*at_us, step.generation, &step.kind.to_string())).collect()
 }
 
 #[cfg(test)]
@@ -289,9 +306,25 @@ pub(crate) mod tests {
     #[test]
     fn what_the_server_says_is_escaped_and_steps_are_in_order() {
         let model = Model::new(None, &sample(0, &[]), Sort::Worker);
-        assert_eq!(model.masters, [r"no\u{1b}[31mtes running, pid 99, up 1 min 1 s, upgrade: held"]);
+        assert_eq!(model.masters, [r"no\u{1b}[31mtes running (upgrade: held), pid 99, up 1 min 1 s"]);
         assert_eq!(model.generations, ["generation 2, serving, 1 min 1 s, 0 workers, on [::1]:80"]);
         let steps: Vec<_> = model.steps.iter().map(|step| step.split_once("Z  ").expect("a time").1).collect();
         assert_eq!(steps, [r"generation 2: /x\u{1b}[2J started (pid 7)", "generation 2: serves (7 ms)"]);
+    }
+
+    #[test]
+    fn a_step_that_both_masters_tell_is_shown_once() {
+        let step = |after_us: u64, slot: usize| serde_json::json!({"after_us": after_us, "generation": 2, "event": "worker_ready", "slot": slot, "pid": 7});
+        let told_by = |steps: &[serde_json::Value]| {
+            let mut master = sample(0, &[]).masters.remove(0);
+            master.handovers[0].steps = serde_json::from_value(serde_json::json!(steps)).expect("steps");
+            master
+        };
+        // What one master tells twice happened twice, and what happens later is another step.
+        let new = told_by(&[step(0, 0), step(10, 1), step(20, 1)]);
+        let old = told_by(&[step(400, 0), step(500, 1), step(900_000, 1)]);
+        let model = Model::new(None, &Sample { at: Duration::ZERO, masters: vec![new, old] }, Sort::Worker);
+        let times: Vec<_> = model.steps.iter().map(|step| step.split_once("Z  ").expect("a time").0).collect();
+        assert_eq!(times, ["00:00:01.000000", "00:00:01.000010", "00:00:01.000020", "00:00:01.900000"]);
     }
 }

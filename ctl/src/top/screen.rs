@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_usual_screen_has_everything() {
         let expected = [
-            r"no\u{1b}[31mtes running, pid 99, up 1 min 1 s, upgrade: held",
+            r"no\u{1b}[31mtes running (upgrade: held), pid 99, up 1 min 1 s",
             "total 14 open, 1k req/s, 100 acc/s, in 100kB/s, out 1MB/s",
             "generation 2, serving, 1 min 1 s, 2 workers, on [::1]:80",
             "worker     pid    state busy%   open  acc/s  req/s in B/s out B/s p50 µs p99 µs",
@@ -184,6 +184,7 @@ mod tests {
     #[test]
     fn a_small_screen_has_what_matters_most() {
         let screen = drawn(40, 10, &model(2), View::default(), Some("no answer"));
+        assert!(screen[0].contains("(upgrade: held)"), "{screen:?}");
         assert_eq!(screen[1], "no answer");
         assert_eq!(screen[4], "worker busy%   open  req/s p99 µs");
         assert_eq!(screen[9], "q quit  s sort (worker)  up/down scroll");
