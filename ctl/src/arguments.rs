@@ -109,6 +109,7 @@ impl Command {
                 | Self::Events { .. }
                 | Self::Completions { .. }
                 | Self::Manual { .. }
+                | Self::Metrics { .. }
         )
     }
 }

@@ -123,6 +123,16 @@ fn a_terminal_is_as_it_was_after_a_key_and_after_a_signal() {
     }
 }
 
+#[test]
+fn it_ends_with_its_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = server(folder.path());
+    let (mut terminal, theirs, _, mut child) = in_terminal(&control);
+    read_until(&mut terminal, &mut Vec::new(), "scroll");
+    drop((terminal, theirs));
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
 /// As after an upgrade, or a restart: whoever has the name is asked.
 #[test]
 fn a_server_that_goes_away_is_asked_again() {

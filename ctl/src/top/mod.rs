@@ -4,11 +4,14 @@ mod model;
 mod screen;
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -47,10 +50,20 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let owned: PathBuf = path.to_owned();
     thread::spawn(move || keep_sampling(&owned, start, &sender));
+    thread::spawn(end_with_terminal);
     let mut terminal = ratatui::try_init().map_err(terminal_failed)?;
     let shown = show(&mut terminal, first, &receiver, &stops).map_err(terminal_failed);
     // A panic is restored from by the hook of `try_init`.
     ratatui::try_restore().map_err(terminal_failed).and(shown)
+}
+
+/// Waits until the terminal is gone, and ends the process: whoever reads keys would go on reading their end without a pause.
+fn end_with_terminal() {
+    let stdout = io::stdout();
+    // That it is gone is told without being asked for.
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    while poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    std::process::exit(0);
 }
 
 /// Ends when nobody listens any more.

@@ -186,6 +186,13 @@ fn a_thousand_connections_a_hundred_times() {
     run_for("long::a_thousand_connections_a_hundred_times", TIME_MAX, || trials(1_000, 100));
 }
 
+/// The same with TLS alone.
+#[test]
+#[ignore = "takes minutes"]
+fn a_thousand_secured_connections_a_hundred_times() {
+    run_for("long::a_thousand_secured_connections_a_hundred_times", TIME_MAX, || trial("https", 1_000, 100));
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn ten_thousand_connections_a_hundred_times() {
