@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -48,6 +50,14 @@ fn answer_once(listener: &UnixListener, path: &Path) {
     (&stream).write_all(status_line().as_bytes()).expect("sent");
 }
 
+/// From making a terminal until it is not inherited any more, nobody starts a process.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
+fn start(command: &mut Command) -> Child {
+    let _alone = SPAWNING.lock().expect("no panic");
+    command.spawn().expect("it runs")
+}
+
 fn batonctl(control: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
     command.arg("--control").arg(control).args(arguments).env("TERM", "xterm-256color");
@@ -59,8 +69,7 @@ fn what_repeats_in_a_pipe_has_no_escape_codes_and_ends_quietly_with_its_reader()
     let folder = tempfile::tempdir().expect("a folder");
     let control = server(folder.path());
     for arguments in [&["status", "--watch"][..], &["status", "--watch", "--json"], &["top"]] {
-        let mut child =
-            batonctl(&control, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut child = start(batonctl(&control, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()));
         let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
         let (mut read, mut seen) = (String::new(), 0);
         // Two samples.
@@ -81,7 +90,12 @@ fn what_repeats_in_a_pipe_has_no_escape_codes_and_ends_quietly_with_its_reader()
 /// Both ends of a terminal, its settings, and `batonctl top` in it.
 fn in_terminal(control: &Path) -> (File, File, LocalFlags, Child) {
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let _alone = SPAWNING.lock().expect("no panic");
     let pair = openpty(&size, None).expect("a terminal");
+    for end in [&pair.master, &pair.slave] {
+        // Whoever has either end keeps the terminal.
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set");
+    }
     let (ours, theirs) = (File::from(pair.master), File::from(pair.slave));
     let usual = tcgetattr(&theirs).expect("its settings").local_flags;
     let stdio = || Stdio::from(theirs.try_clone().expect("a copy"));
@@ -141,7 +155,7 @@ fn a_server_that_goes_away_is_asked_again() {
     let bound = || UnixListener::bind(&control).expect("bound");
 
     let first = bound();
-    let mut child = batonctl(&control, &["top"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child = start(batonctl(&control, &["top"]).stdout(Stdio::piped()));
     answer_once(&first, &control);
     let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut read_line_with = |wanted: &str| {

@@ -369,7 +369,9 @@ fn broken_upgrades_change_nothing_and_tell_why() {
                     (&["upgrade", "--timeout", "0.3", "/bin/sleep", "--", "60"], &|failure| {
                         matches!(failure, Failure::SuccessorLate { waited_ms: 300.., .. })
                     }),
-                    (&["upgrade", "--", "--workers", "0"], &|failure| cannot_serve(failure, "--workers: must be between")),
+                    (&["upgrade", "--", "--workers", "0"], &|failure| {
+                        cannot_serve(failure, "--workers: must be between")
+                    }),
                     (&nowhere, &|failure| cannot_serve(failure, "no interface of this machine has this address")),
                     (&["commit"], &|failure| *failure == Failure::NothingToCommit),
                     (&["revert"], &|failure| *failure == Failure::NothingToRevert),

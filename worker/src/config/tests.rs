@@ -33,6 +33,9 @@ fn the_annotated_example_says_the_defaults() {
     choices.tls.as_mut().expect("a section").client_ca = Some(PathBuf::new());
     choices.statics = Some(Vec::new());
     choices.listen = choices.listen.map(|_| Vec::new());
+    // By default it is none.
+    assert_eq!(choices.metrics.take(), Some(MetricsAddress(None)));
+    choices.metrics = Some(MetricsAddress(Some(([127, 0, 0, 1], 1).into())));
     let shown = format!("{choices:?}");
     assert!(!shown.contains("None"), "{shown}");
 }
