@@ -73,6 +73,8 @@ pub(crate) enum Order {
         /// Milliseconds: connections that have come within this time stay.
         rest_ms: u64,
     },
+    /// Count what each connection does from now on: [`Order::Rebalance`] may follow, and need not wait for that then.
+    Count,
     /// Give no more while you serve.
     EndRebalance,
     /// Serve the connection that comes with this order.

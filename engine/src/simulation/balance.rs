@@ -8,8 +8,11 @@ use crate::handover::balance::{
 };
 use crate::types::ConnectionId;
 
-/// A move takes so long, with the time in which the giver counts.
-const MOVE_MS: u64 = 300;
+/// So long a giver counts, at least.
+const COUNT_MS: u64 = 250;
+
+/// A move takes so long after that.
+const MOVE_MS: u64 = 50;
 
 /// What is asked for takes so long.
 const REQUEST_NS: u64 = 250_000;
@@ -29,13 +32,13 @@ struct Connection {
     came_ms: u64,
     /// What it has asked for and not got, as nanoseconds of a core.
     waits_ns: u64,
-    /// What was done for it, where the worker had more to do than time.
-    done_ns: u64,
+    /// What was done for it since its worker counts.
+    counted_ns: u64,
 }
 
 impl Connection {
     fn new(asks_ppm: u64) -> Self {
-        Self { asks_ppm, came_ms: 0, waits_ns: 0, done_ns: 0 }
+        Self { asks_ppm, came_ms: 0, waits_ns: 0, counted_ns: 0 }
     }
 }
 
@@ -53,9 +56,8 @@ struct Worker {
     connections: Vec<Connection>,
     /// Since the last look.
     busy_ns: u64,
-    /// The last stretch of time, in milliseconds and [`PART`]s of what clients ask for.
-    stretch: u64,
     has_queue: bool,
+    counts_from_ms: u64,
 }
 
 impl Worker {
@@ -65,35 +67,35 @@ impl Worker {
 
     /// Clients ask for `part` of what they ask for on average. Gives the time that the worker was busy.
     fn serve(&mut self, ms: u64, part: u64, queue: Queue) -> u64 {
-        let (time_ns, had_queue) = (ms * u64::from(CORE_PPM), self.has_queue);
-        self.stretch = ms * part;
-        let stretch = self.stretch;
+        let (time_ns, had_queue, stretch) = (ms * u64::from(CORE_PPM), self.has_queue, ms * part);
         let asked_ns = |one: &Connection| one.waits_ns + one.asks_ppm * stretch / PART;
         let sum_ns: u64 = self.connections.iter().map(asked_ns).sum();
         let busy_ns = sum_ns.min(time_ns);
         self.busy_ns += busy_ns;
         self.has_queue = sum_ns > time_ns;
         if !self.has_queue {
-            if had_queue {
-                self.connections.iter_mut().for_each(|one| one.waits_ns = 0);
+            for one in &mut self.connections {
+                one.counted_ns += one.asks_ppm * stretch / PART;
+                one.waits_ns = if had_queue { 0 } else { one.waits_ns };
             }
             return busy_ns;
         }
         let most_ns = fair_ns(self.connections.iter().map(asked_ns).collect(), time_ns);
         for one in &mut self.connections {
             let asked_ns = asked_ns(one);
-            one.done_ns = match queue {
+            let done_ns = match queue {
                 Queue::InTurn => asked_ns.min(most_ns),
                 Queue::First => (u128::from(asked_ns) * u128::from(time_ns) / u128::from(sum_ns)) as u64,
             };
-            one.waits_ns = asked_ns - one.done_ns;
+            one.counted_ns += done_ns;
+            one.waits_ns = asked_ns - done_ns;
         }
         busy_ns
     }
 
-    /// What was done for a connection in the last stretch of time.
-    fn done_ns(&self, one: &Connection) -> u64 {
-        if self.has_queue { one.done_ns } else { one.asks_ppm * self.stretch / PART }
+    fn count(&mut self, now_ms: u64) {
+        self.counts_from_ms = now_ms;
+        self.connections.iter_mut().for_each(|one| one.counted_ns = 0);
     }
 }
 
@@ -179,6 +181,9 @@ impl Server {
             })
             .collect();
         self.policy.look(self.now_ms, &samples);
+        for giver in self.policy.givers(self.now_ms) {
+            self.workers[giver as usize].count(self.now_ms);
+        }
     }
 
     fn pass(&mut self, ms: u64) {
@@ -197,12 +202,13 @@ impl Server {
         let (from, to) = (transfer.from as usize, transfer.to as usize);
         let (before, gap) = (self.workers[from].demand_ppm(), self.workers[to].demand_ppm());
         let (random, now_ms) = (&mut self.random, self.now_ms);
-        let mut count = Count { from_ns: (now_ms - MOVE_MS) * 1_000_000, until_ns: now_ms * 1_000_000, events: 0 };
         let mut candidates: Vec<Candidate> = Vec::new();
         let giver = &self.workers[from];
+        let (from_ns, until_ns) = (giver.counts_from_ms * 1_000_000, now_ms * 1_000_000);
+        let mut count = Count { from_ns, until_ns, events: 0 };
         for (slot, one) in giver.connections.iter().enumerate() {
             let id = ConnectionId { slot: slot as u32, generation: 0 };
-            let events = (giver.done_ns(one) + random.below(REQUEST_NS)) / REQUEST_NS;
+            let events = (one.counted_ns + random.below(REQUEST_NS)) / REQUEST_NS;
             let interval_ns = (REQUEST_NS * u64::from(CORE_PPM)).checked_div(one.asks_ppm);
             let activity_ns = interval_ns.map_or(0, |ns| count.until_ns.saturating_sub(random.below(2 * ns)));
             count.events += events;
@@ -221,7 +227,7 @@ impl Server {
         slots.sort_unstable_by_key(|slot| std::cmp::Reverse(*slot));
         for slot in &slots {
             let one = self.workers[from].connections.swap_remove(*slot);
-            self.workers[to].connections.push(Connection { came_ms: self.now_ms, ..one });
+            self.workers[to].connections.push(Connection { came_ms: self.now_ms, counted_ns: 0, ..one });
         }
         let is_by_busy = matches!(transfer.portion, Portion::Busy { .. });
         if is_by_busy && !slots.is_empty() && self.noise_percent == 0 && !self.has_saturated {
@@ -239,10 +245,15 @@ impl Server {
         for _ in 0..seconds {
             self.sample();
             let end_ms = self.now_ms + 1_000;
-            while self.now_ms + MOVE_MS <= end_ms
+            while self.now_ms + COUNT_MS + MOVE_MS <= end_ms
                 && let Some(transfer) = self.policy.next(self.now_ms)
             {
-                self.pass(MOVE_MS);
+                let giver = &mut self.workers[transfer.from as usize];
+                if giver.counts_from_ms < self.looked_ms {
+                    giver.count(self.now_ms);
+                }
+                let counted_ms = self.now_ms - giver.counts_from_ms;
+                self.pass(COUNT_MS.saturating_sub(counted_ms) + MOVE_MS);
                 self.transfer(transfer);
             }
             self.pass(end_ms - self.now_ms);
@@ -429,10 +440,10 @@ fn workers_that_are_offered_more_than_they_can_do_are_helped_within_ten_seconds(
                 let all = saturated(queue, load_percent, noise_percent);
                 println!("{queue:?}, {load_percent} %, noise {noise_percent} %: {all:?}");
                 // A second of noise at the busiest of sixteen is measured, too.
-                let is_fast = all.in_time * 100 >= all.servers * 87 && all.busy_max <= 1.18;
+                let is_fast = all.in_time * 100 >= all.servers * 92 && all.busy_max <= 1.18;
                 let is_calm = all.moves_max[0] <= 20 && all.moves_max[1] <= 20;
-                // At 95 % no worker has room for much.
-                if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.3 } else { 1.15 } {
+                // At 95 % no worker has room for much: none is filled up to more than 94 %.
+                if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.35 } else { 1.15 } {
                     missed.push((queue, load_percent, noise_percent, all));
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! The program counts what it assigns to the worker. What was assigned and does not arrive (floods of SYNs, a SYN and its cookie
 //! counted twice, what migrates, tries that failed) is given up when it is a second old, and so are all differences: there is
-//! nothing that could drift.
+//! nothing that could drift. The kernel runs the program for every segment that belongs to no connection, too: a late ACK, FIN or
+//! RST of one that has ended is counted like a SYN, since an ACK may be the answer to a cookie.
 
 use std::io;
 

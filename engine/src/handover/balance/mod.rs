@@ -69,6 +69,9 @@ const FULL_PPM: u32 = 940_000;
 /// Transfers that an operator can have at a time, done or planned.
 pub(crate) const BY_HAND_TRANSFERS_MAX: usize = 64;
 
+/// Workers that count ahead of their turn.
+const GIVERS_MAX: usize = 64;
+
 /// The least excess of connections that is worth beginning.
 const CONNECTIONS_MIN: u64 = 24;
 
@@ -341,11 +344,26 @@ impl Policy {
         from != to && !self.gone.iter().any(|gone| (gone.from, gone.to) == (to, from))
     }
 
-    fn by_busy_time(&self, now_ms: u64) -> Option<Transfer> {
+    /// Workers that are likely to give in the next second, those first that are likely to be first. What their connections do can
+    /// be counted meanwhile, so that transfers follow each other without waiting for that.
+    pub(crate) fn givers(&self, now_ms: u64) -> Vec<u32> {
+        let (busy, _) = self.busy_givers(now_ms);
+        let open = self.open_givers(now_ms);
+        let mut givers: Vec<u32> = Vec::new();
+        for worker in busy.into_iter().chain(open).map(|one| one.worker) {
+            if givers.len() < GIVERS_MAX && !givers.contains(&worker) {
+                givers.push(worker);
+            }
+        }
+        givers
+    }
+
+    /// Workers that have too much to do, the busiest first; and the mean of all that could give.
+    fn busy_givers(&self, now_ms: u64) -> (Vec<&Known>, u32) {
         // A worker whose one connection is most of the load cannot be helped: the others are compared among themselves.
         let gives = |one: &&Known| one.busy_rest.until_ms <= now_ms;
         let mean = mean(self.workers.values().filter(gives), |one| one.busy_ppm.into()) as u32;
-        let (worth_it, full) = (mean / if self.is_busy_on { 20 } else { 10 }, (mean + mean / 20).min(FULL_PPM));
+        let worth_it = mean / if self.is_busy_on { 20 } else { 10 };
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
             let least_ppm = worth_it.max(FLOOR_PPM).max(one.noise_margin_ppm());
@@ -354,6 +372,12 @@ impl Policy {
             !is_undecided && one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > least_ppm
         });
         givers.sort_by_key(|one| std::cmp::Reverse(one.busy_ppm));
+        (givers, mean)
+    }
+
+    fn by_busy_time(&self, now_ms: u64) -> Option<Transfer> {
+        let (givers, mean) = self.busy_givers(now_ms);
+        let full = (mean + mean / 20).min(FULL_PPM);
         let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
         takers.retain(|one| one.busy_ppm < full && one.saturated == 0);
         takers.sort_by_key(|one| one.busy_ppm);
@@ -383,16 +407,23 @@ impl Policy {
         most > mean.saturating_add(mean / 4) && most - mean >= CONNECTIONS_MIN
     }
 
-    fn by_connections(&self, now_ms: u64) -> Option<Transfer> {
+    /// Workers that have too many connections, those with the most first.
+    fn open_givers(&self, now_ms: u64) -> Vec<&Known> {
         if !self.is_open_on && self.uneven_looks < LOOKS_MIN {
-            return None;
+            return Vec::new();
         }
         let mean_open = mean(self.workers.values(), |one| one.open);
-        let mean_busy = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
-        let is_cool = |one: &&Known| one.busy_ppm <= (mean_busy + mean_busy / 20).saturating_add(FLOOR_PPM);
         let mut givers: Vec<&Known> = self.workers.values().filter(|one| one.open_rest.until_ms <= now_ms).collect();
         givers.retain(|one| one.open.saturating_sub(mean_open) > (mean_open / 16).max(1));
         givers.sort_by_key(|one| std::cmp::Reverse(one.open));
+        givers
+    }
+
+    fn by_connections(&self, now_ms: u64) -> Option<Transfer> {
+        let givers = self.open_givers(now_ms);
+        let mean_open = mean(self.workers.values(), |one| one.open);
+        let mean_busy = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
+        let is_cool = |one: &&Known| one.busy_ppm <= (mean_busy + mean_busy / 20).saturating_add(FLOOR_PPM);
         let mut takers: Vec<&Known> = self.workers.values().filter(|one| one.takes_at_ms <= now_ms).collect();
         takers.retain(|one| one.open < mean_open && is_cool(one));
         takers.sort_by_key(|one| one.open);

@@ -249,6 +249,9 @@ impl Core {
             balance.loads.insert(child.process, load);
         }
         balance.policy.look(now.0 / 1_000_000, &samples);
+        balance.policy.givers(now.0 / 1_000_000).into_iter().for_each(|giver| {
+            world.tell(ProcessId(giver), &Order::Count);
+        });
         (balance.looked, balance.look_at, balance.is_due) = (now, Some(now.after_ms(LOOK_MS)), true);
         balance.looks = balance.looks.wrapping_add(1);
     }

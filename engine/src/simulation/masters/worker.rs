@@ -387,7 +387,7 @@ impl Universe {
             Order::EndRebalance => self.worker_ends_giving(id, 0),
             Order::Serve => worker.awaits_until = None,
             Order::Look => worker.armed.clear(),
-            Order::Ping | Order::Gather | Order::AccessLog | Order::Unknown => {}
+            Order::Ping | Order::Gather | Order::Count | Order::AccessLog | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),
         }
         self.drop_letter(number);

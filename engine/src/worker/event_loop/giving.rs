@@ -14,8 +14,11 @@ use crate::ipc::control::Pause;
 use crate::ipc::orders::{Rebalanced, Report};
 use crate::protocol::Protocol;
 
-/// So long it is counted what each connection does: some hundred events of a worker that is worth helping.
+/// So long it is counted what each connection does, at least: some hundred events of a worker that is worth helping.
 const COUNT_MS: u64 = 250;
+
+/// A count that began longer ago is of another time, and begins anew.
+const COUNTED_MS_MAX: u64 = 2_000;
 
 /// What the master wants.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,6 @@ pub(super) struct Wish {
 pub(super) struct Counting {
     heir: Heir,
     wish: Wish,
-    from_ns: u64,
     until_ns: u64,
 }
 
@@ -41,11 +43,26 @@ impl<P: Protocol> EventLoop<P> {
         let Some(door) = door.filter(|_| can_give) else { return self.report_given(&Given::default()) };
         self.moving.forget_doors();
         let heir = self.moving.heir(name, door);
+        let is_current = |from_ns: &u64| self.context.now_ns.saturating_sub(*from_ns) <= COUNTED_MS_MAX * 1_000_000;
+        if !self.moving.counted_from_ns.as_ref().is_some_and(is_current) {
+            self.count_anew();
+        }
+        let from_ns = self.moving.counted_from_ns.unwrap_or(self.context.now_ns);
+        self.moving.counting = Some(Counting { heir, wish: *wish, until_ns: from_ns + COUNT_MS * 1_000_000 });
+        self.give_on();
+    }
+
+    /// The master may want some connections to be given soon: then it is known what they do.
+    pub(super) fn count_ahead(&mut self) {
+        if !self.moving.gives() {
+            self.count_anew();
+        }
+    }
+
+    fn count_anew(&mut self) {
         let slots = 0..self.slab.slots();
         slots.for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
-        let from_ns = self.context.now_ns;
-        self.moving.counting = Some(Counting { heir, wish: *wish, from_ns, until_ns: from_ns + COUNT_MS * 1_000_000 });
-        self.give_on();
+        self.moving.counted_from_ns = Some(self.context.now_ns);
     }
 
     /// The master wants no more of it.
@@ -63,8 +80,8 @@ impl<P: Protocol> EventLoop<P> {
     /// What is due in this turn.
     pub(super) fn give_on(&mut self) {
         let now_ns = self.context.now_ns;
-        if let Some(Counting { heir, wish, from_ns, .. }) = self.moving.counting.take_if(|one| one.until_ns <= now_ns) {
-            let Chosen { connections, share_ppm } = self.choose(&wish, from_ns);
+        if let Some(Counting { heir, wish, .. }) = self.moving.counting.take_if(|one| one.until_ns <= now_ns) {
+            let Chosen { connections, share_ppm } = self.choose(&wish);
             self.moving.chosen_ppm = share_ppm;
             if connections.is_empty() {
                 self.report_given(&Given::default());
@@ -80,11 +97,12 @@ impl<P: Protocol> EventLoop<P> {
         counting.into_iter().chain(self.moving.sender.next_ns()).chain(self.next_visit_ns()).min()
     }
 
-    fn choose(&mut self, wish: &Wish, from_ns: u64) -> Chosen {
+    fn choose(&mut self, wish: &Wish) -> Chosen {
         let rests_s = u32::try_from(wish.rest_ms.div_ceil(1000)).unwrap_or(u32::MAX);
         let now_s = seconds(self.context.now_ns);
         let mut candidates = Vec::new();
-        let mut count = Count { from_ns, until_ns: self.context.now_ns, events: 0 };
+        let until_ns = self.context.now_ns;
+        let mut count = Count { from_ns: self.moving.counted_from_ns.unwrap_or(until_ns), until_ns, events: 0 };
         for slot in 0..self.slab.slots() {
             count.events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
             let Some(mut candidate) = self.candidate(slot, now_s, rests_s) else { continue };

@@ -77,7 +77,9 @@ pub(super) struct Moving {
     pub(super) departures: VecDeque<sender::Command>,
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
-    /// What connections do is counted, until some are chosen to be given away.
+    /// What each connection has done is counted since then, if that was ever wanted.
+    pub(super) counted_from_ns: Option<u64>,
+    /// Connections are to be given away, as soon as it is known what they do.
     pub(super) counting: Option<Counting>,
     /// What those that were chosen make of the worker's work.
     pub(super) chosen_ppm: u32,
@@ -101,6 +103,7 @@ impl Moving {
             departures: VecDeque::new(),
             arrivals: VecDeque::new(),
             is_carrying_out: false,
+            counted_from_ns: None,
             counting: None,
             chosen_ppm: 0,
             meeting,

@@ -41,6 +41,7 @@ impl<P: Protocol> EventLoop<P> {
                 let wish = Wish { portion, connections_max: connections_max as usize, rest_ms };
                 self.begin_giving(heir, descriptors.pop(), &wish);
             }
+            Order::Count => self.count_ahead(),
             Order::EndRebalance => self.end_giving(),
             Order::Gather => self.begin_gathering(),
             Order::Siblings { members } => self.hear_siblings(members, descriptors),
