@@ -535,8 +535,12 @@ impl Settings {
         }
         let least = sibling_message_bytes_max.saturating_mul(2);
         if !(MAILBOX_MESSAGES_LEAST..=MAILBOX_MESSAGES_LARGEST).contains(mailbox_messages_max) {
-            let range = format!("{MAILBOX_MESSAGES_LEAST} and {MAILBOX_MESSAGES_LARGEST}");
-            return invalid("mailbox_messages_max", format!("must be between {range}, not {mailbox_messages_max}"));
+            return invalid(
+                "mailbox_messages_max",
+                format!(
+                    "must be between {MAILBOX_MESSAGES_LEAST} and {MAILBOX_MESSAGES_LARGEST}, not {mailbox_messages_max}"
+                ),
+            );
         }
         if !(least..=SIBLING_QUEUE_BYTES_LARGEST).contains(sibling_queue_bytes_max) {
             return invalid(

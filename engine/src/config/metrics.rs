@@ -3,9 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Socket, Type};
-
 use super::{InvalidSetting, Listener, Settings};
+use crate::sys::listener::{ListenError, bind_alone};
 
 /// Connections that may wait.
 const BACKLOG: i32 = 64;
@@ -47,12 +46,7 @@ fn refused(address: SocketAddr, error: &io::Error) -> InvalidSetting {
 }
 
 fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
+    let socket = bind_alone(address).map_err(ListenError::into_io)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())

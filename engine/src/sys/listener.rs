@@ -71,6 +71,11 @@ impl ListenError {
     pub(crate) fn problem(&self) -> &str {
         &self.problem
     }
+
+    /// What the system call said.
+    pub(crate) fn into_io(self) -> io::Error {
+        self.source.unwrap_or_else(|| io::Error::other(self.problem))
+    }
 }
 
 /// A socket for this kind of address, which may be bound although connections of a former one linger.
@@ -153,9 +158,17 @@ fn holder_of(name: &SockAddr) -> Option<u32> {
 /// # Errors
 /// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
 pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
-    let fail = |step| move |source| ListenError::new(address, step, source);
+    bind_alone(address).map(drop)
+}
+
+/// Creates a socket of no group and binds it.
+///
+/// # Errors
+/// Where somebody else has the address, whoever that is.
+pub(crate) fn bind_alone(address: SocketAddr) -> Result<Socket, ListenError> {
     let socket = unbound(address)?;
-    socket.bind(&address.into()).map_err(fail("bind"))
+    socket.bind(&address.into()).map_err(|source| ListenError::new(address, "bind", source))?;
+    Ok(socket)
 }
 
 /// Sets the options that accepted connections inherit, and listens.

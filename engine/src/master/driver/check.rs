@@ -89,6 +89,7 @@ impl Check {
             settings.check_sandbox(),
             settings.check_readable(),
             settings.check_access_log(),
+            settings.check_metrics(),
         ];
         self.problems.extend(checked.into_iter().filter_map(Result::err).map(ServerError::from));
         self.problems.extend(steering::choose(settings.handover).err().map(ServerError::Handover));

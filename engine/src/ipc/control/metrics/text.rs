@@ -72,15 +72,11 @@ impl Text {
     /// A number of the family.
     pub(super) fn sample(&mut self, labels: &[Label<'_>], value: impl Display) {
         let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
-        self.line(suffix, labels, None, value);
+        self.part(suffix, labels, None, value);
     }
 
     /// A number of the family that is a quantile, or a part of a histogram.
     pub(super) fn part(&mut self, suffix: &str, labels: &[Label<'_>], last: Option<Label<'_>>, value: impl Display) {
-        self.line(suffix, labels, last, value);
-    }
-
-    fn line(&mut self, suffix: &str, labels: &[Label<'_>], last: Option<Label<'_>>, value: impl Display) {
         let _ = write!(self.out, "{}{suffix}", self.name);
         for (index, (label, text)) in labels.iter().chain(&last).enumerate() {
             let _ = write!(self.out, "{}{label}=\"", if index == 0 { '{' } else { ',' });
