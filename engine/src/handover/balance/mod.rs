@@ -33,8 +33,22 @@ pub(crate) const CORE_PPM: u32 = 1_000_000;
 /// Connections that may move in a second. Each costs both workers some tens of microseconds.
 pub(crate) const BUDGET_PER_SECOND: u32 = 1_000;
 
-/// Of the latest sample in the mean of busy time: a change counts to two thirds after two samples.
+/// Of the latest sample in the mean that is shown: a change counts to two thirds after two samples.
 const WEIGHT_PERCENT: i64 = 40;
+
+/// Of the latest sample in the mean that decides, by how many samples since the load last changed are in it; and by how many times a
+/// sample's noise that mean may be wrong: five of its standard deviations, about.
+const STEADINESS: [Steadiness; 6] = [
+    Steadiness { weight_percent: 50, reach_tenths: 35 },
+    Steadiness { weight_percent: 45, reach_tenths: 30 },
+    Steadiness { weight_percent: 40, reach_tenths: 26 },
+    Steadiness { weight_percent: 33, reach_tenths: 23 },
+    Steadiness { weight_percent: 25, reach_tenths: 20 },
+    Steadiness { weight_percent: 20, reach_tenths: 17 },
+];
+
+/// What is known of a mean after a move: the part that has moved was counted, but for a short time.
+const STEADY_AFTER_MOVE: u8 = 3;
 
 /// Samples that show how noisy a worker's load is.
 const DIFFERENCES: usize = 32;
@@ -128,6 +142,12 @@ pub(crate) struct Result {
     pub(crate) is_refused: bool,
 }
 
+/// See [`STEADINESS`].
+struct Steadiness {
+    weight_percent: i64,
+    reach_tenths: u32,
+}
+
 /// A worker as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Known {
@@ -140,6 +160,8 @@ struct Known {
     /// By how much each of the last samples differed from the one before, the latest first.
     differences_ppm: Vec<u32>,
     samples: u32,
+    /// Samples since its load last changed, as far as they matter: a place in [`STEADINESS`].
+    steady: u8,
     /// Something has moved since the last sample, so the next one is of what was before, too.
     is_stale: bool,
     /// The last samples, so many in a row, said that it is saturated.
@@ -229,22 +251,35 @@ impl Policy {
         let shown_ppm = towards(known.shown_ppm, busy_ppm, WEIGHT_PERCENT);
         let known = Known { shown_ppm, open, samples, is_stale: false, ..known };
         if is_saturated {
-            // This says only that it is not less.
             let saturated = known.saturated.saturating_add(1);
-            let is_sure = saturated >= known.saturated_min() && known.settles_at_ms <= now_ms;
-            return Known { busy_ppm: if is_sure { OFFERED_PPM } else { known.busy_ppm }, saturated, ..known };
+            // Until it has settled, this is what it could not do before.
+            let has_settled = known.settles_at_ms <= now_ms;
+            let weight_percent = STEADINESS[usize::from(known.steady)].weight_percent;
+            let busy_ppm = match known.busy_ppm {
+                _ if saturated >= known.saturated_min() && has_settled => OFFERED_PPM,
+                // It is not less than this, in any case.
+                mean_ppm if mean_ppm < busy_ppm && has_settled && !is_stale => {
+                    towards(mean_ppm, busy_ppm, weight_percent)
+                }
+                mean_ppm => mean_ppm,
+            };
+            return Known { busy_ppm, saturated, ..known };
         }
         if is_stale {
             return Known { saturated: 0, ..known };
         }
         if known.busy_ppm > CORE_PPM {
-            return Known { busy_ppm, last_ppm: busy_ppm, saturated: 0, ..known };
+            return Known { busy_ppm, last_ppm: busy_ppm, saturated: 0, steady: 0, ..known };
         }
+        let has_jumped = busy_ppm.abs_diff(known.busy_ppm) > known.noise_ppm() * 3 + FLOOR_PPM;
+        let steady = if has_jumped { 0 } else { (known.steady + 1).min(STEADINESS.len() as u8 - 1) };
+        let weight_percent = STEADINESS[usize::from(steady)].weight_percent;
         let mut differences_ppm = known.differences_ppm;
         differences_ppm.truncate(DIFFERENCES - 1);
         differences_ppm.insert(0, busy_ppm.abs_diff(known.last_ppm));
         Known {
-            busy_ppm: towards(known.busy_ppm, busy_ppm, WEIGHT_PERCENT),
+            busy_ppm: towards(known.busy_ppm, busy_ppm, weight_percent),
+            steady,
             differences_ppm,
             last_ppm: busy_ppm,
             saturated: 0,
@@ -467,7 +502,7 @@ impl Policy {
         let part_ppm = |ppm: u32| (u64::from(ppm) * u64::from(share_ppm) / u64::from(CORE_PPM)) as u32;
         let (gone_ppm, last_ppm) = (part_ppm(giver.busy_ppm), part_ppm(giver.last_ppm));
         giver.busy_ppm -= gone_ppm;
-        giver.is_stale = true;
+        (giver.is_stale, giver.steady) = (true, giver.steady.min(STEADY_AFTER_MOVE));
         if giver.is_saturated() && giver.settles_at_ms <= now_ms {
             let is_new = now_ms - giver.settles_at_ms > SETTLED_MS;
             giver.pressed = if is_new { 0 } else { (giver.pressed + 1).min(SETTLE_DOUBLED_MAX) };
@@ -476,7 +511,7 @@ impl Policy {
         giver.last_ppm -= last_ppm;
         giver.open = giver.open.saturating_sub(result.moved);
         if let Some(taker) = self.of_mut(to) {
-            taker.is_stale = true;
+            (taker.is_stale, taker.steady) = (true, taker.steady.min(STEADY_AFTER_MOVE));
             taker.settles_at_ms = taker.settles_at_ms.max(now_ms + SETTLE_MS);
             taker.busy_ppm = (taker.busy_ppm + gone_ppm).min(CORE_PPM);
             taker.last_ppm = (taker.last_ppm + last_ppm).min(CORE_PPM);
@@ -496,6 +531,7 @@ impl Known {
             last_ppm: 0,
             differences_ppm: Vec::new(),
             samples: 0,
+            steady: 0,
             is_stale: false,
             saturated: 0,
             pressed: 0,
@@ -521,18 +557,14 @@ impl Known {
         sum_ppm / differences_ppm.len().max(1) as u32
     }
 
-    /// Its load may differ so much from the mean of it by noise.
-    fn noise_reach_ppm(&self) -> u32 {
-        self.noise_ppm() * 5 / 2
-    }
-
     /// What it has above the mean of all may be noise up to here; where it is saturated, none of it.
     fn noise_margin_ppm(&self) -> u32 {
-        if self.is_saturated() { 0 } else { self.noise_reach_ppm() }
+        let reach_tenths = STEADINESS[usize::from(self.steady)].reach_tenths;
+        if self.is_saturated() { 0 } else { self.noise_ppm() * reach_tenths / 10 }
     }
 
     fn saturated_min(&self) -> u8 {
-        let noisy_ppm = self.busy_ppm + self.noise_reach_ppm();
+        let noisy_ppm = self.busy_ppm + self.noise_ppm() * 5 / 2;
         let may_be_noise = self.busy_ppm < SATURATED_PPM && noisy_ppm >= SATURATED_PPM;
         if may_be_noise { SATURATED_NOISY_MIN } else { SATURATED_MIN }
     }
