@@ -159,6 +159,8 @@ struct Known {
     last_ppm: u32,
     /// By how much each of the last samples differed from the one before, the latest first.
     differences_ppm: Vec<u32>,
+    /// The median of all workers' noise.
+    common_noise_ppm: u32,
     samples: u32,
     /// Samples since its load last changed, as far as they matter: a place in [`STEADINESS`].
     steady: u8,
@@ -226,6 +228,10 @@ impl Policy {
     pub(crate) fn look(&mut self, now_ms: u64, samples: &[Sample]) {
         let mut before = std::mem::take(&mut self.workers);
         self.workers = samples.iter().map(|sample| (sample.worker, Self::known(&mut before, sample, now_ms))).collect();
+        let mut noises_ppm: Vec<u32> = self.workers.values().map(Known::own_noise_ppm).collect();
+        noises_ppm.sort_unstable();
+        let common_noise_ppm = noises_ppm.get(noises_ppm.len() / 2).copied().unwrap_or(0);
+        self.workers.values_mut().for_each(|one| one.common_noise_ppm = common_noise_ppm);
         self.gone.retain(|gone| gone.until_ms > now_ms);
         let earned = now_ms.saturating_sub(self.budget_at_ms).saturating_mul(BUDGET_PER_SECOND.into()) / 1000;
         self.budget = u64::from(self.budget).saturating_add(earned).min(BUDGET_PER_SECOND.into()) as u32;
@@ -530,6 +536,7 @@ impl Known {
             shown_ppm: 0,
             last_ppm: 0,
             differences_ppm: Vec::new(),
+            common_noise_ppm: 0,
             samples: 0,
             steady: 0,
             is_stale: false,
@@ -548,8 +555,14 @@ impl Known {
         (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(self.busy_ppm.max(1))).min(CORE_PPM.into()) as u32
     }
 
-    /// How much one sample differs from the next. A load that has come or gone makes few large differences, which count for less.
+    /// How much one sample differs from the next; of few samples that may be little by chance, so it is taken to be as much as
+    /// with other workers at least.
     fn noise_ppm(&self) -> u32 {
+        self.own_noise_ppm().max(self.common_noise_ppm)
+    }
+
+    /// A load that has come or gone makes few large differences, which count for less.
+    fn own_noise_ppm(&self) -> u32 {
         let mut differences_ppm = self.differences_ppm.clone();
         differences_ppm.sort_unstable();
         let most_ppm = differences_ppm.get(differences_ppm.len() / 2).map_or(0, |median_ppm| median_ppm * 3);
