@@ -19,13 +19,14 @@ use crate::messages::{Answer, SELF};
 use crate::protocol::Protocol;
 
 /// For its turn among workers that leave, one waits so long at most: each of the others may have many connections.
-const TURN_NS_MAX: u64 = 10_000_000_000;
+const TURN_NS_MAX: u64 = 16_000_000_000;
 
-/// For the marks of all others, and that the heir has read them.
-const MARKS_NS_MAX: u64 = 1_000_000_000;
+/// For the marks of all others, and that the heir has read them. Connections are served meanwhile, so this only keeps a change waiting
+/// for a worker that hangs; one that waits for a processor on a busy machine gets it within this time.
+const MARKS_NS_MAX: u64 = 3_000_000_000;
 
 /// For all connections, an heir keeps others waiting so long at most.
-const ARRIVAL_NS_MAX: u64 = 5_000_000_000;
+const ARRIVAL_NS_MAX: u64 = 8_000_000_000;
 
 /// How far a worker that leaves is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
