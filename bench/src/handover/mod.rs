@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_child_subreaper;
 
 pub(crate) use self::arguments::HandoverArguments;
+pub(crate) use self::batond::{ask, has_serving};
 use self::picture::Watch;
 use self::report::{Done, Report};
-pub(crate) use self::target::free_port;
 use self::target::{Action, Target};
+pub(crate) use self::target::{end_descendants, free_port, is_alive, process_state, reap, signal, wait_until};
 use crate::load::{self, ExchangePlan, HttpPlan, Load, Plan};
 use crate::run::Failed;
 
@@ -32,7 +33,7 @@ const SOURCES: u8 = 8;
 
 /// The kernel closes the ring of a killed process, and with it the connections in the ring's table, in its own time: tens of
 /// milliseconds were measured. Resets after a kill have been seen as late as the next action, 200 ms on.
-const KILLED_WINDOW: Duration = Duration::from_secs(1);
+pub(crate) const KILLED_WINDOW: Duration = Duration::from_secs(1);
 
 /// What is done, and how often.
 pub(crate) struct Schedule {
