@@ -33,7 +33,7 @@ const SOURCES: u8 = 8;
 
 /// The kernel closes the ring of a killed process, and with it the connections in the ring's table, in its own time: tens of
 /// milliseconds were measured. Resets after a kill have been seen as late as the next action, 200 ms on.
-pub(crate) const KILLED_WINDOW: Duration = Duration::from_secs(1);
+const KILLED_WINDOW: Duration = Duration::from_secs(1);
 
 /// What is done, and how often.
 pub(crate) struct Schedule {

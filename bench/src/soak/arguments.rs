@@ -58,7 +58,7 @@ pub(crate) struct SoakArguments {
     #[arg(long, value_name = "MIB", default_value_t = 32)]
     pub(super) memory_growth_max: u64,
     /// By how many the servers' descriptors may be more at a quiet point than at the first one.
-    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32)]
     pub(super) descriptors_growth_max: u64,
     /// From one line that says how far it is to the next.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]

@@ -11,13 +11,17 @@ use super::ledger::Ledger;
 use super::loads::Gauges;
 use super::plan::{Broken, Change, WORKERS, WORKERS_MAX};
 use super::server::Server;
-use crate::handover::{KILLED_WINDOW, is_alive, process_state, signal, wait_until};
+use crate::handover::{is_alive, process_state, signal, wait_until};
 
 /// How long a binary that does not come up may take.
 const LATE_MS: u64 = 300;
 
 /// A worker is stopped while its connections are counted. It may have taken some since it last said how many it has.
 const UNCOUNTED_MAX: u64 = 16;
+
+/// The kernel closes the connections of a killed process in its own time, a fifth of a second was seen; and clients have to get
+/// a core to notice.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Does it.
 ///
@@ -184,7 +188,7 @@ fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges:
     wait_until("a killed worker is replaced", || {
         server.serves() && server.serving().is_ok_and(|all| all.iter().all(|worker| worker.pid != Some(pid)))
     })?;
-    thread::sleep(KILLED_WINDOW);
+    thread::sleep(NOTICED_WITHIN);
     let lost = gauges.excuse(side);
     gauges.enter_phase(side, PHASE_ORDERLY);
     match ledger.charge_last(side, lost) {

@@ -29,7 +29,6 @@ impl Kill {
 #[derive(Debug, Default)]
 struct Account {
     kills: Vec<Kill>,
-    lost: u64,
 }
 
 impl Account {
@@ -37,7 +36,6 @@ impl Account {
         let kill = self.kills.iter_mut().rev().find(|kill| kill.may_take(established, now));
         let Some(kill) = kill else { return false };
         kill.lost += 1;
-        self.lost += 1;
         kill.had.is_none_or(|had| kill.lost <= had)
     }
 }
@@ -74,16 +72,19 @@ impl Ledger {
     /// Charges so many losses to the last kill, and says by how many more than it excuses there are by then.
     pub(super) fn charge_last(&self, side: Side, lost: u64) -> u64 {
         let mut account = self.account(side);
-        account.lost += lost;
         let Some(kill) = account.kills.last_mut() else { return lost };
         kill.lost += lost;
         kill.lost.saturating_sub(kill.had.unwrap_or(u64::MAX))
     }
 
-    /// Connections lost by kills so far, and what the killed workers had.
-    pub(super) fn totals(&self, side: Side) -> (u64, u64) {
-        let account = self.account(side);
-        (account.lost, account.kills.iter().filter_map(|kill| kill.had).sum())
+    /// Of each kill so far: connections that were lost, and that the worker had at most.
+    pub(super) fn kills(&self, side: Side) -> Vec<(u64, u64)> {
+        self.account(side).kills.iter().map(|kill| (kill.lost, kill.had.unwrap_or(0))).collect()
+    }
+
+    /// Connections lost by kills so far.
+    pub(super) fn lost(&self, side: Side) -> u64 {
+        self.account(side).kills.iter().map(|kill| kill.lost).sum()
     }
 }
 
@@ -104,8 +105,8 @@ mod tests {
         assert!(!ledger.excuses(Side::Http, start + 3 * SECOND, start + 4 * SECOND), "it was connected later");
         assert!(ledger.excuses(Side::Http, start + SECOND, start + 4 * SECOND));
         assert!(!ledger.excuses(Side::Http, start + SECOND, start + 4 * SECOND), "more than it had");
-        assert_eq!(ledger.totals(Side::Http), (3, 2));
-        assert_eq!(ledger.totals(Side::Echo), (0, 0));
+        assert_eq!((ledger.kills(Side::Http), ledger.lost(Side::Http)), (vec![(3, 2)], 3));
+        assert_eq!((ledger.kills(Side::Echo), ledger.lost(Side::Echo)), (vec![], 0));
     }
 
     #[test]
@@ -114,7 +115,7 @@ mod tests {
         ledger.begin_kill(Side::Echo);
         ledger.end_kill(Side::Echo, start, 9);
         assert!(!ledger.excuses(Side::Echo, start, start + NOTICED_AFTER_MAX + SECOND));
-        assert_eq!(ledger.totals(Side::Echo), (0, 9));
+        assert_eq!(ledger.kills(Side::Echo), [(0, 9)]);
     }
 
     #[test]

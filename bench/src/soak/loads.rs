@@ -217,7 +217,7 @@ pub(super) struct Counted {
     pub(super) failures: Failures,
     /// Lost while a worker was killed.
     pub(super) lost: Failures,
-    /// Kept connections that the server closed before an answer began; the request was repeated.
+    /// Kept connections that the server closed before an answer began, while nobody was killed; the request was repeated.
     pub(super) repeated: u64,
     pub(super) slow_connects: u64,
     pub(super) bytes_received: u64,
@@ -255,7 +255,7 @@ impl Counted {
         self.answers += outcome.requests;
         self.failures.add(&orderly.failures);
         self.lost.add(&kill.failures);
-        self.repeated += outcome.failures.stale;
+        self.repeated += orderly.failures.stale;
         self.slow_connects += outcome.slow_connects;
         self.bytes_received += outcome.bytes_received;
         self.bytes_sent += outcome.bytes_sent;

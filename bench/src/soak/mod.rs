@@ -75,6 +75,8 @@ struct Seen {
     quiet: Vec<Sample>,
     /// Connections of loads that have ended.
     connections: u64,
+    /// The goal was reached, and what followed was as it must be.
+    is_done: bool,
 }
 
 /// A line for whoever watches, also in a pipe; nobody has to.
@@ -120,10 +122,10 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<(), Failed> {
     if let Err(problem) = run_segments(arguments, seed, &mut servers, &state, &mut seen) {
         state.fail(&problem);
     }
-    if state.failure().is_some() {
+    if !state.failures().is_empty() {
         servers.iter().map(Server::last_words).filter(|words| !words.is_empty()).for_each(|words| say(&words));
     }
-    let report = Report::new(arguments, seed, &about, &state, &seen);
+    let report = Report::new(seed, &about, &state, &seen);
     say(&report.markdown());
     say(&format!("seed {seed}"));
     if let Some(path) = arguments.report() {
@@ -207,7 +209,7 @@ fn run_segments(
         if let Err(problem) = running.stop(&mut seen.loads, &state.gauges) {
             state.fail(&problem);
         }
-        if state.failure().is_some() {
+        if !state.failures().is_empty() {
             return Ok(());
         }
         let changes = state.changes.load(Ordering::Relaxed);
@@ -223,6 +225,7 @@ fn run_segments(
         if let Some(problem) = grown(&seen.quiet, bounds) {
             return Err(problem);
         }
+        seen.is_done = is_done;
         if is_done || state.is_interrupted() {
             return Ok(());
         }
@@ -250,7 +253,8 @@ fn drive(server: &mut Server, steps: &mut Steps, changes: &mut Changes, state: &
         state.changes.fetch_add(1, Ordering::Relaxed);
         let changed = changes.entry(step.change.name()).or_default();
         changed.times += 1;
-        changed.took_us.saturating_record(took.as_micros() as u64);
+        // It grows with its values, and has room for years.
+        let _ = changed.took_us.record(took.as_micros() as u64);
     }
 }
 
@@ -298,7 +302,7 @@ impl Progress {
         }
         let rate = connections.saturating_sub(self.connections) as f64 / since.as_secs_f64();
         (self.last, self.connections) = (Instant::now(), connections);
-        let lost: u64 = Side::ALL.into_iter().map(|side| state.ledger.totals(side).0).sum();
+        let lost: u64 = Side::ALL.into_iter().map(|side| state.ledger.lost(side)).sum();
         let held = sample.map_or(String::new(), |sample| {
             format!(
                 "; {} MiB, {} descriptors, {} processes",

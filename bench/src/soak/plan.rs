@@ -109,7 +109,7 @@ type Draw = fn(&mut Random) -> Change;
 
 /// How often each kind of change is drawn, of a thousand.
 const WEIGHTS: [(u64, Draw); 16] = [
-    (330, |_| Change::Reload),
+    (358, |_| Change::Reload),
     (20, |_| Change::ReloadBroken),
     (240, |random| Change::Scale { workers: 1 + random.below(WORKERS_MAX) as usize }),
     (150, |_| Change::Upgrade),
@@ -120,11 +120,11 @@ const WEIGHTS: [(u64, Draw); 16] = [
     (10, |_| Change::UpgradeBroken(Broken::Ends)),
     (5, |_| Change::UpgradeBroken(Broken::Hangs)),
     (15, |_| Change::UpgradeBroken(Broken::Arguments)),
-    (30, |_| Change::Rebalance),
+    (12, |_| Change::Rebalance),
     (26, |random| Change::PauseWorker { pick: random.next(), stands_for: up_to(STANDSTILL_MAX, random) }),
-    (20, |random| Change::KillWorker { pick: random.next() }),
-    (3, |random| Change::HangWorker { pick: random.next() }),
-    (6, |_| Change::KillMaster),
+    (12, |random| Change::KillWorker { pick: random.next() }),
+    (2, |random| Change::HangWorker { pick: random.next() }),
+    (5, |_| Change::KillMaster),
 ];
 
 const WEIGHTS_SUM: u64 = {
@@ -232,9 +232,9 @@ impl Loads {
         let mut random = Random::nth(seed, LOADS + (segment & 0x0FFF_FFFF));
         let mut between = |least: u64, most: u64| least + random.below(most - least + 1);
         Self {
-            churn: between(24, 64) as u32,
-            churn_closing: between(4, 16) as u32,
-            churn_echo: between(8, 24) as u32,
+            churn: between(8, 32) as u32,
+            churn_closing: between(2, 8) as u32,
+            churn_echo: between(2, 12) as u32,
             kept: between(16, 128) as u32,
             depth: between(2, 32) as u32,
             payload_bytes: between(1, 4_000) as usize,

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use baton::control::Status;
 use serde::Serialize;
 
-use super::arguments::SoakArguments;
 use super::loads::Counted;
 use super::plan::{Change, Side};
 use super::state::State;
@@ -84,7 +83,7 @@ struct ChangeRow {
 struct KillRow {
     server: Side,
     lost: u64,
-    /// Connections that the killed workers can have had.
+    /// Connections that the killed worker can have had.
     had_at_most: u64,
 }
 
@@ -102,10 +101,12 @@ pub(super) struct Report {
     pub(super) answers: u64,
     pub(super) changes: u64,
     interrupted: bool,
-    failure: Option<String>,
+    /// The first one, and what may have followed from it.
+    failures: Vec<String>,
     loads: Vec<LoadRow>,
     visits: Vec<VisitRow>,
     change_rows: Vec<ChangeRow>,
+    /// In order, of each server.
     kills: Vec<KillRow>,
     memory_growth_per_hour_bytes: Option<f64>,
     descriptors_growth_per_hour: Option<f64>,
@@ -114,8 +115,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(arguments: &SoakArguments, seed: u64, about: &Status, state: &State, seen: &Seen) -> Self {
-        let mut arguments_given = env::args().skip(1).collect::<Vec<_>>();
+    pub(super) fn new(seed: u64, about: &Status, state: &State, seen: &Seen) -> Self {
+        let mut arguments_given: Vec<String> = env::args().skip(1).map(|argument| without_folders(&argument)).collect();
         if !arguments_given.iter().any(|argument| argument.starts_with("--seed")) {
             arguments_given.push(format!("--seed {seed}"));
         }
@@ -133,9 +134,9 @@ impl Report {
             })
             .collect();
         let every = seen.samples.len().div_ceil(SAMPLES_MAX).max(1);
-        let kill_row = |server| {
-            let (lost, had_at_most) = state.ledger.totals(server);
-            KillRow { server, lost, had_at_most }
+        let kills = |server| {
+            let all = state.ledger.kills(server).into_iter();
+            all.map(move |(lost, had_at_most)| KillRow { server, lost, had_at_most })
         };
         let sum = |of: fn(&Counted) -> u64| loads.iter().map(|(_, (_, counted))| of(counted)).sum::<u64>();
         Self {
@@ -153,17 +154,12 @@ impl Report {
             connections: sum(|counted| counted.connections) + visits.iter().map(|row| row.connections).sum::<u64>(),
             answers: sum(|counted| counted.answers) + visits.iter().map(|row| row.answers).sum::<u64>(),
             changes: state.changes.load(Ordering::Relaxed),
-            interrupted: state.is_interrupted()
-                && !arguments.goal().is_reached(
-                    state.elapsed(),
-                    seen.connections,
-                    state.changes.load(Ordering::Relaxed),
-                ),
-            failure: state.failure(),
+            interrupted: state.is_interrupted() && !seen.is_done,
+            failures: state.failures(),
             loads: loads.iter().map(|(name, (_, counted))| LoadRow::new(name, counted)).collect(),
             visits,
             change_rows: change_rows(seen),
-            kills: Side::ALL.into_iter().map(kill_row).collect(),
+            kills: Side::ALL.into_iter().flat_map(kills).collect(),
             memory_growth_per_hour_bytes: growth_per_hour(&seen.quiet, |sample| sample.memory_bytes),
             descriptors_growth_per_hour: growth_per_hour(&seen.quiet, |sample| sample.descriptors),
             quiet: seen.quiet.clone(),
@@ -173,16 +169,20 @@ impl Report {
 
     /// Whether the goal was reached and nothing went wrong.
     pub(super) fn is_good(&self) -> bool {
-        self.failure.is_none() && !self.interrupted
+        self.failures.is_empty() && !self.interrupted
     }
 
     /// As the figures of this folder are: what was done, then tables.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
-        let outcome = match (&self.failure, self.interrupted) {
-            (Some(failure), _) => format!("**Failed** {failure}"),
-            (None, true) => "Ended early; nothing went wrong until then.".to_owned(),
-            (None, false) => "Nothing went wrong.".to_owned(),
+        let outcome = match (self.failures.as_slice(), self.interrupted) {
+            ([first, others @ ..], _) => {
+                let others: String = others.iter().map(|other| format!("\n- {other}")).collect();
+                let others = if others.is_empty() { others } else { format!("\n\nThen:\n{others}") };
+                format!("**Failed** {first}{others}")
+            }
+            ([], true) => "Ended early; nothing went wrong until then.".to_owned(),
+            ([], false) => "Nothing went wrong.".to_owned(),
         };
         let _ = writeln!(
             text,
@@ -207,7 +207,7 @@ impl Report {
     fn write_changes(&self, text: &mut String) {
         text.push_str(
             "\n## Changes\n\nTimes from the request until the outcome was there and the workers served, in ms. A killed or hung \
-             worker's has a second in it in which clients may notice.\n\n\
+             worker's has two seconds in it in which clients may notice.\n\n\
              | change | http | echo | p50 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",
         );
         for row in &self.change_rows {
@@ -240,7 +240,7 @@ impl Report {
             group(killed),
             group(had),
             group(lost),
-            if self.failure.is_none() { "none" } else { "what the failure says" },
+            if self.failures.is_empty() { "none" } else { "what the failures say" },
         );
     }
 
@@ -352,6 +352,14 @@ fn change_rows(seen: &Seen) -> Vec<ChangeRow> {
     Change::names().into_iter().map(row).collect()
 }
 
+/// An argument as it is shown: absolute paths are those of one machine.
+fn without_folders(argument: &str) -> String {
+    let (flag, value) = argument.split_once('=').map_or(("", argument), |(flag, value)| (flag, value));
+    let name = Path::new(value).file_name().map(|name| name.to_string_lossy());
+    let value = name.filter(|_| value.starts_with('/')).map_or(value.to_owned(), |name| name.into_owned());
+    if flag.is_empty() { value } else { format!("{flag}={value}") }
+}
+
 /// Minutes and seconds, or hours and minutes.
 fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
@@ -369,7 +377,7 @@ mod tests {
         Sample { at_s, memory_bytes: mebibytes << 20, descriptors: 60, processes: 6, ..Sample::default() }
     }
 
-    fn made(failure: Option<&str>) -> Report {
+    fn made(failures: &[&str]) -> Report {
         let mut latency = hdrhistogram::Histogram::new(3).expect("three digits");
         latency += 2_000_000;
         let load = LoadRow {
@@ -400,7 +408,7 @@ mod tests {
             answers: 1_234_560,
             changes: 12_345,
             interrupted: false,
-            failure: failure.map(str::to_owned),
+            failures: failures.iter().map(|one| (*one).to_owned()).collect(),
             loads: vec![load],
             visits: Vec::new(),
             change_rows: vec![ChangeRow { name: "worker killed", times: BTreeMap::from([("http", 3)]), took_us }],
@@ -414,7 +422,7 @@ mod tests {
 
     #[test]
     fn tables_say_what_was_counted() {
-        let text = made(None).markdown();
+        let text = made(&[]).markdown();
         for part in [
             "Seed 7. One run in 1 h 02 min: 1,234,567 connections, 1,234,560 answers checked, 12,345 changes.",
             "\n\nNothing went wrong.\n",
@@ -429,19 +437,35 @@ mod tests {
     }
 
     #[test]
+    fn absolute_paths_are_not_shown() {
+        for (given, shown) in [
+            ("--batond=/a/b/batond", "--batond=batond"),
+            ("/a/batond", "batond"),
+            ("bench/figures", "bench/figures"),
+            ("7", "7"),
+        ] {
+            assert_eq!(without_folders(given), shown);
+        }
+    }
+
+    #[test]
     fn a_failure_is_the_outcome() {
-        let report = made(Some("after 3.000 s: an answer is missing"));
+        let report = made(&["after 3.000 s: an answer is missing", "after 3.1 s: another"]);
         assert!(!report.is_good());
-        assert!(report.markdown().contains("\n\n**Failed** after 3.000 s: an answer is missing\n"));
-        assert!(made(None).is_good());
-        assert!(!Report { interrupted: true, ..made(None) }.is_good());
+        assert!(
+            report
+                .markdown()
+                .contains("\n\n**Failed** after 3.000 s: an answer is missing\n\nThen:\n\n- after 3.1 s: another\n")
+        );
+        assert!(made(&[]).is_good());
+        assert!(!Report { interrupted: true, ..made(&[]) }.is_good());
     }
 
     #[test]
     fn json_and_picture_are_beside_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("made.md");
-        made(None).write(&path).expect("written");
+        made(&[]).write(&path).expect("written");
         let json: serde_json::Value =
             serde_json::from_slice(&fs::read(path.with_extension("json")).expect("written")).expect("JSON");
         assert_eq!((json["seed"].as_u64(), json["quiet"][1]["descriptors"].as_u64()), (Some(7), Some(60)));

@@ -8,6 +8,9 @@ use super::ledger::Ledger;
 use super::loads::Gauges;
 use super::plan::{Side, Step};
 
+/// Failures that are kept.
+const FAILURES_MAX: usize = 10;
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct State {
@@ -15,7 +18,7 @@ pub(super) struct State {
     /// The load is to pause: a quiet point, or the end.
     pauses: AtomicBool,
     is_interrupted: AtomicBool,
-    failure: Mutex<Option<String>>,
+    failures: Mutex<Vec<String>>,
     under_way: [Mutex<Option<(Step, Instant)>>; 2],
     pub(super) ledger: Ledger,
     pub(super) gauges: Gauges,
@@ -35,7 +38,7 @@ impl State {
             started: Instant::now(),
             pauses: AtomicBool::new(false),
             is_interrupted: AtomicBool::new(false),
-            failure: Mutex::new(None),
+            failures: Mutex::new(Vec::new()),
             under_way: Default::default(),
             ledger: Ledger::default(),
             gauges: Gauges::default(),
@@ -55,7 +58,7 @@ impl State {
 
     /// Whether no other segment follows.
     pub(super) fn has_to_end(&self) -> bool {
-        self.is_interrupted() || lock(&self.failure).is_some()
+        self.is_interrupted() || !lock(&self.failures).is_empty()
     }
 
     pub(super) fn is_interrupted(&self) -> bool {
@@ -70,10 +73,10 @@ impl State {
         self.pauses.store(pauses, Ordering::SeqCst);
     }
 
-    /// Keeps the first failure, with the time and what was under way; says it at once.
+    /// Keeps a failure, with the time and what was under way; says it at once. Later ones may follow from the first.
     pub(super) fn fail(&self, what: &str) {
-        let mut failure = lock(&self.failure);
-        if failure.is_some() {
+        let mut failures = lock(&self.failures);
+        if failures.len() == FAILURES_MAX {
             return;
         }
         let mut text = format!("after {:.3} s: {what}", self.elapsed().as_secs_f64());
@@ -86,11 +89,12 @@ impl State {
             text.push_str(&format!("; {}: {now}", side.name()));
         }
         super::say(&format!("FAILED {text}"));
-        *failure = Some(text);
+        failures.push(text);
     }
 
-    pub(super) fn failure(&self) -> Option<String> {
-        lock(&self.failure).clone()
+    /// What has failed, the first before what may have followed from it.
+    pub(super) fn failures(&self) -> Vec<String> {
+        lock(&self.failures).clone()
     }
 
     pub(super) fn begin(&self, side: Side, step: Option<Step>) {
@@ -108,14 +112,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_is_kept_and_says_what_was_under_way() {
+    fn failures_are_kept_in_order_and_say_what_was_under_way() {
         let state = State::new();
         assert!(!state.is_over());
         state.begin(Side::Echo, Some(Step { number: 7, pause: Duration::ZERO, change: Change::Reload }));
         state.fail("an answer is missing");
-        state.fail("another");
-        let text = state.failure().expect("kept");
-        assert!(text.contains("an answer is missing; http: no change; echo: change 7 (reload) for "), "{text}");
+        (0..FAILURES_MAX).for_each(|_| state.fail("another"));
+        let failures = state.failures();
+        let first = &failures[0];
+        assert!(first.contains("an answer is missing; http: no change; echo: change 7 (reload) for "), "{first}");
+        assert_eq!(failures.len(), FAILURES_MAX);
         assert!(state.is_over() && state.has_to_end());
     }
 
