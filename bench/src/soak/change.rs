@@ -19,9 +19,14 @@ const LATE_MS: u64 = 300;
 /// A worker is stopped while its connections are counted. It may have taken some since it last said how many it has.
 const UNCOUNTED_MAX: u64 = 16;
 
-/// The kernel closes the connections of a killed process in its own time, a fifth of a second was seen; and clients have to get
-/// a core to notice.
-const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+/// Clients have to get a core to notice that their connection is gone.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+
+/// The kernel closes the connections of a killed process in its own time: 40 ms, and hardly ever a fifth of a second.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Connections that the kernel has and no worker counts, since they wait to be accepted.
+const WAITING_MAX: u64 = 24;
 
 /// Does it.
 ///
@@ -184,16 +189,36 @@ fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges:
         signal(pid, Signal::SIGKILL);
     }
     wait_until("a worker is dead", || !is_alive(pid))?;
+    let dead = Instant::now();
     ledger.end_kill(side, stopped, had);
     wait_until("a killed worker is replaced", || {
         server.serves() && server.serving().is_ok_and(|all| all.iter().all(|worker| worker.pid != Some(pid)))
     })?;
+    wait_closed(server, pid, dead)?;
     thread::sleep(NOTICED_WITHIN);
     let lost = gauges.excuse(side);
     gauges.enter_phase(side, PHASE_ORDERLY);
     match ledger.charge_last(side, lost) {
         0 => Ok(()),
         more => Err(format!("clients lost {more} connections more than the {had} that the killed worker can have had")),
+    }
+}
+
+/// Waits until the kernel has no more connections than the workers that live.
+fn wait_closed(server: &Server, pid: u32, dead: Instant) -> Result<(), String> {
+    loop {
+        let (established, open) = (server.established()?, server.open()?);
+        if established <= open + WAITING_MAX {
+            return Ok(());
+        }
+        if dead.elapsed() > CLOSED_WITHIN {
+            let seconds = CLOSED_WITHIN.as_secs();
+            return Err(format!(
+                "{seconds} s after worker {pid} was killed the kernel has {established} connections, and all workers {open}: \
+                 those of the killed one stay open"
+            ));
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -207,7 +207,7 @@ impl Report {
     fn write_changes(&self, text: &mut String) {
         text.push_str(
             "\n## Changes\n\nTimes from the request until the outcome was there and the workers served, in ms. A killed or hung \
-             worker's has two seconds in it in which clients may notice.\n\n\
+             worker's has a second in it in which clients may notice.\n\n\
              | change | http | echo | p50 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",
         );
         for row in &self.change_rows {

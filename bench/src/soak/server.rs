@@ -86,10 +86,31 @@ impl Server {
         write_settings(&place, &folder, tier)?;
         let child = spawn(binary, &folder)?;
         let (binary, tier) = (binary.to_owned(), tier.to_owned());
-        let this = Self { place, folder, binary, tier, workers: WORKERS, child };
-        let served = wait_until("the server serves", || this.serves());
-        served.map_err(|problem| format!("{}: {problem}{}", side.name(), this.last_words()))?;
-        Ok(this)
+        let mut this = Self { place, folder, binary, tier, workers: WORKERS, child };
+        let mut ended = None;
+        let served = wait_until("the server serves", || {
+            ended = this.child.try_wait().unwrap_or_default();
+            ended.is_some() || this.serves()
+        });
+        let problem = match (served, ended) {
+            (Ok(()), None) => return Ok(this),
+            (Err(problem), _) => problem,
+            (_, Some(status)) => format!("{} ended at once ({status})", this.binary.display()),
+        };
+        Err(format!("{}: {problem}{}", side.name(), this.last_words()))
+    }
+
+    /// Connections that the kernel has on its side of the server, whoever holds them.
+    pub(super) fn established(&self) -> Result<u64, String> {
+        let ports = [self.place.address.port(), self.place.secure.port()];
+        let text = fs::read_to_string("/proc/net/tcp").map_err(|error| format!("/proc/net/tcp: {error}"))?;
+        Ok(established(&text, &ports))
+    }
+
+    /// Connections that all its workers have.
+    pub(super) fn open(&self) -> Result<u64, String> {
+        let status = self.status()?;
+        Ok(status.generations.iter().flat_map(|generation| &generation.workers).map(|worker| worker.open).sum())
     }
 
     pub(super) fn side(&self) -> Side {
@@ -147,11 +168,7 @@ impl Server {
 
     /// Waits until all connections are closed.
     pub(super) fn wait_closed(&self) -> Result<(), String> {
-        wait_until("all connections are closed", || {
-            self.status().is_ok_and(|status| {
-                status.generations.iter().flat_map(|generation| &generation.workers).all(|worker| worker.open == 0)
-            })
-        })
+        wait_until("all connections are closed", || self.open() == Ok(0))
     }
 
     /// The workers that serve, as the server shows them.
@@ -185,6 +202,17 @@ impl Server {
         let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
         last.iter().map(|line| format!("\n  {}: {line}", self.side().name())).collect()
     }
+}
+
+/// How many lines of /proc/net/tcp are established connections whose own port is one of these.
+fn established(text: &str, ports: &[u16]) -> u64 {
+    let is_one = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let port = fields.next().and_then(|address| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok());
+        // TCP_ESTABLISHED
+        port.is_some_and(|port| ports.contains(&port)) && fields.nth(1) == Some("01")
+    };
+    text.lines().filter(is_one).count() as u64
 }
 
 fn spawn(binary: &Path, folder: &Path) -> Result<Child, String> {
@@ -254,4 +282,22 @@ fn make_certificate(folder: &Path) -> Result<(), String> {
         .and_then(|()| fs::write(&key_file, key.serialize_pem()))
         .and_then(|()| fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)));
     written.map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn established_connections_are_those_of_the_ports() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+                    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n\
+                    1: 0100007F:1F90 0201017F:D431 01 00000000:00000000\n\
+                    2: 0201017F:D431 0100007F:1F90 01 00000000:00000000\n\
+                    3: 0100007F:1F91 0201017F:D432 06 00000000:00000000\n\
+                    4: 0100007F:1F91 0201017F:D433 01 00000000:00000000\n";
+        assert_eq!(established(text, &[0x1F90, 0x1F91]), 2);
+        assert_eq!(established(text, &[0x1F90]), 1);
+        assert_eq!(established("", &[1]), 0);
+    }
 }
