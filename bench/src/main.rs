@@ -8,6 +8,7 @@ mod handover;
 mod load;
 mod random;
 mod run;
+mod soak;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::balance::{BalanceArguments, ServeArguments};
 use crate::compare::CompareArguments;
 use crate::handover::HandoverArguments;
 use crate::run::{Failed, RunArguments};
+use crate::soak::SoakArguments;
 
 /// Load for baton and others.
 #[derive(Debug, Parser)]
@@ -33,6 +35,8 @@ enum Command {
     Run(Box<RunArguments>),
     /// Reload, scale, upgrade, revert and kill a server under load, and count what its clients lose.
     Handover(HandoverArguments),
+    /// Put every kind of load on servers while they go through every kind of change, for hours, and check every answer.
+    Soak(SoakArguments),
     /// Measure servers side by side, in paired windows: requests per second of server CPU time, memory, latency.
     Compare(CompareArguments),
     /// Measure how evenly servers share clients that stay out among workers, and what it costs where they do not.
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Handover(arguments) => handover::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Balance(arguments) => balance::run(&arguments),
         Command::Serve(arguments) => balance::serve(&arguments),

@@ -22,6 +22,7 @@ use self::report::{Ideal, Report, Row, Table};
 use self::scenario::Scenario;
 pub(crate) use self::server::{ServeArguments, run as serve};
 use self::servers::Server;
+pub(crate) use self::watch::descriptors;
 use self::watch::{Evenness, Watch};
 use crate::compare::Running;
 use crate::handover::free_port;

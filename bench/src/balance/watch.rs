@@ -88,7 +88,7 @@ impl Source {
 }
 
 /// Descriptors of a process.
-pub(super) fn descriptors(pid: u32) -> u64 {
+pub(crate) fn descriptors(pid: u32) -> u64 {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.count() as u64)
 }
 

@@ -27,6 +27,8 @@ use self::catalogue::{Places, Server};
 use self::made::Made;
 use self::measure::{Contender, Sample};
 pub(crate) use self::process::Running;
+pub(crate) use self::process::{kernel_bytes, memory_bytes};
+pub(crate) use self::report::machine;
 use self::report::{Comparison, Row, Skipped};
 use self::statistics::Summary;
 use self::workload::Workload;

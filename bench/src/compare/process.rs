@@ -65,12 +65,14 @@ impl Running {
 
     /// Memory of its own, all processes together, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let pss = |pid: u32| {
-            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            kilobytes(&text, "Pss:") * 1024
-        };
-        tree(self.pid()).into_iter().map(pss).sum()
+        tree(self.pid()).into_iter().map(memory_bytes).sum()
     }
+}
+
+/// Memory of a process, and its share of what it shares with others, in bytes.
+pub(crate) fn memory_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    kilobytes(&text, "Pss:") * 1024
 }
 
 impl Drop for Running {
@@ -92,7 +94,7 @@ impl Drop for Running {
 }
 
 /// Memory of the kernel's that grows with connections, in bytes.
-pub(super) fn kernel_bytes() -> u64 {
+pub(crate) fn kernel_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].iter().map(|name| kilobytes(&text, name) * 1024).sum()
 }

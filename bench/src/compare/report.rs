@@ -350,7 +350,8 @@ fn decimals(value: f64) -> String {
 }
 
 /// Kernel, processor and cores: what figures depend on.
-fn machine() -> String {
+/// The kernel, the processor and how many of them.
+pub(crate) fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
     let version: String =

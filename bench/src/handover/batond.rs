@@ -146,7 +146,8 @@ impl Batond {
     }
 }
 
-fn has_serving(status: &Status, workers: usize) -> bool {
+/// Whether so many workers serve.
+pub(crate) fn has_serving(status: &Status, workers: usize) -> bool {
     status.generations.iter().any(|generation| {
         let ready = generation.workers.iter().filter(|worker| worker.state == WorkerState::Ready).count();
         generation.phase == GenerationPhase::Serving && ready == workers
@@ -167,7 +168,7 @@ fn spawn(binary: &Path, address: SocketAddr, folder: &Path, workers: usize, tier
 }
 
 /// Asks, and reads to the last reply.
-fn ask(control: &Path, request: &Request) -> Result<Reply, String> {
+pub(crate) fn ask(control: &Path, request: &Request) -> Result<Reply, String> {
     Client::ask(control, request, Some(ANSWER_PATIENCE)).map_err(|error| format!("the control socket: {error}"))
 }
 

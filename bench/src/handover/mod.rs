@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_child_subreaper;
 
 pub(crate) use self::arguments::HandoverArguments;
+pub(crate) use self::batond::{ask, has_serving};
 use self::picture::Watch;
 use self::report::{Done, Report};
-pub(crate) use self::target::free_port;
 use self::target::{Action, Target};
+pub(crate) use self::target::{end_descendants, free_port, is_alive, process_state, reap, signal, wait_until};
 use crate::load::{self, ExchangePlan, HttpPlan, Load, Plan};
 use crate::run::Failed;
 

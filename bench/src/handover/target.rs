@@ -93,7 +93,7 @@ pub(super) trait Target {
 ///
 /// # Errors
 /// When it does not come.
-pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(), String> {
+pub(crate) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while !look() {
         if Instant::now() > deadline {
@@ -119,7 +119,7 @@ pub(super) fn wait_listening(address: SocketAddr) -> Result<(), String> {
 }
 
 /// Sends a signal; one who is gone needs none.
-pub(super) fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as i32), signal);
 }
 
@@ -129,8 +129,13 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
     tree(pid).into_iter().filter(own).filter(|child| is_alive(*child)).collect()
 }
 
-pub(super) fn is_alive(pid: u32) -> bool {
-    !matches!(status_field(pid, 0).as_str(), "" | "Z" | "X")
+pub(crate) fn is_alive(pid: u32) -> bool {
+    !matches!(process_state(pid).as_str(), "" | "Z" | "X")
+}
+
+/// What proc(5) calls its state, such as `R`; empty of a process that is gone.
+pub(crate) fn process_state(pid: u32) -> String {
+    status_field(pid, 0)
 }
 
 /// A field of /proc/PID/stat behind the name: 0 is the state, 1 the parent.
@@ -141,12 +146,19 @@ fn status_field(pid: u32, index: usize) -> String {
 }
 
 /// Takes leave of processes that have ended and are this one's children by now: masters whose own has gone.
-fn reap() {
+pub(crate) fn reap() {
     while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
 }
 
 /// Ends every process that this one has started, and theirs.
 pub(super) fn end_all(first: &mut Child) {
+    end_descendants();
+    let _ = first.try_wait();
+    reap();
+}
+
+/// The same, where nobody waits for one of them.
+pub(crate) fn end_descendants() {
     let own = std::process::id();
     let all = || tree(own).into_iter().filter(|pid| *pid != own && is_alive(*pid));
     for (signals, patience) in [(Signal::SIGTERM, Duration::from_secs(4)), (Signal::SIGKILL, PATIENCE)] {
@@ -160,7 +172,6 @@ pub(super) fn end_all(first: &mut Child) {
             thread::sleep(LOOK_INTERVAL);
         }
     }
-    let _ = first.try_wait();
     reap();
 }
 

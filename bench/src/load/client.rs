@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub(super) failures: AtomicU64,
     /// Connections that have been answered once, of a load that then holds them.
     pub(super) held: AtomicU64,
+    pub(super) connections: AtomicU64,
 }
 
 /// What a thread tells whoever started it.
@@ -354,6 +355,7 @@ impl Protocol for Client {
         let phase = self.phase();
         let lane = &mut self.lanes[index as usize];
         lane.id = Some(io.id());
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
         self.outcome.connected(phase, now.saturating_sub(Duration::from_nanos(lane.connect_ns)));
         if self.tls.is_some() {
             self.begin_secure(index, io);

@@ -12,6 +12,7 @@ mod stream;
 mod tally;
 mod tls;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -24,7 +25,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 pub(crate) use self::arrivals::{ArrivalPlan, Arrivals, Loop, Skew};
 use self::client::{Client, Shared, Stop, Told};
-pub(crate) use self::exchange::chunked;
+pub(crate) use self::exchange::{Dialogue, chunked};
 pub(crate) use self::plan::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };
@@ -56,6 +57,34 @@ pub(crate) struct Progress {
     pub(crate) failures: u64,
     /// Connections that were answered and are held, where the plan is to hold them.
     pub(crate) held: u64,
+    /// Connections that were made.
+    pub(crate) connections: u64,
+}
+
+/// Shows from any thread how far a load has come.
+#[derive(Clone)]
+pub(crate) struct Gauge(Arc<Shared>);
+
+impl fmt::Debug for Gauge {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.progress().fmt(formatter)
+    }
+}
+
+impl Gauge {
+    /// See [`Load::enter_phase`].
+    pub(crate) fn enter_phase(&self, phase: usize) {
+        self.0.phase.store(phase, Ordering::Relaxed);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            requests: self.0.requests.load(Ordering::Relaxed),
+            failures: self.0.failures.load(Ordering::Relaxed),
+            held: self.0.held.load(Ordering::Relaxed),
+            connections: self.0.connections.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// Starts a load, which runs until [`Load::stop`]. Nothing is counted by phase until [`Load::enter_phase`].
@@ -74,6 +103,7 @@ pub(crate) fn start(plan: &Plan) -> Result<Load, String> {
         requests: AtomicU64::new(0),
         failures: AtomicU64::new(0),
         held: AtomicU64::new(0),
+        connections: AtomicU64::new(0),
     });
     let mut load = Load {
         shared,
@@ -146,7 +176,7 @@ impl Load {
     /// From now on what is answered, or goes wrong, counts for this phase; for none with [`NO_PHASE`]. A request that
     /// was sent in another phase than 0 counts for that one.
     pub(crate) fn enter_phase(&self, phase: usize) {
-        self.shared.phase.store(phase, Ordering::Relaxed);
+        self.gauge().enter_phase(phase);
     }
 
     /// When the load was started: the origin of its timeline.
@@ -155,11 +185,11 @@ impl Load {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        Progress {
-            requests: self.shared.requests.load(Ordering::Relaxed),
-            failures: self.shared.failures.load(Ordering::Relaxed),
-            held: self.shared.held.load(Ordering::Relaxed),
-        }
+        self.gauge().progress()
+    }
+
+    pub(crate) fn gauge(&self) -> Gauge {
+        Gauge(Arc::clone(&self.shared))
     }
 
     /// Sends nothing more, waits for what was asked (for the plan's time-out at most), and gives what was counted.

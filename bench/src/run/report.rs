@@ -136,6 +136,14 @@ impl Percentiles {
         }
     }
 
+    /// Of values that were not nanoseconds, but so many of them.
+    pub(crate) fn scale(&mut self, by: f64) {
+        let Self { min, mean, p50, p90, p99, p99_9, p99_99, max } = self;
+        for value in [min, mean, p50, p90, p99, p99_9, p99_99, max] {
+            *value *= by;
+        }
+    }
+
     fn columns(&self) -> [(&'static str, f64); 6] {
         [
             ("p50", self.p50),

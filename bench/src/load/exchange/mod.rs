@@ -1,5 +1,6 @@
 //! What is said on a connection: requests to write, and answers to check byte by byte. Pure.
 
+mod dialogue;
 mod fixed;
 mod head;
 mod http;
@@ -9,6 +10,7 @@ mod websocket;
 
 use crate::load::output::Output;
 
+pub(crate) use self::dialogue::Dialogue;
 use self::fixed::Fixed;
 use self::head::Body;
 use self::http::Http;

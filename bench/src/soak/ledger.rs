@@ -1,0 +1,130 @@
+//! Which losses are excused: those of connections that a killed worker had, as many as it had, and no others. Pure but for
+//! the lock; time is passed in.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::plan::Side;
+
+/// A client may look at its connection so long after it was lost.
+const NOTICED_AFTER_MAX: Duration = Duration::from_secs(20);
+
+/// A worker that is killed, or hangs until its master kills it.
+#[derive(Clone, Copy, Debug)]
+struct Kill {
+    /// Whoever had a connection by then may lose it; none while the worker is about to die.
+    ended: Option<Instant>,
+    /// Connections that it had; none where it is not known yet.
+    had: Option<u64>,
+    lost: u64,
+}
+
+impl Kill {
+    fn may_take(&self, established: Instant, now: Instant) -> bool {
+        self.ended.is_none_or(|ended| established <= ended && now <= ended + NOTICED_AFTER_MAX)
+    }
+}
+
+/// Kills and losses of one server.
+#[derive(Debug, Default)]
+struct Account {
+    kills: Vec<Kill>,
+}
+
+impl Account {
+    fn charge(&mut self, established: Instant, now: Instant) -> bool {
+        let kill = self.kills.iter_mut().rev().find(|kill| kill.may_take(established, now));
+        let Some(kill) = kill else { return false };
+        kill.lost += 1;
+        kill.had.is_none_or(|had| kill.lost <= had)
+    }
+}
+
+/// The kills of both servers, and what was lost by them.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    accounts: [Mutex<Account>; 2],
+}
+
+impl Ledger {
+    fn account(&self, side: Side) -> MutexGuard<'_, Account> {
+        // It is a list of numbers: whole also where somebody panicked.
+        self.accounts[side as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker is about to be killed, or to hang. Whatever is lost on this server until [`Ledger::end_kill`] is charged to it.
+    pub(super) fn begin_kill(&self, side: Side) {
+        self.account(side).kills.push(Kill { ended: None, had: None, lost: 0 });
+    }
+
+    /// The worker is dead, by this time; so many connections it had at most.
+    pub(super) fn end_kill(&self, side: Side, ended: Instant, had: u64) {
+        if let Some(kill) = self.account(side).kills.last_mut() {
+            (kill.ended, kill.had) = (Some(ended), Some(had));
+        }
+    }
+
+    /// A client has lost a connection that it had since then. Whether a kill excuses that.
+    pub(super) fn excuses(&self, side: Side, established: Instant, now: Instant) -> bool {
+        self.account(side).charge(established, now)
+    }
+
+    /// Charges so many losses to the last kill, and says by how many more than it excuses there are by then.
+    pub(super) fn charge_last(&self, side: Side, lost: u64) -> u64 {
+        let mut account = self.account(side);
+        let Some(kill) = account.kills.last_mut() else { return lost };
+        kill.lost += lost;
+        kill.lost.saturating_sub(kill.had.unwrap_or(u64::MAX))
+    }
+
+    /// Of each kill so far: connections that were lost, and that the worker had at most.
+    pub(super) fn kills(&self, side: Side) -> Vec<(u64, u64)> {
+        self.account(side).kills.iter().map(|kill| (kill.lost, kill.had.unwrap_or(0))).collect()
+    }
+
+    /// Connections lost by kills so far.
+    pub(super) fn lost(&self, side: Side) -> u64 {
+        self.account(side).kills.iter().map(|kill| kill.lost).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_what_a_killed_worker_can_have_had_is_excused() {
+        let (ledger, start) = (Ledger::default(), Instant::now());
+        assert!(!ledger.excuses(Side::Http, start, start + SECOND), "nobody was killed");
+        ledger.begin_kill(Side::Http);
+        assert!(ledger.excuses(Side::Http, start, start + SECOND));
+        assert!(!ledger.excuses(Side::Echo, start, start + SECOND), "the other server");
+        ledger.end_kill(Side::Http, start + 2 * SECOND, 2);
+        assert!(!ledger.excuses(Side::Http, start + 3 * SECOND, start + 4 * SECOND), "it was connected later");
+        assert!(ledger.excuses(Side::Http, start + SECOND, start + 4 * SECOND));
+        assert!(!ledger.excuses(Side::Http, start + SECOND, start + 4 * SECOND), "more than it had");
+        assert_eq!((ledger.kills(Side::Http), ledger.lost(Side::Http)), (vec![(3, 2)], 3));
+        assert_eq!((ledger.kills(Side::Echo), ledger.lost(Side::Echo)), (vec![], 0));
+    }
+
+    #[test]
+    fn losses_long_after_a_kill_are_not_its_own() {
+        let (ledger, start) = (Ledger::default(), Instant::now());
+        ledger.begin_kill(Side::Echo);
+        ledger.end_kill(Side::Echo, start, 9);
+        assert!(!ledger.excuses(Side::Echo, start, start + NOTICED_AFTER_MAX + SECOND));
+        assert_eq!(ledger.kills(Side::Echo), [(0, 9)]);
+    }
+
+    #[test]
+    fn losses_that_are_only_counted_are_bounded_as_well() {
+        let (ledger, start) = (Ledger::default(), Instant::now());
+        assert_eq!(ledger.charge_last(Side::Http, 1), 1, "nobody was killed");
+        ledger.begin_kill(Side::Http);
+        ledger.end_kill(Side::Http, start, 5);
+        assert_eq!(ledger.charge_last(Side::Http, 5), 0);
+        assert_eq!(ledger.charge_last(Side::Http, 2), 2);
+    }
+}
