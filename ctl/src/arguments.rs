@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// Change the number of workers, without a reload
     Scale {
         /// The new number of workers, 1 to 1024
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = parse_workers)]
         workers: usize,
         #[command(flatten)]
         format: Format,
@@ -174,6 +174,11 @@ fn absolute(path: &Path) -> Result<String, String> {
 
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     time.as_millis() as u64
+}
+
+/// The server knows the range, and refuses what is out of it.
+fn parse_workers(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number of workers"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
