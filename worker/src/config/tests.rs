@@ -95,7 +95,10 @@ fn every_refusal_names_its_place() {
             "listen = [{ address = 80, proxy_protocol = true, trusted = [\"10.0.0.0/33\"] }]\n",
             "1:11: \"10.0.0.0/33\" is not a network such as 10.0.0.0/8, or an address",
         ),
-        ("listen = [{ address = 80, idle_ms = 604800001 }]\n", "1:1: listen: idle_ms of 127.0.0.1:80 is 604800001"),
+        (
+            "listen = [{ address = 80, idle_ms = 604800001 }]\n",
+            "1:1: listen: idle_ms of 127.0.0.1:80 must be at most 604800000",
+        ),
         ("[timeouts\n", "1:10: "),
         ("a = \"ä\" b\n", "1:9: "),
         ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
