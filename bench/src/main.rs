@@ -21,7 +21,7 @@ use crate::handover::HandoverArguments;
 use crate::run::{Failed, RunArguments};
 use crate::soak::SoakArguments;
 
-/// Load for baton and others.
+/// Puts load on servers and measures them.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -39,9 +39,9 @@ enum Command {
     Soak(SoakArguments),
     /// Measure servers side by side, in paired windows: requests per second of server CPU time, memory, latency.
     Compare(CompareArguments),
-    /// Measure how evenly servers share clients that stay out among workers, and what it costs where they do not.
+    /// Measure how evenly servers share long-lived connections among their workers, and what an uneven share costs.
     Balance(BalanceArguments),
-    /// Be the server that `balance` measures: its workers sleep for as long as a request asks.
+    /// Run the server that `balance` measures: its workers sleep for as long as a request asks.
     Serve(ServeArguments),
 }
 

@@ -7,13 +7,13 @@ use baton::control::{Allowed, Request};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-/// Shows a running batond, and tells it what to do.
+/// Shows and controls a running batond.
 ///
-/// Each command waits for its outcome. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server reached.
+/// Each command waits until the server is done. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server reached.
 #[derive(Debug, Parser)]
 #[command(name = "batonctl", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    /// The server's control socket [default: $BATON_CONTROL, else where batond puts it]
+    /// Path of the server's control socket [default: $BATON_CONTROL, else batond's own default]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
     #[command(subcommand)]
@@ -27,15 +27,15 @@ pub(crate) enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Repeat each second, until interrupted or nobody reads it
+        /// Print it every second, until Ctrl-C
         #[arg(long)]
         watch: bool,
     },
-    /// Show rates, load and service times of each worker, and steps of handovers, live; in a pipe, lines each second
+    /// Show live rates, load and service times of each worker, and the steps of handovers; in a pipe, print lines every second
     Top,
     /// Show one line per worker
     Workers(Format),
-    /// Print metrics in Prometheus' text format, for node_exporter's textfile collector
+    /// Print metrics in the Prometheus text format, such as for node_exporter's textfile collector
     Metrics {
         /// Print OpenMetrics 1.0 instead
         #[arg(long)]
@@ -45,29 +45,29 @@ pub(crate) enum Command {
     Reload(Format),
     /// Change the number of workers, without a reload
     Scale {
-        /// The new number
-        #[arg(value_name = "N")]
+        /// The new number of workers, 1 to 1024
+        #[arg(value_name = "N", value_parser = parse_workers)]
         workers: usize,
         #[command(flatten)]
         format: Format,
     },
-    /// Move connections from workers that are busier than the mean, or have more of them, also where `rebalance` is off
+    /// Move connections away from workers that are busier than the mean or have more connections, even if `rebalance` is off
     Rebalance {
-        /// Say what would move and why, and move nothing
+        /// Show what would move and why, but move nothing
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// Start another binary, or a new version of the same; it takes over without losing a connection
+    /// Start a new version or another binary, which takes over without losing a connection
     Upgrade(Upgrade),
-    /// Make an upgrade final that is held or on probation: the old workers leave
+    /// Make a held upgrade, or one on probation, final: the old workers leave
     Commit(Format),
-    /// Revert an upgrade that is held or on probation: the old workers serve, the new ones leave
+    /// Revert a held upgrade, or one on probation: the old workers serve again, the new ones leave
     Revert(Format),
-    /// Stop the server, letting connections finish
+    /// Stop the server after its connections have finished
     Stop {
-        /// Close connections at once
+        /// Close all connections immediately
         #[arg(long, conflicts_with = "deadline")]
         now: bool,
         /// Close connections that have not finished after this time [default: the server's drain_ms_max]
@@ -76,30 +76,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Show what has happened lately
+    /// Show recent events
     Events {
-        /// Go on with what happens from now on, until interrupted
+        /// Keep printing new events, until Ctrl-C
         #[arg(long)]
         follow: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// Print completions for a shell
+    /// Print the completion script for a shell
     Completions {
         /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, for man -l
+    /// Print the manual page: batonctl manual | man -l -
     Manual {
-        /// Of this command instead
+        /// Print the page of this command instead
         #[arg(value_parser = command_name)]
         command: Option<String>,
     },
 }
 
 impl Command {
-    /// Whether it only shows something, so that a reader who has seen enough loses nothing.
+    /// Whether it only shows something. Its reader may then close the pipe early and loses nothing.
     pub(crate) fn only_shows(&self) -> bool {
         matches!(
             self,
@@ -123,28 +123,28 @@ pub(crate) struct Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Upgrade {
-    /// The binary [default: the path of the running one, which may be a new file by now]
+    /// Path of the new binary [default: the path of the running one, where you may have put a new file]
     #[arg(value_name = "BINARY")]
     binary: Option<PathBuf>,
-    /// Let both serve until commit or revert
+    /// Keep both binaries serving until you commit or revert
     #[arg(long)]
     hold: bool,
-    /// Revert when a new worker dies or hangs within this time or, with --hold, when nobody commits within it; the command
-    /// waits for the decision
+    /// Revert if a new worker dies or hangs within this time or, with --hold, if nobody commits within it; this command
+    /// waits until the upgrade is final or reverted
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     probation: Option<Duration>,
-    /// Give up when the new binary does not serve within this time [default: 30]
+    /// Give up if the new binary does not serve within this time [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
-    /// Accept a loss for which the upgrade is refused otherwise; may be repeated
+    /// Upgrade although this would be lost; repeatable
     #[arg(long, value_name = "LOSS", value_parser = losses())]
     allow: Vec<Allowed>,
-    /// Refuse the upgrade when connections would be closed because they cannot move
+    /// Refuse the upgrade if it would close connections because they cannot move
     #[arg(long)]
     keep_connections: bool,
     #[command(flatten)]
     pub(crate) format: Format,
-    /// The new binary's arguments [default: those of the running one]
+    /// Arguments for the new binary [default: those of the running one]
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<String>,
 }
@@ -176,9 +176,16 @@ pub(crate) fn milliseconds(time: Duration) -> u64 {
     time.as_millis() as u64
 }
 
+/// The server knows the range, and refuses what is out of it.
+fn parse_workers(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number of workers"))
+}
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=604_800.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is not a number of seconds up to seven days"))
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("{text:?} is not a number of seconds from 0 to 604800 (seven days)"))
 }
 
 fn losses() -> impl TypedValueParser<Value = Allowed> {
@@ -186,9 +193,11 @@ fn losses() -> impl TypedValueParser<Value = Allowed> {
         PossibleValue::new(loss.name()).help(match loss {
             Allowed::State => "State of connections or workers that the new binary cannot read",
             Allowed::Messages => "Messages between workers that the new binary cannot read",
-            Allowed::Control => "The new binary has another control socket",
+            Allowed::Control => "The new binary uses another control socket",
             Allowed::User => "The new workers run as another user",
-            Allowed::Tier => "Listeners are handed over in a way that resets connections that wait",
+            Allowed::Tier => {
+                "The new binary does not hand listeners over by ebpf, which resets connections in accept queues"
+            }
         })
     });
     PossibleValuesParser::new(values).map(|name| {
@@ -203,7 +212,7 @@ fn command_name(name: &str) -> Result<String, String> {
     if is_known {
         Ok(name.to_owned())
     } else {
-        Err("batonctl has no such command; batonctl --help lists all".to_owned())
+        Err("batonctl has no such command; batonctl --help lists them".to_owned())
     }
 }
 

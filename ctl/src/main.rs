@@ -1,4 +1,4 @@
-//! `batonctl`: shows a running server and tells it what to do.
+//! `batonctl`: shows and controls a running server.
 #![deny(unsafe_code)]
 
 mod arguments;
@@ -26,10 +26,10 @@ const EXIT_FAILED: u8 = 1;
 /// No server could be reached.
 const EXIT_UNREACHABLE: u8 = 3;
 
-/// An answer that takes longer than this will not come: the master never waits for anything.
+/// The longest wait for an answer. The master never blocks, so a later answer will not come.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The same for an operation, from one event to the next.
+/// The longest wait from one event of an operation to the next.
 const OPERATION_TIME_MAX: Duration = Duration::from_secs(60);
 
 enum Failure {
@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(reason) | Self::Failed(reason) => formatter.write_str(&escaped(reason)),
-            Self::Unread(error) => write!(formatter, "standard output cannot be written: {error}"),
+            Self::Unread(error) => write!(formatter, "cannot write to standard output: {error}"),
         }
     }
 }
@@ -53,10 +53,10 @@ fn main() -> ExitCode {
     let path = arguments.control.unwrap_or_else(default_path);
     match run(&path, &arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // As every program in a pipe does: `batonctl status --watch | head`. The outcome of an operation is not to be lost.
+        // `batonctl status --watch | head` ends quietly, as every program in a pipe does. The outcome of an operation must not get lost.
         Err(Failure::Unread(_)) if arguments.command.only_shows() => ExitCode::SUCCESS,
         Err(failure) => {
-            // Where nobody reads it, the exit code has to do.
+            // If nobody reads stderr, the exit code is all we can give.
             let _ = writeln!(io::stderr(), "batonctl: error: {failure}");
             ExitCode::from(if matches!(failure, Failure::Unreachable(_)) { EXIT_UNREACHABLE } else { EXIT_FAILED })
         }
@@ -141,11 +141,11 @@ fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
     let unreachable = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "no server runs there; start batond, or name its socket with --control"
+                "no server runs there; start batond, or give its control socket with --control"
             }
-            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => "nothing was sent to it",
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => "batonctl sent nothing to it",
             io::ErrorKind::PermissionDenied => "only the server's user and root may control it",
-            io::ErrorKind::WouldBlock => "it lets nobody in",
+            io::ErrorKind::WouldBlock => "it did not accept the connection in time",
             _ => "is it batond's control socket?",
         };
         Failure::Unreachable(format!("cannot reach a server at {}: {error}; {hint}", path.display()))
@@ -155,11 +155,11 @@ fn connect(path: &Path, request: &Request) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// Says whose server it is, where that is another user's.
+/// Tells the operator if the server belongs to another user.
 fn announce(path: &Path, user: Option<u32>) {
     if let Some(user) = user {
         let path = escaped(&path.display().to_string());
-        let _ = writeln!(io::stderr(), "batonctl: the server at {path} is one of user {user}");
+        let _ = writeln!(io::stderr(), "batonctl: the server at {path} belongs to user {user}");
     }
 }
 
@@ -167,7 +167,9 @@ fn announce(path: &Path, user: Option<u32>) {
 fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Reply, Failure> {
     let reply = client.receive(limit).map_err(|error| {
         Failure::Unreachable(match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer".to_owned(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                "the server did not answer in time; see its log".to_owned()
+            }
             io::ErrorKind::InvalidData => {
                 format!("cannot read the server's answer: {error}; use the batonctl of the server's own version")
             }
@@ -175,7 +177,7 @@ fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Reply, Failur
         })
     })?;
     reply.ok_or_else(|| {
-        let reason = "the server ended the connection without an outcome; see its log, and `batonctl status`";
+        let reason = "the server closed the connection without an outcome; see its log and `batonctl status`";
         Failure::Unreachable(reason.to_owned())
     })
 }
@@ -245,7 +247,9 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
             Reply::Done(outcome) if json || outcome == Outcome::Listed => return Ok(()),
             Reply::Done(outcome) => return print(&show::outcome(&outcome)),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
-            Reply::Status(_) => return Err(Failure::Failed("the server answered with its status".to_owned())),
+            Reply::Status(_) => {
+                return Err(Failure::Failed("the server sent its status instead of an outcome".to_owned()));
+            }
         }
     }
 }
@@ -255,6 +259,6 @@ fn print(text: &str) -> Result<(), Failure> {
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::Unread(error),
-        _ => Failure::Failed(format!("standard output cannot be written: {error}")),
+        _ => Failure::Failed(format!("cannot write to standard output: {error}")),
     })
 }

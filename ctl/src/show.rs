@@ -1,5 +1,5 @@
-//! What the server says as text for people, or as JSON for programs. Whatever the server sends is escaped: nothing of it
-//! can steer the terminal.
+//! The server's answers as text for people, or as JSON for programs. All text from the server is escaped, so that it
+//! cannot control the terminal.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -99,7 +99,7 @@ pub(crate) fn status(status: &Status) -> String {
         None => {}
     }
     let steering =
-        if status.handover == "adopt" { "; the kernel's hash picks workers for new connections" } else { "" };
+        if status.handover == "adopt" { "; the kernel picks workers for new connections by hash" } else { "" };
     let _ = writeln!(text, "handover  {}: {}{steering}", escaped(&status.handover), escaped(&status.handover_reason));
     let (connections, requests) = (Count(status.accepted, "connection"), Count(status.requests, "request"));
     let _ = writeln!(text, "total     {connections}, {requests}");
@@ -165,7 +165,7 @@ fn generation(generation: &GenerationStatus) -> String {
             let heard = sibling_messages_heard;
             let _ = writeln!(
                 text,
-                "  worker {slot}: {sent} sent to other workers, {heard} heard; {dropped} dropped that took none"
+                "  worker {slot}: {sent} sent to other workers, {heard} received; gave up on {dropped} that read none"
             );
         }
         if cut_for_memory + paused_for_memory > 0 {
@@ -173,17 +173,16 @@ fn generation(generation: &GenerationStatus) -> String {
             let held = memory_bytes >> 10;
             let _ = writeln!(
                 text,
-                "  worker {slot}: at memory_bytes_max; {cut} cut, {paused} of reading; holds {held} KiB"
+                "  worker {slot}: reached memory_bytes_max: {cut} cut, {paused} in reading, {held} KiB held"
             );
         }
         if *closed_for_room > 0 {
             let closed = Count(*closed_for_room, "idle connection");
-            let _ = writeln!(text, "  worker {slot}: at connections_max; {closed} closed for newcomers");
+            let _ = writeln!(text, "  worker {slot}: reached connections_max: {closed} closed to make room");
         }
         if *closed_without_header > 0 {
             let closed = Count(*closed_without_header, "connection");
-            let _ =
-                writeln!(text, "  worker {slot}: {closed} closed that said by no trusted PROXY header whose they are");
+            let _ = writeln!(text, "  worker {slot}: {closed} closed because no trusted PROXY header came");
         }
         if let Some(exit) = last_exit.filter(|_| *deaths > 0) {
             let _ = writeln!(
@@ -196,7 +195,7 @@ fn generation(generation: &GenerationStatus) -> String {
     certificates.iter().for_each(|one| text.push_str(&certificate(one)));
     if generation.certificates_left_off > 0 {
         let count = Count(generation.certificates_left_off, "certificate");
-        let _ = writeln!(text, "  not shown, expiring later: {count}");
+        let _ = writeln!(text, "  not shown, because they expire later: {count}");
     }
     text
 }
@@ -450,12 +449,12 @@ generation 2, serving, 1 min 1 s, on 127.0.0.1:80 [::1]:80, steering least
      1    -  waiting          -     1        20           3       400     1.2    10.0
   imbalance (max / mean): connections 1.25
   worker 1: lines_lost: 7
-  worker 1: 5 messages sent to other workers, 9 heard; 1 worker dropped that took none
-  worker 1: 2 connections closed that said by no trusted PROXY header whose they are
+  worker 1: 5 messages sent to other workers, 9 received; gave up on 1 worker that read none
+  worker 1: 2 connections closed because no trusted PROXY header came
   worker 1: its previous process was killed by SIGSEGV; 1 death in a row
   certificate for 1.example, 2.example, 3.example, 4.example, 5.example, 6.example, 7.example, 8.example and 1 more on [::1]:80: expires in 13 days
   WARNING: cert.pem:1: the certificate expires in 13 days; renew\nit
-  not shown, expiring later: 1 certificate
+  not shown, because they expire later: 1 certificate
 
 last handover: reload, 00:00:00.000000Z
      0.0 ms  generation 2: starting 2 workers

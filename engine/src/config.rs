@@ -250,18 +250,21 @@ impl LogTarget {
         opened.map(|file| Some(file.into())).map_err(|error| {
             let problem = match (self, error.raw_os_error()) {
                 (Self::File(path), Some(libc::ELOOP)) => {
-                    format!("{} is a symbolic link, which is not followed; name the file itself", path.display())
+                    format!(
+                        "{} is a symbolic link, which the server does not follow; name the file itself",
+                        path.display()
+                    )
                 }
                 (Self::File(path), Some(libc::ENXIO)) => {
                     format!("{} is a FIFO that nobody reads; start its reader first", path.display())
                 }
                 (Self::File(path), _) => {
                     format!(
-                        "{} cannot be opened to append to it: {error}; make its folder, or name another file",
+                        "cannot open {} for appending: {error}; create its folder, or name another file",
                         path.display()
                     )
                 }
-                _ => format!("standard error cannot be used: {error}"),
+                _ => format!("cannot use standard error: {error}"),
             };
             InvalidSetting { setting: "access_log", problem }
         })
@@ -376,7 +379,9 @@ impl Settings {
         match system_calls::check_available() {
             Err(error) if self.sandbox == Sandbox::On => Err(InvalidSetting {
                 setting: "sandbox",
-                problem: format!("this kernel filters no system calls ({error}); choose \"auto\" to serve without"),
+                problem: format!(
+                    "this kernel cannot filter system calls ({error}); choose \"auto\" to serve without a filter"
+                ),
             }),
             _ => Ok(()),
         }
@@ -393,14 +398,14 @@ impl Settings {
         self.readable.iter().try_for_each(|folder| {
             readable::check(folder, identity.as_ref()).map_err(|error| {
                 let advice = match error.kind() {
-                    io::ErrorKind::NotFound => "make it, or name another one".to_owned(),
+                    io::ErrorKind::NotFound => "create it, or name another one".to_owned(),
                     io::ErrorKind::NotADirectory => "name the folder, not a file".to_owned(),
                     io::ErrorKind::PermissionDenied => {
-                        format!("let {user} read it (r and x), and pass the folders above it (x)")
+                        format!("give {user} permissions r and x on it, and x on the folders above it")
                     }
                     _ => "name another one".to_owned(),
                 };
-                let problem = format!("the folder {} cannot be read: {error}; {advice}", folder.display());
+                let problem = format!("cannot read the folder {}: {error}; {advice}", folder.display());
                 InvalidSetting { setting: "readable", problem }
             })
         })
@@ -503,7 +508,7 @@ impl Settings {
         if outbound_bytes_low >= outbound_bytes_high {
             return invalid(
                 "outbound_bytes_low",
-                format!("{outbound_bytes_low} must be below outbound_bytes_high, which is {outbound_bytes_high}"),
+                format!("must be below outbound_bytes_high, which is {outbound_bytes_high}, not {outbound_bytes_low}"),
             );
         }
         let one = *message_bytes_max as u64 + *outbound_bytes_high as u64;
@@ -511,7 +516,7 @@ impl Settings {
             return invalid(
                 "memory_bytes_max",
                 format!(
-                    "{memory_bytes_max} is not from message_bytes_max and outbound_bytes_high together, which are {one}, to {MEMORY_BYTES_LARGEST}"
+                    "must be between {one} (message_bytes_max plus outbound_bytes_high) and {MEMORY_BYTES_LARGEST}, not {memory_bytes_max}"
                 ),
             );
         }
@@ -546,18 +551,18 @@ impl Settings {
             return invalid(
                 "sibling_queue_bytes_max",
                 format!(
-                    "{sibling_queue_bytes_max} is not from twice sibling_message_bytes_max, which is {least}, to {SIBLING_QUEUE_BYTES_LARGEST}"
+                    "must be between {least} (twice sibling_message_bytes_max) and {SIBLING_QUEUE_BYTES_LARGEST}, not {sibling_queue_bytes_max}"
                 ),
             );
         }
         for (setting, name) in [("user", user), ("group", group)] {
             if name.as_ref().is_some_and(|name| name.is_empty() || name.contains('\0')) {
-                return invalid(setting, "a name or a number is needed".to_owned());
+                return invalid(setting, "must be a name or a number".to_owned());
             }
         }
         for (setting, text) in [("name", name), ("version", version)] {
             if let Some(text) = text.as_ref().filter(|text| text.is_empty() || text.len() > NAME_BYTES_MAX) {
-                return invalid(setting, format!("{text:?} is not a text of 1 to {NAME_BYTES_MAX} bytes"));
+                return invalid(setting, format!("must have 1 to {NAME_BYTES_MAX} bytes, unlike {text:?}"));
             }
         }
         let times = [
@@ -574,7 +579,7 @@ impl Settings {
         ];
         for (setting, value) in times {
             if value > TIMEOUT_MS_LARGEST {
-                return invalid(setting, format!("{value} is above {TIMEOUT_MS_LARGEST} (seven days)"));
+                return invalid(setting, format!("must be at most {TIMEOUT_MS_LARGEST} (seven days), not {value}"));
             }
         }
         Ok(())

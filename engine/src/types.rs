@@ -50,13 +50,13 @@ pub enum CannotFreeze {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ThawError {
     /// A version of the state that this protocol does not know.
-    #[error("version {0} of the state is not known")]
+    #[error("this program does not know version {0} of the state")]
     Version(u32),
     /// State that this protocol cannot have written.
-    #[error("the state makes no sense")]
+    #[error("the state is malformed")]
     Malformed,
     /// State of which the end has not come.
-    #[error("the state is not whole")]
+    #[error("the state is incomplete")]
     Incomplete,
 }
 

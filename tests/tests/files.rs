@@ -289,8 +289,8 @@ fn a_log_that_cannot_be_used_is_refused_at_a_reload_and_the_one_before_goes_on()
     let server = Server::start(&["--config", config.to_str().expect("UTF-8")]);
     std::os::unix::fs::symlink(&log, folder.path().join("link")).expect("a link");
     for (access, site, says) in [
-        (folder.path().join("nowhere/log"), folder.path().to_owned(), "cannot be opened to append to it"),
-        (folder.path().join("link"), folder.path().to_owned(), "is a symbolic link, which is not followed"),
+        (folder.path().join("nowhere/log"), folder.path().to_owned(), "for appending"),
+        (folder.path().join("link"), folder.path().to_owned(), "is a symbolic link, which the server does not follow"),
         (log.clone(), folder.path().join("nowhere"), "the folder"),
     ] {
         write(&access, &site);

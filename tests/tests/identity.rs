@@ -143,9 +143,9 @@ fn a_folder_that_workers_could_not_read_is_refused_before_any_is_started() {
         let output = run(command.arg(format!("/s/={}", folder.display())).args(flags));
         (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
     };
-    let advice = format!("let user {USER:?} read it (r and x), and pass the folders above it (x)");
+    let advice = format!("give user {USER:?} permissions r and x on it, and x on the folders above it");
     let refusal = format!(
-        "batond: error: --static: the folder {} cannot be read: Permission denied (os error 13); {advice}\n",
+        "batond: error: --static: cannot read the folder {}: Permission denied (os error 13); {advice}\n",
         folder.display()
     );
     for (mode_above, mode_of_folder) in [(0o711, 0o700), (0o711, 0o711), (0o700, 0o755)] {
@@ -174,7 +174,7 @@ fn a_reload_to_a_folder_that_workers_could_not_read_changes_nothing() {
     let workers = server.workers();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("set");
     assert!(!server.try_reload());
-    assert_eq!((server.workers(), server.count_of("cannot be read: Permission denied")), (workers, 1));
+    assert_eq!((server.workers(), server.count_of("cannot read the folder")), (workers, 1));
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
     server.reload();
     server.stop();

@@ -81,7 +81,7 @@ fn an_answer_owed_at_the_stop_is_delivered_whole() {
 
 /// How often a worker was logged to have died.
 fn deaths(server: &Server) -> usize {
-    server.count_of("is started again") + server.count_of("while it was leaving")
+    server.count_of(" and restarts in ") + server.count_of("while it was leaving")
 }
 
 /// A server on which nothing but an order ends a begun request, and a client with such a request.

@@ -24,7 +24,7 @@ fn a_kernel_or_container_without_it_is_named_with_the_cure() {
     for (errno, cause, cure) in [
         ("ENOSYS", "kernel", "CONFIG_IO_URING"),
         ("EPERM", "seccomp", "allow io_uring_setup"),
-        ("EINVAL", "refused", "use a kernel from 6.1 on"),
+        ("EINVAL", "refused", "use Linux 6.1 or newer"),
         ("ENOMEM", "memory", "ulimit -l"),
         ("EMFILE", "descriptor", "ulimit -n"),
     ] {

@@ -22,9 +22,9 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
-    /// As nginx's, and Apache's, of this name
+    /// The format of this name in nginx and Apache
     Combined,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 

@@ -14,75 +14,78 @@ use crate::statics::StaticChoice;
 use crate::tls::TlsChoices;
 use crate::units::{Bytes, MetricsAddress, Number, Workers};
 
-/// A thread-per-core io_uring server: HTTP/1.1 or echo, in the foreground, logging to stderr.
+/// A thread-per-core io_uring server for HTTP/1.1 and echo
 ///
-/// QUIT lets connections finish, then ends all workers; TERM and INT (Ctrl-C) have less patience; a second one of them
-/// ends all at once. HUP reads the configuration again and replaces the workers, losing no connection. WINCH lets the
-/// workers leave and the master wait for HUP. USR1 opens the access log anew. USR2 starts the binary anew beside this one; see batonctl upgrade.
+/// batond runs in the foreground and logs to stderr.
+///
+/// Signals: QUIT stops the server after its connections have finished, for at most drain_ms_max. TERM and INT (Ctrl-C) do
+/// the same for at most stop_ms_max. A second QUIT, TERM or INT stops it immediately. HUP reads the configuration again
+/// and replaces the workers without losing a connection. WINCH makes the workers leave; the master stays and waits for
+/// HUP. USR1 reopens the access log. USR2 starts the binary again beside this one, see batonctl upgrade --hold.
 #[derive(Debug, Parser)]
 #[command(name = "batond", version, next_line_help = false, after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Read settings from a TOML file; flags win over it
+    /// Read settings from a TOML file; flags take precedence
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check flags, file, and what a start would find here (rights, addresses, paths, limits), and exit without starting it
+    /// Check the flags, the file and this machine (permissions, addresses, paths, limits), then exit without starting
     #[arg(long)]
     pub check: bool,
-    /// Print the manual page, for man -l, and exit
+    /// Print the manual page and exit: batond --manual | man -l -
     #[arg(long, exclusive = true)]
     pub manual: bool,
-    /// Address such as 0.0.0.0:80, [::]:80, 80 for 127.0.0.1:80, or unix:/run/app.sock, or one of them behind tls://; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
+    /// Listen on this address, such as 0.0.0.0:80, [::]:80, 80 for 127.0.0.1:80, or unix:/run/app.sock; tls:// before it means TLS; port 0 lets the kernel choose; repeatable [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Listen>,
-    /// Who may connect to Unix sockets: the mode of their files, in octal [default: 0666]
+    /// Permissions of Unix sockets' files, in octal, which decide who may connect [default: 0666]
     #[arg(long, value_name = "MODE")]
     unix_mode: Option<UnixMode>,
-    /// To whom these files belong: user, user:group or :group; needs root [default: whoever starts batond]
+    /// Owner of Unix sockets' files: user, user:group or :group; needs root [default: the user who starts batond]
     #[arg(long, value_name = "USER:GROUP")]
     unix_owner: Option<String>,
-    /// Worker processes, each on a core of its own; auto is one per core [default: 1]
+    /// Number of worker processes, 1 to 1024, each pinned to a core; auto means one per core [default: 1]
     #[arg(long, value_name = "N|auto")]
     workers: Option<Workers>,
-    /// What to serve [default: http]
+    /// Protocol to serve [default: http]
     #[arg(long, value_enum, value_name = "NAME", hide_possible_values = false)]
     protocol: Option<ProtocolChoice>,
-    /// How listeners are replaced at a reload [default: auto]
+    /// How old workers hand their listeners over to new ones [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     handover: Option<HandoverChoice>,
-    /// Which worker gets a new connection, where listeners are handed over by ebpf [default: least]
+    /// Which worker gets a new connection; needs handover by ebpf [default: least]
     #[arg(long, value_enum, value_name = "KIND")]
     steering: Option<SteeringChoice>,
-    /// What becomes of established connections at a reload, an upgrade or with fewer workers [default: handover]
+    /// What happens to established connections when their worker is replaced or removed [default: handover]
     #[arg(long, value_enum, value_name = "KIND")]
     connections: Option<ConnectionsChoice>,
-    /// Whether connections move between workers that serve, so that all are about equally busy [default: auto]
+    /// Whether connections move between serving workers, to keep them about equally busy [default: auto]
     #[arg(long, value_name = "HOW")]
     rebalance: Option<RebalanceChoice>,
-    /// Socket for batonctl: a path, auto or off [default: auto]
+    /// Control socket, for batonctl: a path, auto or off [default: auto]
     #[arg(long, value_name = "PATH")]
     control: Option<String>,
-    /// Serve metrics over HTTP here, at /metrics: an IP address with a port, or off [default: off]
+    /// Serve metrics over HTTP, at /metrics, on this IP address and port; or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<MetricsAddress>,
     /// Write the master's process id to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<String>,
-    /// Workers serve as this user, name or number; needs root
+    /// Run workers as this user, by name or number; needs root
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Workers serve as this group [default: the user's]
+    /// Run workers as this group [default: the user's]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
-    /// What workers give up once they have their sockets: rights and system calls that they do not serve with [default: auto]
+    /// Whether workers give up privileges and system calls that they do not need, once they have their sockets [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     sandbox: Option<SandboxChoice>,
-    /// Serve the files of a folder beneath a path, such as /static/=/srv/www; repeatable
+    /// Serve the files of a folder under a path, such as /static/=/srv/www; repeatable
     #[arg(long = "static", value_name = "PATH=FOLDER")]
     statics: Vec<StaticChoice>,
-    /// Certificate of tls:// addresses, in PEM, with those of its issuers behind it; for several hosts see [tls] of the file
+    /// Certificate for tls:// addresses, a PEM file with its issuers' certificates after it; for several hosts see [tls] in the file
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Its private key, in PEM
+    /// Private key of that certificate, a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     #[command(flatten)]
@@ -96,9 +99,9 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-Sizes may have suffixes: 64k, 1MiB (powers of 1024). The annotated example batond.toml has every
-setting of a file, each with its default.
-Exit codes: 0 stopped in good order, 1 could not start or workers died, 2 wrong flags or configuration.
+Sizes may have suffixes: 64k, 1MiB (powers of 1024). The example file batond.toml explains every setting
+and shows its default.
+Exit codes: 0 stopped cleanly, 1 could not start or workers died, 2 wrong flags or configuration.
 
 Examples:
   batond                                     HTTP on 127.0.0.1:8080, one worker
@@ -108,65 +111,65 @@ Examples:
   batond --config batond.toml --check";
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits, per worker")]
+#[command(next_help_heading = "Limits of each worker")]
 struct LimitArguments {
-    /// Connections open at once; at the limit idle ones make room, else accepting pauses [default: 65536, or what the limit of open files allows]
+    /// Most open connections, 1 to 1048576; at the limit, idle ones are closed to make room, or accepting pauses [default: 65536, or what the limit of open files allows]
     #[arg(long, value_name = "N")]
     connections_max: Option<Number<u32>>,
-    /// Pending connections the kernel queues per listener, up to net.core.somaxconn [default: 4096]
+    /// Most connections in the accept queue of a listener; the kernel caps it at net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N")]
     backlog: Option<Number<u32>>,
-    /// Largest message (an HTTP head) that may wait for its remaining bytes [default: 1MiB]
+    /// Largest message (HTTP head) that is kept while the rest of it arrives [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     message_bytes_max: Option<Bytes>,
-    /// Queued output above which a connection is read no more [default: 1MiB]
+    /// Stop reading a connection while more output than this is queued for it [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     outbound_bytes_high: Option<Bytes>,
-    /// Queued output below which it is read again [default: 256KiB]
+    /// Read it again when less output than this is queued [default: 256KiB]
     #[arg(long, value_name = "BYTES")]
     outbound_bytes_low: Option<Bytes>,
-    /// Held for all connections together; near it the largest are not read, above it they are cut [default: 256MiB]
+    /// Memory for all connections together; near the limit the largest are not read, above it they are cut [default: 256MiB]
     #[arg(long, value_name = "BYTES")]
     memory_bytes_max: Option<Bytes>,
-    /// Size of a receive buffer [default: 16KiB]
+    /// Size of a receive buffer, 1KiB to 1MiB [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     receive_buffer_bytes: Option<Bytes>,
-    /// Number of receive buffers, a power of two [default: 128]
+    /// Number of receive buffers, a power of two from 2 to 32768 [default: 128]
     #[arg(long, value_name = "N")]
     receive_buffers: Option<Number<u16>>,
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Time-outs of a connection, in milliseconds")]
+#[command(next_help_heading = "Time-outs, in milliseconds, up to seven days")]
 struct TimeoutArguments {
-    /// Close it when nothing is received and no message is begun; 0 never [default: 75000]
+    /// Close a connection after this long without input, between messages; 0 for never [default: 75000]
     #[arg(long, value_name = "MS")]
     idle_ms: Option<Number<u64>>,
-    /// At connections_max, close the longest idle one for a newcomer once it is idle for so long; 0 never [default: 1000]
+    /// At connections_max, make room by closing the longest idle connection if it has been idle this long; 0 for never [default: 1000]
     #[arg(long, value_name = "MS")]
     idle_at_limit_ms: Option<Number<u64>>,
-    /// From the first byte of a message (an HTTP head) to the whole of it; 0 for any time [default: 10000]
+    /// Longest time from the first byte of a message (HTTP head) to its last; 0 for no limit [default: 10000]
     #[arg(long, value_name = "MS")]
     message_ms: Option<Number<u64>>,
-    /// Close it when the peer takes no output; 0 never [default: 30000]
+    /// Close a connection whose peer reads no output for this long; 0 for never [default: 30000]
     #[arg(long, value_name = "MS")]
     write_ms: Option<Number<u64>>,
-    /// From a connection to the end of its TLS handshake; 0 for any time [default: 10000]
+    /// Longest time from a new connection to the end of its TLS handshake; 0 for no limit [default: 10000]
     #[arg(long, value_name = "MS")]
     handshake_ms: Option<Number<u64>>,
-    /// Wait for the peer's FIN after ours; 0 does not wait [default: 2000]
+    /// Longest wait for the peer's FIN after ours; 0 for none [default: 2000]
     #[arg(long, value_name = "MS")]
     linger_ms: Option<Number<u64>>,
-    /// Let connections finish when workers are replaced, and after QUIT; 0 does not wait [default: 30000]
+    /// How long connections may take to finish when their worker is replaced, and after QUIT; 0 for no time [default: 30000]
     #[arg(long, value_name = "MS")]
     drain_ms_max: Option<Number<u64>>,
-    /// Keep replaced listeners open for handshakes under way [default: 1200]
+    /// How long replaced listeners stay open for handshakes in flight [default: 1200]
     #[arg(long, value_name = "MS")]
     settle_ms: Option<Number<u64>>,
-    /// Let connections finish after TERM and INT; 0 does not wait [default: 3000]
+    /// How long connections may take to finish after TERM and INT; 0 for no time [default: 3000]
     #[arg(long, value_name = "MS")]
     stop_ms_max: Option<Number<u64>>,
-    /// Kill and replace a worker that does not answer its master for so long; 0 never [default: 5000]
+    /// Kill and replace a worker that has not answered its master for this long; 0 for never [default: 5000]
     #[arg(long, value_name = "MS")]
     hang_ms: Option<Number<u64>>,
 }
@@ -174,25 +177,25 @@ struct TimeoutArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "HTTP")]
 struct HttpArguments {
-    /// Value of the Server header, "" for none [default: baton]
+    /// Value of the Server header; "" for no header [default: baton]
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
-    /// Largest request head [default: 16KiB]
+    /// Largest request head, 128 bytes to 1MiB [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     head_bytes_max: Option<Bytes>,
-    /// Largest request target [default: 8KiB]
+    /// Largest request target, up to head_bytes_max [default: 8KiB]
     #[arg(long, value_name = "BYTES")]
     target_bytes_max: Option<Bytes>,
-    /// Largest request body [default: 1MiB]
+    /// Largest request body, up to 1GiB [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     body_bytes_max: Option<Bytes>,
-    /// From a request's head to the end of its body, in milliseconds; 0 for any time [default: 30000]
+    /// Longest time from a request's head to the end of its body, in milliseconds; 0 for no limit [default: 30000]
     #[arg(long, value_name = "MS")]
     body_ms: Option<Number<u64>>,
-    /// Requests on one connection before it is closed, 0 for any number [default: 0]
+    /// Close a connection after this many requests; 0 for no limit [default: 0]
     #[arg(long, value_name = "N")]
     requests_max: Option<Number<u32>>,
-    /// Files of --static that are kept in memory; 0 for none [default: 64MiB]
+    /// Memory of each worker for files of --static; 0 for none [default: 64MiB]
     #[arg(long, value_name = "BYTES")]
     cache_bytes_max: Option<Bytes>,
 }
@@ -200,25 +203,25 @@ struct HttpArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log")]
 struct LogArguments {
-    /// Least severe lines that are logged [default: info]
+    /// Least severe level that is logged [default: info]
     #[arg(long, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// A line for each answer: off, stderr, or a file, which USR1 opens anew [default: off]
+    /// Log a line for each answer to stderr or to a file, which USR1 reopens; or off [default: off]
     #[arg(long, value_name = "PATH")]
     access_log: Option<String>,
-    /// How these lines look [default: combined]
+    /// Format of access log lines [default: combined]
     #[arg(long, value_enum, value_name = "FORMAT")]
     access_format: Option<AccessFormat>,
-    /// Log one of so many answers [default: 1]
+    /// Log one in this many answers [default: 1]
     #[arg(long, value_name = "N")]
     access_sample: Option<Number<u32>>,
 }
 
 impl Arguments {
-    /// What the flags say.
+    /// The settings given by flags.
     pub fn choices(&self) -> Choices {
         let Self {
             config: _,

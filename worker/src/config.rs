@@ -1,7 +1,7 @@
-//! What `batond` is told: by flags, by a file, by default, in this order of precedence.
+//! The settings of `batond`: flags take precedence over the file, and the file over the defaults.
 //!
-//! One table ([`Choices`]) holds every setting, given or not; flags and file each fill one, and they are laid over each
-//! other. Errors name file, line and column, or the flag.
+//! One table ([`Choices`]) holds every setting, given or not. Flags fill one and the file fills one, and the first is laid
+//! over the second. Errors name file, line and column, or the flag.
 
 mod file;
 mod names;
@@ -49,11 +49,11 @@ impl fmt::Display for ProtocolChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum HandoverChoice {
-    /// ebpf where a program may be loaded, else adopt
+    /// ebpf if the kernel lets batond load a program, else adopt
     Auto,
-    /// New connections are steered in the kernel (CAP_BPF, CAP_NET_ADMIN)
+    /// A program in the kernel steers new connections to the new workers; needs CAP_BPF and CAP_NET_ADMIN
     Ebpf,
-    /// Listen sockets are passed on and not closed
+    /// The new workers get the open listen sockets
     Adopt,
 }
 
@@ -61,32 +61,32 @@ pub enum HandoverChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum SteeringChoice {
-    /// The one with the least connections
+    /// The worker with the fewest connections
     Least,
-    /// Of two, one by hash and one at random, the one with less connections
+    /// Of two workers, one picked by hash and one at random, the one with fewer connections
     TwoChoices,
-    /// By a hash over addresses and ports
+    /// A worker picked by a hash of addresses and ports
     Hash,
-    /// The one that is pinned to the processor that the connection came to
+    /// The worker pinned to the processor that received the connection
     Cpu,
 }
 
-/// What becomes of established connections when their worker leaves.
+/// What happens to established connections when their worker leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionsChoice {
-    /// They move to a new worker and go on; those that cannot are closed at the end of a message
+    /// They move to another worker and continue; those that cannot move are closed at the end of a message
     Handover,
     /// They are closed at the end of a message
     Goodbye,
-    /// They stay until they end, for drain_ms_max at most
+    /// They stay until they end, for at most drain_ms_max
     Wait,
 }
 
 /// Whether connections move between workers that serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RebalanceChoice {
-    /// Where one worker is clearly busier than the mean, or has clearly more connections
+    /// They move when a worker is clearly busier than the mean or has clearly more connections
     Auto,
     /// They stay where they are
     Off,
@@ -111,11 +111,11 @@ impl<'de> Deserialize<'de> for RebalanceChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxChoice {
-    /// What the kernel lets them give up
+    /// They give up what this kernel lets them give up
     Auto,
-    /// All of it, or batond does not start
+    /// They give up everything, or batond does not start
     On,
-    /// Nothing, but for what `user` takes from them
+    /// They give up nothing but what `user` takes from them
     Off,
 }
 
@@ -135,9 +135,9 @@ pub enum LogLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
@@ -473,11 +473,12 @@ impl Config {
         let listeners = self.settings.listen.iter_mut().zip(&self.redirects);
         for (listener, port) in listeners.filter_map(|(listener, port)| Some((listener, (*port)?))) {
             if self.protocol != ProtocolChoice::Http {
-                return Err(invalid("redirect is for the protocol http"));
+                return Err(invalid("redirect needs protocol = \"http\""));
             }
             let ports = &mut self.site.redirects;
             let place = ports.iter().position(|other| *other == port).unwrap_or(ports.len());
-            listener.label = u8::try_from(place + 1).map_err(|_| invalid("redirects have at most 255 ports"))?;
+            listener.label =
+                u8::try_from(place + 1).map_err(|_| invalid("redirects may have at most 255 different ports"))?;
             if place == ports.len() {
                 ports.push(port);
             }
@@ -508,7 +509,10 @@ impl Config {
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         let size = |bytes: usize| Bytes(bytes as u64);
         if self.settings.listen.is_empty() {
-            return invalid("listen", "no address is given; leave the setting out to listen on its default".to_owned());
+            return invalid(
+                "listen",
+                "the list is empty; add an address, or remove the setting to use its default".to_owned(),
+            );
         }
         self.settings.validate()?;
         self.settings.check_identity()?;
@@ -522,15 +526,21 @@ impl Config {
         self.settings.check_metrics()?;
         self.settings.check_access_log().map_err(renamed("access"))?;
         if self.site.access_log.sample == 0 {
-            return invalid("access_sample", "0 is not from 1 on: 1 logs each answer, 100 one of a hundred".to_owned());
+            return invalid(
+                "access_sample",
+                "must be 1 or more, not 0: 1 logs every answer, 100 one in a hundred".to_owned(),
+            );
         }
         if self.site.files.cache_bytes_max > 1 << 40 {
-            return invalid("cache_bytes_max", format!("{} is above 1024GiB", size(self.site.files.cache_bytes_max)));
+            return invalid(
+                "cache_bytes_max",
+                format!("must be at most 1024GiB, not {}", size(self.site.files.cache_bytes_max)),
+            );
         }
         let http = &self.site.http;
         let message_bytes_max = self.settings.limits.message_bytes_max;
         if !http.server.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || http.server.len() > 256 {
-            return invalid("server", "the name must be at most 256 printable ASCII characters".to_owned());
+            return invalid("server", "must be at most 256 printable ASCII characters".to_owned());
         }
         if !(128..=1 << 20).contains(&http.head_bytes_max) {
             return invalid(
@@ -540,17 +550,26 @@ impl Config {
         }
         if http.target_bytes_max == 0 || http.target_bytes_max > http.head_bytes_max {
             let (given, largest) = (size(http.target_bytes_max), size(http.head_bytes_max));
-            return invalid("target_bytes_max", format!("{given} is not from 1 to head_bytes_max, which is {largest}"));
+            return invalid(
+                "target_bytes_max",
+                format!("must be between 1 and head_bytes_max, which is {largest}, not {given}"),
+            );
         }
         if http.body_bytes_max > 1 << 30 {
-            return invalid("body_bytes_max", format!("{} is above 1GiB", size(http.body_bytes_max)));
+            return invalid("body_bytes_max", format!("must be at most 1GiB, not {}", size(http.body_bytes_max)));
         }
         if http.body_ms > TIMEOUT_MS_LARGEST {
-            return invalid("body_ms", format!("{} is above {TIMEOUT_MS_LARGEST} (seven days)", http.body_ms));
+            return invalid(
+                "body_ms",
+                format!("must be at most {TIMEOUT_MS_LARGEST} (seven days), not {}", http.body_ms),
+            );
         }
         if http.head_bytes_max > message_bytes_max {
             let (given, largest) = (size(http.head_bytes_max), size(message_bytes_max));
-            return invalid("head_bytes_max", format!("{given} is above message_bytes_max, which is {largest}"));
+            return invalid(
+                "head_bytes_max",
+                format!("must be at most message_bytes_max, which is {largest}, not {given}"),
+            );
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix(SCHEME) {
             if rest.starts_with(SCHEME) {
-                return Err(format!("{text:?} says {SCHEME} twice"));
+                return Err(format!("{text:?} has {SCHEME} twice"));
             }
             return Ok(Self { is_secured: true, ..rest.parse()? });
         }
@@ -64,7 +64,7 @@ impl FromStr for Listen {
             Ok(port) if host.is_empty() || host == "localhost" => listen(loopback, port),
             Ok(port) if host == "*" => listen(Ipv4Addr::UNSPECIFIED.into(), port),
             _ => Err(format!(
-                "{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080, nor unix:/path, nor one of them behind {SCHEME}"
+                "{text:?} is not an address such as 127.0.0.1:8080, [::1]:8080, 8080 or unix:/path, with or without {SCHEME} before it"
             )),
         }
     }
@@ -79,7 +79,7 @@ impl FromStr for UnixMode {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-        mode.map(Self).ok_or_else(|| format!("{text:?} is not a mode such as \"0666\" or \"0660\""))
+        mode.map(Self).ok_or_else(|| format!("{text:?} is not an octal mode such as \"0666\" or \"0660\""))
     }
 }
 
@@ -125,16 +125,16 @@ impl Table {
         match (proxy_protocol, trusted.is_empty()) {
             (_, false) if is_unix => {
                 return Err(
-                    "trusted is for addresses; whoever can open the path of a Unix socket is trusted".to_owned()
+                    "a Unix socket needs no trusted: every process that may open its path is trusted".to_owned()
                 );
             }
             (true, true) if is_unix => {}
             (true, true) => {
-                return Err("proxy_protocol needs trusted, the networks of the proxies, such as [\"10.0.0.0/8\"]: anybody else \
-                            could claim any address"
+                return Err("proxy_protocol needs trusted, the networks of your proxies, such as [\"10.0.0.0/8\"]: without it, \
+                            any client could claim any address"
                     .to_owned());
             }
-            (false, false) => return Err("trusted is for proxy_protocol = true, which is not set here".to_owned()),
+            (false, false) => return Err("trusted needs proxy_protocol = true".to_owned()),
             _ => {}
         }
         let timeouts = ConnectionTimeouts { idle_ms: ms(idle_ms), message_ms: ms(message_ms), write_ms: ms(write_ms) };
@@ -143,7 +143,7 @@ impl Table {
             Listener { timeouts, trusted_proxies, trusts_all_proxies: proxy_protocol && is_unix, ..listener };
         let redirect = redirect.map(|text| port_of(&text)).transpose()?.or(before);
         if is_secured && redirect.is_some() {
-            return Err(format!("redirect is for addresses without {SCHEME}"));
+            return Err(format!("an address with {SCHEME} cannot have a redirect"));
         }
         Ok(Listen { listener, is_secured, redirect })
     }
@@ -156,7 +156,7 @@ fn port_of(redirect: &str) -> Result<u16, String> {
         Some(digits) => digits.parse().ok().filter(|port| *port > 0 && !digits.starts_with('+')),
     });
     port.ok_or_else(|| {
-        format!("the redirect {redirect:?} is neither \"https\" nor one with a port such as \"https:8443\"")
+        format!("the redirect {redirect:?} is neither \"https\" nor \"https\" with a port, such as \"https:8443\"")
     })
 }
 
@@ -169,7 +169,7 @@ impl<'de> de::Visitor<'de> for EntryForm {
     type Value = Entry;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an address such as \"127.0.0.1:8080\", or a table with one")
+        formatter.write_str("an address such as \"127.0.0.1:8080\", or a table with an address")
     }
 
     fn visit_i64<E: de::Error>(self, port: i64) -> Result<Entry, E> {

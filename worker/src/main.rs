@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         return match clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(&format_args!("standard output cannot be written: {error}"));
+                complain(&format_args!("cannot write to standard output: {error}"));
                 ExitCode::FAILURE
             }
         };
@@ -82,20 +82,20 @@ fn check(config: &Config) -> ExitCode {
     let running = found.running.map_or(String::new(), |running| {
         let name = running.name.as_deref().unwrap_or("a server");
         let name = baton::control::escaped(name);
-        format!("\n{name} (pid {}) serves with this control socket: reload or upgrade it", running.pid)
+        format!("\n{name} (pid {}) already serves with this control socket: reload or upgrade it instead", running.pid)
     });
     let memory = Bytes(config.settings.memory_bytes_worst() + config.cache_bytes_most());
-    let memory = format!("a worker needs at most about {memory} of memory, beside the kernel's socket buffers");
+    let memory = format!("each worker needs at most about {memory} of memory, plus the kernel's socket buffers");
     match writeln!(io::stdout(), "configuration ok: {}\n{memory}{running}", summary(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format_args!("the configuration is ok, but standard output cannot be written: {error}"));
+            complain(&format_args!("the configuration is ok, but batond cannot write to standard output: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
+/// Says what went wrong in one line on stderr. If nobody reads that, the exit code is all we can give.
 fn complain(error: &dyn Display) {
     // Keys and paths come from a file or an operator; they must not steer a terminal or look like further lines.
     let line = baton::control::escaped(&error.to_string());
@@ -148,7 +148,7 @@ fn reload(arguments: &Arguments, first: &Config) -> Result<(Settings, Service<'s
     warn(&config);
     if (config.log_level, config.log_format) != (first.log_level, first.log_format) {
         tracing::warn!(
-            "level or format in [log] has changed, and stays as it was: restart the server, or upgrade it with `batonctl upgrade`"
+            "[log] level or format has changed, but a reload cannot change them: restart the server, or run `batonctl upgrade`"
         );
     }
     Ok((config.settings.clone(), service(&config)))

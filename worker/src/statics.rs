@@ -29,7 +29,7 @@ impl FromStr for StaticChoice {
         let (path, folder) = text
             .split_once('=')
             .filter(|(_, folder)| !folder.is_empty())
-            .ok_or_else(|| format!("{text:?} is not a path and a folder such as /static/=/srv/www"))?;
+            .ok_or_else(|| format!("{text:?} is not PATH=FOLDER, such as /static/=/srv/www"))?;
         Ok(Self { path: path.to_owned(), folder: folder.to_owned(), index: None })
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn problem(mounts: &[Mount]) -> Option<String> {
             return Some(format!("the path {prefix:?} must begin and end with a slash, as /static/ does"));
         }
         if !prefix.bytes().all(is_plain) || prefix.contains("//") || has_segment(".") || has_segment("..") {
-            return Some(format!("the path {prefix:?} may have letters, digits, - . _ ~ and single slashes"));
+            return Some(format!("the path {prefix:?} may only have letters, digits, - . _ ~ and single slashes"));
         }
         if index.is_empty() || index.contains(['/', '\0']) || index.starts_with('.') {
             return Some(format!("the index {index:?} must be the name of a file, such as {INDEX_DEFAULT}"));

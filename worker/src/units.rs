@@ -90,7 +90,7 @@ impl FromStr for Workers {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        text.parse().map(Self::Count).map_err(|_| format!("{text:?} is neither a count of workers nor auto"))
+        text.parse().map(Self::Count).map_err(|_| format!("{text:?} is neither a number of workers nor auto"))
     }
 }
 
@@ -111,7 +111,7 @@ impl Form for Bytes {
 
 impl Form for Workers {
     fn form() -> String {
-        "a count of workers, or \"auto\"".to_owned()
+        "a number of workers, or \"auto\"".to_owned()
     }
 }
 
@@ -136,7 +136,7 @@ impl Whole for u32 {
 }
 
 impl Whole for u64 {
-    const RANGE: &str = "from 0 on";
+    const RANGE: &str = "of 0 or more";
 }
 
 impl<T: Whole> FromStr for Number<T> {

@@ -91,7 +91,7 @@ fn mistakes_in_the_file_are_named_by_place() {
     assert!(refusal("listen = [\"nowhere\"]\n").starts_with("1:11: "));
     assert!(refusal("listen = []\n").starts_with("1:1: listen: "));
     assert!(refusal("protocol = \"gopher\"\n").contains("gopher"));
-    assert!(refusal(b"workers = 1 # \xff\n").starts_with("1:15: not UTF-8"));
+    assert!(refusal(b"workers = 1 # \xff\n").starts_with("1:15: the file is not UTF-8"));
     assert!(refusal("workers = -1\n").starts_with("1:11: "));
     assert!(refusal("[timeouts]\nidle_ms = 99999999999999999999\n").starts_with("2:11: "));
 }
@@ -113,7 +113,8 @@ fn a_control_socket_is_never_made_in_place_of_a_file() {
     let path = file(&folder, "a key");
     let output = run(&["--listen", "127.0.0.1:0", "--control", path.to_str().expect("a name")]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    let text = format!("control socket {}: a file is there, and left as it is; choose another path\n", path.display());
+    let text =
+        format!("control socket {}: a file is there and was left untouched; choose another path\n", path.display());
     assert!(stderr(&output).ends_with(&text), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(path).expect("there"), "a key");
 }
@@ -126,7 +127,7 @@ fn an_empty_file_means_the_defaults() {
     let output =
         run(&["--check", "--config", path.to_str().expect("a name"), "--listen", "127.0.0.1:0", "--control", "off"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let memory = "a worker needs at most about 299MiB of memory, beside the kernel's socket buffers";
+    let memory = "each worker needs at most about 299MiB of memory, plus the kernel's socket buffers";
     assert_eq!(stdout(&output), format!("configuration ok: http on 127.0.0.1:0, 1 worker\n{memory}\n"));
 }
 
@@ -226,7 +227,7 @@ fn asked_for_output_that_cannot_be_written_is_a_failure_and_no_panic() {
     let check = ["--check", "--listen", "127.0.0.1:0"];
     let output = batond(&check).stdout(full()).stderr(Stdio::piped()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("standard output cannot be written"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
     let output = batond(&check).stdout(full()).stderr(full()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
     let output = batond(&["--check", "--workers", "0"]).stderr(full()).output().expect("it runs");

@@ -27,7 +27,7 @@ fn told_of_file(text: &[u8], flags: &[&str]) -> String {
 fn refusals_of_a_file() {
     for (text, expected) in [
         ("workers = 1\nworkers = 2\n", "FILE:2:1: duplicate key"),
-        ("workers = 1.5\n", "FILE:1:11: invalid type: floating point `1.5`, expected a count of workers, or \"auto\""),
+        ("workers = 1.5\n", "FILE:1:11: invalid type: floating point `1.5`, expected a number of workers, or \"auto\""),
         ("workers = 0\n", "FILE:1:1: workers: must be between 1 and 1024, not 0"),
         (
             "listen = \"::1\"\n",
@@ -35,9 +35,12 @@ fn refusals_of_a_file() {
         ),
         (
             "listen = [true]\n",
-            "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\", or a table with one",
+            "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\", or a table with an address",
         ),
-        ("listen = []\n", "FILE:1:1: listen: no address is given; leave the setting out to listen on its default"),
+        (
+            "listen = []\n",
+            "FILE:1:1: listen: the list is empty; add an address, or remove the setting to use its default",
+        ),
         ("protocol = 3\n", "FILE:1:12: invalid type: integer `3`, expected a name in quotes"),
         ("protocol = \"ftp\"\n", "FILE:1:12: unknown variant `ftp`, expected `http` or `echo`"),
         ("rebalance = \"on\"\n", "FILE:1:13: unknown variant `on`, expected `auto` or `off`"),
@@ -47,9 +50,15 @@ fn refusals_of_a_file() {
             "FILE:2:11: invalid value: integer `-3`, expected a whole number from 0 to 4294967295",
         ),
         ("[limits]\nreceive_buffers = 70000\n", "FILE:2:19: \"70000\" is not a whole number from 0 to 65535"),
-        ("[timeouts]\nidle_ms = \"5s\"\n", "FILE:2:11: invalid type: string \"5s\", expected a whole number from 0 on"),
-        ("[timeouts]\nidle_ms = 604800001\n", "FILE:2:1: idle_ms: 604800001 is above 604800000 (seven days)"),
-        ("[http]\nbody_bytes_max = \"2GiB\"\n", "FILE:2:1: body_bytes_max: 2GiB is above 1GiB"),
+        (
+            "[timeouts]\nidle_ms = \"5s\"\n",
+            "FILE:2:11: invalid type: string \"5s\", expected a whole number of 0 or more",
+        ),
+        (
+            "[timeouts]\nidle_ms = 604800001\n",
+            "FILE:2:1: idle_ms: must be at most 604800000 (seven days), not 604800001",
+        ),
+        ("[http]\nbody_bytes_max = \"2GiB\"\n", "FILE:2:1: body_bytes_max: must be at most 1GiB, not 2GiB"),
         ("[http]\nhead_bytes_max = 64\n", "FILE:2:1: head_bytes_max: must be between 128 and 1MiB, not 64"),
         ("static = 3\n", "FILE:1:10: invalid type: integer `3`, expected tables [[static]], each with path and folder"),
         ("[[static]]\npath = \"/s/\"\n", "FILE:1:1: missing field `folder`"),
@@ -59,7 +68,7 @@ fn refusals_of_a_file() {
         ),
         (
             "[[static]]\npath = \"/s/\"\nfolder = \"/nowhere\"\n",
-            "FILE:1:3: static: the folder /nowhere cannot be read: No such file or directory (os error 2); make it, or name another one",
+            "FILE:1:3: static: cannot read the folder /nowhere: No such file or directory (os error 2); create it, or name another one",
         ),
         (
             "[[static]]\npath = \"/s/\"\nfolder = \"/tmp\"\nindex = \"../a\"\n",
@@ -67,11 +76,11 @@ fn refusals_of_a_file() {
         ),
         (
             "[log]\naccess = \"/nowhere/log\"\n",
-            "FILE:2:1: access: /nowhere/log cannot be opened to append to it: No such file or directory (os error 2); make its folder, or name another file",
+            "FILE:2:1: access: cannot open /nowhere/log for appending: No such file or directory (os error 2); create its folder, or name another file",
         ),
         (
             "[log]\naccess_sample = 0\n",
-            "FILE:2:1: access_sample: 0 is not from 1 on: 1 logs each answer, 100 one of a hundred",
+            "FILE:2:1: access_sample: must be 1 or more, not 0: 1 logs every answer, 100 one in a hundred",
         ),
         (
             "unix_owner = \"nobody of this name\"\n",
@@ -94,33 +103,37 @@ fn refusals_of_flags() {
         ("--workers", "0", "--workers: must be between 1 and 1024, not 0"),
         ("--receive-buffers", "100", "--receive-buffers: must be a power of two between 2 and 32768, not 100"),
         ("--head-bytes-max", "2M", "--head-bytes-max: must be between 128 and 1MiB, not 2MiB"),
-        ("--target-bytes-max", "17k", "--target-bytes-max: 17KiB is not from 1 to head_bytes_max, which is 16KiB"),
+        (
+            "--target-bytes-max",
+            "17k",
+            "--target-bytes-max: must be between 1 and head_bytes_max, which is 16KiB, not 17KiB",
+        ),
         (
             "--static",
             "/s/=/etc/passwd",
-            "--static: the folder /etc/passwd cannot be read: Not a directory (os error 20); name the folder, not a file",
+            "--static: cannot read the folder /etc/passwd: Not a directory (os error 20); name the folder, not a file",
         ),
         (
             "--access-log",
             "/tmp",
-            "--access-log: /tmp cannot be opened to append to it: Is a directory (os error 21); make its folder, or name another file",
+            "--access-log: cannot open /tmp for appending: Is a directory (os error 21); create its folder, or name another file",
         ),
-        ("--server-name", "a\nb", "--server-name: the name must be at most 256 printable ASCII characters"),
+        ("--server-name", "a\nb", "--server-name: must be at most 256 printable ASCII characters"),
     ] {
         let told = batond(&["--check", flag, value]);
         assert_eq!(told, (Some(2), String::new(), format!("batond: error: {expected}\n")));
     }
     for (flag, value, expected) in [
-        ("--idle-ms", "1.5", "\"1.5\" is not a whole number from 0 on"),
+        ("--idle-ms", "1.5", "\"1.5\" is not a whole number of 0 or more"),
         ("--backlog", "many", "\"many\" is not a whole number from 0 to 4294967295"),
-        ("--workers", "many", "\"many\" is neither a count of workers nor auto"),
+        ("--workers", "many", "\"many\" is neither a number of workers nor auto"),
         ("--message-bytes-max", "1 parsec", "\"1 parsec\" is not a number of bytes such as 16384, 64k or 1MiB"),
         (
             "--listen",
             "example.org:80",
-            "\"example.org:80\" is not an address such as 127.0.0.1:8080, [::1]:8080 or 8080",
+            "\"example.org:80\" is not an address such as 127.0.0.1:8080, [::1]:8080, 8080 or unix:/path",
         ),
-        ("--static", "/s/", "\"/s/\" is not a path and a folder such as /static/=/srv/www"),
+        ("--static", "/s/", "\"/s/\" is not PATH=FOLDER, such as /static/=/srv/www"),
         ("--protocol", "ftp", "[possible values: http, echo]"),
     ] {
         let (code, stdout, stderr) = batond(&["--check", flag, value]);
@@ -132,7 +145,7 @@ fn refusals_of_flags() {
 
 #[test]
 fn a_default_that_contradicts_what_was_given_is_called_a_default() {
-    let expected = "--head-bytes-max (at its default): 16KiB is above message_bytes_max, which is 1KiB\n";
+    let expected = "--head-bytes-max (at its default): must be at most message_bytes_max, which is 1KiB, not 16KiB\n";
     let (_, _, by_flag) = batond(&["--check", "--message-bytes-max", "1k"]);
     assert_eq!(by_flag, format!("batond: error: {expected}"));
     let by_file = told_of_file(b"[limits]\nmessage_bytes_max = 1024\n", &[]);
@@ -142,7 +155,7 @@ fn a_default_that_contradicts_what_was_given_is_called_a_default() {
 #[test]
 fn a_flag_that_contradicts_the_file_is_told_where_the_file_says_otherwise() {
     let told = told_of_file(b"[http]\ntarget_bytes_max = \"8k\"\n", &["--head-bytes-max", "4k"]);
-    let expected = "FILE:2:1: target_bytes_max: 8KiB is not from 1 to head_bytes_max, which is 4KiB";
+    let expected = "FILE:2:1: target_bytes_max: must be between 1 and head_bytes_max, which is 4KiB, not 8KiB";
     assert_eq!(told, format!("batond: error: {expected}\n"));
 }
 
@@ -151,7 +164,7 @@ fn control_characters_reach_no_terminal() {
     let told = told_of_file(b"\"\\u001b[31m\" = 1\n", &[]);
     assert!(
         told.starts_with(
-            "batond: error: FILE:1:1: there is no setting `\\u{1b}[31m` at the top of the file; known are "
+            "batond: error: FILE:1:1: there is no setting `\\u{1b}[31m` at the top of the file; the settings there are "
         ),
         "{told:?}"
     );
@@ -164,7 +177,7 @@ fn control_characters_reach_no_terminal() {
 fn files_that_never_end_or_nest_without_end_are_refused() {
     let (code, _, told) = batond(&["--check", "--config", "/dev/zero"]);
     assert_eq!(code, Some(2));
-    assert_eq!(told, "batond: error: cannot read /dev/zero: longer than 1MiB, which no configuration is\n");
+    assert_eq!(told, "batond: error: cannot read /dev/zero: a configuration file may have at most 1MiB\n");
     let nested = format!("listen = {}", "[".repeat(400_000));
     assert!(told_of_file(nested.as_bytes(), &[]).starts_with("batond: error: FILE:1:"));
     let dotted = format!("{}b = 1", "a.".repeat(200_000));

@@ -9,15 +9,15 @@ use super::servers::Server;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workers sleep for the time that a request takes, and occupy no core meanwhile: so 8 or 64 of
-them queue as they would on cores of their own, on a machine that has two. This is a
-simulation of cores, and its figures are none of a real machine's.
+This simulates cores: a worker sleeps for the time that a request takes and uses no core
+meanwhile. So 8 or 64 workers queue on a machine with two cores as they would on a core each.
+The figures are not those of a real machine.
 
-Scenarios: open:CLIENTS (each client asks at the moments of a Poisson process, whatever has
-been answered; latency counts from then) or closed:CLIENTS (it asks again when it has been
-answered and has thought), and behind that, each with a colon: load=SHARE (of what all workers
+Scenarios: open:CLIENTS (each client sends requests at the times of a Poisson process, answered
+or not; latency counts from these times) or closed:CLIENTS (a client sends the next request after
+the answer and a pause). Options follow, each after a colon: load=SHARE (of what all workers
 can do; default 0.8), skew (1 client in 20 asks 50 times as often), churn=COUNT (connections a
-second that are closed, each for a new one), ramp=SECONDS (over which clients come),
+second that are closed and replaced), ramp=SECONDS (in which the clients arrive),
 workers=COUNT (default 8), service-us=TIME (default 1000).
 
 Exit codes: 0 measured, 1 a request failed or nothing could be measured, 2 wrong usage.
@@ -27,34 +27,34 @@ Examples:
   baton-bench balance --json balance.json --chart balance.svg --markdown balance.md
   baton-bench balance --scenario open:64:load=0.5 --server hash --server rebalance --seed 1 --seed 2")]
 pub(crate) struct BalanceArguments {
-    /// What is asked; repeatable.
+    /// Scenario to measure; repeatable.
     #[arg(long = "scenario", value_name = "SCENARIO", conflicts_with = "quick")]
     pub(super) scenarios: Vec<Scenario>,
-    /// Who is asked; repeatable. Default: all.
+    /// Server to measure; repeatable. Default: all.
     #[arg(long = "server", value_enum, value_name = "NAME")]
     pub(super) servers: Vec<Server>,
-    /// Two scenarios, 5 seconds each: two minutes.
+    /// Measure two scenarios for 5 seconds each; takes two minutes.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Seconds measured [default: 12; 5 with --quick].
+    /// Seconds to measure [default: 12; 5 with --quick].
     #[arg(long)]
     seconds: Option<f64>,
-    /// Seconds of load before that, when all clients have come.
+    /// Seconds of load before that, after all clients have arrived.
     #[arg(long, default_value_t = 2.0)]
     pub(super) warm_up: f64,
-    /// Of who asks often, and of all times; repeatable, each measures everything anew [default: 1].
+    /// Seed of all random choices; repeatable, each seed measures everything again [default: 1].
     #[arg(long = "seed", value_name = "NUMBER")]
     pub(super) seeds: Vec<u64>,
-    /// Folder of the peers.
+    /// Folder with the other servers.
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
     pub(super) peers: PathBuf,
-    /// Write all tables, as Markdown.
+    /// Write all tables as Markdown.
     #[arg(long, value_name = "FILE")]
     pub(super) markdown: Option<PathBuf>,
-    /// Write every figure, as JSON.
+    /// Write every figure as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Draw latencies, and how even workers are over time.
+    /// Draw latencies and the imbalance of workers over time, as SVG.
     #[arg(long, value_name = "FILE.svg")]
     pub(super) chart: Option<PathBuf>,
 }
@@ -80,7 +80,7 @@ impl BalanceArguments {
             }
         }
         if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart: only .svg is drawn".to_owned());
+            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
         }
         Ok(())
     }

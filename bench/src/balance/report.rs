@@ -214,7 +214,7 @@ impl Table {
         let left = self.rows.iter().filter(|row| row.left > 0).map(|row| {
             let left = row.left;
             format!(
-                "{}: {left} requests were due at the end and not sent; they count with the time they had waited",
+                "{}: {left} requests were due but not sent at the end; they count with the time that they had waited",
                 row.server
             )
         });
@@ -238,7 +238,7 @@ impl Report {
     pub(super) fn new(seconds: f64, warm_up_seconds: f64) -> Self {
         Self {
             version: VERSION,
-            note: "a simulation of cores: workers sleep for the time of a request and occupy none",
+            note: "simulated cores: workers sleep for the time of a request and use no core",
             cores: thread::available_parallelism().map_or(0, usize::from),
             seconds,
             warm_up_seconds,

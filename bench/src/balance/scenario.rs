@@ -68,7 +68,7 @@ impl FromStr for Scenario {
         let turn = match parts.next() {
             Some("open") => Loop::Open,
             Some("closed") => Loop::Closed,
-            _ => return Err("expected open:CLIENTS or closed:CLIENTS, and what --help says".to_owned()),
+            _ => return Err("expected open:CLIENTS or closed:CLIENTS, perhaps with options; see --help".to_owned()),
         };
         let clients = number(parts.next().unwrap_or_default(), 1.0, f64::from(CLIENTS_MAX))? as u32;
         let mut this =
@@ -81,7 +81,7 @@ impl FromStr for Scenario {
                 Some(("service-us", value)) => this.service_us = number(value, 100.0, 1e6)? as u64,
                 Some(("churn", value)) => this.churn = number(value, 0.0, 10_000.0)?,
                 Some(("ramp", value)) => this.ramp_s = number(value, 0.0, 600.0)?,
-                _ => return Err(format!("{part:?} is none of load=, skew, churn=, ramp=, workers=, service-us=")),
+                _ => return Err(format!("{part:?} is not one of load=, skew, churn=, ramp=, workers=, service-us=")),
             }
         }
         Ok(this)

@@ -16,13 +16,13 @@ const SECONDS_MAX: f64 = 600.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// Some of each protocol, requests that differ first.
+    /// Some workloads of each protocol, requests that differ first.
     Quick,
-    /// All but HttpArena's; with every server, two hours or more.
+    /// All workloads but HttpArena's; with every server, two hours or more.
     Full,
-    /// HttpArena's profiles of HTTP/1.1.
+    /// HttpArena's profiles for HTTP/1.1.
     Arena,
-    /// Within TLS: requests, handshakes, a file, memory.
+    /// Requests, handshakes, a file and memory within TLS.
     Tls,
 }
 
@@ -47,12 +47,12 @@ arena:PROFILE[:CONNECTIONS] (HttpArena: baseline, limited-conn, pipelined, json,
 echo:CONNECTIONS:BYTES, resp:get|set:DEPTH, idle:CONNECTIONS (memory), rate:PERCENT (latency, at that share of the
 slowest server's best). Within TLS 1.3: tls:FORM (ECDSA P-256) and tls-rsa:FORM (RSA 2048), where FORM is differ, http,
 json, close, download, static or idle as above, handshake:CONNECTIONS (full ones, with a request each) or
-resume:CONNECTIONS (resumed ones). A table says where all requests are equal, or how many are in rotation.
+resume:CONNECTIONS (resumed ones). Each table says whether all requests are equal, or how many are in rotation.
 
-In each block all servers are started anew and stay alive; each window measures every server once, in random order.
-Ratios are medians of those within windows, to the first server, with a bootstrap interval of 95 %.
+Each block starts all servers again and keeps them alive; each window measures every server once, in random order.
+A ratio compares a server with the first one: the median of the ratios within windows, with a bootstrap interval of 95 %.
 
-Rust peers are built when they are first wanted. What cannot be had is named and skipped.
+Servers written in Rust are built when they are first needed. A server that is not there is named and skipped.
 
 Examples:
   baton-bench compare
@@ -62,50 +62,50 @@ Examples:
   baton-bench compare --group full --markdown table.md --chart chart.svg
   baton-bench compare --server baton --server 'mine=./mine --port {port}' --workload differ:64:16")]
 pub(crate) struct CompareArguments {
-    /// A server from --list, or NAME=COMMAND with {port} where the port goes, {data} where the folder of files does, and, for
-    /// TLS, {cert} and {key} where files of the certificate and of its key do; repeatable. Ratios are to the first one. Default: all.
+    /// Server to measure: a name from --list, or NAME=COMMAND, where {port} stands for the port, {data} for the folder of files and,
+    /// with TLS, {cert} and {key} for the files of certificate and key; repeatable. Ratios are to the first server. Default: all.
     #[arg(long = "server", value_name = "NAME")]
     servers: Vec<String>,
-    /// A workload; repeatable.
+    /// Workload to measure; repeatable.
     #[arg(long = "workload", value_name = "WORKLOAD")]
     workloads: Vec<Workload>,
-    /// Workloads, where none is named.
+    /// Group of workloads to measure if no workload is given.
     #[arg(long, value_enum, default_value_t = Group::Quick, conflicts_with = "workloads")]
     group: Group,
-    /// Blocks of windows; servers are started anew for each.
+    /// Number of blocks; each starts the servers again.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     blocks: u32,
-    /// Windows of each server in a block.
+    /// Number of windows in a block.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     windows: u32,
-    /// Seconds measured in each window.
+    /// Seconds to measure in each window.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Seconds of load before that.
     #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
-    /// Core the servers are pinned to.
+    /// Pin the servers to this core.
     #[arg(long, default_value_t = 0)]
     server_core: usize,
-    /// Core the load is pinned to.
+    /// Pin the load to this core.
     #[arg(long, default_value_t = 1)]
     load_core: usize,
-    /// Folder of the peers.
+    /// Folder with the other servers.
     #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"), hide_default_value = true)]
     peers: PathBuf,
-    /// Folder of the files that servers serve: dataset.json, and static with files.
+    /// Folder with the files to serve: dataset.json, and a folder static.
     #[arg(long, value_name = "FOLDER", default_value = requests::DATA_DEFAULT, hide_default_value = true)]
     data: PathBuf,
-    /// Write all tables, as Markdown.
+    /// Write all tables as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Write every figure, as JSON.
+    /// Write every figure as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw bars, relative to the first server.
+    /// Draw bars relative to the first server, as SVG.
     #[arg(long, value_name = "FILE.svg")]
     chart: Option<PathBuf>,
-    /// Show the servers and workloads that are known, and leave.
+    /// List all servers and workloads, then exit.
     #[arg(long)]
     pub(super) list: bool,
 }
@@ -126,7 +126,7 @@ impl CompareArguments {
         let mut servers: Vec<Server> = if self.servers.is_empty() { known.clone() } else { Vec::new() };
         for (index, name) in self.servers.iter().enumerate() {
             if self.servers[..index].contains(name) {
-                return Err(format!("--server {name}: named twice"));
+                return Err(format!("--server {name} is given twice"));
             }
             // One name can be that of an HTTP server and of an echo server.
             let named = known.iter().filter(|server| server.name == *name).cloned();
@@ -135,7 +135,7 @@ impl CompareArguments {
             if servers.len() == before {
                 let own: Server = name.parse().map_err(|problem| format!("--server {name:?}: {problem}"))?;
                 if servers.iter().any(|server| server.name == own.name) {
-                    return Err(format!("--server {name:?}: there is another one named {}", own.name));
+                    return Err(format!("--server {name:?}: there is already a server {}", own.name));
                 }
                 servers.push(own);
             }
@@ -148,11 +148,11 @@ impl CompareArguments {
         let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
         for (name, core) in [("--server-core", self.server_core), ("--load-core", self.load_core)] {
             if !cores.contains(&core) {
-                return Err(format!("{name} {core}: this process may use the cores {cores:?}"));
+                return Err(format!("{name} {core}: this process may only use the cores {cores:?}"));
             }
         }
         if self.chart.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-            return Err("--chart: only .svg is drawn".to_owned());
+            return Err("--chart draws SVG only; give a file that ends with .svg".to_owned());
         }
         let workloads = if self.workloads.is_empty() {
             self.group.names().iter().map(|name| name.parse()).collect::<Result<_, _>>()?

@@ -291,9 +291,9 @@ impl Comparison {
         let versions: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let mut text = format!("{}. {}. {}.\n\n", self.machine, self.method, versions.join(", "));
         text.push_str(
-            "Per CPU s: requests per second of server CPU time, median of all windows. To the first server, with its interval \
-             of 95 % (bootstrap), and to the better bare loop: the median of the ratios within windows. Kernel B: growth of \
-             the kernel's memory for each connection, both of its ends.\n\n",
+            "Per CPU s: requests per second of server CPU time, median of all windows. Ratios to the first server (with a \
+             bootstrap interval of 95 %) and to the better bare loop are medians of the ratios within windows. Kernel B: growth \
+             of the kernel's memory per connection, for both ends.\n\n",
         );
         text.push_str(&self.summary());
         for table in &self.tables {

@@ -30,17 +30,17 @@ enum Tier {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Two kinds of clients ask without a pause: some connect for each request, some keep their connection.
-A request counts for an action when it was begun or answered between the action's start and a while
-after everything it left behind is gone.
+Two kinds of clients send requests without a pause: some connect for each request, some keep their
+connection. A request counts for an action if it began or was answered between the action's start
+and --window seconds after old processes are gone.
 
-Lost is whatever a client was refused, cut off, told wrong, or kept waiting for more than 200 ms
-when it connected. Not lost is what a killed worker was serving (one request a client at most), nor
-a request on a kept connection that the server closed before any byte of an answer: a client may
-repeat that one (RFC 9112, 9.3.1), and these do. A reset is lost, on a kept connection as well: it
-can take an answer with it (RFC 9112, 9.6).
+A request is lost if the server refused its connection, cut it off, or answered wrongly, or if
+connecting took more than 200 ms. A reset is a loss on a kept connection too, because it can
+destroy an answer (RFC 9112, 9.6). Two things are no loss: a request that a killed worker was
+serving (at most one per client), and a request on a kept connection that the server closed before
+any byte of an answer, since a client may repeat that one (RFC 9112, 9.3.1), as these clients do.
 
-Exit codes: 0 nothing was lost, 1 something was, or an action did not come about, 2 wrong usage.
+Exit codes: 0 nothing was lost, 1 something was lost or an action failed, 2 wrong usage.
 
 Examples:
   baton-bench handover
@@ -49,22 +49,22 @@ Examples:
   baton-bench handover --server nginx --json nginx.json
   baton-bench handover --attach /run/batond.sock --target 127.0.0.1:8080 --action reload")]
 pub(crate) struct HandoverArguments {
-    /// What to start and put under load.
+    /// Server to start and put under load.
     #[arg(long, value_enum, default_value_t = Server::Batond)]
     server: Server,
-    /// Control socket of a batond that runs, instead of starting one.
+    /// Use the running batond with this control socket instead of starting one.
     #[arg(long, value_name = "PATH", requires = "target_address")]
     attach: Option<PathBuf>,
-    /// Where that one listens.
+    /// Address of that batond.
     #[arg(long = "target", id = "target_address", value_name = "ADDRESS:PORT", requires = "attach")]
     target_address: Option<String>,
-    /// What to do; repeatable. Default: all that the server has.
+    /// Action to perform; repeatable. Default: all actions of the server.
     #[arg(long = "action", value_enum, value_name = "ACTION")]
     actions: Vec<Action>,
-    /// How often to do each.
+    /// How often to perform each action.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(REPEAT_MAX)))]
     repeat: u32,
-    /// Seconds from the start of one action to the next; more where it takes longer.
+    /// Seconds from the start of one action to the next; more if the action takes longer.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
     every: f64,
     /// Seconds after an action that still count for it.
@@ -73,28 +73,28 @@ pub(crate) struct HandoverArguments {
     /// Seconds before the first action.
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
     steady: f64,
-    /// Workers of the server (threads, of HAProxy).
+    /// Number of the server's workers (of HAProxy's threads).
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
-    /// Clients that connect for each request.
+    /// Number of clients that connect for each request.
     #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(super) churn: u32,
-    /// Clients that keep their connection.
+    /// Number of clients that keep their connection.
     #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(super) keep_alive: u32,
     /// How batond hands listeners over.
     #[arg(long, value_enum, default_value_t = Tier::Auto)]
     tier: Tier,
-    /// Core for the clients; not pinned otherwise.
+    /// Pin the clients to this core; by default they are not pinned.
     #[arg(long, value_name = "CORE")]
     pub(super) cores: Vec<usize>,
     /// Write everything as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Draw throughput, latency and losses over time.
+    /// Draw throughput, latency and losses over time, as SVG.
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
-    /// Draw the last action: which process has how many connections, and how long clients wait. Of batond only.
+    /// Draw the last action as SVG: each process's connections, and how long clients wait. Only for batond.
     #[arg(long, value_name = "FILE.svg")]
     pub(super) picture: Option<PathBuf>,
 }
@@ -103,19 +103,20 @@ impl HandoverArguments {
     pub(super) fn check(&self) -> Result<(), String> {
         for (name, seconds) in [("--every", self.every), ("--window", self.window), ("--steady", self.steady)] {
             if !(0.0..=3600.0).contains(&seconds) {
-                return Err(format!("{name} {seconds} is not between 0 and 3,600 seconds"));
+                return Err(format!("{name} must be between 0 and 3,600 seconds, not {seconds}"));
             }
         }
         for (name, path) in [("--plot", &self.plot), ("--picture", &self.picture)] {
             if path.as_ref().is_some_and(|path| path.extension().is_none_or(|extension| extension != "svg")) {
-                return Err(format!("{name}: only .svg is drawn"));
+                return Err(format!("{name} draws SVG only; give a file that ends with .svg"));
             }
         }
         if self.picture.is_some() && self.server != Server::Batond {
-            return Err("--picture: nginx and haproxy do not say which process has how many connections".to_owned());
+            return Err("--picture needs batond: nginx and haproxy do not tell how many connections each process has"
+                .to_owned());
         }
         if self.attach.is_some() && self.server != Server::Batond {
-            return Err("--attach is for batond; nginx and haproxy are started".to_owned());
+            return Err("--attach needs batond; baton-bench starts nginx and haproxy itself".to_owned());
         }
         if let Some(target) = &self.target_address {
             check_target(resolve(target)?, false)?;
@@ -141,7 +142,7 @@ impl HandoverArguments {
         for action in if self.actions.is_empty() { had } else { &self.actions[..] } {
             if !had.contains(action) {
                 let names: Vec<String> = had.iter().map(|action| action.name()).collect();
-                return Err(format!("--action {}: this server has only {}", action.name(), names.join(", ")));
+                return Err(format!("--action {}: this server only has {}", action.name(), names.join(", ")));
             }
             if !actions.contains(action) {
                 actions.push(*action);

@@ -134,7 +134,7 @@ impl Batond {
     fn kill_master(&mut self) -> Result<(), String> {
         let master = self.master()?;
         let Some(own) = &mut self.own else {
-            return Err("kill-master: only for a batond that is started here".to_owned());
+            return Err("kill-master needs a batond that baton-bench starts; remove --attach".to_owned());
         };
         signal(master, Signal::SIGKILL);
         wait_until("the master is gone", || !is_alive(master))?;

@@ -166,7 +166,7 @@ impl Target for Nginx {
                 self.kill(&victims)
             }
             Action::StopCont => stand_still(children(self.master()?).first().copied()),
-            Action::KillMaster => Err("nginx has no way to take workers over".to_owned()),
+            Action::KillMaster => Err("nginx cannot take workers over".to_owned()),
         }
     }
 
@@ -258,7 +258,7 @@ impl Target for Haproxy {
                 self.reload()
             }
             Action::StopCont => stand_still(children(self.first.id()).first().copied()),
-            _ => Err("HAProxy has no such thing".to_owned()),
+            _ => Err("HAProxy does not have this action".to_owned()),
         }
     }
 

@@ -161,7 +161,7 @@ impl Load {
             server.run_on_this_thread(client, baton::Running::detach).map_err(|error| error.to_string())
         };
         let thread = thread::Builder::new().name(format!("load-{index}")).spawn(body);
-        self.threads.push(thread.map_err(|error| format!("a thread could not be started: {error}"))?);
+        self.threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
         Ok(())
     }
 

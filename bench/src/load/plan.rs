@@ -263,10 +263,10 @@ impl Plan {
             return Err("--rate must be above 0 and at most 1,000,000,000 a second".to_owned());
         }
         if let Some(source) = self.sources.iter().find(|source| source.is_ipv4() != self.target.is_ipv4()) {
-            return Err(format!("--source {source} is of another family than the target {}", self.target));
+            return Err(format!("--source {source} and the target {} must both be IPv4 or both be IPv6", self.target));
         }
         if self.timeout.is_zero() {
-            return Err("--timeout must be above 0: no answer could be waited for".to_owned());
+            return Err("--timeout must be above 0".to_owned());
         }
         Ok(())
     }

@@ -19,9 +19,9 @@ const PAYLOAD_BYTES_DEFAULT: usize = 64;
 pub(crate) enum ProtocolName {
     /// Requests for one path, or from templates; answers must have status 2xx or 3xx and the same body each time.
     Http,
-    /// Binary messages on WebSockets, which must come back.
+    /// Binary messages on WebSockets, which the server must send back.
     Ws,
-    /// What is sent must come back.
+    /// Bytes, which the server must send back.
     Echo,
     /// GET, SET or PING, as Redis speaks it.
     Resp,
@@ -35,14 +35,14 @@ impl ProtocolName {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --rate a connection sends --depth requests together and the next ones when all of these are answered (closed
-loop). With it, requests are sent when they are due; \"corrected\" latencies count from then, so that a server which
-stands still is not spared (no coordinated omission).
+Without --rate, a connection sends --depth requests together, and the next ones when all of these are answered (closed
+loop). With --rate, it sends requests when they are due. \"Corrected\" latencies count from that time, so they include
+the time that requests wait while the server stands still (no coordinated omission).
 
-{RAND:min:max} in --path, or anywhere in a template, becomes a random number between the two, another one in each
-request. With several templates each connection sends them in turn.
+{RAND:min:max} in --path, or anywhere in a template, becomes a random number between the two, a new one in each
+request. With several templates, each connection sends them in turn.
 
-Exit codes: 0 every request was answered as it must be, 1 something failed or nothing was answered, 2 wrong usage.
+Exit codes: 0 every request was answered correctly, 1 a request failed or none was answered, 2 wrong usage.
 
 Examples:
   baton-bench run 127.0.0.1:8080 --connections 256 --duration 10
@@ -57,10 +57,10 @@ Examples:
 pub(crate) struct RunArguments {
     /// Address and port of the server, or a URL with https://, http://, wss://, ws://, tls:// or tcp://; a name is looked up.
     target: String,
-    /// What to speak; default is what the URL says, or http.
+    /// Protocol to speak; default is that of the URL, or http.
     #[arg(long, value_enum)]
     protocol: Option<ProtocolName>,
-    /// Connections.
+    /// Number of connections.
     #[arg(long, short = 'c', default_value_t = 64, value_name = "COUNT")]
     connections: u32,
     /// Requests in flight on each connection.
@@ -72,7 +72,7 @@ pub(crate) struct RunArguments {
     /// Seconds to measure.
     #[arg(long, short = 'd', default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     duration: f64,
-    /// Seconds before that, which are not measured.
+    /// Seconds of load before that, which are not measured.
     #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
     warm_up: f64,
     /// Seconds over which connections are opened, before the warm-up.
@@ -81,69 +81,69 @@ pub(crate) struct RunArguments {
     /// Seconds to wait for a connection or an answer before it counts as failed.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     timeout: f64,
-    /// Requests a second, of all connections together.
+    /// Send this many requests a second, over all connections together.
     #[arg(long, value_name = "COUNT")]
     rate: Option<f64>,
-    /// Close each connection after so many requests and make another; 0 keeps it.
+    /// Close each connection after this many requests and open another; 0 keeps it.
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     requests_per_connection: u32,
-    /// Ask once on each connection, then hold it.
+    /// Send one request on each connection, then hold it.
     #[arg(long, conflicts_with_all = ["rate", "requests_per_connection"])]
     idle: bool,
-    /// Threads; each is pinned to a core where there are as many.
+    /// Number of threads; each is pinned to a core if there are enough.
     #[arg(long, value_name = "COUNT", conflicts_with = "cores")]
     threads: Option<usize>,
     /// Cores to use, one thread for each.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Vec<usize>,
-    /// Connect from this address; repeated, from each in turn. Default for connections on loopback that are many or made
-    /// anew: 127.0.0.2 to 127.0.0.9.
+    /// Connect from this address; repeatable, to use several in turn. Default on loopback, for many or short connections:
+    /// 127.0.0.2 to 127.0.0.9.
     #[arg(long = "source", value_name = "ADDRESS")]
     sources: Vec<IpAddr>,
-    /// What to ask for, of http and ws; default is what the URL says, or /.
+    /// Path to ask for (http, ws); default is that of the URL, or /.
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// The Host header, of http; default is the target.
+    /// Host header (http); default is the target.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// A header line, of http; repeatable.
+    /// Add a header line (http); repeatable.
     #[arg(long = "header", short = 'H', value_name = "LINE")]
     headers: Vec<String>,
-    /// A whole raw request to send as it stands, of http; repeatable.
+    /// Send the raw request in this file as it is (http); repeatable.
     #[arg(long = "template", value_name = "FILE", conflicts_with_all = ["path", "host", "headers", "payload"])]
     templates: Vec<PathBuf>,
-    /// Each body must be the sum of the query's values and of the request's body, of templates.
+    /// With templates: each body must be the sum of the values in the request's query and body.
     #[arg(long, requires = "templates", conflicts_with_all = ["expect", "any_body"])]
     expect_sum: bool,
-    /// What each body must be, of http; default is what the first one is.
+    /// Text that each body must be (http); default is the first body.
     #[arg(long, value_name = "TEXT", conflicts_with = "any_body")]
     expect: Option<String>,
-    /// Bodies may differ, of http: only their ends are looked for.
+    /// Accept any body, and look only for its end (http).
     #[arg(long)]
     any_body: bool,
-    /// What to ask, of resp. For get, keys are set first.
+    /// Command to send (resp). For get, the keys are set first.
     #[arg(long, value_enum, default_value_t = RespCommand::Get)]
     command: RespCommand,
-    /// Different keys, of resp.
+    /// Number of different keys (resp).
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: u32,
-    /// A process of the server; CPU time of it and all its children is shown. Repeatable.
+    /// Show the CPU time of this process of the server and all its children; repeatable.
     #[arg(long = "server-pid", value_name = "PID")]
     pub(super) server_pids: Vec<u32>,
     /// Write the result as JSON; - prints it instead of the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Write the latencies' distribution, as HdrHistogram's plotter reads it (with a rate, FILE.corrected.hgrm too,
-    /// and with TLS FILE.handshake.hgrm).
+    /// Write the distribution of latencies for HdrHistogram's plotter (with a rate also FILE.corrected.hgrm, with TLS also
+    /// FILE.handshake.hgrm).
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
-    /// Draw latency by percentile, and throughput over time.
+    /// Draw latency by percentile, and throughput over time, as SVG.
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
     /// Show no progress.
     #[arg(long, short)]
     pub(super) quiet: bool,
-    /// The target is mine: load may be put on an address that is neither of this machine nor private.
+    /// Put load on an address that is neither of this machine nor private: I declare that it is mine.
     #[arg(long)]
     i_own_this_target: bool,
     #[command(flatten)]
@@ -153,7 +153,7 @@ pub(crate) struct RunArguments {
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 10 or 0.5".to_owned())?;
     if !(0.0..=86_400.0).contains(&seconds) {
-        return Err("not between 0 and 86,400 seconds (a day)".to_owned());
+        return Err("must be between 0 and 86,400 seconds (a day)".to_owned());
     }
     Ok(seconds)
 }
@@ -170,7 +170,7 @@ pub(crate) fn check_target(target: SocketAddr, is_owned: bool) -> Result<(), Str
     if is_owned || is_test_address(target.ip()) {
         return Ok(());
     }
-    Err(format!("{target} is neither of this machine nor a private address; --i-own-this-target says that it is yours"))
+    Err(format!("{target} is neither of this machine nor a private address; if it is yours, add --i-own-this-target"))
 }
 
 impl RunArguments {
@@ -190,10 +190,14 @@ impl RunArguments {
     fn protocol(&self, target: &Target) -> Result<ProtocolName, String> {
         let Some(url) = &target.url else { return Ok(self.protocol.unwrap_or(ProtocolName::Http)) };
         match (url.protocol, self.protocol) {
-            (Some(said), Some(wanted)) if said != wanted => {
-                Err(format!("{}:// is not --protocol {}; tls:// and tcp:// take any", url.scheme, wanted.name()))
+            (Some(said), Some(wanted)) if said != wanted => Err(format!(
+                "{}:// contradicts --protocol {}; tls:// and tcp:// go with any protocol",
+                url.scheme,
+                wanted.name()
+            )),
+            (None, None) => {
+                Err(format!("{}:// does not say which protocol to speak; give it with --protocol", url.scheme))
             }
-            (None, None) => Err(format!("{}:// does not say what to speak; --protocol does", url.scheme)),
             (said, wanted) => Ok(said.or(wanted).unwrap_or(ProtocolName::Http)),
         }
     }
@@ -205,17 +209,17 @@ impl RunArguments {
         let path = match (said, &self.path) {
             // A lone slash may say as well that there is no path.
             (Some(said), Some(_)) if said != "/" => {
-                return Err(format!("the target has a path ({said}), and --path is another one"));
+                return Err(format!("the target has a path ({said}), and --path has another one; give one of them"));
             }
             (Some(said), None) if said != "/" && !is_used => {
-                return Err(format!("the target has a path ({said}), and nothing is asked for by path"));
+                return Err(format!("the target has a path ({said}), but this protocol has no paths; remove it"));
             }
             (said, path) => path.as_ref().or(said).map_or("/", String::as_str),
         };
         if path.starts_with('/') && !path.contains([' ', '\r', '\n']) {
             return Ok(path.to_owned());
         }
-        Err(format!("--path {path:?} must begin with / and hold no blank"))
+        Err(format!("--path {path:?} must begin with / and have no spaces"))
     }
 
     fn exchange(&self, named: &Target, protocol: ProtocolName, target: SocketAddr) -> Result<ExchangePlan, String> {
@@ -290,7 +294,10 @@ impl RunArguments {
         plan.cores = self.cores.clone();
         let available = core_affinity::get_core_ids().unwrap_or_default();
         if let Some(core) = self.cores.iter().find(|core| !available.iter().any(|one| one.id == **core)) {
-            return Err(format!("--cores: {core} is not one of the {} this process may use", available.len()));
+            return Err(format!(
+                "--cores: {core} is not one of the {} cores that this process may use",
+                available.len()
+            ));
         }
         plan.threads = self.threads.unwrap_or(available.len().max(1));
         if plan.threads == 0 || plan.threads > 1024 {
@@ -311,7 +318,7 @@ impl RunArguments {
         if let Some(path) =
             self.plot.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "svg"))
         {
-            return Err(format!("--plot {}: only .svg is drawn", path.display()));
+            return Err(format!("--plot {} draws SVG only; give a file that ends with .svg", path.display()));
         }
         let files = [&self.json, &self.hgrm, &self.plot].into_iter().flatten();
         for path in files.filter(|path| path.as_os_str() != "-") {

@@ -15,20 +15,19 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "With TLS (https://, wss://, tls://)")]
 pub(crate) struct TlsArguments {
-    /// Trust the certificates of this PEM file: the server's own, or those that have signed it. Dates of the server's own
-    /// do not matter then.
+    /// Trust the certificates in this PEM file: the server's own (its dates are then ignored), or those of its issuers.
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     cacert: Option<PathBuf>,
-    /// Take any certificate.
+    /// Accept any certificate.
     #[arg(long, short = 'k')]
     insecure: bool,
-    /// The name that is sent to the server (SNI) and must be in its certificate; default is the target's host.
+    /// Send this name to the server (SNI) and expect it in the certificate; default is the target's host.
     #[arg(long, value_name = "NAME")]
     servername: Option<String>,
-    /// New connections resume sessions of earlier ones, by ticket.
+    /// Resume earlier sessions by ticket in new connections.
     #[arg(long, overrides_with = "no_resume")]
     resume: bool,
-    /// Each connection makes a full handshake: the default.
+    /// Make a full handshake in each connection: the default.
     #[arg(long, overrides_with = "resume")]
     no_resume: bool,
     /// Offer this cipher suite only, such as TLS_AES_128_GCM_SHA256; repeatable. Suites of TLS 1.2 alone make it TLS 1.2.
@@ -59,8 +58,8 @@ impl TlsArguments {
             None if self.insecure => Trust::Anybody,
             None => {
                 return Err(
-                    "whose certificate is to be trusted? --cacert FILE names the server's own or those that have \
-                     signed it (PEM); --insecure takes any"
+                    "which certificate may the server have? Give its own or its issuers' with --cacert FILE (PEM), or \
+                     accept any with --insecure"
                         .to_owned(),
                 );
             }

@@ -129,7 +129,9 @@ fn show(
             }
             Ok(Err(failure)) => problem = Some(format!("trying again: {failure}")),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => problem = Some("nobody asks the server any more".to_owned()),
+            Err(RecvTimeoutError::Disconnected) => {
+                problem = Some("sampling has stopped; start batonctl top again".to_owned())
+            }
         }
         model = Model::new(before.as_ref(), &now, view.sort);
     }

@@ -30,7 +30,7 @@ pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const SKIPPED_BYTES_MAX: u64 = 256 * 1024;
 
 const NOT_FOUND: &[u8] = b"there is nothing here\n";
-const NO_HOST: &[u8] = b"the request names no host to go on at with TLS\n";
+const NO_HOST: &[u8] = b"the request has no Host header to redirect to https\n";
 const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
 
 /// What becomes of the connection after an answer.

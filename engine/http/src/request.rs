@@ -132,7 +132,7 @@ impl<'a> Request<'a> {
     /// 400, with what is wrong and where.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(self.body)
-            .map_err(|error| Error::bad_request(format!("the body is no such JSON: {error}")))
+            .map_err(|error| Error::bad_request(format!("the body is not the expected JSON: {error}")))
     }
 
     /// The body as a form's (`application/x-www-form-urlencoded`); see [`Request::parse_query`].

@@ -210,7 +210,7 @@ fn conditions_and_ranges() {
         (range("-2"), 206, Some("bytes 8-9/10"), "89"),
         (range("-99"), 206, Some("bytes 0-9/10"), "0123456789"),
         (range("8-99"), 206, Some("bytes 8-9/10"), "89"),
-        (range("10-"), 416, Some("bytes */10"), "the file has no such bytes\n"),
+        (range("10-"), 416, Some("bytes */10"), "the file does not have the requested range\n"),
         (range("5-3"), 200, None, "0123456789"),
         (range("0-1,3-4"), 200, None, "0123456789"),
         ("Range: lines=1-2\r\n".to_owned(), 200, None, "0123456789"),

@@ -89,7 +89,7 @@ fn a_json_api() {
         (200, r#"{"id":0,"name":"Ada"}"#),
         (404, "there is nothing here\n"),
         (400, "id: invalid digit found in string\n"),
-        (400, "the body is no such JSON: EOF while parsing an object at line 1 column 1\n"),
+        (400, "the body is not the expected JSON: EOF while parsing an object at line 1 column 1\n"),
     ];
     let output = ask(&all);
     assert_eq!(answers(&output), expected.map(|(status, body)| (status, body.to_owned())));

@@ -73,7 +73,10 @@ impl Listener {
         let ConnectionTimeouts { idle_ms, message_ms, write_ms } = self.timeouts;
         for (name, value) in [("idle_ms", idle_ms), ("message_ms", message_ms), ("write_ms", write_ms)] {
             if let Some(value) = value.filter(|value| *value > TIMEOUT_MS_LARGEST) {
-                let problem = format!("{name} of {} is {value}, above {TIMEOUT_MS_LARGEST} (seven days)", self.address);
+                let problem = format!(
+                    "{name} of {} must be at most {TIMEOUT_MS_LARGEST} (seven days), not {value}",
+                    self.address
+                );
                 return Err(InvalidSetting { setting: "listen", problem });
             }
         }
@@ -82,7 +85,7 @@ impl Listener {
             return Err(InvalidSetting { setting: "listen", problem });
         }
         if !self.address.is_unix() && self.trusts_all_proxies {
-            let problem = format!("{} trusts all proxies, so that anybody could claim any address", self.address);
+            let problem = format!("{} trusts all proxies, so any client could claim any address", self.address);
             return Err(InvalidSetting { setting: "listen", problem });
         }
         Ok(())
@@ -100,7 +103,8 @@ pub(super) fn validate(listen: &[Listener], unix_mode: u32) -> Result<(), Invali
         listener.validate()?;
     }
     if unix_mode & !0o777 != 0 || unix_mode & 0o200 == 0 {
-        let problem = format!("{unix_mode:o} is not a mode such as 666 or 660, in octal, that lets its owner connect");
+        let problem =
+            format!("must be an octal mode such as 666 or 660 that lets the owner connect, not {unix_mode:o}");
         return Err(InvalidSetting { setting: "unix_mode", problem });
     }
     Ok(())

@@ -17,12 +17,12 @@ pub(super) fn validate(address: Option<SocketAddr>, listen: &[Listener]) -> Resu
     let Some(address) = address else { return Ok(()) };
     if address.port() == 0 {
         return Err(invalid(format!(
-            "{address} has no port; name one, such as 9180, that your monitoring system asks"
+            "{address} has port 0; choose a fixed port for your monitoring system, such as 9180"
         )));
     }
     let is_taken = |listener: &Listener| listener.address.internet() == Some(address);
     if listen.iter().any(is_taken) {
-        return Err(invalid(format!("{address} is an address to listen on, too; choose another port for metrics")));
+        return Err(invalid(format!("`listen` also has {address}; choose another port for metrics")));
     }
     Ok(())
 }
@@ -39,7 +39,7 @@ fn refused(address: SocketAddr, error: &io::Error) -> InvalidSetting {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => "another program listens there; stop it, or choose another port",
         io::ErrorKind::AddrNotAvailable => "this machine does not have the address; choose one that it has",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher port",
         _ => "choose another address",
     };
     invalid(format!("cannot listen on {address}: {error}; {advice}"))

@@ -27,7 +27,9 @@ impl AccessLog {
     pub(crate) fn replace(&self, descriptor: OwnedFd) {
         match sys::access_log::AccessLog::new(descriptor) {
             Ok(log) => *self.0.borrow_mut() = log,
-            Err(error) => tracing::warn!(%error, "the new access log is refused, the one before goes on"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot use the new access log, this worker keeps appending to the old one")
+            }
         }
     }
 }

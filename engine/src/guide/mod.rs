@@ -9,6 +9,7 @@
 //! 7. [`testing`]: the harness, in virtual time.
 //! 8. [`tls`]: listeners with a layer between bytes and protocol.
 //! 9. [`operating`]: logs, counters, reload, upgrade, proxies in front.
+//! 10. [`glossary`]: the words that these pages use.
 //!
 //! Each page can be read alone; its code is compiled, and most of it run, with the tests of this crate. The examples in the
 //! repository are whole programs: `echo`, `lines`, `proxy`, `jobs`, `pubsub`, `versions` and `resp`.
@@ -36,6 +37,9 @@ pub mod testing {}
 
 #[doc = include_str!("tls.md")]
 pub mod tls {}
+
+#[doc = include_str!("glossary.md")]
+pub mod glossary {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

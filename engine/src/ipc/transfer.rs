@@ -195,7 +195,7 @@ impl Arrival {
             let (state, input, output, proxy, layer) = (state?, input?, output?, proxy?, LayerState::from(layer?));
             let frozen = Frozen { standing: envelope.standing, state, input, output, proxy, layer };
             let descriptor = descriptors::connection(descriptor).map_err(|unfit| {
-                tracing::warn!("a descriptor that another worker offers is refused: {unfit}");
+                tracing::warn!("refused a descriptor from another worker: {unfit}");
                 Refusal::Descriptors
             })?;
             Ok(Arrived { is_fresh: envelope.is_fresh, frozen, descriptor })
@@ -362,7 +362,7 @@ impl Channel {
                     return match arrival.fill(has_file, bytes) {
                         Ok(()) => Heard::Offer(arrival),
                         Err(error) => {
-                            tracing::warn!("connections that another worker offers cannot be taken: {error}");
+                            tracing::warn!("cannot take the connections that another worker offers: {error}");
                             Heard::End
                         }
                     };

@@ -69,7 +69,10 @@ impl Write for StateWriter<'_> {
         let length = bytes.len().min(PART_BYTES - self.part.len());
         self.pace.bytes = self.pace.bytes.saturating_add(length as u64);
         if self.is_too_large() {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the worker's state is above state_bytes_max"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the worker's state is larger than state_bytes_max",
+            ));
         }
         self.part.extend_from_slice(&bytes[..length]);
         if self.part.len() == PART_BYTES {
@@ -133,7 +136,7 @@ impl<'a> StateReader<'a> {
                 if self.is_too_large() {
                     return Err(io::Error::new(
                         io::ErrorKind::FileTooLarge,
-                        "the worker's state is above state_bytes_max",
+                        "the worker's state is larger than state_bytes_max",
                     ));
                 }
                 (self.part, self.at) = (bytes, 0);

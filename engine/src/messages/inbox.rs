@@ -19,11 +19,11 @@ pub(crate) enum Heard<'a> {
 /// A packet that no sibling sends: the channel is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Nonsense {
-    #[error("a packet makes no sense")]
+    #[error("a packet is malformed")]
     Malformed,
     #[error("message {number} comes after message {last}")]
     Order { number: u64, last: u64 },
-    #[error("a part of a message is not the next one")]
+    #[error("a part of a message is out of order")]
     Part,
 }
 

@@ -71,7 +71,7 @@ pub enum SendError {
     /// The message is larger than [`Limits::sibling_message_bytes_max`].
     ///
     /// [`Limits::sibling_message_bytes_max`]: crate::config::Limits::sibling_message_bytes_max
-    #[error("the message is larger than one to another worker may be")]
+    #[error("the message is larger than sibling_message_bytes_max")]
     TooLarge,
     /// No worker has this slot now.
     #[error("no worker has this slot")]
@@ -164,7 +164,7 @@ impl fmt::Display for Misfit {
             Self::Version => "it speaks another version of the engine's packets",
             Self::Format => "it runs another protocol",
             Self::FormatVersion => "it does not read this version of the messages",
-            Self::Unknown => "for a reason that is not known here",
+            Self::Unknown => "a reason that this version does not know",
         })
     }
 }

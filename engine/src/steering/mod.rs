@@ -32,13 +32,13 @@ pub(crate) fn choose(wanted: Handover) -> Result<Chosen, String> {
         Handover::Ebpf => match Steering::load(1, &Balance::default()) {
             Ok(_) => chosen(Tier::Ebpf, "asked for".to_owned()),
             Err(error) => Err(format!(
-                "handover = \"ebpf\" needs CAP_BPF and CAP_NET_ADMIN and a kernel from 5.14 on ({error}); give them, or \
+                "handover = \"ebpf\" needs CAP_BPF, CAP_NET_ADMIN and Linux 5.14 or newer ({error}); provide these, or \
                  choose \"auto\""
             )),
         },
         Handover::Auto => match Steering::load(1, &Balance::default()) {
-            Ok(_) => chosen(Tier::Ebpf, "eBPF may be loaded".to_owned()),
-            Err(error) => chosen(Tier::Adopt, format!("eBPF may not be loaded here ({error})")),
+            Ok(_) => chosen(Tier::Ebpf, "this server may load eBPF programs".to_owned()),
+            Err(error) => chosen(Tier::Adopt, format!("this server may not load eBPF programs ({error})")),
         },
     }
 }

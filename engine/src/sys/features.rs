@@ -67,14 +67,14 @@ fn explain_with(error: io::Error, setting: Option<&str>, release: &str) -> IoUri
     let (why, cure) = match (error.raw_os_error(), setting) {
         (Some(libc::ENOSYS), _) => (
             "the kernel was built without it, or a seccomp filter hides it",
-            "use a kernel from 6.1 on with CONFIG_IO_URING, or a container profile that allows io_uring_setup, \
+            "use Linux 6.1 or newer with CONFIG_IO_URING, or a container profile that allows io_uring_setup, \
              io_uring_enter and io_uring_register",
         ),
         (Some(libc::EPERM | libc::EACCES), Some("2")) => {
             ("kernel.io_uring_disabled is 2", "set it to 0: sysctl -w kernel.io_uring_disabled=0")
         }
         (Some(libc::EPERM | libc::EACCES), Some("1")) => (
-            "kernel.io_uring_disabled is 1 and this process is neither privileged nor in the group kernel.io_uring_group",
+            "kernel.io_uring_disabled is 1, and this process is neither privileged nor in the group kernel.io_uring_group",
             "set it to 0, or add the user to that group",
         ),
         (Some(libc::EPERM | libc::EACCES), _) => (
@@ -82,11 +82,12 @@ fn explain_with(error: io::Error, setting: Option<&str>, release: &str) -> IoUri
             "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile \
              (Docker: --security-opt seccomp=PROFILE)",
         ),
-        (Some(libc::EINVAL), _) if old => ("the kernel is too old", "use a kernel from 6.1 on"),
-        (Some(libc::EINVAL), _) => ("the kernel refused the ring's set-up", "use a kernel from 6.1 on"),
-        (Some(libc::ENOMEM), _) => {
-            ("no memory may be locked for the ring", "raise the limit of locked memory: ulimit -l, or LimitMEMLOCK=")
-        }
+        (Some(libc::EINVAL), _) if old => ("the kernel is too old", "use Linux 6.1 or newer"),
+        (Some(libc::EINVAL), _) => ("the kernel refused the ring's set-up", "use Linux 6.1 or newer"),
+        (Some(libc::ENOMEM), _) => (
+            "the limit of locked memory leaves no room for the ring",
+            "raise the limit of locked memory: ulimit -l, or LimitMEMLOCK=",
+        ),
         (Some(libc::EMFILE | libc::ENFILE), _) => {
             ("no descriptor is free", "raise the limit of open files: ulimit -n, or LimitNOFILE=")
         }

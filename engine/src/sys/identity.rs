@@ -43,7 +43,7 @@ impl Identity {
         let is_other = user.as_ref().is_some_and(|user| user.uid != geteuid()) || gid != getegid();
         if is_other && !geteuid().is_root() {
             let problem =
-                "only root may serve as another user or group; start the server as root, or take the setting away";
+                "only root may serve as another user or group; start the server as root, or remove the setting";
             return Err(invalid(setting)(problem.to_owned()));
         }
         Ok(Some(Self { user: user.map(|user| (user.name, user.uid)), group: gid }))
@@ -83,7 +83,7 @@ impl Identity {
         let is_group = [groups.real, groups.effective, groups.saved].iter().all(|one| *one == self.group);
         let has_root = !self.group.eq(&Gid::from_raw(0)) && getgroups()?.contains(&Gid::from_raw(0));
         if self.user.as_ref().is_some_and(|(_, uid)| !is_user(*uid)) || !is_group || has_root {
-            return Err(io::Error::other("the process could not become its user and group wholly"));
+            return Err(io::Error::other("the process could not completely become its user and group"));
         }
         Ok(())
     }
@@ -117,9 +117,7 @@ pub(crate) fn find_owner(text: &str) -> Result<(Option<u32>, Option<u32>), Strin
     if !geteuid().is_root()
         && (user.is_some_and(|user| user != geteuid()) || group.is_some_and(|group| !is_member(group)))
     {
-        return Err(format!(
-            "only root may give files to {text:?}; start the server as root, or take the setting away"
-        ));
+        return Err(format!("only root may give files to {text:?}; start the server as root, or remove the setting"));
     }
     Ok((user.map(Uid::as_raw), group.map(Gid::as_raw)))
 }

@@ -82,7 +82,7 @@ pub(crate) fn enter_domain(calls: SystemCalls, readable: &[PathBuf]) -> io::Resu
     for folder in readable.iter().filter(|_| ruleset.files != 0) {
         // Without its rule nothing is readable there, which is safe; whoever asks for its files is told.
         if let Err(error) = allow_reading(&descriptor, folder) {
-            tracing::warn!(folder = %folder.display(), "sandbox: this worker will not read this folder: {error}");
+            tracing::warn!(folder = %folder.display(), "sandbox: this worker cannot read this folder: {error}");
         }
     }
     // SAFETY: landlock_restrict_self(2) takes two integers.

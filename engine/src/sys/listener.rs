@@ -42,11 +42,11 @@ impl ListenError {
     pub(crate) fn new(address: impl Into<Endpoint>, step: &str, source: io::Error) -> Self {
         let address = address.into();
         let problem = match source.raw_os_error() {
-            Some(libc::EACCES) if address.is_unix() => "no permission to make a file in this folder".to_owned(),
-            Some(libc::ENOENT) if address.is_unix() => "its folder is not there; make it first".to_owned(),
+            Some(libc::EACCES) if address.is_unix() => "no permission to create a file in this folder".to_owned(),
+            Some(libc::ENOENT) if address.is_unix() => "its folder does not exist; create it first".to_owned(),
             Some(libc::EADDRINUSE) if address.is_unix() => Occupied::InUse.to_string(),
             Some(libc::EADDRINUSE) => {
-                "the address is in use by another process, or by one of another user; stop it, or choose another port"
+                "the address is in use by another process or another user; stop that process, or choose another port"
                     .to_owned()
             }
             Some(libc::EACCES) => {
@@ -134,7 +134,7 @@ pub(super) fn reserve_name(what: &str, address: Endpoint) -> Result<Option<Reser
             if holder == Some(user) {
                 return Ok(None);
             }
-            tracing::warn!(%address, holder, "another user has taken the name that marks a start on this address");
+            tracing::warn!(%address, holder, "another user holds the name by which servers that start on this address exclude each other");
             Ok(Some(Reservation { _name: None }))
         }
         Err(error) => Err(fail(error)),

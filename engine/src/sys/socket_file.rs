@@ -30,9 +30,9 @@ pub(crate) enum Occupied {
     #[error("another server listens there; stop it, or choose another path")]
     InUse,
     /// What the path names is no socket that a server has left.
-    #[error("{0} is there, and left as it is; choose another path")]
+    #[error("{0} is there and was left untouched; choose another path")]
     Other(&'static str),
-    #[error("a socket of user {0} is there, and left as it is; choose another path, or remove it")]
+    #[error("a socket of user {0} is there and was left untouched; choose another path, or remove it")]
     OfUser(u32),
     #[error(transparent)]
     System(#[from] io::Error),
@@ -78,7 +78,7 @@ fn kind(file_type: FileType) -> &'static str {
     } else if file_type.is_file() {
         "a file"
     } else {
-        "something else than a socket"
+        "something other than a socket"
     }
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenE
 pub(crate) fn bind(path: UnixPath, file: SocketFile) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(path, step, source);
     if is_left(path, file.user)? {
-        fs::remove_file(path.as_path()).map_err(fail("removing what a former server has left"))?;
+        fs::remove_file(path.as_path()).map_err(fail("removing what an earlier server left"))?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail("socket"))?;
     socket.bind(&SockAddr::unix(path.as_path()).map_err(fail("bind"))?).map_err(fail("bind"))?;

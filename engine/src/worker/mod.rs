@@ -82,10 +82,10 @@ pub enum StartError {
     Protocol(#[source] io::Error),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
-    #[error("sandbox = \"on\" cannot be kept here: {source}; choose \"auto\" to serve without what is missing")]
+    #[error("sandbox = \"on\" is not possible here: {source}; choose \"auto\" to serve without what is missing")]
     Sandbox { source: io::Error },
     #[error(
-        "sandbox = \"on\" needs Landlock here, which keeps workers to the folders that they may read: {source}; choose \"auto\" to serve without, or set up no folders"
+        "sandbox = \"on\" with folders to read needs Landlock: {source}; choose \"auto\" to serve without it, or remove the folders"
     )]
     Landlock { source: io::Error },
     #[error(
@@ -144,7 +144,7 @@ pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Re
         Ok(mut event_loop) => {
             // From now on another master can find this worker.
             if is_own_process && let Err(error) = outlive_parent() {
-                tracing::warn!(slot, %error, "this worker will end with its master");
+                tracing::warn!(slot, %error, "this worker ends when its master does");
             }
             let result = if event_loop.report_ready() { event_loop.run() } else { Ok(()) };
             result.map_err(|source| StartError::System { what: "the ring failed", source })
@@ -178,7 +178,7 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let listeners = open_listeners(listeners, settings.limits.backlog)?;
         let mut rendezvous = setup.rendezvous.as_deref().and_then(|folder| {
             Rendezvous::open(folder)
-                .inspect_err(|error| tracing::warn!(slot, %error, "no other master can find this worker"))
+                .inspect_err(|error| tracing::warn!(slot, %error, "if the master is killed, no other master can find this worker"))
                 .ok()
         });
         let inbox = Inbox::new(settings.limits.mailbox_messages_max).map_err(system("eventfd"))?;

@@ -221,7 +221,7 @@ pub enum HandshakeError {
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
     /// A client's connection has settled on another version than TLS 1.3, or on a suite that this crate does not know.
-    #[error("it settled on a version or a suite that cannot move")]
+    #[error("it chose a version or a suite with which connections cannot move")]
     CannotMove,
     /// The secrets in the key log do not give the keys that rustls uses.
     #[error("the handshake's secrets do not belong to its keys")]

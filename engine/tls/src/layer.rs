@@ -157,7 +157,7 @@ impl Layer for Connection {
                 layer::Handshake::Done
             }
             Progress::Accepted(Accepted::Rustls(..)) => {
-                tell("a TLS handshake failed", &"it settled on a suite that cannot move");
+                tell("a TLS handshake failed", &"it chose a suite with which connections cannot move");
                 layer::Handshake::Failed
             }
             Progress::Failed(error) => {

@@ -75,10 +75,10 @@ impl fmt::Debug for PeerCertificate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ThawError {
     /// A version that this crate does not read.
-    #[error("version {0} of the TLS state is not known")]
+    #[error("this program does not know version {0} of the TLS state")]
     Version(u8),
     /// A state that [`freeze`] cannot have written.
-    #[error("the TLS state makes no sense")]
+    #[error("the TLS state is malformed")]
     Malformed,
 }
 

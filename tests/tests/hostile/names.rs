@@ -116,7 +116,7 @@ fn batonctl_believes_no_impostor() {
     let obeyed = stop(&mut Command::new(batonctl()), &control);
     let stderr = String::from_utf8_lossy(&obeyed.stderr).into_owned();
     assert_eq!((obeyed.status.code(), obeyed.stdout.as_slice()), (Some(0), &b"stopped\n"[..]), "{stderr}");
-    assert!(stderr.ends_with("is one of user 1234\n"), "{stderr}");
+    assert!(stderr.ends_with("belongs to user 1234\n"), "{stderr}");
     // The user has had no visitor; root's request came whole.
     assert!(stranger.hear().is_some_and(|bytes| bytes != "0"));
     // It listens at a file that says otherwise.

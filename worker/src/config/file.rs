@@ -33,7 +33,7 @@ impl ConfigFile {
         let mut part = File::open(path).map_err(unreadable)?.take(FILE_BYTES_MAX + 1);
         part.read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            let problem = format!("longer than {}, which no configuration is", Bytes(FILE_BYTES_MAX));
+            let problem = format!("a configuration file may have at most {}", Bytes(FILE_BYTES_MAX));
             return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, problem)));
         }
         let at = |text: &str, offset: usize, problem: String| {
@@ -42,7 +42,7 @@ impl ConfigFile {
         };
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
-            at(&valid, valid.len(), "not UTF-8 from here on".to_owned())
+            at(&valid, valid.len(), "the file is not UTF-8 from here on".to_owned())
         })?;
         if let Some(unknown) = names::unknown(&text) {
             return Err(at(&text, unknown.offset, unknown.problem));

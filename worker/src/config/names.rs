@@ -88,7 +88,7 @@ fn problem(section: &str, name: &str) -> String {
                 section => format!("in [{section}]"),
             };
             let known: Vec<&str> = names(section).collect();
-            format!("there is no setting `{name}` {here}; known are {}", known.join(", "))
+            format!("there is no setting `{name}` {here}; the settings there are {}", known.join(", "))
         }
     }
 }

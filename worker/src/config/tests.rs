@@ -65,8 +65,11 @@ fn every_refusal_names_its_place() {
             "[log]\nidel_ms = 2\n",
             "2:1: there is no setting `idel_ms`; did you mean `idle_ms`, which belongs in [timeouts]?",
         ),
-        ("[log]\ncolour = 2\n", "2:1: there is no setting `colour` in [log]; known are level, format, access"),
-        ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a count of workers, or \"auto\""),
+        (
+            "[log]\ncolour = 2\n",
+            "2:1: there is no setting `colour` in [log]; the settings there are level, format, access",
+        ),
+        ("workers = -1\n", "1:11: invalid value: integer `-1`, expected a number of workers, or \"auto\""),
         ("workers = 0\n", "1:1: workers: must be between 1 and 1024, not 0"),
         (
             "[limits]\nbacklog = \"x\"\n",
@@ -76,7 +79,7 @@ fn every_refusal_names_its_place() {
             "[limits]\nreceive_buffers = 100\n",
             "2:1: receive_buffers: must be a power of two between 2 and 32768, not 100",
         ),
-        ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: the name must be"),
+        ("[http]\n\nserver = \"a\\u0007\"\n", "3:1: server: must be"),
         ("listen = \"[::]\"\n", "1:10: invalid type: string \"[::]\", expected a list of addresses such as"),
         ("protocol = 3\n", "1:12: invalid type: integer `3`, expected a name in quotes"),
         ("protocol = \"resp\"\n", "1:12: unknown variant `resp`, expected `http` or `echo`"),
@@ -87,16 +90,19 @@ fn every_refusal_names_its_place() {
             "listen = [{ address = \"80\", proxy_protocol = true }]\n",
             "1:11: proxy_protocol needs trusted, the networks",
         ),
-        ("listen = [{ address = 80, trusted = [\"::1\"] }]\n", "1:11: trusted is for proxy_protocol = true"),
+        ("listen = [{ address = 80, trusted = [\"::1\"] }]\n", "1:11: trusted needs proxy_protocol = true"),
         (
             "listen = [{ address = 80, proxy_protocol = true, trusted = [\"10.0.0.0/33\"] }]\n",
             "1:11: \"10.0.0.0/33\" is not a network such as 10.0.0.0/8, or an address",
         ),
-        ("listen = [{ address = 80, idle_ms = 604800001 }]\n", "1:1: listen: idle_ms of 127.0.0.1:80 is 604800001"),
+        (
+            "listen = [{ address = 80, idle_ms = 604800001 }]\n",
+            "1:1: listen: idle_ms of 127.0.0.1:80 must be at most 604800000",
+        ),
         ("[timeouts\n", "1:10: "),
         ("a = \"ä\" b\n", "1:9: "),
         ("\nuser = \"no user of this name\"\n", "2:1: user: there is no user \"no user of this name\""),
-        ("group = \"\"\n", "1:1: group: a name or a number is needed"),
+        ("group = \"\"\n", "1:1: group: must be a name or a number"),
         ("[tls]\nversion_min = \"1.1\"\n", "2:15: must be 1.2 or 1.3, not \"1.1\""),
         ("listen = [\"tls://443\"]\n", "1:1: listen: tls:// needs a certificate"),
         (
@@ -133,7 +139,7 @@ fn what_is_not_utf8_is_refused_where_it_begins() {
     let path = tempfile::NamedTempFile::new().expect("a file");
     fs::write(path.path(), b"workers = 1\n# \xff\n").expect("written");
     let error = ConfigFile::read(path.path()).expect_err("refused").to_string();
-    assert!(error.ends_with(":2:3: not UTF-8 from here on"), "{error}");
+    assert!(error.ends_with(":2:3: the file is not UTF-8 from here on"), "{error}");
 }
 
 #[test]
@@ -146,13 +152,13 @@ fn listeners_that_send_requests_on_have_a_label_for_each_port() {
     assert_eq!((labels, config.site.redirects), (vec![1, 2, 1, 0], vec![443, 8443]));
     for wrong in ["", "http", "https:", "https:0", "https:+1", "https:65536", "https:8443/", "https://a", "HTTPS"] {
         let refused = refusal(&format!("listen = [{}]", entry(1, wrong)));
-        assert!(refused.contains("is neither \"https\" nor one with a port such as"), "{wrong}: {refused}");
+        assert!(refused.contains("is neither \"https\" nor \"https\" with a port, such as"), "{wrong}: {refused}");
     }
     let refused = refusal("listen = [{ address = \"tls://127.0.0.1:1\", redirect = \"https\" }]");
-    assert!(refused.contains("redirect is for addresses without tls://"), "{refused}");
+    assert!(refused.contains("an address with tls:// cannot have a redirect"), "{refused}");
     let refused = refusal(&format!("protocol = \"echo\"\nlisten = [{}]", entry(1, "https")));
-    assert!(refused.starts_with("2:1: ") && refused.ends_with("redirect is for the protocol http"), "{refused}");
+    assert!(refused.starts_with("2:1: ") && refused.ends_with("redirect needs protocol = \"http\""), "{refused}");
     let many: Vec<String> = (1..=256).map(|port| entry(port, &format!("https:{port}"))).collect();
     let refused = refusal(&format!("listen = [{}]", many.join(", ")));
-    assert!(refused.ends_with("redirects have at most 255 ports"), "{refused}");
+    assert!(refused.ends_with("redirects may have at most 255 different ports"), "{refused}");
 }

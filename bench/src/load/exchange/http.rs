@@ -228,7 +228,9 @@ impl Http {
             }
         } else if matches!(request.reference, Reference::Unknown) {
             if start + part.len() > REFERENCE_BYTES_MAX {
-                return Err(format!("a body of more than {REFERENCE_BYTES_MAX} bytes; --any-body reads it unchecked"));
+                return Err(format!(
+                    "a body of more than {REFERENCE_BYTES_MAX} bytes cannot be checked; add --any-body"
+                ));
             }
             progress.gathered.extend_from_slice(part);
         }

@@ -273,7 +273,7 @@ fn problem(error: &Error) -> TlsProblem {
             "the server's certificate is signed by none of those that are trusted".to_owned()
         }
         Error::InvalidCertificate(CertificateError::BadSignature) => {
-            "a signature of the server, or in its certificate, is not by the key that it must be by".to_owned()
+            "a signature of the server, or in its certificate, is not by the right key".to_owned()
         }
         Error::InvalidCertificate(error) => format!("the server's certificate: {error}"),
         error => error.to_string(),

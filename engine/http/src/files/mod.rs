@@ -342,7 +342,7 @@ impl Found {
         }
         let (status, start, end_of_part) = match selection {
             Selection::Unsatisfiable => {
-                let text = "the file has no such bytes\n";
+                let text = "the file does not have the requested range\n";
                 return reply.status(StatusCode::RANGE_NOT_SATISFIABLE).text(text);
             }
             Selection::Part { start, end } => (StatusCode::PARTIAL_CONTENT, start, end),
@@ -411,7 +411,7 @@ fn quoted(identity: &Identity) -> String {
 }
 
 fn forbidden() -> Error {
-    Error::new(StatusCode::FORBIDDEN, "this may not be read")
+    Error::new(StatusCode::FORBIDDEN, "the server may not read this file")
 }
 
 impl From<Missing> for Error {
@@ -419,7 +419,10 @@ impl From<Missing> for Error {
         match missing {
             Missing::Nothing => Self::not_found(),
             Missing::Folder | Missing::Forbidden => forbidden(),
-            Missing::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "there is no room for this now; try again"),
+            Missing::Busy => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the server is too busy to send this file now; try again later",
+            ),
             Missing::Failed(error) => error.into(),
         }
     }
@@ -431,5 +434,5 @@ fn redirect(request: &Request<'_>, path: &str, reply: Reply<'_, '_>) -> Result<D
     reply
         .status(StatusCode::MOVED_PERMANENTLY)
         .header("Location", format!("{path}{query}"))
-        .bytes("text/plain", b"it is there, with a slash at the end\n")
+        .bytes("text/plain", b"this URL moved: add a slash at its end\n")
 }

@@ -21,7 +21,7 @@ impl fmt::Display for Evenness {
             percent.map_or_else(|| "-".to_owned(), |percent| format!("{:.2}", f64::from(percent) / 100.0))
         };
         let (busy, open) = (ratio(self.busy_percent), ratio(self.open_percent));
-        write!(formatter, "max / mean of busy time {busy}, of connections {open}")
+        write!(formatter, "imbalance (max / mean): busy {busy}, connections {open}")
     }
 }
 
@@ -48,11 +48,13 @@ impl fmt::Display for Still {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Even => "the workers are about equally loaded",
-            Self::Noise => "the difference is not more than what the busiest worker's load changes by each second",
-            Self::NothingFits => "the busiest worker had no connection that fits elsewhere, a short while ago",
-            Self::NoRoom => "no other worker has time for more",
-            Self::Rests => "the others gave connections to it, or refused some of it, a short while ago",
-            Self::Unknown => "for a reason that this version does not know",
+            Self::Noise => "the difference is no larger than the busiest worker's changes from second to second",
+            Self::NothingFits => "the busiest worker had no connection small enough for another worker a moment ago",
+            Self::NoRoom => "no other worker has time to spare",
+            Self::Rests => {
+                "the other workers moved connections to the busiest one, or refused some from it, a moment ago"
+            }
+            Self::Unknown => "a reason that this version does not know",
         })
     }
 }

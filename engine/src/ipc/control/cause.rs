@@ -99,7 +99,7 @@ impl fmt::Display for Interruption {
             Self::Leave => "the workers were told to leave",
             Self::Upgrade => "another master took over for good",
             Self::Change => "the workers changed",
-            Self::Unknown => "something else happened that this version does not know",
+            Self::Unknown => "something happened that this version does not know",
         })
     }
 }
@@ -144,7 +144,7 @@ pub enum RevertCause {
         why: Box<Failure>,
     },
     /// A cause of a later version.
-    #[error("the reason is one that this version does not know")]
+    #[error("a reason that this version does not know")]
     #[serde(other)]
     Unknown,
 }

@@ -141,16 +141,16 @@ impl fmt::Display for Imbalance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy { busy_percent, share_percent } => {
-                write!(formatter, "it is busy {busy_percent} %, and gives {share_percent} % of that")
+                write!(formatter, "it is {busy_percent} % busy and gives away {share_percent} % of that")
             }
             Self::Connections { connections } => {
                 write!(
                     formatter,
-                    "it has more than the others, and gives {}",
+                    "it has more connections than the mean and gives away {}",
                     Count(u64::from(*connections), "connection")
                 )
             }
-            Self::Unknown => formatter.write_str("for a reason that this version does not know"),
+            Self::Unknown => formatter.write_str("a reason that this version does not know"),
         }
     }
 }
@@ -182,27 +182,30 @@ impl fmt::Display for EventKind {
                 write!(formatter, "the new workers did not come up, the previous ones keep serving: {why}")
             }
             Self::Parked => {
-                formatter.write_str("parked: no new connections; its listeners settle, its connections drain")
+                formatter.write_str("parked: it gets no new connections, its listeners settle, its connections drain")
             }
             Self::Draining => formatter.write_str("its connections drain"),
             Self::WorkerClosed { slot } => write!(formatter, "worker {slot} has closed its listeners"),
             Self::WorkerMoved { slot, moves } => write!(formatter, "worker {slot}: {moves}"),
             Self::Rebalancing { from, to, because } => {
-                write!(formatter, "worker {from} gives connections to worker {to}: {because}")
+                write!(formatter, "worker {from} moves connections to worker {to}: {because}")
             }
             Self::Rebalanced { from, to, moves } => write!(formatter, "worker {from} to worker {to}: {moves}"),
             Self::WorkerStateMoves { slot, bytes } => {
-                write!(formatter, "worker {slot}: its state is on its way, {} so far", Count(*bytes, "byte"))
+                write!(formatter, "worker {slot} is handing over its state, {} so far", Count(*bytes, "byte"))
             }
             Self::WorkerDied { slot, exit, restart_ms } => {
-                write!(formatter, "worker {slot} {exit} and is started again in {restart_ms} ms")
+                write!(formatter, "worker {slot} {exit} and restarts in {restart_ms} ms")
             }
             Self::WorkerKeepsDying { slot, deaths } => {
-                write!(formatter, "worker {slot} keeps dying, {deaths} times in a row; the other workers keep serving")
+                write!(formatter, "worker {slot} died {deaths} times in a row; the other workers keep serving")
             }
             Self::WorkerDiedLeaving { slot, exit } => write!(formatter, "worker {slot} {exit} while it was leaving"),
             Self::WorkerHung { slot } => {
-                write!(formatter, "worker {slot} does not respond: its queue moves to other workers, and it is killed")
+                write!(
+                    formatter,
+                    "worker {slot} does not respond: its accept queue moves to other workers, and it is killed"
+                )
             }
             Self::WorkersLate { workers: 1 } => formatter.write_str("1 worker did not leave in time and is killed"),
             Self::WorkersLate { workers } => {
@@ -225,7 +228,7 @@ impl fmt::Display for EventKind {
                 write!(formatter, "the new workers did not come up, the others keep serving: {why}")
             }
             Self::NotSteered { why } => {
-                write!(formatter, "new connections cannot be steered and go where they went before: {why}")
+                write!(formatter, "cannot steer new connections, they go to the same workers as before: {why}")
             }
             Self::Idle => formatter.write_str("the workers leave, the master stays"),
             Self::Stopping { by, at_once: false } => write!(formatter, "stopping ({by})"),
@@ -233,7 +236,8 @@ impl fmt::Display for EventKind {
             Self::AwaitingRelief { by } => write!(formatter, "told to stop ({by}); the old master takes over first"),
             Self::UpgradeStarted { binary, pid } => write!(formatter, "{binary} started (pid {pid})"),
             Self::WillClose { connections, because } => {
-                write!(formatter, "connections: {connections} cannot move and will be closed, because {because}")
+                let connections = Count(*connections, "connection");
+                write!(formatter, "{connections} cannot move and will be closed, because {because}")
             }
             Self::UpgradeFailed { why } => write!(formatter, "upgrade failed, the workers keep serving: {why}"),
             Self::SuccessorServes { pid, took_ms } => write!(formatter, "pid {pid} serves ({took_ms} ms)"),
@@ -255,7 +259,7 @@ impl fmt::Display for EventKind {
                 write!(formatter, "{workers} workers of the previous server are draining")
             }
             Self::OrphanLeft { pid } => write!(formatter, "a worker of the previous server (pid {pid}) has left"),
-            Self::Unknown => formatter.write_str("something that this version does not know"),
+            Self::Unknown => formatter.write_str("an event that this version does not know"),
         }
     }
 }

@@ -28,10 +28,10 @@ pub enum Failure {
     #[error("an upgrade is under way; wait for it, or commit or revert it")]
     UpgradeUnderWay,
     /// This binary is new itself: commit or revert first.
-    #[error("this binary is new itself; commit or revert the upgrade that started it first")]
+    #[error("the upgrade that started this binary is not final; commit or revert it first")]
     NotCommitted,
     /// A reload or a change of the number of workers is under way: ask again.
-    #[error("a reload or a change of the number of workers is under way; try again when it is done")]
+    #[error("another reload or scale is under way; try again when it is done")]
     ChangeUnderWay,
     /// Workers are coming up for the first time.
     #[error("the server is still starting; try again when it serves")]
@@ -40,7 +40,7 @@ pub enum Failure {
     #[error("no generation serves; reload first")]
     NothingServes,
     /// This program gives no way to read its configuration again.
-    #[error("this program gives no way to read its configuration again")]
+    #[error("this program cannot reload: it has no way to read its configuration again")]
     NoConfiguration,
     /// The configuration cannot be used.
     #[error("{problem}")]
@@ -67,8 +67,8 @@ pub enum Failure {
     HeldState,
     /// A worker has more state than it may hand over.
     #[error(
-        "worker {slot} has about {bytes} bytes of state, and {bytes_max} may be handed over; raise \
-         `state_bytes_max`, or set `state_too_large` to `discard`"
+        "worker {slot} has about {bytes} bytes of state, more than `state_bytes_max` ({bytes_max}) allows; raise that, \
+         or set `state_too_large` to `discard`"
     )]
     StateTooLarge {
         /// The worker's slot.
@@ -85,13 +85,13 @@ pub enum Failure {
         losses: Vec<Loss>,
     },
     /// There is no upgrade that could be committed.
-    #[error("no upgrade waits for a commit")]
+    #[error("there is no upgrade to commit")]
     NothingToCommit,
     /// There is no upgrade that could be reverted.
-    #[error("no upgrade can be reverted")]
+    #[error("there is no upgrade to revert")]
     NothingToRevert,
     /// Something else ended the operation before it was done.
-    #[error("cut off before it was done: {by}")]
+    #[error("interrupted before it was done: {by}")]
     CutOff {
         /// What ended it.
         by: Interruption,
@@ -162,7 +162,7 @@ pub enum Failure {
         why: Box<Failure>,
     },
     /// The new master ended.
-    #[error("the new binary (pid {pid}) {exit}; its log says why")]
+    #[error("the new binary (pid {pid}) {exit}; see its log")]
     SuccessorEnded {
         /// Its process.
         pid: u32,
@@ -212,7 +212,7 @@ pub enum Failure {
         count: usize,
     },
     /// Too many clients wait for answers.
-    #[error("{clients_max} clients wait for answers already; try again")]
+    #[error("{clients_max} clients already wait for answers; try again later")]
     TooManyClients {
         /// The most there may be.
         clients_max: usize,
@@ -225,7 +225,7 @@ pub enum Failure {
     },
     /// A failure of a later version.
     #[serde(other)]
-    #[error("for a reason that this version does not know")]
+    #[error("a reason that this version does not know")]
     Unknown,
 }
 

@@ -91,16 +91,16 @@ impl fmt::Display for Loss {
             ),
             Self::WorkerState { format, version } => write!(
                 formatter,
-                "the new binary cannot read the workers' state ({format}, version {version}), so it would be gone"
+                "the new binary cannot read the workers' state ({format}, version {version}), so it would be lost"
             ),
             Self::Messages { format, version } => write!(
                 formatter,
                 "the new workers cannot read messages of the running ones ({format}, version {version}), so messages would \
-                 be lost while these leave"
+                 be lost until the running ones have left"
             ),
             Self::Control { old, new } => write!(
                 formatter,
-                "the new binary's control socket is not this server's ({} instead of {}), so both would serve, \
+                "the new binary uses another control socket ({} instead of {}), so both would serve, \
                  independently of each other",
                 socket(new),
                 socket(old)
@@ -117,7 +117,7 @@ impl fmt::Display for Loss {
             Self::Connections { open, because } => {
                 write!(formatter, "{} would be closed, because {because}", Count(*open, "connection"))
             }
-            Self::Unknown => formatter.write_str("something would be lost that this version does not know"),
+            Self::Unknown => formatter.write_str("something that this version does not know would be lost"),
         }?;
         match self {
             Self::Connections { .. } => formatter.write_str(" (upgrade without --keep-connections to accept that)"),

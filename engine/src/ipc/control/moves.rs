@@ -117,18 +117,18 @@ impl fmt::Display for AndMoves<'_> {
 
 fn said(reason: Refusal) -> &'static str {
     match reason {
-        Refusal::Protocol => "the protocol keeps them",
+        Refusal::Protocol => "the protocol cannot hand them over",
         Refusal::Ending => "they were about to end",
         Refusal::Version => "the new workers speak another version of the handover",
         Refusal::Format => "the new workers run another protocol",
         Refusal::State => "the new workers cannot read their state",
-        Refusal::Limit => "the new workers have as many as they may",
-        Refusal::Leaving => "the other workers leave too",
+        Refusal::Limit => "the new workers have reached connections_max",
+        Refusal::Leaving => "the other workers are leaving too",
         Refusal::Descriptors => "their descriptors did not arrive",
         Refusal::TooLarge => "the worker's state is too large",
         Refusal::Channel => "the new worker is gone or does not answer",
-        Refusal::Quarantined => "several new workers ended while they were offered to them",
-        Refusal::Partner => "the connection that each is paired with stays",
-        Refusal::Unknown => "for a reason that this version does not know",
+        Refusal::Quarantined => "several new workers ended when these connections were offered to them",
+        Refusal::Partner => "the connection that each is paired with could not move",
+        Refusal::Unknown => "a reason that this version does not know",
     }
 }

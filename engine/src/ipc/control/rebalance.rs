@@ -26,12 +26,12 @@ impl fmt::Display for Transfer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, to, because, connections_max, busy_percent } = self;
         let connections = Count(u64::from(*connections_max), "connection");
-        write!(formatter, "worker {from} would give worker {to} up to {connections}")?;
+        write!(formatter, "worker {from} would move up to {connections} to worker {to}")?;
         match because {
             Imbalance::Busy { busy_percent: busy, .. } => {
-                write!(formatter, ", {busy_percent} % of a core: it is busy {busy} %")
+                write!(formatter, ", {busy_percent} % of a core: it is {busy} % busy")
             }
-            Imbalance::Connections { .. } => formatter.write_str(", the idlest: it has more than the others"),
+            Imbalance::Connections { .. } => formatter.write_str(", the idlest first: it has more than the mean"),
             Imbalance::Unknown => write!(formatter, ": {because}"),
         }
     }
@@ -68,15 +68,15 @@ pub enum CannotRebalance {
 impl fmt::Display for CannotRebalance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OneWorker => formatter.write_str("there is one worker"),
+            Self::OneWorker => formatter.write_str("there is only one worker"),
             Self::Setting => formatter.write_str("the setting `connections` is not `handover`"),
             Self::Protocol => formatter.write_str("connections of this protocol cannot be handed over"),
             Self::WorkerState => formatter.write_str("workers have state of their own"),
             Self::Messages => formatter.write_str("workers send each other messages"),
             Self::NotReady { slot } => write!(formatter, "worker {slot} is not ready; try again when it is"),
-            Self::Moving => formatter.write_str("connections are on their way already; try again when they have moved"),
-            Self::UnderWay => formatter.write_str("somebody else has asked for it; try again when that is done"),
-            Self::Unknown => formatter.write_str("for a reason that this version does not know"),
+            Self::Moving => formatter.write_str("connections are already moving; try again when they have moved"),
+            Self::UnderWay => formatter.write_str("another rebalancing is under way; try again when it is done"),
+            Self::Unknown => formatter.write_str("a reason that this version does not know"),
         }
     }
 }

@@ -106,14 +106,14 @@ fn transfer(because: Imbalance) -> Transfer {
 fn transfers_that_would_be_made() {
     let busy = Imbalance::Busy { busy_percent: 90, share_percent: 20 };
     for (because, text) in [
-        (busy, "worker 3 would give worker 1 up to 1000 connections, 18 % of a core: it is busy 90 %"),
+        (busy, "worker 3 would move up to 1000 connections to worker 1, 18 % of a core: it is 90 % busy"),
         (
             Imbalance::Connections { connections: 1_000 },
-            "worker 3 would give worker 1 up to 1000 connections, the idlest: it has more than the others",
+            "worker 3 would move up to 1000 connections to worker 1, the idlest first: it has more than the mean",
         ),
         (
             Imbalance::Unknown,
-            "worker 3 would give worker 1 up to 1000 connections: for a reason that this version does not know",
+            "worker 3 would move up to 1000 connections to worker 1: a reason that this version does not know",
         ),
     ] {
         assert_eq!(transfer(because).to_string(), text);
@@ -124,21 +124,21 @@ fn transfers_that_would_be_made() {
 fn why_nothing_is_rebalanced() {
     let table = [
         (Still::Even, "the workers are about equally loaded"),
-        (Still::Noise, "the difference is not more than what the busiest worker's load changes by each second"),
-        (Still::NothingFits, "the busiest worker had no connection that fits elsewhere, a short while ago"),
-        (Still::NoRoom, "no other worker has time for more"),
-        (Still::Rests, "the others gave connections to it, or refused some of it, a short while ago"),
+        (Still::Noise, "the difference is no larger than the busiest worker's changes from second to second"),
+        (Still::NothingFits, "the busiest worker had no connection small enough for another worker a moment ago"),
+        (Still::NoRoom, "no other worker has time to spare"),
+        (Still::Rests, "the other workers moved connections to the busiest one, or refused some from it, a moment ago"),
     ];
     check(include_str!("../../handover/balance/evenness.rs"), "Still", None, &Still::Unknown, &table);
     let table = [
-        (CannotRebalance::OneWorker, "there is one worker"),
+        (CannotRebalance::OneWorker, "there is only one worker"),
         (CannotRebalance::Setting, "the setting `connections` is not `handover`"),
         (CannotRebalance::Protocol, "connections of this protocol cannot be handed over"),
         (CannotRebalance::WorkerState, "workers have state of their own"),
         (CannotRebalance::Messages, "workers send each other messages"),
         (CannotRebalance::NotReady { slot: 2 }, "worker 2 is not ready; try again when it is"),
-        (CannotRebalance::Moving, "connections are on their way already; try again when they have moved"),
-        (CannotRebalance::UnderWay, "somebody else has asked for it; try again when that is done"),
+        (CannotRebalance::Moving, "connections are already moving; try again when they have moved"),
+        (CannotRebalance::UnderWay, "another rebalancing is under way; try again when it is done"),
     ];
     check(include_str!("rebalance.rs"), "CannotRebalance", None, &CannotRebalance::Unknown, &table);
 }
@@ -170,11 +170,11 @@ fn outcomes() {
         ),
         (
             Outcome::WouldRebalance { transfers: vec![transfer(Imbalance::Unknown)], evenness },
-            "1 transfer would be made; max / mean of busy time 1.42, of connections -",
+            "1 transfer would be made; imbalance (max / mean): busy 1.42, connections -",
         ),
         (
             Outcome::Balanced { because: Still::Even, evenness: Evenness { open_percent: Some(100), ..evenness } },
-            "nothing to move: the workers are about equally loaded; max / mean of busy time 1.42, of connections 1.00",
+            "nothing to move: the workers are about equally loaded; imbalance (max / mean): busy 1.42, connections 1.00",
         ),
         (Outcome::Stopped, "stopped"),
         (Outcome::Listed, ""),
@@ -193,14 +193,11 @@ fn failures() {
         (Failure::Stopping, "the server is stopping"),
         (Failure::Leaving { successor: 7 }, "this master is leaving; the master with pid 7 serves"),
         (Failure::UpgradeUnderWay, "an upgrade is under way; wait for it, or commit or revert it"),
-        (Failure::NotCommitted, "this binary is new itself; commit or revert the upgrade that started it first"),
-        (
-            Failure::ChangeUnderWay,
-            "a reload or a change of the number of workers is under way; try again when it is done",
-        ),
+        (Failure::NotCommitted, "the upgrade that started this binary is not final; commit or revert it first"),
+        (Failure::ChangeUnderWay, "another reload or scale is under way; try again when it is done"),
         (Failure::StartUnderWay, "the server is still starting; try again when it serves"),
         (Failure::NothingServes, "no generation serves; reload first"),
-        (Failure::NoConfiguration, "this program gives no way to read its configuration again"),
+        (Failure::NoConfiguration, "this program cannot reload: it has no way to read its configuration again"),
         (Failure::Configuration { problem: problem() }, "no luck"),
         (Failure::Workers { workers: 0, workers_max: 1024 }, "workers must be between 1 and 1024, not 0"),
         (
@@ -209,29 +206,29 @@ fn failures() {
         ),
         (
             Failure::StateTooLarge { slot: 1, bytes: 2_000, bytes_max: 1_000 },
-            "worker 1 has about 2000 bytes of state, and 1000 may be handed over; raise `state_bytes_max`, or set \
+            "worker 1 has about 2000 bytes of state, more than `state_bytes_max` (1000) allows; raise that, or set \
              `state_too_large` to `discard`",
         ),
         (
             Failure::WouldLose { losses: vec![state(), user()] },
             "the upgrade is refused: the new binary cannot read the workers' state (resp, version 4), so it would be \
-             gone (--allow state to accept that); the new workers would run as user 0 instead of 33, so connections \
+             lost (--allow state to accept that); the new workers would run as user 0 instead of 33, so connections \
              could not move (--allow user to accept that)",
         ),
         (
             Failure::CannotRebalance { why: CannotRebalance::OneWorker },
-            "connections cannot be rebalanced: there is one worker",
+            "connections cannot be rebalanced: there is only one worker",
         ),
-        (Failure::NothingToCommit, "no upgrade waits for a commit"),
-        (Failure::NothingToRevert, "no upgrade can be reverted"),
-        (Failure::CutOff { by: Interruption::Stop }, "cut off before it was done: the server was told to stop"),
+        (Failure::NothingToCommit, "there is no upgrade to commit"),
+        (Failure::NothingToRevert, "there is no upgrade to revert"),
+        (Failure::CutOff { by: Interruption::Stop }, "interrupted before it was done: the server was told to stop"),
         (
             Failure::Reverted { pid: 7, why: RevertCause::NotCommitted },
             "the upgrade to pid 7 was reverted: nobody committed it in time",
         ),
         (
             Failure::Reverted { pid: 7, why: RevertCause::Failed { why: Box::new(ended()) } },
-            "the upgrade to pid 7 was reverted: the new binary (pid 7) exited with code 3; its log says why",
+            "the upgrade to pid 7 was reverted: the new binary (pid 7) exited with code 3; see its log",
         ),
         (
             Failure::NotReverted { why: Box::new(Failure::PredecessorGone) },
@@ -253,7 +250,7 @@ fn failures() {
             Failure::SuccessorFailed { pid: 7, why: Box::new(Failure::Listen { address, problem: problem() }) },
             "the new binary (pid 7) cannot serve: cannot listen on [::1]:80: no luck",
         ),
-        (ended(), "the new binary (pid 7) exited with code 3; its log says why"),
+        (ended(), "the new binary (pid 7) exited with code 3; see its log"),
         (Failure::SuccessorLate { pid: 7, waited_ms: 300 }, "the new binary (pid 7) did not respond within 0.3 s"),
         (Failure::Incompatible { problem: problem() }, "no luck"),
         (Failure::Listen { address, problem: problem() }, "cannot listen on [::1]:80: no luck"),
@@ -263,7 +260,7 @@ fn failures() {
         ),
         (Failure::System { problem: problem() }, "no luck"),
         (Failure::WorkersDied { count: 1 }, "1 worker died or did not leave in time; see the log"),
-        (Failure::TooManyClients { clients_max: 32 }, "32 clients wait for answers already; try again"),
+        (Failure::TooManyClients { clients_max: 32 }, "32 clients already wait for answers; try again later"),
         (Failure::Request { problem: problem() }, "no luck"),
     ];
     check(include_str!("failure.rs"), "Failure", Some("failed"), &Failure::Unknown, &table);
@@ -280,17 +277,17 @@ fn losses_name_the_flag_that_accepts_them() {
         ),
         (
             Loss::WorkerState { format: "resp".to_owned(), version: 3 },
-            "the new binary cannot read the workers' state (resp, version 3), so it would be gone (--allow state to \
+            "the new binary cannot read the workers' state (resp, version 3), so it would be lost (--allow state to \
              accept that)",
         ),
         (
             Loss::Messages { format: "mesh".to_owned(), version: 1 },
-            "the new workers cannot read messages of the running ones (mesh, version 1), so messages would be lost while \
-             these leave (--allow messages to accept that)",
+            "the new workers cannot read messages of the running ones (mesh, version 1), so messages would be lost until \
+             the running ones have left (--allow messages to accept that)",
         ),
         (
             Loss::Control { old: Some("/run/b.sock".to_owned()), new: None },
-            "the new binary's control socket is not this server's (none instead of /run/b.sock), so both would serve, \
+            "the new binary uses another control socket (none instead of /run/b.sock), so both would serve, \
              independently of each other (--allow control to accept that)",
         ),
         (
@@ -382,39 +379,39 @@ fn events() {
             EventKind::TakenDown { why: why() },
             "the new workers did not come up, the previous ones keep serving: worker 0 could not start: no luck",
         ),
-        (EventKind::Parked, "parked: no new connections; its listeners settle, its connections drain"),
+        (EventKind::Parked, "parked: it gets no new connections, its listeners settle, its connections drain"),
         (EventKind::Draining, "its connections drain"),
         (EventKind::WorkerClosed { slot: 0 }, "worker 0 has closed its listeners"),
         (
             EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Busy { busy_percent: 80, share_percent: 20 } },
-            "worker 0 gives connections to worker 1: it is busy 80 %, and gives 20 % of that",
+            "worker 0 moves connections to worker 1: it is 80 % busy and gives away 20 % of that",
         ),
         (
             EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Connections { connections: 1 } },
-            "worker 0 gives connections to worker 1: it has more than the others, and gives 1 connection",
+            "worker 0 moves connections to worker 1: it has more connections than the mean and gives away 1 connection",
         ),
         (
             EventKind::Rebalancing { from: 0, to: 1, because: Imbalance::Unknown },
-            "worker 0 gives connections to worker 1: for a reason that this version does not know",
+            "worker 0 moves connections to worker 1: a reason that this version does not know",
         ),
         (
             EventKind::Rebalanced { from: 0, to: 1, moves: one_moved() },
             "worker 0 to worker 1: 1 connection moved in 0.2 ms (90 bytes)",
         ),
         (EventKind::WorkerMoved { slot: 0, moves: moves() }, &told),
-        (EventKind::WorkerStateMoves { slot: 0, bytes: 7 }, "worker 0: its state is on its way, 7 bytes so far"),
+        (EventKind::WorkerStateMoves { slot: 0, bytes: 7 }, "worker 0 is handing over its state, 7 bytes so far"),
         (
             EventKind::WorkerDied { slot: 0, exit, restart_ms: 100 },
-            "worker 0 was killed by SIGSEGV and is started again in 100 ms",
+            "worker 0 was killed by SIGSEGV and restarts in 100 ms",
         ),
         (
             EventKind::WorkerKeepsDying { slot: 0, deaths: 5 },
-            "worker 0 keeps dying, 5 times in a row; the other workers keep serving",
+            "worker 0 died 5 times in a row; the other workers keep serving",
         ),
         (EventKind::WorkerDiedLeaving { slot: 0, exit }, "worker 0 was killed by SIGSEGV while it was leaving"),
         (
             EventKind::WorkerHung { slot: 0 },
-            "worker 0 does not respond: its queue moves to other workers, and it is killed",
+            "worker 0 does not respond: its accept queue moves to other workers, and it is killed",
         ),
         (EventKind::WorkersLate { workers: 1 }, "1 worker did not leave in time and is killed"),
         (EventKind::WorkersLate { workers: 3 }, "3 workers did not leave in time and are killed"),
@@ -430,7 +427,7 @@ fn events() {
         ),
         (
             EventKind::NotSteered { why: Failure::System { problem: "no luck".to_owned() } },
-            "new connections cannot be steered and go where they went before: no luck",
+            "cannot steer new connections, they go to the same workers as before: no luck",
         ),
         (EventKind::Idle, "the workers leave, the master stays"),
         (EventKind::Stopping { by, at_once: false }, "stopping (TERM)"),
@@ -439,7 +436,7 @@ fn events() {
         (EventKind::UpgradeStarted { binary: "/x".to_owned(), pid: 7 }, "/x started (pid 7)"),
         (
             EventKind::WillClose { connections: 12, because: CannotMove::Setting },
-            "connections: 12 cannot move and will be closed, because the setting `connections` is not `handover`",
+            "12 connections cannot move and will be closed, because the setting `connections` is not `handover`",
         ),
         (
             EventKind::UpgradeFailed { why: why() },
@@ -466,7 +463,7 @@ fn events() {
         (EventKind::SuccessorLeft { pid: 7 }, "the new master (pid 7) has left"),
         (
             EventKind::SuccessorGone { why: Failure::SuccessorEnded { pid: 7, exit } },
-            "the new master is gone: the new binary (pid 7) was killed by SIGSEGV; its log says why",
+            "the new master is gone: the new binary (pid 7) was killed by SIGSEGV; see its log",
         ),
         (EventKind::PredecessorGone, "the old master is gone"),
         (EventKind::OrphansDrain { workers: 1 }, "1 worker of the previous server is draining"),

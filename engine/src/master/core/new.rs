@@ -223,7 +223,7 @@ impl Core {
         let now = world.now();
         match &self.lifecycle {
             Lifecycle::Starting(Start::Introducing { until, .. }, _) if *until <= now => {
-                let problem = "the old master did not answer the introduction in time".to_owned();
+                let problem = "the old master did not answer this one's greeting in time".to_owned();
                 self.fail(world, Failure::Incompatible { problem });
             }
             Lifecycle::Serving(Lineage::New(New { stage: NewStage::AwaitingRelief { since, until, .. }, .. }))

@@ -72,7 +72,7 @@ impl Core {
                     let is_late =
                         matches!(self.generations[index].phase, Phase::Claiming { until } if until <= world.now());
                     if is_late {
-                        let problem = "another server is starting here; stop it, or choose another address";
+                        let problem = "another server is starting on this address; stop it, or choose another address";
                         return Err(Failure::listen(requested, problem));
                     }
                     return Ok(());

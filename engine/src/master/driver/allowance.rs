@@ -59,7 +59,7 @@ impl Allowance {
     /// What is taken for something that made no sense: it is of a later version, or broken, and no reason to give the peer up.
     pub(super) fn nonsense(&mut self, now: Time, process: ProcessId, error: &io::Error) -> Report {
         if self.may_show(now) {
-            tracing::warn!(pid = process.0, "a report that this master does not know is ignored: {error}");
+            tracing::warn!(pid = process.0, "ignored a report that this master does not know: {error}");
         }
         Report::Unknown
     }

@@ -120,7 +120,7 @@ impl Check {
         } else {
             let path = path.display();
             self.warnings.push(format!(
-                "control socket {path}: {occupied}; without it batonctl cannot ask the server, name another one with `control`"
+                "control socket {path}: {occupied}; batonctl could not reach this server, so name another path with `control`"
             ));
         }
     }
@@ -128,7 +128,7 @@ impl Check {
     fn pid_file(&mut self, path: Option<&Path>) {
         let Some(path) = path else { return };
         if let Err(error) = writable(path) {
-            self.warnings.push(format!("pid file {}: it cannot be written: {error}", path.display()));
+            self.warnings.push(format!("cannot write the pid file {}: {error}", path.display()));
         }
     }
 
@@ -159,8 +159,8 @@ impl Check {
             Err(error) => self.problems.push(error.into()),
             // The default is more than most systems allow, and means as many as can be.
             Ok(Sizing { connections_max, .. }) if connections_max < wanted && wanted != Limits::default().connections_max => self.warnings.push(format!(
-                "a worker takes {connections_max} connections at most, and not {wanted}, because {descriptors} files may be open: raise the \
-                 limit (ulimit -n, or LimitNOFILE=), or lower connections_max"
+                "each worker takes at most {connections_max} connections instead of {wanted}, because the limit of open files is \
+                 {descriptors}: raise it (ulimit -n, or LimitNOFILE=), or lower connections_max"
             )),
             Ok(_) => {}
         }
@@ -168,7 +168,7 @@ impl Check {
         if let Some(there) = memory_bytes().filter(|there| most > *there) {
             let mib = |bytes: u64| bytes >> 20;
             self.warnings.push(format!(
-                "all workers together may need {} MiB of memory, and {} MiB are there: lower memory_bytes_max, connections_max or workers",
+                "all workers together may need {} MiB of memory, but there are only {} MiB: lower memory_bytes_max, connections_max or workers",
                 mib(most),
                 mib(there)
             ));
@@ -179,8 +179,8 @@ impl Check {
         let times = &settings.timeouts;
         if (1..HANG_MS_LEAST).contains(&times.hang_ms) {
             self.warnings.push(format!(
-                "hang_ms is {}: a worker that waits so long for a processor, or serves one long request, is killed; give it {HANG_MS_LEAST} \
-                 or more",
+                "hang_ms is {}: a worker that waits this long for a processor, or works this long on one request, is killed; set it to \
+                 {HANG_MS_LEAST} or more",
                 times.hang_ms
             ));
         }
@@ -190,9 +190,7 @@ impl Check {
         ];
         for (setting, value, other, bound) in above {
             if bound > 0 && value > bound {
-                self.warnings.push(format!(
-                    "{setting} is {value}, above {other}, which is {bound} and ends it first: {setting} does nothing"
-                ));
+                self.warnings.push(format!("{setting} ({value}) has no effect, because {other} ({bound}) is shorter"));
             }
         }
     }

@@ -95,8 +95,8 @@ impl<'a> Configurations<'a> {
         if let Some(before) = self.newest() {
             for setting in kept(&before.settings, &settings) {
                 tracing::warn!(
-                    "{setting} has changed, and stays as it was: a reload starts new workers, and this is the master's; restart the server, or \
-                     upgrade it with `batonctl upgrade`"
+                    "{setting} has changed, but a reload cannot change it, because it belongs to the master: restart the server, or \
+                     run `batonctl upgrade`"
                 );
             }
         }
@@ -105,7 +105,7 @@ impl<'a> Configurations<'a> {
 
     pub(super) fn get(&self, id: ConfigurationId) -> Result<&Configuration<'a>, Failure> {
         let found = self.all.iter().find(|(one, _)| *one == id);
-        let problem = || Failure::System { problem: "the configuration is not kept any more".to_owned() };
+        let problem = || Failure::System { problem: "the server no longer has this configuration".to_owned() };
         found.map(|(_, configuration)| configuration).ok_or_else(problem)
     }
 
@@ -118,7 +118,7 @@ impl<'a> Configurations<'a> {
                 Some((*id, one.access_log.as_ref()?))
             }
             Err(error) => {
-                tracing::error!("USR1: the access log goes on as it was: {error}");
+                tracing::error!("USR1: cannot reopen the access log, workers keep appending to the old file: {error}");
                 None
             }
         });

@@ -162,7 +162,7 @@ impl Old {
                 "the old master speaks version {version} of the upgrade's messages, this one version {RELAY_VERSION}"
             )),
             Ok((Heard::Message(message @ ToNew::Hello { .. }), _)) if message.clone().bounded() == ToNew::Unknown => {
-                problem("the old master's greeting makes no sense".to_owned())
+                problem("the old master's greeting is malformed".to_owned())
             }
             Ok((
                 Heard::Message(ToNew::Hello { pid, next_number, tier, is_held, addresses, unix, messages, .. }),
@@ -202,7 +202,7 @@ impl Old {
             }
             Ok((Heard::Message(_) | Heard::Nothing, _)) => Ok(missing),
             Ok((Heard::End, _)) => problem("the old master is gone".to_owned()),
-            Err(error) => problem(format!("the old master sent something else than a greeting: {error}")),
+            Err(error) => problem(format!("the old master sent no valid greeting: {error}")),
         }
     }
 
@@ -372,7 +372,7 @@ impl New {
             }
             Ok((Heard::Nothing, _)) => return None,
             Ok((Heard::End, _)) => None,
-            Err(error) => Some(format!("the new binary sent something that makes no sense: {error}")),
+            Err(error) => Some(format!("the new binary sent a malformed message: {error}")),
         };
         self.channel = None;
         Some(Event::NewEnded { problem })
@@ -406,7 +406,7 @@ fn metrics_came(descriptor: OwnedFd, address: SocketAddr) -> Option<TcpListener>
     match descriptors::shared_listener(descriptor, address.into()) {
         Ok(listener) => Some(listener.into()),
         Err(unfit) => {
-            tracing::warn!(%address, "the old master's listener for metrics is refused: {unfit}");
+            tracing::warn!(%address, "refused the old master's listener for metrics: {unfit}");
             None
         }
     }
@@ -459,7 +459,7 @@ fn give_listeners<T: serde::Serialize>(
     let Some(channel) = channel else { return };
     for (addresses, descriptors) in packets(sockets, listeners) {
         if let Err(error) = channel::tell_with_all(channel, &message(addresses), &descriptors) {
-            tracing::warn!("listen sockets cannot be given to the other master: {error}");
+            tracing::warn!("cannot pass listen sockets to the other master: {error}");
         }
     }
 }
@@ -477,7 +477,7 @@ fn listeners_came(sockets: &mut Sockets, addresses: Vec<Endpoint>, descriptors: 
             Some((sockets.keep_once(socket), address))
         }
         Err(unfit) => {
-            tracing::warn!(%address, "a listen socket of the other master is refused: {unfit}");
+            tracing::warn!(%address, "refused a listen socket of the other master: {unfit}");
             None
         }
     };
@@ -488,7 +488,7 @@ fn connection_came(sockets: &mut Sockets, descriptor: OwnedFd) -> Option<Event> 
     match descriptors::connection(descriptor) {
         Ok(connection) => Some(Event::Arrived(sockets.arrived(connection))),
         Err(unfit) => {
-            tracing::warn!("a connection of the other master is refused: {unfit}");
+            tracing::warn!("refused a connection of the other master: {unfit}");
             None
         }
     }

@@ -181,7 +181,7 @@ impl Master<'_> {
             self.step(Event::Signal(signal));
             let is_idle = matches!(self.core.lifecycle(), Lifecycle::Idle(_));
             if signal == Signal::Winch && (was_idle || !is_idle) {
-                tracing::warn!("WINCH is ignored: the workers are coming or leaving already");
+                tracing::warn!("WINCH is ignored: the workers are starting or already leaving");
             }
         }
     }

@@ -231,7 +231,7 @@ impl Lock {
                 Err((_, error)) => return Err(error.into()),
             }
             if Instant::now() > until {
-                let problem = format!("another server that starts holds {}", path.display());
+                let problem = format!("another server that is starting holds {}", path.display());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
             }
         }
@@ -296,7 +296,7 @@ impl PidFile {
             .and_then(|mut file| file.write_all(format!("{process}\n").as_bytes()))
             .and_then(|()| fs::rename(&beside, path));
         if let Err(error) = &written {
-            tracing::error!(path = %path.display(), "the pid file cannot be written: {error}");
+            tracing::error!(path = %path.display(), "cannot write the pid file: {error}");
         }
         written.is_ok()
     }

@@ -27,7 +27,7 @@ pub(super) fn tell(notice: Notice) {
 /// That nobody listens is no error.
 fn say(message: &str) {
     if let Err(error) = send(message) {
-        tracing::debug!("the service manager was not told {message:?}: {error}");
+        tracing::debug!("cannot tell the service manager {message:?}: {error}");
     }
 }
 

@@ -98,7 +98,7 @@ impl Orphans {
                 }
                 // The core hears that one of them did not come.
                 Err(unfit) if orphan.allowance.may_show(now) => {
-                    tracing::warn!(pid = process.0, %address, "a listen socket of another worker is refused: {unfit}");
+                    tracing::warn!(pid = process.0, %address, "refused a listen socket of another worker: {unfit}");
                 }
                 Err(_) => {}
             }

@@ -86,7 +86,7 @@ impl Prepared {
         let steering::Chosen { tier, reason: tier_reason } = choose_tier(settings.handover, old)?;
         tracing::info!(%tier, reason = %tier_reason, "handover of listeners");
         if tier == Tier::Adopt {
-            tracing::info!("the kernel's hash picks workers for new connections; steering needs the tier ebpf");
+            tracing::info!("the kernel picks workers for new connections by hash; steering needs the tier ebpf");
         }
         let signals = watch_signals().map_err(|source| ServerError::System { what: "signalfd", source })?;
         let control = open_control(&settings.control, old.is_some())?;
@@ -184,7 +184,7 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     if is_required {
         return Err(occupied_control(path, &error));
     }
-    tracing::warn!(path = %path.display(), "no control socket, the server cannot be asked by batonctl: {error}");
+    tracing::warn!(path = %path.display(), "there is no control socket, so batonctl cannot reach this server: {error}");
     Ok(None)
 }
 
@@ -202,7 +202,7 @@ fn prepare_rendezvous(control: &ControlName) -> Option<PathBuf> {
     let folder = rendezvous::folder_of(control.name());
     let prepared = rendezvous::prepare(&folder).inspect_err(|error| {
         let folder = folder.display();
-        tracing::warn!(%folder, "workers will leave if this master is killed, since no other could find them: {error}");
+        tracing::warn!(%folder, "if this master is killed, its workers leave, because a new master could not find them: {error}");
     });
     prepared.is_ok().then_some(folder)
 }

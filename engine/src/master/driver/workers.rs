@@ -110,7 +110,7 @@ impl Workers {
             let Some(channel) = &worker.channel else { continue };
             if let Err(error) = channel::tell_with(channel, &Order::AccessLog, log.as_fd()) {
                 let pid = worker.process.0;
-                tracing::error!(pid, %error, "USR1: this worker appends to the old access log until it is replaced");
+                tracing::error!(pid, %error, "USR1: this worker keeps appending to the old access log until it is replaced");
             }
         }
     }
@@ -249,9 +249,9 @@ impl Driver<'_> {
         let reopened = self.configurations.reopen_logs();
         reopened.iter().for_each(|(configuration, log)| self.workers.hand_log(*configuration, log));
         if reopened.is_empty() {
-            tracing::info!("USR1: there is no file to reopen");
+            tracing::info!("USR1: there is no access log file to reopen");
         } else {
-            tracing::info!("USR1: the access log was opened anew");
+            tracing::info!("USR1: reopened the access log");
         }
     }
 
@@ -270,7 +270,7 @@ impl Driver<'_> {
         let cores = cores();
         let pinned = cores.get(slot).copied();
         if pinned.is_none() {
-            tracing::warn!(slot, cores = cores.len(), "no core of its own is left for this worker; it is not pinned");
+            tracing::warn!(slot, cores = cores.len(), "no free core is left for this worker, so it is not pinned");
         }
         let steering = steering.map(|steering| self.sockets.steering(steering, slot)).transpose()?;
         let (steering, loads) = steering.unwrap_or_default();

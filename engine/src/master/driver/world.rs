@@ -102,7 +102,7 @@ impl Driver<'_> {
         if let Some(control) = &mut self.control
             && let Err(error) = control.take(from.map(|process| process.0))
         {
-            tracing::error!(path = %control.name().display(), "the control socket's name cannot be taken: {error}");
+            tracing::error!(path = %control.name().display(), "cannot take over the path of the control socket: {error}");
         }
     }
 }
@@ -188,7 +188,7 @@ impl World for Driver<'_> {
     fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure> {
         let (generation, slot) = (spawn.generation, spawn.slot);
         let forked = self.fork_worker(spawn);
-        forked.inspect_err(|why| tracing::error!(generation, slot, "the worker cannot be started: {why}"))
+        forked.inspect_err(|why| tracing::error!(generation, slot, "cannot start the worker: {why}"))
     }
 
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
@@ -392,7 +392,7 @@ impl World for Driver<'_> {
         let reply = match result {
             Ok(outcome) => Reply::Done(outcome),
             Err(failure) => {
-                tracing::warn!("a request of the control socket failed: {failure}");
+                tracing::warn!("a request at the control socket failed: {failure}");
                 Reply::Failed(failure)
             }
         };

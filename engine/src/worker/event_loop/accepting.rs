@@ -45,7 +45,7 @@ impl<P: Protocol> EventLoop<P> {
             self.accept_pause_ms = (self.accept_pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
             self.log_at_times(|slot, context| {
                 let advice = if out_of_resources {
-                    "; raise the limit of open files (ulimit -n) or connections end first"
+                    " until connections end; raise the limit of open files (ulimit -n)"
                 } else {
                     ""
                 };

@@ -64,7 +64,7 @@ impl<P: Protocol> EventLoop<P> {
         let sender = &self.moving.sender;
         if sender.next_ns().is_some_and(|at_ns| at_ns <= self.context.now_ns) {
             if sender.is_late(self.context.now_ns) {
-                tracing::warn!(slot = self.context.slot, "a worker does not take connections in time");
+                tracing::warn!(slot = self.context.slot, "another worker did not take the offered connections in time");
             }
             self.tell_sender(Input::Time);
         }
@@ -157,7 +157,7 @@ impl<P: Protocol> EventLoop<P> {
                 self.moving.full.push((heir, until_ns));
             }
             Err(error) => {
-                tracing::warn!(slot = self.context.slot, %error, "no way to a worker that serves");
+                tracing::warn!(slot = self.context.slot, %error, "cannot reach a serving worker");
                 self.tell_sender(Input::Unreachable(heir));
             }
         }

@@ -263,7 +263,10 @@ impl<P: Protocol> EventLoop<P> {
         let Some(arrival) = &mut self.circle.arrival else { return };
         let visitor = arrival.visitor;
         if arrival.until_ns <= now_ns {
-            tracing::warn!(slot = self.context.slot, "connections come too late; others are not kept waiting for them");
+            tracing::warn!(
+                slot = self.context.slot,
+                "connections of a leaving worker come too late; the others no longer wait for them"
+            );
             return self.end_arrival(visitor);
         }
         if !arrival.has_gathered && self.circle.gate.has_gathered() {

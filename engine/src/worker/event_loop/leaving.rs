@@ -54,7 +54,11 @@ impl<P: Protocol> EventLoop<P> {
                 Want::Stop => {
                     let open = self.slab.len();
                     if open > 0 {
-                        tracing::info!(slot = self.context.slot, open, "the drain's time is over");
+                        tracing::info!(
+                            slot = self.context.slot,
+                            open,
+                            "the time to drain is over; closing the connections that are left"
+                        );
                     }
                     self.stop();
                 }

@@ -212,7 +212,10 @@ impl<P: Protocol> EventLoop<P> {
         let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)) else { return };
         link.give_time_out = None;
         link.channel.refuse_more();
-        tracing::warn!(slot = self.context.slot, "connections were offered and not given in {GIVE_MS_MAX} ms");
+        tracing::warn!(
+            slot = self.context.slot,
+            "another worker offered connections but did not send them within {GIVE_MS_MAX} ms"
+        );
     }
 
     /// Sees to it that what had no room is sent, or says that everything was.
@@ -331,7 +334,10 @@ impl<P: Protocol> EventLoop<P> {
                 Came::Speaker(channel) => self.open_speaker(channel),
                 Came::Nobody => {}
                 Came::End => {
-                    tracing::warn!(slot = self.context.slot, "no connections can be brought to this worker any more");
+                    tracing::warn!(
+                        slot = self.context.slot,
+                        "this worker can no longer take connections from other workers"
+                    );
                     self.moving.meeting = None;
                     self.ring.cancel_poll(MEETING);
                 }

@@ -53,7 +53,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         self.log_at_times(|slot, context| {
             let limit = context.limits.memory_bytes_max;
-            tracing::warn!(slot, held, limit, count, "too much memory is held; the largest connections were cut");
+            tracing::warn!(slot, held, limit, count, "memory_bytes_max exceeded; the largest connections were cut");
         });
     }
 

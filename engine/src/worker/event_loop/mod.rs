@@ -213,7 +213,7 @@ impl<P: Protocol> EventLoop<P> {
             speaks: P::MESSAGES.is_some(),
         };
         if let Err(error) = tell_with_all(&self.control, &report, door.as_slice()) {
-            tracing::warn!(slot = self.context.slot, %error, "could not report ready; this worker leaves");
+            tracing::warn!(slot = self.context.slot, %error, "cannot tell the master that this worker is ready; it leaves");
             return false;
         }
         let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();

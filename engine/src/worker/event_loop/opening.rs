@@ -70,9 +70,7 @@ impl<P: Protocol> EventLoop<P> {
                 // Only a burst larger than the backlog can come here; see `Sizing`.
                 self.ring.close(socket);
                 self.context.page.accept_errors.add(1);
-                self.log_at_times(|slot, _| {
-                    tracing::error!(slot, "a connection came with no slot left and was closed")
-                });
+                self.log_at_times(|slot, _| tracing::error!(slot, "closed a new connection because no slot is left"));
                 return;
             }
         };
@@ -160,7 +158,7 @@ impl<P: Protocol> EventLoop<P> {
             tracing::warn!(
                 slot,
                 %peer,
-                "a connection to a listener for proxies comes from none that is trusted; it is closed"
+                "closed a connection to a listener for proxies, because its peer is not trusted"
             );
         });
     }

@@ -20,7 +20,7 @@ impl<P: Protocol> EventLoop<P> {
                 Ok((Heard::Message(order), descriptors)) => self.obey(order, descriptors),
                 Ok((Heard::Nothing, _)) => break,
                 Err(error) if is_nonsense(&error) => {
-                    tracing::warn!(slot = self.context.slot, %error, "an order this worker does not know is ignored");
+                    tracing::warn!(slot = self.context.slot, %error, "ignored an order that this worker does not know");
                 }
                 // The poll would fire for ever; it ends with the ring.
                 Ok((Heard::End, _)) | Err(_) => return self.lose_master(),
@@ -54,7 +54,7 @@ impl<P: Protocol> EventLoop<P> {
                         self.open(connection.into(), None);
                     }
                     Some(Err(unfit)) => {
-                        tracing::warn!(slot = self.context.slot, %unfit, "a connection from the master is refused");
+                        tracing::warn!(slot = self.context.slot, %unfit, "refused a connection from the master");
                     }
                     None => {}
                 }
@@ -65,7 +65,7 @@ impl<P: Protocol> EventLoop<P> {
                 match socket.map(|socket| descriptors::bound(socket, address)) {
                     Some(Ok(socket)) => self.add_listener(Listener::new(listener, socket, address)),
                     Some(Err(unfit)) => {
-                        tracing::warn!(slot = self.context.slot, %address, %unfit, "a listen socket is refused");
+                        tracing::warn!(slot = self.context.slot, %address, %unfit, "refused a listen socket from the master");
                     }
                     None => {}
                 }
@@ -80,7 +80,7 @@ impl<P: Protocol> EventLoop<P> {
                 for listener in self.listeners.iter().flatten().filter(is_asked) {
                     let report = Report::Listener { address: listener.address };
                     if let Err(error) = tell_with(&self.control, &report, listener.socket.as_fd()) {
-                        tracing::warn!(slot = self.context.slot, %error, "could not share a listen socket");
+                        tracing::warn!(slot = self.context.slot, %error, "cannot share a listen socket");
                     }
                 }
             }
@@ -100,7 +100,7 @@ impl<P: Protocol> EventLoop<P> {
             Order::Look => self.accept_anew(),
             Order::Stop => self.stop(),
             Order::Unknown => {
-                tracing::warn!(slot = self.context.slot, "an order of a later version is ignored");
+                tracing::warn!(slot = self.context.slot, "ignored an order of a later version");
             }
         }
     }
@@ -113,7 +113,10 @@ impl<P: Protocol> EventLoop<P> {
         if self.rendezvous.is_none() || self.lifecycle.is_leaving() {
             return self.drain(0, self.context.timeouts.drain_ms_max, None);
         }
-        tracing::warn!(slot = self.context.slot, "the master is gone; this worker serves on until another takes over");
+        tracing::warn!(
+            slot = self.context.slot,
+            "the master is gone; this worker keeps serving until another master takes over"
+        );
         self.meet_master();
     }
 
@@ -137,7 +140,7 @@ impl<P: Protocol> EventLoop<P> {
         let listeners = all - unix_listeners;
         let report = Report::Orphan { generation, slot, addresses, unix, listeners, unix_listeners, master };
         if let Err(error) = tell(&self.control, &report) {
-            tracing::warn!(slot = self.context.slot, %error, "could not report to the new master");
+            tracing::warn!(slot = self.context.slot, %error, "cannot report to the new master");
         }
     }
 }

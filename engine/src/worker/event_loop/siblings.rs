@@ -221,7 +221,7 @@ impl<P: Protocol> EventLoop<P> {
                     return self.circle.waiting.push(Waiting { member, door, until_ns });
                 }
                 let (slot, sibling) = (self.context.slot, member.slot);
-                tracing::debug!(slot, sibling, %error, "no way to another worker, which is gone or about to be");
+                tracing::debug!(slot, sibling, %error, "cannot reach another worker, which is gone or leaving");
             }
         }
     }
@@ -286,7 +286,7 @@ impl<P: Protocol> EventLoop<P> {
                 Ok((channel::Heard::Message(Answer::Leaves), _)) => siblings.leaves(place),
                 Ok((channel::Heard::Message(Answer::Refused { why }), _)) => {
                     let sibling = siblings.identity(place).map(|member| member.slot);
-                    tracing::warn!(slot = self.context.slot, sibling, "another worker is not told anything: {why}");
+                    tracing::warn!(slot = self.context.slot, sibling, "cannot send messages to another worker: {why}");
                     return self.lose_sibling(place);
                 }
                 Ok((channel::Heard::Message(Answer::Mark { .. } | Answer::Unknown), _)) => {}
@@ -400,7 +400,7 @@ impl<P: Protocol> EventLoop<P> {
                 Then::Continue
             }
             (Ok(Heard::TooLarge(bytes)), Some(from)) => {
-                tracing::warn!(slot, %from, bytes, "a message is above sibling_message_bytes_max, and is not heard");
+                tracing::warn!(slot, %from, bytes, "dropped a message larger than sibling_message_bytes_max");
                 Then::Continue
             }
             (Ok(Heard::Word(hello @ Word::Hello { .. })), None) => self.welcome(number, hello, doors),
@@ -415,13 +415,13 @@ impl<P: Protocol> EventLoop<P> {
                 if self.circle.parts_bytes() <= PARTS_BYTES_MAX {
                     return Then::Continue;
                 }
-                tracing::warn!(slot, %from, "too many messages of other workers are not whole; one of them is heard no more");
+                tracing::warn!(slot, %from, "too many incomplete messages from other workers; ignoring one of these workers from now on");
                 Then::End
             }
             (Ok(_), _) => Then::End,
             (Err(nonsense), from) => {
                 let from = from.map(|from| from.to_string());
-                tracing::warn!(slot, from, "another worker is heard no more: {nonsense}");
+                tracing::warn!(slot, from, "ignoring another worker from now on: {nonsense}");
                 Then::End
             }
         }
@@ -444,7 +444,12 @@ impl<P: Protocol> EventLoop<P> {
         };
         if let Some(why) = misfit {
             let theirs = format!("{format} version {format_version}");
-            tracing::warn!(slot = self.context.slot, sibling = slot, theirs, "another worker is not heard: {why}");
+            tracing::warn!(
+                slot = self.context.slot,
+                sibling = slot,
+                theirs,
+                "ignoring messages of another worker: {why}"
+            );
         }
         self.circle.came += 1;
         speaker.known = misfit.is_none().then(|| (Sibling { slot, number: self.circle.came }, name.clone()));
@@ -554,7 +559,7 @@ impl<P: Protocol> EventLoop<P> {
         let Some(siblings) = &self.context.siblings else { return };
         for place in siblings.silent(self.context.now_ns) {
             let sibling = self.context.siblings.as_ref().and_then(|all| all.identity(place)).map(|member| member.slot);
-            tracing::error!(slot = self.context.slot, sibling, "another worker takes no messages, and gets no more");
+            tracing::error!(slot = self.context.slot, sibling, "another worker reads no messages and gets no more");
             self.context.page.siblings_dropped.add(1);
             self.lose_sibling(place);
         }

@@ -55,7 +55,7 @@ impl<'a> Beat<'a> {
 
 impl<P: Protocol> EventLoop<P> {
     pub(super) fn begin_anew(&mut self) {
-        tracing::info!(slot = self.context.slot, "no state comes; this worker begins anew");
+        tracing::info!(slot = self.context.slot, "no state arrives; this worker starts without");
     }
 
     /// Everything stands still: gives the state to this heir.
@@ -79,7 +79,7 @@ impl<P: Protocol> EventLoop<P> {
                 Input::StateTaken(heir, bytes)
             }
             Err(Refusal::TooLarge) if discards => {
-                tracing::warn!(slot, bytes = estimate, "the worker's state is too large, and discarded");
+                tracing::warn!(slot, bytes = estimate, "the worker's state is too large and was discarded");
                 Input::StateDiscarded
             }
             Err(reason) => {
@@ -142,11 +142,11 @@ impl<P: Protocol> EventLoop<P> {
             match self.protocol.thaw_worker(format_version, &mut reader, &mut worker) {
                 Ok(()) => None,
                 Err(_) if reader.is_too_large() => {
-                    tracing::error!(slot = worker.slot(), "the state of the worker before is above state_bytes_max");
+                    tracing::error!(slot = worker.slot(), "the previous worker's state is larger than state_bytes_max");
                     Some(Refusal::TooLarge)
                 }
                 Err(error) => {
-                    tracing::error!(slot = worker.slot(), %error, "the state of the worker before cannot be used");
+                    tracing::error!(slot = worker.slot(), %error, "the previous worker's state cannot be used");
                     Some(refusal_of(error))
                 }
             }

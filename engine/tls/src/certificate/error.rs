@@ -30,10 +30,10 @@ pub enum Problem {
     #[error(transparent)]
     Pem(#[from] Damage),
     /// No block is a certificate.
-    #[error("holds no certificate; one in PEM is wanted (-----BEGIN CERTIFICATE-----){0}")]
+    #[error("no certificate in this file; it must hold one in PEM (-----BEGIN CERTIFICATE-----){0}")]
     NoCertificate(Found),
     /// No block is a private key.
-    #[error("holds no private key; a PKCS#8, SEC1 or PKCS#1 key in PEM is wanted{0}")]
+    #[error("no private key in this file; it must hold a PKCS#8, SEC1 or PKCS#1 key in PEM{0}")]
     NoKey(Found),
     /// The key's file has more than one.
     #[error("a second private key; the file must hold one")]

@@ -14,7 +14,7 @@
 //! let error = Identity::from_pem(certificate, key).expect_err("an empty file");
 //! assert_eq!(
 //!     error.to_string(),
-//!     "cert.pem: holds no certificate; one in PEM is wanted (-----BEGIN CERTIFICATE-----)"
+//!     "cert.pem: no certificate in this file; it must hold one in PEM (-----BEGIN CERTIFICATE-----)"
 //! );
 //! # Ok(())
 //! # }

@@ -121,14 +121,14 @@ fn a_file_without_what_is_wanted_is_refused() {
         refused(&certificate, ""),
         (
             Problem::NoKey(Found::Nothing),
-            "key.pem: holds no private key; a PKCS#8, SEC1 or PKCS#1 key in PEM is wanted".to_owned()
+            "key.pem: no private key in this file; it must hold a PKCS#8, SEC1 or PKCS#1 key in PEM".to_owned()
         )
     );
     assert_eq!(
         refused("no certificate\n", &key),
         (
             Problem::NoCertificate(Found::Nothing),
-            "cert.pem: holds no certificate; one in PEM is wanted (-----BEGIN CERTIFICATE-----)".to_owned()
+            "cert.pem: no certificate in this file; it must hold one in PEM (-----BEGIN CERTIFICATE-----)".to_owned()
         )
     );
     let (problem, message) = refused(&key, &certificate);

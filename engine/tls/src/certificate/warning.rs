@@ -110,10 +110,10 @@ impl fmt::Display for Concern {
                 Time(*not_before)
             ),
             Self::NoNames => formatter.write_str(
-                "the certificate names no host and no address (subjectAltName); clients of today accept it for no server",
+                "the certificate names no host and no address (subjectAltName); current clients refuse it",
             ),
             Self::NeverChosen => formatter.write_str(
-                "no client gets this certificate: those before it, with a key of the same kind, have all hosts that it names",
+                "no client gets this certificate: earlier ones with a key of the same kind have all hosts that it names",
             ),
             Self::KeyExposed { mode } => write!(
                 formatter,

@@ -207,7 +207,7 @@ fn certificates_are_checked() {
     let (told, heard) = refusal(&plan(trust(&stranger.authority)), &config);
     assert!(told.contains("signed by none") && heard.contains("UnknownCA"), "{told}; {heard}");
     let (told, heard) = refusal(&plan(trust(&namesake.authority)), &config);
-    assert!(told.contains("not by the key") && heard.contains("DecryptError"), "{told}; {heard}");
+    assert!(told.contains("not by the right key") && heard.contains("DecryptError"), "{told}; {heard}");
     let mut other = plan(trust(&identity.authority));
     other.server_name = "example.org".try_into().expect("a name");
     let (told, heard) = refusal(&other, &config);

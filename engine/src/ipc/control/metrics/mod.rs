@@ -34,9 +34,9 @@ const COUNTERS: [(&str, &str, &str); 22] = [
     ("connected", "baton_connections_outbound", "Outbound connections established."),
     ("taken_over", "baton_connections_taken_over", "Connections that workers took over from other workers."),
     ("moved", "baton_connections_moved", "Connections that moved because their worker left."),
-    ("moved_bytes", "baton_connections_moved_bytes", "State sent to other workers for connections that moved."),
-    ("state_bytes", "baton_worker_state_moved_bytes", "Workers' own state sent to their successors."),
-    ("rebalanced", "baton_connections_rebalanced", "Connections that moved between workers that serve."),
+    ("moved_bytes", "baton_connections_moved_bytes", "Bytes sent to other workers for connections that moved."),
+    ("state_bytes", "baton_worker_state_moved_bytes", "Bytes of workers' own state sent to their successors."),
+    ("rebalanced", "baton_connections_rebalanced", "Connections that moved between serving workers."),
     ("bytes_received", "baton_received_bytes", "Bytes received from peers."),
     ("bytes_sent", "baton_sent_bytes", "Bytes sent to peers."),
     ("requests", "baton_requests", "Requests answered, as the protocol counts them."),
@@ -46,28 +46,28 @@ const COUNTERS: [(&str, &str, &str); 22] = [
     (
         "completions_overflowed",
         "baton_ring_completions_overflowed",
-        "Completions that had no room in the ring at once.",
+        "Completions that found the ring full and came later.",
     ),
     ("accept_errors", "baton_accept_errors", "Accepts that failed."),
-    ("accept_pauses", "baton_accept_pauses", "Times accepting was paused, at a limit."),
+    ("accept_pauses", "baton_accept_pauses", "Times a worker paused accepting at a limit."),
     (
         "memory_pauses",
         "baton_memory_pauses",
-        "Times a connection was not read because its worker held too much memory.",
+        "Times a worker paused reading a connection because it held too much memory.",
     ),
     ("sibling_messages_sent", "baton_sibling_messages_sent", "Messages that workers sent to other workers."),
-    ("sibling_messages_heard", "baton_sibling_messages_heard", "Messages that workers heard from other workers."),
-    ("siblings_dropped", "baton_siblings_dropped", "Workers that took no messages and get no more."),
+    ("sibling_messages_heard", "baton_sibling_messages_heard", "Messages that workers received from other workers."),
+    ("siblings_dropped", "baton_siblings_dropped", "Workers that read no messages and get no more."),
     ("hung", "baton_workers_hung", "Workers that did not respond and were killed."),
-    ("steering_errors", "baton_steering_errors", "Times new connections could not be steered."),
+    ("steering_errors", "baton_steering_errors", "Times the master could not steer new connections."),
 ];
 
 /// The same with a label: the family of [`Totals`], the metric, the label, and what it says.
 const LABELLED: [(&str, &str, &str, &str); 5] = [
     ("closed", "baton_connections_closed", "reason", "Connections closed, by reason."),
     ("refused", "baton_connections_move_refused", "reason", "Connections that could not move, by reason."),
-    ("named", "baton_protocol_counter", "name", "Counters of the protocol's own, TLS among them, by name."),
-    ("ended", "baton_workers_died", "how", "Workers that ended unasked: with an exit code, or by a signal."),
+    ("named", "baton_protocol_counter", "name", "The protocol's own counters and those of TLS, by name."),
+    ("ended", "baton_workers_died", "how", "Workers that died: with an exit code, or by a signal."),
     ("failed", "baton_operations_failed", "operation", "Operations that failed; the previous workers kept serving."),
 ];
 
@@ -78,22 +78,22 @@ const WORKER_COUNTERS: [(&str, Numbers, &str); 12] = [
     ("baton_worker_connections_accepted", |one| one.accepted, "Connections accepted by the worker."),
     ("baton_worker_connections_taken_over", |one| one.taken_over, "Connections that came from other workers."),
     ("baton_worker_connections_handed_over", |one| one.handed_over, "Connections that went to other workers."),
-    ("baton_worker_connections_closed_for_room", |one| one.closed_for_room, "Idle connections closed for newcomers."),
+    ("baton_worker_connections_closed_for_room", |one| one.closed_for_room, "Idle connections closed to make room."),
     ("baton_worker_connections_cut_for_memory", |one| one.cut_for_memory, "Connections cut at memory_bytes_max."),
     ("baton_worker_requests", |one| one.requests, "Requests answered by the worker."),
     ("baton_worker_received_bytes", |one| one.bytes_received, "Bytes received by the worker."),
     ("baton_worker_sent_bytes", |one| one.bytes_sent, "Bytes sent by the worker."),
-    ("baton_worker_memory_pauses", |one| one.paused_for_memory, "Times a connection was not read for want of memory."),
+    ("baton_worker_memory_pauses", |one| one.paused_for_memory, "Times it paused reading a connection for memory."),
     ("baton_worker_sibling_messages_sent", |one| one.sibling_messages_sent, "Messages sent to other workers."),
-    ("baton_worker_sibling_messages_heard", |one| one.sibling_messages_heard, "Messages heard from other workers."),
-    ("baton_worker_siblings_dropped", |one| one.siblings_dropped, "Other workers that took no messages."),
+    ("baton_worker_sibling_messages_heard", |one| one.sibling_messages_heard, "Messages received from other workers."),
+    ("baton_worker_siblings_dropped", |one| one.siblings_dropped, "Other workers that read no messages."),
 ];
 
 /// Gauges of a worker.
 const WORKER_GAUGES: [(&str, Numbers, &str); 3] = [
     ("baton_worker_connections_open", |one| one.open, "Connections open at the worker."),
     ("baton_worker_memory_bytes", |one| one.memory_bytes, "Bytes held for connections."),
-    ("baton_worker_deaths_in_a_row", |one| u64::from(one.deaths), "Processes of the slot that died soon, in a row."),
+    ("baton_worker_deaths_in_a_row", |one| u64::from(one.deaths), "Processes of the slot that died early, in a row."),
 ];
 
 impl Status {
@@ -115,17 +115,13 @@ impl Status {
 fn server(text: &mut Text, status: &Status) {
     let text_of = |value: &Option<String>| value.clone().unwrap_or_default();
     let (name, version) = (text_of(&status.name), text_of(&status.program_version));
-    text.family(
-        Kind::Gauge,
-        "baton_server_info",
-        "What the program is called, its version, and how listeners are handed over.",
-    );
+    text.family(Kind::Gauge, "baton_server_info", "Name and version of the program, and how it hands listeners over.");
     text.sample(&[("name", &name), ("version", &version), ("handover", &status.handover)], 1);
-    text.family(Kind::Gauge, "baton_uptime_seconds", "Time since the master began that answers.");
+    text.family(Kind::Gauge, "baton_uptime_seconds", "Time since the answering master started.");
     text.sample(&[], seconds(status.uptime_ms));
     text.family(Kind::Gauge, "baton_stopping", "1 when the server was told to stop.");
     text.sample(&[], u8::from(status.is_stopping));
-    text.family(Kind::Gauge, "baton_upgrade", "1 while an upgrade is under way, with how it stands.");
+    text.family(Kind::Gauge, "baton_upgrade", "1 while an upgrade is under way, by its state.");
     if let Some(state) = status.upgrade {
         text.sample(&[("state", &word(&state))], 1);
     }
@@ -149,13 +145,13 @@ fn totals(text: &mut Text, totals: &Totals) {
         }
         numbers.iter().for_each(|(value, count)| text.sample(&[(label, value)], count));
     }
-    let help = "From seeing input to handing its answer to the kernel; the sum is that of the buckets' middles.";
+    let help = "Time from seeing input to giving its answer to the kernel; the sum is estimated from the buckets.";
     text.family(Kind::Histogram, "baton_service_seconds", help);
     histogram(text, &[], &SERVICE_BOUNDS, &buckets(totals.family("service")));
-    let help = "How long each connection that moved was held up; the sum is that of the buckets' middles.";
+    let help = "How long each connection that moved was held up; the sum is estimated from the buckets.";
     text.family(Kind::Histogram, "baton_connection_pause_seconds", help);
     histogram(text, &[], &PAUSE_BOUNDS, &buckets(totals.family("pause")));
-    let help = "From the start of a generation until it served, by operation; the sum is that of the buckets' middles.";
+    let help = "Time until a new generation served, by operation; the sum is estimated from the buckets.";
     text.family(Kind::Histogram, "baton_handover_seconds", help);
     let mut kinds = BTreeMap::<&str, Vec<(&str, u64)>>::new();
     for (value, count) in totals.family("handover") {
@@ -206,11 +202,11 @@ impl<'a> Generation<'a> {
 }
 
 fn of_generations(text: &mut Text, generations: &[Generation<'_>]) {
-    text.family(Kind::Gauge, "baton_generation_phase", "1 for each generation, with its phase.");
+    text.family(Kind::Gauge, "baton_generation_phase", "1 for each generation, by its phase.");
     for Generation { status, number, .. } in generations {
         text.sample(&[("generation", number), ("phase", &word(&status.phase))], 1);
     }
-    text.family(Kind::Gauge, "baton_generation_age_seconds", "Time since the generation began.");
+    text.family(Kind::Gauge, "baton_generation_age_seconds", "Time since the generation started.");
     for Generation { status, number, .. } in
         generations.iter().filter(|one| one.status.phase != GenerationPhase::Orphaned)
     {
@@ -225,7 +221,7 @@ fn of_generations(text: &mut Text, generations: &[Generation<'_>]) {
     text.family(
         Kind::Gauge,
         "baton_listener_info",
-        "1 for each address, with how workers are chosen for new connections.",
+        "1 for each listen address, with how it picks workers for new connections.",
     );
     for Generation { status, number, .. } in generations {
         let addresses: BTreeSet<String> = status.addresses.iter().map(|address| shown(address)).collect();
@@ -233,7 +229,7 @@ fn of_generations(text: &mut Text, generations: &[Generation<'_>]) {
         let labels = |address| [("generation", &number[..]), ("listener", address), ("steering", steering)];
         addresses.iter().for_each(|address| text.sample(&labels(address), 1));
     }
-    let help = "What the most loaded worker has over the mean of all, of connections and of busy time.";
+    let help = "The most loaded worker divided by the mean of all, for connections and for busy time.";
     text.family(Kind::Gauge, "baton_generation_imbalance_ratio", help);
     for Generation { status, number, .. } in generations {
         let imbalance = status.imbalance.iter().flat_map(|one| [("connections", one.open), ("busy", one.busy)]);
@@ -277,12 +273,12 @@ fn of_workers(text: &mut Text, generations: &[Generation<'_>]) {
         text.family(Kind::Gauge, metric, help);
         workers.iter().for_each(|(labels, worker)| text.sample(labels, number(worker)));
     }
-    text.family(Kind::Counter, "baton_worker_protocol_counter", "Counters of the protocol's own, by name.");
+    text.family(Kind::Counter, "baton_worker_protocol_counter", "The protocol's own counters, by name.");
     for (labels, worker) in &workers {
         let named: BTreeMap<String, u64> = worker.counters.iter().map(|(name, count)| (shown(name), *count)).collect();
         named.iter().for_each(|(name, count)| text.sample(&[labels[0], labels[1], ("name", name)], count));
     }
-    text.family(Kind::Gauge, "baton_worker_age_seconds", "Time since the worker's process began.");
+    text.family(Kind::Gauge, "baton_worker_age_seconds", "Time since the worker's process started.");
     for (labels, worker) in &workers {
         worker.age_ms.into_iter().for_each(|age_ms| text.sample(labels, seconds(age_ms)));
     }
@@ -290,7 +286,7 @@ fn of_workers(text: &mut Text, generations: &[Generation<'_>]) {
     for (labels, worker) in &workers {
         worker.busy_permille.into_iter().for_each(|busy| text.sample(labels, f64::from(busy) / 1e3));
     }
-    let help = "From seeing input to handing its answer to the kernel, since the worker began.";
+    let help = "Time from seeing input to giving its answer to the kernel, since the worker started.";
     text.family(Kind::Summary, "baton_worker_service_seconds", help);
     for (labels, worker) in &workers {
         for (quantile, ns) in [("0.5", worker.service_ns_p50), ("0.99", worker.service_ns_p99)] {
