@@ -25,6 +25,9 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 /// The kernel closes the connections of a killed process in its own time: 40 ms, and hardly ever a fifth of a second.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
+/// What is said of, since clients wait for so long.
+const CLOSED_LATE: Duration = Duration::from_millis(500);
+
 /// Connections that the kernel has and no worker counts, since they wait to be accepted.
 const WAITING_MAX: u64 = 24;
 
@@ -209,6 +212,12 @@ fn wait_closed(server: &Server, pid: u32, dead: Instant) -> Result<(), String> {
     loop {
         let (established, open) = (server.established()?, server.open()?);
         if established <= open + WAITING_MAX {
+            if dead.elapsed() > CLOSED_LATE {
+                super::say(&format!(
+                    "connections of the killed worker {pid} stayed open for {} ms",
+                    dead.elapsed().as_millis()
+                ));
+            }
             return Ok(());
         }
         if dead.elapsed() > CLOSED_WITHIN {

@@ -102,9 +102,13 @@ impl Server {
 
     /// Connections that the kernel has on its side of the server, whoever holds them.
     pub(super) fn established(&self) -> Result<u64, String> {
-        let ports = [self.place.address.port(), self.place.secure.port()];
+        // Nobody listens within TLS for echo, so that somebody else may have the port.
+        let ports: &[u16] = match self.side() {
+            Side::Http => &[self.place.address.port(), self.place.secure.port()],
+            Side::Echo => &[self.place.address.port()],
+        };
         let text = fs::read_to_string("/proc/net/tcp").map_err(|error| format!("/proc/net/tcp: {error}"))?;
-        Ok(established(&text, &ports))
+        Ok(established(&text, ports))
     }
 
     /// Connections that all its workers have.
