@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Failure, GenerationPhase, Reply, Request, Status, WorkerStatus};
+use baton::control::{CannotRebalance, Failure, GenerationPhase, Reply, Request, Status, WorkerStatus};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::plan::{self, Side, WORKERS};
@@ -145,6 +145,7 @@ impl Server {
                         | Failure::NotCommitted
                         | Failure::StartUnderWay
                         | Failure::Leaving { .. }
+                        | Failure::CannotRebalance { why: CannotRebalance::Moving }
                 )
             );
             if !is_busy || Instant::now() > deadline {
