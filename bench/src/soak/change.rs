@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Failure, Outcome, Reply, Request};
+use baton::control::{CannotRebalance, Failure, Outcome, Reply, Request};
 use nix::sys::signal::Signal;
 
 use super::ledger::Ledger;
@@ -25,8 +25,17 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 /// The kernel closes the connections of a killed process in its own time: 40 ms, and hardly ever a fifth of a second.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often that is looked at.
+const CLOSED_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What is said of, since clients wait for so long.
+const CLOSED_LATE: Duration = Duration::from_millis(500);
+
 /// Connections that the kernel has and no worker counts, since they wait to be accepted.
 const WAITING_MAX: u64 = 24;
+
+/// The same, where so many clients wait all the time, on a machine that is too slow for them.
+const WAITING_LATE_MAX: u64 = 80;
 
 /// Does it.
 ///
@@ -76,7 +85,7 @@ pub(super) fn perform(server: &mut Server, change: Change, ledger: &Ledger, gaug
         }
         Change::Rebalance => match server.request(&Request::Rebalance { dry_run: false })? {
             Reply::Done(Outcome::Rebalanced { .. } | Outcome::Balanced { .. }) => {}
-            Reply::Failed(Failure::CannotRebalance { .. }) if server.workers == 1 => {}
+            Reply::Failed(Failure::CannotRebalance { why: CannotRebalance::OneWorker }) if server.workers == 1 => {}
             reply => return Err(unexpected(&reply)),
         },
         Change::PauseWorker { pick, stands_for } => {
@@ -208,17 +217,25 @@ fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges:
 fn wait_closed(server: &Server, pid: u32, dead: Instant) -> Result<(), String> {
     loop {
         let (established, open) = (server.established()?, server.open()?);
-        if established <= open + WAITING_MAX {
-            return Ok(());
-        }
-        if dead.elapsed() > CLOSED_WITHIN {
-            let seconds = CLOSED_WITHIN.as_secs();
+        let (waited, more) = (dead.elapsed(), established.saturating_sub(open));
+        let is_late = waited > CLOSED_WITHIN;
+        if is_late && more > WAITING_LATE_MAX {
             return Err(format!(
-                "{seconds} s after worker {pid} was killed the kernel has {established} connections, and all workers {open}: \
-                 those of the killed one stay open"
+                "{} s after worker {pid} was killed the kernel has {established} connections, and all workers {open}: \
+                 those of the killed one stay open",
+                waited.as_secs()
             ));
         }
-        thread::sleep(Duration::from_millis(20));
+        if is_late || more <= WAITING_MAX {
+            if waited > CLOSED_LATE {
+                let ms = waited.as_millis();
+                super::say(&format!(
+                    "connections that no worker has were open for {ms} ms after worker {pid} was killed"
+                ));
+            }
+            return Ok(());
+        }
+        thread::sleep(CLOSED_LOOK_INTERVAL);
     }
 }
 

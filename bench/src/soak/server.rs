@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton::control::{Failure, GenerationPhase, Reply, Request, Status, WorkerStatus};
+use baton::control::{CannotRebalance, Failure, GenerationPhase, Reply, Request, Status, WorkerStatus};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::plan::{self, Side, WORKERS};
@@ -102,9 +102,13 @@ impl Server {
 
     /// Connections that the kernel has on its side of the server, whoever holds them.
     pub(super) fn established(&self) -> Result<u64, String> {
-        let ports = [self.place.address.port(), self.place.secure.port()];
+        // Nobody listens within TLS for echo, so that somebody else may have the port.
+        let ports: &[u16] = match self.side() {
+            Side::Http => &[self.place.address.port(), self.place.secure.port()],
+            Side::Echo => &[self.place.address.port()],
+        };
         let text = fs::read_to_string("/proc/net/tcp").map_err(|error| format!("/proc/net/tcp: {error}"))?;
-        Ok(established(&text, &ports))
+        Ok(established(&text, ports))
     }
 
     /// Connections that all its workers have.
@@ -141,6 +145,7 @@ impl Server {
                         | Failure::NotCommitted
                         | Failure::StartUnderWay
                         | Failure::Leaving { .. }
+                        | Failure::CannotRebalance { why: CannotRebalance::Moving }
                 )
             );
             if !is_busy || Instant::now() > deadline {
