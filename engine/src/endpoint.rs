@@ -1,4 +1,4 @@
-//! Where a server listens, or a connection leads: an internet address, or the path of a Unix socket (unix(7)). As text, and in
+//! Where a server listens, or a connection goes: an internet address, or the path of a Unix socket (unix(7)). As text, and in
 //! messages, the latter is `unix:/path`.
 
 use std::fmt;

@@ -1,9 +1,9 @@
-//! What lies between the bytes of a connection and its protocol: encryption, such as TLS.
+//! A layer between the bytes of a connection and its protocol: encryption, such as TLS.
 //!
-//! A layer belongs to a listener ([`Listener::layer`](crate::config::Listener::layer)); each connection that comes there has one of its
-//! own. Outbound connections have one where their [`Target`](crate::Target) names it. A layer does no I/O: received bytes are opened
-//! where they lie, and what callbacks have written is sealed into what is sent, so there is no copy beside encrypting. Protocols notice
-//! nothing of it; `baton-tls` has one for TLS.
+//! A listener has a layer ([`Listener::layer`](crate::config::Listener::layer)), and each of its connections a value of its own.
+//! Outbound connections have one if their [`Target`](crate::Target) names it. A layer does no I/O: it opens received bytes
+//! in place, and seals the output of callbacks into the bytes to send, so encrypting is the only copy. Protocols do not notice
+//! it; `baton-tls` has one for TLS.
 
 use std::any::Any;
 use std::fmt;
