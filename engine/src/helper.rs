@@ -1,4 +1,4 @@
-//! Threads beside a worker's own.
+//! Helper threads of a worker.
 
 use std::io;
 use std::sync::OnceLock;

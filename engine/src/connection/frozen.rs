@@ -1,4 +1,4 @@
-//! Freezing a connection for its way to another worker, and thawing it there.
+//! Freezes a connection so that it can move to another worker, and thaws it there.
 
 use super::{Connection, Host, Phase};
 use crate::context::{Command, Context, Io};

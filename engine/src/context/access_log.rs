@@ -1,4 +1,4 @@
-//! A protocol's hold on the access log of its worker.
+//! A protocol's handle on the access log of its worker.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time, counters,
-//! and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
+//! and requests to the loop; and the handles for callbacks ([`Io`], [`Worker`]).
 
 mod access_log;
 mod io;

@@ -1,4 +1,4 @@
-//! Connections that belong together, by two.
+//! Pairs of connections that belong together.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Who has a connection: one value for each connection of a worker, kept beside it in the slab.
+//! Who owns a connection: one value for each connection of a worker, kept beside it in the slab.
 //!
 //! Invariant: a connection has exactly one owner. A worker owns it in every stage but [`Stage::Given`] and
 //! [`Stage::Brought`]. [`Custody::enter`] is the one place where a stage changes, and checks that the step

@@ -1,8 +1,8 @@
-//! The receiving side of the moving of connections, as a machine without I/O: others bring connections, and this worker
-//! takes what it can.
+//! The receiving side of moving connections, as a state machine without I/O: other workers bring connections, and this
+//! worker takes what it can.
 //!
-//! Invariant: what was made from an offer belongs to the sender until `Gives` comes. Where the channel ends before, it is
-//! dropped, and the peer sees nothing of that.
+//! Invariant: connections made from an offer belong to the sender until `Gives` arrives. If the channel ends before,
+//! they are dropped, and their peers notice nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,4 +1,4 @@
-//! What a master orders its workers to do, and what they report.
+//! The orders of a master to its workers, and their reports.
 
 use std::net::SocketAddr;
 

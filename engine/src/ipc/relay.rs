@@ -1,5 +1,5 @@
-//! What an old master and a new one tell each other during an upgrade: messages over a [`channel`](super::channel),
-//! each with a descriptor or without. Either side ignores kinds it does not know.
+//! The messages between the old and the new master of an upgrade, over a [`channel`](super::channel), each with a
+//! descriptor or without. Either side ignores kinds that it does not know.
 
 use std::net::SocketAddr;
 

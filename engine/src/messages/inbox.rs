@@ -1,4 +1,4 @@
-//! What a worker hears of one other: packets are checked, and messages that came in parts are put together.
+//! Messages from one other worker: checks packets, and joins messages that came in parts.
 
 use super::Word;
 use super::packet::{Messages, Packet, parse};

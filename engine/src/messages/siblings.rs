@@ -1,4 +1,4 @@
-//! The members of a server's circle of workers as one of them sees it: who they are, and what is on its way to each.
+//! The members of a server's circle of workers as one of them sees it, and what waits to be sent to each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

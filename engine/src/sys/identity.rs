@@ -1,4 +1,5 @@
-//! As whom workers serve: looked up by the master, assumed by each worker once it has what needs privilege.
+//! The user and group of workers: the master looks them up, and each worker assumes them once it has what needs
+//! privilege.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! Numbers of a server that only grow, and go on at reloads and upgrades: by name, so that a version carries on those that it does
-//! not know.
+//! Counters of a server that continue through reloads and upgrades: by name, so that a version carries on those that it
+//! does not know.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What the harness keeps: workers, and clients with their connections.
+//! The values of the harness: workers, and clients with their connections.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

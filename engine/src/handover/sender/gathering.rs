@@ -1,4 +1,4 @@
-//! The worker's own state goes first: everything stands still, is frozen, and one heir takes the state.
+//! The worker's own state goes first: all connections stand still and are frozen, and one heir takes the state.
 
 use std::collections::BTreeSet;
 

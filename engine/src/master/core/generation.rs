@@ -1,4 +1,4 @@
-//! One generation: the workers of one configuration, and how far each of them is.
+//! One generation: the workers of one configuration, and the state of each.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! Which states a master may be in. The types exclude most of what makes no sense; this says the rest, for tests and the
+//! Which states of a master are legal. The types exclude most of the others; this file has the rest, for tests and the
 //! simulator.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What happens to the connections of workers that leave, as far as the master sees it; and who waits for that.
+//! The connections of leaving workers, as the master sees them, and the operations that wait for them.
 
 use super::Core;
 use super::generation::{Generation, Phase, State};

@@ -1,4 +1,4 @@
-//! Defects of the control path, to be put back one at a time.
+//! Defects of the control path, which tests put back one at a time.
 
 use crate::mutation::mutations;
 

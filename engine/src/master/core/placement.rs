@@ -1,5 +1,5 @@
-//! Who holds which listener: sockets that the master keeps in the tier adopt, guards and steering, and connections that come
-//! to the master because no worker is there to accept them.
+//! Who holds which listener: sockets that the master keeps in the tier adopt, guards and steering, and connections that
+//! the master accepts because no worker can.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,9 @@
-//! Metrics over HTTP, served by the master itself: it has the numbers, and a process of its own would have to be watched, and be
-//! there without a gap at each change of masters.
+//! Metrics over HTTP, served by the master itself. It has the numbers; a process of its own would need supervision, and
+//! a handover at each change of masters.
 //!
-//! Nothing here waits, and whoever connects gets little: so many at a time, a short request, one answer, a few seconds. At most one
-//! answer is made between two looks at everything else, so that no number of clients keeps a reload waiting.
+//! Nothing here waits, and a client gets little: there are few at a time, each with a short request, one answer, and a
+//! few seconds. At most one answer is made between two looks at everything else, so that no number of clients delays a
+//! reload.
 //!
 //! The listener goes on to the new master at an upgrade, and both have it; the one that has the names serves.
 

@@ -1,5 +1,5 @@
-//! The other masters of an upgrade: the old one, which started this process and passes what it has, and the new one, which
-//! this process has started. What they say is passed to the core as it comes.
+//! The other masters of an upgrade: the old one, which started this process and passes on what it has, and the new one,
+//! which this process has started. Their messages go to the core as they arrive.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};

@@ -1,4 +1,4 @@
-//! Workers of this master: forked, told, heard, killed, reaped; and their telemetry pages.
+//! Workers of this master: forks them, sends orders, reads reports, kills and reaps them; and their telemetry pages.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
