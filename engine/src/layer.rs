@@ -100,7 +100,7 @@ pub trait Layers: fmt::Debug + Send + Sync {
     /// wants that: [`Layer::handshake`] is called without input when the connection is established.
     ///
     /// # Errors
-    /// Where none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
+    /// If none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
     /// ([`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed)). `Unsupported` by default: these layers are for listeners.
     fn connect(&self, server_name: &str) -> io::Result<Box<dyn Layer>> {
         let _ = server_name;
@@ -110,7 +110,7 @@ pub trait Layers: fmt::Debug + Send + Sync {
     /// Goes on with one that [`Layer::freeze`] has written, perhaps of another binary.
     ///
     /// # Errors
-    /// Where the state is not known or makes no sense: then the connection stays where it was, and drains there.
+    /// If the state is not known or makes no sense: then the connection stays where it was, and drains there.
     fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError>;
 
     /// Certificates that peers may get, as they stand at the time `now`; where the server listens with them is filled in. The master

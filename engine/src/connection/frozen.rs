@@ -20,7 +20,7 @@ impl<S> Connection<S> {
     /// hand.
     ///
     /// # Errors
-    /// Where the protocol keeps it, or it is about to end: then nothing changes.
+    /// If the protocol keeps it, or it is about to end: then nothing changes.
     pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Result<Frozen, CannotFreeze>
     where
         P: Protocol<Connection = S>,

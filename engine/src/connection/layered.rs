@@ -399,7 +399,7 @@ impl<S> Connection<S> {
     /// Its state and how much of the input is opened, for another worker.
     ///
     /// # Errors
-    /// Where the layer stays here, or does so for now.
+    /// If the layer stays here, or does so for now.
     pub(super) fn freeze_layer(&self, state: &mut Vec<u8>) -> Result<usize, CannotFreeze> {
         match (&self.layered, self.phase) {
             (Some(layered), Phase::Handshake { is_done: false })

@@ -115,7 +115,7 @@ impl<M> Inbox<M> {
     /// Of the worker whose thread this is.
     ///
     /// # Errors
-    /// Where there is no descriptor left.
+    /// If there is no descriptor left.
     pub(crate) fn new(messages_max: usize) -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (sender, receiver) = bounded(messages_max);

@@ -58,7 +58,7 @@ impl<M> Worker<'_, M> {
     /// Acts on a connection, at once; see [`Io::with`].
     ///
     /// # Errors
-    /// Where the connection cannot be acted on: then `act` is not called.
+    /// If the connection cannot be acted on: then `act` is not called.
     ///
     /// # Panics
     /// If `C` is another type than [`Protocol::Connection`](crate::Protocol::Connection).

@@ -67,7 +67,7 @@ impl Stage {
     }
 }
 
-/// What becomes of a wake.
+/// What happens to a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// Call the protocol.

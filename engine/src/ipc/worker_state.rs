@@ -112,7 +112,7 @@ impl<'a> StateReader<'a> {
     /// Takes what was not read, so that what is said next is heard.
     ///
     /// # Errors
-    /// Where the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
+    /// If the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
     pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
         while !self.is_over {
             self.next_part()?;

@@ -151,7 +151,7 @@ fn holder_of(name: &SockAddr) -> Option<u32> {
 /// Whether an address of a reserved port is free.
 ///
 /// # Errors
-/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
+/// If somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
 pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket = unbound(address)?;

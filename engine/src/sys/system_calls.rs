@@ -82,7 +82,7 @@ pub(crate) fn check_available() -> io::Result<()> {
 /// them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
 ///
 /// # Errors
-/// Where this kernel has no filters, or not for this architecture.
+/// If this kernel has no filters, or not for this architecture.
 pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()> {
     match calls {
         SystemCalls::ServeOnly => {

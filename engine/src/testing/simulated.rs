@@ -114,7 +114,7 @@ impl<S: 'static> Place for Simulated<S> {
 /// Freezes the client's connection.
 ///
 /// # Errors
-/// Where the protocol keeps it: then nothing is changed.
+/// If the protocol keeps it: then nothing is changed.
 pub(super) fn freeze<P: Protocol>(
     client: &mut Simulated<P::Connection>,
     host: &mut Host<'_, P>,

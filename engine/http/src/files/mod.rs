@@ -39,7 +39,7 @@ const SIBLINGS: [(Encoding, &str); 2] = [(Encoding::Brotli, ".br"), (Encoding::G
 /// More of a file goes out part by part, so that slow clients do not make much wait.
 const WHOLE_BYTES_MAX: u64 = STREAM_BYTES_MAX as u64;
 
-/// A file that becomes shorter while it is read is read anew so often.
+/// How often a file that becomes shorter while it is read is read again.
 const READS_MAX: usize = 3;
 
 /// Settings of [`Files`].
@@ -121,7 +121,7 @@ impl Files {
     /// Opens nothing yet: see [`Files::open`].
     ///
     /// # Panics
-    /// Where a prefix does not begin and end with a slash.
+    /// If a prefix does not begin and end with a slash.
     pub fn new(config: &FilesConfig, mounts: impl IntoIterator<Item = Mount>) -> Self {
         let most = Cost { bytes: config.cache_bytes_max, descriptors: config.open_files_max };
         let mounts = mounts.into_iter().inspect(|mount| {

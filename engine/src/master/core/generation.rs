@@ -6,7 +6,7 @@ use super::types::{Address, ArrivalId, Plan, ProcessId, SocketId, SteeringId, Ti
 use crate::config::{Connections, StateTooLarge};
 use crate::ipc::control::Exit;
 
-/// A worker that lived so long did not die of its start: its deaths are counted anew.
+/// A worker that lived this long did not die of its start: its deaths are counted from zero again.
 pub(super) const PROVEN_MS: u64 = 10_000;
 
 /// Pause before a worker that died twice in a row is started again; doubled each time.

@@ -165,7 +165,7 @@ impl Circle {
     }
 }
 
-/// What becomes of a channel after a packet.
+/// What happens to a channel after a packet.
 enum Then {
     Continue,
     End,

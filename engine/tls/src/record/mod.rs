@@ -101,7 +101,7 @@ impl Session {
     /// Both directions from their first record on, on the server's side ([`Session::of_client`] is the other one). `peer` is the secret of what the peer sends, `own` that of what is sent to it.
     ///
     /// # Panics
-    /// Where the secrets are of two suites.
+    /// If the secrets are of two suites.
     pub fn new(peer: Secret, own: Secret, limits: Limits) -> Self {
         Self::at(Direction::new(peer, 0), Direction::new(own, 0), limits)
     }
