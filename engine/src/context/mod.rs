@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Rerun(ConnectionId),
     /// Its time-outs have changed.
     Retime(ConnectionId),
-    /// Connect to somebody.
+    /// Make an outbound connection.
     Connect { target: Target, token: u64 },
     /// Drain and leave.
     Drain,

@@ -86,7 +86,7 @@ pub(crate) struct Custody {
     losses: u8,
     /// Workers that were leaving when they got it, since one served it last.
     passes: u8,
-    /// Somebody woke it while it was frozen.
+    /// It was woken while it was frozen.
     is_woken: bool,
 }
 
@@ -126,7 +126,7 @@ impl Custody {
         self.stage = next;
     }
 
-    /// Somebody wants the protocol to be called.
+    /// The protocol is to be called.
     pub(crate) fn wake(&mut self) -> Wake {
         match self.stage {
             Stage::Frozen | Stage::Offered | Stage::Giving | Stage::Brought => {

@@ -197,7 +197,7 @@ pub(crate) enum Report {
 }
 
 impl Report {
-    /// The same within bounds, whoever wrote it. What cannot be is taken for a report that is not known.
+    /// The same within bounds, because the sender is not trusted. An impossible report counts as an unknown one.
     pub(crate) fn bounded(self) -> Self {
         match self {
             Self::Failed { mut reason } => {

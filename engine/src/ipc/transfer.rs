@@ -29,7 +29,7 @@ use crate::handover::{
 use crate::sys::channel;
 use crate::types::StateFormat;
 
-/// Whoever waits for the other side shows so often that it lives.
+/// How often a waiting side shows that it lives.
 const BEAT_MS: u16 = 100;
 
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.

@@ -30,7 +30,7 @@ pub(crate) use self::inbox::{Heard, Inbox};
 pub(crate) use self::packet::PACKET_BYTES_MAX;
 pub(crate) use self::siblings::{Place, SELF, Siblings, Who};
 
-/// Version of the packets and of what is said about them.
+/// Version of the packets and of the messages about them.
 pub(crate) const VERSION: u32 = 1;
 
 /// The sender of a message: another worker of this server, or this worker itself.

@@ -376,7 +376,7 @@ mod tests {
         Errno::result(unsafe { libc::syscall(number, a, b, c, d, 0, 0) }).map(drop)
     }
 
-    /// What somebody who has taken a worker over would try; none of it has an effect where it is not denied.
+    /// What an attacker in a compromised worker would try; none of it has an effect if it is not denied.
     fn attacks(listener: c_long) -> Vec<(&'static str, Result<(), Errno>)> {
         let parent = c_long::from(getppid().as_raw());
         let level = c_long::from(libc::SOL_SOCKET);

@@ -167,7 +167,7 @@ pub struct Client {
     user: u32,
 }
 
-/// Somebody else than the server's user may listen at its path, as in `/tmp`.
+/// Another user than the server's may listen at its path, as in `/tmp`.
 #[derive(Debug, thiserror::Error)]
 #[error("the socket belongs to user {0}, and its server may be an impostor")]
 struct Untrusted(u32);

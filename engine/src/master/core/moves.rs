@@ -90,7 +90,7 @@ impl Core {
         }
     }
 
-    /// Somebody else's workers may still bring state to those that serve.
+    /// Workers of another master may still bring state to the serving ones.
     fn others_may_bring_state(&self) -> bool {
         let is_sent_back = self
             .lifecycle
