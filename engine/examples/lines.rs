@@ -39,7 +39,7 @@ struct Conversation {
     ticking: Option<(Duration, u64)>,
 }
 
-/// What becomes of the connection after a line.
+/// What happens to the connection after a line.
 enum After {
     Go,
     /// Read on when the callback that is waited for says so.

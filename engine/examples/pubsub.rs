@@ -66,7 +66,7 @@ impl PubSub {
     /// Does what a line says.
     ///
     /// # Errors
-    /// Where nothing was done, since workers have no room for what was to be published.
+    /// If nothing was done, since workers have no room for what was to be published.
     fn command(&mut self, client: &mut Client, line: &str, io: &mut Io<'_>) -> Result<(), SendError> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let is_done = match (command, rest.split_once(' ')) {

@@ -48,7 +48,7 @@ impl Random {
 /// for so long.
 ///
 /// # Panics
-/// Where the check does; the panic says for which bytes.
+/// If the check does; the panic says for which bytes.
 pub(crate) fn run(folder: &Path, pieces: &[&[u8]], check: fn(&[u8])) {
     let mut files: Vec<_> = fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
     files.sort();

@@ -1,4 +1,4 @@
-//! Settings of a server, their defaults, and what makes them invalid. Pure, but for what `check_` methods ask of the machine.
+//! Settings of a server, their defaults, and their validation. Pure, except for `check_` methods, which ask the machine.
 
 mod accounts;
 mod listener;
@@ -45,7 +45,7 @@ pub const MEMORY_BYTES_LARGEST: u64 = 1 << 40;
 /// Largest [`Limits::sibling_message_bytes_max`].
 pub const SIBLING_MESSAGE_BYTES_LARGEST: usize = 64 << 20;
 
-/// Least and largest [`Limits::mailbox_messages_max`]: all of it is memory from the start on.
+/// Smallest and largest [`Limits::mailbox_messages_max`]: its memory is allocated at the start.
 const MAILBOX_MESSAGES_LEAST: usize = 16;
 const MAILBOX_MESSAGES_LARGEST: usize = 1 << 20;
 
@@ -56,37 +56,37 @@ const _: () = assert!(CONNECTIONS_MAX_DEFAULT <= CONNECTIONS_MAX_LARGEST);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST < crate::sys::ring::SLOTS_MAX);
 const _: () = assert!(CONNECTIONS_MAX_LARGEST as usize <= crate::sys::ring::OPERATIONS_MAX);
 
-/// Bounds of what one worker takes on.
+/// Limits of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections per worker, default 65,536, cut to what the limit of open files allows. At the limit the longest idle
-    /// one makes room for a newcomer ([`Timeouts::idle_at_limit_ms`]); where none can, accepting pauses and the backlog
-    /// pushes back; nobody is refused by the engine.
+    /// Most open connections, 1 to [`CONNECTIONS_MAX_LARGEST`], default 65,536, or fewer if the limit of open files is lower. At the
+    /// limit, the longest idle connection is closed to make room ([`Timeouts::idle_at_limit_ms`]). If none can be closed, accepting
+    /// pauses and new connections wait in the accept queue; the engine refuses none.
     pub connections_max: u32,
-    /// Pending connections the kernel queues per listener, default 4,096; it cuts this to `net.core.somaxconn`.
+    /// Most connections in the accept queue of a listener, default 4,096. The kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
-    /// Largest message that may wait for its remaining bytes, default 1 MiB; then [`Limit::MessageBytes`].
+    /// Largest message that is kept while the rest of it arrives, default 1 MiB; a larger one is [`Limit::MessageBytes`].
     ///
     /// [`Limit::MessageBytes`]: crate::Limit::MessageBytes
     pub message_bytes_max: usize,
-    /// Output queued for one connection above which it is read no more, default 1 MiB.
+    /// While more output than this is queued for a connection, it is not read; default 1 MiB.
     pub outbound_bytes_high: usize,
-    /// Output queued for one connection below which it is read again, default 256 KiB.
+    /// When less output than this is queued for a connection, it is read again; default 256 KiB.
     pub outbound_bytes_low: usize,
-    /// Bytes held for all connections of a worker together, default 256 MiB: unconsumed input, unsent output, connections on
-    /// their way to another worker, and what the protocol says it holds ([`Io::set_held_bytes`](crate::Io::set_held_bytes)).
+    /// Memory for all connections of a worker together, default 256 MiB: unconsumed input, unsent output, connections that are
+    /// moving to another worker, and what the protocol reports ([`Io::set_held_bytes`](crate::Io::set_held_bytes)).
     /// From three quarters of it on, connections that hold more than 64 KiB are not read for a while. Above it,
-    /// connections are cut until an eighth of it is free: the largest first, and of those of about one size (within a power
-    /// of two) the one whose peer has taken nothing for longest.
+    /// connections are cut until an eighth of it is free: the largest first, and among those of about the same size (within a power
+    /// of two) the one whose peer has read nothing for longest.
     pub memory_bytes_max: u64,
-    /// Bytes of one receive buffer, default 16 KiB.
+    /// Size of a receive buffer, 1 KiB to 1 MiB, default 16 KiB.
     pub receive_buffer_bytes: u32,
-    /// Receive buffers per worker, a power of two, default 128. Only as many as the load needs are in use at a time.
+    /// Number of receive buffers, a power of two from 2 to 32,768, default 128. Only as many as the load needs are in use at a time.
     pub receive_buffers: u16,
-    /// Largest message to other workers, default 1 MiB; see [`Worker::broadcast`](crate::Worker::broadcast). Let all workers that may
-    /// run side by side have the same: what is larger than a receiver's is not heard there.
+    /// Largest message to other workers, default 1 MiB; see [`Worker::broadcast`](crate::Worker::broadcast). Use the same value for all
+    /// workers that may run at the same time: a worker drops a message that is larger than its own value.
     pub sibling_message_bytes_max: usize,
-    /// Bytes that may wait for one other worker, default 8 MiB.
+    /// Bytes of messages that may wait for one other worker, default 8 MiB.
     pub sibling_queue_bytes_max: usize,
     /// Messages of helper threads that may wait for a worker, default 1,024; see [`Mailbox::send`](crate::Mailbox::send).
     pub mailbox_messages_max: usize,
@@ -110,33 +110,33 @@ impl Default for Limits {
     }
 }
 
-/// Times after which the engine acts by itself, in milliseconds; 0 turns one off, except for the linger time and the
-/// times for leaving, where 0 means at once.
+/// Time-outs and other times, in milliseconds, at most [`TIMEOUT_MS_LARGEST`]. 0 turns one off, except for the linger time and the
+/// times to leave, where 0 means no wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Nothing received and no message begun, default 75,000.
+    /// Longest time without input between messages, default 75,000.
     pub idle_ms: u64,
-    /// At [`Limits::connections_max`], a connection that has been idle for so long may be closed to make room for a
-    /// newcomer, the longest idle first, default 1,000; see [`Limit::Connections`](crate::Limit::Connections).
+    /// At [`Limits::connections_max`], a connection that has been idle for at least this long may be closed to make room,
+    /// the longest idle first, default 1,000; see [`Limit::Connections`](crate::Limit::Connections).
     pub idle_at_limit_ms: u64,
-    /// From the first byte of a message to the whole message, default 10,000.
+    /// From the first byte of a message to its last, default 10,000.
     pub message_ms: u64,
-    /// The peer takes no output, default 30,000.
+    /// Longest time in which the peer reads no output, default 30,000.
     pub write_ms: u64,
-    /// From accepting or making a connection to the end of its [layer](crate::layer)'s handshake, default 10,000; 0 turns it off.
+    /// From accepting or establishing a connection to the end of its [layer](crate::layer)'s handshake, default 10,000.
     pub handshake_ms: u64,
-    /// From asking for an outbound connection to having it, without the handshake of its layer, default 10,000.
+    /// Longest time to establish an outbound connection, without the handshake of its layer, default 10,000.
     pub connect_ms: u64,
     /// From our FIN to the peer's, default 2,000.
     pub linger_ms: u64,
     /// From the order to drain to the end of the last connection, default 30,000.
     pub drain_ms_max: u64,
-    /// How long a listener that gets no new connections any more stays open for handshakes under way, default 1,200:
+    /// How long a parked listener stays open for handshakes in flight, default 1,200:
     /// longer than the first retransmit of a SYN-ACK.
     pub settle_ms: u64,
-    /// From TERM or INT to the end of the last connection, default 3,000; QUIT gives them `drain_ms_max`.
+    /// From TERM or INT to the end of the last connection, default 3,000; for QUIT it is `drain_ms_max`.
     pub stop_ms_max: u64,
-    /// A worker that does not answer its master for about so long is taken for hung, killed and replaced, default 5,000.
+    /// The master kills and replaces a worker that has not answered for about this long, default 5,000.
     /// Must be longer than any callback of the protocol takes.
     pub hang_ms: u64,
 }
@@ -159,64 +159,64 @@ impl Default for Timeouts {
     }
 }
 
-/// How listeners are replaced without losing a connection.
+/// How old workers hand their listeners over to new ones, without losing a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handover {
-    /// `Ebpf` where a program may be loaded, else `Adopt`.
+    /// `Ebpf` if the server may load a program, else `Adopt`.
     #[default]
     Auto,
-    /// New connections are steered to the newest generation by a program in the kernel; the listeners before it settle,
+    /// A program in the kernel steers new connections to the newest generation; the previous listeners settle,
     /// then close. Needs CAP_BPF and CAP_NET_ADMIN when the server starts, and kernel 5.14.
     Ebpf,
-    /// Listen sockets are passed on and not closed. Needs nothing.
+    /// New workers get the open listen sockets. Needs no privilege.
     Adopt,
 }
 
-/// What becomes of established connections whose worker leaves while others serve: at a reload, an upgrade, scaling down.
+/// What happens to established connections whose worker leaves while others serve: at a reload, an upgrade, scaling down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Connections {
-    /// They move to a worker that serves, and go on there; see [`Protocol::freeze`](crate::Protocol::freeze). Those that
-    /// cannot are told goodbye.
+    /// They move to a serving worker and continue there; see [`Protocol::freeze`](crate::Protocol::freeze). Those that
+    /// cannot move are closed as with `Goodbye`.
     #[default]
     Handover,
-    /// They are told goodbye at the next message boundary; see [`Protocol::on_drain`](crate::Protocol::on_drain).
+    /// They are closed at the end of a message; see [`Protocol::on_drain`](crate::Protocol::on_drain).
     Goodbye,
-    /// They go on where they are until they end, for `drain_ms_max` at most.
+    /// They stay where they are until they end, for at most `drain_ms_max`.
     Wait,
 }
 
-/// What happens where a worker that is to be replaced has more state of its own than it may hand over.
+/// What happens if a worker that is to be replaced has more state of its own than it may hand over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StateTooLarge {
-    /// It is not replaced: a reload, an upgrade or a smaller number of workers is refused.
+    /// It is not replaced: the server refuses a reload, an upgrade or scaling down.
     #[default]
     Refuse,
-    /// The new worker begins without.
+    /// The new worker starts without the state.
     Discard,
 }
 
-/// Whether workers give up what they do not need once they have their sockets and rings: capabilities, system calls and
+/// Whether workers give up what they do not need, once they have their sockets and rings: capabilities, system calls and
 /// operations of the ring. [`Protocol::SYSTEM_CALLS`](crate::Protocol::SYSTEM_CALLS) says what they need.
 ///
-/// A worker whose code somebody else has taken over can then start no program, attach nothing to the listeners, and look into
-/// no other process. What is denied fails with EPERM and does not end the worker: a call that was overlooked costs a log line or
+/// A compromised worker can then start no program, attach nothing to the listeners, and look into
+/// no other process. A denied call fails with EPERM and does not end the worker: a call that was overlooked costs a log line or
 /// an error, and not the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Where the kernel filters no system calls, the log says so, and workers serve without the filter.
+    /// If the kernel cannot filter system calls, the log says so, and workers serve without the filter.
     #[default]
     Auto,
-    /// Where the kernel filters no system calls, or the protocol needs [all of them](crate::SystemCalls::Any), the server does not
-    /// start. Landlock is used where there is one, and not demanded: it is newer than the oldest kernel that is supported.
+    /// If the kernel cannot filter system calls, or the protocol needs [all of them](crate::SystemCalls::Any), the server does not
+    /// start. Landlock is used if the kernel has it, but not required, because it is newer than the oldest supported kernel.
     On,
-    /// Workers keep what they have, but for what [`Settings::user`] takes from them.
+    /// Workers keep everything except what [`Settings::user`] takes from them.
     Off,
 }
 
-/// Where a server can be asked and told things while it runs; see [`crate::control`].
+/// The control socket of a running server; see [`crate::control`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
-    /// Nowhere.
+    /// There is none.
     #[default]
     Off,
     /// At this path, unless another server is there.
@@ -225,7 +225,7 @@ pub enum Control {
     At(PathBuf),
 }
 
-/// Where lines about what was answered go; see [`Worker::access_log`](crate::Worker::access_log).
+/// Where the lines of the access log go; see [`Worker::access_log`](crate::Worker::access_log).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LogTarget {
     /// Nowhere.
@@ -233,14 +233,14 @@ pub enum LogTarget {
     Off,
     /// To the master's standard error.
     StandardError,
-    /// To the end of this file, which the master opens, and makes with mode 0640 where there is none; a symbolic link is refused. On
-    /// USR1 the master opens it anew, and its workers go on in that one.
+    /// To the end of this file. The master opens it, creates it with mode 0640, and refuses a symbolic link. On
+    /// USR1 the master reopens it, and its workers continue in that file.
     File(PathBuf),
 }
 
 impl LogTarget {
     /// # Errors
-    /// Names the setting, the file, and says why not.
+    /// Names the setting and the file, and says why it cannot be opened.
     pub(crate) fn open(&self) -> Result<Option<OwnedFd>, InvalidSetting> {
         let opened = match self {
             Self::Off => return Ok(None),
@@ -271,60 +271,61 @@ impl LogTarget {
     }
 }
 
-/// Everything a server is told.
+/// All settings of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses to listen on.
     pub listen: Vec<Listener>,
-    /// Layers that outbound connections may go through, by names ([`Target::with_layer`](crate::Target::with_layer)); one that moves goes on
-    /// with the layer that has its name in the next settings.
+    /// Layers for outbound connections, by name ([`Target::with_layer`](crate::Target::with_layer)). A connection that moves continues
+    /// with the layer of the same name in the next settings.
     pub outbound_layers: BTreeMap<String, SharedLayers>,
-    /// Who may connect to Unix sockets that are listened on: the mode of their files, in which 0200, for the server's own user,
-    /// must be set. Everybody by default (0666), as to a TCP port; the folder may let in fewer. It is set when the file is made,
-    /// and no later.
+    /// Permissions of the files of Unix sockets, which decide who may connect; 0200, for the server's own user, must be set. The
+    /// default is everybody (0666), as for a TCP port; the permissions of the folder can restrict that. Set only when the file is
+    /// created.
     pub unix_mode: u32,
-    /// To whom these files belong: `user`, `user:group` or `:group`, by names or numbers; `None`: to whoever starts the server.
-    /// Giving them to another user needs root, and to a group root or being one of it. Set as the mode is, and no later.
+    /// Owner of these files: `user`, `user:group` or `:group`, by names or numbers; `None`: the user who starts the server.
+    /// Another user needs root; another group needs root or membership. Set only when the file is created.
     pub unix_owner: Option<String>,
-    /// Worker processes; each is pinned to a core of its own while there are any left.
+    /// Number of worker processes, 1 to [`WORKERS_MAX`]; each is pinned to a core of its own while there are any left.
     pub workers: usize,
-    /// Bounds.
+    /// Limits.
     pub limits: Limits,
     /// Times.
     pub timeouts: Timeouts,
-    /// How listeners are replaced; read when the server starts.
+    /// How listeners are handed over; read when the server starts.
     pub handover: Handover,
-    /// Which worker gets a new connection; in the tier [`Ebpf`](Handover::Ebpf) only.
+    /// Which worker gets a new connection; only in the tier [`Ebpf`](Handover::Ebpf).
     pub steering: Steering,
-    /// What becomes of established connections.
+    /// What happens to established connections.
     pub connections: Connections,
-    /// Whether connections move between workers that serve, so that all are about equally busy.
+    /// Whether connections move between serving workers, to keep them about equally busy.
     pub rebalance: Rebalance,
-    /// What one worker may hand over of its own, bytes, default 1 GiB; see
+    /// Largest state of a worker that may be handed over, bytes, default 1 GiB; see
     /// [`Protocol::WORKER_STATE`](crate::Protocol::WORKER_STATE).
     pub state_bytes_max: u64,
-    /// What happens where it has more.
+    /// What happens if it has more.
     pub state_too_large: StateTooLarge,
     /// The control socket; read when the server starts.
     pub control: Control,
-    /// Where metrics are asked for over HTTP (`GET /metrics`), in the formats of OpenMetrics and Prometheus; `None`: nowhere. Whoever
-    /// reaches the address may ask: choose one that only the monitoring system reaches. A port of 0 is refused.
+    /// Address at which metrics are served over HTTP (`GET /metrics`), in the formats of OpenMetrics and Prometheus; `None`: they are not
+    /// served. There is no authentication: choose an address that only the monitoring system can reach. Port 0 is refused.
     pub metrics: Option<SocketAddr>,
-    /// A file for the master's process id; read when the server starts.
+    /// File to which the master writes its process id; read when the server starts.
     pub pid_file: Option<PathBuf>,
-    /// Workers serve as this user, by name or number, without any privilege; needs root.
+    /// Workers run as this user, by name or number, without any privilege; needs root.
     pub user: Option<String>,
-    /// Workers serve as this group, by name or number; the user's own where only the user is given.
+    /// Workers run as this group, by name or number; if only the user is given, as the user's own group.
     pub group: Option<String>,
-    /// What workers give up; needs seccomp (`CONFIG_SECCOMP_FILTER`) on x86-64, AArch64 or RISC-V.
+    /// What workers give up; the filter needs seccomp (`CONFIG_SECCOMP_FILTER`) on x86-64, AArch64 or RISC-V.
     pub sandbox: Sandbox,
-    /// Folders beneath which workers of [`SystemCalls::ServeOnly`](crate::SystemCalls::ServeOnly) may open files to read, by
-    /// openat2(2) alone. The filter then allows that call, and Landlock keeps it to these folders; without Landlock such a worker can open
-    /// whatever its user can, which [`Sandbox::On`] refuses and [`Sandbox::Auto`] logs. Other workers may read files in any case.
+    /// Folders under which workers with [`SystemCalls::ServeOnly`](crate::SystemCalls::ServeOnly) may open files to read, only with
+    /// openat2(2). The filter then allows that call, and Landlock limits it to these folders. Without Landlock such a worker could open
+    /// whatever its user can: [`Sandbox::On`] then refuses to start, and [`Sandbox::Auto`] logs it. Other workers may read files in any
+    /// case.
     pub readable: Vec<PathBuf>,
-    /// Where workers log what they answered.
+    /// Where workers write the access log.
     pub access_log: LogTarget,
-    /// What the program is called, for those who ask the running server; read when the server starts.
+    /// The program's name, as `batonctl status` shows it; read when the server starts.
     pub name: Option<String>,
     /// The program's own version; read when the server starts.
     pub version: Option<String>,
@@ -366,15 +367,15 @@ impl Default for Settings {
 pub struct InvalidSetting {
     /// Its name.
     pub setting: &'static str,
-    /// What is wrong and what would be right.
+    /// What is wrong, and which values are right.
     pub problem: String,
 }
 
 impl Settings {
-    /// Asks whether this machine has what [`Sandbox::On`] needs, where that is set.
+    /// Checks whether this machine has what [`Sandbox::On`] needs, if that is set.
     ///
     /// # Errors
-    /// Names the setting, and says why not.
+    /// Names the setting, and says what is missing.
     pub fn check_sandbox(&self) -> Result<(), InvalidSetting> {
         match system_calls::check_available() {
             Err(error) if self.sandbox == Sandbox::On => Err(InvalidSetting {
@@ -387,11 +388,11 @@ impl Settings {
         }
     }
 
-    /// Asks whether workers will be able to read each of [`Settings::readable`] as their user. Forks where that is another one than
-    /// this process has.
+    /// Checks whether workers can read each of [`Settings::readable`] as their user. Forks if that is another user than
+    /// that of this process.
     ///
     /// # Errors
-    /// Names the setting, the folder, and says why not.
+    /// Names the setting and the folder, and says why it cannot be read.
     pub fn check_readable(&self) -> Result<(), InvalidSetting> {
         let identity = self.identity()?;
         let user = self.user.as_ref().map_or_else(|| "this user".to_owned(), |user| format!("user {user:?}"));
@@ -411,10 +412,10 @@ impl Settings {
         })
     }
 
-    /// Opens the access log, and makes it where there is none.
+    /// Opens the access log, and creates it if there is none.
     ///
     /// # Errors
-    /// Names the setting, the file, and says why not.
+    /// Names the setting and the file, and says why it cannot be opened.
     pub fn check_access_log(&self) -> Result<(), InvalidSetting> {
         self.access_log.open().map(drop)
     }
@@ -427,8 +428,8 @@ const CONNECTION_BYTES: u64 = 512;
 const WORKER_BYTES: u64 = 8 << 20;
 
 impl Settings {
-    /// What one worker needs at most, bytes, with as many connections as may be: about, since one callback may write any
-    /// number of bytes, and without the kernel's buffers of sockets and what the protocol keeps for itself.
+    /// About the most memory that one worker needs, bytes, with the largest number of connections. One callback may write
+    /// more; the kernel's socket buffers and the protocol's own memory are not in it.
     pub fn memory_bytes_worst(&self) -> u64 {
         let Limits { connections_max, receive_buffers, receive_buffer_bytes, memory_bytes_max, .. } = self.limits;
         let connections = u64::from(connections_max) * CONNECTION_BYTES;
@@ -437,7 +438,7 @@ impl Settings {
         memory_bytes_max + connections + buffers + WORKER_BYTES
     }
 
-    /// Checks every setting by itself and against the others.
+    /// Checks every setting, also against the others.
     ///
     /// # Errors
     /// Names the first setting that is out of range and the range.

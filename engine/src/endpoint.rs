@@ -1,4 +1,4 @@
-//! Where a server listens, or a connection leads: an internet address, or the path of a Unix socket (unix(7)). As text, and in
+//! Where a server listens, or a connection goes: an internet address, or the path of a Unix socket (unix(7)). As text, and in
 //! messages, the latter is `unix:/path`.
 
 use std::fmt;
@@ -112,7 +112,7 @@ pub enum InvalidEndpoint {
     /// unix(7) has no room for it.
     #[error("the path has {0} bytes, and a Unix socket's has at most {UNIX_PATH_BYTES_MAX}")]
     Long(usize),
-    /// Whoever reads it could see another path.
+    /// A reader could see another path.
     #[error("{0:?} has control characters")]
     Control(String),
 }

@@ -1,4 +1,4 @@
-//! Why a server did not start, or how it ended: what the master and its caller share.
+//! Why a server did not start, or how it ended. The master and its caller share this type.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,8 @@ use crate::ipc::control::Failure;
 use crate::sys::listener::ListenError;
 use crate::worker::StartError;
 
-/// Why a server did not start, or how it ended. `Debug` writes the message, and beneath it the causes that it does not name itself,
-/// since that is what people see where `main` returns this.
+/// Why a server did not start, or how it ended. `Debug` writes the message, and under it the causes that the message does not have,
+/// because that is what people see if `main` returns this.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages say it")]

@@ -1,4 +1,4 @@
-//! Threads beside a worker's own.
+//! Helper threads of a worker.
 
 use std::io;
 use std::sync::OnceLock;
@@ -20,11 +20,11 @@ pub(crate) fn remember_cores() {
     }
 }
 
-/// Starts a thread for a protocol, which may run on every core that the server may use: one that [`std::thread::spawn`]
-/// starts from a callback has the worker's core alone, and takes time from it. What it finds goes back by a
+/// Starts a thread for a protocol, which may run on every core that the server may use. A thread that [`std::thread::spawn`]
+/// starts from a callback could only use the worker's core, and would take time from it. The thread sends its results through a
 /// [`Mailbox`](crate::Mailbox). It ends with the worker, whatever it is doing.
 ///
-/// Where the [sandbox](crate::SystemCalls) is [`ServeOnly`](crate::SystemCalls::ServeOnly), threads cannot be started.
+/// If the [sandbox](crate::SystemCalls) is [`ServeOnly`](crate::SystemCalls::ServeOnly), threads cannot be started.
 ///
 /// # Errors
 /// As [`std::thread::Builder::spawn`].

@@ -1,9 +1,9 @@
-//! What lies between the bytes of a connection and its protocol: encryption, such as TLS.
+//! A layer between the bytes of a connection and its protocol: encryption, such as TLS.
 //!
-//! A layer belongs to a listener ([`Listener::layer`](crate::config::Listener::layer)); each connection that comes there has one of its
-//! own. Outbound connections have one where their [`Target`](crate::Target) names it. A layer does no I/O: received bytes are opened
-//! where they lie, and what callbacks have written is sealed into what is sent, so there is no copy beside encrypting. Protocols notice
-//! nothing of it; `baton-tls` has one for TLS.
+//! A listener has a layer ([`Listener::layer`](crate::config::Listener::layer)), and each of its connections a value of its own.
+//! Outbound connections have one if their [`Target`](crate::Target) names it. A layer does no I/O: it opens received bytes
+//! in place, and seals the output of callbacks into the bytes to send, so encrypting is the only copy. Protocols do not notice
+//! it; `baton-tls` has one for TLS.
 
 use std::any::Any;
 use std::fmt;
@@ -100,7 +100,7 @@ pub trait Layers: fmt::Debug + Send + Sync {
     /// wants that: [`Layer::handshake`] is called without input when the connection is established.
     ///
     /// # Errors
-    /// Where none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
+    /// If none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
     /// ([`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed)). `Unsupported` by default: these layers are for listeners.
     fn connect(&self, server_name: &str) -> io::Result<Box<dyn Layer>> {
         let _ = server_name;
@@ -110,7 +110,7 @@ pub trait Layers: fmt::Debug + Send + Sync {
     /// Goes on with one that [`Layer::freeze`] has written, perhaps of another binary.
     ///
     /// # Errors
-    /// Where the state is not known or makes no sense: then the connection stays where it was, and drains there.
+    /// If the state is not known or makes no sense: then the connection stays where it was, and drains there.
     fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError>;
 
     /// Certificates that peers may get, as they stand at the time `now`; where the server listens with them is filled in. The master

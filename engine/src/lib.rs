@@ -1,7 +1,7 @@
 //! **baton**: a thread-per-core io_uring server engine whose listen socket never dies.
 //!
-//! Each worker is a process of its own, pinned to a core, with its own `SO_REUSEPORT` listener and ring. You write a
-//! [`Protocol`]; the engine owns accepting, partial input, pipelining, back-pressure, time-outs and closing.
+//! Each worker is a process, pinned to a core, with its own `SO_REUSEPORT` listener and ring. You write a
+//! [`Protocol`]; the engine handles accepting, partial input, pipelining, back-pressure, time-outs and closing.
 //!
 //! ```no_run
 //! use baton::{Io, Peer, Protocol, Reject, Server, Step};
@@ -25,23 +25,23 @@
 //! # }
 //! ```
 //!
-//! The [`guide`] goes on from here.
+//! The [`guide`] continues from here, and its [glossary](guide::glossary) defines the terms.
 //!
 //! # Logs
-//! The engine tells what it does by the crate `tracing`: nothing is written until the program installs a
-//! subscriber. Install it before [`Server::run`], and the workers, which are forked, have it too:
+//! The engine logs with the crate `tracing`. Nothing is written until the program installs a
+//! subscriber. Install it before [`Server::run`], so that the forked workers have it, too:
 //!
 //! ```no_run
 //! tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
 //! ```
 //!
-//! - `error` and `warn`: something is wrong, and what to do; `info`: what an operator asked for and what became of it; `debug`: steps
-//!   in between; never anything for each connection or request. What peers may cause is logged once a second at most.
+//! - Levels: `error` and `warn` tell problems and what to do; `info` tells requests of operators and their outcome; `debug` tells the
+//!   steps in between. No line is written per connection or request. Lines that peers can cause are logged at most once a second.
 //! - Fields: `generation`, `slot` and `pid` name a worker; `error` is the reason.
-//! - Callbacks log as they like, with the macros of `tracing`. A line is written by the thread that logs: a callback waits for it,
-//!   so one that logs each request is as fast as the reader of the log. For those there is the [`AccessLog`], which never waits.
-//! - A subscriber that writes from a thread of its own (as `tracing_appender::non_blocking` does) cannot be used: a process with
-//!   several threads is not forked.
+//! - Callbacks may log with the macros of `tracing`. A callback waits until its line is written, so one that logs each request is only
+//!   as fast as the reader of the log. Use the [`AccessLog`] for such lines; it never waits.
+//! - A subscriber that writes from its own thread (such as `tracing_appender::non_blocking`) does not work, because the engine does not
+//!   fork a process with several threads.
 //!
 //! The example `lines` logs.
 #![deny(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Defects that were found once, put back one at a time, so that a test can show that the simulation finds each of them.
+//! Defects that were found, put back one at a time, so that a test can show that the simulation finds each of them.
 //! Outside of tests and the simulator `is_put_back` is constant, and costs nothing.
 
 /// Makes the type of a part's defects, and what puts one of them back on a thread.

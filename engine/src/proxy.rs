@@ -1,5 +1,5 @@
-//! The header by which a proxy says whose connection it passes on: the PROXY protocol, versions 1 and 2 (HAProxy's
-//! `doc/proxy-protocol.txt`). Pure, and of nothing else of the engine.
+//! The header in which a proxy sends the client's address: the PROXY protocol, versions 1 and 2 (HAProxy's
+//! `doc/proxy-protocol.txt`). Pure, and independent of the rest of the engine.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +19,7 @@ const LINE_PREFIX: &[u8] = b"PROXY ";
 /// A header of version 2 up to the length of what follows.
 const FIXED_BYTES: usize = 16;
 
-/// What a proxy has said about a connection before anything else; see [`Peer::proxy`](crate::Peer::proxy).
+/// The header that a proxy sends first on a connection; see [`Peer::proxy`](crate::Peer::proxy).
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyHeader {
     bytes: Box<[u8]>,
@@ -37,19 +37,19 @@ impl ProxyHeader {
         if self.bytes.starts_with(LINE_PREFIX) { 1 } else { 2 }
     }
 
-    /// The client's address. `None` where the proxy speaks for itself (a check whether this server lives: `LOCAL`), does not know
-    /// (`UNKNOWN`), or the client is none of TCP.
+    /// The client's address. `None` if the connection is the proxy's own (a health check: `LOCAL`), the proxy does not know it
+    /// (`UNKNOWN`), or the client does not use TCP.
     pub fn source(&self) -> Option<SocketAddr> {
         self.addresses.map(|(source, _)| source)
     }
 
-    /// Where the client has connected to; `None` as of [`ProxyHeader::source`].
+    /// The address that the client has connected to; `None` as for [`ProxyHeader::source`].
     pub fn destination(&self) -> Option<SocketAddr> {
         self.addresses.map(|(_, destination)| destination)
     }
 
-    /// What else there is in version 2, as type and value, such as 0x01 ALPN, 0x02 the name that the client asked for (SNI), 0x05 a
-    /// unique name, 0x20 TLS (section 2.2 of the specification). A checksum (0x03) is not checked: TCP has one.
+    /// Further fields of version 2, as type and value, such as 0x01 ALPN, 0x02 the host that the client asked for (SNI), 0x05 a
+    /// unique name, 0x20 TLS (section 2.2 of the specification). A checksum (0x03) is not verified, because TCP has one.
     pub fn tlvs(&self) -> impl Iterator<Item = (u8, &[u8])> {
         v2::TypeLengthValues::from(&self.bytes[self.tlvs_at..]).filter_map(|tlv| match tlv {
             Ok(v2::TypeLengthValue { kind, value: Cow::Borrowed(value) }) => Some((kind, value)),
@@ -57,7 +57,7 @@ impl ProxyHeader {
         })
     }
 
-    /// As it was sent.
+    /// The header as it was sent.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }

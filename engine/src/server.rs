@@ -1,4 +1,4 @@
-//! The builder: what to listen on, how many workers, which limits; then run.
+//! The builder collects addresses, number of workers and limits; then the server runs.
 
 use std::os::fd::OwnedFd;
 
@@ -29,7 +29,7 @@ impl Builder {
         self.listen_on(Listener::new(address))
     }
 
-    /// Adds an address to listen on where something is different.
+    /// Adds an address to listen on that has settings of its own.
     #[must_use]
     pub fn listen_on(mut self, listener: Listener) -> Self {
         self.settings.listen.push(listener);
@@ -43,28 +43,29 @@ impl Builder {
         self
     }
 
-    /// Number of worker processes, default 1. Slot by slot they are pinned to the cores this process may use.
+    /// Number of worker processes, 1 to [`WORKERS_MAX`](crate::config::WORKERS_MAX), default 1. Each is pinned to one of the cores that
+    /// this process may use, in the order of slots.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.settings.workers = count;
         self
     }
 
-    /// What the program is called, for those who ask the running server (`batonctl status`).
+    /// The program's name, as `batonctl status` shows it.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
     }
 
-    /// The program's own version, shown behind its name.
+    /// The program's own version, shown after its name.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.settings.version = Some(version.into());
         self
     }
 
-    /// Workers serve as this user and group; see [`Settings::user`].
+    /// Runs workers as this user and group; see [`Settings::user`].
     #[must_use]
     pub fn identity(mut self, user: Option<&str>, group: Option<&str>) -> Self {
         self.settings.user = user.map(str::to_owned);
@@ -72,14 +73,14 @@ impl Builder {
         self
     }
 
-    /// Bounds of what a worker takes on.
+    /// Limits of each worker.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
     }
 
-    /// Times after which the engine acts by itself.
+    /// Time-outs and other times.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.settings.timeouts = timeouts;
@@ -103,7 +104,7 @@ impl Builder {
     }
 }
 
-/// A server that is set up and not yet running.
+/// A server that is set up but not yet running.
 #[derive(Debug)]
 pub struct Server {
     settings: Settings,
@@ -116,9 +117,10 @@ impl Server {
         Builder::default()
     }
 
-    /// Looks for what would keep the server from starting here and now: io_uring and its rights, users, addresses that somebody else has,
-    /// the paths of the control socket and the pid file, limits of files and memory, and time-outs that make no sense together. Opens and
-    /// closes what a start opens, leaves nothing behind, and takes nothing from a server that runs.
+    /// Looks for problems that would keep the server from starting on this machine now: io_uring and the permission to use it, users,
+    /// addresses that another process has, the paths of the control socket and the pid file, limits of open files and memory, and
+    /// time-outs that contradict each other. It opens and closes what a start opens, leaves nothing behind, and does not disturb a
+    /// running server.
     pub fn check(&self) -> Check {
         let mut check = master::check(&self.settings);
         if self.settings.listen.is_empty() {
@@ -127,19 +129,19 @@ impl Server {
         check
     }
 
-    /// The workers' numbers, for after the server has ended; [`Telemetry`] says how they are read while it runs.
+    /// The workers' counters, to read after the server has ended; [`Telemetry`] says how to read them while it runs.
     pub fn telemetry(&self) -> Telemetry {
         self.telemetry.clone()
     }
 
-    /// Runs until told to stop: forks the workers, and watches over them. `protocol` makes each worker's protocol, in
-    /// the worker's process, from its slot.
+    /// Forks the workers, watches them, and returns when the server was stopped. `protocol` makes a worker's protocol from its slot,
+    /// in the worker's process.
     ///
-    /// QUIT drains all workers, TERM and INT with less patience ([`Timeouts::stop_ms_max`]); a second one of them stops
-    /// them at once. WINCH drains them and leaves the master waiting for HUP. No worker outlives this call.
+    /// QUIT drains all workers for at most [`Timeouts::drain_ms_max`], TERM and INT for at most [`Timeouts::stop_ms_max`]; a second
+    /// signal of these stops them immediately. WINCH drains them, and the master waits for HUP. No worker outlives this call.
     ///
     /// # Errors
-    /// One clear reason where the server could not start, with nothing left running; or that workers died.
+    /// Why the server could not start, with nothing left running; or that workers died.
     pub fn run<P: Protocol>(self, protocol: impl Fn(usize) -> P) -> Result<(), ServerError> {
         if self.settings.listen.is_empty() {
             return Err(ServerError::NoAddress);
@@ -147,9 +149,9 @@ impl Server {
         master::run(self.settings, Service::new(protocol), None, self.telemetry)
     }
 
-    /// As [`Server::run`]; and on HUP `reload` reads the configuration again. New workers then come up beside the old
-    /// ones, take over when all of them are ready, and the old ones leave. Where `reload` gives an error, or the new
-    /// workers do not come up, it is logged and nothing has changed.
+    /// Like [`Server::run`], but on HUP `reload` reads the configuration again. New workers then come up beside the old
+    /// ones and take over when all of them are ready; the old ones leave. If `reload` returns an error, or the new
+    /// workers do not come up, the log says so and nothing changes.
     ///
     /// # Errors
     /// As [`Server::run`].
@@ -164,8 +166,8 @@ impl Server {
         master::run(self.settings, service, Some(Box::new(reload)), self.telemetry)
     }
 
-    /// Runs one worker on the calling thread: no fork, no signals. For tests and for programs that bring their own
-    /// supervision. `ready` gets the handle to stop it. Without an address it only connects out.
+    /// Runs one worker on the calling thread, without fork and signals. It is for tests, and for programs that supervise
+    /// themselves. `ready` gets the handle to stop it. Without an address, the worker only makes outbound connections.
     ///
     /// # Errors
     /// As [`Server::run`].
@@ -235,25 +237,25 @@ pub struct Running {
 }
 
 impl Running {
-    /// What it listens on, with the ports it got.
+    /// The addresses that it listens on, with the ports that it got.
     pub fn addresses(&self) -> &[Endpoint] {
         &self.addresses
     }
 
-    /// Lets it finish what it has, then leave.
+    /// Lets connections finish, then ends the worker.
     pub fn drain(&self) {
         let _ =
             channel::tell(&self.control, &Order::Drain { settle_ms: 0, drain_ms: self.drain_ms, is_succeeded: false });
     }
 
-    /// Gives the handle up without ending the worker, which leaves when its protocol calls
+    /// Drops the handle without ending the worker, which ends when its protocol calls
     /// [`Worker::drain`](crate::Worker::drain).
     pub fn detach(self) {
         // The channel must stay open, since its end is an order to drain.
         std::mem::forget(self);
     }
 
-    /// Makes it leave at once.
+    /// Ends the worker immediately.
     pub fn stop(&self) {
         let _ = channel::tell(&self.control, &Order::Stop);
     }

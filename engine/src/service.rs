@@ -1,4 +1,4 @@
-//! What workers run, and how it is made anew at a reload.
+//! What workers run, and how a reload replaces it.
 
 use std::fmt;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! The small types that a protocol and the engine speak in. They need nothing else of the engine but [`proxy`](crate::proxy), so
+//! The small types between a protocol and the engine. They only need [`proxy`](crate::proxy) of the engine, so
 //! that every other module may use them.
 
 use std::any::Any;
@@ -8,29 +8,30 @@ use std::net::SocketAddr;
 
 use crate::proxy::ProxyHeader;
 
-/// What a protocol's callbacks, and the threads that they start, may ask of the kernel in a worker process: what the
-/// [sandbox](crate::config::Settings::sandbox) leaves them. Whatever it denies fails with EPERM.
+/// The system calls that the [sandbox](crate::config::Settings::sandbox) allows to a protocol's callbacks, and to the threads that
+/// they start. A denied call fails with EPERM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SystemCalls {
-    /// Nothing beyond memory, time, random numbers, standard error and the access log: no file is opened but beneath
-    /// [`Settings::readable`](crate::config::Settings::readable), no thread started, and nothing connected to
-    /// ([`Worker::connect`](crate::Worker::connect)). The strictest: all but what the engine itself calls to
-    /// serve is denied, and so is every capability.
+    /// The strictest: memory, time, random numbers, standard error and the access log. A worker cannot open files except under
+    /// [`Settings::readable`](crate::config::Settings::readable), start threads, or make outbound connections
+    /// ([`Worker::connect`](crate::Worker::connect)). All system calls that the engine itself does not need to
+    /// serve are denied, and so is every capability.
     ServeOnly,
-    /// Files, threads, names and sockets. Denied is what no callback of a server should do: start programs or processes, look
-    /// into other processes or send them signals, load eBPF, steer listeners, mount, make namespaces, change the kernel or the clock, make rings of io_uring.
+    /// Files, threads, names and sockets. Denied are calls that no callback of a server should make: to start programs or processes,
+    /// look into other processes or signal them, load eBPF, steer listeners, mount, create namespaces, change the kernel or the clock,
+    /// or create io_uring rings.
     #[default]
     Usual,
     /// Everything: there is no sandbox.
     Any,
 }
 
-/// Names what [`Protocol::freeze`](crate::Protocol::freeze) writes.
+/// Name and version of what [`Protocol::freeze`](crate::Protocol::freeze) writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateFormat {
-    /// The protocol. State of another one is refused before [`Protocol::thaw`](crate::Protocol::thaw) sees it.
+    /// The protocol. State of another protocol is refused before [`Protocol::thaw`](crate::Protocol::thaw) sees it.
     pub name: &'static str,
-    /// Raised with every change that an older [`Protocol::thaw`](crate::Protocol::thaw) would misunderstand.
+    /// Raise it with every change that an older [`Protocol::thaw`](crate::Protocol::thaw) would misunderstand.
     pub version: u32,
 }
 
@@ -39,9 +40,9 @@ pub struct StateFormat {
 pub enum CannotFreeze {
     /// The connection stays, and drains ([`Protocol::on_drain`](crate::Protocol::on_drain)).
     Stays,
-    /// Not now: a helper thread has a job of this connection, or something of another connection is on its way to it. The
-    /// connection goes on, and is asked again soon, until the worker's `drain_ms` are over: one that always has a job does
-    /// not move. Where the worker has [state](crate::Protocol::WORKER_STATE) to hand over, it cannot wait, and this is the same
+    /// Not now: a helper thread has a job of this connection, or a message of another connection is still to arrive. The
+    /// connection continues, and is asked again soon, until the worker's `drain_ms_max` is over: one that always has a job does
+    /// not move. If the worker has [state](crate::Protocol::WORKER_STATE) to hand over, it cannot wait, and this is the same
     /// as `Stays`.
     Later,
 }
@@ -55,7 +56,7 @@ pub enum ThawError {
     /// State that this protocol cannot have written.
     #[error("the state is malformed")]
     Malformed,
-    /// State of which the end has not come.
+    /// State whose end is missing.
     #[error("the state is incomplete")]
     Incomplete,
 }
@@ -70,7 +71,7 @@ impl From<io::Error> for ThawError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Step {
-    /// Bytes of the input that were handled and are not wanted again.
+    /// Bytes of the input that were handled and will not come again.
     pub consumed: usize,
     /// What should happen next.
     pub next: Next,
@@ -121,64 +122,63 @@ impl Step {
 /// What the engine should do with a connection after a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Go on as before. From [`Protocol::on_data`](crate::Protocol::on_data) the same as `More { at_least: 1 }`.
+    /// Continue as before. From [`Protocol::on_data`](crate::Protocol::on_data) the same as `More { at_least: 1 }`.
     Keep,
-    /// Read on (again, after a pause); call [`Protocol::on_data`](crate::Protocol::on_data) when this many
-    /// unconsumed bytes are there. From `on_data`, at least one byte more than was left unconsumed is waited for, whatever is asked
-    /// for; from another callback, what was left comes again at once if it is as much.
+    /// Keep reading (or read again, after a pause), and call [`Protocol::on_data`](crate::Protocol::on_data) when this many
+    /// unconsumed bytes are there. From `on_data`, the engine waits for at least one byte more than was left unconsumed.
+    /// From another callback, `on_data` is called at once if enough bytes are left.
     More {
         /// Unconsumed bytes wanted.
         at_least: usize,
     },
-    /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections
-    /// have had theirs.
+    /// Call [`Protocol::on_data`](crate::Protocol::on_data) again in the next turn, after the other connections.
     Yield,
-    /// Stop reading from the peer until a later callback returns [`Next::More`]: what was left unconsumed comes again first, so that
-    /// input can wait here for something else. Its `idle_ms` run meanwhile, not its `message_ms`; a reset ends the
-    /// connection, and a FIN is told to [`Protocol::on_hang_up`](crate::Protocol::on_hang_up).
+    /// Stop reading from the peer until a later callback returns [`Next::More`]; unconsumed input then comes again first, so that
+    /// input can wait for something else. Meanwhile `idle_ms` counts and `message_ms` does not. A reset ends the
+    /// connection, and after a FIN [`Protocol::on_hang_up`](crate::Protocol::on_hang_up) is called.
     Pause,
-    /// Send what is queued, then FIN, and go on reading: the other half of the connection stays. What is written from now on
+    /// Send queued output, then FIN, and keep reading: the other half of the connection stays. Later output
     /// is dropped. When the peer has sent its FIN, too, the connection is over.
     ShutdownWrite,
-    /// Send what is queued, then FIN, then read and discard until the peer closes too or the linger time-out
-    /// ends, so that no answer is lost to a reset by input that nobody read.
+    /// Send queued output, then FIN, then read and discard until the peer closes, too, or the linger time-out
+    /// ends. So unread input cannot cause a reset that would destroy the answer.
     Close,
-    /// Send what is queued, then close at once. For exchanges after which the peer has said that it sends no
-    /// more (a request with `Connection: close`): skips the wait for the peer's FIN.
+    /// Send queued output, then close at once, without waiting for the peer's FIN. Use it when the peer has announced that it sends
+    /// no more (a request with `Connection: close`).
     Finish,
-    /// Cut the connection with a reset; what is queued is dropped.
+    /// Cut the connection with a reset; queued output is dropped.
     Abort,
 }
 
 /// Answer of [`Protocol::on_drain`](crate::Protocol::on_drain).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// Close now, after what is queued was sent.
+    /// Close now, after queued output was sent.
     Close,
-    /// Not at a boundary: a later callback will close.
+    /// Not at the end of a message: a later callback will close.
     Wait,
 }
 
 /// Refusal of a connection by [`Protocol::on_open`](crate::Protocol::on_open).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
-    /// Send what was written, then close as [`Next::Close`] does.
+    /// Send the output, then close as [`Next::Close`] does.
     Close,
     /// Reset at once.
     Abort,
 }
 
-/// A limit of the engine that a connection ran into; see [`Protocol::on_limit`](crate::Protocol::on_limit).
+/// A limit of the engine that a connection has reached; see [`Protocol::on_limit`](crate::Protocol::on_limit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Nothing was received for `idle_ms` and no message was begun.
+    /// Nothing was received for `idle_ms` between messages.
     Idle,
-    /// A message was begun and not complete within `message_ms` of its first byte.
+    /// A message was not complete within `message_ms` of its first byte.
     Message,
-    /// An unconsumed message outgrew `message_bytes_max`.
+    /// An unconsumed message is larger than `message_bytes_max`.
     MessageBytes,
-    /// `connections_max` connections are open, somebody else wants to connect, and this one has been idle for longest.
-    /// Where it closes, the engine does not wait for the peer; where it does not, the next one is asked.
+    /// `connections_max` connections are open, another client wants to connect, and this connection has been idle longest.
+    /// If it closes, the engine does not wait for the peer; if it stays, the engine asks the next one.
     Connections,
 }
 
@@ -227,9 +227,9 @@ pub enum CloseReason {
     IdleTimeout,
     /// A message was not complete in time.
     MessageTimeout,
-    /// The peer took no output for `write_ms`.
+    /// The peer read no output for `write_ms`.
     WriteTimeout,
-    /// A message outgrew its bound.
+    /// A message was larger than `message_bytes_max`.
     MessageBytes,
     /// The worker drained.
     Drained,
@@ -237,18 +237,18 @@ pub enum CloseReason {
     Stopped,
     /// Another worker has it.
     HandedOver,
-    /// It was idle, and made room for a newcomer at `connections_max`.
+    /// It was idle and was closed at `connections_max` to make room.
     Room,
-    /// The worker held more than `memory_bytes_max`, and much of it for this one.
+    /// The worker held more than `memory_bytes_max`, and much of it for this connection.
     Memory,
-    /// It came to a listener for proxies and not from a trusted one, or without a header of the PROXY protocol in time.
+    /// It came to a listener for proxies, but not from a trusted proxy, or without a PROXY header in time.
     /// [`Protocol`](crate::Protocol) has not seen it.
     ProxyHeader,
-    /// Its [layer](crate::layer)'s handshake has failed, or was not over in time. The protocol has not seen it.
+    /// Its [layer](crate::layer)'s handshake failed or took too long. The protocol has not seen it.
     Handshake,
-    /// Its layer could not open what the peer sent, or was told by the peer that something was wrong.
+    /// Its layer could not open the peer's bytes, or the peer reported an error to the layer.
     Record,
-    /// The peer sent FIN without having said to its layer that it ends there, so that nobody knows whether it had sent more.
+    /// The peer sent FIN without ending the layer's stream, so some of its bytes may be missing.
     Truncated,
 }
 
@@ -311,7 +311,7 @@ pub struct Closed<'a> {
     pub reason: CloseReason,
     /// The connection that it was [paired](crate::Io::pair_with) with.
     pub partner: Option<ConnectionId>,
-    /// What was received and not consumed, where the protocol did not close it itself.
+    /// Input that was not consumed, if the protocol did not close the connection itself.
     pub unread: &'a [u8],
 }
 
@@ -328,7 +328,7 @@ pub(crate) trait Ends {
 /// The process at the other end of a Unix socket, as it was when it connected (SO_PEERCRED of unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixUser {
-    /// Its number, which may be another process's by now; 0 where it is in another namespace.
+    /// Its number, which may be another process's by now; 0 if it is in another namespace.
     pub process: i32,
     /// Its user.
     pub user: u32,
@@ -357,21 +357,21 @@ pub struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    /// The peer's address: what a trusted proxy has said, else whoever is connected. Asked of the kernel when called, since
-    /// most protocols never do.
+    /// The client's address: the one that a trusted proxy has sent, else the peer's. Asks the kernel at each call, because
+    /// most protocols never need it.
     ///
     /// # Errors
-    /// As getpeername(2): `NotConnected` when the peer is gone already; `Unsupported` at a Unix socket, where nobody has an address.
+    /// As getpeername(2): `NotConnected` if the peer is already gone; `Unsupported` at a Unix socket, where peers have no address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.proxy.and_then(ProxyHeader::source).map_or_else(|| self.ends.peer(), Ok)
     }
 
-    /// The process at the other end, where it came by a Unix socket; `None` where it came by TCP. Asked of the kernel when called.
+    /// The process at the other end of a Unix socket; `None` for TCP. Asks the kernel at each call.
     pub fn unix_user(&self) -> Option<UnixUser> {
         self.ends.unix_user()
     }
 
-    /// The address of whoever is connected: the proxy's, where there is one.
+    /// The address of the peer itself: the proxy's, if there is one.
     ///
     /// # Errors
     /// As [`Peer::address`].
@@ -379,14 +379,14 @@ impl Peer<'_> {
         self.ends.peer()
     }
 
-    /// What the proxy has said; `None` where the listener has no
+    /// The proxy's header; `None` if the listener has no
     /// [`trusted_proxies`](crate::config::Listener::trusted_proxies).
     pub fn proxy(&self) -> Option<&ProxyHeader> {
         self.proxy
     }
 
-    /// The address of this machine's own that the peer (or the proxy) has connected to, or that this connection goes out from; never a
-    /// wildcard. Asked of the kernel when called.
+    /// The address of this machine that the peer (or the proxy) has connected to, or that an outbound connection uses; never a
+    /// wildcard. Asks the kernel at each call.
     ///
     /// # Errors
     /// As getsockname(2); `Unsupported` at a Unix socket.
@@ -394,14 +394,14 @@ impl Peer<'_> {
         self.ends.local()
     }
 
-    /// What the handshake of the [layer](crate::layer) of its listener, or of its [`Target`](crate::Target), has settled: with TLS by
-    /// `baton-tls`, its `Negotiated`, with the peer's certificate and the name of the host that the client wanted. `None` where there is
-    /// no layer, or it settles something of another type.
+    /// The result of the handshake of the [layer](crate::layer) of its listener, or of its [`Target`](crate::Target). With `baton-tls`
+    /// it is `Negotiated`, which has the peer's certificate and the host that the client wanted. `None` if there is
+    /// no layer, or its result has another type.
     pub fn secured<T: 'static>(&self) -> Option<&T> {
         self.secured?.downcast_ref()
     }
 
-    /// The token given to [`Worker::connect`](crate::Worker::connect) where this is an outbound connection.
+    /// The token given to [`Worker::connect`](crate::Worker::connect), if this is an outbound connection.
     pub fn outbound_token(&self) -> Option<u64> {
         self.token
     }

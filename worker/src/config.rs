@@ -509,10 +509,7 @@ impl Config {
         let invalid = |setting, problem: String| Err(InvalidSetting { setting, problem });
         let size = |bytes: usize| Bytes(bytes as u64);
         if self.settings.listen.is_empty() {
-            return invalid(
-                "listen",
-                "the list is empty; add an address, or remove the setting to use its default".to_owned(),
-            );
+            return invalid("listen", "the list is empty; add an address, or remove the setting".to_owned());
         }
         self.settings.validate()?;
         self.settings.check_identity()?;
@@ -526,16 +523,11 @@ impl Config {
         self.settings.check_metrics()?;
         self.settings.check_access_log().map_err(renamed("access"))?;
         if self.site.access_log.sample == 0 {
-            return invalid(
-                "access_sample",
-                "must be 1 or more, not 0: 1 logs every answer, 100 one in a hundred".to_owned(),
-            );
+            return invalid("access_sample", "must be 1 or more, not 0; 100 logs one answer in a hundred".to_owned());
         }
         if self.site.files.cache_bytes_max > 1 << 40 {
-            return invalid(
-                "cache_bytes_max",
-                format!("must be at most 1024GiB, not {}", size(self.site.files.cache_bytes_max)),
-            );
+            let given = size(self.site.files.cache_bytes_max);
+            return invalid("cache_bytes_max", format!("must be at most 1024GiB, not {given}"));
         }
         let http = &self.site.http;
         let message_bytes_max = self.settings.limits.message_bytes_max;
@@ -550,26 +542,20 @@ impl Config {
         }
         if http.target_bytes_max == 0 || http.target_bytes_max > http.head_bytes_max {
             let (given, largest) = (size(http.target_bytes_max), size(http.head_bytes_max));
-            return invalid(
-                "target_bytes_max",
-                format!("must be between 1 and head_bytes_max, which is {largest}, not {given}"),
-            );
+            let range = format!("between 1 and head_bytes_max, which is {largest}");
+            return invalid("target_bytes_max", format!("must be {range}, not {given}"));
         }
         if http.body_bytes_max > 1 << 30 {
             return invalid("body_bytes_max", format!("must be at most 1GiB, not {}", size(http.body_bytes_max)));
         }
         if http.body_ms > TIMEOUT_MS_LARGEST {
-            return invalid(
-                "body_ms",
-                format!("must be at most {TIMEOUT_MS_LARGEST} (seven days), not {}", http.body_ms),
-            );
+            let given = http.body_ms;
+            return invalid("body_ms", format!("must be at most {TIMEOUT_MS_LARGEST} (seven days), not {given}"));
         }
         if http.head_bytes_max > message_bytes_max {
             let (given, largest) = (size(http.head_bytes_max), size(message_bytes_max));
-            return invalid(
-                "head_bytes_max",
-                format!("must be at most message_bytes_max, which is {largest}, not {given}"),
-            );
+            let bound = format!("at most message_bytes_max, which is {largest}");
+            return invalid("head_bytes_max", format!("must be {bound}, not {given}"));
         }
         Ok(())
     }

@@ -37,10 +37,7 @@ fn refusals_of_a_file() {
             "listen = [true]\n",
             "FILE:1:11: invalid type: boolean `true`, expected an address such as \"127.0.0.1:8080\", or a table with an address",
         ),
-        (
-            "listen = []\n",
-            "FILE:1:1: listen: the list is empty; add an address, or remove the setting to use its default",
-        ),
+        ("listen = []\n", "FILE:1:1: listen: the list is empty; add an address, or remove the setting"),
         ("protocol = 3\n", "FILE:1:12: invalid type: integer `3`, expected a name in quotes"),
         ("protocol = \"ftp\"\n", "FILE:1:12: unknown variant `ftp`, expected `http` or `echo`"),
         ("rebalance = \"on\"\n", "FILE:1:13: unknown variant `on`, expected `auto` or `off`"),
@@ -80,7 +77,7 @@ fn refusals_of_a_file() {
         ),
         (
             "[log]\naccess_sample = 0\n",
-            "FILE:2:1: access_sample: must be 1 or more, not 0: 1 logs every answer, 100 one in a hundred",
+            "FILE:2:1: access_sample: must be 1 or more, not 0; 100 logs one answer in a hundred",
         ),
         (
             "unix_owner = \"nobody of this name\"\n",

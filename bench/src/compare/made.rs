@@ -32,7 +32,7 @@ impl Made {
     /// Makes what the workloads need.
     ///
     /// # Errors
-    /// Where files cannot be written.
+    /// If files cannot be written.
     pub(super) fn new(workloads: &[Workload], data: &Data) -> Result<Self, String> {
         let folder = TempDir::new().map_err(|error| format!("a temporary folder: {error}"))?;
         let made = Self { folder };
@@ -70,7 +70,7 @@ impl Made {
     /// How a workload speaks TLS, if it does.
     ///
     /// # Errors
-    /// Where no certificate was made for it.
+    /// If no certificate was made for it.
     pub(super) fn tls(&self, workload: &Workload) -> Result<Option<TlsPlan>, String> {
         let Some(key) = workload.key() else { return Ok(None) };
         let name = ServerName::try_from(HOST).map_err(|error| error.to_string())?;

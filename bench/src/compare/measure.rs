@@ -70,7 +70,7 @@ impl Contender {
     /// Starts it for a workload.
     ///
     /// # Errors
-    /// Where it does not come to listen.
+    /// If it does not come to listen.
     pub(super) fn start(plan: &Plan, server: &Server, workload: &Workload) -> Result<Self, String> {
         let port = free_port()?;
         let running = Running::start(&server.command(&plan.places, workload, port), Some(plan.server_core), port)?;
@@ -81,7 +81,7 @@ impl Contender {
 /// Measures a window, anew if something else used the machine.
 ///
 /// # Errors
-/// Where the load does not run.
+/// If the load does not run.
 pub(super) fn window(plan: &Plan, contender: &Contender, load: &load::Plan) -> Result<Sample, String> {
     let mut load = load.clone();
     load.target.set_port(contender.port);

@@ -93,7 +93,7 @@ impl Data {
 /// The load of a workload, of whatever target and cores.
 ///
 /// # Errors
-/// Where its files are not there.
+/// If its files are not there.
 pub(super) fn load(workload: &Workload, target: SocketAddr, data: &Data) -> Result<Plan, String> {
     let plan = |connections: u32, exchange| {
         let mut plan = Plan::new(target, exchange);

@@ -79,13 +79,13 @@ pub(super) trait Target {
     /// Does it, and gives back when it is done as far as new clients are concerned.
     ///
     /// # Errors
-    /// Where it did not come about.
+    /// If it did not come about.
     fn perform(&mut self, action: Action) -> Result<(), String>;
 
     /// Waits until what the action has left behind is gone: old workers, old masters.
     ///
     /// # Errors
-    /// Where it stays.
+    /// If it stays.
     fn settle(&mut self) -> Result<(), String>;
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(
 /// A port that nobody has, below those that the kernel gives to clients.
 ///
 /// # Errors
-/// Where there is none.
+/// If there is none.
 pub(crate) fn free_port() -> Result<u16, String> {
     let start = 20_000 + (std::process::id() % 10_000) as u16;
     (start..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).ok_or("no port is free".to_owned())

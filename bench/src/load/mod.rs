@@ -90,7 +90,7 @@ impl Gauge {
 /// Starts a load, which runs until [`Load::stop`]. Nothing is counted by phase until [`Load::enter_phase`].
 ///
 /// # Errors
-/// Where the plan is impossible, or a thread could not start.
+/// If the plan is impossible, or a thread could not start.
 pub(crate) fn start(plan: &Plan) -> Result<Load, String> {
     plan.check()?;
     preload::run(plan)?;
@@ -195,7 +195,7 @@ impl Load {
     /// Sends nothing more, waits for what was asked (for the plan's time-out at most), and gives what was counted.
     ///
     /// # Errors
-    /// Where a thread has failed.
+    /// If a thread has failed.
     pub(crate) fn stop(mut self) -> Result<Outcome, String> {
         for mailbox in &self.mailboxes {
             let _ = mailbox.send(Stop);

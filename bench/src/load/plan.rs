@@ -104,7 +104,7 @@ impl HttpPlan {
     /// One request again and again; the last one on a connection says so.
     ///
     /// # Errors
-    /// Where the parts make no request.
+    /// If the parts make no request.
     pub(crate) fn one(parts: &RequestParts, target: SocketAddr) -> Result<Self, String> {
         let RequestParts { path, payload_bytes, .. } = parts;
         if *payload_bytes > PAYLOAD_BYTES_MAX {
@@ -136,7 +136,7 @@ impl HttpPlan {
     /// A GET whose answers are all as the first one.
     ///
     /// # Errors
-    /// Where this is no path.
+    /// If this is no path.
     pub(crate) fn get(path: &str, target: SocketAddr) -> Result<Self, String> {
         let path = path.to_owned();
         let parts = RequestParts { path, host: None, headers: Vec::new(), payload_bytes: 0, expected: Expected::First };

@@ -12,7 +12,7 @@ const OK: &[u8] = b"+OK\r\n";
 /// Sets every key of the plan, if it is to be asked for.
 ///
 /// # Errors
-/// Where the server cannot be reached, or refuses.
+/// If the server cannot be reached, or refuses.
 pub(super) fn run(plan: &Plan) -> Result<(), String> {
     let ExchangePlan::Resp { command: RespCommand::Get, payload_bytes, keys } = plan.exchange else { return Ok(()) };
     let target = plan.target;

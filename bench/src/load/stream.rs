@@ -18,7 +18,7 @@ impl Stream {
     /// Connects; patience for each step is that long.
     ///
     /// # Errors
-    /// Where nobody listens. What is wrong with a session is told by the first byte that is read or written.
+    /// If nobody listens. What is wrong with a session is told by the first byte that is read or written.
     pub(crate) fn connect(target: SocketAddr, tls: Option<&TlsPlan>, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&target, patience)?;
         stream.set_read_timeout(Some(patience))?;

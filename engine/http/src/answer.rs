@@ -33,7 +33,7 @@ const NOT_FOUND: &[u8] = b"there is nothing here\n";
 const NO_HOST: &[u8] = b"the request has no Host header to redirect to https\n";
 const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow header\n";
 
-/// What becomes of the connection after an answer.
+/// What happens to the connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum After {
     Keep,

@@ -3,23 +3,23 @@
 /// Settings of [`Http`](crate::Http).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// Value of the `Server` header, default `baton`; none where it is empty.
+    /// Value of the `Server` header, default `baton`; an empty value leaves out the header.
     pub server: String,
-    /// Largest request head, default 16 KiB; then 431.
+    /// Largest request head, default 16 KiB; a larger one is answered with 431.
     pub head_bytes_max: usize,
-    /// Largest request target, default 8 KiB; then 414.
+    /// Largest request target, default 8 KiB; a larger one is answered with 414.
     pub target_bytes_max: usize,
-    /// Largest body of a request that is collected before its handler is called, or that nobody wants, default 1 MiB; then
-    /// 413. So a connection holds at most about twice as much, for the time that the vector grows.
+    /// Largest request body that is collected for a handler, or skipped, default 1 MiB; a larger one is answered with
+    /// 413. A connection holds at most about twice as much, while the vector grows.
     pub body_bytes_max: usize,
-    /// Largest body that goes to a [`Receive`](crate::Receive) in parts, default 1 GiB; then 413. None of it is kept by the
-    /// library.
+    /// Largest body that goes to a [`Receive`](crate::Receive) in parts, default 1 GiB; a larger one is answered with 413. The
+    /// library keeps none of it.
     pub streamed_bytes_max: u64,
-    /// Longest time from a request's head to the end of a body that is collected, in milliseconds, default 30,000, 0 = off;
-    /// then 408. The engine's own `message_ms` watches the head, and its `idle_ms` a body that goes to a
+    /// Longest time from a request's head to the end of a collected body, in milliseconds, default 30,000; 0 turns it off.
+    /// A longer one is answered with 408. The engine's `message_ms` limits the head, and its `idle_ms` a body that goes to a
     /// [`Receive`](crate::Receive).
     pub body_ms: u64,
-    /// Requests answered on one connection before it is closed, default 0 = any number.
+    /// The connection is closed after this many requests; 0, the default, for no limit.
     pub requests_max: u32,
 }
 

@@ -1,4 +1,4 @@
-//! What a handler fails with.
+//! The failure of a handler.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -6,9 +6,9 @@ use std::fmt;
 
 use ::http::StatusCode;
 
-/// A handler's failure: answered with a status and a line of text, and the connection goes on with the next request.
+/// The failure of a handler: the client gets a status and a line of text, and the connection continues with the next request.
 ///
-/// Every [`std::error::Error`] becomes one of status 500 by `?`; its text is logged, and the client does not see it.
+/// `?` turns every [`std::error::Error`] into one with status 500, whose text is logged and not sent to the client.
 pub struct Error {
     status: StatusCode,
     message: Cow<'static, str>,

@@ -1,4 +1,4 @@
-//! HTTP as a [`Protocol`] of the engine: head, body, answer, and what the connection does after it.
+//! HTTP as a [`Protocol`] of the engine: head, body, answer, and whether the connection continues.
 //!
 //! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
 
@@ -35,7 +35,7 @@ const REQUESTS_PER_TURN_MAX: usize = 256;
 /// Room made at first for a body to be kept: no more on a peer's word alone.
 const KEPT_BYTES_FIRST: usize = 64 * 1024;
 
-/// An HTTP/1.1 server: routes, and what their handlers share. One for each worker.
+/// An HTTP/1.1 server: routes, and the state that their handlers share. Each worker has one.
 ///
 /// Bodies of `POST`, `PUT` and `PATCH` are collected for their handler, up to [`HttpConfig::body_bytes_max`]; those of other
 /// methods are skipped.
@@ -86,14 +86,14 @@ impl<S: State> Http<S> {
         }
     }
 
-    /// Sends the requests that come to listeners of this [label](baton::config::Listener::label) on to TLS.
+    /// Redirects requests at listeners with this [label](baton::config::Listener::label) to TLS.
     #[must_use]
     pub fn with_redirect(mut self, label: u8, redirect: Redirect) -> Self {
         self.routes.redirects.push((label, redirect));
         self
     }
 
-    /// What the handlers share.
+    /// The state that the handlers share.
     pub fn state(&mut self) -> &mut S {
         &mut self.state
     }

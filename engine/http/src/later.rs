@@ -110,7 +110,7 @@ impl Post {
     }
 }
 
-/// An answer that owns what it says: for [`Later::answer`].
+/// An answer that owns its content: for [`Later::answer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub(crate) status: StatusCode,
@@ -138,7 +138,7 @@ impl Response {
     /// 200 with a value as JSON.
     ///
     /// # Errors
-    /// Where the value cannot be serialised.
+    /// If the value cannot be serialised.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
         Ok(Self::bytes("application/json", serde_json::to_vec(value)?))
     }
@@ -158,10 +158,10 @@ impl Response {
     }
 }
 
-/// The right to answer a request later, from any thread of the worker's process. Requests that the client has sent behind this
-/// one wait until it is answered. Where the client goes away meanwhile, the answer comes to nothing.
+/// The right to answer a request later, from any thread of the worker's process. Later requests of the client wait until this
+/// one is answered. If the client goes away meanwhile, the answer is dropped.
 ///
-/// Dropped without an answer, it answers 500.
+/// If you drop it without an answer, it answers 500.
 #[derive(Debug)]
 pub struct Later {
     pub(crate) post: Arc<Post>,
@@ -191,8 +191,8 @@ impl Drop for Later {
     }
 }
 
-/// Wakes whatever of a connection waits: a [`Source`](crate::Source) that had nothing, a [`Receive`](crate::Receive) that
-/// wanted no more, an [`Upgraded`](crate::Upgraded) protocol. From any thread; cheap to clone; nothing happens where the
+/// Wakes the part of a connection that waits: a [`Source`](crate::Source) that had no data, a [`Receive`](crate::Receive) that
+/// paused, or an [`Upgraded`](crate::Upgraded) protocol. Use it from any thread; it is cheap to clone, and has no effect if the
 /// connection is gone.
 #[derive(Clone, Debug)]
 pub struct Waker {

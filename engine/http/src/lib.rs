@@ -33,34 +33,34 @@
 //!
 //! # Handlers
 //!
-//! A handler is called with what the worker's handlers share ([`State`]), the [`Request`] as slices of the input, and the
-//! [`Reply`], of which it calls the one method that answers. It runs on the worker's one thread, so it must not wait: what takes
-//! long goes to another thread. Each worker is a process with a state of its own.
+//! A handler gets the [`State`] that the worker's handlers share, the [`Request`] as slices of the input, and the
+//! [`Reply`]; it calls the one method of the reply that answers. It runs on the worker's one thread, so it must not wait: give long
+//! work to another thread. Each worker is a process with a state of its own.
 //!
 //! | what | how |
 //! |---|---|
 //! | parts of the target | [`Request::parse_parameter`], [`Request::parse_query`], [`Request::query_value`] |
 //! | a body of known bytes | [`Reply::text`], [`Reply::json`], [`Reply::bytes`], [`Reply::counted`]; compressed: [`Reply::coding`] |
-//! | what the client may have already | [`Reply::validators`], [`Reply::etag_of_body`] |
-//! | a body that is made as the client takes it | [`Reply::stream`] with a [`Source`] |
-//! | an answer from another thread, or after something else | [`Reply::later`] gives a [`Later`], which any thread may answer |
-//! | a failure | `?`: every error is a 500 and logged; [`Error::not_found`] and others, or [`Error::new`], say another status and a text |
-//! | a request body, whole | [`Request::body`], [`Request::json`], [`Request::form`], up to [`HttpConfig::body_bytes_max`] |
-//! | a request body in parts | [`Router::receive`] with a [`Receive`], which may hold the client back, and answer as it goes |
+//! | conditional requests | [`Reply::validators`], [`Reply::etag_of_body`] |
+//! | a body that is made while the client reads it | [`Reply::stream`] with a [`Source`] |
+//! | an answer from another thread, or later | [`Reply::later`] returns a [`Later`], which any thread may answer |
+//! | a failure | `?`: every error is a 500 and logged; [`Error::not_found`] and others, or [`Error::new`], have another status and a text |
+//! | a complete request body | [`Request::body`], [`Request::json`], [`Request::form`], up to [`HttpConfig::body_bytes_max`] |
+//! | a request body in parts | [`Router::receive`] with a [`Receive`], which may slow the client down, and answer before the end |
 //! | WebSockets | [`Router::websocket`] with a [`Socket`](websocket::Socket) |
 //! | another protocol on the connection | [`Reply::upgrade`] with an [`Upgraded`] |
-//! | a log of answers | [`State::on_answer`] |
-//! | a listener whose requests are sent on to TLS | [`Http::with_redirect`] |
+//! | an access log | [`State::on_answer`] |
+//! | a listener that redirects to TLS | [`Http::with_redirect`] |
 //!
-//! The library does the rest: it is strict about what it takes ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)), answers
-//! pipelined requests in their order, keeps or closes the connection as the client and the limits want, and writes `Date`,
-//! `Server`, `Connection` and whatever tells a body's end.
+//! The library does the rest: it accepts only strictly valid requests ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)), answers
+//! pipelined requests in order, keeps or closes the connection as the client and the limits ask, and writes `Date`,
+//! `Server`, `Connection` and the headers that mark a body's end.
 //!
-//! # Across upgrades
+//! # Upgrades
 //!
 //! Connections move to the next worker between requests, in the middle of a head, and in the middle of a body that is collected.
-//! A [`Receive`] and an [`Upgraded`] move where they implement `freeze` and the router [`thaws`](Router::thaws) them. While an
-//! answer is under way the connection stays where it is, and closes after it.
+//! A [`Receive`] and an [`Upgraded`] move if they implement `freeze` and the router [`thaws`](Router::thaws) them. While an
+//! answer is in progress, the connection stays where it is, and closes after it.
 //!
 //! # Tests
 //!

@@ -1,4 +1,4 @@
-//! What an access log needs to know of an answer.
+//! What an access log needs of an answer.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::peers::Client;
 use crate::request::Request;
 use crate::state::State;
 
-/// A request that was answered: for [`State::on_answer`](crate::State::on_answer).
+/// An answered request: for [`State::on_answer`](crate::State::on_answer).
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// The request; `None` for one that could not be understood.
+    /// The request; `None` for a malformed one.
     pub request: Option<&'a Request<'a>>,
-    /// The client; `None` where it had gone before it could be asked for.
+    /// The client; `None` if it had already gone.
     pub peer: Option<Client>,
     /// Of the answer.
     pub status: StatusCode,
     /// Bytes of the answer's body, before any chunks.
     pub body_bytes: u64,
-    /// From when the request was whole, or its body began to go in parts, to the end of the answer: that it was given to the
-    /// engine, not that the client has it. On the loop's clock, so 0 for what was answered in one turn.
+    /// From the complete request, or from the first part of its body, until the engine has the whole answer, which the client may not
+    /// have yet. On the loop's clock, so it is 0 for an answer in the same turn.
     pub took: Duration,
 }
 

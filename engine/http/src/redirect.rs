@@ -1,4 +1,4 @@
-//! Listeners whose requests are sent on to TLS, and what answers a request where there may be some.
+//! Listeners that redirect to TLS, and what answers a request at such a listener.
 
 use std::net::Ipv6Addr;
 
@@ -12,13 +12,13 @@ const HTTPS_PORT: u16 = 443;
 /// Longest name of a host (RFC 1035 section 2.3.4).
 const HOST_BYTES_MAX: usize = 253;
 
-/// Requests are answered with 308 and the same URL with `https`, so that clients ask again there with the same method and body: see
-/// [`Http::with_redirect`](crate::Http::with_redirect). `OPTIONS *`, which is about no URL, is answered as elsewhere.
+/// Requests are answered with 308 and the same URL with `https`, so that clients repeat them there with the same method and body: see
+/// [`Http::with_redirect`](crate::Http::with_redirect). `OPTIONS *`, which has no URL, is answered as elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// Where clients reach the listener that speaks TLS; 443 is not said.
+    /// The port of the listener with TLS; the URL leaves out 443.
     pub port: u16,
-    /// Requests whose paths begin so are answered by the router, as those by which an authority of certificates looks who has the
+    /// The router answers requests whose paths begin like this, such as those by which a certificate authority checks the
     /// host: `/.well-known/acme-challenge/`.
     pub except: Vec<String>,
 }

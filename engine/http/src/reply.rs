@@ -1,4 +1,4 @@
-//! The answer to a request: what a handler gets to give it.
+//! The answer to a request, as a handler gives it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -61,8 +61,8 @@ pub(crate) struct To {
     pub(crate) expects_continue: bool,
 }
 
-/// The answer to a request, to be given by one of the methods that return [`Done`]. `Date`, `Server`, `Connection` and what
-/// tells the body's end are the library's; so is leaving the body out where the request is `HEAD`.
+/// The answer to a request; call one of the methods that return [`Done`]. The library writes `Date`, `Server`, `Connection` and the
+/// headers that mark the body's end, and leaves out the body for `HEAD`.
 pub struct Reply<'r, 'io> {
     io: &'r mut Io<'io>,
     writer: &'r mut Writer,
@@ -102,7 +102,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         }
     }
 
-    /// The status, 200 where nothing else is said.
+    /// Sets the status; the default is 200.
     #[must_use]
     #[inline]
     pub fn status(mut self, status: StatusCode) -> Self {
@@ -110,8 +110,8 @@ impl<'r, 'io> Reply<'r, 'io> {
         self
     }
 
-    /// Adds a header. The name must be a token and the value without control characters; else, and for a header that the
-    /// library writes itself, the answer is 500 and the log says why. So text from outside cannot become a header of its own.
+    /// Adds a header. The name must be a token, the value must have no control characters, and the header must not be one that the
+    /// library writes itself. Otherwise the answer is 500 and the log says why. So text from outside cannot become another header.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
@@ -128,7 +128,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         self
     }
 
-    /// The type of the body; as [`Reply::header`].
+    /// Sets the type of the body; like [`Reply::header`].
     #[must_use]
     pub fn content_type(mut self, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
@@ -141,8 +141,8 @@ impl<'r, 'io> Reply<'r, 'io> {
         self
     }
 
-    /// What tells this representation from others: the headers `ETag` and `Last-Modified`, and where a request's conditions
-    /// say so, the answer is 304 or 412 instead of 200 (RFC 9110 section 13).
+    /// Sets the headers `ETag` and `Last-Modified`. If a request's conditions ask for it, the answer is 304 or 412 instead of 200
+    /// (RFC 9110 section 13).
     #[must_use]
     pub fn validators(mut self, validators: &Validators<'_>) -> Self {
         self.validate(validators);
@@ -169,7 +169,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         [name.as_bytes(), b": ", value, b"\r\n"].into_iter().for_each(|part| headers.extend_from_slice(part));
     }
 
-    /// What the handler has compressed the body with: the header `Content-Encoding`, but for identity, and `Vary`, since the
+    /// Tells how the handler has compressed the body: sets `Content-Encoding`, except for identity, and `Vary`, because the
     /// choice depends on what the client accepts ([`Request::accepted_encoding`]).
     #[must_use]
     pub fn coding(self, encoding: Encoding) -> Self {
@@ -181,7 +181,7 @@ impl<'r, 'io> Reply<'r, 'io> {
     }
 
     /// Gives an answer of 200 to `GET` and `HEAD` an `ETag` that is a hash of its body, and answers 304 or 412 as
-    /// [`Reply::validators`] does, to be called in the place of that. It saves sending the body, not making it; streams have none.
+    /// [`Reply::validators`] does; call it instead of that method. It saves sending the body, not making it; streams have none.
     #[must_use]
     pub fn etag_of_body(mut self) -> Self {
         self.is_tagged = self.request.is_some_and(|request| matches!(request.method(), Method::Get | Method::Head));
@@ -191,16 +191,16 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// Answers without a body.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     #[inline]
     pub fn empty(self) -> Result<Done, Error> {
         self.whole(b"", b"")
     }
 
-    /// Answers with a text, `text/plain` where no other type was given.
+    /// Answers with a text, of type `text/plain` if you set no other type.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     #[inline]
     pub fn text(self, text: &str) -> Result<Done, Error> {
         self.whole(TEXT, text.as_bytes())
@@ -209,7 +209,7 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// Answers with a body of this type, unless [`Reply::content_type`] has given another.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     #[inline]
     pub fn bytes(self, content_type: &'static str, body: &[u8]) -> Result<Done, Error> {
         self.whole(content_type.as_bytes(), body)
@@ -218,7 +218,7 @@ impl<'r, 'io> Reply<'r, 'io> {
     /// Answers with a value as JSON, serialised now.
     ///
     /// # Errors
-    /// Where the value cannot be serialised, or a header not be sent.
+    /// If the value cannot be serialised, or a header cannot be sent.
     pub fn json(self, value: &impl Serialize) -> Result<Done, Error> {
         let mut reply = self;
         let mut body = std::mem::take(&mut reply.writer.body);
@@ -230,10 +230,10 @@ impl<'r, 'io> Reply<'r, 'io> {
         begun.map(|_| Done(()))
     }
 
-    /// Answers with memory that others share: a body of some kilobytes and more is sent from where it is.
+    /// Answers with shared memory: a body of several kilobytes or more is sent without a copy.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     pub fn counted(self, content_type: &'static str, body: &Rc<[u8]>) -> Result<Done, Error> {
         let length = Length::Bytes(body.len() as u64);
         let mut reply = self;
@@ -245,10 +245,10 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Done(()))
     }
 
-    /// Answers with an answer that was put together before.
+    /// Answers with a prepared answer.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     pub fn response(self, response: &Response) -> Result<Done, Error> {
         let with_headers = response
             .headers
@@ -257,11 +257,11 @@ impl<'r, 'io> Reply<'r, 'io> {
         with_headers.content_type(&*response.content_type).whole(b"", &response.body)
     }
 
-    /// Answers with a body that `source` makes part by part, as the client takes it. Where the length is known, say it: the
-    /// client can show how far it is, and a body that ends early is noticed.
+    /// Answers with a body that `source` makes part by part, as the client reads it. Give the length if you know it: the
+    /// client can then show progress, and notices a body that ends early.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     pub fn stream(self, length: Option<u64>, source: impl Source) -> Result<Done, Error> {
         let mut reply = self;
         if let Some(framing) = reply.begin_parts(length)? {
@@ -270,11 +270,11 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Done(()))
     }
 
-    /// Sends the head of the answer while the request's body is still coming: for a [`Receive`](crate::Receive) that answers
-    /// as it goes. `None` for a length that is not known.
+    /// Sends the head of the answer while the request's body is still arriving: for a [`Receive`](crate::Receive) that answers
+    /// before the end. `None` for an unknown length.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     pub fn start(self, length: Option<u64>) -> Result<Started, Error> {
         if self.to.expects_continue {
             self.io.write(CONTINUE);
@@ -286,7 +286,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Started(()))
     }
 
-    /// Answers later. Requests behind this one wait; the connection stays in this worker until then.
+    /// Answers later. Later requests of the connection wait; the connection stays in this worker until then.
     pub fn later(self) -> (Later, Done) {
         let post = self.post();
         *self.outcome = Outcome::Later;
@@ -294,7 +294,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         (later, Done(()))
     }
 
-    /// Whether the worker leaves: this is the connection's last answer. See [`Io::is_draining`].
+    /// Whether the worker is leaving, so that this is the connection's last answer. See [`Io::is_draining`].
     pub fn is_draining(&self) -> bool {
         self.io.is_draining()
     }
@@ -309,7 +309,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         self.io.wall_time()
     }
 
-    /// What wakes this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.
+    /// A waker for this connection, for a [`Source`] or a [`Receive`](crate::Receive) that waits for something else.
     pub fn waker(&self) -> Waker {
         Waker { post: self.post(), connection: self.io.id() }
     }
@@ -318,10 +318,10 @@ impl<'r, 'io> Reply<'r, 'io> {
         self.writer.post.clone().expect("the protocol has started")
     }
 
-    /// Answers 101, and from now on the connection is `protocol`'s (RFC 9110 7.8). `name` is what stands in `Upgrade`.
+    /// Answers 101; from then on `protocol` has the connection (RFC 9110 7.8). `name` is the value of `Upgrade`.
     ///
     /// # Errors
-    /// 426 where the client has not asked for an upgrade; where a header cannot be sent.
+    /// 426 if the client has not asked for an upgrade, or an error if a header cannot be sent.
     pub fn upgrade(self, name: &'static str, protocol: impl Upgraded) -> Result<Done, Error> {
         if self.request.is_none_or(|request| !request.head.is_upgrade) {
             let text = format!("this needs the headers Connection: upgrade and Upgrade: {name}");

@@ -1,4 +1,4 @@
-//! A request as its handler sees it: slices of the bytes that were received.
+//! A request as its handler sees it: slices of the received bytes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::head::{Field, Head};
 use crate::method::Method;
 
-/// A request. Everything in it lies in the connection's input; nothing is copied before it is asked for.
+/// A request. It borrows from the connection's input, and copies nothing before you ask for it.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     pub(crate) head: Head<'a>,
@@ -32,7 +32,7 @@ impl<'a> Request<'a> {
         self.head.method
     }
 
-    /// The target as it stands in the request line.
+    /// The target as in the request line.
     pub fn target(&self) -> &'a str {
         self.head.target
     }
@@ -43,7 +43,7 @@ impl<'a> Request<'a> {
         self.head.path
     }
 
-    /// What stands behind the first `?` of the target.
+    /// The part of the target after the first `?`.
     #[inline]
     pub fn query(&self) -> Option<&'a str> {
         self.head.query
@@ -54,19 +54,19 @@ impl<'a> Request<'a> {
         crate::query::value(self.head.query, name)
     }
 
-    /// The same, parsed; `None` where the query has no such pair.
+    /// The same, parsed; `None` if the query has no such pair.
     ///
     /// # Errors
-    /// 400 where it does not parse.
+    /// 400 if it does not parse.
     pub fn parse_query_value<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Option<T>, Error> {
         self.query_value(name).map(|text| parse(name, &text)).transpose()
     }
 
     /// The query as a struct with a field for each name: `Option` or `#[serde(default)]` for a pair that may be missing, `Vec` for one
-    /// that may stand there again. Parsed as [`query`](crate::query) does.
+    /// that may be repeated. Parsed as [`query`](crate::query) does.
     ///
     /// # Errors
-    /// 400 where it does not parse.
+    /// 400 if it does not parse.
     pub fn parse_query<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_html_form::from_str(self.head.query.unwrap_or_default())
             .map_err(|error| Error::bad_request(format!("the query: {error}")))
@@ -80,7 +80,7 @@ impl<'a> Request<'a> {
     /// The part of the path that stands for `{name}` in the route, percent-decoded.
     ///
     /// # Errors
-    /// 400 where it is no UTF-8; 500 where the route has no such parameter.
+    /// 400 if it is not UTF-8; 500 if the route has no such parameter.
     pub fn parameter(&self, name: &str) -> Result<Cow<'a, str>, Error> {
         let raw = self.parameters.and_then(|parameters| parameters.get(name)).ok_or_else(|| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the route has no parameter {name}"))
@@ -91,7 +91,7 @@ impl<'a> Request<'a> {
     /// The same, parsed.
     ///
     /// # Errors
-    /// As [`Request::parameter`], and 400 where it does not parse.
+    /// As [`Request::parameter`], and 400 if it does not parse.
     pub fn parse_parameter<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, Error> {
         parse(name, &self.parameter(name)?)
     }
@@ -106,9 +106,9 @@ impl<'a> Request<'a> {
         self.headers().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name.as_bytes()).then_some(value))
     }
 
-    /// The coding of an answer that the client accepts and likes best, among those that the server `has`, which stand in its own order
-    /// of preference. `None` where it accepts none of them, nor identity: answer 406, or identity all the same. An answer that depends
-    /// on this has `Vary: Accept-Encoding`. See [`accept::negotiate`].
+    /// The coding for the answer that the client prefers, among those that the server `has`, in the server's order
+    /// of preference. `None` if the client accepts none of them and not identity either: answer 406, or use identity anyway. An answer
+    /// that depends on this needs `Vary: Accept-Encoding`. See [`accept::negotiate`].
     pub fn accepted_encoding(&self, has: &[Encoding]) -> Option<Encoding> {
         accept::negotiate(self.header_values("accept-encoding"), has)
     }
@@ -119,8 +119,8 @@ impl<'a> Request<'a> {
         self.fields.iter().map(move |field| (field.name(bytes), field.value(bytes)))
     }
 
-    /// The whole body; empty where the body goes to a [`Receive`](crate::Receive), and for a `GET`, `HEAD`, `DELETE`,
-    /// `OPTIONS` or `TRACE`, whose bodies nobody wants.
+    /// The complete body; empty if the body goes to a [`Receive`](crate::Receive), and for `GET`, `HEAD`, `DELETE`,
+    /// `OPTIONS` and `TRACE`, whose bodies are skipped.
     #[inline]
     pub fn body(&self) -> &'a [u8] {
         self.body
@@ -138,12 +138,12 @@ impl<'a> Request<'a> {
     /// The body as a form's (`application/x-www-form-urlencoded`); see [`Request::parse_query`].
     ///
     /// # Errors
-    /// 400 where it does not parse.
+    /// 400 if it does not parse.
     pub fn form<T: Deserialize<'a>>(&self) -> Result<T, Error> {
         serde_html_form::from_bytes(self.body).map_err(|error| Error::bad_request(format!("the form: {error}")))
     }
 
-    /// The length that the client has said its body has; `None` where it is chunked.
+    /// The length of the body as the client announced it; `None` if it is chunked.
     pub fn content_length(&self) -> Option<u64> {
         match self.head.framing {
             crate::head::Framing::Length(length) => Some(length),

@@ -84,9 +84,9 @@ impl<'r, 'p, S> Found<'r, 'p, S> {
 
 /// Routes, each a path and a method with a handler.
 ///
-/// A path is matched as it stands in the request, percent-encoding included. `{name}` stands for one segment, or a part of
-/// one, and `{*name}` for the rest; what is exact goes before what is not. `HEAD` is answered by the handler of `GET`,
-/// `OPTIONS` with what there is, another method with 405, another path with 404 or the fallback.
+/// A path is compared with the request's path as it was sent, with its percent-encoding. `{name}` matches one segment, or a part of
+/// one, and `{*name}` the rest; an exact match wins. The handler of `GET` also answers `HEAD`. `OPTIONS` is answered with the allowed
+/// methods, another method with 405, another path with 404 or the fallback.
 pub struct Router<S = ()> {
     endpoints: Vec<Endpoint<S>>,
     resources: Vec<Resource>,
@@ -109,7 +109,7 @@ impl<S: 'static> Default for Router<S> {
 }
 
 impl<S: 'static> Router<S> {
-    /// One without routes: everything is 404.
+    /// A router without routes, which answers 404 to everything.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -180,7 +180,7 @@ impl<S: 'static> Router<S> {
     /// Any method. `handler` is called with the whole request.
     ///
     /// # Panics
-    /// Where the path is no pattern, the same path has a handler for the method, or it cannot be told from another pattern.
+    /// If the path is no valid pattern, already has a handler for the method, or conflicts with another pattern.
     #[must_use]
     pub fn route(
         mut self,
@@ -192,8 +192,8 @@ impl<S: 'static> Router<S> {
         self
     }
 
-    /// Any method; the body comes in parts. `begin` is called with the head alone, and a client that waits for `100 Continue`
-    /// is told to go on where it gives no error.
+    /// Any method; the body comes in parts. `begin` is called with the head alone. If it returns no error, a client that waits for
+    /// `100 Continue` gets it.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -208,8 +208,8 @@ impl<S: 'static> Router<S> {
         self
     }
 
-    /// `GET` opens a WebSocket: `make` gives what deals with its messages, or fails. Where its kind can be frozen, it moves to other
-    /// workers by [`Socket::freeze`] and [`Socket::thaw`].
+    /// `GET` opens a WebSocket: `make` returns the value that handles its messages, or fails. It moves to other workers if it
+    /// implements [`Socket::freeze`] and [`Socket::thaw`].
     ///
     /// # Panics
     /// As [`Router::route`], and where sockets of another kind, or something else that thaws, have the same [`Socket::NAME`].
@@ -231,7 +231,7 @@ impl<S: 'static> Router<S> {
         this
     }
 
-    /// Answers what no route does, in the place of 404.
+    /// Answers requests without a route, instead of 404.
     #[must_use]
     pub fn fallback(
         mut self,
@@ -241,7 +241,7 @@ impl<S: 'static> Router<S> {
         self
     }
 
-    /// Makes again what was frozen under this name; `None` where the bytes make no sense.
+    /// Thaws what was frozen under this name; `thaw` returns `None` for malformed bytes.
     #[must_use]
     pub fn thaws(mut self, name: &'static str, thaw: impl Fn(&[u8]) -> Option<Thawed<S>> + 'static) -> Self {
         self.thaws.insert(name, Box::new(thaw));

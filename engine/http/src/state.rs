@@ -1,4 +1,4 @@
-//! What the handlers of one worker share.
+//! The state that the handlers of one worker share.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use baton::{SystemCalls, TimerKey, Worker};
 use crate::later::Message;
 use crate::record::Record;
 
-/// What the handlers of one worker share: any type of yours. All of a worker runs on one thread, so nothing in it needs a lock;
-/// what workers have in common lies outside of them all, as they are processes.
+/// The state that the handlers of one worker share: any type of yours. A worker runs on one thread, so the state needs no lock.
+/// Workers are processes, so they share no state with each other.
 pub trait State: 'static {
     /// What handlers, and the threads that they start, may ask of the kernel where the sandbox is on.
     const SYSTEM_CALLS: SystemCalls = SystemCalls::Usual;

@@ -1,4 +1,4 @@
-//! An address to listen on, and what is different there.
+//! An address to listen on, with its own settings.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,36 +12,35 @@ use crate::layer::{Layers, SharedLayers};
 
 use super::{InvalidSetting, TIMEOUT_MS_LARGEST};
 
-/// An address to listen on, and what is different there.
+/// An address to listen on, with its own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Port 0 lets the kernel choose one, the same for all workers. A Unix socket is one for all workers: its path is made by
-    /// the server that starts, with the mode [`Settings::unix_mode`](super::Settings::unix_mode), handed on with the socket, and
-    /// removed when nobody has the socket any more. What a server that is gone has left there is replaced.
+    /// Port 0 lets the kernel choose one, the same for all workers. All workers share one Unix socket. The server that starts creates
+    /// its path with the mode [`Settings::unix_mode`](super::Settings::unix_mode), in place of one that a dead server left. The path goes
+    /// along with the socket at a handover, and is removed when no process has the socket any more.
     pub address: Endpoint,
-    /// Time-outs of the connections that come here.
+    /// Time-outs of the connections at this address.
     pub timeouts: ConnectionTimeouts,
-    /// Where there are any, only proxies of these networks may connect, and each says first, by the PROXY protocol (version 1 or 2),
-    /// whose connection it passes on: [`Peer::address`](crate::Peer::address) is then the client's, and
-    /// [`Peer::proxy`](crate::Peer::proxy) has the rest. Whoever else connects is reset, and so is a proxy whose header is malformed,
-    /// longer than [`PROXY_HEADER_BYTES_MAX`](crate::PROXY_HEADER_BYTES_MAX), or not there within
+    /// If this is not empty, only proxies in these networks may connect, and each first sends the client's address by the PROXY protocol
+    /// (version 1 or 2): [`Peer::address`](crate::Peer::address) is then the client's, and
+    /// [`Peer::proxy`](crate::Peer::proxy) has the rest. All other peers are reset, and so is a proxy whose header is malformed,
+    /// longer than [`PROXY_HEADER_BYTES_MAX`](crate::PROXY_HEADER_BYTES_MAX), or not complete within
     /// [`message_ms`](super::Timeouts::message_ms); each is counted as
     /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
     ///
-    /// At a handover, what was said goes along; so does a connection whose header has not come, with the time that is left for it.
+    /// The header moves with the connection. A connection whose header has not come yet moves, too, with the time that is left for it.
     pub trusted_proxies: Vec<Network>,
-    /// The same at a Unix socket, where nobody has an address: whoever may open its path is trusted.
+    /// The same for a Unix socket, where peers have no address: every process that may open its path is trusted.
     pub trusts_all_proxies: bool,
-    /// What lies between the bytes of connections that come here and the protocol, such as TLS; behind the header of a proxy, where
-    /// there is one.
+    /// The layer between the bytes of a connection and its protocol, such as TLS. A PROXY header comes before it.
     pub layer: Option<SharedLayers>,
-    /// A number by which a protocol tells connections that come here from others, with [`Io::label`](crate::Io::label). The default is 0.
-    /// A worker that takes a connection over gives it the label that its own listener at this address has.
+    /// A number that tells a protocol the listener of a connection, with [`Io::label`](crate::Io::label). The default is 0.
+    /// A connection that moves gets the label of the new worker's listener at the same address.
     pub label: u8,
 }
 
 impl Listener {
-    /// Nothing is different there.
+    /// Without settings of its own.
     pub fn new(address: impl Into<Endpoint>) -> Self {
         let (timeouts, trusted_proxies) = (ConnectionTimeouts::default(), Vec::new());
         Self { address: address.into(), timeouts, trusted_proxies, trusts_all_proxies: false, layer: None, label: 0 }
@@ -116,12 +115,12 @@ impl<T: Into<Endpoint>> From<T> for Listener {
     }
 }
 
-/// Addresses that begin alike: `10.0.0.0/8`, `fd00::/8`, or one address alone.
+/// A network, such as `10.0.0.0/8` or `fd00::/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether the address is one of these.
+    /// Whether the address is in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
@@ -142,8 +141,8 @@ impl fmt::Display for Network {
     }
 }
 
-/// Time-outs of one connection, or of those of one listener, in milliseconds: 0 turns one off, `None` leaves it as it is
-/// for all ([`Timeouts`](super::Timeouts)).
+/// Time-outs of one connection, or of one listener's connections, in milliseconds. 0 turns one off; `None` keeps the value of
+/// [`Timeouts`](super::Timeouts).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConnectionTimeouts {

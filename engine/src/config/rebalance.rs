@@ -1,10 +1,10 @@
-//! Whether workers that serve give each other connections.
+//! Whether connections move between serving workers.
 
-/// Whether connections move between workers that serve, in a server whose protocol can hand them over
-/// ([`Protocol::STATE`](crate::Protocol::STATE)) and has neither worker state nor messages between workers.
+/// Whether connections move between serving workers. The protocol must be able to hand them over
+/// ([`Protocol::STATE`](crate::Protocol::STATE)) and have neither worker state nor messages between workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Rebalance {
-    /// Where one worker is clearly busier than the mean, or has clearly more connections.
+    /// They move when a worker is clearly busier than the mean or has clearly more connections.
     #[default]
     Auto,
     /// They stay.

@@ -3,23 +3,23 @@
 use std::fmt;
 
 /// How the program in the kernel picks the worker of a new connection, in the tier [`Ebpf`](super::Handover::Ebpf). In `Adopt`
-/// the kernel picks by a hash, and this setting changes nothing.
+/// the kernel picks by a hash, and this setting has no effect.
 ///
-/// A worker's load is the number of its open connections and of the handshakes that were assigned to it in the last second and have
-/// not arrived. A worker that does not accept now, because it has all connections that it may have or lacks descriptors, stands
-/// behind the others.
+/// A worker's load is the number of its open connections, plus the handshakes that were assigned to it in the last second and have
+/// not arrived. A worker that does not accept now, because it is at `connections_max` or out of descriptors, comes
+/// after the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Steering {
-    /// The one with the least load of all.
+    /// The worker with the least load.
     #[default]
     Least,
-    /// Of two, one by the connection's hash and one at random, the one with less load. A worker that lies about its load
-    /// attracts no more than two of `workers` new connections.
+    /// Of two workers, one picked by the connection's hash and one at random, the one with less load. A worker that lies about its
+    /// load gets at most two of `workers` new connections.
     TwoChoices,
-    /// By a hash over addresses and ports. What workers have is not looked at.
+    /// A worker picked by a hash over addresses and ports, whatever its load is.
     Hash,
-    /// The one that is pinned to the processor that took the connection's first packet, by hash where there is none. Use it only
-    /// where the network card's receive queues and the workers have the same processors.
+    /// The worker pinned to the processor that took the connection's first packet; if there is none, by hash. Use it only
+    /// if the network card's receive queues and the workers have the same processors.
     Cpu,
 }
 

@@ -74,7 +74,7 @@ impl<S> Connection<S> {
     }
 
     /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
-    /// deadlines away; then it is set anew. So an ordinary request does not touch the timer wheel.
+    /// deadlines away; then it is set again. So an ordinary request does not touch the timer wheel.
     pub(crate) fn set_alarm(&mut self, context: &mut Context) {
         let Some((deadline_ns, _)) = self.deadline(context) else { return };
         if let Some(id) = self.alarm {

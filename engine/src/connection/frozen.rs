@@ -1,4 +1,4 @@
-//! Freezing a connection for its way to another worker, and thawing it there.
+//! Freezes a connection so that it can move to another worker, and thaws it there.
 
 use super::{Connection, Host, Phase};
 use crate::context::{Command, Context, Io};
@@ -20,7 +20,7 @@ impl<S> Connection<S> {
     /// hand.
     ///
     /// # Errors
-    /// Where the protocol keeps it, or it is about to end: then nothing changes.
+    /// If the protocol keeps it, or it is about to end: then nothing changes.
     pub(crate) fn freeze<P>(&mut self, protocol: &mut P, context: &mut Context) -> Result<Frozen, CannotFreeze>
     where
         P: Protocol<Connection = S>,

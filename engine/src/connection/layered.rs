@@ -192,7 +192,7 @@ impl<S> Connection<S> {
         self.input.len() < HANDSHAKE_BYTES_MAX
     }
 
-    /// Goes on with the handshake, in line with whoever has input that takes long: one costs as much as a hundred requests.
+    /// Continues the handshake, in line with connections whose input takes long: one costs as much as a hundred requests.
     pub(super) fn shake_hands(&mut self, context: &mut Context) {
         self.rerun = false;
         let Some(layered) = &mut self.layered else { return };
@@ -399,7 +399,7 @@ impl<S> Connection<S> {
     /// Its state and how much of the input is opened, for another worker.
     ///
     /// # Errors
-    /// Where the layer stays here, or does so for now.
+    /// If the layer stays here, or does so for now.
     pub(super) fn freeze_layer(&self, state: &mut Vec<u8>) -> Result<usize, CannotFreeze> {
         match (&self.layered, self.phase) {
             (Some(layered), Phase::Handshake { is_done: false })

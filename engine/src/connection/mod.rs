@@ -184,7 +184,7 @@ impl<S> Connection<S> {
         matches!(self.phase, Phase::Header | Phase::Handshake { .. } | Phase::Open)
     }
 
-    /// Whoever is connected is no proxy that is trusted.
+    /// The peer is not a trusted proxy.
     pub(crate) fn refuse(&mut self, context: &mut Context) {
         self.end(context, true, CloseReason::ProxyHeader);
     }
@@ -491,7 +491,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Somebody asked for [`Protocol::on_wake`].
+    /// [`Protocol::on_wake`] was asked for.
     pub(crate) fn wake<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,

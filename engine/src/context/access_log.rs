@@ -1,4 +1,4 @@
-//! A protocol's hold on the access log of its worker.
+//! A protocol's handle on the access log of its worker.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::sys;
 
 /// Appends to the [access log](crate::config::Settings::access_log); given by [`Worker::access_log`](crate::Worker::access_log).
-/// Behind it the file is another one once the master was told to reopen it (USR1).
+/// After USR1 it appends to the file that the master has reopened.
 #[derive(Clone)]
 pub struct AccessLog(Rc<RefCell<sys::access_log::AccessLog>>);
 
@@ -17,7 +17,7 @@ impl AccessLog {
         Self(Rc::new(RefCell::new(log)))
     }
 
-    /// Appends lines, each with its end, as one system call where they go to a file. Never waits: gives how many lines are lost, since
+    /// Appends complete lines, in one system call if they go to a file. Never waits. Returns how many lines were lost because
     /// a disk is full or nobody reads a pipe.
     pub fn append(&self, lines: &[u8]) -> u64 {
         self.0.borrow_mut().append(lines)

@@ -60,9 +60,9 @@ pub(crate) struct Own {
     pub(crate) label: u8,
 }
 
-/// The connection that a callback is for: write answers, set timers, ask for the time, act on other connections.
+/// The connection of a callback: write answers, set timers, read the time, act on other connections.
 ///
-/// Output is collected and goes out with one send at the end of the turn.
+/// The engine collects output and sends it at the end of the turn, with one send.
 pub struct Io<'a> {
     context: &'a mut Context,
     others: &'a mut (dyn Others + 'a),
@@ -133,9 +133,9 @@ impl Io<'_> {
         }
     }
 
-    /// Appends part of memory that the protocol keeps: an answer made once and given to many. From a kilobyte on it is
-    /// sent from where it is, and lives until the last peer has taken it; from 8 KiB on behind output of this callback, and from 16 KiB
-    /// on where earlier output waits before it.
+    /// Appends part of memory that the protocol keeps, such as an answer for many connections. From one kilobyte on it is
+    /// sent without a copy, and lives until the last peer has read it. After other output of this callback that is so from 8 KiB on,
+    /// and after earlier output that still waits, from 16 KiB on.
     ///
     /// # Panics
     /// If `part` does not lie within `bytes`.
@@ -155,8 +155,8 @@ impl Io<'_> {
         }
     }
 
-    /// Appends part of this callback's input. Where it fills a good part of a receive buffer and nothing else waits
-    /// to be sent, it goes out from that buffer without being copied.
+    /// Appends part of this callback's input. If it fills a large part of a receive buffer and no other output
+    /// waits, it is sent from that buffer without a copy.
     #[inline]
     pub fn write_input(&mut self, part: &[u8]) {
         self.flatten();
@@ -169,7 +169,7 @@ impl Io<'_> {
         }
     }
 
-    /// At least `count` bytes of output memory to encode into; [`Io::commit`] says how many were filled.
+    /// Returns at least `count` bytes of output memory to encode into; call [`Io::commit`] with the number of bytes you filled.
     #[inline]
     pub fn reserve(&mut self, count: usize) -> &mut [u8] {
         self.flatten();
@@ -196,28 +196,28 @@ impl Io<'_> {
         self.pending + self.context.arena.staged_len() + tail
     }
 
-    /// Whether output is above the high-water mark. Then stop, and say how many bytes were consumed: while output is above the
-    /// mark, the connection is not read and [`Protocol::on_data`](crate::Protocol::on_data) not called, whatever arrives; below the
-    /// low one comes [`Protocol::on_writable`](crate::Protocol::on_writable).
+    /// Whether queued output is above the high-water mark. If so, stop, and return how many bytes you have consumed. While output is
+    /// above the mark, the engine does not read the connection and does not call [`Protocol::on_data`](crate::Protocol::on_data). When
+    /// output is below the low mark, it calls [`Protocol::on_writable`](crate::Protocol::on_writable).
     ///
-    /// What to return decides about input that was left: with [`Next::Yield`](crate::Next::Yield), `on_data` is called with it once
-    /// there is room, and not before, so nothing spins; with [`Next::More`](crate::Next::More) only when more bytes have come. So a
-    /// protocol that stops in the middle of its input because of `is_full` returns `Next::Yield`. One that has consumed all and has
-    /// more to say (a long answer in parts) returns `Next::More` and goes on in `on_writable`.
+    /// The returned value decides about input that is left. With [`Next::Yield`](crate::Next::Yield), `on_data` gets it again as soon as
+    /// there is room, and not before, so nothing spins. With [`Next::More`](crate::Next::More), only when more bytes have come. So a
+    /// protocol that stops in the middle of its input because of `is_full` returns `Next::Yield`. One that has consumed all input and
+    /// still has output to write (a long answer in parts) returns `Next::More` and continues in `on_writable`.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.queued_bytes() > self.context.limits.outbound_bytes_high
     }
 
-    /// Calls [`Protocol::on_writable`](crate::Protocol::on_writable) when the peer has taken some of the output, as if that were above
-    /// the high-water mark: for long answers of which little is to wait at a time. The connection is not read until then. Does
-    /// nothing where no output waits.
+    /// Asks for [`Protocol::on_writable`](crate::Protocol::on_writable) when the peer has read some of the output, as if output were above
+    /// the high-water mark. Use it to write a long answer in small parts. The connection is not read until then. It has no effect
+    /// if no output waits.
     pub fn wait_for_room(&mut self) {
         self.context.waits_for_room = true;
     }
 
-    /// Says how much memory the protocol holds for this connection, such as a body that it collects: counted into
-    /// [`Limits::memory_bytes_max`](crate::config::Limits::memory_bytes_max) until something else is said.
+    /// Tells the engine how much memory the protocol holds for this connection, such as a body that it collects. It counts as part of
+    /// [`Limits::memory_bytes_max`](crate::config::Limits::memory_bytes_max) until the next call.
     #[inline]
     pub fn set_held_bytes(&mut self, bytes: usize) {
         self.own.held_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -229,8 +229,7 @@ impl Io<'_> {
         Duration::from_nanos(self.context.now_ns)
     }
 
-    /// The time read afresh, on the scale of [`Io::now`]: for what is timed within a turn. The same as `now` in the
-    /// harness.
+    /// The current time on the scale of [`Io::now`], to measure within a turn. In the harness it is the same as `now`.
     #[inline]
     pub fn clock(&self) -> Duration {
         Duration::from_nanos(self.context.clock_ns())
@@ -248,17 +247,17 @@ impl Io<'_> {
         self.own.timers.set(key, self.own.id.slot, deadline_ns, &mut self.context.timers);
     }
 
-    /// Takes a timer back; does nothing where it is not set.
+    /// Cancels a timer; has no effect if it is not set.
     pub fn cancel_timer(&mut self, key: TimerKey) {
         self.own.timers.cancel(key, &mut self.context.timers);
     }
 
-    /// Acts on another connection of this worker, at once: `act` gets its state, of the type
-    /// [`Protocol::Connection`](crate::Protocol::Connection), and its own `Io`, and says how that connection goes on. The closure
-    /// may use what `self` of the protocol holds.
+    /// Acts on another connection of this worker at once: `act` gets its state, of the type
+    /// [`Protocol::Connection`](crate::Protocol::Connection), and its own `Io`, and returns how that connection continues. The closure
+    /// may use the protocol's `self`.
     ///
     /// # Errors
-    /// Where the connection cannot be acted on: then `act` is not called.
+    /// If the connection cannot be acted on; `act` is then not called.
     ///
     /// # Panics
     /// If `C` is another type than `Protocol::Connection`.
@@ -280,12 +279,12 @@ impl Io<'_> {
         }
     }
 
-    /// Pairs this connection with another one: from now on they move to another worker together, or stay together, and either
-    /// is the other's [`Io::partner`], whatever their names are there. Either leaves a pair that it was in before. A pair ends
-    /// when one of them does.
+    /// Pairs this connection with another one. From now on they move to another worker together or stay together, and each
+    /// is the other's [`Io::partner`], also after a move. Each leaves its earlier pair. A pair ends
+    /// when one of its connections does.
     ///
     /// # Errors
-    /// Where the other one cannot be acted on.
+    /// If the other connection cannot be acted on.
     pub fn pair_with(&mut self, id: ConnectionId) -> Result<(), Unreachable> {
         let own = self.own.id;
         self.set_aside();
@@ -299,35 +298,35 @@ impl Io<'_> {
         self.context.pairs.of(self.own.id)
     }
 
-    /// Connects to `target`, an address or more; see [`Worker::connect`](crate::Worker::connect). A token may name a connection:
+    /// Connects to `target`; see [`Worker::connect`](crate::Worker::connect). The token may name a connection, with
     /// [`ConnectionId::to_u64`].
     pub fn connect(&mut self, target: impl Into<Target>, token: u64) {
         self.context.commands.push(Command::Connect { target: target.into(), token });
     }
 
-    /// How long it is until a timer fires; `None` where it is not set.
+    /// The time until a timer fires; `None` if it is not set.
     pub fn timer_left(&self, key: TimerKey) -> Option<Duration> {
         self.own.timers.deadline_ns(key, &self.context.timers).map(|deadline_ns| self.context.left(deadline_ns))
     }
 
-    /// Sets this connection's own [`Timeouts::idle_ms`](crate::config::Timeouts::idle_ms), from the last byte received on; 0 turns
-    /// it off. It goes before that of the listener and of the settings, moves with the connection, and is cut to seven days.
+    /// Sets [`Timeouts::idle_ms`](crate::config::Timeouts::idle_ms) for this connection, counted from the last received byte; 0 turns
+    /// it off. It overrides the listener's and the settings' value, moves with the connection, and is limited to seven days.
     pub fn set_idle_ms(&mut self, ms: u64) {
         self.set_timeouts(ConnectionTimeouts { idle_ms: Some(ms), ..Default::default() });
     }
 
-    /// As [`Io::set_idle_ms`], of [`Timeouts::message_ms`](crate::config::Timeouts::message_ms), from the first byte of the
-    /// message on: for one that may take longer than others.
+    /// Like [`Io::set_idle_ms`], for [`Timeouts::message_ms`](crate::config::Timeouts::message_ms), counted from the first byte of the
+    /// message: for a message that may take longer than others.
     pub fn set_message_ms(&mut self, ms: u64) {
         self.set_timeouts(ConnectionTimeouts { message_ms: Some(ms), ..Default::default() });
     }
 
-    /// As [`Io::set_idle_ms`], of [`Timeouts::write_ms`](crate::config::Timeouts::write_ms), from when the peer last took output.
+    /// Like [`Io::set_idle_ms`], for [`Timeouts::write_ms`](crate::config::Timeouts::write_ms), counted from when the peer last read output.
     pub fn set_write_ms(&mut self, ms: u64) {
         self.set_timeouts(ConnectionTimeouts { write_ms: Some(ms), ..Default::default() });
     }
 
-    /// Goes back to the time-outs of the listener and of the settings.
+    /// Restores the time-outs of the listener and of the settings.
     pub fn reset_timeouts(&mut self) {
         self.own.timers.set_timeouts(ConnectionTimeouts::default());
         self.context.commands.push(Command::Retime(self.own.id));
@@ -338,8 +337,8 @@ impl Io<'_> {
         self.context.commands.push(Command::Retime(self.own.id));
     }
 
-    /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) of another connection of this worker, if it still lives,
-    /// after this callback. [`Io::with`] acts on it at once.
+    /// Calls [`Protocol::on_wake`](crate::Protocol::on_wake) for another connection of this worker after this callback, if it still
+    /// exists. [`Io::with`] acts on it at once.
     pub fn wake(&mut self, id: ConnectionId) {
         self.context.commands.push(Command::Wake(id));
     }
@@ -355,7 +354,7 @@ impl Io<'_> {
     /// As [`Worker::send`](crate::Worker::send).
     ///
     /// # Errors
-    /// Then nobody hears it.
+    /// If it was not sent; no worker gets it then.
     ///
     /// # Panics
     /// As there.
@@ -366,7 +365,7 @@ impl Io<'_> {
     /// As [`Worker::broadcast`](crate::Worker::broadcast).
     ///
     /// # Errors
-    /// Then nobody hears it.
+    /// If it was not sent; no worker gets it then.
     ///
     /// # Panics
     /// As there.
@@ -380,13 +379,13 @@ impl Io<'_> {
         self.context.requests_in_turn += count;
     }
 
-    /// Adds to a counter of the protocol's own.
+    /// Adds to one of the protocol's own counters.
     #[inline]
     pub fn add(&mut self, counter: CounterId, count: u64) {
         add_named(&self.context.page, counter, count);
     }
 
-    /// Whether the worker is leaving, and this connection does not go to another one: say goodbye with the next answer.
+    /// Whether the worker is leaving and this connection does not move to another one. If so, close it with the next answer.
     #[inline]
     pub fn is_draining(&self) -> bool {
         self.context.draining || self.own.is_told

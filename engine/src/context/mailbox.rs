@@ -17,8 +17,8 @@ struct Bell {
     worker: ThreadId,
 }
 
-/// Sends messages to one worker, from any thread of its process, as many as
-/// [`Limits::mailbox_messages_max`](crate::config::Limits::mailbox_messages_max) ahead of it. Cheap to clone.
+/// Sends messages to one worker, from any thread of its process. At most
+/// [`Limits::mailbox_messages_max`](crate::config::Limits::mailbox_messages_max) may wait. Cheap to clone.
 pub struct Mailbox<M> {
     sender: Sender<M>,
     bell: Arc<Bell>,
@@ -36,10 +36,10 @@ impl<M> fmt::Debug for Mailbox<M> {
     }
 }
 
-/// Why a message was not queued; it comes back.
+/// Why a message was not queued; it has the message.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MailboxError<M> {
-    /// As many messages as may be wait for the worker.
+    /// The largest number of messages already waits for the worker.
     #[error("the mailbox is full")]
     Full(M),
     /// The worker is gone.
@@ -66,12 +66,12 @@ impl<M> fmt::Debug for MailboxError<M> {
 }
 
 impl<M> Mailbox<M> {
-    /// Queues `message` for [`Protocol::on_message`](crate::Protocol::on_message). Where the mailbox is full, a helper thread waits
-    /// here until the worker has taken some messages; the worker's own callbacks do not wait, since nobody else empties it.
+    /// Queues `message` for [`Protocol::on_message`](crate::Protocol::on_message). If the mailbox is full, a helper thread waits
+    /// here until the worker has taken some messages. The worker's own callbacks do not wait, since only the worker empties it.
     ///
     /// # Errors
-    /// [`MailboxError::Closed`] when the worker is gone, also while this waits; [`MailboxError::Full`] in a callback of the
-    /// worker. Both give the message back.
+    /// [`MailboxError::Closed`] if the worker is gone, also while this waits; [`MailboxError::Full`] in a callback of the
+    /// worker. Both return the message.
     pub fn send(&self, message: M) -> Result<(), MailboxError<M>> {
         match self.try_send(message) {
             Err(MailboxError::Full(message)) if thread::current().id() != self.bell.worker => {
@@ -83,11 +83,11 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// The same, and never waits.
+    /// Like [`Mailbox::send`], but never waits.
     ///
     /// # Errors
-    /// [`MailboxError::Full`] where the mailbox is full, [`MailboxError::Closed`] where the worker is gone. Both give the
-    /// message back.
+    /// [`MailboxError::Full`] if the mailbox is full, [`MailboxError::Closed`] if the worker is gone. Both return the
+    /// message.
     pub fn try_send(&self, message: M) -> Result<(), MailboxError<M>> {
         self.sender.try_send(message).map_err(|error| match error {
             TrySendError::Full(message) => MailboxError::Full(message),
@@ -115,7 +115,7 @@ impl<M> Inbox<M> {
     /// Of the worker whose thread this is.
     ///
     /// # Errors
-    /// Where there is no descriptor left.
+    /// If there is no descriptor left.
     pub(crate) fn new(messages_max: usize) -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (sender, receiver) = bounded(messages_max);

@@ -1,5 +1,5 @@
 //! What all connections of a worker share and a callback may reach: output memory, timers, the loop's time, counters,
-//! and requests to the loop; and the handles through which it does ([`Io`], [`Worker`]).
+//! and requests to the loop; and the handles for callbacks ([`Io`], [`Worker`]).
 
 mod access_log;
 mod io;
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Rerun(ConnectionId),
     /// Its time-outs have changed.
     Retime(ConnectionId),
-    /// Connect to somebody.
+    /// Make an outbound connection.
     Connect { target: Target, token: u64 },
     /// Drain and leave.
     Drain,

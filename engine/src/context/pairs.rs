@@ -1,4 +1,4 @@
-//! Connections that belong together, by two.
+//! Pairs of connections that belong together.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::types::ConnectionId;
 pub(crate) struct Pairs(HashMap<ConnectionId, ConnectionId>);
 
 impl Pairs {
-    /// Pairs these two; whoever they were paired with before is alone.
+    /// Pairs these two; their earlier partners are alone then.
     pub(crate) fn join(&mut self, one: ConnectionId, other: ConnectionId) {
         self.part(one);
         self.part(other);

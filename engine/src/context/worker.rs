@@ -1,4 +1,4 @@
-//! What a callback that is not for one connection can do.
+//! What a callback for the whole worker can do.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::target::Target;
 use crate::telemetry::NAMED_COUNTERS_MAX;
 use crate::types::{ConnectionId, Next, TimerKey};
 
-/// The worker, as callbacks that are not for one connection see it.
+/// The worker, in callbacks that are not for one connection.
 pub struct Worker<'a, M> {
     context: &'a mut Context,
     inbox: &'a Inbox<M>,
@@ -19,17 +19,17 @@ pub struct Worker<'a, M> {
 }
 
 impl<M> Worker<'_, M> {
-    /// This worker's index among those of its server, from 0.
+    /// This worker's index in its generation, from 0.
     pub fn slot(&self) -> usize {
         self.context.slot
     }
 
-    /// The core it is pinned to; `None` where the slot has none of its own.
+    /// The core that it is pinned to; `None` if it is not pinned.
     pub fn core(&self) -> Option<usize> {
         self.context.core
     }
 
-    /// A sender of messages to this worker, for threads the protocol has started.
+    /// A sender of messages to this worker, for threads that the protocol has started.
     pub fn mailbox(&self) -> Mailbox<M> {
         self.inbox.mailbox()
     }
@@ -50,7 +50,7 @@ impl<M> Worker<'_, M> {
         self.context.set_worker_timer(key, after);
     }
 
-    /// Takes a timer back; does nothing where it is not set.
+    /// Cancels a timer; has no effect if it is not set.
     pub fn cancel_timer(&mut self, key: TimerKey) {
         self.context.cancel_worker_timer(key);
     }
@@ -58,7 +58,7 @@ impl<M> Worker<'_, M> {
     /// Acts on a connection, at once; see [`Io::with`].
     ///
     /// # Errors
-    /// Where the connection cannot be acted on: then `act` is not called.
+    /// If the connection cannot be acted on: then `act` is not called.
     ///
     /// # Panics
     /// If `C` is another type than [`Protocol::Connection`](crate::Protocol::Connection).
@@ -106,10 +106,10 @@ impl<M> Worker<'_, M> {
 
     /// Sends a message to the worker that has this slot, which may be this one:
     /// [`Protocol::on_sibling_message`](crate::Protocol::on_sibling_message) is called there. Messages of a turn of the loop go
-    /// out together at its end, and are heard in their order.
+    /// out together at its end, and arrive in their order.
     ///
     /// # Errors
-    /// Then nobody hears it.
+    /// If it was not sent; no worker gets it then.
     ///
     /// # Panics
     /// Without [`Protocol::MESSAGES`](crate::Protocol::MESSAGES).
@@ -117,11 +117,11 @@ impl<M> Worker<'_, M> {
         self.context.send(slot, message)
     }
 
-    /// Sends a message to all workers of this server, also to this one, which hears it at the end of the turn: so whoever
-    /// publishes need not know who is where.
+    /// Sends a message to all workers of this server, also to this one, where it arrives at the end of the turn. So a
+    /// publisher need not know where its subscribers are.
     ///
     /// # Errors
-    /// Then nobody hears it.
+    /// If it was not sent; no worker gets it then.
     ///
     /// # Panics
     /// Without [`Protocol::MESSAGES`](crate::Protocol::MESSAGES).
@@ -129,15 +129,15 @@ impl<M> Worker<'_, M> {
         self.context.broadcast(message)
     }
 
-    /// Drains this worker: it accepts nothing new, lets connections say goodbye, and leaves.
+    /// Drains this worker: it accepts no new connections, closes each connection at the end of a message, and leaves.
     pub fn drain(&mut self) {
         self.context.commands.push(Command::Drain);
     }
 
-    /// A counter of the protocol's own, shown under this name with the engine's. The same name gives the same counter.
+    /// A counter of the protocol, which is shown under this name. The same name returns the same counter.
     ///
     /// # Panics
-    /// With more than [`NAMED_COUNTERS_MAX`] names, or an empty one.
+    /// If there are more than [`NAMED_COUNTERS_MAX`] names, or the name is empty.
     pub fn counter(&mut self, name: &str) -> CounterId {
         assert!(!name.is_empty(), "a counter has a name");
         let known = (0..self.context.named_counters).find(|&index| self.context.page.name(index) == name);
@@ -151,12 +151,12 @@ impl<M> Worker<'_, M> {
         CounterId(index as u8)
     }
 
-    /// Adds to a counter of the protocol's own.
+    /// Adds to one of the protocol's own counters.
     pub fn add(&mut self, counter: CounterId, count: u64) {
         add_named(&self.context.page, counter, count);
     }
 
-    /// The access log; `None` where [`Settings::access_log`](crate::config::Settings::access_log) is off, and in the harness.
+    /// The access log; `None` if [`Settings::access_log`](crate::config::Settings::access_log) is off, and in the harness.
     pub fn access_log(&self) -> Option<AccessLog> {
         self.context.access_log.clone()
     }

@@ -111,7 +111,7 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
 /// Reports of workers and orphans; each piece is a number, which says who reports and how, and a report.
 ///
 /// # Panics
-/// Where the master does, or where it comes into a state that cannot be.
+/// If the master does, or where it comes into a state that cannot be.
 pub fn reports(data: &[u8]) {
     let masters = [Master::serving(Tier::Adopt), Master::serving(Tier::Ebpf), Master::starting(Tier::Adopt, None)];
     for mut master in masters {
@@ -166,7 +166,7 @@ pub fn control_requests(data: &[u8]) {
 /// What a server sends to an operator's program, which shows it.
 ///
 /// # Panics
-/// Where what was read cannot be written.
+/// If what was read cannot be written.
 pub fn control_replies(data: &[u8]) {
     for piece in pieces(data) {
         let Ok(reply) = serde_json::from_slice::<Reply>(&piece) else { continue };

@@ -28,7 +28,7 @@ fn pieces(data: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 /// What was heard; `None` where it made no sense.
 ///
 /// # Panics
-/// Where the channel itself failed.
+/// If the channel itself failed.
 fn skip_nonsense<T>(heard: io::Result<T>) -> Option<T> {
     match heard {
         Ok(heard) => Some(heard),

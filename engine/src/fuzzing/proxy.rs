@@ -42,7 +42,7 @@ fn told(harness: &mut Harness<Heard>, client: Client) -> (Option<ProxyHeader>, V
 /// header and all that follows it, or of nothing.
 ///
 /// # Panics
-/// Where it does not.
+/// If it does not.
 pub fn proxy_header(data: &[u8]) {
     let Some((part_bytes, sent)) = data.split_first() else { return };
     let harness = || {

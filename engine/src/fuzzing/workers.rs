@@ -24,7 +24,7 @@ use crate::types::{CannotFreeze, ConnectionId, Next, Peer, Reject, StateFormat, 
 /// Orders of a master.
 ///
 /// # Panics
-/// Where what was read cannot be written.
+/// If what was read cannot be written.
 pub fn orders(data: &[u8]) {
     if let Ok(order) = serde_json::from_slice::<Order>(data) {
         serde_json::to_vec(&order).expect("what was read can be written");
@@ -42,7 +42,7 @@ static CONNECTION: LazyLock<(TcpStream, TcpStream)> = LazyLock::new(|| {
 /// whether bytes come in a file; then the head, and behind a zero the bytes.
 ///
 /// # Panics
-/// Where the receiver does, or a connection that was made of it.
+/// If the receiver does, or a connection that was made of it.
 pub fn envelopes(data: &[u8]) {
     let (ours, mut theirs) = pair();
     let (mut receiver, mut commands) = (Receiver::new(1_000), VecDeque::new());
@@ -103,7 +103,7 @@ fn live_on(harness: &mut Harness<Timed>, version: u32, frozen: Frozen) -> Result
 /// A worker's own state, each line a packet: the first byte says what it is.
 ///
 /// # Panics
-/// Where the reader does, or gives more than may come.
+/// If the reader does, or gives more than may come.
 pub fn worker_state(data: &[u8]) {
     const BYTES_MAX: u64 = 1_000;
     let (ours, mut theirs) = pair();
@@ -130,7 +130,7 @@ pub fn worker_state(data: &[u8]) {
 /// Packets of a worker that speaks to others, and answers of one that is spoken to, each a line.
 ///
 /// # Panics
-/// Where the inbox does, or gives or keeps more than may be.
+/// If the inbox does, or gives or keeps more than may be.
 pub fn messages(data: &[u8]) {
     const BYTES_MAX: usize = 1_000;
     let mut inbox = Inbox::new(BYTES_MAX);

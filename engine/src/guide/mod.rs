@@ -2,16 +2,16 @@
 //!
 //! 1. [`first_protocol`]: parse, answer, run.
 //! 2. [`time_and_back_pressure`]: timers, time-outs, slow readers, long answers.
-//! 3. [`helpers`]: threads for what takes long.
-//! 4. [`workers`]: what workers share, and what they do not.
+//! 3. [`helpers`]: threads for long work.
+//! 4. [`workers`]: what workers share, and what they do not share.
 //! 5. [`outbound`]: connections to other servers, pairs, a proxy.
-//! 6. [`state_across_versions`]: connections, and what a worker knows, move to the next binary.
+//! 6. [`state_across_versions`]: connections, and a worker's own state, move to the next binary.
 //! 7. [`testing`]: the harness, in virtual time.
 //! 8. [`tls`]: listeners with a layer between bytes and protocol.
 //! 9. [`operating`]: logs, counters, reload, upgrade, proxies in front.
 //! 10. [`glossary`]: the words that these pages use.
 //!
-//! Each page can be read alone; its code is compiled, and most of it run, with the tests of this crate. The examples in the
+//! You can read each page on its own. The tests of this crate compile its code, and run most of it. The examples in the
 //! repository are whole programs: `echo`, `lines`, `proxy`, `jobs`, `pubsub`, `versions` and `resp`.
 
 #[doc = include_str!("first_protocol.md")]

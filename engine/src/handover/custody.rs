@@ -1,4 +1,4 @@
-//! Who has a connection: one value for each connection of a worker, kept beside it in the slab.
+//! Who owns a connection: one value for each connection of a worker, kept beside it in the slab.
 //!
 //! Invariant: a connection has exactly one owner. A worker owns it in every stage but [`Stage::Given`] and
 //! [`Stage::Brought`]. [`Custody::enter`] is the one place where a stage changes, and checks that the step
@@ -67,7 +67,7 @@ impl Stage {
     }
 }
 
-/// What becomes of a wake.
+/// What happens to a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// Call the protocol.
@@ -86,7 +86,7 @@ pub(crate) struct Custody {
     losses: u8,
     /// Workers that were leaving when they got it, since one served it last.
     passes: u8,
-    /// Somebody woke it while it was frozen.
+    /// It was woken while it was frozen.
     is_woken: bool,
 }
 
@@ -126,7 +126,7 @@ impl Custody {
         self.stage = next;
     }
 
-    /// Somebody wants the protocol to be called.
+    /// The protocol is to be called.
     pub(crate) fn wake(&mut self) -> Wake {
         match self.stage {
             Stage::Frozen | Stage::Offered | Stage::Giving | Stage::Brought => {

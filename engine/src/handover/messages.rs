@@ -1,4 +1,4 @@
-//! What the sender and the receiver of connections say to each other.
+//! The messages between the sender and the receiver of connections.
 //!
 //! The receiver is a worker that serves; the sender is a worker that leaves and was given the receiver's door. For each
 //! batch:

@@ -1,4 +1,4 @@
-//! Defects of the moving of connections, to be put back one at a time.
+//! Defects of moving connections, which tests put back one at a time.
 
 use crate::mutation::mutations;
 

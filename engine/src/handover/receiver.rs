@@ -1,8 +1,8 @@
-//! The receiving side of the moving of connections, as a machine without I/O: others bring connections, and this worker
-//! takes what it can.
+//! The receiving side of moving connections, as a state machine without I/O: other workers bring connections, and this
+//! worker takes what it can.
 //!
-//! Invariant: what was made from an offer belongs to the sender until `Gives` comes. Where the channel ends before, it is
-//! dropped, and the peer sees nothing of that.
+//! Invariant: connections made from an offer belong to the sender until `Gives` arrives. If the channel ends before,
+//! they are dropped, and their peers notice nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,14 +14,14 @@ use crate::types::ConnectionId;
 /// Senders that may be here at once.
 const VISITORS_MAX: usize = 4096;
 
-/// Somebody who brings connections, by the driver's number for its channel.
+/// A worker that brings connections, by the driver's number for its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Visitor(pub(crate) u32);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Somebody has come.
+    /// A worker has connected.
     Came(Visitor),
     /// A batch of so many connections and bytes is offered; `refusal` says why nothing of it can be taken.
     Offer { visitor: Visitor, batch: u64, count: usize, bytes: usize, refusal: Option<Refusal> },
@@ -30,7 +30,7 @@ pub(crate) enum Input {
     Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, pairs: Vec<(usize, usize)>, open: u64 },
     /// What was taken of this batch is this worker's.
     Gives { visitor: Visitor, batch: u64 },
-    /// The channel ended, or somebody said what may not be said.
+    /// The channel ended, or the other side sent an illegal message.
     Ended(Visitor),
     /// The worker stops at once.
     Stop,
@@ -237,7 +237,7 @@ mod tests {
         }
     }
 
-    /// How many of these offers, each by somebody else and none of them given, are looked at.
+    /// How many offers of different workers, none of them given, are considered.
     fn looked_at(receiver: &mut Receiver, offers: usize, count: usize, bytes: usize) -> usize {
         let all = (0..offers as u32).map(Visitor);
         let inputs = all.flat_map(|visitor| [Input::Came(visitor), offer(visitor, 1, count, bytes)]);

@@ -1,4 +1,4 @@
-//! How listeners are replaced without losing a connection.
+//! How listeners are handed over without losing a connection.
 
 use std::fmt;
 

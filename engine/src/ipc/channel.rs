@@ -44,7 +44,7 @@ pub(crate) fn tell_with_all<T: Serialize>(
     channel::send(channel.as_fd(), &bytes, descriptors)
 }
 
-/// From now on, whoever sends a descriptor over this channel is refused, where the kernel can do that (6.16).
+/// From now on, the kernel refuses descriptors sent over this channel, if it can do that (6.16).
 pub(crate) fn refuse_descriptors(channel: &OwnedFd) {
     let _ = channel::refuse_descriptors(channel.as_fd());
 }

@@ -1,5 +1,5 @@
-//! What a descriptor from another process is, asked before it is used: the other process may be broken, or somebody else's by
-//! now. Nothing here waits, whatever the descriptor is.
+//! Checks a descriptor from another process before it is used, because that process may be broken or compromised.
+//! Nothing here waits, whatever the descriptor is.
 
 use std::fs::File;
 use std::io;

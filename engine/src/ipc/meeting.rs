@@ -59,7 +59,7 @@ impl Meeting {
         self.door.as_fd()
     }
 
-    /// Readable when somebody has come.
+    /// Readable when a process has connected.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.inside.as_fd()
     }
@@ -91,7 +91,7 @@ pub(crate) enum Came {
     Speaker(OwnedFd),
     /// What came is no channel, or this process has no room for its descriptor.
     Nobody,
-    /// Somebody has shut the door: nobody comes any more.
+    /// A process has shut the door: none can come any more.
     End,
 }
 

@@ -1,4 +1,4 @@
-//! What processes say to each other, and how: typed messages over packet channels with descriptors.
+//! The messages between processes: typed messages over packet channels with descriptors.
 //!
 //! [`channel`] carries one message a packet. Over it a master gives its workers orders and hears their reports
 //! ([`orders`]), and two masters speak during an upgrade ([`relay`]). A master finds the workers of a master that is

@@ -1,4 +1,4 @@
-//! What a master orders its workers to do, and what they report.
+//! The orders of a master to its workers, and their reports.
 
 use std::net::SocketAddr;
 
@@ -199,7 +199,7 @@ pub(crate) enum Report {
 }
 
 impl Report {
-    /// The same within bounds, whoever wrote it. What cannot be is taken for a report that is not known.
+    /// The same within bounds, because the sender is not trusted. An impossible report counts as an unknown one.
     pub(crate) fn bounded(self) -> Self {
         match self {
             Self::Failed { mut reason } => {

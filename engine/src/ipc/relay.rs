@@ -1,5 +1,5 @@
-//! What an old master and a new one tell each other during an upgrade: messages over a [`channel`](super::channel),
-//! each with a descriptor or without. Either side ignores kinds it does not know.
+//! The messages between the old and the new master of an upgrade, over a [`channel`](super::channel), each with a
+//! descriptor or without. Either side ignores kinds that it does not know.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,7 @@ pub(crate) enum ToNew {
         is_held: bool,
         /// Where the old one listens: as it was asked to, and as it does.
         addresses: Vec<(SocketAddr, SocketAddr)>,
-        /// It understands what is said of Unix sockets.
+        /// It understands messages about Unix sockets.
         #[serde(default)]
         unix: bool,
         /// So many messages with descriptors follow.
@@ -110,7 +110,7 @@ pub(crate) enum ToOld {
         control: Option<String>,
         /// User number of its workers.
         user: u32,
-        /// It understands what is said of Unix sockets.
+        /// It understands messages about Unix sockets.
         #[serde(default)]
         unix: bool,
     },
@@ -177,7 +177,7 @@ pub(crate) enum ToOld {
 }
 
 impl ToNew {
-    /// The same within bounds, whoever wrote it. What cannot be is taken for a message that is not known.
+    /// The same within bounds, because the sender is not trusted. An impossible message counts as an unknown one.
     pub(crate) fn bounded(self) -> Self {
         match self {
             Self::Hello { next_number, .. } if next_number > NUMBER_MAX => Self::Unknown,

@@ -1,4 +1,4 @@
-//! Where a worker can be found by a master that did not start it.
+//! Where a master that did not start a worker can find it.
 //!
 //! Every worker of a server with a control socket listens in a folder beside that, which only the server's user can enter.
 //! So whoever comes is of that user, or root, and whoever listens was let in by that user: nobody else can find a worker,

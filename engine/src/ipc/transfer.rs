@@ -29,7 +29,7 @@ use crate::handover::{
 use crate::sys::channel;
 use crate::types::StateFormat;
 
-/// Whoever waits for the other side shows so often that it lives.
+/// How often a waiting side shows that it lives.
 const BEAT_MS: u16 = 100;
 
 /// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
@@ -59,7 +59,7 @@ impl Offer {
     /// Of these connections; and their descriptors.
     ///
     /// # Errors
-    /// Where there is no room for a file.
+    /// If there is no room for a file.
     pub(crate) fn new(
         batch: u64,
         format: StateFormat,
@@ -159,7 +159,7 @@ impl Arrival {
     /// Takes the bytes from where they are.
     ///
     /// # Errors
-    /// Where there are fewer or more than was said, or more than may be, or where they may still change.
+    /// If there are fewer or more than was said, or more than may be, or where they may still change.
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
         let total = self.bytes();
         if total > OFFER_BYTES_MAX {
@@ -247,7 +247,7 @@ impl Channel {
     /// Says it, as soon as there is room.
     ///
     /// # Errors
-    /// Where the other side is gone.
+    /// If the other side is gone.
     pub(crate) fn offer(&mut self, offer: Offer) -> io::Result<()> {
         self.outgoing.push_back((offer.packet, offer.descriptors));
         self.flush()
@@ -256,7 +256,7 @@ impl Channel {
     /// Says it, as soon as there is room.
     ///
     /// # Errors
-    /// Where the other side is gone.
+    /// If the other side is gone.
     pub(crate) fn say(&mut self, message: &Message) -> io::Result<()> {
         self.outgoing.push_back((packet(message)?.into(), Vec::new()));
         self.flush()
@@ -276,7 +276,7 @@ impl Channel {
     /// Says what there was no room for.
     ///
     /// # Errors
-    /// Where the other side is gone.
+    /// If the other side is gone.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some((bytes, descriptors)) = self.outgoing.front() {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();

@@ -109,10 +109,10 @@ impl<'a> StateReader<'a> {
         Self { channel, beat, part: Vec::new(), at: 0, pace: Pace::new(), bytes_max, is_over: false }
     }
 
-    /// Takes what was not read, so that what is said next is heard.
+    /// Skips unread bytes, so that the next message is read.
     ///
     /// # Errors
-    /// Where the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
+    /// If the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
     pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
         while !self.is_over {
             self.next_part()?;

@@ -1,4 +1,4 @@
-//! What a worker hears of one other: packets are checked, and messages that came in parts are put together.
+//! Messages from one other worker: checks packets, and joins messages that came in parts.
 
 use super::Word;
 use super::packet::{Messages, Packet, parse};
@@ -58,7 +58,7 @@ impl Inbox {
     /// Takes the next packet.
     ///
     /// # Errors
-    /// Where nobody who keeps to the rules can have sent it.
+    /// If nobody who keeps to the rules can have sent it.
     pub(crate) fn take<'a>(&mut self, packet: &'a [u8]) -> Result<Heard<'a>, Nonsense> {
         match parse(packet).ok_or(Nonsense::Malformed)? {
             Packet::Messages { first, messages } => {

@@ -30,10 +30,10 @@ pub(crate) use self::inbox::{Heard, Inbox};
 pub(crate) use self::packet::PACKET_BYTES_MAX;
 pub(crate) use self::siblings::{Place, SELF, Siblings, Who};
 
-/// Version of the packets and of what is said about them.
+/// Version of the packets and of the messages about them.
 pub(crate) const VERSION: u32 = 1;
 
-/// Another worker of this server that has said something, or this worker itself.
+/// The sender of a message: another worker of this server, or this worker itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sibling {
     pub(crate) slot: usize,
@@ -47,7 +47,7 @@ impl Sibling {
         self.slot
     }
 
-    /// Whether it is this worker, which hears what it says to all.
+    /// Whether it is this worker, which gets its own broadcasts.
     pub fn is_self(self) -> bool {
         self.number == 0
     }
@@ -59,10 +59,10 @@ impl fmt::Display for Sibling {
     }
 }
 
-/// Why a message was not sent to anybody.
+/// Why a message was not sent to any worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Too much waits for somebody it is for ([`Limits::sibling_queue_bytes_max`]). Once there is room again,
+    /// Too many bytes wait for a receiver ([`Limits::sibling_queue_bytes_max`]). Once there is room again,
     /// [`Protocol::on_siblings_writable`](crate::Protocol::on_siblings_writable) is called.
     ///
     /// [`Limits::sibling_queue_bytes_max`]: crate::config::Limits::sibling_queue_bytes_max

@@ -1,4 +1,4 @@
-//! Defects of messages, to be put back one at a time.
+//! Defects of messages, which tests put back one at a time.
 
 use crate::mutation::mutations;
 

@@ -1,4 +1,4 @@
-//! What was said in a turn and has not gone out: packets, each for everybody or for one.
+//! Messages of a turn that are not sent yet: packets, each for all members or for one.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! The members of a server's circle of workers as one of them sees it: who they are, and what is on its way to each.
+//! The members of a server's circle of workers as one of them sees it, and what waits to be sent to each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -89,7 +89,7 @@ pub(crate) struct Siblings {
     staged_bytes: usize,
     /// Of the member for which most waits, apart from that.
     fullest_bytes: usize,
-    /// Somebody was told that there is no room.
+    /// A sender was told that there is no room.
     has_refused: bool,
     /// Slots of workers that have gone, and who has their connections.
     inherited: BTreeMap<usize, Place>,
@@ -142,7 +142,7 @@ impl Siblings {
         self.members.get_mut(&place).into_iter().for_each(|member| member.leaves = true);
     }
 
-    /// Somebody can be spoken to; `None` where that one is known already, or there are too many.
+    /// A new member can be sent to; `None` if it is already known, or there are too many.
     pub(crate) fn join(&mut self, identity: Who) -> Option<Place> {
         let is_known = self.members.values().any(|member| member.identity.name == identity.name);
         if is_known || self.members.len() > MEMBERS_MAX {
@@ -328,7 +328,7 @@ impl Siblings {
         self.outgoing.reuse(packet);
     }
 
-    /// Packets have gone out; whether somebody who was told that there is no room can go on.
+    /// Packets were sent; whether a sender that was told that there is no room can continue.
     pub(crate) fn settle(&mut self) -> bool {
         self.measure();
         let has_room = self.fullest_bytes + self.staged_bytes <= self.queue_bytes_max / 2;
@@ -356,7 +356,7 @@ impl Siblings {
         self.others().filter(|(_, member)| is_late(member)).map(|(place, _)| *place).collect()
     }
 
-    /// When [`Siblings::silent`] may have somebody to name.
+    /// When [`Siblings::silent`] may have a member to return.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         self.others().filter_map(|(_, member)| member.late_ns()).min()
     }

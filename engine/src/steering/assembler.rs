@@ -158,7 +158,7 @@ impl Assembler {
     }
 
     /// # Panics
-    /// Where a label was not placed, or is too far away.
+    /// If a label was not placed, or is too far away.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
         for (from, label) in self.jumps {
             let to = self.labels[label.0].expect("every label is placed");

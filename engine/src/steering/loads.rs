@@ -1,5 +1,5 @@
-//! The loads of one generation's workers: a page for each place, which the steering program reads and counts in, and which the
-//! worker of that place, and no other one, maps.
+//! The loads of one generation's workers. Each place has a page; the steering program reads it and counts in it, and
+//! only the worker of that place maps it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! Which listener of a group gets new connections: the steering program, the loads that it looks at, the guard, and the choice of the
-//! tier by what the kernel lets this process load.
+//! Which listener of a group gets new connections: the steering program, the loads that it reads, the guard, and the
+//! choice of the tier by what the kernel lets this process load.
 
 mod assembler;
 mod guard;

@@ -135,7 +135,7 @@ impl Steering {
     }
 }
 
-/// Ends steering of the group that `member` belongs to, whoever began it: all of its listeners get connections.
+/// Ends steering of the group of `member`, also if another process began it: all of its listeners get connections.
 pub(crate) fn detach(member: BorrowedFd<'_>) {
     // Where nobody steers, there is nothing to end.
     let _ = bpf::detach(member);

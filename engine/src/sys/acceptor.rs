@@ -103,7 +103,7 @@ mod tests {
         assert!(acceptor.accept(plain.as_fd()).is_err(), "it does not listen");
     }
 
-    /// Whoever is seen to wait may have been taken by another at the very moment.
+    /// A connection that is seen to wait may already be accepted by another process.
     #[test]
     fn an_accept_does_not_wait_where_another_is_faster() {
         const CLIENTS: usize = 500;

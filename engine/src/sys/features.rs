@@ -1,4 +1,4 @@
-//! What this kernel's io_uring can do, and a clear word where it cannot be used.
+//! What this kernel's io_uring can do, and why it cannot be used if so.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Memory that the allocator holds and nobody uses.
+//! Memory that the allocator holds but nothing uses.
 
 /// Gives it back to the system, from everywhere in the heap (malloc_trim(3), glibc 2.8); elsewhere it does nothing.
 pub(crate) fn release_free() {

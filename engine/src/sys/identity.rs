@@ -1,4 +1,5 @@
-//! As whom workers serve: looked up by the master, assumed by each worker once it has what needs privilege.
+//! The user and group of workers: the master looks them up, and each worker assumes them once it has what needs
+//! privilege.
 
 use std::io;
 
@@ -105,7 +106,7 @@ fn find_group(name: &str) -> Result<Gid, String> {
 /// The numbers of `user`, `user:group` or `:group`.
 ///
 /// # Errors
-/// Where there is none of this name, or this process may not give it a file.
+/// If there is none of this name, or this process may not give it a file.
 pub(crate) fn find_owner(text: &str) -> Result<(Option<u32>, Option<u32>), String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     if group.is_some_and(str::is_empty) || (user.is_empty() && group.is_none()) {

@@ -141,7 +141,7 @@ pub(super) fn reserve_name(what: &str, address: Endpoint) -> Result<Option<Reser
     }
 }
 
-/// The user that listens at a name, if somebody does.
+/// The user that listens at a name, if there is one.
 fn holder_of(name: &SockAddr) -> Option<u32> {
     let ask = |_| {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -156,7 +156,7 @@ fn holder_of(name: &SockAddr) -> Option<u32> {
 /// Whether an address of a reserved port is free.
 ///
 /// # Errors
-/// Where somebody else has it: SO_REUSEPORT alone would silently share it with another server of the same user.
+/// If another process has it: SO_REUSEPORT alone would silently share it with another server of the same user.
 pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
     bind_alone(address).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The only room with `unsafe`: the ring and its memory, processes, shared memory.
+//! The only module with `unsafe`: the ring and its memory, processes, shared memory.
 #![allow(unsafe_code)]
 
 pub(crate) mod acceptor;

@@ -31,7 +31,7 @@ pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
 /// ends that, too (prctl(2), PR_SET_PDEATHSIG).
 ///
 /// # Errors
-/// Where the parent has ended already, and as prctl(2).
+/// If the parent has ended already, and as prctl(2).
 pub(crate) fn end_with_parent(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::Error::other("the parent has ended")) }

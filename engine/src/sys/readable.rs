@@ -1,4 +1,4 @@
-//! Whether workers will be able to read a folder, asked before they are started.
+//! Checks whether workers can read a folder, before they are started.
 
 use std::fs::OpenOptions;
 use std::io;

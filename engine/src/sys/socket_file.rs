@@ -39,7 +39,7 @@ pub(crate) enum Occupied {
 }
 
 /// Whether a server has left its socket's file at `path`, which belongs to this user or to `owner`; `false` where nothing is there.
-/// A socket of another type than `asked_as` is in somebody's hand, whether it listens or not.
+/// A process has a socket of another type than `asked_as`, whether it listens or not.
 pub(crate) fn is_stale(path: &Path, asked_as: Type, owner: Option<u32>) -> Result<bool, Occupied> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -94,7 +94,7 @@ fn is_left(path: UnixPath, owner: Option<u32>) -> Result<bool, ListenError> {
 /// Reserves a path; `None` where another server of this user looks at it just now. As [`super::listener::reserve`].
 ///
 /// # Errors
-/// Where the folder is not there, or may not be looked at; else as socket(2) and bind(2).
+/// If the folder is not there, or may not be looked at; else as socket(2) and bind(2).
 pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError> {
     let place = path.as_path();
     let folder = place.parent().unwrap_or(Path::new("/"));
@@ -107,7 +107,7 @@ pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError
 /// Whether a reserved path is free, or was left by a server that is gone.
 ///
 /// # Errors
-/// Where somebody has a socket open there, or something else is there, which stays as it is.
+/// If a process has a socket open there, or something else is there, which stays as it is.
 pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenError> {
     is_left(path, file.user).map(drop)
 }

@@ -82,7 +82,7 @@ pub(crate) fn check_available() -> io::Result<()> {
 /// them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
 ///
 /// # Errors
-/// Where this kernel has no filters, or not for this architecture.
+/// If this kernel has no filters, or not for this architecture.
 pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()> {
     match calls {
         SystemCalls::ServeOnly => {
@@ -376,7 +376,7 @@ mod tests {
         Errno::result(unsafe { libc::syscall(number, a, b, c, d, 0, 0) }).map(drop)
     }
 
-    /// What somebody who has taken a worker over would try; none of it has an effect where it is not denied.
+    /// What an attacker in a compromised worker would try; none of it has an effect if it is not denied.
     fn attacks(listener: c_long) -> Vec<(&'static str, Result<(), Errno>)> {
         let parent = c_long::from(getppid().as_raw());
         let level = c_long::from(libc::SOL_SOCKET);

@@ -6,13 +6,13 @@ use std::{fmt, io};
 use super::{Snapshot, WorkerPage};
 use crate::sys::shared_memory::Shared;
 
-/// The numbers of a server's workers. A worker itself sees no others than its own: what it cannot see it cannot falsify.
+/// The counters of a server's workers. A worker itself only sees its own: what it cannot see it cannot falsify.
 ///
 /// # While the server runs
-/// [`Server::run`](crate::Server::run) returns when the server has ended, and its process must have one thread, since it forks
-/// workers: threads that were started before are refused. So whoever wants the numbers while it runs asks the server from
-/// another process, through its control socket; and [`Settings::metrics`](crate::config::Settings::metrics) serves them to
-/// Prometheus. An exporter for another monitoring system is a small program of its own, and goes on at reloads and upgrades:
+/// [`Server::run`](crate::Server::run) returns when the server has ended. It forks workers, so its process must have only one thread.
+/// To read the counters while the server runs, ask it from another process, through its control socket;
+/// [`Settings::metrics`](crate::config::Settings::metrics) also serves them to
+/// Prometheus. An exporter for another monitoring system is a small program, which keeps running through reloads and upgrades:
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -48,8 +48,7 @@ struct Pages {
 }
 
 impl Telemetry {
-    /// The numbers of each worker that has not ended, oldest first; after the server has ended those of none; in a worker, its
-    /// own.
+    /// The counters of each living worker, oldest first: none after the server has ended; in a worker, only its own.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.pages().living.iter().map(|page| page.snapshot()).collect()
     }

@@ -1,5 +1,5 @@
-//! Numbers of a server that only grow, and go on at reloads and upgrades: by name, so that a version carries on those that it does
-//! not know.
+//! Counters of a server that continue through reloads and upgrades: by name, so that a version carries on those that it
+//! does not know.
 
 use std::collections::BTreeMap;
 
@@ -139,7 +139,7 @@ impl Totals {
         parts
     }
 
-    /// The same within bounds, whoever wrote it.
+    /// The same within bounds, because the writer is not trusted.
     pub(crate) fn bounded(mut self) -> Self {
         self.numbers.retain(|name, _| name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control));
         if self.numbers.len() > NUMBERS_MAX {

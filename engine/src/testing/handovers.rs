@@ -43,7 +43,7 @@ impl<P: Protocol> Harness<P> {
         }
     }
 
-    /// Moves whoever is to move to the worker that serves; whether anything has happened.
+    /// Moves waiting connections to the serving worker; returns whether anything has happened.
     pub(super) fn move_on(&mut self) -> bool {
         let mut has_moved = false;
         for index in 0..self.clients.len() {

@@ -1,4 +1,4 @@
-//! Clients of the harness that connect to listeners where something is different.
+//! Clients of the harness at listeners with settings of their own.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! A protocol under test: the engine's own connection machine, driven without a kernel and in virtual time.
+//! Tests of a protocol: the engine's own state machine of a connection, without a kernel and in virtual time.
 //!
 //! ```
 //! # use baton::{Io, Peer, Protocol, Reject, Step};
@@ -180,11 +180,11 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
-    /// A connection comes from another worker, whose protocol wrote `state` in this version, had not consumed `input`, and had
-    /// set `timers`, each with the time that is left. The peer has just taken what was written there.
+    /// A connection arrives from another worker, whose protocol wrote `state` in this version, had not consumed `input`, and had
+    /// set `timers`, each with the time that is left. The peer has just read its output there.
     ///
     /// # Errors
-    /// The protocol's, where it does not understand the state; [`ThawError::Malformed`] where there are too many timers.
+    /// The protocol's, if it does not understand the state; [`ThawError::Malformed`] if there are too many timers.
     pub fn take_over(
         &mut self,
         version: u32,
@@ -202,10 +202,10 @@ impl<P: Protocol> Harness<P> {
         )
     }
 
-    /// The state of another worker comes, written in this version by [`Protocol::freeze_worker`] or by somebody who pretends that.
+    /// The state of another worker arrives, as [`Protocol::freeze_worker`] wrote it in this version, or an attacker.
     ///
     /// # Errors
-    /// The protocol's, where it does not understand the state.
+    /// The protocol's, if it does not understand the state.
     pub fn take_over_worker(&mut self, version: u32, mut state: &[u8]) -> Result<(), ThawError> {
         let thawed = self.call(self.serving(), |protocol, worker| protocol.thaw_worker(version, &mut state, worker));
         self.run();
@@ -271,13 +271,13 @@ impl<P: Protocol> Harness<P> {
         self.clients[client.0].wire.incoming.push_back(sent);
     }
 
-    /// From now on the client takes only so many bytes more of the output; `None` for all of it, as at first.
+    /// From now on the client reads only this many more bytes of the output; `None` for all of it, as at first.
     pub fn set_window(&mut self, client: Client, bytes: Option<usize>) {
         self.clients[client.0].wire.window = bytes;
         self.run();
     }
 
-    /// What the client has received since the last call.
+    /// The bytes that the client has received since the last call.
     pub fn take_output(&mut self, client: Client) -> Vec<u8> {
         std::mem::take(&mut self.clients[client.0].wire.output)
     }
@@ -297,18 +297,18 @@ impl<P: Protocol> Harness<P> {
         self.clients[client.0].reason
     }
 
-    /// Its connection's name now; `None` once that is closed. It is another one after each handover.
+    /// The connection's current name; `None` once it is closed. It changes at each handover.
     pub fn id(&self, client: Client) -> Option<ConnectionId> {
         self.clients[client.0].connection.as_ref().map(Connection::id)
     }
 
-    /// Whether the worker that serves has the connection: not where it is closed, or was kept by a worker that leaves.
+    /// Whether the serving worker has the connection: `false` if it is closed, or stays at a leaving worker.
     pub fn is_served(&self, client: Client) -> bool {
         self.clients[client.0].worker() == Some(self.serving())
     }
 
-    /// Memory that is held for it: input, output that the client has not taken, and what the protocol has
-    /// [said](crate::Io::set_held_bytes); 0 once it is closed.
+    /// Memory held for it: input, output that the client has not read, and what the protocol has
+    /// [reported](crate::Io::set_held_bytes); 0 once it is closed.
     pub fn held_bytes(&self, client: Client) -> usize {
         self.clients[client.0].connection.as_ref().map_or(0, Connection::held_bytes)
     }
@@ -331,7 +331,7 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
-    /// The same at another worker: they are numbered from 0, in the order in which they took over.
+    /// The same for another worker: they are numbered from 0, in the order in which they took over.
     ///
     /// # Panics
     /// If there was no such worker, or it has left.

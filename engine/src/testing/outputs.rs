@@ -1,4 +1,4 @@
-//! What a protocol answers, however its input is cut and wherever its connection is handed over.
+//! The answers of a protocol, wherever its input is cut and its connection is handed over.
 
 use super::Harness;
 use crate::protocol::Protocol;

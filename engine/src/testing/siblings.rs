@@ -1,4 +1,5 @@
-//! Messages between workers: one hears what it says to all, and to its own slot; the others, where there are any, what is for them.
+//! Messages between workers: a worker gets its own broadcasts and messages to its own slot; the others, if there are
+//! any, get theirs.
 
 use super::Harness;
 use crate::messages::{Heard, Inbox as Packets, Sibling};

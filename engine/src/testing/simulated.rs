@@ -1,4 +1,4 @@
-//! What the harness keeps: workers, and clients with their connections.
+//! The values of the harness: workers, and clients with their connections.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -114,7 +114,7 @@ impl<S: 'static> Place for Simulated<S> {
 /// Freezes the client's connection.
 ///
 /// # Errors
-/// Where the protocol keeps it: then nothing is changed.
+/// If the protocol keeps it: then nothing is changed.
 pub(super) fn freeze<P: Protocol>(
     client: &mut Simulated<P::Connection>,
     host: &mut Host<'_, P>,

@@ -1,4 +1,4 @@
-//! Several workers of one server, each in a harness, that speak to each other in one virtual time.
+//! Several workers of one server, each in a harness, that send each other messages, in one virtual time.
 
 use std::time::Duration;
 

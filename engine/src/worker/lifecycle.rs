@@ -78,7 +78,7 @@ pub(crate) enum Want {
     Tell,
     /// Tell connections that have sent nothing for so long.
     TellSilent { for_ns: u64 },
-    /// No state comes: this worker begins anew.
+    /// No state comes: this worker starts without.
     BeginAnew,
     /// The drain's time is over: [`Lifecycle::stop`].
     Stop,

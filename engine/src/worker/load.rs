@@ -31,7 +31,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Begins anew, whatever the worker before has told: with a load of 0. `None` where nobody asks.
+    /// Starts with a load of 0, whatever the previous worker has told. `None` if the load is not needed.
     ///
     /// # Errors
     /// As mmap(2).

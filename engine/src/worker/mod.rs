@@ -327,7 +327,7 @@ pub(crate) struct Sizing {
 
 impl Sizing {
     /// # Errors
-    /// Where no connection could be taken.
+    /// If no connection could be taken.
     pub(crate) fn new(
         settings: &Settings,
         listeners: usize,

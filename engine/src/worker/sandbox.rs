@@ -36,7 +36,7 @@ pub(super) enum Files {
 /// Gives up everything else, for good. From here on the process may run the protocol's own code.
 ///
 /// # Errors
-/// Where it could not become its user, where a capability is left, and where [`Sandbox::On`] cannot be kept: the process must not
+/// If it could not become its user, if a capability is left, and where [`Sandbox::On`] cannot be kept: the process must not
 /// serve then.
 pub(super) fn enter(
     sandbox: Sandbox,

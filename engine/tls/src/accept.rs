@@ -1,9 +1,9 @@
-//! Handshakes, which [rustls] makes. Behind them the connection is a [`Session`] of this crate's.
+//! Handshakes of servers, which [rustls] makes. After the handshake, the connection is a [`Session`] of this crate.
 //!
-//! rustls gets one record at a time, so that it sees nothing behind the client's Finished: application data that came in the same
-//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come by rustls's key log, the sequence numbers by what it
-//! hands to kernels; both must lead to the same keys. TLS 1.2 has no such secrets: there, the keys are what moves. The server's name
-//! comes by the choice of a certificate.
+//! rustls gets one record at a time, so that it sees nothing after the client's Finished: application data in the same
+//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come from rustls's key log, the sequence numbers from its
+//! interface for kernels; both must lead to the same keys. TLS 1.2 has no such secrets, so its keys move. The server's name
+//! comes from the choice of a certificate.
 
 pub(crate) mod driver;
 
@@ -121,7 +121,7 @@ impl KeyLog for Listens<dyn KeyLog> {
     }
 }
 
-/// What the handshakes of a listener have in common.
+/// The configuration that the handshakes of a listener share.
 #[derive(Clone, Debug)]
 pub struct Config {
     rustls: Arc<ServerConfig>,
@@ -129,7 +129,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Certificates, versions, suites, ALPN and tickets are rustls's. Early data is off: it could be replayed.
+    /// rustls's configuration decides about certificates, versions, suites, ALPN and tickets. Early data is off, because it could be
+    /// replayed.
     pub fn new(mut rustls: ServerConfig, limits: Limits) -> Self {
         rustls.enable_secret_extraction = true;
         rustls.max_early_data_size = 0;
@@ -148,7 +149,7 @@ impl Config {
         rustls::ServerConnection::new(Arc::clone(&self.rustls)).expect("a connection")
     }
 
-    /// A handshake with whoever has connected.
+    /// Begins a handshake with a client.
     ///
     /// # Errors
     /// Those of [`UnbufferedServerConnection::new`].
@@ -158,7 +159,7 @@ impl Config {
     }
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 pub struct Handshake {
     connection: Box<UnbufferedServerConnection>,
     limits: Limits,
@@ -187,11 +188,11 @@ impl fmt::Debug for Handshake {
 /// How far a handshake has come.
 #[derive(Debug)]
 pub enum Progress {
-    /// More input is wanted, behind what was not consumed.
+    /// It needs more input after the unconsumed bytes.
     Incomplete(Handshake),
     /// The handshake is over. What was not consumed is application data.
     Accepted(Accepted),
-    /// It has failed. The alert for the client, if there is one, is in the output.
+    /// It has failed. If there is an alert for the client, it is in the output.
     Failed(HandshakeError),
 }
 
@@ -199,7 +200,7 @@ pub enum Progress {
 pub enum Accepted {
     /// It can be frozen.
     Session(Box<Session>, Negotiated),
-    /// A suite that this crate does not know, of a provider of your own: the connection goes on with rustls, and cannot be frozen.
+    /// It has a suite of your own provider, which this crate does not know: the connection stays with rustls and cannot be frozen.
     Rustls(Box<UnbufferedServerConnection>, Negotiated),
 }
 
@@ -229,8 +230,8 @@ pub enum HandshakeError {
 }
 
 impl Handshake {
-    /// Goes on with the handshake. `input` is all that was received and not consumed, from the same byte on as before; what is to be
-    /// sent is appended to `output`. Gives how many bytes of the input are done with.
+    /// Continues the handshake. `input` has all received bytes that are not consumed, from the same byte on as before. Appends the bytes
+    /// to send to `output`. Returns how many bytes of the input are consumed.
     pub fn advance(mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Progress) {
         let mut consumed = 0;
         loop {

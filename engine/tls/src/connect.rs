@@ -1,8 +1,8 @@
-//! Handshakes of clients, which [rustls] makes, as those of servers ([`crate::accept`]). Behind one the connection is a [`Session`] with the
-//! directions swapped.
+//! Handshakes of clients, which [rustls] makes, like those of servers ([`crate::accept`]). After the handshake, the connection is a
+//! [`Session`] with the directions swapped.
 //!
-//! TLS 1.3 alone: who connects chooses whom to speak with, so there is nobody to wait for. rustls verifies the server's certificate, and
-//! there is no way to leave that out but a [`ClientConfig`] of your own.
+//! TLS 1.3 only: the program that connects chooses its server. rustls verifies the server's certificate; only a [`ClientConfig`] of your
+//! own can turn that off.
 
 mod settings;
 #[cfg(test)]
@@ -27,7 +27,7 @@ use crate::state::{Negotiated, PeerCertificate};
 /// Tickets of a connection that are taken: rustls keeps as many of a server.
 const TICKETS_MAX: usize = 8;
 
-/// What the handshakes of outbound connections have in common.
+/// The configuration that the handshakes of outbound connections share.
 #[derive(Clone, Debug)]
 pub struct Config {
     rustls: Arc<ClientConfig>,
@@ -35,8 +35,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whom to trust, suites, ALPN, the client's certificate and resumption are rustls's. Early data is off: it could be replayed. A
-    /// handshake that settles on TLS 1.2 fails, so the configuration should have TLS 1.3 alone.
+    /// rustls's configuration decides about trust, suites, ALPN, the client's certificate and resumption. Early data is off, because it
+    /// could be replayed. A handshake that ends with TLS 1.2 fails, so the configuration should only have TLS 1.3.
     pub fn new(mut rustls: ClientConfig, limits: Limits) -> Self {
         rustls.enable_secret_extraction = true;
         rustls.enable_early_data = false;
@@ -48,7 +48,7 @@ impl Config {
         self.limits
     }
 
-    /// A handshake with this server. [`Handshake::advance`] without input gives what the client says first.
+    /// Begins a handshake with this server. [`Handshake::advance`] without input returns the client's first message.
     ///
     /// # Errors
     /// Those of [`UnbufferedClientConnection::new`].
@@ -60,7 +60,7 @@ impl Config {
     }
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 pub struct Handshake {
     connection: Box<UnbufferedClientConnection>,
     server_name: Box<str>,
@@ -80,11 +80,11 @@ impl fmt::Debug for Handshake {
 /// How far a handshake has come.
 #[derive(Debug)]
 pub enum Progress {
-    /// More input is wanted, behind what was not consumed.
+    /// It needs more input after the unconsumed bytes.
     Incomplete(Handshake),
     /// The handshake is over. What was not consumed are records for the session.
     Connected(Box<Connected>),
-    /// It has failed. The alert for the server, if there is one, is in the output.
+    /// It has failed. If there is an alert for the server, it is in the output.
     Failed(HandshakeError),
 }
 
@@ -93,13 +93,13 @@ pub enum Progress {
 pub struct Connected {
     /// Its records: they can be frozen.
     pub session: Session,
-    /// What was settled; the server's certificate was verified.
+    /// What was negotiated; the server's certificate was verified.
     pub negotiated: Negotiated,
-    /// Who takes session tickets.
+    /// Takes the session tickets.
     pub tickets: TicketTaker,
 }
 
-/// Puts the tickets of one connection where the next handshake with its server finds them.
+/// Stores the tickets of one connection for the next handshake with its server.
 pub struct TicketTaker {
     kernel: KernelConnection<ClientConnectionData>,
     taken: usize,
@@ -117,7 +117,7 @@ impl TicketTaker {
         self.taken >= TICKETS_MAX
     }
 
-    /// Takes the tickets that the session has kept ([`Session::keep_tickets`]). One that makes no sense ends the session.
+    /// Takes the tickets that the session has kept ([`Session::keep_tickets`]). A malformed ticket ends the session.
     pub fn take_from(&mut self, session: &mut Session) {
         while let Some(ticket) = session.take_ticket() {
             self.taken += 1;
@@ -129,8 +129,8 @@ impl TicketTaker {
 }
 
 impl Handshake {
-    /// Goes on with the handshake. `input` is all that was received and not consumed, from the same byte on as before; what is to be
-    /// sent is appended to `output`. Gives how many bytes of the input are done with.
+    /// Continues the handshake. `input` has all received bytes that are not consumed, from the same byte on as before. Appends the bytes
+    /// to send to `output`. Returns how many bytes of the input are consumed.
     pub fn advance(mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Progress) {
         let mut consumed = 0;
         loop {

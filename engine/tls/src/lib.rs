@@ -1,10 +1,10 @@
-//! TLS 1.3 and 1.2, on the server's side and (TLS 1.3) on the client's, whose sessions can be frozen and go on in another process.
+//! TLS whose sessions can be frozen and continue in another process: TLS 1.3 and 1.2 for servers, TLS 1.3 for clients.
 //!
-//! [rustls] makes the handshake ([`accept`], [`connect`]). After it the records are this crate's ([`record`]): opened where they were received
-//! and sealed where they are sent from. So a session is a value of a few hundred bytes ([`state`]), which a server can hand to
+//! [rustls] makes the handshake ([`accept`], [`connect`]). After it, this crate handles the records ([`record`]): it opens and seals them
+//! in place. A session is a value of a few hundred bytes ([`state`]), which a server can hand to
 //! the process that takes its place, between any two bytes of the stream.
 //!
-//! Nothing here reads or writes a socket: bytes come in as slices and go out as slices.
+//! The crate reads and writes no socket: bytes come in as slices and go out as slices.
 //!
 //! ```
 //! use baton_tls::record::{Limits, Opened, Session};

@@ -1,4 +1,4 @@
-//! Sessions as bytes, for the process that goes on with them.
+//! Sessions as bytes, for the process that continues them.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use crate::record::{Begun, Direction, KEY_UPDATE_START, Limits, Refusing, Sessio
 use crate::schedule::{KEY_BYTES_MAX, NONCE_BYTES, SECRET_BYTES_MAX, Secret, Suite, TrafficKey};
 use crate::settings::Version as TlsVersion;
 
-/// What [`freeze`] writes of a session of TLS 1.3. [`thaw`] reads this and [`VERSION_OF_TLS12`].
+/// Version of the state of a TLS 1.3 session. [`thaw`] reads this and [`VERSION_OF_TLS12`].
 pub const VERSION: u8 = 1;
 
-/// What [`freeze`] writes of a session of TLS 1.2. A binary that does not read it refuses the connection, which then stays and drains.
+/// Version of the state of a TLS 1.2 session. A binary that does not read it refuses the connection, which then stays and drains.
 pub const VERSION_OF_TLS12: u8 = 2;
 
 /// What [`freeze`] writes of a client's session, which binaries that know no clients refuse.
@@ -29,7 +29,7 @@ const _: () =
 /// The type of a ClientHello, with which one begins.
 const CLIENT_HELLO: u8 = 1;
 
-/// What the handshake has settled beside keys.
+/// What the handshake has negotiated besides keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
     /// The version of TLS.
@@ -39,7 +39,7 @@ pub struct Negotiated {
     /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several. On the client's side the name, or
     /// the address, that the server's certificate was verified for.
     pub server_name: Option<Box<str>>,
-    /// Keys came from an earlier connection's ticket.
+    /// The session was resumed with an earlier connection's ticket.
     pub is_resumed: bool,
     /// Whose certificate the client has shown, if it has. On the client's side the server's.
     pub peer_certificate: Option<PeerCertificate>,
@@ -101,8 +101,8 @@ mod flag {
 /// length (one byte, zero for none), and the certificate's digest and
 /// chain length, where there is one. Records that are not opened and plaintext that is not taken are the caller's.
 ///
-/// Whoever reads it can read and go on with the connection: it must go to processes of the same user only. `None` where the session
-/// has failed: then there is nothing to go on with.
+/// With the state one can read and continue the connection, so only give it to processes of the same user. `None` if the session
+/// has failed and cannot continue.
 pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Vec<u8>>> {
     if session.failure().is_some() {
         return None;

@@ -1,11 +1,11 @@
-//! Session tickets that all workers of a server understand, and those of the next binary, since their keys follow from one secret.
+//! Session tickets that all workers of a server and the next binary understand, because their keys are derived from one secret.
 //!
 //! A ticket is `name (16 bytes) || nonce (12) || AES-256-GCM(session) with its tag (16)`, with the name as associated data. Keys
 //! belong to periods of [`PERIOD_SECONDS`] of wall clock time. A period's key and name are HKDF-SHA256 of the secret, with the
-//! salt "baton tickets" and the number of the period, so processes that share the secret need not tell each other anything. The
-//! key of this period seals; those of this one and the one before open.
+//! salt "baton tickets" and the number of the period, so processes that share the secret need not exchange anything. The
+//! key of this period seals; those of this period and the previous one open.
 //!
-//! Whatever else a client sends as a ticket is unknown: it gets a full handshake.
+//! Any other ticket of a client is unknown, and leads to a full handshake.
 //!
 //! A key may seal 2^32 tickets with random nonces (NIST SP 800-38D section 8.3): 198,000 tickets each second of a period, for all
 //! workers together.

@@ -84,7 +84,7 @@ impl Template {
     /// What must be added to [`Template::sum`] so that it is the sum of the query's values and of the body.
     ///
     /// # Errors
-    /// Where a value is no number, or a random number is part of one.
+    /// If a value is no number, or a random number is part of one.
     pub(crate) fn sum_constant(&self) -> Result<u64, String> {
         let [least, most] = self.ends()?;
         let of = |whole: &Whole, end: fn(u64, u64) -> u64| {

@@ -24,7 +24,7 @@ pub(crate) enum Trust {
 /// The certificates of a PEM file.
 ///
 /// # Errors
-/// Where it cannot be read, or has none that can be trusted.
+/// If it cannot be read, or has none that can be trusted.
 pub(crate) fn read_certificates(path: &Path) -> Result<Trust, String> {
     let wrong = |problem: String| format!("{}: {problem}", path.display());
     let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
@@ -51,7 +51,7 @@ impl Trust {
     /// What rustls asks about the certificate of each server.
     ///
     /// # Errors
-    /// Where a certificate cannot be trusted.
+    /// If a certificate cannot be trusted.
     pub(super) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
         let algorithms = provider.signature_verification_algorithms;
         let Self::Certificates(certificates) = self else { return Ok(Arc::new(Anybody { algorithms })) };

@@ -36,7 +36,7 @@ impl TlsPlan {
     /// rustls's configuration of it, which keeps so many sessions to resume.
     ///
     /// # Errors
-    /// Where rustls cannot do that.
+    /// If rustls cannot do that.
     pub(crate) fn config(&self, sessions_max: usize) -> Result<ClientConfig, String> {
         let mut provider = default_provider();
         if !self.suites.is_empty() {

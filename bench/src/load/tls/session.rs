@@ -62,7 +62,7 @@ impl Sessions {
     /// Of a load that has so many connections at a time.
     ///
     /// # Errors
-    /// Where rustls cannot do what the plan says.
+    /// If rustls cannot do what the plan says.
     pub(crate) fn new(plan: &TlsPlan, connections: usize) -> Result<Self, String> {
         let config = plan.config(connections.saturating_mul(SESSIONS_PER_CONNECTION).max(SESSIONS_PER_CONNECTION))?;
         Ok(Self { config: Arc::new(config), server_name: plan.server_name.clone(), spare: Vec::new() })
@@ -71,7 +71,7 @@ impl Sessions {
     /// Begins a session: writes its first message.
     ///
     /// # Errors
-    /// Where rustls cannot begin.
+    /// If rustls cannot begin.
     pub(crate) fn begin(&self, output: &mut impl Output) -> Result<Session, TlsProblem> {
         let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), self.server_name.clone());
         let connection = connection.map_err(|error| problem(&error))?;
@@ -90,7 +90,7 @@ impl Sessions {
     /// Takes what the server has sent: appends what it carries to `plain`, and what must be sent for it to `output`.
     ///
     /// # Errors
-    /// Where the session has failed; what is in `output` then is still to be sent.
+    /// If the session has failed; what is in `output` then is still to be sent.
     pub(crate) fn receive(
         &mut self,
         session: &mut Session,
@@ -154,7 +154,7 @@ impl Session {
     /// Encrypts what is to be sent.
     ///
     /// # Errors
-    /// Where the session is not open, or may encrypt no more.
+    /// If the session is not open, or may encrypt no more.
     pub(crate) fn send(&mut self, plain: &[u8], output: &mut impl Output) -> Result<(), TlsProblem> {
         if self.has_failed {
             return Err(TlsProblem::Refused("the session has failed".to_owned()));

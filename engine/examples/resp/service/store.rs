@@ -66,7 +66,7 @@ impl Sums {
     }
 }
 
-/// What becomes of a key's expiry when its value is set.
+/// What happens to a key's expiry when its value is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
     Unlimited,

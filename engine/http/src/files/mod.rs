@@ -39,20 +39,20 @@ const SIBLINGS: [(Encoding, &str); 2] = [(Encoding::Brotli, ".br"), (Encoding::G
 /// More of a file goes out part by part, so that slow clients do not make much wait.
 const WHOLE_BYTES_MAX: u64 = STREAM_BYTES_MAX as u64;
 
-/// A file that becomes shorter while it is read is read anew so often.
+/// How often a file that becomes shorter while it is read is read again.
 const READS_MAX: usize = 3;
 
 /// Settings of [`Files`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesConfig {
-    /// What is kept in memory in each worker, default 64 MiB. 0 keeps nothing: each request opens its file, and looks for a sibling
-    /// where the client accepts one; so answers have `Vary: Accept-Encoding` unless all were looked for in vain.
+    /// Memory for files in each worker, default 64 MiB. 0 keeps none: each request opens its file, and looks for a sibling
+    /// if the client accepts one; answers then have `Vary: Accept-Encoding` unless no sibling was found.
     pub cache_bytes_max: usize,
     /// Files up to this size are kept in memory, default 512 KiB. Larger ones are read in parts as clients take them.
     pub cached_file_bytes_max: usize,
-    /// Larger files that are kept open for the next request in each worker, default 128.
+    /// Number of larger files that each worker keeps open for the next request, default 128.
     pub open_files_max: usize,
-    /// For how long a file is taken for unchanged, in milliseconds, default 1,000.
+    /// How long a file counts as unchanged before it is checked again, in milliseconds, default 1,000.
     pub valid_ms: u64,
 }
 
@@ -121,7 +121,7 @@ impl Files {
     /// Opens nothing yet: see [`Files::open`].
     ///
     /// # Panics
-    /// Where a prefix does not begin and end with a slash.
+    /// If a prefix does not begin and end with a slash.
     pub fn new(config: &FilesConfig, mounts: impl IntoIterator<Item = Mount>) -> Self {
         let most = Cost { bytes: config.cache_bytes_max, descriptors: config.open_files_max };
         let mounts = mounts.into_iter().inspect(|mount| {

@@ -26,7 +26,7 @@ type Outcome<'a> = Result<Option<(Head<'a>, Vec<Field>)>, Refusal>;
 /// whatever follows.
 ///
 /// # Panics
-/// Where that is not so.
+/// If that is not so.
 pub fn head(data: &[u8]) {
     for limits in [LIMITS, WIDE_LIMITS] {
         let whole = parse(Level::best(), data, limits);
@@ -61,7 +61,7 @@ fn decision_stands(data: &[u8], limits: HeadLimits, whole: &Outcome<'_>) {
 /// Classifies `data` from any place on, with every instruction set, as its single bytes are classified.
 ///
 /// # Panics
-/// Where that is not so.
+/// If that is not so.
 pub fn scan(data: &[u8]) {
     // Over many inputs, tails of every length.
     let step = 5 + data.len() % 7;
@@ -117,7 +117,7 @@ impl Task for Scan<'_> {
 /// Decodes `data` as a chunked body: the same data and the same end however it is cut, and frozen at any place.
 ///
 /// # Panics
-/// Where that is not so.
+/// If that is not so.
 pub fn chunked(data: &[u8]) {
     const BODY_BYTES_MAX: u64 = 300;
     let decode = |parts: &mut dyn Iterator<Item = &[u8]>| {

@@ -68,7 +68,7 @@ impl Field {
     /// The name, of the head that `input` begins with.
     ///
     /// # Panics
-    /// Where `input` is shorter than that head.
+    /// If `input` is shorter than that head.
     #[inline]
     pub(crate) fn name<'a>(&self, input: &'a [u8]) -> &'a [u8] {
         &input[self.name_start as usize..self.name_end as usize]

@@ -1,7 +1,7 @@
 //! WebSocket (RFC 6455) without I/O: the opening handshake, and frames from bytes and to bytes. No extension is negotiated.
 //!
-//! [`accept`] checks the client's headers. Afterwards a [`Decoder`] takes what the client sends, in any pieces, and gives whole
-//! [`Message`]s; the same type writes what the server sends.
+//! [`accept`] checks the client's headers. Then a [`Decoder`] takes the client's bytes, in any pieces, and returns complete
+//! [`Message`]s; the same type writes the server's messages.
 //!
 //! ```
 //! use baton_http::websocket::{Decoder, Message, ReceiveState};

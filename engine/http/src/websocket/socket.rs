@@ -1,4 +1,4 @@
-//! WebSockets as what a connection of [`Http`](crate::Http) is upgraded to.
+//! WebSockets on connections of [`Http`](crate::Http).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,16 +17,16 @@ use crate::exchange::{Thawed, Upgraded};
 use crate::reply::{Done, Reply};
 use crate::request::Request;
 
-/// One WebSocket. Pings are answered and closing is done by the library.
+/// One WebSocket. The library answers pings and closes the connection.
 pub trait Socket: 'static {
     /// The name that frozen sockets of this kind have: its own, where a router has several kinds.
     const NAME: &'static str = "websocket";
 
-    /// A whole message has come: [`Message::Text`] or [`Message::Binary`].
+    /// A complete message has arrived: [`Message::Text`] or [`Message::Binary`].
     fn on_message(&mut self, message: Message<'_>, sender: &mut Sender<'_, '_>);
 
-    /// A message has come in one frame, still masked. To be overridden by whoever sends it on as it is
-    /// ([`Sender::send_masked`]), which unmasks it straight into the output.
+    /// A message has arrived in one frame, still masked. Override this to send it on as it is
+    /// ([`Sender::send_masked`]), which unmasks it directly into the output.
     ///
     /// # Errors
     /// Those of `message`, passed on: the WebSocket is closed with their code.
@@ -40,7 +40,7 @@ pub trait Socket: 'static {
         let _ = sender;
     }
 
-    /// Writes what is needed to go on at another worker.
+    /// Writes the state that another worker needs to continue.
     ///
     /// # Errors
     /// The default: the WebSocket is closed with 1001 when its worker leaves.
@@ -49,7 +49,7 @@ pub trait Socket: 'static {
         Err(CannotFreeze::Stays)
     }
 
-    /// Reads what [`Socket::freeze`] has written; `None`, the default, where it makes no sense. Asked for the sockets of
+    /// Reads what [`Socket::freeze`] has written; `None`, the default, if it is malformed. Called for the sockets of
     /// [`Router::websocket`](crate::Router::websocket).
     fn thaw(state: &[u8]) -> Option<Self>
     where
@@ -87,10 +87,10 @@ impl Sender<'_, '_> {
         self.is_closed = matches!(message, Message::Close(_));
     }
 
-    /// Sends a message on that has just come.
+    /// Sends on a message that has just arrived.
     ///
     /// # Errors
-    /// [`ProtocolError::Utf8`] where it is a text and not UTF-8: to be returned from [`Socket::on_masked`].
+    /// [`ProtocolError::Utf8`] if it is a text and not UTF-8: return it from [`Socket::on_masked`].
     #[inline]
     pub fn send_masked(&mut self, message: &MaskedMessage<'_>) -> Result<(), ProtocolError> {
         if !self.is_closed {
@@ -124,10 +124,10 @@ impl WebSockets {
         Self { decoder: Rc::new(RefCell::new(Decoder::new(message_bytes_max))) }
     }
 
-    /// Answers a request by opening a WebSocket, or with what is wrong with the request.
+    /// Answers a request by opening a WebSocket, or with the reason why it cannot be opened.
     ///
     /// # Errors
-    /// Where a header cannot be sent.
+    /// If a header cannot be sent.
     pub fn open(&self, request: &Request<'_>, reply: Reply<'_, '_>, socket: impl Socket) -> Result<Done, Error> {
         self.open_with(request, reply, || Ok(socket))
     }

@@ -1,4 +1,4 @@
-//! Which connections a worker gives away: few that make much, whole pairs, none that has come a short while ago.
+//! Which connections a worker gives away: few with much load, whole pairs, and none that has arrived a short while ago.
 
 use super::CORE_PPM;
 use crate::types::ConnectionId;

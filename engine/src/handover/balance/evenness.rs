@@ -1,4 +1,4 @@
-//! How unevenly workers are loaded, and why that stays so: as operators read it.
+//! How unevenly workers are loaded, and why nothing moves, for operators.
 
 use std::fmt;
 

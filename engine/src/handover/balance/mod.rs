@@ -74,7 +74,7 @@ const SATURATED_NOISY_MIN: u8 = 8;
 const SETTLE_MS: u64 = 2_000;
 const SETTLE_DOUBLED_MAX: u8 = 6;
 
-/// A worker that was not saturated for so long after that begins anew.
+/// A worker that was not saturated for this long after that starts again.
 const SETTLED_MS: u64 = 300_000;
 
 /// No worker is filled up further.

@@ -62,7 +62,7 @@ impl Peer {
     }
 }
 
-/// What becomes of a connection whose turn it seems to be.
+/// What happens to a connection whose turn it seems to be.
 enum Turn {
     /// It is not there any more, or has been seen to.
     Over,

@@ -1,4 +1,4 @@
-//! The worker's own state goes first: everything stands still, is frozen, and one heir takes the state.
+//! The worker's own state goes first: all connections stand still and are frozen, and one heir takes the state.
 
 use std::collections::BTreeSet;
 
@@ -91,7 +91,7 @@ impl Sender {
         self.lose(world, heir);
     }
 
-    /// The heir that was asked is gone: the next one, or everything anew when there is one.
+    /// The heir that was asked is gone: the next one, or everything again when there is one.
     pub(super) fn state_lost<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         self.gathers.take_if(|one| *one == heir);
         if self.phase == Phase::Gathering(Gathering::Listening(Some(heir))) {

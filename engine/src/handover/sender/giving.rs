@@ -1,4 +1,4 @@
-//! A worker that serves gives some of its connections to one other worker, and serves on with the rest.
+//! A serving worker gives some of its connections to one other worker, and keeps serving the rest.
 
 use super::report::Tally;
 use super::{Command, Heir, Phase, Sender, Table, World};

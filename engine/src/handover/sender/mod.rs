@@ -519,7 +519,7 @@ impl Sender {
         now_ns < until_ns || is_put_back(Mutation::NextHeirIsWaitedFor)
     }
 
-    /// Nothing is left to move, unless somebody brings it.
+    /// Nothing is left to move, unless another worker brings it.
     fn quiet<T: Table>(&mut self, world: &mut World<'_, T>, has_visitors: bool) {
         if !self.is_idle() {
             return;

@@ -1,4 +1,4 @@
-//! What the master is told: how many connections have moved, and once for each order that nothing is left to move.
+//! Reports to the master: how many connections have moved and, once for each order, that nothing is left to move.
 
 use super::{Command, Phase, Sender, Table, World};
 use crate::handover::Refusal;

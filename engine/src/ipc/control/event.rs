@@ -1,4 +1,4 @@
-//! What happens in a server, as typed events; rendered for people here alone.
+//! Events of a server, typed; only this file renders them for people.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub enum EventKind {
     Starting { workers: usize },
     /// A worker listens and accepts.
     WorkerReady { slot: usize, pid: u32 },
-    /// A generation gets new connections from now on.
+    /// A generation gets new connections.
     Serves { took_ms: u64 },
     /// A reload was refused, or failed before a worker was started.
     NotReloaded { why: Failure },
@@ -41,19 +41,19 @@ pub enum EventKind {
     Parked,
     /// A generation's workers were told to leave.
     Draining,
-    /// A worker has closed its listeners, after it took what waited there.
+    /// A worker has closed its listeners, after it accepted all waiting connections.
     WorkerClosed { slot: usize },
     /// What happened to the connections of a worker that leaves.
     WorkerMoved { slot: usize, moves: Moves },
-    /// A worker that serves gives connections to another one.
+    /// A serving worker moves connections to another one.
     Rebalancing { from: usize, to: usize, because: Imbalance },
     /// It has.
     Rebalanced { from: usize, to: usize, moves: Moves },
-    /// A worker's own state is on its way, so many bytes so far; the worker does nothing else meanwhile.
+    /// A worker hands over its own state, so many bytes so far; it does nothing else meanwhile.
     WorkerStateMoves { slot: usize, bytes: u64 },
-    /// A worker ended and is started again.
+    /// A worker died and restarts.
     WorkerDied { slot: usize, exit: Exit, restart_ms: u64 },
-    /// A worker ended shortly after its start, so many times in a row.
+    /// A worker died shortly after its start, so many times in a row.
     WorkerKeepsDying { slot: usize, deaths: u32 },
     /// A worker died while it was leaving.
     WorkerDiedLeaving { slot: usize, exit: Exit },
@@ -71,7 +71,7 @@ pub enum EventKind {
     Scaled { workers: usize, leaving: usize },
     /// New workers did not come up; the others keep serving.
     NotScaled { why: Failure },
-    /// New connections could not be steered; they go where they went before.
+    /// New connections could not be steered; they go to the same workers as before.
     NotSteered { why: Failure },
     /// The workers leave and the master stays.
     Idle,
@@ -81,7 +81,7 @@ pub enum EventKind {
     AwaitingRelief { by: Cause },
     /// A new binary was started.
     UpgradeStarted { binary: String, pid: u32 },
-    /// Connections are going to be closed, because they cannot move.
+    /// Connections will be closed, because they cannot move.
     WillClose { connections: u64, because: CannotMove },
     /// The upgrade failed; the workers keep serving.
     UpgradeFailed { why: Failure },
@@ -107,9 +107,9 @@ pub enum EventKind {
     SuccessorGone { why: Failure },
     /// The old master is gone.
     PredecessorGone,
-    /// Workers of a server whose master is gone were found and leave.
+    /// Orphans were found, and drain.
     OrphansDrain { workers: usize },
-    /// One of them has left.
+    /// An orphan has left.
     OrphanLeft { pid: u32 },
     /// An event of a later version.
     #[serde(other)]

@@ -1,4 +1,4 @@
-//! Why an operation was refused, or how it failed: typed, and rendered for people here alone.
+//! Why an operation was refused, or how it failed, typed; only this file renders it for people.
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use super::loss::Loss;
 use super::rebalance::CannotRebalance;
 use crate::endpoint::Endpoint;
 
-/// Why an operation was refused, or how it failed. Where it was refused, nothing has changed.
+/// Why an operation was refused, or how it failed. A refused operation has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
 #[serde(tag = "failed", rename_all = "snake_case")]
 pub enum Failure {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
-    /// This master leaves: another one serves for good.
+    /// This master is leaving: another one serves for good.
     #[error("this master is leaving; the master with pid {successor} serves")]
     Leaving {
         /// The process of the master that serves.
@@ -27,7 +27,7 @@ pub enum Failure {
     /// An upgrade is under way: commit or revert it first.
     #[error("an upgrade is under way; wait for it, or commit or revert it")]
     UpgradeUnderWay,
-    /// This binary is new itself: commit or revert first.
+    /// The upgrade that started this binary is not final: commit or revert first.
     #[error("the upgrade that started this binary is not final; commit or revert it first")]
     NotCommitted,
     /// A reload or a change of the number of workers is under way: ask again.
@@ -39,7 +39,7 @@ pub enum Failure {
     /// No generation serves: reload first.
     #[error("no generation serves; reload first")]
     NothingServes,
-    /// This program gives no way to read its configuration again.
+    /// This program cannot read its configuration again.
     #[error("this program cannot reload: it has no way to read its configuration again")]
     NoConfiguration,
     /// The configuration cannot be used.
@@ -217,7 +217,7 @@ pub enum Failure {
         /// The most there may be.
         clients_max: usize,
     },
-    /// The request is none that this server knows.
+    /// The server does not know this request.
     #[error("{problem}")]
     Request {
         /// What is wrong with it.
@@ -230,7 +230,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// It cannot be listened there.
+    /// The server cannot listen there.
     pub(crate) fn listen(endpoint: Endpoint, problem: impl Into<String>) -> Self {
         let problem = problem.into();
         match endpoint {

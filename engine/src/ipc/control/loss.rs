@@ -1,4 +1,4 @@
-//! What an upgrade would lose, and which of that the operator may allow.
+//! What an upgrade would lose, and which losses the operator may allow.
 
 use std::fmt;
 
@@ -17,15 +17,14 @@ pub enum Loss {
         /// Version of that format.
         version: u32,
     },
-    /// The new binary cannot read the workers' own state, so it would be gone.
+    /// The new binary cannot read the workers' own state, so it would be lost.
     WorkerState {
         /// Name of the format that the running binary writes.
         format: String,
         /// Version of that format.
         version: u32,
     },
-    /// Workers of the new binary do not read what the running ones say to each other: until these have left, messages do not reach
-    /// everybody.
+    /// Workers of the new binary cannot read the messages of the running ones, which are lost until the running workers have left.
     Messages {
         /// Name of the format that the running binary writes.
         format: String,

@@ -1,7 +1,7 @@
-//! How a running server is asked and told: messages over a Unix stream socket, one JSON object a line.
+//! The protocol of the control socket: messages over a Unix stream socket, one JSON object per line.
 //!
-//! A client sends one [`Request`] and reads [`Reply`]s until one of them is the last ([`Reply::is_last`]).
-//! What is added later is added as new fields and kinds; [`VERSION`] changes where an old client would misread.
+//! A client sends one [`Request`] and reads [`Reply`]s until the last one ([`Reply::is_last`]).
+//! Later versions add fields and kinds; [`VERSION`] changes if an old client would misread.
 
 mod cause;
 
@@ -54,14 +54,14 @@ pub const VERSION: u32 = 2;
 /// Longest reply: a server does not send, and a client does not take, a longer line.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
 
-/// How long a client waits to be let in, and until its request is taken. A server that runs never waits for anything.
+/// How long a client waits until it is connected, and until its request is sent. A running server never blocks.
 const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Everything there is to see, once.
+    /// The status of the server, once.
     Status,
     /// Read the configuration again and replace the workers; answered when the new ones serve and connections have moved,
     /// or when they did not come up.
@@ -71,10 +71,10 @@ pub enum Request {
         /// The new number.
         workers: usize,
     },
-    /// Move connections from workers that are busier than the mean, or have more of them, whatever the setting `rebalance` is;
+    /// Move connections away from workers that are busier than the mean or have more connections, whatever the setting `rebalance` is;
     /// answered when nothing more is worth moving.
     Rebalance {
-        /// Say what would move, and move nothing.
+        /// Tell what would move, but move nothing.
         #[serde(default)]
         dry_run: bool,
     },
@@ -89,7 +89,7 @@ pub enum Request {
         /// Let both serve until [`Request::Commit`] or [`Request::Revert`].
         #[serde(default)]
         hold: bool,
-        /// Revert when a new worker dies or hangs within this time, or, with `hold`, when nobody commits within it.
+        /// Revert if a new worker dies or hangs within this time or, with `hold`, if nobody commits within it.
         #[serde(default)]
         probation_ms: Option<u64>,
         /// How long the new binary may take until it serves.
@@ -114,7 +114,7 @@ pub enum Request {
         #[serde(default)]
         deadline_ms: Option<u64>,
     },
-    /// What has happened lately, and with `follow` what happens from now on.
+    /// Recent events, and with `follow` new ones as they happen.
     Events {
         /// Go on until the client leaves.
         follow: bool,
@@ -145,8 +145,8 @@ impl Reply {
     }
 }
 
-/// Where batond listens for control, and batonctl looks, unless told otherwise: `$BATON_CONTROL`, else `batond.sock` in
-/// `$XDG_RUNTIME_DIR`, in `/run` for root, or in `/tmp` with the user's number.
+/// The default path of the control socket of batond and batonctl: `$BATON_CONTROL`, else `batond.sock` in
+/// `$XDG_RUNTIME_DIR` or, for root, in `/run`, else `/tmp/batond-UID.sock`.
 pub fn default_path() -> PathBuf {
     if let Some(path) = std::env::var_os("BATON_CONTROL").filter(|path| !path.is_empty()) {
         return PathBuf::from(path);
@@ -167,7 +167,7 @@ pub struct Client {
     user: u32,
 }
 
-/// Somebody else than the server's user may listen at its path, as in `/tmp`.
+/// Another user than the server's may listen at its path, as in `/tmp`.
 #[derive(Debug, thiserror::Error)]
 #[error("the socket belongs to user {0}, and its server may be an impostor")]
 struct Untrusted(u32);
@@ -179,12 +179,12 @@ impl From<Untrusted> for io::Error {
 }
 
 impl Client {
-    /// Connects to the control socket at `path`, if its server is one of root or of this process's user. Root may ask
-    /// every user's server, where the socket's file is that user's, too.
+    /// Connects to the control socket at `path`, if its server belongs to root or to this process's user. Root may connect to
+    /// any user's server, if the socket's file belongs to that user, too.
     ///
     /// # Errors
-    /// As stat(2) and connect(2): `NotFound` and `ConnectionRefused` where no server runs there; `PermissionDenied`, with no
-    /// number of the system, where another user listens.
+    /// As stat(2) and connect(2): `NotFound` and `ConnectionRefused` if no server runs there; `PermissionDenied`, without an
+    /// error number of the system, if another user listens.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let (own, owner) = (geteuid(), fs::metadata(path)?.uid());
         let is_trusted = |user: u32| user == 0 || user == if own.is_root() { owner } else { own.as_raw() };
@@ -204,15 +204,15 @@ impl Client {
         Ok(Self { stream: BufReader::new(UnixStream::from(socket)), user })
     }
 
-    /// The user whose server this is, where that is another one than this process's: root may ask every user's.
+    /// The server's user, if that is not this process's user, as root may connect to any user's server.
     pub fn other_user(&self) -> Option<u32> {
         Some(self.user).filter(|user| *user != geteuid().as_raw())
     }
 
-    /// Asks the server at `path` and gives its last reply, skipping events. Waits as long as `limit` for each reply.
+    /// Sends a request to the server at `path` and returns its last reply, skipping events. Waits at most `limit` for each reply.
     ///
     /// # Errors
-    /// As [`Client::connect`], [`Client::send`] and [`Client::receive`]; `UnexpectedEof` where the server ends the
+    /// As [`Client::connect`], [`Client::send`] and [`Client::receive`]; `UnexpectedEof` if the server closes the
     /// connection without a last reply.
     pub fn ask(path: &Path, request: &Request, limit: Option<Duration>) -> io::Result<Reply> {
         let mut client = Self::connect(path)?;
@@ -235,10 +235,10 @@ impl Client {
         self.stream.get_mut().write_all(&line)
     }
 
-    /// The next reply; `None` where the server has closed the connection. Waits as long as `limit`, if there is one.
+    /// The next reply; `None` if the server has closed the connection. Waits at most `limit`, if there is one.
     ///
     /// # Errors
-    /// As read(2); `InvalidData` where the server sends what is no reply.
+    /// As read(2); `InvalidData` if the server sends something other than a reply.
     pub fn receive(&mut self, limit: Option<Duration>) -> io::Result<Option<Reply>> {
         self.stream.get_ref().set_read_timeout(limit)?;
         let mut line = Vec::new();
@@ -250,7 +250,7 @@ impl Client {
     }
 }
 
-/// Text from elsewhere, for a terminal: characters that it would obey are written as Rust writes them, such as `\u{1b}`.
+/// Makes untrusted text safe for a terminal: characters that would control it are escaped as in Rust, such as `\u{1b}`.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -263,7 +263,7 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// Whether a terminal obeys a character instead of showing it: control characters, ends of lines, and those that change the
+/// Whether a character would control a terminal instead of being shown: control characters, ends of lines, and those that change the
 /// direction of text (Unicode Standard Annex 9).
 pub fn steers(character: char) -> bool {
     character.is_control()

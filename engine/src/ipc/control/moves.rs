@@ -1,4 +1,4 @@
-//! What happened to the connections of workers that leave.
+//! What happened to the connections of leaving workers.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::handover::Refusal;
 pub struct Moves {
     /// Connections that other workers have now.
     pub moved: u64,
-    /// Connections that stay with the workers that leave until they end; those that could not move are among them.
+    /// Connections that stay with the leaving workers until they end; those that could not move are among them.
     pub staying: u64,
     /// Connections that were already ending: only their last bytes, or the peer's FIN, were missing.
     pub ending: u64,

@@ -1,4 +1,4 @@
-//! What operations have done. Typed, so that programs compare values; rendered for people here alone.
+//! What operations have done, typed, so that programs compare values; only this file renders it for people.
 
 use std::fmt;
 
@@ -38,12 +38,12 @@ pub enum Outcome {
     },
     /// Connections have moved between workers that serve.
     Rebalanced {
-        /// How often one worker gave some to another.
+        /// How often one worker moved connections to another.
         transfers: usize,
         /// What happened to them; the pause is the longest of all transfers.
         moves: Moves,
     },
-    /// What would move, if it was not asked for only.
+    /// What would move: nothing has moved.
     WouldRebalance {
         /// In order.
         transfers: Vec<Transfer>,

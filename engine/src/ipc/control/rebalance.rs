@@ -1,4 +1,4 @@
-//! Rebalancing by hand: what would move, why nothing moves, and why nothing can.
+//! Rebalancing by request: what would move, and why it cannot be done now.
 
 use std::fmt;
 
@@ -58,7 +58,7 @@ pub enum CannotRebalance {
     },
     /// Connections of a change are still on their way.
     Moving,
-    /// Somebody else has asked for it.
+    /// Another rebalancing is under way.
     UnderWay,
     /// A reason of a later version.
     #[serde(other)]

@@ -161,7 +161,7 @@ impl Clients {
         self.waiting().for_each(|client| client.answer(&reply));
     }
 
-    /// The server has ended in this way: whoever still waits is told.
+    /// The server has ended in this way: tells all clients that still wait.
     pub(crate) fn conclude_all(&mut self, reply: &Reply) {
         self.waiting().for_each(|client| client.answer(reply));
     }

@@ -1,4 +1,4 @@
-//! What a server shows of itself: generations, workers, how an upgrade stands, and the last handovers step by step.
+//! The status of a server: generations, workers, the state of an upgrade, and the last handovers step by step.
 
 use std::fmt;
 
@@ -189,15 +189,15 @@ impl fmt::Display for WorkerState {
 pub struct Status {
     /// Of these messages: [`VERSION`](super::VERSION).
     pub version: u32,
-    /// What the program is called, where it says so: [`Settings::name`](crate::config::Settings::name).
+    /// The program's name, if it has one: [`Settings::name`](crate::config::Settings::name).
     #[serde(default)]
     pub name: Option<String>,
-    /// Its own version, where it says so.
+    /// The program's own version, if it has one.
     #[serde(default)]
     pub program_version: Option<String>,
     /// The master's process.
     pub pid: u32,
-    /// Milliseconds since it began.
+    /// Milliseconds since the master started.
     pub uptime_ms: u64,
     /// How listeners are handed over: `ebpf` or `adopt`.
     pub handover: String,
@@ -214,13 +214,13 @@ pub struct Status {
     /// Connections that this master's workers have moved to each other while they served.
     #[serde(default)]
     pub rebalanced: u64,
-    /// Counters of the protocol's own, by name, summed over all workers since the first start.
+    /// The protocol's own counters, by name, summed over all workers since the first start.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
-    /// Numbers that only grow, of all workers and masters since the first start: they go on at upgrades, too.
+    /// Counters of all workers and masters since the first start: they continue through upgrades.
     #[serde(default)]
     pub totals: Totals,
-    /// How an upgrade stands, where one is under way.
+    /// The state of an upgrade, if one is under way.
     #[serde(default)]
     pub upgrade: Option<UpgradeState>,
     /// Why the last upgrade failed or was reverted, if one was.
@@ -257,28 +257,28 @@ pub struct GenerationStatus {
     /// Bytes sent by them.
     #[serde(default)]
     pub bytes_sent: u64,
-    /// Counters of the protocol's own, by name, summed over them.
+    /// The protocol's own counters, by name, summed over its workers.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
     /// How uneven its workers are; `None` unless it serves with several of them.
     #[serde(default)]
     pub imbalance: Option<Unevenness>,
-    /// Certificates that its clients may get, the first to expire before the others; none of one that leaves.
+    /// Certificates that its clients may get, in the order of expiry; a leaving generation shows none.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
-    /// How many more it has: those that expire last, where there is no room for all.
+    /// How many certificates are left off, if there is no room for all: those that expire last.
     #[serde(default)]
     pub certificates_left_off: u64,
     /// By slot.
     pub workers: Vec<WorkerStatus>,
 }
 
-/// What the worker has that has most, as a multiple of the mean of all: 1 where all have the same.
+/// What the most loaded worker has, divided by the mean of all: 1 if all have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unevenness {
-    /// Of open connections; `None` where there are none.
+    /// For open connections; `None` if there are none.
     pub open: Option<f64>,
-    /// Of busy time; `None` where it is not known ([`WorkerStatus::busy_permille`]), or nobody is busy.
+    /// For busy time; `None` if it is not known ([`WorkerStatus::busy_permille`]), or no worker is busy.
     pub busy: Option<f64>,
 }
 
@@ -306,7 +306,7 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Milliseconds since its process began.
     pub age_ms: Option<u64>,
-    /// How busy it is, thousandths of a core; where connections can be rebalanced and it is known.
+    /// How busy it is, thousandths of a core, if connections can be rebalanced and it is known.
     #[serde(default)]
     pub busy_permille: Option<u32>,
     /// Connections open.
@@ -319,7 +319,7 @@ pub struct WorkerStatus {
     /// Connections that went to other workers.
     #[serde(default)]
     pub handed_over: u64,
-    /// Idle connections closed for newcomers at `connections_max`.
+    /// Idle connections closed to make room at `connections_max`.
     #[serde(default)]
     pub closed_for_room: u64,
     /// Connections cut because the worker held more than `memory_bytes_max`.
@@ -328,22 +328,22 @@ pub struct WorkerStatus {
     /// Connections closed at listeners for proxies: not from a trusted one, or without a header in time.
     #[serde(default)]
     pub closed_without_header: u64,
-    /// Times a connection was not read because the worker held nearly so much.
+    /// Times the worker paused reading a connection because it held nearly `memory_bytes_max`.
     #[serde(default)]
     pub paused_for_memory: u64,
     /// Bytes held for connections.
     #[serde(default)]
     pub memory_bytes: u64,
-    /// Messages said to other workers; a message to all counts once.
+    /// Messages sent to other workers; a broadcast counts once.
     #[serde(default)]
     pub sibling_messages_sent: u64,
-    /// Messages heard of other workers.
+    /// Messages received from other workers.
     #[serde(default)]
     pub sibling_messages_heard: u64,
-    /// Other workers that took no messages, and get no more.
+    /// Other workers that read no messages and get no more.
     #[serde(default)]
     pub siblings_dropped: u64,
-    /// Counters of the protocol's own, by name.
+    /// The protocol's own counters, by name.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
     /// Requests answered.
@@ -352,7 +352,7 @@ pub struct WorkerStatus {
     pub bytes_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
-    /// Median time from seeing input to handing its answer to the kernel, nanoseconds.
+    /// Median time from seeing input to giving its answer to the kernel, nanoseconds.
     pub service_ns_p50: u64,
     /// 99 of 100 were faster.
     pub service_ns_p99: u64,

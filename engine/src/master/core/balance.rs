@@ -1,6 +1,7 @@
-//! While all workers serve and nothing changes, connections move from those that are busier to others: one giver at a time.
+//! Rebalancing: while all workers serve and nothing changes, connections move from busier workers to others, one giver
+//! at a time.
 //!
-//! A change goes first: the worker that gives is told to end that, and whatever it has not given is its own.
+//! A change has priority: it orders the giving worker to stop, and what that worker has not given yet stays its own.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! One generation: the workers of one configuration, and how far each of them is.
+//! One generation: the workers of one configuration, and the state of each.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use super::types::{Address, ArrivalId, Plan, ProcessId, SocketId, SteeringId, Ti
 use crate::config::{Connections, StateTooLarge};
 use crate::ipc::control::Exit;
 
-/// A worker that lived so long did not die of its start: its deaths are counted anew.
+/// A worker that lived this long did not die of its start: its deaths are counted from zero again.
 pub(super) const PROVEN_MS: u64 = 10_000;
 
 /// Pause before a worker that died twice in a row is started again; doubled each time.

@@ -1,4 +1,4 @@
-//! Which states a master may be in. The types exclude most of what makes no sense; this says the rest, for tests and the
+//! Which states of a master are legal. The types exclude most of the others; this file has the rest, for tests and the
 //! simulator.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ impl Core {
     /// Where no worker leaves by itself: when all have, a generation may come up while none serves.
     ///
     /// # Panics
-    /// Where one does.
+    /// If one does.
     pub(crate) fn assert_serves(&self) {
         if let Lifecycle::Serving(Lineage::Alone) = &self.lifecycle {
             let is_coming = self.generations.iter().any(Generation::is_coming);
@@ -21,7 +21,7 @@ impl Core {
     }
 
     /// # Panics
-    /// Where a state is reached that cannot be.
+    /// If a state is reached that cannot be.
     pub(crate) fn assert_legal(&self, now: Time) {
         let coming = self.generations.iter().filter(|generation| generation.is_coming()).count();
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();

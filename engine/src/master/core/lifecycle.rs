@@ -1,5 +1,5 @@
-//! What a master is for at the moment, and how it stands to the other master of an upgrade. One value instead of booleans:
-//! a combination that makes no sense cannot be written.
+//! What a master is doing, and how it relates to the other master of an upgrade. It is one value instead of booleans,
+//! so that illegal combinations cannot be written.
 
 use super::mutation::{Mutation, is_put_back};
 use super::old::Before;

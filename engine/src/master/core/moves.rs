@@ -1,4 +1,4 @@
-//! What happens to the connections of workers that leave, as far as the master sees it; and who waits for that.
+//! The connections of leaving workers, as the master sees them, and the operations that wait for them.
 
 use super::Core;
 use super::generation::{Generation, Phase, State};
@@ -90,7 +90,7 @@ impl Core {
         }
     }
 
-    /// Somebody else's workers may still bring state to those that serve.
+    /// Workers of another master may still bring state to the serving ones.
     fn others_may_bring_state(&self) -> bool {
         let is_sent_back = self
             .lifecycle

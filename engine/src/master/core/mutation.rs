@@ -1,4 +1,4 @@
-//! Defects of the control path, to be put back one at a time.
+//! Defects of the control path, which tests put back one at a time.
 
 use crate::mutation::mutations;
 
@@ -29,7 +29,7 @@ mutations! {
         CutOffIsDone,
         /// The shortest `hang_ms` of all generations judges all workers.
         ShortestHangTimeJudges,
-        /// Where the old master does not take over, whoever waits for that goes on waiting.
+        /// If the old master does not take over, clients that wait for that keep waiting.
         NotRevertedIsNotTold,
         /// A worker that starts while others bring state is never told that none comes.
         StartingWorkerIsForgotten,
@@ -61,7 +61,7 @@ mutations! {
         ReplacedKeepsGuards,
         /// Steering of another server ends while its listeners are still to close.
         SteeringEndsEarly,
-        /// A kept socket whose address was given up is closed at once, whoever waits there.
+        /// A kept socket whose address was given up is closed at once, with its accept queue.
         GivenUpSocketIsNotKept,
         /// A guard of an address that was given up while nothing served stays.
         GuardOfGivenUpAddressStays,

@@ -1,5 +1,5 @@
-//! An upgrade as the new master sees it: an old one has started it, which says what there is, looks at what this one says of
-//! itself, is told how far it comes, and takes over again where this one is sent away before the upgrade is final.
+//! An upgrade as the new master sees it. The old master has started it, sends its state, checks what this one says of
+//! itself, and is told of the progress. It takes over again if this master is stopped before the upgrade is final.
 
 use super::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Start, Stopping};
 use super::mutation::{Mutation, is_put_back};

@@ -1,6 +1,6 @@
-//! An upgrade as the old master sees it: the new binary is started, says who it is, serves; then the old workers leave, or
-//! both serve until somebody decides; and where the new one does not come up or does not last, the old workers serve on, or
-//! again.
+//! An upgrade as the old master sees it. It starts the new binary, which introduces itself and serves. Then the old
+//! workers leave, or both serve until the decision. If the new binary does not come up or does not last, the old
+//! workers keep serving, or serve again.
 
 use super::Core;
 use super::generation::Phase;

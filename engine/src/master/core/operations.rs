@@ -1,4 +1,4 @@
-//! Who waits for what. Every operation that a client began is concluded once, with what really happened.
+//! Clients that wait for operations. Every operation ends once, with its true outcome.
 
 use super::types::ClientId;
 use super::world::World;

@@ -1,4 +1,4 @@
-//! Workers of a master that is gone: found, taken over, and sent away once workers of this one serve; or stopped with it.
+//! Orphans: found, taken over, and told to leave once the workers of this master serve; or stopped with it.
 
 use super::Core;
 use super::leave::STOP_GRACE_MS;

@@ -1,5 +1,5 @@
-//! Who holds which listener: sockets that the master keeps in the tier adopt, guards and steering, and connections that come
-//! to the master because no worker is there to accept them.
+//! Who holds which listener: sockets that the master keeps in the tier adopt, guards and steering, and connections that
+//! the master accepts because no worker can.
 
 use std::collections::VecDeque;
 
@@ -271,7 +271,7 @@ impl Core {
         self.placement.looks = is_needed.then_some(Looks { since: now, done: 0 });
     }
 
-    /// Sees to it that whoever waits at a kept socket is accepted, where it is time to look.
+    /// Makes sure that connections that wait at a kept socket are accepted, when it is time to look.
     pub(super) fn look_when_due(&mut self, world: &mut dyn World) {
         let now = world.now();
         let Some(mut looks) = self.placement.looks.filter(|looks| looks.next().is_some_and(|at| at <= now)) else {

@@ -1,4 +1,4 @@
-//! More workers, or fewer, without a new generation.
+//! Scaling: more workers, or fewer, without a new generation.
 
 use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};

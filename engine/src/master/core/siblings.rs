@@ -1,5 +1,5 @@
-//! Workers speak to each other, of whatever generation they are and whichever master of an upgrade they belong to. They need to be told
-//! how they reach each other, and of two it is enough to tell one: whoever is spoken to has a way back.
+//! Workers send each other messages, in all generations and for both masters of an upgrade. The master tells them how
+//! to reach each other. It is enough to tell one of two workers, because the other one then has a way back.
 //!
 //! So a worker that has come up is told of all that are there. Workers that no newcomer is told of hear of it
 //! instead: those of a former master, and those of the old one in an upgrade.

@@ -1,5 +1,5 @@
-//! Generations come up: first worker first, the others when it is ready, and the switch when all are; or they are taken down
-//! again, and the previous generation never noticed.
+//! How a generation comes up: the first worker, the others when that is ready, and the switch when all are. If one
+//! fails, the whole generation is taken down, and the previous one keeps serving.
 
 use std::collections::VecDeque;
 

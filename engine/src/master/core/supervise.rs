@@ -1,4 +1,4 @@
-//! Workers are watched: what they report, how they end, whether they answer; and those that died are started again.
+//! Watching workers: what they report, how they end, whether they respond; and restarting those that died.
 
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Pulse, Slot, State};

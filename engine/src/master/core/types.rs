@@ -1,4 +1,4 @@
-//! What the core names things by, and the plain values it decides on.
+//! The names of the core for workers, listeners and processes, and the plain values that it decides on.
 
 use crate::config::{Connections, Rebalance, Settings, StateTooLarge, Steering};
 use crate::endpoint::{Endpoint, SocketFile};

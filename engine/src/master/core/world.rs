@@ -190,7 +190,7 @@ pub(crate) trait World {
 
     /// Asks whether an address that this server does not listen on yet is free, or a path where such a file was left.
     fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure>;
-    /// Somebody listens on every address, or nobody will: others may look at the ports again.
+    /// A process listens on every address, or none will: other servers may look at the ports again.
     fn release_claims(&mut self);
     /// Creates and binds a socket of the address's group, or at a path, as such a file: not configured, not listening.
     fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure>;
@@ -217,7 +217,7 @@ pub(crate) trait World {
     fn stand_alone(&mut self) -> Result<(), Failure>;
     /// Takes the listeners of a slot out of the maps.
     fn unset(&mut self, steering: SteeringId, slot: usize);
-    /// Ends steering of the group of this socket, whoever began it.
+    /// Ends steering of this socket's group, also if another process began it.
     fn detach(&mut self, socket: SocketId);
     /// Accepts connections that wait at guards, but for those of these addresses; so many at most.
     fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId>;

@@ -1,5 +1,5 @@
-//! How much one peer may say: whoever says more is heard later, so that others are heard meanwhile and what it says cannot push
-//! everything else out of the journal. Pure: time is passed in.
+//! How much one peer may send: more than that is read later, so that the messages of others are read meanwhile and
+//! nothing is pushed out of the journal. Pure: time is passed in.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Certificates of listeners: shown by `status`, and warned of in the log once a day.
+//! Certificates of listeners, for `status` and for a daily warning in the log.
 
 use std::time::SystemTime;
 

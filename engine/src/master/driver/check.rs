@@ -1,4 +1,4 @@
-//! What a start would find here, without starting: rights, addresses, paths and limits.
+//! What a start would find here, without starting: permissions, addresses, paths and limits.
 
 use std::fs;
 use std::io;

@@ -109,7 +109,7 @@ impl<'a> Configurations<'a> {
         found.map(|(_, configuration)| configuration).ok_or_else(problem)
     }
 
-    /// Opens the access logs that are files anew. Gives those that could be, and the configurations whose workers go on there.
+    /// Reopens the access logs that are files. Returns those that could be opened, and their configurations.
     pub(super) fn reopen_logs(&mut self) -> Vec<(ConfigurationId, &OwnedFd)> {
         let files = self.all.iter_mut().filter(|(_, one)| matches!(one.settings.access_log, LogTarget::File(_)));
         let reopened = files.filter_map(|(id, one)| match one.settings.access_log.open() {

@@ -1,8 +1,9 @@
-//! Metrics over HTTP, served by the master itself: it has the numbers, and a process of its own would have to be watched, and be
-//! there without a gap at each change of masters.
+//! Metrics over HTTP, served by the master itself. It has the numbers; a process of its own would need supervision, and
+//! a handover at each change of masters.
 //!
-//! Nothing here waits, and whoever connects gets little: so many at a time, a short request, one answer, a few seconds. At most one
-//! answer is made between two looks at everything else, so that no number of clients keeps a reload waiting.
+//! Nothing here waits, and a client gets little: there are few at a time, each with a short request, one answer, and a
+//! few seconds. At most one answer is made between two looks at everything else, so that no number of clients delays a
+//! reload.
 //!
 //! The listener goes on to the new master at an upgrade, and both have it; the one that has the names serves.
 
@@ -72,12 +73,12 @@ impl Exporter {
         self.clients.iter().map(move |client| (client.stream.as_fd(), awaited(client)))
     }
 
-    /// When the next client is dropped, or somebody can be accepted again, on CLOCK_MONOTONIC.
+    /// When the next client is dropped, or one can be accepted again, on CLOCK_MONOTONIC.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         self.clients.iter().map(|client| client.until_ns).chain(self.paused_until_ns).min()
     }
 
-    /// Whether there is room for another one, or somebody who has asked for nothing yet would make room.
+    /// Whether there is room for another client, or a silent one can be closed to make room.
     fn has_room(&self) -> bool {
         self.paused_until_ns.is_none()
             && (self.clients.len() < CLIENTS_MAX || self.clients.iter().any(|client| !client.is_answered))
@@ -253,7 +254,7 @@ impl Master<'_> {
         self.serve_one(now_ns);
     }
 
-    /// `true` where metrics were given to somebody.
+    /// `true` if a client got metrics.
     fn serve_one(&mut self, now_ns: u64) -> bool {
         let Some((index, format, with_body)) = self.driver.exporter.turn(now_ns) else { return false };
         // As before a status is shown.

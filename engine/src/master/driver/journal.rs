@@ -1,4 +1,4 @@
-//! What has happened: the last events, and the time lines of the last handovers.
+//! The last events, and the time lines of the last handovers.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};

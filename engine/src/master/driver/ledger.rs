@@ -1,4 +1,5 @@
-//! Numbers that go on at upgrades: what this master counts itself, and what it tells the other master of an upgrade, and hears.
+//! Counters that continue through upgrades: those that this master counts itself, and those that it exchanges with the
+//! other master of an upgrade.
 
 use std::os::fd::{AsFd, OwnedFd};
 

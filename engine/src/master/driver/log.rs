@@ -1,4 +1,4 @@
-//! What happens, in the log: each event once, by the master at which it happens.
+//! Events in the log: each one once, by the master at which it happens.
 
 use crate::ipc::control::EventKind;
 

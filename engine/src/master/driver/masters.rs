@@ -1,5 +1,5 @@
-//! The other masters of an upgrade: the old one, which started this process and passes what it has, and the new one, which
-//! this process has started. What they say is passed to the core as it comes.
+//! The other masters of an upgrade: the old one, which started this process and passes on what it has, and the new one,
+//! which this process has started. Their messages go to the core as they arrive.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -86,7 +86,7 @@ pub(super) struct Old {
     channel: Option<OwnedFd>,
     pub(super) pid: u32,
     pub(super) tier: String,
-    /// It understands what is said of Unix sockets; a release that knows TCP alone does not.
+    /// It understands messages about Unix sockets; a release that only knows TCP does not.
     knows_unix: bool,
     /// Its listeners, while both masters serve.
     pub(super) maps: OldMaps,
@@ -277,7 +277,7 @@ pub(super) struct New {
     handle: Option<OwnedFd>,
     /// `None` once it has closed its end, or is not listened to any more.
     channel: Option<OwnedFd>,
-    /// It understands what is said of Unix sockets.
+    /// It understands messages about Unix sockets.
     knows_unix: bool,
     has_ended: bool,
     /// What it has told of its numbers, and was not looked at yet.

@@ -315,7 +315,7 @@ impl Master<'_> {
         self.driver.workers.retain_ended(|number| core.generations().iter().any(|one| one.number == number));
     }
 
-    /// The server has ended: whoever still follows it is told, and what is unsent is sent.
+    /// The server has ended: tells clients that still follow it, and sends what is unsent.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         let Driver { new, old, .. } = &self.driver;
         let is_succeeded =

@@ -1,5 +1,5 @@
-//! What a service manager is told over `$NOTIFY_SOCKET` (sd_notify(3)); nothing where there is none. Never waits: a manager
-//! that does not read must not stop the master, which the crates for this would let it.
+//! Messages to the service manager over `$NOTIFY_SOCKET` (sd_notify(3)), if there is one. Never waits: a manager that
+//! does not read must not stop the master, which the crates for this would allow.
 
 use std::env;
 use std::io;

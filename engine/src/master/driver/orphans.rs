@@ -1,4 +1,4 @@
-//! Workers of masters that are gone, found in a folder beside their control socket. Those whose master lives do not answer.
+//! Finds orphans in a folder beside their control socket. Workers whose master lives do not answer.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! From the settings to a running loop: what must be right before anything is bound or forked.
+//! From the settings to a running loop: checks everything before it binds or forks anything.
 
 use std::io;
 use std::path::{Path, PathBuf};

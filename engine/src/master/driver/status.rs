@@ -1,4 +1,4 @@
-//! What a master shows of itself: what the core knows, with the numbers that workers count.
+//! The status of a master: what the core knows, with the counters of the workers.
 
 use super::workers::Workers;
 use super::{Master, certificates};

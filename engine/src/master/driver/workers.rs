@@ -1,4 +1,4 @@
-//! Workers of this master: forked, told, heard, killed, reaped; and their telemetry pages.
+//! Workers of this master: forks them, sends orders, reads reports, kills and reaps them; and their telemetry pages.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ impl Workers {
         channel.is_some_and(|channel| channel::tell_with_all(channel, order, descriptors).is_ok())
     }
 
-    /// Hands an access log that was opened anew to the workers of a configuration.
+    /// Hands a reopened access log to the workers of a configuration.
     fn hand_log(&self, configuration: ConfigurationId, log: &OwnedFd) {
         for worker in self.all.iter().filter(|worker| worker.configuration == configuration) {
             let Some(channel) = &worker.channel else { continue };
@@ -244,7 +244,7 @@ impl Worker {
 }
 
 impl Driver<'_> {
-    /// Opens access logs anew, after they were renamed. Workers write to the old files until they have the new ones, so no line is lost.
+    /// Reopens access logs, after they were renamed. Workers write to the old files until they have the new ones, so no line is lost.
     pub(super) fn reopen_logs(&mut self) {
         let reopened = self.configurations.reopen_logs();
         reopened.iter().for_each(|(configuration, log)| self.workers.hand_log(*configuration, log));

@@ -82,12 +82,12 @@ impl Gate {
         Self { own, senders, past: VecDeque::new(), departing: None, arriving: None }
     }
 
-    /// Somebody is heard from now on.
+    /// Messages of a sender are read from now on.
     pub(crate) fn came(&mut self, name: &str) {
         self.senders.insert(name.to_owned(), Stand::default());
     }
 
-    /// Somebody is heard no more: it has said everything.
+    /// A sender has ended; all its messages were read.
     pub(crate) fn ended(&mut self, name: &str) {
         self.senders.remove(name);
         self.past.push_back(name.to_owned());

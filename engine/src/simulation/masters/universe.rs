@@ -209,7 +209,7 @@ impl Universe {
         say(self.now, process, || "starts".to_owned());
     }
 
-    /// Starts anew, with the configuration as it is now.
+    /// Starts again, with the current configuration.
     pub(super) fn restart(&mut self) {
         let all: Vec<ProcessId> = self.processes.keys().copied().collect();
         all.into_iter().for_each(|id| self.kill(id));

@@ -1,4 +1,4 @@
-//! What the 64 bits of `user_data` say of an operation, so that its completion finds who it is for.
+//! The 64 bits of `user_data` of an operation, by which its completion finds its receiver.
 
 /// Bits of the 64 of `user_data`: kind, operation index (where memory is held), generation, slot.
 const SLOT_BITS: u32 = 24;

@@ -1,4 +1,4 @@
-//! Connections move from others to this worker: what [`Receiver`](crate::handover::receiver::Receiver) decides is carried out.
+//! Connections arrive from other workers: carries out what [`Receiver`](crate::handover::receiver::Receiver) decides.
 
 use super::EventLoop;
 use super::entry::Rare;

@@ -1,4 +1,4 @@
-//! Connections move from this worker to others: what [`Sender`](crate::handover::sender::Sender) decides is carried out.
+//! Connections move to other workers: carries out what [`Sender`](crate::handover::sender::Sender) decides.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -158,7 +158,7 @@ impl<P: Protocol> EventLoop<P> {
         Some((Answer::Mark { to: to.to_owned(), slot, generation, attempt }, door))
     }
 
-    /// Somebody has come who may have to be asked for a mark.
+    /// A worker has connected that may have to be asked for a mark.
     pub(super) fn ask_newcomer(&mut self, number: u32) {
         let Some(Departure { heir, attempt, step, .. }) = self.circle.departure else { return };
         if step >= Step::Marking

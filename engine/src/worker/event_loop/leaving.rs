@@ -111,7 +111,7 @@ impl<P: Protocol> EventLoop<P> {
         self.drain_connections(|is_fresh, _| !is_fresh);
     }
 
-    /// Whoever has sent nothing all the while is told now; the next one when its time comes.
+    /// Tells connections that have sent nothing all the while; the next one when its time comes.
     fn drain_silent(&mut self, for_ns: u64) {
         let since_ns = self.context.now_ns.saturating_sub(for_ns);
         self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);

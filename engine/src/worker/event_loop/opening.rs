@@ -48,7 +48,7 @@ impl Layering<'_> {
     }
 }
 
-/// What becomes of a connection that comes.
+/// What happens to a new connection.
 pub(super) enum Welcome {
     Open,
     /// Its layer's handshake comes first.

@@ -165,7 +165,7 @@ impl Circle {
     }
 }
 
-/// What becomes of a channel after a packet.
+/// What happens to a channel after a packet.
 enum Then {
     Continue,
     End,
@@ -226,7 +226,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Somebody has come to speak.
+    /// A worker has connected to send messages.
     pub(super) fn open_speaker(&mut self, channel: OwnedFd) {
         if P::MESSAGES.is_none() {
             return;
@@ -427,7 +427,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Somebody says who it is.
+    /// A worker introduces itself.
     fn welcome(&mut self, number: u32, hello: Word, doors: Vec<OwnedFd>) -> Then {
         let Word::Hello { version, name, slot, generation, format, format_version } = hello else { return Then::End };
         let own = P::MESSAGES.map(|own| Format::new(own, P::MESSAGES_READS));

@@ -115,7 +115,7 @@ impl<P: Protocol> EventLoop<P> {
     /// A worker that leaves brings its state.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// If it is gone.
     pub(super) fn take_state(
         &mut self,
         other: Other,

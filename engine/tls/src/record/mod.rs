@@ -1,8 +1,8 @@
-//! Records after the handshake: of TLS 1.3 (RFC 8446 section 5), on the server's side and on the client's, and of TLS 1.2 (RFC 5246
-//! section 6), on the server's.
+//! Records after the handshake: of TLS 1.3 (RFC 8446 section 5) for servers and clients, and of TLS 1.2 (RFC 5246
+//! section 6) for servers.
 //!
-//! A [`Session`] opens records where they were received and seals them where they are sent from. It owns the keys and the sequence
-//! numbers, follows KeyUpdates of both sides, and says which alert an error is answered by. It keeps no byte of the stream but the
+//! A [`Session`] opens and seals records in place. It owns the keys and the sequence
+//! numbers, follows KeyUpdates of both sides, and knows the alert for each error. It keeps no byte of the stream, except the
 //! beginning of a handshake message that is cut between two records.
 
 mod control;
@@ -37,17 +37,17 @@ pub(crate) const KEY_UPDATE_BYTES: usize = 5;
 /// Its type and its length: all of it but the request.
 pub(crate) const KEY_UPDATE_START: [u8; KEY_UPDATE_BYTES - 1] = [24, 0, 0, 1];
 
-/// What a session may do. Nothing of it is the session's state: it may be another one after a move.
+/// Limits of a session. They are not part of its state, and may be different after a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of plaintext in a record that is sent, at most: 1 to [`PLAINTEXT_BYTES_MAX`], which is the default.
+    /// Most bytes of plaintext in a sent record: 1 to [`PLAINTEXT_BYTES_MAX`], which is the default.
     pub plaintext_bytes_max: usize,
     /// Records that one key may seal before a KeyUpdate; `None`, the default: those of the suite
-    /// ([`Suite::records_per_key_max`]), which bound this number in any case. TLS 1.2 has no KeyUpdate: after so many records
-    /// [`Session::should_end`] tells to end the connection, and after two fifths more nothing is sealed.
+    /// ([`Suite::records_per_key_max`]), which limit this number in any case. TLS 1.2 has no KeyUpdate: after this many records
+    /// [`Session::should_end`] says to end the connection, and after two fifths more nothing is sealed.
     pub records_per_key_max: Option<u64>,
-    /// Records without application data that the peer may send one after the other, so that it cannot keep a server busy with
-    /// nothing: empty records, KeyUpdates, ignored alerts. Default: 32, as in BoringSSL and rustls.
+    /// Records without application data that the peer may send in a row (empty records, KeyUpdates, ignored alerts), so that it cannot
+    /// keep a server busy with them. Default: 32, as in BoringSSL and rustls.
     pub idle_records_max: u8,
 }
 
@@ -101,7 +101,7 @@ impl Session {
     /// Both directions from their first record on, on the server's side ([`Session::of_client`] is the other one). `peer` is the secret of what the peer sends, `own` that of what is sent to it.
     ///
     /// # Panics
-    /// Where the secrets are of two suites.
+    /// If the secrets are of two suites.
     pub fn new(peer: Secret, own: Secret, limits: Limits) -> Self {
         Self::at(Direction::new(peer, 0), Direction::new(own, 0), limits)
     }
@@ -147,8 +147,8 @@ impl Session {
         self.closed
     }
 
-    /// Gives memory back that the keys take, about a kilobyte: for a connection that is idle. They follow from the secrets again with
-    /// the next record of each direction, which takes some microseconds.
+    /// Gives back the memory of the keys, about a kilobyte, for an idle connection. The next record of each direction derives them again
+    /// from the secrets, which takes a few microseconds.
     pub fn rest(&mut self) {
         self.opening.rest();
         self.sealing.rest();

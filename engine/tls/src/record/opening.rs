@@ -82,7 +82,7 @@ impl Session {
     /// As [`Session::open`]. What was opened before the error is in `window`, and is the application's.
     ///
     /// # Panics
-    /// Where `window` does not lie in `buffer`.
+    /// If `window` does not lie in `buffer`.
     pub fn open_all(&mut self, buffer: &mut [u8], window: &mut Window) -> Result<Status, Error> {
         loop {
             let start = window.records;

@@ -1,4 +1,4 @@
-//! What an operator says of TLS, and the [`Config`] that it leads to.
+//! An operator's settings of TLS, and the [`Config`] made of them.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,4 +1,4 @@
-//! JSON, compressed anew for each answer.
+//! JSON, compressed for each answer.
 //!
 //! The ranking weighs requests a second by the square of how small the answers are. Of its data, 6,431 bytes a page, on one core:
 //!

@@ -1,7 +1,7 @@
-//! A status as metrics, for Prometheus and whoever reads its formats. Pure: from a [`Status`], and nothing else.
+//! A status as metrics, in the formats of Prometheus and OpenMetrics. Pure: it only needs a [`Status`].
 //!
-//! Names and units go by the conventions of Prometheus: base units, which are the last word of a name, `_total` for what only grows.
-//! What is of the whole server goes on at reloads and upgrades; what has the labels `generation` and `slot` begins and ends with
+//! Names and units follow the conventions of Prometheus: base units, as the last word of a name, and `_total` for counters.
+//! Metrics of the whole server continue through reloads and upgrades; metrics with the labels `generation` and `slot` start and end with
 //! that worker.
 
 #[cfg(test)]
