@@ -136,8 +136,8 @@ pub trait Protocol: Sized + 'static {
         let _ = worker;
     }
 
-    /// The worker is leaving. Say goodbye at a message boundary (where `input`, all that is not consumed, is empty):
-    /// write it here and return [`Drain::Close`], or return [`Drain::Wait`] and close from a later callback. After
+    /// The worker is leaving, or an operator closes this connection (`batonctl close`). Say goodbye at a message boundary
+    /// (where `input`, all that is not consumed, is empty): write it here and return [`Drain::Close`], or return [`Drain::Wait`] and close from a later callback. After
     /// `deadline` the engine closes.
     ///
     /// Called after all input that had arrived when the order came; for a connection that has sent nothing so far,

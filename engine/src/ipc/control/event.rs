@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Exit, RevertCause};
+use super::connections::ConnectionName;
 use super::count::{Count, workers};
 use super::failure::Failure;
 use super::loss::CannotMove;
@@ -49,6 +50,8 @@ pub enum EventKind {
     Rebalancing { from: usize, to: usize, because: Imbalance },
     /// It has.
     Rebalanced { from: usize, to: usize, moves: Moves },
+    /// An operator has closed a connection.
+    ConnectionClosed { slot: usize, id: ConnectionName, at_once: bool },
     /// A worker's own state is on its way, so many bytes so far; the worker does nothing else meanwhile.
     WorkerStateMoves { slot: usize, bytes: u64 },
     /// A worker ended and is started again.
@@ -191,6 +194,12 @@ impl fmt::Display for EventKind {
                 write!(formatter, "worker {from} gives connections to worker {to}: {because}")
             }
             Self::Rebalanced { from, to, moves } => write!(formatter, "worker {from} to worker {to}: {moves}"),
+            Self::ConnectionClosed { slot, id, at_once: false } => {
+                write!(formatter, "worker {slot}: an operator has closed connection {id}")
+            }
+            Self::ConnectionClosed { slot, id, at_once: true } => {
+                write!(formatter, "worker {slot}: an operator has reset connection {id}")
+            }
             Self::WorkerStateMoves { slot, bytes } => {
                 write!(formatter, "worker {slot}: its state is on its way, {} so far", Count(*bytes, "byte"))
             }
