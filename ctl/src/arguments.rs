@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton::control::{Allowed, Request};
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use baton::control::{Allowed, CONNECTIONS_LISTED, CONNECTIONS_LISTED_MAX, ConnectionName, ConnectionOrder, Request};
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Shows and controls a running batond.
@@ -76,6 +76,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// List connections: the oldest, the busiest, or how many each peer has
+    Connections(Connections),
+    /// Close one connection as a drain does; answers when it has ended
+    Close {
+        /// Its ID, as `connections` lists it
+        #[arg(value_name = "ID")]
+        id: ConnectionName,
+        /// Reset it at once
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Show recent events
     Events {
         /// Keep printing new events, until Ctrl-C
@@ -106,6 +119,7 @@ impl Command {
             Self::Status { .. }
                 | Self::Top
                 | Self::Workers(_)
+                | Self::Connections(_)
                 | Self::Events { .. }
                 | Self::Completions { .. }
                 | Self::Manual { .. }
@@ -119,6 +133,42 @@ pub(crate) struct Format {
     /// Print one JSON object per line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connections {
+    /// The oldest first; this is the default
+    #[arg(long, group = "first")]
+    oldest: bool,
+    /// Those first that receive and send most often, which is counted for a second
+    #[arg(long, group = "first")]
+    busiest: bool,
+    /// Count the connections of each peer instead, and show those with the most
+    #[arg(long, group = "first")]
+    by_peer: bool,
+    /// How many to list, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_LISTED, value_parser = listed())]
+    limit: usize,
+    /// Those of worker N alone, in each generation
+    #[arg(long, value_name = "N")]
+    worker: Option<usize>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+impl Connections {
+    pub(crate) fn request(&self) -> Request {
+        let order = match (self.busiest, self.by_peer) {
+            (true, _) => ConnectionOrder::Busiest,
+            (_, true) => ConnectionOrder::ByPeer,
+            _ => ConnectionOrder::Oldest,
+        };
+        Request::Connections { order, limit: self.limit, worker: self.worker }
+    }
+}
+
+fn listed() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=CONNECTIONS_LISTED_MAX as u64)
 }
 
 #[derive(Debug, Args)]
@@ -232,6 +282,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn connections_are_asked_for_in_one_order_and_within_bounds() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from(["batonctl", "connections"].iter().chain(arguments));
+        let request = |arguments: &[&str]| match parse(arguments).expect("arguments").command {
+            Command::Connections(connections) => connections.request(),
+            other => panic!("{other:?}"),
+        };
+        let wanted = |order, limit, worker| Request::Connections { order, limit, worker };
+        assert_eq!(request(&[]), wanted(ConnectionOrder::Oldest, 20, None));
+        assert_eq!(request(&["--oldest", "--limit", "1"]), wanted(ConnectionOrder::Oldest, 1, None));
+        assert_eq!(request(&["--busiest", "--worker", "3"]), wanted(ConnectionOrder::Busiest, 20, Some(3)));
+        assert_eq!(request(&["--by-peer", "--limit", "1000"]), wanted(ConnectionOrder::ByPeer, 1000, None));
+        for wrong in [&["--oldest", "--busiest"][..], &["--limit", "0"], &["--limit", "1001"], &["--worker", "-1"]] {
+            assert_eq!(parse(wrong).expect_err("wrong usage").exit_code(), 2, "{wrong:?}");
+        }
+        let close = |id: &str| Arguments::try_parse_from(["batonctl", "close", id]).map(|arguments| arguments.command);
+        let name = ConnectionName { pid: 4711, slot: 12, generation: 0 };
+        assert!(matches!(close("4711-12-0"), Ok(Command::Close { id, now: false, .. }) if id == name));
+        assert_eq!(close("4711").expect_err("no name").exit_code(), 2);
     }
 
     #[test]

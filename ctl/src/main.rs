@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod connections;
 mod show;
 mod top;
 
@@ -10,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,6 +92,8 @@ fn run(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::Stop { now, deadline, format } => {
             follow(path, &Request::Stop { now: *now, deadline_ms: deadline.map(milliseconds) }, None, *format)
         }
+        Command::Connections(wanted) => connections::list(path, &wanted.request(), wanted.format),
+        Command::Close { id, now, format } => connections::close(path, *id, *now, *format),
         Command::Events { follow: goes_on, format } => {
             let limit = (!goes_on).then_some(ANSWER_TIME_MAX);
             follow(path, &Request::Events { follow: *goes_on }, limit, *format)
@@ -182,21 +185,37 @@ fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Reply, Failur
     })
 }
 
-/// The server's status and, where it is another user's, whose it is.
-fn status(path: &Path) -> Result<(Status, Option<u32>), Failure> {
-    let mut client = connect(path, &Request::Status)?;
+/// The last reply to a request, whatever happens meanwhile, and, where the server is another user's, whose it is.
+fn ask(path: &Path, request: &Request, limit: Option<Duration>) -> Result<(Reply, Option<u32>), Failure> {
+    let mut client = connect(path, request)?;
     loop {
-        match receive(&mut client, Some(ANSWER_TIME_MAX))? {
-            Reply::Status(status) => return Ok((status, client.other_user())),
-            Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),
-            Reply::Done(outcome) => return Err(Failure::Failed(format!("the server answered: {outcome}"))),
-            Reply::Event(_) | Reply::Unknown => {}
+        let reply = receive(&mut client, limit)?;
+        if reply.is_last() {
+            return Ok((reply, client.other_user()));
         }
     }
 }
 
-/// Other masters of the same server, during an upgrade: each is reached at the same name with its process number added.
-fn others(path: &Path) -> Vec<Status> {
+/// The error for a reply that does not answer the request.
+fn unexpected(reply: &Reply) -> Failure {
+    Failure::Failed(match reply {
+        Reply::Failed(why) => why.to_string(),
+        Reply::Done(outcome) => format!("the server answered: {outcome}"),
+        Reply::Status(_) => "the server answered with its status".to_owned(),
+        Reply::Event(_) | Reply::Unknown => "the server gave no answer".to_owned(),
+    })
+}
+
+/// The server's status and, where it is another user's, whose it is.
+fn status(path: &Path) -> Result<(Status, Option<u32>), Failure> {
+    match ask(path, &Request::Status, Some(ANSWER_TIME_MAX))? {
+        (Reply::Status(status), user) => Ok((status, user)),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
+/// The sockets of other masters of the same server, during an upgrade: each has the same name with its process number added.
+fn other_sockets(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().map(|name| format!("{}.", name.to_string_lossy())) else { return Vec::new() };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Others may put sockets of theirs beside it.
@@ -208,9 +227,13 @@ fn others(path: &Path) -> Vec<Status> {
         pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
             && entry.metadata().is_ok_and(|file| file.uid() == owner)
     };
-    let paths = entries.filter(is_other).map(|entry| entry.path());
+    entries.filter(is_other).map(|entry| entry.path()).collect()
+}
+
+/// The other masters of the same server, the one that has run for longest first.
+fn others(path: &Path) -> Vec<Status> {
     // One that has left meanwhile is none.
-    let mut all: Vec<Status> = paths.filter_map(|path| Some(status(&path).ok()?.0)).collect();
+    let mut all: Vec<Status> = other_sockets(path).iter().filter_map(|path| Some(status(path).ok()?.0)).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.uptime_ms));
     all
 }

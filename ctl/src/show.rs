@@ -130,7 +130,7 @@ fn generation(generation: &GenerationStatus) -> String {
     let age = if is_known { format!(", {}", duration(*age_ms)) } else { String::new() };
     let steering = steering.as_ref().map_or_else(String::new, |steering| format!(", steering {}", escaped(steering)));
     let _ = writeln!(text, "generation {number}, {phase}{age}, on {}{steering}", escaped(&addresses.join(" ")));
-    text.push_str(&table(workers.iter().map(row)));
+    text.push_str(&table(&HEADINGS, workers.iter().map(row)));
     let ratio = |what: &str, ratio: Option<f64>| ratio.map(|ratio| format!("{what} {ratio:.2}"));
     let ratios = imbalance.map(|one| [ratio("connections", one.open), ratio("busy", one.busy)]);
     let ratios: Vec<String> = ratios.into_iter().flatten().flatten().collect();
@@ -222,7 +222,7 @@ fn expiry(in_s: i64) -> String {
 }
 
 pub(crate) fn workers(status: &Status) -> String {
-    table(status.generations.iter().flat_map(|generation| &generation.workers).map(row))
+    table(&HEADINGS, status.generations.iter().flat_map(|generation| &generation.workers).map(row))
 }
 
 /// Something that happened, with the time of day (UTC).
@@ -262,12 +262,12 @@ fn said(generation: Option<u32>, text: &str) -> String {
 const HEADINGS: [&str; 10] =
     ["slot", "pid", "state", "up", "open", "accepted", "taken over", "requests", "p50 µs", "p99 µs"];
 
-fn row(worker: &WorkerStatus) -> [String; 10] {
+fn row(worker: &WorkerStatus) -> Vec<String> {
     // The numbers of a worker whose master is gone are in memory that the new master does not have.
     let number = |text: String| if worker.state == WorkerState::Orphaned { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
-    [
+    vec![
         worker.slot.to_string(),
         or_dash(worker.pid.map(|pid| pid.to_string())),
         worker.state.to_string(),
@@ -281,10 +281,12 @@ fn row(worker: &WorkerStatus) -> [String; 10] {
     ]
 }
 
-fn table(rows: impl Iterator<Item = [String; 10]>) -> String {
-    let rows: Vec<[String; 10]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect();
+/// Columns that are as wide as what is in them.
+pub(crate) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         for (cell, width) in row.iter().zip(&widths) {

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::thread;
 
 use baton::control::{
-    Allowed, CannotMove, CannotRebalance, Cause, Evenness, Event, EventKind, Failure, Imbalance, Interruption, Loss,
-    Moves, Outcome, Reply, Request, Transfer,
+    Allowed, CannotClose, CannotMove, CannotRebalance, Cause, ConnectionFacts, ConnectionList, ConnectionName,
+    ConnectionOrder, ConnectionPeer, ConnectionState, ConnectionStatus, Evenness, Event, EventKind, Failure, Imbalance,
+    Interruption, Loss, Moves, Outcome, PeerHost, PeerStatus, Reply, Request, SilentWorker, Transfer, WorkerSilence,
 };
 
 /// What a run of batonctl has come to.
@@ -72,6 +73,71 @@ fn people_see_each_step_and_the_outcome() {
     let outcome = "generation 2 serves (7 ms); 1 connection moved in 0.2 ms (90 bytes)";
     let expected = ["generation 2: starting 1 worker", "generation 2: serves (7 ms)", outcome];
     assert_eq!(without_times(&run.stdout), expected);
+}
+
+const NAME: ConnectionName = ConnectionName { pid: 4711, slot: 12, generation: 0 };
+
+/// Two connections of a server one of whose workers is silent.
+fn connections(order: ConnectionOrder) -> ConnectionList {
+    let facts = ConnectionFacts {
+        peer: ConnectionPeer::Tcp { address: ([127, 0, 0, 1], 99).into() },
+        local: Some("unix:/run/a".parse().expect("a path")),
+        state: ConnectionState::Open,
+        is_layered: true,
+        age_ms: 61_000,
+        idle_ms: 5,
+        held_bytes: 90,
+        events_per_second: Some(7),
+    };
+    let unix = ConnectionFacts { peer: ConnectionPeer::Unix { pid: 9, user: 5 }, is_layered: false, ..facts };
+    let one = |id, facts| ConnectionStatus { id, generation: 2, worker: 1, facts };
+    let other = ConnectionName { slot: 3, ..NAME };
+    let silent = vec![SilentWorker { pid: 4710, generation: 2, worker: 0, why: WorkerSilence::Late }];
+    let connections = vec![one(NAME, facts), one(other, unix)];
+    ConnectionList { pid: 1, order, connections, peers: Vec::new(), total: 4_312, workers: 1, silent }
+}
+
+#[test]
+fn people_see_connections_as_a_table_and_who_is_missing() {
+    let list = connections(ConnectionOrder::Busiest);
+    let run = run(&["connections", "--busiest", "--limit", "2"], lines(&[Reply::Done(Outcome::Connections(list))]));
+    let request = Request::Connections { order: ConnectionOrder::Busiest, limit: 2, worker: None };
+    assert_eq!((run.code, run.stderr.as_str(), run.request), (0, "", Some(request)));
+    let expected =
+        "         id  worker                peer        local  state  layer        age  idle  held B  events/s
+  4711-12-0     2.1        127.0.0.1:99  unix:/run/a   open    yes  1 min 1 s  5 ms      90         7
+   4711-3-0     2.1  unix:pid 9, user 5  unix:/run/a   open      -  1 min 1 s  5 ms      90         7
+2 of 4312 connections of 1 worker, the busiest first; worker 2.0 (pid 4710) has not answered in time
+";
+    assert_eq!(run.stdout, expected);
+}
+
+#[test]
+fn people_see_how_many_connections_a_peer_has_at_most() {
+    let one = |last, connections, connections_max| PeerStatus {
+        peer: PeerHost::Tcp { address: [192, 0, 2, last].into() },
+        connections,
+        connections_max,
+    };
+    let (peers, connections) = (vec![one(1, 12, 15), one(2, 7, 7)], Vec::new());
+    let list = ConnectionList { peers, connections, ..self::connections(ConnectionOrder::ByPeer) };
+    let run = run(&["connections", "--by-peer"], lines(&[Reply::Done(Outcome::Connections(list))]));
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let table: Vec<&str> = run.stdout.lines().take(3).collect();
+    assert_eq!(table, ["       peer  connections", "  192.0.2.1     12 to 15", "  192.0.2.2            7"]);
+}
+
+#[test]
+fn whoever_closes_a_connection_reads_what_has_become_of_it() {
+    let closed = run(&["close", "4711-12-0", "--now"], lines(&[Reply::Done(Outcome::Closed { id: NAME })]));
+    assert_eq!(closed.request, Some(Request::Close { id: NAME, now: true }));
+    assert_eq!((closed.code, closed.stdout.as_str()), (0, "connection 4711-12-0 is closed\n"));
+    let refused = Failure::NotClosed { id: NAME, why: CannotClose::NoWorker };
+    let refused = run(&["close", "4711-12-0"], lines(&[Reply::Failed(refused)]));
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(refused.stderr.starts_with("batonctl: error: connection 4711-12-0 was not closed: "), "{}", refused.stderr);
+    let wrong = run(&["connections"], lines(&[Reply::Done(Outcome::Stopped)]));
+    assert_eq!((wrong.code, wrong.stderr.as_str()), (1, "batonctl: error: the server answered: stopped\n"));
 }
 
 #[test]

@@ -136,7 +136,7 @@ pub trait Protocol: Sized + 'static {
         let _ = worker;
     }
 
-    /// The worker is leaving. Close the connection at the end of a message, that is, when `input`, all that is not consumed, is empty:
+    /// The worker is leaving, or an operator closes this connection (`batonctl close`). Close the connection at the end of a message, that is, when `input`, all that is not consumed, is empty:
     /// write the goodbye here and return [`Drain::Close`], or return [`Drain::Wait`] and close from a later callback. After
     /// `deadline` the engine closes the connection.
     ///

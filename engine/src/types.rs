@@ -250,11 +250,13 @@ pub enum CloseReason {
     Record,
     /// The peer sent FIN without ending the layer's stream, so some of its bytes may be missing.
     Truncated,
+    /// An operator wanted it, by `batonctl close`.
+    Operator,
 }
 
 impl CloseReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -275,6 +277,7 @@ impl CloseReason {
         Self::Handshake,
         Self::Record,
         Self::Truncated,
+        Self::Operator,
     ];
 
     /// A stable name, `snake_case`.
@@ -297,6 +300,7 @@ impl CloseReason {
             Self::Handshake => "handshake",
             Self::Record => "record",
             Self::Truncated => "truncated",
+            Self::Operator => "operator",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How connections end: by the protocol, the peer, the worker, or an error.
 
 use std::io;
+use std::time::Duration;
 
 use super::input::Input;
 use super::{Connection, Host, Phase};
@@ -47,7 +48,25 @@ impl<S> Connection<S> {
     }
 
     /// The worker is leaving: the protocol is told once.
-    pub(crate) fn drain<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, deadline: std::time::Duration)
+    pub(crate) fn drain<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, deadline: Duration)
+    where
+        P: Protocol<Connection = S>,
+    {
+        self.tell_drain(host, context, deadline, CloseReason::Drained);
+    }
+
+    /// An operator wants it to end within this time: the protocol is told as when the worker leaves, if it has it.
+    pub(crate) fn close_by_operator<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, time: Duration)
+    where
+        P: Protocol<Connection = S>,
+    {
+        if matches!(self.phase, Phase::Header | Phase::Handshake { .. }) {
+            self.end(context, false, CloseReason::Operator);
+        }
+        self.tell_drain(host, context, time, CloseReason::Operator);
+    }
+
+    fn tell_drain<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, time: Duration, reason: CloseReason)
     where
         P: Protocol<Connection = S>,
     {
@@ -56,8 +75,8 @@ impl<S> Connection<S> {
             return;
         }
         self.own.is_told = true;
-        self.call_with_input(context, host.others, CloseReason::Drained, |state, input, io| {
-            match host.protocol.on_drain(state, deadline, input, io) {
+        self.call_with_input(context, host.others, reason, |state, input, io| {
+            match host.protocol.on_drain(state, time, input, io) {
                 Drain::Close => Next::Close,
                 Drain::Wait => Next::Keep,
             }
@@ -83,6 +102,19 @@ impl<S> Connection<S> {
         let has_begun = self.can_move();
         let reason = if has_begun { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
+    }
+
+    /// An operator wants it to end, and it has no time left.
+    pub(crate) fn end_by_operator(&mut self, context: &mut Context, reset: bool) {
+        let reason = if self.can_move() { CloseReason::Operator } else { self.reason };
+        self.end(context, reset, reason);
+    }
+
+    /// An operator wanted it to end: where this side has ended it, that is the reason.
+    pub(crate) fn was_wanted_by_operator(&mut self) {
+        if matches!(self.reason, CloseReason::Protocol | CloseReason::Drained | CloseReason::Stopped) {
+            self.reason = CloseReason::Operator;
+        }
     }
 
     /// The worker has too little memory, and this one holds much of it.

@@ -54,6 +54,7 @@ impl<S> Connection<S> {
             awaits_handshake,
             outbound_layer: self.outbound_layer().map(|name| Box::from(&**name)),
             opened_bytes,
+            age_ns: 0,
             idle_ns: now_ns.saturating_sub(self.activity_ns),
             message_ns: (self.message_ns > 0).then(|| now_ns.saturating_sub(self.message_ns)),
             stalled_ns: now_ns.saturating_sub(self.progress_ns),

@@ -199,6 +199,11 @@ impl<S> Connection<S> {
         self.phase == Phase::Open
     }
 
+    /// The proxy has not said yet whose it is.
+    pub(crate) fn awaits_header(&self) -> bool {
+        self.phase == Phase::Header
+    }
+
     /// It is between two workers.
     pub(crate) fn is_frozen(&self) -> bool {
         self.phase == Phase::Frozen

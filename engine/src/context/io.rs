@@ -385,7 +385,8 @@ impl Io<'_> {
         add_named(&self.context.page, counter, count);
     }
 
-    /// Whether the worker is leaving and this connection does not move to another one. If so, close it with the next answer.
+    /// Whether the worker is leaving and this connection does not move to another one, or an operator closes it. If so, close it with
+    /// the next answer.
     #[inline]
     pub fn is_draining(&self) -> bool {
         self.context.draining || self.own.is_told

@@ -10,25 +10,26 @@ use super::{pieces, skip_nonsense};
 use crate::config::{Listener, Settings};
 use crate::handover::Tier;
 use crate::ipc::channel::{Heard, hear, pair};
-use crate::ipc::control::{Exit, Reply};
+use crate::ipc::control::{ConnectionName, ConnectionOrder, Exit, Reply};
 use crate::ipc::orders::Report;
 use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::{
     ClientId, ConfigurationId, Core, Event, Inheritance, Lifecycle, Plan, ProcessId, Request, Signal, Time, Upgrade,
+    Wanted,
 };
 use crate::sys::channel::send;
 
 /// Time between two messages, so that deadlines pass as well.
 const STEP_MS: u64 = 700;
 
-struct Master {
+pub(super) struct Master {
     core: Core,
-    world: Still,
+    pub(super) world: Still,
 }
 
 impl Master {
     /// It serves with two workers, and two workers of another master are there.
-    fn serving(tier: Tier) -> Self {
+    pub(super) fn serving(tier: Tier) -> Self {
         Self::starting(tier, None).with_workers()
     }
 
@@ -62,15 +63,27 @@ impl Master {
         self
     }
 
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
         self.core.step(&mut self.world, event);
         let _ = self.core.next_deadline(self.world.now);
         self.core.assert_legal(self.world.now);
     }
 
-    fn pass_time(&mut self, ms: u64) {
+    pub(super) fn pass_time(&mut self, ms: u64) {
         self.world.now = Time(self.world.now.0.saturating_add(ms * 1_000_000));
         self.step(Event::Tick);
+    }
+
+    /// Operators have asked for connections in each order, and for the end of one: the questions 1 to 4.
+    fn asked_for_connections(mut self) -> Self {
+        let orders = [ConnectionOrder::Oldest, ConnectionOrder::Busiest, ConnectionOrder::ByPeer];
+        for (client, order) in (1..).zip(orders) {
+            let wanted = Wanted { order, limit: 3, worker: None };
+            self.step(Event::Request(ClientId(client), Request::Connections(wanted)));
+        }
+        let id = ConnectionName { pid: WORKER, slot: 7, generation: 1 };
+        self.step(Event::Request(ClientId(4), Request::Close { id, now: false }));
+        self
     }
 
     /// What a worker says, or an orphan. The driver is honest: processes end once.
@@ -113,7 +126,11 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
 /// # Panics
 /// If the master does, or where it comes into a state that cannot be.
 pub fn reports(data: &[u8]) {
-    let masters = [Master::serving(Tier::Adopt), Master::serving(Tier::Ebpf), Master::starting(Tier::Adopt, None)];
+    let masters = [
+        Master::serving(Tier::Adopt).asked_for_connections(),
+        Master::serving(Tier::Ebpf),
+        Master::starting(Tier::Adopt, None),
+    ];
     for mut master in masters {
         heard(pieces(data), |number, report: Report| master.hear(number, report.bounded()));
         // What it believed is used.

@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod inspection;
 pub mod masters;
 pub mod proxy;
 #[cfg(test)]

@@ -28,11 +28,26 @@ pub(super) struct Still {
     /// Sockets that were closed.
     pub(super) closed: Vec<SocketId>,
     workers: u32,
+    /// What workers were told.
+    pub(super) told: Vec<(ProcessId, Order)>,
+    /// What clients were answered.
+    pub(super) replies: Vec<(ClientId, Result<Outcome, Failure>)>,
+    /// What has happened.
+    pub(super) noted: Vec<EventKind>,
 }
 
 impl Still {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { now: Time(1_000_000_000), plan, sockets: 0, closed: Vec::new(), workers: 0 }
+        Self {
+            now: Time(1_000_000_000),
+            plan,
+            sockets: 0,
+            closed: Vec::new(),
+            workers: 0,
+            told: Vec::new(),
+            replies: Vec::new(),
+            noted: Vec::new(),
+        }
     }
 
     pub(super) fn next_socket(&mut self) -> SocketId {
@@ -105,7 +120,8 @@ impl World for Still {
         Ok(ProcessId(WORKER + self.workers - 1))
     }
 
-    fn tell(&mut self, _: ProcessId, _: &Order) -> bool {
+    fn tell(&mut self, process: ProcessId, order: &Order) -> bool {
+        self.told.push((process, order.clone()));
         true
     }
 
@@ -187,9 +203,12 @@ impl World for Still {
         // It is shown to people, and kept.
         assert!(!event.to_string().is_empty());
         serde_json::to_vec(&event).expect("an event can be written");
+        self.noted.push(event);
     }
 
-    fn reply(&mut self, _: ClientId, _: Result<Outcome, Failure>) {}
+    fn reply(&mut self, client: ClientId, result: Result<Outcome, Failure>) {
+        self.replies.push((client, result));
+    }
 
     fn count_pauses(&mut self, _: ProcessId) {}
 

@@ -45,6 +45,8 @@ pub(crate) struct Standing {
     /// Bytes at the beginning of the input that its layer has opened.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) opened_bytes: usize,
+    /// Since it was accepted or began to be established, at whichever worker. A release before does not tell it.
+    pub(crate) age_ns: u64,
     /// Since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
     /// Since the first byte of the message in the input.

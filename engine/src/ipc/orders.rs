@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::Pause;
+use super::control::{CONNECTIONS_LISTED_MAX, ConnectionFacts, ConnectionOrder, Pause, PeerHost};
 use super::meeting;
 use crate::endpoint::Endpoint;
 use crate::handover::Refusal;
@@ -15,6 +15,9 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 /// Largest number of a generation or a slot that is believed, so that there are numbers behind it.
 pub(super) const NUMBER_MAX: u32 = 1 << 30;
+
+/// So long a worker counts what its connections do before it says which are the busiest.
+pub(crate) const COUNTED_MS: u64 = 1_000;
 
 /// Listen sockets that a worker can have.
 const LISTENERS_MAX: usize = 4096;
@@ -106,6 +109,34 @@ pub(crate) enum Order {
     Serve,
     /// Append to the access log that comes with this order from now on.
     AccessLog,
+    /// Say which connections come first in this order, or which peers have the most: so many, in as many reports as it takes. The first
+    /// one comes by itself, each of the others when it is asked for.
+    List {
+        /// Of this master, not used again soon.
+        question: u32,
+        /// Which are first.
+        first: ConnectionOrder,
+        /// How many.
+        limit: usize,
+    },
+    /// Say what follows of the answer to this question.
+    ListMore {
+        /// As in [`Order::List`].
+        question: u32,
+    },
+    /// End this connection in good order, and report [`Report::ConnectionEnded`] when it is gone.
+    EndConnection {
+        /// Of this master, not used again soon.
+        question: u32,
+        /// The connection's place.
+        slot: u32,
+        /// How many had it before.
+        generation: u32,
+        /// Reset it at once.
+        now: bool,
+        /// Milliseconds that it has.
+        drain_ms: u64,
+    },
     /// Make a turn, which shows that the loop is alive.
     Ping,
     /// Leave at once.
@@ -188,6 +219,15 @@ pub(crate) enum Report {
     },
     /// Its listen sockets are closed, after all that waited there was taken.
     Closed,
+    /// Part of the answer to [`Order::List`].
+    Connections(ListPart),
+    /// What has become of the connection of an [`Order::EndConnection`].
+    ConnectionEnded {
+        /// Of which one.
+        question: u32,
+        /// What.
+        how: ConnectionEnd,
+    },
     /// It could not start, and leaves.
     Failed {
         /// Why.
@@ -206,6 +246,9 @@ impl Report {
                 reason.truncate(reason.floor_char_boundary(TEXT_BYTES_MAX));
                 Self::Failed { reason }
             }
+            Self::Connections(part) if part.connections.len().max(part.peers.len()) > CONNECTIONS_LISTED_MAX => {
+                Self::Unknown
+            }
             Self::Ready { listeners, .. } if listeners.len() > LISTENERS_MAX => Self::Unknown,
             // Names are passed on to other workers, many to a message.
             Self::Ready { core, connections_max, listeners, meeting, has_state, speaks } => {
@@ -223,6 +266,63 @@ impl Report {
             report => report,
         }
     }
+}
+
+/// Part of what a worker says of its connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListPart {
+    /// Of [`Order::List`].
+    pub(crate) question: u32,
+    /// Those that follow, one by one.
+    pub(crate) connections: Vec<Listed>,
+    /// The same of peers.
+    pub(crate) peers: Vec<Counted>,
+    /// As many as the peer has that has most of those that are not in the whole answer.
+    pub(crate) unlisted_max: u64,
+    /// How many connections it has.
+    pub(crate) total: u64,
+    /// This part is not the last.
+    pub(crate) has_more: bool,
+}
+
+/// A connection, as its worker tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Listed {
+    /// Its place.
+    pub(crate) slot: u32,
+    /// How many had it before.
+    pub(crate) generation: u32,
+    /// Connections with larger ones come first, whichever worker they are at.
+    pub(crate) rank: u64,
+    #[serde(flatten)]
+    pub(crate) facts: ConnectionFacts,
+}
+
+/// How many connections a peer has at one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) peer: PeerHost,
+    pub(crate) connections: u64,
+}
+
+/// What has become of a connection that was to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ConnectionEnd {
+    /// It is gone.
+    Closed,
+    /// There was none of that name.
+    Gone,
+    /// It is on its way to another worker.
+    Moving,
+    /// Another worker has it.
+    Moved,
+    /// Too many others are ending.
+    TooMany,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What has become of a worker's connections.
@@ -312,6 +412,12 @@ mod tests {
             master: None,
         };
         assert_eq!(orphan(1, 2, 3).bounded(), orphan(1, 2, 3));
+        let listed = |count| {
+            let counted = Counted { peer: PeerHost::Unix { user: 7 }, connections: u64::MAX };
+            Report::Connections(ListPart { peers: vec![counted; count], ..ListPart::default() })
+        };
+        assert_eq!(listed(CONNECTIONS_LISTED_MAX).bounded(), listed(CONNECTIONS_LISTED_MAX));
+        assert_eq!(listed(CONNECTIONS_LISTED_MAX + 1).bounded(), Report::Unknown);
         for report in [orphan(u32::MAX, 0, 0), orphan(0, usize::MAX, 0), orphan(0, 0, usize::MAX)] {
             assert_eq!(report.bounded(), Report::Unknown);
         }

@@ -4,6 +4,7 @@
 mod budget;
 mod event_loop;
 mod idlest;
+mod inspection;
 pub(crate) mod lifecycle;
 mod line;
 mod listener;

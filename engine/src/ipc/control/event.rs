@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Exit, RevertCause};
+use super::connections::ConnectionName;
 use super::count::{Count, workers};
 use super::failure::Failure;
 use super::loss::CannotMove;
@@ -49,6 +50,8 @@ pub enum EventKind {
     Rebalancing { from: usize, to: usize, because: Imbalance },
     /// It has.
     Rebalanced { from: usize, to: usize, moves: Moves },
+    /// An operator has closed a connection.
+    ConnectionClosed { slot: usize, id: ConnectionName, at_once: bool },
     /// A worker hands over its own state, so many bytes so far; it does nothing else meanwhile.
     WorkerStateMoves { slot: usize, bytes: u64 },
     /// A worker died and restarts.
@@ -191,6 +194,12 @@ impl fmt::Display for EventKind {
                 write!(formatter, "worker {from} moves connections to worker {to}: {because}")
             }
             Self::Rebalanced { from, to, moves } => write!(formatter, "worker {from} to worker {to}: {moves}"),
+            Self::ConnectionClosed { slot, id, at_once: false } => {
+                write!(formatter, "worker {slot}: an operator has closed connection {id}")
+            }
+            Self::ConnectionClosed { slot, id, at_once: true } => {
+                write!(formatter, "worker {slot}: an operator has reset connection {id}")
+            }
             Self::WorkerStateMoves { slot, bytes } => {
                 write!(formatter, "worker {slot} is handing over its state, {} so far", Count(*bytes, "byte"))
             }

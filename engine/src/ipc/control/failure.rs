@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::cause::{Exit, Interruption, RevertCause};
+use super::connections::{CannotClose, ConnectionName};
 use super::count::workers;
 use super::loss::Loss;
 use super::rebalance::CannotRebalance;
@@ -61,6 +62,34 @@ pub enum Failure {
     CannotRebalance {
         /// Why.
         why: CannotRebalance,
+    },
+    /// A number of connections to list that is out of range.
+    #[error("the number of connections to list must be between 1 and {limit_max}, not {limit}")]
+    Limit {
+        /// What was asked for.
+        limit: usize,
+        /// The most there may be.
+        limit_max: usize,
+    },
+    /// There is no worker with this slot.
+    #[error("there is no worker {worker}; `batonctl workers` lists them")]
+    NoSuchWorker {
+        /// The slot.
+        worker: usize,
+    },
+    /// As many clients list connections already as may at a time.
+    #[error("{listings_max} clients list connections already; try again")]
+    TooManyListings {
+        /// The most there may be.
+        listings_max: usize,
+    },
+    /// A connection was not closed.
+    #[error("connection {id} was not closed: {why}")]
+    NotClosed {
+        /// Its name.
+        id: ConnectionName,
+        /// Why.
+        why: CannotClose,
     },
     /// Worker state cannot be shared by two servers, so the upgrade cannot be held.
     #[error("--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold")]

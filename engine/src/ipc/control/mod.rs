@@ -4,7 +4,7 @@
 //! Later versions add fields and kinds; [`VERSION`] changes if an old client would misread.
 
 mod cause;
-
+mod connections;
 mod count;
 mod event;
 mod failure;
@@ -31,6 +31,11 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use self::cause::{Cause, Exit, Interruption, RevertCause};
+pub use self::connections::{
+    CONNECTIONS_LISTED, CONNECTIONS_LISTED_MAX, CannotClose, ConnectionFacts, ConnectionList, ConnectionName,
+    ConnectionOrder, ConnectionPeer, ConnectionState, ConnectionStatus, NotAConnectionName, PeerHost, PeerStatus,
+    SilentWorker, WorkerSilence,
+};
 pub use self::count::Count;
 pub use self::event::{Event, EventKind, Imbalance};
 pub use self::failure::Failure;
@@ -114,11 +119,36 @@ pub enum Request {
         #[serde(default)]
         deadline_ms: Option<u64>,
     },
+    /// The connections of this master's workers.
+    Connections {
+        /// Which are first.
+        #[serde(default)]
+        order: ConnectionOrder,
+        /// How many to list: 1 to [`CONNECTIONS_LISTED_MAX`].
+        #[serde(default = "listed")]
+        limit: usize,
+        /// Those of workers with this slot alone.
+        #[serde(default)]
+        worker: Option<usize>,
+    },
+    /// End one connection; answered when it has ended.
+    Close {
+        /// Its name.
+        id: ConnectionName,
+        /// Reset it at once.
+        #[serde(default)]
+        now: bool,
+    },
     /// Recent events, and with `follow` new ones as they happen.
     Events {
         /// Go on until the client leaves.
         follow: bool,
     },
+}
+
+/// How many connections are listed where a request does not say it.
+fn listed() -> usize {
+    CONNECTIONS_LISTED
 }
 
 /// What the server answers.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::connections::{ConnectionList, ConnectionName};
 use super::count::{Count, workers};
 use super::moves::{AndMoves, Moves};
 use super::rebalance::Transfer;
@@ -81,6 +82,13 @@ pub enum Outcome {
     },
     /// All workers have ended.
     Stopped,
+    /// The connections that were asked for.
+    Connections(ConnectionList),
+    /// A connection has ended, because an operator wanted it.
+    Closed {
+        /// Its name.
+        id: ConnectionName,
+    },
     /// All events so far were sent.
     Listed,
     /// An outcome of a later version.
@@ -115,6 +123,8 @@ impl fmt::Display for Outcome {
             Self::Committed { pid } => write!(formatter, "the upgrade is final: pid {pid} serves"),
             Self::Reverted { pid } => write!(formatter, "reverted: pid {pid} serves"),
             Self::Stopped => formatter.write_str("stopped"),
+            Self::Connections(list) => list.fmt(formatter),
+            Self::Closed { id } => write!(formatter, "connection {id} is closed"),
             Self::Listed => Ok(()),
             Self::Unknown => formatter.write_str("done"),
         }

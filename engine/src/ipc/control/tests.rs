@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::connections::tests::{LIST, NAME, list};
 use super::*;
 
 /// The variants that a file declares of an enum, as they are named in messages; the one for later versions is left out.
@@ -41,7 +42,7 @@ fn tag_of(json: &Value, tag: Option<&str>) -> String {
 }
 
 /// Checks the texts, that every variant is in the table, and that each survives the way through JSON.
-fn check<T>(source: &str, name: &str, tag: Option<&str>, unknown: &T, table: &[(T, &str)])
+pub(super) fn check<T>(source: &str, name: &str, tag: Option<&str>, unknown: &T, table: &[(T, &str)])
 where
     T: Serialize + DeserializeOwned + PartialEq + Debug + Display,
 {
@@ -176,6 +177,8 @@ fn outcomes() {
             Outcome::Balanced { because: Still::Even, evenness: Evenness { open_percent: Some(100), ..evenness } },
             "nothing to move: the workers are about equally loaded; imbalance (max / mean): busy 1.42, connections 1.00",
         ),
+        (Outcome::Connections(list()), LIST),
+        (Outcome::Closed { id: NAME }, "connection 7-12-0 is closed"),
         (Outcome::Stopped, "stopped"),
         (Outcome::Listed, ""),
     ];
@@ -200,6 +203,16 @@ fn failures() {
         (Failure::NoConfiguration, "this program cannot reload: it has no way to read its configuration again"),
         (Failure::Configuration { problem: problem() }, "no luck"),
         (Failure::Workers { workers: 0, workers_max: 1024 }, "workers must be between 1 and 1024, not 0"),
+        (
+            Failure::Limit { limit: 0, limit_max: 1_000 },
+            "the number of connections to list must be between 1 and 1000, not 0",
+        ),
+        (Failure::NoSuchWorker { worker: 9 }, "there is no worker 9; `batonctl workers` lists them"),
+        (Failure::TooManyListings { listings_max: 4 }, "4 clients list connections already; try again"),
+        (
+            Failure::NotClosed { id: NAME, why: CannotClose::TooMany },
+            "connection 7-12-0 was not closed: its worker is closing too many others; try again",
+        ),
         (
             Failure::HeldState,
             "--hold is not possible: worker state cannot be shared by two servers; upgrade without --hold",
@@ -399,6 +412,14 @@ fn events() {
             "worker 0 to worker 1: 1 connection moved in 0.2 ms (90 bytes)",
         ),
         (EventKind::WorkerMoved { slot: 0, moves: moves() }, &told),
+        (
+            EventKind::ConnectionClosed { slot: 0, id: NAME, at_once: false },
+            "worker 0: an operator has closed connection 7-12-0",
+        ),
+        (
+            EventKind::ConnectionClosed { slot: 0, id: NAME, at_once: true },
+            "worker 0: an operator has reset connection 7-12-0",
+        ),
         (EventKind::WorkerStateMoves { slot: 0, bytes: 7 }, "worker 0 is handing over its state, 7 bytes so far"),
         (
             EventKind::WorkerDied { slot: 0, exit, restart_ms: 100 },

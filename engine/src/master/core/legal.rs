@@ -27,6 +27,7 @@ impl Core {
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();
         assert!(coming <= 1, "{coming} generations come up");
         assert!(serving <= 1, "{serving} generations serve");
+        self.inspections.assert_legal(now);
         assert!(self.postponed.is_empty() || self.awaits_leave(), "a change is postponed for nothing");
         match &self.lifecycle {
             Lifecycle::Starting(Start::ComingUp, _) => assert_eq!(serving, 0, "a generation serves during the start"),
@@ -41,6 +42,7 @@ impl Core {
             Lifecycle::Over(_) => {
                 assert!(self.generations.is_empty(), "a master that is over has workers");
                 assert!(self.operations.is_empty(), "a master is over, and somebody waits for it");
+                assert!(self.inspections.is_empty(), "a master is over, and somebody waits for connections");
             }
         }
         if let Some((giver, until)) = self.transfer() {

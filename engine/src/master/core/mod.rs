@@ -7,10 +7,12 @@
 //! - `old`, `new`: an upgrade from both sides. `orphans`: workers of a master that is gone.
 //! - `placement`: who holds which listener, steering, guards. `moves`: connections on their way to others.
 //! - `siblings`: who is told of whom. `balance`: who gives connections to whom while all serve.
+//! - `inspection`: what operators want to know of connections, and to end.
 //! - `operations`: who waits for what, and is told the truth once.
 
 mod balance;
 mod generation;
+mod inspection;
 mod leave;
 #[cfg(any(test, feature = "simulation"))]
 mod legal;
@@ -31,6 +33,7 @@ mod world;
 
 use self::balance::Balance;
 pub(crate) use self::generation::{Generation, Phase, Slot, State};
+use self::inspection::Inspections;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::lifecycle::Idle;
 pub(crate) use self::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Old, OldStage, Start, Stopping};
@@ -43,9 +46,9 @@ use self::siblings::Acquaintance;
 pub(crate) use self::types::{
     Address, ArrivalId, ClientId, ConfigurationId, Plan, ProcessId, Signal, SocketId, SteeringId, Stop, Time, Upgrade,
 };
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use self::world::Listeners;
 pub(crate) use self::world::{Claim, Event, Greeting, Load, Names, Notice, OtherMaster, Request, Spawn, World};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::world::{Listeners, Wanted};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
@@ -86,6 +89,7 @@ pub(crate) struct Core {
     balance: Balance,
     acquaintance: Acquaintance,
     operations: Operations,
+    inspections: Inspections,
     /// HUP came while a reload was under way, or a new master that was sent back: another one follows.
     reloads_again: bool,
     /// Asked for while a new master that was sent back was leaving; nobody waits for what a signal asks for.
@@ -125,6 +129,7 @@ impl Core {
             balance: Balance::default(),
             acquaintance: Acquaintance::default(),
             operations: Operations::default(),
+            inspections: Inspections::default(),
             reloads_again: false,
             postponed: Vec::new(),
             last_revert: None,
@@ -154,6 +159,7 @@ impl Core {
             Event::ClientGone(client) => {
                 self.postponed.retain(|(one, _)| *one != Some(client));
                 self.operations.forget(client);
+                self.inspections.forget(client);
             }
             Event::Report(process, report) => self.heard(world, process, report),
             Event::ChannelEnded(process) => self.channel_ended(process),
@@ -190,6 +196,7 @@ impl Core {
         self.reload_again(world);
         // Behind everything that may begin a change.
         self.rebalance(world);
+        self.conclude_inspections(world);
         self.end_when_over(world);
     }
 
@@ -313,6 +320,9 @@ impl Core {
                 _ => return self.decide_for(world, client, Kind::Revert),
             },
             Request::Commit => return self.decide_for(world, client, Kind::Commit),
+            // They register the client by themselves.
+            Request::Connections(wanted) => self.list_connections(world, client, wanted).map(|()| None),
+            Request::Close { id, now } => self.close_connection(world, client, id, now).map(|()| None),
             Request::Stop { now, drain_ms } => {
                 let how = if now { Stop::Now } else { Stop::Graceful { drain_ms } };
                 return self.stop_for(world, client, Kind::Stop, how);
@@ -391,7 +401,7 @@ impl Core {
         let deadlines = self.worker_deadlines().chain(self.orphans.deadlines()).chain(gathering);
         let deadlines = deadlines.chain(self.successor_deadline()).chain(self.predecessor_deadline());
         let deadlines = deadlines.chain(self.claim_deadline(now)).chain(self.wanted_deadline());
-        let deadlines = deadlines.chain(self.balance_deadline());
+        let deadlines = deadlines.chain(self.balance_deadline()).chain(self.inspections.deadline());
         deadlines.chain(self.placement_deadline(now)).chain(self.introduction_deadline(now)).min()
     }
 

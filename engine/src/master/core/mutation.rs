@@ -89,6 +89,10 @@ mutations! {
         SilentGiverIsAwaited,
         /// A worker that is gone is waited for until it says what it has given to another.
         GoneGiverIsAwaited,
+        /// A worker that does not say which connections it has is waited for without end.
+        SilentWorkerIsAwaited,
+        /// A worker that is gone is waited for until it says which connections it has.
+        GoneWorkerIsAwaited,
         /// In the tier ebpf, an orphan is not asked for its Unix sockets.
         OrphanKeepsUnixSockets,
     }

@@ -53,6 +53,8 @@ impl Core {
             }
             Report::Moved(moved) => self.moved(world, index, place, &moved),
             Report::Rebalanced(rebalanced) => self.rebalanced(world, process, &rebalanced),
+            Report::Connections(part) => self.hear_connections(world, process, part),
+            Report::ConnectionEnded { question, how } => self.connection_ended(world, process, question, how),
             Report::Acquainted => self.hear_acquainted(process),
             Report::AsksToGather => self.hear_gathering(process, false),
             Report::HasGathered => self.hear_gathering(process, true),

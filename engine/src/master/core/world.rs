@@ -5,7 +5,9 @@ use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, Socket
 use crate::config::Steering;
 use crate::endpoint::{Endpoint, SocketFile};
 use crate::handover::Tier;
-use crate::ipc::control::{EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind};
+use crate::ipc::control::{
+    ConnectionName, ConnectionOrder, EventKind, Exit, Failure, Loss, Outcome, Pause, Request as Asked, TimelineKind,
+};
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::relay::{ToNew, ToOld};
 
@@ -59,6 +61,17 @@ pub(crate) enum Request {
     Commit,
     Revert,
     Stop { now: bool, drain_ms: Option<u64> },
+    Connections(Wanted),
+    Close { id: ConnectionName, now: bool },
+}
+
+/// Which connections an operator wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Wanted {
+    pub(crate) order: ConnectionOrder,
+    pub(crate) limit: usize,
+    /// Those of workers with this slot alone.
+    pub(crate) worker: Option<usize>,
 }
 
 impl Request {
@@ -83,6 +96,8 @@ impl Request {
             Asked::Commit => Self::Commit,
             Asked::Revert => Self::Revert,
             Asked::Stop { now, deadline_ms } => Self::Stop { now, drain_ms: deadline_ms },
+            Asked::Connections { order, limit, worker } => Self::Connections(Wanted { order, limit, worker }),
+            Asked::Close { id, now } => Self::Close { id, now },
         })
     }
 }

@@ -244,6 +244,7 @@ impl World for Calls<'_> {
             heirs: Vec::new(),
             is_moving: false,
             gives: None,
+            listings: Vec::new(),
             armed: BTreeSet::new(),
             last_turn: now,
             spawn,

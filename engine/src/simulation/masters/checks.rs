@@ -276,6 +276,16 @@ impl Universe {
                 let asked = self.clients.get(&client).map(|client| &client.request);
                 (asked != Some(&Request::Rebalance { is_dry_run: false })).then_some("nothing was to be done")
             }
+            Outcome::Connections(list) => {
+                let is_others = |pid: u32| self.worker(ProcessId(pid)).is_some_and(|worker| worker.master != me);
+                let is_wrong = list.connections.iter().any(|one| is_others(one.id.pid));
+                is_wrong.then_some("a connection is another master's")
+            }
+            Outcome::Closed { id } => {
+                let is_its = |place: &Place| matches!(place, Place::Held { worker: Some(one), .. } if one.0 == id.pid);
+                let connection = self.kernel.connections.get(id.slot as usize);
+                connection.is_some_and(|one| is_its(&one.place)).then_some("it is still there")
+            }
             Outcome::AlreadyScaled { .. } | Outcome::Balanced { .. } | Outcome::Listed | Outcome::Unknown => None,
         }
     }

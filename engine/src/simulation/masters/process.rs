@@ -80,6 +80,8 @@ pub(super) struct Worker {
     pub(super) is_moving: bool,
     /// It serves, and gives so many connections to this worker.
     pub(super) gives: Option<(ProcessId, u32)>,
+    /// Connections that it has not told of yet, by question.
+    pub(super) listings: Vec<(u32, Vec<usize>)>,
     pub(super) last_turn: Time,
 }
 

@@ -2,13 +2,14 @@
 //! be shortened by leaving steps out.
 
 use super::super::random::Random;
+use super::kernel::Place;
 use super::process::{Binary, Body};
 use super::timeline::tell;
 use super::universe::{Client, Fault, Universe, address, plan};
 use super::{Violation, universe};
 use crate::handover::Tier;
-use crate::ipc::control::Allowed;
-use crate::master::core::{ClientId, ProcessId, Request, Signal, Upgrade};
+use crate::ipc::control::{Allowed, ConnectionName, ConnectionOrder};
+use crate::master::core::{ClientId, ProcessId, Request, Signal, Upgrade, Wanted};
 
 /// Masters of a history that live at once, at most.
 const MASTERS_MAX: usize = 4;
@@ -50,12 +51,34 @@ impl Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Reload,
-    Scale { workers: usize },
-    Rebalance { is_dry_run: bool },
-    Upgrade { binary: Binary, is_held: bool, probation_ms: Option<u64>, timeout_ms: u64, is_allowed: bool },
+    Scale {
+        workers: usize,
+    },
+    Rebalance {
+        is_dry_run: bool,
+    },
+    Upgrade {
+        binary: Binary,
+        is_held: bool,
+        probation_ms: Option<u64>,
+        timeout_ms: u64,
+        is_allowed: bool,
+    },
     Commit,
     Revert,
-    Stop { now: bool },
+    Stop {
+        now: bool,
+    },
+    /// Which connections there are.
+    Connections {
+        limit: usize,
+        worker: Option<usize>,
+    },
+    /// To end one that some worker has, or that none has.
+    Close {
+        connection: usize,
+        now: bool,
+    },
 }
 
 /// One thing that happens. A master or process is named by its place among those that live.
@@ -253,6 +276,16 @@ impl Universe {
         (!workers.is_empty()).then(|| workers[place % workers.len()])
     }
 
+    fn nth_connection(&self, place: usize) -> ConnectionName {
+        let held = self.kernel.connections.iter().enumerate().filter_map(|(key, one)| match one.place {
+            Place::Held { worker: Some(worker), .. } => Some((worker.0, key as u32)),
+            _ => None,
+        });
+        let held: Vec<(u32, u32)> = held.collect();
+        let (pid, slot) = held.get(place).copied().unwrap_or((place as u32, 0));
+        ConnectionName { pid, slot, generation: 0 }
+    }
+
     pub(super) fn ask(&mut self, id: ProcessId, asked: Asked) {
         // Before it has a control socket nobody can ask it.
         if self.path != Some(id) && !self.beside.contains(&id) {
@@ -265,6 +298,10 @@ impl Universe {
             Asked::Commit => Request::Commit,
             Asked::Revert => Request::Revert,
             Asked::Stop { now } => Request::Stop { now, drain_ms: None },
+            Asked::Connections { limit, worker } => {
+                Request::Connections(Wanted { order: ConnectionOrder::Oldest, limit, worker })
+            }
+            Asked::Close { connection, now } => Request::Close { id: self.nth_connection(connection), now },
             Asked::Upgrade { binary, is_held, probation_ms, timeout_ms, is_allowed } => {
                 if self.masters().count() >= MASTERS_MAX {
                     return;

@@ -37,6 +37,9 @@ pub(super) const REBALANCING: u64 = 2 * SPEAKING;
 /// From this seed on, the last address is a Unix socket.
 pub(super) const UNIX: u64 = 4 * SPEAKING;
 
+/// From this seed on, operators ask for connections, and end some.
+pub(super) const INSPECTING: u64 = 8 * SPEAKING;
+
 /// The history of a seed.
 pub(super) fn history(seed: u64) -> Vec<Step> {
     let theme = match seed % 8 {
@@ -51,7 +54,7 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
     let shape = Shape {
         speaks: (SPEAKING..REBALANCING).contains(&seed),
         rebalances: (REBALANCING..UNIX).contains(&seed),
-        has_unix: seed >= UNIX,
+        has_unix: (UNIX..INSPECTING).contains(&seed),
         ..theme.shape(&mut random)
     };
     let mut steps = vec![Step::Begin { shape }];
@@ -68,6 +71,17 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
         for _ in 0..random.below(3) {
             let place = 1 + random.index(steps.len());
             steps.insert(place, ask(0, Asked::Rebalance { is_dry_run: random.once_in(2) }));
+        }
+    }
+    if seed >= INSPECTING {
+        for _ in 0..1 + random.below(5) {
+            let place = 1 + random.index(steps.len());
+            let worker = random.once_in(4).then(|| random.below(3) as usize);
+            let asked = match random.below(3) {
+                0 => Asked::Close { connection: random.below(4) as usize, now: random.once_in(2) },
+                _ => Asked::Connections { limit: 1 + random.below(3) as usize, worker },
+            };
+            steps.insert(place, ask(random.below(2) as usize, asked));
         }
     }
     steps

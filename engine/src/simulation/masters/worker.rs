@@ -7,8 +7,8 @@ use super::process::{Drain, Stage, StartsAs, Worker};
 use super::timeline::say;
 use super::universe::{Micro, Universe};
 use crate::endpoint::Endpoint;
-use crate::ipc::control::Exit;
-use crate::ipc::orders::{Member, Moved, Order, Rebalanced, Report};
+use crate::ipc::control::{ConnectionFacts, ConnectionPeer, ConnectionState, Exit};
+use crate::ipc::orders::{ConnectionEnd, ListPart, Listed, Member, Moved, Order, Rebalanced, Report};
 use crate::master::core::{ProcessId, Time};
 
 /// A worker that waits for the state of one that leaves waits so long at most.
@@ -385,12 +385,60 @@ impl Universe {
                 _ => self.report(id, Report::Rebalanced(Rebalanced::default())),
             },
             Order::EndRebalance => self.worker_ends_giving(id, 0),
+            Order::List { question, limit, .. } => self.worker_is_asked(id, question, limit),
+            Order::ListMore { question } => self.worker_lists(id, question),
+            Order::EndConnection { question, slot, .. } => self.worker_ends_connection(id, question, slot),
             Order::Serve => worker.awaits_until = None,
             Order::Look => worker.armed.clear(),
             Order::Ping | Order::Gather | Order::Count | Order::AccessLog | Order::Unknown => {}
             Order::Stop => self.worker_ends(id),
         }
         self.drop_letter(number);
+    }
+
+    /// It tells of its connections one by one, as often as it is asked.
+    fn worker_is_asked(&mut self, id: ProcessId, question: u32, limit: usize) {
+        let is_its = |key: &usize| matches!(self.kernel.connections[*key].place, Place::Held { worker: Some(one), .. } if one == id);
+        let keys: Vec<usize> = (0..self.kernel.connections.len()).filter(is_its).take(limit).collect();
+        let Some(worker) = self.worker_mut(id) else { return };
+        worker.listings.retain(|(one, _)| *one != question);
+        worker.listings.push((question, keys));
+        self.worker_lists(id, question);
+    }
+
+    fn worker_lists(&mut self, id: ProcessId, question: u32) {
+        let Some(worker) = self.worker_mut(id) else { return };
+        let Some(place) = worker.listings.iter().position(|(one, _)| *one == question) else { return };
+        let (_, mut keys) = worker.listings.swap_remove(place);
+        let total = keys.len() as u64;
+        let facts = ConnectionFacts {
+            peer: ConnectionPeer::Unknown,
+            local: None,
+            state: ConnectionState::Open,
+            is_layered: false,
+            age_ms: total,
+            idle_ms: 0,
+            held_bytes: 0,
+            events_per_second: None,
+        };
+        let listed = keys.pop().map(|key| Listed { slot: key as u32, generation: 0, rank: total, facts });
+        let has_more = !keys.is_empty();
+        if has_more {
+            worker.listings.push((question, keys));
+        }
+        let connections = listed.into_iter().collect();
+        self.report(
+            id,
+            Report::Connections(ListPart { question, connections, total, has_more, ..ListPart::default() }),
+        );
+    }
+
+    fn worker_ends_connection(&mut self, id: ProcessId, question: u32, key: u32) {
+        let connection = self.kernel.connections.get_mut(key as usize);
+        let its = connection.filter(|one| matches!(one.place, Place::Held { worker: Some(one), .. } if one == id));
+        let how = if its.is_some() { ConnectionEnd::Closed } else { ConnectionEnd::Gone };
+        its.into_iter().for_each(|one| one.place = Place::Served);
+        self.report(id, Report::ConnectionEnded { question, how });
     }
 
     /// It speaks to these from now on, and they speak to it.

@@ -137,6 +137,9 @@ impl<P: Protocol> EventLoop<P> {
         let mut host = Host::new(&mut self.protocol, &mut others);
         match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
+                // A release before does not tell its age.
+                let age_ns = standing.age_ns.max(standing.idle_ns);
+                entry.opened_ns = self.context.now_ns.saturating_sub(age_ns);
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
                 self.proxied.extend(proxy.map(|header| (id, Box::new(header))));
                 Ok(id)

@@ -102,6 +102,7 @@ impl<P: Protocol> EventLoop<P> {
                 let outcome = match frozen {
                     Ok(mut frozen) => {
                         frozen.standing.passes = entry.custody.passes();
+                        frozen.standing.age_ns = self.context.now_ns.saturating_sub(entry.opened_ns);
                         let proxy = self.proxied.get(&id);
                         frozen.proxy = proxy.map_or_else(Vec::new, |header| header.as_bytes().to_vec());
                         entry.rare = Some(Box::new(Rare::Frozen(frozen)));

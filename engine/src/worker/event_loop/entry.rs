@@ -63,6 +63,8 @@ pub(super) struct Entry<S> {
     pub(super) events: u32,
     /// When it came from another worker, seconds of the monotonic clock; 0 where it did not.
     pub(super) came_s: u32,
+    /// When it was accepted, or began to be established; at the first of its workers, as they tell of it.
+    pub(super) opened_ns: u64,
     /// Who has it, where it moves between workers.
     pub(super) custody: Custody,
     /// What few connections have.
@@ -88,6 +90,7 @@ pub(super) struct Connecting {
 impl<S> Entry<S> {
     pub(super) fn new(connection: Connection<S>, socket: Option<Socket>, custody: Custody) -> Self {
         Self {
+            opened_ns: connection.activity_ns(),
             connection,
             socket,
             receiving: Receiving::No,

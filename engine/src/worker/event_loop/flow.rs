@@ -7,6 +7,7 @@ use socket2::SockRef;
 
 use super::EventLoop;
 use super::entry::{Receiving, Watching};
+use super::inspecting::closing_ends;
 use crate::connection::{Action, Ending, Host, Received, Watch, handshake_error};
 use crate::handover::sender;
 use crate::protocol::Protocol;
@@ -303,6 +304,9 @@ impl<P: Protocol> EventLoop<P> {
         let entry = self.slab.at(slot).expect("as above");
         if entry.receiving.is_in_flight() || entry.sending || entry.is_dirty || entry.watching != Watching::No {
             return;
+        }
+        if !self.closings.is_empty() {
+            closing_ends(&mut self.closings, &mut entry.connection);
         }
         let unopened = entry.connection.take_token();
         let ending = entry.connection.close(&mut self.context);

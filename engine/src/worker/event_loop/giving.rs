@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::EventLoop;
 use super::arrivals::seconds;
+use super::entry::Entry;
 use crate::handover::balance::Portion;
 use crate::handover::balance::choice::{self, Candidate, Chosen, Count};
 use crate::handover::custody::Stage;
@@ -13,6 +14,7 @@ use crate::ipc::channel::tell;
 use crate::ipc::control::Pause;
 use crate::ipc::orders::{Rebalanced, Report};
 use crate::protocol::Protocol;
+use crate::worker::inspection::Noted;
 
 /// So long it is counted what each connection does, at least: some hundred events of a worker that is worth helping.
 const COUNT_MS: u64 = 250;
@@ -43,11 +45,10 @@ impl<P: Protocol> EventLoop<P> {
         let Some(door) = door.filter(|_| can_give) else { return self.report_given(&Given::default()) };
         self.moving.forget_doors();
         let heir = self.moving.heir(name, door);
-        let is_current = |from_ns: &u64| self.context.now_ns.saturating_sub(*from_ns) <= COUNTED_MS_MAX * 1_000_000;
-        if !self.moving.counted_from_ns.as_ref().is_some_and(is_current) {
+        if self.context.now_ns.saturating_sub(self.moving.noted_at_ns) > COUNTED_MS_MAX * 1_000_000 {
             self.count_anew();
         }
-        let from_ns = self.moving.counted_from_ns.unwrap_or(self.context.now_ns);
+        let from_ns = self.moving.noted_at_ns;
         self.moving.counting = Some(Counting { heir, wish: *wish, until_ns: from_ns + COUNT_MS * 1_000_000 });
         self.give_on();
     }
@@ -60,9 +61,11 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     fn count_anew(&mut self) {
-        let slots = 0..self.slab.slots();
-        slots.for_each(|slot| self.slab.at(slot).into_iter().for_each(|entry| entry.events = 0));
-        self.moving.counted_from_ns = Some(self.context.now_ns);
+        self.moving.noted = Noted::default();
+        for slot in 0..self.slab.slots() {
+            self.moving.noted.push(self.slab.at(slot).map(|entry| (entry.connection.id(), entry.events)));
+        }
+        self.moving.noted_at_ns = self.context.now_ns;
     }
 
     /// The master wants no more of it.
@@ -102,9 +105,11 @@ impl<P: Protocol> EventLoop<P> {
         let now_s = seconds(self.context.now_ns);
         let mut candidates = Vec::new();
         let until_ns = self.context.now_ns;
-        let mut count = Count { from_ns: self.moving.counted_from_ns.unwrap_or(until_ns), until_ns, events: 0 };
+        let mut count = Count { from_ns: self.moving.noted_at_ns, until_ns, events: 0 };
         for slot in 0..self.slab.slots() {
-            count.events += self.slab.at(slot).map_or(0, |entry| u64::from(entry.events));
+            let noted = &self.moving.noted;
+            let since = |entry: &mut Entry<P::Connection>| noted.since(entry.connection.id(), entry.events);
+            count.events += self.slab.at(slot).map_or(0, |entry| u64::from(since(entry)));
             let Some(mut candidate) = self.candidate(slot, now_s, rests_s) else { continue };
             if let Some(partner) = candidate.partner {
                 // A pair is counted once, and moves where both may.
@@ -132,7 +137,7 @@ impl<P: Protocol> EventLoop<P> {
         is_fit.then(|| Candidate {
             id: connection.id(),
             partner: self.context.pairs.of(connection.id()),
-            events: entry.events.into(),
+            events: self.moving.noted.since(connection.id(), entry.events).into(),
             activity_ns: connection.activity_ns(),
         })
     }

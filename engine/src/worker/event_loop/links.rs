@@ -14,6 +14,7 @@ use crate::ipc::meeting::{Came, Meeting};
 use crate::ipc::transfer::{Arrival, Channel, Heard};
 use crate::protocol::Protocol;
 use crate::sys::ring::Key;
+use crate::worker::inspection::Noted;
 
 /// Keys of polls: where others come, and from here on those who have come, and those who are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };
@@ -77,8 +78,9 @@ pub(super) struct Moving {
     pub(super) departures: VecDeque<sender::Command>,
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
-    /// What each connection has done is counted since then, if that was ever wanted.
-    pub(super) counted_from_ns: Option<u64>,
+    /// What each connection had done when that was last noted, and when that was.
+    pub(super) noted: Noted,
+    pub(super) noted_at_ns: u64,
     /// Connections are to be given away, as soon as it is known what they do.
     pub(super) counting: Option<Counting>,
     /// What those that were chosen make of the worker's work.
@@ -103,7 +105,8 @@ impl Moving {
             departures: VecDeque::new(),
             arrivals: VecDeque::new(),
             is_carrying_out: false,
-            counted_from_ns: None,
+            noted: Noted::default(),
+            noted_at_ns: 0,
             counting: None,
             chosen_ppm: 0,
             meeting,

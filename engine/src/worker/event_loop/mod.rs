@@ -12,6 +12,7 @@ mod entry;
 mod flow;
 mod gathering;
 mod giving;
+mod inspecting;
 mod leaving;
 mod links;
 mod memory;
@@ -28,6 +29,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::signalfd::SignalFd;
 
 use self::entry::Entry;
+use self::inspecting::Closing;
 use self::links::Moving;
 pub(super) use self::polls::watch_signals;
 use self::polls::{CONTROL, INBOX, RENDEZVOUS, SIGNALS};
@@ -35,6 +37,7 @@ use self::siblings::Circle;
 use super::Sizing;
 use super::budget::Budget;
 use super::idlest::Idlest;
+use super::inspection::Questions;
 use super::lifecycle::Lifecycle;
 use super::line::Line;
 use super::listener::Listener;
@@ -135,6 +138,9 @@ pub(crate) struct EventLoop<P: Protocol> {
     connections: Connections,
     moving: Moving,
     circle: Circle,
+    questions: Questions,
+    /// Connections that are to end because an operator wants it.
+    closings: Vec<Closing>,
     state_bytes_max: u64,
     state_too_large: StateTooLarge,
 }
@@ -182,6 +188,8 @@ impl<P: Protocol> EventLoop<P> {
             connections: parts.connections,
             moving,
             circle,
+            questions: Questions::default(),
+            closings: Vec::new(),
             state_bytes_max: parts.state_bytes_max,
             state_too_large: parts.state_too_large,
         };
@@ -253,7 +261,8 @@ impl<P: Protocol> EventLoop<P> {
             || self.ring.waiting() > 0
             || self.lifecycle.is_asked()
             || self.moving.has_more_visitors
-            || self.has_said();
+            || self.has_said()
+            || self.questions.has_work(self.context.now_ns);
         self.ring.enter(u32::from(!has_work))?;
         self.context.now_ns = monotonic_ns();
         self.context.begin_turn();
@@ -279,9 +288,15 @@ impl<P: Protocol> EventLoop<P> {
         } else if self.moving.gives() {
             self.give_on();
         }
+        if !self.questions.is_empty() {
+            self.inspect();
+        }
         self.call(Protocol::on_turn_end);
         if P::MESSAGES.is_some() {
             self.settle_siblings();
+        }
+        if !self.closings.is_empty() {
+            self.settle_closings();
         }
         self.settle_memory();
         self.settle_accepting();
@@ -393,7 +408,9 @@ impl<P: Protocol> EventLoop<P> {
         let of_siblings = if P::MESSAGES.is_some() { self.next_sibling_ns() } else { None };
         let of_both = of_leaving.into_iter().chain(of_siblings);
         let of_load = self.load.is_some().then(|| Load::next_ns(self.context.now_ns));
-        let next_ns = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).chain(of_load).min();
+        let of_operators = self.questions.next_ns().into_iter().chain(self.next_closing_ns());
+        let all = of_timers.into_iter().chain(of_both).chain(self.budget.next_ns()).chain(of_load);
+        let next_ns = all.chain(of_operators).min();
         if let Some(next_ns) = next_ns.filter(|next_ns| *next_ns < self.timeout_at_ns) {
             self.timeout_at_ns = next_ns;
             self.ring.timeout(next_ns);

@@ -232,7 +232,7 @@ impl Ends for Socket {
     }
 }
 
-fn endpoint(address: io::Result<SockAddr>) -> io::Result<Endpoint> {
+pub(super) fn endpoint(address: io::Result<SockAddr>) -> io::Result<Endpoint> {
     endpoint_of(&address?).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 

@@ -7,10 +7,12 @@ use super::polls::CONTROL;
 use super::{EventLoop, Master};
 use crate::endpoint::Endpoint;
 use crate::ipc::channel::{Heard, hear_with_all, is_nonsense, tell, tell_with};
+use crate::ipc::control::CONNECTIONS_LISTED_MAX;
 use crate::ipc::descriptors;
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::rendezvous::peer_process;
 use crate::protocol::Protocol;
+use crate::types::ConnectionId;
 use crate::worker::listener::Listener;
 
 impl<P: Protocol> EventLoop<P> {
@@ -94,6 +96,13 @@ impl<P: Protocol> EventLoop<P> {
                 if let (Some(log), Some(descriptor)) = (&self.context.access_log, descriptors.pop()) {
                     log.replace(descriptor);
                 }
+            }
+            Order::List { question, first, limit } => {
+                self.questions.ask(question, first, limit.min(CONNECTIONS_LISTED_MAX));
+            }
+            Order::ListMore { question } => self.list_more(question),
+            Order::EndConnection { question, slot, generation, now, drain_ms } => {
+                self.end_connection(question, ConnectionId { slot, generation }, now, drain_ms);
             }
             // That it was heard is all.
             Order::Ping => {}
