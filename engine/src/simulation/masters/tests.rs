@@ -59,6 +59,7 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::GoneGiverIsAwaited, REBALANCING + 340),
     (Mutation::WakesOfTheDeadAreLost, 848),
     (Mutation::OrphanKeepsUnixSockets, UNIX + 1),
+    (Mutation::SilentWorkerIsAwaited, INSPECTING + 244),
     (Mutation::GoneWorkerIsAwaited, INSPECTING + 21),
 ];
 
