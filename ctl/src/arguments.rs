@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton::control::{Allowed, CONNECTIONS_LISTED, CONNECTIONS_LISTED_MAX, ConnectionName, ConnectionOrder, Request};
-use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Shows and controls a running batond.
@@ -137,19 +137,19 @@ pub(crate) struct Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Connections {
-    /// The oldest first; this is the default
+    /// List the oldest connections first (default)
     #[arg(long, group = "first")]
     oldest: bool,
-    /// Those first that receive and send most often, which is counted for a second
+    /// List those first that receive and send most often, counted over one second
     #[arg(long, group = "first")]
     busiest: bool,
-    /// Count the connections of each peer instead, and show those with the most
+    /// List peers instead, those with the most connections first
     #[arg(long, group = "first")]
     by_peer: bool,
-    /// How many to list, 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_LISTED, value_parser = listed())]
+    /// List at most N, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_LISTED, value_parser = parse_limit)]
     limit: usize,
-    /// Those of worker N alone, in each generation
+    /// List only those of worker N, in each generation
     #[arg(long, value_name = "N")]
     worker: Option<usize>,
     #[command(flatten)]
@@ -167,8 +167,9 @@ impl Connections {
     }
 }
 
-fn listed() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=CONNECTIONS_LISTED_MAX as u64)
+fn parse_limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=CONNECTIONS_LISTED_MAX).contains(limit));
+    limit.ok_or_else(|| format!("must be between 1 and {CONNECTIONS_LISTED_MAX}, not {text:?}"))
 }
 
 #[derive(Debug, Args)]

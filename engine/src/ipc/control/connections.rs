@@ -29,7 +29,7 @@ pub struct ConnectionName {
 
 /// Text that names no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a connection is called PID-SLOT-GENERATION, such as 4711-12-0; `batonctl connections` lists them")]
+#[error("an ID is PID-SLOT-GENERATION, such as 4711-12-0; `batonctl connections` lists them")]
 pub struct NotAConnectionName;
 
 impl fmt::Display for ConnectionName {
@@ -342,21 +342,24 @@ pub enum CannotClose {
 
 impl fmt::Display for CannotClose {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const AGAIN: &str = "`batonctl connections` lists those that there are now, with their new names";
+        const AGAIN: &str = "`batonctl connections` lists current connections with their IDs";
         match self {
             Self::NoWorker => {
                 write!(
                     formatter,
-                    "its worker has ended: so has the connection, or it has moved to another worker; {AGAIN}"
+                    "its worker has ended, and the connection with it unless it has moved to another worker; {AGAIN}"
                 )
             }
             Self::Gone => write!(formatter, "it has ended, or has moved to another worker; {AGAIN}"),
-            Self::Moving => write!(formatter, "it is on its way to another worker; {AGAIN}"),
-            Self::Moved => write!(formatter, "it has moved to another worker before it ended; {AGAIN}"),
+            Self::Moving => write!(formatter, "it is moving to another worker; {AGAIN}"),
+            Self::Moved => write!(formatter, "it moved to another worker before it ended; {AGAIN}"),
             Self::TooMany => formatter.write_str("its worker is closing too many others; try again"),
             Self::Late => formatter.write_str("its worker has not answered in time; see `batonctl status`"),
             Self::WorkerEnded => {
-                write!(formatter, "its worker has ended meanwhile: so has the connection, or it has moved; {AGAIN}")
+                write!(
+                    formatter,
+                    "its worker has just ended, and the connection with it unless it has moved to another worker; {AGAIN}"
+                )
             }
             Self::Unknown => formatter.write_str("for a reason that this version does not know"),
         }
@@ -382,20 +385,24 @@ pub(super) mod tests {
     #[test]
     fn what_people_read() {
         let source = include_str!("connections.rs");
-        let again = "`batonctl connections` lists those that there are now, with their new names";
+        let again = "`batonctl connections` lists current connections with their IDs";
         let table = [
             (
                 CannotClose::NoWorker,
-                &*format!("its worker has ended: so has the connection, or it has moved to another worker; {again}"),
+                &*format!(
+                    "its worker has ended, and the connection with it unless it has moved to another worker; {again}"
+                ),
             ),
             (CannotClose::Gone, &format!("it has ended, or has moved to another worker; {again}")),
-            (CannotClose::Moving, &format!("it is on its way to another worker; {again}")),
-            (CannotClose::Moved, &format!("it has moved to another worker before it ended; {again}")),
+            (CannotClose::Moving, &format!("it is moving to another worker; {again}")),
+            (CannotClose::Moved, &format!("it moved to another worker before it ended; {again}")),
             (CannotClose::TooMany, "its worker is closing too many others; try again"),
             (CannotClose::Late, "its worker has not answered in time; see `batonctl status`"),
             (
                 CannotClose::WorkerEnded,
-                &format!("its worker has ended meanwhile: so has the connection, or it has moved; {again}"),
+                &format!(
+                    "its worker has just ended, and the connection with it unless it has moved to another worker; {again}"
+                ),
             ),
         ];
         check(source, "CannotClose", None, &CannotClose::Unknown, &table);
