@@ -358,7 +358,7 @@ fn noise_alone_moves_nothing() {
             server.assert_no_ping_pong();
         }
         println!("{connections} connections of {asks_ppm} ppm, noise {noise_percent} %: moves {moves_of_seeds:?}");
-        assert!(moves_of_seeds.iter().all(|moves| *moves <= 2), "{moves_of_seeds:?} moves for nothing");
+        assert!(moves_of_seeds.iter().all(|moves| *moves <= 4), "{moves_of_seeds:?} moves for nothing");
     }
 }
 

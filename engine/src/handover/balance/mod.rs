@@ -577,7 +577,7 @@ impl Known {
     }
 
     fn saturated_min(&self) -> u8 {
-        let noisy_ppm = self.busy_ppm + self.noise_ppm() * 5 / 2;
+        let noisy_ppm = self.busy_ppm + self.own_noise_ppm() * 5 / 2;
         let may_be_noise = self.busy_ppm < SATURATED_PPM && noisy_ppm >= SATURATED_PPM;
         if may_be_noise { SATURATED_NOISY_MIN } else { SATURATED_MIN }
     }
