@@ -51,7 +51,7 @@ fn batond_loses_nothing_and_the_report_says_so() {
 #[test]
 fn wrong_usage_is_refused() {
     for (arguments, says) in [
-        (vec!["--server=haproxy", "--action=kill-all"], "--action kill-all"),
+        (vec!["--server=haproxy", "--action=kill-all"], "only has"),
         (vec!["--attach=/nonexistent"], "--target"),
         (vec!["--every=-1"], "--every"),
         (vec!["--plot=x.png"], ".svg"),

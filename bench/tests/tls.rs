@@ -496,7 +496,7 @@ fn wrong_usage_is_told() {
         (&["https://127.0.0.1:1/", "--insecure", "--group", "x"], "X25519"),
         (&["https://127.0.0.1:1/", "--insecure", "--alpn", ""], "1 to 255 bytes"),
         (&["https://127.0.0.1:1/", "--insecure", "--servername", "a b"], "--servername"),
-        (&["https://127.0.0.1:1/", "--insecure", "--protocol", "echo"], "--protocol echo"),
+        (&["https://127.0.0.1:1/", "--insecure", "--protocol", "echo"], "contradicts --protocol echo"),
         (&["https://127.0.0.1:1/a", "--insecure", "--path", "/b"], "the target has a path"),
         (&["tls://127.0.0.1:1", "--insecure"], "--protocol"),
         (&["tls://127.0.0.1", "--insecure", "--protocol", "echo"], "needs a port"),

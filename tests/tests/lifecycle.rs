@@ -507,7 +507,7 @@ fn a_check_takes_the_server_that_would_be_replaced_for_no_obstacle() {
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
     let (code, told) = check(&control);
-    assert!(code == Some(0) && told.contains(&format!("(pid {})", server.pid())), "{code:?} {told}");
+    assert!(code == Some(0) && told.contains(&format!("(pid {}) already serves", server.pid())), "{code:?} {told}");
     // Of another server, its port is taken.
     assert_eq!(check(&control.with_extension("other")), (Some(1), String::new()));
     assert_served(server.address());

@@ -18,7 +18,7 @@ use crate::load::{
 use crate::random::Random;
 
 /// A worker that hangs is found out within seconds, and whoever waits for it is served then.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Source addresses of each load.
 const SOURCES: u8 = 200;

@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::loads::TIMEOUT;
 use super::state::State;
 use crate::random::Random;
-
-/// A worker that hangs is found out within seconds, and whoever waits for it is served then.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often one who waits looks whether the run goes on.
 const SLICE: Duration = Duration::from_millis(50);
@@ -45,10 +43,10 @@ impl Wire {
         let connected = || -> io::Result<TcpStream> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.bind(&source.into())?;
-            socket.connect_timeout(&address.into(), PATIENCE)?;
+            socket.connect_timeout(&address.into(), TIMEOUT)?;
             let stream = TcpStream::from(socket);
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
             stream.set_nodelay(true)?;
             Ok(stream)
         };
@@ -64,7 +62,7 @@ impl Wire {
     fn trouble(&self, doing: &str, error: &io::Error) -> Trouble {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                Trouble::wrong(format!("{doing}: nothing within {} s", PATIENCE.as_secs()))
+                Trouble::wrong(format!("{doing}: nothing within {} s", TIMEOUT.as_secs()))
             }
             _ => self.lost(format!("{doing}: {error}")),
         }
@@ -117,7 +115,7 @@ impl Wire {
                 Err(error) => return Err(self.lost(format!("saying nothing: {error}"))),
             }
         }
-        timed(&self.stream, PATIENCE)
+        timed(&self.stream, TIMEOUT)
     }
 
     /// Sends the end, and goes on reading.

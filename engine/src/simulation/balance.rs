@@ -446,7 +446,7 @@ fn workers_that_are_offered_more_than_they_can_do_are_helped_within_ten_seconds(
                 let is_fast = all.in_time * 100 >= all.servers * 92 && all.busy_max <= 1.18;
                 let is_calm = all.moves_max[0] <= 20 && all.moves_max[1] <= 16;
                 // At 95 % no worker has room for much: none is filled up to more than 94 %.
-                if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.35 } else { 1.15 } {
+                if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.3 } else { 1.15 } {
                     missed.push((queue, load_percent, noise_percent, all));
                 }
             }

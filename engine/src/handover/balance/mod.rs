@@ -260,14 +260,13 @@ impl Policy {
             let saturated = known.saturated.saturating_add(1);
             // Until it has settled, this is what it could not do before.
             let has_settled = known.settles_at_ms <= now_ms;
-            let weight_percent = STEADINESS[usize::from(known.steady)].weight_percent;
-            let busy_ppm = match known.busy_ppm {
-                _ if saturated >= known.saturated_min() && has_settled => OFFERED_PPM,
+            let busy_ppm = if has_settled && saturated >= known.saturated_min() {
+                OFFERED_PPM
+            } else if has_settled && !is_stale && known.busy_ppm < busy_ppm {
                 // It is not less than this, in any case.
-                mean_ppm if mean_ppm < busy_ppm && has_settled && !is_stale => {
-                    towards(mean_ppm, busy_ppm, weight_percent)
-                }
-                mean_ppm => mean_ppm,
+                towards(known.busy_ppm, busy_ppm, known.steadiness().weight_percent)
+            } else {
+                known.busy_ppm
             };
             return Known { busy_ppm, saturated, ..known };
         }
@@ -279,18 +278,12 @@ impl Policy {
         }
         let has_jumped = busy_ppm.abs_diff(known.busy_ppm) > known.noise_ppm() * 3 + FLOOR_PPM;
         let steady = if has_jumped { 0 } else { (known.steady + 1).min(STEADINESS.len() as u8 - 1) };
-        let weight_percent = STEADINESS[usize::from(steady)].weight_percent;
+        let known = Known { steady, ..known };
+        let mean_ppm = towards(known.busy_ppm, busy_ppm, known.steadiness().weight_percent);
         let mut differences_ppm = known.differences_ppm;
         differences_ppm.truncate(DIFFERENCES - 1);
         differences_ppm.insert(0, busy_ppm.abs_diff(known.last_ppm));
-        Known {
-            busy_ppm: towards(known.busy_ppm, busy_ppm, weight_percent),
-            steady,
-            differences_ppm,
-            last_ppm: busy_ppm,
-            saturated: 0,
-            ..known
-        }
+        Known { busy_ppm: mean_ppm, differences_ppm, last_ppm: busy_ppm, saturated: 0, ..known }
     }
 
     /// How busy a worker is: a moving mean.
@@ -570,10 +563,13 @@ impl Known {
         sum_ppm / differences_ppm.len().max(1) as u32
     }
 
+    fn steadiness(&self) -> &'static Steadiness {
+        &STEADINESS[usize::from(self.steady)]
+    }
+
     /// What it has above the mean of all may be noise up to here; where it is saturated, none of it.
     fn noise_margin_ppm(&self) -> u32 {
-        let reach_tenths = STEADINESS[usize::from(self.steady)].reach_tenths;
-        if self.is_saturated() { 0 } else { self.noise_ppm() * reach_tenths / 10 }
+        if self.is_saturated() { 0 } else { self.noise_ppm() * self.steadiness().reach_tenths / 10 }
     }
 
     fn saturated_min(&self) -> u8 {
