@@ -1,7 +1,7 @@
-//! Rebalancing: while all workers serve and nothing changes, connections move from busier workers to others, one giver
-//! at a time.
+//! Rebalancing: while all workers serve and nothing changes, busier workers give connections to others. One worker
+//! gives at a time.
 //!
-//! A change has priority: it orders the giving worker to stop, and what that worker has not given yet stays its own.
+//! A change has priority: the master orders the giving worker to stop. That worker keeps what it has not given yet.
 
 use std::collections::BTreeMap;
 
@@ -21,20 +21,20 @@ use crate::ipc::control::{
 };
 use crate::ipc::orders::{Order, Rebalanced};
 
-/// Between two looks at what workers have done.
+/// The interval at which the master looks at what the workers have done.
 const LOOK_MS: u64 = 1_000;
 
-/// A worker that does not say in this time what it has given is not waited for: it counts, gives, and waits for an answer of the
-/// other, each of which has a limit of its own.
+/// How long the master waits for a worker's report of what it gave. The worker counts, gives, and waits for the
+/// receiver's answer; each of these steps has its own limit.
 const ANSWER_MS_MAX: u64 = 10_000;
 
-/// A connection that has moved stays so long.
+/// A connection that has moved is not moved again for this time.
 const REST_MS: u64 = 20_000;
 
-/// An operator's wish is over then, or after [`BY_HAND_TRANSFERS_MAX`] transfers.
+/// A rebalance that an operator asked for ends after this time, or after [`BY_HAND_TRANSFERS_MAX`] transfers.
 const BY_HAND_MS_MAX: u64 = 30_000;
 
-/// An operator wants it now, whatever the configuration says.
+/// An operator asked for a rebalance now, whatever the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ByHand {
     is_dry_run: bool,
@@ -51,7 +51,7 @@ struct UnderWay {
     to_slot: usize,
     began: Time,
     until: Time,
-    /// The giver was told to end it.
+    /// The master has ordered the giver to stop.
     is_ended: bool,
     is_by_hand: bool,
 }
@@ -63,24 +63,24 @@ pub(super) struct Balance {
     /// What each worker had done at the last look.
     loads: BTreeMap<ProcessId, Load>,
     looked: Time,
-    /// `None` while there is nothing to look at.
+    /// `None` while there is nothing to observe.
     look_at: Option<Time>,
     under_way: Option<UnderWay>,
     by_hand: Option<ByHand>,
-    /// Whether a decision is due: after a look, and after a transfer.
+    /// Whether the policy must decide now: true after a look and after a transfer.
     is_due: bool,
-    /// Looks so far, which decide who gives in trials.
+    /// Number of looks so far. In trials it decides which worker gives.
     looks: usize,
     /// Connections that have moved.
     moved: u64,
 }
 
-/// Whether a worker can give connections to others, and take some.
+/// Whether a worker can give connections to others and take some.
 fn can_give(slot: &Slot) -> bool {
     slot.serving().is_some_and(|child| child.meeting.is_some() && !child.speaks && !child.awaits_state)
 }
 
-/// The other side is why nothing has moved.
+/// The reason why nothing moved lies with the receiver.
 fn is_of_other(refusal: Refusal) -> bool {
     use Refusal::{Channel, Format, Leaving, Limit, Version};
     matches!(refusal, Channel | Format | Leaving | Limit | Version)
@@ -124,7 +124,7 @@ impl Core {
         Ok(index)
     }
 
-    /// An operator wants it.
+    /// Starts a rebalance that an operator asked for.
     pub(super) fn rebalance_by_hand(
         &mut self,
         world: &dyn World,
@@ -139,14 +139,14 @@ impl Core {
         Ok(())
     }
 
-    /// Goes on with what is under way, or begins the next transfer.
+    /// Continues the current transfer, or begins the next one.
     pub(super) fn rebalance(&mut self, world: &mut dyn World) {
         let is_wanted =
             |index: &usize| self.balance.by_hand.is_some() || self.generations[*index].plan.rebalance != Rebalance::Off;
         let index = self.can_rebalance().ok().filter(is_wanted);
         self.follow_transfer(world, index.is_some());
         let Some(index) = index else {
-            // What is known is of other workers, or of another time.
+            // The measurements are of other workers, or of another time.
             let Balance { under_way, moved, by_hand, .. } = std::mem::take(&mut self.balance);
             self.balance = Balance { under_way, moved, ..Balance::default() };
             if by_hand.is_some() {
@@ -172,7 +172,7 @@ impl Core {
         }
     }
 
-    /// What an operator waits for: the next transfer, or the outcome.
+    /// Serves an operator who waits: begins the next transfer, or answers with the outcome.
     fn go_on_by_hand(&mut self, world: &mut dyn World, index: usize) {
         let (now, now_ms) = (world.now(), world.now().0 / 1_000_000);
         if !self.balance.policy.is_known() {
@@ -203,7 +203,7 @@ impl Core {
         self.operations.conclude(world, Kind::Rebalance, &Ok(outcome));
     }
 
-    /// Transfers as operators know them: by slots.
+    /// The transfers with slots in place of process numbers, as operators know them.
     fn named(&self, index: usize, transfers: &[Transfer]) -> Vec<Planned> {
         let slot_of = |worker| self.slot_of(index, worker).map(|slot| slot.index);
         let named = transfers.iter().filter_map(|transfer| {
@@ -242,7 +242,7 @@ impl Core {
             let load = world.load(child.process);
             let busy_ppm = before.get(&child.process).map(|before| {
                 let busy_ns = load.busy_ns.saturating_sub(before.busy_ns);
-                // Whoever has taken a worker over says what they like, but not less than the kernel.
+                // A compromised worker can report any time. It counts as no less than what the kernel measured.
                 let busy_ns = busy_ns.max(load.on_cpu_ns.saturating_sub(before.on_cpu_ns)).min(passed_ns);
                 (u128::from(busy_ns) * u128::from(CORE_PPM) / u128::from(passed_ns)) as u32
             });
@@ -257,7 +257,8 @@ impl Core {
         balance.looks = balance.looks.wrapping_add(1);
     }
 
-    /// In trials each worker in turn gives a few to the next but some.
+    /// The next transfer of a trial (`Rebalance::Always`): each worker in turn gives at most 64 connections to another
+    /// one.
     fn trial(&self, index: usize) -> Option<Transfer> {
         let workers: Vec<ProcessId> = self.generations[index].children().map(|child| child.process).collect();
         let (count, looks) = (workers.len(), self.balance.looks);
@@ -275,7 +276,7 @@ impl Core {
         }
     }
 
-    /// `false` where the worker cannot be told.
+    /// Returns `false` if the order cannot be sent to the worker.
     fn begin_transfer(&mut self, world: &mut dyn World, index: usize, transfer: Transfer) -> bool {
         let (now, is_by_hand) = (world.now(), self.balance.by_hand.is_some());
         let of = |worker| self.slot_of(index, worker);
@@ -297,7 +298,7 @@ impl Core {
         true
     }
 
-    /// A transfer that nobody will report, or that must not go on.
+    /// Ends a transfer that nobody will report, and stops one that must not continue.
     fn follow_transfer(&mut self, world: &mut dyn World, may_go_on: bool) {
         let Some(under_way) = &mut self.balance.under_way else { return };
         let giver = ProcessId(under_way.transfer.from);
@@ -313,7 +314,7 @@ impl Core {
         }
     }
 
-    /// A worker says what it has given.
+    /// Handles a worker's report of what it gave.
     pub(super) fn rebalanced(&mut self, world: &mut dyn World, process: ProcessId, rebalanced: &Rebalanced) {
         let is_it = |one: &UnderWay| one.transfer.from == process.0;
         if self.balance.under_way.as_ref().is_some_and(is_it) {
@@ -350,7 +351,7 @@ impl Core {
         world.note(number, EventKind::Rebalanced { from: from_slot, to: to_slot, moves });
     }
 
-    /// Who gives, and how long it is waited for.
+    /// The giving worker, and until when the master waits for it.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn transfer(&self) -> Option<(ProcessId, Time)> {
         self.balance.under_way.as_ref().map(|one| (ProcessId(one.transfer.from), one.until))
@@ -361,12 +362,12 @@ impl Core {
         until.into_iter().chain(self.balance.look_at).min()
     }
 
-    /// How busy a worker is, where that is known, as thousandths of a core.
+    /// How busy a worker is, in thousandths of a core; `None` if that is not known.
     pub(crate) fn busy_permille(&self, process: ProcessId) -> Option<u32> {
         self.balance.policy.busy_ppm(process.0).map(|busy_ppm| busy_ppm / 1000)
     }
 
-    /// Connections that have moved between workers that served.
+    /// Number of connections that have moved between serving workers.
     pub(crate) fn rebalanced_connections(&self) -> u64 {
         self.balance.moved
     }

@@ -1,4 +1,4 @@
-//! One generation: the workers of one configuration, and the state of each.
+//! One generation: the workers of one configuration, and the state of each worker.
 
 use std::collections::VecDeque;
 
@@ -6,18 +6,18 @@ use super::types::{Address, ArrivalId, Plan, ProcessId, SocketId, SteeringId, Ti
 use crate::config::{Connections, StateTooLarge};
 use crate::ipc::control::Exit;
 
-/// A worker that lived this long did not die of its start: its deaths are counted from zero again.
+/// A worker that lived this long did not die because of its start. The count of its deaths begins again at zero.
 pub(super) const PROVEN_MS: u64 = 10_000;
 
-/// Pause before a worker that died twice in a row is started again; doubled each time.
+/// Pause before a worker that died twice in a row is started again. It doubles with each further death.
 const PAUSE_MS_MIN: u64 = 100;
 const PAUSE_MS_MAX: u64 = 10_000;
 
-/// A worker that has not answered is looked at so often before it is taken for hung. Counted in looks and not in time
-/// alone, so that a pause of the whole machine hangs nobody.
+/// A worker counts as hung after this many looks without an answer. Looks are counted, not time alone, so that a pause
+/// of the whole machine does not make workers count as hung.
 pub(super) const LOOKS_MAX: u32 = 4;
 
-/// Workers are not looked at more often than this.
+/// The shortest interval between two looks at the workers.
 const LOOK_MS_MIN: u64 = 20;
 
 /// A worker's process, as the master knows it.
@@ -25,17 +25,18 @@ const LOOK_MS_MIN: u64 = 20;
 pub(crate) struct Child {
     pub(crate) process: ProcessId,
     pub(crate) since: Time,
-    /// Its channel is open: it can be told and heard.
+    /// Its channel is open: the master can send it orders and receive its reports.
     pub(crate) has_channel: bool,
-    /// Where other workers bring their connections.
+    /// The name at which other workers hand over connections to it.
     pub(crate) meeting: Option<String>,
-    /// It speaks to others like it, and can be spoken to there.
+    /// It exchanges messages with its siblings, and accepts their channels at that name.
     pub(crate) speaks: bool,
-    /// It accepts nothing before it has the state of another worker, or is told that none comes.
+    /// It accepts no connections until it has received another worker's state, or an order that says that none will
+    /// come.
     pub(crate) awaits_state: bool,
-    /// It leaves, and has closed its listeners.
+    /// It is leaving and has closed its listeners.
     pub(crate) has_closed: bool,
-    /// Connections that it was handed and has not taken yet: others get them if it dies.
+    /// Connections that the master handed to it and that it has not taken yet. Other workers get them if it dies.
     pub(crate) handed: VecDeque<ArrivalId>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Child {
 pub(crate) enum Killed {
     /// It did not respond.
     Hung,
-    /// It did not leave, or become ready, in time.
+    /// It did not leave or become ready in time.
     Late,
     /// Its generation did not come up.
     Unwanted,
@@ -56,34 +57,34 @@ impl Killed {
     }
 }
 
-/// How far a slot's process is.
+/// The state of a slot's process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
-    /// There is none, and none is to come.
+    /// There is no process, and none will be started.
     Gone,
     /// Forked, and not ready yet.
     Starting(Child),
     Ready(Child),
-    /// Killed, and not ended yet.
+    /// Killed, but not ended yet.
     Killed(Child, Killed),
-    /// Died; it is started again then.
+    /// It died, and is started again at this time.
     Waiting(Time),
 }
 
 /// A slot of a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Slot {
-    /// Its number, which decides its core and its place in steering.
+    /// Its number. It decides the worker's core and its place in steering.
     pub(crate) index: usize,
     pub(crate) state: State,
     pub(super) heartbeat: Heartbeat,
-    /// How often in a row it died young.
+    /// How many times in a row the worker died young.
     pub(crate) deaths: u32,
     /// How its last process ended.
     pub(crate) last_exit: Option<Exit>,
-    /// Its protocol told it to leave: its end is no death.
+    /// Its protocol told it to leave, so its end is not a death.
     pub(super) leaves: bool,
-    /// It was told whom to bring its connections to, and has not said yet that it is done.
+    /// The master told it where to move its connections, and it has not reported yet that it is done.
     pub(super) is_moving: bool,
 }
 
@@ -114,7 +115,7 @@ impl Slot {
         }
     }
 
-    /// A worker that serves and can be told something.
+    /// The worker, if it serves and its channel is open.
     pub(super) fn serving(&self) -> Option<&Child> {
         match &self.state {
             State::Ready(child) if child.has_channel => Some(child),
@@ -126,7 +127,7 @@ impl Slot {
         matches!(self.state, State::Ready(_))
     }
 
-    /// The process has ended and is to be replaced; gives the pause before, milliseconds.
+    /// Records that the process ended and must be replaced. Returns the pause before that, in milliseconds.
     pub(super) fn died(&mut self, now: Time) -> u64 {
         let was_proven = self.child().is_some_and(|child| now.ms_since(child.since) >= PROVEN_MS);
         self.deaths = if was_proven { 1 } else { self.deaths + 1 };
@@ -138,7 +139,7 @@ impl Slot {
         pause_ms
     }
 
-    /// Turns a living process into one that is being killed; gives it.
+    /// Marks a living process as killed and returns it.
     pub(super) fn killed(&mut self, why: Killed) -> Option<ProcessId> {
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Starting(child) | State::Ready(child) => {
@@ -155,27 +156,27 @@ impl Slot {
     }
 }
 
-/// What a look at a worker's last turn means.
+/// The result of a look at when a worker's loop last turned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pulse {
-    /// It turns, or still has time to.
+    /// The loop turns, or still has time to.
     Fine,
-    /// It has had nothing to do: give it something.
+    /// The worker had nothing to do: send it something to see whether it answers.
     Ask,
-    /// It has not turned since it was asked.
+    /// The loop has not turned since the master asked.
     Hung,
 }
 
-/// Whether a worker answers. It costs a worker that is busy nothing.
+/// Detects whether a worker still answers. It costs a busy worker nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Heartbeat {
     asked: Option<Time>,
-    /// Looks in vain since.
+    /// Looks since then that found no turn.
     looks: u32,
 }
 
 impl Heartbeat {
-    /// Looks, once an interval, at when the worker's last turn was.
+    /// Compares the time of the worker's last turn. Call it once per interval.
     pub(super) fn look(&mut self, last_turn: Time, now: Time, interval_ms: u64) -> Pulse {
         if self.asked.is_some_and(|asked| last_turn < asked) {
             self.looks += 1;
@@ -187,28 +188,28 @@ impl Heartbeat {
     }
 }
 
-/// How far a generation is.
+/// The phase of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// Its addresses are looked at by another server that starts; they are asked for again until then.
+    /// Another starting server is looking at the same addresses. This one asks for them again until this time.
     Claiming {
         until: Time,
     },
-    /// Its workers come up; none of them gets connections yet where another generation serves.
+    /// Its workers are starting. If another generation serves, the new workers get no connections yet.
     Starting,
     Serving,
-    /// Replaced or told to leave; killed then.
+    /// Replaced or ordered to leave. Workers that are left at this time are killed.
     Leaving {
         until: Time,
     },
-    /// It did not come up: that its workers end in disorder is no news.
+    /// It failed to start. If its workers end abnormally, that is not reported.
     Abandoned {
         until: Time,
     },
 }
 
 impl Phase {
-    /// When workers that leave are killed.
+    /// The time at which the remaining workers are killed.
     pub(super) fn leaves_until(self) -> Option<Time> {
         match self {
             Self::Leaving { until } | Self::Abandoned { until } => Some(until),
@@ -217,15 +218,15 @@ impl Phase {
     }
 }
 
-/// A generation that grows: slots from `from` on are new.
+/// Growth of a generation: the slots from `from` on are new.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Growth {
     pub(super) from: usize,
-    /// Shares that others give up once the new workers serve.
+    /// Shares that older workers give up when the new workers serve.
     pub(super) given_up: Vec<Share>,
 }
 
-/// Who accepts from a kept socket, in the tier adopt.
+/// Which slot accepts from a kept socket, in the tier adopt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Share {
     pub(crate) socket: SocketId,
@@ -238,9 +239,9 @@ pub(crate) struct Share {
 pub(crate) struct Generation {
     pub(crate) number: u32,
     pub(crate) plan: Plan,
-    /// Empty while it claims its addresses.
+    /// Empty while the generation claims its addresses.
     pub(crate) addresses: Vec<Address>,
-    /// In the tier ebpf, once the addresses are bound.
+    /// `Some` in the tier ebpf, once the addresses are bound.
     pub(crate) steering: Option<SteeringId>,
     /// Empty except in the tier adopt.
     pub(crate) shares: Vec<Share>,
@@ -248,7 +249,7 @@ pub(crate) struct Generation {
     pub(crate) phase: Phase,
     pub(crate) growth: Option<Growth>,
     pub(crate) began: Time,
-    /// When its workers are looked at next.
+    /// The time of the next look at its workers.
     pub(super) next_look: Time,
 }
 
@@ -261,12 +262,12 @@ impl Generation {
         self.slots.iter().all(|slot| matches!(slot.state, State::Gone))
     }
 
-    /// It comes up.
+    /// Whether it is starting.
     pub(crate) fn is_coming(&self) -> bool {
         matches!(self.phase, Phase::Claiming { .. } | Phase::Starting)
     }
 
-    /// It comes up, or grows.
+    /// Whether it is starting or growing.
     pub(crate) fn is_changing(&self) -> bool {
         self.is_coming() || self.growth.is_some()
     }
@@ -275,30 +276,30 @@ impl Generation {
         self.slots.iter().filter_map(Slot::child)
     }
 
-    /// Connections of its workers are on their way to others.
+    /// Whether connections of its workers are moving to others.
     pub(super) fn is_moving(&self) -> bool {
         self.slots.iter().any(|slot| slot.is_moving && slot.child().is_some())
     }
 
-    /// Where its workers can be brought connections.
+    /// The names at which its workers take connections from others.
     pub(super) fn meetings(&self) -> Vec<String> {
         let serving = self.slots.iter().filter_map(Slot::serving).filter(|_| self.plan.has_connection_state);
         serving.filter_map(|child| child.meeting.clone()).collect()
     }
 
-    /// The slot of this index.
+    /// The slot with this index.
     pub(super) fn slot(&self, index: usize) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.index == index)
     }
 
-    /// Whether its workers' state is to be handed over at all, and may be refused for its size.
+    /// Whether its workers' state will be handed over at all and can be refused for its size.
     pub(super) fn bounds_state(&self, plan: &Plan) -> bool {
         self.plan.has_worker_state
             && plan.state_too_large == StateTooLarge::Refuse
             && plan.connections == Connections::Handover
     }
 
-    /// Between two looks at whether workers answer, milliseconds; `None` where that is turned off.
+    /// The interval between two looks at whether workers answer, in milliseconds; `None` if that is turned off.
     pub(super) fn look_interval_ms(&self) -> Option<u64> {
         (self.plan.hang_ms > 0).then(|| (self.plan.hang_ms / u64::from(LOOKS_MAX)).max(LOOK_MS_MIN))
     }
@@ -347,7 +348,7 @@ mod tests {
         assert_eq!(heartbeat.look(ms(95), ms(110), 10), Pulse::Ask, "idle");
         assert_eq!(heartbeat.look(ms(111), ms(120), 10), Pulse::Fine, "it answered");
         assert_eq!(heartbeat.look(ms(111), ms(130), 10), Pulse::Ask);
-        // However long the pause between two looks is, one look is one look.
+        // A look counts once, however long the pause between two looks is.
         let looks: Vec<Pulse> =
             (1..=LOOKS_MAX).map(|look| heartbeat.look(ms(111), ms(1_000_000 * u64::from(look)), 10)).collect();
         assert_eq!(looks, [Pulse::Fine, Pulse::Fine, Pulse::Fine, Pulse::Hung]);

@@ -1,7 +1,7 @@
-//! What operators want to know of connections, and to end: the workers are asked, each is waited for so long at most, and whoever
-//! has not answered is named in the answer.
+//! Operators list connections and end them. The master asks the workers and waits for each of them for a limited time.
+//! The answer names the workers that have not answered.
 //!
-//! A worker is heard about what it was asked, once for each time that it was asked, and no more of it is kept than that.
+//! The master accepts one answer of a worker for each question, and keeps no more of it than that.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,30 +17,30 @@ use crate::ipc::control::{
 };
 use crate::ipc::orders::{COUNTED_MS, ConnectionEnd, ListPart, Order};
 
-/// A worker that has not said so long which connections it has is not waited for.
+/// How long the master waits for a worker's list of its connections.
 const LIST_MS_MAX: u64 = 2_000;
 
-/// Answers that are collected at a time: each costs every worker a look at all its connections.
+/// Number of lists that are collected at the same time. For each, every worker looks at all its connections.
 const LISTINGS_MAX: usize = 4;
 
-/// Peers that are counted for one answer.
+/// Number of peers that are counted for one answer.
 const PEERS_MAX: usize = 65_536;
 
-/// A worker that has not said for so long after its time that a connection is gone is not waited for.
+/// How long after the end of its time the master still waits for a worker's report that a connection is gone.
 const END_GRACE_MS: u64 = 5_000;
 
-/// Connections that are ending at a time because operators want it.
+/// Number of connections that can be ending at the same time because operators asked for it.
 const ENDINGS_MAX: usize = 256;
 
-/// A worker that was asked.
+/// A worker that the master has asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Asked {
     process: ProcessId,
     generation: u32,
     slot: usize,
-    /// What it has told of, connections or peers.
+    /// How many connections or peers it has reported.
     told: usize,
-    /// It has said how many it has, and what no peer has more of that is not in its answer.
+    /// Set once it has reported its total: no peer that its answer leaves out has more connections than this.
     unlisted_max: Option<u64>,
 }
 
@@ -50,15 +50,15 @@ impl Asked {
     }
 }
 
-/// Connections of one peer.
+/// The connections of one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Count {
     connections: u64,
-    /// What the workers that have told of it have left out of others at most.
+    /// The sum of `unlisted_max` over the workers that reported this peer.
     unlisted_max: u64,
 }
 
-/// An answer that is collected.
+/// A list that is being collected.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Listing {
     client: ClientId,
@@ -69,17 +69,17 @@ struct Listing {
     silent: Vec<SilentWorker>,
     workers: usize,
     total: u64,
-    /// The first ones so far, with their ranks.
+    /// The first connections so far, with their ranks.
     connections: Vec<(u64, ConnectionStatus)>,
     peers: BTreeMap<PeerHost, Count>,
-    /// What all workers have left out at most.
+    /// The most that all workers together can have left out.
     unlisted_max: u64,
 }
 
-/// A connection that is to end.
+/// A connection that an operator wants to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ending {
-    /// Nobody waits any more where there is none.
+    /// `None` when no client waits any more.
     client: Option<ClientId>,
     question: u32,
     process: ProcessId,
@@ -95,12 +95,12 @@ struct Ending {
 pub(super) struct Inspections {
     listings: Vec<Listing>,
     endings: Vec<Ending>,
-    /// Of the last question.
+    /// The number of the last question.
     number: u32,
 }
 
 impl Inspections {
-    /// A client has gone. A connection that it wanted to end still ends.
+    /// Forgets a client that has gone. A connection that it wanted to end still ends.
     pub(super) fn forget(&mut self, client: ClientId) {
         self.listings.retain(|listing| listing.client != client);
         let endings = self.endings.iter_mut().filter(|ending| ending.client == Some(client));
@@ -117,14 +117,13 @@ impl Inspections {
         self.number
     }
 
-    /// Whether nobody waits for an answer.
+    /// Whether no client waits for an answer.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn is_empty(&self) -> bool {
         self.listings.is_empty() && self.endings.iter().all(|ending| ending.client.is_none())
     }
 
-    /// # Panics
-    /// Where more is kept than may be, or somebody waits for nobody.
+    /// # Panics If more is kept than the limits allow, or a client waits for no worker.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn assert_legal(&self, now: Time) {
         assert!(self.listings.len() <= LISTINGS_MAX && self.endings.len() <= ENDINGS_MAX, "too many questions");
@@ -138,7 +137,7 @@ impl Inspections {
 }
 
 impl Listing {
-    /// Keeps what a worker has said.
+    /// Stores a worker's answer.
     fn take(&mut self, place: usize, part: &ListPart) {
         let asked = &mut self.awaited[place];
         if asked.unlisted_max.is_none() {
@@ -171,7 +170,8 @@ impl Listing {
         self.connections.truncate(self.wanted.limit);
     }
 
-    /// Whether the rest of a worker's answer is wanted. One that says nothing, and says that more follows, is not asked again.
+    /// Whether to ask for the rest of a worker's answer. A worker that reports nothing and still announces more is not
+    /// asked again.
     fn wants_more(&self, place: usize, part: &ListPart) -> bool {
         let has_told = !part.connections.is_empty() || !part.peers.is_empty();
         part.has_more && has_told && self.awaited[place].told < self.wanted.limit
@@ -262,7 +262,7 @@ impl Core {
         Ok(())
     }
 
-    /// A worker says which connections it has.
+    /// Handles a worker's list of connections.
     pub(super) fn hear_connections(&mut self, world: &mut dyn World, process: ProcessId, part: ListPart) {
         let mut listings = self.inspections.listings.iter_mut();
         let Some(listing) = listings.find(|listing| listing.question == part.question) else { return };
@@ -277,7 +277,7 @@ impl Core {
         }
     }
 
-    /// Has a worker end a connection.
+    /// Orders a worker to end a connection.
     pub(super) fn close_connection(
         &mut self,
         world: &mut dyn World,
@@ -306,7 +306,7 @@ impl Core {
         Ok(())
     }
 
-    /// A worker says what has become of a connection that was to end.
+    /// Handles a worker's report on a connection that was to end.
     pub(super) fn connection_ended(
         &mut self,
         world: &mut dyn World,
@@ -328,7 +328,7 @@ impl Core {
         conclude(world, ending, why);
     }
 
-    /// Answers whoever need not wait any longer: all has been said, or those who have not said it are late or gone.
+    /// Answers each client whose wait is over: all workers have answered, or those that have not are late or gone.
     pub(super) fn conclude_inspections(&mut self, world: &mut dyn World) {
         let (now, master) = (world.now(), self.process);
         if self.inspections.listings.is_empty() && self.inspections.endings.is_empty() {

@@ -1,4 +1,4 @@
-//! Generations leave: replaced, told to stop, or told to wait for a reload.
+//! How generations leave: because they are replaced, or because of an order to stop or to wait for a reload.
 
 use super::Core;
 use super::generation::{Phase, State};
@@ -13,16 +13,16 @@ use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome};
 use crate::ipc::orders::Order;
 
-/// Beyond the workers' own drain time: then they are killed.
+/// Time that workers get beyond their own drain time before they are killed.
 pub(super) const STOP_GRACE_MS: u64 = 2_000;
 
 impl Core {
-    /// This master is told to stop. Told a second time, it stops at once.
+    /// Handles an order to stop this master. A second order stops it at once.
     pub(super) fn stop(&mut self, world: &mut dyn World, how: Stop, by: Cause) {
         if self.asks_for_relief(world, how, by) {
             return;
         }
-        // A new master that has not served yet, or does not wait for the old one any more.
+        // A new master that has not served yet, or no longer waits for the old one.
         let instead = match self.lifecycle.new_master() {
             Some(_) => Instead::Perhaps { by },
             None => Instead::Nobody,
@@ -52,9 +52,9 @@ impl Core {
         }
     }
 
-    /// From now on this master ends; what others wait for is cut off.
+    /// Begins the end of this master. Operations that clients wait for are cut off.
     pub(super) fn begin_stopping(&mut self, world: &mut dyn World, stopping: Stopping) {
-        // Whoever waits at the guard was let in.
+        // The kernel has already established the connections that wait at a guard.
         self.hand_out(world);
         world.release_claims();
         let successor = self.lifecycle.take_old();
@@ -107,7 +107,7 @@ impl Core {
         }
     }
 
-    /// A new master that was sent back has no more time than this one's workers.
+    /// Gives a new master that was sent back no more time than this master's own workers have.
     fn hurry_successor(&mut self, world: &mut dyn World, how: Stop) {
         let time_ms = match (how, &self.last) {
             (Stop::Graceful { drain_ms: Some(drain_ms) }, _) => drain_ms,
@@ -121,7 +121,7 @@ impl Core {
         }
     }
 
-    /// The old master serves: the workers leave without haste.
+    /// The old master serves: the workers leave without time pressure.
     pub(super) fn leave_relieved(&mut self, world: &mut dyn World, how: Stop) {
         for index in 0..self.generations.len() {
             let farewell = if how == Stop::Now { Order::Stop } else { self.farewell(index) };
@@ -131,14 +131,14 @@ impl Core {
         self.stop_orphans(world, Stop::Graceful { drain_ms: None });
     }
 
-    /// Workers leave and the master stays, until a reload brings new ones or a stop ends it.
+    /// Orders the workers to leave. The master stays until a reload starts new workers or a stop ends it.
     pub(super) fn idle(&mut self, world: &mut dyn World) {
         let (is_alone, has_held_successor) = match &self.lifecycle {
             Lifecycle::Serving(Lineage::Alone) => (true, false),
             Lifecycle::Serving(Lineage::Old(old)) => (false, matches!(old.stage, OldStage::Held { .. })),
             _ => (false, false),
         };
-        // In any other state workers are coming or leaving already, or the decision is another master's.
+        // In any other state workers are starting or leaving already, or another master decides.
         let Some(index) = self.serving().filter(|_| (is_alone || has_held_successor) && !self.is_changing()) else {
             return;
         };
@@ -148,7 +148,7 @@ impl Core {
         } else if self.tier == Tier::Ebpf
             && let Err(why) = world.stand_alone()
         {
-            // The listeners are not parked, and close at once.
+            // The listeners are not parked. They close at once.
             world.note(None, EventKind::NotSteered { why });
         }
         self.lifecycle = Lifecycle::Idle(self.lifecycle.take_old().map_or(Idle::Asked, Idle::Replaced));
@@ -157,17 +157,17 @@ impl Core {
         self.dismiss_orphans(world);
     }
 
-    /// How workers leave when others serve instead.
+    /// The order by which workers leave when others serve instead.
     pub(super) fn farewell(&self, index: usize) -> Order {
         self.farewell_of(&self.generations[index].plan)
     }
 
-    /// How the workers at `index` leave when those at `next` serve.
+    /// The order by which the workers at `index` leave when those at `next` serve.
     pub(super) fn farewell_between(&self, index: usize, next: usize) -> Order {
         let (before, after) = (&self.generations[index], &self.generations[next]);
         let is_served = |address: &Address| after.addresses.iter().any(|one| one.bound == address.bound);
         match self.farewell(next) {
-            // Nobody else accepts from the sockets of an address that was given up: they are emptied.
+            // No other worker accepts from the sockets of an address that was given up, so these workers empty them.
             Order::Drain { drain_ms, is_succeeded: true, .. } if !before.addresses.iter().all(is_served) => {
                 Order::Drain { settle_ms: after.plan.settle_ms, drain_ms, is_succeeded: false }
             }
@@ -183,7 +183,7 @@ impl Core {
         Order::Drain { settle_ms, drain_ms: plan.drain_ms, is_succeeded }
     }
 
-    /// Orders a generation to leave, or to leave sooner than it was ordered before.
+    /// Orders a generation to leave, or to leave sooner than an earlier order said.
     pub(super) fn send_away(&mut self, world: &mut dyn World, index: usize, farewell: &Order) {
         let heirs = match self.generations[index].plan.connections {
             Connections::Handover => self.heirs(index),
@@ -206,7 +206,7 @@ impl Core {
             Phase::Claiming { .. } | Phase::Starting | Phase::Serving => Phase::Leaving { until },
         };
         for (place, slot) in generation.slots.iter_mut().enumerate() {
-            // A worker that is gone needs no order; its end is told next.
+            // A worker that is gone needs no order. The event of its end follows.
             if let Some(child) = slot.child().filter(|child| child.has_channel) {
                 let is_told = !heirs.is_empty() && world.tell(child.process, &inheritance(&heirs, place));
                 world.tell(child.process, farewell);

@@ -1,5 +1,5 @@
-//! Which states of a master are legal. The types exclude most of the others; this file has the rest, for tests and the
-//! simulator.
+//! Which states of a master are legal. The types exclude most illegal states; this file checks the rest, for tests and
+//! the simulator.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use super::lifecycle::{Lifecycle, Lineage, Start};
 use super::types::Time;
 
 impl Core {
-    /// Where no worker leaves by itself: when all have, a generation may come up while none serves.
+    /// For models in which no worker leaves by itself: after all have left, a generation may be starting while none
+    /// serves.
     ///
-    /// # Panics
-    /// If one does.
+    /// # Panics If a generation is starting while none serves.
     pub(crate) fn assert_serves(&self) {
         if let Lifecycle::Serving(Lineage::Alone) = &self.lifecycle {
             let is_coming = self.generations.iter().any(Generation::is_coming);
@@ -20,8 +20,7 @@ impl Core {
         }
     }
 
-    /// # Panics
-    /// If a state is reached that cannot be.
+    /// # Panics If the state is illegal.
     pub(crate) fn assert_legal(&self, now: Time) {
         let coming = self.generations.iter().filter(|generation| generation.is_coming()).count();
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();

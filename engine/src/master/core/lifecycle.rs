@@ -1,5 +1,5 @@
-//! What a master is doing, and how it relates to the other master of an upgrade. It is one value instead of booleans,
-//! so that illegal combinations cannot be written.
+//! What a master is doing, and how it relates to the other master of an upgrade. It is one value instead of several
+//! booleans, so that illegal combinations cannot be written.
 
 use super::mutation::{Mutation, is_put_back};
 use super::old::Before;
@@ -11,15 +11,15 @@ use crate::ipc::control::{Cause, Failure};
 pub(crate) enum Lifecycle {
     /// No generation has served yet.
     Starting(Start, Option<New>),
-    /// A generation serves, or did so last.
+    /// A generation serves, or was the last to serve.
     Serving(Lineage),
     /// No generation serves, and the master stays.
     Idle(Idle),
-    /// Everything ends.
+    /// The master and its workers are ending.
     Stopping(Stopping),
-    /// Another master serves for good: this one ends when its workers have, and refuses to serve again.
+    /// Another master serves for good. This one ends when its workers have ended, and refuses to serve again.
     Leaving { successor: ProcessId, is_hurried: bool },
-    /// It cannot serve: its workers end, and it ends when they have.
+    /// It cannot serve. Its workers end, and it ends after them.
     Failed(Failure),
     /// It has ended.
     Over(Result<(), Failure>),
@@ -28,28 +28,29 @@ pub(crate) enum Lifecycle {
 /// Why no generation serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Idle {
-    /// The workers were told to leave; HUP brings new ones.
+    /// The workers were ordered to leave; HUP starts new ones.
     Asked,
-    /// The successor serves instead; how it fares decides.
+    /// The successor serves instead. Its success or failure decides what follows.
     Replaced(Old),
-    /// There is no successor any more: the workers come up again, and where they do not, again then.
+    /// There is no successor any more, and the workers must start again. After a failure the next attempt is at this
+    /// time.
     Wanted { again_at: Option<Time> },
 }
 
-/// How far a start is.
+/// The phase of a start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Start {
-    /// Not even begun.
+    /// The start has not begun.
     Unborn,
-    /// The old master looks at what this one said of itself.
+    /// The old master is checking this one's introduction.
     Introducing { plan: Plan, until: Time },
-    /// Workers of a master that is gone are asked who they are, and for their listen sockets.
+    /// The master is asking orphans who they are, and for their listen sockets.
     Gathering { plan: Plan, until: Time },
-    /// The first generation comes up.
+    /// The first generation is starting.
     ComingUp,
 }
 
-/// How a master that serves stands to others.
+/// How a serving master relates to other masters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lineage {
     Alone,
@@ -68,18 +69,18 @@ pub(crate) struct New {
     pub(crate) stage: NewStage,
 }
 
-/// How far the decision is, as the new master sees it.
+/// The state of the decision, as the new master sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum NewStage {
-    /// Nobody has asked for anything.
+    /// No one has asked for a decision.
     Undecided,
-    /// The old master was asked to make the upgrade final.
+    /// This master asked the old one to make the upgrade final.
     Committing,
-    /// The old master was asked to take over; then this one stops so.
+    /// This master asked the old one to take over. After that it stops in this manner.
     AwaitingRelief { stop: Stop, by: Cause, since: Time, until: Time },
 }
 
-/// This master is old: the process of its successor, and how far that is.
+/// This master is old: its successor's process, and the stage of the upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Old {
     pub(crate) successor: ProcessId,
@@ -87,24 +88,24 @@ pub(crate) struct Old {
     pub(crate) stage: OldStage,
 }
 
-/// How far an upgrade is, as the old master sees it.
+/// The stage of an upgrade, as the old master sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum OldStage {
-    /// It has not said yet that it serves.
+    /// The new master has not reported yet that it serves.
     Starting(Starting),
-    /// Both serve; reverted then, if nobody commits.
+    /// Both serve. If nobody commits, the upgrade is reverted at this time.
     Held { until: Option<Time> },
-    /// The new one serves alone; final then.
+    /// The new master serves alone. The upgrade becomes final at this time.
     Probation { until: Time },
-    /// It was sent back: the old workers come up again, if they had left.
+    /// The new master was sent back. The old workers start again if they had left.
     Reverting,
-    /// The old workers serve; it leaves, and is killed then.
+    /// The old workers serve. The new master is leaving, and is killed at this time.
     Relieved { until: Time },
-    /// It was killed, and what that means is decided when it has ended.
+    /// The new master was killed. What follows is decided when its process has ended.
     Ending { before: Before, why: Failure },
 }
 
-/// A new binary that comes up.
+/// A new binary that is starting.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Starting {
     pub(crate) until: Time,
@@ -112,30 +113,30 @@ pub(crate) struct Starting {
     pub(crate) probation_ms: Option<u64>,
     pub(crate) allowed: Vec<crate::ipc::control::Allowed>,
     pub(crate) keeps_connections: bool,
-    /// It has said who it is, and may serve.
+    /// It has introduced itself and may serve.
     pub(crate) is_accepted: bool,
     /// It hands listeners over in the same tier.
     pub(crate) is_alike: bool,
 }
 
-/// A master that ends.
+/// A master that is stopping.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stopping {
-    /// Connections have no time any more.
+    /// Connections get no more time.
     pub(crate) is_at_once: bool,
     pub(crate) instead: Instead,
     /// A new master that was sent back, and has not ended yet.
     pub(crate) successor: Option<Old>,
 }
 
-/// Who serves when a master has ended.
+/// Who serves after a master has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Instead {
     /// Nobody: the server stops.
     Nobody,
     /// The old master serves again.
     Old(ProcessId),
-    /// The old master may serve again; this one was told not to wait for that.
+    /// The old master may serve again; an order told this one not to wait for that.
     Perhaps { by: Cause },
 }
 
@@ -170,7 +171,7 @@ impl Lifecycle {
         }
     }
 
-    /// There is no successor any more.
+    /// Takes the successor out: there is none any more.
     pub(super) fn take_old(&mut self) -> Option<Old> {
         match self {
             Self::Serving(lineage) => match std::mem::replace(lineage, Lineage::Alone) {
@@ -192,7 +193,7 @@ impl Lifecycle {
         }
     }
 
-    /// There is no predecessor any more that could take over.
+    /// Takes the predecessor out: there is none any more that could take over.
     pub(super) fn take_new(&mut self) -> Option<New> {
         match self {
             Self::Starting(_, new) => new.take(),
@@ -207,12 +208,12 @@ impl Lifecycle {
         }
     }
 
-    /// It ends, for whatever reason.
+    /// Whether the master is ending, for whatever reason.
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self, Self::Stopping(_) | Self::Leaving { .. } | Self::Failed(_) | Self::Over(_))
     }
 
-    /// Why a request to serve, or to change what serves, is refused here.
+    /// Why this master refuses a request to serve, or to change what serves.
     pub(super) fn refusal(&self) -> Option<Failure> {
         match self {
             Self::Starting(..) => Some(Failure::StartUnderWay),

@@ -1,14 +1,15 @@
-//! The control path as a state machine: every decision of a master, and nothing else. It holds no descriptor, process handle,
-//! clock, path or closure; events come in by [`Core::step`], and it acts through the narrow trait [`World`]. So it can be run
-//! against a model of the kernel, of processes and of operators, as the module `simulation` does, as well as by the driver.
+//! The control path as a state machine: it makes every decision of a master and does nothing else. It holds no
+//! descriptor, process handle, clock, path or closure. Events come in through [`Core::step`], and it acts through the
+//! narrow trait [`World`]. So the module `simulation` can run it against a model of the kernel, of processes and of
+//! operators; the driver runs it on the real system.
 //!
-//! - `lifecycle`: what the master is for, and how it stands to the other master of an upgrade.
-//! - `generation`, `start`, `leave`, `scale`, `supervise`: the roster of workers.
+//! - `lifecycle`: what the master is doing, and how it relates to the other master of an upgrade.
+//! - `generation`, `start`, `leave`, `scale`, `supervise`: the workers.
 //! - `old`, `new`: an upgrade from both sides. `orphans`: workers of a master that is gone.
-//! - `placement`: who holds which listener, steering, guards. `moves`: connections on their way to others.
-//! - `siblings`: who is told of whom. `balance`: who gives connections to whom while all serve.
-//! - `inspection`: what operators want to know of connections, and to end.
-//! - `operations`: who waits for what, and is told the truth once.
+//! - `placement`: who holds which listener, steering, guards. `moves`: connections that move to other workers.
+//! - `siblings`: introduces workers to each other. `balance`: decides who gives connections to whom while all serve.
+//! - `inspection`: lists connections for operators, and ends them.
+//! - `operations`: which client waits for what. Each gets one true answer.
 
 mod balance;
 mod generation;
@@ -52,14 +53,14 @@ pub(crate) use self::world::{Listeners, Wanted};
 use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Interruption, Outcome, RevertCause, TimelineKind};
 
-/// Workers of a former master answer at once; those that hang do not.
+/// Time for orphans to answer. They answer at once unless they hang.
 const GATHERING_MS_MAX: u64 = 2_000;
 
-/// A master that leaves since this one serves.
+/// A master that is leaving because this one serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Elder {
     pub(crate) process: ProcessId,
-    /// Its workers may still bring connections, and state of their own.
+    /// Its workers may still hand over connections and their own state.
     pub(crate) is_moving: bool,
 }
 
@@ -73,34 +74,34 @@ pub(crate) struct Core {
     /// Oldest first.
     generations: Vec<Generation>,
     next_number: u32,
-    /// What served last, to serve again.
+    /// The configuration that served last, to serve again.
     last: Option<Plan>,
     /// The master that started this one.
     elder: Option<Elder>,
-    /// Another master has started this one, whatever has become of it since.
+    /// Another master has started this one; true even after that master has ended.
     is_upgrade: bool,
-    /// The new master takes listeners over in the same tier.
+    /// The new master takes over listeners in the same tier.
     is_succeeded_alike: bool,
     placement: Placement,
     orphans: Orphans,
-    /// Workers of former masters are to stop so, with this one.
+    /// How orphans must stop together with this master.
     orphans_stop: Option<Stop>,
     moves: MovesUnderWay,
     balance: Balance,
     acquaintance: Acquaintance,
     operations: Operations,
     inspections: Inspections,
-    /// HUP came while a reload was under way, or a new master that was sent back: another one follows.
+    /// HUP came during a reload, or while a new master that was sent back was leaving: another reload follows.
     reloads_again: bool,
-    /// Asked for while a new master that was sent back was leaving; nobody waits for what a signal asks for.
+    /// Requests that came while a new master that was sent back was leaving. A request by a signal has no client.
     postponed: Vec<(Option<ClientId>, Request)>,
-    /// How the last upgrade that did not last ended.
+    /// Why the last upgrade was reverted.
     last_revert: Option<Failure>,
-    /// Workers that ended in disorder while the server was to end in good order.
+    /// Number of workers that ended abnormally while the server was stopping normally.
     died: usize,
 }
 
-/// What an old master has passed to this one.
+/// What an old master passes to this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inheritance {
     pub(crate) predecessor: ProcessId,
@@ -150,7 +151,7 @@ impl Core {
         this
     }
 
-    /// Takes one event. Call [`Core::next_deadline`] after it, and step with [`Event::Tick`] no later than that.
+    /// Handles one event. Afterwards call [`Core::next_deadline`], and step with [`Event::Tick`] no later than that.
     pub(crate) fn step(&mut self, world: &mut dyn World, event: Event) {
         match event {
             Event::Start(plan) => self.start(world, plan),
@@ -182,7 +183,7 @@ impl Core {
         self.settle(world);
     }
 
-    /// What follows from the state as it is now, whatever led to it.
+    /// Takes the actions that follow from the present state, whatever event led to it.
     fn settle(&mut self, world: &mut dyn World) {
         self.begin_when_gathered(world);
         self.forget_gone(world);
@@ -194,7 +195,7 @@ impl Core {
         self.conclude_moves(world);
         self.ask_postponed(world);
         self.reload_again(world);
-        // Behind everything that may begin a change.
+        // After everything that may begin a change.
         self.rebalance(world);
         self.conclude_inspections(world);
         self.end_when_over(world);
@@ -214,7 +215,7 @@ impl Core {
         }
     }
 
-    /// All workers of a former master have said who they are, or had the time to.
+    /// Continues the start when all orphans have introduced themselves, or their time is over.
     fn begin_when_gathered(&mut self, world: &mut dyn World) {
         let is_settled = self.orphans.is_settled();
         if let Lifecycle::Starting(start @ Start::Gathering { .. }, _) = &mut self.lifecycle
@@ -252,7 +253,7 @@ impl Core {
             Signal::Usr2 => {
                 let upgrade = Upgrade { is_held: true, ..Upgrade::default() };
                 if self.awaits_leave() {
-                    // Two signals of a kind are one.
+                    // Two signals of the same kind count as one.
                     self.postponed.retain(|(client, _)| client.is_some());
                     return self.postponed.push((None, Request::Upgrade(upgrade)));
                 }
@@ -261,15 +262,15 @@ impl Core {
         }
     }
 
-    /// Nobody waits for how it ends, so it is noted.
+    /// Upgrades because of a signal. No client waits for the result, so a failure becomes an event.
     fn upgrade_unasked(&mut self, world: &mut dyn World, upgrade: &Upgrade) {
         if let Err(why) = self.upgrade(world, upgrade) {
             world.note(None, EventKind::UpgradeFailed { why });
         }
     }
 
-    /// The old workers serve again, and whoever was told so may ask for the next change although the new master's process
-    /// has not ended yet.
+    /// The old workers serve again, but the new master's process has not ended yet. A client that has learned of the
+    /// revert may already ask for the next change.
     fn awaits_leave(&self) -> bool {
         let is_sent_back = |old: &Old| old.stage.is_sent_back() && !is_put_back(Mutation::RevertedRefusesChanges);
         !self.lifecycle.is_ending() && self.lifecycle.old().is_some_and(is_sent_back)
@@ -298,7 +299,7 @@ impl Core {
         }
         let result = match request {
             Request::Reload => self.reload(world).map(|generation| Some(Kind::Reload { generation })),
-            // It registers the client by itself, or answers at once.
+            // `scale` registers the client itself, or answers at once.
             Request::Scale { workers } => self.scale(world, client, workers).map(|()| None),
             Request::Rebalance { is_dry_run } => {
                 self.rebalance_by_hand(world, is_dry_run).map(|()| Some(Kind::Rebalance))
@@ -316,11 +317,11 @@ impl Core {
                 Lifecycle::Serving(Lineage::New(_)) => {
                     return self.stop_for(world, client, Kind::Revert, Stop::Graceful { drain_ms: None });
                 }
-                // The client waits first: what it asked for may be done at once.
+                // Register the client first: the request may be done at once.
                 _ => return self.decide_for(world, client, Kind::Revert),
             },
             Request::Commit => return self.decide_for(world, client, Kind::Commit),
-            // They register the client by themselves.
+            // Both register the client themselves.
             Request::Connections(wanted) => self.list_connections(world, client, wanted).map(|()| None),
             Request::Close { id, now } => self.close_connection(world, client, id, now).map(|()| None),
             Request::Stop { now, drain_ms } => {
@@ -348,7 +349,7 @@ impl Core {
         }
     }
 
-    /// Begins a generation of the configuration as it is now; gives its number.
+    /// Begins a generation with the present configuration, and returns its number.
     fn reload(&mut self, world: &mut dyn World) -> Result<u32, Failure> {
         self.refuse_change()?;
         world.notify(Notice::Reloading);
@@ -371,7 +372,7 @@ impl Core {
         }
     }
 
-    /// Nobody waits for how it ends, so it is noted.
+    /// Reloads because of a signal. No client waits for the result, so a failure becomes an event.
     fn reload_unasked(&mut self, world: &mut dyn World) {
         if let Err(why) = self.reload(world) {
             world.note(None, EventKind::NotReloaded { why });
@@ -392,7 +393,7 @@ impl Core {
         }
     }
 
-    /// When to step with [`Event::Tick`] at the latest.
+    /// The latest time for the next step with [`Event::Tick`].
     pub(crate) fn next_deadline(&self, now: Time) -> Option<Time> {
         let gathering = match &self.lifecycle {
             Lifecycle::Starting(Start::Gathering { until, .. }, _) => Some(*until),
@@ -405,7 +406,7 @@ impl Core {
         deadlines.chain(self.placement_deadline(now)).chain(self.introduction_deadline(now)).min()
     }
 
-    /// Nothing is left that this master would have to wait for.
+    /// Ends the master when it has nothing left to wait for.
     fn end_when_over(&mut self, world: &mut dyn World) {
         if !self.generations.is_empty() {
             return;
@@ -444,12 +445,12 @@ impl Core {
         self.lifecycle = Lifecycle::Over(verdict);
     }
 
-    /// The generation that serves.
+    /// The generation that is serving.
     pub(crate) fn serving(&self) -> Option<usize> {
         self.generations.iter().position(|generation| generation.phase == Phase::Serving)
     }
 
-    /// A generation starts or grows.
+    /// Whether a generation is starting or growing.
     pub(crate) fn is_changing(&self) -> bool {
         self.generations.iter().any(Generation::is_changing)
     }
@@ -458,7 +459,7 @@ impl Core {
         matches!(self.lifecycle, Lifecycle::Idle(_))
     }
 
-    /// How it ended, once it has.
+    /// The master's result, once it has ended.
     pub(crate) fn verdict(&self) -> Option<&Result<(), Failure>> {
         match &self.lifecycle {
             Lifecycle::Over(verdict) => Some(verdict),
@@ -484,7 +485,7 @@ impl Core {
         plans.chain(&self.last).chain(starting).map(|plan| plan.configuration)
     }
 
-    /// Where the generation that served last listens.
+    /// The addresses on which the generation that served last listens.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn addresses(&self) -> &[Address] {
         &self.placement.addresses

@@ -1,4 +1,4 @@
-//! The connections of leaving workers, as the master sees them, and the operations that wait for them.
+//! The connections of leaving workers, as the master sees them, and the operations that wait for their moves.
 
 use super::Core;
 use super::generation::{Generation, Phase, State};
@@ -10,30 +10,30 @@ use crate::ipc::control::{EventKind, Moves, Outcome};
 use crate::ipc::orders::{Moved, Order};
 use crate::ipc::relay::{ToNew, ToOld};
 
-/// Workers that one worker brings connections to, at most: one message has room for so many.
+/// The most workers to which one worker moves its connections: one message has room for this many.
 const HEIRS_MAX: usize = 128;
 
-/// Since workers were last told to leave.
+/// The moves since workers last got an order to leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct MovesUnderWay {
-    /// The sum over workers whose connections have moved or stay.
+    /// The sum over workers that have reported that their connections have moved or stay.
     total: Moves,
-    /// Operations whose outcome is told when all have.
+    /// Operations whose outcome is reported when all connections have moved.
     waiting: Vec<(Kind, Outcome)>,
-    /// The new master is to be told when this one's connections have moved.
+    /// The new master waits for a message that this one's connections have moved.
     pub(super) owes_successor: bool,
-    /// Where workers of another master, which serves instead of this one, can be brought connections.
+    /// The names at which workers of another master, which serves instead of this one, take connections.
     pub(super) heirs_elsewhere: Vec<String>,
 }
 
-/// Whom the worker at `place` brings its connections; each begins with another one.
+/// Orders the worker at `place` to move its connections to the heirs. Each worker begins with a different heir.
 pub(super) fn inheritance(heirs: &[String], place: usize) -> Order {
     let first = place % heirs.len().max(1);
     let (before, from) = heirs.split_at(first);
     Order::Heirs { names: from.iter().chain(before).take(HEIRS_MAX).cloned().collect() }
 }
 
-/// What a worker has told, in the words of the control protocol.
+/// A worker's report in the terms of the control protocol.
 fn told(moved: &Moved) -> Moves {
     let mut moves = Moves {
         moved: moved.moved,
@@ -62,19 +62,19 @@ pub(super) fn add(total: &mut Moves, one: &Moves) {
 }
 
 impl Core {
-    /// Connections of this master's workers are on their way to others.
+    /// Whether connections of this master's workers are moving to others.
     pub(super) fn is_moving(&self) -> bool {
         self.generations.iter().any(Generation::is_moving)
     }
 
-    /// Counts from here, unless workers that were told to leave before still move.
+    /// Restarts the counts, unless workers that got an earlier order still move.
     pub(super) fn begin_moves(&mut self) {
         if !self.is_moving() {
             self.moves.total = Moves::default();
         }
     }
 
-    /// A worker says how far it is.
+    /// Handles a worker's report of its progress.
     pub(super) fn moved(&mut self, world: &mut dyn World, index: usize, place: usize, moved: &Moved) {
         let moves = told(moved);
         let generation = &mut self.generations[index];
@@ -90,7 +90,7 @@ impl Core {
         }
     }
 
-    /// Workers of another master may still bring state to the serving ones.
+    /// Whether workers of another master may still hand over state to the serving ones.
     fn others_may_bring_state(&self) -> bool {
         let is_sent_back = self
             .lifecycle
@@ -100,7 +100,7 @@ impl Core {
         elder_moves || is_sent_back || self.orphans.is_moving()
     }
 
-    /// Workers that wait for state are told that none comes any more, once that is so.
+    /// Tells workers that wait for state that none will come any more, once that is so.
     pub(super) fn end_awaiting(&mut self, world: &mut dyn World) {
         if self.is_moving() || self.others_may_bring_state() {
             return;
@@ -120,8 +120,8 @@ impl Core {
         }
     }
 
-    /// Workers whose connections are on their way are told who takes them now: a worker was started again, and another
-    /// one may have died with it.
+    /// Tells workers that are moving connections who takes them now: a worker was started again, and another one may
+    /// have died with it.
     pub(super) fn tell_heirs(&mut self, world: &mut dyn World) {
         let own = self.meetings();
         let heirs = if self.serving().is_some() { own.clone() } else { self.moves.heirs_elsewhere.clone() };
@@ -135,13 +135,13 @@ impl Core {
         }
     }
 
-    /// Where workers of this master can be brought connections: as many as one message has room for.
+    /// The names at which workers of this master take connections, as many as one message has room for.
     pub(super) fn meetings(&self) -> Vec<String> {
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving);
         serving.flat_map(Generation::meetings).take(HEIRS_MAX).collect()
     }
 
-    /// Where workers can bring connections while the generation at `index` leaves: to this master's other workers that serve,
+    /// Where workers move connections while the generation at `index` leaves: to this master's other serving workers,
     /// else to those of the master that serves instead.
     pub(super) fn heirs(&self, index: usize) -> Vec<String> {
         let is_stopping = matches!(self.lifecycle, Lifecycle::Stopping(_));
@@ -151,23 +151,23 @@ impl Core {
         if own.is_empty() { self.moves.heirs_elsewhere.clone() } else { own }
     }
 
-    /// The new master has other workers now.
+    /// Handles a new list of the workers that the new master has.
     pub(super) fn hear_meetings(&mut self, world: &mut dyn World, meetings: Vec<String>) {
         self.moves.heirs_elsewhere = meetings;
         self.tell_heirs(world);
     }
 
-    /// The outcome is told when connections have moved, where any do.
+    /// Reports the outcome when connections have moved, if any are moving.
     pub(super) fn conclude_when_moved(&mut self, kind: Kind, outcome: Outcome) {
         self.moves.waiting.push((kind, outcome));
     }
 
-    /// What was to be told when connections have moved is not told any more: it was cut off.
+    /// Drops outcomes that wait for moves: the operations were cut off.
     pub(super) fn forget_waiting(&mut self) {
         self.moves.waiting.clear();
     }
 
-    /// Tells those who wait for another number of workers what there is, although connections still move.
+    /// Reports the present number of workers to clients that wait for a scale, although connections still move.
     pub(super) fn conclude_scales(&mut self, world: &mut dyn World) {
         if is_put_back(Mutation::ScalesShareOutcome) {
             return;
@@ -184,7 +184,7 @@ impl Core {
         }
     }
 
-    /// Tells those who wait, where nothing moves any more.
+    /// Reports outcomes to waiting clients when nothing moves any more.
     pub(super) fn conclude_moves(&mut self, world: &mut dyn World) {
         if self.is_moving() {
             return;

@@ -1,4 +1,4 @@
-//! Defects of the control path, which tests put back one at a time.
+//! Defects of the control path that tests put back one at a time.
 
 use crate::mutation::mutations;
 
@@ -7,51 +7,51 @@ mutations! {
     enum Mutation {
         /// A master that has left for good obeys HUP and reload.
         FormerMasterObeys,
-        /// A stop while a new master starts forgets that one.
+        /// A stop while a new master is starting forgets the new master.
         StopForgetsSuccessor,
-        /// A new master whose old one died during the start does not take the names.
+        /// A new master whose predecessor died during the start does not take the names.
         NamesAreNotTaken,
         /// A new master in the tier adopt does not give back the sockets that it made.
         SocketsAreNotGivenBack,
-        /// Nor does one that stops, or fails, before it serves.
+        /// A new master that stops or fails before it serves does not give them back either.
         StoppedStartKeepsSockets,
-        /// A new master that does not come up kills workers that have accepted connections.
+        /// A new master that fails to start kills workers that have accepted connections.
         FailedStartKills,
-        /// What a killed new master leaves behind stays.
+        /// The files that a killed new master leaves behind stay.
         SuccessorLeavesFiles,
-        /// What a killed old master leaves behind stays.
+        /// The files that a killed old master leaves behind stay.
         PredecessorLeavesFiles,
         /// An upgrade that loses state or control is not refused.
         LossesAreAllowed,
         /// An upgrade from the tier ebpf to another one is not refused.
         TierIsNotCompared,
-        /// Whoever waits is told that the server has stopped when that cut off what they wait for.
+        /// Clients whose operation was cut off by a stop are told that the server has stopped.
         CutOffIsDone,
-        /// The shortest `hang_ms` of all generations judges all workers.
+        /// The shortest `hang_ms` of all generations applies to all workers.
         ShortestHangTimeJudges,
-        /// If the old master does not take over, clients that wait for that keep waiting.
+        /// If the old master does not take over, clients that wait for the revert keep waiting.
         NotRevertedIsNotTold,
-        /// A worker that starts while others bring state is never told that none comes.
+        /// A worker that starts while others hand over state never learns that none will come.
         StartingWorkerIsForgotten,
-        /// A generation that comes up while the upgrade becomes final goes on coming up.
+        /// A generation that is starting when the upgrade becomes final continues to start.
         ComingUpAfterCommit,
         /// The end of a probation forgets workers that HUP brought back.
         ProbationForgetsWorkers,
-        /// A new master that does not wait for the old one says that the server has stopped.
+        /// A new master that does not wait for the old one reports that the server has stopped.
         StoppedWhileReverting,
         /// A revert hastens a stop that waits for the old master.
         RevertHastens,
-        /// An idle master leaves orphans alone.
+        /// A master that becomes idle leaves orphans alone.
         OrphansStayAtIdle,
-        /// Reverted is told before the old workers serve.
+        /// The revert is reported before the old workers serve.
         RevertedTooEarly,
-        /// Old workers that do not come up are not tried again.
+        /// Old workers that fail to start are not started again.
         WantedIsNotRetried,
-        /// A switch that fails half-way is not taken back.
+        /// A switch that fails half-way is not undone.
         HalfSwitchStays,
         /// A kept socket that could not be shared is not offered again.
         ShareIsNotRetried,
-        /// An orphan that could not be asked for its sockets is not asked again.
+        /// An orphan that could not be asked for its sockets is not asked a second time.
         OrphanIsAskedOnce,
         /// Two changes of the number of workers share an outcome.
         ScalesShareOutcome,
@@ -67,33 +67,33 @@ mutations! {
         GuardOfGivenUpAddressStays,
         /// A kept socket that could not be shared waits until something else is due.
         ShareHasNoDeadline,
-        /// A socket that listens only when its worker is to leave already is left to that worker.
+        /// A socket that begins to listen only when its worker has the order to leave stays with that worker.
         LateSocketIsNotShared,
         /// A socket that came after a new master was started is not passed on to it.
         LateSocketIsNotPassedOn,
-        /// Nobody looks for those whose coming has woken the ring of a process that is gone.
+        /// After a process has ended, nobody looks for connections whose arrival woke that process's ring.
         WakesOfTheDeadAreLost,
-        /// A connection that came to a master without workers stays there although another one serves.
+        /// A connection that arrives at a master without workers stays there although another master serves.
         ArrivalsStayWithLeaving,
-        /// What a master leaves behind that is killed while it leaves stays.
+        /// The files of a master that is killed while it leaves stay.
         LeavingMasterLeavesFiles,
-        /// A change that is asked for when the upgrade was reverted is refused until the new master's process has ended.
+        /// A change that is requested after a revert is refused until the new master's process has ended.
         RevertedRefusesChanges,
-        /// The workers of an old master are not told of those of the new one.
+        /// The old master's workers do not learn of the new master's workers.
         SiblingsElsewhereAreForgotten,
-        /// Connections move between workers while these change.
+        /// Connections move for rebalancing while the set of workers changes.
         RebalancesDuringChanges,
-        /// A worker that gives connections to another is not told that a change goes first.
+        /// A worker that gives connections to another does not learn that a change has priority.
         RebalanceGoesOn,
-        /// A worker that does not say what it has given to another is waited for without end.
+        /// The master waits without limit for a worker that does not report what it gave.
         SilentGiverIsAwaited,
-        /// A worker that is gone is waited for until it says what it has given to another.
+        /// The master waits for the report of a worker that has ended, about what it gave.
         GoneGiverIsAwaited,
-        /// A worker that does not say which connections it has is waited for without end.
+        /// The master waits without limit for a worker that does not list its connections.
         SilentWorkerIsAwaited,
-        /// A worker that is gone is waited for until it says which connections it has.
+        /// The master waits for the list of connections of a worker that has ended.
         GoneWorkerIsAwaited,
-        /// In the tier ebpf, an orphan is not asked for its Unix sockets.
+        /// In the tier ebpf, the master does not ask an orphan for its Unix sockets.
         OrphanKeepsUnixSockets,
     }
 }

@@ -1,5 +1,6 @@
-//! An upgrade as the new master sees it. The old master has started it, sends its state, checks what this one says of
-//! itself, and is told of the progress. It takes over again if this master is stopped before the upgrade is final.
+//! An upgrade as the new master sees it. The old master has started it, sends its state, checks this master's
+//! introduction, and receives reports of the progress. The old master takes over again if this one is stopped before
+//! the upgrade is final.
 
 use super::lifecycle::{Instead, Lifecycle, Lineage, New, NewStage, Start, Stopping};
 use super::mutation::{Mutation, is_put_back};
@@ -11,14 +12,14 @@ use crate::handover::Tier;
 use crate::ipc::control::{Cause, EventKind, Failure, Outcome, RevertCause, TimelineKind};
 use crate::ipc::relay::{ToNew, ToOld};
 
-/// The old master answers within this time.
+/// Time for the old master to answer the introduction.
 const INTRODUCTION_MS_MAX: u64 = 5_000;
 
-/// The old master has its workers up again within this time, or this one stays.
+/// Time for the old master to start its workers again. After it, this master stays.
 const RELIEF_MS_MAX: u64 = 15_000;
 
 impl Core {
-    /// The old master looks at what this one says of itself before anything is bound or forked.
+    /// Sends the introduction. The old master checks it before this one binds or forks anything.
     pub(super) fn introduce(&mut self, world: &mut dyn World) {
         let Lifecycle::Starting(start, Some(_)) = &mut self.lifecycle else { return };
         if let Start::Introducing { until, .. } = start {
@@ -58,19 +59,19 @@ impl Core {
         }
     }
 
-    /// The upgrade is final: this master stays for good.
+    /// Handles that the upgrade is final: this master stays for good.
     fn stay(&mut self, world: &mut dyn World) {
         let Some(New { stage, .. }) = self.lifecycle.take_new() else { return };
         world.note(None, EventKind::Final { pid: self.process.0 });
         self.operations.conclude(world, Kind::Commit, &Ok(Outcome::Committed { pid: self.process.0 }));
-        // A stop that came after the decision is one of the whole server.
+        // A stop that came after the decision stops the whole server.
         if let NewStage::AwaitingRelief { stop, by, .. } = stage {
             self.operations.conclude(world, Kind::Revert, &Err(Failure::NothingToRevert));
             self.stop(world, stop, by);
         }
     }
 
-    /// The old workers leave: this server's have all connections.
+    /// Handles that the old workers leave: from now on this server's workers get all connections.
     fn take_all(&mut self, world: &mut dyn World) {
         if let Some(new) = self.lifecycle.new_mut() {
             new.is_held = false;
@@ -78,7 +79,8 @@ impl Core {
         self.steer_again(world);
     }
 
-    /// The old master may have steered to workers of its own that did not last.
+    /// Attaches this master's steering again. The old master may have steered to its own workers, which have not
+    /// lasted.
     fn steer_again(&mut self, world: &mut dyn World) {
         if let Some(index) = self.serving()
             && let Err(why) = self.steer_to(world, index)
@@ -99,14 +101,14 @@ impl Core {
         Ok(())
     }
 
-    /// A worker died or hung.
+    /// Reports to the old master that a worker died or hung.
     pub(super) fn report_trouble(&self, world: &mut dyn World, why: RevertCause) {
         if self.lifecycle.new_master().is_some() {
             world.tell_old(&ToOld::Trouble { why });
         }
     }
 
-    /// The old workers serve: this master's leave.
+    /// Handles that the old workers serve: this master's workers leave.
     fn relieved(&mut self, world: &mut dyn World, meetings: Vec<String>) {
         let Some(New { predecessor, stage, .. }) = self.lifecycle.take_new() else { return };
         let how = match stage {
@@ -115,7 +117,7 @@ impl Core {
         };
         self.moves.heirs_elsewhere = meetings;
         world.names(Names::Forget);
-        // Whoever comes to a guard from now on is the old master's.
+        // Connections that arrive at a guard from now on belong to the old master.
         self.hand_out(world);
         if self.tier == Tier::Ebpf {
             world.keep_guards(&[]);
@@ -126,7 +128,8 @@ impl Core {
         self.leave_relieved(world, how);
     }
 
-    /// This master leaves, and the old one serves: it may not have the listen sockets that this one made.
+    /// This master leaves and the old one serves. The old one may lack the listen sockets that this one made, so it
+    /// gets them.
     pub(super) fn give_sockets_back(&self, world: &mut dyn World) {
         if !is_put_back(Mutation::SocketsAreNotGivenBack) {
             let listening = self.listening(world);
@@ -136,12 +139,12 @@ impl Core {
         }
     }
 
-    /// The old master does not take over: this one stays, unless it was told to stop at once.
+    /// Handles that the old master does not take over. This master stays, unless it was ordered to stop at once.
     fn not_relieved(&mut self, world: &mut dyn World, why: Failure) {
         let Some(new) = self.lifecycle.new_mut() else { return };
         world.note(None, EventKind::NotReverted { why: why.clone() });
         if new.stage == NewStage::Committing {
-            // The old master could not listen to it while it tried to take over.
+            // The old master did not read such a message while it tried to take over.
             return world.tell_old(&ToOld::Commit);
         }
         if let NewStage::AwaitingRelief { stop: Stop::Now, by, .. } = new.stage {
@@ -156,16 +159,16 @@ impl Core {
         let why = Failure::NotReverted { why: Box::new(why) };
         self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
         self.operations.conclude(world, Kind::Stop, &Err(why.clone()));
-        // One that came before the stop was never looked at.
+        // A commit that was requested before the stop was never handled.
         self.operations.conclude(world, Kind::Commit, &Err(why));
     }
 
-    /// The channel to the old master has ended: it is gone, in good order or not.
+    /// Handles the end of the channel to the old master: that master has ended, normally or not.
     pub(super) fn lose_predecessor(&mut self, world: &mut dyn World) {
-        // With it, its workers may have been killed.
+        // Its workers may have been killed together with it.
         self.look_at_kept(world.now());
         if let Some(elder) = self.elder.take() {
-            // Where it was killed.
+            // In case it was killed.
             if !is_put_back(Mutation::PredecessorLeavesFiles) {
                 world.names(Names::Clean { after: elder.process });
             }
@@ -182,7 +185,7 @@ impl Core {
                 return self.stop(world, Stop::Now, by);
             }
             if matches!(stage, NewStage::AwaitingRelief { .. }) {
-                // Whoever wanted the old one back cannot have it; this server is the only one left.
+                // A revert is not possible any more: this server is the only one left.
                 let why = Failure::NotReverted { why: Box::new(Failure::PredecessorGone) };
                 self.operations.conclude(world, Kind::Revert, &Err(why.clone()));
                 self.operations.conclude(world, Kind::Stop, &Err(why));
@@ -198,17 +201,17 @@ impl Core {
             world.note(None, EventKind::Final { pid: self.process.0 });
             self.operations.conclude(world, Kind::Commit, &Ok(Outcome::Committed { pid: self.process.0 }));
         }
-        // Its workers, where it was killed.
+        // Its workers are orphans if it was killed.
         if !self.lifecycle.is_ending() {
             self.look_for_orphans(world);
         }
     }
 
-    /// Before an upgrade is final, a stop is a way back: `true` where the old master was asked to take over first.
+    /// Until an upgrade is final, a stop reverts it. Returns `true` if the old master was asked to take over first.
     pub(super) fn asks_for_relief(&mut self, world: &mut dyn World, stop: Stop, by: Cause) -> bool {
         let Lifecycle::Serving(Lineage::New(new)) = &mut self.lifecycle else { return false };
         if matches!(new.stage, NewStage::AwaitingRelief { .. }) {
-            // Told again: without waiting.
+            // A repeated order: do not wait.
             return false;
         }
         let since = world.now();
@@ -218,7 +221,7 @@ impl Core {
         true
     }
 
-    /// What is due of the old master.
+    /// Acts when the old master's time to answer is over.
     pub(super) fn check_predecessor(&mut self, world: &mut dyn World) {
         let now = world.now();
         match &self.lifecycle {
@@ -244,7 +247,7 @@ impl Core {
         }
     }
 
-    /// A master that was started by another one.
+    /// The state of a master that another one has started.
     pub(super) fn begins_as_new(predecessor: ProcessId, is_held: bool) -> (Option<New>, Option<Elder>) {
         let new = New { predecessor, is_held, stage: NewStage::Undecided };
         (Some(new), Some(Elder { process: predecessor, is_moving: true }))

@@ -1,6 +1,6 @@
 //! An upgrade as the old master sees it. It starts the new binary, which introduces itself and serves. Then the old
-//! workers leave, or both serve until the decision. If the new binary does not come up or does not last, the old
-//! workers keep serving, or serve again.
+//! workers leave, or both serve until the decision. If the new binary fails to start or does not last, the old workers
+//! keep serving, or serve again.
 
 use super::Core;
 use super::generation::Phase;
@@ -18,16 +18,17 @@ use crate::ipc::control::{
 use crate::ipc::orders::Order;
 use crate::ipc::relay::{ToNew, ToOld};
 
-/// A new binary serves within this time, unless another is given.
+/// Time for a new binary to serve, unless the request gives another limit.
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
-/// A new master that was relieved leaves within its workers' drain time; one that does not is killed after this time.
+/// A relieved new master leaves within its workers' drain time. If it has not left after this time, it is killed.
 const LEAVE_MS_MAX: u64 = 60_000;
 
-/// A new master that has closed its channel before it serves, or after it was sent back, ends within this time, or is killed.
+/// Time for a new master to end after it closed its channel before it served or after it was sent back. Then it is
+/// killed.
 const EXIT_MS_MAX: u64 = 1_000;
 
-/// What a successor was when it was killed or ended by itself.
+/// What a successor was doing when it was killed or ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Before {
     Starting,
@@ -45,12 +46,12 @@ impl OldStage {
         }
     }
 
-    /// The old workers serve again, and it leaves, or is killed for not leaving.
+    /// Whether the old workers serve again and the new master is leaving, or was killed because it did not leave.
     pub(super) fn is_sent_back(&self) -> bool {
         matches!(self, Self::Relieved { .. } | Self::Ending { before: Before::SentBack, .. })
     }
 
-    /// Both or the new one alone serve, and nothing is decided.
+    /// Whether both masters serve, or the new one alone, and the decision is open.
     pub(super) fn is_undecided(&self) -> bool {
         matches!(self, Self::Held { .. } | Self::Probation { .. })
     }
@@ -134,7 +135,7 @@ impl Core {
         }
     }
 
-    /// The new master has said who it is: it may serve, unless something would be lost by that.
+    /// Handles the new master's introduction: it may serve, unless something would be lost.
     fn introduced(&mut self, world: &mut dyn World, introduction: &ToOld) {
         let losses = self.losses(world, introduction);
         let Some(Old { stage: OldStage::Starting(starting), .. }) = self.lifecycle.old_mut() else { return };
@@ -152,7 +153,7 @@ impl Core {
         if let Some(because) = self.cannot_move(&losses).filter(|_| !is_held) {
             world.note(None, EventKind::WillClose { connections: world.open_connections(), because });
         }
-        // Before it begins. Of TCP listen sockets it has heard in the greeting.
+        // Send them before it begins. The greeting has the TCP listen sockets already.
         let unix = self.placement.sockets(true);
         if !unix.is_empty() {
             world.give_listeners_to_new(&unix);
@@ -160,7 +161,7 @@ impl Core {
         world.tell_new(&ToNew::Proceed);
     }
 
-    /// What the upgrade would lose.
+    /// The losses that the upgrade would cause.
     fn losses(&self, world: &dyn World, introduction: &ToOld) -> Vec<Loss> {
         let mut losses = world.compare(introduction);
         if let ToOld::Introduction { tier, .. } = introduction
@@ -179,7 +180,7 @@ impl Core {
         losses
     }
 
-    /// Why connections cannot move to the new master's workers, if so.
+    /// Why connections cannot move to the new master's workers; `None` if they can.
     fn cannot_move(&self, losses: &[Loss]) -> Option<CannotMove> {
         let plan = &self.generations[self.serving()?].plan;
         let is_unreadable = losses.iter().any(|loss| matches!(loss, Loss::ConnectionState { .. } | Loss::User { .. }));
@@ -192,7 +193,7 @@ impl Core {
         }
     }
 
-    /// The new master serves, and has the names.
+    /// Handles that the new master serves and has the names.
     fn succeeded(&mut self, world: &mut dyn World, generation: u32, meetings: Vec<String>) {
         let now = world.now();
         let Some(Old { successor, began, stage }) = self.lifecycle.old_mut() else { return };
@@ -213,7 +214,7 @@ impl Core {
             (true, until) => {
                 self.enter(OldStage::Held { until });
                 world.note(None, EventKind::Held { probation: until.is_some() });
-                // On probation, what is waited for is how it ends.
+                // On probation, clients wait for the end of the probation.
                 if until.is_none() {
                     self.operations.conclude(world, Kind::Upgrade, &Ok(Outcome::Held { pid }));
                 }
@@ -236,7 +237,7 @@ impl Core {
         }
     }
 
-    /// The old workers leave; the old master stays for now.
+    /// Orders the old workers to leave. The old master stays for now.
     fn leave_to_successor(&mut self, world: &mut dyn World) {
         self.moves.owes_successor = true;
         world.tell_new(&ToNew::Alone);
@@ -247,7 +248,7 @@ impl Core {
         }
         let Some(index) = self.serving() else { return };
         let farewell = match self.farewell(index) {
-            // Sockets that the new master has not taken must be emptied and closed in order.
+            // Sockets that the new master has not taken over must be emptied and then closed.
             Order::Drain { drain_ms, .. } if !self.is_succeeded_alike => {
                 Order::Drain { settle_ms: self.generations[index].plan.settle_ms, drain_ms, is_succeeded: false }
             }
@@ -256,11 +257,11 @@ impl Core {
         self.send_away(world, index, &farewell);
     }
 
-    /// There is no way back: this master ends when its workers have.
+    /// Makes the upgrade final: this master ends when its workers have ended.
     fn finish_upgrade(&mut self, world: &mut dyn World) {
         let Some(Old { successor, .. }) = self.lifecycle.take_old() else { return };
         world.tell_new(&ToNew::Final);
-        // Whoever comes to a guard from now on is the new master's, which has its own.
+        // Connections that arrive at a guard from now on belong to the new master, which has its own guards.
         self.hand_out(world);
         self.lifecycle = Lifecycle::Leaving { successor, is_hurried: false };
         if self.tier == Tier::Ebpf {
@@ -268,7 +269,7 @@ impl Core {
         }
         self.reloads_again = false;
         self.elder.iter_mut().for_each(|elder| elder.is_moving = false);
-        // The new master has copies, or its own.
+        // The new master has copies, or sockets of its own.
         self.placement.close_all(world);
         let pid = successor.0;
         world.note(None, EventKind::Final { pid });
@@ -278,7 +279,7 @@ impl Core {
         self.operations.conclude_all(world, is_served, &Err(Failure::CutOff { by: Interruption::Upgrade }));
     }
 
-    /// Makes an upgrade that is held, or on probation, final.
+    /// Makes an upgrade that is held or on probation final.
     pub(super) fn commit(&mut self, world: &mut dyn World) {
         if self.lifecycle.old().is_some_and(|old| old.stage.is_undecided()) {
             self.leave_to_successor(world);
@@ -300,7 +301,7 @@ impl Core {
         self.serve_again(world);
     }
 
-    /// The old workers serve: the new master may go.
+    /// Handles that the old workers serve: the new master may leave.
     pub(super) fn serves_again(&mut self, world: &mut dyn World) {
         self.conclude_revert(world);
         let until = world.now().after_ms(LEAVE_MS_MAX);
@@ -314,7 +315,7 @@ impl Core {
         world.note(None, EventKind::ServesAgain);
     }
 
-    /// The old workers serve, and the new master has left.
+    /// Reports the revert when the old workers serve and the new master has left.
     fn conclude_revert(&mut self, world: &mut dyn World) {
         let serves = self.serving().is_some() || is_put_back(Mutation::RevertedTooEarly);
         if self.lifecycle.old().is_none() && serves {
@@ -328,7 +329,7 @@ impl Core {
         world.notify(Notice::MainIsThis);
     }
 
-    /// The new master must not go on: it is killed, and what that means is decided when it has ended.
+    /// Kills the new master because it must not continue. What follows is decided when its process has ended.
     pub(super) fn end_successor(&mut self, world: &mut dyn World, why: Failure) {
         let Some(old) = self.lifecycle.old_mut() else { return };
         if !matches!(old.stage, OldStage::Ending { .. }) {
@@ -337,7 +338,7 @@ impl Core {
         }
     }
 
-    /// Its channel has ended, or what came through it made no sense; its process is ending, or is told to.
+    /// Handles the end of its channel, or an invalid message on it. Its process is ending, or is ordered to end.
     pub(super) fn new_channel_ended(&mut self, world: &mut dyn World, problem: Option<String>) {
         if matches!(self.lifecycle, Lifecycle::Leaving { .. }) {
             return world.forget_new();
@@ -345,27 +346,27 @@ impl Core {
         let Some(old) = self.lifecycle.old_mut() else { return };
         match (problem, &mut old.stage) {
             (Some(problem), _) => self.end_successor(world, Failure::Incompatible { problem }),
-            // Its end is told next, with how it ended, unless somebody else has the channel closed.
+            // The event of its end follows, with its exit status, unless another process has closed the channel.
             (None, OldStage::Ending { .. }) => {}
-            // A binary that does not know this version of the messages closes the channel, logs why, and exits: its exit
-            // code says more than a kill.
+            // A binary that does not know this version of the messages closes the channel, logs the reason, and exits.
+            // Its exit code says more than a kill would.
             (None, OldStage::Starting(starting)) => {
                 starting.until = starting.until.min(world.now().after_ms(EXIT_MS_MAX));
             }
-            // One that was sent back has ended its work, and closes the channel on its way out.
+            // A master that was sent back has finished its work, and closes the channel while it exits.
             (None, OldStage::Relieved { until }) => *until = (*until).min(world.now().after_ms(EXIT_MS_MAX)),
             (None, _) => world.kill(old.successor),
         }
     }
 
-    /// The new master's process has ended. `false` where it is none of this master's concern.
+    /// Handles the end of the new master's process. Returns `false` if this process is not the successor.
     pub(super) fn successor_ended(&mut self, world: &mut dyn World, process: ProcessId, exit: Exit) -> bool {
         if self.lifecycle.old().is_none_or(|old| old.successor != process) {
             return false;
         }
         let Some(Old { successor, stage, .. }) = self.lifecycle.take_old() else { return false };
         let pid = successor.0;
-        // With it, its workers may have been killed.
+        // Its workers may have been killed together with it.
         self.look_at_kept(world.now());
         let before = stage.before();
         let why = match stage {
@@ -394,18 +395,18 @@ impl Core {
             Before::SentBack if exit.is_success() => world.note(None, EventKind::SuccessorLeft { pid }),
             Before::SentBack => world.note(None, EventKind::SuccessorGone { why }),
         }
-        // It may have taken them before it could say that it serves.
+        // It may have taken the names before it could report that it serves.
         self.take_names_back(world, None);
         if !self.lifecycle.is_ending() {
             self.serve_again(world);
         }
-        // Its workers may be alive, and would serve on.
+        // Its workers may be alive, and would continue to serve.
         self.look_for_orphans(world);
         self.conclude_revert(world);
         true
     }
 
-    /// What is due of the upgrade.
+    /// Acts when a time limit of the upgrade is over.
     pub(super) fn check_successor(&mut self, world: &mut dyn World) {
         let now = world.now();
         let Some(old) = self.lifecycle.old() else { return };
@@ -438,12 +439,13 @@ impl Core {
         }
     }
 
-    /// The new master is to serve all connections alone.
+    /// Tells the new master to serve all connections alone.
     pub(super) fn tell_successor_to_take_all(&mut self, world: &mut dyn World) {
         world.tell_new(&ToNew::Alone);
     }
 
-    /// This master was told to stop: the new one stays if it serves, and is given up if it does not yet.
+    /// Handles an order to stop this master during an upgrade. The new master stays if it serves, and is abandoned if
+    /// not.
     pub(super) fn decide_by_leaving(&mut self, world: &mut dyn World) {
         let Some(old) = self.lifecycle.old() else { return };
         match old.stage.before() {
@@ -454,7 +456,7 @@ impl Core {
                 self.leave_to_successor(world);
                 self.finish_upgrade(world);
             }
-            // The old workers do not serve yet: the new ones have to.
+            // The old workers do not serve yet, so the new ones must stay.
             Before::SentBack if old.stage == OldStage::Reverting => {
                 world.tell_new(&ToNew::NotReverted { why: Failure::Stopping });
                 self.operations.conclude(world, Kind::Revert, &Err(Failure::Stopping));
@@ -465,7 +467,8 @@ impl Core {
         }
     }
 
-    /// HUP while an upgrade is held or on probation: the old workers are wanted again, beside the new master's.
+    /// Handles HUP while an upgrade is held or on probation: the old workers must serve again beside those of the new
+    /// master.
     pub(super) fn serve_beside_successor(&mut self, world: &mut dyn World) {
         let is_undecided = self.lifecycle.old().is_some_and(|old| old.stage.is_undecided());
         if is_undecided && !self.generations.iter().any(|generation| generation.phase == Phase::Serving) {
@@ -473,7 +476,7 @@ impl Core {
         }
     }
 
-    /// Listen sockets that only the other master of an upgrade had: these workers accept from them, too.
+    /// Takes over listen sockets that only the other master of an upgrade had: these workers accept from them, too.
     pub(super) fn take_listeners(&mut self, world: &mut dyn World, sockets: Vec<(SocketId, Endpoint)>) {
         let is_wanted = !matches!(self.lifecycle, Lifecycle::Leaving { .. });
         for (socket, address) in sockets {
@@ -482,14 +485,14 @@ impl Core {
         self.share_rest(world);
     }
 
-    /// The new master was started before these sockets came.
+    /// Passes sockets on to the new master, which was started before they came.
     pub(super) fn pass_on(&self, world: &mut dyn World, sockets: &[(SocketId, Endpoint)]) {
         if self.lifecycle.old().is_some() && !is_put_back(Mutation::LateSocketIsNotPassedOn) {
             world.give_listeners_to_new(sockets);
         }
     }
 
-    /// Asked to commit or revert by a client of this master.
+    /// Commits or reverts because a client of this master asked for it.
     pub(super) fn decide(&mut self, world: &mut dyn World, kind: Kind) -> Result<(), Failure> {
         if !self.lifecycle.old().is_some_and(|old| old.stage.is_undecided()) {
             return Err(match (kind, &self.lifecycle) {

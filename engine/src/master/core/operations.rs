@@ -1,4 +1,4 @@
-//! Clients that wait for operations. Every operation ends once, with its true outcome.
+//! Clients that wait for operations. Every operation ends once, and its client gets the true outcome.
 
 use super::types::ClientId;
 use super::world::World;
@@ -11,7 +11,7 @@ pub(crate) enum Kind {
     Reload { generation: u32 },
     /// This generation has this number of workers.
     Scale { generation: u32, workers: usize },
-    /// Nothing more is worth moving between workers that serve.
+    /// Nothing more is worth moving between serving workers.
     Rebalance,
     /// The new binary serves, or is held.
     Upgrade,
@@ -35,7 +35,7 @@ impl Operations {
         self.waiting.push((client, kind));
     }
 
-    /// A client went away while it waited; what it asked for goes on.
+    /// Forgets a client that went away while it waited. Its operation continues.
     pub(super) fn forget(&mut self, client: ClientId) {
         self.waiting.retain(|(one, _)| *one != client);
     }
@@ -59,12 +59,12 @@ impl Operations {
         });
     }
 
-    /// Everything but a stop was cut off.
+    /// Reports to all clients but those that wait for a stop that their operation was cut off.
     pub(super) fn cut_off(&mut self, world: &mut dyn World, by: Interruption) {
         self.conclude_all(world, |kind| kind != Kind::Stop, &Err(Failure::CutOff { by }));
     }
 
-    /// Whether nobody waits for anything.
+    /// Whether no client waits.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()

@@ -1,4 +1,5 @@
-//! Orphans: found, taken over, and told to leave once the workers of this master serve; or stopped with it.
+//! Orphans. The master finds them, takes them over, and orders them to leave when its own workers serve. Or it stops
+//! them when it stops itself.
 
 use super::Core;
 use super::leave::STOP_GRACE_MS;
@@ -13,29 +14,29 @@ use crate::handover::Tier;
 use crate::ipc::control::EventKind;
 use crate::ipc::orders::{Order, Report};
 
-/// A worker may have been forked just when its master was killed: they are looked for once more.
+/// A worker may have been forked just as its master was killed, so the master looks for orphans a second time.
 const SECOND_LOOK_MS: u64 = 1_000;
 
-/// What has not come by then of the listen sockets that an orphan said it has does not come.
+/// Time for the listen sockets that an orphan has announced to arrive. Those that are missing then will not come.
 const SHARE_MS_MAX: u64 = 5_000;
 
-/// The largest number of a generation that is counted on from. No server has so many generations, and what masters and workers say
-/// to each other has room for twice as many: a worker that was taken over cannot use that up.
+/// The largest generation number from which this master continues to count. No server has so many generations, and the
+/// messages have room for twice as many: a compromised orphan cannot exhaust the numbers.
 const GENERATION_MAX: u32 = 1 << 29;
 
 /// A worker of a former master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Orphan {
     pub(crate) process: ProcessId,
-    /// What it said of itself; nothing while its own master lives, or while it hangs.
+    /// Its introduction; `None` while its own master lives, or while it hangs.
     pub(crate) known: Option<Known>,
-    /// Told to leave; killed then.
+    /// `Some` after it was ordered to leave: it is killed at this time.
     pub(crate) until: Option<Time>,
-    /// It was told whom to bring its connections to, and has not said yet that it is done.
+    /// The master told it where to move its connections, and it has not reported yet that it is done.
     is_moving: bool,
 }
 
-/// What an orphan said of itself.
+/// An orphan's introduction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Known {
     pub(crate) generation: u32,
@@ -44,12 +45,12 @@ pub(crate) struct Known {
     sharing: Sharing,
 }
 
-/// How far an orphan's listen sockets are on their way to this master, in the tier adopt.
+/// The progress of an orphan's listen sockets on their way to this master, in the tier adopt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Sharing {
-    /// It could not be asked yet: its channel took nothing.
+    /// The request could not be sent yet: the channel was full.
     Wanted { listeners: Shared, at: Time },
-    /// So many are still to come; they are waited for until then, and not any more where there is no time.
+    /// Number of sockets that are still to come, and until when the master waits for them. `None`: it waits no longer.
     Awaited { missing: usize, until: Option<Time> },
 }
 
@@ -78,7 +79,7 @@ impl Orphan {
     }
 
     fn tell(&mut self, world: &mut dyn World, order: &Order, time_ms: u64) {
-        // One that is gone needs no order.
+        // An orphan that has ended needs no order.
         world.tell(self.process, order);
         let until = world.now().after_ms(time_ms.saturating_add(STOP_GRACE_MS));
         self.until = Some(self.until.map_or(until, |before| before.min(until)));
@@ -89,7 +90,7 @@ impl Orphan {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Orphans {
     pub(crate) all: Vec<Orphan>,
-    /// When they are looked for again.
+    /// The time of the second look.
     second_look: Option<Time>,
 }
 
@@ -98,12 +99,12 @@ impl Orphans {
         self.all.iter().any(|orphan| orphan.known.is_some())
     }
 
-    /// Nobody has to be waited for.
+    /// Whether there is no orphan to wait for.
     pub(super) fn is_quiet(&self) -> bool {
         !self.is_any_heard() && self.second_look.is_none()
     }
 
-    /// Everybody who was found has said who it is, and shared its sockets.
+    /// Whether every orphan that was found has introduced itself and shared its sockets.
     pub(super) fn is_settled(&self) -> bool {
         self.all.iter().all(Orphan::is_settled)
     }
@@ -117,7 +118,7 @@ impl Orphans {
         known.any(|known| known.addresses.contains(&address))
     }
 
-    /// The generation to count on from, where any orphan is known.
+    /// The generation number from which to continue; `None` if no orphan is known.
     pub(super) fn last_generation(&self) -> Option<u32> {
         let known = self.all.iter().filter_map(|orphan| orphan.known.as_ref());
         known.map(|known| if known.generation > GENERATION_MAX { 0 } else { known.generation }).max()
@@ -133,7 +134,7 @@ impl Orphans {
 }
 
 impl Core {
-    /// Looks for workers of a master that is gone. Those of one that lives do not answer.
+    /// Looks for workers whose master has ended. Workers whose master lives do not answer.
     pub(super) fn find_orphans(&mut self, world: &mut dyn World) {
         let own = self.generations.iter().flat_map(|generation| generation.children()).map(|child| child.process);
         let known: Vec<ProcessId> = own.chain(self.orphans.all.iter().map(|orphan| orphan.process)).collect();
@@ -142,7 +143,7 @@ impl Core {
         self.orphans.all.extend(found.into_iter().map(orphan));
     }
 
-    /// Looks now, and once more in a while.
+    /// Looks now, and a second time after [`SECOND_LOOK_MS`].
     pub(super) fn look_for_orphans(&mut self, world: &mut dyn World) {
         self.find_orphans(world);
         self.orphans.second_look = Some(world.now().after_ms(SECOND_LOOK_MS));
@@ -152,7 +153,7 @@ impl Core {
         let adopts = self.tier == Tier::Adopt;
         let Some(orphan) = self.orphans.all.iter_mut().find(|orphan| orphan.process == process) else { return };
         match report {
-            // It is said once.
+            // An orphan introduces itself only once.
             Report::Orphan { .. } if orphan.known.is_some() => {}
             Report::Orphan { generation, slot, addresses, unix, listeners, unix_listeners, master } => {
                 let sharing = Sharing::Awaited { missing: 0, until: None };
@@ -172,7 +173,7 @@ impl Core {
             Report::AsksToGather => self.hear_gathering(process, false),
             Report::HasGathered => self.hear_gathering(process, true),
             Report::Closed => orphan.known.iter_mut().for_each(|known| known.addresses.clear()),
-            // The socket did not come with it: this process has no room for more descriptors.
+            // The message came without the socket: this process has no room for more descriptors.
             Report::Listener { .. } => {
                 self.count_listener(process);
                 self.settle_orphans(world);
@@ -181,7 +182,8 @@ impl Core {
         }
     }
 
-    /// An orphan's master was killed, perhaps while it left: then nobody else knows of it.
+    /// An orphan's master was killed, perhaps while it left. Then no other process knows of its files, and this one
+    /// removes them.
     fn clean_after(&self, world: &mut dyn World, master: Option<u32>) {
         let others = [self.elder.as_ref().map(|elder| elder.process), self.lifecycle.old().map(|old| old.successor)];
         let is_gone = |master: &ProcessId| *master != self.process && !others.contains(&Some(*master));
@@ -216,7 +218,7 @@ impl Core {
         }
     }
 
-    /// One of an orphan's listen sockets is missing no more; `false` where none was.
+    /// Counts a listen socket of an orphan as arrived. Returns `false` if none was missing.
     fn count_listener(&mut self, process: ProcessId) -> bool {
         let orphan = self.orphans.all.iter_mut().find(|orphan| orphan.process == process);
         if let Some(known) = orphan.and_then(|orphan| orphan.known.as_mut())
@@ -237,7 +239,7 @@ impl Core {
         }
     }
 
-    /// Those that are known leave: since others serve, or with this master.
+    /// Lets known orphans leave: because other workers serve, or with this master.
     fn settle_orphans(&mut self, world: &mut dyn World) {
         if let Some(how) = self.orphans_stop {
             self.stop_orphans(world, how);
@@ -247,11 +249,11 @@ impl Core {
         }
     }
 
-    /// Sends away those whose work others do now.
+    /// Orders orphans to leave when other workers do their work.
     pub(super) fn dismiss_orphans(&mut self, world: &mut dyn World) {
         let plan = match (self.serving(), &self.last) {
             (Some(index), _) => &self.generations[index].plan,
-            // Workers are to leave, whoever they belonged to.
+            // All workers must leave, whichever master started them.
             (None, Some(last))
                 if matches!(self.lifecycle, Lifecycle::Idle(Idle::Asked | Idle::Replaced(_)))
                     && !is_put_back(Mutation::OrphansStayAtIdle) =>
@@ -277,7 +279,7 @@ impl Core {
         }
     }
 
-    /// They stop with this master. They have had their time since they were dismissed; this can but shorten it.
+    /// Stops orphans with this master. Their time runs since they were dismissed; a stop can only shorten it.
     pub(super) fn stop_orphans(&mut self, world: &mut dyn World, how: Stop) {
         let (drain_ms, stop_ms) = self.last.as_ref().map_or((30_000, 3_000), |plan| (plan.drain_ms, plan.stop_ms));
         for orphan in self.orphans.all.iter_mut().filter(|orphan| orphan.known.is_some()) {
@@ -295,7 +297,7 @@ impl Core {
         }
     }
 
-    /// What is due of orphans.
+    /// Acts when a time limit for orphans is over.
     pub(super) fn check_orphans(&mut self, world: &mut dyn World) {
         let now = world.now();
         if self.orphans.second_look.is_some_and(|at| at <= now) {

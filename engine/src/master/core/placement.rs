@@ -14,26 +14,26 @@ use crate::handover::Tier;
 use crate::ipc::control::Failure;
 use crate::ipc::orders::Order;
 
-/// What could not be shared or asked for is tried again after this time: a channel was full.
+/// Pause before a socket is shared or asked for again after a channel was full.
 pub(super) const SHARE_RETRY_MS: u64 = 100;
 
-/// When it is looked at kept sockets after a process that accepted from them has died, ms.
+/// When the master looks at kept sockets after a process that accepted from them has died, in milliseconds.
 const LOOKS_MS: [u64; 4] = [0, 20, 200, 2_000];
 
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Placement {
-    /// Of the generation that served last.
+    /// The addresses of the generation that served last.
     pub(crate) addresses: Vec<Address>,
     /// Listen sockets of the tier adopt: the master's copies.
     pub(crate) kept: Vec<Kept>,
-    /// While looks are to come.
+    /// `Some` while looks are still to come.
     looks: Option<Looks>,
     /// When guards of addresses that were given up while nothing served are closed.
     guards_close_at: Option<Time>,
-    /// Connections that came to the master and that no worker has been handed yet.
+    /// Connections that arrived at the master and that no worker has been handed yet.
     pub(super) held: VecDeque<ArrivalId>,
-    /// Whose turn it is to be handed a connection.
+    /// Decides which worker is handed the next connection.
     turn: usize,
 }
 
@@ -55,13 +55,14 @@ impl Looks {
 pub(crate) struct Kept {
     pub(crate) socket: SocketId,
     pub(crate) address: Endpoint,
-    /// Nobody needs it since its address was given up: whoever waits there is let in until then, and it is closed.
+    /// `Some` after its address was given up and no generation needs it: waiting clients are accepted until then, and
+    /// the socket is closed.
     closes_at: Option<Time>,
 }
 
 impl Placement {
-    /// What an address is bound as, where this server listens on it already, or still; a port of 0 may be asked for twice,
-    /// which means two ports.
+    /// The endpoint that a requested address is bound to, if this server listens on it already, or still. Port 0 may be
+    /// requested twice, which means two ports.
     pub(super) fn bound(&self, requested: Endpoint, taken: &[Address]) -> Option<Endpoint> {
         let known = self.addresses.iter().find(|one| one.requested == requested && !taken.contains(one));
         let is_kept = self.kept_on(requested) > 0;
@@ -84,31 +85,32 @@ impl Placement {
         }
     }
 
-    /// Closes all kept sockets: others have them, or nobody is served any more.
+    /// Closes all kept sockets: other processes have them, or nothing serves any more.
     pub(super) fn close_all(&mut self, world: &mut dyn World) {
         self.kept.drain(..).for_each(|kept| world.close(kept.socket));
     }
 }
 
 impl Core {
-    /// Whether listen sockets of this address are passed on. The tier is per address: a Unix socket has no reuseport group, and
-    /// is adopted whatever the tier of the others is.
+    /// Whether listen sockets of this address are passed on. The tier is decided per address: a Unix socket has no
+    /// reuseport group, and is adopted whatever the tier of the others is.
     pub(super) fn adopts(&self, address: Endpoint) -> bool {
         self.tier == Tier::Adopt || address.is_unix()
     }
 
-    /// How many sockets so many workers have on an adopted address: all of them share that of a path.
+    /// How many sockets this number of workers has on an adopted address: one for each worker, but one for all at a
+    /// path.
     pub(super) fn sockets_wanted(address: Endpoint, workers: usize) -> usize {
         if address.is_unix() { 1 } else { workers }
     }
 
-    /// What a generation is steered to: the addresses that are not adopted.
+    /// The addresses of a generation that are steered: those that are not adopted.
     pub(super) fn steered(&self, index: usize) -> Vec<Endpoint> {
         let bound = self.generations[index].addresses.iter().map(|one| one.bound);
         bound.filter(|address| !self.adopts(*address)).collect()
     }
 
-    /// Sees to it that there is a socket for each slot on each address, and shares all there are among the slots of a new
+    /// Ensures that there is a socket for each slot on each address, and shares all sockets among the slots of a new
     /// generation.
     pub(super) fn keep_sockets(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
@@ -151,7 +153,7 @@ impl Core {
         let generation = &mut self.generations[index];
         let is_shared = match generation.slot(slot).map(|slot| &slot.state) {
             Some(State::Ready(child)) => child.has_channel && world.share(child.process, socket, address),
-            // It inherits the socket when it is started again.
+            // The worker inherits the socket when it is started again.
             Some(State::Waiting(_) | State::Killed(..)) => true,
             Some(State::Starting(_) | State::Gone) | None => false,
         };
@@ -161,7 +163,7 @@ impl Core {
         }
     }
 
-    /// Shares the kept sockets that no worker has a share in.
+    /// Shares the kept sockets in which no worker has a share.
     pub(super) fn share_rest(&mut self, world: &mut dyn World) {
         let Some(index) = self.serving() else { return };
         let generation = &self.generations[index];
@@ -174,20 +176,21 @@ impl Core {
         }
     }
 
-    /// The kept sockets of a generation's addresses that none of its workers has a share in.
+    /// The kept sockets of a generation's addresses in which none of its workers has a share.
     fn unshared<'a>(&'a self, generation: &'a Generation) -> impl Iterator<Item = &'a Kept> {
         let is_ours = |kept: &&Kept| generation.addresses.iter().any(|one| one.bound == kept.address);
         let is_shared = |kept: &Kept| generation.shares.iter().any(|share| share.socket == kept.socket);
         self.placement.kept.iter().filter(is_ours).filter(move |kept| !is_shared(kept))
     }
 
-    /// The kept sockets at which clients may wait.
+    /// The kept sockets at which clients may be waiting.
     pub(super) fn listening(&self, world: &dyn World) -> Vec<(SocketId, Endpoint)> {
         let listening = self.placement.kept.iter().filter(|kept| world.is_listening(kept.socket));
         listening.map(|kept| (kept.socket, kept.address)).collect()
     }
 
-    /// A worker that was to leave has come up first: others accept from its sockets, which listen now.
+    /// Handles a worker that came up although it was ordered to leave: others accept from its sockets, which listen
+    /// now.
     pub(super) fn share_late(&mut self, world: &mut dyn World) {
         if is_put_back(Mutation::LateSocketIsNotShared) {
             return;
@@ -200,9 +203,10 @@ impl Core {
         }
     }
 
-    /// Closes the kept sockets that nobody needs: at once where they never listened; where their address was given up, when
-    /// all workers have closed theirs and the time to settle is over, and after whoever waits there was let in. A server that
-    /// stops gives all up: workers that drain serve those who were let in, and others need not wait for nothing.
+    /// Closes the kept sockets that no generation needs. A socket that never listened closes at once. A socket whose
+    /// address was given up closes after all workers have closed theirs and the time to settle is over, and after the
+    /// waiting clients were accepted. A server that stops gives all sockets up: draining workers serve the connections
+    /// that were accepted, and other clients need not wait for nothing.
     pub(super) fn close_given_up(&mut self, world: &mut dyn World) {
         let serving = self.serving().map(|index| &self.generations[index]);
         let is_undecided = self.lifecycle.new_master().is_some();
@@ -246,8 +250,8 @@ impl Core {
         }
     }
 
-    /// A server that stops has its guards until its workers have closed their listeners, for those who come just then; others are
-    /// refused, however long the workers drain.
+    /// A server that stops keeps its guards until its workers have closed their listeners, for clients that connect
+    /// just then. Later clients are refused, however long the workers drain.
     fn close_guards_behind(&mut self, world: &mut dyn World) {
         let mut children = self.generations.iter().flat_map(|generation| generation.children());
         if self.tier == Tier::Ebpf && children.all(|child| child.has_closed) {
@@ -257,21 +261,22 @@ impl Core {
         }
     }
 
-    /// As many as can wait at a listen socket.
+    /// The most connections that can wait at a listen socket.
     fn waiting_max(&self) -> usize {
         let plan = self.serving().map(|index| &self.generations[index].plan).or(self.last.as_ref());
         plan.map_or(0, |plan| plan.backlog as usize + 1)
     }
 
-    /// A process that accepted from kept sockets has died. Of all that wait for somebody at a socket the kernel wakes one, and until
-    /// the ring of the dead is taken down, some milliseconds later, it may be that one: whoever comes meanwhile would wait until the next
-    /// one comes, though others accept there. So these look, each for itself: what a master accepted would be lost with it.
+    /// Handles the death of a process that accepted from kept sockets. For each new connection the kernel wakes one of
+    /// the waiters at a socket. Until the ring of the dead process is removed, some milliseconds later, it may wake
+    /// that one. The connection would then wait until the next one arrives, although other workers accept there. So the
+    /// workers look, each for itself; the master does not accept, because what it accepted would be lost if it died.
     pub(super) fn look_at_kept(&mut self, now: Time) {
         let is_needed = !self.placement.kept.is_empty() && !is_put_back(Mutation::WakesOfTheDeadAreLost);
         self.placement.looks = is_needed.then_some(Looks { since: now, done: 0 });
     }
 
-    /// Makes sure that connections that wait at a kept socket are accepted, when it is time to look.
+    /// When it is time to look, makes sure that connections that wait at a kept socket are accepted.
     pub(super) fn look_when_due(&mut self, world: &mut dyn World) {
         let now = world.now();
         let Some(mut looks) = self.placement.looks.filter(|looks| looks.next().is_some_and(|at| at <= now)) else {
@@ -281,12 +286,12 @@ impl Core {
             looks.done += 1;
         }
         self.placement.looks = looks.next().map(|_| looks);
-        // A worker that comes up looks by itself.
+        // A worker that is starting looks by itself.
         let slots = self.generations.iter().flat_map(|generation| &generation.slots);
         let workers = slots.filter_map(Slot::serving).map(|child| child.process);
         let orphans = self.orphans.all.iter().map(|orphan| orphan.process);
         for process in workers.chain(orphans) {
-            // Where it cannot be told now, the next look is for it, too.
+            // If the order cannot be sent now, the next look replaces it.
             let _ = world.tell(process, &Order::Look);
         }
         if self.taker().is_none() && self.serves_instead().is_some() {
@@ -297,7 +302,7 @@ impl Core {
         }
     }
 
-    /// When a kept socket is to be closed, to be shared again, or to be looked at.
+    /// The time at which a kept socket must be closed, shared again, or looked at.
     pub(super) fn placement_deadline(&self, now: Time) -> Option<Time> {
         let looks = self.placement.looks.and_then(Looks::next);
         self.sharing_deadline(now).into_iter().chain(looks).min()
@@ -312,7 +317,7 @@ impl Core {
         closes.chain(again).min()
     }
 
-    /// Puts a generation's steering on its groups, beside that of the old master while both are to serve.
+    /// Attaches a generation's steering to its groups, beside that of the old master while both must serve.
     pub(super) fn steer_to(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let generation = &self.generations[index];
         let beside_old = self.lifecycle.new_master().is_some_and(|new| new.is_held);
@@ -322,7 +327,7 @@ impl Core {
         }
     }
 
-    /// A worker that takes connections from the master: one of the serving generation where there is any.
+    /// A worker that takes connections from the master: one of the serving generation if there is one.
     fn taker(&self) -> Option<ProcessId> {
         let candidates = |generation: &Generation| {
             let slots = generation.slots.iter().filter_map(Slot::serving);
@@ -334,17 +339,17 @@ impl Core {
         Some(workers[self.placement.turn % workers.len()])
     }
 
-    /// Whether the driver should accept connections that come to guards and unattended sockets.
+    /// Whether the driver should accept connections that arrive at guards and unattended sockets.
     pub(crate) fn wants_arrivals(&self) -> bool {
         self.placement.held.is_empty() && self.taker().is_some()
     }
 
-    /// Connections wait here for a worker with room in its channel: try again soon.
+    /// Whether connections wait here for a worker with room in its channel. If so, try again soon.
     pub(crate) fn holds_arrivals(&self) -> bool {
         !self.placement.held.is_empty()
     }
 
-    /// Kept sockets whose workers are not there: the master accepts for them.
+    /// Kept sockets whose workers are missing: the master accepts from them.
     pub(crate) fn unattended(&self) -> impl Iterator<Item = SocketId> {
         let serving = self.serving().map(|index| &self.generations[index]);
         let is_attended = move |kept: &&Kept| {
@@ -356,7 +361,7 @@ impl Core {
         self.placement.kept.iter().filter(move |kept| !is_attended(kept)).map(|kept| kept.socket)
     }
 
-    /// Hands connections that came to the master to workers.
+    /// Hands connections that arrived at the master to workers.
     pub(super) fn hand_out(&mut self, world: &mut dyn World) {
         while let Some(arrival) = self.placement.held.front().copied() {
             let Some(process) = self.taker() else {
@@ -373,12 +378,13 @@ impl Core {
             self.placement.held.pop_front();
             let slots = self.generations.iter_mut().flat_map(|generation| &mut generation.slots);
             let child = slots.filter_map(Slot::child_mut).find(|child| child.process == process);
-            // A copy until the worker has it: what is in the channel of a worker that dies is lost.
+            // Keep a copy until the worker has it: when a worker dies, the messages in its channel are lost.
             child.expect("a taker is a worker").handed.push_back(arrival);
         }
     }
 
-    /// A connection came to this master, which has no worker any more, and another one serves instead. `false` where it stays.
+    /// Passes a connection to the other master, which serves instead; this master has no workers any more. Returns
+    /// `false` if the connection stays here.
     fn pass(&self, world: &mut dyn World, arrival: ArrivalId) -> bool {
         let Some(to) = self.serves_instead() else { return false };
         !is_put_back(Mutation::ArrivalsStayWithLeaving) && world.pass(arrival, to)
@@ -392,13 +398,13 @@ impl Core {
         }
     }
 
-    /// Closes guards of addresses that no generation listens on any more. A master without workers keeps its own only where
-    /// nobody else serves: whoever comes to them while a successor serves would wait for nobody.
+    /// Closes guards of addresses on which no generation listens any more. A master without workers keeps its own
+    /// guards only if no successor serves: otherwise connections would arrive at them and nothing would accept them.
     pub(super) fn close_unused_guards(&mut self, world: &mut dyn World) {
         let is_replaced =
             matches!(self.lifecycle, Lifecycle::Idle(Idle::Replaced(_))) && !is_put_back(Mutation::ReplacedKeepsGuards);
         if is_replaced && !self.is_succeeded_alike && self.generations.is_empty() {
-            // The successor has the same Unix sockets, whatever the tier of the others is.
+            // The successor has the same Unix sockets, whatever the tier of the other addresses is.
             let (unix, others) = self.placement.kept.drain(..).partition(|kept| kept.address.is_unix());
             self.placement.kept = unix;
             Vec::<Kept>::into_iter(others).for_each(|kept| world.close(kept.socket));
@@ -416,7 +422,7 @@ impl Core {
         }
     }
 
-    /// A generation serves: guards of other addresses than its own have the time to settle.
+    /// A generation serves: guards of addresses that it does not have get the time to settle.
     pub(super) fn settle_guards(&mut self, now: Time, settle_ms: u64) {
         let at = now.after_ms(settle_ms);
         let is_tried = self.tier == Tier::Ebpf && !is_put_back(Mutation::GuardOfGivenUpAddressStays);

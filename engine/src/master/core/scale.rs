@@ -1,4 +1,4 @@
-//! Scaling: more workers, or fewer, without a new generation.
+//! Scaling: more or fewer workers without a new generation.
 
 use super::Core;
 use super::generation::{Generation, Growth, Killed, Phase, Share, Slot};
@@ -30,7 +30,7 @@ impl Core {
         let generation = self.generations[index].number;
         world.begin_timeline(TimelineKind::Scale, generation);
         world.note(Some(generation), EventKind::Scaling { from, to: workers });
-        // Whoever waits until connections have moved is told how it is before that changes.
+        // Clients that wait for moves get the state before it changes.
         self.conclude_scales(world);
         let shares = is_put_back(Mutation::ScalesShareOutcome);
         let kind = Kind::Scale { generation, workers: if shares { 0 } else { workers } };
@@ -55,7 +55,7 @@ impl Core {
         (from..workers).try_for_each(|place| self.fork(world, index, place, None))
     }
 
-    /// Sockets for the slots from `from` on: those that another slot has beside its own, else new ones.
+    /// Finds sockets for the slots from `from` on: sockets that another slot has in addition to its own, else new ones.
     fn find_sockets(&mut self, world: &mut dyn World, index: usize, from: usize) -> Result<(), Failure> {
         let workers = self.generations[index].slots.len();
         let addresses: Vec<Endpoint> = self.generations[index].addresses.iter().map(|one| one.bound).collect();
@@ -86,7 +86,7 @@ impl Core {
         Ok(())
     }
 
-    /// A share in a socket of this address whose owner has another one, and that is not given up already.
+    /// A share in a socket of this address whose owner has another one, and that is not given up yet.
     fn spare_share(&self, index: usize, address: Endpoint) -> Option<Share> {
         let generation = &self.generations[index];
         let is_given_up = |share: &Share| generation.growth.iter().any(|growth| growth.given_up.contains(share));
@@ -99,7 +99,7 @@ impl Core {
         shares.iter().rev().find(|share| owns(share.slot) > 1).map(|share| **share)
     }
 
-    /// The generation grows: the new workers get connections when all of them are ready.
+    /// Continues a growth: the new workers get connections when all of them are ready.
     pub(super) fn proceed_growth(&mut self, world: &mut dyn World, index: usize) {
         let generation = &self.generations[index];
         let Some(growth) = &generation.growth else { return };
@@ -118,7 +118,7 @@ impl Core {
         for share in growth.given_up {
             generation.shares.retain(|other| *other != share);
             if let Some(child) = generation.slot(share.slot).and_then(Slot::serving) {
-                // A worker that cannot be told goes on accepting, too.
+                // If the order cannot be sent, the worker continues to accept there, too.
                 world.tell(child.process, &Order::Release { listener: share.socket.0 });
             }
         }
@@ -130,7 +130,7 @@ impl Core {
         self.operations.conclude(world, Kind::Scale { generation: number, workers }, &Ok(outcome));
     }
 
-    /// The new workers do not come up: the others keep serving.
+    /// Ends a growth whose new workers failed to start. The other workers keep serving.
     pub(super) fn abandon_growth(&mut self, world: &mut dyn World, index: usize, why: Failure) {
         let Some(growth) = self.generations[index].growth.take() else { return };
         let workers = self.generations[index].slots.len();
@@ -161,7 +161,7 @@ impl Core {
         let (number, count) = (leaving.number, leaving.slots.len());
         self.generations[index].plan.workers = workers;
         self.last = Some(self.generations[index].plan.clone());
-        // The siblings accept from the sockets before those who leave cease to.
+        // The siblings begin to accept from the sockets before the leaving workers stop.
         for (share, slot) in std::mem::take(&mut leaving.shares).into_iter().zip((0..workers).cycle()) {
             if !self.generations[index].shares.iter().any(|other| other.socket == share.socket) {
                 self.share(world, index, share.socket, slot);
@@ -178,7 +178,8 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the slots from `workers` on, with their shares, out of a generation, as one of the same number.
+    /// Takes the slots from `workers` on, with their shares, out of a generation. They become a generation of the same
+    /// number.
     fn split(&mut self, index: usize, workers: usize) -> Generation {
         let from = &mut self.generations[index];
         let slots = from.slots.split_off(workers);
@@ -194,7 +195,7 @@ impl Core {
         self.steer_to(world, index)
     }
 
-    /// Nothing serves, or something is under way, or this master is not the one to ask.
+    /// Refuses a change if nothing serves, another change is under way, or another master decides.
     pub(super) fn refuse_change(&self) -> Result<(), Failure> {
         if let Some(refusal) = self.lifecycle.refusal() {
             return Err(refusal);
@@ -202,7 +203,7 @@ impl Core {
         if self.is_changing() { Err(Failure::ChangeUnderWay) } else { Ok(()) }
     }
 
-    /// A worker that is to be replaced has more state than it may hand over.
+    /// Refuses a change if a worker to be replaced has more state than it may hand over.
     pub(super) fn refuse_large_state(
         &self,
         world: &dyn World,
@@ -221,7 +222,7 @@ impl Core {
         }
     }
 
-    /// A worker that was to come up does not.
+    /// Handles a worker that failed to start.
     pub(super) fn failed_to_start(&mut self, world: &mut dyn World, index: usize, place: usize, why: Failure) {
         let generation = &mut self.generations[index];
         let is_new = generation.growth.as_ref().is_some_and(|growth| place >= growth.from);

@@ -1,8 +1,8 @@
-//! Workers send each other messages, in all generations and for both masters of an upgrade. The master tells them how
+//! Workers send each other messages, in all generations and under both masters of an upgrade. The master tells them how
 //! to reach each other. It is enough to tell one of two workers, because the other one then has a way back.
 //!
-//! So a worker that has come up is told of all that are there. Workers that no newcomer is told of hear of it
-//! instead: those of a former master, and those of the old one in an upgrade.
+//! So a worker that has come up learns of all that are there. Some workers would not be reached by any newcomer: those
+//! of a former master, and those of the old master in an upgrade. They learn of the newcomers instead.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,24 +15,25 @@ use super::world::World;
 use crate::ipc::orders::{Member, Order};
 use crate::ipc::relay::ToOld;
 
-/// One message has room for so many.
+/// Number of members for which one message has room.
 const MEMBERS_PER_ORDER: usize = 100;
 
-/// Workers of another master that are remembered: more than it has.
+/// Number of another master's workers that are remembered: more than it has.
 const ELSEWHERE_MAX: usize = 4096;
 
-/// Who has to be told of whom.
+/// Which workers must still learn of which others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Acquaintance {
-    /// Workers of the new master of an upgrade that this one has started; some may be gone.
+    /// Workers of the new master that this one has started; some may have ended.
     elsewhere: Vec<Member>,
-    /// What could not be told yet.
+    /// Members that could not be sent to a worker yet.
     untold: Vec<(ProcessId, Vec<Member>)>,
-    /// Orders to speak to others that have not come about yet.
+    /// Introduction orders per worker that it has not confirmed yet.
     owed: BTreeMap<ProcessId, u32>,
-    /// Moves its connections, with what they hear of others: one at a time, since two would wait for each other.
+    /// The worker that is moving its connections now, with the messages that it still hears from others. Only one
+    /// worker at a time does so, since two would wait for each other.
     gathering: Option<ProcessId>,
-    /// Those that would.
+    /// Workers that wait for their turn.
     waiting: VecDeque<ProcessId>,
 }
 
@@ -43,7 +44,7 @@ impl Acquaintance {
 }
 
 impl Core {
-    /// Workers of this master that speak to others and can be told something.
+    /// Workers of this master that exchange messages with others, and whose channel is open.
     fn speakers(&self) -> Vec<(ProcessId, Member)> {
         let mut speakers = Vec::new();
         for generation in &self.generations {
@@ -60,7 +61,7 @@ impl Core {
         speakers
     }
 
-    /// A worker has come up.
+    /// Introduces a worker that has come up.
     pub(super) fn introduce_worker(&mut self, world: &mut dyn World, newcomer: ProcessId) {
         let (own, others): (Vec<_>, Vec<_>) =
             self.speakers().into_iter().partition(|(process, _)| *process == newcomer);
@@ -76,20 +77,20 @@ impl Core {
         self.tell_untold(world);
     }
 
-    /// A worker of a former master has said who it is.
+    /// Introduces this master's workers to an orphan that has said who it is.
     pub(super) fn introduce_to_orphan(&mut self, world: &mut dyn World, orphan: ProcessId) {
         let members: Vec<Member> = self.speakers().into_iter().map(|(_, member)| member).collect();
         self.acquaintance.owe(orphan, &members);
         self.tell_untold(world);
     }
 
-    /// Workers of the new master have come up.
+    /// Handles the report that workers of the new master have come up.
     pub(super) fn hear_siblings(&mut self, world: &mut dyn World, members: Vec<Member>) {
         let orphans = self.orphans.all.iter().filter(|orphan| orphan.known.is_some()).map(|orphan| orphan.process);
         for process in self.speakers().into_iter().map(|(process, _)| process).chain(orphans) {
             self.acquaintance.owe(process, &members);
         }
-        // Whoever this master has taken over from may still have workers, and hears of no other master.
+        // The master that this one has replaced may still have workers, and learns of other masters only from this one.
         if self.elder.is_some() {
             members.chunks(MEMBERS_PER_ORDER).for_each(|some| {
                 world.tell_old(&ToOld::Siblings { members: some.to_vec() });
@@ -101,7 +102,7 @@ impl Core {
         self.tell_untold(world);
     }
 
-    /// Tells what has not been told, to those who live.
+    /// Sends what could not be sent before, to workers that still live.
     pub(super) fn tell_untold(&mut self, world: &mut dyn World) {
         if self.acquaintance.untold.is_empty() {
             return;
@@ -119,7 +120,7 @@ impl Core {
         });
     }
 
-    /// A worker would move its connections, or has.
+    /// Handles a worker's report that it wants to move its connections, or has moved them.
     pub(super) fn hear_gathering(&mut self, process: ProcessId, has_gathered: bool) {
         if has_gathered {
             self.acquaintance.gathering.take_if(|one| *one == process);
@@ -128,7 +129,7 @@ impl Core {
         }
     }
 
-    /// Whom a worker was told of hears it.
+    /// Handles a worker's report that the members of one introduction order hear it.
     pub(super) fn hear_acquainted(&mut self, process: ProcessId) {
         let owed = &mut self.acquaintance.owed;
         if let Some(count) = owed.get_mut(&process) {
@@ -137,7 +138,8 @@ impl Core {
         }
     }
 
-    /// Lets the next one move its connections, once all workers know each other: otherwise some would hear who others do not.
+    /// Lets the next worker move its connections once all workers know each other. Otherwise some would hear messages
+    /// that others do not.
     pub(super) fn let_gather(&mut self, world: &mut dyn World) {
         let acquaintance = &self.acquaintance;
         if acquaintance.gathering.is_none() && acquaintance.waiting.is_empty() {
@@ -153,13 +155,13 @@ impl Core {
         while self.acquaintance.gathering.is_none()
             && let Some(next) = self.acquaintance.waiting.pop_front()
         {
-            // One that cannot be told goes on by itself after a while.
+            // A worker to which the order cannot be sent continues by itself after a while.
             let is_told = living.contains(&next) && world.tell(next, &Order::Gather);
             self.acquaintance.gathering = is_told.then_some(next);
         }
     }
 
-    /// When it is tried again.
+    /// The time of the next attempt.
     pub(super) fn introduction_deadline(&self, now: Time) -> Option<Time> {
         (!self.acquaintance.untold.is_empty()).then(|| now.after_ms(SHARE_RETRY_MS))
     }

@@ -1,5 +1,5 @@
-//! How a generation comes up: the first worker, the others when that is ready, and the switch when all are. If one
-//! fails, the whole generation is taken down, and the previous one keeps serving.
+//! How a generation starts: first one worker, the others when the first is ready, and the switch when all are ready. If
+//! one fails, the whole generation is taken down, and the previous one keeps serving.
 
 use std::collections::VecDeque;
 
@@ -14,17 +14,17 @@ use crate::endpoint::Endpoint;
 use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Failure, Moves, Outcome, TimelineKind};
 
-/// A server that starts holds a port that it looks at for some milliseconds.
+/// A server that starts holds a port for some milliseconds while it looks at it.
 const CLAIM_MS_MAX: u64 = 1_000;
 
-/// Where nothing serves, and workers that are to serve again do not come up, it is tried again after this time.
+/// Pause before the next attempt if nothing serves and workers that must serve again fail to start.
 const AGAIN_MS: u64 = 1_000;
 
-/// A busy port is looked at again after this time.
+/// Pause before a busy port is looked at again.
 const CLAIM_RETRY_MS: u64 = 5;
 
 impl Core {
-    /// Begins a new generation; gives its number. Where it fails, nothing of it is left.
+    /// Begins a new generation and returns its number. If it fails, nothing of it is left.
     pub(super) fn begin(&mut self, world: &mut dyn World, plan: Plan, timeline: TimelineKind) -> Result<u32, Failure> {
         let number = self.next_number;
         self.next_number += 1;
@@ -55,7 +55,7 @@ impl Core {
         }
     }
 
-    /// Asks whether all addresses are free; then opens them.
+    /// Checks that all addresses are free, then opens them.
     fn claim(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         let Plan { listen, socket_file, .. } = self.generations[index].plan.clone();
         for requested in listen {
@@ -150,7 +150,7 @@ impl Core {
         let listeners = Listeners { first: first.unwrap_or_default(), own, copies: self.copies(index, slot) };
         let succeeds = match self.generations[index].phase {
             Phase::Claiming { .. } | Phase::Starting => self.has_others(index),
-            // A worker that is started again while others still bring what they have.
+            // A worker that is started again while others still hand over state.
             _ => self.is_moving() || self.elder.as_ref().is_some_and(|elder| elder.is_moving),
         };
         let generation = &mut self.generations[index];
@@ -180,16 +180,17 @@ impl Core {
         Ok(())
     }
 
-    /// Whether there are workers, of this master or another, that are to leave when those of this generation serve.
+    /// Whether there are workers, of this master or another, that must leave when those of this generation serve.
     fn has_others(&self, index: usize) -> bool {
         let is_other = |(other, one): (usize, &Generation)| other != index && one.phase == Phase::Serving;
         let has_own = self.generations.iter().enumerate().any(is_other);
         has_own || self.elder.is_some() || self.lifecycle.old().is_some() || self.orphans.is_any_heard()
     }
 
-    /// The next step of a generation that starts: after the first worker the others, after the last the switch.
+    /// Takes the next step of a generation that starts: after the first worker the others, after the last one the
+    /// switch.
     pub(super) fn proceed(&mut self, world: &mut dyn World, index: usize) {
-        // Somebody listens on every address.
+        // A worker listens on every address.
         world.release_claims();
         let is_missing = |slot: &Slot| matches!(slot.state, State::Gone);
         let result = if self.generations[index].slots.iter().any(is_missing) {
@@ -208,7 +209,7 @@ impl Core {
         }
     }
 
-    /// Makes a generation that is ready the one that serves, and lets those before it leave.
+    /// Makes a ready generation the serving one, and lets the earlier ones leave.
     fn switch(&mut self, world: &mut dyn World, index: usize) -> Result<(), Failure> {
         if let Err(why) = self.steer_to(world, index) {
             // Some addresses may have been switched before another one failed.
@@ -236,8 +237,9 @@ impl Core {
             }
         }
         if !self.placement.kept.is_empty() {
-            // A former server may have steered to sockets that are kept now. Where another master closes its listeners, its
-            // program stays: it moves whoever waits there, and leads nowhere when they are closed.
+            // A former server may have steered to sockets that are kept now. If another master still has listeners to
+            // close, its program stays: it moves the connections that wait there, and it leads nowhere once they are
+            // closed.
             if self.orphans.is_any_heard() || is_put_back(Mutation::SteeringEndsEarly) {
                 self.placement.kept.iter().for_each(|kept| world.detach(kept.socket));
             }
@@ -254,7 +256,7 @@ impl Core {
         Ok(())
     }
 
-    /// A generation serves: what this master is for changes accordingly. `true` the first time.
+    /// Updates the lifecycle because a generation serves. Returns `true` the first time.
     fn serves_now(&mut self) -> bool {
         let lifecycle = std::mem::replace(&mut self.lifecycle, Lifecycle::Serving(Lineage::Alone));
         let (lifecycle, is_first) = match lifecycle {
@@ -268,7 +270,7 @@ impl Core {
         is_first
     }
 
-    /// Takes down the generation that was starting, if there is one; the one that serves keeps serving.
+    /// Takes down the generation that was starting, if there is one. The serving one keeps serving.
     pub(super) fn abandon(&mut self, world: &mut dyn World, why: Failure) {
         world.release_claims();
         let is_coming = |generation: &Generation| matches!(generation.phase, Phase::Claiming { .. } | Phase::Starting);
@@ -286,7 +288,7 @@ impl Core {
         world.notify(Notice::Ready);
     }
 
-    /// This master cannot serve at all: its workers end.
+    /// Handles that this master cannot serve at all: its workers end.
     pub(super) fn fail(&mut self, world: &mut dyn World, why: Failure) {
         if self.lifecycle.new_master().is_some() {
             if !is_put_back(Mutation::StoppedStartKeepsSockets) {
@@ -305,27 +307,28 @@ impl Core {
         self.operations.conclude_all(world, |_| true, &Err(Failure::Stopping));
     }
 
-    /// Ends workers that were to serve and shall not.
+    /// Ends workers that were starting and must not serve.
     pub(super) fn take_down(&mut self, world: &mut dyn World, index: usize) {
         match self.tier {
-            // Nothing was steered to them yet.
+            // Nothing has been steered to them yet.
             Tier::Ebpf if !self.generations[index].is_ready() && self.generations[index].shares.is_empty() => {
                 self.kill_children(world, index, Killed::Unwanted)
             }
-            // Those that came up have accepted connections.
+            // The ones that came up have accepted connections.
             Tier::Ebpf | Tier::Adopt => {
                 let farewell = self.farewell(index);
                 self.send_away(world, index, &farewell);
                 if let Phase::Leaving { until } = self.generations[index].phase {
                     self.generations[index].phase = Phase::Abandoned { until };
                 }
-                // So have the sockets that were made for them: others accept from those that listen.
+                // The sockets that were made for them may hold connections, too. Other workers accept from those that
+                // listen.
                 self.share_rest(world);
             }
         }
     }
 
-    /// Takes down whatever comes up: another master serves instead.
+    /// Takes down every generation that is starting: another master serves instead.
     pub(super) fn take_down_coming(&mut self, world: &mut dyn World) {
         world.release_claims();
         for index in 0..self.generations.len() {
@@ -350,8 +353,8 @@ impl Core {
         }
     }
 
-    /// Has the old workers serve alone, starting them again where they have left; as they were configured, without
-    /// reading that again.
+    /// Makes the old workers serve alone, and starts them again if they have left. They get their former configuration;
+    /// it is not read again.
     pub(super) fn serve_again(&mut self, world: &mut dyn World) {
         if let Some(index) = self.serving() {
             if let Err(why) = self.steer_to(world, index) {
@@ -371,7 +374,7 @@ impl Core {
         }
     }
 
-    /// Nothing serves although it should.
+    /// Tries again when nothing serves although workers should.
     pub(super) fn check_wanted(&mut self, world: &mut dyn World) {
         if matches!(self.lifecycle, Lifecycle::Idle(Idle::Wanted { again_at: Some(at) }) if at <= world.now()) {
             self.serve_again(world);
@@ -385,7 +388,7 @@ impl Core {
         }
     }
 
-    /// The names lead to this master when its first generation serves.
+    /// Points the names to this master when its first generation serves.
     fn take_names(&mut self, world: &mut dyn World, generation: u32) {
         use super::world::Names;
         let predecessor = self.lifecycle.new_master().map(|new| new.predecessor);
@@ -397,14 +400,15 @@ impl Core {
             let meetings = self.meetings();
             world.tell_old(&crate::ipc::relay::ToOld::Ready { generation, meetings });
         }
-        // Whoever reads that file, and signals the old master then, finds it told.
+        // A process that reads this file and still signals the old master finds that the old master knows of the
+        // upgrade.
         world.names(Names::WritePidFile);
         if self.is_upgrade {
             world.notify(Notice::MainIsThis);
         }
     }
 
-    /// The old workers do not come up again: the new master has to stay.
+    /// Handles that the old workers fail to start again: the new master has to stay.
     fn cannot_serve_again(&mut self, world: &mut dyn World, why: Failure) {
         if let Lifecycle::Idle(Idle::Wanted { again_at }) = &mut self.lifecycle {
             let again = world.now().after_ms(AGAIN_MS);

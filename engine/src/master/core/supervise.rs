@@ -1,4 +1,4 @@
-//! Watching workers: what they report, how they end, whether they respond; and restarting those that died.
+//! Watches workers: what they report, how they end, whether they respond. Starts workers again that died.
 
 use super::Core;
 use super::generation::{Child, Generation, Killed, Phase, Pulse, Slot, State};
@@ -9,10 +9,10 @@ use crate::handover::Tier;
 use crate::ipc::control::{EventKind, Exit, Failure, RevertCause, TimelineKind};
 use crate::ipc::orders::{Order, Report};
 
-/// A worker that is not ready by then has failed.
+/// A worker that is not ready after this time has failed.
 const READY_MS_MAX: u64 = 10_000;
 
-/// A worker that died so often in a row is reported as one that keeps dying.
+/// A worker that died this many times in a row is reported as one that keeps dying.
 const DEATHS_REPORTED: u32 = 5;
 
 impl Core {
@@ -36,11 +36,11 @@ impl Core {
                     State::Starting(child) => {
                         worker.state = State::Ready(Child { meeting, speaks, ..child });
                         world.note(Some(number), EventKind::WorkerReady { slot, pid: process.0 });
-                        // First: whoever is told to leave by what follows knows it.
+                        // Introduce it first: workers that are ordered to leave by what follows must know it.
                         self.introduce_worker(world, process);
                         self.became_ready(world, index);
                     }
-                    // Said twice, or by one that is being killed.
+                    // A repeated report, or one of a worker that is being killed.
                     other => worker.state = other,
                 }
             }
@@ -65,7 +65,7 @@ impl Core {
                 generation.slots[place].child_mut().into_iter().for_each(|child| child.has_closed = true);
                 world.note(Some(number), EventKind::WorkerClosed { slot });
             }
-            // Only orphans say the first two.
+            // Only orphans send the first two.
             Report::Orphan { .. } | Report::Listener { .. } | Report::Unknown => {}
         }
     }
@@ -91,7 +91,7 @@ impl Core {
         }
     }
 
-    /// A worker's process has ended.
+    /// Handles the end of a worker's process.
     pub(super) fn worker_ended(&mut self, world: &mut dyn World, process: ProcessId, exit: Exit) {
         let Some((index, place)) = self.place_of(process) else { return };
         let now = world.now();
@@ -100,7 +100,7 @@ impl Core {
         let is_new = generation.growth.as_ref().is_some_and(|growth| place >= growth.from);
         let worker = &mut generation.slots[place];
         let slot = worker.index;
-        // Others get what it was handed and did not take.
+        // Connections that it was handed and did not take go to other workers.
         let handed = worker.child_mut().map(|child| std::mem::take(&mut child.handed)).unwrap_or_default();
         worker.last_exit = Some(exit);
         match phase {
@@ -141,7 +141,7 @@ impl Core {
         }
     }
 
-    /// What is due of all that waits for a time.
+    /// Acts when a time limit of a worker is over.
     pub(super) fn check_workers(&mut self, world: &mut dyn World) {
         let now = world.now();
         for index in 0..self.generations.len() {
@@ -150,7 +150,7 @@ impl Core {
                 self.kill_late(world, index);
             }
             for place in 0..self.generations.get(index).map_or(0, |generation| generation.slots.len()) {
-                // A generation that grows in vain is split, and then other slots are looked at next time.
+                // A growth that fails splits its generation. The remaining slots are then looked at next time.
                 let Some(slot) = self.generations.get(index).and_then(|one| one.slots.get(place)) else { break };
                 match &slot.state {
                     State::Waiting(until) if *until <= now => self.start_again(world, index, place),
@@ -181,7 +181,7 @@ impl Core {
         }
     }
 
-    /// Looks at whether workers answer: each generation at its own interval.
+    /// Checks whether workers answer: each generation at its own interval.
     pub(super) fn look_at_workers(&mut self, world: &mut dyn World) {
         let now = world.now();
         let mut hung = Vec::new();
@@ -205,7 +205,7 @@ impl Core {
         hung.into_iter().for_each(|(index, place)| self.kill_hung(world, index, place));
     }
 
-    /// Gives a hung worker's queue to others, and kills it; it is replaced as any that died.
+    /// Gives a hung worker's accept queue to others and kills it. It is replaced like any worker that died.
     fn kill_hung(&mut self, world: &mut dyn World, index: usize, place: usize) {
         let generation = &mut self.generations[index];
         let number = generation.number;
@@ -215,7 +215,7 @@ impl Core {
         if let Some(steering) = generation.steering.filter(|_| generation.phase == Phase::Serving) {
             world.unset(steering, slot);
         }
-        // The master has copies of sockets that are adopted, and accepts from them until the worker is replaced.
+        // The master has copies of adopted sockets, and accepts from them until the worker is replaced.
         if self.tier != Tier::Adopt && has_others {
             world.shut_listeners(process);
         }
@@ -224,7 +224,7 @@ impl Core {
         self.report_trouble(world, RevertCause::WorkerHung { slot });
     }
 
-    /// Takes generations out of the list whose workers have all ended.
+    /// Removes generations whose workers have all ended.
     pub(super) fn forget_gone(&mut self, world: &mut dyn World) {
         let is_over = |generation: &Generation| {
             generation.is_gone() && !matches!(generation.phase, Phase::Claiming { .. } | Phase::Starting)
@@ -234,7 +234,7 @@ impl Core {
             if let Some(steering) = generation.steering {
                 world.drop_steering(steering);
             }
-            // Those that a change of number took out of a generation leave the rest of it behind.
+            // Slots that a scale took out of a generation: the rest of the generation remains.
             if self.generations.iter().any(|other| other.number == generation.number) {
                 let slots = generation.slots.iter().map(|slot| slot.index).collect();
                 world.note(Some(generation.number), EventKind::WorkersGone { slots });
@@ -245,7 +245,7 @@ impl Core {
         }
     }
 
-    /// When a worker has to be looked at next.
+    /// The times at which workers must be looked at next.
     pub(super) fn worker_deadlines(&self) -> impl Iterator<Item = Time> {
         let of_phases = self.generations.iter().filter_map(|generation| generation.phase.leaves_until());
         let slots = self.generations.iter().flat_map(|generation| &generation.slots);

@@ -1,9 +1,9 @@
-//! The names of the core for workers, listeners and processes, and the plain values that it decides on.
+//! The core's identifiers for workers, listeners and processes, and the plain values that it decides on.
 
 use crate::config::{Connections, Rebalance, Settings, StateTooLarge, Steering};
 use crate::endpoint::{Endpoint, SocketFile};
 
-/// A moment of CLOCK_MONOTONIC, nanoseconds; passed in, never asked for.
+/// A moment of CLOCK_MONOTONIC in nanoseconds. It is passed in; the core never reads a clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Time(pub(crate) u64);
 
@@ -18,8 +18,8 @@ impl Time {
     }
 }
 
-/// A process. The number is the driver's choice and tells the core nothing; the real driver takes the process number, since
-/// that is what people see.
+/// A process. The driver chooses the number, and the core draws nothing from it. The real driver uses the process
+/// number, since that is what people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ProcessId(pub(crate) u32);
 
@@ -43,7 +43,7 @@ pub(crate) struct ClientId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConfigurationId(pub(crate) u32);
 
-/// An address as configured, and as bound: they differ where the port was left to the kernel.
+/// An address as configured and as bound. They differ if the kernel chose the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) requested: Endpoint,
@@ -68,7 +68,7 @@ pub(crate) struct Plan {
     pub(crate) rebalance: Rebalance,
     pub(crate) state_bytes_max: u64,
     pub(crate) state_too_large: StateTooLarge,
-    /// The protocol's connections, and its workers, have state that can be handed over.
+    /// The protocol's connections have state that can be handed over. The next field says the same of its workers.
     pub(crate) has_connection_state: bool,
     pub(crate) has_worker_state: bool,
 }
@@ -102,7 +102,7 @@ impl Plan {
     }
 }
 
-/// How patiently to stop.
+/// How much time connections get at a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stop {
     /// Connections have the configured drain time, or this one.
@@ -113,30 +113,30 @@ pub(crate) enum Stop {
     Now,
 }
 
-/// A signal that means something to a master.
+/// A signal that a master handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Signal {
     Hup,
     Quit,
     Term,
     Int,
-    /// Sent by a process; those that a terminal sends when its window changes are dropped by the driver.
+    /// Sent by a process. The driver drops those that a terminal resize causes.
     Winch,
     Usr2,
 }
 
-/// What to start in an upgrade, and how to go on.
+/// What an upgrade starts, and under which conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Upgrade {
-    /// The running binary's path where none is given.
+    /// `None`: the running binary's path.
     pub(crate) binary: Option<String>,
-    /// The running binary's arguments where none are given.
+    /// `None`: the running binary's arguments.
     pub(crate) arguments: Option<Vec<String>>,
     pub(crate) is_held: bool,
     pub(crate) probation_ms: Option<u64>,
     pub(crate) timeout_ms: Option<u64>,
-    /// Losses for which it is not refused.
+    /// Losses that do not cause a refusal.
     pub(crate) allowed: Vec<crate::ipc::control::Allowed>,
-    /// It is refused where connections would be closed.
+    /// Refuses the upgrade if connections would be closed.
     pub(crate) keeps_connections: bool,
 }

@@ -1,5 +1,5 @@
-//! The world as the core acts on it: a narrow trait, which the driver implements with the system and the simulator with a
-//! model of it. No method waits; what takes time answers later by an [`Event`].
+//! The world on which the core acts: a narrow trait. The driver implements it with the system, the simulator with a
+//! model of it. No method waits; what takes time answers later with an [`Event`].
 
 use super::types::{Address, ArrivalId, ClientId, Plan, ProcessId, Signal, SocketId, SteeringId, Time, Upgrade};
 use crate::config::Steering;
@@ -11,47 +11,49 @@ use crate::ipc::control::{
 use crate::ipc::orders::{Order, Report};
 use crate::ipc::relay::{ToNew, ToOld};
 
-/// Something happened that the core has to know.
+/// An event that the core has to handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The first one.
+    /// Always the first event.
     Start(Plan),
     Signal(Signal),
-    /// A client asks, and waits for the answer.
+    /// A client sends a request and waits for the answer.
     Request(ClientId, Request),
     /// A client that waited has gone.
     ClientGone(ClientId),
-    /// A worker of this master says something.
+    /// A worker of this master sends a report.
     Report(ProcessId, Report),
     /// A worker of this master has closed its end of the channel; its process may still live.
     ChannelEnded(ProcessId),
-    /// A child of this master has ended: a worker, or the new master of an upgrade. Whatever it said before was reported.
+    /// A child of this master has ended: a worker, or the new master of an upgrade. All its earlier messages have been
+    /// delivered.
     Ended(ProcessId, Exit),
-    /// The new master that this one started says something.
+    /// The new master that this one started sends a message.
     FromNew(ToOld),
-    /// Listen sockets came with what the other master of an upgrade said; the driver knows which ones it has already.
+    /// Listen sockets came with a message of the other master of an upgrade. The driver has removed those that it knows
+    /// already.
     Listeners(Vec<(SocketId, Endpoint)>),
-    /// The channel to the new master has ended, or what came through it made no sense.
+    /// The channel to the new master has ended, or carried an invalid message.
     NewEnded {
         problem: Option<String>,
     },
-    /// The old master that started this one says something.
+    /// The old master that started this one sends a message.
     FromOld(ToNew),
     /// The channel to the old master has ended.
     OldEnded,
-    /// A worker of a master that is gone says something.
+    /// A worker whose master has ended sends a report.
     OrphanReport(ProcessId, Report),
-    /// It has sent a copy of one of its listen sockets; the driver knows which ones it has already.
+    /// An orphan has sent a copy of one of its listen sockets. The driver has removed those that it knows already.
     OrphanListener(ProcessId, SocketId, Endpoint),
-    /// Its channel has ended, which means that its process has.
+    /// An orphan's channel has ended, which means that its process has ended.
     OrphanEnded(ProcessId),
-    /// A connection came to a guard, to a kept socket whose worker is not there, or to the other master of an upgrade.
+    /// A connection arrived at a guard, at a kept socket whose worker is missing, or at the other master of an upgrade.
     Arrived(ArrivalId),
     /// Time has passed.
     Tick,
 }
 
-/// What a client of the control socket asks for, as far as the core decides it.
+/// A client's request at the control socket, as far as the core decides it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
     Reload,
@@ -70,12 +72,12 @@ pub(crate) enum Request {
 pub(crate) struct Wanted {
     pub(crate) order: ConnectionOrder,
     pub(crate) limit: usize,
-    /// Those of workers with this slot alone.
+    /// Only those of workers with this slot.
     pub(crate) worker: Option<usize>,
 }
 
 impl Request {
-    /// The same of what was asked at the control socket; `None` for what the driver answers by itself.
+    /// Converts a request of the control protocol; `None` if the driver answers it by itself.
     pub(crate) fn of(asked: Asked) -> Option<Self> {
         Some(match asked {
             Asked::Status | Asked::Events { .. } => return None,
@@ -102,53 +104,53 @@ impl Request {
     }
 }
 
-/// What a worker has done since its start, and has now.
+/// What a worker has done since its start, and how many connections it has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Load {
-    /// Of its turns, as the worker says; a callback that waits is in it.
+    /// Time that its loop worked, as the worker reports it. It includes callbacks that wait.
     pub(crate) busy_ns: u64,
-    /// On a core, as the kernel says: what it does for the worker's sends is in it.
+    /// Time on a core, as the kernel reports it. It includes the kernel's work for the worker's sends.
     pub(crate) on_cpu_ns: u64,
     pub(crate) open: u64,
 }
 
-/// What a worker is forked with.
+/// What a forked worker gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spawn {
     pub(crate) plan: Plan,
     pub(crate) generation: u32,
     pub(crate) slot: usize,
     pub(crate) listeners: Listeners,
-    /// What the addresses of the plan are bound as, in their order.
+    /// What the addresses of the plan are bound to, in their order.
     pub(crate) bound: Vec<Endpoint>,
     pub(crate) steering: Option<SteeringId>,
-    /// It takes the place of another worker, whose state may come.
+    /// It replaces another worker, whose state may come.
     pub(crate) succeeds: bool,
 }
 
 /// Where a worker's listen sockets come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Listeners {
-    /// Bound and not listening: the worker gets the only copies, the master's are closed by the fork. In the tier ebpf, for
-    /// the first worker.
+    /// Bound and not listening. The worker gets the only copies; the fork closes the master's. For the first worker in
+    /// the tier ebpf.
     pub(crate) first: Vec<(SocketId, Endpoint)>,
-    /// The worker makes these. In the tier ebpf, for the others.
+    /// The worker makes these itself. For the other workers in the tier ebpf.
     pub(crate) own: Vec<Endpoint>,
-    /// The worker gets copies, the master keeps its own: those that are adopted.
+    /// The worker gets copies of these adopted sockets; the master keeps its own.
     pub(crate) copies: Vec<(SocketId, Endpoint)>,
 }
 
-/// What a new master is told first.
+/// The first message to a new master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Greeting {
     pub(crate) next_number: u32,
     pub(crate) tier: Tier,
     pub(crate) is_held: bool,
     pub(crate) addresses: Vec<Address>,
-    /// Listen sockets of the tier adopt that both may accept from. Those of Unix sockets follow, where the new master says
-    /// that it knows them.
+    /// Listen sockets of the tier adopt from which both masters may accept. Those of Unix sockets follow, if the new
+    /// master says that it knows them.
     pub(crate) listeners: Vec<(SocketId, Endpoint)>,
-    /// The maps of listeners, with the number of places in use, where both are to serve (tier ebpf).
+    /// The maps of listeners, with the number of places in use, if both masters will serve (tier ebpf).
     pub(crate) maps: Option<(SteeringId, u32)>,
 }
 
@@ -161,103 +163,108 @@ pub(crate) enum OtherMaster {
     Old,
 }
 
-/// Whether an address may be bound.
+/// The answer to whether an address may be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Claim {
-    /// Nobody has it, and nobody else may claim it until [`World::release_claims`].
+    /// The address is free, and no other server may claim it until [`World::release_claims`].
     Held,
-    /// Another server that starts is looking at the same port: ask again in a moment.
+    /// Another starting server is looking at the same port. Ask again in a moment.
     Busy,
 }
 
-/// What a service manager is told.
+/// A message to the service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Notice {
     Ready,
     Reloading,
     Stopping,
-    /// This process is the service's main one.
+    /// This process is the service's main process.
     MainIsThis,
     MainIs(ProcessId),
 }
 
-/// The names of a server: the control socket's path and the pid file. One master has them at a time.
+/// An operation on the names of a server: the control socket's path and the pid file. One master has them at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Names {
-    /// The control socket leads to this master, whoever had its name; the old master stays reachable beside it, if it lives.
+    /// The control socket's path leads to this master, whichever process had it. The old master stays reachable at a
+    /// name of its own, if it lives.
     TakeControl { from: Option<ProcessId> },
     /// The pid file names this master.
     WritePidFile,
-    /// Another master has the names now; this one stays reachable beside it.
+    /// Another master has the names now. This one stays reachable at a name of its own.
     Yield,
-    /// Whatever is left of the names is another master's to take away.
+    /// Another master will remove what is left of the names.
     Forget,
-    /// Files that this process, which is gone, has left beside the names are removed.
+    /// Removes files that this ended process has left beside the names.
     Clean { after: ProcessId },
 }
 
-/// See the module's head. Every method that can fail may fail at any time, and the core must cope.
+/// The world. Every method that can fail may fail at any time, and the core must handle that.
 pub(crate) trait World {
     fn now(&self) -> Time;
 
     /// Reads the configuration again.
     fn read_configuration(&mut self) -> Result<Plan, Failure>;
 
-    /// Asks whether an address that this server does not listen on yet is free, or a path where such a file was left.
+    /// Checks whether an address on which this server does not listen yet is free. A path is free if only a file of a
+    /// former server is there.
     fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure>;
-    /// A process listens on every address, or none will: other servers may look at the ports again.
+    /// Ends all claims: a process listens on every address, or none will. Other servers may look at the ports again.
     fn release_claims(&mut self);
-    /// Creates and binds a socket of the address's group, or at a path, as such a file: not configured, not listening.
+    /// Creates a socket and binds it to the address's group, or to a path with these file settings. It is neither
+    /// configured nor listening.
     fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure>;
-    /// Closes this master's copy of a listen socket. The path of a Unix socket goes with the last copy.
+    /// Closes this master's copy of a listen socket. The last copy removes the path of a Unix socket.
     fn close(&mut self, socket: SocketId);
-    /// Accepts connections that wait at a listen socket, so many at most.
+    /// Accepts at most this many of the connections that wait at a listen socket.
     fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId>;
     fn is_listening(&self, socket: SocketId) -> bool;
 
-    /// Loads programs with so many places, not attached.
+    /// Loads programs for this many places without attaching them.
     fn load_steering(
         &mut self,
         addresses: &[Endpoint],
         places: usize,
         steering: Steering,
     ) -> Result<SteeringId, Failure>;
-    /// Loads programs for another number of places over the same maps; they are used by the next [`World::steer`].
+    /// Loads programs for another number of places over the same maps. The next [`World::steer`] uses them.
     fn resize_steering(&mut self, steering: SteeringId, places: usize) -> Result<(), Failure>;
     fn drop_steering(&mut self, steering: SteeringId);
-    /// Attaches the programs: from now on new connections go to the listeners in these maps and, with `beside_old`, to those of
-    /// the old master's maps too. Opens a guard where an address has none.
+    /// Attaches the programs. From now on new connections go to the listeners in these maps and, with `beside_old`,
+    /// also to those in the old master's maps. Opens a guard where an address has none.
     fn steer(&mut self, steering: SteeringId, beside_old: bool, backlog: u32) -> Result<(), Failure>;
     /// Steers new connections to the guards alone: all listeners are parked.
     fn stand_alone(&mut self) -> Result<(), Failure>;
     /// Takes the listeners of a slot out of the maps.
     fn unset(&mut self, steering: SteeringId, slot: usize);
-    /// Ends steering of this socket's group, also if another process began it.
+    /// Ends steering of this socket's group, even if another process began it.
     fn detach(&mut self, socket: SocketId);
-    /// Accepts connections that wait at guards, but for those of these addresses; so many at most.
+    /// Accepts at most this many of the connections that wait at guards, except those of these addresses.
     fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId>;
-    /// Closes all guards but those of these addresses.
+    /// Closes all guards except those of these addresses.
     fn keep_guards(&mut self, addresses: &[Endpoint]);
 
     fn fork(&mut self, spawn: Spawn) -> Result<ProcessId, Failure>;
-    /// Tells a worker, of this master or an orphan; `false` where it cannot be told.
+    /// Sends an order to a worker of this master or an orphan. Returns `false` if that is not possible.
     fn tell(&mut self, process: ProcessId, order: &Order) -> bool;
-    /// Lets a worker accept from a socket too ([`Order::Adopt`]); `false` where it cannot be told.
+    /// Lets a worker accept from a socket too ([`Order::Adopt`]). Returns `false` if the order cannot be sent.
     fn share(&mut self, process: ProcessId, socket: SocketId, address: Endpoint) -> bool;
-    /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy; `false` where it cannot be told now.
+    /// Hands a connection to a worker ([`Order::Take`]) and keeps a copy. Returns `false` if the order cannot be sent
+    /// now.
     fn hand(&mut self, process: ProcessId, arrival: ArrivalId) -> bool;
-    /// Hands a connection to the other master of an upgrade, which serves instead, without keeping a copy; `false` where it
-    /// cannot be told.
+    /// Hands a connection to the other master of an upgrade, which serves instead, without keeping a copy. Returns
+    /// `false` if it cannot be sent.
     fn pass(&mut self, arrival: ArrivalId, to: OtherMaster) -> bool;
     /// Drops the copy of a connection that a worker has.
     fn forget_arrival(&mut self, arrival: ArrivalId);
-    /// Kills a worker, an orphan or the new master; its end is told by an event.
+    /// Kills a worker, an orphan or the new master. An event reports its end.
     fn kill(&mut self, process: ProcessId);
-    /// Shuts the listen sockets of a worker that hangs, so that what waits there moves to others; gives how many.
+    /// Shuts the listen sockets of a hung worker, so that the connections that wait there move to others. Returns how
+    /// many sockets.
     fn shut_listeners(&mut self, process: ProcessId) -> usize;
-    /// When a worker's last turn was.
+    /// The time of the last turn of a worker's loop.
     fn last_turn(&self, process: ProcessId) -> Time;
-    /// About how much state of its own a worker has, bytes.
+    /// The approximate size of a worker's own state, in bytes.
     fn state_bytes(&self, process: ProcessId) -> u64;
     /// What a worker has done since its start.
     fn load(&self, process: ProcessId) -> Load;
@@ -274,25 +281,26 @@ pub(crate) trait World {
     fn give_listeners_to_old(&mut self, sockets: &[(SocketId, Endpoint)]);
     /// Closes the channel to the new master that is gone.
     fn forget_new(&mut self);
-    /// What of this master's state, names and rights a new binary with these would lose.
+    /// What of this master's state, names and rights a new binary with this introduction would lose.
     fn compare(&self, introduction: &ToOld) -> Vec<Loss>;
-    /// What this master tells of itself to the old one.
+    /// This master's introduction for the old one.
     fn introduction(&self) -> ToOld;
 
-    /// Finds workers of masters that are gone, except those known, and knocks at each; those whose master lives do not answer.
+    /// Finds workers of masters that have ended, except those known, and contacts each. Workers whose master lives do
+    /// not answer.
     fn find_orphans(&mut self, known: &[ProcessId]) -> Vec<ProcessId>;
 
     fn names(&mut self, names: Names);
     fn notify(&mut self, notice: Notice);
 
-    /// A handover begins: what happens from now on is on its time line.
+    /// Begins the timeline of a handover: events from now on belong to it.
     fn begin_timeline(&mut self, kind: TimelineKind, generation: u32);
-    /// Keeps what happened, logs it, and tells those who wait.
+    /// Stores an event, logs it, and sends it to clients that watch.
     fn note(&mut self, generation: Option<u32>, event: EventKind);
     /// Answers a client, for the last time.
     fn reply(&mut self, client: ClientId, result: Result<Outcome, Failure>);
-    /// A worker's connections have moved or stay: its pauses count.
+    /// A worker reports that its connections have moved or stay: its pauses count.
     fn count_pauses(&mut self, process: ProcessId);
-    /// How long connections were held up since the last call.
+    /// How long connections were paused since the last call.
     fn take_pauses(&mut self) -> Option<Pause>;
 }
