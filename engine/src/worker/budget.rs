@@ -1,23 +1,25 @@
-//! What a worker holds for its connections, bounded: unconsumed input, unsent output, frozen connections, and what the
-//! protocol says it holds for one ([`Io::set_held_bytes`](crate::Io::set_held_bytes)). Pure; the loop reports changes.
+//! Bounds the memory that a worker holds for its connections: unconsumed input, unsent output, frozen connections, and
+//! what the protocol reports with [`Io::set_held_bytes`](crate::Io::set_held_bytes). Pure; the loop reports changes.
 //!
-//! From three quarters of the bound on, until it is a half or for [`SHORT_NS`], connections that hold more than
-//! [`SHARE_BYTES`] are not read. Above the bound, connections are cut until an eighth of it is free: the largest first, and of those of about one size the
-//! one whose peer has taken nothing for longest. A look at all connections is only taken then, so it costs little for each
-//! byte that was held.
+//! When three quarters of the bound are in use, connections that hold more than [`SHARE_BYTES`] are not read. This ends
+//! when half of the bound is in use, or after [`SHORT_NS`]. Above the bound, connections are cut until an eighth of it
+//! is free: the largest first, and among those of about the same size the one whose peer has taken nothing for longest.
+//! Only then does the worker look at all connections, so this costs little for each byte that was held.
 
 use crate::types::ConnectionId;
 
-/// What a connection may hold without being paused when memory is short.
+/// Bytes that a connection may hold without being paused when memory is short.
 const SHARE_BYTES: u64 = 64 << 10;
 
-/// After this time those that are paused are read again, however much is held: they might wait for each other for ever.
+/// After this time paused connections are read again, however much memory is in use: they might wait for each other
+/// forever.
 const SHORT_NS: u64 = 1_000_000_000;
 
-/// Memory goes back to the system when it was not wanted for so long: what a large answer took is wanted by the next one.
+/// Memory goes back to the system when it was not needed for this time: the next large answer needs what the last one
+/// used.
 const UNWANTED_NS: u64 = 1_000_000_000;
 
-/// Less than this is not worth giving back to the system.
+/// A smaller amount is not worth giving back to the system.
 const RELEASE_BYTES_MIN: u64 = 4 << 20;
 
 /// A connection that may be cut.
@@ -25,7 +27,7 @@ const RELEASE_BYTES_MIN: u64 = 4 << 20;
 pub(super) struct Holder {
     pub(super) id: ConnectionId,
     pub(super) bytes: u64,
-    /// When its peer last took output, or sent something where there is none.
+    /// When its peer last took output, or last sent something if there is no output.
     pub(super) progress_ns: u64,
 }
 
@@ -34,12 +36,12 @@ pub(super) struct Holder {
 pub(super) struct Budget {
     bytes_max: u64,
     held: u64,
-    /// Since memory was last given back to the system.
+    /// The maximum since memory last went back to the system.
     peak: u64,
     is_short: bool,
-    /// When it is short no more; 0 where that was not asked yet.
+    /// When the shortage ends; 0 until this is first computed.
     short_until_ns: u64,
-    /// When memory goes back; 0 where it does not.
+    /// When memory goes back to the system; 0 if none will.
     release_at_ns: u64,
 }
 
@@ -48,7 +50,7 @@ impl Budget {
         Self { bytes_max, held: 0, peak: 0, is_short: false, short_until_ns: 0, release_at_ns: 0 }
     }
 
-    /// A connection that held `before` holds `now`.
+    /// Records that a connection which held `before` bytes holds `now` bytes.
     #[inline]
     pub(super) fn change(&mut self, before: u64, now: u64) {
         self.held = self.held + now - before;
@@ -60,13 +62,13 @@ impl Budget {
         self.held
     }
 
-    /// Whether one that holds so much is not to be read.
+    /// Whether a connection that holds this much must not be read.
     #[inline]
     pub(super) fn pauses(&self, bytes: u64) -> bool {
         self.is_short && bytes > SHARE_BYTES
     }
 
-    /// Whether those that were paused are to be read again, from now on.
+    /// Whether paused connections must be read again from now on.
     #[inline]
     pub(super) fn recovers(&mut self, now_ns: u64) -> bool {
         if !self.is_short {
@@ -82,7 +84,7 @@ impl Budget {
         recovers
     }
 
-    /// When [`Budget::recovers`] or [`Budget::releases`] may say so by itself.
+    /// When [`Budget::recovers`] or [`Budget::releases`] may become true without a change.
     pub(super) fn next_ns(&self) -> Option<u64> {
         [self.short_until_ns, self.release_at_ns].into_iter().filter(|at_ns| *at_ns > 0).min()
     }
@@ -92,7 +94,7 @@ impl Budget {
         self.held > self.bytes_max
     }
 
-    /// Whom to cut, in order.
+    /// The connections to cut, in order.
     pub(super) fn cut(&self, mut holders: Vec<Holder>) -> Vec<ConnectionId> {
         holders.sort_unstable_by_key(|holder| (std::cmp::Reverse(holder.bytes.max(1).ilog2()), holder.progress_ns));
         let mut excess = self.held.saturating_sub(self.bytes_max / 8 * 7);

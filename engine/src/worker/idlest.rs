@@ -1,16 +1,17 @@
-//! At the limit of connections: which of them makes room for a newcomer. Pure; the loop says who is idle, and since when.
+//! At the limit of connections: decides which connection makes room for a new one. Pure; the loop reports which are
+//! idle, and since when.
 //!
-//! It is the one that has been idle for longest. Nothing is kept while there is room: at the limit, one look at all
-//! connections finds the next [`CANDIDATES_MAX`] of them, and looks are [`LOOK_INTERVAL_NS`] apart.
+//! The choice is the connection that has been idle longest. Nothing is kept while there is room. At the limit, one look
+//! at all connections finds the next [`CANDIDATES_MAX`] of them, and looks are [`LOOK_INTERVAL_NS`] apart.
 
 use std::collections::VecDeque;
 
 use crate::types::ConnectionId;
 
-/// Found by one look at all connections.
+/// The most candidates that one look at all connections finds.
 const CANDIDATES_MAX: usize = 1024;
 
-/// Between two looks: one costs about a millisecond with 65,536 connections.
+/// The interval between two looks. One look costs about a millisecond with 65,536 connections.
 const LOOK_INTERVAL_NS: u64 = 100_000_000;
 
 /// A connection, and when input last arrived or output last ended.
@@ -18,7 +19,7 @@ type Candidate = (u64, ConnectionId);
 
 /// See the module's head.
 pub(super) struct Idlest {
-    /// Idle for so long it makes room; `None` where none does.
+    /// A connection that is idle for this long makes room; `None` if none does.
     idle_ns: Option<u64>,
     /// Longest idle first.
     candidates: VecDeque<Candidate>,
@@ -31,12 +32,12 @@ impl Idlest {
         Self { idle_ns, candidates: VecDeque::new(), next_look_ns: 0 }
     }
 
-    /// Whether all connections are to be looked at now, for [`Idlest::found`].
+    /// Whether the loop must look at all connections now, for [`Idlest::found`].
     pub(super) fn wants_look(&self, now_ns: u64) -> bool {
         self.idle_ns.is_some() && self.candidates.is_empty() && now_ns >= self.next_look_ns
     }
 
-    /// Those that are idle; gives when to look again where none has been so for long enough.
+    /// Takes the idle connections. Returns when to look again if none has been idle for long enough.
     pub(super) fn found(&mut self, mut idle: Vec<Candidate>, now_ns: u64) -> Option<u64> {
         let idle_ns = self.idle_ns?;
         let next_ns = idle.iter().map(|(activity_ns, _)| activity_ns.saturating_add(idle_ns)).min();
@@ -51,7 +52,7 @@ impl Idlest {
         self.candidates.is_empty().then_some(self.next_look_ns)
     }
 
-    /// Who makes room. `is_still_idle` says whether nothing has happened to a candidate since.
+    /// The connection that makes room. `is_still_idle` reports whether nothing has happened to a candidate since.
     pub(super) fn first(&mut self, is_still_idle: impl Fn(Candidate) -> bool) -> Option<ConnectionId> {
         while let Some(candidate) = self.candidates.front() {
             if is_still_idle(*candidate) {

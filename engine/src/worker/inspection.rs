@@ -1,5 +1,5 @@
-//! What a worker is asked about its connections: how far each answer is, and which connections come first. Pure; the loop looks at
-//! them, a slice in each turn.
+//! The master's questions about a worker's connections: the progress of each answer, and which connections come first.
+//! Pure; the loop looks at connections, a slice in each turn.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -8,13 +8,13 @@ use crate::ipc::control::{ConnectionOrder, PeerHost};
 use crate::ipc::orders::{COUNTED_MS, Counted};
 use crate::types::ConnectionId;
 
-/// Questions at a time: more than a master asks. The oldest one makes room.
+/// Number of questions at the same time: more than a master asks. The oldest one makes room.
 const QUESTIONS_MAX: usize = 4;
 
-/// Peers that are counted; of the connections of all others the number is known.
+/// Peers that are counted one by one. For all others only the number of connections is known.
 const PEERS_MAX: usize = 65_536;
 
-/// How often each connection, by its slot, had received and sent at a moment.
+/// How often each connection, by slot, had received and sent at a given time.
 #[derive(Debug, Default)]
 pub(super) struct Noted(Vec<Before>);
 
@@ -31,7 +31,7 @@ impl Noted {
             .push(connection.map_or_else(Before::default, |(id, events)| Before { generation: id.generation, events }));
     }
 
-    /// The events of a connection since then; all of them, if it came later.
+    /// The events of a connection since then; all of them if it was opened later.
     pub(super) fn since(&self, id: ConnectionId, events: u32) -> u32 {
         let before = self.0.get(id.slot as usize).filter(|one| one.generation == id.generation);
         before.map_or(events, |one| events.wrapping_sub(one.events))
@@ -42,7 +42,7 @@ impl Noted {
 #[derive(Debug)]
 pub(super) struct Best {
     limit: usize,
-    /// The last of them on top.
+    /// The lowest-ranked one is on top.
     heap: BinaryHeap<Reverse<(u64, Reverse<ConnectionId>)>>,
 }
 
@@ -51,7 +51,7 @@ impl Best {
         Self { limit, heap: BinaryHeap::new() }
     }
 
-    /// A connection, and what it is ranked by: the largest come first.
+    /// Offers a connection with its rank. The highest ranks come first.
     pub(super) fn offer(&mut self, rank: u64, id: ConnectionId) {
         let one = Reverse((rank, Reverse(id)));
         if self.heap.len() < self.limit {
@@ -72,7 +72,7 @@ impl Best {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     counts: HashMap<PeerHost, u64>,
-    /// Connections of those that there was no room for.
+    /// Connections of peers for which there was no room.
     others: u64,
 }
 
@@ -87,7 +87,7 @@ impl Peers {
         }
     }
 
-    /// Those with the most connections, and what none of the others has more of.
+    /// The peers with the most connections, and the most connections that any other peer can have.
     fn first(self, limit: usize) -> (VecDeque<Counted>, u64) {
         let counts = self.counts.into_iter();
         let mut all: Vec<Counted> = counts.map(|(peer, connections)| Counted { peer, connections }).collect();
@@ -98,37 +98,37 @@ impl Peers {
     }
 }
 
-/// How far an answer is.
+/// The progress of an answer.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// What each connection has received and sent so far is noted.
+    /// The loop is noting what each connection has received and sent so far.
     Noting(Noted),
-    /// They are let go on for a while, from when on, and until when.
+    /// Connections continue for a while: from when, and until when.
     Waiting { before: Noted, from_ns: u64, until_ns: u64 },
-    /// All are looked at: the oldest are wanted.
+    /// The loop looks at all connections for the oldest.
     Oldest(Best),
-    /// All are looked at: the busiest are wanted.
+    /// The loop looks at all connections for the busiest.
     Busiest { before: Noted, from_ns: u64, best: Best },
-    /// All are looked at: their peers are wanted.
+    /// The loop looks at all connections for their peers.
     Peers(Peers),
-    /// The answer is there: connections with what they are ranked by, over the time in which it was counted.
+    /// The answer is ready: connections with their ranks, and the time over which they were counted.
     Connections { chosen: VecDeque<(u64, ConnectionId)>, counted_ns: Option<u64> },
-    /// The answer is there: peers.
+    /// The answer is ready: peers.
     Counted { peers: VecDeque<Counted>, unlisted_max: u64 },
 }
 
-/// Something that a worker is asked.
+/// A question of the master.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) number: u32,
     limit: usize,
-    /// The slot that is looked at next.
+    /// The next slot to look at.
     pub(super) next_slot: u32,
     pub(super) stage: Stage,
 }
 
 impl Question {
-    /// All connections were looked at once.
+    /// Moves to the next stage after all connections were looked at once.
     pub(super) fn finish_pass(&mut self, now_ns: u64) {
         self.next_slot = 0;
         let answer = Stage::Counted { peers: VecDeque::new(), unlisted_max: 0 };
@@ -149,7 +149,7 @@ impl Question {
         };
     }
 
-    /// Whether there is something to look at now. A wait that is over ends.
+    /// Whether there is something to look at now. Ends a wait that is over.
     fn has_work(&mut self, now_ns: u64) -> bool {
         if let Stage::Waiting { before, from_ns, until_ns } = &mut self.stage
             && *until_ns <= now_ns
@@ -184,13 +184,13 @@ impl Questions {
         self.all.is_empty()
     }
 
-    /// Takes the first one out that has something to look at; it is to be put back.
+    /// Takes out the first question that has something to look at. The caller must put it back.
     pub(super) fn take_next(&mut self, now_ns: u64) -> Option<Question> {
         let place = self.all.iter_mut().position(|question| question.has_work(now_ns))?;
         self.all.remove(place)
     }
 
-    /// Takes the one of this number out, if its answer is there.
+    /// Takes out the question of this number, if its answer is ready.
     pub(super) fn take_answered(&mut self, number: u32) -> Option<Question> {
         let is_it = |question: &Question| {
             question.number == number && matches!(question.stage, Stage::Connections { .. } | Stage::Counted { .. })
@@ -207,7 +207,7 @@ impl Questions {
         self.all.iter_mut().any(|question| question.has_work(now_ns))
     }
 
-    /// When a wait is over.
+    /// When the next wait is over.
     pub(super) fn next_ns(&self) -> Option<u64> {
         let waits = self.all.iter().filter_map(|question| match question.stage {
             Stage::Waiting { until_ns, .. } => Some(until_ns),

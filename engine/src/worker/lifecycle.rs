@@ -1,65 +1,66 @@
-//! How a worker stands: it serves, leaves in good order, or stops. One value, pure, with time passed in; the loop reports
-//! what happens and does what [`Want`] says.
+//! The state of a worker: it serves, drains, or stops. One value, pure, with time passed in. The loop reports what
+//! happens and does what [`Want`] says.
 //!
-//! Leaving has two parts that go on side by side: listeners stay open until they have settled, and connections move to
-//! other workers, are told goodbye, or are left alone. The protocol is told two turns after the order, when everything that
-//! the kernel had received by then has been handled.
+//! Leaving has two parts that run side by side. Listeners stay open until they have settled. Connections move to other
+//! workers, get the goodbye, or are left alone. The protocol learns of it two turns after the order, when everything
+//! that the kernel had received by then has been handled.
 
 use crate::handover::mutation::{Mutation, is_put_back};
 
-/// A worker that waits for the state of one that leaves waits so long at most.
+/// The longest wait for the state of a leaving worker.
 const STATE_MS_MAX: u64 = 10_000;
 
-/// How long a connection that has sent nothing yet is waited for once the worker drains: its first request may be on
-/// its way, perhaps sent for the third time, and whoever was let in is answered. Half of the drain's time at most.
+/// How long a draining worker waits for a connection that has sent nothing yet. Its first request may be on its way,
+/// perhaps sent for the third time, and every connection that was accepted gets an answer. At most half of the drain
+/// time.
 const FIRST_INPUT_MS_MAX: u64 = 3_000;
 
-/// What connections are told when their worker leaves.
+/// What connections get when their worker leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Farewell {
-    /// They move to other workers; those that cannot are told goodbye.
+    /// They move to other workers. Those that cannot move get the goodbye.
     Move,
-    /// They are told goodbye.
+    /// They get the goodbye.
     Goodbye,
     /// Nothing.
     Nothing,
 }
 
-/// How far leaving has come for connections.
+/// The stage of leaving for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// State that another worker brings is awaited first, since it is to be passed on.
+    /// The worker first waits for state that another worker brings, since it must be passed on.
     AwaitingState { until_ns: u64 },
-    /// Ordered in this turn.
+    /// The order came in this turn.
     Asked,
-    /// Ordered in the turn before.
+    /// The order came in the previous turn.
     AskedBefore,
-    /// Connections move to other workers.
+    /// Connections are moving to other workers.
     Moving,
-    /// All connections are told, those that have sent nothing a while later.
+    /// All connections get the goodbye; those that have sent nothing get it a while later.
     Draining {
-        /// When those that have sent nothing are looked at.
+        /// When connections that have sent nothing are looked at.
         silent_at_ns: Option<u64>,
     },
-    /// Connections end when they please.
+    /// The worker waits until connections end by themselves.
     Waiting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Leaving {
     stage: Stage,
-    /// Listeners close then; `None` once they do.
+    /// When the listeners close; `None` after that time.
     settles_at_ns: Option<u64>,
     deadline_ns: u64,
-    /// How long whoever has sent nothing is waited for.
+    /// How long the worker waits for connections that have sent nothing.
     first_input_ns: u64,
-    /// Others accept from the very same sockets.
+    /// Others accept from the same sockets.
     is_succeeded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mode {
-    /// Nobody is let in before the state of the worker before has come.
+    /// No connection is accepted until the state of the previous worker has come.
     AwaitingState {
         until_ns: u64,
     },
@@ -71,16 +72,16 @@ enum Mode {
     },
 }
 
-/// What the loop is to do, and to report.
+/// An action for the loop, or something for it to report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Want {
-    /// Tell the protocol; [`Lifecycle::told`] says how that is done.
+    /// Tell the protocol; then call [`Lifecycle::told`] with the way in which that was done.
     Tell,
-    /// Tell connections that have sent nothing for so long.
+    /// Tell connections that have sent nothing for this long.
     TellSilent { for_ns: u64 },
-    /// No state comes: this worker starts without.
+    /// No state will come: this worker starts without.
     BeginAnew,
-    /// The drain's time is over: [`Lifecycle::stop`].
+    /// The drain time is over: call [`Lifecycle::stop`].
     Stop,
 }
 
@@ -90,7 +91,7 @@ pub(crate) struct Facts {
     pub(crate) connections: usize,
     pub(crate) listeners: usize,
     pub(crate) is_accepting: bool,
-    /// Others may bring connections, or may be brought some.
+    /// Others may bring connections, or this worker may bring some to others.
     pub(crate) is_moving: bool,
 }
 
@@ -105,7 +106,7 @@ impl Lifecycle {
         Self { mode: Mode::Serving }
     }
 
-    /// It takes the place of another worker, which may bring its state.
+    /// A worker that replaces another one, which may bring its state.
     pub(crate) fn awaiting_state(now_ns: u64) -> Self {
         Self { mode: Mode::AwaitingState { until_ns: now_ns + STATE_MS_MAX * 1_000_000 } }
     }
@@ -121,13 +122,13 @@ impl Lifecycle {
         self.leaving().map(|leaving| leaving.stage)
     }
 
-    /// It serves, and nothing is to be done in the turn.
+    /// It serves, and needs nothing in this turn.
     #[inline]
     pub(crate) fn is_serving(&self) -> bool {
         matches!(self.mode, Mode::Serving)
     }
 
-    /// It was told to leave, or to stop.
+    /// It has the order to leave or to stop.
     pub(crate) fn is_leaving(&self) -> bool {
         matches!(self.mode, Mode::Leaving(_) | Mode::Stopping { .. })
     }
@@ -136,7 +137,7 @@ impl Lifecycle {
         matches!(self.mode, Mode::Stopping { .. })
     }
 
-    /// Listeners have settled, and close.
+    /// Listeners have settled and close.
     pub(crate) fn has_settled(&self) -> bool {
         self.is_stopping() || self.leaving().is_some_and(|leaving| leaving.settles_at_ns.is_none())
     }
@@ -145,12 +146,12 @@ impl Lifecycle {
         matches!(self.mode, Mode::AwaitingState { .. }) || matches!(self.stage(), Some(Stage::AwaitingState { .. }))
     }
 
-    /// Whether connections may be let in.
+    /// Whether connections may be accepted.
     pub(crate) fn accepts(&self) -> bool {
         !self.has_settled() && !self.awaits_state()
     }
 
-    /// Others accept from the very same sockets: what waits there is theirs.
+    /// Others accept from the same sockets and take what waits there.
     pub(crate) fn is_succeeded(&self) -> bool {
         match &self.mode {
             Mode::Leaving(Leaving { is_succeeded, .. }) | Mode::Stopping { is_succeeded } => *is_succeeded,
@@ -158,12 +159,12 @@ impl Lifecycle {
         }
     }
 
-    /// All connections are told that the worker leaves, also those that come from now on.
+    /// All connections get the goodbye, including those that are accepted from now on.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_stopping() || matches!(self.stage(), Some(Stage::Draining { .. }))
     }
 
-    /// The protocol was told, in one way or another.
+    /// The protocol knows that the worker leaves, in one way or another.
     pub(crate) fn was_told(&self) -> bool {
         self.is_stopping() || matches!(self.stage(), Some(Stage::Moving | Stage::Draining { .. } | Stage::Waiting))
     }
@@ -173,8 +174,8 @@ impl Lifecycle {
         matches!(self.stage(), Some(Stage::Asked | Stage::AskedBefore))
     }
 
-    /// Whether this worker takes connections and state that others bring. `moves_on` says whether it would move what it
-    /// gets to others in turn.
+    /// Whether this worker takes connections and state that others bring. `moves_on` says whether it would move on to
+    /// others what it gets.
     pub(crate) fn takes(&self, moves_on: bool) -> bool {
         match &self.mode {
             Mode::AwaitingState { .. } | Mode::Serving => true,
@@ -186,14 +187,14 @@ impl Lifecycle {
         }
     }
 
-    /// When connections end at the latest.
+    /// The latest time at which connections end.
     pub(crate) fn deadline_ns(&self) -> u64 {
         self.leaving().map_or(0, |leaving| leaving.deadline_ns)
     }
 
-    /// Leaves: listeners stay open for `settle_ms`, for handshakes under way, and connections have `drain_ms` from then on.
-    /// Said again, it ends the settling, or shortens the time. `is_succeeded` says whether others accept from the very same
-    /// sockets, where that is known. Gives whether it was the first time.
+    /// Begins to leave: listeners stay open for `settle_ms`, for handshakes in flight, and connections then have
+    /// `drain_ms`. Another call ends the settling, or shortens the time. `is_succeeded` says whether others accept from
+    /// the same sockets, if that is known. Returns whether this was the first call.
     pub(crate) fn drain(&mut self, now_ns: u64, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) -> bool {
         let deadline_ns = now_ns.saturating_add(settle_ms.saturating_add(drain_ms).saturating_mul(1_000_000));
         let first_input_ns = FIRST_INPUT_MS_MAX.min(drain_ms / 2) * 1_000_000;
@@ -220,7 +221,7 @@ impl Lifecycle {
         true
     }
 
-    /// The state of the worker before has come, or will not.
+    /// The state of the previous worker has come, or will not come.
     pub(crate) fn end_awaiting(&mut self) {
         match &mut self.mode {
             Mode::AwaitingState { .. } => self.mode = Mode::Serving,
@@ -231,7 +232,7 @@ impl Lifecycle {
         }
     }
 
-    /// How [`Want::Tell`] was carried out.
+    /// Records how [`Want::Tell`] was carried out.
     pub(crate) fn told(&mut self, now_ns: u64, farewell: Farewell) {
         let Mode::Leaving(leaving) = &mut self.mode else { return };
         debug_assert_eq!(leaving.stage, Stage::AskedBefore, "told when it was not wanted");
@@ -242,7 +243,7 @@ impl Lifecycle {
         };
     }
 
-    /// Connections do not move any more. `true` where those that are left have to be told now.
+    /// Connections do not move any more. Returns `true` if those that are left must get the goodbye now.
     pub(crate) fn end_moving(&mut self, now_ns: u64) -> bool {
         let Mode::Leaving(leaving) = &mut self.mode else { return false };
         if leaving.stage != Stage::Moving {
@@ -252,8 +253,8 @@ impl Lifecycle {
         true
     }
 
-    /// A connection that has sent nothing is told later: [`Want::TellSilent`] comes when it has been silent for long enough.
-    /// While others move, that one stays for some reason of its own.
+    /// Delays the goodbye of a connection that has sent nothing: [`Want::TellSilent`] comes when it has been silent for
+    /// long enough. While others move, that one stays for a reason of its own.
     pub(crate) fn watch_silent(&mut self, since_ns: u64) {
         let Mode::Leaving(leaving) = &mut self.mode else { return };
         let at_ns = since_ns.saturating_add(leaving.first_input_ns);
@@ -262,7 +263,7 @@ impl Lifecycle {
         }
     }
 
-    /// A turn of the loop is over, but for this. Gives what is wanted.
+    /// Call it at the end of a turn. Returns what must be done.
     pub(crate) fn turn(&mut self, now_ns: u64) -> Vec<Want> {
         let mut wants = Vec::new();
         match &mut self.mode {
@@ -294,7 +295,7 @@ impl Lifecycle {
         wants
     }
 
-    /// When [`Lifecycle::turn`] may want something, apart from what [`Lifecycle::is_asked`] says.
+    /// When [`Lifecycle::turn`] may want something, apart from the turns that [`Lifecycle::is_asked`] announces.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         match &self.mode {
             Mode::AwaitingState { until_ns } => Some(*until_ns),
@@ -310,7 +311,7 @@ impl Lifecycle {
         }
     }
 
-    /// Everything ends at once. `false` where it did already.
+    /// Ends everything at once. Returns `false` if it had done so already.
     pub(crate) fn stop(&mut self) -> bool {
         let was_stopping = self.is_stopping();
         self.mode = Mode::Stopping { is_succeeded: self.is_succeeded() };
@@ -337,7 +338,7 @@ mod tests {
     const MS: u64 = 1_000_000;
     const NOTHING_LEFT: Facts = Facts { connections: 0, listeners: 0, is_accepting: false, is_moving: false };
 
-    /// Turns at this time until nothing more is wanted.
+    /// Calls `turn` at this time until it wants nothing more.
     fn wants(lifecycle: &mut Lifecycle, now_ns: u64) -> Vec<Want> {
         (0..3).flat_map(|_| lifecycle.turn(now_ns)).collect()
     }

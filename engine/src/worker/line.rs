@@ -1,38 +1,40 @@
-//! Who waits for a receive buffer, or to have its input looked at again; and how many of them one turn serves.
+//! The connections that wait for a receive buffer, or for another look at their input; and how many of them one turn
+//! serves.
 //!
-//! A turn serves as many as fit into [`TURN_NS`], first come, first served, and those that have little to say do not wait
-//! in line at all: so a client with a small request waits for a turn or two, whatever all others send. What is received after
-//! a quarter of that time is kept, if it is large, and looked at in line. Pure: the loop reports how long its turns took.
+//! A turn serves as many as fit into [`TURN_NS`], first come, first served. Connections that send little do not wait in
+//! line at all: a client with a small request waits for a turn or two, whatever all others send. After a quarter of
+//! that time, large input is kept and handled in line. Pure: the loop reports how long its turns took.
 
 use std::collections::VecDeque;
 
 use crate::types::ConnectionId;
 
-/// What a turn may take while somebody waits in line, nanoseconds: the clients that are not in line wait about so long.
+/// The longest turn while a connection waits in line, in nanoseconds. Clients that are not in line wait about this
+/// long.
 const TURN_NS: u64 = 1_000_000;
 
-/// Of that, what callbacks of those in line may take, nanoseconds: a receive brings thousands of small requests, and each has an answer that
-/// is to be sent, too.
+/// The part of that for callbacks of connections in line, in nanoseconds: a receive brings thousands of small requests,
+/// and each has an answer that must be sent, too.
 const CALLBACKS_NS: u64 = TURN_NS / 4;
 
-/// Received bytes from which a callback may take long.
+/// From this number of received bytes on, a callback may take long.
 pub(super) const LARGE_BYTES: usize = 2048;
 
-/// Parts of buffers received per turn before anything is known of what one costs.
+/// Parts of buffers received per turn before the cost of one is known.
 const QUOTA_FIRST: usize = 16;
 
-/// Bytes of a buffer for bulk in usual ones: what one connection is received at most when it is served. Fewer and larger
-/// receives and sends cost less: the peer is woken once for all, and on loopback it sends its next bytes at the receiver's cost,
-/// once for each receive. With 16 instead of 4, uploads of 2 MB take half of the CPU time.
+/// Size of a buffer for bulk, in normal buffers: the most that one connection receives when it is served. Fewer and
+/// larger receives and sends cost less. The peer wakes once for all, and on loopback it sends its next bytes at the
+/// receiver's cost, once for each receive. With 16 instead of 4, uploads of 2 MB take half of the CPU time.
 pub(super) const BULK_BUFFER_PARTS: usize = 16;
 
-/// Receives in a row that left bytes in the socket, from which a connection waits in line.
+/// After this many receives in a row that left bytes in the socket, a connection waits in line.
 const FULL_RECEIVES: u8 = 4;
 
-/// Receives in a row that emptied the socket, from which it does not any more.
+/// After this many receives in a row that emptied the socket, it no longer waits in line.
 const EMPTY_RECEIVES: u8 = 4;
 
-/// What a connection's receives were like.
+/// What a connection's recent receives were like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Appetite {
     /// It sends faster than it is received: it has one receive at a time, and waits in line for it.
@@ -41,23 +43,23 @@ pub(super) struct Appetite {
     against: u8,
     /// The last receive left bytes in the socket.
     has_more: bool,
-    /// The last receive brought much.
+    /// The last receive brought many bytes.
     is_large: bool,
 }
 
 impl Appetite {
-    /// A receive brought so many bytes.
+    /// Records that a receive brought this many bytes.
     #[inline]
     pub(super) fn brought(&mut self, bytes: usize) {
         self.is_large = bytes > LARGE_BYTES;
     }
 
-    /// A callback with what the last receive brought may take long.
+    /// Whether a callback with what the last receive brought may take long.
     pub(super) fn is_large(self) -> bool {
         self.is_large
     }
 
-    /// A receive left bytes in the socket or none; `is_armed` where the same operation goes on by itself.
+    /// Records whether a receive left bytes in the socket. `is_armed`: the same operation continues by itself.
     #[inline]
     pub(super) fn received(&mut self, has_more: bool, is_armed: bool) {
         self.has_more = has_more;
@@ -80,7 +82,7 @@ impl Appetite {
         self.is_bulk
     }
 
-    /// The next receive would bring something at once.
+    /// Whether the next receive would bring something at once.
     pub(super) fn has_more(self) -> bool {
         self.has_more
     }
@@ -88,23 +90,23 @@ impl Appetite {
 
 /// See the module's head.
 pub(super) struct Line {
-    /// No buffer was left for them: those whose last receive brought little, and the others.
+    /// Connections for which no buffer was left: first those whose last receive brought little, then the others.
     starved: [VecDeque<ConnectionId>; 2],
-    /// Which of the two comes next, if both wait.
+    /// Which of the two is next if both wait.
     next_starved: usize,
     receives: VecDeque<ConnectionId>,
     reruns: VecDeque<ConnectionId>,
-    /// So many receives, counted in usual buffers, are served in a turn.
+    /// The number of receives that a turn serves, counted in normal buffers.
     quota: usize,
     quota_max: usize,
-    /// Served in this turn.
+    /// The number served in this turn.
     receives_served: usize,
-    /// Completions in this turn that whoever stands in line has caused.
+    /// Completions in this turn that connections in line have caused.
     completions: usize,
 }
 
 impl Line {
-    /// A turn may fill as much memory as half of the `buffers` are.
+    /// A turn may fill as much memory as half of `buffers` holds.
     pub(super) fn new(buffers: u16) -> Self {
         let quota_max = usize::from(buffers / 2).max(1);
         Self {
@@ -119,7 +121,7 @@ impl Line {
         }
     }
 
-    /// Its receive found no buffer.
+    /// Adds a connection whose receive found no buffer.
     pub(super) fn push_starved(&mut self, id: ConnectionId, appetite: Appetite) {
         self.starved[usize::from(appetite.is_large())].push_back(id);
     }
@@ -136,14 +138,14 @@ impl Line {
         (self.receives_served, self.completions) = (0, 0);
     }
 
-    /// Who receives next of those that found no buffer: by turns one that may have little to say, and one of the others.
+    /// The next of those that found no buffer: by turns one that may send little, and one of the others.
     pub(super) fn next_starved(&mut self) -> Option<ConnectionId> {
         let (first, second) = (self.next_starved, 1 - self.next_starved);
         self.next_starved = second;
         self.starved[first].pop_front().or_else(|| self.starved[second].pop_front())
     }
 
-    /// Who receives next, into a buffer for bulk.
+    /// The next connection that receives, into a buffer for bulk.
     pub(super) fn next_receive(&mut self) -> Option<ConnectionId> {
         if self.receives_served >= self.quota {
             return None;
@@ -153,8 +155,8 @@ impl Line {
         Some(id)
     }
 
-    /// Whose input is looked at again next, when this turn has spent so much time on reruns, and so much on others before. The
-    /// line has as much time as the others have, however long that is, so that nobody starves.
+    /// The next connection whose input is handled again, when this turn has spent this much time on reruns and on
+    /// others before. The line gets as much time as the others, however long that is, so that none starves.
     pub(super) fn next_rerun(&mut self, spent_ns: u64, others_ns: u64) -> Option<ConnectionId> {
         if spent_ns >= others_ns.max(CALLBACKS_NS) {
             return None;
@@ -162,17 +164,17 @@ impl Line {
         self.reruns.pop_front()
     }
 
-    /// A turn whose completions have taken so long deals with no more that are large.
+    /// Whether the completions of a turn have taken so long that it handles no more large ones.
     pub(super) fn is_long(took_ns: u64) -> bool {
         took_ns > CALLBACKS_NS
     }
 
-    /// Somebody waits for a receive.
+    /// Whether a connection waits for a receive.
     pub(super) fn has_receives(&self) -> bool {
         !self.receives.is_empty()
     }
 
-    /// Somebody waits for a buffer.
+    /// Whether a connection waits for a buffer.
     pub(super) fn has_starved(&self) -> bool {
         self.starved.iter().any(|starved| !starved.is_empty())
     }
@@ -181,18 +183,19 @@ impl Line {
         !self.reruns.is_empty()
     }
 
-    /// A receive in line completed, or a send of one who stands in line: these are not the others' in [`Line::end_turn`].
+    /// A receive in line completed, or a send of a connection in line. [`Line::end_turn`] does not count these as the
+    /// others'.
     #[inline]
     pub(super) fn completed(&mut self) {
         self.completions += 1;
     }
 
-    /// A turn took `took_ns`, and dealt with `completions`, those of the line among them. Whoever is in line has as many as
-    /// the others have, however long it takes, so that nobody starves.
+    /// A turn took `took_ns` and handled `completions`, including those of the line. The line gets as many as the
+    /// others, however long that takes, so that none starves.
     pub(super) fn end_turn(&mut self, took_ns: u64, completions: usize) {
         let others = completions.saturating_sub(self.completions);
         if self.receives_served >= self.quota {
-            // Down at once and up by small steps: what costs much more than expected makes everybody wait.
+            // Down at once and up by small steps: if a receive costs much more than expected, everyone waits.
             if took_ns > TURN_NS {
                 let fitting = self.quota as u64 * TURN_NS / took_ns;
                 self.quota = (fitting as usize).max(self.quota / 2).max(others);
@@ -251,7 +254,7 @@ mod tests {
             line.begin_turn();
             (0..200).for_each(|slot| line.push_receive(id(slot)));
             let receives = std::iter::from_fn(|| line.next_receive()).count();
-            // Each has been answered in the turn before.
+            // Each was answered in the previous turn.
             (0..2 * receives).for_each(|_| line.completed());
             line.end_turn(ns_each * (receives + others) as u64, 2 * receives + others);
             receives

@@ -1,40 +1,42 @@
-//! What a worker has, as it tells the program that steers: open connections, and handshakes under way. [`Account`] is pure.
+//! The load that a worker reports to the steering program: open connections, and handshakes in flight. [`Account`] is
+//! pure.
 //!
-//! The program counts what it assigns to the worker. What was assigned and does not arrive (floods of SYNs, a SYN and its cookie
-//! counted twice, what migrates, tries that failed) is given up when it is a second old, and so are all differences: there is
-//! nothing that could drift. The kernel runs the program for every segment that belongs to no connection, too: a late ACK, FIN or
-//! RST of one that has ended is counted like a SYN, since an ACK may be the answer to a cookie.
+//! The program counts what it assigns to the worker. Some of that never arrives (floods of SYNs, a SYN and its cookie
+//! counted twice, connections that migrate, attempts that failed). It is given up when it is a second old, and so are
+//! all differences: nothing can drift. The kernel also runs the program for every segment that belongs to no
+//! connection: a late ACK, FIN or RST of a connection that has ended is counted like a SYN, since an ACK may be the
+//! answer to a cookie.
 
 use std::io;
 
 use crate::steering::{LoadPage, Loads};
 use crate::sys::shared_memory::Shared;
 
-/// Time is looked at in steps of this length.
+/// Time is measured in steps of this length.
 const STEP_NS: u64 = 125_000_000;
 
-/// A handshake that is so many steps old is given up: 1 s, as long as a lost SYN-ACK takes to be sent again.
+/// A handshake that is this many steps old is given up: 1 s, the time until a lost SYN-ACK is sent again.
 const STEPS: usize = 8;
 
-/// A worker that has nothing to do looks at what was assigned to it after so many steps.
+/// An idle worker looks at what was assigned to it after this many steps.
 const LOOK_STEPS: u64 = 4;
 
-/// More than any worker has. One that does not accept stands behind those that do; among them, what they have decides.
+/// More than any worker has. A worker that does not accept comes after those that do; among such workers, their loads
+/// decide.
 const CLOSED: u64 = 1 << 32;
 
-/// What this worker tells, and where.
+/// This worker's load, and the page to which it is reported.
 pub(super) struct Load {
     page: Shared<LoadPage>,
     account: Account,
-    /// What the page was last settled by.
+    /// The values by which the page was last settled.
     settled_by: (u64, u64, bool, u64),
 }
 
 impl Load {
-    /// Starts with a load of 0, whatever the previous worker has told. `None` if the load is not needed.
+    /// Starts with a load of 0, whatever the previous worker has reported. `None` if the load is not needed.
     ///
-    /// # Errors
-    /// As mmap(2).
+    /// # Errors As mmap(2).
     pub(super) fn open(loads: Loads, slot: usize, now_ns: u64) -> io::Result<Option<Self>> {
         if loads.spans().is_empty() {
             return Ok(None);
@@ -45,13 +47,13 @@ impl Load {
         Ok(Some(Self { page, account: Account::new(assigned, now_ns), settled_by: (assigned, 0, true, 0) }))
     }
 
-    /// A connection came by a listener.
+    /// Counts a connection that arrived at a listener.
     #[inline]
     pub(super) fn arrived(&mut self) {
         self.account.arrived = self.account.arrived.wrapping_add(1);
     }
 
-    /// Before each wait.
+    /// Updates the page. Call it before each wait.
     #[inline]
     pub(super) fn settle(&mut self, open: u64, accepts: bool, now_ns: u64) {
         let assigned = self.page.assigned();
@@ -71,13 +73,13 @@ impl Load {
     }
 }
 
-/// Which of the connections that were assigned are still to come.
+/// Counts the assigned connections that are still to come.
 #[derive(Debug)]
 struct Account {
     arrived: u64,
     /// The step of the last look.
     step: u64,
-    /// Assigned and not arrived since the beginning, at the last look.
+    /// Assigned since the beginning and not arrived, at the last look.
     missing: u64,
     /// The same at the end of each of the last steps.
     past: [u64; STEPS],
@@ -88,7 +90,7 @@ impl Account {
         Self { arrived: 0, step: now_ns / STEP_NS, missing: assigned, past: [assigned; STEPS] }
     }
 
-    /// Handshakes under way.
+    /// The number of handshakes in flight.
     fn under_way(&mut self, assigned: u64, now_ns: u64) -> u64 {
         let step = (now_ns / STEP_NS).max(self.step);
         for past in self.step..step.min(self.step + STEPS as u64) {
@@ -96,8 +98,8 @@ impl Account {
         }
         self.step = step;
         self.missing = assigned.wrapping_sub(self.arrived);
-        // What was missing a second ago is not under way any more. More may have arrived than was assigned: what an older release
-        // assigned is not counted.
+        // What was missing a second ago is not in flight any more. More may have arrived than was assigned: what an
+        // older release assigned is not counted.
         let under_way = self.missing.wrapping_sub(self.past[step as usize % STEPS]) as i64;
         under_way.max(0) as u64
     }

@@ -1,5 +1,5 @@
-//! The data path of one pinned process: bring-up, then the loop. It does not know who started it: it gets its
-//! listeners' addresses (or sockets), a control channel and a telemetry page.
+//! The data path of one pinned process: the start, then the loop. It does not know which process started it: it gets
+//! its listeners' addresses (or sockets), a control channel and a telemetry page.
 
 mod budget;
 mod event_loop;
@@ -50,23 +50,23 @@ use crate::sys::ring::{Operations, Ring, RingSizes};
 use crate::sys::shared_memory::Shared;
 use crate::telemetry::WorkerPage;
 
-/// Submission entries; when they run out in a turn, the turn takes another system call.
+/// Submission entries. When they run out in a turn, the turn makes another system call.
 const SUBMISSIONS: u32 = 1024;
 
-/// Completion entries are sized for what connections can have in flight, between these.
+/// The number of completion entries lies between these. It depends on what connections can have in flight.
 const COMPLETIONS_MIN: u32 = 4096;
 const COMPLETIONS_MAX: u32 = 65_536;
 
-/// The kernel takes the ring of a process that has ended apart later: 7 to 67 ms were measured (kernel 6.18).
+/// The kernel removes the ring of an ended process only later: 7 to 67 ms were measured (kernel 6.18).
 const RING_TIME_MAX: Duration = Duration::from_millis(200);
 
-/// Between two tries.
+/// Pause between two attempts.
 const RING_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes of a completion entry.
 const COMPLETION_BYTES: u64 = 16;
 
-/// Descriptors kept for other things than connections.
+/// Descriptors kept for purposes other than connections.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// Why a worker could not start.
@@ -98,9 +98,9 @@ pub enum StartError {
 /// Where a worker's listen sockets come from.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    /// Bound, not configured and not listening: the first worker's inheritance.
+    /// Bound, not configured and not listening: what the first worker inherits.
     pub(crate) first: Vec<Inherited>,
-    /// The worker makes its own.
+    /// The worker creates these itself.
     pub(crate) own: Vec<SocketAddr>,
     /// Others have copies, and may listen already.
     pub(crate) copies: Vec<Inherited>,
@@ -108,37 +108,37 @@ pub(crate) struct Listeners {
 
 /// A listen socket made by the master.
 pub(crate) struct Inherited {
-    /// Its name between master and worker.
+    /// Its identifier between master and worker.
     pub(crate) id: u32,
     pub(crate) socket: socket2::Socket,
     pub(crate) address: Endpoint,
 }
 
-/// Everything a worker is given.
+/// Everything that a worker gets at its start.
 pub(crate) struct Setup {
     pub(crate) slot: usize,
     pub(crate) generation: u32,
     pub(crate) core: Option<CoreId>,
     pub(crate) settings: Settings,
     pub(crate) listeners: Listeners,
-    /// By address; empty where nothing steers.
+    /// By address; empty if nothing steers.
     pub(crate) steering: Vec<Steering>,
-    /// Where it tells its load; without pages where nobody asks.
+    /// Where it reports its load; without pages if nothing reads it.
     pub(crate) loads: Loads,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) control: OwnedFd,
-    /// As whom to serve.
+    /// The identity under which it serves.
     pub(crate) identity: Option<Identity>,
     pub(crate) access_log: Option<OwnedFd>,
-    /// The folder in which a later master looks for this worker; without it, the worker leaves when its master is gone.
+    /// The folder in which a later master looks for this worker. Without it, the worker leaves when its master is gone.
     pub(crate) rendezvous: Option<PathBuf>,
-    /// It takes the place of another worker, which may bring its state.
+    /// It replaces another worker, which may bring its state.
     pub(crate) succeeds: bool,
-    /// Whether TERM and QUIT to this process mean to drain: only where the process is the worker's alone.
+    /// Whether TERM and QUIT to this process mean drain: only if the process belongs to the worker alone.
     pub(crate) signals: bool,
 }
 
-/// Runs a worker until it has drained. Says `Ready` or `Failed` on the control channel.
+/// Runs a worker until it has drained. Reports `Ready` or `Failed` on the control channel.
 pub(crate) fn run<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<(), StartError> {
     let (slot, is_own_process) = (setup.slot, setup.signals);
     match bring_up(setup, protocol) {
@@ -164,9 +164,9 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     const { assert!(P::WORKER_STATE.is_none() || P::STATE.is_some(), "where a worker's state moves, so must connections") };
     let Setup { slot, generation, core, settings, listeners, steering, loads, page, control, .. } = setup;
     reach("worker:starting");
-    // A thread of somebody else's process is theirs to confine.
+    // A worker thread in another program's process is left for that program to confine.
     let sandbox = if setup.signals { settings.sandbox } else { Sandbox::Off };
-    // The order matters: memory and the ring are made on the core that uses them.
+    // The order matters: memory and the ring are created on the core that uses them.
     helper::remember_cores();
     let core = core.filter(|core| core_affinity::set_for_current(*core)).map(|core| core.id);
     let system = |what| move |source| StartError::System { what, source };
@@ -187,11 +187,11 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
         let meets = setup.signals && (P::STATE.is_some() || P::MESSAGES.is_some());
         let meeting =
             meets.then(Meeting::open).transpose().map_err(system("the sockets where connections are brought"))?;
-        // Rings cannot be made later, where there is a sandbox.
+        // Under a sandbox, rings cannot be created later.
         let acceptor = when_there_is_memory(is_out_of_memory, Acceptor::made).unwrap_or_default();
-        // The map's descriptor, which leads to the loads of siblings, is closed before any code of the protocol runs.
+        // The map's descriptor leads to the loads of siblings. It is closed before any code of the protocol runs.
         let load = Load::open(loads, slot, monotonic_ns()).map_err(system("mapping the load"))?;
-        // Everything that needs privilege exists; the protocol's own code never has any.
+        // Everything that needs privilege exists now. The protocol's own code never has any.
         let files = sandbox::enter(sandbox, P::SYSTEM_CALLS, &settings.readable, setup.identity.as_ref(), slot)?;
         if let (Files::Denied, Some(rendezvous)) = (files, &mut rendezvous) {
             rendezvous.leave_name();
@@ -242,8 +242,8 @@ fn bring_up<P: Protocol>(setup: Setup, protocol: impl FnOnce() -> P) -> Result<E
     }
 }
 
-/// Where the limit of locked memory leaves no room for many completions, there is room for fewer: the kernel keeps what
-/// does not fit, which costs time under a burst and loses nothing.
+/// If the limit of locked memory has no room for many completions, the ring gets fewer. The kernel keeps what does not
+/// fit, which costs time under a burst and loses nothing.
 fn open_ring(mut sizes: RingSizes, features: Features, operations: Operations) -> io::Result<Ring> {
     while sizes.completions > COMPLETIONS_MIN {
         match Ring::new(sizes, features, operations) {
@@ -254,8 +254,7 @@ fn open_ring(mut sizes: RingSizes, features: Features, operations: Operations) -
     when_there_is_memory(is_out_of_memory, || Ring::new(sizes, features, operations))
 }
 
-/// Waits a while where there is no memory to lock: the rings of workers that have ended count until the kernel has taken them
-/// apart.
+/// Waits a while if there is no memory to lock: the rings of ended workers count until the kernel has removed them.
 fn when_there_is_memory<T, E>(is_missing: impl Fn(&E) -> bool, mut make: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let until = Instant::now() + RING_TIME_MAX;
     loop {
@@ -283,13 +282,13 @@ fn ring_error(source: io::Error) -> StartError {
 
 fn open_listeners(listeners: Listeners, backlog: u32) -> Result<Vec<Listener>, ListenError> {
     let Listeners { first, own, copies } = listeners;
-    // Nobody names them, and no copy has such a number.
+    // No order names these listeners, and no copy has such a number.
     let own = own.into_iter().zip((0..u32::MAX).rev()).map(|(address, id)| {
         let (socket, address) = bind(address)?;
         Ok(Inherited { id, socket, address: address.into() })
     });
     let own = own.collect::<Result<Vec<_>, ListenError>>()?;
-    // Those that are steered to come first, in the order of their programs.
+    // Steered listeners come first, in the order of their programs.
     let listening = first.into_iter().chain(own).chain(copies).map(|Inherited { id, socket, address }| {
         configure(&socket, address, backlog)?;
         Ok(Listener::new(id, socket, address))
@@ -306,20 +305,20 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// The limit of memory that this process may lock; `None` where it is privileged to lock any.
+/// The memory that this process may lock; `None` if it has the privilege to lock any amount.
 fn locked_limit() -> Option<u64> {
     let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map(|(soft, _)| soft).ok()?;
     (!geteuid().is_root()).then_some(limit)
 }
 
-/// How large things are made, from the settings and from what the system allows.
+/// The sizes of things, computed from the settings and from what the system allows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizing {
-    /// Connections taken at most.
+    /// The most connections that are accepted.
     pub(crate) connections_max: u32,
-    /// Connections that one multishot accept may bring before it can be cancelled.
+    /// The most connections that one multishot accept may bring before it can be cancelled.
     pub(crate) backlog: u32,
-    /// Connections that wait at one listener at most, whatever its backlog.
+    /// The most connections that wait at one listener, whatever its backlog.
     pub(crate) queue_max: u32,
     /// Slots of the slab.
     pub(crate) slots: u32,
@@ -343,10 +342,10 @@ impl Sizing {
             return Err(StartError::Descriptors { limit: descriptors });
         }
         let backlog = backlog_effective(limits.backlog);
-        // Listeners that come later make the loop careful earlier; they need no more slots.
+        // Listeners that are added later make the loop cautious earlier; they need no more slots.
         let slots = connections_max.saturating_add(backlog.saturating_mul(listeners as u32)).saturating_add(64);
         let in_flight = connections_max.saturating_mul(2).saturating_add(u32::from(limits.receive_buffers));
-        // Without privilege rings count against one limit for all of a user's: two generations fit into half of it.
+        // Without privilege, all rings of a user count against one limit: two generations fit into half of it.
         let fitting = locked_bytes_max.map_or(COMPLETIONS_MAX, |bytes| {
             let share = bytes / (4 * settings.workers as u64) / COMPLETION_BYTES;
             u32::try_from(share)
@@ -365,7 +364,7 @@ impl Sizing {
                 completions,
                 buffers: limits.receive_buffers,
                 buffer_bytes: limits.receive_buffer_bytes,
-                // Half as much memory, for those that wait in line.
+                // Half as much memory, for connections that wait in line.
                 bulk_buffers: (limits.receive_buffers / (2 * BULK_BUFFER_PARTS as u16)).max(1),
                 bulk_buffer_bytes: limits.receive_buffer_bytes.saturating_mul(BULK_BUFFER_PARTS as u32),
             },

@@ -1,4 +1,4 @@
-//! What a worker gives up once it has its sockets and rings: rights, and what its code may ask of the kernel.
+//! What a worker gives up once it has its sockets and rings: rights, and the system calls that its code may make.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::sys::ring::Operations;
 use crate::sys::system_calls;
 use crate::types::SystemCalls;
 
-/// What the ring of a worker will do.
+/// The operations that the ring of a worker will perform.
 pub(super) fn operations(sandbox: Sandbox, calls: SystemCalls) -> Operations {
     match calls {
         _ if sandbox == Sandbox::Off => Operations::Any,
@@ -27,17 +27,16 @@ pub(super) fn operations(sandbox: Sandbox, calls: SystemCalls) -> Operations {
 /// What a process can do with names of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Files {
-    /// As its user can.
+    /// Whatever its user can.
     AsUser,
-    /// It can make and remove none.
+    /// It can create and remove none.
     Denied,
 }
 
-/// Gives up everything else, for good. From here on the process may run the protocol's own code.
+/// Gives up everything else, for good. After this the process may run the protocol's own code.
 ///
-/// # Errors
-/// If it could not become its user, if a capability is left, and where [`Sandbox::On`] cannot be kept: the process must not
-/// serve then.
+/// # Errors If it could not become its user, if a capability is left, or if [`Sandbox::On`] cannot be ensured: the
+/// process must not serve then.
 pub(super) fn enter(
     sandbox: Sandbox,
     calls: SystemCalls,
@@ -62,7 +61,7 @@ pub(super) fn enter(
             let reads_files = calls == SystemCalls::ServeOnly && !readable.is_empty();
             match landlock::enter_domain(calls, readable) {
                 Ok(()) => {}
-                // Nothing else keeps it to its folders.
+                // Nothing else confines it to its folders.
                 Err(source) if reads_files && sandbox == Sandbox::On => return Err(StartError::Landlock { source }),
                 Err(error) if reads_files => {
                     tracing::warn!(
@@ -70,7 +69,7 @@ pub(super) fn enter(
                         "sandbox: this worker has no Landlock domain, so it can open any file of its user: {error}"
                     );
                 }
-                // Not all kernels have it: the filter stands without it.
+                // Not all kernels have Landlock: the seccomp filter applies without it.
                 Err(error) => tracing::debug!(slot, "sandbox: this worker has no Landlock domain: {error}"),
             }
             system_calls::allow_only(calls, reads_files)

@@ -1,4 +1,4 @@
-//! Connections by slot: memory is reserved once and touched only as far as it is used, so entries never move.
+//! Connections by slot. Memory is reserved once and touched only as far as it is used, so entries never move.
 
 use crate::connection::Rest;
 use crate::sys::ring::Key;
@@ -17,7 +17,7 @@ pub(crate) struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// Who has this name; `None` where that one is gone.
+    /// The entry with this id; `None` if it is gone.
     #[inline]
     pub(crate) fn get(&mut self, id: ConnectionId) -> Option<&mut T> {
         match &mut self.place {
@@ -44,7 +44,7 @@ impl<T> Slab<T> {
         self.taken
     }
 
-    /// Takes a slot for what `make` returns; `None`, and `make` not called, where none is left.
+    /// Takes a slot for what `make` returns. Returns `None`, without calling `make`, if no slot is left.
     pub(crate) fn insert(&mut self, make: impl FnOnce(ConnectionId) -> T) -> Option<ConnectionId> {
         let slot = if self.free != NONE {
             self.free
@@ -63,7 +63,7 @@ impl<T> Slab<T> {
         Some(id)
     }
 
-    /// Who a completion is for; `None` where that one is gone.
+    /// The entry that a completion is for; `None` if it is gone.
     #[inline]
     pub(crate) fn get_key(&mut self, key: Key) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
@@ -78,14 +78,14 @@ impl<T> Slab<T> {
         self.entries.get_mut(id.slot as usize)?.get(id)
     }
 
-    /// The same, with all others beside it.
+    /// The same, together with all other entries.
     #[inline]
     pub(crate) fn split(&mut self, id: ConnectionId) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
         let (entry, rest) = Rest::split(&mut self.entries, id.slot)?;
         Some((entry.get(id)?, rest))
     }
 
-    /// The same for the one that a completion is for.
+    /// The same for the entry that a completion is for.
     #[inline]
     pub(crate) fn split_key(&mut self, key: Key) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
         let (entry, rest) = Rest::split(&mut self.entries, key.slot)?;
@@ -95,7 +95,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The same for whoever has the slot now.
+    /// The same for the entry that has the slot now.
     #[inline]
     pub(crate) fn split_at(&mut self, slot: u32) -> Option<(&mut T, Rest<'_, Entry<T>>)> {
         let (entry, rest) = Rest::split(&mut self.entries, slot)?;
@@ -105,12 +105,12 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Everybody.
+    /// All entries.
     pub(crate) fn all(&mut self) -> Rest<'_, Entry<T>> {
         Rest::all(&mut self.entries)
     }
 
-    /// The same, for a look only.
+    /// The same, read-only.
     pub(crate) fn peek(&self, id: ConnectionId) -> Option<&T> {
         let entry = self.entries.get(id.slot as usize)?;
         match &entry.place {
@@ -119,7 +119,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Whoever has the slot now.
+    /// The entry that has the slot now.
     #[inline]
     pub(crate) fn at(&mut self, slot: u32) -> Option<&mut T> {
         match &mut self.entries.get_mut(slot as usize)?.place {
@@ -140,7 +140,7 @@ impl<T> Slab<T> {
         value
     }
 
-    /// Slots that were ever taken.
+    /// Number of slots that were ever used.
     pub(crate) fn slots(&self) -> u32 {
         self.entries.len() as u32
     }

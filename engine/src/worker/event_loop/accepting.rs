@@ -1,4 +1,4 @@
-//! Accepting: in bursts, one at a time, or not at all; and the end of listeners.
+//! Accepts connections: in bursts, one at a time, or not at all. Ends listeners.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use crate::types::ConnectionId;
 use crate::worker::listener::{Accepting, Listener};
 use crate::worker::load::Load;
 
-/// Longest pause after accepting failed for want of descriptors or memory.
+/// Longest pause after accepting failed because descriptors or memory ran out.
 const ACCEPT_PAUSE_MS_MAX: u64 = 1000;
 
 impl<P: Protocol> EventLoop<P> {
@@ -70,13 +70,13 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit. At the limit, one
-    /// at a time while an idle connection can make room for it, else not at all, so that the backlog pushes back and
-    /// nobody is refused.
+    /// Accepts while there is room: in bursts while a whole backlog fits, one at a time near the limit. At the limit,
+    /// it accepts one at a time while an idle connection can make room, else not at all. The backlog then holds clients
+    /// back, and none is refused.
     pub(super) fn settle_accepting(&mut self) {
         let room = self.sizing.connections_max.saturating_sub(self.slab.len() as u32);
         let is_leaving = self.lifecycle.has_settled();
-        // One that makes room may take a moment to end.
+        // A connection that makes room may take a moment to end.
         let is_over = self.slab.len() as u32 > self.sizing.connections_max;
         let is_full = room == 0 && (is_over || (self.lifecycle.accepts() && self.idlest().is_none()));
         let wanted = if is_full || !self.lifecycle.accepts() || self.accept_paused {
@@ -100,7 +100,7 @@ impl<P: Protocol> EventLoop<P> {
                 continue;
             }
             let wanted = match wanted {
-                // Others accept from a shared one: there is no time for it to settle.
+                // Others accept from a shared listener: it needs no time to settle.
                 _ if listener.is_released || listener.is_shared() && self.lifecycle.is_leaving() => Accepting::No,
                 Accepting::Many if listener.is_shared() => Accepting::One,
                 wanted => wanted,
@@ -124,7 +124,8 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Ends all accepts, for [`Self::settle_accepting`] to begin them again: that takes whoever waits, and has woken another process.
+    /// Ends all accepts. [`Self::settle_accepting`] begins them again, which accepts connections whose arrival woke
+    /// another process.
     pub(super) fn accept_anew(&mut self) {
         for (listener, place) in self.listeners.iter_mut().zip(0..) {
             if let Some(listener) =
@@ -136,7 +137,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Tells the program that steers what this worker has.
+    /// Reports this worker's load to the steering program.
     #[inline]
     pub(super) fn settle_load(&mut self) {
         if let Some(load) = &mut self.load {
@@ -157,7 +158,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
             }
             if let Some(next_ns) = self.idlest.found(idle, now_ns) {
-                // Only to make a turn then.
+                // Only to wake the loop at that time.
                 self.context.timers.set(next_ns, Alarm::Look);
             }
         }
@@ -167,7 +168,8 @@ impl<P: Protocol> EventLoop<P> {
         })
     }
 
-    /// More connections are open than may be: the longest idle one ends that the protocol does not keep.
+    /// While more connections are open than the limit allows, ends the one that has been idle longest and that the
+    /// protocol does not keep.
     pub(super) fn make_room(&mut self) {
         while let Some(id) = self.idlest() {
             let Some((entry, mut others)) = self.slab.split(id) else { return };
@@ -184,7 +186,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Connections that all accepts in the kernel's hand may bring before they can be cancelled.
+    /// The most connections that the accepts in flight can bring before they can be cancelled.
     fn burst(&self) -> u32 {
         self.sizing.backlog.saturating_mul(self.listeners.iter().flatten().count() as u32)
     }
@@ -193,7 +195,7 @@ impl<P: Protocol> EventLoop<P> {
         self.listeners.iter().flatten().any(|listener| listener.accepting != Accepting::No)
     }
 
-    /// Takes another listener in.
+    /// Adds a listener.
     pub(super) fn add_listener(&mut self, listener: Listener) {
         match self.listeners.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = Some(listener),
@@ -206,7 +208,7 @@ impl<P: Protocol> EventLoop<P> {
         if self.lifecycle.is_succeeded() {
             self.release(listeners.collect());
         } else {
-            // A shared socket is others' too, whoever leaves.
+            // A shared socket belongs to others too, whichever worker leaves.
             let (shared, own): (Vec<_>, Vec<_>) = listeners.partition(Listener::is_shared);
             self.release(shared);
             let mut taken = Vec::new();

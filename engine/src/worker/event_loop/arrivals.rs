@@ -1,4 +1,5 @@
-//! Connections arrive from other workers: carries out what [`Receiver`](crate::handover::receiver::Receiver) decides.
+//! Connections arrive from other workers: this carries out what [`Receiver`](crate::handover::receiver::Receiver)
+//! decides.
 
 use super::EventLoop;
 use super::entry::Rare;
@@ -24,7 +25,7 @@ impl<P: Protocol> EventLoop<P> {
         self.carry_out();
     }
 
-    /// A batch has come.
+    /// Handles a batch that a visitor offers.
     pub(super) fn offered(&mut self, visitor: Visitor, arrival: Arrival) {
         reach("receiver:offered");
         let refusal = if !(VERSION..=VERSION_WITH_OUTBOUND_LAYERS).contains(&arrival.version) {
@@ -45,7 +46,7 @@ impl<P: Protocol> EventLoop<P> {
         self.tell_receiver(Input::Offer { visitor, batch, count, bytes, refusal });
     }
 
-    /// Whether this worker takes what others bring: where it leaves, only what it can bring to others in turn.
+    /// Whether this worker takes what others bring. A leaving worker takes only what it can move on to others.
     pub(super) fn takes(&self) -> bool {
         self.lifecycle.takes(self.moving.sender.is_on() || self.moving.sender.has_heirs())
     }
@@ -57,7 +58,7 @@ impl<P: Protocol> EventLoop<P> {
                 reach("receiver:taking");
                 let message = Message::Takes { batch, refused, open };
                 let other = Other::Visitor(visitor);
-                // What was refused without a look is not kept.
+                // An offer that was refused without being read is not kept.
                 self.moving.links.get_mut(&other).into_iter().for_each(|link| link.arrival = None);
                 match self.moving.channel(other).map(|channel| channel.say(&message)) {
                     Some(Ok(())) => self.flush_link(other),
@@ -114,7 +115,7 @@ impl<P: Protocol> EventLoop<P> {
                 return Err(Refusal::Limit);
             }
         };
-        // Whoever it was, it was welcome at the other worker.
+        // The other worker has admitted the peer already.
         let layering = if let Some(name) = &frozen.standing.outbound_layer {
             Layering::GoOnOutbound(name, frozen.layer.bytes())
         } else if !frozen.layer.bytes().is_empty() {
@@ -137,7 +138,7 @@ impl<P: Protocol> EventLoop<P> {
         let mut host = Host::new(&mut self.protocol, &mut others);
         match entry.connection.thaw(&mut host, &mut self.context, version, frozen, peer) {
             Ok(standing) => {
-                // A release before does not tell its age.
+                // An earlier release does not report the age.
                 let age_ns = standing.age_ns.max(standing.idle_ns);
                 entry.opened_ns = self.context.now_ns.saturating_sub(age_ns);
                 entry.rare = Some(Box::new(Rare::Brought(standing)));
@@ -154,7 +155,7 @@ impl<P: Protocol> EventLoop<P> {
         refusal_of(error)
     }
 
-    /// It is this worker's from now on.
+    /// The connection belongs to this worker from now on.
     fn own(&mut self, id: ConnectionId) {
         let Some(entry) = self.slab.get(id) else { return };
         entry.custody.enter(Stage::Ours);
@@ -169,7 +170,8 @@ impl<P: Protocol> EventLoop<P> {
         reach("receiver:resumed");
     }
 
-    /// A connection is this worker's from now on: where the worker leaves, it moves on, or is told.
+    /// Handles a connection that belongs to this worker from now on. If the worker is leaving, the connection moves on,
+    /// or gets the goodbye.
     pub(super) fn arrived(&mut self, id: ConnectionId) {
         if self.moving.sender.is_on() {
             return self.tell_sender(sender::Input::Arrived(id));
@@ -187,7 +189,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Drops this worker's copy of a connection that is another's; the peer sees nothing of it.
+    /// Drops this worker's copy of a connection that belongs to another worker. The peer does not notice.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(entry) = self.slab.get(id) else { return };
         if let Some(socket) = entry.socket.take() {
@@ -205,12 +207,12 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-/// Of the monotonic clock, never 0.
+/// Seconds of the monotonic clock, never 0.
 pub(super) fn seconds(now_ns: u64) -> u32 {
     ((now_ns / 1_000_000_000) as u32).max(1)
 }
 
-/// What the other side is told where the protocol cannot use a state.
+/// The refusal that the other side gets when the protocol cannot use a state.
 pub(super) fn refusal_of(error: ThawError) -> Refusal {
     match error {
         ThawError::Version(_) => Refusal::Version,

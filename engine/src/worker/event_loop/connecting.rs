@@ -1,4 +1,4 @@
-//! Outbound connections: from the request of a callback until they are established, or are not.
+//! Outbound connections: from a callback's request until they are established or have failed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -86,7 +86,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Its completion says that it was cancelled.
+    /// Cancels an attempt; its completion reports the cancellation.
     pub(super) fn cancel_connecting(&mut self, slot: u32) {
         if let Some(entry) = self.slab.at(slot)
             && let Some(socket) = &entry.socket

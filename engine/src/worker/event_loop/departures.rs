@@ -1,4 +1,4 @@
-//! Connections move to other workers: carries out what [`Sender`](crate::handover::sender::Sender) decides.
+//! Connections move to other workers: this carries out what [`Sender`](crate::handover::sender::Sender) decides.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,10 +20,10 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
 use crate::types::{CannotFreeze, ConnectionId};
 
-/// A worker whose door is full is tried again after this time.
+/// Pause before the next attempt at a full door.
 const DOOR_RETRY_MS: u64 = 2;
 
-/// A worker whose door is full is given up after this time.
+/// After this time a worker whose door stays full is given up.
 const DOOR_MS_MAX: u64 = 3_000;
 
 impl<P: Protocol> EventLoop<P> {
@@ -35,13 +35,13 @@ impl<P: Protocol> EventLoop<P> {
         self.carry_out();
     }
 
-    /// Where this worker has no room for all doors, the last ones are missing.
+    /// If this worker has no descriptors left for all doors, the last ones are missing.
     pub(super) fn hear_heirs(&mut self, names: Vec<String>, doors: Vec<OwnedFd>) {
         let heirs = names.into_iter().zip(doors).map(|(name, door)| self.moving.heir(name, door)).collect();
         self.tell_sender(Input::Heirs(heirs));
     }
 
-    /// What can be done for moving in this turn.
+    /// Does what can be done for moves in this turn.
     pub(super) fn move_on(&mut self) {
         self.send_on();
         if self.moving.sender.is_idle()
@@ -54,7 +54,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// What is due of bringing connections to others, whether this worker leaves or serves.
+    /// Carries out due steps of moves to others, whether this worker leaves or serves.
     pub(super) fn send_on(&mut self) {
         for (heir, until_ns) in std::mem::take(&mut self.moving.full) {
             if self.moving.sender.is_visiting(heir) {
@@ -74,7 +74,7 @@ impl<P: Protocol> EventLoop<P> {
         (0..self.slab.slots()).any(|slot| self.slab.at(slot).is_some_and(|entry| entry.is_connecting()))
     }
 
-    /// A connection for which nothing may be armed.
+    /// Handles a connection for which no operation may be armed.
     #[cold]
     pub(super) fn settle_held(&mut self, slot: u32) {
         let Some(entry) = self.slab.at(slot) else { return };
@@ -164,12 +164,12 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// When doors that were full are tried again.
+    /// The time of the next attempt at full doors.
     pub(super) fn next_visit_ns(&self) -> Option<u64> {
         (!self.moving.full.is_empty()).then_some(self.context.now_ns + DOOR_RETRY_MS * 1_000_000)
     }
 
-    /// Cancels everything in flight; a send that waits for the peer says how far it came.
+    /// Cancels everything in flight. A send that waits for the peer reports how many bytes it sent.
     fn stop_for_move(&mut self, id: ConnectionId) {
         let Some(entry) = self.slab.get(id) else { return };
         let key = entry.key();
@@ -207,12 +207,12 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// It goes on here until it ends, and is told that the worker leaves.
+    /// Keeps a connection here until it ends, and tells it that the worker leaves.
     fn keep(&mut self, id: ConnectionId) {
         self.go_on(id);
         let deadline = self.deadline();
         let Some((entry, mut others)) = self.slab.split(id) else { return };
-        // One that has sent nothing is told when it has, or when moving is over.
+        // A connection that has sent nothing learns this when it has sent something, or when moving is over.
         if !entry.is_fresh && !entry.connection.is_ended() {
             let mut host = Host::new(&mut self.protocol, &mut others);
             entry.connection.drain(&mut host, &mut self.context, deadline);
@@ -233,7 +233,7 @@ impl<P: Protocol> EventLoop<P> {
                 None => left_out.push(id),
             }
         }
-        // A pair is not parted.
+        // Both connections of a pair stay together.
         let pairs = &self.context.pairs;
         let lost: Vec<ConnectionId> = left_out.iter().filter_map(|id| pairs.of(*id)).collect();
         let mut kept = offered.iter().map(|id| !lost.contains(id));
@@ -275,7 +275,7 @@ impl<P: Protocol> EventLoop<P> {
         self.flush_link(Other::Heir(heir));
     }
 
-    /// Calls the protocol, unless it is not known whose the connection is.
+    /// Calls the protocol, unless the owner of the connection is not known yet.
     pub(super) fn wake(&mut self, id: ConnectionId) {
         let Some((entry, mut others)) = self.slab.split(id).filter(|(entry, _)| !entry.is_connecting()) else { return };
         if entry.custody.wake() == Wake::Deliver {
@@ -284,7 +284,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The same where its peer had taken enough before it came.
+    /// The same for a connection whose peer had taken enough before it arrived.
     pub(super) fn writable(&mut self, id: ConnectionId) {
         if let Some((entry, mut others)) = self.slab.split(id) {
             entry.connection.writable(&mut Host::new(&mut self.protocol, &mut others), &mut self.context);
@@ -292,10 +292,10 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Tells the master how far moving has come.
+    /// Reports the progress of the moves to the master.
     fn report_moved(&mut self, is_over: bool) {
         let Tally { moved, refused, bytes, state_bytes } = self.moving.sender.leaving_tally().clone();
-        // The turn itself may have taken long, where the worker's own state was handed over in it.
+        // The turn itself may have taken long, because the worker's own state was handed over in it.
         let took_us = monotonic_ns().saturating_sub(self.moving.sender.began_ns()) / 1000;
         let (mut left, mut ending) = (0, 0);
         for slot in 0..self.slab.slots() {

@@ -1,4 +1,4 @@
-//! What the loop keeps for each connection, beside its state machine.
+//! What the loop stores for each connection, besides its state machine.
 
 use crate::connection::{Connection, Place, Watch};
 use crate::context::timer_wheel::TimerId;
@@ -16,9 +16,9 @@ pub(super) enum Receiving {
     No,
     Armed,
     Cancelling,
-    /// No buffer was left; armed again when some are.
+    /// No buffer was left. The receive is armed again when there are some.
     Starved,
-    /// In line, since it sends faster than it is received.
+    /// Waits in line because it sends faster than it is received.
     InLine,
 }
 
@@ -37,47 +37,48 @@ pub(super) enum Watching {
 
 pub(super) struct Entry<S> {
     pub(super) connection: Connection<S>,
-    /// `None` once it is given to the kernel to be closed.
+    /// `None` once it was given to the kernel for closing.
     pub(super) socket: Option<Socket>,
     pub(super) receiving: Receiving,
-    /// Operations that it is armed with.
+    /// Number of receive operations that are armed.
     pub(super) receives: u8,
     /// One of them found no buffer.
     pub(super) is_starved: bool,
     pub(super) appetite: Appetite,
-    /// In the list of those that are not read while memory is short.
+    /// It is in the list of connections that are not read while memory is short.
     pub(super) is_paused: bool,
-    /// What the worker's budget counts for it.
+    /// The bytes that the worker's budget counts for it.
     pub(super) held_bytes: u32,
-    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request
-    /// then has nothing armed that must be cancelled.
+    /// Nothing was received yet. The first receive is a single one: a connection that ends with its first request then
+    /// has nothing armed that must be cancelled.
     pub(super) is_fresh: bool,
     pub(super) sending: bool,
-    /// The kernel watches for the peer's leaving.
+    /// Whether the kernel reports that the peer leaves.
     pub(super) watching: Watching,
     /// The send in flight closes the socket if it succeeds.
     pub(super) closes_with_send: bool,
-    /// In the list of those that have something to send.
+    /// It is in the list of connections that have something to send.
     pub(super) is_dirty: bool,
     /// Completions of its receives and sends since the worker began to count.
     pub(super) events: u32,
-    /// When it came from another worker, seconds of the monotonic clock; 0 where it did not.
+    /// When it came from another worker, in seconds of the monotonic clock; 0 if it did not.
     pub(super) came_s: u32,
-    /// When it was accepted, or began to be established; at the first of its workers, as they tell of it.
+    /// When it was accepted, or began to be established. After a move: at its first worker, as the other workers report
+    /// it.
     pub(super) opened_ns: u64,
-    /// Who has it, where it moves between workers.
+    /// Which worker owns it while it moves.
     pub(super) custody: Custody,
-    /// What few connections have.
+    /// State that only a few connections have.
     pub(super) rare: Option<Box<Rare>>,
 }
 
-/// What a connection has for a while only.
+/// State that a connection has only for a while.
 pub(super) enum Rare {
     /// An outbound connection is being established.
     Connecting(Connecting),
-    /// Everything that another worker needs to go on with it.
+    /// Everything that another worker needs to continue it.
     Frozen(Frozen),
-    /// How it stood at the worker that brings it.
+    /// Its state at the worker that brings it.
     Brought(Standing),
 }
 
@@ -111,14 +112,14 @@ impl<S> Entry<S> {
         }
     }
 
-    /// Memory that is held for it, in 32 bits.
+    /// The memory that is held for it, limited to 32 bits.
     #[inline]
     pub(super) fn bytes_to_hold(&self) -> u32 {
         let frozen = if self.rare.is_some() { self.frozen().map_or(0, Frozen::bytes) } else { 0 };
         u32::try_from(self.connection.held_bytes() + frozen).unwrap_or(u32::MAX)
     }
 
-    /// Nothing of it is in flight in the kernel.
+    /// Nothing is in flight for it in the kernel.
     pub(super) fn is_still(&self) -> bool {
         !self.receiving.is_in_flight() && !self.sending
     }
@@ -152,7 +153,8 @@ impl<S> Entry<S> {
         }
     }
 
-    /// How it stood when it was frozen, here or at the worker that brought it. What it had then is needed no more.
+    /// Takes its state from when it was frozen, here or at the worker that brought it. The rest of that is not needed
+    /// any more.
     pub(super) fn take_standing(&mut self) -> Option<Standing> {
         match *self.rare.take_if(|rare| !matches!(**rare, Rare::Connecting(_)))? {
             Rare::Frozen(frozen) => Some(frozen.standing),
@@ -174,7 +176,7 @@ impl<S: 'static> Place for slab::Entry<Entry<S>> {
     }
 }
 
-/// The connections of the worker, as the sender looks at them.
+/// The worker's connections, as the sender sees them.
 pub(super) struct Members<'a, S> {
     pub(super) slab: &'a mut Slab<Entry<S>>,
     pub(super) pairs: &'a Pairs,

@@ -1,4 +1,4 @@
-//! The data path: what arrives, what is sent, and what a connection wants of the kernel next.
+//! The data path: what arrives, what is sent, and what a connection needs next from the kernel.
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl<P: Protocol> EventLoop<P> {
                     entry.receiving = Receiving::Cancelling;
                     self.ring.cancel_receive(key);
                 }
-                // Buffers for bulk wait for nobody but their sends, which end in the next turn.
+                // Buffers for bulk only wait for their sends, which end in the next turn.
                 self.context.may_lease = is_bulk || self.may_lend;
                 entry.appetite.brought(lease.len());
                 let waits = entry.appetite.is_large()
@@ -97,7 +97,7 @@ impl<P: Protocol> EventLoop<P> {
                 entry.connection.sent(&mut host, &mut self.context, payload, result as usize);
             }
             _ => match -result {
-                // Cancelled because the connection is closed; else it is on its way, or has stayed.
+                // Cancelled because the connection is closed. Otherwise it is moving, or has stayed.
                 libc::ECANCELED if entry.socket.is_none() => {
                     entry.connection.send_ended(payload);
                     entry.connection.fail(&mut self.context);
@@ -114,7 +114,7 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(key.slot);
     }
 
-    /// The peer of a connection that is not received from has left; the watch goes on where there is `more`.
+    /// The peer of a connection that is not being received from has left. With `more`, the watch continues.
     pub(super) fn left(&mut self, key: Key, result: i32, more: bool) {
         let Some((entry, mut others)) = self.slab.split_key(key) else {
             debug_assert!(false, "a watch outlived its slot");
@@ -133,8 +133,8 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(key.slot);
     }
 
-    /// Brings what the kernel does for a connection in line with what the connection wants, and for those that its callbacks
-    /// have acted on.
+    /// Adjusts the kernel's operations to what the connection wants, and does the same for connections that its
+    /// callbacks acted on.
     #[inline]
     pub(super) fn settle(&mut self, slot: u32) {
         self.settle_own(slot);
@@ -188,7 +188,8 @@ impl<P: Protocol> EventLoop<P> {
         }
         if !is_paused && entry.connection.wants_input() {
             if entry.receiving == Receiving::No {
-                // One that sends faster than it is received has one receive at a time, and waits for it in line.
+                // A connection that sends faster than it is received has one receive at a time, and waits in line for
+                // it.
                 let is_bulk = entry.appetite.is_bulk();
                 if is_bulk && entry.appetite.has_more() {
                     if !entry.connection.is_to_run_again() {
@@ -230,7 +231,7 @@ impl<P: Protocol> EventLoop<P> {
             (Watching::No, Some(watch)) => {
                 entry.watching = Watching::For(watch);
                 let socket = entry.socket.as_ref().expect("open until it ended");
-                // One for a reset is told at once of the FIN that came before: it must stay armed, or this never ends.
+                // A watch for a reset reports an earlier FIN at once. It must stay armed, or the loop would spin.
                 self.ring.watch(socket, key, watch == Watch::Reset);
             }
             (Watching::For(watch), wanted) if wanted != Some(watch) => {
@@ -241,7 +242,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Arms the receives whose turn it is; whether more wait that could be served at once.
+    /// Arms the receives whose turn it is. Returns whether more wait that could be served at once.
     pub(super) fn serve_line(&mut self) -> bool {
         self.line.begin_turn();
         let mut free = if self.line.has_starved() { self.ring.buffers().available() } else { 0 };
@@ -260,7 +261,7 @@ impl<P: Protocol> EventLoop<P> {
         is_hurried || self.line.has_reruns()
     }
 
-    /// Arms a receive whose turn it is, if it still waits; whether it was armed.
+    /// Arms a receive whose turn it is, if it still waits. Returns whether it was armed.
     fn arm_in_turn(&mut self, id: ConnectionId, waits_as: Receiving) -> bool {
         let Some(entry) = self.slab.get(id).filter(|entry| entry.receiving == waits_as) else { return false };
         let is_paused = self.budget.pauses(entry.held_bytes.into());
@@ -280,7 +281,7 @@ impl<P: Protocol> EventLoop<P> {
         true
     }
 
-    /// The one place where connections are closed.
+    /// The only place where connections are closed.
     pub(super) fn close(&mut self, slot: u32, reset: bool) {
         let entry = self.slab.at(slot).expect("only living connections are closed");
         if let Some(socket) = entry.socket.take() {
@@ -297,8 +298,8 @@ impl<P: Protocol> EventLoop<P> {
             } else if entry.receiving == Receiving::Armed {
                 self.ring.cancel_receive(key);
             }
-            // What is still armed holds the file, not the descriptor: the peer sees the end when its last completion
-            // comes, within the same system call.
+            // Operations that are still armed hold the file, not the descriptor. The peer sees the end when the last of
+            // them completes, within the same system call.
             self.ring.close(socket);
         }
         let entry = self.slab.at(slot).expect("as above");
@@ -325,7 +326,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The protocol is told that a connection is gone, if it has ever had it.
+    /// Tells the protocol that a connection is gone, if it ever had it.
     pub(super) fn closed(&mut self, ending: Option<(P::Connection, Ending)>) {
         if let Some((state, ending)) = ending {
             self.call(|protocol, worker| protocol.on_close(state, ending.closed(), worker));

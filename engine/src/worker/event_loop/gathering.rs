@@ -1,8 +1,8 @@
-//! What connections hear of other workers moves with them: the steps of [`Gate`](crate::messages::Gate), for a worker that
-//! leaves and for its heir.
+//! Messages that connections hear from other workers move with them: the steps of [`Gate`](crate::messages::Gate), for
+//! a leaving worker and for its heir.
 //!
-//! Where a step does not come in time, the next one is taken without it: connections move in any case, and may miss a message or
-//! hear one twice.
+//! If a step is not confirmed in time, the next one begins without it. Connections move in any case, and may miss a
+//! message or hear one twice.
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
@@ -18,44 +18,44 @@ use crate::ipc::orders::Report;
 use crate::messages::{Answer, SELF};
 use crate::protocol::Protocol;
 
-/// For its turn among workers that leave, one waits so long at most: each of the others may have many connections.
+/// The longest wait for this worker's turn among leaving workers: each of the others may have many connections.
 const TURN_NS_MAX: u64 = 16_000_000_000;
 
-/// For the marks of all others, and that the heir has read them. Connections are served meanwhile, so this only keeps a change waiting
-/// for a worker that hangs; one that waits for a processor on a busy machine gets it within this time.
+/// The longest wait for the marks of all others, and for the heir to read them. Connections are served meanwhile, so a
+/// hung worker only delays the change. A worker that waits for a processor on a busy machine gets it within this time.
 const MARKS_NS_MAX: u64 = 3_000_000_000;
 
-/// For all connections, an heir keeps others waiting so long at most.
+/// The longest time for which an heir makes others wait while all connections of one worker arrive.
 const ARRIVAL_NS_MAX: u64 = 8_000_000_000;
 
-/// How far a worker that leaves is.
+/// The step that a leaving worker has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    /// Another one moves its connections.
+    /// Another worker moves its connections.
     Waiting,
-    /// The heir is asked whom it hears.
+    /// The worker has asked the heir from whom it hears messages.
     Asking,
-    /// All are asked for marks.
+    /// The worker has asked all others for marks.
     Marking,
-    /// The heir reads them, too.
+    /// The marks have come; the heir reads them, too.
     Marked,
-    /// Everything that comes before the marks was heard; what callbacks asked for then is done in this turn.
+    /// All messages before the marks were heard. What callbacks asked for then is done in this turn.
     Heard,
-    /// Connections move.
+    /// Connections are moving.
     Moving,
 }
 
-/// This worker leaves.
+/// State of this worker while it leaves.
 pub(super) struct Departure {
     heir: Heir,
     attempt: u32,
     step: Step,
     until_ns: u64,
-    /// Others were told that connections say nothing more here.
+    /// Others know that connections send no more messages from here.
     has_moved: bool,
 }
 
-/// Another worker brings its connections.
+/// Another worker is moving its connections here.
 pub(super) struct Arrival {
     visitor: Visitor,
     of: String,
@@ -64,7 +64,7 @@ pub(super) struct Arrival {
     until_ns: u64,
 }
 
-/// Another worker would bring its connections.
+/// Another worker wants to move its connections here.
 pub(super) struct Announced {
     visitor: Visitor,
     of: String,
@@ -72,7 +72,7 @@ pub(super) struct Announced {
 }
 
 impl<P: Protocol> EventLoop<P> {
-    /// Connections are to go to this heir; when it is this worker's turn.
+    /// Prepares to move connections to this heir, when it is this worker's turn.
     pub(super) fn listen(&mut self, heir: Heir) {
         self.circle.attempts += 1;
         let (attempt, until_ns) = (self.circle.attempts, self.context.now_ns + TURN_NS_MAX);
@@ -82,7 +82,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// No other worker moves its connections now.
+    /// Begins, since no other worker moves its connections now.
     pub(super) fn begin_gathering(&mut self) {
         let Some((name, _)) = self.moving.door() else { return };
         let name = name.to_owned();
@@ -100,7 +100,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The other side of a handover says something about messages.
+    /// Handles what the other side of a handover says about messages.
     pub(super) fn hear_circle(&mut self, other: Other, message: Message) {
         if P::MESSAGES.is_none() {
             return;
@@ -133,7 +133,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The heir hears these.
+    /// Asks for marks: the heir hears messages from these senders.
     fn ask_for_marks(&mut self, senders: Vec<String>) {
         let Some(departure) = &self.circle.departure else { return };
         let (heir, attempt) = (departure.heir, departure.attempt);
@@ -148,7 +148,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// What whoever is heard is asked for, and the heir's door.
+    /// The request for a mark that each sender gets, and the heir's door.
     fn mark_for(&self, heir: Heir, attempt: u32) -> Option<(Answer, Option<BorrowedFd<'_>>)> {
         let (to, door) = self.moving.heir_door(heir)?;
         let known = self.context.siblings.as_ref().and_then(|siblings| siblings.named(to));
@@ -158,7 +158,7 @@ impl<P: Protocol> EventLoop<P> {
         Some((Answer::Mark { to: to.to_owned(), slot, generation, attempt }, door))
     }
 
-    /// A worker has connected that may have to be asked for a mark.
+    /// Handles a newly connected worker, which may have to be asked for a mark.
     pub(super) fn ask_newcomer(&mut self, number: u32) {
         let Some(Departure { heir, attempt, step, .. }) = self.circle.departure else { return };
         if step >= Step::Marking
@@ -168,12 +168,13 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A worker will bring all its connections.
+    /// Handles a worker's announcement that it will move all its connections here.
     fn await_arrival(&mut self, visitor: Visitor, of: String, attempt: u32) {
         if !self.takes() {
             return;
         }
-        // One after the other; a worker is told that it may begin when the one before has ended, and may be heard sooner than that end.
+        // They move one after the other. A worker may begin when the previous one has ended, and its announcement may
+        // arrive earlier.
         let Some(senders) = self.circle.gate.arrive(of.clone(), attempt) else {
             self.circle.announced.retain(|one| one.visitor != visitor);
             return self.circle.announced.push_back(Announced { visitor, of, attempt });
@@ -183,7 +184,7 @@ impl<P: Protocol> EventLoop<P> {
         self.say_circle(Other::Visitor(visitor), &Message::Gathers { senders });
     }
 
-    /// All have come that this one brings, or nobody comes any more.
+    /// Ends an arrival: this worker has brought all its connections, or will bring none any more.
     pub(super) fn end_arrival(&mut self, visitor: Visitor) {
         self.circle.announced.retain(|one| one.visitor != visitor);
         if self.circle.arrival.take_if(|arrival| arrival.visitor == visitor).is_none() {
@@ -197,7 +198,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Everything is frozen: connections say nothing more here.
+    /// Tells others that everything is frozen: connections send no more messages from here.
     pub(super) fn say_moved(&mut self) {
         let Some(departure) = self.circle.departure.as_mut().filter(|departure| !departure.has_moved) else { return };
         departure.has_moved = true;
@@ -207,13 +208,13 @@ impl<P: Protocol> EventLoop<P> {
         self.flush_said();
     }
 
-    /// All connections are this heir's that go together.
+    /// The heir now has all connections that move together.
     pub(super) fn all_given(&mut self, heir: Heir) {
         self.say_circle(Other::Heir(heir), &Message::AllGiven);
         self.end_departure(heir);
     }
 
-    /// What stays here, or is here again, hears on.
+    /// Ends a departure. Connections that stay here, or are here again, continue to hear messages.
     pub(super) fn end_departure(&mut self, heir: Heir) {
         if self.circle.departure.as_ref().is_none_or(|departure| departure.heir != heir) {
             return;
@@ -225,7 +226,7 @@ impl<P: Protocol> EventLoop<P> {
         let _ = tell(&self.control, &Report::HasGathered);
     }
 
-    /// Takes the steps that can be taken now.
+    /// Takes the steps that are possible now.
     pub(super) fn settle_gathering(&mut self) {
         self.circle.is_due = false;
         let now_ns = self.context.now_ns;
@@ -285,7 +286,7 @@ impl<P: Protocol> EventLoop<P> {
         departure.into_iter().chain(self.circle.arrival.as_ref().map(|arrival| arrival.until_ns)).min()
     }
 
-    /// Reads on from those that were held.
+    /// Continues to read from senders that were held.
     pub(super) fn read_on(&mut self) {
         let released: BTreeSet<u32> = self.circle.released();
         for number in released {

@@ -1,5 +1,5 @@
-//! Some connections go to another worker while this one serves: the master says to whom and how much, this worker counts for a
-//! moment what each connection does, and chooses.
+//! Some connections move to another worker while this one serves. The master names the receiver and the amount. This
+//! worker counts for a moment what each connection does, and chooses.
 
 use std::os::fd::OwnedFd;
 
@@ -16,22 +16,22 @@ use crate::ipc::orders::{Rebalanced, Report};
 use crate::protocol::Protocol;
 use crate::worker::inspection::Noted;
 
-/// So long it is counted what each connection does, at least: some hundred events of a worker that is worth helping.
+/// The shortest time for which events are counted: some hundred events for a worker that is worth helping.
 const COUNT_MS: u64 = 250;
 
-/// A count that began longer ago is of another time, and begins anew.
+/// A count that began longer ago is outdated, and begins anew.
 const COUNTED_MS_MAX: u64 = 2_000;
 
-/// What the master wants.
+/// What the master asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish {
     pub(super) portion: Portion,
     pub(super) connections_max: usize,
-    /// Connections that have come within this time stay.
+    /// Connections that arrived within this time stay.
     pub(super) rest_ms: u64,
 }
 
-/// The wish, until it is known what connections do.
+/// The wish, until the counts are complete.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counting {
     heir: Heir,
@@ -53,7 +53,7 @@ impl<P: Protocol> EventLoop<P> {
         self.give_on();
     }
 
-    /// The master may want some connections to be given soon: then it is known what they do.
+    /// Begins to count ahead of an order: the master may soon order this worker to give connections.
     pub(super) fn count_ahead(&mut self) {
         if !self.moving.gives() {
             self.count_anew();
@@ -68,7 +68,7 @@ impl<P: Protocol> EventLoop<P> {
         self.moving.noted_at_ns = self.context.now_ns;
     }
 
-    /// The master wants no more of it.
+    /// Handles the master's order to stop giving.
     pub(super) fn end_giving(&mut self) {
         self.end_counting();
         self.tell_sender(Input::EndGiving);
@@ -80,7 +80,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// What is due in this turn.
+    /// Takes the steps that are due in this turn.
     pub(super) fn give_on(&mut self) {
         let now_ns = self.context.now_ns;
         if let Some(Counting { heir, wish, .. }) = self.moving.counting.take_if(|one| one.until_ns <= now_ns) {
@@ -112,7 +112,7 @@ impl<P: Protocol> EventLoop<P> {
             count.events += self.slab.at(slot).map_or(0, |entry| u64::from(since(entry)));
             let Some(mut candidate) = self.candidate(slot, now_s, rests_s) else { continue };
             if let Some(partner) = candidate.partner {
-                // A pair is counted once, and moves where both may.
+                // A pair counts once, and moves if both connections may move.
                 let other = (slot < partner.slot).then(|| self.candidate(partner.slot, now_s, rests_s)).flatten();
                 let Some(other) = other else { continue };
                 candidate.events += other.events;
@@ -142,7 +142,7 @@ impl<P: Protocol> EventLoop<P> {
         })
     }
 
-    /// Tells the master what was given to another worker while this one serves.
+    /// Reports to the master what this worker gave to another while it serves.
     pub(super) fn report_given(&mut self, given: &Given) {
         let Given { tally, pauses_ns } = given;
         let mut pauses_us: Vec<u64> = pauses_ns.iter().map(|pause_ns| pause_ns / 1000).collect();

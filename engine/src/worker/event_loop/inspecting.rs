@@ -1,4 +1,4 @@
-//! What the master wants to know of connections, a slice in each turn; and connections that end because an operator wants it.
+//! Answers the master's questions about connections, a slice in each turn, and ends connections for an operator.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::sys::clock::monotonic_ns;
 use crate::types::{CloseReason, ConnectionId, Ends};
 use crate::worker::inspection::{Question, Stage};
 
-/// Connections are looked at for so long in one turn, so that those that are served hardly wait.
+/// The longest time for which connections are examined in one turn, so that connections that are served hardly wait.
 const SLICE_NS: u64 = 250_000;
 
-/// Slots that are looked at between two looks at the clock.
+/// Slots that are examined between two readings of the clock.
 const SLOTS_AT_ONCE: u32 = 64;
 
-/// Of connections or peers in one report, so that it fits into a message with everything else.
+/// Bytes of connections or peers in one report, so that it fits into a message with everything else.
 const PART_BYTES: usize = 12 * 1024;
 
-/// Connections that are ending at a time because an operator wants it.
+/// Number of connections that can be ending at the same time because an operator asked for it.
 const CLOSINGS_MAX: usize = 64;
 
-/// A connection that is to end.
+/// A connection that an operator wants to end.
 pub(super) struct Closing {
     question: u32,
     id: ConnectionId,
@@ -39,7 +39,7 @@ pub(super) struct Closing {
 }
 
 impl<P: Protocol> EventLoop<P> {
-    /// Looks at connections for a while, for the first question that wants it.
+    /// Examines connections for a while, for the first question that needs it.
     pub(super) fn inspect(&mut self) {
         let Some(mut question) = self.questions.take_next(self.context.now_ns) else { return };
         let until_ns = monotonic_ns().saturating_add(SLICE_NS);
@@ -82,14 +82,14 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// The master wants what follows.
+    /// Handles the master's request for the next part.
     pub(super) fn list_more(&mut self, question: u32) {
         if let Some(question) = self.questions.take_answered(question) {
             self.tell_part(question);
         }
     }
 
-    /// Tells as much as fits into one report, and keeps the rest until it is asked for.
+    /// Sends as much as fits into one report, and keeps the rest until the master asks for it.
     fn tell_part(&mut self, mut question: Question) {
         let mut part = ListPart { question: question.number, total: self.slab.len() as u64, ..ListPart::default() };
         let mut bytes = 0;
@@ -100,7 +100,7 @@ impl<P: Protocol> EventLoop<P> {
                     && let Some((rank, id)) = chosen.pop_front()
                 {
                     let events_per_second = counted_ns.map(|counted_ns| per_second(rank, counted_ns));
-                    // It may be gone by now.
+                    // The connection may have ended meanwhile.
                     let Some(listed) = self.listed(id, rank, events_per_second) else { continue };
                     bytes += length(serde_json::to_vec(&listed));
                     part.connections.push(listed);
@@ -173,7 +173,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// An operator wants a connection to end.
+    /// Ends a connection for an operator.
     pub(super) fn end_connection(&mut self, question: u32, id: ConnectionId, at_once: bool, drain_ms: u64) {
         let now_ns = self.context.now_ns;
         let Some((entry, mut others)) = self.slab.split(id) else {
@@ -198,7 +198,7 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(id.slot);
     }
 
-    /// Tells the master which are gone, and ends those whose time is over.
+    /// Reports to the master which connections are gone, and ends those whose time is over.
     pub(super) fn settle_closings(&mut self) {
         let now_ns = self.context.now_ns;
         let late: Vec<ConnectionId> =
@@ -232,9 +232,9 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// When the next connection's time is over that an operator wants to end.
+    /// When the time of the next connection that an operator wants to end is over.
     pub(super) fn next_closing_ns(&self) -> Option<u64> {
-        // One that has ended waits for completions alone.
+        // A connection that has ended only waits for completions.
         let is_ended = |closing: &&Closing| self.slab.peek(closing.id).is_some_and(|one| one.connection.is_ended());
         self.closings.iter().filter(|closing| !is_ended(closing)).map(|closing| closing.until_ns).min()
     }
@@ -246,7 +246,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-/// A connection is about to be closed, perhaps because an operator wants it.
+/// Handles a connection that is about to be closed, perhaps because an operator asked for it.
 #[cold]
 pub(super) fn closing_ends<S>(closings: &mut [Closing], connection: &mut Connection<S>) {
     let (id, has_moved) = (connection.id(), connection.reason() == CloseReason::HandedOver);
@@ -256,7 +256,7 @@ pub(super) fn closing_ends<S>(closings: &mut [Closing], connection: &mut Connect
     }
 }
 
-/// Another worker has it, or still has it.
+/// Whether another worker has the connection, or still has it.
 fn is_of_another<S>(entry: &Entry<S>) -> bool {
     matches!(entry.custody.stage(), CustodyStage::Given | CustodyStage::Brought)
 }

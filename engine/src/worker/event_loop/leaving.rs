@@ -1,4 +1,5 @@
-//! Leaving, as the [`Lifecycle`](crate::worker::lifecycle::Lifecycle) wants it: connections are told, once each; or stop.
+//! Leaving, as the [`Lifecycle`](crate::worker::lifecycle::Lifecycle) decides: each connection gets the goodbye once,
+//! or all stop.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::types::ConnectionId;
 use crate::worker::lifecycle::{Facts, Farewell, Want};
 
 impl<P: Protocol> EventLoop<P> {
-    /// Leaves in good order; see [`Lifecycle::drain`](crate::worker::lifecycle::Lifecycle::drain).
+    /// Begins to drain; see [`Lifecycle::drain`](crate::worker::lifecycle::Lifecycle::drain).
     pub(super) fn drain(&mut self, settle_ms: u64, drain_ms: u64, is_succeeded: Option<bool>) {
         if self.lifecycle.drain(self.context.now_ns, settle_ms, drain_ms, is_succeeded) {
             tracing::debug!(slot = self.context.slot, open = self.slab.len(), "worker drains");
@@ -38,13 +39,13 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// What callbacks are told about it: at once, so that answers can say that they are the last.
+    /// Shows callbacks at once that the worker leaves, so that answers can say that they are the last.
     fn settle_draining(&mut self) {
         let is_about_to = self.lifecycle.is_leaving() && !self.lifecycle.was_told();
         self.context.draining = self.lifecycle.is_draining() || (is_about_to && self.farewell() == Farewell::Goodbye);
     }
 
-    /// Does what leaving wants in this turn.
+    /// Takes the steps of leaving in this turn.
     pub(super) fn live_on(&mut self) {
         for want in self.lifecycle.turn(self.context.now_ns) {
             match want {
@@ -64,7 +65,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
             }
         }
-        // Those that were let in since, too.
+        // Includes connections that were accepted since.
         if self.lifecycle.is_stopping() && self.slab.len() > 0 {
             self.stop_connections();
         }
@@ -97,7 +98,7 @@ impl<P: Protocol> EventLoop<P> {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Connections do not move any more: those that are here are told.
+    /// Ends moving: the connections that are still here get the goodbye.
     pub(super) fn end_moving(&mut self) {
         if self.lifecycle.end_moving(self.context.now_ns) {
             self.settle_draining();
@@ -106,12 +107,12 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Tells every connection that the worker leaves; those that have sent nothing are told later.
+    /// Tells every connection that the worker leaves. Those that have sent nothing learn it later.
     fn say_goodbyes(&mut self) {
         self.drain_connections(|is_fresh, _| !is_fresh);
     }
 
-    /// Tells connections that have sent nothing all the while; the next one when its time comes.
+    /// Tells connections that have sent nothing for this long, and plans when the next one is due.
     fn drain_silent(&mut self, for_ns: u64) {
         let since_ns = self.context.now_ns.saturating_sub(for_ns);
         self.drain_connections(|is_fresh, activity_ns| is_fresh && activity_ns <= since_ns);
@@ -152,7 +153,7 @@ impl<P: Protocol> EventLoop<P> {
     pub(super) fn stop(&mut self) {
         self.lifecycle.stop();
         self.settle_draining();
-        // First of all: what is not this worker's must not be ended by it.
+        // Do this first: the stop must not end connections that do not belong to this worker.
         self.tell_receiver(receiver::Input::Stop);
         self.tell_sender(sender::Input::Stop);
         self.stop_connections();

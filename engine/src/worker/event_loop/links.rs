@@ -1,4 +1,4 @@
-//! Channels to workers that are brought connections, and to those that bring some: their polls, and what is heard on them.
+//! Channels to workers that receive connections, and from those that bring some: their polls, and the messages on them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,23 +16,23 @@ use crate::protocol::Protocol;
 use crate::sys::ring::Key;
 use crate::worker::inspection::Noted;
 
-/// Keys of polls: where others come, and from here on those who have come, and those who are visited.
+/// Keys of polls: the door at which others arrive and, from `VISITORS` on, visitors and the workers that are visited.
 const MEETING: Key = Key { slot: 4, generation: 0 };
 const VISITORS: u32 = 0x1_0000;
 const HEIRS: u32 = 0x2_0000;
 /// Added to a key: the poll for room to write.
 const WRITABLE: u32 = 0x4_0000;
 
-/// Messages heard from one channel before others have their turn.
+/// Messages read from one channel before others have their turn.
 const HEARD_PER_TURN: usize = 64;
 
-/// Visitors at a time: more than there are workers.
+/// Number of visitors at the same time: more than there are workers.
 const VISITORS_MAX: u32 = 4096;
 
-/// Visitors that are let in in one turn; the others come in the next.
+/// Visitors that are accepted in one turn. The others are accepted in the next.
 const VISITORS_PER_TURN: usize = 16;
 
-/// Whom a channel leads to.
+/// The worker at the other end of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Other {
     Visitor(Visitor),
@@ -56,44 +56,45 @@ impl Other {
     }
 }
 
-/// A channel in the loop's hands.
+/// A channel that the loop serves.
 pub(super) struct Link {
     pub(super) channel: Channel,
     key: Key,
-    /// Room to write is polled for.
+    /// A poll for room to write is armed.
     is_polled: bool,
-    /// What was offered on it, until it is thawed.
+    /// What the visitor offered on it, until it is thawed.
     pub(super) arrival: Option<Arrival>,
-    /// What was offered on it is to be given by then.
+    /// The time by which the visitor must give what it offered.
     give_time_out: Option<TimerId>,
-    /// Who brings state brings it once.
+    /// A visitor may bring state only once.
     has_brought_state: bool,
 }
 
-/// The machines that decide about moving, and what the loop has in hand for them.
+/// The machines that decide about moves, and what the loop holds for them.
 pub(super) struct Moving {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
-    /// To be carried out; see [`EventLoop::carry_out`].
+    /// Commands still to be carried out; see [`EventLoop::carry_out`].
     pub(super) departures: VecDeque<sender::Command>,
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
-    /// What each connection had done when that was last noted, and when that was.
+    /// What each connection had done when that was last noted, and the time of that note.
     pub(super) noted: Noted,
     pub(super) noted_at_ns: u64,
-    /// Connections are to be given away, as soon as it is known what they do.
+    /// Connections will be given away as soon as their activity is known.
     pub(super) counting: Option<Counting>,
-    /// What those that were chosen make of the worker's work.
+    /// The share of the worker's work that the chosen connections cause.
     pub(super) chosen_ppm: u32,
     meeting: Option<Meeting>,
-    /// More visitors wait than could be let in in the last turn.
+    /// More visitors wait than could be accepted in the last turn.
     pub(super) has_more_visitors: bool,
-    /// Heirs by the names of their doors, with the doors of those that may still be visited; an heir is a place here.
+    /// Heirs by the names of their doors, with the doors of those that may still be visited. An heir is an index of
+    /// this list.
     doors: Vec<(String, Option<OwnedFd>)>,
-    /// Heirs whose doors were full, and until when they are tried.
+    /// Heirs whose doors were full, and the time until which they are tried again.
     pub(super) full: Vec<(Heir, u64)>,
     pub(super) links: BTreeMap<Other, Link>,
-    /// Polls are told from those of earlier channels by this.
+    /// Distinguishes polls from those of earlier channels.
     sequence: u16,
 }
 
@@ -118,7 +119,7 @@ impl Moving {
         }
     }
 
-    /// Where this worker can be visited: a name, and the door.
+    /// This worker's door and its name.
     pub(super) fn door(&self) -> Option<(&str, BorrowedFd<'_>)> {
         self.meeting.as_ref().map(|meeting| (meeting.name(), meeting.door()))
     }
@@ -127,19 +128,19 @@ impl Moving {
         self.links.get_mut(&other).map(|link| &mut link.channel)
     }
 
-    /// A key that no channel had lately.
+    /// A key that no channel had recently.
     fn next_key(&mut self, other: Other) -> Key {
         self.sequence = self.sequence.wrapping_add(1);
         Key { slot: other.slot(), generation: self.sequence }
     }
 
-    /// Connections are given to another worker, or are about to be, while this one serves.
+    /// Whether connections are being given to another worker, or soon will be, while this one serves.
     #[inline]
     pub(super) fn gives(&self) -> bool {
         self.counting.is_some() || self.sender.is_giving()
     }
 
-    /// Names of workers that connections were given to are of no use any more.
+    /// Forgets the names of workers that got connections, when they are of no use any more.
     pub(super) fn forget_doors(&mut self) {
         let has_heirs = self.sender.has_heirs() || self.links.keys().any(|other| matches!(other, Other::Heir(_)));
         if self.sender.can_give() && !has_heirs && self.full.is_empty() {
@@ -147,7 +148,7 @@ impl Moving {
         }
     }
 
-    /// The heir of this name, whose door this is.
+    /// The heir with this name and door.
     pub(super) fn heir(&mut self, name: String, door: OwnedFd) -> Heir {
         let known = self.doors.iter().position(|(one, _)| *one == name);
         let place = known.unwrap_or_else(|| {
@@ -155,7 +156,8 @@ impl Moving {
             self.doors.len() - 1
         });
         let heir = Heir(place as u32);
-        // The channel to one that is given some ends when the worker leaves, and another one is wanted then.
+        // The channel to a worker that was given some connections ends when this worker leaves, and then another one is
+        // needed.
         if !self.links.contains_key(&Other::Heir(heir)) || self.sender.is_giving() {
             self.keep_door(heir, door);
         }
@@ -166,12 +168,12 @@ impl Moving {
         self.doors[heir.0 as usize].1 = Some(door);
     }
 
-    /// What the heir's door is called, and the door where it is still here.
+    /// The name of the heir's door, and the door if it is still here.
     pub(super) fn heir_door(&self, heir: Heir) -> Option<(&str, Option<BorrowedFd<'_>>)> {
         self.doors.get(heir.0 as usize).map(|(name, door)| (name.as_str(), door.as_ref().map(AsFd::as_fd)))
     }
 
-    /// A door is used once, and by others whom an heir has to be introduced to: a worker may have few descriptors left.
+    /// A door is used once, and by others to whom an heir has to be introduced: a worker may have few descriptors left.
     pub(super) fn take_door(&mut self, heir: Heir) -> Option<OwnedFd> {
         self.doors[heir.0 as usize].1.take()
     }
@@ -195,7 +197,7 @@ impl<P: Protocol> EventLoop<P> {
         link.give_time_out.into_iter().for_each(|timer| self.context.timers.cancel(timer));
     }
 
-    /// Something was offered, and is taken; it is to be given in time.
+    /// An offer was accepted: the visitor must give it in time.
     pub(super) fn await_gift(&mut self, visitor: Visitor) {
         let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)) else { return };
         let at_ns = self.context.now_ns + GIVE_MS_MAX * 1_000_000;
@@ -203,14 +205,14 @@ impl<P: Protocol> EventLoop<P> {
         link.give_time_out.replace(timer).into_iter().for_each(|earlier| self.context.timers.cancel(earlier));
     }
 
-    /// It was given, or is given no more.
+    /// The offer was given, or will not be given any more.
     fn end_gift(&mut self, visitor: Visitor) {
         let link = self.moving.links.get_mut(&Other::Visitor(visitor));
         let timer = link.and_then(|link| link.give_time_out.take());
         timer.into_iter().for_each(|timer| self.context.timers.cancel(timer));
     }
 
-    /// It was not given in time. What was given meanwhile is still heard, and then the end.
+    /// The offer was not given in time. What was given meanwhile is still read, and then the end of the channel.
     pub(super) fn gift_timed_out(&mut self, visitor: Visitor) {
         let Some(link) = self.moving.links.get_mut(&Other::Visitor(visitor)) else { return };
         link.give_time_out = None;
@@ -221,7 +223,7 @@ impl<P: Protocol> EventLoop<P> {
         );
     }
 
-    /// Sees to it that what had no room is sent, or says that everything was.
+    /// Ensures that what had no room is sent later, or reports that everything was sent.
     pub(super) fn flush_link(&mut self, other: Other) {
         let Some(link) = self.moving.links.get_mut(&other) else { return };
         if !link.channel.is_flushed() {
@@ -240,7 +242,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A poll of this part fired; `false` where it is none of it.
+    /// Handles a poll of this part. Returns `false` if the poll belongs to another part.
     pub(super) fn link_readable(&mut self, key: Key, more: bool) -> bool {
         let own = Key { slot: key.slot & !WRITABLE, ..key };
         if own == MEETING {
@@ -296,7 +298,7 @@ impl<P: Protocol> EventLoop<P> {
         self.hear_later(other);
     }
 
-    /// There is more to hear, in the next turn: a new poll tells at once.
+    /// Arranges that the rest is read in the next turn: a new poll fires at once.
     fn hear_later(&mut self, other: Other) {
         let key = self.moving.next_key(other);
         let Some(link) = self.moving.links.get_mut(&other) else { return };
@@ -319,7 +321,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Lets in who waits, some in each turn.
+    /// Accepts waiting visitors, some in each turn.
     pub(super) fn let_visitors_in(&mut self) {
         for _ in 0..VISITORS_PER_TURN {
             let Some(came) = self.moving.meeting.as_ref().and_then(Meeting::accept) else {
@@ -329,7 +331,7 @@ impl<P: Protocol> EventLoop<P> {
             let is_free = |number: &u32| !self.moving.links.contains_key(&Other::Visitor(Visitor(*number)));
             match came {
                 Came::Visitor(channel) => {
-                    // Who finds no place is refused by the end of its channel.
+                    // A visitor for which there is no place sees that its channel ends.
                     let Some(number) = (0..VISITORS_MAX).find(is_free) else { continue };
                     self.open_link(Other::Visitor(Visitor(number)), channel);
                     self.tell_receiver(receiver::Input::Came(Visitor(number)));
@@ -348,7 +350,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Carries out what the machines want, in order, before anything else happens.
+    /// Carries out the commands of the machines, in order, before anything else happens.
     pub(super) fn carry_out(&mut self) {
         if std::mem::replace(&mut self.moving.is_carrying_out, true) {
             return;

@@ -1,4 +1,4 @@
-//! What connections hold is kept within the worker's budget: see [`Budget`](crate::worker::budget::Budget).
+//! Keeps the memory of connections within the worker's budget: see [`Budget`](crate::worker::budget::Budget).
 
 use super::EventLoop;
 use crate::protocol::Protocol;
@@ -7,7 +7,7 @@ use crate::types::ConnectionId;
 use crate::worker::budget::Holder;
 
 impl<P: Protocol> EventLoop<P> {
-    /// One that holds much is not read while memory is short.
+    /// Stops reading a connection that holds much while memory is short.
     #[cold]
     pub(super) fn pause(&mut self, id: ConnectionId) {
         self.context.page.memory_pauses.add(1);
@@ -18,7 +18,7 @@ impl<P: Protocol> EventLoop<P> {
         self.paused.push(id);
     }
 
-    /// Once a turn: cuts, reads again, gives memory back.
+    /// Once per turn: cuts connections, reads paused ones again, gives memory back.
     #[inline]
     pub(super) fn settle_memory(&mut self) {
         if self.budget.is_exceeded() {

@@ -1,8 +1,9 @@
-//! The loop: one system call a turn, which submits what the last turn produced and waits for what comes next.
+//! The loop: one system call per turn, which submits what the last turn produced and waits for what comes next.
 //!
-//! A turn: completions, timers, requests of callbacks, then each connection that has something to send sends it.
-//! Invariants: a connection has at most one receive and one send in flight in the kernel; it is closed once, and its slot
-//! freed only after the last completion of both; [`EventLoop::settle`] is the one place that arms, cancels and closes.
+//! A turn handles completions, timers, and requests of callbacks. Then each connection that has something to send sends
+//! it. Invariants: a connection has at most one receive and one send in flight in the kernel. It is closed once, and
+//! its slot is freed only after the last completion of both. [`EventLoop::settle`] is the only place that arms, cancels
+//! and closes.
 
 mod accepting;
 mod arrivals;
@@ -60,25 +61,25 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::ring::{Completion, Ring};
 use crate::types::ConnectionId;
 
-/// First pause after accepting failed for want of descriptors or memory.
+/// First pause after accepting failed because descriptors or memory ran out.
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
 
-/// Errors of a peer's or the network's making are logged once in this time at most.
+/// Errors that a peer or the network causes are logged at most once in this time.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Completions that one turn deals with while the worker serves; the others wait for the next one, so that what is
-/// written goes out and timers are seen to in between. One that leaves deals with all, before it says goodbye to anybody.
+/// Completions that one turn handles while the worker serves. The others wait for the next turn, so that output is sent
+/// and timers fire in between. A leaving worker handles all of them before it says goodbye to any connection.
 const COMPLETIONS_PER_TURN_MAX: usize = 256;
 
-/// How a worker stands to its master.
+/// Whether the worker has a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Master {
     Present,
-    /// Gone: the worker serves on until another one comes.
+    /// Gone: the worker continues to serve until another master takes over.
     Gone,
 }
 
-/// What the bring-up has made.
+/// What the start of the worker has made.
 pub(super) struct Parts<M> {
     pub(super) ring: Ring,
     pub(super) context: Context,
@@ -89,14 +90,14 @@ pub(super) struct Parts<M> {
     pub(super) signals: Option<SignalFd>,
     pub(super) sizing: Sizing,
     pub(super) acceptor: Acceptor,
-    /// `None` where nobody steers by it.
+    /// `None` if nothing steers by it.
     pub(super) load: Option<Load>,
     /// Where others bring their connections.
     pub(super) meeting: Option<Meeting>,
     pub(super) connections: Connections,
     pub(super) state_bytes_max: u64,
     pub(super) state_too_large: StateTooLarge,
-    /// It takes the place of another worker.
+    /// The worker replaces another one.
     pub(super) succeeds: bool,
 }
 
@@ -106,7 +107,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     ring: Ring,
     slab: Slab<Entry<P::Connection>>,
     context: Context,
-    /// Their places are the keys of their accepts; that of one that was released is free.
+    /// The index is the key of the accept. The place of a released listener is free.
     listeners: Vec<Option<Listener>>,
     inbox: Inbox<P::Message>,
     control: OwnedFd,
@@ -115,23 +116,23 @@ pub(crate) struct EventLoop<P: Protocol> {
     generation: u32,
     signals: Option<SignalFd>,
     sizing: Sizing,
-    /// Accepts from listeners that others have copies of.
+    /// Accepts from listeners of which others have copies.
     acceptor: Acceptor,
     load: Option<Load>,
     dirty: Vec<u32>,
     line: Line,
-    /// Usual receive buffers may be lent to sends in this turn.
+    /// Whether normal receive buffers may be lent to sends in this turn.
     may_lend: bool,
-    /// When the ring's timeout fires; `u64::MAX` where none is armed.
+    /// When the ring's timeout fires; `u64::MAX` if none is armed.
     timeout_at_ns: u64,
     accept_paused: bool,
     accept_pause_ms: u64,
     at_limit: bool,
     idlest: Idlest,
     budget: Budget,
-    /// What proxies have said of their connections.
+    /// The headers that proxies have sent for their connections.
     proxied: HashMap<ConnectionId, Box<ProxyHeader>>,
-    /// Not read while memory is short.
+    /// Connections that are not read while memory is short.
     paused: Vec<ConnectionId>,
     logged_ns: u64,
     lifecycle: Lifecycle,
@@ -139,7 +140,7 @@ pub(crate) struct EventLoop<P: Protocol> {
     moving: Moving,
     circle: Circle,
     questions: Questions,
-    /// Connections that are to end because an operator wants it.
+    /// Connections that an operator wants to end.
     closings: Vec<Closing>,
     state_bytes_max: u64,
     state_too_large: StateTooLarge,
@@ -206,8 +207,8 @@ impl<P: Protocol> EventLoop<P> {
         this
     }
 
-    /// `false` where nobody hears it: its master is gone, and the next one may have looked for workers before this one could be
-    /// found.
+    /// Returns `false` if no master receives the report: the master is gone, and the next one may have looked for
+    /// workers before this one could be found.
     pub(super) fn report_ready(&self) -> bool {
         let listeners = self.listeners.iter().flatten().map(|listener| listener.socket.as_raw_fd()).collect();
         let connections_max = self.sizing.connections_max;
@@ -239,7 +240,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Runs until drained.
     pub(super) fn run(&mut self) -> io::Result<()> {
-        // Timers of `on_start`: perhaps nothing else happens for long.
+        // Timers that `on_start` set: perhaps nothing else happens for long.
         self.arm_timeout();
         loop {
             self.turn()?;
@@ -253,7 +254,7 @@ impl<P: Protocol> EventLoop<P> {
     fn turn(&mut self) -> io::Result<()> {
         self.send_dirty();
         let is_hurried = self.serve_line();
-        // The last thing before a wait that may be long.
+        // Do this last before a wait that may be long.
         self.settle_load();
         let began_ns = if is_hurried { monotonic_ns() } else { 0 };
         let has_work = is_hurried
@@ -282,7 +283,8 @@ impl<P: Protocol> EventLoop<P> {
         self.run_commands();
         if !self.lifecycle.is_serving() {
             self.live_on();
-            // Before it is asked whether anything may still come: no event follows when the last listener has closed.
+            // Do this before checking whether anything may still come: no event follows when the last listener has
+            // closed.
             self.settle_accepting();
             self.move_on();
         } else if self.moving.gives() {
@@ -321,7 +323,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A callback that is not for one connection, and what it has done to some.
+    /// Runs a callback that is not for one connection, and handles what it has done to some.
     #[inline]
     pub(super) fn call<R>(&mut self, callback: impl FnOnce(&mut P, &mut Worker<'_, P::Message>) -> R) -> R {
         let mut all = self.slab.all();
@@ -352,7 +354,7 @@ impl<P: Protocol> EventLoop<P> {
                 Alarm::Connect { id } => self.connect_timed_out(id),
                 Alarm::Gift { visitor } => self.gift_timed_out(Visitor(visitor)),
                 Alarm::Accept => self.accept_paused = false,
-                // Whose time it is looks at it itself.
+                // The part that set the alarm checks the time itself.
                 Alarm::Drain | Alarm::Look => {}
             }
         }
@@ -361,7 +363,8 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// What callbacks asked for. What these ask for in turn comes next turn, so that nobody starves the others.
+    /// Carries out what callbacks asked for. Requests that this causes wait for the next turn, so that no connection
+    /// starves others.
     fn run_commands(&mut self) {
         if self.context.commands.is_empty() && !self.line.has_reruns() {
             return;

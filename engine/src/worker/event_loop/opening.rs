@@ -19,11 +19,11 @@ use crate::sys::ring::Socket;
 use crate::sys::socket_file::endpoint_of;
 use crate::types::{ConnectionId, Ends, Peer, ThawError, UnixUser};
 
-/// Which layer a connection gets of its listener's.
+/// Which of its listener's layers a connection gets.
 pub(super) enum Layering<'a> {
-    /// One that begins, if the listener has any.
+    /// A new one, if the listener has any.
     Begin,
-    /// One that begins, which the listener must have.
+    /// A new one, which the listener must have.
     Must,
     /// The one that another worker has frozen.
     GoOn(&'a [u8]),
@@ -53,12 +53,13 @@ pub(super) enum Welcome {
     Open,
     /// Its layer's handshake comes first.
     AwaitHandshake,
-    /// A proxy is to say whose it is.
+    /// A proxy must first send the header that names the client.
     AwaitHeader,
     Refuse(SocketAddr),
     /// There is no layer for it.
     Unfit(ThawError),
-    /// It was reset meanwhile, as by a proxy that looks whether the port is open: whose it was is not known any more.
+    /// It was reset meanwhile, as by a proxy that checks whether the port is open. Its peer's address is not known any
+    /// more.
     Gone,
 }
 
@@ -67,7 +68,7 @@ impl<P: Protocol> EventLoop<P> {
         let id = match self.insert(socket) {
             Ok(id) => id,
             Err(socket) => {
-                // Only a burst larger than the backlog can come here; see `Sizing`.
+                // Only a burst larger than the backlog can reach this; see `Sizing`.
                 self.ring.close(socket);
                 self.context.page.accept_errors.add(1);
                 self.log_at_times(|slot, _| tracing::error!(slot, "closed a new connection because no slot is left"));
@@ -96,7 +97,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A slot for `socket`, which comes back where there is none.
+    /// Takes a slot for `socket`, or gives `socket` back if there is none.
     pub(super) fn insert(&mut self, socket: Socket) -> Result<ConnectionId, Socket> {
         let now_ns = self.context.now_ns;
         let mut socket = Some(socket);
@@ -105,12 +106,12 @@ impl<P: Protocol> EventLoop<P> {
         id.ok_or_else(|| socket.expect("not taken"))
     }
 
-    /// What the listener says of those that come to it.
+    /// Applies the listener's settings to a new connection.
     pub(super) fn apply_listener(&mut self, id: ConnectionId, layering: Layering<'_>) -> Welcome {
         if let Layering::GoOnOutbound(name, state) = layering {
             return self.apply_outbound(id, name, state);
         }
-        // A connection with a layer is not understood without it.
+        // A connection with a layer is unreadable without it.
         let without = if layering.is_needed() { Welcome::Unfit(ThawError::Malformed) } else { Welcome::Open };
         if self.context.listeners.is_empty() {
             return without;
@@ -163,7 +164,7 @@ impl<P: Protocol> EventLoop<P> {
         });
     }
 
-    /// A proxy has said whose connection it is.
+    /// Handles a proxy's header, which names the client.
     #[cold]
     pub(super) fn announced(&mut self, id: ConnectionId, header: Box<ProxyHeader>) {
         self.proxied.insert(id, header);
@@ -174,7 +175,7 @@ impl<P: Protocol> EventLoop<P> {
         self.secured(id);
     }
 
-    /// Nothing has to happen any more before the protocol knows of it.
+    /// Passes the connection to the protocol: nothing has to happen first any more.
     pub(super) fn secured(&mut self, id: ConnectionId) {
         self.tell_opened(id, None);
         let deadline = self.deadline();
@@ -186,7 +187,7 @@ impl<P: Protocol> EventLoop<P> {
         self.settle(id.slot);
     }
 
-    /// An outbound connection is established.
+    /// Handles an outbound connection that is established.
     pub(super) fn established(&mut self, id: ConnectionId, token: u64) {
         let Some(entry) = self.slab.get(id).filter(|entry| entry.connection.is_layered()) else {
             return self.opened(id, Some(token));

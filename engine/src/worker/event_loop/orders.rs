@@ -1,4 +1,4 @@
-//! What a worker is told by its master, and what it does when that one is gone.
+//! The master's orders to a worker, and what the worker does when its master is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -24,7 +24,7 @@ impl<P: Protocol> EventLoop<P> {
                 Err(error) if is_nonsense(&error) => {
                     tracing::warn!(slot = self.context.slot, %error, "ignored an order that this worker does not know");
                 }
-                // The poll would fire for ever; it ends with the ring.
+                // Without this the poll would fire forever. It ends with the ring.
                 Ok((Heard::End, _)) | Err(_) => return self.lose_master(),
             }
         }
@@ -48,7 +48,7 @@ impl<P: Protocol> EventLoop<P> {
             Order::Gather => self.begin_gathering(),
             Order::Siblings { members } => self.hear_siblings(members, descriptors),
             Order::Take => {
-                // First, so that the master's copy does not keep a connection open that ends at once.
+                // Report it first, so that the master's copy does not keep a connection open that ends at once.
                 let _ = tell(&self.control, &Report::Taken);
                 match descriptors.pop().map(descriptors::connection) {
                     Some(Ok(connection)) => {
@@ -62,7 +62,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
             }
             Order::Adopt { listener, address } => {
-                // The copy of one that leaves is of no use.
+                // A leaving worker has no use for the copy.
                 let socket = descriptors.pop().filter(|_| !self.lifecycle.is_leaving());
                 match socket.map(|socket| descriptors::bound(socket, address)) {
                     Some(Ok(socket)) => self.add_listener(Listener::new(listener, socket, address)),
@@ -104,7 +104,7 @@ impl<P: Protocol> EventLoop<P> {
             Order::EndConnection { question, slot, generation, now, drain_ms } => {
                 self.end_connection(question, ConnectionId { slot, generation }, now, drain_ms);
             }
-            // That it was heard is all.
+            // The order has woken the loop; that is its purpose.
             Order::Ping => {}
             Order::Look => self.accept_anew(),
             Order::Stop => self.stop(),
@@ -114,7 +114,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Nobody is left to give orders: serve on where another master can find this worker, else leave in good order.
+    /// No master gives orders any more: serve on if another master can find this worker, else drain.
     fn lose_master(&mut self) {
         if std::mem::replace(&mut self.master, Master::Gone) == Master::Gone {
             return;
@@ -129,14 +129,14 @@ impl<P: Protocol> EventLoop<P> {
         self.meet_master();
     }
 
-    /// Takes orders from a master that has come, if the one before is gone; else it has to wait.
+    /// Takes orders from a new master if the previous one is gone. Otherwise the new one has to wait.
     pub(super) fn meet_master(&mut self) {
         let Some(rendezvous) = &mut self.rendezvous else { return };
         if self.master == Master::Present {
             return rendezvous.let_in();
         }
         let Some(control) = rendezvous.next() else { return };
-        // A channel knows who made it, whether that process still lives or not.
+        // A channel records which process made it, whether that process still lives or not.
         let master = peer_process(&self.control);
         self.control = control;
         self.master = Master::Present;

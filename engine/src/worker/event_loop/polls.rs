@@ -1,4 +1,4 @@
-//! Descriptors that are only polled: orders, signals, messages of helper threads, and masters that come.
+//! Descriptors that are only polled: orders, signals, messages of helper threads, and new masters.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -55,7 +55,7 @@ impl<P: Protocol> EventLoop<P> {
 pub(crate) fn watch_signals() -> io::Result<SignalFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGQUIT].into_iter().collect();
     signals.thread_block()?;
-    // A file that would be larger than this process may make one (RLIMIT_FSIZE) is an error, and does not end it.
+    // Writing beyond RLIMIT_FSIZE then fails with an error, and the signal does not end the process.
     SigSet::from(Signal::SIGXFSZ).thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

@@ -1,7 +1,7 @@
-//! Other workers of this server: channels to those that are spoken to, and from those that speak.
+//! Messages between the workers of this server: channels to members, and from members.
 //!
-//! What is said, to whom, and what was heard is decided in [`messages`](crate::messages); this carries it. Whoever is in the circle was
-//! named by a master, or came through this worker's door, which only masters and workers have.
+//! The module [`messages`](crate::messages) decides what is sent to whom, and what was heard; this file transports it.
+//! A master has named each member, or it came through this worker's door, which only masters and workers have.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -26,16 +26,16 @@ const HEARD: u32 = 0x80_0000;
 const WRITABLE: u32 = 0x20_0000;
 const _: () = assert!(SPEAKERS_MAX < WRITABLE && HEARD + SPEAKERS_MAX < crate::sys::ring::SLOTS_MAX);
 
-/// Packets heard from one channel before others have their turn.
+/// Packets read from one channel before others have their turn.
 const HEARD_PER_TURN: usize = 64;
 
-/// Workers that may speak to this one at a time: more than there are.
+/// Workers that may send to this one at the same time: more than there are.
 const SPEAKERS_MAX: u32 = 4096;
 
-/// Kept of messages of which the rest has not come, of all speakers together.
+/// Bytes kept of incomplete messages, of all senders together.
 const PARTS_BYTES_MAX: usize = 256 << 20;
 
-/// A worker whose door is full is tried again after this time, and given up after that.
+/// Pause before the next attempt at a full door, and how long attempts continue.
 const DOOR_RETRY_NS: u64 = 2_000_000;
 const DOOR_NS_MAX: u64 = 3_000_000_000;
 
@@ -43,7 +43,7 @@ const DOOR_NS_MAX: u64 = 3_000_000_000;
 struct Line {
     channel: OwnedFd,
     key: Key,
-    /// Room to write is polled for.
+    /// A poll for room to write is armed.
     is_polled: bool,
 }
 
@@ -52,7 +52,7 @@ struct Speaker {
     channel: OwnedFd,
     key: Key,
     inbox: Inbox,
-    /// Who it is, once it has said so.
+    /// Its identity, once it has introduced itself.
     known: Option<(Sibling, String)>,
     /// There may be more to read.
     is_held: bool,
@@ -65,33 +65,33 @@ struct Waiting {
     until_ns: u64,
 }
 
-/// What the loop has in hand for messages.
+/// What the loop holds for messages.
 pub(super) struct Circle {
     told: BTreeMap<Place, Line>,
     heard: BTreeMap<u32, Speaker>,
     waiting: Vec<Waiting>,
-    /// Polls are told from those of earlier channels by this.
+    /// Distinguishes polls from those of earlier channels.
     sequence: u16,
-    /// Speakers that have ever been.
+    /// Number of senders that have ever connected.
     came: u64,
-    /// Orders to speak to others that are not reported yet.
+    /// Number of introduction orders that are not confirmed to the master yet.
     owed: u32,
     buffer: Vec<u8>,
-    /// Of what this worker says to itself.
+    /// Reassembles the messages that this worker sends to itself.
     own_inbox: Inbox,
     pub(super) gate: Gate,
     /// How often this worker has begun to move its connections.
     pub(super) attempts: u32,
     pub(super) departure: Option<Departure>,
     pub(super) arrival: Option<Arrival>,
-    /// Those that come next.
+    /// Workers whose connections come next.
     pub(super) announced: VecDeque<Announced>,
-    /// A step may be taken at the end of this turn.
+    /// A step may be possible at the end of this turn.
     pub(super) is_due: bool,
 }
 
 impl Circle {
-    /// Of a worker whose door has this name.
+    /// For a worker whose door has this name.
     pub(super) fn new(name: &str) -> Self {
         Self {
             told: BTreeMap::new(),
@@ -125,35 +125,35 @@ impl Circle {
         self.heard.values().filter_map(|speaker| speaker.known.as_ref()).any(|(_, known)| known == name)
     }
 
-    /// Asks all that are heard for a mark: gives them the door of the heir.
+    /// Asks all senders for a mark and gives them the heir's door.
     pub(super) fn ask_for_marks(&self, mark: &Answer, door: Option<BorrowedFd<'_>>) {
         self.heard.keys().for_each(|number| self.ask_for_mark(*number, mark, door));
     }
 
     pub(super) fn ask_for_mark(&self, number: u32, mark: &Answer, door: Option<BorrowedFd<'_>>) {
         if let Some(speaker) = self.heard.get(&number).filter(|speaker| speaker.known.is_some()) {
-            // Where there is no room, it is not marked in time.
+            // If the channel is full, this sender does not mark in time.
             let _ = tell_with_all(&speaker.channel, mark, door.as_slice());
         }
     }
 
-    /// Whether this worker may not hear itself now.
+    /// Whether this worker must not hear its own messages now.
     fn holds_self(&self) -> bool {
         self.gate.is_active() && self.gate.holds_own()
     }
 
-    /// Whether nothing more of this one may be read now.
+    /// Whether nothing more may be read from this sender now.
     fn holds(&self, speaker: &Speaker) -> bool {
         self.gate.is_active() && speaker.known.as_ref().is_some_and(|(_, name)| self.gate.holds(name))
     }
 
-    /// Those that were held, and may be read again.
+    /// Senders that were held and may be read again.
     pub(super) fn released(&self) -> BTreeSet<u32> {
         let released = self.heard.iter().filter(|(_, speaker)| speaker.is_held && !self.holds(speaker));
         released.map(|(number, _)| *number).collect()
     }
 
-    /// Slots of those that have not marked their places; `None` for one that is not heard.
+    /// The slots of senders whose mark is missing; `None` for one that is not connected.
     pub(super) fn missing(&self) -> Vec<Option<usize>> {
         let known = || self.heard.values().filter_map(|speaker| speaker.known.as_ref());
         let slot = |name: &String| known().find(|(_, one)| one == name).map(|(sibling, _)| sibling.slot);
@@ -172,7 +172,7 @@ enum Then {
 }
 
 impl<P: Protocol> EventLoop<P> {
-    /// The master names others, whose doors come one by one.
+    /// Handles the master's introduction of members, whose doors come one by one.
     pub(super) fn hear_siblings(&mut self, members: Vec<Member>, doors: Vec<OwnedFd>) {
         self.hear_members(members, doors);
         self.circle.owed += 1;
@@ -185,7 +185,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Those who were named hear this worker, or are gone.
+    /// Reports to the master that the named members hear this worker, or are gone.
     fn report_acquainted(&mut self) {
         let are_welcome = self.context.siblings.as_ref().is_none_or(|siblings| siblings.are_all_welcome());
         if self.circle.owed > 0 && are_welcome && self.circle.waiting.is_empty() {
@@ -195,7 +195,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Makes a channel to a member, unless there is one, and says who this worker is.
+    /// Opens a channel to a member, unless there is one, and introduces this worker.
     fn greet(&mut self, member: Who, door: OwnedFd, until_ns: u64) {
         let (Some(siblings), Some(format)) = (&mut self.context.siblings, P::MESSAGES) else { return };
         let Some((own_name, own_door)) = self.moving.door() else { return };
@@ -226,7 +226,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A worker has connected to send messages.
+    /// Handles a worker that has connected to send messages.
     pub(super) fn open_speaker(&mut self, channel: OwnedFd) {
         if P::MESSAGES.is_none() {
             return;
@@ -238,7 +238,7 @@ impl<P: Protocol> EventLoop<P> {
         self.circle.heard.insert(number, Speaker { channel, key, inbox, known: None, is_held: false });
     }
 
-    /// A poll of this part fired; `false` where it is none of it.
+    /// Handles a poll of this part. Returns `false` if the poll belongs to another part.
     pub(super) fn sibling_readable(&mut self, key: Key, more: bool) -> bool {
         let own = Key { slot: key.slot & !WRITABLE, ..key };
         if own.slot < TOLD {
@@ -295,7 +295,7 @@ impl<P: Protocol> EventLoop<P> {
                 Ok((channel::Heard::End, _)) | Err(_) => return self.lose_sibling(place),
             }
         }
-        // There is more to hear, in the next turn: a new poll tells at once.
+        // The rest is read in the next turn: a new poll fires at once.
         let key = self.circle.next_key(TOLD + place.0);
         let Some(line) = self.circle.told.get_mut(&place) else { return };
         self.ring.cancel_poll(line.key);
@@ -307,7 +307,7 @@ impl<P: Protocol> EventLoop<P> {
         self.flush_sibling(place);
     }
 
-    /// A member is gone, or is spoken to no more.
+    /// Removes a member that is gone, or that gets no more messages.
     fn lose_sibling(&mut self, place: Place) {
         self.context.siblings.iter_mut().for_each(|siblings| siblings.part(place));
         let Some(line) = self.circle.told.remove(&place) else { return };
@@ -328,7 +328,7 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// There may be more to hear, in the next turn: a new poll tells at once.
+    /// Arranges that the rest, if any, is read in the next turn: a new poll fires at once.
     pub(super) fn hear_again(&mut self, number: u32) {
         let key = self.circle.next_key(HEARD + number);
         let Some(speaker) = self.circle.heard.get_mut(&number) else { return };
@@ -337,7 +337,7 @@ impl<P: Protocol> EventLoop<P> {
         self.ring.poll(speaker.channel.as_fd(), key);
     }
 
-    /// `false` where there is more to hear, in the next turn.
+    /// Returns `false` if there is more to read in the next turn.
     fn hear_packets(&mut self, number: u32, buffer: &mut [u8]) -> bool {
         for _ in 0..HEARD_PER_TURN {
             let Some(speaker) = self.circle.heard.get(&number) else { return true };
@@ -456,8 +456,8 @@ impl<P: Protocol> EventLoop<P> {
         if misfit.is_none() {
             self.circle.gate.came(&name);
         }
-        // Whoever speaks is spoken to, whether a master has named it or not; and before it is welcome, so that it has been spoken to when
-        // it says that it knows all.
+        // This worker opens a channel to every sender, whether a master has named it or not. It does so before it
+        // welcomes the sender, so that the channel exists when this worker reports that it knows all.
         if let Some(door) = doors.into_iter().next() {
             self.greet(Who { name, slot, generation }, door, self.context.now_ns + DOOR_NS_MAX);
         }
@@ -473,7 +473,7 @@ impl<P: Protocol> EventLoop<P> {
         Then::Continue
     }
 
-    /// The turn ends: what was said goes out, and this worker hears what it has said to all.
+    /// At the end of a turn: sends the messages, and hears this worker's own messages to all.
     pub(super) fn settle_siblings(&mut self) {
         let now_ns = self.context.now_ns;
         for Waiting { member, door, until_ns } in std::mem::take(&mut self.circle.waiting) {
@@ -493,7 +493,7 @@ impl<P: Protocol> EventLoop<P> {
         self.tell_room();
     }
 
-    /// Sends what was said.
+    /// Sends the messages of this turn.
     pub(super) fn flush_said(&mut self) {
         let Some(siblings) = self.context.siblings.as_mut().filter(|siblings| siblings.has_staged()) else { return };
         let sendable = siblings.seal(self.context.now_ns);
@@ -512,7 +512,7 @@ impl<P: Protocol> EventLoop<P> {
                     line.is_polled = true;
                     return self.ring.poll_writable(line.channel.as_fd(), writable(line.key));
                 }
-                // That it is gone is heard at its channel's end.
+                // The end of its channel shows that the member is gone.
                 Err(_) => return self.lose_sibling(place),
             }
         }
@@ -522,7 +522,7 @@ impl<P: Protocol> EventLoop<P> {
         let Some(siblings) = &self.context.siblings else { return };
         let from = Sibling { slot: siblings.own().slot, number: 0 };
         let mut inbox = std::mem::replace(&mut self.circle.own_inbox, Inbox::new(usize::MAX));
-        // What is said meanwhile is not sealed yet.
+        // Messages that are sent meanwhile are not sealed yet.
         while !self.circle.holds_self()
             && let Some(packet) = self.context.siblings.as_mut().and_then(|siblings| siblings.take_own())
         {
@@ -548,7 +548,7 @@ impl<P: Protocol> EventLoop<P> {
         self.circle.own_inbox = inbox;
     }
 
-    /// Where somebody was told that there is no room, and there is again.
+    /// Tells connections that were refused for lack of room that there is room again.
     fn tell_room(&mut self) {
         if self.context.siblings.as_mut().is_some_and(|siblings| siblings.settle()) {
             self.call(Protocol::on_siblings_writable);
@@ -566,7 +566,7 @@ impl<P: Protocol> EventLoop<P> {
         self.tell_room();
     }
 
-    /// This worker leaves: others know whom to speak to instead.
+    /// Announces that this worker leaves: others send their messages to its heir.
     pub(super) fn tell_leave(&mut self) {
         self.context.siblings.iter_mut().for_each(|siblings| siblings.leave());
         for speaker in self.circle.heard.values() {
@@ -574,17 +574,17 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Whether something was said that is to go out, or be heard here, in the next turn.
+    /// Whether messages wait to be sent, or to be heard here, in the next turn.
     pub(super) fn has_said(&self) -> bool {
         self.circle.is_due || self.context.siblings.as_ref().is_some_and(|siblings| siblings.has_staged())
     }
 
-    /// Whether what was said to others is theirs.
+    /// Whether all messages to others have been sent.
     pub(super) fn has_told_siblings(&self) -> bool {
         self.context.siblings.as_ref().is_none_or(|siblings| siblings.is_flushed())
     }
 
-    /// When [`EventLoop::settle_siblings`] has something to do at the latest.
+    /// The latest time at which [`EventLoop::settle_siblings`] has something to do.
     pub(super) fn next_sibling_ns(&self) -> Option<u64> {
         let retry = (!self.circle.waiting.is_empty()).then_some(self.context.now_ns + DOOR_RETRY_NS);
         let silence = self.context.siblings.as_ref().and_then(|siblings| siblings.next_ns());

@@ -22,13 +22,13 @@ use crate::sys::faults::reach;
 use crate::telemetry::WorkerPage;
 use crate::types::StateFormat;
 
-/// The state is used so long after its last byte was read: memory may have to be set in order.
+/// How long the receiver may take to use the state after it has read the last byte: it may have to rearrange memory.
 const TAKE_MS_MAX: u64 = 20_000;
 
-/// How often the master is told how far the state is.
+/// How often the master gets a report of the progress.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Shows the master that this worker is alive while it does nothing but to move its state, and how far that is.
+/// Shows the master that this worker is alive while it only moves its state, and reports the progress.
 struct Beat<'a> {
     page: &'a WorkerPage,
     control: &'a OwnedFd,
@@ -58,10 +58,10 @@ impl<P: Protocol> EventLoop<P> {
         tracing::info!(slot = self.context.slot, "no state arrives; this worker starts without");
     }
 
-    /// Everything stands still: gives the state to this heir.
+    /// Gives the state to this heir, while everything else stands still.
     pub(super) fn give_state(&mut self, heir: Heir) {
         self.say_moved();
-        // What connections hear goes with them, and needs no state.
+        // The messages that connections hear move with them, and need no state.
         let Some(format) = P::WORKER_STATE else { return self.tell_sender(Input::StateTaken(heir, 0)) };
         let discards = self.state_too_large == StateTooLarge::Discard;
         let estimate = self.protocol.worker_state_bytes();
@@ -70,7 +70,7 @@ impl<P: Protocol> EventLoop<P> {
         } else {
             self.give_state_to(heir, format)
         };
-        // The connections have all of their own time, however long the state took.
+        // The connections get all of their own time, however long the state took.
         self.context.now_ns = monotonic_ns();
         let slot = self.context.slot;
         self.tell_sender(match given {
@@ -112,10 +112,9 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// A worker that leaves brings its state.
+    /// Takes the state that a leaving worker brings.
     ///
-    /// # Errors
-    /// If it is gone.
+    /// # Errors If that worker is gone.
     pub(super) fn take_state(
         &mut self,
         other: Other,
@@ -153,12 +152,12 @@ impl<P: Protocol> EventLoop<P> {
         };
         let rest = reader.skip_rest();
         reach("receiver:state_read");
-        // As the other side does.
+        // The other side does the same.
         self.context.now_ns = monotonic_ns();
         match rest {
-            // One that was not whole ends with an error, and the other side knows.
+            // An incomplete state ends with an error, and the other side knows.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            // The other side is late, or sends what it may not: whatever comes next would be taken for something else.
+            // The other side is late, or sends what it must not. Its next bytes would be misread.
             Err(error) => return Err(error),
             Ok(()) => {}
         }
