@@ -1,4 +1,4 @@
-//! A worker in a thread of this process, and others that bring it what they should not.
+//! A worker in a thread of this process, and other workers that send it what they must not.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -23,7 +23,7 @@ use crate::telemetry::WorkerPage;
 use crate::types::CloseReason;
 use crate::worker::{Listeners, Setup, run};
 
-/// What should happen happens by then, on a slow machine too.
+/// Time within which an expected event happens, on a slow machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Victim {
@@ -71,8 +71,7 @@ impl Victim {
     }
 }
 
-/// # Panics
-/// If it does not come about.
+/// # Panics If the event does not happen.
 fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -84,7 +83,7 @@ fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What comes next on a channel.
+/// The next message on a channel.
 fn next(channel: &mut Channel) -> Heard {
     wait(|| match channel.hear() {
         Heard::Nothing => None,
@@ -147,7 +146,7 @@ fn what_is_given_in_time_is_kept() {
     victim.stop();
 }
 
-/// What another worker says that a proxy has said, or is to say.
+/// Another worker claims that a proxy has sent a header, or will send one.
 #[test]
 fn headers_of_proxies_are_believed_if_they_are_some() {
     let victim = Victim::start();
@@ -206,7 +205,7 @@ fn whoever_talks_without_end_does_not_keep_others_waiting() {
     talkers.into_iter().for_each(|talker| talker.join().expect("its channel has ended"));
 }
 
-/// Says who it is, as another worker would.
+/// Introduces itself as another worker would.
 fn hello(name: u32, format: &str) -> Word {
     Word::Hello {
         version: messages::VERSION,
@@ -218,7 +217,7 @@ fn hello(name: u32, format: &str) -> Word {
     }
 }
 
-/// What is answered; `None` where the channel has ended.
+/// The answer; `None` if the channel has ended.
 fn answer(channel: &OwnedFd) -> Option<Answer> {
     wait(|| match hear_with::<Answer>(channel).expect("heard") {
         (channel::Heard::Nothing, _) => None,

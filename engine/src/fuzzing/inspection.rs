@@ -1,4 +1,4 @@
-//! What operators ask of connections, and workers that answer late, wrongly, or not at all.
+//! Operators' questions about connections, and workers that answer late, wrongly, or not at all.
 
 use super::masters::Master;
 use super::world::WORKER;
@@ -55,7 +55,7 @@ impl Master {
         self.step(Event::Report(process, Report::ConnectionEnded { question, how }));
     }
 
-    /// What a client was answered, the one time that it was.
+    /// The one answer that a client got.
     fn answer(&mut self, client: u64) -> Option<Result<Outcome, Failure>> {
         let its = self.world.replies.iter().filter(|(one, _)| one.0 == client);
         let mut its: Vec<_> = its.map(|(_, result)| result.clone()).collect();
@@ -70,7 +70,7 @@ impl Master {
         }
     }
 
-    /// How often a worker was asked to go on.
+    /// How often a worker was asked for more.
     fn times_asked_for_more(&self, process: ProcessId) -> usize {
         let is_it = |(one, order): &&(ProcessId, Order)| *one == process && matches!(order, Order::ListMore { .. });
         self.world.told.iter().filter(is_it).count()
@@ -81,7 +81,7 @@ fn serving() -> Master {
     Master::serving(Tier::Adopt)
 }
 
-/// The slots and workers of those that are listed.
+/// The workers and slots of the listed connections.
 fn places(list: &ConnectionList) -> Vec<(u32, u32)> {
     list.connections.iter().map(|one| (one.id.pid - WORKER, one.id.slot)).collect()
 }
@@ -144,7 +144,7 @@ fn operators_do_not_disturb_each_other() {
     }
     master.ask(5, wanted(ConnectionOrder::Oldest, 1));
     assert_eq!(master.answer(5), Some(Err(Failure::TooManyListings { listings_max: 4 })));
-    // In another order, and one has gone meanwhile.
+    // In another order, and one client has gone meanwhile.
     master.step(Event::ClientGone(ClientId(2)));
     for question in [3, 2, 4, 1] {
         let connections: Vec<(u32, u64)> = (0..question).map(|slot| (10 * question + slot, 50)).collect();
@@ -164,15 +164,15 @@ fn operators_do_not_disturb_each_other() {
 fn a_worker_that_lies_gains_nothing() {
     let mut master = serving();
     master.ask(1, wanted(ConnectionOrder::Oldest, 2));
-    // Of questions that nobody asked, and of a process that is none of the workers.
+    // Answers to questions that no client asked, and from a process that is not a worker.
     master.say(FIRST, part(9, &[(1, 99)], false));
     master.say(ProcessId(WORKER + 9), part(1, &[(1, 99)], false));
-    // More than it was asked for; then it goes on although it is not asked.
+    // More than it was asked for. Then it continues although it was not asked.
     let many: Vec<(u32, u64)> = (0..1_000).map(|slot| (slot, u64::MAX - u64::from(slot))).collect();
     master.say(FIRST, ListPart { total: u64::MAX, ..part(1, &many, true) });
     assert_eq!(master.times_asked_for_more(FIRST), 0, "it has told as many as it was asked for");
     master.say(FIRST, part(1, &many, true));
-    // Nothing, and more of it.
+    // A part with nothing in it that announces more.
     master.say(SECOND, ListPart { total: u64::MAX, ..part(1, &[], true) });
     assert_eq!(master.times_asked_for_more(SECOND), 0);
     let list = master.list(1).expect("both have answered");
@@ -221,7 +221,7 @@ fn a_connection_is_closed_when_its_worker_says_so() {
     master.ask(1, Request::Close { id, now: false });
     let order = Order::EndConnection { question: 1, slot: 4, generation: 2, now: false, drain_ms };
     assert_eq!(master.world.told.last(), Some(&(FIRST, order)));
-    // Another worker's word does not count, nor one about something else.
+    // Reports of another worker, or about another question, do not count.
     master.end(SECOND, 1, ConnectionEnd::Closed);
     master.end(FIRST, 2, ConnectionEnd::Closed);
     assert_eq!(master.answer(1), None);
@@ -245,7 +245,7 @@ fn a_connection_is_closed_when_its_worker_says_so() {
     master.pass_time(1);
     assert_eq!(master.answer(6), Some(Err(Failure::NotClosed { id, why: CannotClose::Late })));
     assert_eq!(master.world.noted.len(), noted);
-    // Whoever asked has gone, and it is still known that it was closed.
+    // The client has gone, and the event still says that the connection was closed.
     master.ask(7, Request::Close { id, now: true });
     master.step(Event::ClientGone(ClientId(7)));
     master.end(FIRST, 7, ConnectionEnd::Closed);

@@ -1,4 +1,4 @@
-//! A master that serves, and what workers, other masters and operators may say to it.
+//! A serving master, and what workers, other masters and operators may send to it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -28,12 +28,12 @@ pub(super) struct Master {
 }
 
 impl Master {
-    /// It serves with two workers, and two workers of another master are there.
+    /// A master that serves with two workers, with two workers of another master.
     pub(super) fn serving(tier: Tier) -> Self {
         Self::starting(tier, None).with_workers()
     }
 
-    /// It is the new one of an upgrade.
+    /// The new master of an upgrade.
     fn new_one() -> Self {
         let predecessor = ProcessId(SUCCESSOR);
         let (addresses, listeners) = (Vec::new(), Vec::new());
@@ -74,7 +74,7 @@ impl Master {
         self.step(Event::Tick);
     }
 
-    /// Operators have asked for connections in each order, and for the end of one: the questions 1 to 4.
+    /// Operators have listed connections in each order, and ended one: the questions 1 to 4.
     fn asked_for_connections(mut self) -> Self {
         let orders = [ConnectionOrder::Oldest, ConnectionOrder::Busiest, ConnectionOrder::ByPeer];
         for (client, order) in (1..).zip(orders) {
@@ -86,7 +86,7 @@ impl Master {
         self
     }
 
-    /// What a worker says, or an orphan. The driver is honest: processes end once.
+    /// A report of a worker or an orphan. The driver is honest: each process ends once.
     fn hear(&mut self, number: u8, report: Report) {
         let process = ProcessId(WORKER + u32::from(number % 6));
         let orphan = ORPHANS[usize::from(number) % ORPHANS.len()];
@@ -106,7 +106,7 @@ impl Master {
     }
 }
 
-/// Sends each piece as a packet, and gives what is heard of it.
+/// Sends each piece as a packet, and passes what is received to `each`.
 fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>, mut each: impl FnMut(u8, T)) {
     let (ours, theirs): (OwnedFd, OwnedFd) = pair().expect("a pair");
     for piece in pieces {
@@ -121,10 +121,9 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
     }
 }
 
-/// Reports of workers and orphans; each piece is a number, which says who reports and how, and a report.
+/// Reports of workers and orphans. Each piece is a number, which says who reports and how, and a report.
 ///
-/// # Panics
-/// If the master does, or where it comes into a state that cannot be.
+/// # Panics If the master does, or reaches an illegal state.
 pub fn reports(data: &[u8]) {
     let masters = [
         Master::serving(Tier::Adopt).asked_for_connections(),
@@ -133,17 +132,16 @@ pub fn reports(data: &[u8]) {
     ];
     for mut master in masters {
         heard(pieces(data), |number, report: Report| master.hear(number, report.bounded()));
-        // What it believed is used.
+        // Make the master use what it believed.
         master.pass_time(60_000);
         master.step(Event::Signal(Signal::Hup));
         master.pass_time(60_000);
     }
 }
 
-/// What the new master of an upgrade says to the old one, and the old one to the new one.
+/// Messages between the new and the old master of an upgrade, in both directions.
 ///
-/// # Panics
-/// As [`reports`].
+/// # Panics As [`reports`].
 pub fn relay(data: &[u8]) {
     let mut old = Master::serving(Tier::Adopt);
     heard(pieces(data), |number, message: ToOld| {
@@ -180,10 +178,9 @@ pub fn control_requests(data: &[u8]) {
     }
 }
 
-/// What a server sends to an operator's program, which shows it.
+/// What a server sends to an operator's program, which displays it.
 ///
-/// # Panics
-/// If what was read cannot be written.
+/// # Panics If what was read cannot be written.
 pub fn control_replies(data: &[u8]) {
     for piece in pieces(data) {
         let Ok(reply) = serde_json::from_slice::<Reply>(&piece) else { continue };
@@ -205,7 +202,7 @@ mod tests {
 
     const ORPHAN: ProcessId = ORPHANS[0];
 
-    /// One that says that it has so many listen sockets.
+    /// An orphan that claims this number of listen sockets.
     fn with_orphan(generation: u32, listeners: usize) -> Master {
         let mut master = Master::serving(Tier::Adopt);
         let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 80))];

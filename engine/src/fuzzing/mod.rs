@@ -1,7 +1,7 @@
-//! What must hold for any bytes that another process may send, one function for each way in: no panic, no wait, no state that
-//! cannot be. Called by the fuzzers in `engine/fuzz`, and by ordinary tests with seeds and mutations of them.
+//! What must hold for any bytes that another process may send, one function for each input: no panic, no wait, no
+//! illegal state. Called by the fuzzers in `engine/fuzz`, and by ordinary tests with seeds and mutations of them.
 //!
-//! [`masters`] is what a master hears, [`workers`] what a worker hears, [`proxy`] what a proxy says.
+//! [`masters`] has what a master receives, [`workers`] what a worker receives, [`proxy`] what a proxy sends.
 
 #[cfg(test)]
 mod hostile;
@@ -19,7 +19,7 @@ use std::io;
 use crate::ipc::channel::is_nonsense;
 use crate::ipc::control::Request;
 
-/// More of one input is not looked at.
+/// Pieces of one input that are used; the rest is ignored.
 const PIECES_MAX: usize = 64;
 
 /// An input as several messages, one a line.
@@ -27,10 +27,9 @@ fn pieces(data: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     data.split(|byte| *byte == b'\n').take(PIECES_MAX).map(<[u8]>::to_vec)
 }
 
-/// What was heard; `None` where it made no sense.
+/// What was received; `None` if it was invalid.
 ///
-/// # Panics
-/// If the channel itself failed.
+/// # Panics If the channel itself failed.
 fn skip_nonsense<T>(heard: io::Result<T>) -> Option<T> {
     match heard {
         Ok(heard) => Some(heard),
@@ -41,7 +40,7 @@ fn skip_nonsense<T>(heard: io::Result<T>) -> Option<T> {
     }
 }
 
-/// What a line at the control socket asks for.
+/// The request in a line at the control socket.
 fn asked(line: &[u8]) -> Option<Request> {
     serde_json::from_slice(line).ok()
 }

@@ -1,4 +1,4 @@
-//! What a proxy sends first.
+//! The header that a proxy sends first.
 
 use crate::context::Io;
 use crate::protocol::Protocol;
@@ -6,7 +6,7 @@ use crate::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use crate::testing::{Client, Harness};
 use crate::types::{CloseReason, Peer, Reject, Step};
 
-/// Keeps what it is told.
+/// Stores what it receives.
 #[derive(Default)]
 struct Heard {
     header: Option<ProxyHeader>,
@@ -38,11 +38,10 @@ fn told(harness: &mut Harness<Heard>, client: Client) -> (Option<ProxyHeader>, V
     (header.clone(), input.clone(), closed)
 }
 
-/// Any bytes that a proxy may send, in parts as long as the first byte says. However they are cut, the protocol hears of a
-/// header and all that follows it, or of nothing.
+/// Any bytes that a proxy may send, in parts as long as the first byte says. However they are split, the protocol gets
+/// a header and everything after it, or nothing.
 ///
-/// # Panics
-/// If it does not.
+/// # Panics If it does not.
 pub fn proxy_header(data: &[u8]) {
     let Some((part_bytes, sent)) = data.split_first() else { return };
     let harness = || {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{masters, proxy, workers};
 
-/// What readers of JSON trip over.
+/// Values that often break readers of JSON.
 const PIECES: &[&[u8]] = &[
     b"null",
     b"true",

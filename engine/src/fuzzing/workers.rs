@@ -1,4 +1,4 @@
-//! A worker, and what its master and other workers may say to it.
+//! A worker, and what its master and other workers may send to it.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -31,18 +31,17 @@ pub fn orders(data: &[u8]) {
     }
 }
 
-/// A connection, whose peer stays.
+/// A connection whose peer stays.
 static CONNECTION: LazyLock<(TcpStream, TcpStream)> = LazyLock::new(|| {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
     (listener.accept().expect("accepted").0, peer)
 });
 
-/// Packets of a worker that brings connections. Each line begins with a byte, which says how many descriptors come with it and
-/// whether bytes come in a file; then the head, and behind a zero the bytes.
+/// Packets of a worker that brings connections. Each line begins with a byte, which says how many descriptors come with
+/// it and whether bytes come in a file. The head follows, then a zero byte and the body.
 ///
-/// # Panics
-/// If the receiver does, or a connection that was made of it.
+/// # Panics If the receiver does, or a connection that was made from it.
 pub fn envelopes(data: &[u8]) {
     let (ours, mut theirs) = pair();
     let (mut receiver, mut commands) = (Receiver::new(1_000), VecDeque::new());
@@ -55,7 +54,7 @@ pub fn envelopes(data: &[u8]) {
         let file: Option<OwnedFd> = (how & 0x10 != 0).then(|| file_of([body]).expect("a file"));
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![CONNECTION.0.as_fd(); usize::from(how & 0x0f)];
         descriptors.extend(file.as_ref().map(AsFd::as_fd));
-        // So that mutations need not guess the length of the head.
+        // Mutations then need not guess the length of the head.
         let packet = [&(head.len() as u32).to_le_bytes()[..], head, if file.is_none() { body } else { b"" }].concat();
         if send(ours.descriptor(), &packet, &descriptors).is_err() {
             break;
@@ -89,7 +88,7 @@ fn offered(receiver: &mut Receiver, commands: &mut VecDeque<Command>, visitor: V
     receiver.step(commands, Input::Thawed { visitor, members, pairs: vec![(0, 1)], open: 0 });
 }
 
-/// A connection that came goes on: input, output, time, and its end.
+/// A connection that arrived continues: input, output, time, and its end.
 fn live_on(harness: &mut Harness<Timed>, version: u32, frozen: Frozen) -> Result<(), ThawError> {
     let client = harness.thaw(version, frozen)?;
     harness.send(client, b"some input");
@@ -100,10 +99,9 @@ fn live_on(harness: &mut Harness<Timed>, version: u32, frozen: Frozen) -> Result
     Ok(())
 }
 
-/// A worker's own state, each line a packet: the first byte says what it is.
+/// A worker's own state, each line a packet: the first byte gives its kind.
 ///
-/// # Panics
-/// If the reader does, or gives more than may come.
+/// # Panics If the reader does, or returns more than allowed.
 pub fn worker_state(data: &[u8]) {
     const BYTES_MAX: u64 = 1_000;
     let (ours, mut theirs) = pair();
@@ -127,10 +125,9 @@ pub fn worker_state(data: &[u8]) {
     assert!(state.len() as u64 <= BYTES_MAX);
 }
 
-/// Packets of a worker that speaks to others, and answers of one that is spoken to, each a line.
+/// Packets of a worker that sends messages, and answers of one that receives them, each a line.
 ///
-/// # Panics
-/// If the inbox does, or gives or keeps more than may be.
+/// # Panics If the inbox does, or returns or keeps more than allowed.
 pub fn messages(data: &[u8]) {
     const BYTES_MAX: usize = 1_000;
     let mut inbox = Inbox::new(BYTES_MAX);
@@ -150,7 +147,7 @@ pub fn messages(data: &[u8]) {
     }
 }
 
-/// Sends back what it receives, sets timers, and knows how often it was called.
+/// Sends back what it receives, sets timers, and counts its calls.
 pub(crate) struct Timed;
 
 impl Protocol for Timed {

@@ -1,4 +1,5 @@
-//! A world in which every call succeeds and nothing happens by itself, for a master that hears what nobody should say.
+//! A world in which every call succeeds and nothing happens by itself, for a master that gets messages that no process
+//! should send.
 
 use crate::config::Steering;
 use crate::endpoint::{Endpoint, SocketFile};
@@ -17,7 +18,7 @@ pub(super) const WORKER: u32 = 100;
 /// The new master of an upgrade.
 pub(super) const SUCCESSOR: u32 = 50;
 
-/// Workers of a master that is gone.
+/// Workers of a master that has ended.
 pub(super) const ORPHANS: [ProcessId; 2] = [ProcessId(10), ProcessId(11)];
 
 /// See the module's head.
@@ -28,11 +29,11 @@ pub(super) struct Still {
     /// Sockets that were closed.
     pub(super) closed: Vec<SocketId>,
     workers: u32,
-    /// What workers were told.
+    /// Orders that workers got.
     pub(super) told: Vec<(ProcessId, Order)>,
-    /// What clients were answered.
+    /// Answers that clients got.
     pub(super) replies: Vec<(ClientId, Result<Outcome, Failure>)>,
-    /// What has happened.
+    /// Events so far.
     pub(super) noted: Vec<EventKind>,
 }
 
@@ -200,7 +201,7 @@ impl World for Still {
     fn begin_timeline(&mut self, _: TimelineKind, _: u32) {}
 
     fn note(&mut self, _: Option<u32>, event: EventKind) {
-        // It is shown to people, and kept.
+        // An event is shown to people, and stored.
         assert!(!event.to_string().is_empty());
         serde_json::to_vec(&event).expect("an event can be written");
         self.noted.push(event);

@@ -1,5 +1,5 @@
-//! The policy in a simulated server: workers with connections that each ask for a part of a core, samples with noise, and moves
-//! that take effect as the real ones do.
+//! The policy in a simulated server: workers whose connections each ask for a part of a core, samples with noise, and
+//! moves that take effect as the real ones do.
 
 use super::random::Random;
 use crate::handover::balance::choice::{self, Candidate, Count};
@@ -8,19 +8,19 @@ use crate::handover::balance::{
 };
 use crate::types::ConnectionId;
 
-/// So long a giver counts, at least.
+/// The shortest time for which a giver counts.
 const COUNT_MS: u64 = 250;
 
-/// A move takes so long after that.
+/// The time that a move takes after that.
 const MOVE_MS: u64 = 50;
 
-/// What is asked for takes so long.
+/// The work that one request takes.
 const REQUEST_NS: u64 = 250_000;
 
-/// So long a connection that has moved stays.
+/// A connection that has moved stays for this time.
 const REST_MS: u64 = 20_000;
 
-/// The largest of `values` in means of them.
+/// The largest of `values`, divided by their mean.
 fn ratio(values: impl Iterator<Item = u64> + Clone) -> f64 {
     let (count, sum) = (values.clone().count(), values.clone().sum::<u64>());
     if sum == 0 { 1.0 } else { values.max().unwrap_or(0) as f64 * count as f64 / sum as f64 }
@@ -30,9 +30,9 @@ fn ratio(values: impl Iterator<Item = u64> + Clone) -> f64 {
 struct Connection {
     asks_ppm: u64,
     came_ms: u64,
-    /// What it has asked for and not got, as nanoseconds of a core.
+    /// Work that it has asked for and not got, in nanoseconds of a core.
     waits_ns: u64,
-    /// What was done for it since its worker counts.
+    /// Work done for it since its worker began to count.
     counted_ns: u64,
 }
 
@@ -42,7 +42,7 @@ impl Connection {
     }
 }
 
-/// Whose turn it is at a worker that has more to do than time.
+/// Which connection is served next at a worker that has more work than time.
 #[derive(Clone, Copy, Debug)]
 enum Queue {
     /// A connection asks for one thing at a time, so each gets as much as the others.
@@ -65,7 +65,7 @@ impl Worker {
         self.connections.iter().map(|one| one.asks_ppm).sum()
     }
 
-    /// Clients ask for `part` of what they ask for on average. Gives the time that the worker was busy.
+    /// Clients ask for `part` of their average. Returns the time for which the worker was busy.
     fn serve(&mut self, ms: u64, part: u64, queue: Queue) -> u64 {
         let (time_ns, had_queue, stretch) = (ms * u64::from(CORE_PPM), self.has_queue, ms * part);
         let asked_ns = |one: &Connection| one.waits_ns + one.asks_ppm * stretch / PART;
@@ -99,7 +99,7 @@ impl Worker {
     }
 }
 
-/// The most that each gets where all get the same, or what they have asked for.
+/// The most that each gets if all get the same amount, or what they have asked for.
 fn fair_ns(mut asked_ns: Vec<u64>, time_ns: u64) -> u64 {
     asked_ns.sort_unstable();
     let (mut left_ns, mut count) = (time_ns, asked_ns.len() as u64);
@@ -112,7 +112,7 @@ fn fair_ns(mut asked_ns: Vec<u64>, time_ns: u64) -> u64 {
     left_ns / count.max(1)
 }
 
-/// All, in the unit of what clients ask for in a stretch of time.
+/// The average, in the unit of what clients ask for in a stretch of time.
 const PART: u64 = 100_000;
 
 struct Server {
@@ -122,9 +122,9 @@ struct Server {
     random: Random,
     now_ms: u64,
     looked_ms: u64,
-    /// The standard deviation of what is asked for in a second, about, as a part of it.
+    /// The approximate standard deviation of the work asked for in a second, as a part of it.
     noise_percent: u64,
-    /// Some worker had no time left, so that samples did not tell what it was offered.
+    /// A worker had no time left, so samples did not show how much work it was offered.
     has_saturated: bool,
     moves: Vec<(u64, Transfer, u64)>,
 }
@@ -150,7 +150,7 @@ impl Server {
         self.workers[worker].connections.extend(vec![Connection::new(asks_ppm); connections]);
     }
 
-    /// As the hash of the kernel does.
+    /// Connects to a random worker, as the kernel's hash does.
     fn connect(&mut self, asks_ppm: u64) {
         let worker = self.random.index(self.workers.len());
         self.put(worker, 1, asks_ppm);
@@ -160,7 +160,7 @@ impl Server {
         ratio(self.workers.iter().map(Worker::demand_ppm))
     }
 
-    /// Of busy time since the last look.
+    /// The ratio of busy times since the last look.
     fn busy_ratio(&self) -> f64 {
         ratio(self.workers.iter().map(|one| one.busy_ns))
     }
@@ -189,7 +189,7 @@ impl Server {
     fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
         for worker in &mut self.workers {
-            // Six throws of a die are nearly a bell; in a shorter time there is more noise.
+            // The sum of six dice is nearly a normal distribution. A shorter time has more noise.
             let throws: u64 = (0..6).map(|_| self.random.below(1001)).sum();
             let noise = (throws as i64 - 3_000) * self.noise_percent as i64 * 10 / 7;
             let part = PART as i64 + (noise as f64 * (1_000.0 / ms.max(1) as f64).sqrt()) as i64;
@@ -240,7 +240,7 @@ impl Server {
         self.moves.push((self.now_ms, transfer, moved));
     }
 
-    /// Time passes: a look each second, and moves one after the other.
+    /// Lets time pass: one look per second, and moves one after the other.
     fn run(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.sample();
@@ -260,13 +260,13 @@ impl Server {
         }
     }
 
-    /// Connections that moved since then, and moves.
+    /// The number of connections that moved since then, and the number of moves.
     fn moved_since(&self, ms: u64) -> (u64, usize) {
         let since = self.moves.iter().filter(|(at_ms, _, _)| *at_ms >= ms);
         (since.clone().map(|(_, _, moved)| moved).sum(), since.filter(|(_, _, moved)| *moved > 0).count())
     }
 
-    /// No pair of workers moves back and forth.
+    /// Asserts that no pair of workers moves connections back and forth.
     fn assert_no_ping_pong(&self) {
         for (place, (at_ms, one, moved)) in self.moves.iter().enumerate().filter(|(_, (_, _, moved))| *moved > 0) {
             let back = self.moves[place + 1..].iter().find(|(later_ms, other, count)| {
@@ -277,7 +277,7 @@ impl Server {
     }
 }
 
-/// One connection in twenty asks fifty times as often; `load_percent` of all cores together.
+/// One connection in twenty asks fifty times as often. All together ask for `load_percent` of all cores.
 fn skewed(workers: usize, connections: usize, load_percent: u64, seed: u64, noise_percent: u64) -> Server {
     let mut server = Server::new(workers, seed, noise_percent);
     let units = connections as u64 / 20 * 50 + connections as u64 * 19 / 20;
@@ -305,7 +305,7 @@ fn skewed_loads_are_even_within_ten_seconds() {
                         );
                     }
                     server.assert_no_ping_pong();
-                    // What noise hides is not moved.
+                    // An imbalance that noise hides is not moved.
                     if after > if noise_percent == 0 { 1.15 } else { 1.30 } {
                         missed.push((workers, connections, load_percent, noise_percent, seed, before, after));
                     }
@@ -347,7 +347,7 @@ fn a_million_connections_at_two_thousand_workers_settle() {
 
 #[test]
 fn noise_alone_moves_nothing() {
-    // The second is what 800 requests of 1 ms each second, or 80 of 10 ms, make of a core.
+    // The second case has the noise of 800 requests of 1 ms per second on a core; the third has that of 80 of 10 ms.
     for (connections, asks_ppm, noise_percent) in [(40, 10_000, 15), (16, 50_000, 4), (16, 50_000, 11)] {
         let mut moves_of_seeds = Vec::new();
         for seed in 0..20 {
@@ -379,24 +379,24 @@ fn one_hot_connection_stays_and_its_company_leaves() {
 
 #[test]
 fn a_saturated_worker_gets_help() {
-    // It is asked for three cores' worth, and can only say that it is busy.
+    // It is asked for the work of three cores, and can only report that it is busy.
     let mut server = Server::new(8, 5, 2);
     server.put(0, 100, 30_000);
     server.run(20);
     assert!(server.ratio() <= 1.3, "{}", server.ratio());
 }
 
-/// What became of many servers whose clients offer `load_percent` of all cores, dealt as the hash does.
+/// The results of many servers whose clients ask for `load_percent` of all cores, distributed as the hash does.
 #[derive(Debug, Default)]
 struct Saturated {
     servers: usize,
     /// Busy time was within 1.15 of the mean after ten seconds.
     in_time: usize,
-    /// Of busy time after twenty seconds, in means.
+    /// The largest busy time after twenty seconds, in means.
     busy_max: f64,
-    /// Of what clients offered after a minute, in means.
+    /// The largest work that clients offered after a minute, in means.
     offered_max: f64,
-    /// Transfers in the third and fourth minute, and in two minutes after ten.
+    /// Transfers in the third and fourth minute, and in the two minutes after the tenth.
     moves_max: [usize; 2],
 }
 
@@ -442,10 +442,10 @@ fn workers_that_are_offered_more_than_they_can_do_are_helped_within_ten_seconds(
             for noise_percent in [0, 3] {
                 let all = saturated(queue, load_percent, noise_percent);
                 println!("{queue:?}, {load_percent} %, noise {noise_percent} %: {all:?}");
-                // A second of noise at the busiest of sixteen is measured, too.
+                // The busiest of sixteen includes a second of noise.
                 let is_fast = all.in_time * 100 >= all.servers * 92 && all.busy_max <= 1.18;
                 let is_calm = all.moves_max[0] <= 20 && all.moves_max[1] <= 16;
-                // At 95 % no worker has room for much: none is filled up to more than 94 %.
+                // At 95 % no worker has much room: none is filled to more than 94 %.
                 if !is_fast || !is_calm || all.offered_max > if load_percent == 95 { 1.3 } else { 1.15 } {
                     missed.push((queue, load_percent, noise_percent, all));
                 }
@@ -550,7 +550,7 @@ fn what_would_move_is_said_and_why_nothing_does() {
     assert!(server.policy.is_known());
     assert_eq!(still(&server), (true, Still::Even));
     assert_eq!(server.policy.evenness(), Evenness { busy_percent: Some(100), open_percent: Some(100) });
-    // By a twentieth to a tenth: too little to begin with, and enough for an operator.
+    // By 5 to 10 %: too little for the policy to begin, and enough for an operator.
     server.put(0, 2, 25_000);
     server.run(20);
     assert_eq!((server.moves.len(), server.policy.plan(server.now_ms).len()), (0, 1));

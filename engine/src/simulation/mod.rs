@@ -1,4 +1,5 @@
-//! Simulated worlds around the pure machines, which try to break them: compiled for tests and for the simulator only.
+//! Simulated worlds around the pure state machines, which try to break them. Compiled for tests and for the simulator
+//! only.
 
 #[cfg(test)]
 mod balance;

@@ -1,4 +1,4 @@
-//! Numbers that depend on nothing but a seed (SplitMix64), so that every history can be replayed.
+//! Numbers that depend only on a seed (SplitMix64), so that every history can be replayed.
 
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
@@ -18,12 +18,12 @@ impl Random {
         self.next() % limit.max(1)
     }
 
-    /// True once in so many times.
+    /// Returns true once in this many calls, on average.
     pub(super) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// A place among so many.
+    /// An index below `count`.
     pub(super) fn index(&mut self, count: usize) -> usize {
         self.below(count as u64) as usize
     }
@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-/// A number that looks random and depends on `value` alone.
+/// A number that looks random and depends only on `value`.
 pub(super) fn mixed(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

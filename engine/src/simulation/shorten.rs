@@ -1,7 +1,7 @@
-//! Shortens a history that breaks an invariant: steps are left out, many at a time and then one by one, as long as the same
-//! invariant still breaks.
+//! Shortens a history that breaks an invariant: leaves out steps, many at a time and then one by one, as long as the
+//! same invariant still breaks.
 
-/// Runs of a history at most.
+/// The most runs of a history.
 const RUNS_MAX: usize = 2_000;
 
 /// The first `fixed` steps stay.

@@ -1,4 +1,4 @@
-//! Writes a program for the kernel, with names for the places that it jumps to.
+//! Writes a program for the kernel, with labels as targets of jumps.
 //!
 //! Source: Documentation/bpf/standardization/instruction-set.rst and linux/bpf.h.
 
@@ -9,7 +9,7 @@ use crate::sys::bpf::Instruction;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Register {
-    /// Results. Calls change it and the next five; the others stay.
+    /// Results. Calls change it and the next five registers; the others stay.
     R0,
     R1,
     R2,
@@ -74,7 +74,7 @@ const EXIT: u8 = 0x95;
 const BY_REGISTER: u8 = 0x08;
 const MAP_DESCRIPTOR: u8 = 1;
 
-/// A place in the program.
+/// A position in the program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Label(usize);
 
@@ -82,9 +82,9 @@ pub(super) struct Label(usize);
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     instructions: Vec<Instruction>,
-    /// Where each label is, once that is known.
+    /// The position of each label, once it is known.
     labels: Vec<Option<usize>>,
-    /// Instructions that jump, and where to.
+    /// Instructions that jump, and their targets.
     jumps: Vec<(usize, Label)>,
 }
 
@@ -98,7 +98,7 @@ impl Assembler {
         Label(self.labels.len() - 1)
     }
 
-    /// The label is here.
+    /// Places the label here.
     pub(super) fn place(&mut self, label: Label) {
         self.labels[label.0] = Some(self.instructions.len());
     }
@@ -129,7 +129,7 @@ impl Assembler {
         self.push(STORE | width as u8, to, from as u8, offset, 0);
     }
 
-    /// Adds to 64 bits in memory, in one step for all processors.
+    /// Adds to 64 bits in memory, atomically for all processors.
     pub(super) fn add_atomically(&mut self, to: Register, offset: i16, addend: Register) {
         self.push(ATOMIC_ADD_DOUBLE, to, addend as u8, offset, 0);
     }

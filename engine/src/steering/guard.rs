@@ -1,6 +1,6 @@
 //! The guard: a listen socket of the group that the master keeps. Steering never picks it, so it gets nothing while any
-//! worker's listener is open; when the last one is gone, what waits there comes to it instead of being lost. What it gets
-//! is handed to a worker, connection by connection, as soon as there is one.
+//! worker's listener is open. When the last listener closes, the connections that wait there move to the guard instead
+//! of being lost. The master hands them to a worker, one by one, as soon as there is one.
 
 use std::cell::OnceCell;
 use std::io;
@@ -16,16 +16,16 @@ use crate::sys::listener::{ListenError, accept_waiting, bind, configure};
 #[derive(Debug)]
 pub(crate) struct Guard {
     socket: Socket,
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) address: SocketAddr,
-    /// Made when it is needed first, and kept: a socket can be in one map at a time, and a map that nobody uses any more is
-    /// taken down some time later.
+    /// Created when it is first needed, and kept: a socket can be in one map at a time, and the kernel removes an
+    /// unused map only some time later.
     alone: OnceCell<Steering>,
 }
 
 impl Guard {
-    /// Joins the group of `address` and, in the same breath, puts `steering` on the group, so that nothing is picked for
-    /// the guard but what came in between.
+    /// Joins the group of `address` and at once attaches `steering` to the group, so that the guard only gets
+    /// connections that arrive in between.
     pub(crate) fn open(address: SocketAddr, backlog: u32, steering: &Steering) -> Result<Self, ListenError> {
         let (socket, _) = bind(address)?;
         configure(&socket, address, backlog)?;
@@ -40,7 +40,7 @@ impl Guard {
         steering.attach(self.socket.as_fd())
     }
 
-    /// Switches the group to the guard alone: all listeners are parked, and who comes waits here.
+    /// Switches the group to the guard alone: all listeners are parked, and new connections wait here.
     pub(crate) fn stand_alone(&self) -> io::Result<()> {
         if let Some(steering) = self.alone.get() {
             return steering.attach(self.socket.as_fd());
@@ -50,7 +50,7 @@ impl Guard {
         self.alone.get_or_init(|| steering).attach(self.socket.as_fd())
     }
 
-    /// A connection that came to the guard.
+    /// Accepts a connection that arrived at the guard.
     pub(crate) fn accept(&self) -> Option<OwnedFd> {
         accept_waiting(&self.socket).map(OwnedFd::from)
     }

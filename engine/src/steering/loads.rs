@@ -1,4 +1,4 @@
-//! The loads of one generation's workers. Each place has a page; the steering program reads it and counts in it, and
+//! The loads of one generation's workers. Each place has a page. The steering program reads it and counts in it, and
 //! only the worker of that place maps it.
 
 use std::io;
@@ -10,26 +10,28 @@ use crate::config::WORKERS_MAX;
 use crate::sys::bpf;
 use crate::sys::shared_memory::{Shared, shareable};
 
-/// Room for so many places is made at least; a generation that outgrows it gets a second map, with all places that there can be.
+/// The smallest number of places to make room for. A generation that outgrows it gets a second map, with all possible
+/// places.
 const PLACES_MIN: u32 = 64;
 
 shareable! {
-    /// A place's load is `assigned - settled`, as a signed number.
+    /// The page of a place. Its load is `assigned - settled`, as a signed number.
     #[repr(C)]
     pub(crate) struct LoadPage {
-        /// What the program adds for each try to give this place a connection.
+        /// The program adds to this for each attempt to give this place a connection.
         assigned: AtomicU64,
-        /// What the program and the worker write shall not be in one cache line, nor in two that are fetched together.
+        /// Keeps the fields that the program and the worker write out of one cache line, and out of two that are
+        /// fetched together.
         _gap: [AtomicU64; 15],
-        /// What the worker writes.
+        /// The worker writes this.
         settled: AtomicU64,
     }
 }
 
-/// Of `assigned` in a page.
+/// The offset of `assigned` in a page.
 pub(super) const ASSIGNED_OFFSET: i16 = std::mem::offset_of!(LoadPage, assigned) as i16;
 
-/// Of `settled` in a page.
+/// The offset of `settled` in a page.
 pub(super) const SETTLED_OFFSET: i16 = std::mem::offset_of!(LoadPage, settled) as i16;
 
 impl LoadPage {
@@ -42,7 +44,7 @@ impl LoadPage {
     }
 }
 
-/// A map of pages for some places in a row.
+/// A map of pages for consecutive places.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) places: u32,
@@ -61,10 +63,9 @@ impl Loads {
         Self { spans }
     }
 
-    /// Room for so many places. Those that there are keep their pages.
+    /// Makes room for this many places. Existing places keep their pages.
     ///
-    /// # Errors
-    /// As bpf(2).
+    /// # Errors As bpf(2).
     pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
         let present = self.places();
         if places > present {
@@ -83,7 +84,7 @@ impl Loads {
         &self.spans
     }
 
-    /// The maps that have the first so many places, each with how many of them.
+    /// The maps that have the first `places` places, each with how many of them.
     pub(super) fn first(&self, places: u32) -> impl Iterator<Item = (BorrowedFd<'_>, u32)> {
         self.spans.iter().scan(places, |left, span| {
             let taken = span.places.min(*left);
@@ -94,8 +95,7 @@ impl Loads {
 
     /// Maps the page of one place.
     ///
-    /// # Errors
-    /// As mmap(2), and `NotFound` where there is no such place.
+    /// # Errors As mmap(2), and `NotFound` if there is no such place.
     pub(crate) fn page(&self, place: u32) -> io::Result<Shared<LoadPage>> {
         let mut index = place;
         for span in &self.spans {

@@ -14,7 +14,7 @@ pub(crate) use self::program::{Balance, Others, Steering, detach};
 use crate::config::Handover;
 use crate::handover::Tier;
 
-/// The tier in use, and why.
+/// The tier in use, and the reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
     pub(crate) tier: Tier,
@@ -23,8 +23,7 @@ pub(crate) struct Chosen {
 
 /// Chooses the tier.
 ///
-/// # Errors
-/// A sentence where the tier asked for does not work here.
+/// # Errors A sentence if the requested tier does not work here.
 pub(crate) fn choose(wanted: Handover) -> Result<Chosen, String> {
     let chosen = |tier, reason: String| Ok(Chosen { tier, reason });
     match wanted {

@@ -1,15 +1,15 @@
-//! Steering by eBPF: which listener of the group a new connection goes to.
+//! Steering by eBPF: selects the listener of the group that gets a new connection.
 //!
-//! Each generation has its own program and its own map of listeners, per address. Attaching a generation's program, from
-//! any socket of the group, switches the whole group to it in one step: listeners that are not in its map get no new
-//! connections and so are parked. What migrates from a closing listener is placed by the same program.
+//! Each generation has its own program and its own map of listeners, per address. Attaching a generation's program,
+//! from any socket of the group, switches the whole group to it in one step: listeners that are not in its map get no
+//! new connections and so are parked. The same program places connections that migrate from a closing listener.
 //!
-//! The program chooses a place as the generation's [`Balance`] says. Where that has no listener, it tries the place that the
-//! connection's hash gives and the ones behind it, until one has; where none has, it passes without a choice. A choice by load
-//! is counted in the place's load before it is tried, and one that fails puts the place behind all that have a listener. Tries by hash
-//! are not counted: the worker tells what comes of them, and the kernel's verifier would need too long. There are no loops: with
-//! CAP_BPF and CAP_NET_ADMIN alone, and without CAP_PERFMON, the verifier follows what a processor might do by mistake as
-//! well, and finds that a loop may not end.
+//! The program chooses a place as the generation's [`Balance`] says. If that place has no listener, it tries the place
+//! that the connection's hash gives and the following ones, until one has a listener. If none has, it passes without a
+//! choice. A choice by load is counted in the place's load before it is tried, and a failed try puts the place behind
+//! all that have a listener. Tries by hash are not counted: the worker reports what comes of them, and the kernel's
+//! verifier would need too long. There are no loops: with CAP_BPF and CAP_NET_ADMIN alone, and without CAP_PERFMON, the
+//! verifier also follows what a processor might do speculatively, and finds that a loop may not end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,28 +20,27 @@ use super::loads::{ASSIGNED_OFFSET, Loads, SETTLED_OFFSET};
 use crate::config::{self, WORKERS_MAX};
 use crate::sys::bpf::{self, Instruction};
 
-/// Listeners of one generation on one address; clones are the same.
+/// The listeners of one generation on one address. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Steering {
     map: Arc<OwnedFd>,
     program: Arc<OwnedFd>,
 }
 
-/// How the programs of one generation choose, and what they look at.
+/// How the programs of one generation choose, and the data that they read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Balance {
     steering: Option<config::Steering>,
-    /// No pages where the choice is not by load.
+    /// Without pages if the choice is not by load.
     loads: Loads,
-    /// By processor, the place of the worker that is pinned to it, from 1; 0 where there is none.
+    /// By processor, the place of the worker that is pinned to it, counted from 1; 0 if there is none.
     pinned: Option<(Arc<OwnedFd>, u32)>,
 }
 
 impl Balance {
-    /// For so many places; `cores` are the processors that their workers are pinned to, in the order of the places.
+    /// For this many places. `cores` are the processors to which their workers are pinned, in the order of the places.
     ///
-    /// # Errors
-    /// As bpf(2).
+    /// # Errors As bpf(2).
     pub(crate) fn new(steering: config::Steering, places: u32, cores: &[usize]) -> io::Result<Self> {
         let mut this = Self { steering: Some(steering), ..Self::default() };
         if steering == config::Steering::Cpu {
@@ -56,10 +55,9 @@ impl Balance {
         Ok(this)
     }
 
-    /// Room for so many places.
+    /// Makes room for this many places.
     ///
-    /// # Errors
-    /// As bpf(2).
+    /// # Errors As bpf(2).
     pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
         if self.steering.is_some_and(config::Steering::is_by_load) { self.loads.grow(places) } else { Ok(()) }
     }
@@ -73,20 +71,19 @@ impl Balance {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Others<'a> {
     pub(crate) map: BorrowedFd<'a>,
-    /// Its first places are in use.
+    /// The first this many places of the map are in use.
     pub(crate) places: u32,
-    /// Without pages where it does not tell them.
+    /// Without pages if it does not share its loads.
     pub(crate) loads: &'a Loads,
 }
 
-/// Places of a map: a generation may grow to so many workers.
+/// Places of a map: a generation may grow to this many workers.
 const PLACES: u32 = WORKERS_MAX as u32;
 
 impl Steering {
-    /// A map with a program for the first so many places, loaded and not attached.
+    /// A map with a program for the first `listeners` places, loaded and not attached.
     ///
-    /// # Errors
-    /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
+    /// # Errors As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
     pub(crate) fn load(listeners: u32, balance: &Balance) -> io::Result<Self> {
         Self::over(&Arc::new(bpf::create_socket_array(PLACES)?), listeners, balance, None)
     }
@@ -117,7 +114,7 @@ impl Steering {
         self.map.as_fd()
     }
 
-    /// Puts a listener, which must be listening, in its place: from now on it gets connections, if the program is
+    /// Puts a listener, which must be listening, in its place. From now on it gets connections, if the program is
     /// attached.
     pub(crate) fn set(&self, index: u32, listener: BorrowedFd<'_>) -> io::Result<()> {
         bpf::set_socket(self.map.as_fd(), index, listener)
@@ -125,45 +122,45 @@ impl Steering {
 
     /// Parks the listener in this place, if there is one: it gets no new connections.
     pub(crate) fn unset(&self, index: u32) {
-        // Where it is gone, it is out of the map already.
+        // If the listener is gone, it is out of the map already.
         let _ = bpf::unset_socket(self.map.as_fd(), index);
     }
 
-    /// Switches the group that `member` belongs to.
+    /// Switches the group to which `member` belongs.
     pub(crate) fn attach(&self, member: BorrowedFd<'_>) -> io::Result<()> {
         bpf::attach(member, self.program.as_fd())
     }
 }
 
-/// Ends steering of the group of `member`, also if another process began it: all of its listeners get connections.
+/// Ends steering of the group of `member`, even if another process began it: all of its listeners get connections.
 pub(crate) fn detach(member: BorrowedFd<'_>) {
-    // Where nobody steers, there is nothing to end.
+    // If nothing is attached, there is nothing to end.
     let _ = bpf::detach(member);
 }
 
 const SK_PASS: i32 = 1;
-/// Of `hash` in `struct sk_reuseport_md`.
+/// The offset of `hash` in `struct sk_reuseport_md`.
 const HASH_OFFSET: i16 = 32;
 
-/// On the stack: the key that a map is asked for, a page, and a load.
+/// On the stack: the key for a map lookup, a page, and a load.
 const KEY: i16 = -4;
 const PAGE: i16 = -16;
 const LOAD: i16 = -24;
 
-// What stays in registers: the context, and the connection's hash.
+// Registers that keep their values: the context, and the connection's hash.
 const CONTEXT: Register = Register::R6;
 const HASH: Register = Register::R7;
 
-/// Places tried after the choice, before it is left to the kernel, which takes any socket of the group.
+/// Places that are tried after the choice. Then the kernel chooses, and takes any socket of the group.
 const TRIES_MAX: u32 = 256;
 
-/// More than any load, and so little that differences do not overflow.
+/// More than any load, and small enough that differences do not overflow.
 const LEAST_BEGIN: i64 = 1 << 61;
 
-/// A try that fails counts 2^32: so many connections no worker has.
+/// A failed try counts 2^32: no worker has so many connections.
 const FAILED_BITS: i32 = 32;
 
-/// Places in a row, of all parts: those of a part follow those of the one before.
+/// Consecutive places of all parts: those of a part follow those of the previous one.
 struct Pages<'a> {
     map: BorrowedFd<'a>,
     begin: u32,
@@ -173,9 +170,9 @@ struct Pages<'a> {
 struct Program<'a> {
     assembler: Assembler,
     parts: Vec<Others<'a>>,
-    /// To a pass with what was chosen.
+    /// Leads to a pass with the chosen listener.
     end: Label,
-    /// To the tries by hash.
+    /// Leads to the tries by hash.
     by_hash: Label,
 }
 
@@ -203,13 +200,13 @@ impl<'a> Program<'a> {
         self.assembler.load(Width::Word, HASH, CONTEXT, HASH_OFFSET);
     }
 
-    /// Parts that tell their loads, and the pages of their places. Where one does not, the hash decides between it and
-    /// the others, each in proportion to its places.
+    /// The parts that share their loads, and the pages of their places. If one does not, the hash decides between it
+    /// and the others, each in proportion to its places.
     fn measured(&mut self) -> (Vec<usize>, Vec<Pages<'a>>) {
         let (measured, others): (Vec<usize>, Vec<usize>) =
             (0..self.parts.len()).partition(|part| self.parts[*part].loads.places() >= self.parts[*part].places);
         if !others.is_empty() {
-            // This server's own come first.
+            // This server's own places come first.
             let places = measured.iter().map(|part| self.parts[*part].places).sum::<u32>();
             self.spread_by_hash();
             self.assembler.jump_if(Register::R8, Comparison::AtLeast, places as i32, self.by_hash);
@@ -225,15 +222,15 @@ impl<'a> Program<'a> {
         (measured, pages)
     }
 
-    /// The hash as a number below that of all places, in R8.
+    /// Puts the hash, reduced to a number below that of all places, in R8.
     fn spread_by_hash(&mut self) {
         let places = self.parts.iter().map(|part| part.places).sum::<u32>();
         self.assembler.compute_by(Arithmetic::Move, Register::R8, HASH);
         self.assembler.compute(Arithmetic::Modulo, Register::R8, places as i32);
     }
 
-    /// Each place has a number whose upper bits are its load; the lower ones are its own number, mixed with the hash so that equal
-    /// loads are not always given to the first of them. The least of these numbers wins.
+    /// Each place has a number. Its upper bits are the load; the lower ones are the place's own number, mixed with the
+    /// hash so that equal loads do not always select the first place. The least of these numbers wins.
     fn choose_least(&mut self) {
         use Register::{R0, R1, R2, R8, R9};
         let (measured, pages) = self.measured();
@@ -254,7 +251,8 @@ impl<'a> Program<'a> {
             self.assembler.compute(Arithmetic::Xor, R2, place as i32);
             self.assembler.compute(Arithmetic::And, R2, mask);
             self.assembler.compute_by(Arithmetic::Or, R1, R2);
-            // Were they compared themselves, the verifier would note what each outcome says of them, and have 2^places cases.
+            // If the numbers were compared directly, the verifier would track what each outcome implies for them, and
+            // have 2^places cases.
             self.assembler.compute_by(Arithmetic::Move, R2, R1);
             self.assembler.compute_by(Arithmetic::Subtract, R2, R8);
             self.assembler.jump_if(R2, Comparison::SignedAtLeast, 0, next);
@@ -275,7 +273,7 @@ impl<'a> Program<'a> {
         self.assembler.compute(Arithmetic::Modulo, R8, places);
         self.assembler.call(Helper::GetPrandomU32);
         self.assembler.compute_by(Arithmetic::Move, R9, R0);
-        // Another one than the first, where there is one.
+        // A place other than the first, if there is one.
         self.assembler.compute(Arithmetic::Modulo, R9, (places - 1).max(1));
         self.assembler.compute(Arithmetic::Add, R9, 1);
         self.assembler.compute_by(Arithmetic::Add, R9, R8);
@@ -293,7 +291,7 @@ impl<'a> Program<'a> {
         self.try_chosen(&measured);
     }
 
-    /// The load of the place in `place`, in R1.
+    /// Puts the load of the place in `place` in R1.
     fn load_of(&mut self, place: Register, pages: &[Pages<'_>]) {
         let done = self.assembler.label();
         for Pages { map, begin, end } in pages {
@@ -310,14 +308,14 @@ impl<'a> Program<'a> {
         self.assembler.place(done);
     }
 
-    /// The load in the page that R0 leads to, in R1.
+    /// Puts the load in the page that R0 points to in R1.
     fn load_of_page(&mut self) {
         self.assembler.load(Width::Double, Register::R1, Register::R0, ASSIGNED_OFFSET);
         self.assembler.load(Width::Double, Register::R2, Register::R0, SETTLED_OFFSET);
         self.assembler.compute_by(Arithmetic::Subtract, Register::R1, Register::R2);
     }
 
-    /// What `map` has for the place in R1, of which `begin` is its first; in R0, 0 where that is nothing.
+    /// Looks up the place in R1 in `map`, whose first place is `begin`. The result is in R0, 0 if there is none.
     fn look_up(&mut self, map: BorrowedFd<'_>, begin: u32) {
         self.assembler.compute(Arithmetic::Subtract, Register::R1, begin as i32);
         self.assembler.store(Width::Word, Register::Stack, KEY, Register::R1);
@@ -327,7 +325,7 @@ impl<'a> Program<'a> {
         self.assembler.call(Helper::MapLookupElem);
     }
 
-    /// Tries the place in R9 of these parts, one behind the other.
+    /// Tries the place in R9 of these parts, one part after the other.
     fn try_chosen(&mut self, parts: &[usize]) {
         let mut begin = 0;
         for part in parts {
@@ -371,7 +369,7 @@ impl<'a> Program<'a> {
         self.assembler.place(counted);
     }
 
-    /// Tries the place in R9 of a part; goes on where it has no listener.
+    /// Tries the place in R9 of a part. Continues if it has no listener.
     fn try_place(&mut self, part: usize) {
         use Register::{R0, R1, R2, R3, R4, R9};
         let map = self.parts[part].map;
@@ -385,7 +383,7 @@ impl<'a> Program<'a> {
         self.assembler.jump_if(R0, Comparison::Equal, 0, self.end);
     }
 
-    /// With several parts, the hash gives the part that is tried first as well, each in proportion to its places.
+    /// With several parts, the hash also selects the part that is tried first, each in proportion to its places.
     fn try_by_hash(&mut self, pinned: Option<(BorrowedFd<'_>, u32)>) {
         self.assembler.place(self.by_hash);
         if self.parts.len() > 1 {

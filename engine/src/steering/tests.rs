@@ -1,4 +1,4 @@
-//! With the kernel's verifier and its sockets. Where programs may not be loaded, each test says so.
+//! Tests with the kernel's verifier and its sockets. If programs may not be loaded, each test prints that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,7 @@ use crate::sys::shared_memory::Shared;
 
 const EACH: [By; 4] = [By::Hash, By::Cpu, By::TwoChoices, By::Least];
 
-/// `None`, said aloud, where programs may not be loaded.
+/// `None`, with a printed message, if programs may not be loaded.
 fn load_by(by: By, listeners: u32) -> Option<(Steering, Balance)> {
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let loaded =
@@ -54,7 +54,7 @@ fn anywhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// Listeners in the places of a map, and the guard that its program is attached by.
+/// Listeners in the places of a map, and the guard through which its program is attached.
 struct Group {
     address: SocketAddr,
     listeners: Vec<Socket>,
@@ -188,7 +188,7 @@ fn the_listeners_of_two_servers_serve_together() {
     }
 }
 
-/// The largest share over the mean.
+/// The largest share divided by the mean.
 fn unevenness(shares: &[usize]) -> f64 {
     let most = *shares.iter().max().expect("some") as f64;
     most * shares.len() as f64 / shares.iter().sum::<usize>() as f64
@@ -236,7 +236,7 @@ fn places_without_a_listener_are_left_alone_after_one_try() {
         let Some(mut group) = Group::new(by, 4) else { return };
         let _clients = connect(group.address, 40);
         group.accept();
-        // Its load stays, and is the least by far.
+        // Its load stays, and is by far the least.
         group.page(0).settle(1000);
         let before = group.page(0).assigned();
         drop(group.listeners.remove(0));
@@ -260,7 +260,7 @@ fn one_that_lies_attracts_all_by_least_and_two_parts_by_two_choices() {
         let share = group.accept()[3];
         match by {
             By::Least => assert_eq!(share, 400),
-            // A quarter of them is expected.
+            // About a quarter of them is expected.
             _ => assert!(share < 140, "{share}"),
         }
     }
@@ -308,7 +308,7 @@ fn the_place_of_the_processor_is_chosen() {
     }
 }
 
-/// What choosing costs, with a connection that is accepted and closed each time.
+/// Measures the cost of the choice, with a connection that is accepted and closed each time.
 #[test]
 #[ignore = "figures"]
 fn the_time_of_a_connection() {

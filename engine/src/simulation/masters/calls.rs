@@ -1,4 +1,4 @@
-//! What a master's core asks of the world, carried out on the simulated one. Each call that may fail fails when it was armed.
+//! Carries out the calls of a master's core on the simulated world. A call that was armed with a fault fails.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -116,7 +116,7 @@ impl World for Calls<'_> {
         }
         let is_taken = self.universe.kernel.sockets.values().any(|socket| socket.address == address);
         if address.is_unix() && is_taken {
-            // A path has one socket, as long as anybody has it open.
+            // A path has one socket as long as any process has it open.
             return Err(Failure::listen(address, "Address in use"));
         }
         let holder = self.holder();
@@ -136,7 +136,7 @@ impl World for Calls<'_> {
         self.universe.kernel.is_listening(socket.0)
     }
 
-    /// Places are as good as each other here: what holds of one must hold of any.
+    /// All places are equal here: what holds for one must hold for any.
     fn load_steering(&mut self, addresses: &[Endpoint], places: usize, _: Steering) -> Result<SteeringId, Failure> {
         if self.universe.fails(Fault::LoadSteering) {
             return Err(refused("loading the program"));

@@ -1,5 +1,5 @@
-//! Channels between processes: ordered, bounded, with an end; what is on its way to a process that dies is lost, what it said
-//! before is heard.
+//! Channels between processes: ordered, bounded, with an end. Messages on their way to a process that dies are lost;
+//! messages that it sent before are delivered.
 
 use std::collections::VecDeque;
 
@@ -10,12 +10,12 @@ use crate::master::core::{ArrivalId, ProcessId};
 
 pub(super) type ChannelId = u32;
 
-/// Messages that wait in one direction at most, between a master and a worker.
+/// The most messages that wait in one direction between a master and a worker.
 pub(super) const MESSAGES_MAX: usize = 12;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Message {
-    /// With a copy of a listen socket, or of a connection.
+    /// May carry a copy of a listen socket, or of a connection.
     Order(Order, Option<Key>, Option<(ConnectionKey, ArrivalId)>),
     Report(Report, Option<Key>),
     ToNew(ToNew),
@@ -23,13 +23,13 @@ pub(super) enum Message {
     Listeners(Vec<Key>),
     /// A connection, for the other master of an upgrade.
     Arrival(ConnectionKey),
-    /// What nobody understands.
+    /// A message that no receiver understands.
     Garbage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Letter {
-    /// Holds what it carries.
+    /// Identifies this letter as the holder of what it carries.
     pub(super) number: u32,
     pub(super) message: Message,
 }
@@ -38,9 +38,9 @@ pub(super) struct Letter {
 pub(super) struct Channel {
     pub(super) ends: [ProcessId; 2],
     pub(super) is_closed: [bool; 2],
-    /// Sent so far, in both directions.
+    /// Number of letters sent so far, in both directions.
     pub(super) letters: u32,
-    /// On the way to each end.
+    /// Letters on their way to each end.
     pub(super) queues: [VecDeque<Letter>; 2],
 }
 
@@ -49,12 +49,12 @@ impl Channel {
         Self { ends: [one, other], is_closed: [false; 2], letters: 0, queues: [VecDeque::new(), VecDeque::new()] }
     }
 
-    /// Which end a process has.
+    /// The index of the end that a process has.
     pub(super) fn end_of(&self, process: ProcessId) -> usize {
         usize::from(self.ends[0] != process)
     }
 
-    /// Something is to be heard there: a message, or the end.
+    /// Whether something can be received there: a message, or the end.
     pub(super) fn has_news(&self, process: ProcessId) -> bool {
         let end = self.end_of(process);
         !self.queues[end].is_empty() || self.is_closed[1 - end]

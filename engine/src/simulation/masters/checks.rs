@@ -1,13 +1,13 @@
-//! What has to hold after every step. What is allowed is said here, and kept narrow:
-//! - an upgrade for which somebody allowed that may lose connections;
-//! - whoever was accepted by a process that is killed is lost with it;
-//! - a worker that hangs in its start, and whose master is killed, has copies of listen sockets that nobody can empty;
-//! - a new master of the tier ebpf that ends before it serves, under an old one of the tier adopt: its listeners were in a
-//!   group without a program, and nothing moves whoever is in the midst of a handshake there;
-//! - where the tier has no program, whoever connects while the ring of a killed worker holds the last copy of a listener
-//!   waits for nobody; the master, which has another copy, must be gone, too;
-//! - whoever is in the midst of a handshake with an address when the server gives it up;
-//! - where no master serves, or stops everything, nobody has to listen.
+//! The invariants that hold after every step. The allowed losses are listed here, and kept narrow:
+//! - An upgrade for which a client allowed that may lose connections.
+//! - A connection that a killed process had accepted is lost with it.
+//! - A worker that hangs in its start, and whose master is killed, has copies of listen sockets that no process can empty.
+//! - A new master of the tier ebpf may end before it serves, under an old one of the tier adopt. Its listeners were in a
+//!   group without a program, and nothing moves the handshakes in flight there.
+//! - In a tier without a program, a client may connect while the ring of a killed worker holds the last copy of a listener.
+//!   Nothing accepts its connection. The master, which has another copy, must be gone, too.
+//! - A handshake may be in flight with an address when the server gives it up.
+//! - If no master serves, or one stops everything, no process has to listen.
 
 use super::Violation;
 use super::kernel::{Connection, Holder, Key, Loss, Place, SocketState};
@@ -18,7 +18,7 @@ use crate::handover::Tier;
 use crate::ipc::control::{Failure, Interruption, Outcome};
 use crate::master::core::{ClientId, Core, Idle, Instead, Lifecycle, Lineage, ProcessId, Request};
 
-/// After a fault, waiting is excused for so long.
+/// For this time after a fault, clients may have to wait.
 const EXCUSE_MS: u64 = 20_000;
 
 impl Universe {
@@ -26,7 +26,7 @@ impl Universe {
         self.violation.get_or_insert(Violation::new(invariant, detail));
     }
 
-    /// Looks at the whole world.
+    /// Checks the whole world.
     pub(super) fn check(&mut self) -> Result<(), Violation> {
         self.judge_losses();
         self.forget_half_open();
@@ -40,11 +40,11 @@ impl Universe {
         }
     }
 
-    /// A master serves there, or waits with its guards.
+    /// Whether a master serves this address, or waits with its guards.
     pub(super) fn is_expected(&self, address: Endpoint) -> bool {
         let serves = |core: &Core| match core.lifecycle() {
             Lifecycle::Serving(_) | Lifecycle::Idle(Idle::Asked) => true,
-            // Another master serves, or workers of one that is gone: where those end as well, nobody is left.
+            // Another master serves, or workers of one that is gone. If those end as well, nothing serves.
             _ => false,
         };
         self.cores().any(|(_, core)| serves(core) && core.addresses().iter().any(|one| one.bound == address))
@@ -53,7 +53,7 @@ impl Universe {
     fn judge_losses(&mut self) {
         for (key, loss) in std::mem::take(&mut self.kernel.losses) {
             let Connection { address, is_owed, .. } = self.kernel.connections[key];
-            // One that is refused is owed an answer by whoever serves now.
+            // The master that serves now must answer a client that is refused.
             let is_owed = is_owed || loss == Loss::Refused;
             let is_promised = self.is_expected(address) || loss == Loss::Unaccepted && self.has_given_up(address);
             if is_owed && !self.may_reset && is_promised {
@@ -62,7 +62,7 @@ impl Universe {
         }
     }
 
-    /// The only master serves, and no longer on this address; no fault has taken away those who accepted there.
+    /// The only master serves, but no longer on this address, and no fault has ended the processes that accepted there.
     fn has_given_up(&self, address: Endpoint) -> bool {
         let is_calm = self.now.ms_since(self.last_fault) >= EXCUSE_MS;
         let serves = |core: &Core| matches!(core.lifecycle(), Lifecycle::Serving(Lineage::Alone));
@@ -72,13 +72,13 @@ impl Universe {
             && !self.is_expected(address)
     }
 
-    /// A process that lives, or a message, holds this listener.
+    /// Whether a living process or a message holds this listener.
     fn is_held_by_any(&self, socket: Key) -> bool {
         let holders = self.kernel.sockets.get(&socket).filter(|one| one.state == SocketState::Listening);
         holders.is_some_and(|one| one.holders.iter().any(|holder| !matches!(holder, Holder::Dead(_))))
     }
 
-    /// The master of the killed process whose ring holds the listener lives, and should have a copy.
+    /// The killed process whose ring holds the listener has a living master, which should have a copy.
     fn has_master(&self, place: Place) -> bool {
         let (Place::HalfOpen(key, _) | Place::Waiting(key, _)) = place else { return false };
         let Some(socket) = self.kernel.sockets.get(&key) else { return true };
@@ -86,12 +86,14 @@ impl Universe {
         self.dead.iter().filter(is_its).any(|dead| self.processes.contains_key(&dead.master))
     }
 
-    /// Whoever waited when the last process with the listener went, while no master served, is nobody's concern later.
+    /// A connection that waited when the last process with the listener ended, while no master served, is not checked
+    /// later.
     fn forget_half_open(&mut self) {
         for key in 0..self.kernel.connections.len() {
             let Connection { address, place, .. } = self.kernel.connections[key];
             if !self.is_expected(address) {
-                // The address was given up while somebody was on the way to it; who waits there already is accepted.
+                // The address was given up while a handshake was in flight. Connections that wait there already are
+                // accepted.
                 self.kernel.connections[key].is_owed &= matches!(place, Place::Waiting(..));
             }
             let is_doomed = match place {
@@ -137,14 +139,14 @@ impl Universe {
             })
     }
 
-    /// New connections are steered to workers of one lineage, unless both are to serve.
+    /// Checks that new connections are steered to workers of one lineage, unless both must serve.
     fn check_lineages(&mut self) {
         let is_held = self.cores().any(|(_, core)| core.lifecycle().new_master().is_some_and(|new| new.is_held));
         if is_held || self.is_unsteered {
             return;
         }
         for (address, program) in &self.kernel.programs {
-            // Sockets of the tier adopt belong to more than one.
+            // Sockets of the tier adopt belong to more than one lineage.
             let owner = |key: &Key| {
                 let mut masters = self.kernel.sockets[key].holders.iter().filter_map(|holder| match holder {
                     Holder::Process(id) => self.worker(*id).map(|worker| worker.master),
@@ -169,7 +171,7 @@ impl Universe {
         }
     }
 
-    /// A new master that has asked its old one to take over waits for that, unless it is told to stop.
+    /// Checks that a new master which has asked its old one to take over waits for that, unless it is ordered to stop.
     fn check_hastened(&mut self) {
         let is_hastened = |core: &Core| matches!(core.lifecycle(), Lifecycle::Stopping(one) if matches!(one.instead, Instead::Perhaps { .. }));
         let hastened = self.cores().find(|(id, core)| is_hastened(core) && !self.stopped.contains(id));
@@ -180,7 +182,7 @@ impl Universe {
         }
     }
 
-    /// A client is answered, once; whether it is true is looked at when the step is over.
+    /// Checks that a client gets one answer. Whether it is true is checked at the end of the step.
     pub(super) fn judge_reply(&mut self, me: ProcessId, client: ClientId, result: Result<Outcome, Failure>) {
         let Some(one) = self.clients.get_mut(&client) else { return };
         if one.answer.is_some() {
@@ -191,7 +193,7 @@ impl Universe {
         self.unjudged.push((me, client, result));
     }
 
-    /// Who was told that an upgrade is over may ask for the next change.
+    /// Checks that a client which has learned the end of an upgrade may ask for the next change.
     fn judge_refusal(&mut self, me: ProcessId, result: &Result<Outcome, Failure>) {
         match result {
             Ok(Outcome::Reverted { pid }) => _ = self.reverted_to.insert(ProcessId(*pid)),
@@ -228,7 +230,7 @@ impl Universe {
         }
     }
 
-    /// What is not as the outcome says.
+    /// What differs from the outcome's claim.
     fn lie(&self, me: ProcessId, client: ClientId, outcome: &Outcome) -> Option<&'static str> {
         let core = self.master(me)?.core.as_ref()?;
         match outcome {
@@ -290,7 +292,7 @@ impl Universe {
         }
     }
 
-    /// Somebody serves although everything was stopped.
+    /// Which process serves although everything was stopped.
     fn still_serving(&self, me: ProcessId) -> Option<&'static str> {
         let serves = |(id, core): (ProcessId, &Core)| {
             id != me && matches!(core.lifecycle(), Lifecycle::Serving(_) | Lifecycle::Idle(_))
@@ -316,7 +318,7 @@ impl Universe {
         (!is_true).then_some("nothing has interrupted it")
     }
 
-    /// A master ends: whoever asked it for something was answered.
+    /// A master ends: checks that all its clients were answered.
     pub(super) fn judge_end(&mut self, id: ProcessId) {
         let Some(master) = self.master(id) else { return };
         let queued: Vec<ClientId> = master.requests.iter().map(|(client, _)| *client).collect();
@@ -330,7 +332,7 @@ impl Universe {
         }
     }
 
-    /// The last master has ended: no name is left, but of one that somebody has killed.
+    /// The last master has ended: checks that no name is left, except those of a killed master.
     pub(super) fn judge_names_left(&mut self) {
         let left = self.path.into_iter().chain(self.pid_file).find(|one| !self.killed.contains(one));
         if let Some(holder) = left.filter(|_| self.masters().next().is_none()) {
@@ -338,7 +340,8 @@ impl Universe {
         }
     }
 
-    /// A master kills a worker that serves and answers: whatever that one has accepted is lost by the master's will.
+    /// A master kills a worker that serves and answers: checks that the master does not lose accepted connections by
+    /// that.
     pub(super) fn judge_kill(&mut self, id: ProcessId) {
         let Some(worker) = self.worker(id) else { return };
         let is_halted = self.processes[&id].halted.is_some();
@@ -352,7 +355,7 @@ impl Universe {
         }
     }
 
-    /// A master serves: what would be lost by that was allowed.
+    /// A master serves: checks that the losses were allowed.
     pub(super) fn judge_losses_allowed(&mut self, id: ProcessId) {
         let Some(master) = self.master(id) else { return };
         if master.loses {
@@ -360,7 +363,7 @@ impl Universe {
         }
     }
 
-    /// A worker was found to hang.
+    /// A worker was found to hang: checks that it had its time.
     pub(super) fn judge_hung(&mut self) {
         if let Some((last_turn, hang_ms)) = self.last_killed
             && self.now.ms_since(last_turn) < hang_ms
@@ -370,7 +373,7 @@ impl Universe {
         }
     }
 
-    /// A worker has waited for state, all the time, that nobody was to bring.
+    /// A worker has waited the whole time for state that no process was going to bring.
     pub(super) fn judge_waited_in_vain(&mut self, id: ProcessId) {
         let is_excused = self.now.ms_since(self.last_fault) < EXCUSE_MS;
         let has_master = self.worker(id).is_some_and(|worker| self.processes.contains_key(&worker.master));

@@ -1,4 +1,4 @@
-//! A master's process: which of the things that have happened its core may be told next, and telling it.
+//! A master's process: selects which event its core may get next, and delivers it.
 
 use super::calls::Calls;
 use super::channels::{ChannelId, Letter, Message};
@@ -11,7 +11,7 @@ use crate::ipc::control::Exit;
 use crate::master::core::{ArrivalId, Core, Event, Inheritance, ProcessId, Request, Signal, SocketId};
 
 impl Universe {
-    /// What a master can do now.
+    /// The steps that a master can take now.
     pub(super) fn master_steps(&self, id: ProcessId, master: &Master, steps: &mut Vec<Micro>) {
         let Some(core) = &master.core else {
             if master.binary != Binary::Silent {
@@ -34,7 +34,7 @@ impl Universe {
                 steps.push(Micro::Reap(id, place));
             }
         }
-        // What another master has said before is heard first.
+        // Earlier messages of another master are read first.
         if !relays.into_iter().any(|relay| self.has_message(id, relay)) {
             if !master.signals.is_empty() {
                 steps.push(Micro::Signal(id));
@@ -63,13 +63,13 @@ impl Universe {
         self.channels.get(&channel).is_some_and(|channel| channel.has_message(process))
     }
 
-    /// A listen socket at which somebody waits for the master.
+    /// A listen socket at which a connection waits for the master.
     fn arrival(&self, master: &Master, core: &Core) -> Option<u32> {
         let unattended = core.unattended().map(|socket| socket.0);
         master.guards.values().copied().chain(unattended).find(|key| self.kernel.has_waiting(*key))
     }
 
-    /// The first turn of a master: what it starts with is what its core starts with. Or the last.
+    /// The first turn of a master: its core starts. Or the last turn.
     pub(super) fn master_turns(&mut self, id: ProcessId) {
         let Some(master) = self.master(id) else { return };
         if let Some(core) = &master.core {
@@ -118,7 +118,7 @@ impl Universe {
         self.step_core(id, Event::Start(plan));
     }
 
-    /// The core takes an event.
+    /// Delivers an event to the core.
     pub(super) fn step_core(&mut self, id: ProcessId, event: Event) {
         let Some(mut core) = self.master_mut(id).core.take() else { return };
         core.step(&mut Calls { universe: self, me: id }, event);
@@ -238,7 +238,7 @@ impl Universe {
         self.step_core(id, Event::Arrived(arrival));
     }
 
-    /// A master accepts a connection that waits at a socket, if one does.
+    /// A master accepts a connection that waits at a socket, if there is one.
     pub(super) fn arrive(&mut self, id: ProcessId, key: u32) -> Option<ArrivalId> {
         let connection = self.kernel.accept(key)?;
         Some(self.arrived(id, connection))

@@ -1,6 +1,6 @@
-//! Small worlds, explored exhaustively: every order of every step of every process, with a few wishes of operators and one
-//! fault at any moment. Time passes only when nothing else can happen, and only for a while; workers are not watched for
-//! hangs. Wherever the world has come to rest, what has to hold at rest is looked at, too.
+//! Small worlds, explored exhaustively: every order of every step of every process, with a few requests of operators
+//! and one fault at any moment. Time passes only when nothing else can happen, and only for a while; workers are not
+//! watched for hangs. Wherever the world has come to rest, the invariants at rest are checked, too.
 
 use stateright::{Checker, Model, Property};
 
@@ -11,7 +11,7 @@ use super::{Violation, guarded};
 use crate::handover::Tier;
 use crate::master::core::{ProcessId, Signal};
 
-/// Time passes at most so often.
+/// How often time may pass.
 const PASSES_MAX: u8 = 3;
 
 /// A world to explore.
@@ -20,7 +20,7 @@ pub(super) struct Small {
     pub(super) tier: Tier,
     pub(super) workers: usize,
     pub(super) is_held: bool,
-    /// So many of the wishes are wished, each at most once, of any master.
+    /// How many of the requests are made, each at most once, of any master.
     pub(super) wishes_max: usize,
 }
 
@@ -39,7 +39,7 @@ impl Wish {
     const ALL: [Self; 7] = [Self::Commit, Self::Revert, Self::Stop, Self::Reload, Self::Hup, Self::Term, Self::Winch];
 }
 
-/// A world with what is still to come.
+/// A world, and what is still to come.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Point {
     universe: Universe,
@@ -58,7 +58,7 @@ pub(super) enum Move {
 }
 
 impl Small {
-    /// A server of one address that serves, and is asked for an upgrade.
+    /// A server of one address that serves, and gets a request to upgrade.
     fn begin(&self) -> Point {
         let shape = Shape {
             tier: self.tier,
@@ -170,7 +170,7 @@ impl Model for Small {
     }
 }
 
-/// What an exploration has seen.
+/// The result of an exploration.
 #[derive(Debug)]
 pub(super) struct Explored {
     pub(super) states: usize,
@@ -179,7 +179,7 @@ pub(super) struct Explored {
     pub(super) broken: Option<String>,
 }
 
-/// Explores a world, up to so many steps between states.
+/// Explores a world, up to this number of states.
 pub(super) fn explore(small: Small, states_max: usize) -> Explored {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let checker = small.checker().threads(threads).target_state_count(states_max).spawn_bfs().join();

@@ -1,5 +1,5 @@
-//! The kernel's part: reuseport groups of listen sockets, steering, accept queues, handshakes, and what happens to those who
-//! wait when a socket closes for the last time. The facts are those of handover.md.
+//! The kernel's part: reuseport groups of listen sockets, steering, accept queues, handshakes, and what happens to
+//! waiting connections when a socket is closed for the last time. The facts are those of handover.md.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use super::super::random::mixed;
 use crate::endpoint::Endpoint;
 use crate::master::core::{ProcessId, Time};
 
-/// A listen socket, whoever has copies of it.
+/// A listen socket, whichever processes have copies of it.
 pub(super) type Key = u32;
 
-/// A connection, by its place in [`Kernel::connections`].
+/// A connection: its index in [`Kernel::connections`].
 pub(super) type ConnectionKey = usize;
 
-/// Who keeps a socket open.
+/// What keeps a socket open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Holder {
     Process(ProcessId),
-    /// It is on its way in a message.
+    /// A message in flight carries it.
     Message(u32),
-    /// The ring of a process that is gone holds it for some milliseconds (trap 2).
+    /// The ring of an ended process holds it for some milliseconds (trap 2).
     Dead(ProcessId),
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Holder {
 pub(super) enum SocketState {
     Bound,
     Listening,
-    /// Shut down: out of the group whatever copies there are.
+    /// Shut down: out of the group, whatever copies there are.
     Shut,
 }
 
@@ -38,12 +38,12 @@ pub(super) struct Socket {
     pub(super) is_guard: bool,
     pub(super) holders: Vec<Holder>,
     pub(super) queue: Vec<ConnectionKey>,
-    /// Whoever waits has woken a process that runs.
+    /// A waiting connection has woken a process that runs.
     pub(super) is_noticed: bool,
 }
 
 impl Socket {
-    /// The ring of a process that is gone may be the one that is woken.
+    /// The kernel may wake the ring of an ended process instead.
     fn enqueue(&mut self, connection: ConnectionKey) {
         self.is_noticed |= !self.holders.iter().any(|holder| matches!(holder, Holder::Dead(_)));
         self.queue.push(connection);
@@ -57,9 +57,9 @@ impl Socket {
 /// Where a client's connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
-    /// The client's last packet of the handshake is on its way, until then.
+    /// The client's last packet of the handshake is in flight, until this time.
     HalfOpen(Key, Time),
-    /// In the accept queue, since then.
+    /// In the accept queue, since this time.
     Waiting(Key, Time),
     /// Accepted: by a master, which may have handed a copy to a worker, or by a worker.
     Held {
@@ -84,17 +84,17 @@ pub(super) struct Connection {
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Loss {
-    /// Nobody listened.
+    /// No socket listened.
     Refused,
-    /// It was in the midst of its handshake, and its listener closed.
+    /// Its listener closed during the handshake.
     Reset,
-    /// It waited in the accept queue, and its listener closed.
+    /// Its listener closed while it waited in the accept queue.
     Unaccepted,
-    /// The last process that had it left in good order without serving it.
+    /// The last process that had it ended normally without serving it.
     Dropped,
 }
 
-/// What is attached to a group: the first `places` of each map; or a guard alone.
+/// What is attached to a group: the first `places` of each map, or a guard alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Program {
     pub(super) maps: Vec<(u32, usize)>,
@@ -109,7 +109,7 @@ pub(super) struct Kernel {
     /// By map, address and slot.
     pub(super) maps: BTreeMap<(u32, Endpoint, usize), Key>,
     pub(super) next_key: Key,
-    /// Not judged yet.
+    /// Losses that are not judged yet.
     pub(super) losses: Vec<(ConnectionKey, Loss)>,
 }
 
@@ -146,7 +146,7 @@ impl Kernel {
         }
     }
 
-    /// Whose turn `connection` is among the listeners of an address.
+    /// Selects one of the listeners of an address for `connection`.
     fn select(&self, address: Endpoint, connection: ConnectionKey) -> Option<Key> {
         let hash = mixed(connection as u64 + 1) as usize;
         if let Some(program) = self.programs.get(&address) {
@@ -202,7 +202,7 @@ impl Kernel {
         }
     }
 
-    /// The listener of a connection that nobody has accepted is closed.
+    /// The listener of a connection that no process has accepted is closed.
     fn migrate(&mut self, key: ConnectionKey, now: Time) {
         if self.connections[key].place == Place::Lost {
             return;
@@ -222,7 +222,7 @@ impl Kernel {
         }
     }
 
-    /// Nobody has the connection any more.
+    /// Ends a connection that no process has any more.
     pub(super) fn forget_unheld(&mut self, key: ConnectionKey) {
         if self.connections[key].place == (Place::Held { master: None, worker: None, message: None }) {
             self.connections[key].place = Place::Lost;
@@ -245,7 +245,7 @@ impl Kernel {
         self.has_waiting(key) && self.sockets[&key].is_noticed
     }
 
-    /// A copy is closed; at the last one, whoever waits moves to another listener, or is reset.
+    /// Closes a copy. With the last one, waiting connections move to another listener or are reset.
     pub(super) fn release(&mut self, key: Key, holder: Holder, now: Time) {
         let Some(socket) = self.sockets.get_mut(&key) else { return };
         socket.holders.retain(|one| *one != holder);
@@ -254,7 +254,7 @@ impl Kernel {
             self.maps.retain(|_, one| *one != key);
             queue.into_iter().for_each(|connection| self.migrate(connection, now));
             if !self.sockets.values().any(|socket| socket.address == address) {
-                // A group ends with its last socket, and what was attached with it.
+                // A group ends with its last socket, together with the attached program.
                 self.programs.remove(&address);
             }
         }
@@ -266,12 +266,12 @@ impl Kernel {
         keys.into_iter().for_each(|key| self.release(key, holder, now));
     }
 
-    /// A process is gone; its copies are, in a while.
+    /// A process has ended. Its copies end a while later.
     pub(super) fn process_died(&mut self, process: ProcessId) {
         for socket in self.sockets.values_mut() {
             for holder in socket.holders.iter_mut().filter(|holder| **holder == Holder::Process(process)) {
                 *holder = Holder::Dead(process);
-                // It may have been the one that was woken.
+                // The kernel may have woken the ended process.
                 socket.is_noticed = false;
             }
         }

@@ -1,4 +1,4 @@
-//! What can happen next, and letting it happen; time passes to whatever is due next.
+//! Lists what can happen next, and makes it happen. Time passes to what is due next.
 
 use super::super::random::Random;
 use super::Violation;
@@ -7,7 +7,7 @@ use super::process::Body;
 use super::universe::{Dead, Micro, Universe};
 use crate::master::core::{ProcessId, Time};
 
-/// Steps of all processes together without time passing: more of them mean that somebody spins.
+/// Steps of all processes together without time passing. More of them mean that a process spins.
 const STEPS_AT_ONCE_MAX: u32 = 4_000;
 
 impl Universe {
@@ -23,7 +23,7 @@ impl Universe {
         steps
     }
 
-    /// Lets one thing happen, and looks at whether everything is as it has to be.
+    /// Makes one thing happen, and checks the invariants.
     pub(super) fn happen(&mut self, micro: Micro) -> Result<(), Violation> {
         self.steps_at_once += 1;
         if self.steps_at_once > STEPS_AT_ONCE_MAX {
@@ -43,7 +43,7 @@ impl Universe {
         self.check()
     }
 
-    /// When something is due next.
+    /// The time at which something is due next.
     pub(super) fn next_time(&self) -> Option<Time> {
         let processes = self.processes.values().filter_map(|process| match (process.halted, &process.body) {
             (Some(until), _) => Some(until),
@@ -78,7 +78,7 @@ impl Universe {
         self.check()
     }
 
-    /// Lets so much happen in an order that the seed decides, while no time passes.
+    /// Makes this many things happen in an order that the seed decides, while no time passes.
     pub(super) fn flow(&mut self, random: &mut Random, count: u64) -> Result<(), Violation> {
         for _ in 0..count {
             let enabled = self.enabled();
@@ -91,7 +91,7 @@ impl Universe {
         Ok(())
     }
 
-    /// Lets time pass, and everything happen that is due; some of it late, unless the world is at rest.
+    /// Lets time pass, and makes everything happen that is due; some of it late, unless the world is at rest.
     pub(super) fn run(&mut self, random: &mut Random, ms: u64, is_late: bool) -> Result<(), Violation> {
         let end = self.now.after_ms(ms);
         loop {
@@ -113,7 +113,7 @@ impl Universe {
         }
     }
 
-    /// A process stands still.
+    /// Stops a process for a while.
     pub(super) fn halt(&mut self, id: ProcessId, ms: u64) {
         let until = self.now.after_ms(ms);
         if let Some(process) = self.processes.get_mut(&id) {

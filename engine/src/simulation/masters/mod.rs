@@ -1,12 +1,12 @@
-//! The masters: their real cores in a world of simulated kernel, processes, workers, channels, names, clients and operators,
-//! in which any process dies or stands still and any call fails.
+//! The masters: their real cores in a world of simulated kernel, processes, workers, channels, names, clients and
+//! operators. Any process may die or stand still, and any call may fail.
 //!
-//! A seed gives a history: a list of [`Step`](steps::Step)s. After each step of any process the invariants of [`checks`]
-//! hold; at the end, when no more faults come and time passes, those of [`rest`].
+//! A seed gives a history: a list of [`Step`](steps::Step)s. After each step of any process the invariants of
+//! [`checks`] hold. At the end, when no more faults come and time passes, those of [`rest`] hold.
 //!
-//! What the world leaves out: real descriptors and their numbers, the bytes of messages, the moving of connections
-//! (`simulation/moving` has it), worker state that is too large, other users, several servers on one address, ports that the
-//! kernel chooses. The tests in `tests/tests` have these.
+//! The world leaves out: real descriptors and their numbers, the bytes of messages, the moves of connections
+//! (`simulation/moving` has them), worker state that is too large, other users, several servers on one address, ports
+//! that the kernel chooses. The tests in `tests/tests` have these.
 
 mod calls;
 mod channels;
@@ -55,7 +55,7 @@ struct Failing {
     violation: Violation,
 }
 
-/// Runs a history; gives the violation with the number of steps until then.
+/// Runs a history. Returns the violation and the number of steps until then.
 fn run(steps: &[Step]) -> Result<(), (Violation, usize)> {
     let Some(Step::Begin { shape }) = steps.first() else { return Ok(()) };
     let mut universe = Universe::new(*shape);
@@ -65,7 +65,7 @@ fn run(steps: &[Step]) -> Result<(), (Violation, usize)> {
     guarded(&mut universe, Universe::rest).map_err(|violation| (violation, steps.len()))
 }
 
-/// A core that finds itself in a state that cannot be panics.
+/// A core panics when it detects an illegal state.
 fn guarded(universe: &mut Universe, act: impl FnOnce(&mut Universe) -> Result<(), Violation>) -> Result<(), Violation> {
     match catch_unwind(AssertUnwindSafe(|| act(universe))) {
         Ok(result) => result,
@@ -85,7 +85,7 @@ fn history_of(seed: u64) -> Result<(), Failing> {
     })
 }
 
-/// Leaves out what the violation does not need.
+/// Leaves out steps that the violation does not need.
 fn shortened(failing: &Failing) -> Failing {
     let fails_alike = |steps: &[Step]| run(steps).is_err_and(|(one, _)| one.invariant == failing.violation.invariant);
     let steps = shorten(failing.steps.clone(), 1, fails_alike);
@@ -95,11 +95,12 @@ fn shortened(failing: &Failing) -> Failing {
     }
 }
 
-/// Explores the small worlds exhaustively: of each tier, an upgrade that is held or not, with so many wishes of operators, at
-/// any moment, and one kill of any process. Gives the number of states; `report` hears of each world.
+/// Explores the small worlds exhaustively: for each tier, an upgrade that is held or not, with this many requests of
+/// operators at any moment, and one kill of any process. Returns the number of states; `report` gets a line for each
+/// world.
 ///
-/// # Errors
-/// The steps to a state that breaks an invariant, or that there are more states than `states_max` in one world.
+/// # Errors The steps to a state that breaks an invariant, or that there are more states than `states_max` in one
+/// world.
 pub fn explore(wishes_max: usize, states_max: usize, mut report: impl FnMut(String)) -> Result<usize, String> {
     let mut total = 0;
     for tier in [Tier::Ebpf, Tier::Adopt] {
@@ -122,7 +123,7 @@ pub fn explore(wishes_max: usize, states_max: usize, mut report: impl FnMut(Stri
     Ok(total)
 }
 
-/// Runs the history of a seed, and gives what happened.
+/// Runs the history of a seed, and returns what happened.
 ///
 /// # Errors
 /// As [`run_seed`].
@@ -135,7 +136,7 @@ pub fn replay(seed: u64) -> Result<String, String> {
 /// Runs the history of a seed.
 ///
 /// # Errors
-/// The shortest history found that breaks an invariant, as a time line to read.
+/// The shortest history found that breaks an invariant, as a timeline to read.
 pub fn run_seed(seed: u64) -> Result<(), String> {
     let Err(failing) = history_of(seed) else { return Ok(()) };
     let short = shortened(&failing);

@@ -1,4 +1,4 @@
-//! Processes: workers and masters, alive or standing still; what each has, and what can be seen of it from outside.
+//! Processes: workers and masters, alive or halted; what each has, and what is visible from outside.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,7 +15,7 @@ use crate::master::core::{
 pub(super) struct Process {
     pub(super) parent: Option<ProcessId>,
     pub(super) body: Body,
-    /// It stands still until then.
+    /// It stands still until this time.
     pub(super) halted: Option<Time>,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum StartsAs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
-    /// Ready then, if ever.
+    /// Ready at this time, if ever.
     Starting {
         ready_at: Option<Time>,
     },
@@ -47,13 +47,13 @@ pub(super) enum Stage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Drain {
-    /// Listeners close then; `None` once they do.
+    /// When the listeners close; `None` after that time.
     pub(super) settles_at: Option<Time>,
     pub(super) until: Time,
     pub(super) is_succeeded: bool,
-    /// Nothing is accepted any more, and it was reported.
+    /// It accepts nothing any more, and has reported that.
     pub(super) is_closed: bool,
-    /// Connections were told goodbye.
+    /// Connections have got the goodbye.
     pub(super) is_told: bool,
 }
 
@@ -61,9 +61,9 @@ pub(super) struct Drain {
 pub(super) struct Worker {
     /// The master that forked it.
     pub(super) master: ProcessId,
-    /// The master that it has, or had last.
+    /// The master whose orders it follows, or followed last.
     pub(super) led_by: ProcessId,
-    /// To its master, or to the one that took it over.
+    /// The channel to its master, or to the one that took it over.
     pub(super) channel: Option<ChannelId>,
     /// Masters that wait until its own is gone.
     pub(super) knocks: VecDeque<ChannelId>,
@@ -72,15 +72,15 @@ pub(super) struct Worker {
     pub(super) stage: Stage,
     /// Listen sockets, with whether others have them now.
     pub(super) listeners: Vec<(Key, bool)>,
-    /// Those that it has looked at, and is woken from.
+    /// The sockets that it has looked at, and that wake it.
     pub(super) armed: BTreeSet<Key>,
     pub(super) awaits_until: Option<Time>,
     pub(super) heirs: Vec<String>,
-    /// It has not said yet that its connections have moved.
+    /// It has not reported yet that its connections have moved.
     pub(super) is_moving: bool,
-    /// It serves, and gives so many connections to this worker.
+    /// It serves, and gives this number of connections to this worker.
     pub(super) gives: Option<(ProcessId, u32)>,
-    /// Connections that it has not told of yet, by question.
+    /// Connections that it has not reported yet, by question.
     pub(super) listings: Vec<(u32, Vec<usize>)>,
     pub(super) last_turn: Time,
 }
@@ -99,15 +99,15 @@ impl Worker {
     }
 }
 
-/// A master's process with its driver: descriptors by their numbers, and what has happened and is not told to the core yet.
+/// A master's process with its driver: descriptors by their numbers, and events that its core has not got yet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Master {
-    /// Absent before its first turn, and in the midst of a step.
+    /// `None` before its first turn, and during a step.
     pub(super) core: Option<Core>,
     pub(super) birth: Option<Birth>,
     pub(super) tier: Tier,
     pub(super) binary: Binary,
-    /// Where the core wants to be called at the latest.
+    /// The latest time at which the core wants to be called.
     pub(super) deadline: Option<Time>,
     pub(super) guards: BTreeMap<Endpoint, Key>,
     /// Programs with their addresses and number of places.
@@ -115,7 +115,7 @@ pub(super) struct Master {
     pub(super) old_map: Option<(u32, usize)>,
     pub(super) arrivals: BTreeMap<ArrivalId, ConnectionKey>,
     pub(super) workers: BTreeMap<ProcessId, ChannelId>,
-    /// Channels whose end was told.
+    /// Channels whose end the core knows.
     pub(super) ended_channels: Vec<ChannelId>,
     pub(super) orphans: BTreeMap<ProcessId, ChannelId>,
     pub(super) new: Option<ChannelId>,
@@ -124,26 +124,26 @@ pub(super) struct Master {
     pub(super) ended: Vec<(ProcessId, Exit)>,
     pub(super) signals: Vec<Signal>,
     pub(super) requests: VecDeque<(ClientId, Request)>,
-    /// Something is lost when it serves, which nobody allowed.
+    /// Something that no client allowed is lost when it serves.
     pub(super) loses: bool,
 }
 
-/// What a master starts with.
+/// What a master has at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Birth {
     pub(super) plan: Plan,
     pub(super) greeting: Option<(ProcessId, Greeting)>,
 }
 
-/// What a binary is like.
+/// The behaviour of a binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Binary {
     Good,
     /// It ends at once.
     Exiting,
-    /// It never says anything.
+    /// It never sends anything.
     Silent,
-    /// It says what nobody understands.
+    /// It sends what no receiver understands.
     Strange,
     /// It hands listeners over in the other tier.
     OtherTier,
@@ -151,7 +151,7 @@ pub(super) enum Binary {
     Blind,
     /// It has another control socket.
     Elsewhere,
-    /// There is none.
+    /// The file does not exist.
     Missing,
 }
 

@@ -1,5 +1,5 @@
-//! What has to hold when no more faults come and time has passed: everything has come to an end that ends, and what is left
-//! is one server, or both of a held upgrade; then an operator stops it, and nothing is left at all.
+//! What holds when no more faults come and time has passed: everything that ends has ended, and what is left is one
+//! server, or both of a held upgrade. Then an operator stops it, and nothing is left at all.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::master::core::{Address, Core, Idle, Lifecycle, Lineage, NewStage, Old
 /// Long enough for anything that has a time limit.
 const REST_MS: u64 = 180_000;
 
-/// Steps of all processes in that time at most.
+/// The most steps of all processes in that time.
 const STEPS_MAX: u64 = 60_000;
 
 fn waits(detail: String) -> Violation {
@@ -52,7 +52,7 @@ impl Universe {
             self.may_reset = true;
             self.kill(id);
         }
-        // A binary that never says anything has been given up by now, or its old master is gone.
+        // A binary that never sends anything has been given up by now, or its old master is gone.
         self.last_fault = self.last_fault.min(self.now);
     }
 
@@ -103,7 +103,7 @@ impl Universe {
     fn check_masters(&self) -> Result<(), Violation> {
         for (id, master) in self.masters() {
             let Some(core) = &master.core else {
-                // Nobody looks after it any more, or it says nothing.
+                // It has no master any more, or it sends nothing.
                 let has_parent = self.processes[&id].parent.is_some();
                 if has_parent {
                     return Err(waits(format!("master {} has not started", id.0)));
@@ -149,7 +149,7 @@ impl Universe {
         }
     }
 
-    /// Each worker that lives is one that its master knows, or serves on because no master is there.
+    /// Checks that each living worker is known to its master, or serves on because there is no master.
     fn check_workers(&self) -> Result<(), Violation> {
         let known: BTreeSet<ProcessId> = self
             .cores()
@@ -157,7 +157,7 @@ impl Universe {
             .flat_map(|generation| generation.children().map(|child| child.process))
             .collect();
         let has_master = self.cores().next().is_some();
-        // One that hangs in its start, and whose master is gone, hears nobody.
+        // A worker that hangs in its start, and whose master is gone, gets no messages.
         let hangs =
             |id: &ProcessId| self.processes[id].parent.is_none() && self.worker(*id).is_some_and(|one| !one.is_ready());
         for (id, worker) in self.workers().filter(|(id, _)| !hangs(id)) {
@@ -174,7 +174,7 @@ impl Universe {
         self.check_acquaintance(&known)
     }
 
-    /// Of any two workers that speak, one was told of the other.
+    /// Checks that of any two workers that exchange messages, one was introduced to the other.
     fn check_acquaintance(&self, known: &BTreeSet<ProcessId>) -> Result<(), Violation> {
         let speaks = |worker: &super::process::Worker| {
             self.shape.speaks && worker.is_ready() && worker.spawn.plan.has_connection_state
@@ -191,7 +191,7 @@ impl Universe {
         Ok(())
     }
 
-    /// The names lead to the master that serves; files beside them are those of masters that live.
+    /// Checks that the names lead to the master that serves, and that files beside them belong to masters that live.
     fn check_names(&self) -> Result<(), Violation> {
         let names = |detail: String| Violation::new("one master has the names", detail);
         let Some((serving, _)) = self.cores().find(|(_, core)| core.serving().is_some()) else { return Ok(()) };
@@ -214,7 +214,7 @@ impl Universe {
         for (id, core) in self.cores() {
             let Some(master) = self.master(id) else { continue };
             let Some(index) = core.serving() else { continue };
-            // HUP has brought the old workers back: connections go to these.
+            // HUP has started the old workers again: connections go to them.
             let predecessor = core.lifecycle().new_master().map(|new| new.predecessor);
             let old = predecessor.and_then(|old| self.master(old)).and_then(|old| old.core.as_ref());
             if old.is_some_and(|old| old.serving().is_some()) {
@@ -234,7 +234,7 @@ impl Universe {
                         maps.extend(master.old_map);
                     }
                     let wanted = Program { maps, guard: None };
-                    // Where attaching failed, the maps of those who have gone stay beside.
+                    // If attaching failed, the maps of ended workers remain beside.
                     let has_own = program.is_some_and(|one| one.maps.contains(&wanted.maps[0]));
                     if program != Some(&wanted) && !(self.is_unsteered && has_own) {
                         return Err(wrong(format!("{}: {program:?}, not {wanted:?}", address.bound)));
@@ -260,7 +260,7 @@ impl Universe {
         Ok(())
     }
 
-    /// An operator starts a server where none is left, stops it, and nothing remains.
+    /// An operator starts a server if none is left, then stops it, and nothing remains.
     fn stop_all(&mut self) -> Result<(), Violation> {
         tell(self.now, None, || "everything is stopped".to_owned());
         let silent: Vec<ProcessId> = self.masters().filter(|(_, one)| one.core.is_none()).map(|(id, _)| id).collect();

@@ -1,5 +1,5 @@
-//! What operators, clients and misfortune do, chosen by a seed. Each step makes sense or does nothing, so that a history can
-//! be shortened by leaving steps out.
+//! The actions of operators, clients and faults, chosen by a seed. Each step makes sense or does nothing, so that a
+//! history can be shortened by leaving steps out.
 
 use super::super::random::Random;
 use super::kernel::Place;
@@ -11,10 +11,10 @@ use crate::handover::Tier;
 use crate::ipc::control::{Allowed, ConnectionName, ConnectionOrder};
 use crate::master::core::{ClientId, ProcessId, Request, Signal, Upgrade, Wanted};
 
-/// Masters of a history that live at once, at most.
+/// The most masters of a history that live at once.
 const MASTERS_MAX: usize = 4;
 
-/// What the world is like.
+/// The properties of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) tier: Tier,
@@ -22,9 +22,9 @@ pub(super) struct Shape {
     pub(super) workers: usize,
     pub(super) hands_over: bool,
     pub(super) has_worker_state: bool,
-    /// Workers speak to each other.
+    /// Workers send each other messages.
     pub(super) speaks: bool,
-    /// Workers that serve give each other connections.
+    /// Serving workers give each other connections.
     pub(super) rebalances: bool,
     /// The last address is a Unix socket.
     pub(super) has_unix: bool,
@@ -47,7 +47,7 @@ impl Shape {
     }
 }
 
-/// What an operator asks a master for.
+/// An operator's request to a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Reload,
@@ -69,30 +69,30 @@ pub(super) enum Asked {
     Stop {
         now: bool,
     },
-    /// Which connections there are.
+    /// List the connections.
     Connections {
         limit: usize,
         worker: Option<usize>,
     },
-    /// To end one that some worker has, or that none has.
+    /// End a connection that some worker has, or that none has.
     Close {
         connection: usize,
         now: bool,
     },
 }
 
-/// One thing that happens. A master or process is named by its place among those that live.
+/// One action. A master or process is named by its place among those that live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Begin {
         shape: Shape,
     },
-    /// So many steps of processes, in an order that the seed decides; no time passes.
+    /// This many steps of processes, in an order that the seed decides; no time passes.
     Flow {
         seed: u64,
         count: u64,
     },
-    /// Time passes, and whatever is due happens.
+    /// Time passes, and everything that is due happens.
     Time {
         seed: u64,
         ms: u64,
@@ -110,7 +110,7 @@ pub(super) enum Step {
         master: usize,
         asked: Asked,
     },
-    /// A client goes away.
+    /// A client disconnects.
     GoAway {
         client: usize,
     },
@@ -134,15 +134,15 @@ pub(super) enum Step {
         master: usize,
         ms: u64,
     },
-    /// A call will fail.
+    /// The next such call fails.
     Arm {
         fault: Fault,
     },
-    /// An operator starts a server, where there is none.
+    /// An operator starts a server if there is none.
     StartMaster,
 }
 
-/// The next step: usually one that does something.
+/// Chooses the next step: usually one that does something.
 pub(super) fn choose(random: &mut Random) -> Step {
     let seed = random.next();
     let one = random.below(6) as usize;
@@ -190,7 +190,7 @@ pub(super) fn asked(random: &mut Random) -> Asked {
 }
 
 impl Universe {
-    /// A step of a history.
+    /// Takes a step of a history.
     pub(super) fn take(&mut self, step: Step) -> Result<(), Violation> {
         let now = self.now;
         match step {
@@ -287,7 +287,7 @@ impl Universe {
     }
 
     pub(super) fn ask(&mut self, id: ProcessId, asked: Asked) {
-        // Before it has a control socket nobody can ask it.
+        // Before it has a control socket no client can reach it.
         if self.path != Some(id) && !self.beside.contains(&id) {
             return;
         }
@@ -326,7 +326,7 @@ impl Universe {
         self.master_mut(id).requests.push_back((client, request));
     }
 
-    /// A client that waits goes away.
+    /// A waiting client disconnects.
     fn leave(&mut self, place: usize) {
         let waiting = self.clients.iter().filter(|(_, client)| client.answer.is_none() && !client.is_gone);
         let waiting: Vec<ClientId> = waiting.map(|(id, _)| *id).collect();

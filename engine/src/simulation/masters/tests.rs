@@ -5,13 +5,13 @@ use super::themes::{INSPECTING, REBALANCING, SPEAKING, UNIX};
 use super::*;
 use crate::master::core::mutation::{self, Mutation};
 
-/// Seeds of an ordinary run of the tests.
+/// Seeds in a normal run of the tests.
 const SEEDS: u64 = 6_000;
 
-/// Seeds that a mutation is looked for in.
+/// Seeds with which a mutation is searched for.
 const MUTATION_SEEDS_MAX: u64 = 60_000;
 
-/// Seeds that are tried where the known one does not find a mutation any more.
+/// Seeds that are tried if the known one does not find a mutation any more.
 const OTHER_SEEDS_MAX: u64 = 2_000;
 
 /// The first seed that finds each mutation.
@@ -63,13 +63,13 @@ const FOUND_BY: &[(Mutation, u64)] = &[
     (Mutation::GoneWorkerIsAwaited, INSPECTING + 21),
 ];
 
-/// States of all small worlds together, at least.
+/// The fewest states that all small worlds have together.
 const STATES_MIN: usize = 400_000;
 
 /// Far more than there are.
 const STATES_MAX: usize = 20_000_000;
 
-/// A machine that finds itself in an illegal state panics, which is a violation like others.
+/// A machine that detects an illegal state panics, which counts as a violation like others.
 fn hush() {
     panic::set_hook(Box::new(|_| {}));
 }
@@ -86,7 +86,8 @@ fn search(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> Option<(u
     })
 }
 
-/// Searches for each mutation, and prints a table; gives those that were found, with their seeds, and those that were not.
+/// Searches for each mutation and prints a table. Returns those that were found, with their seeds, and those that were
+/// not.
 fn table<S: Iterator<Item = u64>>(
     mutations: impl Iterator<Item = Mutation>,
     seeds: impl Fn(Mutation) -> S,
@@ -126,7 +127,7 @@ fn run_seeds(seeds: impl Iterator<Item = u64>) {
     hush();
     for seed in seeds {
         if let Err(history) = run_seed(seed) {
-            // The hook says nothing.
+            // The panic hook prints nothing.
             println!("{history}");
             panic!("seed {seed}");
         }
@@ -141,7 +142,7 @@ fn small_worlds_are_explored() {
     assert!(total >= STATES_MIN, "{total} states, and {STATES_MIN} were seen before: what is left out?");
 }
 
-/// The seeds of `FOUND_BY` find their mutations. Where a change of the simulation has given a seed another history, a few
+/// The seeds of `FOUND_BY` find their mutations. If a change of the simulation has given a seed another history, a few
 /// others are tried.
 #[test]
 fn each_mutation_is_found_by_its_seed() {
@@ -162,8 +163,8 @@ fn each_mutation_is_found_by_its_seed() {
     );
 }
 
-/// Searches for each mutation from the first seed on, and prints the lines of `FOUND_BY`: with `--ignored --nocapture`; one
-/// mutation alone with its name in the variable `MUTATION`, and from another seed on with that in `FROM`.
+/// Searches for each mutation from the first seed on, and prints the lines of `FOUND_BY`: run it with `--ignored
+/// --nocapture`. The variable `MUTATION` selects one mutation by name; `FROM` sets the first seed.
 #[test]
 #[ignore = "takes some minutes"]
 fn each_mutation_is_found() {

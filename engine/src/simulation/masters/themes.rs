@@ -1,5 +1,5 @@
-//! What a history is about. A seed chooses a theme: scenes of a few steps each, which lead to places that single steps
-//! hardly ever reach, between steps of any kind.
+//! The theme of a history, chosen by a seed: scenes of a few steps each, between steps of any kind. The scenes lead to
+//! states that single steps hardly ever reach.
 
 use super::super::random::Random;
 use super::process::Binary;
@@ -15,20 +15,20 @@ const STEPS_MAX: usize = 60;
 enum Theme {
     /// Single steps of any kind.
     Any,
-    /// A call that fails in the midst of what needs it.
+    /// A call fails in the middle of an operation that needs it.
     Faults,
-    /// An upgrade that is held, and several wishes about it soon after each other.
+    /// A held upgrade, and several requests about it in quick succession.
     Wishes,
-    /// In the tier adopt, a new master that makes sockets and does not come up.
+    /// In the tier adopt, a new master that makes sockets and fails to start.
     FailingStarts,
     /// In the tier adopt, reloads that give up addresses while clients connect.
     Addresses,
-    /// Workers that leave and come back around an upgrade.
+    /// Workers that leave and start again around an upgrade.
     Idle,
 }
 
-/// From this seed on, the histories are those of the seeds from 0 on, and workers speak to each other: that takes messages, which
-/// would give the other seeds other worlds.
+/// From this seed on, the histories are those of the seeds from 0 on, and workers send each other messages. Those
+/// messages would change the worlds of the other seeds.
 pub(super) const SPEAKING: u64 = 1 << 40;
 
 /// From this seed on, workers give each other connections, each second.
@@ -37,7 +37,7 @@ pub(super) const REBALANCING: u64 = 2 * SPEAKING;
 /// From this seed on, the last address is a Unix socket.
 pub(super) const UNIX: u64 = 4 * SPEAKING;
 
-/// From this seed on, operators ask for connections, and end some.
+/// From this seed on, operators list connections, and end some.
 pub(super) const INSPECTING: u64 = 8 * SPEAKING;
 
 /// The history of a seed.
@@ -58,7 +58,7 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
         ..theme.shape(&mut random)
     };
     let mut steps = vec![Step::Begin { shape }];
-    // Most histories begin with a server that serves.
+    // Most histories begin with a serving server.
     if !random.once_in(8) {
         steps.push(Step::Time { seed: 1, ms: 100 });
     }
@@ -67,7 +67,7 @@ pub(super) fn history(seed: u64) -> Vec<Step> {
         theme.go_on(&mut random, &mut steps);
     }
     if shape.rebalances {
-        // An operator wants it, too.
+        // An operator asks for it, too.
         for _ in 0..random.below(3) {
             let place = 1 + random.index(steps.len());
             steps.insert(place, ask(0, Asked::Rebalance { is_dry_run: random.once_in(2) }));
@@ -99,7 +99,7 @@ impl Theme {
         }
     }
 
-    /// The next scene, or a step of any kind.
+    /// Adds the next scene, or a step of any kind.
     fn go_on(self, random: &mut Random, steps: &mut Vec<Step>) {
         match self {
             Self::Any => steps.push(steps::choose(random)),
@@ -121,7 +121,7 @@ fn time(random: &mut Random, ms: &[u64]) -> Step {
     Step::Time { seed: random.next(), ms: random.pick(ms) }
 }
 
-/// Clients connect; of the slow ones the handshake takes a while.
+/// Clients connect. The handshake of slow ones takes a while.
 fn clients(random: &mut Random, steps: &mut Vec<Step>, is_slow: bool) {
     for place in 0..1 + random.below(4) as usize {
         steps.push(Step::Connect { place, is_slow, is_long: random.once_in(4) });
@@ -136,7 +136,7 @@ fn upgrade(binary: Binary, is_held: bool) -> Asked {
     Asked::Upgrade { binary, is_held, probation_ms: None, timeout_ms: 5_000, is_allowed: false }
 }
 
-/// A call that will fail, what needs that call, and clients meanwhile.
+/// A call that will fail, an operation that needs it, and clients meanwhile.
 fn fault(random: &mut Random, steps: &mut Vec<Step>) {
     let (fault, asked) = (random.pick(&Fault::ALL), steps::asked(random));
     let steps_before = [Step::Arm { fault }, ask(0, asked)];
@@ -144,7 +144,7 @@ fn fault(random: &mut Random, steps: &mut Vec<Step>) {
         steps.extend(steps_before);
         steps.push(time(random, &[2]));
     } else {
-        // The call fails in the midst of what was asked for.
+        // The call fails in the middle of the requested operation.
         steps.extend(steps_before.into_iter().rev());
         let flow = flow(random, 12);
         steps.insert(steps.len() - 1, flow);
@@ -175,23 +175,23 @@ fn wishes(random: &mut Random, steps: &mut Vec<Step>) {
     steps.push(time(random, &[1, 60, 4_000]));
 }
 
-/// Some of the new master's workers come up and accept connections on sockets of their own, and others do not.
+/// Some of the new master's workers start and accept connections on sockets of their own; others do not.
 fn failing_start(random: &mut Random, steps: &mut Vec<Step>) {
     let fault = random.pick(&[Fault::WorkerSlow, Fault::WorkerHangs, Fault::WorkerFails, Fault::WorkerExits]);
     steps.extend([
         Step::Configure { workers: 3, addresses: 1 + random.below(2) as usize, hang_ms: 800 },
         ask(0, upgrade(Binary::Good, random.once_in(2))),
     ]);
-    // The fault meets the next worker that starts: the first one, or one beside others that have come up.
+    // The fault affects the next worker that starts: the first one, or one beside others that have started.
     if random.once_in(2) {
         steps.push(flow(random, 40));
     }
     steps.push(Step::Arm { fault });
-    // Clients come while sockets are made, while workers come up, and while one of them does not.
+    // Clients connect while sockets are made, while workers start, and while one of them fails to.
     for _ in 0..1 + random.below(6) {
         steps.push(flow(random, 12));
         if random.once_in(2) {
-            // They stay with whoever accepts them.
+            // They stay with the worker that accepts them.
             steps.extend((0..4).map(|place| Step::Connect { place, is_slow: false, is_long: true }));
         } else {
             let is_slow = random.once_in(2);
@@ -210,7 +210,7 @@ fn failing_start(random: &mut Random, steps: &mut Vec<Step>) {
     steps.push(time(random, &[20, 300, 4_000, 6_000]));
 }
 
-/// Clients come to an address, and the server gives it up.
+/// Clients connect to an address, and the server gives it up.
 fn addresses(random: &mut Random, steps: &mut Vec<Step>) {
     let configure = |addresses| Step::Configure { workers: 2, addresses, hang_ms: 800 };
     steps.extend([configure(2), ask(0, Asked::Reload), time(random, &[20, 300])]);
@@ -222,7 +222,7 @@ fn addresses(random: &mut Random, steps: &mut Vec<Step>) {
     steps.push(time(random, &[20, 300]));
 }
 
-/// Clients come while workers leave for others, or come back.
+/// Clients connect while workers leave for others, or start again.
 fn idle(random: &mut Random, steps: &mut Vec<Step>) {
     clients(random, steps, true);
     let binary = random.pick(&[Binary::Good, Binary::OtherTier]);

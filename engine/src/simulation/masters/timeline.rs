@@ -1,4 +1,5 @@
-//! What a person reads of a history: when, who, what. Kept beside the world, so that worlds can be compared without it.
+//! The readable log of a history: when, who, what. It is kept beside the world, so that worlds can be compared without
+//! it.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -12,12 +13,12 @@ thread_local! {
     static LINES: RefCell<Option<Vec<Line>>> = const { RefCell::new(None) };
 }
 
-/// Keeps a line, where anybody wants one.
+/// Adds a line, if a log is being kept.
 pub(super) fn say(now: Time, who: ProcessId, what: impl FnOnce() -> String) {
     tell(now, Some(who), what);
 }
 
-/// The same of the world outside of any process.
+/// The same for events outside of any process.
 pub(super) fn tell(now: Time, who: Option<ProcessId>, what: impl FnOnce() -> String) {
     LINES.with_borrow_mut(|lines| {
         if let Some(lines) = lines {
@@ -26,7 +27,7 @@ pub(super) fn tell(now: Time, who: Option<ProcessId>, what: impl FnOnce() -> Str
     });
 }
 
-/// Runs `run` and gives what happened, one line each.
+/// Runs `run` and returns its result and the log, one line for each event.
 pub(super) fn recorded<T>(run: impl FnOnce() -> T) -> (T, String) {
     LINES.set(Some(Vec::new()));
     let result = run();

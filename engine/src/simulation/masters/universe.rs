@@ -1,5 +1,5 @@
-//! Everything there is, and the smallest steps that it takes: a process hears one message, reaps one child, makes one turn.
-//! Each leaves a state that can be compared, so that the same world is run at random, and explored exhaustively.
+//! The whole state, and its smallest steps: a process hears one message, reaps one child, makes one turn. Each leaves a
+//! state that can be compared, so that the same world can be run at random and explored exhaustively.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,23 +15,23 @@ use crate::handover::Tier;
 use crate::ipc::control::{Exit, Failure, Outcome};
 use crate::master::core::{ClientId, ConfigurationId, Core, Plan, ProcessId, Request, Time};
 
-/// One thing that a process does, or that the kernel does to it.
+/// One step of a process, or of the kernel on a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Micro {
     /// A worker's loop turns; a master starts, or ends.
     Turn(ProcessId),
-    /// A message, or the end, is heard on a channel.
+    /// A process receives a message, or the end, on a channel.
     Hear(ProcessId, ChannelId),
-    /// A child's end is told.
+    /// A master learns of a child's end.
     Reap(ProcessId, usize),
     Signal(ProcessId),
     Ask(ProcessId),
-    /// The master accepts a connection that waits at a guard, or at a socket that nobody attends to.
+    /// The master accepts a connection that waits at a guard or an unattended socket.
     Arrive(ProcessId),
     Tick(ProcessId),
 }
 
-/// A call that fails the next time.
+/// A call that will fail the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Fault {
     ReadConfiguration,
@@ -86,10 +86,11 @@ pub(super) struct Dead {
     pub(super) until: Time,
 }
 
-/// Letters of a channel at most.
+/// The most letters of a channel.
 const LETTERS_MAX: u32 = 100_000;
 
-/// How many of each there were: each kind is counted by itself, so that two orders of the same steps lead to the same world.
+/// How many of each kind there were. Each kind is counted separately, so that two orders of the same steps lead to the
+/// same world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Numbers {
     pub(super) processes: u32,
@@ -105,7 +106,7 @@ pub(super) struct Client {
     pub(super) asked: ProcessId,
     pub(super) request: Request,
     pub(super) answer: Option<Result<Outcome, Failure>>,
-    /// It went away, or its master did.
+    /// The client or its master has gone.
     pub(super) is_gone: bool,
 }
 
@@ -115,44 +116,44 @@ pub(super) struct Universe {
     pub(super) shape: Shape,
     pub(super) kernel: Kernel,
     pub(super) channels: BTreeMap<ChannelId, Channel>,
-    /// Those that live.
+    /// The living processes.
     pub(super) processes: BTreeMap<ProcessId, Process>,
-    /// Their rings hold listen sockets until then.
+    /// Killed processes whose rings still hold listen sockets, and until when.
     pub(super) dead: Vec<Dead>,
-    /// Workers of which one was told of the other.
+    /// Pairs of workers of which one was introduced to the other.
     pub(super) acquainted: BTreeSet<(ProcessId, ProcessId)>,
-    /// The control socket's path, and the pid file.
+    /// The master to which the control socket's path leads, and the one in the pid file.
     pub(super) path: Option<ProcessId>,
     pub(super) pid_file: Option<ProcessId>,
-    /// Control sockets beside the path.
+    /// Masters with a control socket beside the path.
     pub(super) beside: BTreeSet<ProcessId>,
     pub(super) clients: BTreeMap<ClientId, Client>,
-    /// What a reload reads.
+    /// The configuration that a reload reads.
     pub(super) plan: Plan,
     pub(super) armed: BTreeSet<Fault>,
-    /// A worker or master was killed or stood still last.
+    /// When a worker or master was last killed or halted.
     pub(super) last_fault: Time,
     /// Masters that have served.
     pub(super) served: BTreeSet<ProcessId>,
-    /// Killed by a fault: what was promised in their name cannot be kept.
+    /// Killed by a fault: promises in their name cannot be kept.
     pub(super) killed: BTreeSet<ProcessId>,
-    /// Somebody allowed an upgrade that resets connections.
+    /// A client allowed an upgrade that resets connections.
     pub(super) may_reset: bool,
-    /// Steering has failed: it is as it was before.
+    /// Steering has failed: the previous program is still attached.
     pub(super) is_unsteered: bool,
-    /// When the last killed worker had turned last, and its time to answer.
+    /// The last turn of the last killed worker, and its time to answer.
     pub(super) last_killed: Option<(Time, u64)>,
-    /// Workers that could not be told something: they may be killed for not doing it.
+    /// Workers to which an order could not be sent: they may be killed because they do not follow it.
     pub(super) untold: BTreeSet<ProcessId>,
-    /// Masters that were told to let their workers go.
+    /// Masters that were ordered to let their workers leave.
     pub(super) idled: BTreeSet<ProcessId>,
-    /// Masters that were told to stop.
+    /// Masters that were ordered to stop.
     pub(super) stopped: BTreeSet<ProcessId>,
-    /// Masters of which somebody was told that an upgrade was reverted to them; they have begun no other one since.
+    /// Masters for which a client learned that an upgrade was reverted to them. They have begun no other one since.
     pub(super) reverted_to: BTreeSet<ProcessId>,
-    /// Masters of which somebody was told that they serve for good.
+    /// Masters for which a client learned that they serve for good.
     pub(super) committed: BTreeSet<ProcessId>,
-    /// Answers of the step under way.
+    /// Answers given in the current step.
     pub(super) unjudged: Vec<(ProcessId, ClientId, Result<Outcome, Failure>)>,
     pub(super) violation: Option<Violation>,
     pub(super) numbers: Numbers,
@@ -196,7 +197,7 @@ impl Universe {
         this
     }
 
-    /// An operator starts a server, where none has the path.
+    /// An operator starts a server if no master has the path.
     pub(super) fn start_master(&mut self) {
         let is_alive = self.path.is_some_and(|pid| self.processes.contains_key(&pid));
         if is_alive || self.masters().next().is_some() {
@@ -209,7 +210,7 @@ impl Universe {
         say(self.now, process, || "starts".to_owned());
     }
 
-    /// Starts again, with the current configuration.
+    /// Restarts the server with the current configuration.
     pub(super) fn restart(&mut self) {
         let all: Vec<ProcessId> = self.processes.keys().copied().collect();
         all.into_iter().for_each(|id| self.kill(id));
@@ -294,7 +295,7 @@ impl Universe {
         id
     }
 
-    /// `false` where the other end is closed, or the channel is full.
+    /// Returns `false` if the other end is closed or the channel is full.
     pub(super) fn send(&mut self, from: ProcessId, id: ChannelId, message: Message) -> bool {
         let Some(channel) = self.channels.get_mut(&id) else { return false };
         channel.letters += 1;
@@ -333,7 +334,7 @@ impl Universe {
         channel.queues[end].pop_front()
     }
 
-    /// What a message carried is closed, but for what its receiver has taken.
+    /// Closes what a message carried, except what its receiver has taken.
     pub(super) fn drop_letter(&mut self, number: u32) {
         self.kernel.release_all(Holder::Message(number), self.now);
         let flies = |place: &Place| matches!(place, Place::Held { message: Some(one), .. } if *one == number);
@@ -358,7 +359,7 @@ impl Universe {
         lost.into_iter().for_each(|letter| self.drop_letter(letter.number));
     }
 
-    /// A process ends; by a signal, its ring holds its sockets a while longer.
+    /// Ends a process. If a signal ended it, its ring holds its sockets a while longer.
     pub(super) fn end(&mut self, id: ProcessId, exit: Exit) {
         let Some(process) = self.processes.remove(&id) else { return };
         say(self.now, id, || exit.to_string());
@@ -382,7 +383,7 @@ impl Universe {
             self.master_mut(parent).ended.push((id, exit));
         }
         if self.masters().next().is_none() {
-            // Nobody is left who could remove them.
+            // No process is left that could remove them.
             self.beside.clear();
         }
         for child in self.processes.values_mut().filter(|one| one.parent == Some(id)) {
@@ -409,7 +410,7 @@ impl Universe {
             }
             if worker.is_none() && master.is_none() && message.is_none() {
                 connection.place = Place::Lost;
-                // Whoever it was, the connection was accepted, and shares the fate of a process that is killed.
+                // The process had accepted the connection, and a killed process takes its connections with it.
                 if exit.is_success() && was_master {
                     self.kernel.losses.push((key, super::kernel::Loss::Dropped));
                 }
@@ -417,7 +418,7 @@ impl Universe {
         }
     }
 
-    /// A process dies by a fault, or by its master's will.
+    /// Kills a process, by a fault or by its master.
     pub(super) fn kill(&mut self, id: ProcessId) {
         self.end(id, Exit::Signal(9));
     }
@@ -427,12 +428,12 @@ impl Universe {
     }
 }
 
-/// Says that a client asks.
+/// Logs a client's request.
 pub(super) fn said(now: Time, client: ClientId, master: ProcessId, request: &Request) {
     super::timeline::tell(now, None, || format!("client {} asks pid {} for {request:?}", client.0, master.0));
 }
 
-/// The address of this place: the last one is a Unix socket in some worlds.
+/// The address with this index. In some worlds the last one is a Unix socket.
 pub(super) fn address(shape: Shape, place: usize) -> Endpoint {
     if shape.has_unix && place + 1 == shape.addresses {
         return "unix:/run/server".parse().expect("a path");

@@ -1,5 +1,5 @@
-//! A worker's process: a small model of what it tells its master and when it accepts, drains and leaves. The moving of
-//! connections is but a report here; `simulation/moving` has the real one.
+//! A worker's process: a small model of its reports to the master and of when it accepts, drains and leaves. The moves
+//! of connections are only reports here; `simulation/moving` has the real ones.
 
 use super::channels::{ChannelId, Letter, Message};
 use super::kernel::{Holder, Key, Place};
@@ -11,14 +11,14 @@ use crate::ipc::control::{ConnectionFacts, ConnectionPeer, ConnectionState, Exit
 use crate::ipc::orders::{ConnectionEnd, ListPart, Listed, Member, Moved, Order, Rebalanced, Report};
 use crate::master::core::{ProcessId, Time};
 
-/// A worker that waits for the state of one that leaves waits so long at most.
+/// The longest wait for the state of a leaving worker.
 const STATE_MS_MAX: u64 = 10_000;
 
 impl Universe {
-    /// What a worker can do now.
+    /// The steps that a worker can take now.
     pub(super) fn worker_steps(&self, id: ProcessId, worker: &Worker, steps: &mut Vec<Micro>) {
         if let Some(channel) = worker.channel.filter(|channel| self.has_news(id, *channel)) {
-            // A worker hears nothing before it is up.
+            // A worker reads no messages before it is ready.
             if worker.is_ready() {
                 steps.push(Micro::Hear(id, channel));
             }
@@ -45,7 +45,7 @@ impl Universe {
                     || worker.awaits_until.is_some_and(|until| until <= now)
                     || (worker.channel.is_none() && !worker.knocks.is_empty())
             }
-            // Each turn brings it further, until it waits for a time.
+            // Each turn makes progress, until it waits for a time.
             Stage::Draining(drain) => {
                 accepts
                     || !drain.is_told
@@ -60,7 +60,7 @@ impl Universe {
         }
     }
 
-    /// When a worker has something to do at the latest.
+    /// The latest time at which a worker has something to do.
     pub(super) fn worker_deadline(worker: &Worker) -> Option<Time> {
         let of_stage = match worker.stage {
             Stage::Starting { ready_at } => ready_at,
@@ -75,7 +75,7 @@ impl Universe {
         self.kernel.connections.iter().any(|connection| is_its(&connection.place))
     }
 
-    /// A connection whose request can be answered, which ends it.
+    /// Whether there is a connection whose request can be answered, which ends it.
     fn has_finished(&self, id: ProcessId, worker: &Worker) -> bool {
         self.finished(id, worker).is_some()
     }
@@ -153,7 +153,7 @@ impl Universe {
             id,
             Report::Ready { core: None, connections_max: 100, listeners: Vec::new(), meeting, has_state, speaks },
         );
-        // A worker whose master went away while it came up leaves.
+        // A worker whose master ended during the start leaves.
         let master_lives = self.worker(id).and_then(|worker| worker.channel).is_some_and(|channel| {
             self.channels.get(&channel).is_some_and(|channel| !channel.is_closed[1 - channel.end_of(id)])
         });
@@ -162,7 +162,7 @@ impl Universe {
         }
     }
 
-    /// Accepts, answers, and lets go of sockets that others have.
+    /// Accepts, answers, and closes sockets that others have.
     fn worker_serves(&mut self, id: ProcessId) {
         let now = self.now;
         let Some(worker) = self.worker(id) else { return };
@@ -237,7 +237,7 @@ impl Universe {
         }
     }
 
-    /// What it gives while it serves goes to the other one, if that serves.
+    /// The connections that it gives while it serves go to the other worker, if that one serves.
     fn worker_gives(&mut self, id: ProcessId) {
         let Some((heir, count)) = self.worker(id).and_then(|worker| worker.gives) else { return };
         let takes = self.worker(heir).is_some_and(|one| one.stage == Stage::Serving && one.awaits_until.is_none());
@@ -262,7 +262,7 @@ impl Universe {
         }
     }
 
-    /// Its master has been in the midst of a change for so long that an order about it must have come.
+    /// Its master has been changing for so long that an order about it must have arrived.
     fn is_unbalanced(&self, id: ProcessId) -> bool {
         let Some(worker) = self.worker(id) else { return false };
         let Some(core) = self.master(worker.led_by).and_then(|master| master.core.as_ref()) else { return false };
@@ -270,7 +270,7 @@ impl Universe {
         core.is_changing() && !has_news && self.untold.is_empty()
     }
 
-    /// Its connections and its state go to the first heir that lives.
+    /// Its connections and its state go to the first living heir.
     fn worker_moves(&mut self, id: ProcessId) {
         let Some(worker) = self.worker(id) else { return };
         let has_state = worker.spawn.plan.has_worker_state;
@@ -396,7 +396,7 @@ impl Universe {
         self.drop_letter(number);
     }
 
-    /// It tells of its connections one by one, as often as it is asked.
+    /// It reports its connections one by one, as often as the master asks.
     fn worker_is_asked(&mut self, id: ProcessId, question: u32, limit: usize) {
         let is_its = |key: &usize| matches!(self.kernel.connections[*key].place, Place::Held { worker: Some(one), .. } if one == id);
         let keys: Vec<usize> = (0..self.kernel.connections.len()).filter(is_its).take(limit).collect();
@@ -441,7 +441,7 @@ impl Universe {
         self.report(id, Report::ConnectionEnded { question, how });
     }
 
-    /// It speaks to these from now on, and they speak to it.
+    /// From now on it exchanges messages with these workers.
     fn worker_meets(&mut self, id: ProcessId, members: &[Member]) {
         for other in members.iter().filter_map(|member| member.name.parse().ok().map(ProcessId)) {
             if self.worker(other).is_some() {
@@ -450,7 +450,7 @@ impl Universe {
         }
     }
 
-    /// Nobody is left to give orders: it serves on until another master comes, unless it leaves already.
+    /// No master gives orders any more: it serves on until another master comes, unless it is leaving already.
     fn worker_loses_master(&mut self, id: ProcessId, channel: ChannelId) {
         say(self.now, id, || "has lost its master".to_owned());
         self.close_channel(id, channel);
@@ -464,7 +464,7 @@ impl Universe {
 }
 
 impl Worker {
-    /// It accepts now, or will once it has the state that it waits for.
+    /// It accepts now, or will once it has the state for which it waits.
     pub(super) fn accepts_ever(&self) -> bool {
         match self.stage {
             Stage::Starting { .. } => false,

@@ -1,14 +1,14 @@
-//! What must hold after every step, and at rest.
+//! The invariants after every step, and at rest.
 
 use super::connections::{Connection, End, Kind, Phase};
 use super::links::Message;
 use super::world::World;
 use crate::handover::custody::Stage;
 
-/// A connection may take so many workers with it before it is left alone.
+/// A connection may kill this many workers before it is left alone.
 const KILLS_MAX: u32 = 2;
 
-/// Turns in a row without anything that has happened.
+/// The most turns in a row without an event.
 const TURNS_MAX: u32 = 20;
 
 pub(super) fn after_step(world: &mut World) {
@@ -33,7 +33,7 @@ pub(super) fn after_step(world: &mut World) {
     }
 }
 
-/// A connection has one owner, unless it is on its way to one, or has ended.
+/// Checks that a connection has one owner, unless it is on its way to one, or has ended.
 fn owners(world: &mut World, socket: usize) {
     let has = |stage: fn(Stage) -> bool| {
         let workers = world.workers.iter().enumerate().filter(move |(_, worker)| {
@@ -85,7 +85,7 @@ fn greeting(kind: Kind) -> u64 {
     if kind == Kind::Rejected { 3 } else { 0 }
 }
 
-/// No faults came for a while, and time has passed.
+/// Checks the world after no faults came for a while and time has passed.
 pub(super) fn at_rest(world: &mut World) {
     for worker in 0..world.workers.len() {
         let own = &world.workers[worker];

@@ -1,5 +1,6 @@
-//! Sockets with their clients, and a worker's connections on them. Each byte is known by its place in the stream: the
-//! protocol answers each byte with one, so what is read and what is sent can be compared with where the socket stands.
+//! Sockets with their clients, and a worker's connections on them. A byte is identified by its position in the stream.
+//! The protocol answers each byte with one, so what is read and what is sent can be compared with the state of the
+//! socket.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +9,16 @@ use crate::handover::limits::OFFER_BYTES_MAX;
 use crate::handover::sender::{Look, Table};
 use crate::types::ConnectionId;
 
-/// Bytes that a socket takes without the client reading.
+/// Bytes that a socket takes while the client does not read.
 const SEND_BUFFER: u64 = 8;
 
-/// Output above which a connection does not read on.
+/// With more output than this, a connection stops reading.
 const HIGH_WATER: u64 = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SocketId(pub(super) usize);
 
-/// What a client is like.
+/// The behaviour of a client or of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Plain,
@@ -27,9 +28,9 @@ pub(super) enum Kind {
     Poison,
     /// It has more bytes than may move.
     Large,
-    /// The protocol keeps it.
+    /// The protocol keeps it here.
     Sticky,
-    /// The protocol lets it go when it is asked for the third time.
+    /// The protocol lets it move when asked for the third time.
     Busy,
 }
 
@@ -38,9 +39,9 @@ pub(super) enum Kind {
 pub(super) enum End {
     /// After everything that was read had been answered.
     Orderly,
-    /// With the worker that had it.
+    /// Together with the worker that had it.
     Killed,
-    /// With a worker that stopped at once, or had handed the state over without which it could not go on.
+    /// With a worker that stopped at once, or that had handed over the state which the connection needs.
     Stopped,
 }
 
@@ -48,18 +49,18 @@ pub(super) enum End {
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     pub(super) kind: Kind,
-    /// By the client.
+    /// Bytes sent by the client.
     pub(super) sent: u64,
     pub(super) is_finished: bool,
-    /// By whoever serves it.
+    /// Bytes read by the worker that serves it.
     pub(super) read: u64,
     pub(super) written: u64,
-    /// By the client.
+    /// Bytes received by the client.
     pub(super) received: u64,
     pub(super) end: Option<End>,
     /// Workers that it has killed.
     pub(super) kills: u32,
-    /// The one that it is paired with.
+    /// The socket with which it is paired.
     pub(super) partner: Option<SocketId>,
 }
 
@@ -110,7 +111,7 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) read: u64,
     pub(super) sent: u64,
-    /// Output of the protocol's own.
+    /// Output that the protocol sends by itself.
     pub(super) greeting: u64,
     pub(super) receiving: Receiving,
     /// Bytes of a send in flight, and whether it was cancelled.
@@ -118,9 +119,9 @@ pub(super) struct Connection {
     pub(super) is_fresh: bool,
     pub(super) peer_ended: bool,
     pub(super) told: u32,
-    /// Calls of the protocol by a wake.
+    /// How often a wake called the protocol.
     pub(super) wakes: u32,
-    /// How often the protocol was asked to let it go.
+    /// How often the protocol was asked to let it move.
     pub(super) asked: u32,
     pub(super) partner: Option<SocketId>,
 }

@@ -1,4 +1,5 @@
-//! A worker's loop, as far as connections are concerned: carries out what the machines decide, as the event loop does.
+//! A worker's loop, as far as it concerns connections: carries out what the state machines decide, as the event loop
+//! does.
 
 use super::connections::{Connection, End, Kind, Phase, Receiving};
 use super::links::{Link, Message};
@@ -10,7 +11,7 @@ use crate::handover::sender::Heir;
 use crate::handover::{Refusal, receiver, sender};
 use crate::types::ConnectionId;
 
-/// The answer to a state is waited for so long.
+/// How long a worker waits for the answer to its state.
 const STATE_NS_MAX: u64 = 20_000_000_000;
 
 impl World {
@@ -79,7 +80,7 @@ impl World {
             Command::Close(heir) => {
                 if let Some(link) = self.workers[worker].heirs.remove(&heir) {
                     self.links[link].up.end();
-                    // Nobody hears it any more.
+                    // No worker reads it any more.
                     self.links[link].down = Default::default();
                     self.links[link].down.is_ended = true;
                 }
@@ -150,7 +151,7 @@ impl World {
                 }
                 self.workers[worker].owes_given = self.workers[worker].owes_given.saturating_sub(1);
             }
-            // Nobody has anything to say to others here; see `messages/`.
+            // Workers send no messages to siblings here; see `messages/`.
             Command::Listen(_) | Command::AllGiven(_) => {}
             Command::GiveState(heir) => {
                 let Some(link) = self.workers[worker].heirs.get(&heir).copied() else {
@@ -178,7 +179,7 @@ impl World {
         }
     }
 
-    /// At the end of moving, whatever is here was counted.
+    /// At the end of moving, checks that every connection here was counted.
     fn check_counts(&mut self, worker: usize) {
         let own = &self.workers[worker];
         let tally = own.sender.leaving_tally();
@@ -207,10 +208,10 @@ impl World {
         self.say(worker, heir, link, Message::Offer { batch, members });
     }
 
-    /// Says something to an heir.
+    /// Sends a message to an heir.
     fn say(&mut self, worker: usize, heir: Heir, link: usize, message: Message) {
         if self.links[link].down.is_ended {
-            // The other side is gone.
+            // The other side has ended.
             return self.tell_sender(worker, sender::Input::Ended(heir));
         }
         self.links[link].up.outgoing.push_back(message);
@@ -252,7 +253,7 @@ impl World {
                     let lost: Vec<_> = self.links[link].up.given().collect();
                     self.links[link].up = Default::default();
                     self.links[link].up.is_ended = true;
-                    // One that stops ends what it is given.
+                    // A stopping worker ends the connections that it is given.
                     if self.workers[worker].lifecycle.is_stopping() {
                         lost.into_iter().for_each(|socket| self.end(socket, End::Stopped));
                     }
@@ -300,7 +301,7 @@ impl World {
         members.iter().any(|(socket, _)| self.sockets[socket.0].kind == Kind::Large)
     }
 
-    /// The protocol is called again.
+    /// Calls the protocol again.
     fn go_on(&mut self, worker: usize, id: ConnectionId) {
         let Some(connection) = self.connection(worker, id) else { return };
         if connection.phase == Phase::Frozen {
@@ -361,7 +362,7 @@ impl World {
         self.settle(worker, id);
     }
 
-    /// A callback of the protocol needs the worker's own state.
+    /// Checks that the worker has its own state, which a callback needs.
     pub(super) fn check_state(&mut self, worker: usize, id: ConnectionId) {
         if self.has_state && self.workers[worker].sender.is_state_given() {
             let Some(connection) = self.connection(worker, id).filter(|one| one.phase == Phase::Open) else { return };
@@ -379,7 +380,7 @@ impl World {
         }
     }
 
-    /// Brings what is in flight in line with what the connection wants.
+    /// Adjusts what is in flight to what the connection wants.
     pub(super) fn settle(&mut self, worker: usize, id: ConnectionId) {
         let Some(connection) = self.connection(worker, id) else { return };
         if connection.phase == Phase::Flushing && connection.pending() == 0 && connection.sending.is_none() {

@@ -1,4 +1,4 @@
-//! Channels between workers: ordered, bounded, with an end that is seen after everything said before it.
+//! Channels between workers: ordered, bounded, with an end that is seen after all earlier messages.
 
 use std::collections::VecDeque;
 
@@ -21,18 +21,18 @@ pub(super) enum Message {
 /// One direction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pipe {
-    /// Said, and not in the channel yet.
+    /// Sent, but not in the channel yet.
     pub(super) outgoing: VecDeque<Message>,
-    /// On its way; delivered by a step.
+    /// In flight; a step delivers it.
     pub(super) flying: VecDeque<Message>,
-    /// There, and not heard.
+    /// Delivered, and not read.
     pub(super) inbox: VecDeque<Message>,
-    /// The one that speaks has closed it, or is gone.
+    /// The sender has closed it, or has ended.
     pub(super) is_ended: bool,
 }
 
 impl Pipe {
-    /// Puts what there is room for into the channel.
+    /// Puts as many messages into the channel as fit.
     pub(super) fn flush(&mut self) {
         while self.flying.len() + self.inbox.len() < CAPACITY
             && let Some(message) = self.outgoing.pop_front()
@@ -64,7 +64,7 @@ pub(super) struct Link {
     pub(super) to: usize,
     pub(super) up: Pipe,
     pub(super) down: Pipe,
-    /// The receiver has let the sender in.
+    /// The receiver has accepted the channel.
     pub(super) is_accepted: bool,
 }
 

@@ -1,12 +1,12 @@
-//! The moving of connections between workers: the real `Sender`, `Receiver` and `Lifecycle`, in a world of simulated
-//! sockets, clients, channels, masters and time, in which workers die, stand still and come back.
+//! The moves of connections between workers: the real `Sender`, `Receiver` and `Lifecycle`, in a world of simulated
+//! sockets, clients, channels, masters and time, in which workers die, stand still and start again.
 //!
-//! A seed gives a history: a list of steps, each of which makes sense or does nothing, so that a failing history can be
-//! shortened by leaving steps out. After each step the invariants of `checks.rs` hold; at the end, when no more faults
-//! come and time passes, nobody waits for ever.
+//! A seed gives a history: a list of steps. Each step makes sense or does nothing, so that a failing history can be
+//! shortened by leaving steps out. After each step the invariants of `checks.rs` hold. At the end, when no more faults
+//! come and time passes, no process waits forever.
 //!
-//! What the world leaves out: the kernel's real cancellation and socket buffers, descriptors that do not arrive, the bytes
-//! of messages, and protocols that panic elsewhere than when they thaw. The tests in `tests/tests/connections` have these.
+//! The world leaves out: the kernel's real cancellation and socket buffers, descriptors that do not arrive, the bytes
+//! of messages, and protocols that panic elsewhere than in a thaw. The tests in `tests/tests/connections` have these.
 
 mod checks;
 mod connections;
@@ -25,7 +25,7 @@ use self::steps::Step;
 use self::world::World;
 use super::random::Random;
 
-/// Steps of a history at most.
+/// The most steps of a history.
 const STEPS_MAX: usize = 160;
 
 /// An invariant that did not hold.
@@ -80,7 +80,7 @@ fn run(steps: &[Step]) -> (Result<(), Violation>, World) {
     (result, world)
 }
 
-/// A machine that finds itself in a state that cannot be panics.
+/// A machine panics when it detects an illegal state.
 fn guarded(world: &mut World, act: impl FnOnce(&mut World) -> Result<(), Violation>) -> Result<(), Violation> {
     match catch_unwind(AssertUnwindSafe(|| act(world))) {
         Ok(result) => result,
@@ -95,7 +95,7 @@ fn guarded(world: &mut World, act: impl FnOnce(&mut World) -> Result<(), Violati
 /// Runs the history of a seed.
 ///
 /// # Errors
-/// The shortest history found that breaks an invariant, as a time line to read.
+/// The shortest history found that breaks an invariant, as a timeline to read.
 pub fn run_seed(seed: u64) -> Result<(), String> {
     match history_of(seed) {
         Ok(_) => Ok(()),

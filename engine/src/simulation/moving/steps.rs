@@ -1,10 +1,10 @@
-//! What can happen in the world, and the choice of it by a seed.
+//! What can happen in the world, and how a seed chooses it.
 
 use super::super::random::Random;
 use super::connections::Kind;
 use super::world::World;
 
-/// Workers of a history at most, those that were started again included.
+/// The most workers of a history, including those that were started again.
 pub(super) const WORKERS_MAX: usize = 9;
 
 /// An order of the master, as it reaches the worker.
@@ -13,11 +13,11 @@ pub(super) enum Order {
     Drain {
         settle_ms: u64,
     },
-    /// All others that serve.
+    /// The heirs are all others that serve.
     Heirs,
     Serve,
     Stop,
-    /// Give some connections to this worker, and serve on.
+    /// Give some connections to this worker, and continue to serve.
     Give {
         to: usize,
         count: usize,
@@ -25,10 +25,10 @@ pub(super) enum Order {
     EndGiving,
 }
 
-/// One thing that happens. Numbers that name nothing make it do nothing.
+/// One action. If a number refers to nothing, it does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// What the world is like; only as the first step.
+    /// The properties of the world; only as the first step.
     Begin {
         shape: u64,
     },
@@ -51,14 +51,14 @@ pub(super) enum Step {
     ClientFinishes {
         socket: usize,
     },
-    /// Something in flight in a worker's kernel is done; `first` says whether bytes come before the end of a cancelled
-    /// receive.
+    /// An operation in flight in a worker's kernel completes. `first` says whether bytes come before the end of a
+    /// cancelled receive.
     Complete {
         worker: usize,
         pick: usize,
         first: bool,
     },
-    /// What was said on a channel arrives.
+    /// A message in a channel arrives.
     Deliver {
         link: usize,
         is_up: bool,
@@ -70,7 +70,7 @@ pub(super) enum Step {
         worker: usize,
         order: Order,
     },
-    /// `loses` says whether what it has said and nobody has heard is lost.
+    /// `loses` says whether its messages that no worker has read are lost.
     Kill {
         worker: usize,
         loses: bool,
@@ -94,7 +94,7 @@ pub(super) enum Step {
     },
 }
 
-/// The next step: usually one that does something.
+/// Chooses the next step: usually one that does something.
 pub(super) fn choose(world: &World, random: &mut Random) -> Step {
     let worker = random.index(world.workers.len());
     let socket = random.index(world.sockets.len());
@@ -129,7 +129,7 @@ fn kind(random: &mut Random) -> Kind {
     }
 }
 
-/// While a worker that serves may be told to give, it often is.
+/// A serving worker that may be ordered to give often gets that order.
 fn order(world: &World, random: &mut Random) -> Order {
     if world.gives && random.once_in(2) {
         let give = Order::Give { to: random.index(world.workers.len()), count: 1 + random.index(4) };

@@ -1,4 +1,4 @@
-//! The simulation finds nothing, and finds each defect that is put back.
+//! The simulation finds no violation, and finds each mutation.
 
 use std::time::Instant;
 
@@ -6,13 +6,13 @@ use super::timeline::time_line;
 use super::{history_of, run_seed};
 use crate::handover::mutation::{Mutation, with};
 
-/// Histories of a run of the tests.
+/// Histories in a run of the tests.
 const SEEDS: u64 = 50_000;
 
-/// A defect that is put back is found by so many seeds.
+/// Each mutation is found within this number of seeds.
 const MUTATION_SEEDS_MAX: u64 = 60_000;
 
-/// The first seed that finds a defect, where that takes long.
+/// The first seed that finds a mutation, for mutations where the search takes long.
 const FOUND_BY: [(Mutation, u64); 2] =
     [(Mutation::WakeIsQueuedAgain, 33_328), (Mutation::VisitorsAreWaitedFor, 24_078)];
 

@@ -1,4 +1,4 @@
-//! A failing history is made shorter, and written as a time line.
+//! Shortens a failing history and writes it as a timeline.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::steps::Step;
 use super::world::World;
 use super::{Failure, Violation, guarded, run};
 
-/// Leaves out what the violation does not need.
+/// Leaves out steps that the violation does not need.
 fn shortened(failure: &Failure) -> Failure {
     let fails_alike =
         |steps: &[Step]| run(steps).0.is_err_and(|violation| violation.invariant == failure.violation.invariant);
@@ -18,7 +18,7 @@ fn shortened(failure: &Failure) -> Failure {
     }
 }
 
-/// What happened in the shortest history, for a reader.
+/// The events of the shortest history, for a reader.
 pub(super) fn time_line(seed: u64, failure: &Failure) -> String {
     let short = shortened(failure);
     let Violation { invariant, detail } = &short.violation;

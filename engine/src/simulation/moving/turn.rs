@@ -1,4 +1,4 @@
-//! A turn of a worker's loop: orders, what others say, time, and the end; and what its kernel has done.
+//! A turn of a worker's loop: orders, messages of others, time, and the end; and what its kernel has done.
 
 use super::connections::{Phase, Receiving, SocketId};
 use super::links::{Message, Pipe};
@@ -12,7 +12,7 @@ use crate::types::ConnectionId;
 use crate::worker::lifecycle::{Facts, Farewell, Want};
 
 impl Pipe {
-    /// Connections that were given by what is on its way.
+    /// Connections that messages in flight give.
     pub(super) fn given(&self) -> impl Iterator<Item = SocketId> {
         self.messages()
             .filter_map(|message| match message {
@@ -68,12 +68,12 @@ impl World {
         }
     }
 
-    /// The answer to the state is waited for; `false` while it has not come.
+    /// Checks for the answer to the state; returns `false` while it has not come.
     fn unblock(&mut self, worker: usize) -> bool {
         let Some(blocked) = self.workers[worker].blocked else { return true };
         let heir = blocked.heir;
         let link = self.workers[worker].heirs.get(&heir).copied();
-        // It is read at once, without a poll.
+        // The answer is read at once, without a poll.
         let heard = link.and_then(|link| {
             let pipe = &mut self.links[link].down;
             while !pipe.flying.is_empty() {
@@ -117,7 +117,7 @@ impl World {
             Order::Give { to, count } => {
                 let own = &mut self.workers[worker];
                 let candidates = own.connections.0.iter().filter(|(_, one)| one.phase == Phase::Open);
-                // Whole pairs, but for those that are made later.
+                // Whole pairs, except those that are made later.
                 let mut chosen = Vec::new();
                 for (id, one) in candidates {
                     let is_with = |other: &&ConnectionId| {
@@ -198,7 +198,7 @@ impl World {
     fn take_state(&mut self, worker: usize, link: usize) {
         let lifecycle = &mut self.workers[worker].lifecycle;
         let refused = (lifecycle.is_leaving() && !lifecycle.awaits_state()).then_some(Refusal::Leaving);
-        // One that is gone cannot be answered, and its state is forgotten.
+        // A visitor that is gone cannot be answered, and its state is dropped.
         let is_answered = !self.links[link].up.is_ended;
         if is_answered {
             self.links[link].down.outgoing.push_back(Message::StateTaken { refused });
@@ -293,7 +293,7 @@ impl World {
         self.kill(worker, false);
     }
 
-    /// Something in flight is done.
+    /// Completes an operation in flight.
     pub(super) fn complete_one(&mut self, worker: usize, pick: usize, first: bool) {
         let Some(own) = self.workers.get(worker).filter(|one| one.runs() && one.blocked.is_none()) else { return };
         let ready: Vec<ConnectionId> =

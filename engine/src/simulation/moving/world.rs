@@ -1,4 +1,4 @@
-//! The world: workers, sockets, channels and time; and what each step does to it.
+//! The world: workers, sockets, channels and time; and the effect of each step.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,13 +11,13 @@ use crate::handover::sender::{self, Heir, Sender};
 use crate::types::ConnectionId;
 use crate::worker::lifecycle::Lifecycle;
 
-/// Long enough that nothing of a history that stands still is hidden by the end of it.
+/// Long enough that a history that hangs is not hidden by the end of the drain time.
 const DRAIN_MS: u64 = 3_600_000;
 
-/// Turns, each after some time, after which everything must have come to an end.
+/// Turns, each after some time, after which everything must have ended.
 const REST_ROUNDS: u32 = 400;
 
-/// A worker that hands its state over, and does nothing else.
+/// A worker that hands over its state, and does nothing else.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocked {
     pub(super) heir: Heir,
@@ -29,7 +29,7 @@ pub(super) struct Blocked {
 pub(super) struct Worker {
     pub(super) is_alive: bool,
     pub(super) is_halted: bool,
-    /// It has left in good order.
+    /// It has left normally.
     pub(super) has_left: bool,
     pub(super) lifecycle: Lifecycle,
     pub(super) sender: Sender,
@@ -39,27 +39,27 @@ pub(super) struct Worker {
     pub(super) arrivals: VecDeque<receiver::Command>,
     pub(super) is_carrying_out: bool,
     pub(super) blocked: Option<Blocked>,
-    /// Places in the list of links.
+    /// Indices in the list of links.
     pub(super) heirs: BTreeMap<Heir, usize>,
     pub(super) visitors: BTreeMap<Visitor, usize>,
     pub(super) has_listener: bool,
     pub(super) orders: VecDeque<Order>,
-    /// Asked for by callbacks.
+    /// Wakes that callbacks asked for.
     pub(super) wakes: VecDeque<ConnectionId>,
     /// Turns in a row that had something to do although nothing happened.
     pub(super) turns_in_a_row: u32,
-    /// Orders to give whose outcome has not been told.
+    /// Orders to give whose outcome it has not reported.
     pub(super) owes_given: u32,
     /// It owes the master a report that moving is over.
     pub(super) owes_report: bool,
-    /// Connections that it let go of, and that could not move.
+    /// Connections that moved away. The next field: those that could not move.
     pub(super) released: u64,
     pub(super) kept: u64,
-    /// Those of them that it let go of while it served.
+    /// Connections that moved away while it served.
     pub(super) given: u64,
     /// Its connections have begun to move.
     pub(super) was_moving: bool,
-    /// The most it takes.
+    /// The most connections that it takes.
     pub(super) connections_max: usize,
     pub(super) next_slot: u32,
 }
@@ -106,7 +106,7 @@ impl Worker {
 pub(super) struct World {
     pub(super) now_ns: u64,
     pub(super) has_state: bool,
-    /// Workers that serve are told to give connections away.
+    /// Serving workers get orders to give connections away.
     pub(super) gives: bool,
     pub(super) clients_max: usize,
     pub(super) workers: Vec<Worker>,
@@ -114,7 +114,7 @@ pub(super) struct World {
     pub(super) links: Vec<Link>,
     /// The first invariant that did not hold.
     pub(super) violation: Option<Violation>,
-    /// What happened, for a reader; kept where asked for.
+    /// What happened, for a reader; `Some` if it is to be kept.
     pub(super) log: Option<Vec<String>>,
 }
 
@@ -149,7 +149,7 @@ impl World {
         self.violation.get_or_insert(Violation { invariant, detail });
     }
 
-    /// Lets one thing happen, and looks whether all is well.
+    /// Makes one thing happen, and checks the invariants.
     pub(super) fn take(&mut self, step: Step) -> Result<(), Violation> {
         self.apply(step);
         checks::after_step(self);
@@ -249,7 +249,7 @@ impl World {
         self.opened(worker, id);
     }
 
-    /// A worker ends at once, whatever it is at.
+    /// Ends a worker at once, whatever it is doing.
     pub(super) fn kill(&mut self, worker: usize, loses: bool) {
         let Some(own) = self.workers.get_mut(worker).filter(|one| one.is_alive) else { return };
         own.is_alive = false;
@@ -263,7 +263,8 @@ impl World {
                 self.end(connection.socket, End::Killed);
             }
         }
-        // What it was given and has not heard ends with it; what it gave and was lost, too.
+        // Connections that were given to it and not read end with it, and so do those that it gave in messages that are
+        // lost.
         let mut lost = Vec::new();
         for link in &mut self.links {
             if link.to == worker {
@@ -289,7 +290,7 @@ impl World {
         self.sockets[socket.0].end.get_or_insert(end);
     }
 
-    /// No more faults: everybody runs, what is on its way arrives, clients read, and time passes.
+    /// No more faults: all workers run, messages arrive, clients read, and time passes.
     pub(super) fn rest(&mut self) -> Result<(), Violation> {
         self.note(|| "no more faults".to_owned());
         self.workers.iter_mut().for_each(|worker| worker.is_halted = false);
@@ -337,7 +338,7 @@ impl World {
         }
     }
 
-    /// Orders to leave take that long.
+    /// The drain time of orders to leave.
     pub(super) const fn drain_ms() -> u64 {
         DRAIN_MS
     }
