@@ -1,20 +1,21 @@
 //! Who owns a connection: one value for each connection of a worker, kept beside it in the slab.
 //!
-//! Invariant: a connection has exactly one owner. A worker owns it in every stage but [`Stage::Given`] and
-//! [`Stage::Brought`]. [`Custody::enter`] is the one place where a stage changes, and checks that the step
-//! is a legal one.
+//! Invariant: a connection has exactly one owner. A worker owns it in every stage except [`Stage::Given`] and
+//! [`Stage::Brought`]. [`Custody::enter`] is the only place where a stage changes, and checks that the step is legal.
 
 use super::mutation::{Mutation, is_put_back};
 
-/// How often a worker may be lost while a connection is offered to it among others, before it is offered alone; where one
-/// is lost then, it does not move. Few, since a worker that is lost takes all of its connections with it.
+/// How many workers may be lost while a connection is offered to them among others. After that it is offered alone; if
+/// a worker is lost then, it does not move. The number is small, since a lost worker takes all of its connections with
+/// it.
 const LOSSES_IN_COMPANY: u8 = 1;
 
-/// How many workers that leave may pass a connection on, one to the next: many, where reloads follow each other at once, but
-/// not without end, since two that leave may be each other's heirs.
+/// How many leaving workers may pass a connection on, one to the next. Many, since reloads may follow each other at
+/// once; but limited, since two leaving workers may be each other's heirs.
 const PASSES_MAX: u8 = 32;
 
-/// Where a connection stands on its way from one worker to another. From [`Stage::Stopping`] on the loop arms nothing.
+/// The stage of a connection on its way from one worker to another. From [`Stage::Stopping`] on, the loop arms nothing
+/// for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(crate) enum Stage {
@@ -25,21 +26,21 @@ pub(crate) enum Stage {
     Queued,
     /// Could not move: served here until it ends.
     Stays,
-    /// Killed its heirs, or seems to have: served here until it ends.
+    /// It killed its heirs, or probably did: served here until it ends.
     Quarantined,
-    /// Everything in flight in the kernel was cancelled; completions are awaited.
+    /// Everything in flight in the kernel was cancelled; the worker waits for completions.
     Stopping,
     /// Nothing is in flight.
     Still,
-    /// The protocol has written its state; no callback comes any more.
+    /// The protocol has written its state. No callback comes any more.
     Frozen,
-    /// An heir was sent everything, and may take it or not.
+    /// An heir got everything, and may take it or not.
     Offered,
     /// The heir takes it, and is being told that it may have it.
     Giving,
-    /// The heir's. Nothing is done to it here but to close the descriptor.
+    /// It belongs to the heir. This worker only closes the descriptor.
     Given,
-    /// Made from an offer, and still the sender's.
+    /// Made from an offer, and still owned by the sender.
     Brought,
 }
 
@@ -70,11 +71,11 @@ impl Stage {
 /// What happens to a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// Call the protocol.
+    /// The protocol is called.
     Deliver,
-    /// Kept until it is known who has the connection.
+    /// Kept until the owner of the connection is known.
     Keep,
-    /// The connection is another worker's, and what this is about is not.
+    /// The connection belongs to another worker, but the subject of the wake does not.
     Drop,
 }
 
@@ -84,22 +85,22 @@ pub(crate) struct Custody {
     stage: Stage,
     /// Heirs that were lost while they had an offer of it.
     losses: u8,
-    /// Workers that were leaving when they got it, since one served it last.
+    /// Leaving workers that have got it since a worker that was not leaving served it.
     passes: u8,
     /// It was woken while it was frozen.
     is_woken: bool,
 }
 
 impl Custody {
-    /// Of a connection that was just made from an offer, which `passes` workers before this one have passed on. `None` where
-    /// this worker leaves as well, and those were enough.
+    /// For a connection that was just made from an offer, which `passes` workers before this one have passed on. `None`
+    /// if this worker is leaving as well and that is enough.
     pub(crate) fn brought(passes: u8, is_leaving: bool) -> Option<Self> {
         let passes = if is_leaving { passes.saturating_add(1) } else { 0 };
         let is_too_often = passes > PASSES_MAX && !is_put_back(Mutation::PassedForEver);
         (!is_too_often).then_some(Self { stage: Stage::Brought, losses: 0, passes, is_woken: false })
     }
 
-    /// Workers that were leaving when they got it, one after the other.
+    /// Number of leaving workers that got it, one after the other.
     pub(crate) fn passes(&self) -> u8 {
         self.passes
     }
@@ -109,24 +110,24 @@ impl Custody {
         self.stage
     }
 
-    /// The loop arms nothing for it: it is on its way to another worker, or still another's.
+    /// The loop arms nothing for it: it is on its way to another worker, or still belongs to another one.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
         self.stage >= Stage::Stopping
     }
 
-    /// Served here, and does not move: it is to be told that the worker leaves.
+    /// It is served here and does not move, so it gets the goodbye.
     pub(crate) fn stays(&self) -> bool {
         matches!(self.stage, Stage::Stays | Stage::Quarantined)
     }
 
-    /// The one place where a stage changes.
+    /// The only place where a stage changes.
     pub(crate) fn enter(&mut self, next: Stage) {
         debug_assert!(self.stage.leads_to(next), "custody went from {:?} to {next:?}", self.stage);
         self.stage = next;
     }
 
-    /// The protocol is to be called.
+    /// Decides what happens to a call of the protocol.
     pub(crate) fn wake(&mut self) -> Wake {
         match self.stage {
             Stage::Frozen | Stage::Offered | Stage::Giving | Stage::Brought => {
@@ -138,18 +139,18 @@ impl Custody {
         }
     }
 
-    /// Whether it was woken while it was frozen; asked when it goes on.
+    /// Whether it was woken while it was frozen. Call it when the connection continues.
     pub(crate) fn take_wake(&mut self) -> bool {
         std::mem::take(&mut self.is_woken)
     }
 
-    /// An heir was lost that had an offer of it. `false` where it must not be offered again.
+    /// An heir that had an offer of it was lost. Returns `false` if it must not be offered again.
     pub(super) fn lose_heir(&mut self, was_alone: bool) -> bool {
         self.losses = self.losses.saturating_add(1);
         !(was_alone && self.losses > LOSSES_IN_COMPANY)
     }
 
-    /// It is offered without others, so that no other suffers from what it does to an heir.
+    /// It must be offered without others, so that no other connection suffers from what it does to an heir.
     pub(super) fn goes_alone(&self) -> bool {
         self.losses >= LOSSES_IN_COMPANY
     }

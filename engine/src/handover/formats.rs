@@ -8,16 +8,16 @@ use crate::types::StateFormat;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct StateFormats {
-    /// None where connections cannot be handed over.
+    /// `None` if connections cannot be handed over.
     pub(crate) connections: Option<Format>,
-    /// None where workers have no state of their own.
+    /// `None` if workers have no state of their own.
     pub(crate) worker: Option<Format>,
-    /// What workers say to each other: nothing where they do not speak. `None` where a binary does not say it.
+    /// The formats of messages between workers; empty if they send none. `None` if a binary does not report it.
     pub(crate) messages: Option<Vec<Format>>,
 }
 
 impl StateFormats {
-    /// What its workers say that those of `other` do not read, where that one says what they read.
+    /// The format of its workers' messages, if those of `other` do not read it and `other` reports what they read.
     pub(crate) fn unread_messages(&self, other: &Self) -> Option<&Format> {
         let (own, other) = (self.messages.as_ref()?.first()?, other.messages.as_ref()?);
         (!own.is_read_by(other.first())).then_some(own)
@@ -28,14 +28,14 @@ impl StateFormats {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Format {
     pub(crate) name: String,
-    /// What is written.
+    /// The version that it writes.
     pub(crate) version: u32,
-    /// What can be read.
+    /// The versions that it can read.
     pub(crate) reads: Vec<u32>,
 }
 
 impl Format {
-    /// Reads what it writes, and `others` beside it.
+    /// Reads what it writes, and also `others`.
     pub(crate) fn new(format: StateFormat, others: &[u32]) -> Self {
         let StateFormat { name, version } = format;
         let mut reads: Vec<u32> = others.iter().copied().chain([version]).collect();
@@ -44,7 +44,7 @@ impl Format {
         Self { name: name.to_owned(), version, reads }
     }
 
-    /// Whether state that this one writes can be read by `other`.
+    /// Whether `other` can read the state that this binary writes.
     pub(crate) fn is_read_by(&self, other: Option<&Self>) -> bool {
         other.is_some_and(|other| other.name == self.name && other.reads.contains(&self.version))
     }

@@ -1,4 +1,4 @@
-//! A connection on its way from one worker to another, as plain data.
+//! A connection that is moving from one worker to another, as plain data.
 
 use std::fmt;
 
@@ -19,12 +19,12 @@ pub(crate) enum WriteEnd {
     Ended,
 }
 
-/// Where a connection stands, apart from bytes. Times are lengths, since clocks of two machines or binaries have no common
-/// start that they could rely on. What a later version adds has a default.
+/// The state of a connection, apart from bytes. Times are durations, since the clocks of two machines or binaries have
+/// no common origin. Fields that a later version adds have a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Standing {
-    /// Input wanted before the protocol is called again.
+    /// Bytes of input to wait for before the protocol is called again.
     pub(crate) at_least: u32,
     pub(crate) paused: bool,
     pub(crate) full: bool,
@@ -33,27 +33,27 @@ pub(crate) struct Standing {
     pub(crate) eof_told: bool,
     pub(crate) write_end: WriteEnd,
     pub(crate) is_hung_up: bool,
-    /// A proxy has not said yet whose it is: the protocol does not know of it, and there is no state.
+    /// The proxy's header has not arrived: the protocol does not know of the connection, and there is no state.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) awaits_header: bool,
-    /// Its layer's handshake has not begun: the protocol does not know of it, and there is no state.
+    /// Its layer's handshake has not begun: the protocol does not know of the connection, and there is no state.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) awaits_handshake: bool,
-    /// The name of its layer, where it is an outbound connection with one.
+    /// The name of its layer, if it is an outbound connection with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outbound_layer: Option<Box<str>>,
-    /// Bytes at the beginning of the input that its layer has opened.
+    /// Bytes at the beginning of the input that its layer has already opened.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) opened_bytes: usize,
-    /// Since it was accepted or began to be established, at whichever worker. A release before does not tell it.
+    /// Time since it was accepted or began to be established, at whichever worker. Earlier releases do not report it.
     pub(crate) age_ns: u64,
-    /// Since input last arrived or output last ended.
+    /// Time since input last arrived or output last ended.
     pub(crate) idle_ns: u64,
-    /// Since the first byte of the message in the input.
+    /// Time since the first byte of the message in the input.
     pub(crate) message_ns: Option<u64>,
-    /// Since the peer last took output.
+    /// Time since the peer last took output.
     pub(crate) stalled_ns: u64,
-    /// Workers that were leaving when they got it, one after the other.
+    /// Number of leaving workers that got it, one after the other.
     pub(crate) passes: u8,
     /// Time-outs that the protocol has set for it.
     #[serde(skip_serializing_if = "ConnectionTimeouts::is_default")]
@@ -62,31 +62,31 @@ pub(crate) struct Standing {
     pub(crate) timers_ns: Vec<(u16, u64)>,
 }
 
-/// A connection between two workers: everything but its socket.
+/// A connection between two workers: everything except its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frozen {
     pub(crate) standing: Standing,
     /// What the protocol wrote.
     pub(crate) state: Vec<u8>,
-    /// Not consumed.
+    /// Input that was not consumed.
     pub(crate) input: Vec<u8>,
-    /// Not sent.
+    /// Output that was not sent.
     pub(crate) output: Vec<u8>,
-    /// What a proxy has said about it.
+    /// The proxy's header.
     pub(crate) proxy: Vec<u8>,
     /// What its layer wrote.
     pub(crate) layer: LayerState,
 }
 
-/// What a [layer](crate::layer::Layer) has written: keys, which are neither shown nor left in memory.
+/// What a [layer](crate::layer::Layer) has written. It contains keys, so it is neither displayed nor left in memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct LayerState(Zeroizing<Vec<u8>>);
 
 impl LayerState {
-    /// Bytes that a layer may write without leaving some behind where they grew out of their place.
+    /// Bytes that a layer may write before the buffer has to grow, which would leave a copy behind.
     const ROOM_BYTES: usize = 1024;
 
-    /// To write to.
+    /// The buffer to write to.
     pub(crate) fn room(&mut self) -> &mut Vec<u8> {
         self.0.reserve_exact(Self::ROOM_BYTES);
         &mut self.0
@@ -119,7 +119,7 @@ impl Frozen {
         [&self.state, &self.input, &self.output, &self.proxy, self.layer.bytes()]
     }
 
-    /// Its input is not what the protocol reads.
+    /// Its input is encrypted: not yet what the protocol reads.
     pub(crate) fn is_layered(&self) -> bool {
         !self.layer.bytes().is_empty() || self.standing.awaits_handshake
     }

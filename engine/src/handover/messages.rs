@@ -1,18 +1,17 @@
 //! The messages between the sender and the receiver of connections.
 //!
-//! The receiver is a worker that serves; the sender is a worker that leaves and was given the receiver's door. For each
-//! batch:
+//! The receiver is a worker that serves. The sender is a worker that leaves and has the receiver's door. For each batch:
 //!
-//! 1. the sender stops its connections (it takes every completion, so that nothing is in flight in the kernel) and
-//!    *offers* them: descriptors, and for each its standing, the protocol's state, input and output;
-//! 2. the receiver makes connections of them, leaves them idle, and says which it *takes*;
-//! 3. the sender *gives* it those and forgets them; the others go on at the sender.
+//! 1. The sender stops its connections: it takes every completion, so that nothing is in flight in the kernel. Then it
+//!    *offers* them: descriptors, and for each its standing, the protocol's state, input and output.
+//! 2. The receiver makes connections of them, leaves them idle, and says which it *takes*.
+//! 3. The sender *gives* it those and forgets them; the others continue at the sender.
 //!
-//! So each connection has one owner at any time. Until it gives, the sender has everything whole and goes on unharmed,
-//! whatever happens to the receiver or the channel; a receiver drops what was not given when the channel ends. What was
-//! given is the receiver's, whatever happens to the sender.
+//! So each connection has one owner at any time. Until it gives, the sender has everything intact and can continue,
+//! whatever happens to the receiver or the channel. When the channel ends, a receiver drops what was not given. What was
+//! given belongs to the receiver, whatever happens to the sender.
 //!
-//! Each side ignores fields and kinds that it does not know. A change that may not be ignored raises [`VERSION`]; a
+//! Each side ignores fields and kinds that it does not know. A change that must not be ignored raises [`VERSION`]; a
 //! receiver of another version takes nothing.
 
 use std::fmt;
@@ -25,11 +24,11 @@ use super::{Frozen, Standing};
 /// Version of these messages.
 pub(crate) const VERSION: u32 = 1;
 
-/// Version of an offer with connections that are paired, which may not be parted.
+/// Version of an offer with paired connections, which must stay together.
 pub(crate) const VERSION_WITH_PAIRS: u32 = 2;
 
-/// Version of an offer with connections that have a layer, of which the input is not what their protocol reads; they may be paired,
-/// too.
+/// Version of an offer with connections that have a layer. Their input is not what their protocol reads. They may also
+/// be paired.
 pub(crate) const VERSION_WITH_LAYERS: u32 = 3;
 
 /// Version of an offer with outbound connections that have a layer, which no listener names.
@@ -103,7 +102,7 @@ pub(crate) struct Envelope {
     /// Nothing was received on it yet.
     #[serde(default)]
     pub(crate) is_fresh: bool,
-    /// The place in the offer of the connection that it is paired with.
+    /// The index in the offer of the connection with which it is paired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) partner: Option<usize>,
     state_bytes: usize,
@@ -122,7 +121,7 @@ impl Envelope {
         Self { standing, is_fresh, partner, state_bytes, input_bytes, output_bytes, proxy_bytes, layer_bytes }
     }
 
-    /// Of [`Frozen::parts`].
+    /// The lengths of [`Frozen::parts`].
     pub(crate) fn lengths(&self) -> [usize; 5] {
         [self.state_bytes, self.input_bytes, self.output_bytes, self.proxy_bytes, self.layer_bytes]
     }
@@ -132,55 +131,56 @@ impl Envelope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub(crate) enum Message {
-    /// Connections; their descriptors come with this packet, and their bytes.
+    /// Offers connections. Their descriptors come with this packet, and so do their bytes.
     Offer {
         version: u32,
         batch: u64,
-        /// The bytes are not in the packet, but in a file, whose descriptor is the last.
+        /// The bytes are not in the packet, but in a file, whose descriptor is the last one.
         has_file: bool,
-        /// What the protocol's state is.
+        /// The format of the protocol's state.
         format: String,
         format_version: u32,
         connections: Vec<Envelope>,
     },
-    /// What the receiver has made of an offer.
+    /// The receiver's answer to an offer.
     Takes {
         batch: u64,
-        /// By their places in the offer: those that it does not take.
+        /// The connections that it does not take, by their index in the offer.
         refused: Vec<(usize, Refusal)>,
-        /// Connections that it has, without these.
+        /// The number of connections that it has, not counting these.
         open: u64,
     },
-    /// Those that were not refused are the receiver's.
+    /// The connections that were not refused belong to the receiver now.
     Gives { batch: u64 },
-    /// The sender will bring all its connections: whom do you hear? See [`crate::messages::Gate`].
+    /// The sender will bring all its connections, and asks from which senders the receiver hears messages. See
+    /// [`crate::messages::Gate`].
     Gather {
-        /// What the sender's door is called.
+        /// The name of the sender's door.
         name: String,
         attempt: u32,
     },
-    /// These, and nobody who comes from now on.
+    /// It hears these senders, and no sender that comes from now on.
     Gathers { senders: Vec<String> },
-    /// These have marked their places.
+    /// These senders have marked their places.
     Senders {
         senders: Vec<String>,
-        /// Those that have ended without: the receiver hears what they had said before it goes on.
+        /// Senders that have ended without a mark. The receiver hears their last messages before it continues.
         #[serde(default)]
         ended: Vec<String>,
     },
-    /// All of these marks were read.
+    /// The receiver has read all of these marks.
     Gathered,
-    /// All connections were given that come together.
+    /// All connections that move together were given.
     AllGiven,
     /// The worker's own state follows, in packets of [`Message::StatePart`], before any connection.
     State { version: u32, format: String, format_version: u32 },
-    /// Bytes of it.
+    /// Bytes of the state.
     StatePart,
-    /// So many they were; where it is not whole, it is not to be used.
+    /// The number of bytes that were sent. If the state is not whole, it must not be used.
     StateEnd { bytes: u64, is_whole: bool },
-    /// Whether the receiver has it.
+    /// Whether the receiver has taken it.
     StateTaken { refused: Option<Refusal> },
-    /// Of a later version.
+    /// A message of a later version.
     #[serde(other)]
     Unknown,
 }

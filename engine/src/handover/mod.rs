@@ -1,5 +1,5 @@
-//! What is handed over: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s; and how connections move,
-//! as the two machines [`sender`] and [`receiver`]. Nothing here does I/O.
+//! What is handed over: listeners by a [`Tier`], connections as [`Frozen`] ones in [`Message`]s. The two state machines
+//! [`sender`] and [`receiver`] move connections. Nothing here does I/O.
 
 pub(crate) mod balance;
 pub(crate) mod custody;

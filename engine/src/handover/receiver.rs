@@ -1,7 +1,7 @@
 //! The receiving side of moving connections, as a state machine without I/O: other workers bring connections, and this
 //! worker takes what it can.
 //!
-//! Invariant: connections made from an offer belong to the sender until `Gives` arrives. If the channel ends before,
+//! Invariant: connections made from an offer belong to the sender until `Gives` arrives. If the channel ends earlier,
 //! they are dropped, and their peers notice nothing.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,7 +11,7 @@ use super::limits::{OFFER_BYTES_MAX, OFFER_CONNECTIONS_MAX, ON_OFFER_MIN, ON_OFF
 use super::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
-/// Senders that may be here at once.
+/// Senders that may be connected at the same time.
 const VISITORS_MAX: usize = 4096;
 
 /// A worker that brings connections, by the driver's number for its channel.
@@ -23,12 +23,12 @@ pub(crate) struct Visitor(pub(crate) u32);
 pub(crate) enum Input {
     /// A worker has connected.
     Came(Visitor),
-    /// A batch of so many connections and bytes is offered; `refusal` says why nothing of it can be taken.
+    /// A visitor offers a batch of this many connections and bytes. `refusal` says why nothing of it can be taken.
     Offer { visitor: Visitor, batch: u64, count: usize, bytes: usize, refusal: Option<Refusal> },
-    /// The outcome of [`Command::Thaw`], in the order of the offer; `pairs` are places of those that are taken together or not
-    /// at all. `open` are the connections without these.
+    /// The outcome of [`Command::Thaw`], in the order of the offer. `pairs` are indices of connections that are taken
+    /// together or not at all. `open` is the number of connections without these.
     Thawed { visitor: Visitor, members: Vec<Result<ConnectionId, Refusal>>, pairs: Vec<(usize, usize)>, open: u64 },
-    /// What was taken of this batch is this worker's.
+    /// What was taken of this batch belongs to this worker.
     Gives { visitor: Visitor, batch: u64 },
     /// The channel ended, or the other side sent an illegal message.
     Ended(Visitor),
@@ -39,13 +39,13 @@ pub(crate) enum Input {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Command {
-    /// Make connections of the offer that has just come: answered by `Thawed`.
+    /// Make connections from the offer that has just come: answered by `Thawed`.
     Thaw(Visitor),
-    /// Say which were not taken.
+    /// Answer which were not taken.
     Say { visitor: Visitor, batch: u64, refused: Vec<(usize, Refusal)>, open: u64 },
-    /// It is this worker's: it goes on.
+    /// The connection belongs to this worker and continues.
     Own(ConnectionId),
-    /// It is the sender's: drop this worker's copy.
+    /// The connection belongs to the sender: drop this worker's copy.
     Abandon(ConnectionId),
     /// Close the channel.
     Close(Visitor),
@@ -54,7 +54,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Offered {
     batch: u64,
-    /// What may be taken of it at most.
+    /// The most that may be taken of it.
     count: usize,
     bytes: usize,
     members: Vec<ConnectionId>,
@@ -65,17 +65,17 @@ struct Offered {
 pub(crate) struct Receiver {
     /// With what was offered and not given yet.
     visitors: BTreeMap<Visitor, Option<Offered>>,
-    /// So many connections may be on offer at once.
+    /// The most connections that may be on offer at once.
     on_offer_max: usize,
 }
 
 impl Receiver {
-    /// Of a worker that may have so many connections.
+    /// For a worker with this limit of connections.
     pub(crate) fn new(connections_max: u32) -> Self {
         Self { visitors: BTreeMap::new(), on_offer_max: ON_OFFER_MIN.max(connections_max as usize / ON_OFFER_PART) }
     }
 
-    /// Whether there is room for what is offered, beside what others offer. One offer alone may have all bytes.
+    /// Whether there is room for an offer, besides what others offer. One offer alone may have all bytes.
     fn has_room(&self, count: usize, bytes: usize) -> bool {
         let others = || self.visitors.values().flatten();
         let others_count: usize = others().map(|offered| offered.count).sum();
@@ -85,12 +85,12 @@ impl Receiver {
             && others_bytes.saturating_add(bytes) <= OFFER_BYTES_MAX
     }
 
-    /// Nobody is here who may bring connections.
+    /// Whether no worker that may bring connections is connected.
     pub(crate) fn is_alone(&self) -> bool {
         self.visitors.is_empty()
     }
 
-    /// Takes in what happened, and tells the driver what to do about it.
+    /// Takes an input, and appends the commands that follow from it.
     pub(crate) fn step(&mut self, commands: &mut VecDeque<Command>, input: Input) {
         match input {
             Input::Came(visitor) if self.visitors.len() < VISITORS_MAX => drop(self.visitors.insert(visitor, None)),
@@ -104,7 +104,7 @@ impl Receiver {
                     (Some(offered), Some(refusal)) => {
                         *offered = Some(Offered { batch, ..Offered::default() });
                         let refused = (0..count).map(|place| (place, refusal)).collect();
-                        // Of no interest to one that will bring nothing more.
+                        // The number does not matter to a sender that will bring nothing more.
                         commands.push_back(Command::Say { visitor, batch, refused, open: 0 });
                     }
                     (Some(offered), None) => {
@@ -155,7 +155,7 @@ impl Receiver {
         }
     }
 
-    /// What was not given is the other side's.
+    /// What was not given belongs to the other side.
     fn lose(&mut self, commands: &mut VecDeque<Command>, visitor: Visitor) {
         let Some(offered) = self.visitors.remove(&visitor) else { return };
         for id in offered.into_iter().flat_map(|offered| offered.members) {

@@ -7,14 +7,14 @@ use crate::config::Handover;
 /// How listeners are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tier {
-    /// Steered by a program of this generation: attaching the next generation's parks all listeners of the last.
+    /// A program of this generation steers: attaching the next generation's program parks all listeners of this one.
     Ebpf,
-    /// Listen sockets are inherited and never closed while anybody may still connect to them.
+    /// Listen sockets are inherited, and never closed while clients may still connect to them.
     Adopt,
 }
 
 impl Tier {
-    /// What chooses it.
+    /// The configuration value with this name.
     pub(crate) fn wanted(name: &str) -> Option<Handover> {
         match name {
             "ebpf" => Some(Handover::Ebpf),

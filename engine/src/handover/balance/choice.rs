@@ -1,16 +1,16 @@
-//! Which connections a worker gives away: few with much load, whole pairs, and none that has arrived a short while ago.
+//! Which connections a worker gives away: few with much load, whole pairs, and none that arrived a short while ago.
 
 use super::CORE_PPM;
 use crate::types::ConnectionId;
 
-/// A connection, or a pair that goes together.
+/// A connection, or a pair that moves together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) id: ConnectionId,
     pub(crate) partner: Option<ConnectionId>,
-    /// What was done for both since the worker began to count.
+    /// Events of both since the worker began to count.
     pub(crate) events: u64,
-    /// When something was last done for either.
+    /// The time of the last event of either.
     pub(crate) activity_ns: u64,
 }
 
@@ -24,17 +24,17 @@ impl Candidate {
     }
 }
 
-/// For how long a worker has counted, and what it has counted.
+/// How long a worker has counted, and the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) from_ns: u64,
     pub(crate) until_ns: u64,
-    /// Of all its connections.
+    /// Events of all its connections.
     pub(crate) events: u64,
 }
 
 impl Count {
-    /// Of how many events this is the part.
+    /// The number of events that this part makes.
     fn part(&self, ppm: u32) -> u64 {
         (u128::from(self.events) * u128::from(ppm) / u128::from(CORE_PPM)) as u64
     }
@@ -53,11 +53,11 @@ pub(crate) struct Chosen {
     pub(crate) share_ppm: u32,
 }
 
-/// The part of `share_ppm` that may be missing without another connection being looked for.
+/// One part in this many of `share_ppm` may be missing before another connection is looked for.
 const CLOSE_ENOUGH: u64 = 20;
 
-/// A set that makes nearly `share_ppm` of `events`, and not more; where even the least active connection is more, that one, if
-/// it makes `limit_ppm` at most.
+/// A set that makes nearly `share_ppm` of `events`, and not more. If even the least active connection makes more, that
+/// one alone, provided that it makes at most `limit_ppm`.
 pub(crate) fn busy(
     mut candidates: Vec<Candidate>,
     count: &Count,
@@ -94,10 +94,10 @@ pub(crate) fn busy(
     Chosen { connections, share_ppm: count.share_ppm(sum) }
 }
 
-/// In a count of events that are fewer than one.
+/// The unit for counts below one event: thousandths.
 const THOUSAND: u64 = 1000;
 
-/// The connections for which nothing was done for longest, as long as they make `limit_ppm` at most.
+/// The connections that have had no event for longest, as long as they make at most `limit_ppm`.
 pub(crate) fn idlest(mut candidates: Vec<Candidate>, count: &Count, limit_ppm: u32, connections_max: usize) -> Chosen {
     if candidates.len() > connections_max && connections_max > 0 {
         candidates.select_nth_unstable_by_key(connections_max - 1, |one| one.activity_ns);
@@ -109,7 +109,8 @@ pub(crate) fn idlest(mut candidates: Vec<Candidate>, count: &Count, limit_ppm: u
     let counted_ns = count.until_ns.saturating_sub(count.from_ns);
     let (mut connections, mut sum) = (Vec::new(), 0_u64);
     for one in candidates {
-        // Nothing in so short a time does not mean nothing: it is chosen because its last event was long ago.
+        // No event in so short a time does not mean no load: the connection is chosen because its last event was long
+        // ago.
         let idle_ns = count.until_ns.saturating_sub(one.activity_ns).max(1);
         let expected = counted_ns.saturating_mul(THOUSAND) / idle_ns;
         let with_it = sum.saturating_add(expected.max(one.events.saturating_mul(THOUSAND)));

@@ -1,20 +1,23 @@
-//! Which worker gives connections to which other one, so that all are about equally busy; and which connections those are.
-//! Both are pure: the master feeds [`Policy`] with what its workers have done, and the worker that gives chooses by [`choice`].
+//! Which worker gives connections to which other one, so that all are about equally busy; and which connections those
+//! are. Both are pure: the master feeds [`Policy`] with what its workers have done, and the giving worker chooses by
+//! [`choice`].
 //!
-//! Busy time comes first, the number of open connections second. A move goes from the worker that is above the mean to the one
-//! that is below it, and brings both nearer. What keeps connections from moving in vain:
+//! Busy time comes first, the number of open connections second. A move goes from a worker above the mean to one below
+//! it, and brings both nearer to it. These rules prevent useless moves:
 //!
-//! - a move begins when the excess is above a tenth of the mean, a floor, and the noise of the worker's own samples, and others
-//!   follow until the excess is a twentieth;
-//! - after a move, what both workers are known to do is changed by what has moved, so that a stale mean moves nothing twice;
-//! - of two workers none gives back to the other for a while, and a connection that has moved rests;
-//! - a worker that had nothing fitting to give is left alone for a time that grows;
-//! - connections that are in use move for their number alone only where that leaves both about as busy as they are.
+//! - A move begins when the excess is above a tenth of the mean, a floor, and the noise of the worker's own samples.
+//!   Others follow until the excess is a twentieth.
+//! - After a move, the known loads of both workers are adjusted by what has moved, so that a stale mean moves nothing
+//!   twice.
+//! - Of two workers, the receiver gives nothing back to the giver for a while, and a connection that has moved rests.
+//! - A worker that had nothing suitable to give is left alone for a time that grows.
+//! - Connections that are in use move because of their number alone only if both workers stay about as busy as they
+//!   are.
 //!
-//! A saturated worker is busy all the time, whatever it is offered above that: the load offered is not seen, and what its clients
-//! could not ask yet keeps it saturated for a while after it has given enough. So it is taken to be offered a fifth more than a
-//! core; it gives its part of that, settles, and gives again while it stays saturated, each time after a longer while. Others are
-//! filled up only so far that they do not become saturated by noise.
+//! A saturated worker is busy all the time, whatever more it is offered: the offered load is not visible. What its
+//! clients could not ask yet keeps it saturated for a while after it has given enough. So the policy assumes that it is
+//! offered a fifth more than a core. It gives its part of that, settles, and gives again while it stays saturated, each
+//! time after a longer while. Others are filled up only so far that noise does not saturate them.
 //!
 //! All numbers are integers, so that states compare.
 
@@ -27,17 +30,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::evenness::{Evenness, Still};
 
-/// All of one core, in the unit of busy time.
+/// One whole core, in the unit of busy time.
 pub(crate) const CORE_PPM: u32 = 1_000_000;
 
 /// Connections that may move in a second. Each costs both workers some tens of microseconds.
 pub(crate) const BUDGET_PER_SECOND: u32 = 1_000;
 
-/// Of the latest sample in the mean that is shown: a change counts to two thirds after two samples.
+/// Weight of the latest sample in the displayed mean: after two samples, two thirds of a change are visible.
 const WEIGHT_PERCENT: i64 = 40;
 
-/// Of the latest sample in the mean that decides, by how many samples since the load last changed are in it; and by how many times a
-/// sample's noise that mean may be wrong: five of its standard deviations, about.
+/// Weight of the latest sample in the mean that decides, by the number of samples in it since the load last changed;
+/// and by how many times a sample's noise that mean may be wrong: about five of its standard deviations.
 const STEADINESS: [Steadiness; 6] = [
     Steadiness { weight_percent: 50, reach_tenths: 35 },
     Steadiness { weight_percent: 45, reach_tenths: 30 },
@@ -47,78 +50,78 @@ const STEADINESS: [Steadiness; 6] = [
     Steadiness { weight_percent: 20, reach_tenths: 17 },
 ];
 
-/// What is known of a mean after a move: the part that has moved was counted, but for a short time.
+/// The steadiness of a mean after a move: the part that has moved was counted, but for a short time.
 const STEADY_AFTER_MOVE: u8 = 3;
 
-/// Samples that show how noisy a worker's load is.
+/// Number of differences between samples from which a worker's noise is computed.
 const DIFFERENCES: usize = 32;
 
-/// Samples of a worker before it gives for being busy.
+/// Samples of a worker before it gives because it is busy.
 const SAMPLES_MIN: u32 = 3;
 
-/// Less than this of a core is nothing.
+/// A smaller part of a core is ignored.
 const FLOOR_PPM: u32 = 20_000;
 
-/// A worker is saturated from here on.
+/// From this busy time on, a worker is saturated.
 const SATURATED_PPM: u32 = 980_000;
 
-/// The load that a saturated worker is taken to be offered.
+/// The assumed offered load of a saturated worker.
 const OFFERED_PPM: u32 = 1_200_000;
 
-/// Samples in a row that make it saturated, and where its noise alone may reach so far.
+/// Samples in a row that make a worker saturated; the second applies if its noise alone may reach that far.
 const SATURATED_MIN: u8 = 2;
 const SATURATED_NOISY_MIN: u8 = 8;
 
-/// So long after a move it says nothing that a worker is saturated; doubled from the third time on
-/// that it is so.
+/// For this time after a move, a sample does not show saturation. It doubles from the third time on that the worker is
+/// still saturated.
 const SETTLE_MS: u64 = 2_000;
 const SETTLE_DOUBLED_MAX: u8 = 6;
 
-/// A worker that was not saturated for this long after that starts again.
+/// After this long without saturation, these times begin anew.
 const SETTLED_MS: u64 = 300_000;
 
-/// No worker is filled up further.
+/// No worker is filled beyond this.
 const FULL_PPM: u32 = 940_000;
 
-/// Transfers that an operator can have at a time, done or planned.
+/// Transfers that one request of an operator can cause, carried out or planned.
 pub(crate) const BY_HAND_TRANSFERS_MAX: usize = 64;
 
-/// Workers that count ahead of their turn.
+/// Number of workers that count ahead of their turn.
 const GIVERS_MAX: usize = 64;
 
-/// The least excess of connections that is worth beginning.
+/// The smallest excess of connections for which moves begin.
 const CONNECTIONS_MIN: u64 = 24;
 
-/// Looks in a row at which there were too many connections.
+/// Looks in a row that must find too many connections.
 const LOOKS_MIN: u8 = 2;
 
-/// So long a worker takes nothing from one that it gave to.
+/// For this time a worker takes nothing from one to which it gave.
 pub(crate) const PAIR_REST_MS: u64 = 20_000;
 
-/// So long a worker gives nothing after it had nothing fitting to give; doubled each time.
+/// For this time a worker gives nothing after it had nothing suitable to give. It doubles each time.
 const VAIN_REST_MS: u64 = 5_000;
 const VAIN_DOUBLED_MAX: u8 = 6;
 
-/// So long a worker takes nothing after it took nothing.
+/// For this time a worker gets no offers after it took nothing.
 const SHY_REST_MS: u64 = 10_000;
 
-/// What a worker has done since the last look.
+/// A worker's activity since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
     /// A number that no other worker has.
     pub(crate) worker: u32,
-    /// Its busy time, as a part of the time between the looks; `None` where it is not known yet.
+    /// Its busy time, as a part of the time between the looks; `None` if it is not known yet.
     pub(crate) busy_ppm: Option<u32>,
     pub(crate) open: u64,
 }
 
-/// Which connections are to move.
+/// Which connections must move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Portion {
-    /// Those that make about this part of what the worker does, and none above `limit_ppm` alone.
+    /// Connections that together make about this part of the worker's load, and none that alone is above `limit_ppm`.
     Busy { share_ppm: u32, limit_ppm: u32 },
-    /// The idlest, as long as they make about this part of what the worker does at most.
+    /// The idlest ones, as long as they make at most about this part of the worker's load.
     Idlest { limit_ppm: u32 },
 }
 
@@ -132,13 +135,13 @@ pub(crate) struct Transfer {
     pub(crate) connections_max: u32,
 }
 
-/// What has become of a transfer.
+/// The outcome of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Result {
     pub(crate) moved: u64,
-    /// What the moved ones made of the giver's work.
+    /// The part of the giver's work that the moved connections caused.
     pub(crate) share_ppm: u32,
-    /// The other worker takes nothing, whoever gives.
+    /// The other worker takes nothing, whichever worker gives.
     pub(crate) is_refused: bool,
 }
 
@@ -148,38 +151,39 @@ struct Steadiness {
     reach_tenths: u32,
 }
 
-/// A worker as far as it is known.
+/// What is known of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Known {
     worker: u32,
-    /// A moving mean of what it is offered, as far as that is known: changed by what moves, and more than a core where it is saturated.
+    /// A moving mean of the load that it is offered, as far as that is known: adjusted by moves, and above one core if
+    /// it is saturated.
     busy_ppm: u32,
     /// A moving mean of the samples alone.
     shown_ppm: u32,
     last_ppm: u32,
-    /// By how much each of the last samples differed from the one before, the latest first.
+    /// The differences between successive samples, the latest first.
     differences_ppm: Vec<u32>,
     /// The median of all workers' noise.
     common_noise_ppm: u32,
     samples: u32,
-    /// Samples since its load last changed, as far as they matter: a place in [`STEADINESS`].
+    /// Samples since its load last changed, as far as they matter: an index of [`STEADINESS`].
     steady: u8,
-    /// Something has moved since the last sample, so the next one is of what was before, too.
+    /// Something has moved since the last sample, so the next one still includes the time before.
     is_stale: bool,
-    /// The last samples, so many in a row, said that it is saturated.
+    /// Number of latest samples in a row that showed saturation.
     saturated: u8,
     /// How often it has given and was saturated again.
     pressed: u8,
     settles_at_ms: u64,
     open: u64,
-    /// It gives nothing until then because it is busy, and because it has many connections.
+    /// Until when it gives nothing because it is busy; and until when because it has many connections.
     busy_rest: Rest,
     open_rest: Rest,
-    /// It takes nothing until then.
+    /// Until when it takes nothing.
     takes_at_ms: u64,
 }
 
-/// How long a worker is left alone that had nothing fitting to give.
+/// How long a worker that had nothing suitable to give is left alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Rest {
     until_ms: u64,
@@ -194,7 +198,7 @@ impl Rest {
     }
 }
 
-/// Which way a pair of workers has gone.
+/// The direction of the last moves between a pair of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Gone {
     from: u32,
@@ -207,24 +211,24 @@ struct Gone {
 pub(crate) struct Policy {
     workers: BTreeMap<u32, Known>,
     gone: Vec<Gone>,
-    /// Moves for this reason are under way, and go on to a smaller excess.
+    /// Moves for this reason have begun, and continue down to a smaller excess.
     is_busy_on: bool,
     is_open_on: bool,
-    /// Looks in a row with too many connections at one worker.
+    /// Looks in a row that found too many connections at one worker.
     uneven_looks: u8,
     /// Connections that may move now.
     budget: u32,
     budget_at_ms: u64,
 }
 
-/// The mean over `workers`, of `value`.
+/// The mean of `value` over `workers`.
 fn mean<'a>(workers: impl Iterator<Item = &'a Known>, value: impl Fn(&Known) -> u64) -> u64 {
     let (sum, count) = workers.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(value(one)), count + 1));
     sum / count.max(1)
 }
 
 impl Policy {
-    /// Takes in what every worker that may give or take has done; those that are not in it are forgotten.
+    /// Takes the samples of all workers that may give or take. Workers without a sample are forgotten.
     pub(crate) fn look(&mut self, now_ms: u64, samples: &[Sample]) {
         let mut before = std::mem::take(&mut self.workers);
         self.workers = samples.iter().map(|sample| (sample.worker, Self::known(&mut before, sample, now_ms))).collect();
@@ -258,12 +262,12 @@ impl Policy {
         let known = Known { shown_ppm, open, samples, is_stale: false, ..known };
         if is_saturated {
             let saturated = known.saturated.saturating_add(1);
-            // Until it has settled, this is what it could not do before.
+            // Until it has settled, the sample shows work from before.
             let has_settled = known.settles_at_ms <= now_ms;
             let busy_ppm = if has_settled && saturated >= known.saturated_min() {
                 OFFERED_PPM
             } else if has_settled && !is_stale && known.busy_ppm < busy_ppm {
-                // It is not less than this, in any case.
+                // The offered load is at least this.
                 towards(known.busy_ppm, busy_ppm, known.steadiness().weight_percent)
             } else {
                 known.busy_ppm
@@ -295,7 +299,7 @@ impl Policy {
         self.workers.get_mut(&worker)
     }
 
-    /// The next transfer, if one is worth it. [`Policy::done`] follows before it is asked again.
+    /// The next transfer, if one is worth it. Call [`Policy::done`] before the next call.
     pub(crate) fn next(&mut self, now_ms: u64) -> Option<Transfer> {
         if self.workers.len() < 2 || self.budget == 0 {
             return None;
@@ -310,12 +314,12 @@ impl Policy {
         by_open
     }
 
-    /// An operator wants it: moves begin with what they go on with otherwise.
+    /// Begins for an operator: moves begin at the excess at which they otherwise only continue.
     pub(crate) fn begin_by_hand(&mut self) {
         (self.is_busy_on, self.is_open_on) = (true, true);
     }
 
-    /// What [`Policy::next`] would give one after the other, when begun by hand, if everything fits.
+    /// The transfers that [`Policy::next`] would return in turn, when begun by hand, if everything fits.
     pub(crate) fn plan(&self, now_ms: u64) -> Vec<Transfer> {
         let mut policy = self.clone();
         policy.begin_by_hand();
@@ -327,7 +331,7 @@ impl Policy {
             let most = open.min(transfer.connections_max.into());
             let (share_ppm, moved) = match transfer.portion {
                 Portion::Busy { share_ppm, .. } => {
-                    // As many as there would be if all of them did the same.
+                    // As many as if all connections caused the same load.
                     let part = (u128::from(open) * u128::from(share_ppm) / u128::from(CORE_PPM)) as u64;
                     (share_ppm, part.clamp(1, most.max(1)))
                 }
@@ -344,7 +348,7 @@ impl Policy {
         !self.workers.is_empty() && self.workers.values().all(|one| one.samples >= SAMPLES_MIN)
     }
 
-    /// What the most loaded worker has, percent of the mean.
+    /// The load of the most loaded worker, in percent of the mean.
     pub(crate) fn evenness(&self) -> Evenness {
         let percent = |mean_min: u64, value: fn(&Known) -> u64| {
             let most = self.workers.values().map(value).max()?;
@@ -355,7 +359,7 @@ impl Policy {
         Evenness { busy_percent, open_percent: percent(1, |one| one.open) }
     }
 
-    /// Why [`Policy::next`] gives nothing, when begun by hand.
+    /// Why [`Policy::next`] returns nothing, when begun by hand.
     pub(crate) fn still(&self, now_ms: u64) -> Still {
         let mean = mean(self.workers.values(), |one| one.busy_ppm.into()) as u32;
         let busiest = self.workers.values().max_by_key(|one| one.busy_ppm);
@@ -378,8 +382,8 @@ impl Policy {
         from != to && !self.gone.iter().any(|gone| (gone.from, gone.to) == (to, from))
     }
 
-    /// Workers that are likely to give in the next second, those first that are likely to be first. What their connections do can
-    /// be counted meanwhile, so that transfers follow each other without waiting for that.
+    /// Workers that will probably give in the next second, the most probable first. They can count their connections'
+    /// events meanwhile, so that transfers follow each other without waiting for that.
     pub(crate) fn givers(&self, now_ms: u64) -> Vec<u32> {
         let (busy, _) = self.busy_givers(now_ms);
         let open = self.open_givers(now_ms);
@@ -392,16 +396,16 @@ impl Policy {
         givers
     }
 
-    /// Workers that have too much to do, the busiest first; and the mean of all that could give.
+    /// Workers that have too much load, the busiest first; and the mean of all that could give.
     fn busy_givers(&self, now_ms: u64) -> (Vec<&Known>, u32) {
-        // A worker whose one connection is most of the load cannot be helped: the others are compared among themselves.
+        // A worker whose one connection is most of its load cannot be helped: the others are compared among themselves.
         let gives = |one: &&Known| one.busy_rest.until_ms <= now_ms;
         let mean = mean(self.workers.values().filter(gives), |one| one.busy_ppm.into()) as u32;
         let worth_it = mean / if self.is_busy_on { 20 } else { 10 };
         let mut givers: Vec<&Known> = self.workers.values().filter(gives).collect();
         givers.retain(|one| {
             let least_ppm = worth_it.max(FLOOR_PPM).max(one.noise_margin_ppm());
-            // What it is offered is about to be seen.
+            // The next sample will show whether it is saturated.
             let is_undecided = (1..SATURATED_MIN).contains(&one.saturated);
             !is_undecided && one.samples >= SAMPLES_MIN && one.busy_ppm.saturating_sub(mean) > least_ppm
         });
@@ -418,11 +422,11 @@ impl Policy {
         for giver in givers {
             let Some(taker) = takers.iter().find(|taker| self.may_pair(giver.worker, taker.worker)) else { continue };
             let amount_ppm = (giver.busy_ppm - mean).min(full - taker.busy_ppm);
-            // Where a taker has less room than what is noise, there is none with more.
+            // If this taker's room is less than noise, no other taker has more.
             if amount_ppm < FLOOR_PPM.max(taker.noise_ppm()) {
                 continue;
             }
-            // Where one connection is more than that, it may go as long as the pair's larger load becomes a smaller one.
+            // A connection that is larger than that may move if it lowers the larger load of the two.
             let limit_ppm = giver.part_ppm((giver.busy_ppm - taker.busy_ppm) / 4 * 3);
             return Some(Transfer {
                 from: giver.worker,
@@ -441,7 +445,7 @@ impl Policy {
         most > mean.saturating_add(mean / 4) && most - mean >= CONNECTIONS_MIN
     }
 
-    /// Workers that have too many connections, those with the most first.
+    /// Workers with too many connections, those with the most first.
     fn open_givers(&self, now_ms: u64) -> Vec<&Known> {
         if !self.is_open_on && self.uneven_looks < LOOKS_MIN {
             return Vec::new();
@@ -462,7 +466,7 @@ impl Policy {
         takers.retain(|one| one.open < mean_open && is_cool(one));
         takers.sort_by_key(|one| one.open);
         givers.into_iter().find_map(|giver| {
-            // Between workers that are equally busy not much may move that is in use, and none back.
+            // Between equally busy workers, few connections that are in use may move, and none may move back.
             let room_ppm = |taker: &Known| {
                 let gap_ppm = i64::from(giver.busy_ppm) - i64::from(taker.busy_ppm);
                 let slack_ppm = i64::from((mean_busy / 40).max(FLOOR_PPM / 2));
@@ -475,7 +479,7 @@ impl Policy {
         })
     }
 
-    /// A transfer is over.
+    /// Takes the outcome of a transfer.
     pub(crate) fn done(&mut self, now_ms: u64, transfer: &Transfer, result: &Result) {
         let Transfer { from, to, portion, .. } = *transfer;
         self.budget = self.budget.saturating_sub(u32::try_from(result.moved).unwrap_or(u32::MAX));
@@ -487,7 +491,7 @@ impl Policy {
         if has_moved || !result.is_refused {
             let (rest, is_vain) = match portion {
                 Portion::Busy { .. } => (&mut giver.busy_rest, !has_moved),
-                // Those that are left are in use.
+                // The remaining ones are in use.
                 Portion::Idlest { .. } => {
                     (&mut giver.open_rest, result.moved < u64::from(transfer.connections_max / 4))
                 }
@@ -543,18 +547,18 @@ impl Known {
         }
     }
 
-    /// As a part of what it does.
+    /// Converts to a part of this worker's load.
     fn part_ppm(&self, ppm: u32) -> u32 {
         (u64::from(ppm) * u64::from(CORE_PPM) / u64::from(self.busy_ppm.max(1))).min(CORE_PPM.into()) as u32
     }
 
-    /// How much one sample differs from the next; of few samples that may be little by chance, so it is taken to be as much as
-    /// with other workers at least.
+    /// How much successive samples differ. With few samples this may be small by chance, so it counts as at least the
+    /// common noise of the workers.
     fn noise_ppm(&self) -> u32 {
         self.own_noise_ppm().max(self.common_noise_ppm)
     }
 
-    /// A load that has come or gone makes few large differences, which count for less.
+    /// A load that appears or disappears makes a few large differences, which count less.
     fn own_noise_ppm(&self) -> u32 {
         let mut differences_ppm = self.differences_ppm.clone();
         differences_ppm.sort_unstable();
@@ -567,7 +571,7 @@ impl Known {
         &STEADINESS[usize::from(self.steady)]
     }
 
-    /// What it has above the mean of all may be noise up to here; where it is saturated, none of it.
+    /// An excess above the mean of all may be noise up to this amount. If the worker is saturated, none of it is.
     fn noise_margin_ppm(&self) -> u32 {
         if self.is_saturated() { 0 } else { self.noise_ppm() * self.steadiness().reach_tenths / 10 }
     }

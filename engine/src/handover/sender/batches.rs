@@ -7,10 +7,10 @@ use crate::handover::limits::{ALONE_BYTES, BATCH, BATCH_BYTES, BATCH_MS_MAX, LAT
 use crate::handover::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
-/// An heir that there is a channel to.
+/// An heir to which there is a channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
-    /// Connections there, as far as is known.
+    /// The number of its connections, as far as is known.
     open: u64,
     /// It takes nothing more.
     is_refusing: bool,
@@ -19,7 +19,7 @@ pub(super) struct Peer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    /// Until all members stand still.
+    /// Until nothing is in flight for any member.
     Stopping,
     Freezing,
     /// Until the heir answers, or this time.
@@ -37,7 +37,7 @@ pub(super) struct Batch {
     number: u64,
     step: Step,
     members: Vec<ConnectionId>,
-    /// Since when its members stand still.
+    /// When its members came to a standstill.
     began_ns: u64,
 }
 
@@ -62,11 +62,11 @@ impl Peer {
     }
 }
 
-/// What happens to a connection whose turn it seems to be.
+/// What happens to the next connection of the queue.
 enum Turn {
-    /// It is not there any more, or has been seen to.
+    /// It is gone, or has been handled.
     Over,
-    /// Alone, where it is large or has ended others; with its partner, if it has one.
+    /// It moves: alone if it is large or has ended heirs; with its partner, if it has one.
     Moves { is_alone: bool, partner: Option<ConnectionId> },
 }
 
@@ -78,11 +78,11 @@ fn is_final(refusal: Refusal) -> bool {
 impl Sender {
     /// Stops the next connections for an heir that has no batch, unless others have fewer connections.
     pub(super) fn fill<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
-        // Of a batch that stands still already, nothing may be left at once.
+        // All members of a batch that has stopped already may drop out of it at once.
         while self.fill_once(world, heir) {}
     }
 
-    /// `false` where there is nothing to fill, or nobody to fill it for.
+    /// Returns `false` if there is nothing to fill, or no heir to fill it for.
     fn fill_once<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) -> bool {
         let least = self.heirs.values().map(|peer| peer.open).min().unwrap_or_default();
         let Some(peer) = self.heirs.get(&heir) else { return false };
@@ -93,7 +93,7 @@ impl Sender {
         if members.is_empty() {
             return false;
         }
-        // Callbacks have paired somebody with one that was to move with others.
+        // Callbacks have paired a connection with one that was going to move with others.
         let holders = members.iter().filter_map(|id| self.take_out(*id)).collect::<Vec<_>>();
         let began_ns = if self.has_worker_state { self.began_ns } else { world.now_ns };
         let batch = Batch { number: self.next_batch, step: Step::Stopping, members, began_ns };
@@ -111,7 +111,7 @@ impl Sender {
         true
     }
 
-    /// Takes a connection out of the batch that it is in; gives whose that is.
+    /// Takes a connection out of its batch. Returns the heir of that batch.
     fn take_out(&mut self, id: ConnectionId) -> Option<Heir> {
         let (heir, peer) = self.heirs.iter_mut().find(|(_, peer)| peer.has_member(id))?;
         if let Some(batch) = &mut peer.batch {
@@ -122,7 +122,7 @@ impl Sender {
 
     /// Takes the next connections out of the queue.
     fn next_members<T: Table>(&mut self, world: &mut World<'_, T>) -> Vec<ConnectionId> {
-        // The last ones are shared out.
+        // The last ones are divided among the heirs.
         let most = self.queue.len().div_ceil(self.heirs.len().max(1)).min(BATCH);
         let mut members = Vec::new();
         while members.len() < most
@@ -178,7 +178,7 @@ impl Sender {
         }
     }
 
-    /// Freezes a batch when all its members stand still, and offers it when all are frozen.
+    /// Freezes a batch when nothing is in flight for any member, and offers it when all are frozen.
     pub(super) fn proceed<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         let Some(batch) = self.heirs.get_mut(&heir).and_then(|peer| peer.batch.as_mut()) else { return };
         if !matches!(batch.step, Step::Stopping | Step::Freezing) {
@@ -194,7 +194,7 @@ impl Sender {
                 return;
             }
             batch.step = Step::Freezing;
-            // Callbacks may have paired some with others since.
+            // Callbacks may have paired some with others since then.
             let members = &batch.members;
             let is_parted = |id: &ConnectionId| {
                 let partner = world.table.look(*id).and_then(|look| look.partner);
@@ -218,7 +218,7 @@ impl Sender {
                     // It stays with its partner.
                     continue;
                 }
-                // Before it is copied.
+                // Check it before it is copied.
                 if self.is_too_large(world, id) {
                     self.keep(world, id, Refusal::TooLarge);
                 } else {
@@ -239,7 +239,7 @@ impl Sender {
 
     pub(super) fn frozen<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         if world.stage(id).is_some_and(|stage| stage != Stage::Still) {
-            // Its partner stays, or waits, and so does this one: that command follows.
+            // Its partner stays or waits, and so does this one: that command follows.
             return self.forget(world, id);
         }
         world.enter(id, Stage::Frozen);
@@ -256,12 +256,12 @@ impl Sender {
             } else if !self.is_gathering() {
                 self.keep(world, id, Refusal::Protocol);
             }
-            // Until it is known where the worker's state goes, it stands still.
+            // It stays stopped until it is decided where the worker's state goes.
         }
         self.forget(world, id);
     }
 
-    /// The protocol cannot let it go yet: it goes on, and is tried again soon.
+    /// The protocol cannot let it move yet: it continues, and is tried again soon.
     pub(super) fn not_yet<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         if world.stage(id) != Some(Stage::Still)
             || self.is_giving()
@@ -302,7 +302,7 @@ impl Sender {
                 members.push(id);
             }
         }
-        // Who is too large for any offer takes its partner along.
+        // A connection that is too large for any offer takes its partner along.
         for id in &large {
             let partner = world.partner(*id);
             members.retain(|one| Some(*one) != partner);
@@ -318,7 +318,7 @@ impl Sender {
             world.tell(Command::Offer { heir, batch: number, members });
         }
         large.into_iter().for_each(|id| self.keep(world, id, Refusal::TooLarge));
-        // In a batch of its own, soon.
+        // They move in a batch of their own, soon.
         back.into_iter().rev().for_each(|id| self.put_back(world, id, true));
     }
 
@@ -344,7 +344,7 @@ impl Sender {
         left_out.iter().for_each(|id| self.keep(world, *id, Refusal::Descriptors));
     }
 
-    /// The heir says what it takes.
+    /// Handles an heir's answer to an offer.
     pub(super) fn taken<T: Table>(
         &mut self,
         world: &mut World<'_, T>,
@@ -367,7 +367,7 @@ impl Sender {
             other.is_some_and(|other| refusal_of(place).is_some() != refusal_of(other).is_some())
         };
         if members.iter().enumerate().any(is_parted) && !is_put_back(Mutation::PairIsPartedByTaking) {
-            // It may not have one without the other.
+            // It must not take one connection of a pair without the other.
             return self.lose(world, heir);
         }
         let mut back = Vec::new();
@@ -386,7 +386,7 @@ impl Sender {
         }
         world.tell(Command::Give { heir, batch: number });
         for (id, refusal) in back.into_iter().rev() {
-            // Others may take what this one has no room for; where there are none, it is counted then.
+            // Other heirs may take what this one has no room for. If there are none, it is counted then.
             if is_final(refusal) {
                 self.put_back(world, id, true);
             } else {
@@ -398,7 +398,7 @@ impl Sender {
         }
     }
 
-    /// What was given is let go of.
+    /// `Gives` was sent: releases what was given.
     pub(super) fn sent<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         if is_put_back(Mutation::TakenBackAfterGiving) {
             return;
@@ -417,7 +417,7 @@ impl Sender {
         }
     }
 
-    /// Heirs that have not answered in time are lost.
+    /// Gives up heirs that have not answered in time.
     pub(super) fn expire<T: Table>(&mut self, world: &mut World<'_, T>) {
         while let Some((at_ns, id)) = self.later.front().copied()
             && at_ns <= world.now_ns
@@ -434,10 +434,10 @@ impl Sender {
         }
     }
 
-    /// Nothing more can be given to this heir. What was not given moves to others, or goes on here.
+    /// Nothing more can be given to this heir. What was not given moves to others, or continues here.
     pub(super) fn lose<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         let Some(peer) = self.heirs.remove(&heir) else { return };
-        // First: from now on, the other side cannot be given anything.
+        // Do this first: from now on, nothing can be given to the other side.
         world.tell(Command::Close(heir));
         self.state_lost(world, heir);
         let Some(batch) = peer.batch else { return self.giving_lost(world, heir) };
@@ -458,7 +458,7 @@ impl Sender {
                     self.keep(world, id, Refusal::Channel);
                 }
                 Stage::Stopping | Stage::Still | Stage::Frozen | Stage::Offered | Stage::Giving if is_harmless => {
-                    // Last where the heir was lost with it, so that others move before they are offered with it again.
+                    // Last if the heir was lost with it, so that others move before they are offered with it again.
                     self.put_back(world, id, !was_offered);
                 }
                 Stage::Offered => self.keep(world, id, Refusal::Quarantined),

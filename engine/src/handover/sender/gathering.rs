@@ -1,4 +1,4 @@
-//! The worker's own state goes first: all connections stand still and are frozen, and one heir takes the state.
+//! The worker's own state moves first: all connections are stopped and frozen, and one heir takes the state.
 
 use std::collections::BTreeSet;
 
@@ -9,13 +9,13 @@ use crate::types::ConnectionId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Gathering {
-    /// Until what others say is marked, for this heir; or no heir has been found.
+    /// Waits until the messages of others are marked, for this heir; or no heir has been found.
     Listening(Option<Heir>),
-    /// These have not come to a standstill; or no heir has been found.
+    /// Something is still in flight for these; or no heir has been found.
     Stopping(BTreeSet<ConnectionId>),
-    /// These have not been frozen.
+    /// These have not been frozen yet.
     Freezing(BTreeSet<ConnectionId>),
-    /// This one is given the state.
+    /// The state is being given to this heir.
     Giving(Heir),
 }
 
@@ -29,7 +29,7 @@ impl Gathering {
 }
 
 impl Sender {
-    /// Goes on to the next step, where everything has come that this one waits for.
+    /// Continues with the next step once this one has everything that it waits for.
     pub(super) fn gather<T: Table>(&mut self, world: &mut World<'_, T>) {
         let Some(heir) = self.heirs.keys().next().copied() else { return };
         if self.phase == Phase::Gathering(Gathering::Listening(None)) {
@@ -61,7 +61,7 @@ impl Sender {
         matches!(self.phase, Phase::Gathering(_))
     }
 
-    /// This heir gets all connections.
+    /// The heir has the state, so it gets all connections.
     pub(super) fn state_taken<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir, bytes: u64) {
         if self.phase != Phase::Gathering(Gathering::Giving(heir)) {
             return;
@@ -73,7 +73,7 @@ impl Sender {
         others.into_iter().for_each(|other| self.lose(world, other));
     }
 
-    /// Everything is stopped, once what was said before has been heard.
+    /// Stops all connections, once earlier messages have been heard.
     pub(super) fn listened<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         if self.phase != Phase::Gathering(Gathering::Listening(Some(heir))) {
             return;
@@ -84,14 +84,14 @@ impl Sender {
     }
 
     pub(super) fn state_refused<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir, refusal: Refusal) {
-        // A channel that ended may have a successor; who refuses will refuse again.
+        // A channel that ended may have a successor; an heir that refuses will refuse again.
         if refusal != Refusal::Channel {
             self.last_refusal = Some(refusal);
         }
         self.lose(world, heir);
     }
 
-    /// The heir that was asked is gone: the next one, or everything again when there is one.
+    /// The heir that was asked is gone: tries the next one, or begins again when there is one.
     pub(super) fn state_lost<T: Table>(&mut self, world: &mut World<'_, T>, heir: Heir) {
         self.gathers.take_if(|one| *one == heir);
         if self.phase == Phase::Gathering(Gathering::Listening(Some(heir))) {
@@ -103,7 +103,7 @@ impl Sender {
         if let Some(next) = self.heirs.keys().next().copied() {
             return self.ask(world, next);
         }
-        // The worker may do something meanwhile: then what connections are frozen as would not fit its state.
+        // The worker may act meanwhile. Then the frozen connections would no longer match its state.
         for id in self.in_queue(world, Stage::Frozen) {
             world.enter(id, Stage::Still);
             world.tell(Command::Unfreeze(id));

@@ -1,4 +1,4 @@
-//! A serving worker gives some of its connections to one other worker, and keeps serving the rest.
+//! A serving worker gives some of its connections to one other worker, and continues to serve the rest.
 
 use super::report::Tally;
 use super::{Command, Heir, Phase, Sender, Table, World};
@@ -8,18 +8,18 @@ use crate::handover::limits::GIVING_MS_MAX;
 use crate::handover::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
-/// What has become of connections that were to be given.
+/// The outcome for connections that were to be given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Given {
     pub(crate) tally: Tally,
-    /// How long each of those that have moved stood still.
+    /// How long each moved connection was stopped.
     pub(crate) pauses_ns: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Giving {
     heir: Heir,
-    /// No other batch begins then.
+    /// No other batch begins after this time.
     until_ns: u64,
     given: Given,
 }
@@ -30,7 +30,7 @@ impl Sender {
             return world.tell(Command::Given(Given::default()));
         }
         for id in connections {
-            // One that lost an heir may have been why: it moves when the worker leaves, or never.
+            // A connection that lost an heir may have caused that: it moves when the worker leaves, or never.
             let is_fit = |custody: &&mut Custody| custody.stage() == Stage::Ours && !custody.goes_alone();
             if !world.is_ending(id)
                 && let Some(custody) = world.table.custody(id).filter(is_fit)
@@ -45,7 +45,7 @@ impl Sender {
         world.tell(Command::Visit(heir));
     }
 
-    /// The next batch, or the end.
+    /// Begins the next batch, or ends.
     pub(super) fn give_on<T: Table>(&mut self, world: &mut World<'_, T>) {
         let Phase::Giving(Giving { heir, until_ns, .. }) = self.phase else { return };
         if self.visiting.contains(&heir) && world.now_ns < until_ns {
@@ -64,7 +64,7 @@ impl Sender {
         }
     }
 
-    /// Those whose turn has not come go on as if nothing had happened.
+    /// Connections whose turn has not come continue as before.
     fn unqueue<T: Table>(&mut self, world: &mut World<'_, T>) {
         for id in std::mem::take(&mut self.queue) {
             if world.stage(id) == Some(Stage::Queued) {
@@ -73,18 +73,19 @@ impl Sender {
         }
     }
 
-    /// Ends at once, wherever it is: what has not been given is this worker's. Gives those that were held.
+    /// Ends at once in any stage: what has not been given belongs to this worker. Returns the connections that were
+    /// held.
     pub(super) fn end_giving<T: Table>(&mut self, world: &mut World<'_, T>) -> Vec<ConnectionId> {
         let Phase::Giving(Giving { heir, .. }) = self.phase else { return Vec::new() };
         let mut held = Vec::new();
         if let Some(peer) = self.heirs.remove(&heir) {
-            // First: from now on, the other side cannot be given anything.
+            // Do this first: from now on, nothing can be given to the other side.
             world.tell(Command::Close(heir));
             for id in peer.into_members() {
                 let Some(custody) = world.table.custody(id).filter(|one| one.stage().leads_to(Stage::Ours)) else {
                     continue;
                 };
-                // The other may be lost by it yet, and nobody hears of that any more.
+                // The other worker may still be lost because of it, and this one will not learn of that.
                 if custody.stage() == Stage::Offered && !is_put_back(Mutation::UnheardLossIsNoLoss) {
                     custody.lose_heir(false);
                 }
@@ -107,7 +108,7 @@ impl Sender {
         }
     }
 
-    /// It does not move, and is served on, as its partner is.
+    /// The connection does not move, and is still served, like its partner.
     pub(super) fn keep_serving<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, refusal: Refusal) {
         if !world.stage(id).is_some_and(|stage| stage.leads_to(Stage::Ours)) {
             return;
@@ -141,7 +142,7 @@ impl Sender {
 
     pub(super) fn giving_until_ns(&self) -> Option<u64> {
         match &self.phase {
-            // Then its batch has a time of its own.
+            // Otherwise its batch has a time of its own.
             Phase::Giving(giving) if !(self.queue.is_empty() && self.visiting.is_empty()) => Some(giving.until_ns),
             _ => None,
         }

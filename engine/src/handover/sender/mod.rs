@@ -1,16 +1,17 @@
-//! The sending side of the moving of connections, as a machine without I/O: a worker that leaves brings its own state and
+//! The sending side of moving connections, as a state machine without I/O: a leaving worker brings its own state and
 //! its connections to heirs.
 //!
-//! For each batch of connections: stop them (until nothing is in flight in the kernel), freeze them, offer them to an heir,
-//! and give the heir those that it takes. Until `Gives` has been sent, this worker has everything whole, and whatever
-//! happens to the heir or the channel, the connections go on here or move to another heir. Where the worker has state of its
-//! own, all its connections are stopped and frozen first, and one heir takes the state before any connection.
+//! For each batch of connections: stop them (until nothing is in flight in the kernel), freeze them, offer them to an
+//! heir, and give the heir those that it takes. Until `Gives` has been sent, this worker has everything intact.
+//! Whatever happens to the heir or the channel, the connections continue here or move to another heir. If the worker
+//! has state of its own, all its connections are stopped and frozen first, and one heir takes the state before any
+//! connection.
 //!
-//! While the worker serves, it may be told to give some connections to one other worker ([`Input::Give`]): the same batches, but
-//! what does not move goes on as if nothing had happened. When the worker leaves meanwhile, that ends first.
+//! While the worker serves, it may be ordered to give some connections to one other worker ([`Input::Give`]). The
+//! batches are the same, but what does not move continues as before. If the worker leaves meanwhile, giving ends first.
 //!
-//! The driver reports each event by [`Sender::step`] and carries out every [`Command`], in order, before it reports anything
-//! else but the outcomes of these commands.
+//! The driver reports each event by [`Sender::step`]. It carries out every [`Command`], in order, before it reports
+//! anything except the outcomes of these commands.
 
 mod batches;
 mod gathering;
@@ -29,11 +30,11 @@ use super::custody::{Custody, Stage};
 use super::mutation::{Mutation, is_put_back};
 use crate::types::ConnectionId;
 
-/// Where all heirs are gone, others are waited for so long.
+/// If all heirs are gone, the sender waits this long for others.
 const HEIRS_MS_MAX: u64 = 3_000;
 
-/// Where nothing is left to move, whoever may still bring connections is waited for so long: that one may be waiting, too,
-/// for this worker.
+/// If nothing is left to move, the sender waits this long for workers that may still bring connections: such a worker
+/// may be waiting, too, for this one.
 const VISITORS_MS_MAX: u64 = 3_000;
 
 /// A worker that may take connections, by the driver's number for its name.
@@ -43,17 +44,17 @@ pub(crate) struct Heir(pub(crate) u32);
 /// What the machine asks about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
-    /// That it ends is settled, whoever has it: the protocol has nothing more to do with it.
+    /// It will end, whichever worker has it: the protocol has nothing more to do with it.
     pub(crate) is_ending: bool,
-    /// What would go with it, as far as is known.
+    /// The bytes that would move with it, as far as is known.
     pub(crate) bytes: u64,
-    /// The connection that it is paired with, unless that one is about to end: they go together, or stay together.
+    /// The connection with which it is paired, unless that one is about to end. They move together, or stay together.
     pub(crate) partner: Option<ConnectionId>,
 }
 
 /// The connections of the worker.
 pub(crate) trait Table {
-    /// Who has this connection; `None` where it is gone.
+    /// The custody of this connection; `None` if it is gone.
     fn custody(&mut self, id: ConnectionId) -> Option<&mut Custody>;
     fn look(&mut self, id: ConnectionId) -> Option<Look>;
 }
@@ -92,41 +93,41 @@ impl<T: Table> World<'_, T> {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// The master names those that take connections when this worker leaves.
+    /// The master names the workers that take connections when this worker leaves.
     Heirs(Vec<Heir>),
     /// The worker leaves; these are its connections, the idlest first.
     Leave(Vec<ConnectionId>),
-    /// The worker serves, and gives these to this worker.
+    /// The worker serves, and gives these connections to this worker.
     Give { heir: Heir, connections: Vec<ConnectionId> },
-    /// No more is given while the worker serves.
+    /// The serving worker must stop giving.
     EndGiving,
     /// There is a channel to this heir.
     Visited(Heir),
-    /// There is none.
+    /// There is no channel to this heir.
     Unreachable(Heir),
-    /// A connection was opened, or is this worker's from now on.
+    /// A connection was opened, or belongs to this worker from now on.
     Arrived(ConnectionId),
-    /// Nothing of a connection that was stopped is in flight any more.
+    /// Nothing is in flight any more for a connection that was stopped.
     Still(ConnectionId),
     /// The protocol has written its state.
     Frozen(ConnectionId),
     /// The protocol keeps it, or it is about to end.
     NotFrozen(ConnectionId),
-    /// The protocol cannot let it go yet.
+    /// The protocol cannot let it move yet.
     NotYet(ConnectionId),
     /// A connection that was held has closed.
     Gone(ConnectionId),
-    /// An offer is on its way, with so many bytes, and without those for which there was no descriptor.
+    /// An offer of this many bytes is on its way, without the connections for which there was no descriptor.
     Offered { heir: Heir, left_out: Vec<ConnectionId>, bytes: u64 },
-    /// An heir's answer. `refused` are places in the offer.
+    /// An heir's answer. `refused` are indices in the offer.
     Takes { heir: Heir, batch: u64, refused: Vec<(usize, Refusal)>, open: u64 },
-    /// Everything said to this heir has been sent.
+    /// All messages to this heir have been sent.
     Sent(Heir),
-    /// The channel ended, or the heir said what it may not.
+    /// The channel ended, or the heir sent an illegal message.
     Ended(Heir),
-    /// What is to be heard here was heard: connections may be stopped.
+    /// All messages that belong here were heard: connections may be stopped.
     Listened(Heir),
-    /// The outcome of [`Command::GiveState`]: the heir has so many bytes of state.
+    /// The outcome of [`Command::GiveState`]: the heir has this many bytes of state.
     StateTaken(Heir, u64),
     /// The heir does not take the state.
     StateRefused(Heir, Refusal),
@@ -134,7 +135,7 @@ pub(crate) enum Input {
     StateDiscarded,
     /// Time has passed.
     Time,
-    /// No connection can arrive any more, but what others bring, where `has_visitors` says so.
+    /// No connection can arrive any more, except from visitors if `has_visitors` is set.
     Quiet { has_visitors: bool },
     /// The worker stops at once.
     Stop,
@@ -151,31 +152,31 @@ pub(crate) enum Command {
     Stop(ConnectionId),
     /// Answered by `Frozen` or `NotFrozen`.
     Freeze(ConnectionId),
-    /// Undo a freeze; it still stands still.
+    /// Undo a freeze; the connection stays stopped.
     Unfreeze(ConnectionId),
-    /// It goes on, perhaps until it is stopped again.
+    /// Continue the connection, perhaps until it is stopped again.
     Resume(ConnectionId),
-    /// It goes on until it ends: it is told that the worker leaves.
+    /// Continue the connection until it ends, and tell it that the worker leaves.
     Keep(ConnectionId),
-    /// Its worker's state is elsewhere: it ends.
+    /// End the connection: its worker's state is elsewhere.
     End(ConnectionId),
     /// Answered by `Offered`, and then by the heir, or by `Ended`.
     Offer { heir: Heir, batch: u64, members: Vec<ConnectionId> },
-    /// Say that those which were not refused are the heir's: answered by `Sent` or `Ended`.
+    /// Tell the heir that it owns the connections that were not refused: answered by `Sent` or `Ended`.
     Give { heir: Heir, batch: u64 },
-    /// The heir has it: let go of it. It stood still for so long.
+    /// Release the connection, which the heir has now. It was stopped for this long.
     Release { id: ConnectionId, pause_ns: u64 },
-    /// What was to be given while the worker serves was given, or goes on here.
+    /// The connections to be given while the worker serves were given, or continue here.
     Given(Given),
-    /// Have everything marked that this worker and this heir hear of others: answered by `Listened`, in time.
+    /// Have all senders mark what this worker and this heir hear of them: answered by `Listened`, in time.
     Listen(Heir),
-    /// Hand the worker's own state over.
+    /// Hand over the worker's own state.
     GiveState(Heir),
-    /// All connections were given to this heir that go together.
+    /// All connections that move together were given to this heir.
     AllGiven(Heir),
-    /// Nothing more moves: what is here stays, and is told so.
+    /// Nothing more moves: the connections here stay, and get the goodbye.
     Over,
-    /// Tell the master.
+    /// Report to the master.
     Report { is_over: bool },
 }
 
@@ -183,12 +184,12 @@ pub(crate) enum Command {
 enum Phase {
     /// The worker does not leave.
     Idle,
-    /// Nor here, and it gives some connections to another one.
+    /// The worker does not leave, and gives some connections to another one.
     Giving(Giving),
-    /// Everything is brought to a standstill, for the worker's own state.
+    /// All connections are stopped, for the worker's own state.
     Gathering(Gathering),
     Moving {
-        /// The worker's own state is the heir's: without it, no connection can stay.
+        /// The heir has the worker's own state: without it, no connection can stay.
         is_state_given: bool,
     },
     Over,
@@ -197,27 +198,27 @@ enum Phase {
 /// See the module's head.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sender {
-    /// Connections may move at all.
+    /// Whether connections may move at all.
     may_move: bool,
     has_worker_state: bool,
-    /// What connections hear of other workers moves with them.
+    /// Messages that connections hear from other workers move with them.
     listens: bool,
-    /// All go to this heir, which is to be told when it has them.
+    /// All connections move to this heir, which must learn when it has them.
     gathers: Option<Heir>,
     phase: Phase,
     /// Named by the master, and not visited yet.
     named: Vec<Heir>,
     visiting: BTreeSet<Heir>,
     heirs: BTreeMap<Heir, Peer>,
-    /// Those that wait for a batch, the idlest first; who is no longer in custody is skipped.
+    /// Connections that wait for a batch, the idlest first. Those that are no longer in custody are skipped.
     queue: VecDeque<ConnectionId>,
-    /// Those that the protocol could not let go yet: they are tried again at this time.
+    /// Connections that the protocol could not let move yet. They are tried again at this time.
     later: VecDeque<(u64, ConnectionId)>,
     next_batch: u64,
     began_ns: u64,
-    /// Other heirs are waited for until then.
+    /// Until when the sender waits for other heirs.
     heirs_until_ns: Option<u64>,
-    /// What others bring is waited for until then.
+    /// Until when the sender waits for what others bring.
     visitors_until_ns: Option<u64>,
     /// Why the last heir takes nothing more.
     last_refusal: Option<Refusal>,
@@ -257,13 +258,13 @@ impl Sender {
         matches!(self.phase, Phase::Gathering(_) | Phase::Moving { .. })
     }
 
-    /// Some connections are given to another worker, and this one serves on.
+    /// This worker serves, and gives some connections to another one.
     #[inline]
     pub(crate) fn is_giving(&self) -> bool {
         matches!(self.phase, Phase::Giving(_))
     }
 
-    /// Whether connections can be given one by one: none has anything with others that stay.
+    /// Whether connections can be given one by one: none shares anything with others that stay.
     #[inline]
     pub(crate) fn is_separable(&self) -> bool {
         self.may_move && !self.has_worker_state && !self.listens
@@ -274,7 +275,7 @@ impl Sender {
         self.is_separable() && self.phase == Phase::Idle
     }
 
-    /// A channel to this heir is wanted.
+    /// Whether the sender still wants a channel to this heir.
     pub(crate) fn is_visiting(&self, heir: Heir) -> bool {
         self.visiting.contains(&heir)
     }
@@ -288,7 +289,7 @@ impl Sender {
             && self.heirs.values().all(|peer| peer.batch.is_none())
     }
 
-    /// Whether the worker's own state is another's.
+    /// Whether another worker has this worker's own state.
     pub(crate) fn is_state_given(&self) -> bool {
         matches!(self.phase, Phase::Moving { is_state_given: true })
     }
@@ -311,12 +312,12 @@ impl Sender {
         batches.chain(waits).chain(self.report.due_ns()).min()
     }
 
-    /// An heir has not answered in time.
+    /// Whether an heir has not answered in time.
     pub(crate) fn is_late(&self, now_ns: u64) -> bool {
         self.heirs.values().any(|peer| peer.is_late(now_ns))
     }
 
-    /// Takes in what happened, and tells the driver what to do about it.
+    /// Takes an input, and appends the commands that follow from it.
     pub(crate) fn step<T: Table>(&mut self, world: &mut World<'_, T>, input: Input) {
         match input {
             Input::Heirs(heirs) => self.name(world, heirs),
@@ -350,7 +351,7 @@ impl Sender {
         self.advance(world);
     }
 
-    /// What can be done now.
+    /// Takes the steps that are possible now.
     fn advance<T: Table>(&mut self, world: &mut World<'_, T>) {
         if self.is_giving() {
             self.give_on(world);
@@ -410,12 +411,13 @@ impl Sender {
         self.visit(world);
     }
 
-    /// Queues a connection. Where the worker's own state is about to move, or has, nothing can be done for it here any more.
+    /// Queues a connection. If the worker's own state is about to move, or has moved, nothing can be done for it here
+    /// any more.
     fn admit<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, mutation: Mutation) {
         if !self.is_on() {
             return;
         }
-        // One that is about to end needs neither the protocol nor the state: it ends here.
+        // A connection that is about to end needs neither the protocol nor the state: it ends here.
         if world.is_ending(id) && !(self.is_gathering() && is_put_back(mutation)) {
             return;
         }
@@ -448,18 +450,18 @@ impl Sender {
         self.forget(world, id);
     }
 
-    /// The defect that connections which were stopped while they were about to end never go on.
+    /// The defect that connections which were stopped while they were about to end never continue.
     fn forgets_ending(&self) -> bool {
         self.has_worker_state && (is_put_back(Mutation::EndingIsHeld) || is_put_back(Mutation::RejectIsHeld))
     }
 
-    /// It is about to end, and does so here.
+    /// Lets a connection that is about to end do so here.
     fn let_go<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         world.enter(id, Stage::Ours);
         world.tell(Command::Resume(id));
     }
 
-    /// Nobody waits for this connection any more; who waited may be able to go on.
+    /// Nothing waits for this connection any more, so a waiting step may continue.
     fn forget<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId) {
         if let Phase::Gathering(gathering) = &mut self.phase {
             gathering.forget(id);
@@ -470,10 +472,10 @@ impl Sender {
         }
     }
 
-    /// It does not move: it goes on here, or ends where nothing can go on.
+    /// The connection does not move: it continues here, or ends if no connection can continue.
     fn keep<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, refusal: Refusal) {
         if world.table.custody(id).is_some_and(|custody| custody.stays()) {
-            // With its partner.
+            // It was kept together with its partner.
             return;
         }
         if self.is_giving() {
@@ -492,7 +494,8 @@ impl Sender {
         }
     }
 
-    /// It waits for another batch. Without the worker's own state, it does so without moving.
+    /// Puts a connection back to wait for another batch. It continues meanwhile, unless another worker has this worker's
+    /// own state.
     fn put_back<T: Table>(&mut self, world: &mut World<'_, T>, id: ConnectionId, is_first: bool) {
         let Some(stage) = world.stage(id) else { return };
         match (self.is_state_given(), stage) {
@@ -510,7 +513,8 @@ impl Sender {
         }
     }
 
-    /// All heirs are gone: whether others are waited for. Not where the last one only refused: the next would as well.
+    /// All heirs are gone: returns whether to wait for others. Not if the last one only refused: the next would refuse
+    /// as well.
     fn waits_for_heirs(&mut self, now_ns: u64) -> bool {
         if self.last_refusal.is_some() {
             return false;
@@ -519,7 +523,7 @@ impl Sender {
         now_ns < until_ns || is_put_back(Mutation::NextHeirIsWaitedFor)
     }
 
-    /// Nothing is left to move, unless another worker brings it.
+    /// Handles that nothing is left to move, unless another worker brings it.
     fn quiet<T: Table>(&mut self, world: &mut World<'_, T>, has_visitors: bool) {
         if !self.is_idle() {
             return;
@@ -531,7 +535,7 @@ impl Sender {
         }
     }
 
-    /// Nobody takes the rest.
+    /// Keeps the rest here: no heir takes it.
     fn give_up<T: Table>(&mut self, world: &mut World<'_, T>) {
         let refusal = self.last_refusal.unwrap_or(Refusal::Channel);
         let later = std::mem::take(&mut self.later).into_iter().map(|(_, id)| id);
@@ -555,12 +559,12 @@ impl Sender {
         world.tell(Command::Over);
     }
 
-    /// The worker stops: what was not given is this worker's, and ends with it.
+    /// Handles a stop of the worker: what was not given belongs to this worker, and ends with it.
     fn stop_all<T: Table>(&mut self, world: &mut World<'_, T>) {
         let mut ours: Vec<ConnectionId> = std::mem::take(&mut self.queue).into();
         ours.extend(std::mem::take(&mut self.later).into_iter().map(|(_, id)| id));
         for (heir, peer) in std::mem::take(&mut self.heirs) {
-            // First: from now on, the other side cannot be given anything.
+            // Do this first: from now on, nothing can be given to the other side.
             world.tell(Command::Close(heir));
             ours.extend(peer.into_members());
         }

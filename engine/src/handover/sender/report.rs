@@ -7,15 +7,15 @@ use crate::handover::mutation::{Mutation, is_put_back};
 /// Progress is reported at most this often.
 const INTERVAL_NS: u64 = 200_000_000;
 
-/// How connections have moved.
+/// The counts of moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Tally {
     pub(crate) moved: u64,
-    /// They stay, by reason.
+    /// Connections that stay, by reason.
     pub(crate) refused: Vec<(Refusal, u64)>,
-    /// Sent to heirs, descriptors aside.
+    /// Bytes sent to heirs, apart from descriptors.
     pub(crate) bytes: u64,
-    /// Of the worker's own state, where it was handed over.
+    /// Bytes of the worker's own state, if it was handed over.
     pub(crate) state_bytes: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ impl Sender {
         let is_over = self.phase == Phase::Over || self.is_idle();
         let is_end = is_over && (self.report.is_owed || is_put_back(Mutation::OverIsRepeated));
         let is_due = self.report.due_ns().is_some_and(|due_ns| due_ns <= world.now_ns);
-        // The last figures are told when nothing follows.
+        // The last figures are reported when nothing follows.
         let is_last = self.phase == Phase::Over && self.report.is_changed;
         if is_end || is_due || is_last {
             self.report.is_owed &= !is_over;
