@@ -1,12 +1,12 @@
-//! Accepting from a listen socket that other processes accept from as well, without ever waiting.
+//! Accepts from a listen socket that other processes accept from as well, without ever waiting.
 //!
 //! Such a socket blocks: O_NONBLOCK belongs to the open file, so it would be set for the others too, and their rings'
-//! accepts would fail. The same is true of SO_RCVTIMEO, and whoever resets it turns another's accept(2) into a wait without
-//! end. A ring, however, tries an operation without blocking first, whatever the file says (`io_accept` of the kernel's
-//! `io_uring/net.c`, with IO_URING_F_NONBLOCK), and what did not succeed at once is cancelled, again and again until it has
-//! ended: one try may find nothing to cancel, while the accept is on its way between two looks at the socket. (For the same
-//! reason a linked time-out is no way: it cancels once. IORING_ACCEPT_DONTWAIT would do without cancelling, from kernel 6.10
-//! on; older ones are supported here.)
+//! accepts would fail. The same is true of SO_RCVTIMEO: a process that resets it turns another's accept(2) into an
+//! endless wait. A ring, however, first tries an operation without blocking, whatever the file says (`io_accept` of the
+//! kernel's `io_uring/net.c`, with IO_URING_F_NONBLOCK). An accept that did not succeed at once is cancelled, again and
+//! again until it has ended: one attempt may find nothing to cancel, while the accept is between two looks at the
+//! socket. (For the same reason a linked timeout does not work: it cancels once. IORING_ACCEPT_DONTWAIT would work
+//! without cancelling, from kernel 6.10 on; older kernels are supported here.)
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -20,28 +20,27 @@ use super::ring::enable_only;
 const ACCEPT: u64 = 1;
 const CANCEL: u64 = 2;
 
-/// See the module's head. Its ring is made when it is needed first. Not to be kept over a fork: both processes would have the
-/// same ring.
+/// Accepts without waiting. Its ring is created when it is first needed. Do not keep it over a fork: both processes
+/// would have the same ring.
 #[derive(Default)]
 pub(crate) struct Acceptor {
     ring: Option<IoUring>,
 }
 
 impl Acceptor {
-    /// One that has its ring, which can do nothing else.
+    /// An acceptor that has its ring, which can do nothing else.
     ///
-    /// # Errors
-    /// As io_uring_setup(2) and io_uring_register(2).
+    /// # Errors As io_uring_setup(2) and io_uring_register(2).
     pub(crate) fn made() -> io::Result<Self> {
         let ring: IoUring = IoUring::builder().dontfork().setup_r_disabled().build(2)?;
         enable_only(&ring, &[opcode::Accept::CODE, opcode::AsyncCancel::CODE], Flags::empty())?;
         Ok(Self { ring: Some(ring) })
     }
 
-    /// A connection that waits; `None` where none does. When this returns, the ring does not hold the listener any more.
+    /// Accepts a waiting connection; `None` if there is none. When this returns, the ring does not hold the listener
+    /// any more.
     ///
-    /// # Errors
-    /// As accept(2), io_uring_setup(2) and io_uring_enter(2).
+    /// # Errors As accept(2), io_uring_setup(2) and io_uring_enter(2).
     pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         if self.ring.is_none() {
             *self = Self::made()?;
@@ -57,7 +56,7 @@ impl Acceptor {
             ask(ring, &opcode::AsyncCancel::new(ACCEPT).build().user_data(CANCEL), 1)?;
         };
         match accepted {
-            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+            // SAFETY: the kernel has just created this descriptor for us, and no other code knows it.
             descriptor @ 0.. => Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) })),
             error if matches!(-error, libc::ECANCELED | libc::EAGAIN | libc::EINTR) => Ok(None),
             error => Err(io::Error::from_raw_os_error(-error)),
@@ -65,7 +64,7 @@ impl Acceptor {
     }
 }
 
-/// Submits an operation that points to no memory, and waits until so many have ended.
+/// Submits an operation that points to no memory, and waits until `wanted` operations have ended.
 fn ask(ring: &mut IoUring, operation: &squeue::Entry, wanted: usize) -> io::Result<()> {
     // SAFETY: it points to no memory.
     unsafe { ring.submission().push(operation).expect("room, since all before was submitted") };
@@ -103,7 +102,7 @@ mod tests {
         assert!(acceptor.accept(plain.as_fd()).is_err(), "it does not listen");
     }
 
-    /// A connection that is seen to wait may already be accepted by another process.
+    /// Another process may already have accepted a connection that was seen to wait.
     #[test]
     fn an_accept_does_not_wait_where_another_is_faster() {
         const CLIENTS: usize = 500;

@@ -1,7 +1,8 @@
-//! The file that workers append lines to. Nothing here waits: a line that does not fit is lost, and the caller told.
+//! The file to which workers append lines. Nothing here waits: a line that does not fit is lost, and the caller learns
+//! of that.
 //!
-//! Invariant: lines are whole, and those of several workers do not mix. A write to a regular file is one step for the kernel, a write
-//! to a pipe is where it has at most `PIPE_BUF` bytes (write(2), pipe(7)).
+//! Invariant: lines are whole, and those of several workers do not mix. A write to a regular file is atomic for the
+//! kernel; a write to a pipe is atomic if it has at most `PIPE_BUF` bytes (write(2), pipe(7)).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -18,20 +19,18 @@ const PIECE_BYTES_MAX: usize = 4096;
 
 const MODE: u32 = 0o640;
 
-/// Opens a file to append to; makes it where there is none. A symbolic link there is refused: it could lead anywhere, and the master
-/// may be root.
+/// Opens a file to append to, and creates it if it does not exist. A symbolic link is refused: it could lead anywhere,
+/// and the master may be root.
 ///
-/// # Errors
-/// As open(2): `ELOOP` for a symbolic link, `ENXIO` for a FIFO that nobody reads.
+/// # Errors As open(2): `ELOOP` for a symbolic link, `ENXIO` for a FIFO without a reader.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags).open(path)
 }
 
-/// Standard error, where possible in a way of its own that does not wait while others who share it may.
+/// Standard error. If possible, it is opened anew, so that it does not wait while other users of it may.
 ///
-/// # Errors
-/// As dup(2).
+/// # Errors As dup(2).
 pub(crate) fn standard_error() -> io::Result<File> {
     let copy = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let kind = copy.metadata()?.file_type();
@@ -43,14 +42,14 @@ pub(crate) fn standard_error() -> io::Result<File> {
     Ok(OpenOptions::new().append(true).custom_flags(flags).open(own).unwrap_or(copy))
 }
 
-/// How a write is kept from waiting.
+/// How a write avoids waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// It does not wait.
     Whole,
     /// It does not wait, and small ones do not mix.
     Pieces,
-    /// It may wait: there must be room first.
+    /// It may wait: poll for room first.
     AskedPieces,
     Socket,
 }
@@ -60,15 +59,14 @@ enum Way {
 pub(crate) struct AccessLog {
     file: File,
     way: Way,
-    /// The last write ended within a line.
+    /// The last write ended in the middle of a line.
     is_torn: bool,
 }
 
 impl AccessLog {
-    /// Appends to whatever this is.
+    /// Appends to any kind of file.
     ///
-    /// # Errors
-    /// As fstat(2).
+    /// # Errors As fstat(2).
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let file = File::from(descriptor);
         let kind = file.metadata()?.file_type();
@@ -82,7 +80,7 @@ impl AccessLog {
         Ok(Self { file, way, is_torn: false })
     }
 
-    /// Appends lines, each with its end. Gives how many are lost.
+    /// Appends lines, each with its end. Returns how many are lost.
     pub(crate) fn append(&mut self, mut lines: &[u8]) -> u64 {
         while !lines.is_empty() {
             let piece = &lines[..self.piece(lines)];
@@ -99,7 +97,7 @@ impl AccessLog {
         0
     }
 
-    /// Bytes of whole lines that are written at once; of one line, where that is longer.
+    /// Bytes of whole lines that are written at once; or of one line, if it is longer.
     fn piece(&self, lines: &[u8]) -> usize {
         if self.way == Way::Whole || lines.len() < PIECE_BYTES_MAX {
             return lines.len();
@@ -109,7 +107,7 @@ impl AccessLog {
         fitting.or_else(|| lines.iter().position(|byte| *byte == b'\n').map(end_of)).unwrap_or(lines.len())
     }
 
-    /// Gives how much of the piece is written.
+    /// Returns how many bytes of the piece were written.
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         if self.way == Way::AskedPieces {
             let mut asked = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
@@ -168,7 +166,7 @@ mod tests {
     fn a_file_that_may_not_grow_further_has_whole_lines_when_it_may_again() {
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK).expect("a pipe");
         let mut log = AccessLog::new(writer).expect("a log");
-        // A line longer than what a pipe takes in one step.
+        // A line longer than what a pipe takes at once.
         let long = [vec![b'x'; 200_000], b"\n".to_vec()].concat();
         assert_eq!((log.append(&long), log.is_torn), (1, true));
         let mut reader = File::from(reader);

@@ -1,21 +1,21 @@
-//! Output staging: memory that answers are written to and that sends read from.
+//! Output staging: memory to which answers are written and from which sends read.
 //!
-//! Connections write one after the other into the current chunk; each takes away its part as a [`Slice`].
-//! A turn's answers thus lie side by side in a few hot kilobytes, instead of one buffer per connection.
-//! Invariant: bytes that a living [`Slice`] covers are never written, moved or freed. A chunk is only reused
-//! from its start when no slice of it lives (`Rc::strong_count == 1`).
+//! Connections write one after the other into the current chunk, and each takes its part as a [`Slice`]. So a turn's
+//! answers lie side by side in a few hot kilobytes, instead of in one buffer per connection. Invariant: bytes that a
+//! living [`Slice`] covers are never written, moved or freed. A chunk is only reused from its start when no slice of it
+//! lives (`Rc::strong_count == 1`).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// Bytes of an ordinary chunk.
+/// Bytes of a normal chunk.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks that are kept always.
+/// Chunks that are always kept.
 const CHUNKS_KEPT: usize = 4;
 
-/// After so many turns, chunks are given back that none of them needed.
+/// Chunks that no turn has needed for this many turns are given back.
 const TURNS_OF_PEAK: u32 = 64;
 
 struct Memory {
@@ -40,7 +40,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout; nobody else refers to it, since slices hold an Rc.
+        // SAFETY: allocated in `new` with the same layout; nothing else refers to it, since slices hold an Rc.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
     }
 }
@@ -94,7 +94,7 @@ pub(crate) struct Arena {
     current: usize,
     /// Where the bytes staged since the last `seal` begin in the current chunk.
     start: usize,
-    /// Chunks of this turn, and the most of one since they were last given back.
+    /// Number of chunks that this turn uses, and the maximum per turn since chunks were last given back.
     used: usize,
     used_peak: usize,
     turns: u32,
@@ -105,8 +105,8 @@ impl Arena {
         Self { chunks: vec![Chunk::new(CHUNK_BYTES)], current: 0, start: 0, used: 1, used_peak: 1, turns: 0 }
     }
 
-    /// Goes to a chunk that can be written from its start, if there is one: the last turn's sends complete
-    /// during this one, so two chunks alternate and both stay in the cache.
+    /// Moves to a chunk that can be written from its start, if there is one. The last turn's sends complete during this
+    /// turn, so two chunks alternate and both stay in the cache.
     pub(crate) fn begin_turn(&mut self) {
         debug_assert_eq!(self.staged_len(), 0, "staged bytes were left over");
         self.used_peak = self.used_peak.max(self.used);
@@ -122,7 +122,7 @@ impl Arena {
         self.start = self.chunks[self.current].length;
     }
 
-    /// Something was written since the turn began.
+    /// Whether something was written since the turn began.
     pub(crate) fn is_used(&self) -> bool {
         self.used > 1 || self.chunks[self.current].length > 0
     }
@@ -132,7 +132,7 @@ impl Arena {
         self.chunks[self.current].length - self.start
     }
 
-    /// What was written since the last `seal`.
+    /// The bytes written since the last `seal`.
     pub(crate) fn staged(&self) -> &[u8] {
         let chunk = &self.chunks[self.current];
         // SAFETY: start..length lies within the chunk, is initialised, and `&self` excludes writes meanwhile.
@@ -145,7 +145,7 @@ impl Arena {
         self.commit(bytes.len());
     }
 
-    /// At least `count` writable bytes after what is staged; `commit` says how many were filled.
+    /// At least `count` writable bytes after the staged ones; `commit` says how many were filled.
     #[inline]
     pub(crate) fn reserve(&mut self, count: usize) -> &mut [u8] {
         let chunk = &self.chunks[self.current];
@@ -163,7 +163,7 @@ impl Arena {
         }
     }
 
-    /// Adds the first `count` reserved bytes to what is staged.
+    /// Adds the first `count` reserved bytes to the staged ones.
     #[inline]
     pub(crate) fn commit(&mut self, count: usize) {
         let chunk = &mut self.chunks[self.current];
@@ -171,7 +171,7 @@ impl Arena {
         chunk.length += count;
     }
 
-    /// Takes what is staged away as a slice; `None` where nothing is.
+    /// Takes the staged bytes as a slice; `None` if there are none.
     #[inline]
     pub(crate) fn seal(&mut self) -> Option<Slice> {
         let chunk = &self.chunks[self.current];
@@ -184,7 +184,7 @@ impl Arena {
         Some(slice)
     }
 
-    /// Appends what is staged to `slice` if it lies directly behind it; `false`, and nothing done, else.
+    /// Appends the staged bytes to `slice` if they directly follow it. Otherwise returns `false` and does nothing.
     pub(crate) fn extend(&mut self, slice: &mut Slice) -> bool {
         let chunk = &self.chunks[self.current];
         let contiguous =
@@ -196,7 +196,7 @@ impl Arena {
         contiguous
     }
 
-    /// Forgets what is staged.
+    /// Drops the staged bytes.
     pub(crate) fn discard(&mut self) {
         self.chunks[self.current].length = self.start;
     }
@@ -228,7 +228,7 @@ impl Arena {
         self.used += 1;
     }
 
-    /// Keeps what a turn needed at most, twice, since the sends of the turn before go on meanwhile.
+    /// Keeps twice the most that a turn needed, since the sends of the previous turn continue meanwhile.
     #[cold]
     fn trim(&mut self) {
         let kept_max = CHUNKS_KEPT.max(2 * self.used_peak);

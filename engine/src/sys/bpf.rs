@@ -1,6 +1,7 @@
-//! bpf(2): maps of listen sockets and of numbers, and the program that picks one of the sockets.
+//! bpf(2): maps of listen sockets and of numbers, and the program that selects one of the sockets.
 //!
-//! Everything here needs CAP_BPF and CAP_NET_ADMIN, except attaching and filling through descriptors already held.
+//! Everything here needs CAP_BPF and CAP_NET_ADMIN, except attaching and filling through descriptors that are already
+//! held.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -12,7 +13,7 @@ const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_REUSEPORT_SOCKARRAY: u32 = 20;
-/// Its memory can be mapped (kernel 5.5).
+/// The map's memory can be mapped (kernel 5.5).
 const MMAPABLE: u32 = 1 << 10;
 const PROG_TYPE_SK_REUSEPORT: u32 = 21;
 const SK_REUSEPORT_SELECT_OR_MIGRATE: u32 = 40;
@@ -23,7 +24,7 @@ const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
 /// The verifier gives up with EAGAIN when a signal is pending; libbpf tries again as well.
 const LOADS_MAX: usize = 20;
 
-/// Names are shown by bpftool, which reads at most 15 bytes.
+/// bpftool displays names and reads at most 15 bytes.
 const NAME: [u8; 16] = *b"baton_steering\0\0";
 
 /// One instruction, as the kernel reads it (Documentation/bpf/standardization/instruction-set.rst).
@@ -85,11 +86,11 @@ fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
 }
 
 fn descriptor(result: i64) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us; bpf(2) sets close-on-exec on it.
+    // SAFETY: the kernel has just created this descriptor for us; bpf(2) sets close-on-exec on it.
     unsafe { OwnedFd::from_raw_fd(result as i32) }
 }
 
-/// A map from indices to listen sockets of one reuseport group. A socket that closes leaves it by itself.
+/// A map from indices to listen sockets of one reuseport group. The kernel removes a socket that closes.
 pub(crate) fn create_socket_array(entries: u32) -> io::Result<OwnedFd> {
     create(MAP_TYPE_REUSEPORT_SOCKARRAY, entries, size_of::<u64>() as u32, 0)
 }
@@ -99,12 +100,12 @@ pub(crate) fn create_array(entries: u32) -> io::Result<OwnedFd> {
     create(MAP_TYPE_ARRAY, entries, size_of::<u32>() as u32, 0)
 }
 
-/// An array of zeroed pages, each of which can be mapped by itself, at [`page_offset`].
+/// An array of zeroed pages. Each can be mapped separately, at [`page_offset`].
 pub(crate) fn create_pages(entries: u32) -> io::Result<OwnedFd> {
     create(MAP_TYPE_ARRAY, entries, page_bytes() as u32, MMAPABLE)
 }
 
-/// Where a page of [`create_pages`] begins, for mmap(2).
+/// The offset of a page of [`create_pages`], for mmap(2).
 pub(crate) fn page_offset(index: u32) -> u64 {
     u64::from(index) * page_bytes() as u64
 }
@@ -142,7 +143,7 @@ fn update<T: Copy>(map: BorrowedFd<'_>, index: u32, value: &T) -> io::Result<()>
     call(MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 
-/// Takes a socket out of the map.
+/// Removes a socket from the map.
 pub(crate) fn unset_socket(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let mut attributes =
         MapUpdate { map: map.as_raw_fd() as u32, key: std::ptr::from_ref(&index) as u64, ..MapUpdate::default() };
@@ -172,15 +173,14 @@ pub(crate) fn load_select_or_migrate(instructions: &[Instruction]) -> io::Result
     call(PROG_LOAD, &mut attributes).map(descriptor)
 }
 
-/// Makes `program` the one that selects for the whole group of `socket`, instead of any other.
+/// Makes `program` select for the whole group of `socket`, in place of any other program.
 pub(crate) fn attach(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd())
 }
 
 /// Leaves the choice for the group of `socket` to the kernel. Needs no privilege.
 ///
-/// # Errors
-/// `NotFound` where no program selects.
+/// # Errors `NotFound` if no program selects.
 pub(crate) fn detach(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, SO_DETACH_REUSEPORT_BPF, 0)
 }

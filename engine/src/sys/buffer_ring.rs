@@ -1,9 +1,9 @@
 //! The provided buffer ring: buffers that the kernel picks for receives (kernel 5.19, io_uring_register(2),
 //! `IORING_REGISTER_PBUF_RING`).
 //!
-//! Invariant: a buffer is at any time either published to the kernel, or covered by exactly one [`Lease`], or in
-//! the free stack. Only as many are published as recent turns used, and freed ones are published again first:
-//! what cycles through the ring is then small enough to stay in the cache, whatever the ring's size.
+//! Invariant: a buffer is at any time either published to the kernel, or covered by exactly one [`Lease`], or in the
+//! free stack. Only as many are published as recent turns used, and freed ones are published again first. So the
+//! buffers that cycle through the ring are few enough to stay in the cache, whatever the ring's size.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
@@ -18,35 +18,35 @@ use io_uring::types::BufRingEntry;
 /// A buffer group of a worker's ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// For whoever has something to say.
+    /// Normal buffers.
     Usual = 0,
-    /// Fewer and larger ones, for those that send faster than they are received.
+    /// Fewer and larger ones, for connections that send faster than they are received.
     Bulk = 1,
 }
 
 /// Kernel limit of entries in one ring (io_uring_register(2)).
 pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
 
-/// Buffers published before anything is known of the load.
+/// Buffers published before the load is known.
 const PUBLISHED_MIN: u16 = 32;
 
-/// After so many turns the published number may fall to [`SPARE_FACTOR`] times the peak seen in them.
+/// After this many turns the published number may fall to [`SPARE_FACTOR`] times the peak seen in them.
 const DECAY_TURNS: u32 = 4096;
 
-/// So many times as many as one turn took are published, so that a load may rise.
+/// This many times the number that one turn took are published, so that the load may rise.
 const SPARE_FACTOR: u16 = 2;
 
-/// Added to the distance of two buffers, so that their first lines do not fall into one cache set.
+/// Added to the distance between two buffers, so that their first lines do not fall into the same cache set.
 const STAGGER_BYTES: usize = 192;
 
-/// The kernel wants the ring to begin with a page.
+/// The kernel requires the ring to begin at a page boundary.
 const PAGE_BYTES: usize = 4096;
 
-/// Where buffers begin.
+/// The alignment of buffers.
 const LINE_BYTES: usize = 64;
 
-/// What malloc(3) guarantees. Memory of a larger alignment is made zero by writing to it, and has all of its pages from the start,
-/// although most buffers are never used.
+/// The alignment that malloc(3) guarantees. Memory of a larger alignment is zeroed by writing to it, so it has all of
+/// its pages from the start, although most buffers are never used.
 const ALLOCATED_AT_BYTES: usize = 16;
 
 struct Memory {
@@ -146,7 +146,7 @@ impl BufferRing {
         let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
         let Some(entries) = NonNull::new(entries.cast::<BufRingEntry>()) else { handle_alloc_error(entries_layout) };
         let free = RefCell::new((0..count).rev().collect());
-        // SAFETY: less than a line is left out, and a line more than the buffers was allocated.
+        // SAFETY: less than a line is skipped, and a line more than the buffers need was allocated.
         let start = unsafe { allocated.add(allocated.align_offset(LINE_BYTES)) };
         let memory = Rc::new(Memory { allocated, layout, start, stride, size, free });
         let this = Self {
@@ -161,8 +161,8 @@ impl BufferRing {
             taken_peak: 0,
             turns: 0,
         };
-        // SAFETY: `entries` is page-aligned, has `count` entries, and is freed only after the ring is gone: the
-        // owner keeps this value in a field behind the ring.
+        // SAFETY: `entries` is page-aligned, has `count` entries, and is freed only after the ring is gone: the owner
+        // keeps this value in a field after the ring.
         unsafe { ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, group as u16, 0)? };
         Ok(this)
     }
@@ -180,17 +180,17 @@ impl BufferRing {
         self.target = self.mask + 1;
     }
 
-    /// So many receives that are armed now would find a buffer.
+    /// How many receives armed now would find a buffer.
     pub(crate) fn available(&self) -> usize {
         usize::from(self.published) + self.memory.free.borrow().len()
     }
 
-    /// Buffers neither with the kernel nor free: leased to sends that wait.
+    /// Buffers that are neither published nor free: leased to sends that wait.
     pub(crate) fn leased(&self) -> usize {
         self.count() - self.available()
     }
 
-    /// Keeps the memory for ever: the kernel may still write to it.
+    /// Keeps the memory forever: the kernel may still write to it.
     pub(crate) fn leak(&mut self) {
         std::mem::forget(Rc::clone(&self.memory));
         self.entries_layout = Layout::new::<()>();

@@ -1,4 +1,4 @@
-//! Capabilities of the calling thread (capabilities(7)): which ones it has, and giving them up for good.
+//! Capabilities of the calling thread (capabilities(7)): reads them, and gives them up for good.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-/// Of capget(2): sets of 64 bits, in two halves (kernel 2.6.26).
+/// The version of capget(2): sets of 64 bits, in two halves (kernel 2.6.26).
 const VERSION: u32 = 0x2008_0522;
 
 /// Capabilities by number, each a bit.
@@ -16,9 +16,9 @@ pub(crate) struct Capabilities(u64);
 impl Capabilities {
     pub(crate) const NONE: Self = Self(0);
 
-    /// What a program of root may use on files, users, limits and ports without power over other processes or the kernel:
-    /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, NET_BIND_SERVICE, IPC_LOCK, SYS_NICE, SYS_RESOURCE
-    /// and LEASE (linux/capability.h).
+    /// Capabilities that a program of root may use on files, users, limits and ports, without power over other
+    /// processes or the kernel: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, NET_BIND_SERVICE,
+    /// IPC_LOCK, SYS_NICE, SYS_RESOURCE and LEASE (linux/capability.h).
     pub(crate) const USUAL: Self = {
         const NUMBERS: [u32; 12] = [0, 1, 2, 3, 4, 6, 7, 10, 14, 23, 24, 28];
         let (mut bits, mut index) = (0, 0);
@@ -56,7 +56,7 @@ struct Half {
     inheritable: u32,
 }
 
-/// What the thread may do, and what it could pass on.
+/// The capabilities that the thread has, and those that it could pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sets {
     effective: Capabilities,
@@ -93,13 +93,14 @@ impl Sets {
     }
 }
 
-/// Lets no program gain a privilege that this thread, or a thread or process that it starts, executes; and takes from what
-/// they could gain (the bounding set) all but `kept`. To be called before the user is changed, which takes the right to do so.
+/// Ensures that no program which this thread executes, or a thread or process that it starts, gains a privilege.
+/// Removes from what they could gain (the bounding set) all except `kept`. Call it before changing the user, since that
+/// takes the right to do so.
 ///
-/// Where that right is missing (CAP_SETPCAP), the bounding set stays, and means nothing: it bounds what a program gains.
+/// Without that right (CAP_SETPCAP), the bounding set stays. This has no effect, since it only bounds what a program
+/// gains.
 ///
-/// # Errors
-/// As prctl(2).
+/// # Errors As prctl(2).
 pub(crate) fn gain_none_but(kept: Capabilities) -> io::Result<()> {
     prctl::set_no_new_privs()?;
     for number in numbers().filter(|number| !kept.has(*number)) {
@@ -113,11 +114,11 @@ pub(crate) fn gain_none_but(kept: Capabilities) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps of what this thread may do only `kept`, and passes nothing on. A change of the user need not have done so: it leaves the
-/// inheritable set, and under SECBIT_NO_SETUID_FIXUP, which a process inherits, all of them (capabilities(7)).
+/// Keeps only `kept` of this thread's capabilities, and passes nothing on. A change of the user need not have done so:
+/// it leaves the inheritable set, and under SECBIT_NO_SETUID_FIXUP, which a process inherits, all of them
+/// (capabilities(7)).
 ///
-/// # Errors
-/// As capset(2) and prctl(2); and where more is left all the same. The process must not go on then.
+/// # Errors As capset(2) and prctl(2); and if more is left nevertheless. The process must not continue then.
 pub(crate) fn keep_only(kept: Capabilities) -> io::Result<()> {
     let and = |one: Capabilities| Capabilities(one.0 & kept.0);
     let now = Sets::read()?;
@@ -137,7 +138,7 @@ pub(crate) fn keep_only(kept: Capabilities) -> io::Result<()> {
     Ok(())
 }
 
-/// What programs would get although nothing of their file says so.
+/// The ambient set: capabilities that programs get although their file grants none.
 fn ambient() -> io::Result<Capabilities> {
     let mut bits = 0;
     for number in numbers() {
@@ -150,9 +151,9 @@ fn ambient() -> io::Result<Capabilities> {
     Ok(Capabilities(bits))
 }
 
-/// All that this kernel knows.
+/// All capabilities that this kernel knows.
 fn numbers() -> impl Iterator<Item = u32> {
-    // SAFETY: PR_CAPBSET_READ takes an integer, and fails for a number that is none.
+    // SAFETY: PR_CAPBSET_READ takes an integer, and fails for a number that is not a capability.
     (0..u64::BITS)
         .take_while(|number| unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(*number), 0, 0, 0) >= 0 })
 }

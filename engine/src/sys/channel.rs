@@ -1,4 +1,4 @@
-//! Packets over a Unix socket, each with descriptors or without.
+//! Packets over a Unix socket, with or without descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
@@ -9,21 +9,20 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
 use socket2::SockRef;
 
-/// Descriptors of one packet at most (SCM_MAX_FD of unix(7)).
+/// The most descriptors of one packet (SCM_MAX_FD of unix(7)).
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
 
 /// Not in `libc` yet; include/uapi/asm-generic/socket.h, kernel 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// From now on, whoever sends a descriptor over this channel gets EPERM. Without it, a descriptor that was sent comes whether
-/// it is received or not, and the kernel may wait while it closes it.
+/// From now on, sending a descriptor over this channel fails with EPERM. Without this, a sent descriptor arrives
+/// whether it is received or not, and the kernel may wait while it closes it.
 ///
-/// # Errors
-/// ENOPROTOOPT before kernel 6.16.
+/// # Errors ENOPROTOOPT before kernel 6.16.
 pub(crate) fn refuse_descriptors(channel: BorrowedFd<'_>) -> io::Result<()> {
     let off: libc::c_int = 0;
     let length = size_of_val(&off) as libc::socklen_t;
-    // SAFETY: setsockopt(2) reads an integer of the length that it is told.
+    // SAFETY: setsockopt(2) reads an integer of the given length.
     let result = unsafe {
         libc::setsockopt(channel.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length)
     };
@@ -33,8 +32,7 @@ pub(crate) fn refuse_descriptors(channel: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sends one packet; never blocks.
 ///
-/// # Errors
-/// `WouldBlock` where the channel is full; else as sendmsg(2).
+/// # Errors `WouldBlock` if the channel is full; else as sendmsg(2).
 pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -44,10 +42,10 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowe
     Ok(())
 }
 
-/// Takes one packet into `buffer`, and drops whatever comes with it; never blocks. Its length is 0 where the other side is gone.
+/// Receives one packet into `buffer`, and drops its descriptors; never blocks. The length is 0 if the other side is
+/// gone.
 ///
-/// # Errors
-/// As [`receive`].
+/// # Errors As [`receive`].
 pub(crate) fn receive_bytes(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let mut is_reset = false;
     loop {
@@ -63,26 +61,27 @@ pub(crate) fn receive_bytes(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::R
     }
 }
 
-/// Takes one packet into `buffer`; never blocks. Its length is 0 where the other side is gone. Where this process has no room
-/// for all descriptors of the packet (its limit of open files), those that there was room for are given. Closing them does not
-/// wait for a peer (SO_LINGER of socket(7)), whatever the sender has set.
+/// Receives one packet into `buffer`; never blocks. The length is 0 if the other side is gone. If this process has no
+/// room for all descriptors of the packet (its limit of open files), the result has only those that there was room for.
+/// Closing them does not wait for a peer (SO_LINGER of socket(7)), whatever the sender has set.
 ///
-/// # Errors
-/// `WouldBlock` where none is there; `InvalidData` where the packet is larger than the buffer; else as recvmsg(2).
+/// # Errors `WouldBlock` if there is no packet; `InvalidData` if the packet is larger than the buffer; else as
+/// recvmsg(2).
 pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    // By hand: a packet of which descriptors are missing is an error elsewhere, and those that came would stay open.
+    // Without a library: there, missing descriptors of a packet are an error, and those that came would stay open.
     let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: all zeroes is a message without anything.
+    // SAFETY: a message of zeroes is an empty one.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-    // Where the other side went without reading all, that is told once, before what it had said last.
+    // If the other side closed without reading everything, recvmsg(2) reports that once, before that side's last
+    // messages.
     let mut is_reset = false;
     let length = loop {
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = control.capacity() as _;
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: the message names memory that is valid for writes of the lengths it says, and lives on.
+        // SAFETY: the message names memory that is valid for writes of the given lengths, and that lives on.
         match Errno::result(unsafe { libc::recvmsg(channel.as_raw_fd(), &raw mut message, flags) }) {
             Ok(length) => break length as usize,
             Err(Errno::ECONNRESET) if !is_reset => is_reset = true,
@@ -100,18 +99,18 @@ pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
             // SAFETY: plain arithmetic.
             let head_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
             for index in 0..bytes.saturating_sub(head_bytes) / size_of::<RawFd>() {
-                // SAFETY: the header's length says that there are so many descriptors, perhaps unaligned; the kernel has
-                // just made each of them for us, and nobody else knows it.
+                // SAFETY: the header's length says that there are this many descriptors, perhaps unaligned. The kernel
+                // has just created each of them for us, and no other code knows it.
                 received.push(unsafe {
                     OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().add(index).read_unaligned())
                 });
             }
         }
-        // SAFETY: both are what was filled above.
+        // SAFETY: both were filled above.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
     for descriptor in &received {
-        // Most are sockets; nothing else has this option.
+        // Most are sockets; only sockets have this option.
         let _ = SockRef::from(descriptor).set_linger(None);
     }
     if message.msg_flags & libc::MSG_TRUNC != 0 {

@@ -1,4 +1,4 @@
-//! What this kernel's io_uring can do, and why it cannot be used if so.
+//! What this kernel's io_uring can do, or why it cannot be used.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub struct IoUringUnavailable {
 }
 
 impl IoUringUnavailable {
-    /// Whether there was no memory to lock.
+    /// Whether the reason is that no memory could be locked.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         self.source.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::ENOMEM))
     }
@@ -39,8 +39,7 @@ impl IoUringUnavailable {
 impl Features {
     /// Creates a small ring to find out.
     ///
-    /// # Errors
-    /// Names the cause (no io_uring, forbidden, too old a kernel) and the cure.
+    /// # Errors Names the cause (no io_uring, forbidden, too old a kernel) and the cure.
     pub(crate) fn probe() -> Result<Self, IoUringUnavailable> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();

@@ -1,5 +1,5 @@
-//! The user and group of workers: the master looks them up, and each worker assumes them once it has what needs
-//! privilege.
+//! The user and group of workers. The master looks them up, and each worker assumes them once it has everything that
+//! needs privilege.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use nix::unistd::{
 
 use super::capabilities::{Capabilities, gain_none_but, keep_only};
 
-/// Why this process cannot serve as the user or group that was named.
+/// Why this process cannot serve as the named user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IdentityError {
     /// `user` or `group`.
@@ -21,16 +21,15 @@ pub(crate) struct IdentityError {
 /// See the module's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// For the groups it is a member of; `None` where only the group was given.
+    /// For the groups of which the user is a member; `None` if only the group was given.
     user: Option<(String, Uid)>,
     group: Gid,
 }
 
 impl Identity {
-    /// Looks both up; a user without a group has his own. `None` where neither is given.
+    /// Looks both up. Without `group`, the user's own group applies. `None` if neither is given.
     ///
-    /// # Errors
-    /// Names the setting where there is none of this name, or this process may not become it.
+    /// # Errors Names the setting if the name does not exist, or if this process may not become it.
     pub(crate) fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, IdentityError> {
         let invalid = |setting| move |problem| IdentityError { setting, problem };
         let user = user.map(find_user).transpose().map_err(invalid("user"))?;
@@ -50,15 +49,14 @@ impl Identity {
         Ok(Some(Self { user: user.map(|user| (user.name, user.uid)), group: gid }))
     }
 
-    /// The user's number; `None` where only the group was given.
+    /// The user's number; `None` if only the group was given.
     pub(crate) fn user(&self) -> Option<Uid> {
         self.user.as_ref().map(|(_, uid)| *uid)
     }
 
-    /// Becomes it for good: no way back, no capability, no privilege by exec.
+    /// Becomes this identity for good: no way back, no capability, no privilege by exec.
     ///
-    /// # Errors
-    /// As setresuid(2) and its like, and where a capability is left; the process must not go on then.
+    /// # Errors As setresuid(2) and similar calls, and if a capability is left. The process must not continue then.
     pub(crate) fn assume(&self) -> io::Result<()> {
         gain_none_but(Capabilities::NONE)?;
         if geteuid().is_root() {
@@ -105,8 +103,7 @@ fn find_group(name: &str) -> Result<Gid, String> {
 
 /// The numbers of `user`, `user:group` or `:group`.
 ///
-/// # Errors
-/// If there is none of this name, or this process may not give it a file.
+/// # Errors If the name does not exist, or this process may not give it a file.
 pub(crate) fn find_owner(text: &str) -> Result<(Option<u32>, Option<u32>), String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     if group.is_some_and(str::is_empty) || (user.is_empty() && group.is_none()) {

@@ -1,5 +1,6 @@
-//! A Landlock domain for a worker (landlock(7), kernel 5.13): what it may reach by files, TCP and signals, whatever calls it makes. Whoever
-//! is in a domain can neither trace others outside of it nor open their memory in /proc.
+//! A Landlock domain for a worker (landlock(7), kernel 5.13). It limits which files, TCP ports and processes the worker
+//! can reach, whatever system calls it makes. A process in a domain can neither trace processes outside of it nor open
+//! their memory in /proc.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::types::SystemCalls;
 
-/// Of linux/landlock.h.
+/// From linux/landlock.h.
 const CREATE_RULESET_VERSION: u32 = 1;
 const ACCESS_NET_BIND_TCP: u64 = 1;
 const ACCESS_NET_CONNECT_TCP: u64 = 1 << 1;
@@ -20,12 +21,12 @@ const RULE_PATH_BENEATH: u32 = 1;
 const ACCESS_READ_FILE: u64 = 1 << 2;
 const ACCESS_READ_FOLDER: u64 = 1 << 3;
 
-/// What each version of the interface added: kinds of access to files, access to the network (kernel 6.7), scopes (6.12).
+/// What each version of the interface added: kinds of file access, network access (kernel 6.7), scopes (6.12).
 const FILES: [(u32, u64); 4] = [(1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15)];
 const NET_VERSION: u32 = 4;
 const SCOPE_VERSION: u32 = 6;
 
-/// `struct landlock_ruleset_attr`. Older kernels know a shorter one, and take this one where the rest is zero.
+/// `struct landlock_ruleset_attr`. Older kernels know a shorter one, and accept this one if the rest is zero.
 #[repr(C)]
 #[derive(Default)]
 struct Ruleset {
@@ -42,8 +43,8 @@ struct PathBeneath {
 }
 
 impl Ruleset {
-    /// What is denied, but for what rules allow. To handle files at all denies moving them between folders, so those of
-    /// callbacks are left alone.
+    /// What is denied unless a rule allows it. A ruleset that handles files at all denies moving them between folders,
+    /// so files are left alone where callbacks may use them.
     fn new(calls: SystemCalls, version: u32) -> Self {
         let is_strict = calls == SystemCalls::ServeOnly;
         let known = FILES.iter().filter(|(since, _)| is_strict && *since <= version);
@@ -59,11 +60,12 @@ impl Ruleset {
     }
 }
 
-/// Puts the calling thread, and all that it starts, into a domain of its own, for good, which allows what callbacks may do that make
-/// such calls; as far as this kernel can. Where files are denied, those beneath the `readable` folders may be read all the same.
+/// Puts the calling thread, and all that it starts, into a domain of its own, for good. The domain allows what
+/// callbacks with these system calls may do, as far as this kernel can. If files are denied, those beneath the
+/// `readable` folders may still be read.
 ///
-/// # Errors
-/// As landlock_create_ruleset(2): `Unsupported` where the kernel has no Landlock, or one that can deny nothing of this.
+/// # Errors As landlock_create_ruleset(2): `Unsupported` if the kernel has no Landlock, or one that can deny nothing of
+/// this.
 pub(crate) fn enter_domain(calls: SystemCalls, readable: &[PathBuf]) -> io::Result<()> {
     // SAFETY: with this flag landlock_create_ruleset(2) takes no attribute.
     let version = Errno::result(unsafe {
@@ -73,14 +75,14 @@ pub(crate) fn enter_domain(calls: SystemCalls, readable: &[PathBuf]) -> io::Resu
     if ruleset.is_empty() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    // SAFETY: landlock_create_ruleset(2) reads the structure, of which it is told the size.
+    // SAFETY: landlock_create_ruleset(2) reads the structure, whose size it is given.
     let descriptor = Errno::result(unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, &raw const ruleset, size_of::<Ruleset>(), 0)
     })?;
-    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    // SAFETY: the kernel has just created this descriptor for us, close-on-exec.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
     for folder in readable.iter().filter(|_| ruleset.files != 0) {
-        // Without its rule nothing is readable there, which is safe; whoever asks for its files is told.
+        // Without its rule nothing in the folder is readable, which is safe. A request for its files gets an error.
         if let Err(error) = allow_reading(&descriptor, folder) {
             tracing::warn!(folder = %folder.display(), "sandbox: this worker cannot read this folder: {error}");
         }
@@ -113,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs on a thread in a domain; `None`, said aloud, where there is none.
+    /// Runs on a thread in a domain; `None`, with a printed message, if there is no Landlock.
     fn inside<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         inside_with(calls, &[], body)
     }
@@ -203,7 +205,7 @@ mod tests {
         let socket = socket2::Socket::from(TcpStream::connect(address).expect("connected"));
         let reconnected = inside(SystemCalls::ServeOnly, move || {
             let unconnected = libc::sockaddr { sa_family: libc::AF_UNSPEC as _, sa_data: [0; 14] };
-            // SAFETY: connect(2) reads the address, of which it is told the size.
+            // SAFETY: connect(2) reads the address, whose size it is given.
             unsafe { libc::connect(socket.as_raw_fd(), &raw const unconnected, size_of::<libc::sockaddr>() as _) };
             (socket.connect(&address.into()), File::open("/proc/self/status").map(drop))
         });

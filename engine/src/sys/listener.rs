@@ -1,5 +1,5 @@
-//! Listen sockets: reserving an address, making a socket of its group, configuring it, listening, and accepting one
-//! connection from it. Whoever calls keeps the socket; nothing here has a state of its own but [`Reservation`].
+//! Listen sockets: reserves an address, creates a socket of its group, configures it, listens, and accepts one
+//! connection from it. The caller keeps the socket; only [`Reservation`] has a state of its own here.
 
 use std::fs;
 use std::io;
@@ -17,13 +17,13 @@ use super::acceptor::Acceptor;
 use super::socket_file::Occupied;
 use crate::endpoint::Endpoint;
 
-/// How often in a row others may be faster before they are left to it.
+/// After other processes were faster this many times in a row, the connections are left to them.
 const SHARED_TRIES_MAX: usize = 64;
 
-/// Servers that ask at once who is starting.
+/// Servers that can ask at the same time which one is starting.
 const NAME_BACKLOG: i32 = 128;
 
-/// How often somebody who has a name but does not listen there is asked for, and the pause after each.
+/// How often a process that has a name but does not listen there yet is asked, and the pause after each attempt.
 const NAME_TRIES_MAX: usize = 3;
 const NAME_PAUSE: Duration = Duration::from_millis(1);
 
@@ -63,7 +63,7 @@ impl ListenError {
         Self { address: Box::new(address), problem, source: Some(source) }
     }
 
-    /// As another process has told it.
+    /// An error that another process has reported.
     pub(crate) fn told(address: impl Into<Endpoint>, problem: String) -> Self {
         Self { address: Box::new(address.into()), problem, source: None }
     }
@@ -72,13 +72,13 @@ impl ListenError {
         &self.problem
     }
 
-    /// What the system call said.
+    /// The error of the system call.
     pub(crate) fn into_io(self) -> io::Error {
         self.source.unwrap_or_else(|| io::Error::other(self.problem))
     }
 }
 
-/// A socket for this kind of address, which may be bound although connections of a former one linger.
+/// A socket for this kind of address, which can be bound although connections of a former socket linger.
 fn unbound(address: SocketAddr) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket =
@@ -90,8 +90,8 @@ fn unbound(address: SocketAddr) -> Result<Socket, ListenError> {
     Ok(socket)
 }
 
-/// Creates and binds a socket of the address's reuseport group: not configured, not listening. Gives it with the
-/// address it got, which names the port where `address` left that to the kernel.
+/// Creates and binds a socket of the address's reuseport group: neither configured nor listening. Returns it with the
+/// address that it got, which names the port if `address` left that to the kernel.
 pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
     let fail = |step| move |source| ListenError::new(address, step, source);
     let socket = unbound(address)?;
@@ -101,27 +101,27 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), ListenEr
     Ok((socket, bound.as_socket().unwrap_or(address)))
 }
 
-/// Held from the check that an address is free until somebody listens there, so that of two servers of one user that start
-/// at the same time one sees the other.
+/// Held from the check that an address is free until a socket listens there. If two servers of one user start at the
+/// same time, one sees the other.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    /// `None` where another user has taken the name.
+    /// `None` if another user has taken the name.
     _name: Option<Socket>,
 }
 
-/// Reserves a port; `None` where another server of this user that starts looks at it just now, which takes some milliseconds.
-/// Other users can take the name, but nothing depends on it: without it, two servers that start on one port within the same
-/// milliseconds may share the port.
+/// Reserves a port; `None` if another starting server of this user is looking at it just now, which takes some
+/// milliseconds. Other users can take the name, but nothing depends on it: without it, two servers that start on one
+/// port within the same milliseconds may share the port.
 ///
-/// # Errors
-/// As socket(2) and bind(2).
+/// # Errors As socket(2) and bind(2).
 pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, ListenError> {
-    // By port alone, since a wildcard address conflicts with every other.
+    // By port alone, since a wildcard address conflicts with every other address.
     reserve_name(&format!("port-{}", address.port()), address.into())
 }
 
-/// The same, by what is the same for all that conflict with each other. By user, since only servers of one user share ports and
-/// replace each other's files. Abstract names belong to the network namespace, as ports do, and end with the process.
+/// The same, by a name that all conflicting addresses share. The name includes the user, since only servers of one user
+/// share ports and replace each other's files. Abstract names belong to the network namespace, as ports do, and end
+/// with the process.
 pub(super) fn reserve_name(what: &str, address: Endpoint) -> Result<Option<Reservation>, ListenError> {
     let fail = |source| ListenError::new(address, "reserving the address", source);
     let user = geteuid().as_raw();
@@ -141,7 +141,7 @@ pub(super) fn reserve_name(what: &str, address: Endpoint) -> Result<Option<Reser
     }
 }
 
-/// The user that listens at a name, if there is one.
+/// The user of the process that listens at a name, if there is one.
 fn holder_of(name: &SockAddr) -> Option<u32> {
     let ask = |_| {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -149,7 +149,7 @@ fn holder_of(name: &SockAddr) -> Option<u32> {
         socket.connect(name).inspect_err(|_| thread::sleep(NAME_PAUSE))?;
         Ok::<_, io::Error>(getsockopt(&socket, PeerCredentials)?.uid())
     };
-    // A server that starts has the name a moment before it listens there.
+    // A starting server has the name a moment before it listens there.
     (0..NAME_TRIES_MAX).map(ask).find_map(Result::ok)
 }
 
@@ -163,8 +163,7 @@ pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
 
 /// Creates a socket of no group and binds it.
 ///
-/// # Errors
-/// Where somebody else has the address, whoever that is.
+/// # Errors If any other process has the address.
 pub(crate) fn bind_alone(address: SocketAddr) -> Result<Socket, ListenError> {
     let socket = unbound(address)?;
     socket.bind(&address.into()).map_err(|source| ListenError::new(address, "bind", source))?;
@@ -181,13 +180,13 @@ pub(crate) fn configure(socket: &Socket, address: impl Into<Endpoint>, backlog: 
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(fail("listen"))
 }
 
-/// What the kernel makes of a backlog.
+/// The backlog that the kernel really uses.
 pub(crate) fn backlog_effective(backlog: u32) -> u32 {
     let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
     backlog.min(limit.unwrap_or(4096))
 }
 
-/// A connection that waits at a listen socket, which does not block; `None` where none does.
+/// Accepts a connection that waits at a non-blocking listen socket; `None` if there is none.
 pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
     loop {
         match listener.accept() {
@@ -202,19 +201,20 @@ pub(crate) fn accept_waiting(listener: &Socket) -> Option<Socket> {
     }
 }
 
-/// Connections that wait at a listen socket of which other processes have copies; never waits for one. What was seen to
-/// wait may be gone: others accept, too, and the ring of a worker that was killed goes on for some milliseconds.
+/// Accepts connections that wait at a listen socket of which other processes have copies; never waits for one. A
+/// connection that was seen to wait may be gone: others accept, too, and the ring of a killed worker continues for some
+/// milliseconds.
 pub(crate) fn waiting_at_shared(socket: &Socket, acceptor: &mut Acceptor) -> impl Iterator<Item = Socket> {
     std::iter::from_fn(|| {
         for _ in 0..SHARED_TRIES_MAX {
-            // Usually nobody waits, and no ring is made.
+            // Usually no connection waits, and no ring is created.
             if !is_waiting(socket) {
                 return None;
             }
             match acceptor.accept(socket.as_fd()) {
                 Ok(Some(accepted)) => return Some(Socket::from(accepted)),
-                // Somebody else was faster. The accept was armed for a moment, and whoever came in that moment has woken this
-                // process and nobody else: look again.
+                // Another process was faster. The accept was armed for a moment, and a connection that arrived in that
+                // moment has woken only this process: look again.
                 Ok(None) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(error) => {
@@ -254,7 +254,7 @@ mod tests {
         assert!(!connection.nonblocking().expect("asked"), "rings wait for workers");
     }
 
-    /// Others have copies of the socket, and take what was seen to wait.
+    /// Others have copies of the socket, and take the connections that were seen to wait.
     #[test]
     fn accepting_from_a_shared_socket_does_not_wait_for_what_others_took() {
         const OTHERS: usize = 4;

@@ -1,4 +1,4 @@
-//! What a send reads from: memory that its owner cannot touch while the kernel may.
+//! What a send reads from: memory that its owner cannot touch while the kernel may read it.
 
 use std::ptr;
 use std::rc::Rc;
@@ -6,31 +6,31 @@ use std::rc::Rc;
 use super::arena::Slice;
 use super::buffer_ring::Lease;
 
-/// Bytes to be sent, with the memory they are in.
+/// Bytes to send, with the memory that holds them.
 pub(crate) enum Payload {
     /// Part of this turn's output.
     Slice(Slice),
     /// Part of a receive buffer, sent back without copying.
     Lease(Lease),
-    /// A connection's own backlog; `sent` bytes of it are out already.
+    /// A connection's own backlog; `sent` bytes of it have been sent.
     Owned {
         /// The backlog.
         bytes: Vec<u8>,
-        /// How much of it is sent.
+        /// How many bytes of it have been sent.
         sent: usize,
     },
     /// Part of the program.
     Static(&'static [u8]),
-    /// Memory of the protocol's that nobody changes any more; `start..end` is to be sent.
+    /// Memory of the protocol that does not change any more; `start..end` will be sent.
     Counted {
         /// The memory.
         bytes: Rc<[u8]>,
-        /// The first byte to be sent.
+        /// The index of the first byte to send.
         start: u32,
-        /// Behind the last.
+        /// The index after the last byte to send.
         end: u32,
     },
-    /// Part of this turn's output, and counted memory behind it: one send for both.
+    /// Part of this turn's output, followed by counted memory: one send for both.
     Joined(Box<Joined>),
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Joined {
     bytes: Rc<[u8]>,
     start: u32,
     end: u32,
-    /// What the kernel reads both places from.
+    /// The message from which the kernel reads both parts.
     message: libc::msghdr,
     parts: [libc::iovec; 2],
 }
@@ -50,7 +50,7 @@ impl Joined {
         &self.bytes[self.start as usize..self.end as usize]
     }
 
-    /// For sendmsg(2): valid as long as this value is neither moved nor changed.
+    /// For sendmsg(2). Valid as long as this value is neither moved nor changed.
     pub(super) fn message(&mut self) -> *const libc::msghdr {
         let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         self.parts = [part(self.first.bytes()), part(self.second())];
@@ -60,7 +60,7 @@ impl Joined {
 }
 
 impl Payload {
-    /// `slice`, and behind it `bytes[start..end]`.
+    /// `slice`, followed by `bytes[start..end]`.
     pub(crate) fn joined(slice: Slice, bytes: Rc<[u8]>, start: u32, end: u32) -> Self {
         let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         let message = libc::msghdr {
@@ -121,7 +121,7 @@ impl Payload {
         }
     }
 
-    /// The same bytes in memory that may wait for a slow peer, in one piece or two: what is shared is copied.
+    /// The same bytes in memory that may wait for a slow peer, in one piece or two. Shared memory is copied.
     pub(crate) fn unshared(self) -> (Self, Option<Self>) {
         let copy = |bytes: &[u8]| Self::Owned { bytes: bytes.to_vec(), sent: 0 };
         match self {
@@ -136,7 +136,7 @@ impl Payload {
         }
     }
 
-    /// Whether the memory is shared by all connections of the worker, so that no slow peer may hold it.
+    /// Whether all connections of the worker share the memory, so that no slow peer may hold it.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Slice(_) | Self::Lease(_) | Self::Joined(_))
     }

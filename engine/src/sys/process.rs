@@ -1,5 +1,5 @@
-//! Processes: fork, and what must hold before it; and handles of processes, which name one even after its number was
-//! given to another.
+//! Processes: fork and its preconditions; and handles of processes, which still name a process after its number was
+//! given to another one.
 
 use std::fs;
 use std::io;
@@ -10,11 +10,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, fork, getppid};
 use socket2::SockRef;
 
-/// Forks. The child must not return from the function that called this; it leaves with [`exit`].
+/// Forks. The child must not return from the calling function; it leaves with [`exit`].
 ///
-/// # Errors
-/// When the process has several threads: only the calling one would exist in the child, and what the others
-/// hold locked would stay locked for ever. Else as fork(2).
+/// # Errors If the process has several threads: only the calling one would exist in the child, and what the others hold
+/// locked would stay locked forever. Else as fork(2).
 pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
     let threads = thread_count()?;
     if threads != 1 {
@@ -23,43 +22,41 @@ pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
              start threads in Protocol::on_start, not before Server::run"
         )));
     }
-    // SAFETY: the process has one thread, so the child is a whole copy: no lock is held by anybody else.
+    // SAFETY: the process has one thread, so the child is a complete copy: no other thread holds a lock.
     Ok(unsafe { fork() }?)
 }
 
-/// Lets the kernel kill this process when its parent, which is `parent`, ends; until [`outlive_parent`]. A change of the user
-/// ends that, too (prctl(2), PR_SET_PDEATHSIG).
+/// Makes the kernel kill this process when its parent, which is `parent`, ends; until [`outlive_parent`]. A change of
+/// the user ends that, too (prctl(2), PR_SET_PDEATHSIG).
 ///
-/// # Errors
-/// If the parent has ended already, and as prctl(2).
+/// # Errors If the parent has ended already, and as prctl(2).
 pub(crate) fn end_with_parent(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::Error::other("the parent has ended")) }
 }
 
-/// This process goes on when its parent ends.
+/// Makes this process continue when its parent ends.
 ///
-/// # Errors
-/// As prctl(2).
+/// # Errors As prctl(2).
 pub(crate) fn outlive_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(None)?)
 }
 
-/// Ends the process at once, without running what `main` of the parent has on its stack.
+/// Ends the process at once, without unwinding the stack of the parent's `main`.
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Threads of this process.
+/// The number of threads of this process.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
-/// When a process was started, in clock ticks after the machine: field 22 of proc_pid_stat(5).
+/// When a process was started, in clock ticks after the machine's start: field 22 of proc_pid_stat(5).
 ///
-/// # Errors
-/// As open(2): `NotFound` where no process has the number, or where it has ended and nobody has waited for it.
+/// # Errors As open(2): `NotFound` if no process has the number, or if it has ended and its parent has not waited for
+/// it.
 pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field, the name, may contain anything but ends at the last parenthesis.
@@ -70,32 +67,29 @@ pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
     rest.split(' ').nth(19).and_then(|field| field.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A descriptor of a process: readable once that has ended (pidfd_open(2)).
+/// A descriptor of a process. It becomes readable when the process has ended (pidfd_open(2)).
 ///
-/// # Errors
-/// As pidfd_open(2).
+/// # Errors As pidfd_open(2).
 pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers.
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
 }
 
-/// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6). Closing it does not wait for a peer, whatever the
-/// other process has set.
+/// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6). Closing it does not wait for a peer,
+/// whatever the other process has set.
 ///
-/// # Errors
-/// As pidfd_getfd(2): `PermissionDenied` where this process may not trace the other one.
+/// # Errors As pidfd_getfd(2): `PermissionDenied` if this process may not trace the other one.
 pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_getfd(2) takes three integers.
     let copy = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
-    // Nothing but a socket has this option.
+    // Only a socket has this option.
     let _ = SockRef::from(&copy).set_linger(None);
     Ok(copy)
 }
 
 /// Kills a process that need not be a child.
 ///
-/// # Errors
-/// As pidfd_send_signal(2): `ESRCH` where it has ended.
+/// # Errors As pidfd_send_signal(2): `ESRCH` if it has ended.
 pub(crate) fn kill(process: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: pidfd_send_signal(2) takes integers and a pointer that may be null.
     let result = unsafe {
@@ -114,7 +108,7 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    // SAFETY: the kernel has just created this descriptor for us, close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
 }
 

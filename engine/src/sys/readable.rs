@@ -12,14 +12,14 @@ use nix::unistd::ForkResult;
 use super::identity::Identity;
 use super::process;
 
-/// Where a process could not even become the user. No error has this number.
+/// Returned if a process could not even become the user. No error has this number.
 const NOT_ASKED: i32 = 255;
 
-/// Opens a folder as workers will be able to: as this user, or as the one of this process. Rights may depend on more than modes
-/// (lists of access, mounts), so a child that becomes the user tries.
+/// Opens a folder as workers will be able to: as this user, or as the user of this process. Rights may depend on more
+/// than modes (access control lists, mounts), so a child that becomes the user tries it.
 ///
-/// # Errors
-/// As open(2). Where the process may not fork, since it has several threads, the answer is yes: a worker finds out.
+/// # Errors As open(2). If the process may not fork, since it has several threads, the answer is yes: a worker finds
+/// out.
 pub(crate) fn check(folder: &Path, identity: Option<&Identity>) -> io::Result<()> {
     let Some(identity) = identity else { return open(folder) };
     match process::fork_single_threaded() {

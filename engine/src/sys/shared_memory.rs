@@ -1,4 +1,4 @@
-//! Memory shared between the process that starts workers and the workers it forks, or with programs in the kernel.
+//! Memory that the master and the workers it forks share, or that is shared with programs in the kernel.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -9,21 +9,20 @@ use std::sync::atomic::AtomicU64;
 
 use super::bpf;
 
-/// Types that may lie in memory that several processes see. [`shareable!`] declares structures that may.
+/// Types that may lie in memory which several processes see. [`shareable!`] declares structures that may.
 ///
-/// # Safety
-/// All-zero bytes must be a valid value, and every field must be an atomic integer (or an array or structure of
-/// such), so that concurrent access from other processes is defined.
+/// # Safety All-zero bytes must be a valid value, and every field must be an atomic integer (or an array or structure
+/// of such), so that concurrent access from other processes is defined.
 pub(crate) unsafe trait Shareable: Sync + 'static {}
 
 // SAFETY: it is an atomic integer, for which zero is valid.
 unsafe impl Shareable for AtomicU64 {}
 
-// SAFETY: an array of values for which all of this holds.
+// SAFETY: an array of values that meet these conditions.
 unsafe impl<T: Shareable, const LENGTH: usize> Shareable for [T; LENGTH] {}
 
 /// Declares a structure whose fields are all [`Shareable`], which makes the structure [`Shareable`] as well. So other
-/// modules can say what lies in shared memory without a promise that nobody checks.
+/// modules can declare what lies in shared memory without an unchecked promise.
 macro_rules! shareable {
     (
         $(#[$attribute:meta])*
@@ -36,7 +35,7 @@ macro_rules! shareable {
             $($(#[$field_attribute])* $field_visibility $field: $type,)+
         }
 
-        // SAFETY: the where clause has the compiler check that every field may be shared.
+        // SAFETY: the where clause makes the compiler check that every field may be shared.
         #[allow(unsafe_code)]
         unsafe impl $crate::sys::shared_memory::Shareable for $name
         where
@@ -63,35 +62,33 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// As mmap(2).
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: an anonymous mapping is zeroed, and shared with nobody who does not know it.
+        // SAFETY: an anonymous mapping is zeroed, and only processes that know it share it.
         unsafe { Self::map(libc::MAP_ANONYMOUS, -1, 0) }
     }
 
-    /// Maps a page of [`create_pages`](super::bpf::create_pages), and no other; the map's descriptor is not needed afterwards. The
-    /// kernel does not let such a mapping grow (VM_DONTEXPAND).
+    /// Maps a page of [`create_pages`](super::bpf::create_pages), and no other. The map's descriptor is not needed
+    /// afterwards. The kernel does not let such a mapping grow (VM_DONTEXPAND).
     ///
-    /// # Errors
-    /// As mmap(2): `InvalidInput` beyond the last page, or where this is no such map.
+    /// # Errors As mmap(2): `InvalidInput` beyond the last page, or if the descriptor is not such a map.
     pub(crate) fn of_pages(map: BorrowedFd<'_>, index: u32) -> io::Result<Self> {
         let offset = bpf::page_offset(index).try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: the kernel maps nothing but maps of arrays made for it, whose memory is never cut short; any bytes are valid
+        // SAFETY: the kernel only maps array maps created for it, whose memory is never truncated. Any bytes are valid
         // integers, and the program accesses them atomically.
         unsafe { Self::map(0, map.as_raw_fd(), offset) }
     }
 
-    /// Whether the mapping could be made to reach what follows it.
+    /// Whether the mapping can be extended to the memory that follows it.
     #[cfg(test)]
     pub(crate) fn can_grow(&self) -> bool {
         let address = self.value.as_ptr().cast();
-        // SAFETY: the mapping is this one's; where it grew it stays valid, and a part of it may move nowhere.
+        // SAFETY: the mapping belongs to this value. If it grew, it stays valid, and the call does not move it.
         let grown = unsafe { libc::mremap(address, size_of::<T>(), 3 * 4096, 0) };
         // SAFETY: as above; a mapping of nothing of its old length would be a second one.
         let moved = unsafe { libc::mremap(address, size_of::<T>(), 3 * 4096, libc::MREMAP_MAYMOVE) };
         grown != libc::MAP_FAILED || moved != libc::MAP_FAILED
     }
 
-    /// # Safety
-    /// What is mapped must stay as long as the mapping, and hold a valid `T`, whoever writes to it.
+    /// # Safety What is mapped must exist as long as the mapping, and hold a valid `T`, whichever process writes to it.
     unsafe fn map(flags: libc::c_int, descriptor: RawFd, offset: libc::off_t) -> io::Result<Self> {
         let length = NonZeroUsize::new(size_of::<T>()).expect("shared types have a size");
         // SAFETY: a mapping at an address of the kernel's choice touches nothing that exists.
@@ -118,8 +115,8 @@ impl<T: Shareable> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: mapped in `map`, page-aligned, large enough, and Shareable says that it holds a valid T; unmapped
-        // only in `drop`.
+        // SAFETY: mapped in `map`, page-aligned and large enough. Shareable guarantees that it holds a valid T. It is
+        // unmapped only in `drop`.
         unsafe { self.value.as_ref() }
     }
 }

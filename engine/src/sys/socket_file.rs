@@ -1,5 +1,5 @@
-//! Files of Unix sockets: what is at a path, binding there, and removing what a server has left. No link is followed, and only
-//! sockets of this user that nobody has open are replaced or removed.
+//! Files of Unix sockets: inspects a path, binds there, and removes what a server has left. Links are not followed.
+//! Only sockets of this user that no process has open are replaced or removed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, FileType};
@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::listener::{ListenError, Reservation, reserve_name};
 use crate::endpoint::{Endpoint, SocketFile, UnixPath};
 
-/// How often it is looked, at the end, whether a path is free to be removed, and the pause after each look.
+/// At the end: how often to check whether a path can be removed, and the pause after each check.
 const REMOVE_TRIES_MAX: usize = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
@@ -29,7 +29,7 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) enum Occupied {
     #[error("another server listens there; stop it, or choose another path")]
     InUse,
-    /// What the path names is no socket that a server has left.
+    /// The path names something other than a socket that a server has left.
     #[error("{0} is there and was left untouched; choose another path")]
     Other(&'static str),
     #[error("a socket of user {0} is there and was left untouched; choose another path, or remove it")]
@@ -38,8 +38,8 @@ pub(crate) enum Occupied {
     System(#[from] io::Error),
 }
 
-/// Whether a server has left its socket's file at `path`, which belongs to this user or to `owner`; `false` where nothing is there.
-/// A process has a socket of another type than `asked_as`, whether it listens or not.
+/// Whether a server has left its socket's file at `path`, which belongs to this user or to `owner`; `false` if nothing
+/// is there. A process has a socket of another type than `asked_as`, whether it listens or not.
 pub(crate) fn is_stale(path: &Path, asked_as: Type, owner: Option<u32>) -> Result<bool, Occupied> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -53,7 +53,7 @@ pub(crate) fn is_stale(path: &Path, asked_as: Type, owner: Option<u32>) -> Resul
         return Err(Occupied::OfUser(there.uid()));
     }
     let socket = Socket::new(Domain::UNIX, asked_as, None)?;
-    // A server whose backlog is full must not hold this one up.
+    // A server whose backlog is full must not delay this one.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
@@ -82,8 +82,9 @@ fn kind(file_type: FileType) -> &'static str {
     }
 }
 
-/// The same for a listen socket, without a connection that a server would take for a client's: unix(7) refuses a datagram
-/// socket with EPROTOTYPE where a stream socket is bound, and with ECONNREFUSED where nobody has the socket open any more.
+/// The same for a listen socket, without a connection that a server would take for a client's. unix(7) refuses a
+/// datagram socket with EPROTOTYPE if a stream socket is bound there, and with ECONNREFUSED if no process has the
+/// socket open any more.
 fn is_left(path: UnixPath, owner: Option<u32>) -> Result<bool, ListenError> {
     is_stale(path.as_path(), Type::DGRAM, owner).map_err(|occupied| match occupied {
         Occupied::System(error) => ListenError::new(path, "looking at the path", error),
@@ -91,10 +92,9 @@ fn is_left(path: UnixPath, owner: Option<u32>) -> Result<bool, ListenError> {
     })
 }
 
-/// Reserves a path; `None` where another server of this user looks at it just now. As [`super::listener::reserve`].
+/// Reserves a path; `None` if another server of this user is looking at it just now. As [`super::listener::reserve`].
 ///
-/// # Errors
-/// If the folder is not there, or may not be looked at; else as socket(2) and bind(2).
+/// # Errors If the folder does not exist or may not be searched; else as socket(2) and bind(2).
 pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError> {
     let place = path.as_path();
     let folder = place.parent().unwrap_or(Path::new("/"));
@@ -104,19 +104,17 @@ pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError
     reserve_name(&format!("path-{:016x}", hasher.finish()), path.into())
 }
 
-/// Whether a reserved path is free, or was left by a server that is gone.
+/// Checks that a reserved path is free, or was left by a server that has ended.
 ///
-/// # Errors
-/// If a process has a socket open there, or something else is there, which stays as it is.
+/// # Errors If a process has a socket open there, or something else is there, which stays as it is.
 pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenError> {
     is_left(path, file.user).map(drop)
 }
 
-/// Creates a socket and binds it to a reserved path, with the mode of `file` whatever the umask is. What is left there of a server that is
-/// gone goes away. It does not listen.
+/// Creates a socket and binds it to a reserved path, with the mode of `file` whatever the umask is. Removes what a
+/// server that has ended left there. The socket does not listen.
 ///
-/// # Errors
-/// As [`check_free`] and bind(2).
+/// # Errors As [`check_free`] and bind(2).
 pub(crate) fn bind(path: UnixPath, file: SocketFile) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(path, step, source);
     if is_left(path, file.user)? {
@@ -124,12 +122,12 @@ pub(crate) fn bind(path: UnixPath, file: SocketFile) -> Result<Socket, ListenErr
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail("socket"))?;
     socket.bind(&SockAddr::unix(path.as_path()).map_err(fail("bind"))?).map_err(fail("bind"))?;
-    // Nobody can connect before it listens.
+    // No client can connect before it listens.
     set_access(path, file).map_err(fail("setting owner and mode"))?;
     Ok(socket)
 }
 
-/// By a descriptor: whatever the name leads to meanwhile, it is a socket that is changed.
+/// Through a descriptor, so that only a socket is changed, whatever the name leads to meanwhile.
 fn set_access(path: UnixPath, SocketFile { mode, user, group }: SocketFile) -> io::Result<()> {
     let file = open(path.as_path(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let file = fs::File::from(file);
@@ -143,13 +141,13 @@ fn set_access(path: UnixPath, SocketFile { mode, user, group }: SocketFile) -> i
     fs::set_permissions(name, fs::Permissions::from_mode(mode))
 }
 
-/// Removes the path of a socket, a file of this user or of `owner`, that nobody has open any more: `false` where somebody may have.
-/// A server that starts there just now keeps it.
+/// Removes the path of a socket, a file of this user or of `owner`, that no process has open any more. Returns `false`
+/// if a process may have it open. A server that is starting there keeps it.
 pub(crate) fn remove(path: UnixPath, owner: Option<u32>) -> bool {
     match reserve(path) {
         Ok(Some(_reservation)) => match is_left(path, owner) {
             Ok(true) => fs::remove_file(path.as_path()).is_ok(),
-            // It is gone, or none of this server's.
+            // The path is gone, or does not belong to this server.
             Ok(false) => true,
             Err(_) => !path.as_path().exists(),
         },
@@ -158,24 +156,25 @@ pub(crate) fn remove(path: UnixPath, owner: Option<u32>) -> bool {
     }
 }
 
-/// Paths whose sockets this process has had, and whose files these were: each is removed when nobody has its socket any more.
+/// Paths whose sockets this process has had, with the owners of the files. Each is removed when no process has its
+/// socket any more.
 #[derive(Debug, Default)]
 pub(crate) struct Paths(BTreeMap<UnixPath, Option<u32>>);
 
 impl Paths {
-    /// Nothing changes where it is no path.
+    /// Does nothing if the address is not a path.
     pub(crate) fn add(&mut self, address: Endpoint) {
         let owner = |path: UnixPath| fs::symlink_metadata(path.as_path()).ok().map(|there| there.uid());
         self.0.extend(address.unix_path().map(|path| (path, owner(path))));
     }
 
-    /// Removes those that nobody has.
+    /// Removes the paths whose sockets no process has.
     pub(crate) fn remove_unused(&mut self) {
         self.0.retain(|path, owner| !remove(*path, *owner));
     }
 
-    /// The same at the end, where no other process goes on with them: the ring of a worker that was killed may hold a socket for
-    /// some milliseconds.
+    /// The same at the end, when no other process continues with them: the ring of a killed worker may hold a socket
+    /// for some milliseconds.
     pub(crate) fn remove_all(&mut self) {
         for _ in 0..REMOVE_TRIES_MAX {
             self.remove_unused();
@@ -187,10 +186,9 @@ impl Paths {
     }
 }
 
-/// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`]. A path is reserved meanwhile.
+/// Binds a socket to any kind of address; see [`super::listener::bind`] and [`bind`]. A path is reserved meanwhile.
 ///
-/// # Errors
-/// As those, and where another server that starts has reserved the path.
+/// # Errors As those, and if another starting server has reserved the path.
 pub(crate) fn bind_free(address: Endpoint, file: SocketFile) -> Result<(Socket, Endpoint), ListenError> {
     let reserved = address.unix_path().map(reserve).transpose()?;
     if matches!(reserved, Some(None)) {
@@ -199,7 +197,7 @@ pub(crate) fn bind_free(address: Endpoint, file: SocketFile) -> Result<(Socket, 
     bind_any(address, file)
 }
 
-/// Binds a socket wherever it is to listen; see [`super::listener::bind`] and [`bind`].
+/// Binds a socket to any kind of address; see [`super::listener::bind`] and [`bind`].
 pub(crate) fn bind_any(address: Endpoint, file: SocketFile) -> Result<(Socket, Endpoint), ListenError> {
     match address {
         Endpoint::Internet(address) => {
@@ -209,10 +207,9 @@ pub(crate) fn bind_any(address: Endpoint, file: SocketFile) -> Result<(Socket, E
     }
 }
 
-/// The address of an endpoint for the kernel.
+/// An endpoint's address for the kernel.
 ///
-/// # Errors
-/// None: a path is never too long.
+/// # Errors Never: a path is never too long.
 pub(crate) fn address_of(endpoint: Endpoint) -> io::Result<SockAddr> {
     match endpoint {
         Endpoint::Internet(address) => Ok(address.into()),
@@ -220,7 +217,7 @@ pub(crate) fn address_of(endpoint: Endpoint) -> io::Result<SockAddr> {
     }
 }
 
-/// The endpoint that a socket's address is; `None` for an unnamed one, and for those of other families.
+/// The endpoint of a socket's address; `None` for an unnamed one, and for those of other families.
 pub(crate) fn endpoint_of(address: &SockAddr) -> Option<Endpoint> {
     let internet = address.as_socket().map(Endpoint::Internet);
     internet.or_else(|| address.as_pathname()?.to_str()?.parse().ok().map(Endpoint::Unix))

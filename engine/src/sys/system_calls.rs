@@ -1,37 +1,37 @@
-//! The filter of a worker's system calls (seccomp(2), `SECCOMP_SET_MODE_FILTER`). Threads and processes that it starts have it, too, and
-//! nobody can take it away.
+//! The filter of a worker's system calls (seccomp(2), `SECCOMP_SET_MODE_FILTER`). Threads and processes that the worker
+//! starts have it, too, and no process can remove it.
 //!
-//! What it denies fails with EPERM. The call that an overlooked path of a library makes then costs an error; if it ended the process
-//! it would cost all connections, and a peer that finds such a path could do so again and again.
+//! A denied call fails with EPERM. If an overlooked path of a library makes such a call, that costs an error. If it ended the
+//! process, it would cost all connections, and a peer that finds such a path could do so again and again.
 //!
-//! What a worker with [`SystemCalls::ServeOnly`] may call, and who needs it. A test of the whole system
+//! The calls that a worker with [`SystemCalls::ServeOnly`] may make, and their purpose. A test of the whole system
 //! (`tests/tests/hostile/calls.rs`) traces workers and compares.
 //!
-//! | calls | who needs them |
+//! | calls | purpose |
 //! |---|---|
 //! | `io_uring_enter` | each turn of the loop |
 //! | `read`, `write` | event descriptors, signals, the log, the access log |
 //! | `writev` | the message of a panic |
 //! | `recvmsg`, `sendmsg` | channels to the master and to other workers |
-//! | `socketpair` of packets, `getsockopt` | the channel to a worker that is visited, who is at the other end, connections that come |
-//! | `accept4`, `shutdown`, `close` | what waits in the accept queue of a listener that closes, what ends |
+//! | `socketpair` of packets, `getsockopt` | the channel to a worker that is visited, the process at its other end, connections that arrive |
+//! | `accept4`, `shutdown`, `close` | the accept queue of a listener that closes, the end of connections |
 //! | `getpeername`, `getsockname` | `Peer::address`, `Peer::local_address`, listeners with settings of their own |
-//! | `setsockopt` (`TCP_NODELAY`, `SO_LINGER`), `fcntl` (no locks, no owners) | connections that come and go |
+//! | `setsockopt` (`TCP_NODELAY`, `SO_LINGER`), `fcntl` (no locks, no owners) | the begin and end of connections |
 //! | `memfd_create`, `statx` of a descriptor, `pread64` | connections that move with much unsent output; files |
 //! | `poll`, or `ppoll` where there is no `poll` | a worker's state that is sent or awaited |
 //! | `brk`, `mmap`, `mremap`, `munmap`, `mprotect`, never executable | allocators |
 //! | `madvise` | malloc_trim(3), once a flood is over |
-//! | `futex` | libraries that set themselves up once, as for a panic |
+//! | `futex` | libraries that initialise once, as for a panic |
 //! | `clock_gettime` | the time, where the C library must ask the kernel |
 //! | `clock_nanosleep`, `restart_syscall` | `std::thread::sleep`, and its rest after the process was stopped |
 //! | `getrandom` | keys of hash maps |
-//! | `geteuid` | the event of the log that says who serves |
+//! | `geteuid` | the log event that names the user who serves |
 //! | `prctl` (`PR_SET_PDEATHSIG`) | an order to live on when the master ends |
 //! | `bpf` (`BPF_MAP_UPDATE_ELEM`) | listeners that are put into the map of a steering program |
 //! | `getpid`, `gettid`, `tgkill` to itself, `rt_sigprocmask`, `rt_sigaction` | abort(3) |
-//! | `rt_sigaction`, `rt_sigreturn` | the standard library's handler of SIGSEGV, which looks whether the stack has overflowed |
+//! | `rt_sigaction`, `rt_sigreturn` | the standard library's handler of SIGSEGV, which checks for a stack overflow |
 //! | `sigaltstack`, `exit_group` | the end of the process |
-//! | `exit` | the end of a thread: the C library tries again without end where it fails |
+//! | `exit` | the end of a thread: if it fails, the C library tries again without end |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,30 +46,29 @@ use seccompiler::{
 
 use crate::types::SystemCalls;
 
-/// By number: the conditions on arguments of which one must hold; none, where any call is meant.
+/// By number: conditions on arguments, one of which must hold. An empty list means any call.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// `BPF_MAP_UPDATE_ELEM` of linux/bpf.h: a worker puts its listeners into the map that it was given.
 const BPF_MAP_UPDATE: u64 = 2;
 
-/// Of linux/socket.h, which libc does not name.
+/// From linux/socket.h; libc does not name it.
 const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
 
 /// The other bits of a socket's type are flags (socket(2)).
 const SOCKET_TYPE_MASK: u64 = 0xf;
 
-/// Bit of the numbers of the x32 calls (asm/unistd.h), which are those of the same architecture for a filter.
+/// Bit of the numbers of the x32 calls (asm/unistd.h), which belong to the same architecture for a filter.
 #[cfg(target_arch = "x86_64")]
 const X32: i64 = 0x4000_0000;
 
-/// Calls that x32 has numbers of its own for.
+/// Calls for which x32 has numbers of its own.
 #[cfg(target_arch = "x86_64")]
 const X32_OWN: std::ops::RangeInclusive<i64> = 512..=547;
 
-/// Whether a filter can be set up here.
+/// Checks that a filter can be set up here.
 ///
-/// # Errors
-/// Why not.
+/// # Errors The reason why not.
 pub(crate) fn check_available() -> io::Result<()> {
     target()?;
     let action: u32 = libc::SECCOMP_RET_ERRNO;
@@ -78,23 +77,22 @@ pub(crate) fn check_available() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Denies the calling thread, and all that it starts, every system call but these; where it `reads_files`, openat2(2) is one of
-/// them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
+/// Denies the calling thread, and all that it starts, every system call but these; with `reads_files`, openat2(2) is
+/// one of them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
 ///
-/// # Errors
-/// If this kernel has no filters, or not for this architecture.
+/// # Errors If this kernel has no filters, or not for this architecture.
 pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()> {
     match calls {
         SystemCalls::ServeOnly => {
             let mut rules = allowed()?;
             if reads_files {
-                // What else it takes, pread(2) and statx(2), is there in any case.
+                // The other calls that reading needs, pread(2) and statx(2), are allowed in any case.
                 rules.insert(libc::SYS_openat2, Vec::new());
             }
             apply(compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?)
         }
         SystemCalls::Usual => {
-            // Whether it starts a process lies where a filter cannot look; who is told that there is no such call takes clone(2).
+            // A filter cannot see whether clone3(2) starts a process. A library that gets ENOSYS uses clone(2).
             let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
             apply(compile(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?)?;
             apply(compile(denied()?, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?)
@@ -119,18 +117,19 @@ fn apply(program: BpfProgram) -> io::Result<()> {
     })
 }
 
-/// Argument `index` must compare so. All that are looked at are of 32 bits, or have their meaning in the lower ones.
+/// A condition on argument `index`. All arguments compared here have 32 bits, or have their meaning in the lower ones.
 fn argument(index: u8, how: SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(index, Dword, how, value)
 }
 
-/// One of these values is needed in argument `index`.
+/// Argument `index` must be one of these values.
 fn one_of(index: u8, values: &[libc::c_int]) -> Result<Vec<SeccompRule>, BackendError> {
     let rules = values.iter().map(|value| SeccompRule::new(vec![argument(index, Eq, *value as u32 as u64)?]));
     rules.collect()
 }
 
-/// All that the engine calls once a worker is set up, and what the allocator, the standard library and a panic call.
+/// All calls that the engine makes once a worker is set up, and those of the allocator, the standard library and a
+/// panic.
 fn allowed() -> io::Result<Rules> {
     let unconditional = [
         libc::SYS_io_uring_enter,
@@ -169,7 +168,7 @@ fn allowed() -> io::Result<Rules> {
         libc::SYS_sigaltstack,
         libc::SYS_exit,
         libc::SYS_exit_group,
-        // Other C libraries ask for a file's length, and sleep, by these.
+        // Other C libraries use these for a file's length, and to sleep.
         #[cfg(not(target_env = "gnu"))]
         libc::SYS_fstat,
         #[cfg(not(target_env = "gnu"))]
@@ -180,10 +179,10 @@ fn allowed() -> io::Result<Rules> {
         let own = [std::process::id() as libc::c_int];
         let not_executable =
             |index| Ok(vec![SeccompRule::new(vec![argument(index, MaskedEq(libc::PROT_EXEC as u64), 0)?])?]);
-        // How long a file is that came from another worker; a path is not needed.
+        // The length of a file that came from another worker; a path is not needed.
         let empty = libc::AT_EMPTY_PATH as u64;
         Ok::<_, BackendError>([
-            // Of the kind by which workers meet.
+            // Only sockets of the kind that workers use among each other.
             (
                 libc::SYS_socketpair,
                 vec![SeccompRule::new(vec![
@@ -216,7 +215,7 @@ fn allowed() -> io::Result<Rules> {
             (libc::SYS_mmap, not_executable(2)?),
             (libc::SYS_mprotect, not_executable(2)?),
             (libc::SYS_statx, vec![SeccompRule::new(vec![argument(2, MaskedEq(empty), empty)?])?]),
-            // An order to live on when its master ends; and an end by a signal, as of abort(3).
+            // An order to live on when the master ends; and an end by a signal, as with abort(3).
             (libc::SYS_prctl, one_of(0, &[libc::PR_SET_PDEATHSIG])?),
             (libc::SYS_tgkill, one_of(0, &own)?),
             (libc::SYS_bpf, vec![SeccompRule::new(vec![argument(0, Eq, BPF_MAP_UPDATE)?])?]),
@@ -226,7 +225,7 @@ fn allowed() -> io::Result<Rules> {
     Ok(rules)
 }
 
-/// What no callback of a server should call.
+/// Calls that no callback of a server should make.
 fn denied() -> io::Result<Rules> {
     let unconditional = [
         // Programs.
@@ -244,7 +243,7 @@ fn denied() -> io::Result<Rules> {
         libc::SYS_pidfd_send_signal,
         libc::SYS_move_pages,
         libc::SYS_migrate_pages,
-        // Ways around this filter, and what the kernel has been broken into by.
+        // Ways around this filter, and frequent attack surfaces of the kernel.
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_register,
         libc::SYS_perf_event_open,
@@ -304,10 +303,11 @@ fn denied() -> io::Result<Rules> {
     ];
     let mut rules = all(&unconditional);
     let conditional = (|| {
-        // Those of UNIX(7), ip(7), ipv6(7), and netlink(7), by which names and interfaces are looked up.
+        // All families except those of unix(7), ip(7), ipv6(7), and netlink(7), which looks up names and interfaces.
         let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
         let other_family: Result<_, _> = families.iter().map(|family| argument(0, Ne, *family as u64)).collect();
-        // Whose connections are they, and whose is the next one: the master's to say, for the whole group of an address.
+        // Options that decide which connections a socket gets. Only the master may set them, for the whole group of an
+        // address.
         let filters = [
             libc::SO_ATTACH_FILTER,
             libc::SO_ATTACH_BPF,
@@ -318,14 +318,14 @@ fn denied() -> io::Result<Rules> {
         let attached: Result<_, _> = filters.iter().map(|option| socket_option(libc::SOL_SOCKET, *option)).collect();
         let others = || Ok(vec![SeccompRule::new(vec![argument(0, Ne, u64::from(std::process::id()))?])?]);
         Ok::<_, BackendError>([
-            // Signals, but to itself.
+            // Signals, except to itself.
             (libc::SYS_kill, others()?),
             (libc::SYS_tgkill, others()?),
             (libc::SYS_rt_sigqueueinfo, others()?),
             (libc::SYS_rt_tgsigqueueinfo, others()?),
             (libc::SYS_socket, vec![SeccompRule::new(other_family?)?]),
             (libc::SYS_setsockopt, attached?),
-            // A process, not a thread.
+            // A new process, not a thread.
             (libc::SYS_clone, vec![SeccompRule::new(vec![argument(0, MaskedEq(libc::CLONE_THREAD as u64), 0)?])?]),
             (libc::SYS_bpf, vec![SeccompRule::new(vec![argument(0, Ne, BPF_MAP_UPDATE)?])?]),
         ])
@@ -361,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs on a thread that may do no more than this.
+    /// Runs on a confined thread.
     fn confined<T: Send + 'static>(calls: SystemCalls, body: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = thread::spawn(move || {
             allow_only(calls, false).expect("a filter");
@@ -372,16 +372,16 @@ mod tests {
 
     fn call(number: c_long, arguments: [c_long; 4]) -> Result<(), Errno> {
         let [a, b, c, d] = arguments;
-        // SAFETY: each caller says why its call harms nobody if it is carried out.
+        // SAFETY: each caller gives the reason why its call does no harm if it is carried out.
         Errno::result(unsafe { libc::syscall(number, a, b, c, d, 0, 0) }).map(drop)
     }
 
-    /// What an attacker in a compromised worker would try; none of it has an effect if it is not denied.
+    /// Attempts of an attacker in a compromised worker. None of them has an effect if it is not denied.
     fn attacks(listener: c_long) -> Vec<(&'static str, Result<(), Errno>)> {
         let parent = c_long::from(getppid().as_raw());
         let level = c_long::from(libc::SOL_SOCKET);
         let mut results = vec![
-            // All of these point to nothing, or ask for what there is not.
+            // All of these point to nothing, or ask for something that does not exist.
             ("execve", call(libc::SYS_execve, [0, 0, 0, 0])),
             ("execveat", call(libc::SYS_execveat, [-1, 0, 0, 0])),
             ("clone", call(libc::SYS_clone, [c_long::from(libc::CLONE_SIGHAND), 0, 0, 0])),

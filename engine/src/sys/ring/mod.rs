@@ -1,8 +1,8 @@
 //! The ring: typed operations in, typed completions out.
 //!
-//! Whatever memory an operation points to moves into this module when the operation is pushed and comes back with
-//! its completion, so that nobody can touch it meanwhile. One system call a turn ([`Ring::enter`]) submits, runs
-//! the kernel's deferred work and waits.
+//! When an operation is pushed, the memory to which it points moves into this module. It comes back with the
+//! operation's completion, so that no code can touch it meanwhile. One system call per turn ([`Ring::enter`]) submits,
+//! runs the kernel's deferred work and waits.
 
 mod operations;
 mod user_data;
@@ -25,10 +25,10 @@ use super::payload::Payload;
 /// `IORING_REGISTER_RING_FDS` (kernel 5.18).
 const REGISTER_RING_FDS: libc::c_uint = 20;
 
-/// A connection's socket. It must be given back with [`Ring::close`]; it is no `OwnedFd`, so that closing can be part of
-/// the turn's one system call.
+/// A connection's socket. It must be given back with [`Ring::close`]. It is not an `OwnedFd`, so that closing can be
+/// part of the turn's one system call.
 ///
-/// It is a descriptor of the process, not an entry of the ring's own table ("direct descriptor"): the latter served no
+/// It is a descriptor of the process, not an entry of the ring's own table ("direct descriptor"). The latter served no
 /// more requests when both were measured, and handing one over takes a request to the ring whose answer can come late.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Socket(RawFd);
@@ -46,9 +46,9 @@ impl AsFd for Socket {
     }
 }
 
-/// What the kernel has to say. Results below zero are negated errno values, as in the ring itself.
+/// A completion. Results below zero are negated errno values, as in the ring itself.
 pub(crate) enum Completion {
-    /// Something was accepted, or accepting failed; without `more` the accept has ended.
+    /// A connection was accepted, or accepting failed; without `more` the accept has ended.
     Accepted {
         /// The listener's key as given to [`Ring::accept`].
         key: Key,
@@ -57,39 +57,39 @@ pub(crate) enum Completion {
         /// Whether more completions follow.
         more: bool,
     },
-    /// A receive has something to say.
+    /// A receive has a result.
     Received {
-        /// Of the connection.
+        /// The key of the connection.
         key: Key,
-        /// What.
+        /// The result.
         receipt: Receipt,
     },
     /// A send has ended; its memory is free again.
     Sent {
-        /// Of the connection.
+        /// The key of the connection.
         key: Key,
         /// Bytes sent, or a negated errno.
         result: i32,
-        /// What was to be sent, whole.
+        /// The whole payload of the send.
         payload: Payload,
     },
     /// A connect has ended.
     Connected {
-        /// Of the connection.
+        /// The key of the connection.
         key: Key,
         /// 0, or a negated errno.
         result: i32,
     },
     /// A polled descriptor became readable; without `more` the poll has ended.
     Readable {
-        /// As given to [`Ring::poll`].
+        /// The key as given to [`Ring::poll`].
         key: Key,
         /// Whether more completions follow.
         more: bool,
     },
     /// The peer of a watched connection has left, or the watch was cancelled.
     Left {
-        /// Of the connection.
+        /// The key of the connection.
         key: Key,
         /// Events of poll(2), or a negated errno.
         result: i32,
@@ -108,13 +108,13 @@ pub(crate) struct Receipt {
     pub(crate) lease: Option<Lease>,
     /// Whether more completions follow.
     pub(crate) more: bool,
-    /// The buffer is one for bulk.
+    /// Whether the buffer is one for bulk.
     pub(crate) is_bulk: bool,
     /// Whether the socket holds more bytes, or the peer's FIN (`IORING_CQE_F_SOCK_NONEMPTY`, kernel 5.19).
     pub(crate) has_more_input: bool,
 }
 
-/// Memory held for an operation in flight.
+/// Memory that is held for an operation in flight.
 enum Held {
     Nothing { next: u32 },
     Payload(Payload),
@@ -124,13 +124,13 @@ enum Held {
 /// How a send behaves when the peer's window is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
-    /// Complete at once with what fitted: shared memory must not wait for a slow peer.
+    /// Complete at once with the bytes that fitted: shared memory must not wait for a slow peer.
     Return,
     /// Wait until something fits.
     Wait,
 }
 
-/// See the module's head. Fields drop in order: the ring before the memory it reads.
+/// A worker's ring. Fields drop in order: the ring before the memory that it reads.
 pub(crate) struct Ring {
     inner: IoUring,
     enter_fd: RawFd,
@@ -142,7 +142,7 @@ pub(crate) struct Ring {
     harvest: Vec<cqueue::Entry>,
     harvested: usize,
     timeout_at: Box<Timespec>,
-    /// Accepts, receives and sends that the kernel still has.
+    /// Accepts, receives and sends that are still in flight in the kernel.
     outstanding: usize,
     features: Features,
     enters: u64,
@@ -165,14 +165,14 @@ pub(crate) struct RingSizes {
     pub(crate) bulk_buffer_bytes: u32,
 }
 
-/// What the kernel lets a ring do (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10), for good.
+/// The operations that the kernel permits on a ring, for good (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operations {
     /// Anything.
     Any,
     /// What this module can push.
     Connections,
-    /// The same, but for connecting out.
+    /// The same, except connecting out.
     AcceptedConnections,
 }
 
@@ -219,7 +219,7 @@ impl Ring {
         &mut self.buffers
     }
 
-    /// Those of [`Ring::receive_bulk`].
+    /// The buffers of [`Ring::receive_bulk`].
     pub(crate) fn bulk_buffers(&mut self) -> &mut BufferRing {
         &mut self.bulk_buffers
     }
@@ -229,14 +229,14 @@ impl Ring {
         self.enters
     }
 
-    /// Times the kernel had no room in the completion ring.
+    /// How often the kernel had no room in the completion ring.
     pub(crate) fn overflows(&mut self) -> u32 {
         self.inner.completion().overflow()
     }
 
-    /// Submits what was pushed, runs deferred work, and waits for `wait` completions at least.
+    /// Submits what was pushed, runs deferred work, and waits for at least `wait` completions.
     ///
-    /// An interrupted wait (EINTR) and a full completion ring (EBUSY, EAGAIN) are no errors: the next turn goes on.
+    /// An interrupted wait (EINTR) and a full completion ring (EBUSY, EAGAIN) are not errors: the next turn continues.
     #[inline]
     pub(crate) fn enter(&mut self, wait: u32) -> io::Result<()> {
         self.buffers.publish();
@@ -331,7 +331,7 @@ impl Ring {
     #[inline]
     fn push(&mut self, entry: squeue::Entry, user_data: u64) {
         let entry = entry.user_data(user_data);
-        // SAFETY: memory that the entry points to is in `held`, or in the buffer ring, until its completion, or is
+        // SAFETY: memory to which the entry points is in `held`, or in the buffer ring, until its completion, or is
         // read before `submit` returns (timeout).
         while unsafe { self.inner.submission().push(&entry) }.is_err() {
             self.submit();
@@ -356,7 +356,7 @@ impl Ring {
             )
         };
         if result < 0 {
-            // The completion ring is full (EBUSY): make room by harvesting, so that the push can go on.
+            // The completion ring is full (EBUSY): make room by harvesting, so that the push can continue.
             self.harvest.extend(self.inner.completion());
         }
     }
@@ -387,8 +387,8 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if self.outstanding > 0 {
-            // The kernel ends a ring's operations after its descriptor is closed, in its own time; memory they
-            // still refer to must outlive them.
+            // After a ring's descriptor is closed, the kernel ends the ring's operations only later. Memory to which
+            // they still refer must outlive them.
             mem::forget(mem::take(&mut self.held));
             self.buffers.leak();
             self.bulk_buffers.leak();

@@ -1,4 +1,4 @@
-//! The operations that can be pushed. Each moves the memory it points to into the ring until its completion.
+//! The operations that can be pushed. Each moves the memory to which it points into the ring until its completion.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,11 +13,10 @@ use super::{Held, Key, Operations, Ring, Socket, WhenFull};
 use crate::sys::buffer_ring::Group;
 use crate::sys::payload::Payload;
 
-/// Lets a ring that was set up as disabled begin, with these operations and flags alone, and with nothing more to be registered
+/// Enables a ring that was set up as disabled, with only these operations and flags, and with no further registrations
 /// (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10).
 ///
-/// # Errors
-/// As io_uring_register(2).
+/// # Errors As io_uring_register(2).
 pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::Flags) -> io::Result<()> {
     let operations = codes.iter().map(|code| Restriction::sqe_op(*code));
     let mut restrictions: Vec<_> = operations.chain([Restriction::sqe_flags_allowed(flags.bits())]).collect();
@@ -26,12 +25,11 @@ pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::F
 }
 
 impl Operations {
-    /// Lets a ring begin that was set up for these.
+    /// Enables a ring that was set up for these operations.
     ///
-    /// # Errors
-    /// As io_uring_register(2).
+    /// # Errors As io_uring_register(2).
     pub(super) fn enable(self, ring: &IoUring) -> io::Result<()> {
-        // What is pushed below; operations that take many results, or a descriptor, have the code of the plain one.
+        // The operations below. Variants that give many results, or take a descriptor, have the code of the plain one.
         let codes = [
             opcode::Accept::CODE,
             opcode::Recv::CODE,
@@ -70,8 +68,8 @@ impl Ring {
         self.receive_with(socket, key, Group::Usual, 0);
     }
 
-    /// Receives what is there from `socket` into a buffer for bulk; `EAGAIN` where nothing is. Several in a row are dealt
-    /// with in order, since none waits.
+    /// Receives the available bytes from `socket` into a buffer for bulk; `EAGAIN` if there are none. Several such
+    /// receives in a row are handled in order, since none waits.
     pub(crate) fn receive_bulk(&mut self, socket: &Socket, key: Key) {
         self.receive_with(socket, key, Group::Bulk, libc::MSG_DONTWAIT);
     }
@@ -99,12 +97,12 @@ impl Ring {
     }
 
     /// Sends `payload` and, if all of it fitted into the peer's window at once, closes. Nothing may be armed on the
-    /// socket. When the completion says less than the whole length, the socket is still open.
+    /// socket. If the completion reports less than the whole length, the socket is still open.
     ///
-    /// `MSG_WAITALL` makes a short send break the link, and `MSG_DONTWAIT` makes it come back at once all the same
+    /// `MSG_WAITALL` makes a short send break the link, and with `MSG_DONTWAIT` it still returns at once
     /// (io_uring_enter(2), `IOSQE_IO_LINK`).
     pub(crate) fn send_and_close(&mut self, socket: &Socket, key: Key, payload: Payload) {
-        // Both must go in one submission for the link to hold.
+        // The link holds only if both are in one submission.
         let is_room = {
             let submission = self.inner.submission();
             submission.len() + 2 <= submission.capacity()
@@ -140,17 +138,17 @@ impl Ring {
         self.push(entry, Kind::Connect.pack(operation, key));
     }
 
-    /// Asks for the end of a receive; its last completion still comes.
+    /// Cancels a receive; its last completion still comes.
     pub(crate) fn cancel_receive(&mut self, key: Key) {
         self.cancel(Kind::Receive.pack(0, key));
     }
 
-    /// Asks for the end of an accept; its last completion still comes.
+    /// Cancels an accept; its last completion still comes.
     pub(crate) fn cancel_accept(&mut self, key: Key) {
         self.cancel(Kind::Accept.pack(0, key));
     }
 
-    /// Asks for the end of everything that waits on a socket; the last completions still come.
+    /// Cancels everything that waits on a socket; the last completions still come.
     pub(crate) fn cancel_socket(&mut self, socket: &Socket) {
         let builder = CancelBuilder::fd(Fd(socket.0)).all();
         self.push_quiet(opcode::AsyncCancel2::new(builder).build());
@@ -176,34 +174,37 @@ impl Ring {
         self.push(entry, Kind::Poll.pack(0, key));
     }
 
-    /// Tells when the peer of a connection resets it, or sends FIN, whatever was sent before and not received yet: what is so
-    /// already, too. Without `goes_on` once; else again whenever there is more of this, until it is cancelled.
+    /// Reports when the peer of a connection resets it, or sends FIN, even if earlier bytes were not received yet, and
+    /// even if that has happened already. Without `goes_on` it reports once; otherwise again at each further event,
+    /// until it is cancelled.
     pub(crate) fn watch(&mut self, socket: &Socket, key: Key, goes_on: bool) {
-        // Errors, FIN and the end of both directions are always told (the kernel's `io_uring/poll.c`, IO_POLL_UNMASK).
+        // Errors, FIN and the end of both directions are always reported (the kernel's `io_uring/poll.c`,
+        // IO_POLL_UNMASK).
         self.outstanding += 1;
         self.push(opcode::PollAdd::new(Fd(socket.0), 0).multi(goes_on).build(), Kind::Watch.pack(0, key));
     }
 
-    /// Asks for the end of a watch; its completion still comes.
+    /// Cancels a watch; its completion still comes.
     pub(crate) fn cancel_watch(&mut self, key: Key) {
         self.cancel(Kind::Watch.pack(0, key));
     }
 
-    /// Tells once when a descriptor may be written to.
+    /// Reports once when a descriptor becomes writable.
     pub(crate) fn poll_writable(&mut self, descriptor: BorrowedFd<'_>, key: Key) {
         let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLOUT as u32).build();
         self.push(entry, Kind::Poll.pack(0, key));
     }
 
-    /// Asks for the end of a poll, which holds its descriptor's file until then.
+    /// Cancels a poll, which holds its descriptor's file until then.
     pub(crate) fn cancel_poll(&mut self, key: Key) {
         self.cancel(Kind::Poll.pack(0, key));
     }
 
     /// Fires once at `at_ns` of CLOCK_MONOTONIC.
     pub(crate) fn timeout(&mut self, at_ns: u64) {
-        // The kernel reads the time while it takes the entry. A second timeout pushed before that overwrites the
-        // first one's, which then fires with it: early at worst, never late, since only earlier ones are asked for.
+        // The kernel reads the time when it takes the entry. A second timeout that is pushed earlier overwrites the
+        // time of the first one, which then fires with it: at worst early, never late, since only earlier times are
+        // pushed.
         *self.timeout_at = Timespec::new().sec(at_ns / 1_000_000_000).nsec((at_ns % 1_000_000_000) as u32);
         let entry = opcode::Timeout::new(&raw const *self.timeout_at).flags(TimeoutFlags::ABS).build();
         self.push(entry, Kind::Timeout.pack(0, Key { slot: 0, generation: 0 }));
@@ -236,7 +237,7 @@ mod tests {
         Ring::new(sizes, Features::probe().expect("io_uring"), operations).expect("a ring")
     }
 
-    /// How a connect ends.
+    /// The result of a connect.
     fn connect(ring: &mut Ring, address: std::net::SocketAddr) -> i32 {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let socket = Socket::from(OwnedFd::from(socket));

@@ -1,4 +1,4 @@
-//! The 64 bits of `user_data` of an operation, by which its completion finds its receiver.
+//! The 64 bits of `user_data` of an operation, which identify the receiver of its completion.
 
 /// Bits of the 64 of `user_data`: kind, operation index (where memory is held), generation, slot.
 const SLOT_BITS: u32 = 24;
@@ -7,14 +7,14 @@ const OPERATION_BITS: u32 = 20;
 const KIND_BITS: u32 = 4;
 const _: () = assert!(SLOT_BITS + GENERATION_BITS + OPERATION_BITS + KIND_BITS == 64);
 
-/// Slots a key can name.
+/// Number of slots that a key can name.
 pub(crate) const SLOTS_MAX: u32 = 1 << SLOT_BITS;
 
 /// Sends and connects that can be in flight in one ring.
 pub(crate) const OPERATIONS_MAX: usize = 1 << OPERATION_BITS;
 
-/// Who an operation belongs to: a slot and the low bits of its generation, so that a completion for a former
-/// user of the slot is seen as stale.
+/// The owner of an operation: a slot and the low bits of its generation, so that a completion for a former user of the
+/// slot is recognised as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) slot: u32,
@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Poll = 5,
     Timeout = 6,
     Watch = 8,
-    /// Operations whose success is silent and whose failure needs no answer.
+    /// Operations whose success is not reported and whose failure needs no reaction.
     Quiet = 7,
 }
 
