@@ -1,5 +1,5 @@
 //! The channel between a worker and its master, and between two masters: one JSON object per packet of a SOCK_SEQPACKET
-//! pair, with descriptors or without. Nothing here ever blocks.
+//! pair, with or without descriptors. Nothing here ever blocks.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,14 +19,13 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; never blocks.
 ///
-/// # Errors
-/// `WouldBlock` where the channel is full; `InvalidInput` where the message is larger than the other side takes; else as
-/// sendmsg(2).
+/// # Errors `WouldBlock` if the channel is full; `InvalidInput` if the message is larger than the other side accepts;
+/// else as sendmsg(2).
 pub(crate) fn tell<T: Serialize>(channel: &OwnedFd, message: &T) -> io::Result<()> {
     tell_with_all(channel, message, &[])
 }
 
-/// Sends one message with a descriptor, of which the other side gets a copy; never blocks.
+/// Sends one message with a descriptor; the other side gets a copy of it. Never blocks.
 pub(crate) fn tell_with<T: Serialize>(channel: &OwnedFd, message: &T, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     tell_with_all(channel, message, &[descriptor])
 }
@@ -49,34 +48,34 @@ pub(crate) fn refuse_descriptors(channel: &OwnedFd) {
     let _ = channel::refuse_descriptors(channel.as_fd());
 }
 
-/// Whether an error of hearing is about one message alone: it is of a later version, or makes no sense.
+/// Whether an error concerns one message alone: the message is of a later version, or invalid.
 pub(crate) fn is_nonsense(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// What a read of the channel gave.
+/// The result of reading the channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard<T> {
     /// A message.
     Message(T),
-    /// None is there now.
+    /// There is no message now.
     Nothing,
     /// The other side is gone.
     End,
 }
 
-/// Takes one message; never blocks.
+/// Receives one message; never blocks.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn hear<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<Heard<T>> {
     hear_with(channel).map(|(heard, _)| heard)
 }
 
-/// Takes one message with the descriptor that came with it; never blocks.
+/// Receives one message with the descriptor that came with it; never blocks.
 pub(crate) fn hear_with<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<(Heard<T>, Option<OwnedFd>)> {
     hear_with_all(channel).map(|(heard, descriptors)| (heard, descriptors.into_iter().next()))
 }
 
-/// Takes one message with all descriptors that came with it; never blocks.
+/// Receives one message with all descriptors that came with it; never blocks.
 pub(crate) fn hear_with_all<T: DeserializeOwned>(channel: &OwnedFd) -> io::Result<(Heard<T>, Vec<OwnedFd>)> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     match channel::receive(channel.as_fd(), &mut bytes) {

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::endpoint::Endpoint;
 use crate::sys::socket_file::endpoint_of;
 
-/// Seals that a memory file must have: nobody changes its bytes or its size any more.
+/// Seals that a memory file must have: its bytes and its size cannot change any more.
 pub(super) const SEALS: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE).union(SealFlag::F_SEAL_SEAL);
 
@@ -21,30 +21,30 @@ pub(crate) enum Unfit {
     /// A file, a pipe, or a socket of another protocol.
     #[error("it is no TCP socket, and no Unix stream socket")]
     NotStream,
-    /// A listen socket was announced.
+    /// It does not listen, although a listen socket was announced.
     #[error("it does not listen")]
     NotListening,
-    /// A connection was announced.
+    /// It listens, although a connection was announced.
     #[error("it listens")]
     Listening,
-    /// A socket without a peer was announced.
+    /// It has a peer, although a socket without one was announced.
     #[error("it is connected")]
     Connected,
-    /// It is bound elsewhere than announced.
+    /// It is bound to another address than announced.
     #[error("it is not bound to {0}")]
     OtherAddress(Endpoint),
     /// A file whose bytes may still change, or that is no memory file at all.
     #[error("it is no sealed memory file")]
     NotSealed,
-    /// Another size was announced.
+    /// It has another size than announced.
     #[error("it has {there} bytes instead of {announced}")]
     OtherSize {
-        /// How many there are.
+        /// The number of bytes that it has.
         there: u64,
-        /// How many there should be.
+        /// The number of bytes that was announced.
         announced: u64,
     },
-    /// The kernel does not say.
+    /// The kernel reports an error.
     #[error(transparent)]
     System(#[from] io::Error),
 }
@@ -55,16 +55,16 @@ pub(crate) fn listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket,
     if socket.is_listener()? { Ok(socket) } else { Err(Unfit::NotListening) }
 }
 
-/// The same, left as it is: the other process accepts from it, too, and neither may wait there.
+/// The same, without changes to it: the other process accepts from it, too, and neither may block there.
 pub(crate) fn shared_listener(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
     let socket = unconnected(descriptor, address)?;
     if socket.is_listener()? && socket.nonblocking()? { Ok(socket) } else { Err(Unfit::NotListening) }
 }
 
-/// A socket that is bound to this address and has no peer; it may listen or not.
+/// A socket that is bound to this address and has no peer, whether it listens or not.
 pub(crate) fn bound(descriptor: OwnedFd, address: Endpoint) -> Result<Socket, Unfit> {
     let socket = unconnected(descriptor, address)?;
-    // Accepting waits in the ring.
+    // The ring waits for connections, so the socket blocks.
     socket.set_nonblocking(false)?;
     Ok(socket)
 }
@@ -91,9 +91,9 @@ pub(crate) fn connection(descriptor: OwnedFd) -> Result<OwnedFd, Unfit> {
     Ok(socket.into())
 }
 
-/// A file in memory with so many bytes, which nobody changes any more.
+/// A memory file with this many bytes, which cannot change any more.
 pub(super) fn sealed(descriptor: OwnedFd, bytes: u64) -> Result<File, Unfit> {
-    // First: any other file's size may be asked of a process that does not answer.
+    // Check this first: for any other file, a process that does not answer may have to supply the size.
     let seals = fcntl(&descriptor, FcntlArg::F_GET_SEALS).map_err(|_| Unfit::NotSealed)?;
     if !SealFlag::from_bits_retain(seals).contains(SEALS) {
         return Err(Unfit::NotSealed);

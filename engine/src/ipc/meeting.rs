@@ -1,9 +1,10 @@
-//! Where a serving worker is brought connections, and is spoken to by others: a pair of sockets without a name. The worker keeps one end. The other one
-//! is its door: whoever holds a copy of it can visit the worker.
+//! The door of a serving worker, through which others bring it connections and send it messages: a pair of sockets
+//! without a name. The worker keeps one end. The other end is its door: any process with a copy of it can visit the
+//! worker.
 //!
-//! The worker gives its door to its master, and masters give copies to each other and to workers that leave. So a door is
-//! the proof that its holder belongs to this server: no other process can find one, take its place, guess it, or stand in
-//! the way of those who have one, whatever its user is.
+//! The worker gives its door to its master, and masters give copies to each other and to leaving workers. So a door
+//! proves that its holder belongs to this server: no other process can find one, take its place, guess it, or block
+//! those that have one, whatever its user is.
 
 use std::fs;
 use std::io;
@@ -23,7 +24,7 @@ pub(crate) fn is_name(name: &str) -> bool {
     name.len() == NAME_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Those that doors can have.
+/// Removes names that no door can have.
 pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
     names.retain(|name| is_name(name));
     names
@@ -33,16 +34,15 @@ pub(super) fn bounded_names(mut names: Vec<String>) -> Vec<String> {
 #[derive(Debug)]
 pub(crate) struct Meeting {
     inside: OwnedFd,
-    /// Kept, so that it does not look as if the last visitor had gone when a master is.
+    /// Kept open, so that the end of a master does not look like the end of the last visitor.
     door: OwnedFd,
     name: String,
 }
 
 impl Meeting {
-    /// A new one, with a name that no other has.
+    /// Opens a new one, with a name that no other has.
     ///
-    /// # Errors
-    /// As socketpair(2), and where there is no `/dev/urandom`.
+    /// # Errors As socketpair(2), and if there is no `/dev/urandom`.
     pub(crate) fn open() -> io::Result<Self> {
         let (inside, door) = pair()?;
         let mut random = [0; 16];
@@ -50,7 +50,7 @@ impl Meeting {
         Ok(Self { inside, door, name: format!("{:0NAME_DIGITS$x}", u128::from_le_bytes(random)) })
     }
 
-    /// What its door is called between masters and workers.
+    /// The name of its door between masters and workers.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -64,7 +64,7 @@ impl Meeting {
         self.inside.as_fd()
     }
 
-    /// The next who has come; `None` where nobody has. Never waits.
+    /// Accepts the next arrival; `None` if there is none. Never waits.
     pub(crate) fn accept(&self) -> Option<Came> {
         let mut purpose = [0; VISIT.len()];
         match channel::receive(self.inside.as_fd(), &mut purpose) {
@@ -84,14 +84,14 @@ impl Meeting {
     }
 }
 
-/// Who has come.
+/// An arrival.
 pub(crate) enum Came {
     Visitor(Channel),
-    /// A worker that will say something; see [`crate::messages`].
+    /// A worker that will send messages; see [`crate::messages`].
     Speaker(OwnedFd),
-    /// What came is no channel, or this process has no room for its descriptor.
+    /// The arrival has no channel, or this process has no room for its descriptor.
     Nobody,
-    /// A process has shut the door: none can come any more.
+    /// A process has shut the door: no visitor can arrive any more.
     End,
 }
 
@@ -101,19 +101,17 @@ const VISIT: &[u8; 5] = b"visit";
 /// What comes with a speaker's channel.
 const SPEAK: &[u8; 5] = b"speak";
 
-/// Goes to a worker that serves, by its door; never waits.
+/// Visits a serving worker through its door; never waits.
 ///
-/// # Errors
-/// As socketpair(2) and sendmsg(2): `WouldBlock` where too many others wait there, `ConnectionReset` and then
-/// `BrokenPipe` where the worker is gone.
+/// # Errors As socketpair(2) and sendmsg(2): `WouldBlock` if too many others wait there, `ConnectionReset` and then
+/// `BrokenPipe` if the worker is gone.
 pub(crate) fn visit(door: BorrowedFd<'_>) -> io::Result<Channel> {
     knock(door, VISIT).map(Channel::new)
 }
 
-/// Makes a channel to another worker, to say something to it; never waits.
+/// Opens a channel to another worker, to send it messages; never waits.
 ///
-/// # Errors
-/// As [`visit`].
+/// # Errors As [`visit`].
 pub(crate) fn speak(door: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     knock(door, SPEAK)
 }
@@ -124,7 +122,7 @@ fn knock(door: BorrowedFd<'_>, purpose: &[u8]) -> io::Result<OwnedFd> {
     Ok(ours)
 }
 
-/// Both ends: of the one that visits, and of the one that is visited.
+/// Both ends: the visitor's, and that of the visited worker.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn both_ends() -> (Channel, Channel) {
     let meeting = Meeting::open().expect("a pair");
@@ -147,7 +145,7 @@ mod tests {
         let meeting = Meeting::open().expect("a pair");
         let refused = std::iter::repeat_with(|| visit(meeting.door())).find_map(Result::err);
         assert_eq!(refused.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
-        // Whoever waited has gone; one more has room then.
+        // The one that waited has gone, so there is room for one more.
         let Some(Came::Visitor(mut gone)) = meeting.accept() else { panic!("nobody came") };
         assert!(matches!(gone.hear(), Heard::End));
         let mut waiting = visit(meeting.door()).expect("there is room");
@@ -158,7 +156,7 @@ mod tests {
         assert_eq!(refused, [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].map(Some));
     }
 
-    /// A worker that was taken over may have a door, too.
+    /// A compromised worker may have a door, too.
     #[test]
     fn what_is_no_channel_is_nobody() {
         let meeting = Meeting::open().expect("a pair");

@@ -1,9 +1,9 @@
 //! The messages between processes: typed messages over packet channels with descriptors.
 //!
-//! [`channel`] carries one message a packet. Over it a master gives its workers orders and hears their reports
-//! ([`orders`]), and two masters speak during an upgrade ([`relay`]). A master finds the workers of a master that is
-//! gone by [`rendezvous`]. Two workers meet ([`meeting`]) to hand connections over ([`transfer`]), and the worker's own
-//! state before them ([`worker_state`]). Operators speak [`control`].
+//! [`channel`] carries one message per packet. Over it a master gives its workers orders and receives their reports
+//! ([`orders`]), and two masters communicate during an upgrade ([`relay`]). A master finds orphans by [`rendezvous`].
+//! Two workers meet ([`meeting`]) to hand over connections ([`transfer`]), and before them the worker's own state
+//! ([`worker_state`]). Operators use [`control`].
 
 pub(crate) mod channel;
 pub mod control;

@@ -10,22 +10,22 @@ use crate::endpoint::Endpoint;
 use crate::handover::Refusal;
 use crate::handover::balance::Portion;
 
-/// Of text that a worker reports; what is longer is cut.
+/// The most bytes of a text that a worker reports. Longer text is cut.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// Largest number of a generation or a slot that is believed, so that there are numbers behind it.
+/// The largest number of a generation or slot that is accepted, so that there are numbers beyond it.
 pub(super) const NUMBER_MAX: u32 = 1 << 30;
 
-/// So long a worker counts what its connections do before it says which are the busiest.
+/// How long a worker counts the events of its connections before it reports which are the busiest.
 pub(crate) const COUNTED_MS: u64 = 1_000;
 
-/// Listen sockets that a worker can have.
+/// The most listen sockets that a worker can have.
 const LISTENERS_MAX: usize = 4096;
 
-/// A worker that others of its server can speak to.
+/// A worker to which others of its server can send messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Member {
-    /// What its door is called.
+    /// The name of its door.
     pub(crate) name: String,
     /// Its index in its generation.
     pub(crate) slot: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Whether there can be one like this.
+    /// Whether such a member is possible.
     pub(crate) fn is_possible(&self) -> bool {
         meeting::is_name(&self.name) && self.slot <= NUMBER_MAX as usize && self.generation <= NUMBER_MAX
     }
@@ -44,109 +44,110 @@ impl Member {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Finish what there is, leave. Listeners stay open so long, for handshakes under way.
+    /// Finish the open connections, then leave. Listeners stay open for `settle_ms`, for handshakes in flight.
     Drain {
-        /// Milliseconds; 0 closes at once what nobody waits at.
+        /// Milliseconds; 0 closes listeners at once if no connection waits there.
         settle_ms: u64,
-        /// Milliseconds that connections have from then on.
+        /// Milliseconds that connections have after that.
         drain_ms: u64,
-        /// Others accept from the very same sockets: what waits there is theirs.
+        /// Others accept from the same sockets and take what waits there.
         is_succeeded: bool,
     },
-    /// Bring your connections to these workers when you drain. Their doors come with this order, one by one.
+    /// Move your connections to these workers when you drain. Their doors come with this order, one by one.
     Heirs {
-        /// What the doors are called.
+        /// The names of the doors.
         names: Vec<String>,
     },
-    /// Speak to these workers, and hear them. Their doors come with this order, one by one.
+    /// Exchange messages with these workers. Their doors come with this order, one by one.
     Siblings {
         /// Who they are.
         members: Vec<Member>,
     },
     /// No other worker moves its connections now: move yours.
     Gather,
-    /// Give some of your connections to this worker, and serve on. Its door comes with this order.
+    /// Give some of your connections to this worker, and continue to serve. Its door comes with this order.
     Rebalance {
-        /// What the door is called.
+        /// The name of the door.
         heir: String,
-        /// Which.
+        /// Which connections.
         portion: Portion,
         /// The most that may move.
         connections_max: u32,
-        /// Milliseconds: connections that have come within this time stay.
+        /// Milliseconds: connections that arrived within this time stay.
         rest_ms: u64,
     },
-    /// Count what each connection does from now on: [`Order::Rebalance`] may follow, and need not wait for that then.
+    /// Count the events of each connection from now on: an [`Order::Rebalance`] that follows then need not wait for
+    /// that.
     Count,
-    /// Give no more while you serve.
+    /// Stop giving while you serve.
     EndRebalance,
     /// Serve the connection that comes with this order.
     Take,
-    /// Accept from the listen socket that comes with this order, too.
+    /// Also accept from the listen socket that comes with this order.
     Adopt {
-        /// Its name between master and worker.
+        /// Its identifier between master and worker.
         listener: u32,
         /// Where it is bound.
         address: Endpoint,
     },
-    /// Accept from this one no more, and close the copy: others have it.
+    /// Stop accepting from this one, and close the copy: others have it.
     Release {
-        /// Its name between master and worker.
+        /// Its identifier between master and worker.
         listener: u32,
     },
-    /// Look whether somebody waits at the listen sockets: a process that accepted from them, too, has died.
+    /// Check whether connections wait at the listen sockets: a process that accepted from them, too, has died.
     Look,
-    /// Report [`Report::Listener`] for each listen socket of these kinds.
+    /// Send [`Report::Listener`] for each listen socket of these kinds.
     Share {
-        /// Those of TCP, which is all that a release before Unix sockets has, and asks for.
+        /// Those of TCP. A release without Unix sockets has and requests only these.
         #[serde(default = "yes")]
         internet: bool,
         /// Those of Unix sockets.
         #[serde(default)]
         unix: bool,
     },
-    /// No worker brings its state any more: serve without.
+    /// No worker will bring state any more: serve without.
     Serve,
     /// Append to the access log that comes with this order from now on.
     AccessLog,
-    /// Say which connections come first in this order, or which peers have the most: so many, in as many reports as it takes. The first
-    /// one comes by itself, each of the others when it is asked for.
+    /// Report the first connections in this order, or the peers with the most connections, up to `limit`, in as many
+    /// reports as it takes. The first report comes at once, each further one when it is asked for.
     List {
-        /// Of this master, not used again soon.
+        /// A number that this master does not use again soon.
         question: u32,
-        /// Which are first.
+        /// Which come first.
         first: ConnectionOrder,
         /// How many.
         limit: usize,
     },
-    /// Say what follows of the answer to this question.
+    /// Send the next part of the answer to this question.
     ListMore {
         /// As in [`Order::List`].
         question: u32,
     },
-    /// End this connection in good order, and report [`Report::ConnectionEnded`] when it is gone.
+    /// End this connection gracefully, and send [`Report::ConnectionEnded`] when it is gone.
     EndConnection {
-        /// Of this master, not used again soon.
+        /// A number that this master does not use again soon.
         question: u32,
-        /// The connection's place.
+        /// The connection's slot in the worker.
         slot: u32,
-        /// How many had it before.
+        /// How many connections had this slot before.
         generation: u32,
         /// Reset it at once.
         now: bool,
-        /// Milliseconds that it has.
+        /// Milliseconds that it gets.
         drain_ms: u64,
     },
-    /// Make a turn, which shows that the loop is alive.
+    /// Answer by a turn of the loop, which shows that it is alive.
     Ping,
     /// Leave at once.
     Stop,
-    /// Of a later version.
+    /// An order of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// What an order means that does not say it.
+/// The value if an order does not give it.
 fn yes() -> bool {
     true
 }
@@ -157,31 +158,31 @@ fn yes() -> bool {
 pub(crate) enum Report {
     /// Listening and accepting.
     Ready {
-        /// The core it is pinned to, where it has one of its own.
+        /// The core to which it is pinned, if it has one of its own.
         core: Option<usize>,
-        /// Connections it will take at most.
+        /// The most connections that it will take.
         connections_max: u32,
         /// Its listen sockets' descriptors.
         listeners: Vec<i32>,
-        /// What its door is called, where other workers can bring their connections; the door comes with this report.
+        /// The name of its door, if other workers can bring it connections. The door comes with this report.
         #[serde(default)]
         meeting: Option<String>,
         /// It has state of its own to hand over.
         #[serde(default)]
         has_state: bool,
-        /// It speaks to others like it, and they can speak to it through its door.
+        /// It exchanges messages with its siblings, which can reach it through its door.
         #[serde(default)]
         speaks: bool,
     },
-    /// To a master that did not start it, the first thing.
+    /// The first report to a master that did not start it.
     Orphan {
-        /// The generation it belongs to.
+        /// Its generation.
         generation: u32,
         /// Its index there.
         slot: usize,
         /// Where it listens.
         addresses: Vec<SocketAddr>,
-        /// The Unix sockets where it listens, which a release that knows TCP alone does not ask for.
+        /// The Unix sockets on which it listens. A release that only knows TCP does not request them.
         #[serde(default)]
         unix: Vec<Endpoint>,
         /// How many TCP listen sockets it has.
@@ -189,7 +190,7 @@ pub(crate) enum Report {
         /// How many Unix listen sockets it has.
         #[serde(default)]
         unix_listeners: usize,
-        /// The process of the master that is gone, where it is known.
+        /// The process of the master that has ended, if that is known.
         #[serde(default)]
         master: Option<u32>,
     },
@@ -202,30 +203,30 @@ pub(crate) enum Report {
     Taken,
     /// Its protocol has told it to leave.
     Leaving,
-    /// How far the move of its connections to other workers has come.
+    /// The progress of its moves to other workers.
     Moved(Moved),
-    /// What has become of the oldest [`Order::Rebalance`] not reported yet.
+    /// The outcome of the oldest [`Order::Rebalance`] not reported yet.
     Rebalanced(Rebalanced),
-    /// Those whom the oldest [`Order::Siblings`] not reported yet names hear it, or are gone.
+    /// The members of the oldest [`Order::Siblings`] not reported yet receive its messages, or are gone.
     Acquainted,
-    /// It would move its connections, with what they hear of other workers, when no other worker does.
+    /// It wants to move its connections, with the messages that they hear, when no other worker does.
     AsksToGather,
-    /// They are where they stay.
+    /// Its connections have reached the workers where they stay.
     HasGathered,
-    /// So many bytes of a worker's own state have come or gone; neither worker does anything else meanwhile.
+    /// This many bytes of a worker's own state have been transferred. Neither worker does anything else meanwhile.
     StateMoves {
         /// Bytes.
         bytes: u64,
     },
-    /// Its listen sockets are closed, after all that waited there was taken.
+    /// Its listen sockets are closed, after it accepted all waiting connections.
     Closed,
     /// Part of the answer to [`Order::List`].
     Connections(ListPart),
-    /// What has become of the connection of an [`Order::EndConnection`].
+    /// The outcome of an [`Order::EndConnection`].
     ConnectionEnded {
-        /// Of which one.
+        /// The number of the order.
         question: u32,
-        /// What.
+        /// The outcome.
         how: ConnectionEnd,
     },
     /// It could not start, and leaves.
@@ -233,7 +234,7 @@ pub(crate) enum Report {
         /// Why.
         reason: String,
     },
-    /// Of a later version.
+    /// A report of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -250,7 +251,7 @@ impl Report {
                 Self::Unknown
             }
             Self::Ready { listeners, .. } if listeners.len() > LISTENERS_MAX => Self::Unknown,
-            // Names are passed on to other workers, many to a message.
+            // Names are passed on to other workers, many in one message.
             Self::Ready { core, connections_max, listeners, meeting, has_state, speaks } => {
                 let meeting = meeting.filter(|name| meeting::is_name(name));
                 Self::Ready { core, connections_max, listeners, meeting, has_state, speaks }
@@ -268,17 +269,17 @@ impl Report {
     }
 }
 
-/// Part of what a worker says of its connections.
+/// Part of a worker's list of its connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListPart {
-    /// Of [`Order::List`].
+    /// The number of the [`Order::List`].
     pub(crate) question: u32,
-    /// Those that follow, one by one.
+    /// The connections of this part.
     pub(crate) connections: Vec<Listed>,
-    /// The same of peers.
+    /// The peers of this part.
     pub(crate) peers: Vec<Counted>,
-    /// As many as the peer has that has most of those that are not in the whole answer.
+    /// The most connections of any peer that is not in the whole answer.
     pub(crate) unlisted_max: u64,
     /// How many connections it has.
     pub(crate) total: u64,
@@ -286,14 +287,14 @@ pub(crate) struct ListPart {
     pub(crate) has_more: bool,
 }
 
-/// A connection, as its worker tells of it.
+/// A connection, as its worker reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Listed {
-    /// Its place.
+    /// Its slot in the worker.
     pub(crate) slot: u32,
-    /// How many had it before.
+    /// How many connections had this slot before.
     pub(crate) generation: u32,
-    /// Connections with larger ones come first, whichever worker they are at.
+    /// Connections with a higher rank come first, whichever worker has them.
     pub(crate) rank: u64,
     #[serde(flatten)]
     pub(crate) facts: ConnectionFacts,
@@ -306,44 +307,45 @@ pub(crate) struct Counted {
     pub(crate) connections: u64,
 }
 
-/// What has become of a connection that was to end.
+/// The outcome for a connection that was to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ConnectionEnd {
     /// It is gone.
     Closed,
-    /// There was none of that name.
+    /// There was no connection with this name.
     Gone,
-    /// It is on its way to another worker.
+    /// It is moving to another worker.
     Moving,
     /// Another worker has it.
     Moved,
     /// Too many others are ending.
     TooMany,
-    /// Of a later version.
+    /// An outcome of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// What has become of a worker's connections.
+/// The outcome for a worker's connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Moved {
-    /// Others have them.
+    /// Connections that other workers have now.
     pub(crate) moved: u64,
-    /// It still has them.
+    /// Connections that it still has.
     pub(crate) left: u64,
-    /// It has them until they have ended, which was decided before: their last bytes or the peer's FIN are on their way.
+    /// Connections that were already ending, and stay until then: only their last bytes, or the peer's FIN, are
+    /// missing.
     pub(crate) ending: u64,
-    /// They stay, by reason.
+    /// Connections that stay, by reason.
     pub(crate) refused: Vec<(Refusal, u64)>,
-    /// Sent to other workers, descriptors aside.
+    /// Bytes sent to other workers, apart from descriptors.
     pub(crate) bytes: u64,
-    /// Of the worker's own state, where it was handed over.
+    /// Bytes of the worker's own state, if it was handed over.
     pub(crate) state_bytes: Option<u64>,
-    /// Since it began.
+    /// Time since the move began.
     pub(crate) took_us: u64,
-    /// No more will move, but what is let in from now on.
+    /// No more will move, except connections that are accepted from now on.
     pub(crate) is_over: bool,
 }
 
@@ -351,15 +353,15 @@ pub(crate) struct Moved {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Rebalanced {
-    /// The other has them.
+    /// Connections that the other worker has now.
     pub(crate) moved: u64,
-    /// They stay, by reason.
+    /// Connections that stay, by reason.
     pub(crate) refused: Vec<(Refusal, u64)>,
-    /// Sent to the other, descriptors aside.
+    /// Bytes sent to the other worker, apart from descriptors.
     pub(crate) bytes: u64,
-    /// What those that were chosen made of its work.
+    /// The share of its work that the chosen connections caused.
     pub(crate) share_ppm: u32,
-    /// How long those that moved were held up.
+    /// How long the moved connections were paused.
     pub(crate) pause: Option<Pause>,
 }
 
@@ -368,7 +370,7 @@ mod tests {
     use super::*;
     use crate::ipc::channel::{Heard, hear, pair, tell};
 
-    /// What a later version may say.
+    /// A message that a later version may send.
     #[derive(Serialize)]
     struct Later {
         order: &'static str,

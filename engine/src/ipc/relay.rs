@@ -1,5 +1,5 @@
-//! The messages between the old and the new master of an upgrade, over a [`channel`](super::channel), each with a
-//! descriptor or without. Either side ignores kinds that it does not know.
+//! The messages between the old and the new master of an upgrade, over a [`channel`](super::channel), each with or
+//! without descriptors. Either side ignores kinds that it does not know.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use crate::telemetry::Totals;
 /// Version of these messages.
 pub(crate) const RELAY_VERSION: u32 = 3;
 
-/// Names the channel's descriptor to the new program.
+/// Tells the new program the number of the channel's descriptor.
 pub(crate) const RELAY_VARIABLE: &str = "BATON_UPGRADE";
 
 /// From the old master to the new one.
@@ -26,72 +26,73 @@ pub(crate) enum ToNew {
     Hello {
         /// [`RELAY_VERSION`].
         version: u32,
-        /// Of the old master.
+        /// The old master's process.
         pid: u32,
         /// The number of the next generation.
         next_number: u32,
-        /// How the old one hands listeners over.
+        /// The tier in which the old master hands over listeners.
         tier: String,
-        /// Both are to serve, until one of them is told to go.
+        /// Both masters serve until one of them is ordered to leave.
         is_held: bool,
-        /// Where the old one listens: as it was asked to, and as it does.
+        /// Where the old master listens: the requested addresses, and the bound ones.
         addresses: Vec<(SocketAddr, SocketAddr)>,
         /// It understands messages about Unix sockets.
         #[serde(default)]
         unix: bool,
-        /// So many messages with descriptors follow.
+        /// Number of messages with descriptors that follow.
         messages: usize,
     },
-    /// Listen sockets come with this message; in the tier adopt.
+    /// Listen sockets of the tier adopt come with this message.
     Listeners {
         /// Where they are bound, one by one.
         addresses: Vec<Endpoint>,
     },
-    /// A connection comes with this message: it came to the old master, which has no workers any more.
+    /// A connection comes with this message. It arrived at the old master, which has no workers any more.
     Arrival,
-    /// A map of listeners comes with this message; in the tier ebpf, where both are to serve.
+    /// A map of listeners comes with this message: in the tier ebpf, if both masters serve.
     Map {
-        /// Where they are bound.
+        /// Where the listeners are bound.
         address: SocketAddr,
-        /// Places that are in use, the first ones.
+        /// The number of places in use, which are the first ones.
         places: u32,
     },
-    /// Maps of the loads of the old master's workers come with this message, before those of their listeners; where they are steered by
-    /// load. A release before knows nothing of it.
+    /// Maps of the loads of the old master's workers come with this message, before those of their listeners, if
+    /// steering is by load. An earlier release does not know this message.
     Loads {
         /// Places in each map, one by one.
         places: Vec<u32>,
     },
-    /// The listener for metrics comes with this message, before the greeting. A release before knows nothing of it.
+    /// The listener for metrics comes with this message, before the greeting. An earlier release does not know this
+    /// message.
     Metrics {
         /// Where it is bound.
         address: SocketAddr,
     },
-    /// Some of what has been counted so far.
+    /// Some of the counters so far.
     Totals {
-        /// By name.
+        /// The counters, by name.
         totals: Totals,
     },
-    /// The introduction was looked at: begin.
+    /// The introduction is accepted: begin.
     Proceed,
     /// The old workers leave: take all connections.
     Alone,
-    /// There is no way back any more.
+    /// The upgrade cannot be reverted any more.
     Final,
-    /// The old workers have brought what they could.
+    /// The old workers have moved what they could.
     Moved,
     /// The old workers serve: leave.
     Relieved {
-        /// Where they can be brought connections. The doors come with this message, one by one.
+        /// The names of the doors of its workers. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
-    /// The old workers cannot be had back: stay.
+    /// The old workers cannot serve again: stay.
     NotReverted {
         /// Why.
         why: Failure,
     },
-    /// Of a later version.
+    /// A message of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -100,11 +101,11 @@ pub(crate) enum ToNew {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "relay", rename_all = "snake_case")]
 pub(crate) enum ToOld {
-    /// What the new master is, before it binds or forks anything. The old one compares.
+    /// The new master's introduction, before it binds or forks anything. The old one compares.
     Introduction {
-        /// How it takes listeners over.
+        /// The tier in which it takes listeners over.
         tier: String,
-        /// What its protocol can read.
+        /// The state that its protocol can read.
         formats: StateFormats,
         /// Its control socket's path.
         control: Option<String>,
@@ -114,44 +115,45 @@ pub(crate) enum ToOld {
         #[serde(default)]
         unix: bool,
     },
-    /// Something happened there.
+    /// An event of the new master.
     Event {
-        /// The generation it happened to.
+        /// The generation that it concerns.
         generation: Option<u32>,
-        /// What.
+        /// The event.
         event: EventKind,
     },
     /// It serves, and has the control socket's name; it writes the pid file next.
     Ready {
         /// Its generation.
         generation: u32,
-        /// Where its workers can be brought connections. The doors come with this message, one by one.
+        /// The names of the doors of its workers. The doors come with this message, one by one.
         #[serde(default)]
         meetings: Vec<String>,
     },
-    /// Its workers can be brought connections here from now on. The doors come with this message, one by one.
+    /// Its workers can take connections through these doors from now on. The doors come with this message, one by one.
     Meetings {
         /// Their names.
         meetings: Vec<String>,
     },
-    /// Workers of it that others can speak to. Their doors come with this message, one by one.
+    /// Its workers to which others can send messages. Their doors come with this message, one by one.
     Siblings {
         /// Who they are.
         members: Vec<Member>,
     },
-    /// Copies of its listen sockets come with this message; in the tier adopt, when it is sent back.
+    /// Copies of its listen sockets come with this message: in the tier adopt, when it is sent back.
     Listeners {
         /// Where they are bound, one by one.
         addresses: Vec<Endpoint>,
     },
-    /// Some of what it has counted so far.
+    /// Some of its counters so far.
     Totals {
-        /// By name.
+        /// The counters, by name.
         totals: Totals,
     },
-    /// A connection comes with this message: it came to the new master, which was sent back and has no workers any more.
+    /// A connection comes with this message. It arrived at the new master, which was sent back and has no workers any
+    /// more.
     Arrival,
-    /// It cannot serve, and leaves. Version 1 knows the reason alone.
+    /// It cannot serve, and leaves. Version 1 has only the reason.
     Failed {
         /// Why, in words.
         reason: String,
@@ -164,14 +166,14 @@ pub(crate) enum ToOld {
         /// Which, and how.
         why: RevertCause,
     },
-    /// It was asked to stay for good.
+    /// A client asked it to make the upgrade final.
     Commit,
-    /// It is to leave: let old workers serve first.
+    /// It has an order to leave: let the old workers serve first.
     Revert {
-        /// By whom it was told.
+        /// Who gave that order.
         by: Cause,
     },
-    /// Of a later version.
+    /// A message of a later version.
     #[serde(other)]
     Unknown,
 }

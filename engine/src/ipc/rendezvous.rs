@@ -1,15 +1,17 @@
-//! Where a master that did not start a worker can find it.
+//! Where a master can find a worker that another master started.
 //!
-//! Every worker of a server with a control socket listens in a folder beside that, which only the server's user can enter.
-//! So whoever comes is of that user, or root, and whoever listens was let in by that user: nobody else can find a worker,
-//! knock at it, or take a name first. A worker opens its socket before it gives its privileges up.
+//! Every worker of a server with a control socket listens in a folder beside that socket, which only the server's user
+//! can enter. So every process that connects belongs to that user or to root, and so does every process that listens.
+//! No other process can find a worker, connect to it, or take a name first. A worker opens its socket before it gives
+//! up its privileges.
 //!
-//! A socket's name is the worker's process id and the time at which that process was started. So a master knows a worker from
-//! another process that was given its number since, whoever still has a descriptor of the worker's socket. That this very process
-//! listens there, the kernel says: a worker that was taken over cannot have the next master kill whom it likes.
+//! A socket's name is the worker's process number and the start time of that process. So a master can distinguish a
+//! worker from another process that has got its number since, even if a process still has a descriptor of the worker's
+//! socket. The kernel confirms that this very process listens there: a compromised worker cannot make the next master
+//! kill any process it likes.
 //!
-//! Masters that come wait while the worker's own master lives. When that is gone, the first one that is still there takes the
-//! worker over.
+//! Masters that connect wait while the worker's own master lives. When it has ended, the first one that is still
+//! connected takes the worker over.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,18 +29,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::sys::process;
 
-/// Masters that may come at once.
+/// The most masters that may be connecting at the same time.
 const BACKLOG: i32 = 16;
 
-/// Masters that are let in at once, and those that may wait.
+/// The most masters that are accepted at the same time, and the most that may wait.
 const ACCEPTS_MAX: usize = 32;
 const WAITING_MAX: usize = 8;
 
-/// How long a master tries all workers whose queues are full, and how long it pauses between two tries.
+/// How long a master tries all workers whose queues are full, and the pause between two attempts.
 const KNOCK_TIME_MAX: Duration = Duration::from_millis(100);
 const KNOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a worker makes a folder that another master removes at the same moment, since it was empty.
+/// How often a worker makes a folder that another master removes at the same moment because it was empty.
 const FOLDER_TRIES_MAX: usize = 8;
 
 /// The folder of a control socket's workers.
@@ -48,12 +50,11 @@ pub(crate) fn folder_of(control: &Path) -> PathBuf {
     path.into()
 }
 
-/// A folder that this process has looked at, whatever its path leads to since.
+/// A folder that this process has opened and checked, whatever its path leads to since.
 struct Folder(File);
 
 impl Folder {
-    /// # Errors
-    /// As open(2); `PermissionDenied` where others can enter it.
+    /// # Errors As open(2); `PermissionDenied` if other users can enter it.
     fn open(path: &Path) -> io::Result<Self> {
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let folder = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -68,7 +69,7 @@ impl Folder {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
     }
 
-    /// The same; where there is none, it is made.
+    /// The same, but creates the folder if it does not exist.
     fn make(path: &Path) -> io::Result<Self> {
         match Self::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match DirBuilder::new().mode(0o700).create(path) {
@@ -79,7 +80,7 @@ impl Folder {
         }
     }
 
-    /// By the descriptor: paths of sockets are short (unix(7)), those of folders need not be.
+    /// A path through the descriptor: paths of sockets are short (unix(7)), those of folders need not be.
     fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
@@ -95,13 +96,13 @@ impl Folder {
         names
     }
 
-    /// Nobody listens there any more; the process may be ending still. Who listens is not disturbed: the kernel refuses a
-    /// stream to a socket of packets (EPROTOTYPE) before it queues it.
+    /// Whether no process listens there any more; the worker's process may still be ending. This does not disturb a
+    /// process that listens: the kernel refuses a stream to a socket of packets (EPROTOTYPE) before it queues it.
     fn is_left(&self, name: Name) -> bool {
         self.connect(name, Type::STREAM).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
-    /// Never waits: `WouldBlock` where the queue of who listens there is full.
+    /// Connects without waiting: `WouldBlock` if the queue of the listening process is full.
     fn connect(&self, name: Name, kind: Type) -> io::Result<Socket> {
         let socket = Socket::new(Domain::UNIX, kind, None)?;
         socket.set_nonblocking(true)?;
@@ -114,11 +115,11 @@ impl Folder {
     }
 }
 
-/// What a worker's socket is called.
+/// The name of a worker's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Name {
     pid: u32,
-    /// As of [`process::started_at`].
+    /// As [`process::started_at`] returns it.
     started_at: u64,
 }
 
@@ -137,7 +138,7 @@ impl Name {
         format!("{}.{}", self.pid, self.started_at)
     }
 
-    /// Whether the process that took the name is there still.
+    /// Whether the process that took the name still exists.
     fn is_alive(self) -> bool {
         process::started_at(self.pid).is_ok_and(|started_at| started_at == self.started_at)
     }
@@ -147,16 +148,16 @@ impl Name {
 #[derive(Debug)]
 pub(crate) struct Rendezvous {
     socket: Socket,
-    /// Masters that were let in, in the order in which they came.
+    /// Masters that were accepted, in the order of their arrival.
     waiting: VecDeque<OwnedFd>,
-    /// The user that the worker was started as; it may have become another since.
+    /// The user as which the worker was started; it may have changed since.
     user: u32,
-    /// Where its name is to be removed by this process.
+    /// `Some` if this process must remove its name.
     folder: Option<PathBuf>,
 }
 
 impl Drop for Rendezvous {
-    /// A worker that has become another user leaves this to masters.
+    /// If the worker has become another user, masters remove the name instead.
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
             forget(folder, std::process::id());
@@ -166,10 +167,9 @@ impl Drop for Rendezvous {
 }
 
 impl Rendezvous {
-    /// Listens as this process.
+    /// Listens under the name of this process.
     ///
-    /// # Errors
-    /// As mkdir(2), socket(2), bind(2), listen(2); `PermissionDenied` where others can enter the folder.
+    /// # Errors As mkdir(2), socket(2), bind(2), listen(2); `PermissionDenied` if other users can enter the folder.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let name = Name::own()?;
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -183,7 +183,7 @@ impl Rendezvous {
         Ok(Self { socket, waiting: VecDeque::new(), user: geteuid().as_raw(), folder: Some(folder.to_owned()) })
     }
 
-    /// This process may remove no files any more: masters do, when it has ended.
+    /// This process may not remove files any more: masters remove the name after it has ended.
     pub(crate) fn leave_name(&mut self) {
         self.folder = None;
     }
@@ -192,7 +192,7 @@ impl Rendezvous {
         self.socket.as_fd()
     }
 
-    /// Lets masters in that have come, so that those that have gone meanwhile do not stand in the way of others.
+    /// Accepts connected masters, so that those that have ended meanwhile do not block others.
     pub(crate) fn let_in(&mut self) {
         for _ in 0..ACCEPTS_MAX {
             match self.socket.accept() {
@@ -209,7 +209,7 @@ impl Rendezvous {
         self.waiting.truncate(WAITING_MAX);
     }
 
-    /// The channel of a master that has come: one of root, or of the user this worker was started as.
+    /// The channel of a master that has connected: one of root, or of the user as which this worker was started.
     pub(crate) fn next(&mut self) -> Option<OwnedFd> {
         self.let_in();
         self.waiting.pop_front()
@@ -221,7 +221,7 @@ fn is_of(socket: &Socket, user: u32) -> bool {
 }
 
 /// The process that made the other end of a channel, connected it, or listens where it was connected (`SO_PEERCRED`,
-/// unix(7)); `None` where that is in another namespace.
+/// unix(7)); `None` if that process is in another namespace.
 pub(crate) fn peer_process(channel: &impl AsFd) -> Option<u32> {
     let credentials = getsockopt(channel, PeerCredentials).ok()?;
     u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0)
@@ -235,21 +235,20 @@ fn is_open(channel: &OwnedFd) -> bool {
 /// A worker that was found.
 pub(crate) struct Found {
     pub(crate) pid: u32,
-    /// Of the very process that listens; `None` on a kernel that gives none.
+    /// A handle of the very process that listens; `None` if the kernel supports none.
     pub(crate) handle: Option<OwnedFd>,
-    /// It is heard there once its own master is gone.
+    /// The worker reads it once its own master has ended.
     pub(crate) channel: OwnedFd,
 }
 
-/// Makes the folder, before any worker needs it.
+/// Makes the folder before any worker needs it.
 ///
-/// # Errors
-/// As mkdir(2); `PermissionDenied` where others can enter it.
+/// # Errors As mkdir(2); `PermissionDenied` if other users can enter it.
 pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     Folder::make(folder).map(drop)
 }
 
-/// Finds the workers of a control socket, except those known, and knocks at each.
+/// Finds the workers of a control socket, except those known, and contacts each.
 pub(crate) fn find_others(folder: &Path, known: &[u32]) -> Vec<Found> {
     let Ok(folder) = Folder::open(folder) else { return Vec::new() };
     let until = Instant::now() + KNOCK_TIME_MAX;
@@ -258,13 +257,13 @@ pub(crate) fn find_others(folder: &Path, known: &[u32]) -> Vec<Found> {
 }
 
 fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
-    // Of whatever process has the number now; then it is asked whether that is the one.
+    // A handle of the process that has the number now. The next line checks that it is the right one.
     let handle = process::open(Pid::from_raw(i32::try_from(name.pid).ok()?)).ok();
     if !name.is_alive() {
         folder.remove(name);
         return None;
     }
-    // A worker whose queue is full must not keep the master waiting for long.
+    // A worker whose queue is full must not delay the master for long.
     let socket = loop {
         match folder.connect(name, Type::SEQPACKET) {
             Ok(socket) => break socket,
@@ -273,19 +272,19 @@ fn knock(folder: &Folder, name: Name, until: Instant) -> Option<Found> {
         }
     };
     socket.set_nonblocking(false).ok()?;
-    // Whoever can make files in the folder can give a socket any name.
+    // Any process that can create files in the folder can give a socket any name.
     let is_itself = is_of(&socket, geteuid().as_raw()) && peer_process(&socket) == Some(name.pid);
     is_itself.then(|| Found { pid: name.pid, handle, channel: socket.into() })
 }
 
-/// Removes what is left of a worker that has ended.
+/// Removes the files of a worker that has ended.
 pub(crate) fn forget(folder: &Path, pid: u32) {
     if let Ok(folder) = Folder::open(folder) {
         folder.names().into_iter().filter(|name| name.pid == pid).for_each(|name| folder.remove(name));
     }
 }
 
-/// Removes what is left of all workers that have ended, and the folder where nothing else is there.
+/// Removes the files of all workers that have ended, and then the folder if it is empty.
 pub(crate) fn tidy(folder: &Path) {
     if let Ok(opened) = Folder::open(folder) {
         let names = opened.names().into_iter();
@@ -303,7 +302,7 @@ mod tests {
     use crate::ipc::channel::{Heard, hear, tell};
     use crate::ipc::orders::Order;
 
-    /// The folder of a control socket of this test's own.
+    /// The folder of a control socket that only this test has.
     struct Place(PathBuf);
 
     impl Place {
@@ -372,7 +371,7 @@ mod tests {
         assert_eq!(pids(&place.found()), [std::process::id()]);
     }
 
-    /// Masters that were killed while the worker's own lived.
+    /// Masters that were killed while the worker's own master lived.
     #[test]
     fn masters_that_have_gone_do_not_stand_in_the_way() {
         let place = Place::new("gone");
@@ -403,7 +402,7 @@ mod tests {
         assert_eq!(place.found().len(), 1);
     }
 
-    /// A worker was taken over and has left its socket to another process; its number is another's by now.
+    /// A compromised worker has left its socket to another process. By now a different process has the worker's number.
     #[test]
     fn who_has_a_workers_number_is_not_taken_for_it() {
         let place = Place::new("number");

@@ -1,9 +1,9 @@
-//! The packets in which two workers hand connections over, and the channel that carries them. [`Message`] says what
-//! they mean.
+//! The packets in which two workers hand over connections, and the channel that carries them. [`Message`] describes
+//! their meaning.
 //!
-//! A packet is the length of a head, the head as JSON, and bytes. Many bytes travel in a memory file whose descriptor
-//! comes with the packet: a packet that fills the channel would have to wait for the other side, and so would the next
-//! one. Packets may have keys of connections in them, so their memory is made zero when they are done with.
+//! A packet is the length of a head, the head as JSON, and bytes. A large number of bytes travels in a memory file
+//! whose descriptor comes with the packet: a packet that fills the channel would have to wait for the other side, and
+//! so would the next one. Packets may contain keys of connections, so their memory is zeroed after use.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -29,13 +29,13 @@ use crate::handover::{
 use crate::sys::channel;
 use crate::types::StateFormat;
 
-/// How often a waiting side shows that it lives.
+/// How often a waiting side shows that it is alive.
 const BEAT_MS: u16 = 100;
 
-/// Of a packet; two fit into the smallest default of `net.core.wmem_default`.
+/// The most bytes of a packet. Two packets fit into the smallest default of `net.core.wmem_default`.
 pub(super) const PACKET_BYTES_MAX: usize = 64 * 1024;
 
-/// An offer with more bytes has them in a file. With the largest head of a batch they fit into a packet.
+/// An offer with more bytes has them in a file. With the largest head of a batch they still fit into a packet.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// A connection of an offer.
@@ -43,7 +43,7 @@ pub(crate) struct Member<'a> {
     pub(crate) frozen: &'a Frozen,
     /// Nothing was received on it yet.
     pub(crate) is_fresh: bool,
-    /// The place in the offer of the one that it is paired with.
+    /// The index in the offer of the connection with which it is paired.
     pub(crate) partner: Option<usize>,
 }
 
@@ -51,15 +51,14 @@ pub(crate) struct Member<'a> {
 pub(crate) struct Offer {
     packet: Zeroizing<Vec<u8>>,
     descriptors: Vec<OwnedFd>,
-    /// All there are, descriptors aside.
+    /// All its bytes, apart from descriptors.
     pub(crate) bytes: usize,
 }
 
 impl Offer {
-    /// Of these connections; and their descriptors.
+    /// An offer of these connections, with their descriptors.
     ///
-    /// # Errors
-    /// If there is no room for a file.
+    /// # Errors If there is no room for a file.
     pub(crate) fn new(
         batch: u64,
         format: StateFormat,
@@ -87,7 +86,7 @@ impl Offer {
         if has_file {
             descriptors.push(file_of(parts)?);
         } else {
-            // It does not grow out of its place with keys in it.
+            // The buffer must not be reallocated with keys in it.
             packet.reserve_exact(body_bytes);
             parts.for_each(|part| packet.extend_from_slice(part));
         }
@@ -116,7 +115,7 @@ pub(crate) struct Arrival {
 
 enum Body {
     Inline(Zeroizing<Vec<u8>>),
-    /// Nobody changes it any more.
+    /// Its bytes cannot change any more.
     File(fs::File),
 }
 
@@ -128,7 +127,7 @@ impl Body {
             }
             Self::File(file) => {
                 let mut bytes = vec![0; length];
-                // At a place of its own: the sender has the same file, and may read or write it anywhere.
+                // Read at an explicit offset: the sender shares the open file, and may move its position.
                 file.read_exact_at(&mut bytes, at as u64).map(|()| bytes)
             }
         }
@@ -149,17 +148,16 @@ impl Arrival {
         self.envelopes.iter().flat_map(Envelope::lengths).fold(0, usize::saturating_add)
     }
 
-    /// Places of connections that are paired: each is in one pair, and both are there.
+    /// The indices of paired connections: each is in one pair, and both are in the offer.
     pub(crate) fn pairs(&self) -> Vec<(usize, usize)> {
         let partner = |place: usize| self.envelopes.get(place).and_then(|envelope| envelope.partner);
         let pairs = (0..self.envelopes.len()).filter_map(|place| Some((place, partner(place)?)));
         pairs.filter(|(one, other)| one < other && partner(*other) == Some(*one)).collect()
     }
 
-    /// Takes the bytes from where they are.
+    /// Reads the bytes from the packet or the file.
     ///
-    /// # Errors
-    /// If there are fewer or more than was said, or more than may be, or where they may still change.
+    /// # Errors If there are fewer or more than announced, or more than allowed, or if they may still change.
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
         let total = self.bytes();
         if total > OFFER_BYTES_MAX {
@@ -175,13 +173,14 @@ impl Arrival {
         {
             self.body = Body::File(descriptors::sealed(file, total as u64).map_err(io::Error::other)?);
         } else {
-            // The last are missing first. Without the file, the others are of no use.
+            // The last descriptors are the first to be missing. Without the file, the others are of no use.
             self.descriptors.clear();
         }
         Ok(())
     }
 
-    /// One by one; only where all descriptors have come. What cannot be read, or is no connection, is refused.
+    /// The connections, one by one, if all descriptors have come. What cannot be read, or is not a connection, is
+    /// refused.
     pub(crate) fn into_connections(self) -> impl Iterator<Item = Result<Arrived, Refusal>> {
         let Self { envelopes, descriptors, body, .. } = self;
         let mut at = 0;
@@ -203,7 +202,7 @@ impl Arrival {
     }
 }
 
-/// What was heard.
+/// A packet that was received.
 pub(crate) enum Heard {
     Offer(Arrival),
     Takes {
@@ -219,13 +218,13 @@ pub(crate) enum Heard {
         format: String,
         format_version: u32,
     },
-    /// About the messages that connections hear while they move.
+    /// It concerns the messages that connections hear while they move.
     Circle(Message),
-    /// Something of a later version.
+    /// A message of a later version.
     Unknown,
     /// Nothing more for now.
     Nothing,
-    /// The other side is gone, or says what cannot be.
+    /// The other side is gone, or sent something illegal.
     End,
 }
 
@@ -244,39 +243,36 @@ impl Channel {
         self.descriptor.as_fd()
     }
 
-    /// Says it, as soon as there is room.
+    /// Sends an offer as soon as there is room.
     ///
-    /// # Errors
-    /// If the other side is gone.
+    /// # Errors If the other side is gone.
     pub(crate) fn offer(&mut self, offer: Offer) -> io::Result<()> {
         self.outgoing.push_back((offer.packet, offer.descriptors));
         self.flush()
     }
 
-    /// Says it, as soon as there is room.
+    /// Sends a message as soon as there is room.
     ///
-    /// # Errors
-    /// If the other side is gone.
+    /// # Errors If the other side is gone.
     pub(crate) fn say(&mut self, message: &Message) -> io::Result<()> {
         self.outgoing.push_back((packet(message)?.into(), Vec::new()));
         self.flush()
     }
 
-    /// Nothing more can be said to this side; what was said before is still heard, and then the end.
+    /// The other side can send nothing more. What it sent before is still read, and then the end.
     pub(crate) fn refuse_more(&self) {
-        // Where it fails, the end is there already.
+        // If this fails, the channel has ended already.
         let _ = SockRef::from(&self.descriptor).shutdown(Shutdown::Read);
     }
 
-    /// Whether all was said.
+    /// Whether everything was sent.
     pub(crate) fn is_flushed(&self) -> bool {
         self.outgoing.is_empty()
     }
 
-    /// Says what there was no room for.
+    /// Sends what had no room before.
     ///
-    /// # Errors
-    /// If the other side is gone.
+    /// # Errors If the other side is gone.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some((bytes, descriptors)) = self.outgoing.front() {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -290,10 +286,9 @@ impl Channel {
         Ok(())
     }
 
-    /// Says it with bytes, and waits until there is room, for [`BATCH_MS_MAX`] at most.
+    /// Sends a message with bytes, and waits until there is room, for at most [`BATCH_MS_MAX`].
     ///
-    /// # Errors
-    /// `TimedOut`, or where the other side is gone.
+    /// # Errors `TimedOut`, or if the other side is gone.
     pub(crate) fn say_waiting(&mut self, message: &Message, bytes: &[u8]) -> io::Result<()> {
         let mut packet = packet(message)?;
         packet.extend_from_slice(bytes);
@@ -308,10 +303,9 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for the next packet, for so long at most; `beat` is called at times.
+    /// Waits for the next packet, for at most `ms_max`; calls `beat` at intervals.
     ///
-    /// # Errors
-    /// `TimedOut`, or where the other side is gone or says what cannot be.
+    /// # Errors `TimedOut`, or if the other side is gone or sends something illegal.
     pub(crate) fn hear_waiting(&mut self, ms_max: u64, beat: &dyn Fn()) -> io::Result<(Message, Vec<u8>)> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let until = Instant::now() + Duration::from_millis(ms_max);
@@ -334,7 +328,7 @@ impl Channel {
         }
     }
 
-    /// `false` where nothing happened in so long.
+    /// Returns `false` if nothing happened within this time.
     fn wait(&self, events: PollFlags, ms: u16) -> io::Result<bool> {
         match poll(&mut [PollFd::new(self.descriptor.as_fd(), events)], PollTimeout::from(ms)) {
             Ok(0) => Ok(false),
@@ -343,7 +337,7 @@ impl Channel {
         }
     }
 
-    /// The next that was said; never waits.
+    /// Receives the next packet; never waits.
     pub(crate) fn hear(&mut self) -> Heard {
         let mut packet = Zeroizing::new(vec![0; PACKET_BYTES_MAX]);
         loop {
@@ -384,11 +378,11 @@ impl Channel {
     }
 }
 
-/// A file in memory, which nobody changes any more.
+/// A memory file that cannot change any more.
 pub(crate) fn file_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let make = |flags| memfd_create(c"baton-connections", flags);
-    // This one is demanded where vm.memfd_noexec is 2, and unknown before kernel 6.3.
+    // This flag is required if vm.memfd_noexec is 2, and unknown before kernel 6.3.
     let made = make(flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL));
     let made = made.or_else(|error| if error == Errno::EINVAL { make(flags) } else { Err(error) });
     let mut file = BufWriter::with_capacity(INLINE_BYTES_MAX, fs::File::from(made?));
@@ -461,7 +455,7 @@ mod tests {
         }
     }
 
-    /// Binaries that would misunderstand a connection refuse its offer.
+    /// Binaries that would misread a connection refuse its offer.
     #[test]
     fn an_offer_has_the_version_that_its_connections_need() {
         let plain = Frozen { layer: LayerState::default(), ..frozen(Vec::new()) };
@@ -494,7 +488,7 @@ mod tests {
         assert!(!arrival.has_all_descriptors());
     }
 
-    /// What is heard of an offer of 48 KiB whose bytes are in this file.
+    /// What the receiver gets from an offer of 48 KiB whose bytes are in this file.
     fn heard_of(file: OwnedFd) -> Heard {
         let (mut sender, mut receiver) = pair();
         let (_, mut offer) = offer(INLINE_BYTES_MAX);

@@ -1,5 +1,5 @@
-//! A worker's own state on its way to the worker that takes its place. One writes it while the other reads it, and
-//! neither does anything else meanwhile, so the state cannot change on the way. Each gives up where the other is slow.
+//! The transfer of a worker's own state to the worker that replaces it. One writes it while the other reads it, and
+//! neither does anything else meanwhile, so the state cannot change. Each side gives up if the other is too slow.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use super::transfer::{Channel, PACKET_BYTES_MAX};
 use crate::handover::Message;
 use crate::handover::limits::{BATCH_MS_MAX, STATE_BYTES_PER_MS, STATE_MS_MAX};
 
-/// Of one part, with room for the packet's head.
+/// Bytes of one part, with room left for the packet's head.
 const PART_BYTES: usize = PACKET_BYTES_MAX - 256;
 
-/// How many bytes have moved since when.
+/// How many bytes have moved, and since when.
 struct Pace {
     began: Instant,
     bytes: u64,
@@ -22,15 +22,14 @@ impl Pace {
         Self { began: Instant::now(), bytes: 0 }
     }
 
-    /// # Errors
-    /// `TimedOut` where it took longer than it may.
+    /// # Errors `TimedOut` if it took longer than allowed.
     fn check(&self) -> io::Result<()> {
         let may = Duration::from_millis(STATE_MS_MAX.saturating_add(self.bytes / STATE_BYTES_PER_MS));
         if self.began.elapsed() <= may { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 
-/// What the worker that leaves writes to.
+/// The writer that a leaving worker uses.
 pub(crate) struct StateWriter<'a> {
     channel: &'a mut Channel,
     /// Shows that this worker is not hung, and how many bytes have moved.
@@ -50,12 +49,12 @@ impl<'a> StateWriter<'a> {
         self.pace.bytes
     }
 
-    /// More was written than may be.
+    /// Whether more was written than allowed.
     pub(crate) fn is_too_large(&self) -> bool {
         self.pace.bytes > self.bytes_max
     }
 
-    /// Says that this was all, or that no more comes.
+    /// Tells the other side that this was all, or that no more will come.
     pub(crate) fn end(&mut self, is_whole: bool) -> io::Result<()> {
         if is_whole {
             self.flush()?;
@@ -92,10 +91,10 @@ impl Write for StateWriter<'_> {
     }
 }
 
-/// What the worker that serves reads from. It ends where the state does; where that is not whole, with an error.
+/// The reader that the serving worker uses. It ends with the state; if the state is not whole, with an error.
 pub(crate) struct StateReader<'a> {
     channel: &'a mut Channel,
-    /// As of [`StateWriter`].
+    /// As in [`StateWriter`].
     beat: &'a dyn Fn(u64),
     part: Vec<u8>,
     at: usize,
@@ -111,8 +110,7 @@ impl<'a> StateReader<'a> {
 
     /// Skips unread bytes, so that the next message is read.
     ///
-    /// # Errors
-    /// If the other side is gone, or late, or says what cannot be: then nothing that it says next can be relied on.
+    /// # Errors If the other side is gone, or late, or sends something illegal. Its next messages are then unreliable.
     pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
         while !self.is_over {
             self.next_part()?;
@@ -120,12 +118,12 @@ impl<'a> StateReader<'a> {
         Ok(())
     }
 
-    /// Whether more came than may come.
+    /// Whether more arrived than allowed.
     pub(crate) fn is_too_large(&self) -> bool {
         self.pace.bytes > self.bytes_max
     }
 
-    /// The next part, or the end.
+    /// Receives the next part, or the end.
     fn next_part(&mut self) -> io::Result<()> {
         self.pace.check()?;
         let beat = || (self.beat)(self.pace.bytes);
@@ -171,7 +169,7 @@ mod tests {
     use super::*;
     use crate::ipc::meeting::both_ends as pair;
 
-    /// Sends `state`, of which `bytes_max` may be, and reads it at the same time; gives what was read.
+    /// Sends `state`, with the limit `bytes_max`, and reads it at the same time. Returns what was read.
     fn send(state: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
         let (mut ours, mut theirs) = pair();
         std::thread::scope(|scope| {
@@ -207,7 +205,7 @@ mod tests {
         assert!(StateWriter::new(&mut ours, &|_| {}, u64::MAX).write_all(&[0; 100_000]).is_err());
     }
 
-    /// A part that is `pause` behind the one before, until the other side is gone.
+    /// Sends parts with `pause` between them until the other side is gone.
     fn drip(mut channel: Channel, pause: Duration) {
         while channel.say_waiting(&Message::StatePart, b"drip").is_ok() {
             std::thread::sleep(pause);

@@ -146,7 +146,7 @@ pub enum Request {
     },
 }
 
-/// How many connections are listed where a request does not say it.
+/// The number of connections to list if a request does not give it.
 fn listed() -> usize {
     CONNECTIONS_LISTED
 }
@@ -193,11 +193,11 @@ pub fn default_path() -> PathBuf {
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
-    /// Whose the server is.
+    /// The user of the server.
     user: u32,
 }
 
-/// Another user than the server's may listen at its path, as in `/tmp`.
+/// Another user than the server's may listen at the server's path, as in `/tmp`.
 #[derive(Debug, thiserror::Error)]
 #[error("the socket belongs to user {0}, and its server may be an impostor")]
 struct Untrusted(u32);
@@ -218,15 +218,15 @@ impl Client {
     pub fn connect(path: &Path) -> io::Result<Self> {
         let (own, owner) = (geteuid(), fs::metadata(path)?.uid());
         let is_trusted = |user: u32| user == 0 || user == if own.is_root() { owner } else { own.as_raw() };
-        // Before anybody can keep this waiting.
+        // Check this before a stranger can keep this process waiting.
         if !is_trusted(owner) {
             return Err(Untrusted(owner).into());
         }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // It bounds connect(2), too: unix(7).
+        // It limits connect(2), too: unix(7).
         socket.set_write_timeout(Some(SEND_TIME_MAX))?;
         socket.connect(&SockAddr::unix(path)?)?;
-        // The credentials are those of whoever listens.
+        // The credentials are those of the process that listens.
         let user = getsockopt(&socket, PeerCredentials)?.uid();
         if !is_trusted(user) {
             return Err(Untrusted(user).into());

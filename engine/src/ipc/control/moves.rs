@@ -106,7 +106,7 @@ impl fmt::Display for Moves {
     }
 }
 
-/// The same as the end of a sentence that says what was done; empty where there is nothing to tell.
+/// The same as the end of a sentence that says what was done; empty if there is nothing to report.
 pub(super) struct AndMoves<'a>(pub(super) &'a Moves);
 
 impl fmt::Display for AndMoves<'_> {

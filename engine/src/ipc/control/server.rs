@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use super::{Event, Failure, REPLY_BYTES_MAX, Reply, Request};
 
-/// Clients at a time.
+/// Number of clients at the same time.
 const CLIENTS_MAX: usize = 32;
 
 /// Clients that are accepted in one turn: more than can wait at once.
@@ -20,18 +20,18 @@ const ACCEPTS_MAX: usize = 256;
 /// A request is a short line.
 const REQUEST_BYTES_MAX: usize = 4096;
 
-/// Replies that a client has not taken.
+/// Bytes of replies that a client has not read.
 const OUTPUT_BYTES_MAX: usize = REPLY_BYTES_MAX;
 
 /// A client that has connected sends its request within this time.
 const REQUEST_MS_MAX: u64 = 5_000;
 
-/// How far a client is.
+/// The stage of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// It has sent no request yet.
     Silent,
-    /// Its request is under way; it is told what happens meanwhile.
+    /// Its request is under way; it gets events meanwhile.
     Waiting,
     /// It has its last reply, and the connection is closed when that is sent.
     Answered,
@@ -44,14 +44,14 @@ struct Client {
     output: Vec<u8>,
     stage: Stage,
     since_ns: u64,
-    /// It sends no more; it may still read.
+    /// It sends nothing more; it may still read.
     has_ended: bool,
 }
 
-/// What came from clients.
+/// Input from clients.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// The client of this number asks, and waits for a reply.
+    /// The client with this number sends a request, and waits for a reply.
     Request(u64, Request),
     /// A client whose request was under way has gone.
     Gone(u64),
@@ -61,12 +61,12 @@ pub(crate) enum Heard {
 #[derive(Default)]
 pub(crate) struct Clients {
     all: Vec<Client>,
-    /// Numbers are never used again: a late answer cannot reach another client.
+    /// Numbers are never reused: a late answer cannot reach another client.
     next_id: u64,
 }
 
 impl Clients {
-    /// Descriptors to wait for, each with what is awaited.
+    /// Descriptors to poll, each with the awaited events.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         self.all.iter().map(|client| (client.stream.as_fd(), client.awaited()))
     }
@@ -77,8 +77,8 @@ impl Clients {
         silent.map(|client| client.since_ns + REQUEST_MS_MAX * 1_000_000).min()
     }
 
-    /// Takes new clients, all who wait. Where there are too many, the oldest silent client makes room; where none is silent,
-    /// the new one is refused.
+    /// Accepts all waiting clients. If there are too many, the oldest silent client makes room. If none is silent, the
+    /// new one is refused.
     pub(crate) fn accept(&mut self, listener: &UnixListener, now_ns: u64, is_worker: impl Fn(u32) -> bool) {
         for _ in 0..ACCEPTS_MAX {
             let Ok((stream, _)) = listener.accept() else { break };
@@ -96,7 +96,7 @@ impl Clients {
             };
             self.next_id += 1;
             if self.all.len() >= CLIENTS_MAX {
-                // They are kept in the order in which they came.
+                // They are kept in the order of their arrival.
                 match self.all.iter().position(|client| client.stage == Stage::Silent) {
                     Some(oldest) => drop(self.all.remove(oldest)),
                     None => {
@@ -110,7 +110,7 @@ impl Clients {
         }
     }
 
-    /// Reads what clients have sent.
+    /// Reads the input of all clients.
     pub(crate) fn hear(&mut self, now_ns: u64) -> Vec<Heard> {
         let mut heard = Vec::new();
         self.all.retain_mut(|client| {
@@ -131,7 +131,8 @@ impl Clients {
         heard
     }
 
-    /// Sends what clients wait for and forgets those that are served; gives those that have gone while they waited.
+    /// Sends pending replies and forgets clients that have their last one. Returns those that disconnected while they
+    /// waited.
     pub(crate) fn flush(&mut self) -> Vec<u64> {
         let mut gone = Vec::new();
         self.all.retain_mut(|client| {
@@ -144,7 +145,7 @@ impl Clients {
         gone
     }
 
-    /// Something is still to be sent.
+    /// Whether something is still to be sent.
     pub(crate) fn has_output(&self) -> bool {
         self.all.iter().any(|client| !client.output.is_empty())
     }
@@ -155,13 +156,13 @@ impl Clients {
         client.into_iter().for_each(|client| client.answer(reply));
     }
 
-    /// Tells everybody who waits for something what happened.
+    /// Sends an event to all clients that wait for something.
     pub(crate) fn tell(&mut self, event: &Event) {
         let reply = Reply::Event(event.clone());
         self.waiting().for_each(|client| client.answer(&reply));
     }
 
-    /// The server has ended in this way: tells all clients that still wait.
+    /// Sends the server's end to all clients that still wait.
     pub(crate) fn conclude_all(&mut self, reply: &Reply) {
         self.waiting().for_each(|client| client.answer(reply));
     }
@@ -171,8 +172,9 @@ impl Clients {
     }
 }
 
-/// Whether the peer is the same user, or root. The file's mode says the same; this says it also where the file was moved
-/// or its mode changed. A worker is never one who gives orders: by an upgrade to a binary of its choice it would leave its sandbox.
+/// Whether the peer is the same user, or root. The file's mode ensures the same; this also applies if the file was
+/// moved or its mode changed. A worker may never give orders: by an upgrade to a binary of its choice it would leave
+/// its sandbox.
 fn is_permitted(stream: &UnixStream, is_worker: impl Fn(u32) -> bool) -> bool {
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
         let is_user = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
@@ -181,14 +183,14 @@ fn is_permitted(stream: &UnixStream, is_worker: impl Fn(u32) -> bool) -> bool {
 }
 
 impl Client {
-    /// Input of a client that sends no more would be reported for ever; that it has gone is reported in any case.
+    /// After a client has ended its output, POLLIN would be reported forever. A disconnect is reported in any case.
     fn awaited(&self) -> PollFlags {
         let input = if self.has_ended { PollFlags::empty() } else { PollFlags::POLLIN };
         let output = if self.output.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
         input | output
     }
 
-    /// `false`: it has gone, sends what it should not, or has sent no request in time.
+    /// Returns `false` if the client has disconnected, sends something invalid, or has sent no request in time.
     fn read(&mut self, now_ns: u64) -> bool {
         if self.stage == Stage::Silent && now_ns.saturating_sub(self.since_ns) > REQUEST_MS_MAX * 1_000_000 {
             return false;
@@ -199,7 +201,7 @@ impl Client {
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                // Whoever has sent a request may end its half of the connection, and still wait.
+                // A client that has sent a request may end its half of the connection, and still wait.
                 Ok(0) => {
                     self.has_ended = true;
                     return if self.stage == Stage::Silent { !self.input.is_empty() } else { !self.is_gone() };
@@ -215,7 +217,7 @@ impl Client {
         }
     }
 
-    /// Both halves of the connection are closed.
+    /// Whether both halves of the connection are closed.
     fn is_gone(&self) -> bool {
         let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
@@ -245,7 +247,7 @@ impl Client {
         }
     }
 
-    /// `false`: it is served, gone, or does not read.
+    /// Returns `false` if the client has its last reply, has disconnected, or does not read.
     fn write(&mut self) -> bool {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
@@ -269,7 +271,7 @@ mod tests {
     use super::super::Outcome;
     use super::*;
 
-    /// A listener at an abstract name of this test's own, and a way to connect to it.
+    /// A listener at an abstract name that only this test has, and a way to connect to it.
     fn listen(name: &str) -> (UnixListener, impl Fn() -> UnixStream) {
         let address = SocketAddr::from_abstract_name(format!("baton-test-{}-{name}", std::process::id()));
         let address = address.expect("a name");

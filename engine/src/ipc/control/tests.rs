@@ -1,4 +1,5 @@
-//! What people read of each value, in one table per type; every variant is in it, and survives the way through JSON.
+//! The texts that people read for each value, one table per type. Every variant is in it, and survives a round trip
+//! through JSON.
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::connections::tests::{LIST, NAME, list};
 use super::*;
 
-/// The variants that a file declares of an enum, as they are named in messages; the one for later versions is left out.
+/// The variants of an enum in a source file, by their names in messages, without the one for later versions.
 fn declared(source: &str, name: &str) -> BTreeSet<String> {
     let start = source.find(&format!("pub enum {name} {{\n")).expect("the enum");
     let body = &source[start..start + source[start..].find("\n}").expect("its end")];
@@ -31,7 +32,7 @@ fn snake_case(name: &str) -> String {
     text
 }
 
-/// The name of a variant in JSON: in the field `tag`, or the value or its only key.
+/// The name of a variant in JSON: in the field `tag`, or the value itself, or its only key.
 fn tag_of(json: &Value, tag: Option<&str>) -> String {
     let text = match (tag, json) {
         (Some(tag), _) => json[tag].as_str(),
@@ -41,7 +42,7 @@ fn tag_of(json: &Value, tag: Option<&str>) -> String {
     text.expect("a name").to_owned()
 }
 
-/// Checks the texts, that every variant is in the table, and that each survives the way through JSON.
+/// Checks the texts, that every variant is in the table, and that each survives a round trip through JSON.
 pub(super) fn check<T>(source: &str, name: &str, tag: Option<&str>, unknown: &T, table: &[(T, &str)])
 where
     T: Serialize + DeserializeOwned + PartialEq + Debug + Display,
@@ -334,7 +335,7 @@ fn losses_name_the_flag_that_accepts_them() {
     for allowed in Allowed::ALL {
         assert_eq!(serde_json::to_value(allowed).expect("JSON"), allowed.name());
     }
-    // A server that does not know what it may lose must not guess.
+    // A server that does not know which loss is allowed must not guess.
     assert!(serde_json::from_str::<Allowed>(r#""everything""#).is_err());
 }
 

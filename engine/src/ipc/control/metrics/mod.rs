@@ -28,7 +28,7 @@ const PAUSE_BOUNDS: Bounds = Bounds { first: 14, last: 34 };
 /// 131 µs to 69 s.
 const HANDOVER_BOUNDS: Bounds = Bounds { first: 17, last: 36 };
 
-/// Counters of the whole server: of [`Totals`], the metric, and what it says.
+/// Counters of the whole server: the field of [`Totals`], the metric, and its help text.
 const COUNTERS: [(&str, &str, &str); 22] = [
     ("accepted", "baton_connections_accepted", "Connections accepted."),
     ("connected", "baton_connections_outbound", "Outbound connections established."),
@@ -62,7 +62,7 @@ const COUNTERS: [(&str, &str, &str); 22] = [
     ("steering_errors", "baton_steering_errors", "Times the master could not steer new connections."),
 ];
 
-/// The same with a label: the family of [`Totals`], the metric, the label, and what it says.
+/// The same with a label: the family of [`Totals`], the metric, the label, and its help text.
 const LABELLED: [(&str, &str, &str, &str); 5] = [
     ("closed", "baton_connections_closed", "reason", "Connections closed, by reason."),
     ("refused", "baton_connections_move_refused", "reason", "Connections that could not move, by reason."),
@@ -73,7 +73,7 @@ const LABELLED: [(&str, &str, &str, &str); 5] = [
 
 type Numbers = fn(&WorkerStatus) -> u64;
 
-/// Counters of a worker: the metric, its number, and what it says.
+/// Counters of a worker: the metric, its value, and its help text.
 const WORKER_COUNTERS: [(&str, Numbers, &str); 12] = [
     ("baton_worker_connections_accepted", |one| one.accepted, "Connections accepted by the worker."),
     ("baton_worker_connections_taken_over", |one| one.taken_over, "Connections that came from other workers."),
@@ -102,7 +102,7 @@ impl Status {
         let mut text = Text::new(format);
         server(&mut text, self);
         totals(&mut text, &self.totals);
-        // Two generations may have one number, and a worker of a master that is gone may have the slot of another one.
+        // Two generations may have the same number, and an orphan may have the slot of another worker.
         let by_number: BTreeMap<u32, &GenerationStatus> =
             self.generations.iter().map(|generation| (generation.number, generation)).collect();
         let generations: Vec<Generation<'_>> = by_number.values().map(|status| Generation::new(status)).collect();
@@ -137,7 +137,7 @@ fn totals(text: &mut Text, totals: &Totals) {
     }
     for (family, metric, label, help) in LABELLED {
         text.family(Kind::Counter, metric, help);
-        // Control characters are shown alike: two names may be one.
+        // Control characters look alike when displayed, so two names may become one.
         let mut numbers = BTreeMap::<String, u64>::new();
         for (value, count) in totals.family(family) {
             let number = numbers.entry(shown(value)).or_default();
@@ -163,7 +163,7 @@ fn totals(text: &mut Text, totals: &Totals) {
     }
 }
 
-/// The largest nanosecond of each bucket, and how many it has.
+/// The largest nanosecond value of each bucket, and the bucket's count.
 fn buckets<'a>(values: impl Iterator<Item = (&'a str, u64)>) -> Vec<(u64, u64)> {
     values.filter_map(|(end, count)| Some((end.parse().ok()?, count))).collect()
 }
@@ -243,7 +243,8 @@ fn of_generations(text: &mut Text, generations: &[Generation<'_>]) {
         "When a certificate expires, seconds since 1970.",
     );
     for Generation { status, number, .. } in generations {
-        // Several may have the same names, as those with keys of two kinds; the first to expire counts.
+        // Several certificates may have the same names, such as those with keys of two kinds. The first to expire
+        // counts.
         let mut expiries = BTreeMap::<(String, String), u64>::new();
         for one in &status.certificates {
             let key = (shown(one.names.first().map_or("", |name| name)), shown(&one.addresses.join(" ")));
@@ -257,7 +258,7 @@ fn of_generations(text: &mut Text, generations: &[Generation<'_>]) {
 }
 
 fn of_workers(text: &mut Text, generations: &[Generation<'_>]) {
-    // The numbers of a worker whose master is gone are in memory that nobody reads.
+    // The numbers of an orphan are in memory that this master does not read.
     let workers: Vec<([Label<'_>; 2], &WorkerStatus)> = generations
         .iter()
         .flat_map(|generation| {
@@ -295,7 +296,7 @@ fn of_workers(text: &mut Text, generations: &[Generation<'_>]) {
     }
 }
 
-/// A name as it is shown: those that differ in what a terminal would obey are one series.
+/// A name as it is displayed. Names that differ only in control characters become one series.
 fn shown(text: &str) -> String {
     text.replace(super::steers, "\u{fffd}")
 }

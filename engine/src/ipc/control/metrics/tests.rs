@@ -14,7 +14,7 @@ fn generation(number: u32, workers: Vec<WorkerStatus>) -> GenerationStatus {
     GenerationStatus { number, workers, ..one }
 }
 
-/// A status with everything that may be in one, and some that should not.
+/// A status with every field set, and some invalid values.
 fn everything() -> Status {
     let text = r#"{"version":2,"pid":9,"uptime_ms":62000,"handover":"ebpf","handover_reason":"","is_stopping":false,
         "generations":[],"accepted":0,"requests":0}"#;
@@ -48,7 +48,7 @@ fn everything() -> Status {
     Status { name, generations: vec![orphaned, old, new], totals, upgrade: Some(UpgradeState::Held), ..one }
 }
 
-/// The series of a text, with their values; fails where two lines are of one series.
+/// The series of a text, with their values. Panics if two lines belong to one series.
 fn series(text: &str) -> BTreeMap<&str, &str> {
     let mut all = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -103,7 +103,7 @@ fn both_formats_have_the_same_series() {
     assert!(older.contains("# TYPE baton_requests_total counter\n") && !older.contains("# EOF"));
 }
 
-/// Buckets of a histogram never fall, and the last one is their number.
+/// The buckets of a histogram never decrease, and the last one is the total.
 #[test]
 fn histograms_are_cumulative() {
     let mut totals = Totals::default();

@@ -1,7 +1,8 @@
-//! The two text formats of metrics: OpenMetrics 1.0, and the one of Prometheus before it (0.0.4).
+//! The two text formats of metrics: OpenMetrics 1.0, and Prometheus's earlier one (0.0.4).
 //!
-//! Written here, and not by `prometheus-client`: that one does not escape label values (prometheus/client_rust, issue 151), in which
-//! names of certificates and of a protocol's counters stand, and has no format 0.0.4, which node_exporter's textfile collector reads.
+//! They are written here and not by `prometheus-client`: that crate does not escape label values
+//! (prometheus/client_rust, issue 151), which here contain names of certificates and of a protocol's counters. It also
+//! lacks format 0.0.4, which node_exporter's textfile collector reads.
 
 use std::fmt::{Display, Write};
 
@@ -26,7 +27,7 @@ impl MetricsFormat {
     }
 }
 
-/// What a family of metrics is.
+/// The type of a metric family.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
@@ -38,7 +39,7 @@ pub(super) enum Kind {
 /// A label's name, and its value.
 pub(super) type Label<'a> = (&'a str, &'a str);
 
-/// A text that grows, family by family.
+/// A text to which families are appended.
 pub(super) struct Text {
     format: MetricsFormat,
     out: String,
@@ -69,13 +70,13 @@ impl Text {
         }
     }
 
-    /// A number of the family.
+    /// Appends a value of the family.
     pub(super) fn sample(&mut self, labels: &[Label<'_>], value: impl Display) {
         let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
         self.part(suffix, labels, None, value);
     }
 
-    /// A number of the family that is a quantile, or a part of a histogram.
+    /// Appends a value of the family that is a quantile, or a part of a histogram.
     pub(super) fn part(&mut self, suffix: &str, labels: &[Label<'_>], last: Option<Label<'_>>, value: impl Display) {
         let _ = write!(self.out, "{}{suffix}", self.name);
         for (index, (label, text)) in labels.iter().chain(&last).enumerate() {
@@ -87,7 +88,7 @@ impl Text {
         let _ = writeln!(self.out, "{close} {value}");
     }
 
-    /// Names come from certificates and programs: none of them ends a line or a value, or steers a terminal.
+    /// Names come from certificates and programs: they must not end a line or a value, or control a terminal.
     fn escape(&mut self, text: &str) {
         for character in text.chars() {
             match character {
