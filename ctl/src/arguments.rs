@@ -1,4 +1,4 @@
-//! What the command line says, and the request that follows from it.
+//! The command line, and the request that it stands for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -112,7 +112,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it only shows something. Its reader may then close the pipe early and loses nothing.
+    /// Whether the command only shows something. Its reader may then close the pipe early and loses nothing.
     pub(crate) fn only_shows(&self) -> bool {
         matches!(
             self,
@@ -227,7 +227,7 @@ pub(crate) fn milliseconds(time: Duration) -> u64 {
     time.as_millis() as u64
 }
 
-/// The server knows the range, and refuses what is out of it.
+/// The server knows the range, and refuses a number outside of it.
 fn parse_workers(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("{text:?} is not a number of workers"))
 }

@@ -1,4 +1,5 @@
-//! The commands about single connections. During an upgrade there are two masters, each with workers of its own: both are asked.
+//! The commands about single connections. During an upgrade there are two masters, each with workers of its own: both
+//! are asked.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,7 +19,7 @@ pub(crate) fn list(path: &Path, request: &Request, Format { json }: Format) -> R
     announce(path, user);
     show_list(&reply, json, "")?;
     for other in other_sockets(path) {
-        // One that has left meanwhile has none, and one of a release before may not know.
+        // A master that has left meanwhile has no connections, and one of an earlier release may not know the request.
         match ask(&other, request, Some(ANSWER_TIME_MAX)) {
             Ok((Reply::Failed(why), _)) => {
                 let _ = writeln!(io::stderr(), "batonctl: the other master: {}", escaped(&why.to_string()));
@@ -41,7 +42,7 @@ fn show_list(reply: &Reply, json: bool, heading: &str) -> Result<(), Failure> {
     }
 }
 
-/// Has a connection ended by the master whose worker has it.
+/// Asks the master whose worker has the connection to end it.
 pub(crate) fn close(path: &Path, id: ConnectionName, now: bool, Format { json }: Format) -> Result<(), Failure> {
     let request = Request::Close { id, now };
     let is_elsewhere =

@@ -21,7 +21,7 @@ use clap::{CommandFactory, Parser};
 
 use self::arguments::{Arguments, Command, Format, milliseconds};
 
-/// The request was refused, or what was asked for failed.
+/// The request was refused or has failed.
 const EXIT_FAILED: u8 = 1;
 
 /// No server could be reached.
@@ -36,7 +36,7 @@ const OPERATION_TIME_MAX: Duration = Duration::from_secs(60);
 enum Failure {
     Unreachable(String),
     Failed(String),
-    /// Whoever read standard output has gone.
+    /// The reader of standard output is gone.
     Unread(io::Error),
 }
 
@@ -54,10 +54,11 @@ fn main() -> ExitCode {
     let path = arguments.control.unwrap_or_else(default_path);
     match run(&path, &arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // `batonctl status --watch | head` ends quietly, as every program in a pipe does. The outcome of an operation must not get lost.
+        // `batonctl status --watch | head` ends quietly, as every program in a pipe does. The outcome of an operation
+        // must not get lost.
         Err(Failure::Unread(_)) if arguments.command.only_shows() => ExitCode::SUCCESS,
         Err(failure) => {
-            // If nobody reads stderr, the exit code is all we can give.
+            // If nobody reads stderr, only the exit code remains.
             let _ = writeln!(io::stderr(), "batonctl: error: {failure}");
             ExitCode::from(if matches!(failure, Failure::Unreachable(_)) { EXIT_UNREACHABLE } else { EXIT_FAILED })
         }
@@ -120,7 +121,7 @@ fn show_status(path: &Path, json: bool, watch: bool) -> Result<(), Failure> {
     loop {
         let ((status, user), others) = (status(path)?, others(path));
         if watch && !json && is_screen {
-            // Home, and clear what is below.
+            // Cursor to the top left, and clear everything below.
             print("\x1b[H\x1b[2J")?;
         }
         announce(path, user);
@@ -135,7 +136,7 @@ fn show_status(path: &Path, json: bool, watch: bool) -> Result<(), Failure> {
     }
 }
 
-/// Whether escape codes may be written: to a terminal, where it says that it knows some.
+/// Whether escape codes may be written: to a terminal whose TERM says that it supports them.
 fn can_steer(is_terminal: bool) -> bool {
     is_terminal && env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
 }
@@ -185,7 +186,7 @@ fn receive(client: &mut Client, limit: Option<Duration>) -> Result<Reply, Failur
     })
 }
 
-/// The last reply to a request, whatever happens meanwhile, and, where the server is another user's, whose it is.
+/// The last reply to a request, whatever events come before it, and the server's user if that is another one.
 fn ask(path: &Path, request: &Request, limit: Option<Duration>) -> Result<(Reply, Option<u32>), Failure> {
     let mut client = connect(path, request)?;
     loop {
@@ -206,7 +207,7 @@ fn unexpected(reply: &Reply) -> Failure {
     })
 }
 
-/// The server's status and, where it is another user's, whose it is.
+/// The server's status, and the server's user if that is another one.
 fn status(path: &Path) -> Result<(Status, Option<u32>), Failure> {
     match ask(path, &Request::Status, Some(ANSWER_TIME_MAX))? {
         (Reply::Status(status), user) => Ok((status, user)),
@@ -218,7 +219,7 @@ fn status(path: &Path) -> Result<(Status, Option<u32>), Failure> {
 fn other_sockets(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().map(|name| format!("{}.", name.to_string_lossy())) else { return Vec::new() };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Others may put sockets of theirs beside it.
+    // Other users may put sockets of their own beside it.
     let Ok(owner) = fs::metadata(path).map(|file| file.uid()) else { return Vec::new() };
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let is_other = |entry: &fs::DirEntry| {
@@ -232,19 +233,19 @@ fn other_sockets(path: &Path) -> Vec<PathBuf> {
 
 /// The other masters of the same server, the one that has run for longest first.
 fn others(path: &Path) -> Vec<Status> {
-    // One that has left meanwhile is none.
+    // A master that has left meanwhile is skipped.
     let mut all: Vec<Status> = other_sockets(path).iter().filter_map(|path| Some(status(path).ok()?.0)).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.uptime_ms));
     all
 }
 
-/// Prints what happens until the outcome is there.
+/// Prints events until the outcome arrives.
 fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json }: Format) -> Result<(), Failure> {
     let mut client = connect(path, request)?;
     announce(path, client.other_user());
     let start = Instant::now();
     let is_listing = matches!(request, Request::Events { .. });
-    // A failure that turns out to be the outcome is read once, as the error.
+    // A failure that turns out to be the outcome is printed once, as the error.
     let mut held_back: Option<(Event, String)> = None;
     loop {
         let reply = receive(&mut client, limit)?;
@@ -266,7 +267,7 @@ fn follow(path: &Path, request: &Request, limit: Option<Duration>, Format { json
                 }
             }
             Reply::Event(_) | Reply::Unknown => {}
-            // The end of a list is seen without a line that says so.
+            // A list ends without a line that says so.
             Reply::Done(outcome) if json || outcome == Outcome::Listed => return Ok(()),
             Reply::Done(outcome) => return print(&show::outcome(&outcome)),
             Reply::Failed(why) => return Err(Failure::Failed(why.to_string())),

@@ -10,7 +10,7 @@ use baton::control::{
 };
 use serde::Serialize;
 
-/// Names of a certificate that a line has room for.
+/// The most names of a certificate that one line shows.
 const CERTIFICATE_NAMES_MAX: usize = 8;
 
 /// One line of JSON. JSON itself lets some control characters through, such as those of the block C1.
@@ -28,7 +28,7 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     line
 }
 
-/// What was done, as the last line; before it, what would be done, a line each.
+/// The outcome as the last line. Before it, planned transfers, one per line.
 pub(crate) fn outcome(outcome: &Outcome) -> String {
     let transfers = if let Outcome::WouldRebalance { transfers, .. } = outcome { &transfers[..] } else { &[] };
     let lines: String = transfers.iter().map(|one| format!("{}\n", escaped(&one.to_string()))).collect();
@@ -68,7 +68,7 @@ pub(crate) fn all(status: &Status, others: &[Status]) -> String {
     self::status(status) + &others
 }
 
-/// A master in one line. How an upgrade stands comes early, where a narrow screen does not cut it off.
+/// A master in one line. The state of an upgrade comes early, so that a narrow screen does not cut it off.
 pub(crate) fn heading(status: &Status) -> String {
     running(status, &status.upgrade.map_or_else(String::new, |upgrade| format!(" (upgrade: {upgrade})")))
 }
@@ -214,7 +214,7 @@ fn certificate(certificate: &CertificateStatus) -> String {
     text
 }
 
-/// When something expires, in whole days, or hours where it is less than a day.
+/// The time until something expires, in whole days, or in hours if it is less than a day.
 fn expiry(in_s: i64) -> String {
     let hours = in_s.unsigned_abs() / 3_600;
     let time = if hours < 24 { Count(hours, "hour") } else { Count(hours / 24, "day") };
@@ -225,7 +225,7 @@ pub(crate) fn workers(status: &Status) -> String {
     table(&HEADINGS, status.generations.iter().flat_map(|generation| &generation.workers).map(row))
 }
 
-/// Something that happened, with the time of day (UTC).
+/// An event, with the time of day (UTC).
 pub(crate) fn event(event: &Event) -> String {
     happened(event.at_us, event.generation, &event.kind.to_string()) + "\n"
 }
@@ -242,7 +242,7 @@ fn time_of_day(at_us: u64) -> String {
     format!("{hours:02}:{minutes:02}:{seconds:02}.{:06}", since.subsec_micros())
 }
 
-/// A step of what was asked for, with the time since it was asked.
+/// A step of the operation, with the time since the request.
 pub(crate) fn step(event: &Event, after: Duration) -> String {
     line(event.generation, &event.kind.to_string(), after)
 }
@@ -263,7 +263,7 @@ const HEADINGS: [&str; 10] =
     ["slot", "pid", "state", "up", "open", "accepted", "taken over", "requests", "p50 µs", "p99 µs"];
 
 fn row(worker: &WorkerStatus) -> Vec<String> {
-    // The numbers of a worker whose master is gone are in memory that the new master does not have.
+    // The numbers of an orphan are in memory that the new master does not have.
     let number = |text: String| if worker.state == WorkerState::Orphaned { "-".to_owned() } else { text };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1e3);
@@ -281,7 +281,7 @@ fn row(worker: &WorkerStatus) -> Vec<String> {
     ]
 }
 
-/// Columns that are as wide as what is in them.
+/// A table whose columns are as wide as their contents.
 pub(crate) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
@@ -297,7 +297,7 @@ pub(crate) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) 
     text
 }
 
-/// A length of time in the two units that tell most.
+/// A duration in its two most significant units.
 pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(step(&one, Duration::from_millis(17)), "    17.0 ms  generation 2: serves (17 ms)\n");
     }
 
-    /// What a binary calls itself, and says, is not this program's choice.
+    /// This program does not control the names and texts of a binary.
     #[test]
     fn nothing_steers_the_terminal() {
         let problem = "\x1b]0;x\x07 \u{9b}2J \u{202e}fdp\u{61c}\u{2069}\r\n ü".to_owned();

@@ -1,6 +1,6 @@
-//! The access log: a line for each answer, collected and written in few system calls.
+//! The access log: a line for each answer, collected and written with few system calls.
 //!
-//! What a client has sent is escaped: no line can look like two, and none steers a terminal.
+//! Text that a client has sent is escaped: no line can look like two, and none can control a terminal.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use baton::{AccessLog, CounterId, TimerKey, Worker};
 use baton_http::{Client, Message, Record, Request, date};
 use serde::Deserialize;
 
-/// Lines are written when so many bytes of them wait, and after a second.
+/// Lines are written when they have this many bytes, or after a second.
 const LINES_BYTES_MAX: usize = 32 * 1024;
 const LINES_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -28,12 +28,12 @@ pub enum AccessFormat {
     Json,
 }
 
-/// What is logged, and how.
+/// What is logged, and in which format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLogConfig {
-    /// How lines look.
+    /// The format of lines.
     pub format: AccessFormat,
-    /// One of so many answers is logged.
+    /// One in this many answers is logged.
     pub sample: u32,
 }
 
@@ -43,12 +43,12 @@ impl Default for AccessLogConfig {
     }
 }
 
-/// The access log of one worker. What waits is written when it is dropped.
+/// The access log of one worker. Dropping it writes the pending lines.
 #[derive(Debug)]
 pub struct AccessLogger {
     config: AccessLogConfig,
     log: AccessLog,
-    /// Answers that are not logged before the next one is.
+    /// Number of answers to skip before the next one that is logged.
     skipped_next: u32,
     lines: Vec<u8>,
     stamp: Stamp,
@@ -58,7 +58,7 @@ pub struct AccessLogger {
 }
 
 impl AccessLogger {
-    /// `None` where the server has no access log.
+    /// `None` if the server has no access log.
     pub fn new(config: &AccessLogConfig, worker: &mut Worker<'_, Message>) -> Option<Self> {
         Some(Self {
             config: config.clone(),
@@ -72,7 +72,7 @@ impl AccessLogger {
         })
     }
 
-    /// An answer was given.
+    /// Logs an answer.
     pub fn add(&mut self, record: &Record<'_>) {
         if let Some(left) = self.skipped_next.checked_sub(1) {
             self.skipped_next = left;
@@ -89,7 +89,7 @@ impl AccessLogger {
         }
     }
 
-    /// A turn of the worker's loop is over.
+    /// Handles the end of a turn of the worker's loop.
     pub fn end_turn(&mut self, worker: &mut Worker<'_, Message>) {
         if !self.lines.is_empty() && !self.has_timer {
             self.has_timer = true;
@@ -101,7 +101,7 @@ impl AccessLogger {
         }
     }
 
-    /// Lines have waited for long enough.
+    /// Writes lines that have waited for long enough.
     pub fn on_timer(&mut self, key: TimerKey) {
         if key == FLUSH {
             self.has_timer = false;
@@ -121,7 +121,7 @@ impl Drop for AccessLogger {
     }
 }
 
-/// A time in UTC, put into words once a second.
+/// A time in UTC, formatted once per second.
 #[derive(Debug, Default)]
 struct Stamp {
     since: Duration,
@@ -135,7 +135,7 @@ impl Stamp {
     fn set(&mut self, time: SystemTime) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if since.as_secs() != self.since.as_secs() || self.of_json.is_empty() {
-            // `Sun, 06 Nov 1994 08:49:37 GMT`; a clock beyond the year 9999 is not put into words.
+            // `Sun, 06 Nov 1994 08:49:37 GMT`; times after the year 9999 are not formatted.
             let text = date::format(time).map(|date| date.to_string()).unwrap_or_default();
             let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or("-");
             let (day, month, year, clock) = (part(5..7), part(8..11), part(12..16), part(17..25));
@@ -202,7 +202,7 @@ fn put(lines: &mut Vec<u8>, arguments: fmt::Arguments<'_>) {
     debug_assert!(written.is_ok(), "memory takes every byte");
 }
 
-/// As nginx: quotes, backslashes, and all but printable ASCII as `\x22`.
+/// Escapes as nginx does: quotes, backslashes, and everything except printable ASCII as `\x22`.
 fn escape_hexadecimal(lines: &mut Vec<u8>, text: &[u8]) {
     for byte in text {
         match byte {
@@ -213,7 +213,7 @@ fn escape_hexadecimal(lines: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// A field of a JSON object, `null` where there is none. What is not UTF-8 becomes U+FFFD.
+/// A field of a JSON object, `null` without a value. Bytes that are not UTF-8 become U+FFFD.
 fn string(lines: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     put(lines, format_args!(",\"{name}\":"));
     let Some(value) = value else { return lines.extend_from_slice(b"null") };

@@ -1,7 +1,7 @@
 //! The settings of `batond`: flags take precedence over the file, and the file over the defaults.
 //!
-//! One table ([`Choices`]) holds every setting, given or not. Flags fill one and the file fills one, and the first is laid
-//! over the second. Errors name file, line and column, or the flag.
+//! One table ([`Choices`]) holds every setting, given or not. Flags fill one and the file fills another, and the first
+//! is laid over the second. Errors name file, line and column, or the flag.
 
 mod file;
 mod names;
@@ -96,7 +96,7 @@ pub enum RebalanceChoice {
 }
 
 impl<'de> Deserialize<'de> for RebalanceChoice {
-    /// A wrong choice is answered with those for operators.
+    /// The error for an unknown value lists only the values for operators.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         match String::deserialize(deserializer)?.as_str() {
             "auto" => Ok(Self::Auto),
@@ -154,7 +154,7 @@ macro_rules! choices {
             /// The names of its settings.
             pub(crate) const NAMES: &[&str] = &[$(stringify!($field)),*];
 
-            /// Fills what is not given from `below`.
+            /// Fills settings that are not given from `below`.
             #[must_use]
             pub fn over(self, below: Self) -> Self {
                 Self { $($field: self.$field.or(below.$field),)* }
@@ -294,7 +294,7 @@ impl Choices {
     }
 }
 
-/// Everything `batond` runs with.
+/// The whole configuration of `batond`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The engine's part.
@@ -303,17 +303,17 @@ pub struct Config {
     pub protocol: ProtocolChoice,
     /// The HTTP protocol's part.
     pub site: SiteConfig,
-    /// Certificates, and what is spoken with them.
+    /// Certificates, and the TLS settings that go with them.
     pub tls: baton_tls::settings::Settings,
-    /// Of each listener: whether it is for TLS.
+    /// For each listener: whether it uses TLS.
     is_secured: Vec<bool>,
-    /// Of each listener: the port that its requests are sent on to.
+    /// For each listener: the port to which its requests are redirected.
     redirects: Vec<Option<u16>>,
-    /// What is logged.
+    /// The least severe level that is logged.
     pub log_level: LogLevel,
-    /// How.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// What the operator should know of certificates.
+    /// Warnings about certificates for the operator.
     pub warnings: Vec<Warning>,
 }
 
@@ -330,10 +330,10 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Lays flags over the file over the defaults, and checks the whole.
+    /// Lays flags over the file over the defaults, and checks the result.
     ///
-    /// # Errors
-    /// Names the first setting that is out of range: by place where it stands in the file, by its flag otherwise.
+    /// # Errors Names the first setting that is out of range: by its position if it is in the file, by its flag
+    /// otherwise.
     pub fn resolve(flags: &Choices, file: Option<&ConfigFile>) -> Result<Self, ConfigError> {
         let below = file.map(|file| file.choices.clone()).unwrap_or_default();
         let mut config = Self::from_choices(flags.clone().lay_over(below));
@@ -383,7 +383,7 @@ impl Config {
                         .receive_buffer_bytes
                         .map_or(limit.receive_buffer_bytes, |bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX)),
                     receive_buffers: number(limits.receive_buffers, limit.receive_buffers),
-                    // batond's protocols say nothing to each other.
+                    // The workers of batond's protocols send each other no messages.
                     ..limit
                 },
                 timeouts: Timeouts {
@@ -440,7 +440,7 @@ impl Config {
                     Some("stderr") => LogTarget::StandardError,
                     Some(path) => LogTarget::File(std::path::absolute(path).unwrap_or_else(|_| path.into())),
                 },
-                // These protocols keep nothing of their own.
+                // The workers of these protocols have no state of their own.
                 ..Settings::default()
             },
             protocol: choices.protocol.unwrap_or(ProtocolChoice::Http),
@@ -467,7 +467,7 @@ impl Config {
         }
     }
 
-    /// Labels the listeners that send requests on, each port with a label of its own.
+    /// Labels the listeners that redirect requests, one label for each port.
     fn redirect(&mut self) -> Result<(), InvalidSetting> {
         let invalid = |problem: &str| InvalidSetting { setting: "listen", problem: problem.to_owned() };
         let listeners = self.settings.listen.iter_mut().zip(&self.redirects);
@@ -486,10 +486,10 @@ impl Config {
         Ok(())
     }
 
-    /// Reads certificates and keys where a listener needs them.
+    /// Reads certificates and keys if a listener needs them.
     fn secure(&mut self) -> Result<(), InvalidSetting> {
         if self.is_secured.contains(&true) {
-            // A client that speaks HTTP/1.0 alone offers nothing else, and is refused where nothing fits.
+            // A client that only speaks HTTP/1.0 offers only that, and is refused if no offer matches.
             let alpn: &[&str] = if self.protocol == ProtocolChoice::Http { &["http/1.1", "http/1.0"] } else { &[] };
             let (layers, warnings) = tls::load(&self.tls, alpn)?;
             self.warnings = warnings;
@@ -500,7 +500,7 @@ impl Config {
         Ok(())
     }
 
-    /// What files may take in a worker's memory.
+    /// The most memory of a worker that files may take.
     pub fn cache_bytes_most(&self) -> u64 {
         if self.site.mounts.is_empty() { 0 } else { self.site.files.cache_bytes_max as u64 }
     }

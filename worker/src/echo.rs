@@ -1,4 +1,4 @@
-//! Echo: sends back what it receives. Large input goes out from the buffer it came in, without being copied.
+//! Echo: sends back what it receives. Large input is sent from the buffer in which it arrived, without being copied.
 
 use baton::{CannotFreeze, Io, Peer, Protocol, Reject, StateFormat, Step, SystemCalls, ThawError};
 
@@ -22,7 +22,7 @@ impl Protocol for Echo {
         Step::more(input.len())
     }
 
-    /// What is on its way back is the engine's, so there is nothing to write.
+    /// The engine moves the bytes that are still to be sent, so there is nothing to write.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "echo", version: 1 });
 
     fn freeze(&mut self, (): &(), _: &mut Vec<u8>) -> Result<(), CannotFreeze> {

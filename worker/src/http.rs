@@ -13,21 +13,23 @@ use crate::access_log::{AccessLogConfig, AccessLogger};
 
 pub mod fuzz;
 
-/// Where authorities of certificates look whether a server has the host that it wants a certificate for (RFC 8555 section 8.3).
+/// Certificate authorities read this path to check that a server has the host for which it requests a certificate (RFC
+/// 8555 section 8.3).
 const ACME: &str = "/.well-known/acme-challenge/";
 
 /// Settings of [`site`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiteConfig {
-    /// Of the protocol.
+    /// Settings of the protocol.
     pub http: HttpConfig,
-    /// Folders whose files are served; they win over the routes of this program.
+    /// Folders whose files are served. They take precedence over the routes of this program.
     pub mounts: Vec<Mount>,
-    /// How those are kept.
+    /// How files are cached.
     pub files: FilesConfig,
-    /// Ports that requests are sent on to: to the first from listeners of the label 1, to the next from those of 2.
+    /// Ports to which requests are redirected: to the first from listeners with label 1, to the next from those with
+    /// label 2.
     pub redirects: Vec<u16>,
-    /// What is logged of answers, where the server has an access log.
+    /// The access log of answers, if the server has one.
     pub access_log: AccessLogConfig,
 }
 
@@ -97,7 +99,7 @@ pub fn site(config: &SiteConfig) -> Http<Site> {
         .fold(http, |http, (label, port)| http.with_redirect(label, Redirect { port: *port, except: except.clone() }))
 }
 
-/// The paths of [`ACME`] that a folder serves.
+/// The paths under [`ACME`] that a folder serves.
 fn challenges(Mount { prefix, .. }: &Mount) -> Option<String> {
     let longer = if prefix.len() > ACME.len() { prefix } else { ACME };
     (longer.starts_with(&**prefix) && longer.starts_with(ACME)).then(|| longer.to_owned())
@@ -107,7 +109,7 @@ fn hello(_: &mut Site, _: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Er
     reply.bytes("text/plain", b"Hello, World!")
 }
 
-/// For whoever sends clients here: not for long any more, where this worker leaves.
+/// For load balancers: reports 503 when this worker is leaving.
 fn health(_: &mut Site, _: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
     if reply.is_draining() {
         return reply.status(StatusCode::SERVICE_UNAVAILABLE).bytes("text/plain", b"draining\n");

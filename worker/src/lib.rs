@@ -1,4 +1,4 @@
-//! What `batond` is made of: the protocols it serves, each an embedding of the engine in its own right, and its
+//! The parts of `batond`: the protocols that it serves, each an embedding of the engine in its own right, and its
 //! command line and configuration.
 #![deny(unsafe_code)]
 

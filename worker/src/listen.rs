@@ -11,27 +11,27 @@ use serde::{Deserialize, Deserializer, de};
 use crate::tls::SCHEME;
 use crate::units::Number;
 
-/// Port where an address names none.
+/// The port of an address that names none.
 pub const PORT_DEFAULT: u16 = 8080;
 
-/// Port of `https` where a redirect names none.
+/// The port of `https` in a redirect that names none.
 const HTTPS_PORT: u16 = 443;
 
-/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. Without
-/// a port it is 8080, without a host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. With `tls://` before it, TLS is spoken there. In a file it may be a table with an
-/// address and what is different there.
+/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `0.0.0.0`, `::1`, `8080`, `:8080`, `localhost:8080`. The
+/// default port is 8080, the default host 127.0.0.1. `unix:/run/app.sock` is a Unix socket. A `tls://` before it means
+/// TLS. In a file it may be a table with an address and the settings that differ there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// The engine's part; its layer is not there yet.
+    /// The engine's part, still without its layer.
     pub listener: Listener,
-    /// Whether TLS is spoken there.
+    /// Whether it uses TLS.
     pub is_secured: bool,
-    /// The port of TLS that requests are sent on to, where they are.
+    /// The TLS port to which requests are redirected, if they are.
     pub redirect: Option<u16>,
 }
 
 impl From<Listener> for Listen {
-    /// Without TLS and redirect.
+    /// Without TLS and without a redirect.
     fn from(listener: Listener) -> Self {
         Self { listener, is_secured: false, redirect: None }
     }
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for UnixMode {
     }
 }
 
-/// An entry of the list that says more than the address.
+/// An entry of the list that has more than the address.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -149,7 +149,7 @@ impl Table {
     }
 }
 
-/// Of `https`, or `https:8443`.
+/// The port of `https`, or of `https:8443`.
 fn port_of(redirect: &str) -> Result<u16, String> {
     let port = redirect.strip_prefix("https").and_then(|rest| match rest.strip_prefix(':') {
         None => rest.is_empty().then_some(HTTPS_PORT),

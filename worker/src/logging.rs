@@ -1,5 +1,5 @@
-//! Log lines to stderr; where nobody takes them they are lost, and the server goes on. Written by the thread that logs:
-//! the master forks and must have no other.
+//! Log lines to stderr. If no process reads them they are lost, and the server continues. The thread that logs writes
+//! them itself: the master forks and must have no other thread.
 
 use std::io::{self, IsTerminal};
 
@@ -20,7 +20,7 @@ pub fn start(level: LogLevel, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        // It would be written with eprintln!, which panics where the reader of the log is gone.
+        // Such an error would be written with eprintln!, which panics if the reader of the log is gone.
         .log_internal_errors(false)
         .with_timer(SystemTime)
         .with_target(false);

@@ -16,7 +16,7 @@ use batond::tls::SCHEME;
 use batond::units::Bytes;
 use clap::{CommandFactory, Parser};
 
-/// Shown by `batonctl status`, too.
+/// Also shown by `batonctl status`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Wrong flags or configuration.
@@ -61,7 +61,7 @@ fn exit_code(error: &ServerError) -> ExitCode {
     }
 }
 
-/// Says what a start with this configuration would find here.
+/// Reports what a start with this configuration would find here.
 fn check(config: &Config) -> ExitCode {
     let warn = |warning: &dyn Display| {
         let _ = writeln!(io::stderr(), "batond: warning: {}", baton::control::escaped(&warning.to_string()));
@@ -95,9 +95,9 @@ fn check(config: &Config) -> ExitCode {
     }
 }
 
-/// Says what went wrong in one line on stderr. If nobody reads that, the exit code is all we can give.
+/// Prints the error in one line on stderr. If nobody reads that, only the exit code remains.
 fn complain(error: &dyn Display) {
-    // Keys and paths come from a file or an operator; they must not steer a terminal or look like further lines.
+    // Keys and paths come from a file or an operator. They must not control a terminal or look like further lines.
     let line = baton::control::escaped(&error.to_string());
     let _ = writeln!(io::stderr(), "batond: error: {line}");
 }
@@ -142,7 +142,7 @@ fn service(config: &Config) -> Service<'static> {
     }
 }
 
-/// Reads the file again; flags still win over it.
+/// Reads the file again. Flags still take precedence.
 fn reload(arguments: &Arguments, first: &Config) -> Result<(Settings, Service<'static>), String> {
     let config = read_config(arguments).map_err(|error| error.to_string())?;
     warn(&config);
@@ -157,7 +157,7 @@ fn reload(arguments: &Arguments, first: &Config) -> Result<(Settings, Service<'s
 fn log_totals(telemetry: &Telemetry) {
     let total = telemetry.total();
     if total.turns == 0 {
-        // It did not start.
+        // It failed to start.
         return;
     }
     tracing::info!(

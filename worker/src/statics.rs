@@ -13,11 +13,11 @@ const INDEX_DEFAULT: &str = "index.html";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with path and folder")]
 pub struct StaticChoice {
-    /// What paths begin with.
+    /// The prefix of the paths.
     pub path: String,
-    /// Where their files are.
+    /// The folder with their files.
     pub folder: String,
-    /// What a folder is answered with.
+    /// The file that answers requests for a folder.
     #[serde(default)]
     pub index: Option<String>,
 }
@@ -35,7 +35,7 @@ impl FromStr for StaticChoice {
 }
 
 impl StaticChoice {
-    /// With the default where no index is named, and a folder that does not depend on where the server was started.
+    /// Adds the default index, and makes the folder independent of where the server was started.
     pub fn mount(self) -> Mount {
         let folder = std::path::absolute(&self.folder).unwrap_or_else(|_| PathBuf::from(self.folder));
         Mount { prefix: self.path, folder, index: self.index.unwrap_or_else(|| INDEX_DEFAULT.to_owned()) }
@@ -61,7 +61,7 @@ pub(crate) fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     deserializer.deserialize_any(Tables)
 }
 
-/// What is wrong with these, and what would be right.
+/// What is wrong with these, and how to correct it.
 pub(crate) fn problem(mounts: &[Mount]) -> Option<String> {
     mounts.iter().enumerate().find_map(|(place, Mount { prefix, index, .. })| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);

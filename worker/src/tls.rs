@@ -1,4 +1,4 @@
-//! TLS, as flags and files set it, and the layer of listeners that it leads to.
+//! TLS settings from flags and files, and the listener layer that is made from them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::config::choices;
 
-/// What an address to listen on begins with where TLS is spoken.
+/// The prefix of an address that uses TLS.
 pub const SCHEME: &str = "tls://";
 
 /// A certificate and its key, as a table of the file.
@@ -25,7 +25,7 @@ pub struct CertificateChoice {
     key: PathBuf,
 }
 
-/// A word of those that a setting knows.
+/// One of the words that a setting accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<T>(pub T);
 
@@ -49,7 +49,7 @@ choices! {
 }
 
 impl TlsChoices {
-    /// A certificate and its key, of flags.
+    /// A certificate and its key, given by flags.
     pub fn of_files(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Self {
         let both = certificate.zip(key);
         let certificates = both
@@ -57,7 +57,7 @@ impl TlsChoices {
         Self { certificates, ..Self::default() }
     }
 
-    /// With the defaults of what is not given.
+    /// Adds the defaults of settings that are not given.
     pub(crate) fn settings(self) -> Settings {
         let defaults = Settings::default();
         let files = |CertificateChoice { certificate, key }| CertificateFiles { certificate, key };

@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for MetricsAddress {
 pub enum Workers {
     /// As many as there are cores.
     Auto,
-    /// So many.
+    /// This many.
     Count(usize),
 }
 
@@ -94,11 +94,11 @@ impl FromStr for Workers {
     }
 }
 
-/// A whole number, refused in words and not by the name of a machine type.
+/// A whole number. Errors describe the range instead of naming a machine type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number<T>(pub T);
 
-/// What a value of this type looks like, for those who wrote something else.
+/// The form of values of this type, for error messages.
 trait Form: FromStr<Err = String> {
     fn form() -> String;
 }
@@ -147,7 +147,7 @@ impl<T: Whole> FromStr for Number<T> {
     }
 }
 
-/// Reads a value that a file may give as a number or, where `has_text`, as a string.
+/// Reads a value that a file may give as a number or, with `has_text`, as a string.
 struct AsWritten<T> {
     has_text: bool,
     value: PhantomData<T>,
@@ -216,7 +216,8 @@ impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Name<T> {
     }
 }
 
-/// Reads one of an enumeration's names from a file; asked for directly, the parser would speak of tables as well.
+/// Reads one of an enumeration's names from a file. If the parser were asked for the enumeration directly, its errors
+/// would mention tables as well.
 pub(crate) fn name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     deserializer.deserialize_any(Name(PhantomData))
 }

@@ -1,4 +1,4 @@
-//! `batonctl top`: a live screen, or plain lines where the output is no terminal that can show one.
+//! `batonctl top`: a live screen, or plain lines if the output is not a terminal that can show one.
 
 mod model;
 mod screen;
@@ -20,10 +20,10 @@ use self::model::{Model, Sample};
 use self::screen::View;
 use crate::{Failure, print};
 
-/// From one sample to the next.
+/// The interval between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A key, a signal or a sample is seen within this time.
+/// A key, a signal or a sample is handled within this time.
 const TURN_TIME_MAX: Duration = Duration::from_millis(100);
 
 type Sampled = Result<Sample, Failure>;
@@ -46,27 +46,28 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
         .thread_block()
         .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
         .map_err(|error| terminal_failed(error.into()))?;
-    // A slow server keeps the sampler waiting, never the keys.
+    // A slow server delays the sampler, never the keys.
     let (sender, receiver) = mpsc::sync_channel(1);
     let owned: PathBuf = path.to_owned();
     thread::spawn(move || keep_sampling(&owned, start, &sender));
     thread::spawn(end_with_terminal);
     let mut terminal = ratatui::try_init().map_err(terminal_failed)?;
     let shown = show(&mut terminal, first, &receiver, &stops).map_err(terminal_failed);
-    // A panic is restored from by the hook of `try_init`.
+    // The hook of `try_init` restores the terminal after a panic.
     ratatui::try_restore().map_err(terminal_failed).and(shown)
 }
 
-/// Waits until the terminal is gone, and ends the process: whoever reads keys would go on reading their end without a pause.
+/// Waits until the terminal is gone, and ends the process: the thread that reads keys would otherwise read their end in
+/// a loop.
 fn end_with_terminal() {
     let stdout = io::stdout();
-    // That it is gone is told without being asked for.
+    // poll(2) reports the hangup without being asked for it.
     let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     while poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
     std::process::exit(0);
 }
 
-/// Ends when nobody listens any more.
+/// Ends when the receiver is gone.
 fn keep_sampling(path: &Path, start: Instant, sender: &SyncSender<Sampled>) {
     loop {
         thread::sleep(INTERVAL);
@@ -77,7 +78,7 @@ fn keep_sampling(path: &Path, start: Instant, sender: &SyncSender<Sampled>) {
 }
 
 fn sample(path: &Path, start: Instant) -> Sampled {
-    // Whoever has the name is asked: after an upgrade, that is the new master.
+    // The master that has the control socket's name answers: after an upgrade, that is the new one.
     let (status, _) = crate::status(path)?;
     let at = start.elapsed();
     let masters = std::iter::once(status).chain(crate::others(path)).collect();
@@ -109,7 +110,7 @@ fn show(
     let mut model = Model::new(None, &now, view.sort);
     loop {
         terminal.draw(|frame| screen::draw(frame, &model, view, problem.as_deref()))?;
-        // One wait for keys, short enough for the rest.
+        // One wait for keys, short enough for everything else.
         if event::poll(TURN_TIME_MAX)? {
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => match pressed(key, view, model.rows.len()) {

@@ -1,5 +1,5 @@
-//! Samples of a server's status, and the rows with rates that follow from two of them. Pure: times are passed in, and all
-//! text that came from the server is escaped here, so that nothing that draws a row can forget it.
+//! Samples of a server's status, and the rows with rates that are computed from two of them. Pure: times are passed in.
+//! All text from the server is escaped here, so that code which draws a row cannot forget it.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use baton::control::{Count, GenerationPhase, GenerationStatus, Status, Step, Wor
 
 use crate::show;
 
-/// Steps that are kept of the last handovers; a screen shows the last of them.
+/// Steps of the last handovers that are kept; a screen shows the last of them.
 const STEPS_MAX: usize = 200;
 
-/// Two masters tell of one step within this time.
+/// Two masters report the same step within this time.
 const TOLD_APART_US_MAX: u64 = 100_000;
 
-/// How many steps may lie between those, so that a server with very many steps costs no more than their number.
+/// How many steps may lie between those two reports, so that the cost for a server with very many steps stays linear.
 const TOLD_AMONG_MAX: usize = 64;
 
-/// What the masters of a server said at one time.
+/// The reports of a server's masters at one time.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     /// When, since any fixed time.
     pub(crate) at: Duration,
-    /// First the one that has the control socket's name, then the others of an upgrade.
+    /// First the master that has the control socket's name, then the others of an upgrade.
     pub(crate) masters: Vec<Status>,
 }
 
-/// What happens per second.
+/// Rates per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rates {
     pub(crate) accepted: f64,
@@ -35,30 +35,30 @@ pub(crate) struct Rates {
     pub(crate) bytes_sent: f64,
 }
 
-/// A worker as it is shown.
+/// A worker as it is displayed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     /// Its generation.
     pub(crate) generation: u32,
     /// Its index in its generation.
     pub(crate) slot: usize,
-    /// Its process, where there is one.
+    /// Its process, if there is one.
     pub(crate) pid: Option<u32>,
-    /// How far it is, or that its generation leaves.
+    /// Its state, or that its generation leaves.
     pub(crate) state: String,
-    /// Thousandths of a core, where the server knows them.
+    /// Thousandths of a core, if the server knows them.
     pub(crate) busy_permille: Option<u32>,
-    /// Connections open, where the master knows them.
+    /// Open connections, if the master knows them.
     pub(crate) open: Option<u64>,
-    /// Since the sample before; `None` for a process that was not in it.
+    /// Rates since the previous sample; `None` for a process that was not in it.
     pub(crate) rates: Option<Rates>,
-    /// Median service time since the process began, nanoseconds, where the master knows it.
+    /// Median service time since the process began, in nanoseconds, if the master knows it.
     pub(crate) service_ns_p50: Option<u64>,
     /// 99 of 100 were faster.
     pub(crate) service_ns_p99: Option<u64>,
 }
 
-/// By what rows are sorted.
+/// The order of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sort {
     /// Generation and slot.
@@ -75,7 +75,7 @@ pub(crate) enum Sort {
 }
 
 impl Sort {
-    /// The one that the sort key chooses after this.
+    /// The order that the sort key selects next.
     pub(crate) fn next(self) -> Self {
         match self {
             Self::Worker => Self::Busy,
@@ -86,7 +86,7 @@ impl Sort {
         }
     }
 
-    /// As the screen's last line names it.
+    /// Its name in the last line of the screen.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -110,16 +110,16 @@ impl Sort {
     }
 }
 
-/// What is shown.
+/// The content of the screen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Model {
-    /// The program and its masters, a line each, with how an upgrade stands.
+    /// The program and its masters, one per line, with the state of an upgrade.
     pub(crate) masters: Vec<String>,
     /// A line per generation.
     pub(crate) generations: Vec<String>,
     /// Connections open at all workers.
     pub(crate) open: u64,
-    /// Of all workers that were in the sample before; `None` where there is none.
+    /// Sum over all workers that were in the previous sample; `None` if there are none.
     pub(crate) rates: Option<Rates>,
     /// Sorted.
     pub(crate) rows: Vec<Row>,
@@ -128,7 +128,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// What is shown of a sample, with rates since the one before.
+    /// The model of a sample, with rates since the previous one.
     pub(crate) fn new(before: Option<&Sample>, now: &Sample, sort: Sort) -> Self {
         let mut model = Self::default();
         for master in &now.masters {
@@ -159,7 +159,7 @@ impl Model {
     }
 }
 
-/// The same process in a sample; another process in its place counts from zero.
+/// The same process in a sample. Another process in its place counts from zero.
 fn find<'a>(sample: &'a Sample, generation: u32, worker: &WorkerStatus) -> Option<&'a WorkerStatus> {
     let generations = sample.masters.iter().flat_map(|master| &master.generations);
     let mut same = generations.filter(|one| one.number == generation).flat_map(|one| &one.workers);
@@ -172,11 +172,11 @@ fn row(generation: &GenerationStatus, worker: &WorkerStatus, earlier: Option<&Wo
         (WorkerState::Ready, GenerationPhase::Leaving) => "leaving".to_owned(),
         (state, _) => state.to_string(),
     };
-    // The numbers of a worker whose master is gone are in memory that the new master does not have.
+    // The numbers of an orphan are in memory that the new master does not have.
     let is_known = |worker: &WorkerStatus| worker.state != WorkerState::Orphaned;
     let both_known = |earlier: &&WorkerStatus| !apart.is_zero() && is_known(earlier) && is_known(worker);
     let rates = earlier.filter(both_known).map(|earlier| {
-        // The counts of one process only grow; where a server says otherwise, nothing happened.
+        // The counts of one process only grow. If a server reports otherwise, the rate is zero.
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / apart.as_secs_f64();
         Rates {
             accepted: per_second(worker.accepted, earlier.accepted),
@@ -205,7 +205,8 @@ fn describe(generation: &GenerationStatus) -> String {
     format!("generation {number}, {phase}, {age}, {workers}, on {}", escaped(&addresses.join(" ")))
 }
 
-/// The steps of all masters' handovers, in the order in which they happened. Both masters of an upgrade tell most of its steps.
+/// The steps of all masters' handovers, in the order in which they happened. Both masters of an upgrade report most of
+/// its steps.
 fn steps(masters: &[Status]) -> Vec<String> {
     let mut all: Vec<(u64, usize, &Step)> = Vec::new();
     for (index, master) in masters.iter().enumerate() {
@@ -260,7 +261,7 @@ pub(crate) mod tests {
         let now = sample(3_000, &[(0, 10, 500, 6, None), (1, 12, 40, 1, None)]);
         let model = Model::new(Some(&before), &now, Sort::Worker);
         let expected = Rates { accepted: 20.0, requests: 200.0, bytes_received: 20_000.0, bytes_sent: 200_000.0 };
-        // Another process in slot 1: what it counted since it began is no rate.
+        // Another process in slot 1: its counts since its start are not a rate.
         let rates: Vec<_> = model.rows.iter().map(|row| row.rates).collect();
         assert_eq!((rates, model.rates, model.open), (vec![Some(expected), None], Some(expected), 7));
         let first = Model::new(None, &now, Sort::Worker);
@@ -320,7 +321,7 @@ pub(crate) mod tests {
             master.handovers[0].steps = serde_json::from_value(serde_json::json!(steps)).expect("steps");
             master
         };
-        // What one master tells twice happened twice, and what happens later is another step.
+        // A step that one master reports twice happened twice, and a later one is another step.
         let new = told_by(&[step(0, 0), step(10, 1), step(20, 1)]);
         let old = told_by(&[step(400, 0), step(500, 1), step(900_000, 1)]);
         let model = Model::new(None, &Sample { at: Duration::ZERO, masters: vec![new, old] }, Sort::Worker);

@@ -1,4 +1,4 @@
-//! How the model is laid out: as a screen of any size, and as plain lines.
+//! The layout of the model: as a screen of any size, and as plain lines.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -8,10 +8,11 @@ use ratatui::widgets::Paragraph;
 
 use super::model::{Model, Rates, Row, Sort};
 
-/// Lines for masters, and as many for generations: more are left off.
+/// The most lines for masters, and the most for generations; the rest is left out.
 const LINES_MAX: usize = 4;
 
-/// A column: its heading, its width, and which leave first where the screen is narrow (the highest).
+/// A column: its heading, its width, and its rank. On a narrow screen the columns with the highest rank are left out
+/// first.
 struct Column {
     heading: &'static str,
     width: usize,
@@ -23,7 +24,7 @@ const fn column(heading: &'static str, width: usize, leaves: u8, value: fn(&Row)
     Column { heading, width, leaves, value }
 }
 
-/// With the spaces between them they have room in 80 columns.
+/// Together with the spaces between them they fit into 80 columns.
 const COLUMNS: [Column; 11] = [
     column("worker", 6, 0, |row| format!("{}.{}", row.generation, row.slot)),
     column("pid", 7, 6, |row| row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
@@ -83,16 +84,16 @@ fn total(model: &Model) -> String {
     })
 }
 
-/// What the keys have chosen.
+/// What the user has selected with keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
-    /// By what rows are sorted.
+    /// The order of rows.
     pub(crate) sort: Sort,
-    /// Rows that are scrolled past.
+    /// Number of rows that are scrolled past.
     pub(crate) skipped: usize,
 }
 
-/// Draws the model; `problem` says why there is no newer one.
+/// Draws the model. `problem` says why there is no newer one.
 pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, view: View, problem: Option<&str>) {
     let area = frame.area();
     let mut head: Vec<Line<'_>> = model.masters.iter().take(LINES_MAX).map(|line| Line::from(line.as_str())).collect();
@@ -100,11 +101,11 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, view: View, problem: Op
         head.push(Line::styled(problem, Style::new().add_modifier(Modifier::REVERSED)));
     }
     head.push(Line::styled(total(model), Style::new().add_modifier(Modifier::BOLD)));
-    // The last generations: the one that serves is among them.
+    // The last generations, which include the serving one.
     let generations = &model.generations[model.generations.len().saturating_sub(LINES_MAX)..];
     head.extend(generations.iter().map(|line| Line::from(line.as_str())));
     let height = usize::from(area.height);
-    // At least the heading, one worker and the keys.
+    // Keep at least the heading, one worker and the keys.
     head.truncate(height.saturating_sub(3));
     let rest = height.saturating_sub(head.len() + 1);
     let rows_max = if rest > 8 { rest - rest / 3 } else { rest };
@@ -130,7 +131,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, view: View, problem: Op
     frame.render_widget(Paragraph::new(Line::styled(keys, Style::new().add_modifier(Modifier::DIM))), keys_area);
 }
 
-/// The model as lines, for a pipe and for terminals that can do nothing else.
+/// The model as lines, for a pipe and for terminals that support nothing else.
 pub(crate) fn lines(model: &Model) -> String {
     let mut text: Vec<String> = model.masters.clone();
     text.push(total(model));

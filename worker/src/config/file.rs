@@ -1,4 +1,4 @@
-//! The file: its text, what it says, and where.
+//! The configuration file: its text, its settings, and their positions.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,23 +12,22 @@ use crate::units::Bytes;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A file that was read and understood.
+/// A file that was read and parsed.
 #[derive(Debug)]
 pub struct ConfigFile {
     path: PathBuf,
     text: String,
-    /// What it says.
+    /// Its settings.
     pub choices: Choices,
 }
 
 impl ConfigFile {
     /// Reads a TOML file.
     ///
-    /// # Errors
-    /// When it cannot be read, is no TOML, has unknown keys or values of a wrong type.
+    /// # Errors If it cannot be read, is not TOML, or has unknown keys or values of a wrong type.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
-        // One byte more than is allowed: devices have no length to ask for, and some have no end.
+        // One byte more than allowed: devices have no length to ask for, and some have no end.
         let mut bytes = Vec::new();
         let mut part = File::open(path).map_err(unreadable)?.take(FILE_BYTES_MAX + 1);
         part.read_to_end(&mut bytes).map_err(unreadable)?;
@@ -54,7 +53,7 @@ impl ConfigFile {
         Ok(Self { path: path.to_owned(), text, choices })
     }
 
-    /// Where the file sets `setting`, in whatever section.
+    /// An error at the position where the file sets `setting`, in any section.
     pub(super) fn error_at(&self, setting: &str, problem: &str) -> Option<ConfigError> {
         let table = DeTable::parse(&self.text).ok()?;
         let offset = table.get_ref().iter().find_map(|(key, value)| match value.get_ref() {

@@ -1,14 +1,14 @@
-//! Names in the file that no setting has, and what was meant by them.
+//! Names in the file that are not settings, and suggestions for them.
 
 use toml::de::{DeTable, DeValue};
 
 use super::{HttpChoices, LimitChoices, LogChoices, TimeoutChoices, TopChoices};
 use crate::tls::TlsChoices;
 
-/// Names that are this like each other may be one and a slip of the finger, where 1 is the same and 0 has nothing in common.
+/// Two names that are at least this similar may differ by a typing error: 1 is the same, 0 has nothing in common.
 const LIKENESS_LEAST: f64 = 0.85;
 
-/// Longer names are no slips.
+/// A longer name is not a typing error.
 const NAME_BYTES_MAX: usize = 64;
 
 /// The sections, and the settings of each; first the top level, which has no name.
@@ -21,16 +21,16 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("tls", TlsChoices::NAMES),
 ];
 
-/// A name that no setting has.
+/// A name that is not a setting.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unknown {
-    /// Where it begins in the text, in bytes.
+    /// Its offset in the text, in bytes.
     pub(super) offset: usize,
     /// What is wrong, and what to do.
     pub(super) problem: String,
 }
 
-/// The first name in `text` that is none of its section's; `None` also where the text is no TOML.
+/// The first name in `text` that its section does not have; `None` also if the text is not TOML.
 pub(super) fn unknown(text: &str) -> Option<Unknown> {
     let table = DeTable::parse(text).ok()?;
     let sections = table.get_ref().iter().filter_map(|(key, value)| match value.get_ref() {
@@ -50,7 +50,7 @@ fn names_of(section: &str) -> Option<&'static [&'static str]> {
     SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, names)| *names)
 }
 
-/// Settings by the names that they have in the file.
+/// Settings by their names in the file.
 fn names(section: &str) -> impl Iterator<Item = &'static str> {
     let names = names_of(section).unwrap_or_default();
     names.iter().map(|name| if *name == "statics" { "static" } else { name })
@@ -60,7 +60,7 @@ fn is_known(section: &str, name: &str) -> bool {
     names(section).any(|known| known == name)
 }
 
-/// Where a setting of `section` stands, for people.
+/// The section of a setting, as text for people.
 fn place(section: &str) -> String {
     match section {
         "" => "at the top of the file, above the first [section]".to_owned(),
@@ -74,7 +74,7 @@ fn problem(section: &str, name: &str) -> String {
     }
     let all = SECTIONS.iter().flat_map(|(owner, _)| names(owner).map(|known| (*owner, known)));
     let likeness = |known| if name.len() > NAME_BYTES_MAX { 0.0 } else { strsim::jaro_winkler(name, known) };
-    // Of those that are as like it, the one in its own section.
+    // Among equally similar names, the one in its own section.
     let like = all.map(|(owner, known)| (likeness(known), owner == section, owner, known));
     let like = like.filter(|(likeness, ..)| *likeness >= LIKENESS_LEAST);
     match like.max_by(|one, other| one.0.total_cmp(&other.0).then(one.1.cmp(&other.1))) {

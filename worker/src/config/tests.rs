@@ -25,7 +25,7 @@ fn the_annotated_example_says_the_defaults() {
     let example = ConfigFile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/batond.toml"))).expect("valid");
     let resolved = Config::resolve(&Choices::default(), Some(&example)).expect("valid");
     assert_eq!(resolved, Config::resolve(&Choices::default(), None).expect("valid"));
-    // Nothing is left out: every choice is given, but those that have no default.
+    // Nothing is missing: every setting is given, except those without a default.
     let mut choices = example.choices;
     let given = || Some(String::new());
     (choices.user, choices.group, choices.pid_file) = (given(), given(), given());
@@ -33,7 +33,7 @@ fn the_annotated_example_says_the_defaults() {
     choices.tls.as_mut().expect("a section").client_ca = Some(PathBuf::new());
     choices.statics = Some(Vec::new());
     choices.listen = choices.listen.map(|_| Vec::new());
-    // By default it is none.
+    // The default is none.
     assert_eq!(choices.metrics.take(), Some(MetricsAddress(None)));
     choices.metrics = Some(MetricsAddress(Some(([127, 0, 0, 1], 1).into())));
     let shown = format!("{choices:?}");

@@ -1,4 +1,4 @@
-//! What must hold for any input, as one function for the fuzzer and for ordinary tests.
+//! What must hold for any input, as functions for the fuzzer and for ordinary tests.
 
 use std::time::Duration;
 
@@ -8,11 +8,10 @@ use baton_http::{Http, HttpConfig};
 
 use super::Site;
 
-/// Runs `data` as one connection's input through fresh servers: whole, cut in several ways,
-/// and a second time on a server that has seen it. The output must be the same each time.
+/// Runs `data` as one connection's input through fresh servers: whole, split in several ways, and a second time on a
+/// server that has seen it. The output must be the same each time.
 ///
-/// # Panics
-/// If it is not, or if the server panics.
+/// # Panics If it is not, or if the server panics.
 pub fn check(data: &[u8]) {
     let whole = output(&mut server(), &[data]);
     let bytes: Vec<&[u8]> = data.chunks(1).collect();
@@ -25,12 +24,12 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Takes `data` over as a connection that another worker froze: seven bytes, and then, each before a byte `ff`, the name of whoever
-/// goes on, the head of a request, what is missing of its body, what is kept of it, and input. Whatever is understood, no more is
-/// kept of a body than the server takes, and all of it can be frozen again. Says whether it was understood.
+/// Takes `data` over as a connection that another worker froze. `data` has seven bytes and then, each preceded by a
+/// byte `ff`: the name of the handler that continues, the head of a request, what is missing of its body, what is kept
+/// of it, and input. If it is valid, no more of a body is kept than the server accepts, and all of it can be frozen
+/// again. Returns whether it was valid.
 ///
-/// # Panics
-/// If that is not so, or if the server panics.
+/// # Panics If that does not hold, or if the server panics.
 pub fn check_frozen(data: &[u8]) -> bool {
     let (fixed, rest) = data.split_at(data.len().min(FROZEN_FIXED_BYTES));
     let mut state = fixed[..fixed.len().min(FROZEN_IDLE_BYTES)].to_vec();
@@ -61,11 +60,11 @@ pub fn check_frozen(data: &[u8]) -> bool {
     true
 }
 
-/// Of what every frozen connection has, and with the kind and the timer of one that is busy.
+/// The fixed part of every frozen connection, and that part with the kind and the timer of a busy one.
 const FROZEN_IDLE_BYTES: usize = 5;
 const FROZEN_FIXED_BYTES: usize = 7;
 
-/// Small bounds, so that small inputs reach them.
+/// Small limits, so that small inputs reach them.
 fn bounds() -> HttpConfig {
     HttpConfig { head_bytes_max: 512, target_bytes_max: 128, body_bytes_max: 256, ..HttpConfig::default() }
 }
@@ -82,7 +81,7 @@ fn output(server: &mut Harness<Http<Site>>, parts: &[&[u8]]) -> Vec<u8> {
     server.take_output(client)
 }
 
-/// Cuts at places that depend on the data and the seed only.
+/// Splits at positions that depend only on the data and the seed.
 fn parts(mut data: &[u8], seed: u64) -> Vec<&[u8]> {
     let mut state = data.iter().fold(seed + 1, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let mut parts = Vec::new();
