@@ -20,14 +20,14 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
     pids
 }
 
-/// CPU time of a process and of all its descendants, in seconds: to the nanosecond of those that live
-/// (clock_getcpuclockid(3)), and in clock ticks of those that were reaped.
+/// CPU time of a process and of all its descendants, in seconds: exact to the nanosecond for those that live
+/// (clock_getcpuclockid(3)), and in clock ticks for those that were reaped.
 pub(crate) fn tree_seconds(pid: u32) -> f64 {
     let reaped = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).map_or(0.0, |text| reaped_seconds(&text));
     tree(pid).into_iter().map(|pid| clock_seconds(pid) + reaped(pid)).sum()
 }
 
-/// User and system time of all threads of a process, also of those that have ended; 0 of a process that has.
+/// User and system time of all threads of a process, including those that have ended; 0 if the process has ended.
 fn clock_seconds(pid: u32) -> f64 {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed()));
     clock.and_then(clock_gettime).map_or(0.0, |time| Duration::from(time).as_secs_f64())
@@ -47,7 +47,7 @@ fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// Time all cores have spent on anything, in seconds.
+/// Time that all cores have worked, in seconds.
 pub(crate) fn machine_busy_seconds() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<u64> =
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn our_own_time_grows() {
         let before = tree_seconds(std::process::id());
-        // Much less than a tick.
+        // Much less than a clock tick.
         while tree_seconds(std::process::id()) < before + 0.001 {}
         assert!(tree_seconds(std::process::id()) < before + 10.0);
         assert!(machine_busy_seconds() > 0.0);

@@ -1,6 +1,6 @@
-//! Random numbers that a seed decides (SplitMix64: Steele, Lea and Flood, OOPSLA 2014). Pure.
+//! Random numbers determined by a seed (SplitMix64: Steele, Lea and Flood, OOPSLA 2014). Pure.
 
-/// Steps through all 64-bit numbers: the fraction of the golden ratio.
+/// The step through all 64-bit numbers: the fraction of the golden ratio.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A sequence of random numbers.
@@ -12,7 +12,7 @@ impl Random {
         Self(seed)
     }
 
-    /// The sequence of this number among those of a seed, without going through the ones before.
+    /// The sequence with this number among those of a seed, without going through the previous ones.
     #[inline]
     pub(crate) fn nth(seed: u64, number: u32) -> Self {
         Self(mix(seed.wrapping_add(u64::from(number).wrapping_mul(STEP))))
@@ -32,12 +32,12 @@ impl Random {
 
     /// An exponentially distributed number whose mean is 1.
     pub(crate) fn exponential(&mut self) -> f64 {
-        // 53 bits, as many as a float has; never 0, whose logarithm is none.
+        // 53 bits, as many as a float has; never 0, which has no logarithm.
         let uniform = ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         -uniform.ln()
     }
 
-    /// Puts things into random order (Fisher and Yates).
+    /// Shuffles a slice (Fisher and Yates).
     pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
         for last in (1..things.len()).rev() {
             things.swap(last, self.below(last as u64 + 1) as usize);

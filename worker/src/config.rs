@@ -332,8 +332,8 @@ pub enum ConfigError {
 impl Config {
     /// Lays flags over the file over the defaults, and checks the result.
     ///
-    /// # Errors Names the first setting that is out of range: by its position if it is in the file, by its flag
-    /// otherwise.
+    /// # Errors
+    /// Names the first setting that is out of range: by its position if it is in the file, by its flag otherwise.
     pub fn resolve(flags: &Choices, file: Option<&ConfigFile>) -> Result<Self, ConfigError> {
         let below = file.map(|file| file.choices.clone()).unwrap_or_default();
         let mut config = Self::from_choices(flags.clone().lay_over(below));

@@ -1,4 +1,5 @@
-//! For each scenario: latencies of all servers on the left, and how even their workers' busy time is on the right, over time.
+//! For each scenario: latencies of all servers on the left, and on the right how even their workers' busy time is over
+//! time.
 
 use std::error::Error;
 use std::path::Path;
@@ -26,12 +27,12 @@ const COLORS: [RGBColor; 8] = [
     RGBColor(0x17, 0xbe, 0xcf),
 ];
 
-/// What is further from even is at the edge.
+/// Larger ratios are drawn at the edge.
 const RATIO_MAX: f64 = 3.0;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Draws it into a file.
+/// Draws the chart into a file.
 pub(super) fn draw(path: &Path, report: &Report) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (WIDTH, HEIGHT * report.tables.len().max(1) as u32)).into_drawing_area();
     root.fill(&WHITE)?;

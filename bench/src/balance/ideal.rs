@@ -1,5 +1,6 @@
-//! What the same clients would see at servers without any cost: one queue for all workers (M/D/n), a queue for each worker with
-//! its fair part of the clients, and the same where all that waits is served first and answered then, as in turns of a loop. Pure.
+//! What the same clients would see at servers without any cost: one queue for all workers (M/D/n); a queue for each
+//! worker with its fair part of the clients; and the same with turns, where all waiting requests are served first and
+//! answered at the end. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,24 +11,25 @@ use hdrhistogram::Histogram;
 use super::watch::ratio;
 use crate::load::{ArrivalPlan, Arrivals};
 
-/// How requests find who serves them.
+/// How requests are assigned to workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum System {
     /// All workers take from one queue.
     Shared,
-    /// Each worker has clients of its own, so that all have the same load as nearly as can be, and answers each when it is done.
+    /// Each worker has clients of its own. All loads are as equal as possible, and each request is answered when it is
+    /// done.
     Parts,
-    /// The same, but what waits is served together and answered at the end.
+    /// The same, but all waiting requests are served together and answered at the end.
     Turns,
 }
 
-/// A request: whose, and since when it is due.
+/// A request: its client, and since when it is due.
 type Asked = (u32, u64);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Service {
     done_ns: u64,
-    /// Tells two apart that are done at one moment.
+    /// Distinguishes two requests that are done at the same time.
     number: u64,
     station: usize,
     served: Vec<Asked>,
@@ -38,7 +40,8 @@ struct Station {
     queue: VecDeque<Asked>,
 }
 
-/// Gives each client a worker: those that ask most first, each to the worker that has least. Gives the loads, too.
+/// Assigns each client to a worker: the clients that ask most first, each to the worker with the least load. Also
+/// returns the loads.
 fn fair_parts(rates: &[f64], workers: usize) -> (Vec<usize>, Vec<f64>) {
     let mut order: Vec<usize> = (0..rates.len()).collect();
     order.sort_by(|one, other| rates[*other].total_cmp(&rates[*one]));
@@ -51,13 +54,13 @@ fn fair_parts(rates: &[f64], workers: usize) -> (Vec<usize>, Vec<f64>) {
     (parts, loads)
 }
 
-/// The load of the busiest worker, in means, where clients are shared out as well as they can be.
+/// The load of the busiest worker, in means, if clients are distributed as well as possible.
 pub(super) fn best_ratio(plan: &ArrivalPlan, clients: u32, workers: usize) -> f64 {
     let (_, loads) = fair_parts(&plan.rates(clients), workers);
     ratio(&loads).unwrap_or(1.0)
 }
 
-/// Latencies from when requests were due, in nanoseconds, for so long after a tenth of it more has passed.
+/// Latencies since requests were due, in nanoseconds, over `time` after a warm-up of a tenth of it.
 pub(super) fn simulate(
     plan: &ArrivalPlan,
     clients: u32,
@@ -90,7 +93,7 @@ pub(super) fn simulate(
             stations[station].idle += 1;
             for (client, due_ns) in &served {
                 if now_ns >= from_ns {
-                    // It grows as it must, and fails only where memory ends.
+                    // It grows as needed, and fails only when memory runs out.
                     let _ = latencies.record(now_ns - due_ns);
                 }
                 waits[*client as usize] = false;
@@ -112,7 +115,7 @@ pub(super) fn simulate(
     }
 }
 
-/// Begins what can be begun.
+/// Begins the requests that can begin.
 fn start(
     station: &mut Station,
     place: usize,
@@ -138,7 +141,7 @@ mod tests {
 
     const SERVICE: Duration = Duration::from_millis(1);
 
-    /// So many clients that nearly none waits for itself.
+    /// So many clients that hardly any waits for itself.
     const MANY: u32 = 20_000;
 
     fn plan(load: f64, workers: usize) -> ArrivalPlan {
@@ -149,7 +152,7 @@ mod tests {
         simulate(&plan(load, workers), MANY, workers, SERVICE, system, Duration::from_secs(1_600 / workers as u64))
     }
 
-    /// Waiting in means of the time of service, without that.
+    /// The waiting time in means of the service time, without the service itself.
     fn wait(histogram: &Histogram<u64>) -> f64 {
         histogram.mean() / SERVICE.as_nanos() as f64 - 1.0
     }
@@ -163,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Erlang's distribution of the waiting time of M/D/1, in times of service (1909).
+    /// Erlang's distribution of the waiting time of M/D/1, in service times (1909).
     fn erlang(load: f64, wait: f64) -> f64 {
         let terms = (0..=wait.floor() as u32).map(|count| {
             let reach = load * (f64::from(count) - wait);
@@ -184,8 +187,8 @@ mod tests {
         }
     }
 
-    /// Requests in an M/D/n system on average: the number at moments one service apart is a Markov chain, since exactly those
-    /// are gone that were in service (Crommelin, 1932).
+    /// The average number of requests in an M/D/n system. The number at times one service apart is a Markov chain,
+    /// since exactly the requests that were in service have left (Crommelin, 1932).
     fn crommelin(load: f64, workers: usize) -> f64 {
         const STATES: usize = 400;
         let rate = load * workers as f64;
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn many_workers_with_one_queue_make_wait_as_long_as_crommelin_says() {
-        // One worker, as a check of the check: 0.8 in service, 0.8 * 2 wait.
+        // One worker, to check this check: 0.8 in service, 0.8 * 2 waiting.
         assert!((crommelin(0.8, 1) - 2.4).abs() < 0.01);
         for (load, workers) in [(0.8, 2), (0.8, 8), (0.9, 8)] {
             let expected = crommelin(load, workers) / (load * workers as f64) - 1.0;
@@ -221,7 +224,7 @@ mod tests {
         assert!((wait(&parts) / 2.0 - 1.0).abs() < 0.1, "{}", wait(&parts));
         let p99 = |histogram: &Histogram<u64>| histogram.value_at_quantile(0.99) as f64 / 1e6;
         let shared = p99(&run(0.8, 8, System::Shared));
-        // What a queue for each worker costs, however fair: nothing that moves connections can be better.
+        // The cost of a queue for each worker, however fair: no scheme that moves connections can be better.
         assert!((1.5..3.0).contains(&shared) && p99(&parts) > 3.0 * shared, "{shared} {}", p99(&parts));
         assert!(run(0.8, 8, System::Turns).mean() > parts.mean());
     }
@@ -238,7 +241,7 @@ mod tests {
     fn clients_that_think_are_answered_by_all() {
         let closed = ArrivalPlan { turn: Loop::Closed, ..plan(4.0, 8) };
         let histogram = simulate(&closed, 64, 8, SERVICE, System::Shared, Duration::from_secs(10));
-        // More than the workers can do is asked for: they do all they can.
+        // Clients ask for more than the workers can do, so they do all they can.
         let per_second = histogram.len() as f64 / 10.0;
         assert!((7_990.0..8_010.0).contains(&per_second), "{per_second}");
     }

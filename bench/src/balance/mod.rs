@@ -1,5 +1,5 @@
-//! `baton-bench balance`: what it costs that workers share nothing, and what rebalancing brings. Servers whose
-//! workers sleep instead of working, under clients that stay.
+//! `baton-bench balance`: the cost of workers that share nothing, and the benefit of rebalancing. The servers' workers
+//! sleep instead of working; the clients keep their connections.
 
 mod arguments;
 mod chart;
@@ -29,7 +29,7 @@ use crate::handover::free_port;
 use crate::load::{self, ExchangePlan, HttpPlan, NO_PHASE, Plan};
 use crate::run::Failed;
 
-/// Runs it, prints a table for each scenario as soon as it is there, and writes the files.
+/// Runs it, prints a table for each scenario as soon as it is complete, and writes the files.
 pub(crate) fn run(arguments: &BalanceArguments) -> Result<(), Failed> {
     arguments.check().map_err(Failed::Usage)?;
     let scenarios = arguments.scenarios().map_err(Failed::Usage)?;
@@ -66,7 +66,7 @@ fn measure(arguments: &BalanceArguments, scenario: &Scenario, server: Server, se
     let target = SocketAddr::from(([127, 0, 0, 1], port));
     let command = server.command(scenario.workers, port, &control, &arguments.peers)?;
     let running = Running::start(&command, None, port)?;
-    // Whoever has looked whether it listens is forgotten by then.
+    // Connections that only tested whether it listens are gone by then.
     thread::sleep(Duration::from_millis(300));
     let source = server.source(running.pid(), &control)?;
     let path = format!("/?us={}", scenario.service_us);
@@ -74,7 +74,7 @@ fn measure(arguments: &BalanceArguments, scenario: &Scenario, server: Server, se
     plan.connections = scenario.clients;
     plan.arrivals = Some(scenario.arrivals(seed));
     plan.ramp = scenario.ramp();
-    // A queue that grows without end is a result, and no failure.
+    // A queue that grows without end is a result, not a failure.
     plan.timeout = Duration::from_secs(60);
     let load = load::start(&plan)?;
     let watch = Watch::start(source, load.started())?;

@@ -1,4 +1,4 @@
-//! What was found, as tables and as JSON.
+//! The results, as tables and as JSON.
 
 use std::fmt::Write as _;
 use std::thread;
@@ -13,13 +13,13 @@ use super::servers::Server;
 use super::watch::{Evenness, median_in};
 use crate::load::{Failures, Outcome};
 
-/// Of the JSON, counted up when a field changes its meaning.
+/// Version of the JSON. It is incremented when a field changes its meaning.
 const VERSION: u32 = 1;
 
-/// Requests that are simulated of each ideal.
+/// Number of requests simulated for each ideal.
 const REQUESTS: f64 = 2e6;
 
-/// The first look at how busy workers are covers so long, from when all clients have come.
+/// Length of the first measurement of busy time, which starts when all clients have arrived.
 const FIRST_S: f64 = 2.0;
 
 /// In milliseconds, from when requests were due.
@@ -43,7 +43,7 @@ pub(super) struct Ideal {
     pub(super) shared: Latency,
     pub(super) parts: Latency,
     pub(super) turns: Latency,
-    /// max / mean of busy time where clients are shared out as well as they can be.
+    /// max / mean of busy time if clients are distributed as well as possible.
     pub(super) busy: f64,
 }
 
@@ -69,11 +69,11 @@ pub(super) struct Row {
     pub(super) server: String,
     pub(super) requests_per_second: f64,
     pub(super) latency_ms: Latency,
-    /// Requests that were due and not sent at the end.
+    /// Requests that were due at the end and had not been sent.
     left: u64,
     failures: Failures,
     connections_opened: u64,
-    /// Medians over time of max / mean, of connections, and of busy time at first and in the last half.
+    /// Medians over time of max / mean: of connections, and of busy time at first and in the last half.
     connections: Option<f64>,
     busy_first: Option<f64>,
     busy_last: Option<f64>,
@@ -154,7 +154,7 @@ impl Table {
         Self { scenario: scenario.to_string(), seed, ideal, rows: Vec::new(), skipped: Vec::new() }
     }
 
-    /// Headings, what would be ideal, and servers.
+    /// Headings, the ideals, and the servers.
     fn lines(&self) -> Vec<[String; 12]> {
         let mut lines = vec![HEADINGS.map(str::to_owned)];
         let Ideal { shared, parts, turns, busy } = self.ideal;
@@ -226,7 +226,7 @@ impl Table {
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     version: u32,
-    /// What this is, for those who have only the file.
+    /// A description, for readers who have only the file.
     note: &'static str,
     cores: usize,
     seconds: f64,
@@ -246,7 +246,7 @@ impl Report {
         }
     }
 
-    /// Whether something was measured everywhere, and nothing failed.
+    /// Whether every row has results, and nothing failed.
     pub(super) fn is_sound(&self) -> bool {
         let is_sound = |row: &Row| row.failures.total() == 0 && row.requests_per_second > 0.0;
         self.tables.iter().all(|table| !table.rows.is_empty() && table.rows.iter().all(is_sound))

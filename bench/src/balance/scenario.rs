@@ -1,4 +1,4 @@
-//! What is asked of servers: how many clients, how, how much. Pure.
+//! The load on servers: how many clients, of which kind, and how much. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ const SKEW: Skew = Skew { one_in: 20, times: 50 };
 const CLIENTS_MAX: u32 = 20_000;
 const WORKERS_MAX: usize = 256;
 
-/// All that are measured unless others are named, in about a quarter of an hour.
+/// The scenarios that are measured if none is given, in about a quarter of an hour.
 pub(super) const FULL: [&str; 7] = [
     "open:64",
     "open:1000",
@@ -23,7 +23,7 @@ pub(super) const FULL: [&str; 7] = [
     "open:1000:workers=64:service-us=10000",
 ];
 
-/// Those of `--quick`.
+/// The scenarios of `--quick`.
 pub(super) const QUICK: [&str; 2] = ["open:64", "open:1000:skew"];
 
 /// See the module's head.
@@ -33,7 +33,7 @@ pub(super) struct Scenario {
     pub(super) clients: u32,
     pub(super) workers: usize,
     pub(super) service_us: u64,
-    /// What is asked for, as a share of what all workers can do.
+    /// The requested load, as a share of what all workers can do.
     load: f64,
     has_skew: bool,
     churn: f64,

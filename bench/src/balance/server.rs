@@ -1,5 +1,5 @@
-//! `baton-bench serve`: the server that `balance` measures. Its handler sleeps instead of working, so a worker is busy and
-//! occupies no core: many workers on few cores queue as they would on cores of their own.
+//! `baton-bench serve`: the server that `balance` measures. Its handler sleeps instead of working, so a worker is busy
+//! without occupying a core: many workers on few cores queue as they would on cores of their own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ use nix::sys::prctl::set_timerslack;
 
 use crate::run::Failed;
 
-/// A time that is asked for is not longer.
+/// The longest time that a request may ask for.
 const SERVICE_US_MAX: u64 = 1_000_000;
 
-/// Between two requests of which the second was there when the first ended, nothing takes longer.
+/// If the second of two requests was waiting when the first ended, the gap between them is at most this.
 const GAP_MAX: Duration = Duration::from_micros(200);
 
-/// Time that sleeping took too long, and the next sleep makes up for.
+/// The most time by which sleeps were too long that the next sleep makes up for.
 const DEBT_MAX: Duration = Duration::from_millis(20);
 
-/// Counters of each worker, in microseconds: time that requests took, and by how much sleeps were too long.
+/// Counters of each worker, in microseconds: the time that requests took, and by how much sleeps were too long.
 pub(super) const BUSY_US: &str = "busy_us";
 pub(super) const LATE_US: &str = "late_us";
 
@@ -91,9 +91,9 @@ impl ServeArguments {
     }
 }
 
-/// Serves until it is told to stop.
+/// Serves until it is stopped.
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failed> {
-    // Inherited by workers and threads: without it, sleeps take 50 microseconds longer.
+    // Workers and threads inherit it. Without it, sleeps take 50 microseconds longer.
     set_timerslack(1).map_err(|error| Failed::Error(format!("PR_SET_TIMERSLACK: {error}")))?;
     let threads = if arguments.shared_queue { arguments.workers } else { 0 };
     let router = || Router::new().get("/", answer);
@@ -103,7 +103,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failed> {
     result.map_err(|error| Failed::Error(error.to_string()))
 }
 
-/// What one worker has done; with threads, these do it.
+/// The handler's state of one worker. With threads, they do the work.
 struct Sleeper {
     account: Account,
     threads: u16,
@@ -165,7 +165,7 @@ fn answer(sleeper: &mut Sleeper, request: &Request<'_>, reply: Reply<'_, '_>) ->
     let service = Duration::from_micros(service_us);
     if let Some(queue) = &sleeper.queue {
         let (later, done) = reply.later();
-        // One that nobody takes answers 500.
+        // A request that no thread takes is answered with 500.
         let _ = queue.send((later, service));
         return Ok(done);
     }
@@ -174,13 +174,13 @@ fn answer(sleeper: &mut Sleeper, request: &Request<'_>, reply: Reply<'_, '_>) ->
     reply.text(TEXT)
 }
 
-/// When requests are done that follow each other: a sleep that took too long makes the next one shorter, so that a busy worker
-/// serves as many as one whose requests take exactly the time.
+/// When requests that follow each other are done. A sleep that took too long makes the next one shorter, so that a busy
+/// worker serves as many requests as one whose requests take exactly the time.
 #[derive(Clone, Copy, Debug)]
 struct Account {
     /// When the last request should have been done.
     done: Instant,
-    /// When it was, with all that its turn had to do after it.
+    /// When it was done, including all other work of its turn.
     ended: Instant,
 }
 
@@ -190,14 +190,14 @@ impl Account {
         Self { done: now, ended: now }
     }
 
-    /// When a request is done that is begun now.
+    /// When a request that begins now is done.
     fn due(&self, now: Instant, service: Duration) -> Instant {
         let has_waited = now.saturating_duration_since(self.ended) < GAP_MAX;
         let debt = now.saturating_duration_since(self.done).min(DEBT_MAX);
         now + if has_waited { service.saturating_sub(debt) } else { service }
     }
 
-    /// Serves a request; gives by how much it took too long.
+    /// Serves a request. Returns by how much it took too long.
     fn sleep(&mut self, service: Duration) -> Duration {
         let now = Instant::now();
         let due = self.due(now, service);

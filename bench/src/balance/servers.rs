@@ -1,4 +1,4 @@
-//! Servers whose requests take time: what starts each, and how it is looked at.
+//! Servers whose requests take time: how each is started and observed.
 
 use std::fmt;
 use std::path::Path;
@@ -53,14 +53,14 @@ impl Server {
         Ok(format!("'{program}' serve --listen 127.0.0.1:{port} --workers {workers} --control '{control}' {more}"))
     }
 
-    /// How this one is looked at that runs and has no connections.
+    /// How to observe this running server, which has no connections yet.
     pub(super) fn source(self, pid: u32, control: &Path) -> Result<Source, String> {
         match self {
             Self::Nginx => {
                 let workers = tree(pid).into_iter().filter(|worker| *worker != pid);
                 Ok(Source::Descriptors(workers.map(|worker| (worker, descriptors(worker))).collect()))
             }
-            // Threads of one process; of those with one queue it would say nothing.
+            // These have threads of one process; with one queue, the distribution would mean nothing.
             Self::Haproxy | Self::Shared => Ok(Source::None),
             _ => status(control).map(|_| Source::Control(control.to_owned())),
         }

@@ -1,4 +1,4 @@
-//! How connections and work lie on workers while a load runs, looked at every 100 ms.
+//! How connections and work are distributed among workers while a load runs, observed every 100 ms.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,27 +12,27 @@ use serde::Serialize;
 
 use super::server::{BUSY_US, LATE_US};
 
-/// How often it is looked.
+/// The interval between two observations.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Busy time is compared over so many intervals: in one, chance makes most of it.
+/// Busy time is compared over this many intervals: in a single one, chance dominates.
 const BUSY_INTERVALS: usize = 10;
 
 /// A server that does not answer within this time is not asked again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a server is looked at.
+/// How a server is observed.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     /// By its control socket.
     Control(PathBuf),
-    /// By the descriptors of its workers, and how many of them they had without connections.
+    /// By the descriptors of its workers: their process numbers, and how many descriptors each had without connections.
     Descriptors(Vec<(u32, u64)>),
-    /// It cannot be.
+    /// It cannot be observed.
     None,
 }
 
-/// Workers at one moment.
+/// The workers at one time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sample {
     pub(super) at_s: f64,
@@ -44,7 +44,7 @@ pub(super) struct Sample {
     moved: u64,
 }
 
-/// Looks until it is stopped.
+/// Observes until it is stopped.
 pub(super) struct Watch {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Sample>>,
@@ -87,12 +87,12 @@ impl Source {
     }
 }
 
-/// Descriptors of a process.
+/// Number of descriptors of a process.
 pub(crate) fn descriptors(pid: u32) -> u64 {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.count() as u64)
 }
 
-/// What a server shows of itself.
+/// The status of a server.
 pub(super) fn status(control: &Path) -> Result<Status, String> {
     match Client::ask(control, &Request::Status, Some(PATIENCE)) {
         Ok(Reply::Status(status)) => Ok(status),
@@ -119,7 +119,7 @@ impl Sample {
     }
 }
 
-/// The largest of some numbers, in means of them.
+/// The largest number, divided by their mean.
 pub(super) fn ratio(values: &[f64]) -> Option<f64> {
     let sum: f64 = values.iter().sum();
     (sum > 0.0).then(|| values.iter().copied().fold(0.0, f64::max) * values.len() as f64 / sum)
@@ -130,13 +130,13 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// How even it was, over time.
+/// How even the distribution was, over time.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Evenness {
     /// Seconds from the start of the load, and max / mean of connections.
     pub(super) connections: Vec<(f64, f64)>,
-    /// At any moment, also while they came: the most that a worker had, for what it has where they are shared out as well as
-    /// whole connections can be.
+    /// The worst at any time, also while clients arrived: the most connections of a worker, divided by what it has if
+    /// whole connections are distributed as well as possible.
     pub(super) connections_worst: Option<f64>,
     /// Seconds from the start of the load, and max / mean of busy time in the second before.
     pub(super) busy: Vec<(f64, f64)>,
@@ -171,7 +171,7 @@ impl Evenness {
     }
 }
 
-/// The median of what lies in this stretch of time.
+/// The median of the values in this time range.
 pub(super) fn median_in(series: &[(f64, f64)], from_s: f64, until_s: f64) -> Option<f64> {
     let inside = series.iter().filter(|(at_s, _)| (from_s..until_s).contains(at_s));
     median(inside.map(|(_, value)| *value).collect())

@@ -128,7 +128,7 @@ impl CompareArguments {
             if self.servers[..index].contains(name) {
                 return Err(format!("--server {name} is given twice"));
             }
-            // One name can be that of an HTTP server and of an echo server.
+            // One name can belong to an HTTP server and to an echo server.
             let named = known.iter().filter(|server| server.name == *name).cloned();
             let before = servers.len();
             servers.extend(named);

@@ -1,4 +1,4 @@
-//! The servers that are known, how each is started for a workload, and what it takes to have it.
+//! The known servers, how each is started for a workload, and what it needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use super::workload::{Service, Workload};
 enum Source {
     /// This workspace.
     Own,
-    /// A script beside the peers, which starts an installed program; `version` is how that is asked.
+    /// A script beside the peers that starts an installed program; `version` are the arguments that print its version.
     Script { version: &'static [&'static str] },
-    /// A package beside the peers, and the crate whose version counts.
+    /// A package beside the peers, and the crate whose version is reported.
     Package { folder: &'static str, of: &'static str },
     /// The yardstick, in one of its forms.
     Bare { form: &'static str },
-    /// Anybody's own command.
+    /// A command given by the user.
     Command(String),
 }
 
@@ -29,20 +29,20 @@ enum Source {
 pub(super) struct Server {
     pub(super) name: String,
     source: Source,
-    /// What it can do; nothing here: whatever it is asked.
+    /// What it can do; empty means that it is measured with any workload.
     services: &'static [Service],
-    /// It can do that within TLS, too.
+    /// It can also do this within TLS.
     has_tls: bool,
 }
 
-/// What is compared with.
+/// The server with which others are compared.
 pub(super) const BATON: &str = "baton";
 
 const ECHO: &[Service] = &[Service::Echo];
 
 const RESP: &[Service] = &[Service::Resp];
 
-/// What peers have, from what all have to what few do.
+/// The services of peers, from those that all have to those that few have.
 const BY_COMMON: [Service; 9] = [
     Service::Plaintext,
     Service::Json,
@@ -55,29 +55,29 @@ const BY_COMMON: [Service; 9] = [
     Service::WebSocket,
 ];
 
-/// What can be had by configuration alone.
+/// Services that need only configuration.
 const FIXED: &[Service] = BY_COMMON.split_at(3).0;
 
 const FIXED_AND_FILES: &[Service] = BY_COMMON.split_at(4).0;
 
-/// HTTP of whoever reads bodies by their length alone.
+/// Services of an HTTP server that reads bodies only by their length.
 const HTTP_BY_LENGTH: &[Service] = BY_COMMON.split_at(7).0;
 
 const HTTP: &[Service] = BY_COMMON.split_at(8).0;
 
 const HTTP_AND_WEB_SOCKET: &[Service] = &BY_COMMON;
 
-/// What a loop can do that reads no request.
+/// Services of a loop that reads no request.
 const BARE_URING: &[Service] = &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Echo, Service::Resp];
 
-/// On epoll it also counts a body, in one buffer that stays hot.
+/// On epoll it also counts a body, in one buffer that stays in the cache.
 const BARE_EPOLL: &[Service] =
     &[Service::Plaintext, Service::Json, Service::Pipeline, Service::Upload, Service::Echo, Service::Resp];
 
-/// Those that are started with TLS, where a workload is within it.
+/// Servers that are started with TLS if a workload uses it.
 const WITH_TLS: [&str; 5] = [BATON, "nginx", "h2o", "haproxy", "hyper"];
 
-/// Every server that is known.
+/// Every known server.
 pub(super) fn all() -> Vec<Server> {
     let server = |name: &str, source, services| {
         let has_tls = WITH_TLS.contains(&name);
@@ -121,7 +121,7 @@ impl FromStr for Server {
     }
 }
 
-/// Where things are.
+/// Where files are.
 pub(super) struct Places {
     /// The folder of the peers.
     pub(super) peers: PathBuf,
@@ -129,7 +129,7 @@ pub(super) struct Places {
     pub(super) own: PathBuf,
     /// Files to serve.
     pub(super) data: Data,
-    /// What was made for the workloads.
+    /// The files that were made for the workloads.
     pub(super) made: Option<Made>,
 }
 
@@ -159,14 +159,14 @@ impl Server {
         has_service && (workload.key().is_none() || self.has_tls)
     }
 
-    /// Whether one would expect it to: an echo server serves no HTTP, and there is nothing to say about that.
+    /// Whether it is the right kind of server: an echo server serves no HTTP, and that needs no message.
     pub(super) fn is_of_kind(&self, workload: &Workload) -> bool {
         let is_http = workload.service().is_http();
         let can_speak = workload.key().is_none() || self.has_tls;
         self.serves(workload) || is_http && can_speak && self.services.iter().any(|service| service.is_http())
     }
 
-    /// What a server that is prepared lacks for this workload, if anything.
+    /// What a prepared server lacks for this workload, if anything.
     pub(super) fn missing(&self, places: &Places, workload: &Workload) -> Option<String> {
         if !self.serves(workload) {
             return Some("it has no such service".to_owned());
@@ -189,7 +189,7 @@ impl Server {
     /// Builds what must be built.
     ///
     /// # Errors
-    /// Says what is missing and how to come by it.
+    /// What is missing and how to get it.
     pub(super) fn prepare(&self, places: &Places) -> Result<(), String> {
         let folder = match &self.source {
             Source::Own => return self.check_own(places),
@@ -234,7 +234,7 @@ impl Server {
         Err(format!("{} is not built; run cargo build --release --workspace --bins --examples", path.display()))
     }
 
-    /// The command that starts it, to be given to a shell.
+    /// The shell command that starts it.
     pub(super) fn command(&self, places: &Places, workload: &Workload, port: u16) -> String {
         let data = quoted(places.data_of(workload).0);
         let identity = places.identity(workload);
@@ -298,7 +298,7 @@ impl Server {
         }
     }
 
-    /// Its version, where it can be told.
+    /// Its version, if known.
     pub(super) fn version(&self, places: &Places) -> Option<String> {
         match &self.source {
             Source::Script { version } => {
@@ -332,7 +332,7 @@ fn own_program(workload: &Workload) -> &'static str {
     }
 }
 
-/// The version of a crate in a lock file: not that of the peer itself, which may have the same name and has no source.
+/// The version of a crate in a lock file. Skips the peer itself, which may have the same name and has no source.
 fn locked_version(lock: &Path, of: &str) -> Option<String> {
     let text = fs::read_to_string(lock).ok()?;
     let head = format!("name = \"{of}\"\nversion = \"");

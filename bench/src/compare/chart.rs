@@ -19,7 +19,7 @@ const OURS: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const BARE: RGBColor = RGBColor(0xaa, 0xaa, 0xaa);
 const OTHERS: RGBColor = RGBColor(0x6b, 0x9b, 0xc7);
 
-/// Draws it into a file.
+/// Draws the chart into a file.
 pub(super) fn draw(path: &Path, comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     let heights: Vec<i32> =
         comparison.tables.chunks(COLUMNS).map(|row| row.iter().map(height).max().unwrap_or(0)).collect();
@@ -57,7 +57,7 @@ fn draw_panel(area: &Area<'_>, table: &Table, (left, top): (i32, i32), width: i3
         Measure::PerCpuSecond => other.median.total_cmp(&one.median),
         Measure::BytesPerConnection | Measure::Latency => one.median.total_cmp(&other.median),
     });
-    // Where one is far from all others, its bar is cut rather than all others' made invisible.
+    // If one bar is far longer than all others, it is cut instead of making the others invisible.
     let middle = rows.get(rows.len() / 2).map_or(1.0, |(_, figure)| figure.median);
     let longest = rows.iter().map(|(_, figure)| figure.max).fold(0.0, f64::max).min(middle * 6.0).max(1e-9);
     let room = width - NAME - FIGURE - 24;

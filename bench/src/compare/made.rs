@@ -1,4 +1,4 @@
-//! What is made for a comparison: certificates with their keys, and files to download.
+//! Files that are made for a comparison: certificates with their keys, and files to download.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use crate::load::{TlsPlan, group, read_certificates, suite};
 /// The name in the certificates.
 const HOST: &str = "localhost";
 
-/// What all servers have, so that they do the same work: the suite that a server must have (RFC 8446, section 9.1), and the
-/// group that is usual beside it.
+/// What all servers use, so that they do the same work: the suite that a server must have (RFC 8446, section 9.1), and
+/// the usual group.
 const SUITE: &str = "TLS_AES_128_GCM_SHA256";
 const GROUP: &str = "X25519";
 const ALPN: &[u8] = b"http/1.1";
 
-/// See the module's head; removed with it.
+/// The files. They are removed when this is dropped.
 pub(super) struct Made {
     folder: TempDir,
 }
@@ -67,7 +67,7 @@ impl Made {
         self.folder.path().join(format!("{}.authority.pem", key.name()))
     }
 
-    /// How a workload speaks TLS, if it does.
+    /// The TLS settings of a workload, if it uses TLS.
     ///
     /// # Errors
     /// If no certificate was made for it.
@@ -86,7 +86,7 @@ impl Made {
         let failed = |error: rcgen::Error| error.to_string();
         let algorithm: &SignatureAlgorithm = match key {
             Key::Ecdsa => &PKCS_ECDSA_P256_SHA256,
-            // Of 2,048 bits, which is what is made where nothing is said.
+            // 2,048 bits, which is the default.
             Key::Rsa => &PKCS_RSA_SHA256,
         };
         let (issuer, own) =

@@ -1,4 +1,4 @@
-//! One window: one server under one load for a short time, while all other servers are alive and have nothing to do.
+//! One window: one server under one load for a short time, while all other servers are running and idle.
 
 use std::net::TcpListener;
 use std::ops::Range;
@@ -16,40 +16,40 @@ use crate::cpu::{machine_busy_seconds, tree_seconds};
 use crate::load::{self, NO_PHASE};
 use crate::run::Percentiles;
 
-/// A window is measured anew when others than server and load used more of the machine than this.
+/// A window is measured again if processes other than server and load used more of the machine than this.
 const FOREIGN_SHARE_MAX: f64 = 0.06;
 
-/// Of the requests that were due; then the server did not keep the rate.
+/// Share of the due requests that may remain unsent. Beyond it, the server did not keep the rate.
 const UNSENT_SHARE_MAX: f64 = 0.01;
 
-/// Of handshakes, where all are to be resumed.
+/// Share of full handshakes that is allowed if all should be resumed.
 const FULL_SHARE_MAX: f64 = 0.05;
 
-/// Servers listen on these.
+/// Ports for servers.
 const PORTS: Range<u16> = 21_000..31_000;
 
-/// How often a window that others have disturbed is measured at most.
+/// How often a disturbed window is measured at most.
 const TRIES_MAX: usize = 3;
 
-/// How often it is looked whether all connections of an idle load are held, or have something to resume.
+/// How often to check whether all connections of an idle load are held, or have something to resume.
 const HOLD_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What one window has shown.
+/// The result of one window.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Sample {
     pub(super) block: u32,
-    /// Within its block. All servers have a window of this number, and these are pairs.
+    /// The index within its block. Windows of different servers with the same index are pairs.
     pub(super) window: u32,
     pub(super) per_cpu_second: f64,
     pub(super) per_second: f64,
     pub(super) latency_us: LatencyUs,
     /// CPU time of the load, as a share of its core.
     pub(super) load_share: f64,
-    /// Of the idle connections, in bytes.
+    /// Memory for the idle connections, in bytes.
     pub(super) process_bytes: f64,
     pub(super) kernel_bytes: f64,
     pub(super) problem: Option<String>,
-    /// Something else used the machine.
+    /// Another process used the machine.
     pub(super) is_disturbed: bool,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct LatencyUs {
     pub(super) p99_9: f64,
 }
 
-/// A server that runs.
+/// A running server.
 pub(super) struct Contender {
     running: Running,
     pub(super) port: u16,
@@ -70,7 +70,7 @@ impl Contender {
     /// Starts it for a workload.
     ///
     /// # Errors
-    /// If it does not come to listen.
+    /// If it does not begin to listen.
     pub(super) fn start(plan: &Plan, server: &Server, workload: &Workload) -> Result<Self, String> {
         let port = free_port()?;
         let running = Running::start(&server.command(&plan.places, workload, port), Some(plan.server_core), port)?;
@@ -78,15 +78,15 @@ impl Contender {
     }
 }
 
-/// Measures a window, anew if something else used the machine.
+/// Measures a window, and again if another process used the machine.
 ///
 /// # Errors
-/// If the load does not run.
+/// If the load fails.
 pub(super) fn window(plan: &Plan, contender: &Contender, load: &load::Plan) -> Result<Sample, String> {
     let mut load = load.clone();
     load.target.set_port(contender.port);
     load.cores = vec![plan.load_core];
-    // Memory of connections that were held once is not given back: such a server cannot be asked again.
+    // Servers do not give back the memory of connections that they once held, so they cannot be measured again.
     let tries = if load.is_idle { 1 } else { TRIES_MAX };
     let mut sample = Sample::default();
     for _ in 0..tries {
@@ -110,7 +110,8 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
         wait_for_tickets(&load, plan_of_load);
     }
     load.enter_phase(0);
-    // What was asked before counts when it is answered now, as what is asked now does not when it is answered later.
+    // Answers to earlier requests count, and answers to present requests that come later do not; the two balance each
+    // other.
     let before = Reading::take(running, &load);
     if plan_of_load.is_idle {
         hold(&load, plan_of_load)?;
@@ -130,14 +131,14 @@ fn once(plan: &Plan, contender: &Contender, plan_of_load: &load::Plan) -> Result
     });
     sample.latency_us = LatencyUs { p50: latency.p50, p99: latency.p99, p99_9: latency.p99_9 };
     sample.problem = problem(plan_of_load, &outcome, after.requests - before.requests).or_else(|| {
-        // On a machine that is too busy it had not one turn, and its client read what was there already.
+        // On a very busy machine the server may not have run, and its client read what had arrived before.
         let is_unknown = !plan_of_load.is_idle && sample.per_cpu_second == 0.0;
         is_unknown.then(|| "the server used no CPU time".to_owned())
     });
     Ok(sample)
 }
 
-/// Waits until every connection has been answered once.
+/// Waits until every connection has had one answer.
 fn hold(load: &load::Load, plan: &load::Plan) -> Result<(), String> {
     let deadline = Instant::now() + plan.timeout;
     while load.progress().held < u64::from(plan.connections) {
@@ -154,7 +155,7 @@ fn resumes(plan: &load::Plan) -> bool {
     plan.tls.as_ref().is_some_and(|tls| tls.resumes)
 }
 
-/// Waits until connections have something to resume: each has been answered, and then another one.
+/// Waits until connections have something to resume: each has had an answer, and then one more.
 fn wait_for_tickets(load: &load::Load, plan: &load::Plan) {
     let deadline = Instant::now() + plan.timeout;
     while load.progress().requests < 2 * u64::from(plan.connections) && Instant::now() < deadline {
@@ -162,12 +163,12 @@ fn wait_for_tickets(load: &load::Load, plan: &load::Plan) {
     }
 }
 
-/// What clocks and counters say at one moment.
+/// Clocks and counters at one time.
 struct Reading {
     at: Instant,
     requests: u64,
     server_seconds: f64,
-    /// Of all processes that were started from here, servers among them, and of this one, which is the load.
+    /// CPU time of all processes that were started from here, servers among them, and of this one, which is the load.
     all_seconds: f64,
     machine_seconds: f64,
 }
@@ -205,7 +206,7 @@ fn problem(plan: &load::Plan, outcome: &load::Outcome, requests: u64) -> Option<
     if requests == 0 {
         problems.push("nothing was answered".to_owned());
     }
-    // A few are always due in the last moment.
+    // A few requests are always due in the last moment.
     if outcome.unsent as f64 > requests as f64 * UNSENT_SHARE_MAX {
         problems.push(format!("{} were due and never sent", outcome.unsent));
     }
@@ -217,7 +218,7 @@ fn problem(plan: &load::Plan, outcome: &load::Outcome, requests: u64) -> Option<
     (!problems.is_empty()).then(|| problems.join(", "))
 }
 
-/// A port that nobody has now, below those that the kernel gives to clients: the load would take it otherwise.
+/// A free port below the kernel's range for clients: otherwise the load could take it.
 fn free_port() -> Result<u16, String> {
     static NEXT: AtomicU16 = AtomicU16::new(PORTS.start);
     for _ in PORTS {

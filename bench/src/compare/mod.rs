@@ -1,8 +1,8 @@
-//! `baton-bench compare`: servers side by side. All servers are alive at the same time, the server is on one core and the
-//! load on another, and short windows follow each other in random order: a window of one server and the nearest one of
-//! another are a pair, whose ratio the machine's moods cancel out of. What counts is requests per second of *server CPU
-//! time*, since the load would be the limit of plain rates. Servers are started anew for each block of windows, since
-//! where a process lies in memory makes some percent.
+//! `baton-bench compare`: servers side by side. All servers run at the same time, the measured one on one core and the
+//! load on another. Short windows follow each other in random order. A window of one server and the nearest one of
+//! another are a pair; their ratio cancels out changes of the machine. The result is requests per second of *server CPU
+//! time*, since the load would limit plain rates. Servers are started anew for each block of windows, since the
+//! location of a process in memory changes results by some percent.
 
 mod arguments;
 mod catalogue;
@@ -36,7 +36,7 @@ use crate::load;
 use crate::random::Random;
 use crate::run::Failed;
 
-/// What is to be measured, and how.
+/// What to measure, and how.
 struct Plan {
     servers: Vec<Server>,
     workloads: Vec<Workload>,
@@ -49,16 +49,16 @@ struct Plan {
     places: Places,
 }
 
-/// A server of a workload, and what it has shown.
+/// A server under a workload, and its results.
 struct Entry<'a> {
     server: &'a Server,
     samples: Vec<Sample>,
-    /// What is to be said about it.
+    /// A remark for the table.
     note: Option<String>,
     is_broken: bool,
 }
 
-/// Runs it, prints a table for each workload as soon as it is there, and writes the files.
+/// Runs it, prints a table for each workload as soon as it is complete, and writes the files.
 pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
     if arguments.list {
         return print(&arguments.list_text().map_err(Failed::Error)?);
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
     if plan.servers.is_empty() {
         return Err(Failed::Error("no server is left to be measured".to_owned()));
     }
-    // Not earlier: what is built takes all cores. What is started from here goes to the core it is told.
+    // Not earlier: builds use all cores. Processes that are started from here are pinned to their own cores.
     if !core_affinity::set_for_current(CoreId { id: plan.load_core }) {
         return Err(Failed::Error(format!("core {} cannot be used", plan.load_core)));
     }
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> Result<(), Failed> {
     arguments.write(&comparison).map_err(Failed::Error)
 }
 
-/// Adds a table, and gives how many rows it has; none is added without rows.
+/// Adds a table and returns its number of rows. A table without rows is not added.
 fn measure_workload(plan: &Plan, workload: &Workload, comparison: &mut Comparison) -> Result<usize, String> {
     let mut load = requests::load(workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;
     load.tls = plan.places.made.as_ref().map(|made| made.tls(workload)).transpose()?.flatten();
@@ -149,7 +149,7 @@ fn measure_block(
             Err(problem) => fail(entry, &problem),
         }
     }
-    // What connections have cost stays with a server: it is asked once.
+    // A server keeps the memory of its connections, so it is measured once.
     let windows = if load.is_idle { 1 } else { plan.windows };
     let mut order: Vec<usize> = (0..entries.len()).collect();
     for window in 0..windows {
@@ -168,7 +168,7 @@ fn measure_block(
     }
 }
 
-/// Requests a second of the slowest server, as fast as it goes.
+/// Requests per second of the slowest server at full speed.
 fn slowest_rate(plan: &Plan, entries: &[Entry<'_>]) -> Result<f64, String> {
     let workload = Workload::Http { connections: workload::CONNECTIONS_DEFAULT, depth: 1 };
     let load = requests::load(&workload, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &plan.places.data)?;

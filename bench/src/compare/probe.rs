@@ -1,5 +1,5 @@
-//! Each request once, before anything is measured: whether a server does the work that is compared. The load compares
-//! answers with the first one; here it is looked whether the first one is right.
+//! Sends each request once before measuring, to check that a server does the work that is compared. The load compares
+//! answers with the first one; this checks that the first one is right.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -17,20 +17,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const HEADERS_MAX: usize = 64;
 
-/// Every answer of a server in use has them, and to make and send them is work.
+/// Answers of servers in production have these headers, and they take work to make and send.
 const HEADERS: [&str; 3] = ["server", "date", "content-type"];
 
-/// An answer, taken apart.
+/// A parsed answer.
 struct Answer {
-    /// Lower-case names, and values.
+    /// Names in lower case, and values.
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
-/// Asks a server everything that a load will ask, and gives what is to be said about it beside its figures.
+/// Sends a server every request that a load will send. Returns a remark for the table, if there is one.
 ///
 /// # Errors
-/// Says how an answer was wrong.
+/// How an answer was wrong.
 pub(super) fn probe(
     target: SocketAddr,
     plan: &Plan,
@@ -74,7 +74,7 @@ fn check(answer: &Answer, request: &RequestPlan, random: Random) -> Result<(), S
     Err(format!("answered by {} instead of {}", shown(&answer.body), shown(&expected)))
 }
 
-/// What cannot be told from the request alone.
+/// Checks what depends on more than the request.
 fn check_content(answer: &Answer, workload: &Workload, what: &str, data: &Data) -> Result<(), String> {
     let encoding = answer.header("content-encoding");
     if encoding.is_some() && !may_be_compressed(workload) {
@@ -125,7 +125,7 @@ impl Answer {
         self.headers.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
     }
 
-    /// `None` where something is missing of it.
+    /// `None` if it is incomplete.
     fn read(input: &[u8]) -> Result<Option<Self>, String> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
@@ -144,7 +144,7 @@ impl Answer {
         let mut this = Self { headers: headers.collect(), body: Vec::new() };
         let rest = &input[head_bytes..];
         if this.header("transfer-encoding").is_some() {
-            // Complete when it ends as one does, and is well formed.
+            // It is complete if it ends like a chunked body and is well formed.
             if !rest.ends_with(b"0\r\n\r\n") {
                 return Ok(None);
             }
@@ -202,7 +202,7 @@ mod tests {
         let dataset = Path::new(DATA_DEFAULT).join("dataset.json");
         let all: Vec<Value> = serde_json::from_slice(&std::fs::read(&dataset).expect("a file")).expect("JSON");
         let mut first = all[0].clone();
-        // 328 · 15 · 3, of the dataset's first item.
+        // 328 · 15 · 3, from the dataset's first item.
         first["total"] = 14_760.into();
         let body = |first: &Value| serde_json::json!({ "count": 1, "items": [first] }).to_string();
         assert_eq!(check_items("/json/1?m=3", body(&first).as_bytes(), &dataset), Ok(()));

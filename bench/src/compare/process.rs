@@ -1,4 +1,4 @@
-//! A server under test as a process: started on a core of its own, waited for, looked at, ended.
+//! A server under test as a process: starts it on a core of its own, waits for it, measures it, ends it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Ends the server when dropped, by its pid.
 pub(crate) struct Running {
     child: Child,
-    /// For what it writes; removed with it.
+    /// The folder for files that it writes; removed when this is dropped.
     _folder: TempDir,
 }
 
@@ -27,12 +27,12 @@ impl Running {
     /// Starts a command, pinned to a core if one is given, and waits until it listens.
     ///
     /// # Errors
-    /// With what the server had to say.
+    /// Includes what the server wrote.
     pub(crate) fn start(command: &str, core: Option<usize>, port: u16) -> Result<Self, String> {
         let folder = TempDir::new().map_err(|error| format!("a temporary folder: {error}"))?;
         let said = tempfile::tempfile().map_err(|error| format!("a temporary file: {error}"))?;
         let output = || said.try_clone().map_or(Stdio::null(), Stdio::from);
-        // PR_SET_PDEATHSIG outlives execve(2): the server ends with us, however we end.
+        // PR_SET_PDEATHSIG outlives execve(2): the server ends with this process, in whatever way this ends.
         let pinned = core.map(|core| ["taskset".to_owned(), "-c".to_owned(), core.to_string()]);
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM"])
@@ -63,13 +63,13 @@ impl Running {
         self.child.id()
     }
 
-    /// Memory of its own, all processes together, in bytes.
+    /// Memory of all its processes together, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
         tree(self.pid()).into_iter().map(memory_bytes).sum()
     }
 }
 
-/// Memory of a process, and its share of what it shares with others, in bytes.
+/// Memory of a process, with its share of memory that it shares with others, in bytes.
 pub(crate) fn memory_bytes(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     kilobytes(&text, "Pss:") * 1024
@@ -93,7 +93,7 @@ impl Drop for Running {
     }
 }
 
-/// Memory of the kernel's that grows with connections, in bytes.
+/// The kernel's memory that grows with connections, in bytes.
 pub(crate) fn kernel_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].iter().map(|name| kilobytes(&text, name) * 1024).sum()

@@ -1,4 +1,4 @@
-//! What a comparison has found: tables for a terminal, Markdown, and the figures as they are.
+//! The results of a comparison: tables for a terminal, Markdown, and the figures as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -27,7 +27,7 @@ pub(super) struct Comparison {
 pub(super) struct Skipped(Vec<String>);
 
 impl Skipped {
-    /// Notes it, and says so at once.
+    /// Adds it, and prints it at once.
     pub(super) fn add(&mut self, server: &str, workload: Option<&Workload>, why: &str) {
         let line = match workload {
             Some(workload) => format!("{server}, {}: {why}", workload.name()),
@@ -47,7 +47,7 @@ pub(super) struct Table {
     pub(super) rows: Vec<Row>,
 }
 
-/// What a workload is measured by.
+/// The figure that measures a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Measure {
@@ -64,10 +64,10 @@ pub(super) enum Measure {
 pub(super) struct Row {
     pub(super) name: String,
     is_bare: bool,
-    /// Requests a second asked for.
+    /// Requested rate, in requests per second.
     rate: Option<f64>,
     note: Option<String>,
-    /// Of the measured figures, in pairs.
+    /// Ratio of the measured figures to the first server's, in pairs.
     pub(super) to_first: Option<Ratio>,
     samples: Vec<Sample>,
 }
@@ -81,12 +81,12 @@ impl Row {
         self.samples.iter().filter(|sample| sample.problem.is_none())
     }
 
-    /// `None` where every cell went wrong.
+    /// `None` if every window failed.
     fn summary(&self, of: impl Fn(&Sample) -> f64) -> Option<Summary> {
         Summary::of(self.good().map(of))
     }
 
-    /// This one's figures to another one's, window by window.
+    /// The ratio of this server's figures to another's, window by window.
     fn ratio(&self, to: &Self, measure: Measure) -> Option<Ratio> {
         let blocks = self.samples.iter().map(|sample| sample.block + 1).max().unwrap_or(0);
         let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); blocks as usize];
@@ -101,7 +101,7 @@ impl Row {
         Ratio::of(&ratios)
     }
 
-    /// What is to be said beside the figures.
+    /// Remarks beside the figures.
     fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.note.clone().into_iter().collect();
         let windows = self.samples.len();
@@ -145,7 +145,7 @@ impl Table {
         Some(self.figure(row)?.median)
     }
 
-    /// To the better of the bare loops.
+    /// The ratio to the better of the bare loops.
     fn ratio_to_bare(&self, row: &Row) -> Option<Ratio> {
         let bare = self.rows.iter().filter(|row| row.is_bare).filter_map(|row| Some((row, self.figure(row)?.median)));
         let (best, _) = match self.measure {
@@ -271,7 +271,7 @@ impl Comparison {
             _ => Measure::PerCpuSecond,
         };
         let title = match variety {
-            // One request for each connection is all that there is.
+            // There is only one request for each connection.
             _ if measure == Measure::BytesPerConnection => workload.to_string(),
             Variety::Equal => format!("{workload} (all requests equal)"),
             Variety::Rotation(requests) => format!("{workload} ({requests} requests in rotation)"),
@@ -307,7 +307,7 @@ impl Comparison {
         text
     }
 
-    /// All medians on one page.
+    /// All medians in one table.
     fn summary(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         for row in self.tables.iter().flat_map(|table| &table.rows) {
@@ -340,7 +340,7 @@ impl Comparison {
     }
 }
 
-/// Three digits that mean something.
+/// Rounds to three significant digits.
 fn decimals(value: f64) -> String {
     match value {
         value if value >= 100.0 => crate::run::group(value.round() as u64),
@@ -401,13 +401,13 @@ mod tests {
         let comparison = comparison();
         let table = &comparison.tables[0];
         let ratio = |row: usize| table.rows[row].to_first;
-        // Of 180 and 90, 200 and 100, 400 and 200; the ratio of the medians is the same here by accident.
+        // 180 and 90, 200 and 100, 400 and 200; the ratio of the medians is the same here by accident.
         assert_eq!(ratio(2), Some(Ratio { median: 2.0, interval: None }));
-        // Of 200 and 90, 200 and 100, 200 and 200.
+        // 200 and 90, 200 and 100, 200 and 200.
         assert_eq!(ratio(1).map(|ratio| ratio.median), Some(2.0));
         assert_eq!(ratio(0), Some(Ratio { median: 1.0, interval: None }));
         assert_eq!(ratio(3), None);
-        // Of 90 and 200, 100 and 200, 200 and 200.
+        // 90 and 200, 100 and 200, 200 and 200.
         assert_eq!(table.ratio_to_bare(&table.rows[0]).map(|ratio| ratio.median), Some(0.5));
     }
 

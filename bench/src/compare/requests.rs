@@ -1,4 +1,4 @@
-//! What is asked in each workload, and what the answers must be.
+//! The requests of each workload, and the required answers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ const DIFFER: [&str; 3] = [
     include_str!("../../requests/differ-safari.raw"),
 ];
 
-/// Those of HttpArena's baseline, with random values.
+/// Requests of HttpArena's baseline, with random values.
 const BASELINE: [&str; 3] = [
     include_str!("../../requests/baseline-get.raw"),
     include_str!("../../requests/baseline-length.raw"),
@@ -48,13 +48,14 @@ const ARENA_UPLOAD_BYTES: [u32; 4] = [500_000, 2_000_000, 10_000_000, 20_000_000
 /// Files of `static`, without those of other sizes.
 const STATIC_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=300 * 1024;
 
-/// What files are compressed as, besides themselves.
+/// Compressed forms of files, besides the files themselves.
 pub(super) const SIBLINGS: [(&str, &str); 2] = [("br", "br"), ("gz", "gzip")];
 
-/// An answer that takes longer has failed: a large one, beside a thousand others, on a machine that is busy.
+/// An answer that takes longer counts as failed. It allows for a large answer beside a thousand others on a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The same where thousands make their handshakes at once: the last one waits for all others.
+/// The same if thousands of clients make their handshakes at once: the last one waits for all others.
 const PATIENCE_WITH_HANDSHAKES: Duration = Duration::from_secs(180);
 
 /// The folder of files that servers serve: `dataset.json`, and `static` with files.
@@ -71,7 +72,7 @@ impl Data {
         fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// Names and sizes of the files that are not somebody's compressed sibling, in order.
+    /// Names and sizes of the files that are not a compressed form of another, in order.
     fn files(&self) -> Result<Vec<(String, u64)>, String> {
         let folder = self.0.join("static");
         let wrong = |error: std::io::Error| format!("{}: {error}; see --data", folder.display());
@@ -90,10 +91,10 @@ impl Data {
     }
 }
 
-/// The load of a workload, of whatever target and cores.
+/// The load of a workload, for any target and cores.
 ///
 /// # Errors
-/// If its files are not there.
+/// If its files do not exist.
 pub(super) fn load(workload: &Workload, target: SocketAddr, data: &Data) -> Result<Plan, String> {
     let plan = |connections: u32, exchange| {
         let mut plan = Plan::new(target, exchange);
@@ -213,12 +214,12 @@ fn all(raws: &[&str], request: impl Fn(&str) -> Result<RequestPlan, String>) -> 
     raws.iter().map(|raw| request(raw)).collect()
 }
 
-/// A request whose answers must all be as the first one.
+/// A request whose answers must all equal the first one.
 fn first(raw: &[u8]) -> Result<RequestPlan, String> {
     Ok(RequestPlan { template: Template::new(raw)?, expected: Expected::First })
 }
 
-/// The same request by a client that takes compressed answers.
+/// The same request from a client that accepts compressed answers.
 fn accepting(raw: &str) -> String {
     let head = raw.trim_end();
     format!("{head}\r\nAccept-Encoding: gzip, br\r\n\r\n")
@@ -238,7 +239,7 @@ pub(super) fn download_name(bytes: u32) -> String {
     format!("download-{bytes}.bin")
 }
 
-/// What is in it.
+/// Its contents.
 pub(super) fn random_bytes(count: u32) -> Vec<u8> {
     let mut random = Random::new(u64::from(count));
     let mut bytes = Vec::with_capacity(count as usize + 8);
@@ -269,7 +270,7 @@ fn upload(bytes: u32) -> Result<RequestPlan, String> {
 /// The folder of the files that come with this program.
 pub(super) const DATA_DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/arena");
 
-/// Checks that a folder has what servers are to serve.
+/// Checks that a folder has the files that servers serve.
 pub(super) fn check_data(folder: &Path) -> Result<Data, String> {
     let data = Data(folder.to_path_buf());
     let dataset = folder.join("dataset.json");

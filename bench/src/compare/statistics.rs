@@ -4,19 +4,19 @@ use serde::Serialize;
 
 use crate::random::Random;
 
-/// How often the pairs are drawn anew for an interval.
+/// How often the pairs are resampled for an interval.
 const RESAMPLES: usize = 2_000;
 
-/// Of the drawn medians, so many lie below the interval, and as many above: 95 % are within.
+/// The part of the resampled medians below the interval, and above it: 95 % are within.
 const TAIL_SHARE: f64 = 0.025;
 
-/// Fewer pairs have no interval: of six windows the extremes enclose the true median with 97 %, of five with 94 %.
+/// Fewer pairs have no interval: with six windows the extremes enclose the true median with 97 %, with five with 94 %.
 const PAIRS_MIN: usize = 6;
 
-/// The same at every run, so that the same pairs give the same interval.
+/// Fixed, so that the same pairs give the same interval.
 const SEED: u64 = 1;
 
-/// The middle of some measurements, and how far they lie apart.
+/// The median of some measurements, and their range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) median: f64,
@@ -25,7 +25,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    /// `None` of nothing.
+    /// `None` for no values.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -44,7 +44,7 @@ fn middle(sorted: &[f64]) -> f64 {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Ratio {
     pub(super) median: f64,
-    /// Where it lies with a probability of 95 %; `None` of too few pairs.
+    /// The range in which it lies with a probability of 95 %; `None` with too few pairs.
     pub(super) interval: Option<Interval>,
 }
 
@@ -55,9 +55,9 @@ pub(super) struct Interval {
 }
 
 impl Ratio {
-    /// Of the ratios of each block's windows. The interval is that of a bootstrap in two stages, percentile method: blocks
-    /// are drawn, with repetition, then windows of each drawn block, since windows of one block have the same processes
-    /// and are alike. `None` where there is no ratio.
+    /// The ratio from those of each block's windows. The interval is a bootstrap in two stages, percentile method:
+    /// blocks are drawn with repetition, then windows of each drawn block, since windows of one block have the same
+    /// processes and are alike. `None` if there is no ratio.
     pub(super) fn of(blocks: &[Vec<f64>]) -> Option<Self> {
         let blocks: Vec<&[f64]> = blocks.iter().map(Vec::as_slice).filter(|block| !block.is_empty()).collect();
         let median = Summary::of(blocks.iter().copied().flatten().copied())?.median;
@@ -66,7 +66,7 @@ impl Ratio {
     }
 }
 
-/// Of blocks none of which is empty.
+/// No block may be empty.
 fn interval(blocks: &[&[f64]]) -> Interval {
     let mut random = Random::new(SEED);
     let mut medians: Vec<f64> = (0..RESAMPLES)
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn blocks_that_differ_widen_the_interval() {
-        // The same ratios: of six processes that differ, or of windows that differ within each.
+        // The same ratios: in the first case from six processes that differ, in the second from windows that differ
+        // within each.
         let values = [0.8, 0.9, 0.95, 1.05, 1.1, 1.2];
         let (median, between) = of(&values.map(|value| vec![value; 6]));
         let (other_median, within) = of(&[0; 6].map(|_| values.to_vec()));

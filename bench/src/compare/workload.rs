@@ -1,4 +1,4 @@
-//! What is done to each server: names, and what servers must be able to do.
+//! The load on each server: names, and what servers must be able to do.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 /// Connections of workloads that do not say how many.
 pub(super) const CONNECTIONS_DEFAULT: u32 = 64;
 
-/// Connections of HttpArena's profiles where none are given: as there, and fewer for those that move megabytes.
+/// Connections of HttpArena's profiles if none are given: as there, and fewer for those that move megabytes.
 const ARENA_CONNECTIONS: u32 = 512;
 const ARENA_CONNECTIONS_LARGE: u32 = 32;
 
@@ -50,41 +50,42 @@ impl Service {
     }
 }
 
-/// Whether requests are the same again and again, which a server could take advantage of.
+/// Whether the same requests repeat, which a server could exploit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variety {
     Equal,
-    /// So many in rotation.
+    /// This many in rotation.
     Rotation(usize),
     Differ,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Workload {
-    /// GETs with random values in their queries and the headers of browsers, so many in flight on each connection.
+    /// GETs with random values in their queries and the headers of browsers, `depth` of them in flight on each
+    /// connection.
     Differ {
         connections: u32,
         depth: u32,
     },
-    /// One GET again and again, so many in flight on each connection.
+    /// One GET again and again, `depth` of them in flight on each connection.
     Http {
         connections: u32,
         depth: u32,
     },
-    /// The same, for an answer that is made for each request.
+    /// The same for an answer that is made for each request.
     Json {
         connections: u32,
     },
-    /// One request per connection, so many at a time.
+    /// One request per connection, on `connections` connections at a time.
     Close {
         connections: u32,
     },
-    /// POSTs with a body of so many bytes.
+    /// POSTs with a body of this many bytes.
     Upload {
         connections: u32,
         bytes: u32,
     },
-    /// One file of so many bytes.
+    /// One file of this many bytes.
     Download {
         connections: u32,
         bytes: u32,
@@ -110,27 +111,27 @@ pub(super) enum Workload {
         is_set: bool,
         depth: u32,
     },
-    /// Connections that have been answered once: what they cost in memory.
+    /// Connections that have had one answer: their cost in memory.
     Idle {
         connections: u32,
     },
-    /// HTTP at a rate of so many percent of what the slowest server can do: latency.
+    /// HTTP at this percentage of the rate that the slowest server can reach: latency.
     Rate {
         percent: u32,
     },
-    /// A handshake for each request, with one of [`Workload::Differ`]; within TLS only.
+    /// A handshake for each request, with requests of [`Workload::Differ`]; only within TLS.
     Handshake {
         connections: u32,
         resumes: bool,
     },
-    /// Another one, within TLS.
+    /// Another workload, within TLS.
     Tls {
         key: Key,
         inner: Box<Workload>,
     },
 }
 
-/// What kind of key a server has.
+/// The kind of a server's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     /// On P-256.
@@ -194,10 +195,10 @@ impl Profile {
     }
 }
 
-/// Those of `--group quick`.
+/// The workloads of `--group quick`.
 pub(super) const QUICK: [&str; 6] = ["differ:64", "differ:64:16", "http:64", "close:64", "echo:64:64", "resp:get:1"];
 
-/// Those of `--group arena`.
+/// The workloads of `--group arena`.
 pub(super) const ARENA: [&str; 8] = [
     "arena:baseline",
     "arena:limited-conn",
@@ -209,7 +210,7 @@ pub(super) const ARENA: [&str; 8] = [
     "arena:echo-ws",
 ];
 
-/// Those of `--group full`.
+/// The workloads of `--group full`.
 pub(super) const FULL: [&str; 27] = [
     "differ:64",
     "differ:256",
@@ -240,7 +241,7 @@ pub(super) const FULL: [&str; 27] = [
     "rate:80",
 ];
 
-/// Those of `--group tls`.
+/// The workloads of `--group tls`.
 pub(super) const TLS: [&str; 8] = [
     "tls:differ:64",
     "tls:differ:64:16",
@@ -253,12 +254,12 @@ pub(super) const TLS: [&str; 8] = [
 ];
 
 impl Workload {
-    /// What is asked, whatever it is within.
+    /// The workload itself, without TLS around it.
     pub(super) fn inner(&self) -> &Self {
         if let Self::Tls { inner, .. } = self { inner } else { self }
     }
 
-    /// The kind of the server's key, of a workload within TLS.
+    /// The kind of the server's key, if the workload is within TLS.
     pub(super) fn key(&self) -> Option<Key> {
         if let Self::Tls { key, .. } = self { Some(*key) } else { None }
     }
@@ -268,12 +269,12 @@ impl Workload {
         matches!(self.inner(), Self::Handshake { resumes: true, .. })
     }
 
-    /// The size of the file that is to be made for it.
+    /// The size of the file that it needs.
     pub(super) fn download_bytes(&self) -> Option<u32> {
         if let Self::Download { bytes, .. } = self.inner() { Some(*bytes) } else { None }
     }
 
-    /// Whether servers can be asked for it within TLS.
+    /// Whether servers can run it within TLS.
     fn can_be_within_tls(&self) -> bool {
         matches!(
             self,
@@ -315,7 +316,7 @@ impl Workload {
         }
     }
 
-    /// The form it is written in on the command line.
+    /// Its form on the command line.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Differ { connections, depth: 1 } => format!("differ:{connections}"),
@@ -343,7 +344,7 @@ impl Workload {
     }
 }
 
-/// A size in the unit that fits, of powers of two or of ten.
+/// A size in a suitable unit, of powers of two or of ten.
 fn size(bytes: u32) -> String {
     match bytes {
         bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),

@@ -11,7 +11,7 @@ use super::others::{Haproxy, Nginx};
 use super::target::{Action, Target};
 use crate::run::{check_target, resolve};
 
-/// Times an action is done at most.
+/// How often an action is repeated at most.
 const REPEAT_MAX: u32 = 100_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

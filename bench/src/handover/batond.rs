@@ -1,4 +1,4 @@
-//! batond, started here or found running.
+//! batond: started here, or found running.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::target::{
     Action, STANDSTILL, Target, children, end_all, free_port, is_alive, read_pid, signal, wait_listening, wait_until,
 };
 
-/// A server answers within this time, whatever it does.
+/// A server answers within this time, whatever it is doing.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Batond {
@@ -34,7 +34,7 @@ struct Own {
 }
 
 impl Batond {
-    /// Starts one beside this program's own executable.
+    /// Starts one from the folder of this program's own executable.
     pub(super) fn start(workers: usize, tier: &str) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
         let binary = program.with_file_name("batond");
@@ -52,7 +52,7 @@ impl Batond {
         Ok(this)
     }
 
-    /// One that runs.
+    /// Uses a running one.
     pub(super) fn attach(control: &Path, address: SocketAddr) -> Result<Self, String> {
         let mut this = Self { address, control: control.to_owned(), workers: 0, own: None };
         let status = this.status(control).map_err(|error| format!("{}: {error}", control.display()))?;
@@ -75,7 +75,7 @@ impl Batond {
         }
     }
 
-    /// Whether so many workers serve, of the master that has the last word.
+    /// Whether this many workers serve, under the master that has the control socket's name.
     fn serves(&self, workers: usize) -> bool {
         self.status(&self.control).is_ok_and(|status| has_serving(&status, workers))
     }
@@ -84,7 +84,7 @@ impl Batond {
         Ok(self.status(&self.control)?.pid)
     }
 
-    /// The socket of a master that has not the last word.
+    /// The socket of a master that does not have the control socket's name.
     fn control_of(&self, pid: u32) -> PathBuf {
         let mut name = self.control.clone().into_os_string();
         name.push(format!(".{pid}"));
@@ -109,7 +109,7 @@ impl Batond {
         })
     }
 
-    /// USR2 and WINCH to the master, as nginx's manual has it; gives the old master and the new one.
+    /// USR2 and WINCH to the master, as in nginx's manual. Returns the old master and the new one.
     fn upgrade_by_hand(&self) -> Result<(u32, u32), String> {
         let old = self.master()?;
         signal(old, Signal::SIGUSR2);
@@ -146,7 +146,7 @@ impl Batond {
     }
 }
 
-/// Whether so many workers serve.
+/// Whether this many workers serve.
 pub(crate) fn has_serving(status: &Status, workers: usize) -> bool {
     status.generations.iter().any(|generation| {
         let ready = generation.workers.iter().filter(|worker| worker.state == WorkerState::Ready).count();
@@ -167,7 +167,7 @@ fn spawn(binary: &Path, address: SocketAddr, folder: &Path, workers: usize, tier
         .map_err(|error| format!("{}: {error}", binary.display()))
 }
 
-/// Asks, and reads to the last reply.
+/// Sends a request, and reads to the last reply.
 pub(crate) fn ask(control: &Path, request: &Request) -> Result<Reply, String> {
     Client::ask(control, request, Some(ANSWER_PATIENCE)).map_err(|error| format!("the control socket: {error}"))
 }

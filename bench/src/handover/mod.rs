@@ -1,5 +1,5 @@
-//! `baton-bench handover`: a server under load that is reloaded, scaled, upgraded, reverted, killed; and what its clients
-//! saw of it.
+//! `baton-bench handover`: reloads, scales, upgrades, reverts and kills a server under load, and reports what its
+//! clients saw.
 
 mod arguments;
 mod batond;
@@ -28,14 +28,14 @@ use crate::run::Failed;
 /// Resolution of the timeline.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Source addresses of clients that connect again and again.
+/// Source addresses of clients that connect for each request.
 const SOURCES: u8 = 8;
 
-/// The kernel closes the ring of a killed process, and with it the connections in the ring's table, in its own time: tens of
-/// milliseconds were measured. Resets after a kill have been seen as late as the next action, 200 ms on.
+/// The kernel closes the ring of a killed process only later, and with it the connections in the ring's table: tens of
+/// milliseconds were measured. Resets after a kill have been seen as late as the next action, 200 ms later.
 const KILLED_WINDOW: Duration = Duration::from_secs(1);
 
-/// What is done, and how often.
+/// The actions, and how often each is performed.
 pub(crate) struct Schedule {
     actions: Vec<Action>,
     repeat: u32,
@@ -57,10 +57,10 @@ impl Loads {
     }
 }
 
-/// Runs it, and prints what came of it.
+/// Runs it, and prints the results.
 pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
     arguments.check().map_err(Failed::Usage)?;
-    // Masters whose own has left become this process's children, and end with it.
+    // Masters whose own master has left become this process's children, and end with it.
     set_child_subreaper(true).map_err(|error| Failed::Error(format!("prctl: {error}")))?;
     let mut target = arguments.target().map_err(Failed::Error)?;
     let schedule = arguments.schedule(&target.actions()).map_err(Failed::Usage)?;
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &HandoverArguments) -> Result<(), Failed> {
     if report.lost() > 0 { Err(Failed::Found) } else { Ok(()) }
 }
 
-/// Steady at first; then every action, so many times each.
+/// Waits for the steady time, then performs every action, `repeat` times each.
 fn perform(target: &mut dyn Target, schedule: &Schedule, loads: &Loads, done: &mut Vec<Done>) -> Result<(), String> {
     loads.enter_phase(0);
     thread::sleep(schedule.steady);

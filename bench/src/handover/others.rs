@@ -1,4 +1,4 @@
-//! nginx and HAProxy, by their own signals.
+//! nginx and HAProxy, controlled by their own signals.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use super::target::{
     Action, STANDSTILL, Target, children, end_all, free_port, is_alive, read_pid, signal, wait_listening, wait_until,
 };
 
-/// The executable of this name; nginx starts itself anew by the name it was started with, without looking for it.
+/// The executable with this name. nginx restarts itself by the name with which it was started, without searching for
+/// it.
 fn find(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
@@ -47,7 +48,7 @@ impl Nginx {
         configure_nginx(&folder, address, workers)?;
         let mut command = Command::new(binary);
         command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("nginx.conf"));
-        // In the background: one in the foreground takes its parent for a master that it replaces, and refuses USR2.
+        // In the background: a foreground nginx takes its parent for a master that it replaces, and refuses USR2.
         let first = spawn(&mut command)?;
         wait_until("nginx has a pid file", || read_pid(&folder.path().join("pid")).is_some())?;
         wait_listening(address)?;
@@ -63,7 +64,7 @@ impl Nginx {
         configure_nginx(&self.folder, self.address, workers)
     }
 
-    /// HUP, until every worker is a new one.
+    /// Sends HUP, and waits until every worker is a new one.
     fn reload(&self) -> Result<(), String> {
         let master = self.master()?;
         let before = children(master);
@@ -102,7 +103,7 @@ impl Nginx {
 
 fn configure_nginx(folder: &TempDir, address: SocketAddr, workers: usize) -> Result<(), String> {
     let path = |name: &str| folder.path().join(name).display().to_string();
-    // Without a user nginx's workers could not read the folder.
+    // Without `user`, nginx's workers could not read the folder.
     let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
     let text = format!(
         "{user} worker_processes {workers}; pid {}; error_log {} crit; events {{ worker_connections 4096; }}\n\
@@ -210,7 +211,7 @@ impl Haproxy {
         Ok(Self { folder, first, address, threads, configured: threads })
     }
 
-    /// USR2: the master executes its binary anew, which starts a worker that gets the listen sockets from the old one.
+    /// USR2: the master executes its binary again, which starts a worker that gets the listen sockets from the old one.
     fn reload(&self) -> Result<(), String> {
         let master = self.first.id();
         let before = children(master);
@@ -245,7 +246,7 @@ impl Target for Haproxy {
     }
 
     fn actions(&self) -> Vec<Action> {
-        // A worker that dies takes the whole of HAProxy with it; there is no way back from an upgrade.
+        // When a worker dies, all of HAProxy ends. An upgrade cannot be reverted.
         vec![Action::Reload, Action::Scale, Action::Upgrade, Action::StopCont]
     }
 

@@ -1,4 +1,5 @@
-//! One upgrade, drawn: which process has how many connections, and how long clients wait, from shortly before until it is over.
+//! One upgrade as a picture: the connections of each process, and how long clients wait, from shortly before until it
+//! is over.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,10 +21,10 @@ use crate::run::group;
 const SIZE: (u32, u32) = (1000, 520);
 const UPPER: u32 = 300;
 
-/// How often masters are asked.
+/// The interval at which masters are asked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(4);
 
-/// A master that does not answer for so long is left out of a look.
+/// A master that does not answer within this time is left out of a look.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// Seconds that are shown before the upgrade begins and after it is over.
@@ -41,7 +42,7 @@ struct Look {
     open: BTreeMap<u32, u64>,
 }
 
-/// Looks at a server until it is stopped.
+/// Observes a server until it is stopped.
 pub(super) struct Watch {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Look>>,
@@ -68,7 +69,7 @@ impl Watch {
     }
 }
 
-/// What all masters say: the one that has the last word, and those beside its control socket.
+/// The reports of all masters: the one with the control socket's name, and those beside it.
 fn open(control: &Path) -> BTreeMap<u32, u64> {
     let (Some(folder), Some(name)) = (control.parent(), control.file_name().and_then(|name| name.to_str())) else {
         return BTreeMap::new();
@@ -105,9 +106,9 @@ pub(super) fn draw(
     };
     let old = looks.iter().rfind(|look| look.at < last.begun).and_then(|look| look.open.keys().next().copied());
     let old = old.ok_or("the server was not seen before the action")?;
-    // Where the load has ended before, nobody saw it go.
+    // If the load has ended earlier, its end was not observed.
     let gone = looks.iter().rfind(|look| look.open.contains_key(&old)).map(|look| look.at);
-    // Its name changes hands, and is not found for a moment.
+    // While the name passes to the other master, it is not found for a moment.
     let has_all = |look: &&Look| look.open.contains_key(&old) || gone.is_none_or(|gone| look.at > gone);
     let gone = gone.filter(|gone| *gone + LOOK_INTERVAL * 10 < last.settled);
     let end = from_begin(gone.unwrap_or(last.ended).max(last.ended)) + AFTER_S;

@@ -16,10 +16,10 @@ const KEPT: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
 const BAND: RGBColor = RGBColor(0xf3, 0xec, 0xd8);
 const LINES: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
-/// Longer timelines have their names of actions left out.
+/// With more actions than this, their names are left out.
 const NAMES_MAX: usize = 40;
 
-/// Draws it into a file.
+/// Draws the timeline into a file.
 pub(super) fn draw(
     path: &Path,
     report: &Report,
@@ -54,7 +54,7 @@ fn draw_panel(
     value: impl Fn(&Bin) -> f64,
 ) -> Result<(), Box<dyn Error>> {
     let interval = outcomes[0].timeline.interval.as_secs_f64();
-    // The last bin is not a whole one.
+    // The last bin is incomplete.
     let points = |outcome: &Outcome| -> Vec<(f64, f64)> {
         let bins = &outcome.timeline.bins;
         let whole = &bins[..bins.len().saturating_sub(1)];

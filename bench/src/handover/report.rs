@@ -10,13 +10,13 @@ use super::target::Action;
 use crate::load::{Failures, Outcome, PhaseOutcome};
 use crate::run::{Percentiles, group};
 
-/// An action that was done.
+/// An action that was performed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
     pub(super) action: Action,
     pub(super) begun: Instant,
     pub(super) ended: Instant,
-    /// When what it left behind was gone, and the window over.
+    /// When everything that it left behind was gone, and the window over.
     pub(super) settled: Instant,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Done {
 pub(super) struct Report {
     pub(super) server: String,
     rows: Vec<Row>,
-    /// Failures that need a word.
+    /// Failures that need an explanation.
     reasons: Vec<String>,
 }
 
@@ -45,14 +45,14 @@ struct Seen {
     answered: u64,
     failures: Failures,
     slow_connects: u64,
-    /// Of the failures, those that a killed worker was serving.
+    /// Failures of requests that a killed worker was serving.
     in_service: u64,
     lost: u64,
     latency_us: Percentiles,
 }
 
 impl Seen {
-    /// `excused`: how many requests may die with killed workers.
+    /// `excused`: how many requests may be lost with killed workers.
     fn new(phase: &PhaseOutcome, excused: u64) -> Self {
         let failures = phase.failures.clone();
         let in_service = (failures.reset + failures.empty + failures.short).min(excused);
@@ -112,7 +112,7 @@ impl Report {
         Self { server: server.to_owned(), rows: (0..=schedule.actions.len()).map(row).collect(), reasons }
     }
 
-    /// Requests lost in all.
+    /// The total number of lost requests.
     pub(super) fn lost(&self) -> u64 {
         self.rows.iter().map(|row| row.churn.lost + row.kept.lost).sum()
     }
@@ -152,7 +152,7 @@ impl Report {
 const HEADER: [&str; 8] = ["answered", "lost", "in service", "repeated", "p50 ms", "p99", "p99.9", "max"];
 const WIDTHS: [usize; 8] = [12, 8, 12, 10, 9, 9, 9, 9];
 
-/// What was not as it should be, where something was not.
+/// What was not as it should be, if anything.
 fn kinds(seen: &Seen) -> Vec<(&'static str, u64)> {
     let slow = ("connects over 200 ms", seen.slow_connects);
     let kinds = seen.failures.kinds().into_iter().chain([slow]);

@@ -1,4 +1,4 @@
-//! What a server under load can be made to do, and the processes it is made of.
+//! The actions on a server under load, and its processes.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,10 +17,10 @@ use crate::cpu::tree;
 /// No action takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether something has happened.
+/// How often to check whether something has happened.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long a stopped worker stays so: far below what makes its master take it for hung.
+/// How long a stopped worker stays stopped: far less than what makes its master consider it hung.
 pub(super) const STANDSTILL: Duration = Duration::from_millis(300);
 
 /// Something that happens to servers.
@@ -55,17 +55,17 @@ impl Action {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    /// Whether requests that a worker was serving die with it.
+    /// Whether requests that a worker was serving are lost with it.
     pub(super) fn kills_workers(self) -> bool {
         matches!(self, Self::KillOne | Self::KillAll)
     }
 }
 
-/// A server to be put under load.
+/// A server under load.
 pub(super) trait Target {
     fn name(&self) -> &'static str;
 
-    /// Where clients find it.
+    /// The address for clients.
     fn address(&self) -> SocketAddr;
 
     /// Its control socket, if it has one.
@@ -73,26 +73,26 @@ pub(super) trait Target {
         None
     }
 
-    /// What it has, in the order in which it is done by default.
+    /// Its actions, in the default order.
     fn actions(&self) -> Vec<Action>;
 
-    /// Does it, and gives back when it is done as far as new clients are concerned.
+    /// Performs an action, and returns when it is done as far as new clients are concerned.
     ///
     /// # Errors
-    /// If it did not come about.
+    /// If it did not succeed.
     fn perform(&mut self, action: Action) -> Result<(), String>;
 
     /// Waits until what the action has left behind is gone: old workers, old masters.
     ///
     /// # Errors
-    /// If it stays.
+    /// If it does not end.
     fn settle(&mut self) -> Result<(), String>;
 }
 
-/// Waits for something that `look` sees.
+/// Waits until `look` returns true.
 ///
 /// # Errors
-/// When it does not come.
+/// If it does not in time.
 pub(crate) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while !look() {
@@ -105,7 +105,7 @@ pub(crate) fn wait_until(what: &str, mut look: impl FnMut() -> bool) -> Result<(
     Ok(())
 }
 
-/// A port that nobody has, below those that the kernel gives to clients.
+/// A free port, below the kernel's range for clients.
 ///
 /// # Errors
 /// If there is none.
@@ -118,12 +118,12 @@ pub(super) fn wait_listening(address: SocketAddr) -> Result<(), String> {
     wait_until("the server listens", || TcpStream::connect(address).is_ok())
 }
 
-/// Sends a signal; one who is gone needs none.
+/// Sends a signal; a process that has ended needs none.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as i32), signal);
 }
 
-/// The processes that a process has started and that have not ended.
+/// The children of a process that have not ended.
 pub(super) fn children(pid: u32) -> Vec<u32> {
     let own = |child: &u32| status_field(*child, 1) == pid.to_string();
     tree(pid).into_iter().filter(own).filter(|child| is_alive(*child)).collect()
@@ -133,31 +133,31 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(process_state(pid).as_str(), "" | "Z" | "X")
 }
 
-/// What proc(5) calls its state, such as `R`; empty of a process that is gone.
+/// Its state in proc(5), such as `R`; empty if the process has ended.
 pub(crate) fn process_state(pid: u32) -> String {
     status_field(pid, 0)
 }
 
-/// A field of /proc/PID/stat behind the name: 0 is the state, 1 the parent.
+/// A field of /proc/PID/stat after the name: 0 is the state, 1 the parent.
 fn status_field(pid: u32, index: usize) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
     rest.split(' ').nth(index).unwrap_or_default().to_owned()
 }
 
-/// Takes leave of processes that have ended and are this one's children by now: masters whose own has gone.
+/// Reaps ended processes that are this one's children by now: masters whose own master has left.
 pub(crate) fn reap() {
     while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
 }
 
-/// Ends every process that this one has started, and theirs.
+/// Ends every process that this one has started, and their descendants.
 pub(super) fn end_all(first: &mut Child) {
     end_descendants();
     let _ = first.try_wait();
     reap();
 }
 
-/// The same, where nobody waits for one of them.
+/// The same if no caller has to wait for one of them.
 pub(crate) fn end_descendants() {
     let own = std::process::id();
     let all = || tree(own).into_iter().filter(|pid| *pid != own && is_alive(*pid));

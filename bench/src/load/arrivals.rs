@@ -1,5 +1,5 @@
-//! Clients that ask in their own time: when each one's next request is due, which clients ask more often than others, and
-//! when one leaves for another to come. Pure; a seed decides everything.
+//! Clients that ask in their own time: when each one's next request is due, which clients ask more often than others,
+//! and when one leaves and another arrives. Pure; a seed decides everything.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::random::Random;
 
-/// Sequences of random numbers that are not a client's.
+/// Sequences of random numbers that do not belong to a client.
 const ORDER: u32 = u32::MAX;
 const LEAVERS: u32 = u32::MAX - 1;
 
-/// When a client asks again.
+/// When a client sends its next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loop {
-    /// At the moments of a Poisson process, whatever has been answered.
+    /// At the times of a Poisson process, whatever has been answered.
     Open,
     /// After the answer, and an exponentially distributed time to think.
     Closed,
@@ -23,20 +23,20 @@ pub(crate) enum Loop {
 /// Some clients ask more often than others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skew {
-    /// One client in so many does.
+    /// One in this many clients does.
     pub(crate) one_in: u32,
-    /// So many times as often.
+    /// This many times as often.
     pub(crate) times: u32,
 }
 
-/// What clients do; see the module's head.
+/// The clients' behaviour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ArrivalPlan {
     pub(crate) turn: Loop,
-    /// Requests a second of all clients together; in a closed loop, what it would be if answers took no time.
+    /// Requests per second of all clients together; in a closed loop, the rate if answers took no time.
     pub(crate) rate: f64,
     pub(crate) skew: Option<Skew>,
-    /// Connections a second that are closed, each for another one.
+    /// Connections per second that are closed, each replaced by another one.
     pub(crate) churn: f64,
     pub(crate) seed: u64,
 }
@@ -70,7 +70,7 @@ struct Client {
     interval_ns: f64,
     random: Random,
     waiting: VecDeque<u64>,
-    /// In a closed loop: its next request will become due without more ado.
+    /// In a closed loop: its next request is already scheduled.
     thinks: bool,
 }
 
@@ -82,7 +82,8 @@ struct Leavers {
 }
 
 impl Arrivals {
-    /// Every `threads`th client, from `thread` on; the last of them begins `ramp` after the first, and as they come, one by one.
+    /// Every `threads`th client, from `thread` on. They arrive one by one; the last of them begins `ramp` after the
+    /// first.
     pub(crate) fn new(
         plan: &ArrivalPlan,
         clients: u32,
@@ -118,18 +119,18 @@ impl Arrivals {
     fn schedule(&mut self, lane: u32, from_ns: u64) {
         let client = &mut self.clients[lane as usize];
         let after_ns = client.random.exponential() * client.interval_ns;
-        // Further away than any load lasts.
+        // Later than the end of any load.
         let after_ns = after_ns.min(1e18) as u64;
         self.next.push(Reverse((from_ns.saturating_add(after_ns), lane)));
     }
 
-    /// When there is something to do next.
+    /// The time of the next thing to do.
     pub(crate) fn next_ns(&self) -> u64 {
         let due_ns = self.next.peek().map_or(u64::MAX, |Reverse((due_ns, _))| *due_ns);
         self.leavers.as_ref().map_or(due_ns, |leavers| due_ns.min(leavers.next_ns))
     }
 
-    /// The next lane whose request has become due: it waits to be taken.
+    /// The next lane whose request has become due. The request waits to be taken.
     pub(crate) fn due(&mut self, now_ns: u64) -> Option<u32> {
         let &Reverse((due_ns, lane)) = self.next.peek().filter(|Reverse((due_ns, _))| *due_ns <= now_ns)?;
         self.next.pop();
@@ -142,19 +143,19 @@ impl Arrivals {
         Some(lane)
     }
 
-    /// The next lane whose connection is to be replaced.
+    /// The next lane whose connection must be replaced.
     pub(crate) fn leaver(&mut self, now_ns: u64) -> Option<u32> {
         let leavers = self.leavers.as_mut().filter(|leavers| leavers.next_ns <= now_ns)?;
         leavers.next_ns += (leavers.random.exponential() * leavers.interval_ns) as u64;
         Some(leavers.random.below(self.clients.len() as u64) as u32)
     }
 
-    /// When the request was due that this lane sends now, if it has one.
+    /// When the request that this lane sends now was due, if it has one.
     pub(crate) fn take(&mut self, lane: u32) -> Option<u64> {
         self.clients[lane as usize].waiting.pop_front()
     }
 
-    /// This lane's request is answered, or given up.
+    /// This lane's request was answered, or given up.
     pub(crate) fn answered(&mut self, lane: u32, now_ns: u64) {
         let client = &mut self.clients[lane as usize];
         if self.turn == Loop::Closed && !client.thinks && client.waiting.is_empty() {
@@ -163,7 +164,7 @@ impl Arrivals {
         }
     }
 
-    /// Nothing more will be sent: when those requests were due that never were.
+    /// Nothing more will be sent: returns when the requests that were never sent were due.
     pub(crate) fn end(&mut self) -> impl Iterator<Item = u64> {
         self.next.clear();
         self.leavers = None;
@@ -182,7 +183,7 @@ mod tests {
         Arrivals::new(&plan, clients, (0, 1), 0, Duration::ZERO)
     }
 
-    /// Times of all requests until then, and how many of each lane; each is taken at once.
+    /// Times of all requests until then, and their number for each lane; each is taken at once.
     fn until(arrivals: &mut Arrivals, lanes: usize, now_ns: u64) -> (Vec<u64>, Vec<u32>) {
         let (mut times, mut counts) = (Vec::new(), vec![0; lanes]);
         while let Some(lane) = arrivals.due(now_ns) {
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn times_of_an_open_loop_are_those_of_a_poisson_process() {
         let (times, counts) = until(&mut arrivals(PLAN, 10), 10, 100_000_000_000);
-        // 100,000 are expected, with a deviation of 316; 10,000 of each client, of 100.
+        // Expected are 100,000 with a deviation of 316, and 10,000 for each client with a deviation of 100.
         assert!((98_500..101_500).contains(&times.len()), "{}", times.len());
         assert!(counts.iter().all(|count| (9_500..10_500).contains(count)), "{counts:?}");
         assert!(times.is_sorted());
@@ -215,7 +216,7 @@ mod tests {
         assert!((most / least - 50.0).abs() < 1e-9);
         assert_eq!(rates.iter().filter(|rate| **rate == most).count(), 50);
         assert!((rates.iter().sum::<f64>() - 1_000.0).abs() < 1e-6);
-        // Not every twentieth: a server that deals connections out in turn would get them all on some workers.
+        // Not every twentieth: a server that distributes connections in turn would have them all on some workers.
         let places: Vec<usize> = (0..1_000).filter(|client| rates[*client] == most).map(|client| client % 20).collect();
         assert!(places.iter().any(|place| *place != places[0]));
     }

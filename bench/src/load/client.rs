@@ -1,6 +1,6 @@
 //! One thread's connections, as a protocol on the engine's own loop: opens, asks, checks, counts, opens again.
 //!
-//! Each connection is a lane, which outlives its connections: a lane whose connection ends gets another one.
+//! Each connection belongs to a lane, which outlives it: a lane whose connection ends gets another one.
 
 mod answers;
 mod lane;
@@ -24,30 +24,30 @@ use super::plan::Plan;
 use super::tally::{Failure, Outcome};
 use super::tls::Sessions;
 
-/// How often time-outs and the ramp are looked at.
+/// The interval at which timeouts and the ramp are checked.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A lane whose connection has failed waits so long before it gets another one.
+/// A lane whose connection has failed waits this long before it gets another one.
 const BACKOFF_NS: u64 = 10_000_000;
 
-/// Connects under way on one thread at most.
+/// The most connects in progress on one thread.
 const CONNECTING_MAX: u32 = 256;
 
 const TICK_TIMER: TimerKey = TimerKey(0);
 const PACE_TIMER: TimerKey = TimerKey(1);
 
-/// What a load's threads and whoever watches them have in common.
+/// What a load's threads and its observers share.
 pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) phase: AtomicUsize,
     pub(super) requests: AtomicU64,
     pub(super) failures: AtomicU64,
-    /// Connections that have been answered once, of a load that then holds them.
+    /// Connections that have had one answer, if the load holds them after that.
     pub(super) held: AtomicU64,
     pub(super) connections: AtomicU64,
 }
 
-/// What a thread tells whoever started it.
+/// A thread's report to the one that started it.
 pub(super) enum Told {
     Started(Mailbox<Stop>),
     Ended(Box<Outcome>),
@@ -70,7 +70,7 @@ pub(super) struct Client {
     connecting: u32,
     /// Lanes that want a connection again.
     reopening: Vec<u32>,
-    /// Lanes that wait a while before they do, and until when.
+    /// Lanes that wait a while before they want one, and until when.
     backing_off: VecDeque<(u64, u32)>,
     pace: Option<Pace>,
     arrivals: Option<Arrivals>,
@@ -79,15 +79,15 @@ pub(super) struct Client {
     outcome: Outcome,
     outstanding: u64,
     start_ns: u64,
-    /// The time of the last turn, for callbacks that are not told.
+    /// The time of the last turn, for callbacks that do not get it.
     now_ns: u64,
-    /// When those who have not been answered are given up; set when told to stop.
+    /// When unanswered requests are given up; set when the load must stop.
     stop_at_ns: Option<u64>,
     has_ended: bool,
 }
 
 impl Client {
-    /// `sessions` where the plan says TLS.
+    /// `sessions` if the plan uses TLS.
     pub(super) fn new(
         plan: Arc<Plan>,
         thread: usize,
@@ -164,7 +164,7 @@ impl Client {
         };
         let (left, at_ns) = match self.plan.requests_per_connection {
             0 => (u32::MAX, now_ns),
-            // A request that makes a connection for itself begins with it.
+            // The time of a request with a connection of its own begins with the connect.
             1 if self.pace.is_none() => (1, lane.connect_ns),
             most => (most - lane.sent, now_ns),
         };
@@ -189,7 +189,7 @@ impl Client {
         self.exchange.write(&mut lane.progress, salt, count, is_last, io);
     }
 
-    /// Notes that a lane may send when something is due.
+    /// Records that a lane may send when something is due.
     fn set_free(&mut self, index: u32) {
         if self.pace.is_none() {
             return;
@@ -257,7 +257,7 @@ impl Client {
         }
     }
 
-    /// Gives connections up that have not been answered in time.
+    /// Gives up connections that have not been answered in time.
     fn look_for_time_outs(&mut self, worker: &mut Worker<'_, Stop>) {
         let oldest_ns = (worker.now().saturating_sub(self.plan.timeout)).as_nanos() as u64;
         for lane in &self.lanes {
@@ -267,7 +267,7 @@ impl Client {
         }
     }
 
-    /// Sends what has become due: of all together, each from the lane that has been free for longest.
+    /// Sends what has become due for all together, each from the lane that has been free for longest.
     fn send_due(&mut self, worker: &mut Worker<'_, Stop>) {
         let now_ns = worker.now().as_nanos() as u64;
         if self.arrivals.is_some() {
@@ -290,7 +290,7 @@ impl Client {
     fn send_due_of_clients(&mut self, now_ns: u64, worker: &mut Worker<'_, Stop>) {
         let Some(arrivals) = self.arrivals.as_mut().filter(|_| self.stop_at_ns.is_none()) else { return };
         while let Some(index) = arrivals.due(now_ns) {
-            // One that has no connection now sends when it has.
+            // A lane without a connection sends when it has one.
             if let Some(id) = self.lanes[index as usize].id {
                 worker.wake(id);
             }
@@ -324,7 +324,7 @@ impl Client {
 }
 
 impl Protocol for Client {
-    /// The lane.
+    /// The number of the lane.
     type Connection = u32;
     type Message = Stop;
 
@@ -384,7 +384,7 @@ impl Protocol for Client {
         let now_ns = io.now().as_nanos() as u64;
         let lane = &mut self.lanes[index as usize];
         if lane.has_failed {
-            // Of what could not be encrypted.
+            // Drops what could not be encrypted.
             self.drop_pending(index);
             return Next::Abort;
         }
@@ -455,7 +455,7 @@ impl Protocol for Client {
         }
         if let Some(arrivals) = &mut self.arrivals {
             let now_ns = worker.now().as_nanos() as u64;
-            // Without them, a server would look the better, the more it leaves waiting.
+            // Without them, a server would look the better, the more requests it leaves waiting.
             arrivals.end().for_each(|due_ns| self.outcome.left(0, now_ns.saturating_sub(due_ns)));
         }
     }

@@ -1,5 +1,5 @@
-//! Load: connections that ask, check every byte of what they get, and count. One thread for each core, on the engine's
-//! own worker loop, by its outbound connections.
+//! Load: connections that send requests, check every byte of the answers, and count. One thread for each core, on the
+//! engine's own worker loop, with its outbound connections.
 
 mod arrivals;
 mod client;
@@ -37,10 +37,10 @@ pub(crate) use self::tls::{TlsPlan, Trust, group, read_certificates, suite};
 /// How long threads may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Beyond the plan's own time-out, how long they may take to end.
+/// How long threads may take to end, beyond the plan's own timeout.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// A load that runs.
+/// A running load.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     told: Receiver<Told>,
@@ -50,18 +50,18 @@ pub(crate) struct Load {
     plan: Arc<Plan>,
 }
 
-/// How far a load has come.
+/// The progress of a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) requests: u64,
     pub(crate) failures: u64,
-    /// Connections that were answered and are held, where the plan is to hold them.
+    /// Connections that had an answer and are held, if the plan holds them.
     pub(crate) held: u64,
     /// Connections that were made.
     pub(crate) connections: u64,
 }
 
-/// Shows from any thread how far a load has come.
+/// Shows the progress of a load in any thread.
 #[derive(Clone)]
 pub(crate) struct Gauge(Arc<Shared>);
 
@@ -98,7 +98,7 @@ pub(crate) fn start(plan: &Plan) -> Result<Load, String> {
     let (sender, told) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared {
         started: Instant::now(),
-        // Each connection of an idle load asks when it is opened, and never again.
+        // Each connection of an idle load sends one request when it is opened, and never again.
         phase: AtomicUsize::new(if plan.is_idle { 0 } else { NO_PHASE }),
         requests: AtomicU64::new(0),
         failures: AtomicU64::new(0),
@@ -131,7 +131,7 @@ impl Load {
         let connections = self.plan.connections.div_ceil(self.plan.thread_count() as u32);
         let limits = Limits {
             connections_max: connections + 16,
-            // A client reads whatever it has sent.
+            // A client reads all answers to what it has sent.
             outbound_bytes_high: 1 << 30,
             outbound_bytes_low: 1 << 29,
             memory_bytes_max: baton::config::MEMORY_BYTES_LARGEST,
@@ -150,7 +150,7 @@ impl Load {
         let server = Server::builder().limits(limits).timeouts(timeouts).build().map_err(|error| error.to_string())?;
         self.telemetry.push(server.telemetry());
         let (plan, shared, told) = (Arc::clone(&self.plan), Arc::clone(&self.shared), told.clone());
-        // As many as it can have at a time.
+        // As many as it can have at the same time.
         let sessions = self.plan.tls.as_ref().map(|tls| Sessions::new(tls, connections as usize)).transpose()?;
         let core = self.plan.cores.get(index).map(|&id| CoreId { id });
         let body = move || {
@@ -173,8 +173,8 @@ impl Load {
         }
     }
 
-    /// From now on what is answered, or goes wrong, counts for this phase; for none with [`NO_PHASE`]. A request that
-    /// was sent in another phase than 0 counts for that one.
+    /// From now on answers and failures count for this phase; with [`NO_PHASE`] for none. A request that was sent in a
+    /// phase other than 0 counts for that one.
     pub(crate) fn enter_phase(&self, phase: usize) {
         self.gauge().enter_phase(phase);
     }
@@ -192,7 +192,7 @@ impl Load {
         Gauge(Arc::clone(&self.shared))
     }
 
-    /// Sends nothing more, waits for what was asked (for the plan's time-out at most), and gives what was counted.
+    /// Sends nothing more, waits for pending answers (at most for the plan's timeout), and returns the counts.
     ///
     /// # Errors
     /// If a thread has failed.

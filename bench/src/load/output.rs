@@ -8,10 +8,10 @@ use baton::Io;
 pub(crate) trait Output {
     fn write(&mut self, bytes: &[u8]);
 
-    /// Appends part of memory that is shared, without copying it where that can be.
+    /// Appends part of shared memory, if possible without copying it.
     fn write_counted(&mut self, bytes: &Rc<[u8]>, part: Range<usize>);
 
-    /// Has `room_bytes` at least filled from the start, and appends as many bytes as `fill` returns.
+    /// Passes at least `room_bytes` of memory to `fill`, and appends as many bytes as it returns.
     fn fill(&mut self, room_bytes: usize, fill: impl FnOnce(&mut [u8]) -> usize);
 }
 

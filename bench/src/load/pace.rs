@@ -1,12 +1,12 @@
-//! When requests are due that are sent at a constant rate. Pure.
+//! When requests that are sent at a constant rate are due. Pure.
 
 use std::collections::VecDeque;
 
-/// Requests that wait for a free connection at most; what is due beyond is counted as missed.
+/// The most requests that wait for a free connection; further due requests count as missed.
 const WAITING_MAX: usize = 1_000_000;
 
-/// Hands out the times at which requests are due, and keeps those that found no free connection: their latency goes on
-/// counting from when they were due, so that a server that stands still is not spared.
+/// Returns the times at which requests are due, and keeps those that found no free connection. Their latency counts
+/// from the time when they were due, so that a server that stands still is not spared.
 #[derive(Debug)]
 pub(crate) struct Pace {
     start_ns: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// `share` of `shares` threads, so that these take turns.
+    /// The pace of thread `share` of `shares`, which take turns.
     pub(crate) fn new(rate: f64, share: usize, shares: usize, start_ns: u64) -> Self {
         let own_rate = rate / shares as f64;
         let offset_ns = 1e9 / rate * share as f64;
@@ -37,7 +37,7 @@ impl Pace {
         self.start_ns + (self.due as f64 * self.interval_ns) as u64
     }
 
-    /// Puts what has become due among what waits.
+    /// Adds what has become due to the waiting requests.
     pub(crate) fn advance(&mut self, now_ns: u64) {
         while self.next_ns() <= now_ns {
             if self.waiting.len() < WAITING_MAX {
@@ -49,7 +49,7 @@ impl Pace {
         }
     }
 
-    /// When the request was due that has waited longest; it waits no more then.
+    /// Takes the request that has waited longest, and returns when it was due.
     pub(crate) fn take(&mut self) -> Option<u64> {
         self.waiting.pop_front()
     }
@@ -59,7 +59,7 @@ impl Pace {
         self.waiting.len()
     }
 
-    /// Nothing more will be sent: how many requests were due and never were.
+    /// Nothing more will be sent: returns how many due requests were never sent.
     pub(crate) fn end(&mut self) -> u64 {
         std::mem::take(&mut self.missed) + self.waiting.drain(..).count() as u64
     }

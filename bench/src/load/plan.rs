@@ -1,4 +1,4 @@
-//! What a load is told: whom to ask, what, how much at a time, for how long.
+//! The plan of a load: the target, the requests, their number and rate, and the duration.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,10 +8,10 @@ use super::arrivals::ArrivalPlan;
 pub(crate) use super::exchange::Template;
 use super::tls::TlsPlan;
 
-/// Requests in flight on one connection at most.
+/// The most requests in flight on one connection.
 pub(crate) const DEPTH_MAX: u32 = 4096;
 
-/// Connections of one load at most.
+/// The most connections of one load.
 pub(crate) const CONNECTIONS_MAX: u32 = 1_000_000;
 
 /// Largest payload.
@@ -20,19 +20,20 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Largest message on a WebSocket.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// How many source addresses a load on loopback takes by itself where it makes connections without end.
+/// How many source addresses a load on loopback uses by default if it makes connections continuously.
 const LOOPBACK_SOURCES: u8 = 8;
 
-/// What is asked, and what answers must be.
+/// The requests, and the required answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ExchangePlan {
     Http(HttpPlan),
-    /// A WebSocket (RFC 6455) for each connection, and binary messages of this many bytes; each must come back as it was.
+    /// A WebSocket (RFC 6455) for each connection, and binary messages of this many bytes; each must come back
+    /// unchanged.
     WebSocket {
         path: String,
         payload_bytes: usize,
     },
-    /// Messages of this many bytes; each must come back as it was.
+    /// Messages of this many bytes; each must come back unchanged.
     Echo {
         payload_bytes: usize,
     },
@@ -48,7 +49,7 @@ pub(crate) enum ExchangePlan {
 pub(crate) struct HttpPlan {
     name: String,
     pub(crate) requests: Vec<RequestPlan>,
-    /// The only request with `Connection: close`, where a server is to be told that it is the last one.
+    /// The only request with `Connection: close`, if the server must learn that it is the last one.
     pub(crate) last_request: Option<Template>,
 }
 
@@ -59,10 +60,10 @@ pub(crate) struct RequestPlan {
     pub(crate) expected: Expected,
 }
 
-/// What the bodies of answers must be.
+/// The required bodies of answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// What the first one is.
+    /// The same as the first one.
     First,
     /// They may differ from answer to answer.
     Any,
@@ -73,15 +74,15 @@ pub(crate) enum Expected {
     },
 }
 
-/// What makes one HTTP request.
+/// The parts of one HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestParts {
     pub(crate) path: String,
-    /// The Host header; the target's address where none is given.
+    /// The Host header; `None`: the target's address.
     pub(crate) host: Option<String>,
     /// Whole header lines, without line ends.
     pub(crate) headers: Vec<String>,
-    /// A body of so many bytes makes it a POST.
+    /// A body of this many bytes, if not 0, makes it a POST.
     pub(crate) payload_bytes: usize,
     pub(crate) expected: Expected,
 }
@@ -96,7 +97,7 @@ impl RequestPlan {
 }
 
 impl HttpPlan {
-    /// Requests that are sent as they stand. The client closes where a connection has had its last one.
+    /// Requests that are sent unchanged. The client closes after the last one of a connection.
     pub(crate) fn rotation(name: impl Into<String>, requests: Vec<RequestPlan>) -> Self {
         Self { name: name.into(), requests, last_request: None }
     }
@@ -104,7 +105,7 @@ impl HttpPlan {
     /// One request again and again; the last one on a connection says so.
     ///
     /// # Errors
-    /// If the parts make no request.
+    /// If the parts are not a valid request.
     pub(crate) fn one(parts: &RequestParts, target: SocketAddr) -> Result<Self, String> {
         let RequestParts { path, payload_bytes, .. } = parts;
         if *payload_bytes > PAYLOAD_BYTES_MAX {
@@ -133,10 +134,10 @@ impl HttpPlan {
         })
     }
 
-    /// A GET whose answers are all as the first one.
+    /// A GET whose answers must all equal the first one.
     ///
     /// # Errors
-    /// If this is no path.
+    /// If this is not a path.
     pub(crate) fn get(path: &str, target: SocketAddr) -> Result<Self, String> {
         let path = path.to_owned();
         let parts = RequestParts { path, host: None, headers: Vec::new(), payload_bytes: 0, expected: Expected::First };
@@ -156,31 +157,31 @@ pub(crate) enum RespCommand {
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     pub(crate) exchange: ExchangePlan,
-    /// Everything is said within TLS.
+    /// `Some`: everything is within TLS.
     pub(crate) tls: Option<TlsPlan>,
     pub(crate) connections: u32,
-    /// Requests in flight on each connection: sent together, and the next when all are answered; with a rate, at most so
-    /// many.
+    /// Requests in flight on each connection: they are sent together, and the next ones when all are answered. With a
+    /// rate, the most requests in flight.
     pub(crate) depth: u32,
-    /// Requests a second of all connections together, sent when they are due whatever has been answered; `None` sends
-    /// as fast as answers come.
+    /// Requests per second of all connections together, sent when they are due whatever has been answered; `None` sends
+    /// as fast as answers arrive.
     pub(crate) rate: Option<f64>,
-    /// Each connection is a client that asks in its own time, instead of a rate of all together; one request at a time.
+    /// Each connection is a client that asks in its own time, instead of a common rate; one request at a time.
     pub(crate) arrivals: Option<ArrivalPlan>,
-    /// Then the connection is closed and another one made; 0 keeps it.
+    /// After this many, the connection is closed and another one made; 0 keeps it.
     pub(crate) requests_per_connection: u32,
-    /// Each connection asks once and is then held.
+    /// Each connection sends one request and is then held.
     pub(crate) is_idle: bool,
-    /// Over what time connections are opened.
+    /// The time over which connections are opened.
     pub(crate) ramp: Duration,
-    /// Connect from these, in turn; the kernel chooses where none is given.
+    /// Connect from these, in turn; if empty, the kernel chooses.
     pub(crate) sources: Vec<IpAddr>,
-    /// Patience for a connect and for an answer.
+    /// The longest time for a connect, and for an answer.
     pub(crate) timeout: Duration,
-    /// One thread for each, pinned to it; [`Plan::threads`] unpinned ones where none is given.
+    /// One pinned thread for each; if empty, [`Plan::threads`] unpinned ones.
     pub(crate) cores: Vec<usize>,
     pub(crate) threads: usize,
-    /// How many phases answers are counted apart for; see [`super::Load::enter_phase`].
+    /// Number of phases for which answers are counted separately; see [`super::Load::enter_phase`].
     pub(crate) phases: usize,
     /// Resolution of the timeline.
     pub(crate) interval: Duration,
@@ -208,7 +209,7 @@ impl Plan {
         }
     }
 
-    /// Source addresses for a load that makes many connections: ports of one address run out.
+    /// Source addresses for a load that makes many connections: the ports of one address run out.
     pub(crate) fn sources_for(target: IpAddr, count: u8) -> Vec<IpAddr> {
         match target {
             IpAddr::V4(address) if address.is_loopback() => {
@@ -218,7 +219,7 @@ impl Plan {
         }
     }
 
-    /// What a load takes where the caller has chosen none.
+    /// The source addresses of a load if the caller has chosen none.
     pub(crate) fn default_sources(&self) -> Vec<IpAddr> {
         let needs_many = self.requests_per_connection > 0 || self.connections > 20_000;
         if needs_many { Self::sources_for(self.target.ip(), LOOPBACK_SOURCES) } else { Vec::new() }
@@ -230,7 +231,7 @@ impl Plan {
         wanted.clamp(1, self.connections.max(1) as usize)
     }
 
-    /// Says what is wrong with it, if anything.
+    /// Checks the plan.
     pub(crate) fn check(&self) -> Result<(), String> {
         let payload_bytes = match &self.exchange {
             ExchangePlan::Http(http) if http.requests.is_empty() => {
@@ -272,8 +273,8 @@ impl Plan {
     }
 }
 
-/// Whether load may be put on this address without its owner's word: this machine, or networks that are private or set
-/// aside for tests (RFC 1918, RFC 4193, RFC 2544, RFC 5737, RFC 3849).
+/// Whether load may be put on this address without its owner's permission: this machine, or networks that are private
+/// or reserved for tests (RFC 1918, RFC 4193, RFC 2544, RFC 5737, RFC 3849).
 pub(crate) fn is_test_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {

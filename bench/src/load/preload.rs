@@ -1,4 +1,4 @@
-//! Values that RESP GETs will find are set before the load begins.
+//! Sets the values that RESP GETs will read, before the load begins.
 
 use std::io::{Read, Write};
 
@@ -6,10 +6,10 @@ use super::exchange::set_requests;
 use super::plan::{ExchangePlan, Plan, RespCommand};
 use super::stream::Stream;
 
-/// What each SET is answered with.
+/// The required answer to each SET.
 const OK: &[u8] = b"+OK\r\n";
 
-/// Sets every key of the plan, if it is to be asked for.
+/// Sets every key of the plan, if it uses GET.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses.

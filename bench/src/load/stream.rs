@@ -1,4 +1,4 @@
-//! A connection that blocks, plain or with TLS, for what is asked once beside a load.
+//! A blocking connection, plain or with TLS, for single requests beside a load.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,10 +15,10 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Connects; patience for each step is that long.
+    /// Connects; `patience` is the limit for each step.
     ///
     /// # Errors
-    /// If nobody listens. What is wrong with a session is told by the first byte that is read or written.
+    /// If no server listens. An error of the TLS session is reported by the first read or write.
     pub(crate) fn connect(target: SocketAddr, tls: Option<&TlsPlan>, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&target, patience)?;
         stream.set_read_timeout(Some(patience))?;

@@ -1,4 +1,4 @@
-//! What a load counts: answers, failures by kind, latencies, and both over time.
+//! The counts of a load: answers, failures by kind, latencies, and both over time.
 
 mod tls;
 
@@ -17,30 +17,31 @@ pub(crate) const SLOW_CONNECT: Duration = Duration::from_millis(200);
 const LATENCY_NS_MIN: u64 = 1_000;
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 
-/// Bins of a timeline at most: later ones are added to the last.
+/// The most bins of a timeline: later values are added to the last.
 const BINS_MAX: usize = 1_000_000;
 
-/// How often something was asked and not answered, by what happened instead.
+/// Requests without an answer, by what happened instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Failures {
-    /// Nobody listened.
+    /// No server listened.
     pub(crate) refused: u64,
     /// The connection was reset.
     pub(crate) reset: u64,
     /// A new connection was closed without a byte of an answer.
     pub(crate) empty: u64,
-    /// The connection was closed within an answer.
+    /// The connection was closed during an answer.
     pub(crate) short: u64,
-    /// The answer was not what it must be.
+    /// The answer was not the required one.
     pub(crate) wrong: u64,
     /// No connection or no answer in time.
     pub(crate) timed_out: u64,
-    /// No session could be had, or it has failed: an alert, or a certificate that is not trusted; see [`Outcome::reasons`].
+    /// The TLS session was not established, or has failed: an alert, or a certificate that is not trusted; see
+    /// [`Outcome::reasons`].
     pub(crate) tls: u64,
     /// Anything else; see [`Outcome::reasons`].
     pub(crate) other: u64,
-    /// A kept connection was closed before any byte of an answer, when the next request was under way: a client may ask
-    /// again (RFC 9112, section 9.3.1), and this one does. No failure.
+    /// A kept connection was closed before any byte of an answer, while the next request was under way. A client may
+    /// repeat it (RFC 9112, section 9.3.1), and this one does. It is not a failure.
     pub(crate) stale: u64,
 }
 
@@ -117,7 +118,7 @@ impl PhaseOutcome {
     }
 }
 
-/// A stretch of time.
+/// The counts of one interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bin {
     pub(crate) requests: u64,
@@ -125,7 +126,7 @@ pub(crate) struct Bin {
     pub(crate) latency_max_ns: u64,
 }
 
-/// What happened when, from the start of the load, warm-up included.
+/// The counts over time, from the start of the load, including the warm-up.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timeline {
     pub(crate) interval: Duration,
@@ -154,7 +155,7 @@ impl Timeline {
     }
 }
 
-/// What kind of failure; see [`Failures`].
+/// The kind of a failure; see [`Failures`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Refused,
@@ -168,15 +169,15 @@ pub(crate) enum Failure {
     Stale,
 }
 
-/// What is counted when it belongs to no phase: before the first and after the last.
+/// The phase of what belongs to none: before the first and after the last.
 pub(crate) const NO_PHASE: usize = usize::MAX;
 
-/// What a load has counted.
+/// All counts of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     /// Answers in all phases.
     pub(crate) requests: u64,
-    /// Failures of the whole time, phases or not.
+    /// Failures of the whole time, with or without a phase.
     pub(crate) failures: Failures,
     pub(crate) slow_connects: u64,
     /// Requests that were due, at a rate, and found no free connection until the end.
@@ -187,11 +188,11 @@ pub(crate) struct Outcome {
     pub(crate) phases: Vec<PhaseOutcome>,
     pub(crate) timeline: Timeline,
     pub(crate) tls: TlsOutcome,
-    /// The first reasons of failures that need one.
+    /// The first reasons of failures that need an explanation.
     pub(crate) reasons: Vec<String>,
 }
 
-/// Reasons that are kept.
+/// Number of reasons that are kept.
 const REASONS_MAX: usize = 5;
 
 impl Outcome {
@@ -211,7 +212,7 @@ impl Outcome {
         }
     }
 
-    /// Adds another thread's.
+    /// Adds the counts of another thread.
     pub(crate) fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.failures.add(&other.failures);
@@ -242,7 +243,7 @@ impl Outcome {
         }
     }
 
-    /// A request is due since then and not answered: at the end, its latency is more than this.
+    /// A request has been due for this long and is not answered at the end: its latency is more than this.
     pub(crate) fn left(&mut self, phase: usize, waited_ns: u64) {
         self.unsent += 1;
         if let Some(phase) = self.phases.get_mut(phase) {
@@ -286,7 +287,7 @@ impl Outcome {
         }
     }
 
-    /// A handshake is done.
+    /// Counts a completed handshake.
     pub(crate) fn shook_hands(&mut self, phase: usize, agreed: Agreed, took_ns: u64) {
         if let Some(phase) = self.phases.get_mut(phase) {
             phase.handshakes.count(agreed.is_resumed);
@@ -304,7 +305,7 @@ impl Outcome {
     }
 }
 
-/// Answers that came together.
+/// Answers that arrived together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answered {
     pub(crate) count: u64,

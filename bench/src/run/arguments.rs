@@ -12,7 +12,7 @@ use crate::load::{
     ExchangePlan, Expected, HttpPlan, Plan, RequestParts, RequestPlan, RespCommand, Template, is_test_address,
 };
 
-/// Bytes of a payload where none is told: of an echo, of a RESP value.
+/// Bytes of a payload if none is given: of an echo, of a RESP value.
 const PAYLOAD_BYTES_DEFAULT: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -158,14 +158,14 @@ fn seconds(text: &str) -> Result<f64, String> {
     Ok(seconds)
 }
 
-/// The address that a name stands for.
+/// Resolves the name of a target.
 pub(crate) fn resolve(target: &str) -> Result<SocketAddr, String> {
     let hint = "expected ADDRESS:PORT, such as 127.0.0.1:8080";
     let mut addresses = target.to_socket_addrs().map_err(|error| format!("target {target:?}: {error}; {hint}"))?;
     addresses.next().ok_or_else(|| format!("target {target:?} has no address"))
 }
 
-/// Refuses targets that may be somebody else's.
+/// Refuses targets that may belong to someone else.
 pub(crate) fn check_target(target: SocketAddr, is_owned: bool) -> Result<(), String> {
     if is_owned || is_test_address(target.ip()) {
         return Ok(());
@@ -186,7 +186,7 @@ impl RunArguments {
         Duration::from_secs_f64(self.ramp)
     }
 
-    /// What to speak, as the target and the arguments say.
+    /// The protocol, from the target and the arguments.
     fn protocol(&self, target: &Target) -> Result<ProtocolName, String> {
         let Some(url) = &target.url else { return Ok(self.protocol.unwrap_or(ProtocolName::Http)) };
         match (url.protocol, self.protocol) {
@@ -202,12 +202,12 @@ impl RunArguments {
         }
     }
 
-    /// What to ask for, as the target and the arguments say.
+    /// The path, from the target and the arguments.
     fn path(&self, target: &Target, protocol: ProtocolName) -> Result<String, String> {
         let said = target.url.as_ref().and_then(|url| url.path.as_ref());
         let is_used = matches!(protocol, ProtocolName::Http | ProtocolName::Ws) && self.templates.is_empty();
         let path = match (said, &self.path) {
-            // A lone slash may say as well that there is no path.
+            // A lone slash may also mean that there is no path.
             (Some(said), Some(_)) if said != "/" => {
                 return Err(format!("the target has a path ({said}), and --path has another one; give one of them"));
             }
@@ -262,7 +262,7 @@ impl RunArguments {
         }
     }
 
-    /// What a template's file says.
+    /// The request in a template's file.
     fn request(&self, path: &Path) -> Result<RequestPlan, String> {
         let wrong = |problem: String| format!("--template {}: {problem}", path.display());
         let raw = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
@@ -313,7 +313,7 @@ impl RunArguments {
         Ok(plan)
     }
 
-    /// Files are written at the end: what cannot be written is known before.
+    /// Files are written at the end; this checks in advance that they can be written.
     pub(super) fn check_files(&self) -> Result<(), String> {
         if let Some(path) =
             self.plot.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "svg"))

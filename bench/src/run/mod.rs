@@ -1,4 +1,4 @@
-//! `baton-bench run`: one load on one target, and what came of it.
+//! `baton-bench run`: one load on one target, and its results.
 
 mod arguments;
 mod plot;
@@ -23,17 +23,17 @@ use crate::load::{self, Load, NO_PHASE};
 /// How often the progress line is drawn.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why a command did not do what it was asked for.
+/// Why a command failed.
 pub(crate) enum Failed {
     /// The arguments are wrong: exit code 2.
     Usage(String),
     /// Something went wrong: exit code 1.
     Error(String),
-    /// It ran, and what it found is bad: exit code 1, and nothing more to say.
+    /// It ran, and the result is bad: exit code 1, without a further message.
     Found,
 }
 
-/// Runs it and prints what came of it.
+/// Runs it and prints the results.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failed> {
     let plan = arguments.plan().map_err(Failed::Usage)?;
     arguments.check_files().map_err(Failed::Usage)?;
@@ -95,7 +95,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
     fs::write(path, bytes).map_err(|error| Failed::Error(format!("{}: {error}", path.display())))
 }
 
-/// Waits until every connection has been answered once, and says so.
+/// Waits until every connection has had one answer, and prints that.
 fn hold(load: &Load, arguments: &RunArguments, connections: u32, timeout: Duration) -> Result<(), Failed> {
     let deadline = Instant::now() + timeout + arguments.ramp();
     while load.progress().held < u64::from(connections) {
@@ -121,7 +121,7 @@ fn progress_bar(arguments: &RunArguments, what: &str) -> ProgressBar {
     bar
 }
 
-/// Lets time pass, and shows how far the load is.
+/// Lets time pass, and shows the progress of the load.
 fn watch(load: &Load, progress: &ProgressBar, time: Duration, what: &str) {
     let start = Instant::now();
     let mut last = (load.progress().requests, start);

@@ -15,7 +15,7 @@ const FROM_SENDING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const FROM_DUE: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const BAND: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
-/// Percentiles that the axis names, by how many nines they have: 1/(1-p) on a logarithmic axis.
+/// Percentiles that the axis names, by their number of nines: 1/(1-p) on a logarithmic axis.
 const MARKS: [(f64, &str); 7] = [
     (1.0, "0 %"),
     (2.0, "50 %"),
@@ -26,7 +26,7 @@ const MARKS: [(f64, &str); 7] = [
     (1e5, "99.999 %"),
 ];
 
-/// Draws it into a file.
+/// Draws the picture into a file.
 pub(super) fn draw(path: &Path, report: &Report, outcome: &Outcome) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -37,7 +37,7 @@ pub(super) fn draw(path: &Path, report: &Report, outcome: &Outcome) -> Result<()
     Ok(())
 }
 
-/// An axis of 1/(1-p), which the marks above are put on.
+/// An axis of 1/(1-p), with the marks above.
 struct Nines {
     most: f64,
 }

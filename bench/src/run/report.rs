@@ -1,4 +1,4 @@
-//! What a run has found: as a table, as JSON, as a distribution in HdrHistogram's own text form.
+//! The results of a run: as a table, as JSON, and as a distribution in HdrHistogram's own text form.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::load::{Failures, Handshakes, Outcome, Plan, SLOW_CONNECT, TlsOutcome};
 
-/// Of the JSON, counted up when a field changes its meaning.
+/// Version of the JSON. It is incremented when a field changes its meaning.
 const VERSION: u32 = 1;
 
 /// What the run itself has measured.
 pub(super) struct Measured {
-    /// Since the load was started.
+    /// Time since the start of the load.
     pub(super) from: Duration,
     pub(super) elapsed: Duration,
     pub(super) client_cpu_seconds: f64,
@@ -49,7 +49,7 @@ pub(crate) struct Report {
     server_cpu_seconds: Option<f64>,
     requests_per_server_cpu_second: Option<f64>,
     throughput: Throughput,
-    /// Warm-up included.
+    /// Including the warm-up.
     pub(super) tls: Option<Tls>,
 }
 
@@ -93,16 +93,16 @@ impl Tls {
 
 #[derive(Debug, Serialize)]
 struct Latencies {
-    /// From sending to the answer.
+    /// Time from sending to the answer.
     uncorrected: Percentiles,
-    /// From when the request was due; the same where none was due at a time.
+    /// Time since the request was due; the same without a rate.
     corrected: Percentiles,
 }
 
 #[derive(Debug, Serialize)]
 struct Throughput {
     interval_ms: u64,
-    /// Warm-up included.
+    /// Including the warm-up.
     requests: Vec<u64>,
 }
 
@@ -136,7 +136,7 @@ impl Percentiles {
         }
     }
 
-    /// Of values that were not nanoseconds, but so many of them.
+    /// Scales values that were recorded in another unit than nanoseconds.
     pub(crate) fn scale(&mut self, by: f64) {
         let Self { min, mean, p50, p90, p99, p99_9, p99_99, max } = self;
         for value in [min, mean, p50, p90, p99, p99_9, p99_99, max] {

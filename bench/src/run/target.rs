@@ -1,15 +1,15 @@
-//! How a target is named: ADDRESS:PORT, or a URL.
+//! The forms of a target: ADDRESS:PORT, or a URL.
 
 use std::str::FromStr;
 
 use super::arguments::ProtocolName;
 
-/// What the scheme of a URL says.
+/// The meaning of a URL's scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Scheme {
     name: &'static str,
     is_secure: bool,
-    /// What is spoken; where a scheme leaves that open, `--protocol` must say it.
+    /// The protocol; `None` if the scheme leaves it open, and `--protocol` must name it.
     protocol: Option<ProtocolName>,
     port: Option<u16>,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Target {
     /// The host alone, without the brackets of an IPv6 address.
     pub(super) host: String,
     pub(super) is_secure: bool,
-    /// What a URL says besides.
+    /// The further parts of a URL.
     pub(super) url: Option<Url>,
 }
 
@@ -39,9 +39,9 @@ pub(crate) struct Target {
 pub(super) struct Url {
     pub(super) scheme: &'static str,
     pub(super) protocol: Option<ProtocolName>,
-    /// Host and port as they are written, for a Host header.
+    /// Host and port as written, for a Host header.
     pub(super) authority: String,
-    /// Path and query, where there are any.
+    /// Path and query, if there are any.
     pub(super) path: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl FromStr for Target {
         if authority.contains('@') {
             return Err("a user name is not sent; -H 'Authorization: …' sends one".to_owned());
         }
-        // A fragment is the client's own business (RFC 9110, section 4.2.5).
+        // A fragment is not sent (RFC 9110, section 4.2.5).
         let path = path.split('#').next().unwrap_or_default();
         let path = match path {
             "" => None,

@@ -1,4 +1,4 @@
-//! The part of the command line that is about TLS.
+//! The part of the command line that concerns TLS.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::arguments::ProtocolName;
 use super::target::Target;
 use crate::load::{TlsPlan, Trust, group, read_certificates, suite};
 
-/// What HTTP/1.1 is called by ALPN.
+/// The ALPN name of HTTP/1.1.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(crate) struct TlsArguments {
 }
 
 impl TlsArguments {
-    /// How a target speaks TLS, if it does.
+    /// The TLS settings for a target, if it uses TLS.
     pub(super) fn plan(&self, target: &Target, protocol: ProtocolName) -> Result<Option<TlsPlan>, String> {
         if !target.is_secure {
             return match self.used() {
@@ -90,7 +90,7 @@ impl TlsArguments {
             .map_err(|_| format!("{hint} {name:?} is neither a DNS name nor an IP address"))
     }
 
-    /// A flag that was given.
+    /// A flag that was used.
     fn used(&self) -> Option<&'static str> {
         let flags = [
             ("--cacert", self.cacert.is_some()),

@@ -65,7 +65,7 @@ pub(crate) struct SoakArguments {
     progress_every: f64,
 }
 
-/// When a run is done.
+/// When a run ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Goal {
     Time(Duration),
@@ -105,7 +105,7 @@ impl SoakArguments {
         self.binary().map(|_| ())
     }
 
-    /// An hour, where nothing is said.
+    /// The goal; an hour if nothing is given.
     pub(super) fn goal(&self) -> Goal {
         match (self.connections, self.changes) {
             (None, None) => Goal::Time(Duration::from_secs_f64(3_600.0 * self.hours.unwrap_or(1.0))),
@@ -115,7 +115,7 @@ impl SoakArguments {
         }
     }
 
-    /// The one that was given, or one that the time decides.
+    /// The given seed, or one from the clock.
     pub(super) fn seed(&self) -> u64 {
         self.seed.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -148,7 +148,7 @@ impl SoakArguments {
         Duration::from_secs_f64(self.progress_every)
     }
 
-    /// Where the report goes: the file of Markdown.
+    /// The Markdown file of the report.
     pub(super) fn report(&self) -> Option<PathBuf> {
         let path = self.report.as_ref()?;
         Some(if path.is_dir() { path.join("soak.md") } else { path.clone() })

@@ -1,4 +1,4 @@
-//! What is done to a server, and what must come of it.
+//! The changes of a server, and their required results.
 
 use std::path::Path;
 use std::thread;
@@ -13,34 +13,35 @@ use super::plan::{Broken, Change, WORKERS, WORKERS_MAX};
 use super::server::Server;
 use crate::handover::{is_alive, process_state, signal, wait_until};
 
-/// How long a binary that does not come up may take.
+/// The time limit for a binary that fails to start.
 const LATE_MS: u64 = 300;
 
-/// A worker is stopped while its connections are counted. It may have taken some since it last said how many it has.
+/// A worker is stopped while its connections are counted. It may have accepted some since its last count.
 const UNCOUNTED_MAX: u64 = 16;
 
-/// Clients have to get a core to notice that their connection is gone.
+/// Clients need a core to notice that their connection is gone.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The kernel closes the connections of a killed process in its own time: 40 ms, and hardly ever a fifth of a second.
+/// The kernel closes the connections of a killed process only later: after 40 ms, and hardly ever after a fifth of a
+/// second.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// The interval at which that is checked.
 const CLOSED_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is said of, since clients wait for so long.
+/// A longer delay is printed, since clients wait that long.
 const CLOSED_LATE: Duration = Duration::from_millis(500);
 
 /// Connections that the kernel has and no worker counts, since they wait to be accepted.
 const WAITING_MAX: u64 = 24;
 
-/// The same, where so many clients wait all the time, on a machine that is too slow for them.
+/// The same if this many clients always wait, on a machine that is too slow for them.
 const WAITING_LATE_MAX: u64 = 80;
 
-/// Does it.
+/// Makes a change.
 ///
 /// # Errors
-/// Where something else came of it than must, or clients have lost more than they may.
+/// If the result is not the required one, or clients have lost more than allowed.
 pub(super) fn perform(server: &mut Server, change: Change, ledger: &Ledger, gauges: &Gauges) -> Result<(), String> {
     match change {
         Change::Reload => {
@@ -109,7 +110,7 @@ pub(super) fn perform(server: &mut Server, change: Change, ledger: &Ledger, gaug
     server.wait_served()
 }
 
-/// Gives it this number of workers, where it has another one.
+/// Scales the server to this number of workers, if it has another one.
 pub(super) fn scale(server: &mut Server, workers: usize) -> Result<(), String> {
     let reply = server.request(&Request::Scale { workers })?;
     match reply {
@@ -154,7 +155,7 @@ fn broken(server: &Server, how: Broken) -> Request {
         Broken::NoProgram => of("no_program"),
         Broken::Ends => of("ends"),
         Broken::Hangs => of("hangs"),
-        // An address of documentation (RFC 5737): it is nobody's here.
+        // An address for documentation (RFC 5737): this machine does not have it.
         Broken::Arguments => upgrade(None, Some(&["--listen", "192.0.2.1:1", "--workers", "0"]), false),
     };
     if let (Broken::Hangs, Request::Upgrade { timeout_ms, .. }) = (how, &mut request) {
@@ -163,7 +164,7 @@ fn broken(server: &Server, how: Broken) -> Request {
     request
 }
 
-/// Both serve, for this long; gives the old master and the new one.
+/// Both masters serve for this long. Returns the old one and the new one.
 fn hold(server: &Server, held_for: Duration) -> Result<(u32, u32), String> {
     let old = server.status()?.pid;
     let reply = server.request(&upgrade(None, None, true))?;
@@ -172,7 +173,7 @@ fn hold(server: &Server, held_for: Duration) -> Result<(u32, u32), String> {
     Ok((old, new))
 }
 
-/// The process of a worker that serves, and how many connections it has.
+/// The process of a serving worker, and its number of connections.
 fn pick_worker(server: &Server, pick: u64) -> Result<(u32, u64), String> {
     let workers = server.serving()?;
     let index = pick % workers.len().max(1) as u64;
@@ -180,9 +181,9 @@ fn pick_worker(server: &Server, pick: u64) -> Result<(u32, u64), String> {
     Ok((worker.pid.unwrap_or_default(), worker.open))
 }
 
-/// A worker is stopped, and killed by us or by its master, and replaced.
+/// A worker is stopped, killed by this program or by its master, and replaced.
 fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges: &Gauges) -> Result<(), String> {
-    // Connections that are on their way to a worker are no one's own.
+    // Connections that are moving to a worker belong to none.
     server.settle()?;
     let (pid, open) = pick_worker(server, pick)?;
     let side = server.side();
@@ -213,7 +214,7 @@ fn kill_worker(server: &Server, pick: u64, by_us: bool, ledger: &Ledger, gauges:
     }
 }
 
-/// Waits until the kernel has no more connections than the workers that live.
+/// Waits until the kernel has no more connections than the living workers.
 fn wait_closed(server: &Server, pid: u32, dead: Instant) -> Result<(), String> {
     loop {
         let (established, open) = (server.established()?, server.open()?);
@@ -239,6 +240,6 @@ fn wait_closed(server: &Server, pid: u32, dead: Instant) -> Result<(), String> {
     }
 }
 
-/// In which phase of a load answers are counted while nobody is killed, and while somebody is.
+/// The phases of a load: answers while no worker is being killed, and while one is.
 pub(super) const PHASE_ORDERLY: usize = 0;
 pub(super) const PHASE_KILL: usize = 1;

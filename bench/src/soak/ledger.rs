@@ -1,20 +1,20 @@
-//! Which losses are excused: those of connections that a killed worker had, as many as it had, and no others. Pure but for
-//! the lock; time is passed in.
+//! Which losses are excused: those of connections that a killed worker had, as many as it had, and no others. Pure
+//! except for the lock; time is passed in.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Side;
 
-/// A client may look at its connection so long after it was lost.
+/// The longest time until a client looks at a connection that was lost.
 const NOTICED_AFTER_MAX: Duration = Duration::from_secs(20);
 
 /// A worker that is killed, or hangs until its master kills it.
 #[derive(Clone, Copy, Debug)]
 struct Kill {
-    /// Whoever had a connection by then may lose it; none while the worker is about to die.
+    /// Connections that existed by then may be lost; `None` while the worker is about to die.
     ended: Option<Instant>,
-    /// Connections that it had; none where it is not known yet.
+    /// The number of its connections; `None` while it is not known.
     had: Option<u64>,
     lost: u64,
 }
@@ -40,7 +40,7 @@ impl Account {
     }
 }
 
-/// The kills of both servers, and what was lost by them.
+/// The kills of both servers, and the losses that they caused.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     accounts: [Mutex<Account>; 2],
@@ -48,28 +48,29 @@ pub(super) struct Ledger {
 
 impl Ledger {
     fn account(&self, side: Side) -> MutexGuard<'_, Account> {
-        // It is a list of numbers: whole also where somebody panicked.
+        // It is a list of numbers, and consistent even if a thread panicked.
         self.accounts[side as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker is about to be killed, or to hang. Whatever is lost on this server until [`Ledger::end_kill`] is charged to it.
+    /// A worker is about to be killed, or to hang. All losses of this server until [`Ledger::end_kill`] are charged to
+    /// it.
     pub(super) fn begin_kill(&self, side: Side) {
         self.account(side).kills.push(Kill { ended: None, had: None, lost: 0 });
     }
 
-    /// The worker is dead, by this time; so many connections it had at most.
+    /// The worker was dead by this time, and had at most this many connections.
     pub(super) fn end_kill(&self, side: Side, ended: Instant, had: u64) {
         if let Some(kill) = self.account(side).kills.last_mut() {
             (kill.ended, kill.had) = (Some(ended), Some(had));
         }
     }
 
-    /// A client has lost a connection that it had since then. Whether a kill excuses that.
+    /// A client has lost a connection that existed since `established`. Returns whether a kill excuses that.
     pub(super) fn excuses(&self, side: Side, established: Instant, now: Instant) -> bool {
         self.account(side).charge(established, now)
     }
 
-    /// Charges so many losses to the last kill, and says by how many more than it excuses there are by then.
+    /// Charges this many losses to the last kill, and returns how many exceed what it excuses.
     pub(super) fn charge_last(&self, side: Side, lost: u64) -> u64 {
         let mut account = self.account(side);
         let Some(kill) = account.kills.last_mut() else { return lost };
@@ -77,7 +78,7 @@ impl Ledger {
         kill.lost.saturating_sub(kill.had.unwrap_or(u64::MAX))
     }
 
-    /// Of each kill so far: connections that were lost, and that the worker had at most.
+    /// For each kill so far: lost connections, and the most that the worker had.
     pub(super) fn kills(&self, side: Side) -> Vec<(u64, u64)> {
         self.account(side).kills.iter().map(|kill| (kill.lost, kill.had.unwrap_or(0))).collect()
     }

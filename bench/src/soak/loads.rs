@@ -1,4 +1,4 @@
-//! The load that the engine's own client makes, and what it has counted.
+//! The load that the engine's own client makes, and its counts.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,13 +17,13 @@ use crate::load::{
 };
 use crate::random::Random;
 
-/// A worker that hangs is found out within seconds, and whoever waits for it is served then.
+/// A hung worker is detected within seconds, and the clients that wait for it are then served.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Source addresses of each load.
 const SOURCES: u8 = 200;
 
-/// What the server says to these.
+/// The server's answers to these.
 const HELLO: &[u8] = b"Hello, World!";
 const HELLO_JSON: &[u8] = b"{\"message\":\"Hello, World!\"}";
 
@@ -39,7 +39,7 @@ pub(super) fn get(path: &str, body: &[u8]) -> Result<RequestPlan, String> {
     Ok(RequestPlan { template: Template::new(raw.as_bytes())?, expected: Expected::Body(body.to_vec()) })
 }
 
-/// A POST that is echoed, with Content-Length or in chunks of so many bytes.
+/// A POST that is echoed, with Content-Length or in chunks of this many bytes.
 pub(super) fn post(body: &[u8], chunk_bytes: Option<usize>) -> Result<RequestPlan, String> {
     let mut raw = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n".to_vec();
     match chunk_bytes {
@@ -134,7 +134,7 @@ fn plans(place: &Place, loads: &Loads) -> Result<Vec<(&'static str, Plan)>, Stri
     ])
 }
 
-/// How far the loads of both servers are, for whoever changes a server.
+/// The progress of the loads of both servers, for the threads that change a server.
 #[derive(Debug, Default)]
 pub(super) struct Gauges {
     sides: [Mutex<(Vec<Gauge>, u64)>; 2],
@@ -142,7 +142,7 @@ pub(super) struct Gauges {
 
 impl Gauges {
     fn with<T>(&self, side: Side, look: impl FnOnce(&mut (Vec<Gauge>, u64)) -> T) -> T {
-        // Numbers are whole also where somebody panicked.
+        // Numbers are consistent even if a thread panicked.
         look(&mut self.sides[side as usize].lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -154,7 +154,7 @@ impl Gauges {
         self.with(side, |(gauges, _)| gauges.iter().for_each(|gauge| gauge.enter_phase(phase)));
     }
 
-    /// Connections so far, of the loads that run.
+    /// Connections so far, of running loads.
     pub(super) fn connections(&self) -> u64 {
         let of =
             |side| self.with(side, |(gauges, _)| gauges.iter().map(|gauge| gauge.progress().connections).sum::<u64>());
@@ -168,7 +168,7 @@ impl Gauges {
         })
     }
 
-    /// Gives those, and forgets them.
+    /// Returns those, and resets them.
     pub(super) fn excuse(&self, side: Side) -> u64 {
         let failures = self.failures(side);
         self.with(side, |(_, excused)| *excused += failures);
@@ -176,7 +176,7 @@ impl Gauges {
     }
 
     /// # Errors
-    /// Where something failed that nothing excuses.
+    /// If something failed that nothing excuses.
     pub(super) fn check(&self, side: Side) -> Result<(), String> {
         match self.failures(side) {
             0 => Ok(()),
@@ -185,7 +185,7 @@ impl Gauges {
     }
 }
 
-/// Loads that run, of both servers.
+/// The running loads of both servers.
 pub(super) struct Running {
     loads: Vec<(Side, &'static str, Load)>,
 }
@@ -193,7 +193,7 @@ pub(super) struct Running {
 /// Starts the loads of a segment.
 ///
 /// # Errors
-/// Where one cannot be started.
+/// If one cannot be started.
 pub(super) fn start(places: &[Place], loads: &Loads, gauges: &Gauges) -> Result<Running, String> {
     let mut running = Running { loads: Vec::new() };
     for place in places {
@@ -208,23 +208,24 @@ pub(super) fn start(places: &[Place], loads: &Loads, gauges: &Gauges) -> Result<
     Ok(running)
 }
 
-/// What loads of one name have counted in all segments.
+/// The counts of all loads of one name in all segments.
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
     pub(super) connections: u64,
     pub(super) answers: u64,
-    /// What nothing excuses.
+    /// Failures that nothing excuses.
     pub(super) failures: Failures,
     /// Lost while a worker was killed.
     pub(super) lost: Failures,
-    /// Kept connections that the server closed before an answer began, while nobody was killed; the request was repeated.
+    /// Kept connections that the server closed before an answer began, while no worker was being killed; the request
+    /// was repeated.
     pub(super) repeated: u64,
     pub(super) slow_connects: u64,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
     pub(super) full_handshakes: u64,
     pub(super) resumed_handshakes: u64,
-    /// Nanoseconds, of the time in which nobody was killed.
+    /// Nanoseconds, of the time in which no worker was being killed.
     pub(super) latency: Histogram<u64>,
     pub(super) reasons: Vec<String>,
 }
@@ -262,7 +263,7 @@ impl Counted {
         self.full_handshakes += outcome.tls.handshakes.full;
         self.resumed_handshakes += outcome.tls.handshakes.resumed;
         let latency = if orderly.latency_corrected.is_empty() { &orderly.latency } else { &orderly.latency_corrected };
-        // Both have the bounds that all latencies have.
+        // Both have the range that all latencies have.
         let _ = self.latency.add(latency);
         self.reasons.extend(outcome.reasons.iter().cloned());
         self.reasons.truncate(20);
@@ -273,10 +274,10 @@ impl Counted {
 pub(super) type Totals = BTreeMap<&'static str, (usize, Counted)>;
 
 impl Running {
-    /// Ends the loads, and adds what they have counted.
+    /// Ends the loads, and adds their counts.
     ///
     /// # Errors
-    /// Where one does not end, or something failed that nothing excuses.
+    /// If one does not end, or something failed that nothing excuses.
     pub(super) fn stop(self, totals: &mut Totals, gauges: &Gauges) -> Result<(), String> {
         let mut problems = Vec::new();
         for (index, (_, name, load)) in self.loads.into_iter().enumerate() {

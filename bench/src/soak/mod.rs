@@ -1,9 +1,9 @@
-//! `baton-bench soak`: two servers, every kind of load at once, one change after the other, for a long time. Every answer
-//! is checked, nothing may be lost but what a killed worker had, and nothing may grow.
+//! `baton-bench soak`: two servers, every kind of load at once, one change after the other, for a long time. Every
+//! answer is checked, nothing may be lost except what a killed worker had, and nothing may grow.
 //!
-//! A run is a row of segments. In each, the loads of [`loads`] and the clients of [`visitors`] are at work, and a thread
-//! for each server takes it through the changes of [`plan`]. Between segments is a quiet point: no connection is left, and
-//! what the servers hold is compared with the first one.
+//! A run is a sequence of segments. In each, the loads of [`loads`] and the clients of [`visitors`] run, and a thread
+//! for each server makes the changes of [`plan`]. Between segments is a quiet point: no connection is left, and the
+//! servers' resources are compared with those at the first one.
 
 mod arguments;
 mod change;
@@ -40,16 +40,16 @@ use self::watch::{Bounds, Sample, Watch, grown};
 use crate::handover::{end_descendants, reap};
 use crate::run::{Failed, group};
 
-/// How often it is looked whether a segment is over.
+/// How often to check whether a segment is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often the servers' memory, descriptors and processes are looked at.
+/// How often the servers' memory, descriptors and processes are measured.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Times of changes are kept to three digits, in microseconds.
 const DIGITS: u8 = 3;
 
-/// What changes of one kind have come to.
+/// The results of all changes of one kind.
 #[derive(Clone, Debug)]
 struct Changed {
     times: u64,
@@ -65,7 +65,7 @@ impl Default for Changed {
 /// By kind.
 type Changes = BTreeMap<&'static str, Changed>;
 
-/// All that a run has come to.
+/// All results of a run.
 #[derive(Default)]
 struct Seen {
     loads: loads::Totals,
@@ -75,16 +75,16 @@ struct Seen {
     quiet: Vec<Sample>,
     /// Connections of loads that have ended.
     connections: u64,
-    /// The goal was reached, and what followed was as it must be.
+    /// The goal was reached, and the checks after it succeeded.
     is_done: bool,
 }
 
-/// A line for whoever watches, also in a pipe; nobody has to.
+/// Prints a line of progress, also into a pipe; it does not matter if nobody reads it.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
 }
 
-/// Ends what was started, whatever happens here.
+/// Ends all started processes when it is dropped.
 struct Ended;
 
 impl Drop for Ended {
@@ -93,17 +93,17 @@ impl Drop for Ended {
     }
 }
 
-/// Runs it, and writes what came of it.
+/// Runs it, and writes the results.
 pub(crate) fn run(arguments: &SoakArguments) -> Result<(), Failed> {
     arguments.check().map_err(Failed::Usage)?;
     let binary = arguments.binary().map_err(Failed::Usage)?;
     let seed = arguments.seed();
     say(&format!("seed {seed}"));
     let state = Arc::new(State::new());
-    // Masters whose own has left become this process's children, and end with it.
+    // Masters whose own master has left become this process's children, and end with it.
     set_child_subreaper(true).map_err(|error| Failed::Error(format!("prctl: {error}")))?;
     watch_signals(&state).map_err(Failed::Error)?;
-    // Where a panic aborts, nothing is dropped.
+    // If a panic aborts, nothing is dropped.
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         before(info);
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<(), Failed> {
 /// INT and TERM end the run with a report; a second one ends it at once.
 fn watch_signals(state: &Arc<State>) -> Result<(), String> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    // Threads that are started from now on leave them to this one; programs get them as they should.
+    // Threads that are started from now on leave them to this one; programs get them normally.
     signals.thread_block().map_err(|error| format!("signals: {error}"))?;
     let state = Arc::clone(state);
     let wait = move || {
@@ -233,7 +233,7 @@ fn run_segments(
     Ok(())
 }
 
-/// Takes a server through its changes until the segment is over.
+/// Makes changes of a server until the segment is over.
 fn drive(server: &mut Server, steps: &mut Steps, changes: &mut Changes, state: &State) {
     let side = server.side();
     while !state.is_over() {
@@ -243,7 +243,7 @@ fn drive(server: &mut Server, steps: &mut Steps, changes: &mut Changes, state: &
         let begun = Instant::now();
         let result = change::perform(server, step.change, &state.ledger, &state.gauges);
         let took = begun.elapsed();
-        // Also what has failed meanwhile belongs to it.
+        // Failures during the change belong to it, too.
         if let Err(problem) = result.and_then(|()| state.gauges.check(side)) {
             let Step { number, change, .. } = step;
             state.fail(&format!("{}, change {number}, {change:?}: {problem}", side.name()));
@@ -258,7 +258,7 @@ fn drive(server: &mut Server, steps: &mut Steps, changes: &mut Changes, state: &
     }
 }
 
-/// Waits until nothing goes on, and looks what the servers hold.
+/// Waits until nothing happens any more, and measures the servers' resources.
 fn be_quiet(
     servers: &mut [Server],
     watch: &mut Watch,
@@ -271,7 +271,7 @@ fn be_quiet(
         let quiet = server.wait_closed().and_then(|()| change::scale(server, WORKERS)).and_then(|()| server.settle());
         quiet.map_err(|problem| format!("{name}, at a quiet point: {problem}"))?;
     }
-    // A master may have a moment more than it shows.
+    // A master may need a moment more than it shows.
     let expected = servers.len() * (1 + WORKERS);
     let deadline = Instant::now() + SAMPLE_INTERVAL * 5;
     loop {
@@ -287,7 +287,7 @@ fn be_quiet(
     }
 }
 
-/// Says from time to time how far it is.
+/// Prints the progress from time to time.
 struct Progress {
     every: Duration,
     last: Instant,

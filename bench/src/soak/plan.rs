@@ -1,5 +1,4 @@
-//! What a seed decides: which changes a server goes through and in which order, and what kinds of load it is under
-//! meanwhile. Pure.
+//! What a seed decides: a server's changes and their order, and the kinds of load meanwhile. Pure.
 
 use std::time::Duration;
 
@@ -10,20 +9,20 @@ use crate::random::Random;
 /// Workers of each server at its start, and after a reload or an upgrade.
 pub(super) const WORKERS: usize = 2;
 
-/// Workers that a change of their number asks for, at most.
+/// The most workers that a scale asks for.
 pub(super) const WORKERS_MAX: u64 = 4;
 
-/// Between one change and the next on the same server, at most.
+/// The longest pause between one change and the next on the same server.
 const PAUSE_MAX: Duration = Duration::from_millis(80);
 
-/// For how long both binaries serve before an upgrade is committed or reverted, at most.
+/// The longest time for which both binaries serve before an upgrade is committed or reverted.
 const HOLD_MAX: Duration = Duration::from_millis(60);
 
-/// For how long a worker stands still, at most: far below what makes its master take it for hung.
+/// The longest time for which a worker stands still: far less than what makes its master consider it hung.
 const STANDSTILL_MAX: Duration = Duration::from_millis(200);
 
-/// Sequences of random numbers of one seed, so that none is the same as another: the number of a sequence is one of these
-/// and a small number.
+/// Sequences of random numbers of one seed. The number of a sequence is one of these plus a small number, so that none
+/// equals another.
 const CHANGES: u32 = 0x1000_0000;
 const LOADS: u32 = 0x2000_0000;
 const VISITORS: u32 = 0x3000_0000;
@@ -49,26 +48,26 @@ impl Side {
     }
 }
 
-/// How an upgrade is broken.
+/// How an upgrade is made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Broken {
-    /// There is no such file.
+    /// The file does not exist.
     Missing,
-    /// The file is no program.
+    /// The file is not a program.
     NoProgram,
     /// The program ends at once.
     Ends,
     /// The program does nothing.
     Hangs,
-    /// It is batond, told to listen where it cannot.
+    /// It is batond with an address on which it cannot listen.
     Arguments,
 }
 
-/// What is done to a server.
+/// A change of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
     Reload,
-    /// A reload with a file that is wrong: refused.
+    /// A reload with an invalid file: refused.
     ReloadBroken,
     /// Another number of workers.
     Scale {
@@ -84,7 +83,7 @@ pub(super) enum Change {
     UpgradeReverted {
         held_for: Duration,
     },
-    /// Refused, or given up.
+    /// The upgrade is refused, or fails.
     UpgradeBroken(Broken),
     Rebalance,
     /// SIGSTOP and SIGCONT to a worker.
@@ -96,7 +95,7 @@ pub(super) enum Change {
     KillWorker {
         pick: u64,
     },
-    /// SIGSTOP to a worker, for good: its master finds out, kills and replaces it.
+    /// SIGSTOP to a worker, for good: its master notices it, kills and replaces it.
     HangWorker {
         pick: u64,
     },
@@ -104,10 +103,10 @@ pub(super) enum Change {
     KillMaster,
 }
 
-/// Draws the rest of what a change of one kind is.
+/// Draws the details of a change of one kind.
 type Draw = fn(&mut Random) -> Change;
 
-/// How often each kind of change is drawn, of a thousand.
+/// How often each kind of change is drawn, in a thousand.
 const WEIGHTS: [(u64, Draw); 16] = [
     (358, |_| Change::Reload),
     (20, |_| Change::ReloadBroken),
@@ -143,7 +142,7 @@ fn up_to(most: Duration, random: &mut Random) -> Duration {
 }
 
 impl Change {
-    /// The kind, as the report names it.
+    /// The name of its kind in the report.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Reload => "reload",
@@ -171,7 +170,7 @@ impl Change {
     }
 }
 
-/// A change, and how long nothing is done before it.
+/// A change, and the pause before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     /// From 1.
@@ -180,7 +179,7 @@ pub(super) struct Step {
     pub(super) change: Change,
 }
 
-/// The changes of one server, without end.
+/// The endless sequence of one server's changes.
 #[derive(Clone, Debug)]
 pub(super) struct Steps {
     random: Random,
@@ -212,22 +211,22 @@ impl Iterator for Steps {
 /// The sizes of the load between two quiet points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Loads {
-    /// Of the random contents of requests.
+    /// The seed of the random contents of requests.
     pub(super) seed: u64,
-    /// Clients that connect for each request, and have the server close.
+    /// Clients that connect for each request; the server closes.
     pub(super) churn: u32,
-    /// The same, who close themselves.
+    /// The same, but the clients close.
     pub(super) churn_closing: u32,
     pub(super) churn_echo: u32,
     /// Connections that are kept.
     pub(super) kept: u32,
-    /// Requests sent together by those that pipeline.
+    /// Requests sent together by clients that pipeline.
     pub(super) depth: u32,
     pub(super) payload_bytes: usize,
 }
 
 impl Loads {
-    /// Those of the segment with this number, from 0.
+    /// The sizes of the segment with this number, from 0.
     pub(super) fn nth(seed: u64, segment: u32) -> Self {
         let mut random = Random::nth(seed, LOADS + (segment & 0x0FFF_FFFF));
         let mut between = |least: u64, most: u64| least + random.below(most - least + 1);
@@ -243,13 +242,13 @@ impl Loads {
     }
 }
 
-/// What the visitor with this number draws.
+/// The random numbers of the visitor with this number.
 pub(super) fn visitor(seed: u64, segment: u32, number: u32) -> Random {
     let mut random = Random::nth(seed, VISITORS + number);
     Random::new(random.next().wrapping_add(u64::from(segment)))
 }
 
-/// What the served files contain.
+/// The contents of the served files.
 pub(super) fn contents(seed: u64, file: u32, bytes: usize) -> Vec<u8> {
     random_bytes(&mut Random::nth(seed, FILES + file), bytes)
 }
@@ -263,26 +262,26 @@ pub(super) fn random_bytes(random: &mut Random, bytes: usize) -> Vec<u8> {
     all
 }
 
-/// What a visitor does; its weight among those of the same server.
+/// A visitor's behaviour. Its weight is relative to the others of the same server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Visit {
-    /// Says nothing for a while, and leaves.
+    /// Sends nothing for a while, and leaves.
     Silent,
-    /// Says nothing for a while, then asks.
+    /// Sends nothing for a while, then a request.
     Late,
-    /// Requests that differ, in one piece or cut at random places.
+    /// Requests that differ, in one piece or split at random positions.
     Pipeline,
-    /// A request that comes in small pieces.
+    /// A request in small pieces.
     SlowWriter,
-    /// Something large that is read in small pieces.
+    /// A large answer that is read in small pieces.
     SlowReader,
-    /// Sends its end with its last request.
+    /// Sends FIN with its last request.
     HalfClose,
-    /// Leaves with a reset, within a request or an answer.
+    /// Leaves with a reset, during a request or an answer.
     Reset,
-    /// Leaves within a request.
+    /// Leaves during a request.
     Leaves,
-    /// Sends what is no request.
+    /// Sends an invalid request.
     Garbage,
 }
 
@@ -299,7 +298,7 @@ impl Visit {
         (12, Self::Garbage),
     ];
 
-    /// Of an echo nothing is garbage.
+    /// For an echo no input is garbage.
     const ECHO: [(u64, Self); 7] = [
         (4, Self::Silent),
         (8, Self::Late),
@@ -329,7 +328,7 @@ impl Visit {
         Self::Silent
     }
 
-    /// As the report names it.
+    /// Its name in the report.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Silent => "says nothing",

@@ -1,4 +1,4 @@
-//! The picture of a run: what the servers hold over time, quiet points as dots.
+//! The picture of a run: the servers' resources over time, quiet points as dots.
 
 use std::error::Error;
 use std::path::Path;
@@ -14,12 +14,12 @@ const LINE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const DOT: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const GRID: RGBColor = RGBColor(0xee, 0xee, 0xee);
 
-/// Points of a line at most: more are not seen.
+/// The most points of a line: more would not be visible.
 const POINTS_MAX: usize = 600;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Draws it into a file.
+/// Draws the picture into a file.
 pub(super) fn draw(path: &Path, report: &Report) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;

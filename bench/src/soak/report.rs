@@ -1,4 +1,4 @@
-//! What a run has come to: as Markdown, as JSON, as a picture.
+//! The results of a run: as Markdown, as JSON, as a picture.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -19,10 +19,10 @@ use crate::compare::machine;
 use crate::load::Failures;
 use crate::run::{Percentiles, group};
 
-/// Of the JSON, counted up when a field changes its meaning.
+/// Version of the JSON. It is incremented when a field changes its meaning.
 const VERSION: u32 = 1;
 
-/// Samples in the JSON at most: of a long run every second one, third one, and so on.
+/// The most samples in the JSON: of a long run every second one, third one, and so on.
 const SAMPLES_MAX: usize = 1_000;
 
 #[derive(Debug, Serialize)]
@@ -83,7 +83,7 @@ struct ChangeRow {
 struct KillRow {
     server: Side,
     lost: u64,
-    /// Connections that the killed worker can have had.
+    /// The most connections that the killed worker can have had.
     had_at_most: u64,
 }
 
@@ -101,12 +101,12 @@ pub(super) struct Report {
     pub(super) answers: u64,
     pub(super) changes: u64,
     interrupted: bool,
-    /// The first one, and what may have followed from it.
+    /// The first failure, and those that it may have caused.
     failures: Vec<String>,
     loads: Vec<LoadRow>,
     visits: Vec<VisitRow>,
     change_rows: Vec<ChangeRow>,
-    /// In order, of each server.
+    /// In order, for each server.
     kills: Vec<KillRow>,
     memory_growth_per_hour_bytes: Option<f64>,
     descriptors_growth_per_hour: Option<f64>,
@@ -172,7 +172,7 @@ impl Report {
         self.failures.is_empty() && !self.interrupted
     }
 
-    /// As the figures of this folder are: what was done, then tables.
+    /// In the form of the figures in this folder: first what was done, then tables.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
         let outcome = match (self.failures.as_slice(), self.interrupted) {
@@ -318,7 +318,7 @@ impl Report {
     /// Writes the Markdown to this path, and beside it the JSON and the picture.
     ///
     /// # Errors
-    /// Where one cannot be written.
+    /// If one cannot be written.
     pub(super) fn write(&self, path: &Path) -> Result<(), String> {
         let failed = |path: &Path, problem: String| format!("{}: {problem}", path.display());
         let (json_path, plot_path) = (path.with_extension("json"), path.with_extension("svg"));
@@ -333,7 +333,7 @@ impl Report {
     }
 }
 
-/// All kinds, those that were not drawn as well.
+/// All kinds, including those that were not drawn.
 fn change_rows(seen: &Seen) -> Vec<ChangeRow> {
     let row = |name: &'static str| {
         let mut took_us = super::Changed::default().took_us;
@@ -341,7 +341,7 @@ fn change_rows(seen: &Seen) -> Vec<ChangeRow> {
         for side in Side::ALL {
             if let Some(changed) = seen.changes[side as usize].get(name) {
                 times.insert(side.name(), changed.times);
-                // Both grow as they need to.
+                // Both grow as needed.
                 let _ = took_us.add(&changed.took_us);
             }
         }
@@ -352,7 +352,7 @@ fn change_rows(seen: &Seen) -> Vec<ChangeRow> {
     Change::names().into_iter().map(row).collect()
 }
 
-/// An argument as it is shown: absolute paths are those of one machine.
+/// An argument as it is displayed, without absolute paths of this machine.
 fn without_folders(argument: &str) -> String {
     let (flag, value) = argument.split_once('=').map_or(("", argument), |(flag, value)| (flag, value));
     let name = Path::new(value).file_name().map(|name| name.to_string_lossy());

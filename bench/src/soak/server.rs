@@ -1,4 +1,4 @@
-//! One of the two servers: its files, its first process, and what is asked of it.
+//! One of the two servers: its files, its first process, and requests to it.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,37 +15,37 @@ use rcgen::{CertificateParams, KeyPair};
 use super::plan::{self, Side, WORKERS};
 use crate::handover::{ask, free_port, has_serving, wait_until};
 
-/// Replaced listeners stay open for so long; on loopback no handshake takes longer.
+/// Replaced listeners stay open for this long; on loopback no handshake takes longer.
 const SETTLE_MS: u64 = 50;
 
 /// Longer than a worker has to wait for a core on a machine that is shared with the load.
 const HANG_MS: u64 = 3_000;
 
-/// A server that does something else takes no request, for so long at most.
+/// The longest time for which a server that is doing something else takes no request.
 const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two tries.
+/// Pause between two attempts.
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
 
-/// Lines of a log that say what went wrong.
+/// Number of log lines in a failure message.
 const LOG_LINES: usize = 20;
 
 /// Names and sizes of the files that the HTTP server has.
 pub(super) const FILES: [(&str, usize); 3] = [("small", 1_000), ("middle", 100_000), ("large", 2_000_000)];
 
-/// Which of [`FILES`] are the smallest and the largest.
+/// The indices of the smallest and the largest of [`FILES`].
 pub(super) const SMALL: usize = 0;
 pub(super) const LARGE: usize = 2;
 
-/// Where clients find a server, and what they know of it.
+/// The addresses of a server for clients, and what they know of it.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) side: Side,
     pub(super) address: SocketAddr,
-    /// Of the HTTP server: the address within TLS, and the file of its certificate.
+    /// For the HTTP server: the address for TLS, and the file of its certificate.
     pub(super) secure: SocketAddr,
     pub(super) certificate: PathBuf,
-    /// What [`FILES`] contain.
+    /// The contents of [`FILES`].
     pub(super) files: Vec<Vec<u8>>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Server {
     folder: PathBuf,
     binary: PathBuf,
     tier: String,
-    /// As many as it should have now.
+    /// The number that it should have now.
     pub(super) workers: usize,
     child: Child,
 }
@@ -64,7 +64,7 @@ impl Server {
     /// Starts it, with its files in a folder of its own within `folder`.
     ///
     /// # Errors
-    /// Where it does not serve.
+    /// If it does not serve.
     pub(super) fn start(side: Side, binary: &Path, tier: &str, folder: &Path, seed: u64) -> Result<Self, String> {
         let folder = folder.join(side.name());
         let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -100,9 +100,9 @@ impl Server {
         Err(format!("{}: {problem}{}", side.name(), this.last_words()))
     }
 
-    /// Connections that the kernel has on its side of the server, whoever holds them.
+    /// Connections that the kernel has on the server's side, whichever process holds them.
     pub(super) fn established(&self) -> Result<u64, String> {
-        // Nobody listens within TLS for echo, so that somebody else may have the port.
+        // The echo server does not listen for TLS, so another process may have that port.
         let ports: &[u16] = match self.side() {
             Side::Http => &[self.place.address.port(), self.place.secure.port()],
             Side::Echo => &[self.place.address.port()],
@@ -132,7 +132,7 @@ impl Server {
         }
     }
 
-    /// Asks, again where the server is still busy with what was before.
+    /// Sends a request, and again if the server is still busy with an earlier one.
     pub(super) fn request(&self, request: &Request) -> Result<Reply, String> {
         let deadline = Instant::now() + BUSY_PATIENCE;
         loop {
@@ -155,7 +155,7 @@ impl Server {
         }
     }
 
-    /// Whether as many workers serve as should.
+    /// Whether the expected number of workers serves.
     pub(super) fn serves(&self) -> bool {
         self.status().is_ok_and(|status| has_serving(&status, self.workers))
     }
@@ -176,21 +176,21 @@ impl Server {
         wait_until("all connections are closed", || self.open() == Ok(0))
     }
 
-    /// The workers that serve, as the server shows them.
+    /// The serving workers, as the server reports them.
     pub(super) fn serving(&self) -> Result<Vec<WorkerStatus>, String> {
         let status = self.status()?;
         let serving = status.generations.into_iter().filter(|generation| generation.phase == GenerationPhase::Serving);
         Ok(serving.flat_map(|generation| generation.workers).filter(|worker| worker.pid.is_some()).collect())
     }
 
-    /// Starts another one at the same place, where the master is gone.
+    /// Starts a new master at the same place after the previous one has ended.
     pub(super) fn start_again(&mut self) -> Result<(), String> {
         self.child = spawn(&self.binary, &self.folder)?;
         self.workers = WORKERS;
         Ok(())
     }
 
-    /// Makes the file of settings one that is wrong.
+    /// Makes the settings file invalid.
     pub(super) fn break_settings(&self) -> Result<(), String> {
         let path = self.file("batond.toml");
         fs::write(&path, "workers = \"many\"\n").map_err(|error| format!("{}: {error}", path.display()))
@@ -200,7 +200,7 @@ impl Server {
         write_settings(&self.place, &self.folder, &self.tier)
     }
 
-    /// The end of its log, where there is one.
+    /// The end of its log, if there is one.
     pub(super) fn last_words(&self) -> String {
         let text = fs::read_to_string(self.file("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -209,7 +209,7 @@ impl Server {
     }
 }
 
-/// How many lines of /proc/net/tcp are established connections whose own port is one of these.
+/// The number of lines of /proc/net/tcp that are established connections with one of these local ports.
 fn established(text: &str, ports: &[u16]) -> u64 {
     let is_one = |line: &&str| {
         let mut fields = line.split_whitespace().skip(1);
@@ -227,7 +227,7 @@ fn spawn(binary: &Path, folder: &Path) -> Result<Child, String> {
         .arg("--config")
         .arg(folder.join("batond.toml"))
         .current_dir(folder)
-        // Ctrl-C is for this program; the servers are ended when the load has.
+        // Ctrl-C is for this program; the servers are ended after the load.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -257,13 +257,13 @@ fn write_settings(place: &Place, folder: &Path, tier: &str) -> Result<(), String
          [timeouts]\nsettle_ms = {SETTLE_MS}\nhang_ms = {HANG_MS}\n\
          [log]\nlevel = \"error\"\n{more}"
     );
-    // Whoever reads it meanwhile reads all of the old one or all of the new one.
+    // A process that reads it meanwhile gets all of the old file or all of the new one.
     let (path, new) = (folder.join("batond.toml"), folder.join("batond.toml.new"));
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
     written.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// What broken upgrades are to start.
+/// The files that broken upgrades try to start.
 fn make_broken(folder: &Path) -> std::io::Result<()> {
     for (name, text, mode) in [
         ("no_program", "no program\n", 0o644),

@@ -1,4 +1,4 @@
-//! What all threads of a run share: whether it goes on, what has gone wrong first, and what is being changed.
+//! What all threads of a run share: whether it continues, the first failure, and the current changes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,14 +8,14 @@ use super::ledger::Ledger;
 use super::loads::Gauges;
 use super::plan::{Side, Step};
 
-/// Failures that are kept.
+/// Number of failures that are kept.
 const FAILURES_MAX: usize = 10;
 
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct State {
     started: Instant,
-    /// The load is to pause: a quiet point, or the end.
+    /// The load must pause: for a quiet point, or the end.
     pauses: AtomicBool,
     is_interrupted: AtomicBool,
     failures: Mutex<Vec<String>>,
@@ -28,7 +28,7 @@ pub(super) struct State {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holds one value that is whole at any time.
+    // Each holds one value that is consistent at any time.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,7 +51,7 @@ impl State {
         self.started.elapsed()
     }
 
-    /// Whether the load should end: for a while, or because something has gone wrong or somebody wants it.
+    /// Whether the load should end: for a while, because of a failure, or because of a signal.
     pub(super) fn is_over(&self) -> bool {
         self.pauses.load(Ordering::SeqCst) || self.has_to_end()
     }
@@ -73,7 +73,7 @@ impl State {
         self.pauses.store(pauses, Ordering::SeqCst);
     }
 
-    /// Keeps a failure, with the time and what was under way; says it at once. Later ones may follow from the first.
+    /// Records a failure, with the time and the current changes, and prints it at once. The first may cause later ones.
     pub(super) fn fail(&self, what: &str) {
         let mut failures = lock(&self.failures);
         if failures.len() == FAILURES_MAX {
@@ -92,7 +92,7 @@ impl State {
         failures.push(text);
     }
 
-    /// What has failed, the first before what may have followed from it.
+    /// The failures. The first comes before those that it may have caused.
     pub(super) fn failures(&self) -> Vec<String> {
         lock(&self.failures).clone()
     }

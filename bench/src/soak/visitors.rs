@@ -1,5 +1,5 @@
-//! Clients that do what a client of a load does not: they are late, slow, silent, rude, or leave in the middle. What they
-//! must be answered is known byte by byte.
+//! Clients that do what a client of a load does not: they are late, slow, silent, send garbage, or leave in the middle.
+//! The required answers are known byte by byte.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use super::wire::{Trouble, Wire};
 use crate::load::{Dialogue, ExchangePlan, HttpPlan, RequestPlan};
 use crate::random::Random;
 
-/// Visitors at a time, of each server.
+/// Number of visitors at the same time, for each server.
 const COUNT: [(Side, u32); 2] = [(Side::Http, 8), (Side::Echo, 4)];
 
-/// For how long one says nothing, at most.
+/// The longest time for which a visitor sends nothing.
 const SILENCE_MAX_MS: u64 = 2_500;
 
-/// Between visits of one visitor, so that they leave cores to others.
+/// The longest pause between visits of one visitor, which leaves cores to others.
 const PAUSE_MAX_US: u64 = 6_000;
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// What a slow reader takes at a time, and how long it then waits, at most.
+/// What a slow reader reads at a time, and its longest pause after that.
 const SLOW_READ_BYTES: usize = 16 * 1024;
 const SLOW_READ_PAUSE_MAX_US: u64 = 4_000;
 
-/// Requests together, at most.
+/// The most requests in one pipeline.
 const PIPELINE_MAX: u64 = 24;
 
-/// An upload that nobody finishes.
+/// The size of an upload that is never finished.
 const UNFINISHED_BYTES: usize = 100_000;
 
-/// What visits of one kind have come to.
+/// The results of visits of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Visited {
     pub(super) visits: u64,
@@ -49,7 +49,7 @@ pub(super) struct Visited {
 /// By kind.
 pub(super) type Visits = BTreeMap<(Side, Visit), Visited>;
 
-/// Visitors at work.
+/// The running visitors.
 pub(super) struct Visitors {
     threads: Vec<JoinHandle<Visits>>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Visitors {
 /// Starts the visitors of a segment.
 ///
 /// # Errors
-/// Where a thread cannot be started.
+/// If a thread cannot be started.
 pub(super) fn start(places: &[Place], seed: u64, segment: u32, state: &Arc<State>) -> Result<Visitors, String> {
     let mut threads = Vec::new();
     let sides = places.iter().flat_map(|place| {
@@ -74,10 +74,10 @@ pub(super) fn start(places: &[Place], seed: u64, segment: u32, state: &Arc<State
 }
 
 impl Visitors {
-    /// Waits until each has ended its visit, and adds what they have seen.
+    /// Waits until each has ended its visit, and adds their results.
     ///
     /// # Errors
-    /// Where one has panicked.
+    /// If one has panicked.
     pub(super) fn join(self, visits: &mut Visits) -> Result<(), String> {
         for thread in self.threads {
             for (kind, seen) in thread.join().map_err(|_| "a visitor panicked")? {
@@ -123,7 +123,7 @@ fn silence(random: &mut Random) -> Duration {
     Duration::from_millis(random.below(SILENCE_MAX_MS))
 }
 
-/// How one visit talks.
+/// How a visit sends its bytes.
 struct Manner {
     pieces: u64,
     pause: Duration,
@@ -189,7 +189,7 @@ fn requests_of(requests: Vec<RequestPlan>, random: &mut Random) -> Result<Vec<u8
     Ok(dialogue.requests(count))
 }
 
-/// Asks, and checks all answers.
+/// Sends requests, and checks all answers.
 fn ask(mut wire: Wire, requests: Vec<RequestPlan>, manner: &Manner, random: &mut Random) -> Result<u64, Trouble> {
     let (mut dialogue, count) = dialogue(requests, random);
     let bytes = dialogue.requests(count);
@@ -215,7 +215,7 @@ fn ask(mut wire: Wire, requests: Vec<RequestPlan>, manner: &Manner, random: &mut
     Ok(u64::from(answers))
 }
 
-/// Sends what is no request: the answer is 400, and the end.
+/// Sends an invalid request: the answer must be 400, and then the end.
 fn be_refused(mut wire: Wire, random: &mut Random) -> Result<u64, Trouble> {
     const FORMS: [&[u8]; 5] = [
         b"GET / HTTP/1.1\r\n\r\n",

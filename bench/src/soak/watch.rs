@@ -1,4 +1,4 @@
-//! What the servers hold: memory, descriptors, processes; at any time, and at quiet points, where it may not grow.
+//! The servers' resources: memory, descriptors, processes; at any time, and at quiet points, where they must not grow.
 
 use std::collections::BTreeMap;
 
@@ -9,36 +9,36 @@ use crate::compare::{kernel_bytes, memory_bytes};
 use crate::cpu::tree;
 use crate::handover::process_state;
 
-/// A process that has ended and is not waited for is seen so many times at most: masters wait for theirs at once.
+/// A zombie may be seen this many times: masters reap their workers at once.
 const ZOMBIE_SIGHTINGS_MAX: u32 = 10;
 
-/// One look at all processes of the servers.
+/// One measurement of all processes of the servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Sample {
     pub(super) at_s: f64,
-    /// Proportional set size, of all together.
+    /// Proportional set size of all together.
     pub(super) memory_bytes: u64,
     pub(super) descriptors: u64,
     pub(super) processes: u64,
     pub(super) zombies: u64,
-    /// Of the whole machine: slabs, stacks, page tables.
+    /// Kernel memory of the whole machine: slabs, stacks, page tables.
     pub(super) kernel_bytes: u64,
     /// Connections and changes until then.
     pub(super) connections: u64,
     pub(super) changes: u64,
 }
 
-/// Looks at processes again and again.
+/// Measures processes again and again.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     zombies: BTreeMap<u32, u32>,
 }
 
 impl Watch {
-    /// Looks at all that this program has started.
+    /// Measures all processes that this program has started.
     ///
     /// # Errors
-    /// Where a process that has ended stays.
+    /// If a zombie stays.
     pub(super) fn look(&mut self, at_s: f64, connections: u64, changes: u64) -> Result<Sample, String> {
         let own = std::process::id();
         let pids: Vec<u32> = tree(own).into_iter().filter(|pid| *pid != own).collect();
@@ -69,14 +69,14 @@ impl Watch {
     }
 }
 
-/// By how much the servers may hold more at a quiet point than at the first one.
+/// How much more the servers may hold at a quiet point than at the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) memory_bytes: u64,
     pub(super) descriptors: u64,
 }
 
-/// Says what has grown too much since the first quiet point, if anything.
+/// What has grown too much since the first quiet point, if anything.
 pub(super) fn grown(quiet: &[Sample], bounds: Bounds) -> Option<String> {
     let ([first, ..], [.., last]) = (quiet, quiet) else { return None };
     let checks = [
@@ -94,8 +94,8 @@ pub(super) fn grown(quiet: &[Sample], bounds: Bounds) -> Option<String> {
     )
 }
 
-/// How much a value grows an hour: the slope of the line with the least squares through all but the first quiet point,
-/// which is that of servers that have done little. None where fewer than three are left.
+/// How much a value grows per hour: the slope of the least-squares line through all quiet points except the first, at
+/// which the servers have done little. `None` if fewer than three are left.
 pub(super) fn growth_per_hour(quiet: &[Sample], value: impl Fn(&Sample) -> u64) -> Option<f64> {
     let points: Vec<(f64, f64)> =
         quiet.iter().skip(1).map(|sample| (sample.at_s / 3_600.0, value(sample) as f64)).collect();

@@ -1,4 +1,4 @@
-//! A visitor's connection: blocking, from an address of its own, and what can go wrong with it.
+//! A visitor's connection: blocking, from an address of its own; and its failures.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -11,19 +11,19 @@ use super::loads::TIMEOUT;
 use super::state::State;
 use crate::random::Random;
 
-/// How often one who waits looks whether the run goes on.
+/// How often a waiting visitor checks whether the run continues.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Why a visit did not go as it must.
+/// Why a visit failed.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) what: String,
-    /// Since when there was a connection, where it was lost; a kill of its worker may excuse that.
+    /// Since when the lost connection existed; a kill of its worker may excuse the loss.
     pub(super) lost_since: Option<Instant>,
 }
 
 impl Trouble {
-    /// What no kill excuses.
+    /// A failure that no kill excuses.
     pub(super) fn wrong(what: impl Into<String>) -> Self {
         Self { what: what.into(), lost_since: None }
     }
@@ -54,7 +54,7 @@ impl Wire {
         Ok(Self { stream, established: Instant::now() })
     }
 
-    /// What this error, or end, of the connection means.
+    /// An error or end of the connection that a kill may excuse.
     pub(super) fn lost(&self, what: impl Into<String>) -> Trouble {
         Trouble { what: what.into(), lost_since: Some(self.established) }
     }
@@ -100,7 +100,7 @@ impl Wire {
         }
     }
 
-    /// Waits, and sees to it that nothing is said meanwhile.
+    /// Waits, and checks that the server sends nothing meanwhile.
     pub(super) fn stay_silent(&mut self, time: Duration, state: &State) -> Result<(), Trouble> {
         let until = Instant::now() + time;
         let timed = |stream: &TcpStream, time| {
@@ -118,12 +118,12 @@ impl Wire {
         timed(&self.stream, TIMEOUT)
     }
 
-    /// Sends the end, and goes on reading.
+    /// Sends FIN, and continues to read.
     pub(super) fn half_close(&mut self) -> Result<(), Trouble> {
         self.stream.shutdown(Shutdown::Write).map_err(|error| self.trouble("half-closing", &error))
     }
 
-    /// The server has said all, and closes.
+    /// Checks that the server sends nothing more, and closes.
     pub(super) fn read_end(&mut self) -> Result<(), Trouble> {
         match self.read(&mut [0; 64])? {
             0 => Ok(()),
@@ -137,9 +137,9 @@ impl Wire {
         set.map_err(|error| Trouble::wrong(format!("SO_LINGER: {error}")))
     }
 
-    /// Takes little at a time.
+    /// Receives little at a time.
     pub(super) fn narrow(&self) {
-        // The kernel may have its own idea of the least.
+        // The kernel may have a larger minimum.
         let _ = SockRef::from(&self.stream).set_recv_buffer_size(16 * 1024);
     }
 }

@@ -71,7 +71,8 @@ impl Victim {
     }
 }
 
-/// # Panics If the event does not happen.
+/// # Panics
+/// If the event does not happen.
 fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {

@@ -123,7 +123,8 @@ fn heard<T: DeserializeOwned + Serialize>(pieces: impl Iterator<Item = Vec<u8>>,
 
 /// Reports of workers and orphans. Each piece is a number, which says who reports and how, and a report.
 ///
-/// # Panics If the master does, or reaches an illegal state.
+/// # Panics
+/// If the master does, or reaches an illegal state.
 pub fn reports(data: &[u8]) {
     let masters = [
         Master::serving(Tier::Adopt).asked_for_connections(),
@@ -141,7 +142,8 @@ pub fn reports(data: &[u8]) {
 
 /// Messages between the new and the old master of an upgrade, in both directions.
 ///
-/// # Panics As [`reports`].
+/// # Panics
+/// As [`reports`].
 pub fn relay(data: &[u8]) {
     let mut old = Master::serving(Tier::Adopt);
     heard(pieces(data), |number, message: ToOld| {
@@ -180,7 +182,8 @@ pub fn control_requests(data: &[u8]) {
 
 /// What a server sends to an operator's program, which displays it.
 ///
-/// # Panics If what was read cannot be written.
+/// # Panics
+/// If what was read cannot be written.
 pub fn control_replies(data: &[u8]) {
     for piece in pieces(data) {
         let Ok(reply) = serde_json::from_slice::<Reply>(&piece) else { continue };

@@ -29,7 +29,8 @@ fn pieces(data: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 
 /// What was received; `None` if it was invalid.
 ///
-/// # Panics If the channel itself failed.
+/// # Panics
+/// If the channel itself failed.
 fn skip_nonsense<T>(heard: io::Result<T>) -> Option<T> {
     match heard {
         Ok(heard) => Some(heard),

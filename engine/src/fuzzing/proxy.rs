@@ -41,7 +41,8 @@ fn told(harness: &mut Harness<Heard>, client: Client) -> (Option<ProxyHeader>, V
 /// Any bytes that a proxy may send, in parts as long as the first byte says. However they are split, the protocol gets
 /// a header and everything after it, or nothing.
 ///
-/// # Panics If it does not.
+/// # Panics
+/// If it does not.
 pub fn proxy_header(data: &[u8]) {
     let Some((part_bytes, sent)) = data.split_first() else { return };
     let harness = || {

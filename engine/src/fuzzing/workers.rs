@@ -41,7 +41,8 @@ static CONNECTION: LazyLock<(TcpStream, TcpStream)> = LazyLock::new(|| {
 /// Packets of a worker that brings connections. Each line begins with a byte, which says how many descriptors come with
 /// it and whether bytes come in a file. The head follows, then a zero byte and the body.
 ///
-/// # Panics If the receiver does, or a connection that was made from it.
+/// # Panics
+/// If the receiver does, or a connection that was made from it.
 pub fn envelopes(data: &[u8]) {
     let (ours, mut theirs) = pair();
     let (mut receiver, mut commands) = (Receiver::new(1_000), VecDeque::new());
@@ -101,7 +102,8 @@ fn live_on(harness: &mut Harness<Timed>, version: u32, frozen: Frozen) -> Result
 
 /// A worker's own state, each line a packet: the first byte gives its kind.
 ///
-/// # Panics If the reader does, or returns more than allowed.
+/// # Panics
+/// If the reader does, or returns more than allowed.
 pub fn worker_state(data: &[u8]) {
     const BYTES_MAX: u64 = 1_000;
     let (ours, mut theirs) = pair();
@@ -127,7 +129,8 @@ pub fn worker_state(data: &[u8]) {
 
 /// Packets of a worker that sends messages, and answers of one that receives them, each a line.
 ///
-/// # Panics If the inbox does, or returns or keeps more than allowed.
+/// # Panics
+/// If the inbox does, or returns or keeps more than allowed.
 pub fn messages(data: &[u8]) {
     const BYTES_MAX: usize = 1_000;
     let mut inbox = Inbox::new(BYTES_MAX);

@@ -19,8 +19,9 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; never blocks.
 ///
-/// # Errors `WouldBlock` if the channel is full; `InvalidInput` if the message is larger than the other side accepts;
-/// else as sendmsg(2).
+/// # Errors
+/// `WouldBlock` if the channel is full; `InvalidInput` if the message is larger than the other side accepts; else as
+/// sendmsg(2).
 pub(crate) fn tell<T: Serialize>(channel: &OwnedFd, message: &T) -> io::Result<()> {
     tell_with_all(channel, message, &[])
 }

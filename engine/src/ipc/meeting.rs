@@ -42,7 +42,8 @@ pub(crate) struct Meeting {
 impl Meeting {
     /// Opens a new one, with a name that no other has.
     ///
-    /// # Errors As socketpair(2), and if there is no `/dev/urandom`.
+    /// # Errors
+    /// As socketpair(2), and if there is no `/dev/urandom`.
     pub(crate) fn open() -> io::Result<Self> {
         let (inside, door) = pair()?;
         let mut random = [0; 16];
@@ -103,15 +104,17 @@ const SPEAK: &[u8; 5] = b"speak";
 
 /// Visits a serving worker through its door; never waits.
 ///
-/// # Errors As socketpair(2) and sendmsg(2): `WouldBlock` if too many others wait there, `ConnectionReset` and then
-/// `BrokenPipe` if the worker is gone.
+/// # Errors
+/// As socketpair(2) and sendmsg(2): `WouldBlock` if too many others wait there, `ConnectionReset` and then `BrokenPipe`
+/// if the worker is gone.
 pub(crate) fn visit(door: BorrowedFd<'_>) -> io::Result<Channel> {
     knock(door, VISIT).map(Channel::new)
 }
 
 /// Opens a channel to another worker, to send it messages; never waits.
 ///
-/// # Errors As [`visit`].
+/// # Errors
+/// As [`visit`].
 pub(crate) fn speak(door: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     knock(door, SPEAK)
 }

@@ -54,7 +54,8 @@ pub(crate) fn folder_of(control: &Path) -> PathBuf {
 struct Folder(File);
 
 impl Folder {
-    /// # Errors As open(2); `PermissionDenied` if other users can enter it.
+    /// # Errors
+    /// As open(2); `PermissionDenied` if other users can enter it.
     fn open(path: &Path) -> io::Result<Self> {
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let folder = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -169,7 +170,8 @@ impl Drop for Rendezvous {
 impl Rendezvous {
     /// Listens under the name of this process.
     ///
-    /// # Errors As mkdir(2), socket(2), bind(2), listen(2); `PermissionDenied` if other users can enter the folder.
+    /// # Errors
+    /// As mkdir(2), socket(2), bind(2), listen(2); `PermissionDenied` if other users can enter the folder.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let name = Name::own()?;
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -243,7 +245,8 @@ pub(crate) struct Found {
 
 /// Makes the folder before any worker needs it.
 ///
-/// # Errors As mkdir(2); `PermissionDenied` if other users can enter it.
+/// # Errors
+/// As mkdir(2); `PermissionDenied` if other users can enter it.
 pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     Folder::make(folder).map(drop)
 }

@@ -58,7 +58,8 @@ pub(crate) struct Offer {
 impl Offer {
     /// An offer of these connections, with their descriptors.
     ///
-    /// # Errors If there is no room for a file.
+    /// # Errors
+    /// If there is no room for a file.
     pub(crate) fn new(
         batch: u64,
         format: StateFormat,
@@ -157,7 +158,8 @@ impl Arrival {
 
     /// Reads the bytes from the packet or the file.
     ///
-    /// # Errors If there are fewer or more than announced, or more than allowed, or if they may still change.
+    /// # Errors
+    /// If there are fewer or more than announced, or more than allowed, or if they may still change.
     fn fill(&mut self, has_file: bool, inline: &[u8]) -> io::Result<()> {
         let total = self.bytes();
         if total > OFFER_BYTES_MAX {
@@ -245,7 +247,8 @@ impl Channel {
 
     /// Sends an offer as soon as there is room.
     ///
-    /// # Errors If the other side is gone.
+    /// # Errors
+    /// If the other side is gone.
     pub(crate) fn offer(&mut self, offer: Offer) -> io::Result<()> {
         self.outgoing.push_back((offer.packet, offer.descriptors));
         self.flush()
@@ -253,7 +256,8 @@ impl Channel {
 
     /// Sends a message as soon as there is room.
     ///
-    /// # Errors If the other side is gone.
+    /// # Errors
+    /// If the other side is gone.
     pub(crate) fn say(&mut self, message: &Message) -> io::Result<()> {
         self.outgoing.push_back((packet(message)?.into(), Vec::new()));
         self.flush()
@@ -272,7 +276,8 @@ impl Channel {
 
     /// Sends what had no room before.
     ///
-    /// # Errors If the other side is gone.
+    /// # Errors
+    /// If the other side is gone.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some((bytes, descriptors)) = self.outgoing.front() {
             let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -288,7 +293,8 @@ impl Channel {
 
     /// Sends a message with bytes, and waits until there is room, for at most [`BATCH_MS_MAX`].
     ///
-    /// # Errors `TimedOut`, or if the other side is gone.
+    /// # Errors
+    /// `TimedOut`, or if the other side is gone.
     pub(crate) fn say_waiting(&mut self, message: &Message, bytes: &[u8]) -> io::Result<()> {
         let mut packet = packet(message)?;
         packet.extend_from_slice(bytes);
@@ -305,7 +311,8 @@ impl Channel {
 
     /// Waits for the next packet, for at most `ms_max`; calls `beat` at intervals.
     ///
-    /// # Errors `TimedOut`, or if the other side is gone or sends something illegal.
+    /// # Errors
+    /// `TimedOut`, or if the other side is gone or sends something illegal.
     pub(crate) fn hear_waiting(&mut self, ms_max: u64, beat: &dyn Fn()) -> io::Result<(Message, Vec<u8>)> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let until = Instant::now() + Duration::from_millis(ms_max);

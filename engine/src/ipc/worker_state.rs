@@ -22,7 +22,8 @@ impl Pace {
         Self { began: Instant::now(), bytes: 0 }
     }
 
-    /// # Errors `TimedOut` if it took longer than allowed.
+    /// # Errors
+    /// `TimedOut` if it took longer than allowed.
     fn check(&self) -> io::Result<()> {
         let may = Duration::from_millis(STATE_MS_MAX.saturating_add(self.bytes / STATE_BYTES_PER_MS));
         if self.began.elapsed() <= may { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
@@ -110,7 +111,8 @@ impl<'a> StateReader<'a> {
 
     /// Skips unread bytes, so that the next message is read.
     ///
-    /// # Errors If the other side is gone, or late, or sends something illegal. Its next messages are then unreliable.
+    /// # Errors
+    /// If the other side is gone, or late, or sends something illegal. Its next messages are then unreliable.
     pub(crate) fn skip_rest(&mut self) -> io::Result<()> {
         while !self.is_over {
             self.next_part()?;

@@ -65,7 +65,8 @@ impl Loads {
 
     /// Makes room for this many places. Existing places keep their pages.
     ///
-    /// # Errors As bpf(2).
+    /// # Errors
+    /// As bpf(2).
     pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
         let present = self.places();
         if places > present {
@@ -95,7 +96,8 @@ impl Loads {
 
     /// Maps the page of one place.
     ///
-    /// # Errors As mmap(2), and `NotFound` if there is no such place.
+    /// # Errors
+    /// As mmap(2), and `NotFound` if there is no such place.
     pub(crate) fn page(&self, place: u32) -> io::Result<Shared<LoadPage>> {
         let mut index = place;
         for span in &self.spans {

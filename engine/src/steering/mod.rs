@@ -23,7 +23,8 @@ pub(crate) struct Chosen {
 
 /// Chooses the tier.
 ///
-/// # Errors A sentence if the requested tier does not work here.
+/// # Errors
+/// A sentence if the requested tier does not work here.
 pub(crate) fn choose(wanted: Handover) -> Result<Chosen, String> {
     let chosen = |tier, reason: String| Ok(Chosen { tier, reason });
     match wanted {

@@ -40,7 +40,8 @@ pub(crate) struct Balance {
 impl Balance {
     /// For this many places. `cores` are the processors to which their workers are pinned, in the order of the places.
     ///
-    /// # Errors As bpf(2).
+    /// # Errors
+    /// As bpf(2).
     pub(crate) fn new(steering: config::Steering, places: u32, cores: &[usize]) -> io::Result<Self> {
         let mut this = Self { steering: Some(steering), ..Self::default() };
         if steering == config::Steering::Cpu {
@@ -57,7 +58,8 @@ impl Balance {
 
     /// Makes room for this many places.
     ///
-    /// # Errors As bpf(2).
+    /// # Errors
+    /// As bpf(2).
     pub(crate) fn grow(&mut self, places: u32) -> io::Result<()> {
         if self.steering.is_some_and(config::Steering::is_by_load) { self.loads.grow(places) } else { Ok(()) }
     }
@@ -83,7 +85,8 @@ const PLACES: u32 = WORKERS_MAX as u32;
 impl Steering {
     /// A map with a program for the first `listeners` places, loaded and not attached.
     ///
-    /// # Errors As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
+    /// # Errors
+    /// As bpf(2): `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN.
     pub(crate) fn load(listeners: u32, balance: &Balance) -> io::Result<Self> {
         Self::over(&Arc::new(bpf::create_socket_array(PLACES)?), listeners, balance, None)
     }

@@ -30,7 +30,8 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// An acceptor that has its ring, which can do nothing else.
     ///
-    /// # Errors As io_uring_setup(2) and io_uring_register(2).
+    /// # Errors
+    /// As io_uring_setup(2) and io_uring_register(2).
     pub(crate) fn made() -> io::Result<Self> {
         let ring: IoUring = IoUring::builder().dontfork().setup_r_disabled().build(2)?;
         enable_only(&ring, &[opcode::Accept::CODE, opcode::AsyncCancel::CODE], Flags::empty())?;
@@ -40,7 +41,8 @@ impl Acceptor {
     /// Accepts a waiting connection; `None` if there is none. When this returns, the ring does not hold the listener
     /// any more.
     ///
-    /// # Errors As accept(2), io_uring_setup(2) and io_uring_enter(2).
+    /// # Errors
+    /// As accept(2), io_uring_setup(2) and io_uring_enter(2).
     pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         if self.ring.is_none() {
             *self = Self::made()?;

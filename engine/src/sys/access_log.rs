@@ -22,7 +22,8 @@ const MODE: u32 = 0o640;
 /// Opens a file to append to, and creates it if it does not exist. A symbolic link is refused: it could lead anywhere,
 /// and the master may be root.
 ///
-/// # Errors As open(2): `ELOOP` for a symbolic link, `ENXIO` for a FIFO without a reader.
+/// # Errors
+/// As open(2): `ELOOP` for a symbolic link, `ENXIO` for a FIFO without a reader.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags).open(path)
@@ -30,7 +31,8 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 /// Standard error. If possible, it is opened anew, so that it does not wait while other users of it may.
 ///
-/// # Errors As dup(2).
+/// # Errors
+/// As dup(2).
 pub(crate) fn standard_error() -> io::Result<File> {
     let copy = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let kind = copy.metadata()?.file_type();
@@ -66,7 +68,8 @@ pub(crate) struct AccessLog {
 impl AccessLog {
     /// Appends to any kind of file.
     ///
-    /// # Errors As fstat(2).
+    /// # Errors
+    /// As fstat(2).
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let file = File::from(descriptor);
         let kind = file.metadata()?.file_type();

@@ -180,7 +180,8 @@ pub(crate) fn attach(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
 
 /// Leaves the choice for the group of `socket` to the kernel. Needs no privilege.
 ///
-/// # Errors `NotFound` if no program selects.
+/// # Errors
+/// `NotFound` if no program selects.
 pub(crate) fn detach(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, SO_DETACH_REUSEPORT_BPF, 0)
 }

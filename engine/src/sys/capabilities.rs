@@ -100,7 +100,8 @@ impl Sets {
 /// Without that right (CAP_SETPCAP), the bounding set stays. This has no effect, since it only bounds what a program
 /// gains.
 ///
-/// # Errors As prctl(2).
+/// # Errors
+/// As prctl(2).
 pub(crate) fn gain_none_but(kept: Capabilities) -> io::Result<()> {
     prctl::set_no_new_privs()?;
     for number in numbers().filter(|number| !kept.has(*number)) {
@@ -118,7 +119,8 @@ pub(crate) fn gain_none_but(kept: Capabilities) -> io::Result<()> {
 /// it leaves the inheritable set, and under SECBIT_NO_SETUID_FIXUP, which a process inherits, all of them
 /// (capabilities(7)).
 ///
-/// # Errors As capset(2) and prctl(2); and if more is left nevertheless. The process must not continue then.
+/// # Errors
+/// As capset(2) and prctl(2); and if more is left nevertheless. The process must not continue then.
 pub(crate) fn keep_only(kept: Capabilities) -> io::Result<()> {
     let and = |one: Capabilities| Capabilities(one.0 & kept.0);
     let now = Sets::read()?;

@@ -18,7 +18,8 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 /// From now on, sending a descriptor over this channel fails with EPERM. Without this, a sent descriptor arrives
 /// whether it is received or not, and the kernel may wait while it closes it.
 ///
-/// # Errors ENOPROTOOPT before kernel 6.16.
+/// # Errors
+/// ENOPROTOOPT before kernel 6.16.
 pub(crate) fn refuse_descriptors(channel: BorrowedFd<'_>) -> io::Result<()> {
     let off: libc::c_int = 0;
     let length = size_of_val(&off) as libc::socklen_t;
@@ -32,7 +33,8 @@ pub(crate) fn refuse_descriptors(channel: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sends one packet; never blocks.
 ///
-/// # Errors `WouldBlock` if the channel is full; else as sendmsg(2).
+/// # Errors
+/// `WouldBlock` if the channel is full; else as sendmsg(2).
 pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -45,7 +47,8 @@ pub(crate) fn send(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowe
 /// Receives one packet into `buffer`, and drops its descriptors; never blocks. The length is 0 if the other side is
 /// gone.
 ///
-/// # Errors As [`receive`].
+/// # Errors
+/// As [`receive`].
 pub(crate) fn receive_bytes(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let mut is_reset = false;
     loop {
@@ -65,8 +68,8 @@ pub(crate) fn receive_bytes(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::R
 /// room for all descriptors of the packet (its limit of open files), the result has only those that there was room for.
 /// Closing them does not wait for a peer (SO_LINGER of socket(7)), whatever the sender has set.
 ///
-/// # Errors `WouldBlock` if there is no packet; `InvalidData` if the packet is larger than the buffer; else as
-/// recvmsg(2).
+/// # Errors
+/// `WouldBlock` if there is no packet; `InvalidData` if the packet is larger than the buffer; else as recvmsg(2).
 pub(crate) fn receive(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     // Without a library: there, missing descriptors of a packet are an error, and those that came would stay open.
     let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);

@@ -39,7 +39,8 @@ impl IoUringUnavailable {
 impl Features {
     /// Creates a small ring to find out.
     ///
-    /// # Errors Names the cause (no io_uring, forbidden, too old a kernel) and the cure.
+    /// # Errors
+    /// Names the cause (no io_uring, forbidden, too old a kernel) and the cure.
     pub(crate) fn probe() -> Result<Self, IoUringUnavailable> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();

@@ -29,7 +29,8 @@ pub(crate) struct Identity {
 impl Identity {
     /// Looks both up. Without `group`, the user's own group applies. `None` if neither is given.
     ///
-    /// # Errors Names the setting if the name does not exist, or if this process may not become it.
+    /// # Errors
+    /// Names the setting if the name does not exist, or if this process may not become it.
     pub(crate) fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, IdentityError> {
         let invalid = |setting| move |problem| IdentityError { setting, problem };
         let user = user.map(find_user).transpose().map_err(invalid("user"))?;
@@ -56,7 +57,8 @@ impl Identity {
 
     /// Becomes this identity for good: no way back, no capability, no privilege by exec.
     ///
-    /// # Errors As setresuid(2) and similar calls, and if a capability is left. The process must not continue then.
+    /// # Errors
+    /// As setresuid(2) and similar calls, and if a capability is left. The process must not continue then.
     pub(crate) fn assume(&self) -> io::Result<()> {
         gain_none_but(Capabilities::NONE)?;
         if geteuid().is_root() {
@@ -103,7 +105,8 @@ fn find_group(name: &str) -> Result<Gid, String> {
 
 /// The numbers of `user`, `user:group` or `:group`.
 ///
-/// # Errors If the name does not exist, or this process may not give it a file.
+/// # Errors
+/// If the name does not exist, or this process may not give it a file.
 pub(crate) fn find_owner(text: &str) -> Result<(Option<u32>, Option<u32>), String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     if group.is_some_and(str::is_empty) || (user.is_empty() && group.is_none()) {

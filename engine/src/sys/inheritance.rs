@@ -12,7 +12,8 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 /// Lets the program inherit the descriptor, which must live until the program is started. The process must have one
 /// thread, or a program that another thread starts would inherit it as well.
 ///
-/// # Errors As fcntl(2).
+/// # Errors
+/// As fcntl(2).
 pub(crate) fn pass(command: &mut Command, name: &str, descriptor: &OwnedFd) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
     command.env(name, descriptor.as_raw_fd().to_string());

@@ -64,8 +64,8 @@ impl Ruleset {
 /// callbacks with these system calls may do, as far as this kernel can. If files are denied, those beneath the
 /// `readable` folders may still be read.
 ///
-/// # Errors As landlock_create_ruleset(2): `Unsupported` if the kernel has no Landlock, or one that can deny nothing of
-/// this.
+/// # Errors
+/// As landlock_create_ruleset(2): `Unsupported` if the kernel has no Landlock, or one that can deny nothing of this.
 pub(crate) fn enter_domain(calls: SystemCalls, readable: &[PathBuf]) -> io::Result<()> {
     // SAFETY: with this flag landlock_create_ruleset(2) takes no attribute.
     let version = Errno::result(unsafe {

@@ -113,7 +113,8 @@ pub(crate) struct Reservation {
 /// milliseconds. Other users can take the name, but nothing depends on it: without it, two servers that start on one
 /// port within the same milliseconds may share the port.
 ///
-/// # Errors As socket(2) and bind(2).
+/// # Errors
+/// As socket(2) and bind(2).
 pub(crate) fn reserve(address: SocketAddr) -> Result<Option<Reservation>, ListenError> {
     // By port alone, since a wildcard address conflicts with every other address.
     reserve_name(&format!("port-{}", address.port()), address.into())
@@ -163,7 +164,8 @@ pub(crate) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
 
 /// Creates a socket of no group and binds it.
 ///
-/// # Errors If any other process has the address.
+/// # Errors
+/// If any other process has the address.
 pub(crate) fn bind_alone(address: SocketAddr) -> Result<Socket, ListenError> {
     let socket = unbound(address)?;
     socket.bind(&address.into()).map_err(|source| ListenError::new(address, "bind", source))?;

@@ -12,8 +12,9 @@ use socket2::SockRef;
 
 /// Forks. The child must not return from the calling function; it leaves with [`exit`].
 ///
-/// # Errors If the process has several threads: only the calling one would exist in the child, and what the others hold
-/// locked would stay locked forever. Else as fork(2).
+/// # Errors
+/// If the process has several threads: only the calling one would exist in the child, and what the others hold locked
+/// would stay locked forever. Else as fork(2).
 pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
     let threads = thread_count()?;
     if threads != 1 {
@@ -29,7 +30,8 @@ pub(crate) fn fork_single_threaded() -> io::Result<ForkResult> {
 /// Makes the kernel kill this process when its parent, which is `parent`, ends; until [`outlive_parent`]. A change of
 /// the user ends that, too (prctl(2), PR_SET_PDEATHSIG).
 ///
-/// # Errors If the parent has ended already, and as prctl(2).
+/// # Errors
+/// If the parent has ended already, and as prctl(2).
 pub(crate) fn end_with_parent(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::Error::other("the parent has ended")) }
@@ -37,7 +39,8 @@ pub(crate) fn end_with_parent(parent: Pid) -> io::Result<()> {
 
 /// Makes this process continue when its parent ends.
 ///
-/// # Errors As prctl(2).
+/// # Errors
+/// As prctl(2).
 pub(crate) fn outlive_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(None)?)
 }
@@ -55,8 +58,8 @@ pub(crate) fn thread_count() -> io::Result<usize> {
 
 /// When a process was started, in clock ticks after the machine's start: field 22 of proc_pid_stat(5).
 ///
-/// # Errors As open(2): `NotFound` if no process has the number, or if it has ended and its parent has not waited for
-/// it.
+/// # Errors
+/// As open(2): `NotFound` if no process has the number, or if it has ended and its parent has not waited for it.
 pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field, the name, may contain anything but ends at the last parenthesis.
@@ -69,7 +72,8 @@ pub(crate) fn started_at(pid: u32) -> io::Result<u64> {
 
 /// A descriptor of a process. It becomes readable when the process has ended (pidfd_open(2)).
 ///
-/// # Errors As pidfd_open(2).
+/// # Errors
+/// As pidfd_open(2).
 pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers.
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
@@ -78,7 +82,8 @@ pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
 /// A copy of a descriptor of another process (pidfd_getfd(2), kernel 5.6). Closing it does not wait for a peer,
 /// whatever the other process has set.
 ///
-/// # Errors As pidfd_getfd(2): `PermissionDenied` if this process may not trace the other one.
+/// # Errors
+/// As pidfd_getfd(2): `PermissionDenied` if this process may not trace the other one.
 pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_getfd(2) takes three integers.
     let copy = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
@@ -89,7 +94,8 @@ pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Resul
 
 /// Kills a process that need not be a child.
 ///
-/// # Errors As pidfd_send_signal(2): `ESRCH` if it has ended.
+/// # Errors
+/// As pidfd_send_signal(2): `ESRCH` if it has ended.
 pub(crate) fn kill(process: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: pidfd_send_signal(2) takes integers and a pointer that may be null.
     let result = unsafe {

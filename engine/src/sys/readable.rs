@@ -18,8 +18,8 @@ const NOT_ASKED: i32 = 255;
 /// Opens a folder as workers will be able to: as this user, or as the user of this process. Rights may depend on more
 /// than modes (access control lists, mounts), so a child that becomes the user tries it.
 ///
-/// # Errors As open(2). If the process may not fork, since it has several threads, the answer is yes: a worker finds
-/// out.
+/// # Errors
+/// As open(2). If the process may not fork, since it has several threads, the answer is yes: a worker finds out.
 pub(crate) fn check(folder: &Path, identity: Option<&Identity>) -> io::Result<()> {
     let Some(identity) = identity else { return open(folder) };
     match process::fork_single_threaded() {

@@ -11,8 +11,9 @@ use super::bpf;
 
 /// Types that may lie in memory which several processes see. [`shareable!`] declares structures that may.
 ///
-/// # Safety All-zero bytes must be a valid value, and every field must be an atomic integer (or an array or structure
-/// of such), so that concurrent access from other processes is defined.
+/// # Safety
+/// All-zero bytes must be a valid value, and every field must be an atomic integer (or an array or structure of such),
+/// so that concurrent access from other processes is defined.
 pub(crate) unsafe trait Shareable: Sync + 'static {}
 
 // SAFETY: it is an atomic integer, for which zero is valid.
@@ -69,7 +70,8 @@ impl<T: Shareable> Shared<T> {
     /// Maps a page of [`create_pages`](super::bpf::create_pages), and no other. The map's descriptor is not needed
     /// afterwards. The kernel does not let such a mapping grow (VM_DONTEXPAND).
     ///
-    /// # Errors As mmap(2): `InvalidInput` beyond the last page, or if the descriptor is not such a map.
+    /// # Errors
+    /// As mmap(2): `InvalidInput` beyond the last page, or if the descriptor is not such a map.
     pub(crate) fn of_pages(map: BorrowedFd<'_>, index: u32) -> io::Result<Self> {
         let offset = bpf::page_offset(index).try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel only maps array maps created for it, whose memory is never truncated. Any bytes are valid
@@ -88,7 +90,8 @@ impl<T: Shareable> Shared<T> {
         grown != libc::MAP_FAILED || moved != libc::MAP_FAILED
     }
 
-    /// # Safety What is mapped must exist as long as the mapping, and hold a valid `T`, whichever process writes to it.
+    /// # Safety
+    /// What is mapped must exist as long as the mapping, and hold a valid `T`, whichever process writes to it.
     unsafe fn map(flags: libc::c_int, descriptor: RawFd, offset: libc::off_t) -> io::Result<Self> {
         let length = NonZeroUsize::new(size_of::<T>()).expect("shared types have a size");
         // SAFETY: a mapping at an address of the kernel's choice touches nothing that exists.

@@ -94,7 +94,8 @@ fn is_left(path: UnixPath, owner: Option<u32>) -> Result<bool, ListenError> {
 
 /// Reserves a path; `None` if another server of this user is looking at it just now. As [`super::listener::reserve`].
 ///
-/// # Errors If the folder does not exist or may not be searched; else as socket(2) and bind(2).
+/// # Errors
+/// If the folder does not exist or may not be searched; else as socket(2) and bind(2).
 pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError> {
     let place = path.as_path();
     let folder = place.parent().unwrap_or(Path::new("/"));
@@ -106,7 +107,8 @@ pub(crate) fn reserve(path: UnixPath) -> Result<Option<Reservation>, ListenError
 
 /// Checks that a reserved path is free, or was left by a server that has ended.
 ///
-/// # Errors If a process has a socket open there, or something else is there, which stays as it is.
+/// # Errors
+/// If a process has a socket open there, or something else is there, which stays as it is.
 pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenError> {
     is_left(path, file.user).map(drop)
 }
@@ -114,7 +116,8 @@ pub(crate) fn check_free(path: UnixPath, file: SocketFile) -> Result<(), ListenE
 /// Creates a socket and binds it to a reserved path, with the mode of `file` whatever the umask is. Removes what a
 /// server that has ended left there. The socket does not listen.
 ///
-/// # Errors As [`check_free`] and bind(2).
+/// # Errors
+/// As [`check_free`] and bind(2).
 pub(crate) fn bind(path: UnixPath, file: SocketFile) -> Result<Socket, ListenError> {
     let fail = |step| move |source| ListenError::new(path, step, source);
     if is_left(path, file.user)? {
@@ -188,7 +191,8 @@ impl Paths {
 
 /// Binds a socket to any kind of address; see [`super::listener::bind`] and [`bind`]. A path is reserved meanwhile.
 ///
-/// # Errors As those, and if another starting server has reserved the path.
+/// # Errors
+/// As those, and if another starting server has reserved the path.
 pub(crate) fn bind_free(address: Endpoint, file: SocketFile) -> Result<(Socket, Endpoint), ListenError> {
     let reserved = address.unix_path().map(reserve).transpose()?;
     if matches!(reserved, Some(None)) {
@@ -209,7 +213,8 @@ pub(crate) fn bind_any(address: Endpoint, file: SocketFile) -> Result<(Socket, E
 
 /// An endpoint's address for the kernel.
 ///
-/// # Errors Never: a path is never too long.
+/// # Errors
+/// Never: a path is never too long.
 pub(crate) fn address_of(endpoint: Endpoint) -> io::Result<SockAddr> {
     match endpoint {
         Endpoint::Internet(address) => Ok(address.into()),

@@ -68,7 +68,8 @@ const X32_OWN: std::ops::RangeInclusive<i64> = 512..=547;
 
 /// Checks that a filter can be set up here.
 ///
-/// # Errors The reason why not.
+/// # Errors
+/// The reason why not.
 pub(crate) fn check_available() -> io::Result<()> {
     target()?;
     let action: u32 = libc::SECCOMP_RET_ERRNO;
@@ -80,7 +81,8 @@ pub(crate) fn check_available() -> io::Result<()> {
 /// Denies the calling thread, and all that it starts, every system call but these; with `reads_files`, openat2(2) is
 /// one of them. A filter cannot look at a path: a Landlock domain says which files these are. There is no way back.
 ///
-/// # Errors If this kernel has no filters, or not for this architecture.
+/// # Errors
+/// If this kernel has no filters, or not for this architecture.
 pub(crate) fn allow_only(calls: SystemCalls, reads_files: bool) -> io::Result<()> {
     match calls {
         SystemCalls::ServeOnly => {

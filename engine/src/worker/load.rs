@@ -36,7 +36,8 @@ pub(super) struct Load {
 impl Load {
     /// Starts with a load of 0, whatever the previous worker has reported. `None` if the load is not needed.
     ///
-    /// # Errors As mmap(2).
+    /// # Errors
+    /// As mmap(2).
     pub(super) fn open(loads: Loads, slot: usize, now_ns: u64) -> io::Result<Option<Self>> {
         if loads.spans().is_empty() {
             return Ok(None);

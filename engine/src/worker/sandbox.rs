@@ -35,8 +35,9 @@ pub(super) enum Files {
 
 /// Gives up everything else, for good. After this the process may run the protocol's own code.
 ///
-/// # Errors If it could not become its user, if a capability is left, or if [`Sandbox::On`] cannot be ensured: the
-/// process must not serve then.
+/// # Errors
+/// If it could not become its user, if a capability is left, or if [`Sandbox::On`] cannot be ensured: the process must
+/// not serve then.
 pub(super) fn enter(
     sandbox: Sandbox,
     calls: SystemCalls,

@@ -24,7 +24,8 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// Reads a TOML file.
     ///
-    /// # Errors If it cannot be read, is not TOML, or has unknown keys or values of a wrong type.
+    /// # Errors
+    /// If it cannot be read, is not TOML, or has unknown keys or values of a wrong type.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
         // One byte more than allowed: devices have no length to ask for, and some have no end.

@@ -11,7 +11,8 @@ use super::Site;
 /// Runs `data` as one connection's input through fresh servers: whole, split in several ways, and a second time on a
 /// server that has seen it. The output must be the same each time.
 ///
-/// # Panics If it is not, or if the server panics.
+/// # Panics
+/// If it is not, or if the server panics.
 pub fn check(data: &[u8]) {
     let whole = output(&mut server(), &[data]);
     let bytes: Vec<&[u8]> = data.chunks(1).collect();
@@ -24,12 +25,13 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Takes `data` over as a connection that another worker froze. `data` has seven bytes and then, each preceded by a
-/// byte `ff`: the name of the handler that continues, the head of a request, what is missing of its body, what is kept
-/// of it, and input. If it is valid, no more of a body is kept than the server accepts, and all of it can be frozen
-/// again. Returns whether it was valid.
+/// Takes `data` over as a connection that another worker froze. `data` has seven bytes and then, separated by bytes `ff`:
+/// the name of the handler that continues, the head of a request, what is missing of its body, what is kept of it, and
+/// input. If it is valid, no more of a body is kept than the server accepts, and all of it can be frozen again. Returns
+/// whether it was valid.
 ///
-/// # Panics If that does not hold, or if the server panics.
+/// # Panics
+/// If that does not hold, or if the server panics.
 pub fn check_frozen(data: &[u8]) -> bool {
     let (fixed, rest) = data.split_at(data.len().min(FROZEN_FIXED_BYTES));
     let mut state = fixed[..fixed.len().min(FROZEN_IDLE_BYTES)].to_vec();

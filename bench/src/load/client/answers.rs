@@ -1,4 +1,4 @@
-//! What answers, and ends of connections, mean for a lane.
+//! What answers and ends of connections mean for a lane.
 
 use std::sync::atomic::Ordering;
 
@@ -26,7 +26,7 @@ impl Client {
                 corrected_ns: now_ns.saturating_sub(sent.due_ns),
                 is_paced: self.pace.is_some() || self.arrivals.is_some(),
             };
-            // What began or ended within an action belongs to it.
+            // A request that began or ended during an action belongs to it.
             let phase = if phase == 0 { sent.phase } else { phase };
             self.outcome.answered(phase, now_ns.saturating_sub(self.start_ns), answer);
             sent.count -= count;
@@ -43,7 +43,7 @@ impl Client {
         }
     }
 
-    /// The connection has ended with requests unanswered.
+    /// The connection has ended with unanswered requests.
     pub(super) fn drop_pending(&mut self, index: u32) -> u32 {
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.answered(index, self.now_ns);
@@ -54,7 +54,7 @@ impl Client {
         std::mem::take(&mut lane.outstanding)
     }
 
-    /// Reads answers, and asks on.
+    /// Reads answers, and sends the next requests.
     #[inline]
     pub(super) fn read_answers(&mut self, index: u32, input: &[u8], io: &mut Io<'_>) -> Step {
         let now_ns = io.now().as_nanos() as u64;
@@ -88,8 +88,8 @@ impl Client {
         Step::at_least(read.consumed, read.at_least)
     }
 
-    /// The server has sent its last byte; `has_rest` where some of what came before is not consumed, and `is_cut` where it
-    /// cannot be known whether that was all.
+    /// The server has sent its last byte. `has_rest`: some earlier input is not consumed. `is_cut`: it is not known
+    /// whether that was all.
     pub(super) fn read_end(&mut self, index: u32, has_rest: bool, is_cut: bool, now_ns: u64) {
         let lane = &mut self.lanes[index as usize];
         if lane.outstanding > 0 && !is_cut && self.exchange.read_end(&mut lane.progress) {

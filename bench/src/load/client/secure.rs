@@ -1,4 +1,4 @@
-//! Connections with TLS: what is asked is encrypted, and what comes is decrypted before it is read.
+//! Connections with TLS: requests are encrypted, and input is decrypted before it is read.
 
 use baton::{CloseReason, Io, Next, Step};
 
@@ -10,7 +10,7 @@ use crate::load::tls::{Sessions, TlsProblem};
 /// What a thread's connections with TLS share.
 pub(super) struct Tls {
     sessions: Sessions,
-    /// Memory for what was decrypted, and for what is to be encrypted.
+    /// Memory for decrypted input, and for output to encrypt.
     decrypted: Vec<u8>,
     plain: Vec<u8>,
 }
@@ -47,7 +47,7 @@ impl Client {
         self.send_plain(index, io);
     }
 
-    /// Encrypts what has waited for the server's consent.
+    /// Encrypts messages that have waited for the server's upgrade.
     pub(super) fn write_deferred_secure(&mut self, index: u32, io: &mut Io<'_>) {
         let salt = self.salt(index);
         let (Some(tls), lane) = (&mut self.tls, &mut self.lanes[index as usize]) else { return };
@@ -60,12 +60,12 @@ impl Client {
         let (Some(tls), Some(secure)) = (&self.tls, &mut self.lanes[index as usize].secure) else { return };
         if let Err(problem) = secure.session.send(&tls.plain, io) {
             self.fail_secure(index, &problem, io);
-            // Whoever asks goes on; the connection ends when it is woken.
+            // The caller continues; the connection ends when it is woken.
             io.wake(io.id());
         }
     }
 
-    /// The session has failed, and the connection is to end with it.
+    /// The session has failed, and the connection must end with it.
     fn fail_secure(&mut self, index: u32, problem: &TlsProblem, io: &Io<'_>) {
         let lane = &mut self.lanes[index as usize];
         if std::mem::replace(&mut lane.has_failed, true) {
@@ -91,7 +91,7 @@ impl Client {
         let (is_open, is_ended) = (secure.session.is_open(), secure.session.is_ended());
         if let Err(problem) = received {
             self.fail_secure(index, &problem, io);
-            // The alert that says why is written.
+            // The alert with the reason is written.
             return Step::finish(input.len());
         }
         if is_open && !was_open {
@@ -129,7 +129,7 @@ impl Client {
         }
     }
 
-    /// All is answered: whether the server has said that it closes, so that its close_notify is waited for.
+    /// Everything is answered. Returns whether the server has announced its close, so that its close_notify must come.
     fn waits_for_end(&mut self, index: u32, io: &Io<'_>) -> bool {
         let lane = &mut self.lanes[index as usize];
         if let Some(secure) = lane.secure.as_mut().filter(|_| lane.server_closes) {
@@ -139,7 +139,7 @@ impl Client {
         false
     }
 
-    /// Whether it has been waited for long enough.
+    /// Whether it has waited long enough for that.
     pub(super) fn has_waited_for_end(&mut self, index: u32) -> bool {
         let has_waited =
             self.lanes[index as usize].secure.as_ref().is_some_and(|secure| secure.leaves_since_ns.is_some());
@@ -159,7 +159,7 @@ impl Client {
         Next::Finish
     }
 
-    /// The server has sent its FIN, and no close_notify: with one, the connection would have been closed then.
+    /// The server has sent its FIN without a close_notify: after one, the connection would have been closed already.
     pub(super) fn end_secure(&mut self, index: u32, io: &mut Io<'_>) -> Next {
         let lane = &self.lanes[index as usize];
         let Some(secure) = lane.secure.as_ref().filter(|_| !lane.has_failed) else { return Next::Finish };
@@ -178,7 +178,7 @@ impl Client {
         Next::Finish
     }
 
-    /// Tells the server that nothing more is sent, where there is a session.
+    /// Tells the server that nothing more will be sent, if there is a session.
     pub(super) fn close_secure(&mut self, index: u32, io: &mut Io<'_>) {
         if let Some(secure) = &mut self.lanes[index as usize].secure {
             secure.session.close(io);
@@ -192,7 +192,7 @@ impl Client {
         self.outcome.shook_hands(phase, secure.session.agreed(), took_ns);
     }
 
-    /// The connection is gone, perhaps within its handshake.
+    /// The connection is gone, perhaps during its handshake.
     pub(super) fn drop_secure(&mut self, index: u32, reason: CloseReason) {
         let lane = &mut self.lanes[index as usize];
         let Some(secure) = lane.secure.take().filter(|_| self.stop_at_ns.is_none()) else { return };

@@ -1,4 +1,4 @@
-//! What is said on one connection whose bytes somebody else sends and receives. Pure.
+//! The requests and answers of one connection whose bytes the caller sends and receives. Pure.
 
 use super::{Exchange, Progress};
 use crate::load::plan::ExchangePlan;
@@ -8,17 +8,17 @@ pub(crate) struct Dialogue {
     exchange: Exchange,
     progress: Progress,
     awaited: u32,
-    /// Received, and not yet understood.
+    /// Received, but not parsed yet.
     rest: Vec<u8>,
 }
 
 impl Dialogue {
-    /// `index` tells dialogues apart, as it does threads of a load.
+    /// `index` distinguishes dialogues, as it does threads of a load.
     pub(crate) fn new(plan: &ExchangePlan, index: usize) -> Self {
         Self { exchange: Exchange::new(plan, index), progress: Progress::default(), awaited: 0, rest: Vec::new() }
     }
 
-    /// So many requests more.
+    /// This many further requests.
     pub(crate) fn requests(&mut self, count: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.exchange.write(&mut self.progress, 0, count, false, &mut bytes);
@@ -29,7 +29,7 @@ impl Dialogue {
     /// How many answers are complete with these bytes.
     ///
     /// # Errors
-    /// Says how an answer was not what it must be.
+    /// How an answer was wrong.
     pub(crate) fn answers(&mut self, input: &[u8]) -> Result<u32, String> {
         self.rest.extend_from_slice(input);
         let read = self.exchange.read(&mut self.progress, 0, self.awaited, &self.rest)?;

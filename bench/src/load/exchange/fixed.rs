@@ -1,4 +1,4 @@
-//! Exchanges whose answers are known beforehand, byte by byte: echo and RESP.
+//! Exchanges whose answers are known in advance, byte by byte: echo and RESP.
 
 use std::io::Write as _;
 use std::rc::Rc;
@@ -7,13 +7,13 @@ use crate::load::output::Output;
 
 use super::{Progress, Read};
 
-/// Payloads differ from one request to the next, and from one connection to the next, in so many ways, so that an answer
-/// that was meant for another one is seen. Each is a window into the same bytes.
+/// Number of different payloads. They differ from one request to the next, and from one connection to the next, so that
+/// an answer that belongs to another request is detected. Each is a window into the same bytes.
 pub(super) const VARIANTS: u32 = 13;
 
 /// See the module's head.
 pub(crate) struct Fixed {
-    /// By key: what precedes a payload in a request, where that differs from key to key.
+    /// By key: what precedes a payload in a request, if that depends on the key.
     heads: Vec<Vec<u8>>,
     /// What follows a request's payload.
     tail: &'static [u8],
@@ -22,7 +22,7 @@ pub(crate) struct Fixed {
     returns_payload: bool,
     answer_head: Vec<u8>,
     answer_tail: &'static [u8],
-    /// Random bytes, as many as a payload has and [`VARIANTS`].
+    /// Random bytes: the length of a payload plus [`VARIANTS`].
     pattern: Rc<[u8]>,
     payload_bytes: usize,
     /// The payload belongs to the key, not to the request.
@@ -87,7 +87,7 @@ impl Fixed {
         }
     }
 
-    /// Which head the request of this number has, and where its payload begins.
+    /// The head of the request with this number, and where its payload begins.
     #[inline]
     fn choose(&self, salt: u32, number: u32) -> (usize, usize) {
         let mixed = mix(salt, number);
@@ -153,13 +153,13 @@ impl Fixed {
     }
 }
 
-/// Tells requests apart, and connections.
+/// Distinguishes requests, and connections.
 #[inline]
 fn mix(salt: u32, number: u32) -> u32 {
     salt.wrapping_mul(7).wrapping_add(number)
 }
 
-/// In which of [`VARIANTS`] ways the payload of this request differs.
+/// Which of the [`VARIANTS`] payloads this request has.
 #[inline]
 pub(super) fn choose_variant(salt: u32, number: u32) -> usize {
     (mix(salt, number) % VARIANTS) as usize
@@ -170,7 +170,7 @@ fn write_key(head: &mut Vec<u8>, key: u32) {
     let _ = write!(head, "key:{key:012}\r\n");
 }
 
-/// Bytes without a pattern in them, the same at every run (xorshift). Printable ones, so that a person can look at them.
+/// Bytes without a pattern, the same in every run (xorshift). They are printable, so that a person can read them.
 pub(super) fn pattern(payload_bytes: usize) -> Rc<[u8]> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let byte = || {
@@ -182,7 +182,7 @@ pub(super) fn pattern(payload_bytes: usize) -> Rc<[u8]> {
     std::iter::repeat_with(byte).take(payload_bytes + VARIANTS as usize).collect()
 }
 
-/// The beginning of what was received, for a person.
+/// The beginning of the received bytes, for a person.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes[..bytes.len().min(60)].escape_ascii())
 }

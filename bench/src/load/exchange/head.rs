@@ -1,17 +1,17 @@
-//! The heads of answers, and where in an answer a connection can be. Pure.
+//! The heads of answers, and a connection's position in an answer. Pure.
 
 use std::ops::Range;
 use std::str;
 
 use super::fixed::excerpt;
 
-/// Header lines of an answer at most.
+/// The most header lines of an answer.
 pub(super) const HEADERS_MAX: usize = 64;
 
-/// A head, or a line of a chunked body, that is not complete within so many bytes is none.
+/// A head, or a line of a chunked body, that is not complete within this many bytes is invalid.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Where in an answer a connection is.
+/// A connection's position in an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Body {
     /// Before its head has come.
@@ -25,7 +25,7 @@ pub(super) enum Body {
         at: Chunk,
         closes: bool,
     },
-    /// To the end of the connection.
+    /// The body ends with the connection.
     UntilEnd,
 }
 
@@ -37,15 +37,15 @@ pub(super) enum Chunk {
     Trailer,
 }
 
-/// What the head of an answer says.
+/// The parsed head of an answer.
 pub(super) struct Head {
     pub(super) bytes: usize,
     pub(super) body: Body,
-    /// Where the Date's value is.
+    /// The range of the Date's value.
     pub(super) date: Range<usize>,
 }
 
-/// Parses the head of an answer, and gives its length too; `None` where it is not complete.
+/// Parses the head of an answer, and also returns its length; `None` if it is incomplete.
 pub(super) fn parse<'headers, 'input>(
     input: &'input [u8],
     headers: &'headers mut [httparse::Header<'input>],
@@ -59,7 +59,7 @@ pub(super) fn parse<'headers, 'input>(
     }
 }
 
-/// The head of an answer to a request; `None` where it is not complete.
+/// The head of an answer to a request; `None` if it is incomplete.
 pub(super) fn parse_head(input: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let Some((bytes, response)) = parse(input, &mut headers)? else { return Ok(None) };

@@ -1,7 +1,7 @@
-//! HTTP/1.1 as a client: requests in rotation, and answers that must be right but for their Date.
+//! HTTP/1.1 as a client: requests in rotation, and answers that must be right except for their Date.
 //!
-//! Answers are parsed by `httparse`. The head of one that came in one piece is what later ones are compared with first, so
-//! that a server is not outrun by its client's parsing.
+//! `httparse` parses answers. The head of an answer that arrived in one piece is kept, and later ones are compared with
+//! it first, so that the client's parsing does not limit the server.
 
 use crate::load::output::Output;
 
@@ -13,15 +13,15 @@ use super::{Progress, Read};
 use crate::load::plan::{DEPTH_MAX, HttpPlan};
 use crate::random::Random;
 
-/// A batch of requests that are the same has so many bytes at most.
+/// The most bytes of a batch of equal requests.
 const BATCH_BYTES_MAX: usize = 16 * 1024;
 
 /// See the module's head.
 pub(crate) struct Http {
     requests: Vec<Request>,
-    /// The only request with `Connection: close`, where that is said.
+    /// The only request with `Connection: close`, if the plan has one.
     last_request: Option<Template>,
-    /// The only request again and again, and how often, where it is always the same.
+    /// The only request, repeated, and how often, if it is always the same.
     batch: Vec<u8>,
     batch_count: usize,
     /// Gives each connection a seed of its own.
@@ -30,7 +30,7 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// `index` tells the load's threads apart.
+    /// `index` distinguishes the load's threads.
     pub(super) fn new(plan: &HttpPlan, index: usize) -> Self {
         let requests: Vec<Request> = plan.requests.iter().map(Request::new).collect();
         let (mut batch, mut batch_count) = (Vec::new(), 0);
@@ -46,7 +46,7 @@ impl Http {
         Self { requests, last_request, batch, batch_count, seeds: Random::new(index as u64), scratch: Vec::new() }
     }
 
-    /// Whether the server is told that a request is the last one.
+    /// Whether the server learns which request is the last one.
     pub(super) fn can_say_last(&self) -> bool {
         self.last_request.is_some()
     }
@@ -83,7 +83,7 @@ impl Http {
         for _ in 0..count {
             let request = &self.requests[choose(progress.seed, progress.written, self.requests.len())];
             if let Some(whole) = &request.large {
-                // Nothing may wait before it, or else it is copied.
+                // Earlier bytes must be written first, or else this is copied.
                 if !self.scratch.is_empty() {
                     output.write(&self.scratch);
                     self.scratch.clear();
@@ -144,14 +144,14 @@ impl Http {
         request.expected(random, &mut digits).is_none_or(|body| progress.offset == body.len() as u64)
     }
 
-    /// The request that is answered next on a connection, and its random numbers.
+    /// The request to which the next answer on a connection belongs, and its random numbers.
     #[inline]
     fn asked(&mut self, progress: &Progress) -> (&mut Request, Random) {
         let index = choose(progress.seed, progress.read, self.requests.len());
         (&mut self.requests[index], Random::nth(progress.seed, progress.read))
     }
 
-    /// Reads on in a body; false where more input is needed for a step.
+    /// Continues to read a body; returns false if a step needs more input.
     fn read_body(&mut self, progress: &mut Progress, rest: &[u8], read: &mut Read) -> Result<bool, String> {
         match &mut progress.body {
             Body::None => {}
@@ -199,7 +199,7 @@ impl Http {
         Ok(true)
     }
 
-    /// Whether the server closes after the answer, where one is complete.
+    /// Whether the server closes after the answer, if one is complete.
     fn end_body(&mut self, progress: &mut Progress) -> Result<Option<bool>, String> {
         let Body::Length { remaining: 0, closes } = progress.body else { return Ok(None) };
         self.learn(progress);
@@ -216,7 +216,7 @@ impl Http {
         Ok(Some(closes))
     }
 
-    /// Compares part of a body with what it must be.
+    /// Compares part of a body with the required one.
     fn compare(&mut self, progress: &mut Progress, part: &[u8]) -> Result<(), String> {
         let start = progress.offset as usize;
         progress.offset += part.len() as u64;
@@ -237,20 +237,20 @@ impl Http {
         Ok(())
     }
 
-    /// A body is complete. Others may have begun before it was known what bodies must be, and are looked at whole.
+    /// A body is complete. Others may have begun before the required body was known, and are compared as a whole.
     fn learn(&mut self, progress: &mut Progress) {
         let gathered = std::mem::take(&mut progress.gathered);
         let (request, _) = self.asked(progress);
         match &request.reference {
             Reference::Unknown => request.reference = Reference::Known(gathered.into()),
-            // Of what was gathered the length is known to be right only if the bytes are.
+            // The length of what was gathered is only known to be right if the bytes are.
             Reference::Known(body) if !body.starts_with(&gathered) => progress.offset = u64::MAX,
             Reference::Known(_) | Reference::Sum(_) | Reference::Any => {}
         }
     }
 }
 
-/// Which of so many requests a connection sends as this one.
+/// Which of the requests a connection sends at this position.
 #[inline]
 fn choose(seed: u64, number: u32, requests: usize) -> usize {
     if requests == 1 { 0 } else { (seed as u32).wrapping_add(number) as usize % requests }

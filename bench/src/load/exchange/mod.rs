@@ -1,4 +1,4 @@
-//! What is said on a connection: requests to write, and answers to check byte by byte. Pure.
+//! The bytes of a connection: requests to write, and answers to check byte by byte. Pure.
 
 mod dialogue;
 mod fixed;
@@ -25,7 +25,7 @@ pub(crate) enum Exchange {
     Fixed(Fixed),
 }
 
-/// How far one connection has come.
+/// The progress of one connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     /// Requests written and answers read so far.
@@ -34,31 +34,31 @@ pub(crate) struct Progress {
     /// Bytes of the current answer, or of its body, that have been read.
     offset: u64,
     body: Body,
-    /// Of the random numbers in its requests; 0 where it has sent none.
+    /// The seed of the random numbers in its requests; 0 if it has sent none.
     seed: u64,
-    /// Messages that wait until the server has agreed to speak WebSocket.
+    /// Messages that wait until the server has accepted the WebSocket.
     deferred: u32,
     is_upgraded: bool,
-    /// The body so far, while it is not known what bodies must be.
+    /// The body so far, while the required body is not known.
     gathered: Vec<u8>,
 }
 
-/// What [`Exchange::read`] made of its input.
+/// The result of [`Exchange::read`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Read {
     pub(crate) consumed: usize,
-    /// Answers that were complete.
+    /// Number of complete answers.
     pub(crate) answers: u32,
-    /// Unconsumed bytes worth coming back for.
+    /// Number of unconsumed bytes from which another call makes sense.
     pub(crate) at_least: usize,
-    /// The server has said that it will close.
+    /// The server has announced that it will close.
     pub(crate) closes: bool,
     /// [`Exchange::write_deferred`] has something to write now.
     pub(crate) is_upgraded: bool,
 }
 
 impl Exchange {
-    /// `index` tells the load's threads apart.
+    /// `index` distinguishes the load's threads.
     pub(crate) fn new(plan: &ExchangePlan, index: usize) -> Self {
         match plan {
             ExchangePlan::Http(plan) => Self::Http(Box::new(Http::new(plan, index))),
@@ -72,7 +72,7 @@ impl Exchange {
         }
     }
 
-    /// Writes so many requests; `is_last` where none follows on this connection. `salt` tells connections apart.
+    /// Writes `count` requests. `is_last`: none follows on this connection. `salt` distinguishes connections.
     #[inline]
     pub(crate) fn write(
         &mut self,
@@ -89,7 +89,7 @@ impl Exchange {
         }
     }
 
-    /// Writes what has waited for the server's consent; see [`Read::is_upgraded`].
+    /// Writes messages that have waited for the server's upgrade; see [`Read::is_upgraded`].
     pub(crate) fn write_deferred(&mut self, progress: &mut Progress, salt: u32, output: &mut impl Output) {
         if let Self::WebSocket(socket) = self {
             let count = std::mem::take(&mut progress.deferred);
@@ -97,10 +97,10 @@ impl Exchange {
         }
     }
 
-    /// Reads answers, `awaited` at most.
+    /// Reads at most `awaited` answers.
     ///
     /// # Errors
-    /// Says how an answer was not what it must be.
+    /// How an answer was wrong.
     #[inline]
     pub(crate) fn read(
         &mut self,
@@ -116,7 +116,7 @@ impl Exchange {
         }
     }
 
-    /// The server has closed: whether that has completed an answer.
+    /// The server has closed. Returns whether that has completed an answer.
     pub(crate) fn read_end(&mut self, progress: &mut Progress) -> bool {
         match self {
             Self::Http(http) => http.read_end(progress),
@@ -124,7 +124,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the server closes, rather than the client, when told that a request is the last one.
+    /// Whether the server closes, rather than the client, after a request that is marked as the last one.
     pub(crate) fn can_say_last(&self) -> bool {
         matches!(self, Self::Http(http) if http.can_say_last())
     }
@@ -137,7 +137,7 @@ pub(super) fn set_requests(payload_bytes: usize, keys: u32) -> impl Iterator<Ite
 }
 
 impl Progress {
-    /// Whether part of an answer was read; what waits unconsumed is not known here.
+    /// Whether part of an answer was read. Unconsumed input is not known here.
     pub(crate) fn is_within(&self) -> bool {
         self.offset > 0 || self.body != Body::None
     }

@@ -8,13 +8,13 @@ use super::template::Template;
 use crate::load::plan::{Expected, RequestPlan};
 use crate::random::Random;
 
-/// Of heads of longer answers nothing is kept.
+/// Heads of longer answers are not kept.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// Heads that are kept for each request: of bodies of as many lengths.
+/// Heads that are kept for each request: one for each length of body, up to this many.
 const HEADS_MAX: usize = 8;
 
-/// Longer requests are sent from where they lie, without copying them.
+/// Requests of at least this length are sent without copying them.
 const LARGE_BYTES_MIN: usize = 32 * 1024;
 
 /// A first answer's body is kept to compare others with up to this size.
@@ -24,25 +24,25 @@ pub(super) const REFERENCE_BYTES_MAX: usize = 16 << 20;
 pub(super) enum Reference {
     Any,
     Known(Rc<[u8]>),
-    /// What the first one that is complete will be.
+    /// The first one that is complete will decide.
     Unknown,
-    /// This and the sum of the request's random numbers, in digits.
+    /// The sum of this and the request's random numbers, in digits.
     Sum(u64),
 }
 
 /// One kind of request.
 pub(super) struct Request {
     pub(super) template: Template,
-    /// All of it, where it is long and always the same.
+    /// The whole request, if it is long and always the same.
     pub(super) large: Option<Rc<[u8]>>,
     pub(super) reference: Reference,
     heads: Vec<KnownHead>,
 }
 
-/// The head of an answer that was right.
+/// The head of a correct answer.
 struct KnownHead {
     bytes: Vec<u8>,
-    /// Where the Date's value is.
+    /// The range of the Date's value.
     date: Range<usize>,
     body_bytes: usize,
 }
@@ -76,7 +76,7 @@ impl Request {
         }
     }
 
-    /// What the body of an answer must be, where that is known.
+    /// The required body of an answer, if it is known.
     #[inline]
     pub(super) fn expected<'a>(&'a self, random: Random, digits: &'a mut itoa::Buffer) -> Option<&'a [u8]> {
         match &self.reference {
@@ -88,7 +88,7 @@ impl Request {
         }
     }
 
-    /// The length of the first answer in `input`, if it is all there, right, and has a head that is known.
+    /// The length of the first answer in `input`, if it is complete, correct, and has a known head.
     #[inline]
     pub(super) fn match_known(&self, random: Random, input: &[u8]) -> Option<usize> {
         let mut digits = itoa::Buffer::new();
@@ -98,7 +98,7 @@ impl Request {
         is_right.then_some(head.bytes.len() + body.len())
     }
 
-    /// An answer that is here in one piece shows what the heads of others must be.
+    /// Keeps the head of an answer that arrived in one piece, as a model for others.
     pub(super) fn keep_head(&mut self, random: Random, input: &[u8], head: &Head) {
         let Body::Length { remaining, closes: false } = head.body else { return };
         let length = usize::try_from(remaining).ok();

@@ -1,16 +1,16 @@
 //! Raw requests with random numbers in them. Pure.
 //!
-//! A template is the text of a whole request, head and body. `{RAND:min:max}` in it becomes a number between the two, both
-//! included, another one in each request. Everything else is sent as it stands, byte by byte.
+//! A template is the text of a whole request, head and body. In it, `{RAND:min:max}` becomes a number between the two,
+//! both included, a new one in each request. Everything else is sent unchanged, byte by byte.
 
 use std::str;
 
 use crate::random::Random;
 
-/// What a random number begins with.
+/// The beginning of a random number.
 const MARK: &[u8] = b"{RAND:";
 
-/// Header lines of a request at most.
+/// The most header lines of a request.
 const HEADERS_MAX: usize = 64;
 
 /// See the module's head.
@@ -26,11 +26,11 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads a template, and checks that all that it stands for are whole requests: that the body is as long as
-    /// `Content-Length` or the chunks say, whatever numbers are in it.
+    /// Parses a template, and checks that all its requests are complete: that the body is as long as `Content-Length`
+    /// or the chunks say, whatever numbers are in it.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// What is wrong.
     pub(crate) fn new(raw: &[u8]) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = raw;
@@ -50,7 +50,7 @@ impl Template {
         this.ends().map(|_| this)
     }
 
-    /// Whether each request is the same as the one before.
+    /// Whether all requests are the same.
     pub(crate) fn is_constant(&self) -> bool {
         !self.pieces.iter().any(|piece| matches!(piece, Piece::Number { .. }))
     }
@@ -81,10 +81,10 @@ impl Template {
         sum
     }
 
-    /// What must be added to [`Template::sum`] so that it is the sum of the query's values and of the body.
+    /// The number to add to [`Template::sum`] so that the result is the sum of the query's values and of the body.
     ///
     /// # Errors
-    /// If a value is no number, or a random number is part of one.
+    /// If a value is not a number, or a random number is only part of one.
     pub(crate) fn sum_constant(&self) -> Result<u64, String> {
         let [least, most] = self.ends()?;
         let of = |whole: &Whole, end: fn(u64, u64) -> u64| {
@@ -118,12 +118,12 @@ fn draw(random: &mut Random, least: u64, most: u64) -> u64 {
     least + random.below(most - least + 1)
 }
 
-/// What stands between `{RAND:` and `}`.
+/// Parses the text between `{RAND:` and `}`.
 fn number(text: &[u8]) -> Result<Piece, String> {
     let wrong = || format!("{{RAND:{}}} is not {{RAND:min:max}}, two numbers", text.escape_ascii());
     let (least, most) = str::from_utf8(text).ok().and_then(|text| text.split_once(':')).ok_or_else(wrong)?;
     let (least, most): (u64, u64) = least.parse().ok().zip(most.parse().ok()).ok_or_else(wrong)?;
-    // So that the largest has a successor, and sums of several do not overflow.
+    // Limited so that the largest has a successor, and sums of several do not overflow.
     if least > most || most > u64::from(u32::MAX) {
         return Err(format!(
             "{{RAND:{least}:{most}}}: the first must not be above the second, nor that above {}",
@@ -140,7 +140,7 @@ struct Whole {
 }
 
 impl Whole {
-    /// Reads a request of which nothing is missing, and which nothing follows.
+    /// Parses a complete request that nothing follows.
     fn read(raw: &[u8]) -> Result<Self, String> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
@@ -167,7 +167,7 @@ impl Whole {
         Ok(Self { query: query.as_bytes().to_vec(), body })
     }
 
-    /// Of the query's values, and of the body where there is one.
+    /// The sum of the query's values, and of the body if there is one.
     fn sum(&self) -> Option<u64> {
         let query = str::from_utf8(&self.query).ok()?;
         let values =
@@ -178,10 +178,10 @@ impl Whole {
     }
 }
 
-/// The body that chunks carry, to the last byte of `rest`.
+/// The body in these chunks, to the last byte of `rest`.
 ///
 /// # Errors
-/// Says where they are wrong, or not all there.
+/// Where they are wrong or incomplete.
 pub(crate) fn chunked(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455) as a client that has binary messages echoed. Pure.
+//! WebSocket (RFC 6455) as a client whose binary messages are echoed. Pure.
 
 use std::rc::Rc;
 
@@ -9,20 +9,20 @@ use super::head::{HEADERS_MAX, parse};
 use super::{Progress, Read};
 use crate::random::Random;
 
-/// The key of RFC 6455, section 1.3, and what a server must make of it.
+/// The key of RFC 6455, section 1.3, and the server's required answer.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The last (here only) frame of a binary message: section 5.2.
 const FINAL_BINARY: u8 = 0x82;
 
-/// Says that a frame is masked, as each frame of a client must be: section 5.3.
+/// Marks a frame as masked, as each frame of a client must be: section 5.3.
 const MASKED: u8 = 0x80;
 
 /// See the module's head.
 pub(crate) struct WebSocket {
     handshake: Vec<u8>,
-    /// Frames in the ways that payloads differ in, as they are sent and as they must come back.
+    /// One frame for each variant of the payload, as it is sent and as it must come back.
     frames: Vec<Rc<[u8]>>,
     answers: Vec<Vec<u8>>,
 }
@@ -44,7 +44,7 @@ impl WebSocket {
         }
     }
 
-    /// Messages that cannot be sent yet are written when the server has agreed.
+    /// Messages that cannot be sent yet are written when the server has accepted.
     pub(super) fn write(&self, progress: &mut Progress, salt: u32, count: u32, output: &mut impl Output) {
         if !progress.is_upgraded {
             if progress.deferred == 0 {
@@ -68,7 +68,7 @@ impl WebSocket {
             read.is_upgraded = true;
             read.consumed = bytes;
         }
-        // What has not been sent has no answer.
+        // Messages that have not been sent have no answer.
         let awaited = awaited - progress.deferred;
         while read.consumed < input.len() {
             let rest = &input[read.consumed..];
@@ -97,7 +97,7 @@ impl WebSocket {
     }
 }
 
-/// A message in one frame, its payload masked where there is a key.
+/// A message in one frame, its payload masked if there is a key.
 fn frame(payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
     let mask = if key.is_some() { MASKED } else { 0 };
     let mut frame = vec![FINAL_BINARY];
@@ -118,7 +118,7 @@ fn frame(payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
     frame
 }
 
-/// The length of the answer with which a server agrees, `None` where it is not complete.
+/// The length of the answer with which a server accepts; `None` if it is incomplete.
 fn agreed(input: &[u8]) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let Some((bytes, response)) = parse(input, &mut headers)? else { return Ok(None) };
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn frames_are_those_of_the_standard() {
-        // RFC 6455, section 5.7, but binary: "Hello" unmasked and masked, 256 bytes, 64 KiB.
+        // RFC 6455, section 5.7, except that it is binary: "Hello" unmasked and masked, 256 bytes, 64 KiB.
         assert_eq!(frame(b"Hello", None), b"\x82\x05Hello");
         let masked = frame(b"Hello", Some([0x37, 0xfa, 0x21, 0x3d]));
         assert_eq!(masked, [0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);

@@ -1,4 +1,4 @@
-//! What a load counts of TLS.
+//! The counts of a load that concern TLS.
 
 use std::collections::BTreeMap;
 
@@ -31,18 +31,18 @@ impl Handshakes {
     }
 }
 
-/// Of the whole time, phases or not.
+/// Counts of the whole time, with or without a phase.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsOutcome {
     pub(crate) handshakes: Handshakes,
     /// Nanoseconds from the first message to the end of the handshake, as the client sees it.
     pub(crate) handshake: Histogram<u64>,
-    /// How often what was agreed on.
+    /// How often each combination was agreed on.
     pub(crate) agreed: BTreeMap<String, u64>,
-    /// How often the server has sent an alert of which name; each is a failure.
+    /// Alerts of the server by name; each is a failure.
     pub(crate) alerts: BTreeMap<String, u64>,
-    /// Connections that the server has closed without a close_notify, so that their end could be anybody's work. A failure
-    /// only where an answer was awaited.
+    /// Connections that the server has closed without a close_notify, so that anyone could have ended them. It is a
+    /// failure only if an answer was pending.
     pub(crate) without_close_notify: u64,
 }
 

@@ -12,12 +12,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Whose certificates are accepted.
+/// Which certificates are accepted.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// Anybody's, whatever its name and dates; the server must still have the key to it.
+    /// Any certificate, whatever its name and dates; the server must still have the key to it.
     Anybody,
-    /// One of these, or what one of these has signed, for the right name.
+    /// One of these, or one signed by one of these, for the right name.
     Certificates(Arc<[CertificateDer<'static>]>),
 }
 
@@ -48,7 +48,7 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Stri
 }
 
 impl Trust {
-    /// What rustls asks about the certificate of each server.
+    /// The verifier with which rustls checks the certificate of each server.
     ///
     /// # Errors
     /// If a certificate cannot be trusted.
@@ -117,7 +117,7 @@ impl ServerCertVerifier for Given {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // What `openssl req -x509` makes is marked as an authority's, which webpki takes from no server.
+        // `openssl req -x509` marks certificates as an authority's, which webpki accepts from no server.
         if self.certificates.contains(certificate) {
             verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());

@@ -1,5 +1,5 @@
-//! TLS 1.3 and 1.2 as a client (RFC 8446, RFC 5246), by rustls: whom to trust, what to offer, and one session for each
-//! connection, which takes bytes and gives bytes. No I/O.
+//! TLS 1.3 and 1.2 as a client (RFC 8446, RFC 5246), by rustls: which certificates to trust, what to offer, and one
+//! session for each connection, which takes bytes and returns bytes. No I/O.
 
 mod certificates;
 mod plan;

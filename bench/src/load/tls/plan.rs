@@ -1,4 +1,4 @@
-//! What a client offers and whom it trusts, and rustls's configuration of that.
+//! What a client offers and which certificates it trusts, and rustls's configuration for that.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use rustls::{CipherSuite, ClientConfig, SupportedCipherSuite, SupportedProtocolV
 use super::certificates::Trust;
 use super::tickets::Tickets;
 
-/// How the connections of a load speak TLS.
+/// The TLS settings of a load's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsPlan {
     pub(crate) trust: Trust,
-    /// Sent to the server (SNI) where it is a name, and looked for in its certificate.
+    /// The server's name: sent to it (SNI) unless it is an address, and required in its certificate.
     pub(crate) server_name: ServerName<'static>,
     /// New connections resume sessions of earlier ones.
     pub(crate) resumes: bool,
-    /// Those of rustls where none is given. Versions are those that have one of them.
+    /// Cipher suites; if empty, those of rustls. The versions follow from them.
     pub(crate) suites: Vec<SupportedCipherSuite>,
-    /// Groups of key exchange; those of rustls where none is given.
+    /// Groups of key exchange; if empty, those of rustls.
     pub(crate) groups: Vec<&'static dyn SupportedKxGroup>,
-    /// Protocols offered by ALPN (RFC 7301); nothing is said of any where none is given.
+    /// Protocols offered by ALPN (RFC 7301); if empty, the extension is not sent.
     pub(crate) alpn: Vec<Vec<u8>>,
 }
 
@@ -33,10 +33,10 @@ impl TlsPlan {
         Self { trust, server_name, resumes: false, suites: Vec::new(), groups: Vec::new(), alpn: Vec::new() }
     }
 
-    /// rustls's configuration of it, which keeps so many sessions to resume.
+    /// rustls's configuration for these settings, which keeps this many sessions to resume.
     ///
     /// # Errors
-    /// If rustls cannot do that.
+    /// If rustls does not support them.
     pub(crate) fn config(&self, sessions_max: usize) -> Result<ClientConfig, String> {
         let mut provider = default_provider();
         if !self.suites.is_empty() {
@@ -70,7 +70,7 @@ pub(super) fn suite_name(suite: CipherSuite) -> String {
 /// The cipher suite of this name in IANA's list.
 ///
 /// # Errors
-/// Says which there are.
+/// Lists the supported ones.
 pub(crate) fn suite(name: &str) -> Result<SupportedCipherSuite, String> {
     let named = |suite: &&SupportedCipherSuite| suite_name(suite.suite()).eq_ignore_ascii_case(name);
     ALL_CIPHER_SUITES.iter().find(named).copied().ok_or_else(|| {
@@ -82,7 +82,7 @@ pub(crate) fn suite(name: &str) -> Result<SupportedCipherSuite, String> {
 /// The group of key exchange of this name in IANA's list.
 ///
 /// # Errors
-/// Says which there are.
+/// Lists the supported ones.
 pub(crate) fn group(name: &str) -> Result<&'static dyn SupportedKxGroup, String> {
     let named = |group: &&&dyn SupportedKxGroup| group_name(**group).eq_ignore_ascii_case(name);
     ALL_KX_GROUPS.iter().find(named).copied().ok_or_else(|| {

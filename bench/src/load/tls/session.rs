@@ -1,4 +1,4 @@
-//! One connection's TLS: records in, and what they carry out; and the other way round. Pure.
+//! One connection's TLS: records in, their plaintext out; and the other way round. Pure.
 
 use std::fmt;
 use std::mem;
@@ -12,13 +12,13 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, Error, HandshakeK
 use super::plan::{TlsPlan, group_name, suite_name};
 use crate::load::output::Output;
 
-/// Plaintext that one record takes at most (RFC 8446, section 5.1).
+/// The most plaintext of one record (RFC 8446, section 5.1).
 const RECORD_BYTES_MAX: usize = 1 << 14;
 
-/// Beyond its plaintext a record has its header and what the cipher adds; 1.2 has a nonce of its own.
+/// Beyond its plaintext a record has its header and what the cipher adds; in 1.2 also a nonce.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
-/// Sessions that are kept to be resumed, for each connection at a time: a full handshake of OpenSSL brings two.
+/// Sessions that are kept for resumption, per connection at a time: a full handshake of OpenSSL brings two.
 const SESSIONS_PER_CONNECTION: usize = 4;
 
 /// Makes the sessions of one thread, which resume each other's.
@@ -32,12 +32,12 @@ pub(crate) struct Sessions {
 /// See the module's head.
 pub(crate) struct Session {
     connection: UnbufferedClientConnection,
-    /// What has come of a record, or a handshake message, that is not complete.
+    /// The received part of a record or handshake message that is incomplete.
     incoming: Vec<u8>,
     is_open: bool,
     is_ended: bool,
     has_closed: bool,
-    /// rustls must not be asked to go on with input then: it may send a second alert, or look for input that is gone.
+    /// After a failure rustls must not get input again: it may send a second alert, or look for input that is gone.
     has_failed: bool,
 }
 
@@ -54,15 +54,15 @@ pub(crate) struct Agreed {
 pub(crate) enum TlsProblem {
     /// The server has sent an alert of this name (RFC 8446, section 6).
     Alert(String),
-    /// The client does not take what the server has sent.
+    /// The client rejects what the server has sent.
     Refused(String),
 }
 
 impl Sessions {
-    /// Of a load that has so many connections at a time.
+    /// For a load that has this many connections at a time.
     ///
     /// # Errors
-    /// If rustls cannot do what the plan says.
+    /// If rustls does not support the plan.
     pub(crate) fn new(plan: &TlsPlan, connections: usize) -> Result<Self, String> {
         let config = plan.config(connections.saturating_mul(SESSIONS_PER_CONNECTION).max(SESSIONS_PER_CONNECTION))?;
         Ok(Self { config: Arc::new(config), server_name: plan.server_name.clone(), spare: Vec::new() })
@@ -87,10 +87,10 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Takes what the server has sent: appends what it carries to `plain`, and what must be sent for it to `output`.
+    /// Takes input from the server: appends its plaintext to `plain`, and what must be sent in response to `output`.
     ///
     /// # Errors
-    /// If the session has failed; what is in `output` then is still to be sent.
+    /// If the session has failed. The contents of `output` must still be sent.
     pub(crate) fn receive(
         &mut self,
         session: &mut Session,
@@ -128,12 +128,12 @@ impl Session {
         self.is_ended
     }
 
-    /// Part of a record has come, and not the rest.
+    /// Whether part of a record has arrived, and the rest has not.
     pub(crate) fn is_within(&self) -> bool {
         !self.incoming.is_empty()
     }
 
-    /// What was agreed on, once it is open.
+    /// What was agreed on, once the session is open.
     pub(crate) fn agreed(&self) -> Agreed {
         let connection = &self.connection;
         let version = match connection.protocol_version() {
@@ -151,7 +151,7 @@ impl Session {
         }
     }
 
-    /// Encrypts what is to be sent.
+    /// Encrypts plaintext to send.
     ///
     /// # Errors
     /// If the session is not open, or may encrypt no more.
@@ -169,7 +169,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the server that nothing more is sent, once.
+    /// Tells the server once that nothing more will be sent.
     pub(crate) fn close(&mut self, output: &mut impl Output) {
         if mem::replace(&mut self.has_closed, true) || self.has_failed {
             return;
@@ -181,7 +181,7 @@ impl Session {
         }
     }
 
-    /// Goes as far as `incoming` allows, and says how much of it is used up.
+    /// Advances as far as `incoming` allows, and returns how much of it is consumed.
     fn advance(
         &mut self,
         incoming: &mut [u8],
@@ -193,7 +193,7 @@ impl Session {
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut incoming[consumed..]);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    // What cannot be decrypted has been an error before.
+                    // Records that cannot be decrypted were reported as an error before.
                     while let Some(Ok(record)) = traffic.next_record() {
                         plain.extend_from_slice(record.payload);
                     }
@@ -216,7 +216,7 @@ impl Session {
         }
     }
 
-    /// Writes what is left to be said when the session has failed.
+    /// Writes the alert that is still to be sent after the session has failed.
     fn write_alert(&mut self, output: &mut impl Output) {
         while self.connection.wants_write() {
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
@@ -226,7 +226,7 @@ impl Session {
     }
 }
 
-/// Writes what rustls encodes, whose size it says where the first guess is too small.
+/// Writes what rustls encodes. If the first guess of the size is too small, rustls reports the right one.
 fn encode(output: &mut impl Output, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     let mut required = None;
     output.fill(0, |memory| match encode(memory) {

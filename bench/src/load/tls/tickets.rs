@@ -8,8 +8,8 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// A thread's load has one server, so names are not told apart. rustls's own store keeps eight tickets of a server: fewer
-/// than connections that begin in one turn.
+/// A thread's load has one server, so names are not distinguished. rustls's own store keeps eight tickets per server:
+/// fewer than the connections that begin in one turn.
 pub(super) struct Tickets {
     tickets_max: usize,
     state: Mutex<State>,

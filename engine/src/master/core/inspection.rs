@@ -123,7 +123,8 @@ impl Inspections {
         self.listings.is_empty() && self.endings.iter().all(|ending| ending.client.is_none())
     }
 
-    /// # Panics If more is kept than the limits allow, or a client waits for no worker.
+    /// # Panics
+    /// If more is kept than the limits allow, or a client waits for no worker.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn assert_legal(&self, now: Time) {
         assert!(self.listings.len() <= LISTINGS_MAX && self.endings.len() <= ENDINGS_MAX, "too many questions");

@@ -12,7 +12,8 @@ impl Core {
     /// For models in which no worker leaves by itself: after all have left, a generation may be starting while none
     /// serves.
     ///
-    /// # Panics If a generation is starting while none serves.
+    /// # Panics
+    /// If a generation is starting while none serves.
     pub(crate) fn assert_serves(&self) {
         if let Lifecycle::Serving(Lineage::Alone) = &self.lifecycle {
             let is_coming = self.generations.iter().any(Generation::is_coming);
@@ -20,7 +21,8 @@ impl Core {
         }
     }
 
-    /// # Panics If the state is illegal.
+    /// # Panics
+    /// If the state is illegal.
     pub(crate) fn assert_legal(&self, now: Time) {
         let coming = self.generations.iter().filter(|generation| generation.is_coming()).count();
         let serving = self.generations.iter().filter(|generation| generation.phase == Phase::Serving).count();

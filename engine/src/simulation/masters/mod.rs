@@ -99,8 +99,8 @@ fn shortened(failing: &Failing) -> Failing {
 /// operators at any moment, and one kill of any process. Returns the number of states; `report` gets a line for each
 /// world.
 ///
-/// # Errors The steps to a state that breaks an invariant, or that there are more states than `states_max` in one
-/// world.
+/// # Errors
+/// The steps to a state that breaks an invariant, or that there are more states than `states_max` in one world.
 pub fn explore(wishes_max: usize, states_max: usize, mut report: impl FnMut(String)) -> Result<usize, String> {
     let mut total = 0;
     for tier in [Tier::Ebpf, Tier::Adopt] {

@@ -16,7 +16,8 @@ use crate::sys::payload::Payload;
 /// Enables a ring that was set up as disabled, with only these operations and flags, and with no further registrations
 /// (`IORING_REGISTER_RESTRICTIONS`, kernel 5.10).
 ///
-/// # Errors As io_uring_register(2).
+/// # Errors
+/// As io_uring_register(2).
 pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::Flags) -> io::Result<()> {
     let operations = codes.iter().map(|code| Restriction::sqe_op(*code));
     let mut restrictions: Vec<_> = operations.chain([Restriction::sqe_flags_allowed(flags.bits())]).collect();
@@ -27,7 +28,8 @@ pub(in crate::sys) fn enable_only(ring: &IoUring, codes: &[u8], flags: squeue::F
 impl Operations {
     /// Enables a ring that was set up for these operations.
     ///
-    /// # Errors As io_uring_register(2).
+    /// # Errors
+    /// As io_uring_register(2).
     pub(super) fn enable(self, ring: &IoUring) -> io::Result<()> {
         // The operations below. Variants that give many results, or take a descriptor, have the code of the plain one.
         let codes = [

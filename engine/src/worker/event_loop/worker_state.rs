@@ -114,7 +114,8 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Takes the state that a leaving worker brings.
     ///
-    /// # Errors If that worker is gone.
+    /// # Errors
+    /// If that worker is gone.
     pub(super) fn take_state(
         &mut self,
         other: Other,

@@ -58,14 +58,14 @@ fn server_config(identity: &Identity) -> ServerConfig {
     config
 }
 
-/// A client and a server that talk.
+/// A client and a server that exchange records.
 struct Pair<'a> {
     sessions: &'a mut Sessions,
     session: Session,
     server: ServerConnection,
-    /// What the client has for the server.
+    /// The client's bytes for the server.
     output: Vec<u8>,
-    /// What the server has said, and what it has heard.
+    /// What the server has sent, and what it has received.
     plain: Vec<u8>,
     heard: Vec<u8>,
 }
@@ -78,7 +78,7 @@ impl<'a> Pair<'a> {
         Self { sessions, session, server, output, plain: Vec::new(), heard: Vec::new() }
     }
 
-    /// Lets the server take what the client has sent; its answer.
+    /// Passes what the client has sent to the server, and returns its answer.
     fn serve(&mut self) -> Result<Vec<u8>, Error> {
         let mut sent = &self.output[..];
         while !sent.is_empty() {
@@ -104,7 +104,7 @@ impl<'a> Pair<'a> {
         self.sessions.receive(&mut self.session, input, &mut self.plain, &mut self.output)
     }
 
-    /// Talks until neither has anything to say; what the server sends comes in pieces of so many bytes.
+    /// Exchanges records until neither has more; the server's bytes arrive in pieces of this size.
     fn talk(&mut self, piece_bytes: usize) -> Result<(), TlsProblem> {
         loop {
             let answer = self.serve().expect("the server is content");
@@ -191,7 +191,7 @@ fn sessions_are_resumed_where_that_is_wanted() {
     }
 }
 
-/// What a client says to a server's certificate, and what the server hears.
+/// The client's error for a server's certificate, and the alert that the server receives.
 fn refusal(plan: &TlsPlan, config: &Arc<ServerConfig>) -> (String, String) {
     let mut sessions = Sessions::new(plan, 1).expect("sessions");
     let mut pair = Pair::new(&mut sessions, config);
@@ -261,7 +261,7 @@ fn no_byte_that_a_server_changes_does_more_than_end_the_session() {
     let identity = identity();
     let config = Arc::new(server_config(&identity));
     let mut plan = plan(trust(&identity.authority));
-    // Of the groups that is the one that takes least time.
+    // The fastest of the groups.
     plan.groups = vec![group("X25519").expect("known")];
     let mut sessions = Sessions::new(&plan, 1).expect("sessions");
     let length = Pair::new(&mut sessions, &config).serve().expect("right").len();
@@ -272,7 +272,7 @@ fn no_byte_that_a_server_changes_does_more_than_end_the_session() {
         *byte ^= 1 << (at % 8);
         let (first, second) = answer.split_at(at);
         let result = pair.receive(first).and_then(|()| pair.receive(second));
-        // A record that seems longer waits for more, and the versions of records do not matter.
+        // A record with a larger length waits for more, and the versions of records do not matter.
         if result.is_ok() && pair.session.is_open() {
             pair.serve().expect("the same handshake");
         }
