@@ -1,9 +1,10 @@
-//! Which content coding an answer has (RFC 9110 section 12.5.3): what the client accepts, among what the server has.
+//! Selects the content coding of an answer (RFC 9110 section 12.5.3): what the client accepts, among what the server
+//! has.
 
 /// A content coding (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// None: the bytes as they are.
+    /// None: the bytes unchanged.
     Identity,
     /// RFC 1952.
     Gzip,
@@ -14,7 +15,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The value of the header `Content-Encoding`; identity has none, and must not be named there.
+    /// The value of the header `Content-Encoding`; `None` for identity, which must not be named there.
     pub fn content_encoding(self) -> Option<&'static str> {
         (self != Self::Identity).then_some(self.token())
     }
@@ -30,26 +31,27 @@ impl Encoding {
 
     fn is_named(self, coding: &[u8]) -> bool {
         let is = |token: &str| coding.eq_ignore_ascii_case(token.as_bytes());
-        // RFC 9110 section 8.4.1.3: one is the other.
+        // RFC 9110 section 8.4.1.3: the two names are equivalent.
         is(self.token()) || self == Self::Gzip && is("x-gzip")
     }
 }
 
-/// Weights are counted in halves of the smallest one that can be named, 0.001.
+/// Weights are counted in halves of the smallest possible weight, 0.001.
 type Weight = u16;
 
-/// Of identity where the client does not mention it: accepted, and behind everything that it names.
+/// The weight of identity if the client does not mention it: accepted, but after everything that the client names.
 const UNNAMED_IDENTITY: Weight = 1;
 
 const ENCODINGS: [Encoding; 4] = [Encoding::Identity, Encoding::Gzip, Encoding::Brotli, Encoding::Zstd];
 
-/// Chooses, by the values of all headers `Accept-Encoding` of a request, the best of the codings that the server `has`, which stand
-/// in its own order of preference: that decides between equal weights. `None` where the client accepts none of them, and excludes
-/// identity: the answer is then 406, or identity all the same.
+/// Chooses the best of the codings that the server `has`, by the values of all headers `Accept-Encoding` of a request.
+/// `has` is in the server's order of preference, which decides between equal weights. `None` if the client accepts none
+/// of them and excludes identity: answer 406, or use identity anyway.
 ///
-/// `has` need not list identity, which every server has; it then stands last. Without any header the answer is identity: who says
-/// nothing may understand nothing. Members that are not the grammar of section 12.5.3 are ignored, and so is a coding that is named
-/// again. An answer that depends on this choice has `Vary: Accept-Encoding`.
+/// `has` need not list identity, which every server has; it then comes last. Without any header the answer is identity:
+/// such a client may not understand any other coding. Members that do not follow the grammar of section 12.5.3 are
+/// ignored, and so is a coding that is named again. An answer that depends on this choice needs `Vary:
+/// Accept-Encoding`.
 pub fn negotiate<V: AsRef<[u8]>>(values: impl IntoIterator<Item = V>, has: &[Encoding]) -> Option<Encoding> {
     let (mut named, mut others) = ([None; ENCODINGS.len()], None);
     for value in values {
@@ -80,7 +82,7 @@ fn member(member: &[u8]) -> Option<(&[u8], Weight)> {
     Some((member[..semicolon].trim_ascii(), self::weight(value)?))
 }
 
-/// The value of a weight (RFC 9110 section 12.4.2): from 0 to 1, with three decimals at most.
+/// The value of a weight (RFC 9110 section 12.4.2): from 0 to 1, with at most three decimals.
 fn weight(value: &[u8]) -> Option<Weight> {
     let (whole, decimals) = match value {
         [whole @ (b'0' | b'1')] => (whole, &[][..]),

@@ -26,7 +26,8 @@ use crate::writer::{AnswerHead, Length, Say, Writer};
 
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Of a body that is longer, or of unknown length, the rest is not read once its receiver has failed: closing costs less.
+/// If the receiver of a body has failed and the body is longer than this, or of unknown length, the rest is not read:
+/// closing costs less.
 const SKIPPED_BYTES_MAX: u64 = 256 * 1024;
 
 const NOT_FOUND: &[u8] = b"there is nothing here\n";
@@ -37,39 +38,39 @@ const NOT_ALLOWED: &[u8] = b"this method is not allowed here; see the Allow head
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum After {
     Keep,
-    /// The client wants no more: no need to wait for its FIN.
+    /// The client wants no more answers: there is no need to wait for its FIN.
     Finish,
     Close,
-    /// The client must see that something is missing.
+    /// The client must notice that something is missing.
     Cut,
 }
 
 impl After {
-    /// `rest` is input behind the request.
+    /// `rest` is the input after the request.
     #[inline]
     pub(crate) fn next(self, rest: &[u8]) -> Option<Next> {
         match self {
             Self::Keep => None,
             Self::Finish if rest.is_empty() => Some(Next::Finish),
-            // Closing with input unread resets the connection, and the answer may be lost.
+            // Closing with unread input resets the connection, and the answer may be lost.
             Self::Finish | Self::Close => Some(Next::Close),
             Self::Cut => Some(Next::Abort),
         }
     }
 }
 
-/// What answering needs of the server.
+/// What an answer needs from the server.
 pub(crate) struct Answering<'s, S> {
     pub(crate) state: &'s mut S,
     pub(crate) writer: &'s mut Writer,
     pub(crate) spares: &'s mut Spares<S>,
     pub(crate) requests_max: u32,
-    /// Where answers are recorded.
+    /// `Some` if answers are recorded.
     pub(crate) peers: Option<&'s Peers>,
 }
 
 impl<S: State> Answering<'_, S> {
-    /// Answers a whole request with what was found for it.
+    /// Answers a complete request with the route that was found for it.
     #[inline]
     pub(crate) fn answer(
         &mut self,
@@ -97,7 +98,7 @@ impl<S: State> Answering<'_, S> {
         self.record(connection, request, io);
     }
 
-    /// An answer was begun: where answers are recorded, this one is now, or when it is over.
+    /// An answer has begun: if answers are recorded, records it now, or when it is over.
     #[inline]
     fn record(&mut self, connection: &mut HttpConnection<S>, request: &Request<'_>, io: &Io<'_>) {
         if let Some(peers) = self.peers {
@@ -162,7 +163,7 @@ impl<S: State> Answering<'_, S> {
         }
     }
 
-    /// A handler has returned: what it left is kept, and where it failed, that is answered.
+    /// A handler has returned: keeps what it left, and if it failed, answers with the error.
     fn settle(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -177,14 +178,14 @@ impl<S: State> Answering<'_, S> {
         }
         let doing = match outcome {
             Outcome::Answered => return after,
-            // A proof of an earlier answer is none of this one.
+            // The proof belongs to an earlier answer.
             Outcome::Nothing => {
                 let unanswered = || Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the handler gave no answer");
                 write_error(self.writer, io, to, &failed.unwrap_or_else(unanswered));
                 return after;
             }
             Outcome::Stream(..) | Outcome::Started(_) if failed.is_some() => return After::Cut,
-            // There is nobody to write what follows.
+            // Nothing will write the rest of the body.
             Outcome::Started(_) => return After::Cut,
             Outcome::Later if failed.is_some() => {
                 write_error(self.writer, io, to, &failed.expect("as matched"));
@@ -205,7 +206,7 @@ impl<S: State> Answering<'_, S> {
         After::Keep
     }
 
-    /// Begins a request whose body goes in parts to what `begin` gives.
+    /// Begins a request whose body goes in parts to the receiver that `begin` returns.
     pub(crate) fn begin_parts(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -230,7 +231,7 @@ impl<S: State> Answering<'_, S> {
             (Ok(Receiving::Started(_, receiver)), Outcome::Started(framing)) => (receiver, Some(framing)),
             (begun, outcome) => {
                 *answered += 1;
-                // Nobody knows whether the client, told no, still sends its body: hence the close.
+                // It is unknown whether a client that is refused still sends its body, so the connection closes.
                 let (to, after) = if request.head.expects_continue {
                     (To { say: Say::Close, ..to }, After::Close)
                 } else {
@@ -241,7 +242,8 @@ impl<S: State> Answering<'_, S> {
                 if then == After::Keep && connection.busy.is_none() || then == After::Finish {
                     return skip(connection, rest, then);
                 }
-                // Something goes on although the body was not read: it cannot be told from what follows.
+                // Something continues although the body was not read, and it could not be distinguished from what
+                // follows.
                 return if connection.busy.take().is_some() { After::Cut } else { then };
             }
         };
@@ -255,7 +257,7 @@ impl<S: State> Answering<'_, S> {
         After::Keep
     }
 
-    /// The body has come to its end.
+    /// The body is complete.
     pub(crate) fn end_parts(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -291,8 +293,8 @@ impl<S: State> Answering<'_, S> {
         then
     }
 
-    /// A receiver has failed in the middle of a body. The rest of a small one is skipped, so that the connection goes on; what the
-    /// answer says must not depend on how much of the body has come so far.
+    /// A receiver has failed in the middle of a body. The rest of a small one is skipped, so that the connection
+    /// continues. The answer must not depend on how much of the body has arrived so far.
     pub(crate) fn fail_parts(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -319,7 +321,7 @@ impl<S: State> Answering<'_, S> {
         }
     }
 
-    /// Answers a request that waits for this; the answer may go on as a stream.
+    /// Answers a request that waits for this; the answer may continue as a stream.
     pub(crate) fn answer_late(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -340,7 +342,7 @@ impl<S: State> Answering<'_, S> {
         after
     }
 
-    /// One request more.
+    /// Counts another request.
     #[inline]
     fn count(&mut self, connection: &mut HttpConnection<S>, head: &Head<'_>, io: &Io<'_>) -> (To, After) {
         connection.requests = connection.requests.saturating_add(1);
@@ -372,7 +374,7 @@ impl<S: State> Answering<'_, S> {
         }
     }
 
-    /// Answers with one header more.
+    /// Answers with an additional header.
     fn write_with(
         &mut self,
         io: &mut Io<'_>,
@@ -391,7 +393,7 @@ impl<S: State> Answering<'_, S> {
     }
 }
 
-/// Reads the rest of a body that nobody wants, and does `then` behind it.
+/// Reads and drops the rest of a body, and does `then` after it.
 fn skip<S>(connection: &mut HttpConnection<S>, rest: Rest, then: After) -> After {
     let mut busy = Busy::new(b"", Doing::Skip { rest });
     busy.after = then;
@@ -399,7 +401,7 @@ fn skip<S>(connection: &mut HttpConnection<S>, rest: Rest, then: After) -> After
     After::Keep
 }
 
-/// Refuses a request that cannot be understood.
+/// Refuses an invalid request.
 pub(crate) fn refuse(writer: &mut Writer, io: &mut Io<'_>, refusal: Refusal, method: Method) {
     let to = To { say: Say::Close, method, minor: 1, number: 0, expects_continue: false };
     write_text(writer, io, to, refusal.status, refusal.detail.as_bytes());

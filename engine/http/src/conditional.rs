@@ -1,5 +1,5 @@
-//! Conditional requests (RFC 9110 section 13): whether the client has the representation already, and whether its change is based
-//! on the one that is there.
+//! Conditional requests (RFC 9110 section 13): whether the client already has the representation, and whether its
+//! change is based on the present one.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -12,26 +12,27 @@ use sha1::{Digest, Sha1};
 use crate::date;
 use crate::method::Method;
 
-/// An entity tag (RFC 9110 section 8.8.3). It is displayed as it stands in the header `ETag`.
+/// An entity tag (RFC 9110 section 8.8.3). It is displayed as in the header `ETag`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntityTag<'a> {
     is_weak: bool,
-    /// What stands between the quotes.
+    /// The text between the quotes.
     opaque: &'a [u8],
 }
 
 impl<'a> EntityTag<'a> {
-    /// A tag that changes with every byte of the representation. `None` where `opaque` has a quote, a space or a control character.
+    /// A tag that changes with every byte of the representation. `None` if `opaque` has a quote, a space or a control
+    /// character.
     pub fn strong(opaque: &'a str) -> Option<Self> {
         Self::new(false, opaque.as_bytes())
     }
 
-    /// A tag that stays while the representation means the same. `None` as for [`strong`](Self::strong).
+    /// A tag that stays the same while the representation means the same. `None` as for [`strong`](Self::strong).
     pub fn weak(opaque: &'a str) -> Option<Self> {
         Self::new(true, opaque.as_bytes())
     }
 
-    /// The tag that a header's value is, quotes and all.
+    /// The tag in a header's value, including the quotes.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
         let (tag, rest) = Self::take(value)?;
         rest.is_empty().then_some(tag)
@@ -42,7 +43,7 @@ impl<'a> EntityTag<'a> {
         !self.is_weak && !other.is_weak && self.opaque == other.opaque
     }
 
-    /// Whether the tags are equal but for weakness.
+    /// Whether the tags are equal apart from weakness.
     pub fn weak_eq(&self, other: &EntityTag<'_>) -> bool {
         self.opaque == other.opaque
     }
@@ -51,7 +52,7 @@ impl<'a> EntityTag<'a> {
         opaque.iter().all(|byte| is_tag_byte(*byte)).then_some(Self { is_weak, opaque })
     }
 
-    /// Takes the tag off that `input` begins with.
+    /// Parses the tag at the start of `input`.
     fn take(input: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (is_weak, quoted) = input.strip_prefix(b"W/").map_or((false, input), |quoted| (true, quoted));
         let opaque = quoted.strip_prefix(b"\"")?;
@@ -71,17 +72,18 @@ fn is_tag_byte(byte: u8) -> bool {
     byte > b' ' && byte != b'"' && byte != 0x7f
 }
 
-/// Bytes of a hash that tell a body from others.
+/// Bytes of a hash that distinguish a body from others.
 const BODY_TAG_HASH_BYTES: usize = 15;
 
-/// What a strong tag has that is made of a body: its SHA-1, cut to what no two bodies will share, in base 64.
+/// The text of a strong tag made from a body: its SHA-1 in base 64, cut to a length at which no two bodies will
+/// collide.
 pub(crate) struct BodyTag([u8; BODY_TAG_HASH_BYTES / 3 * 4]);
 
 impl BodyTag {
     pub(crate) fn of(body: &[u8]) -> Self {
         let mut text = [0; BODY_TAG_HASH_BYTES / 3 * 4];
         let hash = &Sha1::digest(body)[..BODY_TAG_HASH_BYTES];
-        // As long as this: 15 bytes are 20 characters, without padding.
+        // The lengths match: 15 bytes are 20 characters, without padding.
         let _ = BASE64_URL_SAFE.encode_slice(hash, &mut text);
         Self(text)
     }
@@ -91,7 +93,7 @@ impl BodyTag {
     }
 }
 
-/// What a resource says of its current representation. Empty for one that exists and has neither tag nor date.
+/// The validators of a resource's current representation. Empty for one that exists and has neither tag nor date.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Validators<'a> {
     /// The header `ETag`.
@@ -100,7 +102,7 @@ pub struct Validators<'a> {
     pub last_modified: Option<SystemTime>,
 }
 
-/// Which answer the conditions of a request ask for.
+/// The answer for which the conditions of a request ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Condition {
@@ -113,7 +115,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// The status to answer with, where the answer is not the ordinary one.
+    /// The status of the answer, unless it is the normal one.
     pub fn status(self) -> Option<StatusCode> {
         match self {
             Self::Proceed => None,
@@ -123,12 +125,13 @@ impl Condition {
     }
 }
 
-/// Evaluates the conditions among a request's `headers` in the order of RFC 9110 section 13.2.2, but for `If-Range`, which is
-/// [`range`](crate::range)'s. `current` is the selected representation; `None` where there is none, which a PUT would create.
+/// Evaluates the conditions among a request's `headers` in the order of RFC 9110 section 13.2.2, except `If-Range`,
+/// which [`range`](crate::range) handles. `current` is the selected representation; `None` if there is none, which a
+/// PUT would create.
 ///
-/// To be asked only where the answer would be a 2xx without conditions (section 13.2.1). OPTIONS and TRACE have none. A list that
-/// is not one of entity tags never lets a change through: `If-Match` is then false, and `If-None-Match` is so but for GET and HEAD,
-/// where it is ignored. Dates that are none are ignored, as section 13.1.3 asks.
+/// Call it only if the answer would be a 2xx without conditions (section 13.2.1). OPTIONS and TRACE have none. A
+/// malformed list of entity tags never permits a change: `If-Match` is then false, and so is `If-None-Match`, except
+/// for GET and HEAD, where it is ignored. Malformed dates are ignored, as section 13.1.3 requires.
 pub fn evaluate<N, V>(
     method: Method,
     headers: impl IntoIterator<Item = (N, V)>,
@@ -146,7 +149,7 @@ where
     let (mut if_modified_since, mut if_unmodified_since) = (None, None);
     for (name, value) in headers {
         let (name, value) = (name.as_ref(), value.as_ref());
-        // The length tells most headers apart before any is compared.
+        // The length excludes most headers before any is compared.
         match name.len() {
             8 if name.eq_ignore_ascii_case(b"if-match") => {
                 if_match.add(value, current.is_some(), |one| tag.is_some_and(|tag| one.strong_eq(&tag)));
@@ -182,10 +185,10 @@ where
     }
 }
 
-/// What the tags of all headers of one name say together.
+/// The tags of all headers of one name together.
 #[derive(Default)]
 struct TagCondition {
-    /// `None` where there is no such header.
+    /// `None` if there is no such header.
     tags: Option<Tags>,
     names_all: bool,
 }
@@ -198,7 +201,7 @@ enum Tags {
 }
 
 impl TagCondition {
-    /// Adds a header's value: `*`, which matches what exists and stands alone, or a list of tags.
+    /// Adds a header's value: `*`, which matches any existing representation and must be alone, or a list of tags.
     fn add(&mut self, value: &[u8], exists: bool, matches: impl Fn(EntityTag<'_>) -> bool) {
         let tags = match value {
             b"*" if exists => Tags::Match,
@@ -216,7 +219,8 @@ impl TagCondition {
     }
 }
 
-/// Whether any tag of a list matches. A comma may stand in a tag, and list members may be empty (RFC 9110 section 5.6.1).
+/// Whether any tag of a list matches. A tag may contain a comma, and list members may be empty (RFC 9110 section
+/// 5.6.1).
 fn any_tag(list: &[u8], matches: impl Fn(EntityTag<'_>) -> bool) -> Tags {
     let (mut rest, mut found) = (list.trim_ascii(), Tags::Differ);
     while !rest.is_empty() {
@@ -236,7 +240,7 @@ fn any_tag(list: &[u8], matches: impl Fn(EntityTag<'_>) -> bool) -> Tags {
     found
 }
 
-/// A date counts only where there is one of it.
+/// A date counts only if the header occurs once.
 fn add_date(slot: &mut Option<Option<u64>>, value: &[u8]) {
     let is_first = slot.is_none();
     *slot = Some(date::parse(value).filter(|_| is_first).and_then(date::seconds));

@@ -1,4 +1,4 @@
-//! The state of a connection: nothing between requests, and a box for whatever goes on.
+//! The state of a connection: nothing between requests, and a box for a request in progress.
 
 use std::num::NonZeroU8;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::record::Pending;
 use crate::redirect::Routes;
 use crate::reply::To;
 
-/// Empty lines skipped before a request line. RFC 9112 2.2 asks for one, for old clients that end a body with it.
+/// Empty lines skipped before a request line. RFC 9112 2.2 requires one, for old clients that end a body with it.
 const EMPTY_LINES_MAX: u8 = 4;
 
 /// See [`HttpConnection::empty_lines_left`].
@@ -25,10 +25,10 @@ pub(crate) const EMPTY_LINES_LEFT: NonZeroU8 = NonZeroU8::new(EMPTY_LINES_MAX + 
 
 pub(crate) const BODY_TIMER: TimerKey = TimerKey(0);
 
-/// Output of a source that waits for its client: with so much, a worker can have many slow ones.
+/// The most output of a source that waits for its client: with this limit, a worker can have many slow clients.
 pub(crate) const STREAM_BYTES_MAX: usize = 128 * 1024;
 
-/// Times that a source is asked before others have their turn.
+/// How often a source is asked before others have their turn.
 const PARTS_PER_TURN_MAX: usize = 64;
 
 const _: () = assert!(size_of::<Option<HttpConnection<()>>>() <= 16, "ten thousand idle connections are to be cheap");
@@ -37,9 +37,10 @@ const _: () = assert!(size_of::<Option<HttpConnection<()>>>() <= 16, "ten thousa
 pub struct HttpConnection<S> {
     pub(crate) busy: Option<Box<Busy<S>>>,
     pub(crate) requests: u32,
-    /// One more than the empty lines that may still come before a request line: never zero, which stands for no connection.
+    /// One more than the number of empty lines that may still come before a request line. It is never zero, which
+    /// stands for no connection.
     pub(crate) empty_lines_left: NonZeroU8,
-    /// Whom it is with, where answers are recorded.
+    /// The peer, if answers are recorded.
     pub(crate) peer: PeerPlace,
 }
 
@@ -49,49 +50,49 @@ impl<S> Default for HttpConnection<S> {
     }
 }
 
-/// A request that is not over.
+/// A request in progress.
 pub(crate) struct Busy<S> {
-    /// The request's head, where it is needed again.
+    /// The request's head, if it is needed again.
     pub(crate) head: Box<[u8]>,
     pub(crate) doing: Doing<S>,
-    /// How its answer is to be given.
+    /// How to give its answer.
     pub(crate) to: Option<To>,
     pub(crate) after: After,
-    /// The time-out for its body is set.
+    /// The timeout for its body is set.
     pub(crate) has_timer: bool,
     /// The client will send nothing more.
     pub(crate) has_peer_ended: bool,
-    /// Input waits behind the request, and the connection is not read.
+    /// Input waits after the request, and the connection is not read.
     pub(crate) is_paused: bool,
-    /// Bytes of the body of its answer that were written in parts.
+    /// Bytes of the answer's body that were written in parts.
     pub(crate) written: u64,
-    /// What is recorded when its answer is over.
+    /// What to record when its answer is over.
     pub(crate) record: Option<Pending>,
 }
 
 pub(crate) enum Doing<S> {
-    /// Its body comes, and is kept where somebody wants it.
+    /// Its body is arriving, and is kept if a handler wants it.
     Body { rest: Rest, kept: Option<Vec<u8>> },
-    /// It was answered, and its body comes.
+    /// It was answered, and its body is arriving.
     Skip { rest: Rest },
-    /// Its body goes to somebody, part by part.
+    /// Its body goes to a receiver, part by part.
     Parts { rest: Rest, receiver: Box<dyn Receive<S>>, out: Option<OutFraming>, waits: bool },
-    /// Its answer goes out, part by part.
+    /// Its answer is being sent, part by part.
     Stream { source: Box<dyn Source>, framing: OutFraming },
     /// Its answer comes later.
     Later,
-    /// The connection is another protocol's.
+    /// Another protocol has the connection.
     Upgraded(Box<dyn Upgraded>),
 }
 
-/// What asking a source came to.
+/// The result of asking a source.
 pub(crate) enum Pumped {
     Waits,
     Ended { after: After, is_paused: bool, record: Option<Pending> },
     Cut(Option<Pending>),
 }
 
-/// Boxes of requests whose answers came later, to be used again: many wait at a time, and answers come in batches.
+/// Boxes of requests that were answered later, for reuse: many wait at the same time, and answers come in batches.
 pub(crate) struct Spares<S>(#[expect(clippy::vec_box, reason = "what is kept is the boxes")] Vec<Box<Busy<S>>>);
 
 impl<S> Default for Spares<S> {
@@ -109,7 +110,7 @@ impl<S> Spares<S> {
         busy
     }
 
-    /// Keeps a box as [`Spares::later`] has given it, with its record taken.
+    /// Keeps a box as [`Spares::later`] returned it, with its record taken.
     pub(crate) fn keep(&mut self, busy: Box<Busy<S>>) {
         let is_clean = matches!(busy.doing, Doing::Later) && busy.record.is_none() && !busy.has_peer_ended;
         if is_clean && self.0.len() < Self::COUNT_MAX {
@@ -134,7 +135,7 @@ impl<S> Busy<S> {
         })
     }
 
-    /// The body is whole.
+    /// Whether the body is complete.
     pub(crate) fn has_ended(&self) -> bool {
         match &self.doing {
             Doing::Body { rest, .. } | Doing::Skip { rest } | Doing::Parts { rest, .. } => rest.has_ended(),
@@ -142,7 +143,7 @@ impl<S> Busy<S> {
         }
     }
 
-    /// Input is the request's body, and is wanted now.
+    /// Whether input belongs to the request's body and is wanted now.
     pub(crate) fn takes_input(&self) -> bool {
         match &self.doing {
             Doing::Body { .. } | Doing::Skip { .. } => true,
@@ -159,7 +160,7 @@ impl<S> Busy<S> {
         !self.has_timer && matches!(self.doing, Doing::Body { .. } | Doing::Skip { .. })
     }
 
-    /// Memory that it has.
+    /// The memory that it holds.
     pub(crate) fn held_bytes(&self) -> usize {
         let kept = match &self.doing {
             Doing::Body { kept: Some(kept), .. } => kept.capacity(),
@@ -171,18 +172,18 @@ impl<S> Busy<S> {
 }
 
 impl<S: 'static> HttpConnection<S> {
-    /// Between two requests; `input` is what was not consumed.
+    /// Whether it is between two requests; `input` is what was not consumed.
     pub(crate) fn is_idle(&self, input: &[u8]) -> bool {
         self.busy.is_none() && input.is_empty()
     }
 
-    /// Asks the source of an answer for more, if that is what goes on.
+    /// Asks the source of an answer for more, if there is one.
     pub(crate) fn pump(&mut self, io: &mut Io<'_>) -> Pumped {
         let Some(busy) = &mut self.busy else { return Pumped::Waits };
         let Doing::Stream { source, framing } = &mut busy.doing else { return Pumped::Waits };
         for _ in 0..PARTS_PER_TURN_MAX {
             if io.is_full() || io.queued_bytes() >= STREAM_BYTES_MAX {
-                // Asked again when the client has taken some of it.
+                // It is asked again when the client has taken some of it.
                 io.wait_for_room();
                 return Pumped::Waits;
             }
@@ -210,7 +211,7 @@ impl<S: 'static> HttpConnection<S> {
         Pumped::Waits
     }
 
-    /// What is to be recorded of the answer that is under way, as far as it has come.
+    /// The record of the answer in progress, up to now.
     pub(crate) fn take_record(&mut self) -> Option<Pending> {
         let busy = self.busy.as_mut()?;
         let record = busy.record.take()?;
@@ -228,9 +229,10 @@ impl<S: 'static> HttpConnection<S> {
         }
     }
 
-    /// Version 2: requests answered (four bytes, little endian), empty lines (one byte), and what goes on: a kind (one byte),
-    /// the head and then what is missing of the body or how far the answer has come, each after its length (four bytes), and what
-    /// is kept; or a name after its length, and what its owner has written.
+    /// Version 2 has: requests answered (four bytes, little endian), empty lines (one byte), and what is in progress.
+    /// That is a kind (one byte); the head, and then what is missing of the body or how far the answer has come, each
+    /// after its length (four bytes); and what is kept. Or it is a name after its length, and what its owner has
+    /// written.
     pub(crate) fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {
         state.extend_from_slice(&self.requests.to_le_bytes());
         state.push(EMPTY_LINES_LEFT.get() - self.empty_lines_left.get());
@@ -250,7 +252,7 @@ impl<S: 'static> HttpConnection<S> {
                 head = busy.record.as_ref().map_or(head, |record| &record.head);
                 (KIND_STREAM, name, serde_json::to_vec(&begun).map_err(|_| CannotFreeze::Stays)?, &of_owner[..])
             }
-            // It is answered, or read, soon.
+            // It is answered, or its body is read, soon.
             Doing::Skip { .. } | Doing::Later => return Err(CannotFreeze::Later),
             Doing::Parts { .. } => return Err(CannotFreeze::Stays),
         };
@@ -265,7 +267,7 @@ impl<S: 'static> HttpConnection<S> {
         Ok(())
     }
 
-    /// The state is not trusted: nothing of it may be beyond what this server would have taken.
+    /// The state is not trusted: no part of it may exceed what this server would have accepted.
     pub(crate) fn thaw(
         state: &[u8],
         (routes, label): (&Routes<S>, u8),
@@ -291,15 +293,15 @@ const KIND_PARTS: u8 = 2;
 const KIND_UPGRADED: u8 = 3;
 const KIND_STREAM: u8 = 4;
 
-/// How far an answer has come that goes out part by part.
+/// The progress of an answer that is sent part by part.
 #[derive(Serialize, Deserialize)]
 struct Begun {
     framing: OutFraming,
     after: After,
     has_peer_ended: bool,
     written: u64,
-    /// Status, bytes before the parts, and when it was begun, in nanoseconds of CLOCK_MONOTONIC; its head stands where those of others
-    /// do.
+    /// Status, bytes before the parts, and when it was begun, in nanoseconds of CLOCK_MONOTONIC. Its head is where the
+    /// heads of other requests are.
     record: Option<(u16, u64, u64)>,
 }
 
@@ -319,7 +321,7 @@ impl Begun {
             Some(Pending { head: head.into(), status, body_bytes, began })
         });
         let busy = Busy::new(b"", Doing::Stream { source, framing });
-        // What the engine has brought along may wait.
+        // Input that the engine has brought along may be waiting.
         Box::new(Busy { after, has_peer_ended, is_paused: true, written, record, ..*busy })
     }
 }

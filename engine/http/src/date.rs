@@ -1,24 +1,24 @@
-//! Dates of HTTP (RFC 9110 section 5.6.7), which count whole seconds.
+//! HTTP dates (RFC 9110 section 5.6.7), which count whole seconds.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 
-/// The year 10000, which a date of HTTP cannot name.
+/// The year 10000, which an HTTP date cannot express.
 const END: Duration = Duration::from_secs(253_402_300_800);
 
-/// A header's value, for `Last-Modified` for example, rounded down to a whole second. `None` before 1970 and after 9999, where
-/// the header is to be left out: a file may claim any date.
+/// A header's value, such as for `Last-Modified`, rounded down to a whole second. `None` before 1970 and after 9999:
+/// leave out the header then, since a file may have any date.
 pub fn format(time: SystemTime) -> Option<HttpDate> {
     time.duration_since(UNIX_EPOCH).is_ok_and(|since| since < END).then(|| HttpDate::from(time))
 }
 
-/// The date of a header's value, in any of the three formats. `None` where it is none, or is before 1970.
+/// The date in a header's value, in any of the three formats. `None` if it is malformed, or before 1970.
 pub fn parse(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()
 }
 
-/// Whole seconds since 1970, as they stand in a header.
+/// Whole seconds since 1970, as in a header.
 pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     (since < END).then_some(since.as_secs())

@@ -76,12 +76,12 @@ impl Error {
         self.status
     }
 
-    /// What the client reads.
+    /// The text that the client gets.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Writes it to the log where it is the server's fault.
+    /// Logs it if the server is at fault.
     #[cold]
     pub(crate) fn log(&self, method: &str, path: &str) {
         if self.status.is_server_error() {

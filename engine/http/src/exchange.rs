@@ -1,5 +1,5 @@
-//! What a handler may leave behind that outlives it: bodies that come in parts, answers that go in parts, and other protocols on
-//! the same connection.
+//! What a handler may leave behind that outlives it: bodies that arrive in parts, answers that are sent in parts, and
+//! other protocols on the same connection.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::request::Request;
 /// Whether there is more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// More, as soon as the client has caught up.
+    /// There is more, as soon as the client has caught up.
     More,
     /// Nothing for now: ask again after a [`Waker::wake`](crate::Waker::wake).
     Wait,
-    /// That was the last.
+    /// This was the last part.
     End,
 }
 
@@ -29,11 +29,11 @@ pub trait Source: 'static {
     /// The connection is cut, so that the client sees that something is missing.
     fn next(&mut self, out: &mut Out<'_, '_>) -> Result<Progress, Error>;
 
-    /// Writes what is needed to go on at another worker, and gives the name under which
+    /// Writes what another worker needs to continue, and returns the name under which
     /// [`Router::thaws`](crate::Router::thaws) reads it.
     ///
     /// # Errors
-    /// The default: the answer goes on in this worker, and the connection ends with it.
+    /// The default: the answer continues in this worker, and the connection ends with it.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<&'static str, CannotFreeze> {
         let _ = state;
         Err(CannotFreeze::Stays)
@@ -43,7 +43,7 @@ pub trait Source: 'static {
 /// Whether a receiver wants more of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
+    /// Continue.
     More,
     /// Not now: the client has to wait until a [`Waker::wake`](crate::Waker::wake).
     Wait,
@@ -51,20 +51,20 @@ pub enum Flow {
 
 /// Takes the body of a request part by part; made by a route of [`Router::receive`](crate::Router::receive).
 pub trait Receive<S>: 'static {
-    /// A part of the body has come. `out` is the answer, where it was begun with [`Reply::start`].
+    /// A part of the body has arrived. `out` is the answer, if it was begun with [`Reply::start`].
     ///
     /// # Errors
-    /// Answered with the error, where no answer was begun. The connection goes on behind the body where the client has said that
-    /// this has 256 KiB at most, else it ends.
+    /// The client gets the error, if no answer was begun. The connection continues after the body if the client has
+    /// announced at most 256 KiB; otherwise it ends.
     fn on_part(&mut self, state: &mut S, part: &[u8], out: Option<&mut Out<'_, '_>>) -> Result<Flow, Error>;
 
-    /// The body is whole, and no answer was begun.
+    /// The body is complete, and no answer was begun.
     ///
     /// # Errors
-    /// Answered with the error.
+    /// The client gets the error.
     fn on_end(self: Box<Self>, state: &mut S, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error>;
 
-    /// The body is whole, and an answer was begun: this is the last of it.
+    /// The body is complete, and an answer was begun: write the last part of it.
     ///
     /// # Errors
     /// The connection is cut.
@@ -83,7 +83,7 @@ pub trait Receive<S>: 'static {
     }
 }
 
-/// Another protocol on the same connection; given to [`Reply::upgrade`]. As [`baton::Protocol`], for one connection.
+/// Another protocol on the same connection; given to [`Reply::upgrade`]. Like [`baton::Protocol`], for one connection.
 pub trait Upgraded: 'static {
     /// See [`baton::Protocol::on_data`].
     fn on_data(&mut self, input: &[u8], io: &mut Io<'_>) -> Step;
@@ -100,7 +100,7 @@ pub trait Upgraded: 'static {
         Next::Keep
     }
 
-    /// See [`baton::Protocol::on_timer`]. Key 0 is taken.
+    /// See [`baton::Protocol::on_timer`]. Key 0 is reserved.
     fn on_timer(&mut self, key: TimerKey, io: &mut Io<'_>) -> Next {
         let _ = (key, io);
         Next::Keep
@@ -124,7 +124,7 @@ pub trait Upgraded: 'static {
         Drain::Close
     }
 
-    /// Memory that it holds, beside itself.
+    /// The memory that it holds, besides itself.
     fn held_bytes(&self) -> usize {
         0
     }
@@ -139,11 +139,11 @@ pub trait Upgraded: 'static {
     }
 }
 
-/// What was frozen by one of these, made again: for [`Router::thaws`](crate::Router::thaws).
+/// Something frozen by one of these, made again: for [`Router::thaws`](crate::Router::thaws).
 pub enum Thawed<S> {
-    /// An answer on its way.
+    /// An answer in progress.
     Source(Box<dyn Source>),
-    /// A request body on its way.
+    /// A request body in progress.
     Receive(Box<dyn Receive<S>>),
     /// Another protocol.
     Upgraded(Box<dyn Upgraded>),

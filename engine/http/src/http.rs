@@ -1,6 +1,7 @@
 //! HTTP as a [`Protocol`] of the engine: head, body, answer, and whether the connection continues.
 //!
-//! Invariant: the bytes answered depend on the bytes received, the handlers and the clock, never on how the network cut them.
+//! Invariant: the answered bytes depend on the received bytes, the handlers and the clock, never on how the network
+//! split them.
 
 use std::io;
 use std::num::NonZeroU8;
@@ -32,7 +33,7 @@ use crate::writer::Writer;
 /// Requests answered for one connection before the others get their turn.
 const REQUESTS_PER_TURN_MAX: usize = 256;
 
-/// Room made at first for a body to be kept: no more on a peer's word alone.
+/// The first reservation for a body that is kept: no more is reserved only because a peer announces it.
 const KEPT_BYTES_FIRST: usize = 64 * 1024;
 
 /// An HTTP/1.1 server: routes, and the state that their handlers share. Each worker has one.
@@ -50,15 +51,15 @@ pub struct Http<S: State = ()> {
     streamed_bytes_max: u64,
     body_ms: u64,
     requests_max: u32,
-    /// Where answers are recorded.
+    /// `Some` if answers are recorded.
     peers: Option<Peers>,
     /// Memory for answers that are taken out of the post.
     taken: Vec<Late>,
 }
 
-/// How far the input was understood.
+/// How much of the input was consumed.
 enum Taken {
-    /// So many bytes, and what follows.
+    /// This many bytes, and what follows.
     Bytes(usize, After),
     /// More is needed.
     Nothing,
@@ -98,7 +99,7 @@ impl<S: State> Http<S> {
         &mut self.state
     }
 
-    /// Parses the head at the start of `input` and goes on with it.
+    /// Parses the head at the start of `input` and continues with it.
     fn begin(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -132,7 +133,7 @@ impl<S: State> Http<S> {
             ));
         }
         if head.expects_continue {
-            // Nobody knows whether the client, told no, still sends its body: hence the close.
+            // It is unknown whether a client that is refused still sends its body, so the connection closes.
             if !matches!(found, Found::Endpoint(..) | Found::Options(_)) {
                 *answered += 1;
                 answering.answer_last(connection, &request, &found, io);
@@ -160,7 +161,7 @@ impl<S: State> Http<S> {
         }
     }
 
-    /// Goes on with a body.
+    /// Continues with a body.
     fn go_on(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -232,9 +233,9 @@ impl<S: State> Http<S> {
         Answering { state, writer, spares, requests_max: *requests_max, peers: peers.as_ref() }
     }
 
-    /// `input` is where the refused request begins, if no head was taken yet.
+    /// `input` begins with the refused request, if no head was consumed yet.
     fn refuse(&mut self, connection: &mut HttpConnection<S>, refusal: Refusal, input: &[u8], io: &mut Io<'_>) -> Next {
-        // Even an answer to something broken has no body where the client expects none.
+        // Even an answer to an invalid request has no body if the client expects none.
         let (is_head, has_begun) = match connection.busy.take() {
             Some(busy) => (busy.head.starts_with(b"HEAD "), busy.has_begun_answer()),
             None => (input.starts_with(b"HEAD "), false),
@@ -250,7 +251,7 @@ impl<S: State> Http<S> {
         Next::Close
     }
 
-    /// Calls what is for no connection, and gives the answers that it has made.
+    /// Runs a callback that is for no connection, and sends the answers that it has made.
     fn attend(&mut self, worker: &mut Worker<'_, Message>, callback: impl FnOnce(&mut S, &mut Worker<'_, Message>)) {
         let state = &mut self.state;
         // There is a post from the start on.
@@ -260,18 +261,18 @@ impl<S: State> Http<S> {
         }
     }
 
-    /// Gives all answers that have come.
+    /// Sends all answers that have arrived.
     fn deliver(&mut self, worker: &mut Worker<'_, Message>) {
         let mut taken = std::mem::take(&mut self.taken);
         self.writer.post.iter().for_each(|post| post.take(&mut taken));
         for Late { connection: id, number, response } in taken.drain(..) {
-            // One that is gone needs no answer.
+            // A connection that is gone needs no answer.
             let _ = worker.with(id, |connection, io| self.answer_late(connection, number, &response, io));
         }
         self.taken = taken;
     }
 
-    /// An answer has come that a handler was to give later.
+    /// An answer has arrived that a handler had promised.
     fn answer_late(
         &mut self,
         connection: &mut HttpConnection<S>,
@@ -292,7 +293,7 @@ impl<S: State> Http<S> {
         if connection.busy.is_some() { self.resume(connection, io) } else { connection.next_after(then, is_paused, io) }
     }
 
-    /// Goes on with what was going on, from another callback than [`Protocol::on_data`].
+    /// Continues a request in progress, from another callback than [`Protocol::on_data`].
     fn resume(&mut self, connection: &mut HttpConnection<S>, io: &mut Io<'_>) -> Next {
         match connection.pump(io) {
             Pumped::Waits => Next::Keep,
@@ -307,7 +308,7 @@ impl<S: State> Http<S> {
         }
     }
 
-    /// Asked of the kernel for the records alone.
+    /// Only the records need the address from the kernel.
     fn peer_of(&mut self, peer: Peer<'_>) -> PeerPlace {
         let Some(peers) = &mut self.peers else { return PeerPlace::default() };
         match peer.address() {
@@ -377,7 +378,7 @@ impl<S: State> Protocol for Http<S> {
                 if !busy.takes_input() {
                     match connection.pump(io) {
                         Pumped::Waits if rest.is_empty() => break Next::Keep,
-                        // So the end of the input is not heard before the rest of it was looked at.
+                        // So the end of the input is not reported before the rest of it was handled.
                         Pumped::Waits => {
                             connection.busy.iter_mut().for_each(|busy| busy.is_paused = true);
                             break Next::Pause;
@@ -397,7 +398,7 @@ impl<S: State> Protocol for Http<S> {
                     }
                 }
             }
-            // A body of no bytes has come to its end all the same.
+            // A body of no bytes is complete as well.
             if rest.is_empty() && !connection.busy.as_ref().is_some_and(|busy| busy.has_ended()) {
                 break Next::Keep;
             }
@@ -443,7 +444,7 @@ impl<S: State> Protocol for Http<S> {
         let Some(busy) = &mut connection.busy else { return Next::Close };
         match &mut busy.doing {
             Doing::Upgraded(protocol) => protocol.on_eof(input, io),
-            // Whoever has sent the last request may still wait for its answer.
+            // A client that has sent its last request may still wait for the answer.
             Doing::Stream { .. } | Doing::Later => {
                 busy.has_peer_ended = true;
                 Next::Keep
@@ -494,7 +495,7 @@ impl<S: State> Protocol for Http<S> {
         if let Some(busy) = &mut connection.busy {
             match &mut busy.doing {
                 Doing::Upgraded(protocol) => return protocol.on_limit(limit, input, io),
-                // What is missing is missing on this side; or the client does not read, which `write_ms` bounds.
+                // This side has not produced the rest; or the client does not read, which `write_ms` limits.
                 Doing::Stream { .. } | Doing::Later | Doing::Parts { waits: true, .. }
                     if limit != Limit::MessageBytes =>
                 {
@@ -509,7 +510,7 @@ impl<S: State> Protocol for Http<S> {
             Limit::Idle | Limit::Message => self.refuse(connection, Refusal::TIMEOUT, input, io),
             Limit::MessageBytes => self.refuse(connection, Refusal::HEAD_TOO_LARGE, input, io),
             Limit::Connections if connection.is_idle(input) => Next::Close,
-            // In the middle of a request.
+            // It is in the middle of a request.
             Limit::Connections => Next::Keep,
         }
     }
@@ -565,7 +566,7 @@ impl<S: State> Protocol for Http<S> {
         let routes = (&self.routes, io.label());
         let thawed = HttpConnection::thaw(state, routes, self.head_limits, &mut self.fields, bounds)?;
         if matches!(thawed.busy.as_ref().map(|busy| &busy.doing), Some(Doing::Stream { .. })) {
-            // Nobody else asks its source for more.
+            // Nothing else asks its source for more.
             io.wake(io.id());
         }
         Ok(HttpConnection { peer: self.peer_of(peer), ..thawed })

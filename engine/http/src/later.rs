@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// What other threads send into a worker. Made by [`Later`] and [`Waker`] alone.
+/// What other threads send into a worker. Only [`Later`] and [`Waker`] make it.
 #[derive(Debug)]
 pub struct Message(pub(crate) Inside);
 
@@ -23,7 +23,7 @@ pub(crate) enum Inside {
     Wakes,
 }
 
-/// An answer to the exchange of this number of a connection.
+/// An answer to the exchange with this number on a connection.
 #[derive(Debug)]
 pub(crate) struct Late {
     pub(crate) connection: ConnectionId,
@@ -31,8 +31,9 @@ pub(crate) struct Late {
     pub(crate) response: Response,
 }
 
-/// The way into a worker. Answers and wakes wait beside the mailbox, which only tells that there are some: so a batch of them costs one
-/// message, the mailbox is never full, and whoever answers or wakes never waits. There are at most as many answers as requests.
+/// The way into a worker. Answers and wakes wait outside of the mailbox, which only reports that there are some. So a
+/// batch of them costs one message, the mailbox is never full, and a thread that answers or wakes never waits. There
+/// are at most as many answers as requests.
 #[derive(Debug)]
 pub(crate) struct Post {
     mailbox: Mailbox<Message>,
@@ -41,12 +42,13 @@ pub(crate) struct Post {
 }
 
 thread_local! {
-    /// Which post is looked into as soon as the callback that runs has returned, and whether there is something new in it.
+    /// The post that is checked as soon as the running callback has returned, and whether there is something new in it.
     static ATTENDED: Cell<(usize, bool)> = const { Cell::new((0, false)) };
 }
 
 impl Post {
-    /// Runs a callback of this worker; whether it has put answers here, to be taken now: of these, no message tells.
+    /// Runs a callback of this worker. Returns whether it has put answers here, which must be taken now: no message
+    /// reports them.
     pub(crate) fn attend(&self, callback: impl FnOnce()) -> bool {
         struct Before((usize, bool));
         impl Drop for Before {
@@ -59,7 +61,7 @@ impl Post {
         ATTENDED.get().1
     }
 
-    /// Tells it from others.
+    /// Identifies this post.
     fn place(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -80,7 +82,7 @@ impl Post {
         if ATTENDED.get().0 == self.place() {
             ATTENDED.set((self.place(), true));
         } else if is_first && self.mailbox.send(Message(Inside::Answers)).is_err() {
-            // Where the worker has ended, so have its connections.
+            // If the worker has ended, so have its connections.
             self.answers().clear();
         }
     }
@@ -99,12 +101,12 @@ impl Post {
         }
     }
 
-    /// Those that are to be woken, each once.
+    /// The connections to wake, each once.
     pub(crate) fn take_wakes(&self) -> BTreeSet<ConnectionId> {
         std::mem::take(&mut self.wakes())
     }
 
-    /// Puts all that wait into `taken`, which is empty.
+    /// Moves all waiting answers into `taken`, which is empty.
     pub(crate) fn take(&self, taken: &mut Vec<Late>) {
         std::mem::swap(&mut *self.answers(), taken);
     }

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-/// A file without an extension, or with one that nobody knows.
+/// The type of a file without an extension, or with an unknown one.
 const UNKNOWN: &str = "application/octet-stream";
 
-/// The value of `Content-Type` for a file of this name: text says `charset=utf-8`, without which some clients guess. JSON is UTF-8
-/// by its own standard, and XML says what it is itself, which a charset here would overrule (RFC 7303 section 3). Whoever serves files of strangers adds `X-Content-Type-Options: nosniff`.
+/// The value of `Content-Type` for a file of this name. Text has `charset=utf-8`, without which some clients guess. JSON is
+/// UTF-8 by its own standard, and XML declares its encoding itself, which a charset here would override (RFC 7303 section
+/// 3). If you serve files of untrusted users, add `X-Content-Type-Options: nosniff`.
 ///
 /// ```
 /// assert_eq!(baton_http::media_type::of("index.html"), "text/html; charset=utf-8");
@@ -17,7 +18,7 @@ pub fn of(name: &str) -> Cow<'static, str> {
     // A name that begins with its only dot has no extension.
     let extension = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, extension)| extension);
     match extension.and_then(|extension| mime_guess::from_ext(extension).first_raw()).unwrap_or(UNKNOWN) {
-        // What a server is asked for most, without an allocation.
+        // The most frequent types, without an allocation.
         "text/html" => Cow::Borrowed("text/html; charset=utf-8"),
         "text/css" => Cow::Borrowed("text/css; charset=utf-8"),
         "text/plain" => Cow::Borrowed("text/plain; charset=utf-8"),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A request method (RFC 9110 section 9, RFC 5789). Others, and CONNECT, are answered with 501.
+/// A request method (RFC 9110 section 9, RFC 5789). Requests with others, or with CONNECT, are answered with 501.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -34,7 +34,7 @@ impl Method {
         })
     }
 
-    /// As it stands in a request line.
+    /// As in a request line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum OutFraming {
-    /// After so many bytes more.
+    /// After this many more bytes.
     Left(u64),
     Chunked,
     /// With the connection.
@@ -26,18 +26,18 @@ pub struct Out<'o, 'io> {
 }
 
 impl Out<'_, '_> {
-    /// Appends to the body. What is beyond the length that was said is left out: the client is told that length, and would
-    /// take the rest for the next answer.
+    /// Appends to the body. Bytes beyond the announced length are left out: the client knows that length, and would
+    /// read the rest as the next answer.
     pub fn write(&mut self, bytes: &[u8]) {
         self.framed(bytes.len(), |io, taken| io.write(&bytes[..taken]));
     }
 
-    /// Appends a part of the request's body that has just come; a large one is not copied.
+    /// Appends a part of the request's body that has just arrived; a large one is not copied.
     pub fn write_input(&mut self, part: &[u8]) {
         self.framed(part.len(), |io, taken| io.write_input(&part[..taken]));
     }
 
-    /// Appends part of memory that others share; a large one is not copied.
+    /// Appends part of shared memory; a large one is not copied.
     ///
     /// # Panics
     /// If `part` does not lie within `bytes`.
@@ -45,8 +45,8 @@ impl Out<'_, '_> {
         self.framed(part.len(), |io, taken| io.write_counted(bytes, part.start..part.start + taken));
     }
 
-    /// Appends what `fill` writes into the output's own memory: up to `count` bytes, and as many as it gives. Fewer where that is
-    /// beyond the length that was said.
+    /// Appends what `fill` writes into the output's own memory: up to `count` bytes, and as many as it returns. Fewer
+    /// if that exceeds the announced length.
     ///
     /// # Errors
     /// Those of `fill`; nothing is appended then.
@@ -65,7 +65,7 @@ impl Out<'_, '_> {
         Ok(filled)
     }
 
-    /// Whether the client has to catch up first: stop, and go on when asked for more.
+    /// Whether the client has to catch up first: stop, and continue when asked for more.
     pub fn is_full(&self) -> bool {
         self.io.is_full()
     }
@@ -98,7 +98,7 @@ impl Out<'_, '_> {
         }
     }
 
-    /// The body is whole; `false` where bytes are missing that the client was told of.
+    /// Ends the body. Returns `false` if announced bytes are missing.
     pub(crate) fn end(&mut self) -> bool {
         match self.framing {
             OutFraming::Left(left) => *left == 0,

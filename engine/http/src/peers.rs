@@ -1,19 +1,20 @@
-//! The addresses of peers, where answers are recorded: three bytes in each connection, instead of a pointer in all of them.
+//! The addresses of peers, if answers are recorded: three bytes in each connection, instead of a pointer in all of
+//! them.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// Whose request it is.
+/// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// Who is connected, or whom a trusted proxy has named.
+    /// The connected peer, or the client that a trusted proxy has named.
     Internet(SocketAddr),
-    /// One that came by a Unix socket, where nobody has an address.
+    /// A client on a Unix socket, where peers have no address.
     Unix,
 }
 
 impl fmt::Display for Client {
-    /// The IP address, of IPv4 where IPv6 has mapped it; `unix:`, as in nginx.
+    /// The IP address, as IPv4 if it is mapped into IPv6; `unix:` for Unix sockets, as in nginx.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Internet(address) => address.ip().to_canonical().fmt(formatter),
@@ -29,12 +30,12 @@ pub(crate) struct Peers {
     free: Vec<usize>,
 }
 
-/// Where a connection's address is, counted from 1; 0 where none is known.
+/// The index of a connection's address, counted from 1; 0 if none is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerPlace([u8; 3]);
 
 impl PeerPlace {
-    /// Of all that came by a Unix socket.
+    /// Stands for all clients on Unix sockets.
     pub(crate) const UNIX: Self = Self([u8::MAX; 3]);
 
     fn index(self) -> Option<usize> {
@@ -43,7 +44,7 @@ impl PeerPlace {
         if self == Self::UNIX { None } else { count.checked_sub(1) }
     }
 
-    /// None beyond 16,777,213, which is more than a worker has connections.
+    /// `None` beyond 16,777,213, which is more than a worker has connections.
     fn of_index(index: usize) -> Option<Self> {
         let [low, middle, high, rest] = u32::try_from(index).ok()?.checked_add(1)?.to_le_bytes();
         Some(Self([low, middle, high])).filter(|place| rest == 0 && *place != Self::UNIX)

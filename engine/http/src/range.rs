@@ -1,8 +1,9 @@
 //! Parts of a representation (RFC 9110 section 14): `Range` and `If-Range`, and which answer they get.
 //!
-//! One range is answered with 206, and so are several of which one overlaps the representation. Several that do are answered with
-//! the whole (200), which section 14.2 allows: nobody can ask for many small or overlapping parts of a file, whose answer
-//! (`multipart/byteranges`) would be larger than the file. So the work is one pass over the value, and nothing is allocated.
+//! One range is answered with 206, and so are several of which one overlaps the representation. If several do, the
+//! answer is the whole (200), which section 14.2 allows. So no client can request many small or overlapping parts of a
+//! file, whose answer (`multipart/byteranges`) would be larger than the file. The work is one pass over the value, and
+//! nothing is allocated.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,8 @@ use crate::conditional::{EntityTag, Validators};
 use crate::date;
 use crate::method::Method;
 
-/// A date in whole seconds is only strong when nothing can have changed again in the same second (RFC 9110 section 8.8.2.2).
+/// A date in whole seconds is only strong if the representation cannot have changed again in the same second (RFC 9110
+/// section 8.8.2.2).
 const STRONG_DATE_AGE: Duration = Duration::from_secs(1);
 
 /// Which part of a representation a request asks for.
@@ -22,9 +24,9 @@ pub enum Selection {
     Whole,
     /// These bytes of it: 206, with the header [`ContentRange`].
     Part {
-        /// Where the part begins.
+        /// The first byte of the part.
         start: u64,
-        /// Behind the part's last byte; more than `start`, and at most the representation's size.
+        /// The byte after the last one of the part; more than `start`, and at most the representation's size.
         end: u64,
     },
     /// 416, with `Content-Range: bytes */size`, which [`ContentRange`] writes.
@@ -32,13 +34,13 @@ pub enum Selection {
 }
 
 impl Selection {
-    /// The value of the header `Content-Range` for a representation of so many bytes; `None` for the whole.
+    /// The value of the header `Content-Range` for a representation of this many bytes; `None` for the whole.
     pub fn content_range(self, size: u64) -> Option<ContentRange> {
         (self != Self::Whole).then_some(ContentRange { selection: self, size })
     }
 }
 
-/// A value of the header `Content-Range` (RFC 9110 section 14.4), which it is displayed as.
+/// A value of the header `Content-Range` (RFC 9110 section 14.4), which is its displayed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRange {
     selection: Selection,
@@ -56,12 +58,13 @@ impl fmt::Display for ContentRange {
     }
 }
 
-/// Selects the part that a request asks for by its `headers`, of a representation of `size` bytes that has the validators
-/// `current`; `now` is the time of the header `Date`. To be asked behind [`conditional`](crate::conditional), and only where the
-/// answer would be a 200.
+/// Selects the part that a request asks for by its `headers`, of a representation of `size` bytes that has the
+/// validators `current`. `now` is the time of the header `Date`. Call it after [`conditional`](crate::conditional), and
+/// only if the answer would be a 200.
 ///
-/// The whole is selected for methods other than GET, where there is no `Range` or more than one, for units other than bytes and for
-/// what is not the grammar of section 14.1.1, and where `If-Range` does not name the representation that is there.
+/// The whole is selected for methods other than GET, without `Range` or with more than one, for units other than bytes,
+/// for values that do not follow the grammar of section 14.1.1, and if `If-Range` does not name the present
+/// representation.
 pub fn select<N, V>(
     method: Method,
     headers: impl IntoIterator<Item = (N, V)>,
@@ -88,7 +91,7 @@ where
     selection.filter(|_| is_current).unwrap_or(Selection::Whole)
 }
 
-/// Whether the value of `If-Range` is a strong validator of what is there (RFC 9110 section 13.1.5).
+/// Whether the value of `If-Range` is a strong validator of the present representation (RFC 9110 section 13.1.5).
 fn is_same(value: &[u8], current: &Validators<'_>, now: SystemTime) -> bool {
     if let Some(tag) = EntityTag::parse(value) {
         return current.entity_tag.is_some_and(|current| current.strong_eq(&tag));
@@ -117,12 +120,12 @@ fn parse(value: &[u8], size: u64) -> Selection {
     if count == 0 { Selection::Whole } else { selection }
 }
 
-/// One member of a set of ranges. Numbers beyond 64 bits are the largest there is.
+/// One member of a set of ranges. Numbers beyond 64 bits become the largest one.
 #[derive(Clone, Copy)]
 enum ByteRange {
-    /// From the first byte to the last, if one is named.
+    /// From the first byte to the last, if it is given.
     From(u64, Option<u64>),
-    /// So many bytes at the end.
+    /// This many bytes at the end.
     Suffix(u64),
 }
 
@@ -142,7 +145,7 @@ impl ByteRange {
 
     fn within(self, size: u64) -> Selection {
         match self {
-            // The suffix of nothing is satisfiable, and no `Content-Range` can say it.
+            // The suffix of an empty representation is satisfiable, and no `Content-Range` can express it.
             Self::Suffix(1..) if size == 0 => Selection::Whole,
             Self::Suffix(count @ 1..) => Selection::Part { start: size.saturating_sub(count), end: size },
             Self::From(first, last) if first < size => {
@@ -154,7 +157,7 @@ impl ByteRange {
     }
 }
 
-/// A decimal number; `None` where it is none.
+/// A decimal number; `None` if it is not one.
 fn number(digits: &[u8]) -> Option<u64> {
     let digit = |byte: u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
     let add = |number: u64, byte: &u8| Some(number.saturating_mul(10).saturating_add(digit(*byte)?));

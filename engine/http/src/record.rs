@@ -1,4 +1,4 @@
-//! What an access log needs of an answer.
+//! What an access log needs from an answer.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Record<'a> {
     pub request: Option<&'a Request<'a>>,
     /// The client; `None` if it had already gone.
     pub peer: Option<Client>,
-    /// Of the answer.
+    /// The status of the answer.
     pub status: StatusCode,
     /// Bytes of the answer's body, before any chunks.
     pub body_bytes: u64,
@@ -27,16 +27,16 @@ pub struct Record<'a> {
 
 /// A record of an answer that is not over.
 pub(crate) struct Pending {
-    /// Of the request.
+    /// The head of the request.
     pub(crate) head: Box<[u8]>,
     pub(crate) status: StatusCode,
     pub(crate) body_bytes: u64,
-    /// On the loop's clock.
+    /// Time on the loop's clock.
     pub(crate) began: Duration,
 }
 
 impl Pending {
-    /// The answer is over, whether it is whole or not.
+    /// The answer is over, whether it is complete or not.
     pub(crate) fn end<S: State>(
         &self,
         state: &mut S,

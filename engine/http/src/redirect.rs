@@ -6,7 +6,7 @@ use crate::head::Head;
 use crate::request::Request;
 use crate::router::{Found, Router};
 
-/// The port of `https` where a URL names none.
+/// The port of `https` in a URL that names none.
 const HTTPS_PORT: u16 = 443;
 
 /// Longest name of a host (RFC 1035 section 2.3.4).
@@ -24,11 +24,11 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// The URL that the request is sent on to. `None` where the request does not say which host it is for, or its name has other
-    /// characters than names of hosts and addresses have: they could turn the URL into another one.
+    /// The URL to which the request is redirected. `None` if the request does not name its host, or if the name has
+    /// characters that names of hosts and addresses do not have: they could turn the URL into another one.
     pub(crate) fn location(&self, request: &Request<'_>) -> Option<String> {
         let Head { target, path, query, .. } = request.head;
-        // RFC 9112 3.2.2: a target that names the host itself wins over the header.
+        // RFC 9112 3.2.2: a target that names the host itself takes precedence over the header.
         let authority = match target.split_once("://").filter(|_| !target.starts_with('/')) {
             Some((_, rest)) => rest.split(['/', '?']).next()?.as_bytes(),
             None => request.header("host")?,
@@ -62,12 +62,12 @@ fn host(authority: &[u8]) -> Option<&str> {
 /// What answers requests: the router, and at some listeners a redirect before it.
 pub(crate) struct Routes<S> {
     pub(crate) router: Router<S>,
-    /// With the labels of the listeners.
+    /// Redirects with the labels of their listeners.
     pub(crate) redirects: Vec<(u8, Redirect)>,
 }
 
 impl<S: 'static> Routes<S> {
-    /// What answers a request that came to a listener of this label.
+    /// Finds what answers a request at a listener with this label.
     #[inline]
     pub(crate) fn find<'p>(&self, label: u8, head: &Head<'p>) -> Found<'_, 'p, S> {
         if self.redirects.is_empty() {

@@ -1,5 +1,5 @@
-//! Why a request is refused: the status and a sentence for whoever reads it. Every refusal ends the connection, since
-//! after it nobody can be sure where the next request begins.
+//! Why a request is refused: the status, and a sentence for people. Every refusal ends the connection, since after it
+//! the start of the next request is uncertain.
 
 use ::http::StatusCode;
 

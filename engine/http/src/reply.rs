@@ -41,9 +41,9 @@ pub struct Started(pub(crate) ());
 pub(crate) enum Outcome {
     Nothing,
     Answered,
-    /// The body follows from this.
+    /// The body comes from this source.
     Stream(Box<dyn Source>, OutFraming),
-    /// The body follows from whoever takes the request's.
+    /// The body comes from the receiver of the request's body.
     Started(OutFraming),
     Later,
     Upgrade(Box<dyn Upgraded>),
@@ -55,9 +55,9 @@ pub(crate) struct To {
     pub(crate) say: Say,
     pub(crate) method: Method,
     pub(crate) minor: u8,
-    /// Which request of the connection.
+    /// The number of the request on the connection.
     pub(crate) number: u32,
-    /// The client waits for `100 Continue`, and was not told so far.
+    /// The client waits for `100 Continue`, and has not got it.
     pub(crate) expects_continue: bool,
 }
 
@@ -70,11 +70,11 @@ pub struct Reply<'r, 'io> {
     to: To,
     request: Option<&'r Request<'r>>,
     status: StatusCode,
-    /// The status in the place of 200, as the request's conditions want.
+    /// The status in place of 200 that the request's conditions require.
     instead: Option<StatusCode>,
-    /// The body gives the answer its `ETag`.
+    /// The answer gets an `ETag` from its body.
     is_tagged: bool,
-    /// What a header said that cannot be sent.
+    /// The problem of a header that cannot be sent.
     #[expect(clippy::box_collection, reason = "a reply is moved often, and nearly none has a problem")]
     problem: Option<Box<String>>,
 }
@@ -281,7 +281,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         }
         let mut reply = self;
         let framing = reply.begin_parts(length)?;
-        // A HEAD has no body to be answered with: what is written is left out.
+        // An answer to HEAD has no body: what is written is left out.
         *reply.outcome = Outcome::Started(framing.unwrap_or(OutFraming::Left(0)));
         Ok(Started(()))
     }
@@ -343,7 +343,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(Done(()))
     }
 
-    /// With the tag of this body, where that is asked for.
+    /// Adds the tag of this body, if the handler asked for it.
     #[inline]
     fn tag(&mut self, body: &[u8]) {
         if self.is_tagged && self.status == StatusCode::OK {
@@ -359,7 +359,7 @@ impl<'r, 'io> Reply<'r, 'io> {
     }
 
     fn begin_parts(&mut self, length: Option<u64>) -> Result<Option<OutFraming>, Error> {
-        // HTTP/1.0 knows no chunks: the body ends with the connection, which `finish` sees to.
+        // HTTP/1.0 has no chunks: the body ends with the connection, which `finish` ensures.
         let (length, framing) = match (length, self.to.minor) {
             (Some(length), _) => (Length::Bytes(length), OutFraming::Left(length)),
             (None, 0) => (Length::Unsaid, OutFraming::UntilClose),
@@ -371,7 +371,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(self.begin(b"", length, b"")?.then_some(framing))
     }
 
-    /// Writes the head, and the body behind it where one belongs there; tells whether it does.
+    /// Writes the head, and then the body if the answer has one. Returns whether it has.
     #[inline]
     fn begin(&mut self, content_type: &[u8], length: Length, body: &[u8]) -> Result<bool, Error> {
         self.check()?;
@@ -395,7 +395,7 @@ impl<'r, 'io> Reply<'r, 'io> {
         Ok(has_body)
     }
 
-    /// 304 says what a 200 would, but for what the client has already; 412 has nothing to say.
+    /// 304 has the headers of a 200, except those that the client has already; 412 has none.
     #[cold]
     fn begin_instead(&mut self, status: StatusCode) -> Result<bool, Error> {
         (self.status, self.instead) = (status, None);
@@ -415,7 +415,7 @@ fn refused(problem: String) -> Error {
     std::io::Error::new(std::io::ErrorKind::InvalidInput, problem).into()
 }
 
-/// RFC 9110 5.5, without the obsolete.
+/// RFC 9110 5.5, without the obsolete characters.
 fn is_value(value: &[u8]) -> bool {
     value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
 }

@@ -18,7 +18,7 @@ use crate::method::Method;
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     pub(crate) head: Head<'a>,
-    /// What the head's fields are places in.
+    /// The bytes to which the positions in the head's fields refer.
     pub(crate) bytes: &'a [u8],
     pub(crate) fields: &'a [Field],
     pub(crate) parameters: Option<&'a Params<'a, 'a>>,

@@ -1,4 +1,4 @@
-//! Which handler answers which request.
+//! Selects the handler that answers a request.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use crate::websocket::{Socket, WebSockets};
 
 /// How a route takes a body in parts.
 pub enum Receiving<S> {
-    /// The answer comes when the body is whole.
+    /// The answer comes when the body is complete.
     Answers(Box<dyn Receive<S>>),
-    /// The answer has begun, and its body is written as the request's comes.
+    /// The answer has begun, and its body is written while the request's arrives.
     Started(Started, Box<dyn Receive<S>>),
     /// The request was answered without its body, which is skipped.
     Answered(Done),
@@ -26,9 +26,9 @@ pub(crate) type Begin<S> = Box<dyn Fn(&mut S, &Request<'_>, Reply<'_, '_>) -> Re
 type Thaw<S> = Box<dyn Fn(&[u8]) -> Option<Thawed<S>>>;
 
 pub(crate) enum Endpoint<S> {
-    /// Called with the whole request.
+    /// Called with the complete request.
     Whole(Handler<S>),
-    /// Called with the head, and then whatever it gives with the body.
+    /// Called with the head; the result is then called with the body.
     Parts(Begin<S>),
 }
 
@@ -43,9 +43,9 @@ const METHODS: [Method; 8] = [
     Method::Trace,
 ];
 
-/// What one path answers.
+/// The endpoints of one path.
 struct Resource {
-    /// Places in the router's endpoints, by method.
+    /// Indices of the router's endpoints, by method.
     endpoints: [Option<u16>; METHODS.len()],
     /// Value of the `Allow` header.
     allow: String,
@@ -54,28 +54,28 @@ struct Resource {
 /// What was found for a request.
 pub(crate) enum Found<'r, 'p, S> {
     Endpoint(&'r Endpoint<S>, Option<matchit::Params<'r, 'p>>),
-    /// Say what is allowed.
+    /// Answer with the allowed methods.
     Options(&'r str),
     NotAllowed(&'r str),
-    /// Send it on to TLS.
+    /// Redirect to TLS.
     Redirect(&'r Redirect),
     Nothing,
 }
 
 impl<'r, 'p, S> Found<'r, 'p, S> {
-    /// What stands in the path for the route's parameters.
+    /// The values of the route's parameters in the path.
     #[inline]
     pub(crate) fn parameters(&self) -> Option<&matchit::Params<'r, 'p>> {
         if let Self::Endpoint(_, parameters) = self { parameters.as_ref() } else { None }
     }
 
-    /// A request's body goes in parts.
+    /// Whether a request's body is passed on in parts.
     #[inline]
     pub(crate) fn takes_parts(&self) -> bool {
         matches!(self, Self::Endpoint(Endpoint::Parts(_), _))
     }
 
-    /// A body is for somebody.
+    /// Whether a handler wants the body.
     pub(crate) fn wants_body(&self, method: Method) -> bool {
         matches!(self, Self::Endpoint(Endpoint::Whole(_), _))
             && matches!(method, Method::Post | Method::Put | Method::Patch)
@@ -93,12 +93,12 @@ pub struct Router<S = ()> {
     /// Paths without parameters with their resources, by length.
     exact: Vec<Vec<(Box<str>, u16)>>,
     patterns: matchit::Router<u16>,
-    /// All paths, to add a method to one that is there already.
+    /// All paths, to add a method to an existing one.
     paths: HashMap<String, u16>,
     fallback: Option<u16>,
     allow_any: String,
     thaws: HashMap<&'static str, Thaw<S>>,
-    /// Which kinds of sockets are among these.
+    /// The kinds of sockets among these.
     sockets: HashMap<&'static str, TypeId>,
 }
 
@@ -288,7 +288,7 @@ impl<S: 'static> Router<S> {
         place
     }
 
-    /// What answers a request.
+    /// Finds what answers a request.
     #[inline]
     pub(crate) fn find<'p>(&self, method: Method, path: &'p str) -> Found<'_, 'p, S> {
         let exact = self.exact.get(path.len()).and_then(|same| same.iter().find(|(other, _)| **other == *path));
@@ -328,7 +328,7 @@ impl<S: 'static> Router<S> {
     }
 }
 
-/// The value of `Allow`: `HEAD` comes with `GET`, and `OPTIONS` is always there.
+/// The value of `Allow`: `HEAD` comes with `GET`, and `OPTIONS` is always allowed.
 fn allow(has: impl Fn(Method) -> bool) -> String {
     let is_allowed =
         |method: &Method| has(*method) || *method == Method::Options || *method == Method::Head && has(Method::Get);

@@ -10,7 +10,7 @@ use crate::record::Record;
 /// The state that the handlers of one worker share: any type of yours. A worker runs on one thread, so the state needs no lock.
 /// Workers are processes, so they share no state with each other.
 pub trait State: 'static {
-    /// What handlers, and the threads that they start, may ask of the kernel where the sandbox is on.
+    /// The system calls that handlers, and the threads that they start, may make while the sandbox is on.
     const SYSTEM_CALLS: SystemCalls = SystemCalls::Usual;
 
     /// Called once in the worker, before its first connection: see [`baton::Protocol::on_start`].
@@ -27,7 +27,7 @@ pub trait State: 'static {
         let _ = (key, worker);
     }
 
-    /// Whether [`State::on_answer`] is to be called; asked once, behind [`State::on_start`].
+    /// Whether [`State::on_answer`] is called. The library asks once, after [`State::on_start`].
     fn wants_records(&self) -> bool {
         false
     }

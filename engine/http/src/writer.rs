@@ -1,4 +1,4 @@
-//! Heads of answers, and what of them stays the same for a second.
+//! Heads of answers, and the parts of them that stay the same for a second.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -11,7 +11,7 @@ use httpdate::HttpDate;
 
 use crate::later::Post;
 
-/// The last second that the format of dates can say: 9999-12-31 23:59:59.
+/// The last second that the date format can express: 9999-12-31 23:59:59.
 const DATE_LAST: Duration = Duration::from_secs(253_402_300_799);
 
 const STATUS_OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
@@ -39,7 +39,7 @@ impl Say {
 pub(crate) enum Length {
     Bytes(u64),
     Chunked,
-    /// There is none, or it ends with the connection.
+    /// There is no body, or it ends with the connection.
     Unsaid,
 }
 
@@ -48,14 +48,14 @@ pub(crate) enum Length {
 pub(crate) struct AnswerHead<'a> {
     pub(crate) status: StatusCode,
     pub(crate) say: Say,
-    /// Whole lines.
+    /// Complete lines.
     pub(crate) headers: &'a [u8],
     /// Empty for none.
     pub(crate) content_type: &'a [u8],
     pub(crate) length: Length,
 }
 
-/// Writes answers; keeps what only changes with the second, and memory that answers are put together in.
+/// Writes answers. Keeps what only changes each second, and memory in which answers are composed.
 pub(crate) struct Writer {
     /// The `Server` line.
     server: Vec<u8>,
@@ -63,14 +63,14 @@ pub(crate) struct Writer {
     ok: Vec<u8>,
     /// The loop's time at which `ok` is stale.
     stale_at: Duration,
-    /// Lines of the answer that is being put together.
+    /// Header lines of the answer that is being composed.
     pub(crate) headers: Vec<u8>,
     pub(crate) content_type: Vec<u8>,
     /// A body that is being made.
     pub(crate) body: Vec<u8>,
-    /// Status and bytes of the body of the last answer.
+    /// Status and body bytes of the last answer.
     last: Cell<(StatusCode, u64)>,
-    /// Of this worker, once it has started.
+    /// The post of this worker, once it has started.
     pub(crate) post: Option<Arc<Post>>,
 }
 
@@ -91,7 +91,7 @@ impl Writer {
         }
     }
 
-    /// Sees to it that the date is this second's. To be called before anything is written.
+    /// Updates the date to this second. Call it before anything is written.
     #[inline]
     pub(crate) fn refresh(&mut self, io: &Io<'_>) {
         if io.now() >= self.stale_at || self.ok.is_empty() {
@@ -111,25 +111,25 @@ impl Writer {
         write!(self.ok, "Date: {date}\r\n").expect("memory takes every byte");
     }
 
-    /// Status and bytes of the body of the last answer, so far.
+    /// Status and body bytes of the last answer, so far.
     pub(crate) fn last(&self) -> (StatusCode, u64) {
         self.last.get()
     }
 
-    /// So many bytes more of the body of the last answer were written elsewhere.
+    /// Counts body bytes of the last answer that were written elsewhere.
     pub(crate) fn count_body(&self, bytes: u64) {
         let (status, before) = self.last.get();
         self.last.set((status, before + bytes));
     }
 
-    /// Forgets what an earlier answer was put together from.
+    /// Drops what an earlier answer was composed from.
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.headers.clear();
         self.content_type.clear();
     }
 
-    /// Writes a head with a body behind it, in one piece.
+    /// Writes a head followed by a body, in one piece.
     #[inline]
     pub(crate) fn write(&self, io: &mut Io<'_>, head: AnswerHead<'_>, body: &[u8]) {
         let AnswerHead { status, say, headers, content_type, length } = head;
@@ -177,7 +177,7 @@ impl Writer {
     }
 }
 
-/// What a head has beside what [`Writer::write`] counts: status line, what it says of the connection, names, and numbers.
+/// The most bytes of a head besides what [`Writer::write`] counts: status line, connection header, names, and numbers.
 const FIXED_BYTES_MAX: usize = 256;
 
 /// Fills memory from its start.
@@ -194,8 +194,8 @@ impl Cursor<'_> {
     }
 }
 
-/// Copies to as many bytes. What is short, as most of an answer is, is copied as two overlapping pieces whose sizes are known,
-/// which costs less than a call.
+/// Copies to the same number of bytes. A short piece, as most of an answer is, is copied as two overlapping pieces of
+/// known sizes, which costs less than a call.
 #[inline(always)]
 fn copy(from: &[u8], to: &mut [u8]) {
     #[inline(always)]
@@ -217,7 +217,7 @@ fn copy(from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// RFC 9110 15 has newer phrases for two.
+/// RFC 9110 15 has newer phrases for two of them.
 fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",

@@ -1,39 +1,40 @@
 //! The chunked transfer coding as a state machine over bytes (RFC 9112 7.1). Pure, and stricter than the RFC's advice
-//! to recipients: whatever two readers could take differently is refused.
+//! to recipients: it refuses whatever two readers could interpret differently.
 //!
-//! Invariant: what it gives depends on the bytes alone, never on how they were cut.
+//! Invariant: its output depends on the bytes alone, never on how they were split.
 
 use serde::{Deserialize, Serialize};
 
 use crate::head::fields::is_token;
 use crate::refusal::Refusal;
 
-/// Sixteen hexadecimal digits are all that fit into 64 bits.
+/// More than sixteen hexadecimal digits do not fit into 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Chunk extensions of one body together, with the whitespace before them. They carry nothing, so they must not be a way to keep a server reading.
+/// The most bytes of all chunk extensions of one body, with the whitespace before them. They carry nothing, so a client
+/// must not be able to keep a server reading with them.
 const EXTENSION_BYTES_MAX: u32 = 16 * 1024;
 
-/// Trailers of one body together.
+/// The most bytes of all trailers of one body.
 const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Size,
-    /// Whitespace behind the size, which an extension must follow.
+    /// Whitespace after the size; an extension must follow.
     SizeSpace,
-    /// Behind a semicolon.
+    /// After a semicolon.
     ExtensionStart,
     ExtensionName,
-    /// Whitespace behind the name.
+    /// Whitespace after the name.
     ExtensionNameSpace,
-    /// Behind the equals sign.
+    /// After the equals sign.
     ExtensionValueStart,
     ExtensionToken,
     ExtensionQuoted,
-    /// Behind a backslash in quotes.
+    /// After a backslash in quotes.
     ExtensionEscaped,
-    /// Behind the quotes, or whitespace behind the value.
+    /// After the quotes, or whitespace after the value.
     ExtensionEnd,
     SizeLineFeed,
     Data,
@@ -62,9 +63,9 @@ pub(crate) struct Chunked {
     digits: u8,
     extension_bytes: u32,
     trailer_bytes: u32,
-    /// The chunk's size while it is read, then what is missing of its data.
+    /// The chunk's size while it is read, then the number of missing data bytes.
     size: u64,
-    /// What the body may still grow by.
+    /// How many bytes the body may still grow.
     room: u64,
 }
 
@@ -74,7 +75,8 @@ impl Chunked {
         Self { state: State::Size, digits: 0, extension_bytes: 0, trailer_bytes: 0, size: 0, room: body_bytes_max }
     }
 
-    /// How many bytes of data may still come; `None` where `decode` cannot have reached this state, which another worker froze.
+    /// The most data bytes that may still come; `None` if `decode` cannot have reached this state, which another worker
+    /// has frozen.
     pub(crate) fn most_to_come(&self) -> Option<u64> {
         let is_within_bounds = self.digits <= SIZE_DIGITS_MAX
             && self.extension_bytes <= EXTENSION_BYTES_MAX
@@ -96,7 +98,8 @@ impl Chunked {
         self.state == State::Ended
     }
 
-    /// Takes input up to the end of the body, or all of it; says how much that was. Data goes to `sink`.
+    /// Consumes input up to the end of the body, or all of it, and returns how many bytes that was. Data goes to
+    /// `sink`.
     pub(crate) fn decode(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, Refusal> {
         let mut at = 0;
         while at < input.len() && self.state != State::Ended {
@@ -118,8 +121,8 @@ impl Chunked {
         Ok(at)
     }
 
-    /// Takes what stands between two pieces of data usually, a CRLF and a size, if all of it is there: what [`Self::step`] would do
-    /// byte by byte. Says how much that was.
+    /// Consumes what usually lies between two pieces of data, a CRLF and a size, if it is complete: the same as
+    /// [`Self::step`] byte by byte. Returns how many bytes that was.
     #[inline]
     fn usual_lines(&mut self, input: &[u8]) -> Result<Option<usize>, Refusal> {
         let start = match self.state {
@@ -168,7 +171,8 @@ impl Chunked {
         })
     }
 
-    /// The grammar of chunk extensions (RFC 9112 7.1.1). Whitespace before the CRLF is taken, too, behind an extension only.
+    /// The grammar of chunk extensions (RFC 9112 7.1.1). Whitespace before the CRLF is also accepted, but only after an
+    /// extension.
     fn extension(&mut self, byte: u8) -> Result<State, Refusal> {
         use State::*;
         let next = match (self.state, byte) {
@@ -209,7 +213,7 @@ impl Chunked {
         Ok(State::Data)
     }
 
-    /// Trailers are skipped, but not their syntax: an attacker's next request might hide in one.
+    /// Trailers are skipped, but their syntax is checked: otherwise an attacker's next request might hide in one.
     fn trailer(&mut self, byte: u8) -> Result<State, Refusal> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > TRAILER_BYTES_MAX {
@@ -255,7 +259,7 @@ mod tests {
 
     const BODY_BYTES_MAX: u64 = 64;
 
-    /// The whole of a body, read line by line; `None` where it is broken or not there yet.
+    /// A whole body, read line by line; `None` if it is invalid or incomplete.
     fn naive(mut input: &[u8]) -> Option<(Vec<u8>, usize)> {
         let total = input.len();
         let mut body = Vec::new();
@@ -291,7 +295,7 @@ mod tests {
         text.iter().position(|byte| !is_part(*byte)).unwrap_or(text.len())
     }
 
-    /// What stands between the size and CRLF, by the grammar; whitespace may end it if it is not all.
+    /// What lies between the size and CRLF, by the grammar; whitespace may end it if it is not all.
     fn are_extensions(mut text: &[u8]) -> bool {
         let skip = |text: &mut &[u8], is_part: fn(u8) -> bool| {
             let length = length_of(text, is_part);
@@ -390,7 +394,7 @@ mod tests {
         Ok(chunked.has_ended().then_some((body, taken)))
     }
 
-    /// Mostly well formed, sometimes with a byte changed.
+    /// Mostly well formed, sometimes with a changed byte.
     fn bodies() -> impl Strategy<Value = Vec<u8>> {
         let extensions = prop::sample::select(vec!["", "", " ;a", ";", ";a=\"b\" ", "; a = \"\\\"\";b", ";a=b"]);
         let chunk =

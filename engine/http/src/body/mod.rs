@@ -1,4 +1,4 @@
-//! Request bodies: where they end, and what of them is missing.
+//! Request bodies: where they end, and how much of them is missing.
 
 pub(crate) mod chunked;
 
@@ -8,7 +8,7 @@ use self::chunked::Chunked;
 use crate::head::Framing;
 use crate::refusal::Refusal;
 
-/// What is missing of a body.
+/// The missing part of a body.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Rest {
     Length(u64),
@@ -23,7 +23,8 @@ impl Rest {
         }
     }
 
-    /// Takes input up to the end of the body, or all of it; says how much that was. Data goes to `sink`.
+    /// Consumes input up to the end of the body, or all of it, and returns how many bytes that was. Data goes to
+    /// `sink`.
     pub(crate) fn receive(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, Refusal> {
         match self {
             Self::Length(missing) => {
@@ -46,7 +47,7 @@ impl Rest {
         }
     }
 
-    /// How many bytes may still come; `None` where no worker can have come to this.
+    /// The most bytes that may still come; `None` if no worker can have reached this state.
     pub(crate) fn most_to_come(&self) -> Option<u64> {
         match self {
             Self::Length(missing) => Some(*missing),

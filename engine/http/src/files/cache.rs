@@ -1,14 +1,15 @@
-//! Files that were asked for lately: bounded in bytes and in descriptors, looked at again after a time. Pure, with time passed in.
+//! Recently requested files: bounded in bytes and in descriptors, checked again after a time. Pure, with time passed
+//! in.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What the map, the queue and an entry's own fields take, about.
+/// The approximate size of an entry in the map and the queue, with its own fields.
 const ENTRY_BYTES: usize = 512;
 
-/// What an entry costs.
+/// The cost of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     pub(super) bytes: usize,
@@ -19,19 +20,19 @@ struct Entry<V> {
     value: Rc<V>,
     cost: Cost,
     checked_at: Duration,
-    /// Asked for since the queue has passed it.
+    /// Requested since the queue last passed it.
     is_used: Cell<bool>,
 }
 
 /// Whether an entry may be used.
 pub(super) enum Known<V> {
     Fresh(Rc<V>),
-    /// To be compared with what is there now.
+    /// Must be compared with the file first.
     Stale(Rc<V>),
     Unknown,
 }
 
-/// See the module's head. What is not asked for goes first (second chance).
+/// The cache. Entries that are not requested are removed first (second chance).
 pub(super) struct Cache<V> {
     entries: HashMap<Rc<[u8]>, Entry<V>>,
     /// Each key of the map once.
@@ -56,7 +57,7 @@ impl<V> Cache<V> {
         }
     }
 
-    /// What is there is what it was.
+    /// The file has not changed.
     pub(super) fn confirm(&mut self, key: &[u8], now: Duration) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.checked_at = now;
@@ -69,7 +70,7 @@ impl<V> Cache<V> {
         }
     }
 
-    /// Keeps a value in the place of an earlier one, if there is room for it at all.
+    /// Stores a value in place of an earlier one, if there is room for it at all.
     pub(super) fn insert(&mut self, key: &[u8], value: Rc<V>, cost: Cost, now: Duration) {
         self.remove(key);
         let cost = Cost { bytes: cost.bytes + key.len() + ENTRY_BYTES, ..cost };

@@ -10,25 +10,26 @@ use std::time::SystemTime;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
-/// A path that is changed by others at this moment is tried so often (openat2(2), `EAGAIN`).
+/// How often a path that other processes change at this moment is tried (openat2(2), `EAGAIN`).
 const TRIES_MAX: usize = 3;
 
-/// Why there is no file to be served.
+/// Why there is no file to serve.
 #[derive(Debug)]
 pub(super) enum Missing {
-    /// Nothing of this name, or something that is neither a file nor a folder, or that leads out of the folder.
+    /// There is nothing with this name, or something that is neither a file nor a folder, or that leads out of the
+    /// folder.
     Nothing,
     /// A folder.
     Folder,
     /// The server may not read it.
     Forbidden,
-    /// There is no room for it now.
+    /// There are no descriptors or memory for it now.
     Busy,
-    /// The system fails.
+    /// The system reports another error.
     Failed(io::Error),
 }
 
-/// Tells one state of one file from others.
+/// Distinguishes one state of a file from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -40,7 +41,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// What stands in a strong entity tag. The time of a change of rights or of the name is none of it.
+    /// The text of a strong entity tag. The time of a change of rights or of the name is not part of it.
     pub(super) fn opaque_tag(&self) -> String {
         let (seconds, nanoseconds) = self.modified;
         format!("{:x}-{seconds:x}.{nanoseconds:x}-{:x}", self.size, self.inode)
@@ -67,8 +68,8 @@ impl Folder {
         Ok(Self(openat2(AT_FDCWD, path, how)?))
     }
 
-    /// Opens a regular file beneath this folder. Symbolic links are followed while they stay beneath it. Neither a FIFO nor a device
-    /// is waited for, and nothing of them is read.
+    /// Opens a regular file beneath this folder. Symbolic links are followed while they stay beneath it. It does not
+    /// wait for a FIFO or a device, and reads nothing from them.
     pub(super) fn find(&self, relative: &[u8]) -> Result<Opened, Missing> {
         let relative = if relative.is_empty() { b"." } else { relative };
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
@@ -103,7 +104,7 @@ impl Folder {
 
 fn missing(error: Errno) -> Missing {
     match error {
-        // Beyond the first two: too long, links in a circle, out of the folder, a socket or a device without a driver.
+        // After the first two: too long, a loop of links, out of the folder, a socket, or a device without a driver.
         Errno::ENOENT
         | Errno::ENOTDIR
         | Errno::ENAMETOOLONG

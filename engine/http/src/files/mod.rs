@@ -1,7 +1,7 @@
 //! Files of folders as answers: content types, conditions, ranges, precompressed siblings, and a cache.
 //!
-//! Invariant: no request reaches a file outside of its folder, and none makes a worker wait or hold a file's whole where that is
-//! large. What is decided lies in `path`, `cache` and here; `folder` alone opens files.
+//! Invariant: no request reaches a file outside of its folder. None makes a worker wait, or hold all of a large file.
+//! The decisions are in `path`, `cache` and here; only `folder` opens files.
 
 mod cache;
 mod folder;
@@ -33,10 +33,10 @@ use crate::reply::{Done, Reply};
 use crate::request::Request;
 use crate::router::Router;
 
-/// Siblings of a file that have it compressed, in the order of preference, by the end of their names.
+/// Compressed siblings of a file, in the order of preference, by the end of their names.
 const SIBLINGS: [(Encoding, &str); 2] = [(Encoding::Brotli, ".br"), (Encoding::Gzip, ".gz")];
 
-/// More of a file goes out part by part, so that slow clients do not make much wait.
+/// A longer file is sent part by part, so that slow clients hold little memory.
 const WHOLE_BYTES_MAX: u64 = STREAM_BYTES_MAX as u64;
 
 /// How often a file that becomes shorter while it is read is read again.
@@ -62,27 +62,28 @@ impl Default for FilesConfig {
     }
 }
 
-/// A folder, and where its files are in the server.
+/// A folder, and its path prefix on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// What the paths of its files begin with, such as `/static/`; begins and ends with a slash.
+    /// The prefix of its files' paths, such as `/static/`; it begins and ends with a slash.
     pub prefix: String,
     /// The folder.
     pub folder: PathBuf,
-    /// The file that a folder is answered with, such as `index.html`.
+    /// The file that answers a request for a folder, such as `index.html`.
     pub index: String,
 }
 
 /// Files of folders, for one worker. Cheap to clone.
 ///
-/// Answers `GET` and `HEAD` with `ETag` and `Last-Modified`; conditions and single ranges are answered as RFC 9110 says. A file with a
-/// sibling `.br` or `.gz` is sent compressed to whoever accepts that. A folder is answered with its index, or 403; without the slash
-/// at its end it is redirected. Names that begin with a dot are not served, but for `.well-known`. Symbolic links are followed while they
-/// stay in the folder, whose place is the one that it had when it was opened.
+/// Answers `GET` and `HEAD` with `ETag` and `Last-Modified`, and handles conditions and single ranges as in RFC 9110. A
+/// file with a sibling `.br` or `.gz` is sent compressed to clients that accept that. A folder is answered with its
+/// index, or 403; without the slash at its end it is redirected. Names that begin with a dot are not served, except
+/// `.well-known`. Symbolic links are followed while they stay in the folder. The folder is the one that had this path
+/// when it was opened.
 ///
 /// A worker of [`SystemCalls::ServeOnly`](baton::SystemCalls::ServeOnly) can open files only beneath
-/// [`Settings::readable`](baton::config::Settings::readable). Files are read in the worker's own thread: a slow disk holds up its other
-/// connections.
+/// [`Settings::readable`](baton::config::Settings::readable). Files are read in the worker's own thread: a slow disk
+/// delays its other connections.
 #[derive(Clone)]
 pub struct Files(Rc<Inner>);
 
@@ -101,7 +102,7 @@ struct Mounted {
 /// A file, and its siblings.
 struct Found {
     content_type: Cow<'static, str>,
-    /// Whether others may get a sibling.
+    /// Whether other clients may get a sibling.
     varies: bool,
     plain: Representation,
     /// In the order of [`SIBLINGS`].
@@ -110,7 +111,7 @@ struct Found {
 
 struct Representation {
     identity: Identity,
-    /// As it stands in the header.
+    /// As in the header.
     entity_tag: String,
     modified: Option<SystemTime>,
     last_modified: Option<String>,
@@ -136,8 +137,8 @@ impl Files {
         }))
     }
 
-    /// Opens the folders, which happens with the first request otherwise: for [`State::on_start`](crate::State::on_start), so that a
-    /// worker does not serve without them.
+    /// Opens the folders, which otherwise happens with the first request. Call it in
+    /// [`State::on_start`](crate::State::on_start), so that a worker does not serve without them.
     ///
     /// # Errors
     /// Names the first folder that cannot be opened.
@@ -148,7 +149,7 @@ impl Files {
     /// Adds the routes.
     ///
     /// # Panics
-    /// As [`Router::route`], where there are such routes already.
+    /// As [`Router::route`], if such routes exist already.
     #[must_use]
     pub fn routes<S: 'static>(&self, mut router: Router<S>) -> Router<S> {
         for (index, mounted) in self.0.mounts.iter().enumerate() {
@@ -213,7 +214,7 @@ impl Files {
         Ok(found)
     }
 
-    /// Goes on with what another worker has begun, where the file is the same.
+    /// Continues what another worker has begun, if the file is the same.
     fn thaw(&self, state: &[u8]) -> Option<FileSource> {
         let place: Place = serde_json::from_slice(state).ok()?;
         let mounted = self.0.mounts.iter().find(|mounted| mounted.mount.prefix == place.prefix)?;
@@ -242,7 +243,7 @@ impl Mounted {
         Cow::Owned([folder, slash, self.mount.index.as_bytes()].concat())
     }
 
-    /// Whether the folder of an index that is not there is.
+    /// Whether the folder of a missing index exists.
     fn has_folder(&self, index: &[u8]) -> bool {
         let length = index.len() - self.mount.index.len();
         let folder = index[..length].strip_suffix(b"/").unwrap_or_default();
@@ -259,7 +260,7 @@ impl Found {
         Ok(Self { content_type: media_type::of(&name), varies, plain, siblings })
     }
 
-    /// For one request alone: opened, not read, and of the siblings the one that the client likes best.
+    /// For one request alone: opened but not read, with only the sibling that the client prefers.
     fn load_for(request: &Request<'_>, folder: &Folder, path: &[u8]) -> Result<Self, Missing> {
         let plain = Representation::load(folder, path, 0)?;
         let mut siblings = [const { None }; SIBLINGS.len()];
@@ -279,7 +280,7 @@ impl Found {
         })
     }
 
-    /// Whether everything is what it was.
+    /// Whether nothing has changed.
     fn is_current(&self, folder: &Folder, path: &[u8]) -> bool {
         let is_same = |path: &[u8], known: Option<&Representation>| {
             folder.find(path).ok().map(|opened| opened.identity) == known.map(|known| known.identity)
@@ -299,7 +300,7 @@ impl Found {
         })
     }
 
-    /// What is sent to whoever accepts this.
+    /// The representation for a client with these preferences.
     fn choose(&self, request: &Request<'_>) -> (&Representation, Encoding, &'static str) {
         if self.siblings.iter().any(Option::is_some)
             && let Some(place) = preferred(request, |place| self.siblings[place].is_some())
@@ -392,8 +393,8 @@ impl Representation {
     }
 }
 
-/// The place in [`SIBLINGS`] of what the client likes best, among those that there are; `None` where it wants the file as it is. Whoever
-/// takes nothing that there is gets that, too: better than nothing.
+/// The index in [`SIBLINGS`] of the existing sibling that the client prefers; `None` if it wants the plain file. A
+/// client that accepts nothing that exists also gets the plain file: better than nothing.
 fn preferred(request: &Request<'_>, is_there: impl Fn(usize) -> bool) -> Option<usize> {
     let mut has = [Encoding::Identity; SIBLINGS.len()];
     let there = (0..SIBLINGS.len()).filter(|place| is_there(*place));
@@ -428,7 +429,8 @@ impl From<Missing> for Error {
     }
 }
 
-/// Where a path has no slash at its end and should have one. `path` begins with one slash alone, so it leads to no other server.
+/// Redirects if a path lacks the slash at its end. `path` begins with exactly one slash, so it leads to no other
+/// server.
 fn redirect(request: &Request<'_>, path: &str, reply: Reply<'_, '_>) -> Result<Done, Error> {
     let query = request.query().map(|query| format!("?{query}")).unwrap_or_default();
     reply

@@ -2,32 +2,32 @@
 
 use std::borrow::Cow;
 
-/// A segment that begins with a dot and is served all the same (RFC 8615).
+/// A segment that begins with a dot and is served nevertheless (RFC 8615).
 const WELL_KNOWN: &[u8] = b".well-known";
 
-/// Why a path names no file.
+/// Why a path does not name a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
-    /// Nobody who means a file writes this.
+    /// No client that wants a file sends this.
     Malformed,
-    /// Names that begin with a dot are kept from the network.
+    /// Names that begin with a dot are not public.
     Hidden,
 }
 
-/// Where a file is beneath its folder.
+/// The path of a file beneath its folder.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FilePath<'p> {
-    /// Its segments with a slash between them, decoded; none of them is empty, `.`, `..` or has a NUL.
+    /// Its decoded segments with a slash between them. None of them is empty, `.`, or `..`, or contains a NUL.
     pub(super) relative: Cow<'p, [u8]>,
     /// The path ends with a slash, or is empty.
     pub(super) is_folder: bool,
 }
 
 impl<'p> FilePath<'p> {
-    /// `raw` is what stands behind the prefix in a request's path, percent-encoded.
+    /// `raw` is the part of a request's path after the prefix, percent-encoded.
     ///
-    /// Several slashes count as one. A slash that is encoded is refused: it would be another path than the client has written; so are
-    /// the segments `.` and `..`, which clients resolve themselves (RFC 3986 section 5.2.4).
+    /// Several slashes count as one. An encoded slash is refused: it would mean another path than the client has sent.
+    /// The segments `.` and `..` are refused as well; clients resolve them themselves (RFC 3986 section 5.2.4).
     pub(super) fn parse(raw: &'p str) -> Result<Self, Unfit> {
         let is_folder = raw.is_empty() || raw.ends_with('/');
         let plain = raw.strip_suffix('/').unwrap_or(raw);
@@ -51,7 +51,8 @@ impl<'p> FilePath<'p> {
     }
 }
 
-/// Nothing is to be decoded or looked at more closely. No slash and no dot begins it, or stands behind a slash, and no slash ends it.
+/// Whether nothing must be decoded or examined. Then no slash or dot is at the start or after a slash, and no slash is
+/// at the end.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     !path.ends_with(b"/")
@@ -86,7 +87,7 @@ fn decode(segment: &[u8], to: &mut Vec<u8>) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// A path that another worker has written down is one that [`FilePath::parse`] could have given.
+/// Whether [`FilePath::parse`] could have returned this path, which another worker has written.
 pub(super) fn is_relative(path: &[u8]) -> bool {
     let is_segment =
         |segment: &[u8]| !segment.is_empty() && !segment.contains(&0) && (segment[0] != b'.' || segment == WELL_KNOWN);

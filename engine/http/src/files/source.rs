@@ -1,4 +1,4 @@
-//! The body of an answer that is read from a file as the client takes it.
+//! The body of an answer that is read from a file while the client reads it.
 
 use std::fs::File;
 use std::io;
@@ -13,24 +13,24 @@ use crate::error::Error;
 use crate::exchange::{Progress, Source};
 use crate::out::Out;
 
-/// Under which name a source is thawed.
+/// The name under which a source is thawed.
 pub(super) const NAME: &str = "file";
 
-/// Read at once: with an answer's head less than the 64 KiB that the engine's memory for output comes in.
+/// Bytes read at once: together with an answer's head less than the 64 KiB blocks of the engine's output memory.
 const PART_BYTES: usize = 60 * 1024;
 
-/// Which part of which file: what another worker needs to go on.
+/// Which part of which file: what another worker needs to continue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
-    /// Of the mount.
+    /// The prefix of the mount.
     pub(super) prefix: String,
-    /// Beneath its folder.
+    /// The path beneath its folder.
     pub(super) path: Vec<u8>,
-    /// Of the file that was begun with.
+    /// The tag of the file with which the answer began.
     pub(super) entity_tag: String,
-    /// The next byte to be read.
+    /// The next byte to read.
     pub(super) start: u64,
-    /// Behind the last one.
+    /// The byte after the last one.
     pub(super) end: u64,
 }
 

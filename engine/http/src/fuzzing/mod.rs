@@ -1,5 +1,5 @@
-//! What must hold for any bytes that a client may send, one function for each part: called by the fuzzers in `engine/http/fuzz`, and by
-//! ordinary tests with seeds and mutations of them.
+//! What must hold for any bytes that a client may send, one function for each part. Called by the fuzzers in
+//! `engine/http/fuzz`, and by ordinary tests with seeds and mutations of them.
 
 mod reference;
 #[cfg(test)]
@@ -13,20 +13,20 @@ use crate::refusal::Refusal;
 /// Small, so that small inputs reach them.
 const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 512, target_bytes_max: 64 };
 
-/// Nothing short reaches these.
+/// No short input reaches these.
 const WIDE_LIMITS: HeadLimits = HeadLimits { head_bytes_max: 64 * 1024, target_bytes_max: 8 * 1024 };
 
-/// Of longer inputs, not every beginning is tried.
+/// For longer inputs, not every prefix is tried.
 const BEGINNINGS_MAX: usize = 700;
 
-/// A head and its headers, or why there is none.
+/// A head and its headers, or why it is refused.
 type Outcome<'a> = Result<Option<(Head<'a>, Vec<Field>)>, Refusal>;
 
-/// Parses `data` as a head: with every instruction set alike, as `reference` does it with httparse, and so that a decision stands
-/// whatever follows.
+/// Parses `data` as a head. Every instruction set must give the same result, httparse in `reference` too, and a
+/// decision must not depend on what follows.
 ///
 /// # Panics
-/// If that is not so.
+/// If that does not hold.
 pub fn head(data: &[u8]) {
     for limits in [LIMITS, WIDE_LIMITS] {
         let whole = parse(Level::best(), data, limits);
@@ -43,7 +43,7 @@ fn parse(level: Level, data: &[u8], limits: HeadLimits) -> Outcome<'_> {
     Ok(parse_at(level, data, limits, &mut fields)?.map(|head| (head, fields.to_vec())))
 }
 
-/// Up to some length every beginning of `data` is undecided, and each longer one gives what the whole gives.
+/// Up to some length every prefix of `data` is undecided, and each longer one gives the same result as the whole.
 fn decision_stands(data: &[u8], limits: HeadLimits, whole: &Outcome<'_>) {
     let step = data.len() / BEGINNINGS_MAX + 1;
     let mut is_decided = false;
@@ -58,12 +58,12 @@ fn decision_stands(data: &[u8], limits: HeadLimits, whole: &Outcome<'_>) {
     }
 }
 
-/// Classifies `data` from any place on, with every instruction set, as its single bytes are classified.
+/// Classifies `data` from any position on, with every instruction set, and compares with a classification byte by byte.
 ///
 /// # Panics
-/// If that is not so.
+/// If the results differ.
 pub fn scan(data: &[u8]) {
-    // Over many inputs, tails of every length.
+    // Over many inputs, this covers tails of every length.
     let step = 5 + data.len() % 7;
     for cut in (0..=data.len().min(2 * BLOCK_BYTES)).step_by(step) {
         for level in Level::available() {
@@ -114,10 +114,11 @@ impl Task for Scan<'_> {
     }
 }
 
-/// Decodes `data` as a chunked body: the same data and the same end however it is cut, and frozen at any place.
+/// Decodes `data` as a chunked body: the same data and the same end however it is split, and when it is frozen at any
+/// position.
 ///
 /// # Panics
-/// If that is not so.
+/// If that does not hold.
 pub fn chunked(data: &[u8]) {
     const BODY_BYTES_MAX: u64 = 300;
     let decode = |parts: &mut dyn Iterator<Item = &[u8]>| {

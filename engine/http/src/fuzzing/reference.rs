@@ -1,14 +1,15 @@
-//! What a head means, read slowly and in another way: httparse finds the lines, and the headers are looked up in a list.
+//! The meaning of a head, computed slowly and in another way: httparse finds the lines, and headers are looked up in a
+//! list.
 
 use super::{Field, Framing, Head, HeadLimits, Outcome};
 use crate::head::{HEADERS_MAX, Persistence};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
-/// What we take must be taken by httparse, with the same parts and the meaning that is found here. What httparse takes and we
-/// refuse must be refused for a reason that is found here.
+/// What we accept, httparse must accept with the same parts and the meaning computed here. What httparse accepts and we
+/// refuse must have a reason that is found here.
 pub(super) fn compare(data: &[u8], limits: HeadLimits, outcome: &Outcome<'_>) {
-    // httparse knows versions 1.0 and 1.1 only.
+    // httparse only knows versions 1.0 and 1.1.
     let mut known = data.to_vec();
     let line_end = data.iter().position(|byte| *byte < b' ').unwrap_or(data.len());
     if let [.., b'1', b'.', b'2'..=b'9'] = data[..line_end] {
@@ -30,16 +31,16 @@ pub(super) fn compare(data: &[u8], limits: HeadLimits, outcome: &Outcome<'_>) {
             let reasons = reasons(&known[..length], data.len(), limits, &request);
             assert!(reasons.contains(refusal), "{refusal:?} is none of {reasons:?}");
         }
-        // A version is refused once it is whole.
+        // A version is refused once it is complete.
         (Ok(None), Err(httparse::Error::Version)) => {}
         (Ok(None), Err(error)) => panic!("httparse refuses what may still become good here: {error}"),
         (Err(refusal), Err(error)) => assert!(of_error(error).contains(refusal), "{refusal:?} for {error}"),
-        // Of a head that is not whole, a line feed, a version and a bound may be refused before httparse says anything.
+        // In an incomplete head, a line feed, a version or a limit may be refused before httparse reports anything.
         (Err(_) | Ok(None), Ok(httparse::Status::Partial)) => {}
     }
 }
 
-/// The refusals that an error of httparse may become. Whatever the error, a line feed or a bound may come before it.
+/// The refusals that an error of httparse may become. Whatever the error, a line feed or a limit may come before it.
 fn of_error(error: httparse::Error) -> Vec<Refusal> {
     use httparse::Error;
     let mut refusals = vec![Refusal::REQUEST_LINE, Refusal::TARGET_TOO_LONG, Refusal::METHOD_UNKNOWN];
@@ -68,7 +69,7 @@ fn parts_of<'a>(request: &httparse::Request<'_, 'a>) -> Parts<'a> {
     (request.method.expect("parsed"), request.path.expect("parsed"), request.version.expect("parsed"), headers)
 }
 
-/// Why a head that httparse takes is refused; several where it depends on what is looked at first.
+/// Why a head that httparse accepts is refused; several reasons if it depends on what is checked first.
 fn reasons(head: &[u8], input_bytes: usize, limits: HeadLimits, request: &httparse::Request<'_, '_>) -> Vec<Refusal> {
     let (method, target, minor, _) = parts_of(request);
     let mut reasons = Vec::new();
@@ -92,7 +93,7 @@ fn reasons(head: &[u8], input_bytes: usize, limits: HeadLimits, request: &httpar
     if method.len() > 32 {
         reasons.push(Refusal::METHOD_UNKNOWN);
     }
-    // From here on the syntax is right, and the order counts.
+    // From here on the syntax is valid, and the order counts.
     if reasons.is_empty() {
         assert!(input_bytes >= head.len());
         reasons.push(match Method::of(method.as_bytes()) {
@@ -107,7 +108,7 @@ fn reasons(head: &[u8], input_bytes: usize, limits: HeadLimits, request: &httpar
     reasons
 }
 
-/// Framing, persistence, whether 100-continue is expected, and whether an upgrade is asked for.
+/// Framing, persistence, whether 100-continue is expected, and whether an upgrade is requested.
 fn meaning(request: &httparse::Request<'_, '_>) -> Result<(Framing, Persistence, bool, bool), Refusal> {
     let minor = request.version.expect("parsed");
     let all = |name: &str| -> Vec<&[u8]> {
@@ -120,7 +121,7 @@ fn meaning(request: &httparse::Request<'_, '_>) -> Result<(Framing, Persistence,
     };
     let mut codings = Vec::new();
     let mut has_length = false;
-    // What each header gets wrong alone, in their order.
+    // The errors of each single header, in their order.
     let mut hosts = 0;
     for header in request.headers.iter() {
         match header.name.to_ascii_lowercase().as_str() {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-/// What readers of HTTP trip over.
+/// Pieces that often break readers of HTTP.
 const PIECES: &[&[u8]] = &[
     b"\r\n",
     b"\r",

@@ -1,4 +1,4 @@
-//! What the headers of a request mean: framing, persistence, expectation. Pure.
+//! The meaning of a request's headers: framing, persistence, expectation. Pure.
 //!
 //! Wherever two readers could disagree about where a body ends, the request is refused (RFC 9112 6.3 and 11.2).
 
@@ -6,7 +6,7 @@ use super::scan::{Classify, HOST, TOKEN, run_end};
 use super::{Field, FieldList, Framing, Persistence};
 use crate::refusal::Refusal;
 
-/// What the headers say together.
+/// The combined meaning of the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) framing: Framing,
@@ -16,7 +16,7 @@ pub(crate) struct Fields {
     pub(crate) is_upgrade: bool,
 }
 
-/// What the headers said so far.
+/// The meaning of the headers so far.
 #[derive(Debug, Default)]
 struct Reader<'a> {
     host: Option<&'a Field>,
@@ -29,7 +29,7 @@ struct Reader<'a> {
     lists_upgrade: bool,
 }
 
-/// Whether a header may be one of those that mean something here: length and first letter of the name tell nearly all others.
+/// Whether a header may have a meaning here: the length and first letter of the name exclude nearly all others.
 #[inline(always)]
 pub(super) fn may_mean(name_bytes: usize, first: u8) -> bool {
     static INITIALS: [u8; 32] = {
@@ -54,7 +54,7 @@ pub(super) fn read(classify: impl Classify, window: &[u8], fields: &FieldList, m
     }
     match reader.host.map(|host| host.value_place(window)) {
         None if minor > 0 => return Err(Refusal::HOST_MISSING),
-        // What ends the line or is whitespace ends the run, too, so nothing behind it is looked at.
+        // Bytes that end the line, and whitespace, also end the run, so nothing after them is read.
         Some(host) if run_end(classify, &HOST, &window[host.start..]) != Some(host.len()) => {
             return Err(Refusal::HOST_INVALID);
         }
@@ -63,8 +63,9 @@ pub(super) fn read(classify: impl Classify, window: &[u8], fields: &FieldList, m
     reader.finish(minor)
 }
 
-/// Whether `text`, which has no control characters, is this name of small letters and hyphens, in any case: the bit that makes a
-/// letter small makes none of another character, and a hyphen only of a control character.
+/// Whether `text`, which has no control characters, is this name of lower-case letters and hyphens, in any case. The
+/// bit that makes a letter lower-case turns no other character into a letter, and only a control character into a
+/// hyphen.
 #[inline(always)]
 fn is<const N: usize>(text: &[u8], name: &[u8; N]) -> bool {
     <&[u8; N]>::try_from(text)
@@ -119,7 +120,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What all headers of a request of version 1.`minor` said.
+    /// The meaning of all headers of a request of version 1.`minor`.
     #[inline(always)]
     fn finish(&self, minor: u8) -> Result<Fields, Refusal> {
         let framing = match (self.length, self.codings) {
@@ -145,7 +146,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Strictly digits: `parse` would take a sign.
+/// Only digits: `parse` would accept a sign.
 fn decimal(value: &[u8]) -> Option<u64> {
     let mut number = (!value.is_empty()).then_some(0u64);
     for byte in value {

@@ -1,15 +1,15 @@
-//! Header lines: where names and values lie. Pure.
+//! Header lines: the positions of names and values. Pure.
 
 use super::fields::may_mean;
 use super::scan::{BLOCK_BYTES, Classify, PLACES, TOKEN, UsualLines, VALUE, ends, run_end};
 use super::{Field, FieldList, HEADERS_MAX};
 use crate::refusal::Refusal;
 
-/// Ends of lines that are found before the lines are looked at: those of most heads. So the lengths of lines decide no branch,
-/// which would be guessed wrong as often as they differ.
+/// Ends of lines that are found before the lines are examined; enough for most heads. So the lengths of lines decide no
+/// branch, which the processor would mispredict as often as they differ.
 const AHEAD: usize = 2 * PLACES;
 
-/// Blocks that are looked at for that.
+/// Number of blocks that are searched for them.
 const BLOCKS_AHEAD: usize = 32;
 
 /// The ends of the lines of a head, as far as they were found.
@@ -21,8 +21,8 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Looks for the ends of the lines of the head that `window` begins with, its request line included: so this need not wait until
-    /// it is known where that ends.
+    /// Searches for the ends of the lines of the head at the start of `window`, including its request line. So this
+    /// need not wait until the end of the request line is known.
     #[inline(always)]
     pub(super) fn find(classify: impl Classify, window: &'a [u8]) -> Self {
         let (mut finder, mut found) = (Finder::default(), [0; AHEAD]);
@@ -30,7 +30,8 @@ impl<'a> Lines<'a> {
         Self { usual: UsualLines::of(window), finder, found, found_count }
     }
 
-    /// Reads the header lines, which begin at `at`. Gives the place behind the empty line; `None` while more is needed.
+    /// Reads the header lines, which begin at `at`. Returns the position after the empty line; `None` while more is
+    /// needed.
     #[inline(always)]
     pub(super) fn read(
         mut self,
@@ -40,7 +41,7 @@ impl<'a> Lines<'a> {
         fields: &mut FieldList,
     ) -> Result<Option<usize>, Refusal> {
         loop {
-            // Kept beside the list, since it changes with each line.
+            // Kept outside of the list, since it changes with each line.
             let mut count = fields.count;
             for end in &self.found[..self.found_count] {
                 let end = *end as usize;
@@ -53,7 +54,7 @@ impl<'a> Lines<'a> {
                         }
                         count += 1;
                     }
-                    // Of the request line.
+                    // An end in the request line.
                     _ if end < at => continue,
                     _ => {
                         fields.count = count;
@@ -77,21 +78,21 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Finds the bytes that end lines: those that may not stand in a value, and of several in a row the first. Where all is well,
-/// that is a carriage return.
+/// Finds the bytes that end lines: those that must not be in a value, and of several in a row the first. In a valid
+/// head, that is a carriage return.
 #[derive(Default)]
 struct Finder {
     /// The next block.
     at: usize,
-    /// The highest bit of the block before is at the lowest bit.
+    /// The highest bit of the previous block, at the lowest bit.
     carry: u64,
-    /// The same of its pairs, the two highest.
+    /// The same for pairs: the two highest bits.
     carry_of_pairs: u64,
 }
 
 impl Finder {
-    /// Goes on up to four such bytes in a row, if they are not far: there the head ends, or is wrong. Gives the number of places
-    /// found up to there.
+    /// Continues up to four such bytes in a row, if they are not far: there the head ends, or is invalid. Returns the
+    /// number of positions found up to there.
     #[inline(always)]
     fn find(&mut self, classify: impl Classify, window: &[u8], found: &mut [u32; AHEAD]) -> usize {
         let mut count = 0;
@@ -108,7 +109,8 @@ impl Finder {
         count
     }
 
-    /// `value_ends` are the bits of the bytes of the next block that may not stand in a value. Tells whether four are in a row.
+    /// `value_ends` has a bit for each byte of the next block that must not be in a value. Returns whether four are in
+    /// a row.
     #[inline(always)]
     fn add(&mut self, classify: impl Classify, value_ends: u64, count: &mut usize, found: &mut [u32; AHEAD]) -> bool {
         let behind_one = value_ends << 1 | self.carry;
@@ -120,14 +122,14 @@ impl Finder {
         self.carry = value_ends >> (BLOCK_BYTES - 1);
         self.carry_of_pairs = pairs >> (BLOCK_BYTES - 2);
         self.at += BLOCK_BYTES;
-        // Without what lies behind the first four, which is of the next head.
+        // Without what follows the first four, which belongs to the next head.
         let up_to_four = if fours == 0 { line_ends } else { line_ends & (fours ^ (fours - 1)) };
         *count += up_to_four.count_ones() as usize;
         fours != 0
     }
 }
 
-/// Takes the line from `at` to `end` as [`UsualLines`] does, with any length of the name. Says whether it is a header.
+/// Reads the line from `at` to `end` as [`UsualLines`] does, with a name of any length. Returns whether it is a header.
 #[inline(never)]
 fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, fields: &mut FieldList) -> bool {
     let (line, behind) = (&window[at..end], &window[end..]);
@@ -137,7 +139,7 @@ fn take_unusual(classify: impl Classify, window: &[u8], at: usize, end: usize, f
     is_header && fields.push(Field { name_start, name_end, line_end }, window)
 }
 
-/// Reads the lines from `at` on one by one: one that is no header or is not there yet.
+/// Reads the lines from `at` on one by one, up to one that is not a header or is incomplete.
 #[cold]
 fn rest(
     classify: impl Classify,

@@ -1,10 +1,10 @@
-//! The head of a request, from bytes to meaning. Pure, and the one place that decides where a head ends.
+//! The head of a request, from bytes to meaning. Pure, and the only place that decides where a head ends.
 //!
-//! Invariant: once [`parse`] has decided on a piece of input, more input behind it changes nothing. So answers do not
-//! depend on how the network cut the request.
+//! Invariant: once [`parse`] has decided on a piece of input, more input after it changes nothing. So answers do not
+//! depend on how the network split the request.
 //!
-//! One strict pass: [`scan`] finds the bytes that end a name or a value, and a usual header costs a few looks at what it found.
-//! Whatever else a line may be is only asked once it is known not to be usual.
+//! One strict pass: [`scan`] finds the bytes that end a name or a value, and a normal header costs a few checks of the
+//! result. All other cases are only examined once a line is known not to be normal.
 
 pub(crate) mod fields;
 mod header_lines;
@@ -25,26 +25,26 @@ use crate::refusal::Refusal;
 /// Most headers of a request.
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// Bounds of a head.
+/// Limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
     pub(crate) head_bytes_max: usize,
     pub(crate) target_bytes_max: usize,
 }
 
-/// A whole head.
+/// A complete head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     /// Bytes up to and including the empty line.
     pub(crate) length: usize,
     pub(crate) method: Method,
-    /// As it stands in the request line; only characters of RFC 3986.
+    /// As in the request line; only characters of RFC 3986.
     pub(crate) target: &'a str,
-    /// The path, with its percent-encoding; `*` for `OPTIONS *`; `/` where an absolute target has none.
+    /// The path, with its percent-encoding; `*` for `OPTIONS *`; `/` if an absolute target has none.
     pub(crate) path: &'a str,
-    /// What stands behind the first `?` of the target.
+    /// The part of the target after the first `?`.
     pub(crate) query: Option<&'a str>,
-    /// 0 or 1: of HTTP/1.x.
+    /// The minor version of HTTP/1: 0 or 1.
     pub(crate) minor: u8,
     pub(crate) framing: Framing,
     pub(crate) persistence: Persistence,
@@ -54,18 +54,18 @@ pub(crate) struct Head<'a> {
     pub(crate) is_upgrade: bool,
 }
 
-/// Where a header lies in its head. The name is a token; the value has no control character but tab.
+/// The position of a header in its head. The name is a token; the value has no control character except tab.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Field {
     pub(crate) name_start: u32,
-    /// Where the colon is.
+    /// The position of the colon.
     pub(crate) name_end: u32,
-    /// Where the line's CRLF is.
+    /// The position of the line's CRLF.
     pub(crate) line_end: u32,
 }
 
 impl Field {
-    /// The name, of the head that `input` begins with.
+    /// The name; `input` begins with the head.
     ///
     /// # Panics
     /// If `input` is shorter than that head.
@@ -74,13 +74,13 @@ impl Field {
         &input[self.name_start as usize..self.name_end as usize]
     }
 
-    /// As [`Self::name`], the value, without whitespace around it.
+    /// The value, without whitespace around it; otherwise as [`Self::name`].
     #[inline]
     pub(crate) fn value<'a>(&self, input: &'a [u8]) -> &'a [u8] {
         &input[self.value_place(input)]
     }
 
-    /// Where the value is (RFC 9110 5.6.3).
+    /// The range of the value (RFC 9110 5.6.3).
     #[inline]
     fn value_place(&self, input: &[u8]) -> Range<usize> {
         let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
@@ -99,7 +99,7 @@ impl Field {
 pub(crate) struct FieldList {
     all: Box<[Field; HEADERS_MAX]>,
     count: usize,
-    /// Places of those that [`fields::may_mean`] something.
+    /// Indices of the headers that [`fields::may_mean`] something.
     marked: Box<[u8; HEADERS_MAX]>,
     marked_count: usize,
 }
@@ -125,7 +125,7 @@ impl FieldList {
         (self.count, self.marked_count) = (0, 0);
     }
 
-    /// Adds a header of `window`; whether there was room.
+    /// Adds a header of `window`. Returns whether there was room.
     fn push(&mut self, field: Field, window: &[u8]) -> bool {
         let Some(place) = self.all.get_mut(self.count) else { return false };
         *place = field;
@@ -143,7 +143,7 @@ impl FieldList {
         self.marked_count += 1;
     }
 
-    /// Those that [`fields::may_mean`] something.
+    /// The headers that [`fields::may_mean`] something.
     #[inline(always)]
     fn marked(&self) -> impl Iterator<Item = &Field> {
         self.marked[..self.marked_count].iter().map(|place| &self.all[usize::from(*place)])
@@ -157,17 +157,17 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// What the client wants of the connection after the answer.
+/// What the client wants for the connection after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
     Keep,
-    /// Keep it and say so, to an HTTP/1.0 client.
+    /// Keep it, and tell an HTTP/1.0 client so.
     KeepSaid,
     Close,
 }
 
-/// Parses the head that `input` begins with; `None` while more is needed.
-/// Puts the headers in their order into `fields`, which is emptied first; they count only where a head is given.
+/// Parses the head at the start of `input`; `None` while more is needed. Puts the headers in their order into `fields`,
+/// which is cleared first. They are valid only if a head is returned.
 pub(crate) fn parse<'a>(
     input: &'a [u8],
     limits: HeadLimits,
@@ -198,7 +198,7 @@ impl<'a> Task for Parse<'a, '_> {
     #[inline(always)]
     fn run(self, classify: impl Classify) -> Self::Output {
         let Self { input, limits, fields } = self;
-        // What lies beyond the bound never plays a part, however much of it is there already.
+        // Bytes beyond the limit never matter, however many have arrived.
         let window = &input[..input.len().min(limits.head_bytes_max)];
         let is_full = input.len() >= limits.head_bytes_max;
         let lines = Lines::find(classify, window);

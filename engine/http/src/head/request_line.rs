@@ -4,25 +4,25 @@ use super::scan::{self, Classify, TOKEN, Target, run_end};
 use crate::method::Method;
 use crate::refusal::Refusal;
 
-/// A longer method is longer than any that is known.
+/// Every known method is shorter than this.
 const METHOD_BYTES_MAX: usize = 32;
 
 const VERSION_BYTES: usize = b"HTTP/1.1".len();
 
-/// A whole request line.
+/// A complete request line.
 pub(super) struct RequestLine<'a> {
     /// Bytes up to and including its CRLF.
     pub(super) length: usize,
-    /// `None` where the token is no method that is known.
+    /// `None` if the token is not a known method.
     pub(super) method: Option<Method>,
     /// Not empty.
     pub(super) target: Target<'a>,
-    /// 0 or 1: of HTTP/1.x.
+    /// The minor version of HTTP/1: 0 or 1.
     pub(super) minor: u8,
 }
 
 impl<'a> RequestLine<'a> {
-    /// The line that `input` begins with; `None` while more is needed.
+    /// The line at the start of `input`; `None` while more is needed.
     #[inline(always)]
     pub(super) fn parse(
         classify: impl Classify,
@@ -51,7 +51,7 @@ impl<'a> RequestLine<'a> {
     }
 }
 
-/// Bytes of the method that `input` begins with, which a space follows.
+/// Bytes of the method at the start of `input`, before a space.
 fn method(classify: impl Classify, input: &[u8]) -> Result<Option<usize>, Refusal> {
     let within = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
     match run_end(classify, &TOKEN, within) {
@@ -63,7 +63,7 @@ fn method(classify: impl Classify, input: &[u8]) -> Result<Option<usize>, Refusa
     }
 }
 
-/// The minor version of the `HTTP/1.x` CRLF that `input` begins with.
+/// The minor version in the `HTTP/1.x` CRLF at the start of `input`.
 #[inline(always)]
 fn minor_version(input: &[u8]) -> Result<Option<u8>, Refusal> {
     if input.starts_with(b"HTTP/1.1\r\n") {

@@ -1,8 +1,8 @@
 //! Finds the bytes that end a name, a value or a target, up to 64 at a time.
 //!
-//! The one module of this crate with `unsafe`: it loads bytes into vector registers, calls code for instruction sets that were
-//! detected, and takes for text what it has checked. Bytes are only loaded from blocks that are borrowed as arrays, so no load can
-//! lie outside the input.
+//! The only module of this crate with `unsafe`. It loads bytes into vector registers, calls code for detected
+//! instruction sets, and treats checked bytes as text. Bytes are only loaded from blocks that are borrowed as arrays,
+//! so no load can lie outside the input.
 #![allow(unsafe_code)]
 
 use std::sync::LazyLock;
@@ -10,35 +10,35 @@ use std::sync::LazyLock;
 /// Bytes of a block, one bit for each.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
-/// Most places that [`Classify::places`] gives.
+/// The most positions that [`Classify::places`] returns.
 pub(crate) const PLACES: usize = BLOCK_BYTES / 2;
 
 /// Enough for nearly every name.
 const HALF_BYTES: usize = BLOCK_BYTES / 2;
 
-/// What may stand in a run of characters, and so which bytes end it.
+/// The characters that may be in a run, which determine the bytes that end it.
 #[derive(Clone, Copy)]
 pub(crate) struct Class {
     /// ASCII characters by their low four bits: bit `h` lists the character whose high four bits are `h`.
     rows: [u8; 16],
-    /// Whether the listed characters end a run, and all other bytes do not; or the other way round.
+    /// `true`: the listed characters end a run, and all other bytes do not. `false`: the other way round.
     listed_end: bool,
 }
 
 /// The characters of a token (RFC 9110 5.6.2).
 pub(crate) static TOKEN: Class = Class::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
-/// Characters of a target before `?` that stand for themselves (RFC 3986 section 2): no `%`, which must have two hexadecimal digits
-/// behind it, and no `#`, since a fragment is not sent (RFC 9110 7.1).
+/// Characters of a target before `?` that stand for themselves (RFC 3986 section 2). Not `%`, which two hexadecimal
+/// digits must follow, and not `#`, since a fragment is not sent (RFC 9110 7.1).
 static PATH: Class = Class::alphanumeric_and(b"-._~:/[]@!$&'()*+,;=");
 
-/// As [`PATH`], and `?`, which is only a character behind the first one.
+/// As [`PATH`], and also `?`, which is a normal character after the first one.
 static QUERY: Class = Class::alphanumeric_and(b"-._~:/?[]@!$&'()*+,;=");
 
-/// What may stand in a host or a port (RFC 3986 3.2.2).
+/// Characters of a host or a port (RFC 3986 3.2.2).
 pub(crate) static HOST: Class = Class::alphanumeric_and(b"-._~!$&'()*+;=%:[]");
 
-/// What may stand in a value: no control character but tab (RFC 9110 5.5).
+/// Characters of a value: no control character except tab (RFC 9110 5.5).
 pub(crate) static VALUE: Class = Class::without_controls();
 
 impl Class {
@@ -94,10 +94,10 @@ impl Class {
 
 /// Classifies bytes with the instructions of one level. The first byte is at the lowest bit.
 pub(crate) trait Classify: Copy {
-    /// The bits of the bytes that are not listed in a class.
+    /// The bits of the bytes that a class does not list.
     fn unlisted_half(self, bytes: &[u8; HALF_BYTES], class: &Class) -> u32;
 
-    /// As [`Self::unlisted_half`], of a whole block.
+    /// As [`Self::unlisted_half`], for a whole block.
     #[inline(always)]
     fn unlisted(self, bytes: &[u8; BLOCK_BYTES], class: &Class) -> u64 {
         let [low, high] = [0, HALF_BYTES].map(|at| {
@@ -107,8 +107,8 @@ pub(crate) trait Classify: Copy {
         high << HALF_BYTES | low
     }
 
-    /// Puts the places of those of `bits` that are set into `to`, counted from `first`. No two neighbours are set. What lies behind
-    /// in `to` may change.
+    /// Writes the positions of the set `bits` to `to`, counted from `first`. No two neighbours are set. The remaining
+    /// elements of `to` may change.
     #[inline(always)]
     fn places(self, mut bits: u64, first: u32, to: &mut [u32; PLACES]) {
         let (usual, others) = to.split_at_mut(USUAL_PLACES);
@@ -126,17 +126,17 @@ pub(crate) trait Classify: Copy {
     }
 }
 
-/// Few blocks have more lines: it takes no branch to find these.
+/// Few blocks have more lines. Up to this number, finding them takes no branch.
 const USUAL_PLACES: usize = 4;
 
-/// What is done with the instructions of a level.
+/// A task that runs with the instructions of a level.
 pub(crate) trait Task {
     type Output;
     /// Must be `#[inline(always)]`: only then it is compiled for these instructions.
     fn run(self, classify: impl Classify) -> Self::Output;
 }
 
-/// A way to classify bytes that this machine has.
+/// A way to classify bytes that this machine supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level(Instructions);
 
@@ -167,7 +167,7 @@ impl Instructions {
         Self::Neon,
     ];
 
-    /// Whether this machine has them.
+    /// Whether this machine supports them.
     fn are_there(self) -> bool {
         match self {
             Self::Any => true,
@@ -177,7 +177,7 @@ impl Instructions {
             Self::Ssse3 => is_x86_feature_detected!("ssse3"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86::has_avx2(),
-            // Processors that have AVX-512, but not yet VBMI2, clock all they do lower while they work with 512 bits.
+            // Processors with AVX-512 but without VBMI2 lower their clock while they work with 512 bits.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi2") && x86::has_avx2()
@@ -194,7 +194,7 @@ impl Level {
         *BEST
     }
 
-    /// Every one that this machine has, from the slowest to the fastest.
+    /// All that this machine supports, from the slowest to the fastest.
     pub(crate) fn available() -> impl Iterator<Item = Self> {
         Instructions::ALL.iter().filter(|instructions| instructions.are_there()).map(|instructions| Self(*instructions))
     }
@@ -219,7 +219,7 @@ impl Level {
     }
 }
 
-/// Bytes one after the other, on any machine.
+/// Byte by byte, on any machine.
 #[derive(Clone, Copy)]
 struct Scalar;
 
@@ -260,11 +260,11 @@ pub(crate) fn ends_in_half(classify: impl Classify, class: &Class, input: &[u8],
 /// Header lines with a name of less than half a block.
 pub(crate) struct UsualLines<'a> {
     window: &'a [u8],
-    /// A line that ends before has `BEHIND_BYTES` behind its end.
+    /// A line that ends before this position has `BEHIND_BYTES` after its end.
     ends_before: usize,
 }
 
-/// Bytes behind a line's end that are loaded without a look at where the window ends.
+/// Bytes after a line's end that are loaded without checking the end of the window.
 const BEHIND_BYTES: usize = HALF_BYTES + 2;
 
 impl<'a> UsualLines<'a> {
@@ -273,8 +273,8 @@ impl<'a> UsualLines<'a> {
         Self { window, ends_before: window.len().saturating_sub(BEHIND_BYTES) }
     }
 
-    /// Bytes of the name, and its first letter, in the line from `at` to `end`, where the first byte is that may not stand in a value;
-    /// `None` where it is no such line, or stands near the end of the window.
+    /// The length of the name, and its first letter, in the line from `at` to `end`, which is the first byte that must
+    /// not be in a value. `None` if it is not such a line, or is near the end of the window.
     #[inline(always)]
     pub(crate) fn name(&self, classify: impl Classify, at: usize, end: usize) -> Option<(usize, u8)> {
         if end >= self.ends_before {
@@ -284,12 +284,13 @@ impl<'a> UsualLines<'a> {
             return None;
         }
         let start = self.window.as_ptr();
-        // SAFETY: `at` is less than `end`, which has `BEHIND_BYTES` behind it, and they are more than half a block.
+        // SAFETY: `at` is less than `end`, which has `BEHIND_BYTES` after it, and that is more than half a block.
         let name = unsafe { &*start.add(at).cast::<[u8; HALF_BYTES]>() };
         let name_bytes = classify.unlisted_half(name, &TOKEN).trailing_zeros() as usize;
-        // SAFETY: `name_bytes` is at most half a block, so there are `BEHIND_BYTES` less that behind it, which are two.
+        // SAFETY: `name_bytes` is at most half a block, so at least `BEHIND_BYTES` minus half a block follow it, which
+        // is two.
         let colon = unsafe { *start.add(at + name_bytes) };
-        // SAFETY: `end` has `BEHIND_BYTES` behind it.
+        // SAFETY: `end` has `BEHIND_BYTES` after it.
         let line_end = unsafe { *start.add(end).cast::<[u8; 2]>() };
         (colon == b':' && name_bytes > 0 && line_end == *b"\r\n").then_some((name_bytes, name[0]))
     }
@@ -302,7 +303,7 @@ fn padded<const BYTES: usize>(input: &[u8]) -> [u8; BYTES] {
     padded
 }
 
-/// Where the run of `class` that `input` begins with ends; `None` where it goes on to the end of the input.
+/// The end of the run of `class` at the start of `input`; `None` if it extends to the end of the input.
 #[inline(always)]
 pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -316,11 +317,11 @@ pub(crate) fn run_end(classify: impl Classify, class: &Class, input: &[u8]) -> O
     None
 }
 
-/// The target that a piece of a request line begins with.
+/// The target at the start of a piece of a request line.
 pub(crate) enum Target<'a> {
     /// Only characters that a target may have, and how many of them come before the first `?`.
     Allowed(&'a str, usize),
-    /// Visible ASCII characters, but others, too.
+    /// Visible ASCII characters, including others.
     Other(&'a [u8]),
 }
 
@@ -333,7 +334,8 @@ impl Target<'_> {
     }
 }
 
-/// The target that `input` begins with, and that any byte ends which is no visible ASCII character; `None` where no such byte is there.
+/// The target at the start of `input`. Any byte that is not a visible ASCII character ends it; `None` if there is no
+/// such byte.
 #[inline(always)]
 pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>> {
     let mut mark = None;
@@ -343,12 +345,13 @@ pub(crate) fn target(classify: impl Classify, input: &[u8]) -> Option<Target<'_>
         let length = input.iter().position(|byte| !byte.is_ascii_graphic())?;
         return Some(Target::Other(&input[..length]));
     }
-    // SAFETY: these are runs of classes that list characters of ASCII, `%`, hexadecimal digits, and `?`: all ASCII, so UTF-8.
+    // SAFETY: these are runs of classes that list ASCII characters, `%`, hexadecimal digits, and `?`: all ASCII, so
+    // UTF-8.
     Some(Target::Allowed(unsafe { str::from_utf8_unchecked(&input[..length]) }, path_bytes))
 }
 
-/// Where the run ends that `input` begins with, of characters of a path or a query, and of `%` with two hexadecimal digits behind it
-/// (RFC 3986 2.1). Puts the place of the first `?` into `mark`.
+/// The end of the run at the start of `input` that consists of characters of a path or a query, and of `%` followed by
+/// two hexadecimal digits (RFC 3986 2.1). Puts the position of the first `?` into `mark`.
 #[inline(always)]
 fn escaped_run_end(classify: impl Classify, input: &[u8], mark: &mut Option<usize>) -> Option<usize> {
     let mut at = 0;
@@ -360,7 +363,7 @@ fn escaped_run_end(classify: impl Classify, input: &[u8], mark: &mut Option<usiz
         }
         while ends != 0 {
             let end = at + ends.trailing_zeros() as usize;
-            // The digits are of the class, so the next end lies behind them.
+            // The digits belong to the class, so the next end is after them.
             match &input[end..] {
                 [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => ends &= ends - 1,
                 _ => {
@@ -374,12 +377,12 @@ fn escaped_run_end(classify: impl Classify, input: &[u8], mark: &mut Option<usiz
     None
 }
 
-/// By the high four bits of a byte: the bit of a row.
+/// Indexed by the high four bits of a byte: the bit of a row.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// `pshufb` is the table: the low four bits of a byte choose the row of its class, the high four bits a bit of that row. Bytes beyond
-/// ASCII choose an empty row.
+/// `pshufb` is the table: the low four bits of a byte select the row of its class, the high four bits a bit of that
+/// row. Bytes beyond ASCII select an empty row.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -393,10 +396,10 @@ mod x86 {
             && is_x86_feature_detected!("popcnt")
     }
 
-    /// A level: its name, its features, and how it classifies.
+    /// Defines a level: its name, its features, and how it classifies.
     macro_rules! level {
         ($name:ident, $features:literal, $($method:ident($($argument:ident: $type:ty),+) $(-> $bits:ident)? = $function:ident,)+) => {
-            /// Made by `run` only, so whoever has one has the instructions.
+            /// Only `run` makes it, so code that has one can use the instructions.
             #[derive(Clone, Copy)]
             pub(super) struct $name(());
 
@@ -523,7 +526,7 @@ mod neon {
     impl Classify for Neon {
         #[inline(always)]
         fn unlisted_half(self, bytes: &[u8; HALF_BYTES], class: &Class) -> u32 {
-            // SAFETY: the level is only there where all code is compiled for these instructions.
+            // SAFETY: the level only exists if all code is compiled for these instructions.
             unsafe { unlisted(bytes, class) }
         }
     }
@@ -545,7 +548,7 @@ mod neon {
             vandq_u8(vceqzq_u8(vandq_u8(row, vqtbl1q_u8(bits, high))), weights)
         };
         let (parts, _) = bytes.as_chunks();
-        // Adding neighbours three times makes a byte of the bits of eight.
+        // Adding neighbours three times combines the bits of eight bytes in one byte.
         let pairs = vpaddq_u8(weigh(&parts[0]), weigh(&parts[1]));
         let fours = vpaddq_u8(pairs, pairs);
         vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vpaddq_u8(fours, fours)))

@@ -1,4 +1,4 @@
-//! What a head costs: `cargo test --release -p baton-http --lib head_speed -- --ignored --nocapture`.
+//! The cost of a head: `cargo test --release -p baton-http --lib head_speed -- --ignored --nocapture`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -7,18 +7,18 @@ use super::scan::Level;
 use super::{Field, FieldList, HEADERS_MAX, Head, HeadLimits, parse, parse_at};
 use crate::refusal::Refusal;
 
-/// Heads that one input holds, as from a client that pipelines.
+/// Heads in one input, as from a client that pipelines.
 const DEPTH: usize = 16;
 
-/// Inputs that all differ, so that nothing can be learned by heart.
+/// Inputs that all differ, so that branch prediction cannot learn them.
 const INPUTS: usize = 64;
 
-/// The best of so many rounds counts; in each, every parser has its turn.
+/// The best of this many rounds counts; in each, every parser has its turn.
 const ROUNDS: usize = 60;
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 16 * 1024, target_bytes_max: 8 * 1024 };
 
-/// Gives the bytes of the head that the input begins with.
+/// Returns the length of the head at the start of the input.
 type Parser = Box<dyn FnMut(&[u8]) -> usize>;
 
 #[test]
@@ -112,7 +112,7 @@ fn length(outcome: &Result<Option<Head<'_>>, Refusal>, fields: &[Field]) -> usiz
     outcome.ok().flatten().map_or(0, |head| head.length)
 }
 
-/// Each byte that comes makes the parser begin anew, so this bounds what a peer can make it do with one head.
+/// With each byte that arrives the parser begins anew, so this is the most work that a peer can cause with one head.
 #[test]
 #[ignore = "measures; run it alone, in a release build"]
 fn head_that_comes_byte_by_byte() {
@@ -133,7 +133,7 @@ fn head_that_comes_byte_by_byte() {
     }
 }
 
-/// Names, values and line ends alone, as they were checked without [`super::scan`].
+/// Only names, values and line ends, checked without [`super::scan`].
 fn httparse(input: &[u8]) -> usize {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);

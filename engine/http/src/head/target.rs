@@ -4,7 +4,8 @@ use super::scan::Target;
 use crate::method::Method;
 use crate::refusal::Refusal;
 
-/// A target, its path and its query. RFC 9112 3.2: a server takes the absolute form too, although only proxies ask so.
+/// A target, its path and its query. RFC 9112 3.2: a server accepts the absolute form too, although only proxies send
+/// it.
 #[inline(always)]
 pub(super) fn split(method: Method, target: Target<'_>) -> Result<(&str, &str, Option<&str>), Refusal> {
     match target {

@@ -31,7 +31,7 @@ impl CloseCode {
     /// 1013: the server is overloaded; try again later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
-    /// `None` where this code must not stand in a frame.
+    /// `None` if this code must not be in a frame.
     pub fn new(code: u16) -> Option<Self> {
         matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999).then_some(Self(code))
     }
@@ -48,12 +48,12 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// What stands in a Close frame that is not empty.
+/// The content of a Close frame that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
-    /// Why.
+    /// The reason as a code.
     pub code: CloseCode,
-    /// A text for people who debug, of 123 bytes at most; what is longer is cut at a character when it is sent.
+    /// A text for debugging, at most 123 bytes; a longer one is cut at a character when it is sent.
     pub reason: &'a str,
 }
 

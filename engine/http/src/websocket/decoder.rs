@@ -1,20 +1,20 @@
 //! From a client's bytes to messages.
 //!
-//! Invariant: neither the messages nor the first error depends on the pieces in which the input came.
+//! Invariant: neither the messages nor the first error depends on the pieces in which the input arrived.
 
 use super::frame::{CONTROL_BYTES_MAX, FrameHeader, Opcode, ProtocolError, ReceivedHeader};
 use super::mask;
 use super::message::Message;
 use super::state::ReceiveState;
 
-/// Decodes what clients send. One serves all connections of a worker: each has a [`ReceiveState`] of its own.
+/// Decodes what clients send. One serves all connections of a worker: each has its own [`ReceiveState`].
 ///
-/// A message that lies whole in the input is unmasked into the decoder's buffer, where the next one overwrites it; only a message
-/// that arrives in pieces takes memory of its connection, at most `message_bytes_max` bytes.
+/// A message that is complete in the input is unmasked into the decoder's buffer, where the next one overwrites it.
+/// Only a message that arrives in pieces uses memory of its connection, at most `message_bytes_max` bytes.
 #[derive(Debug)]
 pub struct Decoder {
     message_bytes_max: usize,
-    /// Payload without its mask, and room behind it that was needed before.
+    /// Unmasked payload, and room after it that was needed before.
     buffer: Vec<u8>,
 }
 
@@ -24,10 +24,10 @@ impl Decoder {
         Self { message_bytes_max, buffer: Vec::new() }
     }
 
-    /// Takes the next message off `input`, which begins where the last call left it; `None` while more is needed.
+    /// Takes the next message from `input`, which begins where the last call left it; `None` while more is needed.
     ///
-    /// Then `input` holds what was not taken: part of a frame's header or of a control frame, at most 130 bytes. Give it again
-    /// with more input behind it. Everything behind a Close frame or an error is taken and discarded.
+    /// `input` then holds what was not taken: part of a frame's header or of a control frame, at most 130 bytes. Pass
+    /// it again with more input after it. Everything after a Close frame or an error is taken and discarded.
     ///
     /// # Errors
     /// See [`ProtocolError`]: the server sends a Close frame with its code, and closes.
@@ -84,7 +84,7 @@ impl Decoder {
     /// The message that a frame carries, in the decoder's buffer.
     ///
     /// # Errors
-    /// [`ProtocolError::Utf8`] if it is a text and not UTF-8: the rest of the input is to be discarded.
+    /// [`ProtocolError::Utf8`] if it is a text and not UTF-8: discard the rest of the input.
     pub fn unmask(&mut self, message: &MaskedMessage<'_>) -> Result<Message<'_>, ProtocolError> {
         message.unmask(self.room(message.len()));
         Message::parse(message.opcode, &self.buffer[..message.len()])
@@ -95,7 +95,8 @@ impl Decoder {
         self.message_bytes_max
     }
 
-    /// Puts the next payload into the buffer; gives what it is, and how long. Close frames and text are not checked yet.
+    /// Puts the next payload into the buffer, and returns its kind and length. Close frames and text are not checked
+    /// yet.
     fn next_payload(
         &mut self,
         state: &mut ReceiveState,
@@ -139,7 +140,7 @@ impl Decoder {
     }
 }
 
-/// Takes a frame off `input` if it is there whole; gives its masked payload.
+/// Takes a frame from `input` if it is complete, and returns its masked payload.
 #[inline]
 fn take_frame<'i>(input: &mut &'i [u8], header: &ReceivedHeader) -> Option<&'i [u8]> {
     let (payload, rest) = input[header.length..].split_at_checked(usize::try_from(header.payload_bytes).ok()?)?;
@@ -156,7 +157,7 @@ pub struct MaskedMessage<'i> {
 }
 
 impl MaskedMessage<'_> {
-    /// Whether it is text; else it is binary.
+    /// Whether it is text; otherwise it is binary.
     pub fn is_text(&self) -> bool {
         self.opcode == Opcode::Text
     }

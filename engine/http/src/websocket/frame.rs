@@ -4,13 +4,13 @@ use std::ops::Deref;
 
 use super::close::CloseCode;
 
-/// Most payload of a control frame (RFC 6455 section 5.5).
+/// The largest payload of a control frame (RFC 6455 section 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
-/// Second byte of a header whose length stands in the next two bytes.
+/// The second byte of a header whose length is in the next two bytes.
 const LENGTH_16: u8 = 126;
 
-/// Second byte of a header whose length stands in the next eight bytes.
+/// The second byte of a header whose length is in the next eight bytes.
 const LENGTH_64: u8 = 127;
 
 const FINAL: u8 = 0x80;
@@ -43,7 +43,7 @@ impl Opcode {
         })
     }
 
-    /// Close, Ping and Pong, which may stand between the fragments of a message.
+    /// Close, Ping and Pong, which may come between the fragments of a message.
     pub fn is_control(self) -> bool {
         self as u8 >= Self::Close as u8
     }
@@ -102,7 +102,7 @@ impl ProtocolError {
     }
 }
 
-/// The header of a frame that a client sent.
+/// The header of a frame from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReceivedHeader {
     /// Bytes of the header itself.
@@ -114,8 +114,8 @@ pub(super) struct ReceivedHeader {
 }
 
 impl ReceivedHeader {
-    /// Parses the header that `input` begins with; `None` while more is needed. Checks in the order of the bytes, so that the
-    /// first error does not depend on how much has arrived.
+    /// Parses the header at the start of `input`; `None` while more is needed. It checks in the order of the bytes, so
+    /// that the first error does not depend on how much has arrived.
     #[inline]
     pub(super) fn parse(input: &[u8], is_message_open: bool) -> Result<Option<Self>, ProtocolError> {
         let Some(first) = input.first() else { return Ok(None) };
@@ -166,7 +166,7 @@ impl ReceivedHeader {
     }
 }
 
-/// The header of a frame that a server sends: not masked. It is a slice of 2, 4 or 10 bytes; the payload stands behind it.
+/// The header of a frame that a server sends: not masked. It is a slice of 2, 4 or 10 bytes; the payload follows it.
 /// For messages whose payload is written by other means, or sent in fragments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -175,7 +175,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The header of a frame with this payload. `is_final` is false for each fragment of a message but the last.
+    /// The header of a frame with this payload. `is_final` is false for each fragment of a message except the last.
     #[inline]
     pub fn new(opcode: Opcode, is_final: bool, payload_bytes: usize) -> Self {
         let first = opcode as u8 | if is_final { FINAL } else { 0 };
@@ -195,7 +195,8 @@ impl FrameHeader {
         Self { bytes, length }
     }
 
-    /// The header of a Close frame with a reason of so many bytes, and behind it the code, which its payload begins with.
+    /// The header of a Close frame with a reason of this many bytes, followed by the code, which is the start of its
+    /// payload.
     pub(super) fn of_close(code: CloseCode, reason_bytes: usize) -> Self {
         let mut header = Self::new(Opcode::Close, true, size_of::<u16>() + reason_bytes);
         header.bytes[2..4].copy_from_slice(&code.get().to_be_bytes());

@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1};
 
 use crate::method::Method;
 
-/// The one version of the protocol, as `Sec-WebSocket-Version` names it.
+/// The only supported version of the protocol, as `Sec-WebSocket-Version` names it.
 pub const VERSION: &str = "13";
 
 /// Appended to the key before it is hashed (RFC 6455 section 1.3).
@@ -20,7 +20,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a client's nonce.
 const NONCE_BYTES: usize = 16;
 
-/// RFC 6455 asks only what a key decodes to, so bits that do not matter may be set.
+/// RFC 6455 only specifies the result of decoding a key, so unused bits may be set.
 const KEY: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
@@ -61,7 +61,7 @@ impl HandshakeError {
 pub struct AcceptKey([u8; ACCEPT_BYTES]);
 
 impl AcceptKey {
-    /// The answer to a client's key; `None` where that is not 16 bytes in base64.
+    /// The answer to a client's key; `None` if that is not 16 bytes in base64.
     fn of(key: &[u8]) -> Option<Self> {
         // The decoder writes whole groups of three bytes.
         let mut nonce = [0; NONCE_BYTES.next_multiple_of(3)];
@@ -101,7 +101,7 @@ where
     let (mut version, mut key) = (None, None);
     for (name, value) in headers {
         let (name, value) = (name.as_ref(), value.as_ref());
-        // The length tells most headers apart before any is compared.
+        // The length excludes most headers before any is compared.
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"upgrade") => is_websocket |= lists(value, b"websocket"),
             10 if name.eq_ignore_ascii_case(b"connection") => is_upgrade |= lists(value, b"upgrade"),
@@ -141,7 +141,7 @@ where
     supported.get(best).copied()
 }
 
-/// Puts a header's value there; none where it stands twice.
+/// Stores a header's value; none if the header occurs twice.
 fn once<T>(slot: &mut Option<Option<T>>, value: Option<T>) {
     *slot = Some(if slot.is_some() { None } else { value });
 }

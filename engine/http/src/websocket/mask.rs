@@ -1,6 +1,6 @@
 //! Masking (RFC 6455 section 5.3): XOR with a key of four bytes, eight and more bytes at a time.
 
-/// Writes `input` without its mask to `output`, which is as long.
+/// Writes `input` unmasked to `output`, which has the same length.
 #[inline]
 pub(super) fn copy(output: &mut [u8], input: &[u8], key: [u8; 4]) {
     debug_assert_eq!(output.len(), input.len());
@@ -14,7 +14,7 @@ pub(super) fn copy(output: &mut [u8], input: &[u8], key: [u8; 4]) {
     }
 }
 
-/// Takes the mask off in place.
+/// Unmasks in place.
 #[inline]
 pub(super) fn apply(bytes: &mut [u8], key: [u8; 4]) {
     let (blocks, tail) = bytes.as_chunks_mut::<8>();
@@ -26,7 +26,7 @@ pub(super) fn apply(bytes: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// The key for what stands behind `count` masked bytes.
+/// The key for the bytes after `count` masked ones.
 pub(super) fn advance(key: [u8; 4], count: usize) -> [u8; 4] {
     std::array::from_fn(|at| key[(at + count % key.len()) % key.len()])
 }

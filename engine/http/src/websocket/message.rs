@@ -1,29 +1,30 @@
-//! What both sides say to each other: messages and control frames, from payloads and to frames.
+//! The messages and control frames of both sides, from payloads and to frames.
 
 use super::close::CloseFrame;
 use super::frame::{CONTROL_BYTES_MAX, FrameHeader, Opcode, ProtocolError};
 
-/// A whole message, or a control frame.
+/// A complete message, or a control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A message of text.
     Text(&'a str),
     /// A message of bytes.
     Binary(&'a [u8]),
-    /// To be answered with a [`Pong`](Self::Pong) of the same payload: at most 125 bytes, what is longer is cut when it is sent.
+    /// Answer it with a [`Pong`](Self::Pong) of the same payload. At most 125 bytes; a longer payload is cut when it is
+    /// sent.
     Ping(&'a [u8]),
-    /// The answer to a [`Ping`](Self::Ping), or a sign of life that nobody asked for.
+    /// The answer to a [`Ping`](Self::Ping), or an unrequested sign of life.
     Pong(&'a [u8]),
-    /// To be answered with a `Close` of the same code; nothing else follows in its direction.
+    /// Answer it with a `Close` of the same code. Nothing else follows in its direction.
     Close(Option<CloseFrame<'a>>),
 }
 
 impl<'a> Message<'a> {
-    /// The message of a whole payload.
+    /// The message of a complete payload.
     pub(super) fn parse(opcode: Opcode, payload: &'a [u8]) -> Result<Self, ProtocolError> {
         Ok(match opcode {
             Opcode::Text => Self::Text(std::str::from_utf8(payload).map_err(|_| ProtocolError::Utf8)?),
-            // A message is parsed as what it began as.
+            // A message is parsed as the type with which it began.
             Opcode::Binary | Opcode::Continuation => Self::Binary(payload),
             Opcode::Ping => Self::Ping(payload),
             Opcode::Pong => Self::Pong(payload),
@@ -31,7 +32,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Bytes of the frame that carries this.
+    /// Bytes of the frame that carries this message.
     #[inline]
     pub fn frame_bytes(&self) -> usize {
         let (prefix, payload) = self.parts();
@@ -59,7 +60,7 @@ impl<'a> Message<'a> {
         rest.copy_from_slice(payload);
     }
 
-    /// Of the frame: what stands before the text of its payload, and that text.
+    /// The parts of the frame: what precedes the text of its payload, and that text.
     #[inline]
     fn parts(&self) -> (FrameHeader, &'a [u8]) {
         let control = |payload: &'a [u8]| &payload[..payload.len().min(CONTROL_BYTES_MAX)];

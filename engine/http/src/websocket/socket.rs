@@ -19,7 +19,7 @@ use crate::request::Request;
 
 /// One WebSocket. The library answers pings and closes the connection.
 pub trait Socket: 'static {
-    /// The name that frozen sockets of this kind have: its own, where a router has several kinds.
+    /// The name of frozen sockets of this kind. If a router has several kinds, each needs its own.
     const NAME: &'static str = "websocket";
 
     /// A complete message has arrived: [`Message::Text`] or [`Message::Binary`].
@@ -60,7 +60,7 @@ pub trait Socket: 'static {
     }
 }
 
-/// Whether [`Socket::on_masked`] has dealt with the message; else [`Socket::on_message`] gets it.
+/// Whether [`Socket::on_masked`] has handled the message; otherwise [`Socket::on_message`] gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Taken {
@@ -112,7 +112,7 @@ impl Sender<'_, '_> {
     }
 }
 
-/// Opens WebSockets; one for all of a worker. Cheap to clone.
+/// Opens WebSockets; one for a whole worker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WebSockets {
     decoder: Rc<RefCell<Decoder>>,
@@ -132,7 +132,7 @@ impl WebSockets {
         self.open_with(request, reply, || Ok(socket))
     }
 
-    /// The same; the socket is made where nothing is wrong with the request.
+    /// The same; the socket is only made if the request is valid.
     pub(crate) fn open_with<T: Socket>(
         &self,
         request: &Request<'_>,
@@ -152,8 +152,8 @@ impl WebSockets {
         }
     }
 
-    /// Makes a WebSocket again that was frozen: for [`Router::thaws`](crate::Router::thaws) under [`Socket::NAME`], where it is not
-    /// [`Socket::thaw`] that reads what [`Socket::freeze`] has written, but `make`.
+    /// Makes a frozen WebSocket again: for [`Router::thaws`](crate::Router::thaws) under [`Socket::NAME`], if `make`
+    /// instead of [`Socket::thaw`] reads what [`Socket::freeze`] has written.
     pub fn thaw<S, T: Socket>(&self, state: &[u8], make: impl Fn(&[u8]) -> Option<T>) -> Option<Thawed<S>> {
         let (length, rest) = state.split_first_chunk::<4>()?;
         let (receiving, own) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;

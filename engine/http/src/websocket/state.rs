@@ -1,16 +1,17 @@
-//! What is left of a connection's input between two pieces of it.
+//! What remains of a connection's input between two pieces of it.
 
 use serde::{Deserialize, Serialize};
 
 use super::frame::{Opcode, ProtocolError, ReceivedHeader};
 use super::mask;
 
-/// What a [`Decoder`](super::Decoder) knows of one connection: 64 bytes at most, and the received part of a message that has not
-/// ended. It can be frozen at any moment, and goes on in another process.
+/// The state of a [`Decoder`](super::Decoder) for one connection: at most 64 bytes, and the received part of a message
+/// that has not ended. It can be frozen at any time, and continues in another process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveState {
     message: Option<OpenMessage>,
-    /// A Close frame came, or the client broke the protocol: what follows is discarded (RFC 6455 sections 5.5.1 and 7.1.7).
+    /// A Close frame arrived, or the client broke the protocol: what follows is discarded (RFC 6455 sections 5.5.1 and
+    /// 7.1.7).
     is_over: bool,
 }
 
@@ -20,11 +21,11 @@ struct OpenMessage {
     is_text: bool,
     #[serde(with = "packed")]
     bytes: Vec<u8>,
-    /// Of the current frame; none between two fragments.
+    /// The current frame; `None` between two fragments.
     frame: Option<OpenFrame>,
 }
 
-/// A frame that has not arrived whole.
+/// A frame that has not arrived completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct OpenFrame {
     is_final: bool,
@@ -33,7 +34,7 @@ struct OpenFrame {
 }
 
 impl ReceiveState {
-    /// Bytes that are held for a message that has not ended; for the engine's account of what a connection holds.
+    /// Bytes held for a message that has not ended; for the engine's account of a connection's memory.
     pub fn held_bytes(&self) -> usize {
         self.message.as_ref().map_or(0, |message| message.bytes.capacity())
     }
@@ -43,7 +44,7 @@ impl ReceiveState {
         self.is_over
     }
 
-    /// Whether input stops between two messages, apart from what the decoder left unread.
+    /// Whether the input ended between two messages, apart from what the decoder left unread.
     pub fn is_between_messages(&self) -> bool {
         self.message.is_none()
     }
@@ -56,7 +57,7 @@ impl ReceiveState {
         self.message.as_ref().is_some_and(|message| message.frame.is_some())
     }
 
-    /// Begins the payload of a data frame, which begins a message or continues it. The header is checked already.
+    /// Begins the payload of a data frame, which begins or continues a message. The header has been checked.
     pub(super) fn begin_frame(
         &mut self,
         header: &ReceivedHeader,
@@ -72,7 +73,7 @@ impl ReceiveState {
         Ok(())
     }
 
-    /// Takes what belongs to the current frame off `input`. Gives the message if it ends here.
+    /// Takes what belongs to the current frame from `input`. Returns the message if it ends here.
     pub(super) fn take_payload(
         &mut self,
         input: &mut &[u8],
@@ -85,7 +86,7 @@ impl ReceiveState {
         let (payload, rest) = input.split_at(count);
         *input = rest;
         let before = message.bytes.len();
-        // The last fragment says how long the message will be; others may be tiny, so that room must double.
+        // The last fragment determines the length of the message. Others may be tiny, so the room must double.
         let most = if frame.is_final { before.saturating_add(missing) } else { message_bytes_max };
         make_room(&mut message.bytes, count, most);
         message.bytes.extend_from_slice(payload);
@@ -104,7 +105,7 @@ impl ReceiveState {
     }
 }
 
-/// Makes room for `count` more bytes: at least twice as much as there was, but no more than `most` if that is enough.
+/// Makes room for `count` more bytes: at least twice as much as before, but no more than `most` if that is enough.
 fn make_room(bytes: &mut Vec<u8>, count: usize, most: usize) {
     let wanted = bytes.len() + count;
     if wanted > bytes.capacity() {
@@ -113,16 +114,17 @@ fn make_room(bytes: &mut Vec<u8>, count: usize, most: usize) {
     }
 }
 
-/// Whether these bytes are UTF-8 but for a last character that may be cut, if that is true of the first `checked`.
+/// Whether these bytes are UTF-8, except for a last character that may be incomplete, if that is true of the first
+/// `checked`.
 fn is_prefix_of_text(bytes: &[u8], checked: usize) -> bool {
-    // A character that is cut is at most three bytes long, and begins with a byte that is no continuation.
+    // An incomplete character is at most three bytes long, and begins with a byte that is not a continuation.
     let first = checked.saturating_sub(3);
     let is_start = |at: &usize| bytes[*at] & 0xc0 != 0x80;
     let start = (first..checked).rev().find(is_start).unwrap_or(checked);
     str::from_utf8(&bytes[start..]).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
-/// Bytes as base64 in formats that people read, where a list of numbers would be three times as long.
+/// Bytes as base64 in text formats, where a list of numbers would be three times as long.
 mod packed {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;

@@ -42,7 +42,7 @@ fn masked(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// What a connection gives whose input comes in these pieces; frozen and thawed after each of them.
+/// The events of a connection whose input arrives in these pieces; it is frozen and thawed after each of them.
 fn events_of<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Event> {
     let (mut decoder, mut state) = (Decoder::new(MESSAGE_BYTES_MAX), ReceiveState::default());
     let (mut events, mut input) = (Vec::new(), Vec::new());
@@ -70,7 +70,7 @@ fn events_of<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Event> {
     events
 }
 
-/// Asserts that the stream gives these events whole, byte by byte, and cut at any place.
+/// Asserts that the stream gives these events whole, byte by byte, and split at any position.
 #[track_caller]
 fn check(stream: &[u8], expected: &[Event]) {
     assert_eq!(events_of([stream]), expected, "whole: {}", stream.escape_ascii());
@@ -308,7 +308,7 @@ fn frozen_state_may_hold_anything() {
     assert!(serde_json::from_str::<ReceiveState>(unreadable).is_err());
 }
 
-/// One thing that a client does, valid if the stream was.
+/// One action of a client, valid if the stream was.
 #[derive(Clone, Debug)]
 enum Act {
     Text(String, Vec<prop::sample::Index>),
@@ -326,7 +326,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Writes a message in fragments, with a ping behind each but the last.
+/// Writes a message in fragments, with a ping after each except the last.
 fn write_message(
     opcode: u8,
     payload: &[u8],
