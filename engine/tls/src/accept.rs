@@ -1,9 +1,9 @@
 //! Handshakes of servers, which [rustls] makes. After the handshake, the connection is a [`Session`] of this crate.
 //!
 //! rustls gets one record at a time, so that it sees nothing after the client's Finished: application data in the same
-//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come from rustls's key log, the sequence numbers from its
-//! interface for kernels; both must lead to the same keys. TLS 1.2 has no such secrets, so its keys move. The server's name
-//! comes from the choice of a certificate.
+//! flight stays in the input, for the session. The traffic secrets of TLS 1.3 come from rustls's key log, the sequence
+//! numbers from its interface for kernels; both must lead to the same keys. TLS 1.2 has no such secrets, so its keys
+//! move. The server's name comes from the choice of a certificate.
 
 pub(crate) mod driver;
 
@@ -31,35 +31,35 @@ const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
 const CLIENT_HANDSHAKE_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
 
 thread_local! {
-    /// What rustls has told while a handshake was run on this thread.
+    /// What rustls has reported during a handshake on this thread.
     static TOLD: RefCell<Told> = RefCell::default();
 
-    /// The version of the handshake that rustls goes on with on this thread.
+    /// The version of the handshake that rustls is making on this thread.
     static SPOKEN: Cell<Option<ProtocolVersion>> = const { Cell::new(None) };
 }
 
-/// Whether what rustls does on this thread now belongs to a handshake that is known to be of TLS 1.3.
+/// Whether rustls now works on this thread on a handshake that is known to be of TLS 1.3.
 pub(crate) fn is_tls13_spoken() -> bool {
     SPOKEN.get() == Some(ProtocolVersion::TLSv1_3)
 }
 
-/// What rustls tells of a handshake to those who are configured for all of them.
+/// What rustls reports about a handshake to objects that are configured for all handshakes.
 #[derive(Default)]
 pub(crate) struct Told {
     client_secret: Option<Zeroizing<Vec<u8>>>,
     server_secret: Option<Zeroizing<Vec<u8>>>,
-    /// Of what the client sends up to its Finished.
+    /// The secret of the client's messages up to its Finished.
     client_handshake_secret: Option<Zeroizing<Vec<u8>>>,
     server_name: Option<Box<str>>,
 }
 
 impl Told {
-    /// The same as the other side sees it.
+    /// The same from the other side's view.
     pub(crate) fn swapped(self) -> Self {
         Self { client_secret: self.server_secret, server_secret: self.client_secret, ..self }
     }
 
-    /// With what was told later.
+    /// Adds what was reported later.
     fn and(self, later: Self) -> Self {
         Self {
             client_secret: later.client_secret.or(self.client_secret),
@@ -77,7 +77,7 @@ pub(crate) fn told_secrets(suite: Suite) -> Option<(Secret, Secret)> {
     Some((Secret::new(suite, &client_secret?)?, Secret::new(suite, &server_secret?)?))
 }
 
-/// Stands before somebody whom rustls tells something, and tells the handshake that is under way, too.
+/// Wraps an object to which rustls reports something, and also passes it to the current handshake.
 #[derive(Debug)]
 pub(crate) struct Listens<T: ?Sized> {
     before: Arc<T>,
@@ -169,13 +169,13 @@ pub struct Handshake {
     opens: Opens,
 }
 
-/// Whether a record of the client's that is encrypted may be early data, which rustls skips.
+/// Whether an encrypted record of the client may be early data, which rustls skips.
 enum Opens {
-    /// None has come.
+    /// No such record has come.
     Nothing,
-    /// All that have come were skipped: they do not open with this.
+    /// All such records were skipped: they do not open with this key.
     Skipped(Box<Direction>),
-    /// One was opened, after which none is skipped.
+    /// One was opened. After it none is skipped.
     Something,
 }
 
@@ -185,7 +185,7 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// How far a handshake has come.
+/// The progress of a handshake.
 #[derive(Debug)]
 pub enum Progress {
     /// It needs more input after the unconsumed bytes.
@@ -260,7 +260,7 @@ impl Handshake {
         }
     }
 
-    /// A copy of a record that rustls may skip, which it damages when it tries to open it.
+    /// A copy of a record that rustls may skip, since rustls damages the record when it tries to open it.
     fn encrypted(&self, record: &[u8]) -> Option<Vec<u8>> {
         let may_be_skipped = self.fed == 0
             && self.told.client_handshake_secret.is_some()
@@ -269,9 +269,9 @@ impl Handshake {
         may_be_skipped.then(|| record.to_vec())
     }
 
-    /// Whether rustls, which waits for more, has skipped this record as early data (RFC 8446 section 4.2.10) and not kept it as part
-    /// of a message. It does not say so, and would try all that it has skipped again with each record that follows: as often as they
-    /// are many, and each time at the cost of what may be skipped in all.
+    /// Whether rustls, which waits for more, has skipped this record as early data (RFC 8446 section 4.2.10) and not
+    /// kept it as part of a message. rustls does not report that. With each further record it would try again all that
+    /// it has skipped: the cost would grow with their number, each time up to the limit of skipped bytes.
     fn has_skipped(&mut self, mut encrypted: Vec<u8>) -> bool {
         let opens = mem::replace(&mut self.opens, Opens::Something);
         let mut direction = match opens {
@@ -320,8 +320,8 @@ impl Handshake {
     }
 }
 
-/// `None` where the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls. The client's secret is that of what is
-/// opened.
+/// `None` if the secrets of TLS 1.3 are missing, or lead to other keys than those of rustls. The client's secret opens
+/// records.
 pub(crate) fn session(suite: Suite, told: &Told, extracted: &ExtractedSecrets, limits: Limits) -> Option<Session> {
     let direction = |secret: &Option<Zeroizing<Vec<u8>>>, (sequence, keys): &(u64, ConnectionTrafficSecrets)| {
         let (key, iv) = match keys {

@@ -1,8 +1,8 @@
-//! Handshakes of clients, which [rustls] makes, like those of servers ([`crate::accept`]). After the handshake, the connection is a
-//! [`Session`] with the directions swapped.
+//! Handshakes of clients, which [rustls] makes, like those of servers ([`crate::accept`]). After the handshake, the
+//! connection is a [`Session`] with the directions swapped.
 //!
-//! TLS 1.3 only: the program that connects chooses its server. rustls verifies the server's certificate; only a [`ClientConfig`] of your
-//! own can turn that off.
+//! TLS 1.3 only: the program that connects chooses its server. rustls verifies the server's certificate; only a
+//! [`ClientConfig`] of your own can turn that off.
 
 mod settings;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use crate::schedule::Suite;
 use crate::settings::Version;
 use crate::state::{Negotiated, PeerCertificate};
 
-/// Tickets of a connection that are taken: rustls keeps as many of a server.
+/// The most tickets that are taken of one connection: rustls keeps as many for each server.
 const TICKETS_MAX: usize = 8;
 
 /// The configuration that the handshakes of outbound connections share.
@@ -77,7 +77,7 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// How far a handshake has come.
+/// The progress of a handshake.
 #[derive(Debug)]
 pub enum Progress {
     /// It needs more input after the unconsumed bytes.
@@ -112,7 +112,7 @@ impl fmt::Debug for TicketTaker {
 }
 
 impl TicketTaker {
-    /// It has as many as are kept of a server: it can be dropped.
+    /// Whether it has as many tickets as are kept for a server: it can be dropped then.
     pub fn is_full(&self) -> bool {
         self.taken >= TICKETS_MAX
     }

@@ -1,18 +1,18 @@
-//! The one place that reads files: what [`Settings::load`](crate::settings::Settings::load) wants to be given.
+//! The only place that reads files; pass [`read`] to [`Settings::load`](crate::settings::Settings::load).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Longest file that is read, in bytes. All authorities that a system trusts are a quarter of a megabyte.
+/// Longest file that is read, in bytes. A system's file of all trusted authorities has a quarter of a megabyte.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Reads a file of certificates or keys, into one piece of memory that its reader can zeroise.
+/// Reads a file of certificates or keys into one block of memory that the caller can zeroise.
 ///
 /// # Errors
-/// Those of the system; `InvalidInput` where it is a pipe, a device or a directory, which a reload could not read again;
-/// `FileTooLarge` where it is longer than [`FILE_BYTES_MAX`].
+/// Those of the system; `InvalidInput` for a pipe, a device or a directory, which a reload could not read again;
+/// `FileTooLarge` if it is longer than [`FILE_BYTES_MAX`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
@@ -21,7 +21,8 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if metadata.len() > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {FILE_BYTES_MAX} bytes")));
     }
-    // With room for the whole file, and for the read that finds its end, nothing is copied and left behind.
+    // The buffer has room for the whole file and for the read that finds its end, so that it is never reallocated and
+    // no copy is left behind.
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 64);
     File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)

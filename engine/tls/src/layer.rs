@@ -32,10 +32,10 @@ use crate::record::{Error, Limits, Session, Status, Window};
 use crate::settings::Loaded;
 use crate::state::{self, Negotiated};
 
-/// What peers cause is logged once in this time at most.
+/// Errors that peers cause are logged at most once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most names of a certificate that are shown.
+/// The most names of a certificate that are shown.
 const NAMES_SHOWN_MAX: usize = 100;
 
 thread_local! {
@@ -45,7 +45,7 @@ thread_local! {
 #[derive(Clone, Copy, Default)]
 struct Logged {
     at: Option<Instant>,
-    /// Since then.
+    /// Events since then that were not logged.
     unsaid: u64,
 }
 
@@ -66,8 +66,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// With these certificates and limits. `batonctl status` shows the certificates where it is made [of what was
-    /// loaded](Self::from).
+    /// With these certificates and limits. `batonctl status` shows the certificates if it is made [from loaded
+    /// settings](Self::from).
     pub fn new(config: Config) -> Self {
         Self { config, identities: None }
     }
@@ -112,7 +112,7 @@ impl Layers for Tls {
     }
 }
 
-/// The same for the engine; a session of the other side is none.
+/// The same for the engine. A session of the other side is refused.
 fn thaw(state: &[u8], limits: Limits, is_client: bool) -> Result<(Session, Negotiated), ThawError> {
     let (session, negotiated) = state::thaw(state, limits).map_err(|error| match error {
         state::ThawError::Version(version) => ThawError::Version(version.into()),
@@ -124,7 +124,7 @@ fn thaw(state: &[u8], limits: Limits, is_client: bool) -> Result<(Session, Negot
 /// One connection.
 struct Connection {
     stage: Stage,
-    /// The engine was told that it should end.
+    /// The engine knows that it should end.
     is_tired: bool,
 }
 
@@ -137,7 +137,7 @@ impl Connection {
 enum Stage {
     Handshake(Handshake),
     Session(Box<Session>, Negotiated),
-    /// Nothing goes on.
+    /// The connection is over.
     Over,
 }
 

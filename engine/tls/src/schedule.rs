@@ -1,4 +1,4 @@
-//! Traffic secrets and what follows from them: keys, IVs and the next secret (RFC 8446 sections 7.1 to 7.3).
+//! Traffic secrets and what is derived from them: keys, IVs and the next secret (RFC 8446 sections 7.1 to 7.3).
 
 use std::fmt;
 
@@ -17,12 +17,12 @@ pub(crate) const KEY_BYTES_MAX: usize = 32;
 /// Bytes of a nonce, and so of an IV (RFC 8446 section 5.3).
 pub const NONCE_BYTES: usize = 12;
 
-/// Bytes of `HkdfLabel` at most: a length, a label of up to twelve bytes behind its prefix, and an empty context.
+/// The most bytes of `HkdfLabel`: a length, a label of up to twelve bytes after its prefix, and an empty context.
 const LABEL_BYTES_MAX: usize = 2 + 1 + LABEL_PREFIX.len() + 12 + 1;
 
 const LABEL_PREFIX: &[u8] = b"tls13 ";
 
-/// A cipher suite: all of TLS 1.3 that rustls has (RFC 8446 appendix B.4), and all of TLS 1.2 (RFC 5289, RFC 7905).
+/// A cipher suite: all suites of TLS 1.3 in rustls (RFC 8446 appendix B.4), and all of TLS 1.2 (RFC 5289, RFC 7905).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
     /// TLS_AES_128_GCM_SHA256.
@@ -45,7 +45,7 @@ pub enum Suite {
     EcdheRsaChacha20Poly1305Sha256,
 }
 
-/// What encrypts records.
+/// The algorithm that encrypts records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aead {
     Aes128Gcm,
@@ -54,10 +54,10 @@ enum Aead {
 }
 
 impl Suite {
-    /// Those of TLS 1.3.
+    /// The suites of TLS 1.3.
     pub const TLS13: [Self; 3] = [Self::Aes128GcmSha256, Self::Aes256GcmSha384, Self::Chacha20Poly1305Sha256];
 
-    /// Those of TLS 1.2.
+    /// The suites of TLS 1.2.
     pub const TLS12: [Self; 6] = [
         Self::EcdheEcdsaAes128GcmSha256,
         Self::EcdheEcdsaAes256GcmSha384,
@@ -67,7 +67,7 @@ impl Suite {
         Self::EcdheRsaChacha20Poly1305Sha256,
     ];
 
-    /// The suite of a number of the registry; `None` where it is another one.
+    /// The suite with this number in the registry; `None` for any other.
     pub fn of(suite: CipherSuite) -> Option<Self> {
         Self::TLS13.into_iter().chain(Self::TLS12).find(|known| known.id() == suite)
     }
@@ -95,7 +95,7 @@ impl Suite {
         }
     }
 
-    /// Bytes of its traffic secrets: those of its hash. TLS 1.2 has none: 0.
+    /// Length of its traffic secrets: that of its hash. TLS 1.2 has none: 0.
     pub fn secret_bytes(self) -> usize {
         match self {
             Self::Aes256GcmSha384 => 48,
@@ -109,8 +109,9 @@ impl Suite {
         self.algorithm().key_len()
     }
 
-    /// Records that one key may seal. AES-GCM: the power of two below the 2^24.5 of RFC 8446 section 5.5, which RFC 9325 section 4.4
-    /// recommends for TLS 1.2, too. ChaCha20-Poly1305 has no limit but the sequence number's end, which this keeps far from.
+    /// Records that one key may seal. AES-GCM: the power of two below the 2^24.5 of RFC 8446 section 5.5, which RFC
+    /// 9325 section 4.4 also recommends for TLS 1.2. ChaCha20-Poly1305 has no limit except the last sequence number,
+    /// from which this stays far away.
     pub fn records_per_key_max(self) -> u64 {
         match self.aead() {
             Aead::Aes128Gcm | Aead::Aes256Gcm => 1 << 24,
@@ -148,7 +149,7 @@ impl Suite {
         }
     }
 
-    /// Of a suite of TLS 1.3.
+    /// For a suite of TLS 1.3.
     fn hkdf(self) -> hkdf::Algorithm {
         if self.aead() == Aead::Aes256Gcm { hkdf::HKDF_SHA384 } else { hkdf::HKDF_SHA256 }
     }
@@ -162,7 +163,8 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// `None` where it has another length than [`Suite::secret_bytes`], and for a suite of TLS 1.2, whose keys follow from no such secret.
+    /// `None` if its length is not [`Suite::secret_bytes`], and for a suite of TLS 1.2, whose keys are not derived from
+    /// such a secret.
     pub fn new(suite: Suite, bytes: &[u8]) -> Option<Self> {
         if suite.version() != Version::Tls13 || bytes.len() != suite.secret_bytes() {
             return None;
@@ -172,12 +174,12 @@ impl Secret {
         Some(secret)
     }
 
-    /// The suite that it belongs to.
+    /// Its suite.
     pub fn suite(&self) -> Suite {
         self.suite
     }
 
-    /// The secret itself: who has it can read one direction of the connection from here on.
+    /// The secret itself. With it one can read one direction of the connection from here on.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.suite.secret_bytes()]
     }
@@ -223,9 +225,9 @@ pub struct TrafficKey {
 }
 
 impl TrafficKey {
-    /// `client_write_key` and `client_write_IV`, or the server's, of TLS 1.2 (RFC 5246 section 6.3). With AES-GCM the IV is the salt (RFC
-    /// 5288 section 3), and behind it what the sequence number is added to for the nonce that a record carries. `None` where the key has
-    /// another length than the suite wants.
+    /// `client_write_key` and `client_write_IV`, or the server's, of TLS 1.2 (RFC 5246 section 6.3). With AES-GCM the
+    /// IV is the salt (RFC 5288 section 3), followed by the value that is combined with the sequence number for the
+    /// nonce that a record carries. `None` if the key does not have the suite's length.
     pub fn new(suite: Suite, key: &[u8], iv: &[u8; NONCE_BYTES]) -> Option<Self> {
         if key.len() != suite.key_bytes() {
             return None;
@@ -235,7 +237,7 @@ impl TrafficKey {
         Some(traffic_key)
     }
 
-    /// The suite that it belongs to.
+    /// Its suite.
     pub fn suite(&self) -> Suite {
         self.suite
     }
@@ -245,7 +247,7 @@ impl TrafficKey {
         &self.key[..self.suite.key_bytes()]
     }
 
-    /// What the sequence number is added to for a nonce.
+    /// The value that is combined with the sequence number for a nonce.
     pub fn iv(&self) -> &[u8; NONCE_BYTES] {
         &self.iv
     }

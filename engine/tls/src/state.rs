@@ -17,16 +17,16 @@ pub const VERSION: u8 = 1;
 /// Version of the state of a TLS 1.2 session. A binary that does not read it refuses the connection, which then stays and drains.
 pub const VERSION_OF_TLS12: u8 = 2;
 
-/// What [`freeze`] writes of a client's session, which binaries that know no clients refuse.
+/// Version of the state of a client's session. Binaries without clients refuse it.
 pub const VERSION_OF_CLIENT: u8 = 3;
 
-/// Bytes of a state at most.
+/// The most bytes of a state.
 pub const STATE_BYTES_MAX: usize = 4 + 1 + 2 + 1 + 1 + (1 + 4) + 2 * (8 + SECRET_BYTES_MAX) + 2 * (1 + 255) + 33;
 
 const _: () =
     assert!(KEY_BYTES_MAX + NONCE_BYTES < SECRET_BYTES_MAX, "and two bytes more: TLS 1.2 has the smaller state");
 
-/// The type of a ClientHello, with which one begins.
+/// The type of a ClientHello, which is its first byte.
 const CLIENT_HELLO: u8 = 1;
 
 /// What the handshake has negotiated besides keys.
@@ -36,12 +36,12 @@ pub struct Negotiated {
     pub version: TlsVersion,
     /// The application's protocol (RFC 7301).
     pub alpn: Option<Box<[u8]>>,
-    /// The host that the client wanted (RFC 6066 section 3): of its certificate, where there are several. On the client's side the name, or
-    /// the address, that the server's certificate was verified for.
+    /// The host that the client wanted (RFC 6066 section 3), as chosen for its certificate if there are several. On the
+    /// client's side the name, or the address, for which the server's certificate was verified.
     pub server_name: Option<Box<str>>,
     /// The session was resumed with an earlier connection's ticket.
     pub is_resumed: bool,
-    /// Whose certificate the client has shown, if it has. On the client's side the server's.
+    /// The certificate that the client has shown, if any. On the client's side the server's.
     pub peer_certificate: Option<PeerCertificate>,
 }
 
@@ -50,12 +50,12 @@ pub struct Negotiated {
 pub struct PeerCertificate {
     /// SHA-256 of the certificate's DER.
     pub sha256: [u8; 32],
-    /// Certificates that the peer has sent, its own included; 255 stands for more, too.
+    /// Number of certificates that the peer has sent, including its own; 255 also stands for more.
     pub chain_length: u8,
 }
 
 impl PeerCertificate {
-    /// Of a chain, which begins with the peer's own; `None` where there is none.
+    /// From a chain, which begins with the peer's own certificate; `None` if it is empty.
     pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
         chain.first().map(|certificate| Self {
             sha256: digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("32 bytes"),
@@ -71,7 +71,7 @@ impl fmt::Debug for PeerCertificate {
     }
 }
 
-/// Why bytes are no session.
+/// Why bytes are not a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ThawError {
     /// A version that this crate does not read.
@@ -90,19 +90,24 @@ mod flag {
     pub(super) const RESUMED: u8 = 1 << 3;
     pub(super) const PEER_CERTIFICATE: u8 = 1 << 4;
     pub(super) const ALL: u8 = (1 << 5) - 1;
-    /// With TLS 1.2.
+    /// Only with TLS 1.2.
     pub(super) const HAS_REFUSED: u8 = 1 << 5;
 }
 
-/// Writes a session: a version and flags (one byte each), the suite (two bytes, big endian as in TLS), idle records (one byte), the
-/// begun handshake message behind its length, with TLS 1.2 the bytes of a ClientHello that are to be skipped (two, little endian), on the
-/// client's side the bytes that are missing of a ticket (four, little endian), for each direction, the peer's first, the sequence number
-/// (eight bytes, little endian) and the secret, or with TLS 1.2 the key and the IV (twelve bytes), then ALPN and SNI, each behind its
-/// length (one byte, zero for none), and the certificate's digest and
-/// chain length, where there is one. Records that are not opened and plaintext that is not taken are the caller's.
+/// Writes a session:
 ///
-/// With the state one can read and continue the connection, so only give it to processes of the same user. `None` if the session
-/// has failed and cannot continue.
+/// 1. a version and flags (one byte each), the suite (two bytes, big endian as in TLS), idle records (one byte);
+/// 2. the begun handshake message after its length; with TLS 1.2 the bytes of a ClientHello that are still to be skipped
+///    (two, little endian); on the client's side the missing bytes of a ticket (four, little endian);
+/// 3. for each direction, the peer's first, the sequence number (eight bytes, little endian) and the secret, or with TLS
+///    1.2 the key and the IV (twelve bytes);
+/// 4. ALPN and SNI, each after its length (one byte, zero for none), and the certificate's digest and chain length, if
+///    there is one.
+///
+/// The caller keeps records that are not opened and plaintext that is not taken.
+///
+/// With the state one can read and continue the connection, so only give it to processes of the same user. `None` if the
+/// session has failed and cannot continue.
 pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Vec<u8>>> {
     if session.failure().is_some() {
         return None;
@@ -118,7 +123,7 @@ pub fn freeze(session: &Session, negotiated: &Negotiated) -> Option<Zeroizing<Ve
         (session.refusing.has_refused, flag::HAS_REFUSED),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
-    // It never grows, so that no part of it stays behind.
+    // It never grows, so that no copy of a part stays behind.
     let mut state = Zeroizing::new(Vec::with_capacity(STATE_BYTES_MAX));
     let version = match session.is_client() {
         true => VERSION_OF_CLIENT,
@@ -231,7 +236,8 @@ impl Begun {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// `None` where no KeyUpdate, or with TLS 1.2 no ClientHello, begins like that; or it has come so far that more is known than this.
+    /// `None` if no KeyUpdate, or with TLS 1.2 no ClientHello, begins like that, or if it is so far that more than this
+    /// is known.
     pub(crate) fn of(version: TlsVersion, start: &[u8]) -> Option<Self> {
         let is_beginning = match version {
             TlsVersion::Tls13 => KEY_UPDATE_START.starts_with(start),
@@ -246,7 +252,7 @@ impl Begun {
     }
 }
 
-/// What is left of a state.
+/// The unread rest of a state.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -266,7 +272,7 @@ impl<'a> Reader<'a> {
         Some(part)
     }
 
-    /// Bytes behind their number.
+    /// Bytes after their number.
     fn counted(&mut self) -> Option<&'a [u8]> {
         let length = self.byte()?;
         self.take(length.into())

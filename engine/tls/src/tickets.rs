@@ -23,10 +23,11 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::accept::is_tls13_spoken;
 
-/// For how long a key seals tickets.
+/// How long a key seals tickets.
 pub const PERIOD_SECONDS: u64 = 6 * 60 * 60;
 
-/// For how long a ticket can be used at most, which its client is told. The last of a period can be used half as long.
+/// The longest time for which a ticket can be used, as its client learns. The last one of a period can be used half as
+/// long.
 pub const LIFETIME_SECONDS: u32 = 12 * 60 * 60;
 
 const _: () = assert!(LIFETIME_SECONDS as u64 == 2 * PERIOD_SECONDS, "two keys open tickets");
@@ -34,8 +35,9 @@ const _: () = assert!(LIFETIME_SECONDS as u64 == 2 * PERIOD_SECONDS, "two keys o
 /// Bytes of a server's secret.
 pub const SECRET_BYTES: usize = 32;
 
-/// How many tickets a client gets for TLS 1.3 behind each handshake. Clients use each once (RFC 8446 appendix C.4), so with one a
-/// client that opens two connections at once, as browsers do, would need a full handshake for the second.
+/// Number of tickets that a client gets for TLS 1.3 after each handshake. Clients use each once (RFC 8446 appendix
+/// C.4). With one ticket a client that opens two connections at once, as browsers do, would need a full handshake for
+/// the second.
 pub const TICKETS_PER_HANDSHAKE: usize = 2;
 
 const SALT: &[u8] = b"baton tickets";
@@ -51,9 +53,10 @@ pub struct Tickets {
     keys: Mutex<Option<Keys>>,
 }
 
-/// A secret for [`Tickets::new`] that follows from a certificate's private key, as the file has it. Whoever has that key could be the
-/// server, and keys of connections do not follow from tickets alone (RFC 8446 section 2.2, `psk_dhe_ke`, the only mode that rustls
-/// has), so nothing is given away with TLS 1.3 (for TLS 1.2 see [`secret_of_process`]); and all who serve with the certificate share the secret without being told.
+/// A secret for [`Tickets::new`] that is derived from a certificate's private key, as the file has it. Anyone with that
+/// key could pose as the server, and keys of connections do not follow from tickets alone (RFC 8446 section 2.2,
+/// `psk_dhe_ke`, the only mode in rustls). So this gives nothing away with TLS 1.3 (for TLS 1.2 see
+/// [`secret_of_process`]), and all servers with the certificate share the secret without communication.
 pub fn secret_of(key_file: &[u8]) -> Zeroizing<[u8; SECRET_BYTES]> {
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     let key = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(key_file);
@@ -62,11 +65,12 @@ pub fn secret_of(key_file: &[u8]) -> Zeroizing<[u8; SECRET_BYTES]> {
     secret
 }
 
-/// A secret for the tickets of TLS 1.2, which is made with the first call: the forks of this process have the same one, and it is
-/// written nowhere. `None` where there is no randomness.
+/// A secret for the tickets of TLS 1.2, which the first call makes: the forks of this process have the same one, and it
+/// is stored nowhere. `None` if there is no randomness.
 ///
-/// A ticket of TLS 1.2 holds the master secret of its connection, and goes over the wire in the clear, so who knows its key can read what
-/// was recorded of the connection, and of all that resume it. A key that follows from the certificate's would take forward secrecy away.
+/// A ticket of TLS 1.2 holds the master secret of its connection, and is sent in the clear. So with its key one can
+/// read what was recorded of the connection, and of all that resume it. A key derived from the certificate's would take
+/// forward secrecy away.
 pub fn secret_of_process() -> Option<&'static [u8; SECRET_BYTES]> {
     static SECRET: OnceLock<Option<Zeroizing<[u8; SECRET_BYTES]>>> = OnceLock::new();
     let secret = SECRET.get_or_init(|| {
@@ -76,7 +80,8 @@ pub fn secret_of_process() -> Option<&'static [u8; SECRET_BYTES]> {
     secret.as_deref()
 }
 
-/// Tickets of both versions, each with keys of its own. Those of TLS 1.3 are sealed where a handshake is known to be of that version.
+/// Tickets of both versions, each with keys of its own. Those of TLS 1.3 are sealed if a handshake is known to be of
+/// that version.
 #[derive(Debug)]
 pub(crate) struct TicketsOfVersions {
     pub(crate) tls13: Tickets,
@@ -98,22 +103,23 @@ impl ProducesTickets for TicketsOfVersions {
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        // Each knows its own by their names; rustls looks at the version that is inside.
+        // Each recognises its own tickets by name; rustls checks the version inside.
         self.tls13.open(cipher).or_else(|| self.tls12.as_ref()?.open(cipher))
     }
 }
 
 impl Tickets {
-    /// All that have the same secret open each other's tickets. `time` is the wall clock.
+    /// All with the same secret open each other's tickets. `time` is the wall clock.
     pub fn new(secret: &[u8; SECRET_BYTES], time: Arc<dyn TimeProvider>) -> Self {
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(secret);
         Self { secret, time, keys: Mutex::new(None) }
     }
 
-    /// The keys for now; `None` where there is no time. Nobody else waits for long: keys are made once in a period.
+    /// The keys for now; `None` if the time is unknown. Other threads do not wait for long: keys are made once in a
+    /// period.
     fn keys(&self) -> Option<MutexGuard<'_, Option<Keys>>> {
         let period = self.time.current_time()?.as_secs() / PERIOD_SECONDS;
-        // Keys are put in as a whole, so those that somebody who panicked has left are good.
+        // Keys are stored as a whole, so they are valid even if a thread panicked.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.as_ref().is_none_or(|keys| keys.period != period) {
             *keys = Keys::new(&self.secret, period).ok();
@@ -177,11 +183,11 @@ impl fmt::Debug for Tickets {
     }
 }
 
-/// What opens tickets in a period.
+/// The keys that open tickets in a period.
 struct Keys {
     period: u64,
     current: Key,
-    /// None is before the first.
+    /// `None` before the first period.
     previous: Option<Key>,
 }
 
@@ -194,7 +200,7 @@ impl Keys {
 
 /// The key of a period.
 struct Key {
-    /// Tells tickets of this key from others. It follows from the secret, but nothing follows from it.
+    /// Distinguishes tickets of this key from others. It is derived from the secret, but nothing is derived from it.
     name: [u8; NAME_BYTES],
     aead: RandomizedNonceKey,
 }

@@ -1,4 +1,4 @@
-//! How rustls is fed and what it says is taken, on both sides of a connection.
+//! Feeds rustls and takes its output, on both sides of a connection.
 
 use std::mem;
 
@@ -43,8 +43,8 @@ impl Side for UnbufferedClientConnection {
     }
 }
 
-/// Lets rustls do all it can with the `fed` bytes that it was fed from `consumed` on, and `more` bytes behind them, which are no whole
-/// record.
+/// Lets rustls do all it can with the `fed` bytes from `consumed` on that it got before, and `more` bytes after them,
+/// which are not a whole record.
 pub(crate) fn run<S: Side>(
     connection: &mut S,
     told: &mut Told,
@@ -81,7 +81,7 @@ pub(crate) fn run<S: Side>(
     }
 }
 
-/// What rustls has to say after an error.
+/// Takes rustls's output after an error.
 pub(crate) fn take_alert<S: Side>(connection: &mut S, output: &mut Vec<u8>) {
     while connection.common().wants_write() {
         let status = connection.process(&mut []);
@@ -111,24 +111,24 @@ fn encode<Data>(message: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> 
     }
 }
 
-/// Where rustls stands when it has done all it can.
+/// The state of rustls when it has done all it can.
 pub(crate) enum State {
     Waits,
     Over,
 }
 
-/// What begins behind all that rustls has seen.
+/// What follows all that rustls has seen.
 pub(crate) enum Record {
-    /// A record of so many bytes.
+    /// A complete record of this many bytes.
     Whole(usize),
-    /// Part of one, or nothing.
+    /// Part of a record, or nothing.
     Begun,
-    /// So many bytes, with which no record may begin: rustls says what is wrong with them.
+    /// This many bytes with which no record may begin: rustls reports what is wrong with them.
     Odd(usize),
 }
 
-/// rustls sees whole records only, since it tries anew with each byte to decrypt what it skips: refused early data. It would wait
-/// for the end of what no record begins with, though, so that is looked for here.
+/// rustls only gets complete records, since with each byte it tries anew to decrypt what it skips: refused early data.
+/// But it would wait for the end of bytes with which no record begins, so these are detected here.
 pub(crate) fn first_record(rest: &[u8]) -> Record {
     let odd_if = |is_odd| if is_odd { Record::Odd(rest.len()) } else { Record::Begun };
     match *rest {
@@ -146,7 +146,7 @@ pub(crate) fn first_record(rest: &[u8]) -> Record {
     }
 }
 
-/// Bytes behind a header from which on rustls refuses it: those of TLS 1.2 (RFC 5246 section 6.2.3).
+/// If a header announces this many bytes or more, rustls refuses it: the limit of TLS 1.2 (RFC 5246 section 6.2.3).
 const LEGACY_BYTES_MAX: usize = (1 << 14) + 2048;
 
 fn is_known(content_type: u8) -> bool {

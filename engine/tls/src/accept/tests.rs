@@ -39,7 +39,7 @@ fn session_of(progress: Progress) -> (Session, Negotiated) {
     (*session, negotiated)
 }
 
-/// All plaintext of `input`, which has nothing but whole records.
+/// All plaintext of `input`, which consists of complete records.
 fn opened(session: &mut Session, input: &mut [u8]) -> Vec<u8> {
     let mut window = Window::default();
     assert_eq!(session.open_all(input, &mut window), Ok(Status::Incomplete { at_least: HEADER_BYTES }));
@@ -47,7 +47,7 @@ fn opened(session: &mut Session, input: &mut [u8]) -> Vec<u8> {
     input[window.plaintext].to_vec()
 }
 
-/// Both sides read what the other one says.
+/// Both sides write, and read what the other has written.
 fn speak(session: &mut Session, client: &mut ClientConnection) {
     client.writer().write_all(b"ping").expect("buffered");
     let (mut sent, mut answer) = (Vec::new(), Vec::new());
@@ -97,7 +97,7 @@ fn what_follows_the_finished_message_in_its_flight_is_the_sessions() {
 fn key_updates_follow_the_finished_message_in_its_flight() {
     let mut client = client_of(rustls_client_config(default_provider()));
     let config = server();
-    // By hand, so that the client's last flight can be made longer.
+    // Without `shake`, so that the client's last flight can be made longer.
     let (mut input, mut output) = (Vec::new(), Vec::new());
     client.write_tls(&mut input).expect("into memory");
     let (consumed, progress) = config.begin().expect("a handshake").advance(&mut input, &mut output);
@@ -136,7 +136,7 @@ fn tickets_resume_sessions() {
     }
 }
 
-/// A server that refuses early data, and a client who sends some: it knows a ticket of a server that takes it.
+/// A server that refuses early data, and a client that sends some: it has a ticket of a server that accepts it.
 fn with_refused_early_data(try_it: impl Fn(&Config, ClientConnection)) {
     let sessions = ServerSessionMemoryCache::new(8);
     let configs = [1 << 14, 0].map(|early_bytes| {
@@ -165,7 +165,7 @@ fn with_refused_early_data(try_it: impl Fn(&Config, ClientConnection)) {
 
 #[test]
 fn refused_early_data_is_skipped() {
-    // One record, and many; at most 2^14 bytes with what encrypting adds.
+    // One record, and many; at most 2^14 bytes, including what encryption adds.
     for (records, bytes) in [(1, 2000), (1, 16_300), (60, 200), (900, 1)] {
         for part in [1, 300, usize::MAX] {
             with_refused_early_data(|refuses, mut client| {
@@ -189,7 +189,7 @@ fn each_record_of_refused_early_data_is_looked_at_once() {
         client.early_data().expect("the ticket allows it").write_all(b"early").expect("buffered");
         let (mut input, mut output) = (Vec::new(), Vec::new());
         client.write_tls(&mut input).expect("into memory");
-        // Empty ones cost nothing of what may be skipped.
+        // Empty records do not count towards the limit of skipped bytes.
         input.extend_from_slice(&[23, 3, 3, 0, 0].repeat(1000));
         let (consumed, progress) = refuses.begin().expect("a handshake").advance(&mut input, &mut output);
         assert_eq!(consumed, input.len(), "nothing is kept, to be tried again with what follows");
@@ -252,7 +252,7 @@ fn a_clients_certificate_is_known_by_its_digest() {
     let sha256 = digest::digest(&digest::SHA256, &certificate).as_ref().try_into().expect("32 bytes");
     assert_eq!(negotiated.peer_certificate, Some(PeerCertificate { sha256, chain_length: 1 }));
     speak(&mut session, &mut client);
-    // One without a certificate is refused, and is told so.
+    // A client without a certificate is refused, and gets an alert.
     let mut client = client_of(rustls_client_config(default_provider()));
     let (progress, _) = shake(&config_of(config), &mut client, usize::MAX);
     assert!(matches!(progress, Progress::Failed(HandshakeError::Rustls(rustls::Error::NoCertificatesPresented))));
@@ -283,7 +283,7 @@ fn a_connection_of_tls_1_2_is_a_session_too() {
 
 #[test]
 fn a_suite_that_is_not_known_stays_with_rustls() {
-    // A number of another suite, so that nobody takes it for one of those that are known.
+    // A number of another suite, so that it is not taken for a known one.
     let SupportedCipherSuite::Tls12(known) = provider::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
         panic!("of TLS 1.2");
     };
@@ -322,7 +322,7 @@ fn early_data_stays_off_and_secrets_of_another_handshake_are_refused() {
     assert!(matches!(progress, Progress::Failed(HandshakeError::Secrets)), "{progress:?}");
 }
 
-/// What a handshake ends in, and what it has sent, when it is fed with rustls's own interface.
+/// The result of a handshake, and its output, when it is fed through rustls's own interface.
 fn alone(config: &Config, flight: &[u8]) -> (Result<(), rustls::Error>, Vec<u8>) {
     let mut server = config.rustls_alone();
     let fed = feed(&mut server, flight).map(drop);
@@ -352,7 +352,7 @@ fn each_altered_byte_of_a_client_hello_ends_as_with_rustls_alone() {
         };
         failures += usize::from(expected.is_err());
         assert_eq!(ended, expected.clone().map_err(HandshakeError::from), "byte {at}");
-        // Behind a ServerHello it is encrypted.
+        // After a ServerHello it is encrypted.
         if sent.len() == 7 {
             assert_eq!(output, sent, "byte {at}: the same alert");
             alerts += 1;
@@ -441,7 +441,7 @@ fn handshakes_on_one_thread_do_not_mix() {
     }
 }
 
-/// Keeps the secret that the client encrypts the rest of its handshake with.
+/// Keeps the secret with which the client encrypts the rest of its handshake.
 #[derive(Debug, Default)]
 struct HandshakeSecret(std::sync::Mutex<Vec<u8>>);
 

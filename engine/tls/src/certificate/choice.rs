@@ -1,4 +1,4 @@
-//! Which certificate a client gets.
+//! Selects the certificate that a client gets.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,21 +13,22 @@ use super::{Concern, Identity, Name, Warning};
 
 /// The identities of a server, chosen by the host that the client names (SNI).
 ///
-/// An exact name goes before a wildcard, which stands for one label. Where several have the name, the first whose key can sign as
-/// the client wants is taken, so a pair of ECDSA and RSA serves all clients: list ECDSA first, which costs a server least. A client
-/// that names no host, or one that none has, gets the first identity, or another that has the same first name.
+/// An exact name takes precedence over a wildcard, which stands for one label. If several have the name, the first
+/// whose key can sign as the client wants is chosen. So a pair of ECDSA and RSA serves all clients: list ECDSA first,
+/// which costs a server least. A client that names no host, or an unknown one, gets the first identity, or another with
+/// the same first name.
 #[derive(Debug)]
 pub struct Identities {
     all: Vec<Identity>,
-    /// Places in `all` by host, and by what follows the `*.` of a wildcard.
+    /// Indices in `all` by host, and by what follows the `*.` of a wildcard.
     exact: HashMap<Box<str>, Vec<usize>>,
     wildcard: HashMap<Box<str>, Vec<usize>>,
-    /// Places of those for clients that name no known host.
+    /// Indices of those for clients that name no known host.
     default: Vec<usize>,
 }
 
 impl Identities {
-    /// `None` where there are none: a server has at least one.
+    /// `None` if there are none: a server has at least one.
     pub fn new(all: Vec<Identity>) -> Option<Self> {
         let (mut exact, mut wildcard) =
             (HashMap::<Box<str>, Vec<usize>>::new(), HashMap::<Box<str>, Vec<usize>>::new());
@@ -53,8 +54,8 @@ impl Identities {
         &self.all
     }
 
-    /// The identity for a client that names this host and can verify these signatures. Where no key of those that have the name can
-    /// sign so, the first of them: rustls then tells the client that they have no scheme in common.
+    /// The identity for a client that names this host and can verify these signatures. If no key of those with the name
+    /// can sign so, the first of them: rustls then tells the client that they have no scheme in common.
     pub fn choose(&self, host: Option<&str>, schemes: &[SignatureScheme]) -> &Identity {
         let host = host.map(normal);
         let exact = host.as_deref().and_then(|host| self.exact.get(host));
@@ -70,12 +71,12 @@ impl Identities {
         &self.all[*place]
     }
 
-    /// What their operator should know at the time `now`: see [`Identity::warnings`], and certificates that no client gets.
+    /// Warnings for the operator at the time `now`: see [`Identity::warnings`], and certificates that no client gets.
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         (0..self.all.len()).flat_map(|at| self.warnings_of(at, now)).collect()
     }
 
-    /// The same, of one of them.
+    /// The same for one of them.
     pub(crate) fn warnings_of(&self, at: usize, now: SystemTime) -> Vec<Warning> {
         let identity = &self.all[at];
         let mut warnings = identity.warnings(now);
@@ -102,10 +103,10 @@ impl Identities {
     }
 }
 
-/// Two keys of the same kind sign with the same schemes.
+/// The kind of a key. Two keys of the same kind sign with the same schemes.
 fn kind(identity: &Identity) -> (SignatureAlgorithm, Option<SignatureScheme>) {
     let key = &identity.certified.key;
-    // Of ECDSA, each curve has its scheme.
+    // For ECDSA, each curve has its own scheme.
     let curves = [
         SignatureScheme::ECDSA_NISTP256_SHA256,
         SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -121,7 +122,7 @@ impl ResolvesServerCert for Identities {
     }
 }
 
-/// In lower case, and without the dot at its end.
+/// In lower case, and without a dot at the end.
 fn normal(host: &str) -> Cow<'_, str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {

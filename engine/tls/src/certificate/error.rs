@@ -107,7 +107,7 @@ impl std::fmt::Display for At {
     }
 }
 
-/// "third" for 3.
+/// The word for a position: "third" for 3.
 pub(super) fn ordinal(position: usize) -> String {
     const WORDS: [&str; 10] =
         ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"];

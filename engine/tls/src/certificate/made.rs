@@ -10,7 +10,7 @@ use super::{Error, Identity, Pem};
 pub(crate) static ECDSA: &SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
 pub(crate) static RSA: &SignatureAlgorithm = &rcgen::PKCS_RSA_SHA256;
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 pub(crate) struct Authority {
     pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -29,7 +29,7 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    /// The PEM of a certificate for these names, and that of its key.
+    /// The PEM of a certificate for these names, and of its key.
     pub(crate) fn sign(&self, names: &[&str], kind: &'static SignatureAlgorithm) -> (String, String) {
         self.sign_with(params(names), kind)
     }
@@ -51,7 +51,7 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-/// A certificate that is valid in this period only.
+/// A certificate that is valid only in this period.
 pub(crate) fn valid_between(
     mut params: CertificateParams,
     not_before: SystemTime,
@@ -62,7 +62,7 @@ pub(crate) fn valid_between(
     params
 }
 
-/// From `cert.pem` and `key.pem`.
+/// The identity of `cert.pem` and `key.pem`.
 pub(crate) fn identity(certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Identity, Error> {
     Identity::from_pem(
         Pem { file: Path::new("cert.pem"), bytes: certificate.as_ref() },

@@ -55,11 +55,11 @@ pub const CHAIN_CERTIFICATES_MAX: usize = 10;
 pub struct Pem<'a> {
     /// The file's name, as its operator writes it.
     pub file: &'a Path,
-    /// What is in it.
+    /// Its contents.
     pub bytes: &'a [u8],
 }
 
-/// Without the bytes, which may be a private key's.
+/// Leaves out the bytes, which may contain a private key.
 impl fmt::Debug for Pem<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Pem").field("file", &self.file).finish_non_exhaustive()
@@ -71,26 +71,27 @@ impl fmt::Debug for Pem<'_> {
 pub struct Identity {
     file: PathBuf,
     names: Vec<Name>,
-    /// Of the certificates of the chain.
+    /// Of each certificate of the chain.
     periods: Vec<Period>,
     certified: Arc<CertifiedKey>,
 }
 
-/// When a certificate is valid.
+/// The validity of a certificate.
 #[derive(Clone, Copy, Debug)]
 struct Period {
-    /// The line that the certificate begins in.
+    /// The line in which the certificate begins.
     line: usize,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
 impl Identity {
-    /// Reads a chain of certificates, the server's first, and the private key of the server's. Both may be in the same file. PEM
-    /// blocks of other kinds and text between the blocks are ignored. No copy of the key is left but the one that signs.
+    /// Reads a chain of certificates, the server's first, and the private key of the server's. Both may be in the same
+    /// file. PEM blocks of other kinds and text between the blocks are ignored. The only remaining copy of the key is
+    /// the one that signs.
     ///
-    /// Each certificate behind the first must have signed one before it; the root may be left out. Dates and names are not checked:
-    /// see [`warnings`](Self::warnings).
+    /// Each certificate after the first must have signed one before it; the root may be left out. Dates and names are
+    /// not checked: see [`warnings`](Self::warnings).
     ///
     /// # Errors
     /// What is wrong with which file.
@@ -102,7 +103,7 @@ impl Identity {
         let fields = read_all(certificate.file, &chain)?;
         let (key_line, signing_key) = private_key(key)?;
         let is_key_of = |fields: &Fields<'_>| {
-            // A key that does not tell its public half is taken at its word, as rustls does.
+            // A key that does not expose its public half is accepted without this check, as rustls does.
             signing_key.public_key().is_none_or(|info| info.as_ref() == fields.key_info)
         };
         if !is_key_of(&fields[0]) {
@@ -127,13 +128,13 @@ impl Identity {
         })
     }
 
-    /// The file that the certificate is from.
+    /// The file of the certificate.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The names that the certificate is for: the hosts and addresses in its subjectAltName. The common name is none, as for all
-    /// clients of today.
+    /// The names that the certificate is for: the hosts and addresses in its subjectAltName. The common name does not
+    /// count, as in all present clients.
     pub fn names(&self) -> &[Name] {
         &self.names
     }
@@ -153,27 +154,27 @@ impl Identity {
         self.periods.iter().map(|period| period.not_after).min().unwrap_or_else(|| self.not_after())
     }
 
-    /// What rustls serves.
+    /// The certified key for rustls.
     pub fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
 
-    /// What its operator should know at the time `now`: certificates of the chain that have expired, will soon
+    /// Warnings for the operator at the time `now`: certificates of the chain that have expired, will soon
     /// ([`EXPIRY_NOTICE_DAYS`]) or are not yet valid, and a certificate without names.
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         warning::of(self, now)
     }
 }
 
-/// The certificates of a file, with the lines that they begin in: at least one, unread.
+/// The certificates of a file, with the lines in which they begin: at least one, not parsed.
 ///
 /// # Errors
-/// It is no PEM file, a damaged one, or one without a certificate.
+/// If it is not a PEM file, is damaged, or has no certificate.
 pub(crate) fn certificates(pem: Pem<'_>) -> Result<Vec<(usize, CertificateDer<'static>)>, Error> {
     let mut certificates = Vec::new();
     for block in blocks(pem.bytes) {
         let block = block.map_err(|(line, damage)| Error::new(pem.file, line, damage))?;
-        // The second is what older programs write.
+        // Older programs write the second label.
         if matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE") {
             let der = block.decode().map_err(|damage| Error::new(pem.file, block.line, damage))?;
             certificates.push((block.line, CertificateDer::from(der.to_vec())));
@@ -193,15 +194,15 @@ fn read_all<'a>(file: &Path, chain: &'a [(usize, CertificateDer<'static>)]) -> R
     fields.collect()
 }
 
-/// The place of the first certificate that has signed none before it.
+/// The index of the first certificate that has signed none before it.
 fn first_stranger(chain: &[Fields<'_>]) -> Option<usize> {
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
-    // Where no algorithm can tell, clients decide.
+    // If no algorithm can decide, it is left to clients.
     let has_signed = |issuer, one: &Fields<'_>| one.is_signed_by(issuer, algorithms) != Some(false);
     (1..chain.len()).find(|at| !chain[..*at].iter().any(|one| has_signed(&chain[*at], one)))
 }
 
-/// The private key of a file, and the line that it begins in.
+/// The private key of a file, and the line in which it begins.
 fn private_key(pem: Pem<'_>) -> Result<(usize, Arc<dyn SigningKey>), Error> {
     let mut found_key: Option<Block<'_>> = None;
     for block in blocks(pem.bytes) {
@@ -234,7 +235,7 @@ fn private_key(pem: Pem<'_>) -> Result<(usize, Arc<dyn SigningKey>), Error> {
     }
 }
 
-/// What to say of a file that does not hold what is wanted.
+/// What a file holds that lacks the wanted block.
 fn found(file: &[u8]) -> Found {
     match blocks(file).next() {
         Some(Ok(block)) => Found::Block(block.label.to_owned()),

@@ -1,14 +1,15 @@
-//! PEM files (RFC 7468), as programs and people leave them: with text between the blocks, CRLF, headers, lines of any length.
+//! PEM files (RFC 7468), as programs and people write them: with text between the blocks, CRLF, headers, lines of any
+//! length.
 //!
-//! The reader of rustls-pki-types does not tell lines, passes over encrypted keys without a word, and leaves copies of private keys
-//! in memory that it frees; so the blocks are found here.
+//! The reader of rustls-pki-types does not report lines, skips encrypted keys silently, and leaves copies of private
+//! keys in memory that it frees. So the blocks are found here.
 
 use std::str;
 
 use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
-/// Longest label that an error repeats. The longest that is in use has 21 characters.
+/// Longest label that an error repeats. The longest in use has 21 characters.
 const LABEL_BYTES_MAX: usize = 64;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
@@ -16,7 +17,7 @@ const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// What is between a BEGIN line and its END line.
+/// The part between a BEGIN line and its END line.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub(crate) label: &'a str,
@@ -51,7 +52,7 @@ pub(crate) struct Blocks<'a> {
 }
 
 impl<'a> Iterator for Blocks<'a> {
-    /// With an error, the line that it is about. What follows an error means nothing.
+    /// An error comes with its line. Items after an error are meaningless.
     type Item = Result<Block<'a>, (usize, Damage)>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -63,7 +64,7 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// Reads on to the END line.
+    /// Reads up to the END line.
     fn block(&mut self, label: &'a str, line: usize) -> Option<Block<'a>> {
         let contents = self.lines.rest;
         let (mut headers_end, mut is_encrypted) = (0, false);
@@ -98,7 +99,7 @@ impl Block<'_> {
     }
 }
 
-/// The label of a BEGIN or END line, if it is whole.
+/// The label of a BEGIN or END line, if the line is complete.
 fn label<'a>(line: &'a [u8], prefix: &[u8]) -> Option<&'a str> {
     let label = line.strip_prefix(prefix)?.strip_suffix(DASHES)?;
     let is_printable = label.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
@@ -111,7 +112,7 @@ fn label<'a>(line: &'a [u8], prefix: &[u8]) -> Option<&'a str> {
 /// Lines without their ends (LF, CRLF or CR) and without the white space around them.
 struct Lines<'a> {
     rest: &'a [u8],
-    /// Of the last line.
+    /// The number of the last line.
     number: usize,
 }
 

@@ -16,7 +16,7 @@ fn noon() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_893_456_000)
 }
 
-/// What is wrong, and what a person reads.
+/// The problem, and the text of the error.
 fn refused(certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> (Problem, String) {
     let error = identity(certificate, key).expect_err("it is wrong");
     (error.problem.clone(), error.to_string())
@@ -233,7 +233,7 @@ fn certificates_that_do_not_sign_are_refused() {
     let middle = root.intermediate("middle");
     let (certificate, key) = middle.sign(&["a.example"], ECDSA);
     let second = lines(&certificate) + 1;
-    // In the wrong order, of another authority by name, and of one that has only the name.
+    // In the wrong order, of another authority by name, and of one that only has the same name.
     for chain in [[&*certificate, &root.pem, &middle.pem], [&certificate, &other.pem, ""]] {
         let (problem, message) = refused(chain.concat(), &key);
         assert_eq!(problem, Problem::DoesNotSign { position: 2 });
@@ -308,12 +308,12 @@ fn operators_are_warned_of_dates_and_missing_names() {
             "cert.pem line 1: the certificate expired at 2030-01-31T00:00:00Z: clients refuse it; renew it",
         ]
     );
-    // One that lives for six days is renewed every few days.
+    // A certificate that is valid for six days is renewed every few days.
     let short = made(noon(), noon() + 6 * DAY, &["a.example"]);
     assert_eq!(concerns(&short, noon() + 4 * DAY), []);
     let expected = Concern::Expires { position: 1, not_after: noon() + 6 * DAY, days: 1 };
     assert_eq!(concerns(&short, noon() + 4 * DAY + Duration::from_secs(1)), [expected]);
-    // Of the issuer, too: rcgen's roots are valid until 4096.
+    // The issuer's, too: rcgen's roots are valid until 4096.
     let far = UNIX_EPOCH + Duration::from_secs(80_000_000_000);
     let of_issuer = one.warnings(far).pop().expect("a warning");
     assert!(matches!(of_issuer.concern, Concern::Expired { position: 2, .. }), "{of_issuer}");
@@ -360,7 +360,7 @@ fn a_client_gets_the_certificate_of_the_host_that_it_names() {
         ("other.wild.example", "0.pem"),
         ("x.a.example", "2.pem"),
         ("default.example", "0.pem"),
-        // The first, for those that nobody is.
+        // The first one, for unknown names.
         ("", "0.pem"),
         ("x.x.a.example", "0.pem"),
         ("wild.example", "0.pem"),
@@ -399,7 +399,7 @@ fn of_two_kinds_of_keys_a_client_gets_one_that_it_can_verify() {
         // The default is a pair, too.
         ("", &of_ecdsa, "0.pem"),
         ("", &of_rsa, "1.pem"),
-        // rustls tells the client what is wrong.
+        // rustls reports the problem to the client.
         ("b.example", &[SignatureScheme::ED25519], "2.pem"),
         ("", &[], "0.pem"),
     ] {
@@ -423,7 +423,7 @@ fn operators_are_warned_of_certificates_that_no_client_gets() {
         hidden(&[(&["a.example", "b.example"], ECDSA), (&["b.example"], ECDSA), (&["*.b.example"], ECDSA)]),
         ["1.pem"]
     );
-    // Only a first one is for clients that name nobody.
+    // Only the first is for clients that name no host.
     assert_eq!(hidden(&[(&["192.0.2.1"], ECDSA), (&["192.0.2.1"], RSA), (&["192.0.2.1"], ECDSA)]), ["2.pem"]);
     assert_eq!(hidden(&[(&["a.example"], ECDSA), (&[], RSA)]), ["1.pem"]);
 }

@@ -1,4 +1,4 @@
-//! What an operator should know of certificates that can be served all the same.
+//! Warnings about certificates that can be served nevertheless.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,24 +9,24 @@ use der::DateTime;
 use super::Identity;
 use super::error::{At, ordinal};
 
-/// How many days before a certificate expires its operator is warned; of one that is valid for less than three times as long, when a
-/// third of that time is left. What renews certificates by itself does it before.
+/// How many days before a certificate expires its operator is warned. If it is valid for less than three times as long,
+/// the warning comes when a third of that time is left. Automatic renewal happens earlier.
 pub const EXPIRY_NOTICE_DAYS: u32 = 14;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Something about a file that does not keep a server from starting.
+/// A problem of a file that does not prevent a server from starting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The file's name.
     pub file: PathBuf,
-    /// The line that the PEM block begins in; the first is 1. `None` where the concern is the whole file's.
+    /// The line in which the PEM block begins; the first is 1. `None` if the concern is about the whole file.
     pub line: Option<usize>,
-    /// What it is.
+    /// The concern.
     pub concern: Concern,
 }
 
-/// What an operator should know. Positions are places in the chain; the first, the server's certificate, is 1.
+/// A concern for an operator. Positions are indices in the chain; the first, the server's certificate, is 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concern {
     /// A certificate has expired: clients refuse it.
@@ -52,7 +52,8 @@ pub enum Concern {
         /// When it becomes valid.
         not_before: SystemTime,
     },
-    /// The server's certificate has no subjectAltName with a host or an address: clients of today accept it for no server.
+    /// The server's certificate has no subjectAltName with a host or an address: present clients accept it for no
+    /// server.
     NoNames,
     /// No client gets this certificate: those before it, with a key of the same kind, have all hosts that it names.
     NeverChosen,
@@ -69,7 +70,7 @@ pub(super) fn of(identity: &Identity, now: SystemTime) -> Vec<Warning> {
     for (at, period) in identity.periods.iter().enumerate() {
         let (position, not_after, not_before) = (at + 1, period.not_after, period.not_before);
         match not_after.duration_since(now) {
-            // It is valid in the second that it names, too (RFC 5280 section 4.1.2.5).
+            // It is also valid in the second that it names (RFC 5280 section 4.1.2.5).
             Err(_) => warn(period.line, Concern::Expired { position, not_after }),
             Ok(_) if not_before > now => warn(period.line, Concern::NotYetValid { position, not_before }),
             Ok(left) => {
@@ -143,7 +144,7 @@ impl fmt::Display for Time {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match DateTime::from_system_time(self.0) {
             Ok(time) => time.fmt(formatter),
-            // Certificates have none outside of 1970 to 9999.
+            // Certificates have no dates outside of 1970 to 9999.
             Err(_) => write!(formatter, "{:?}", self.0),
         }
     }

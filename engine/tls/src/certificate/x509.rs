@@ -1,7 +1,7 @@
-//! The fields of a certificate (RFC 5280 section 4.1) that a server wants to know of its own.
+//! The fields of a certificate (RFC 5280 section 4.1) that a server needs of its own.
 //!
-//! rustls-webpki tells neither the dates nor the addresses; x509-parser tells all, and brings a dozen crates. So the fields are
-//! read here, with the DER reader of RustCrypto. Nothing here decides whom to trust.
+//! rustls-webpki exposes neither the dates nor the addresses; x509-parser exposes everything, and adds a dozen crates.
+//! So the fields are read here, with the DER reader of RustCrypto. Nothing here decides about trust.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
 /// Longest name of a host (RFC 1035 section 2.3.4).
 const DNS_BYTES_MAX: usize = 253;
 
-/// A name that a certificate is for.
+/// A name for which a certificate is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     /// A host's name in lower case, without a dot at its end. Its first label may be `*`, which stands for any one label.
@@ -35,9 +35,9 @@ impl fmt::Display for Name {
     }
 }
 
-/// A certificate's fields, as they are encoded where nothing else is said.
+/// A certificate's fields, in their encoding unless stated otherwise.
 pub(crate) struct Fields<'a> {
-    /// What is signed.
+    /// The signed part.
     signed: &'a [u8],
     /// Contents of the AlgorithmIdentifier.
     signature_algorithm: &'a [u8],
@@ -103,7 +103,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Whether `issuer` has signed this certificate; `None` where none of the algorithms can tell.
+    /// Whether `issuer` has signed this certificate; `None` if none of the algorithms can decide.
     pub(crate) fn is_signed_by(
         &self,
         issuer: &Fields<'_>,
@@ -119,7 +119,7 @@ impl<'a> Fields<'a> {
         if let Some(algorithm) = of_signature().find(fits) {
             return Some(algorithm.verify_signature(issuer.key, self.signed, self.signature).is_ok());
         }
-        // A key of RSA makes no signature of ECDSA; but there are curves, and hashes for them, that are not known here.
+        // An RSA key makes no ECDSA signature. But there are curves, and hashes for them, that are not known here.
         let is_of_kind = |one: &dyn SignatureVerificationAlgorithm| {
             identifier(one.public_key_alg_id().as_ref()) == identifier(issuer.key_algorithm)
         };
@@ -165,7 +165,7 @@ fn names_in(extensions: &[u8]) -> der::Result<Vec<Name>> {
     Ok(names)
 }
 
-/// What cannot be a host's name is no name that a client could ask for.
+/// A name that cannot be a host's is not one that a client could ask for.
 fn dns_name(name: &[u8]) -> Option<Name> {
     let name = str::from_utf8(name).ok()?;
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -1,4 +1,4 @@
-//! What an operator says of TLS of outbound connections, and the [`Config`] that it leads to.
+//! An operator's TLS settings for outbound connections, and the [`Config`] made from them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::Config;
 use crate::record::Limits;
 use crate::settings::{CertificateFiles, SettingsError, Version, checked_alpn, provider, reading, roots};
 
-/// Servers whose tickets are kept by default.
+/// Number of servers whose tickets are kept by default.
 const SESSIONS_MAX: usize = 256;
 
 /// TLS of outbound connections: TLS 1.3, with the server's certificate verified always.
@@ -31,18 +31,20 @@ const SESSIONS_MAX: usize = 256;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSettings {
-    /// The authorities whose servers are trusted, in PEM; there is no default, since whoever connects must say whom it trusts. Those that
-    /// the system trusts are a file, too: `/etc/ssl/certs/ca-certificates.crt` on Debian, Alpine and Arch,
-    /// `/etc/pki/tls/certs/ca-bundle.crt` on Fedora and RHEL. The system keeps it up to date, and a reload reads it again.
+    /// The authorities whose servers are trusted, in PEM. There is no default: a program that connects must decide whom
+    /// it trusts. The authorities that the system trusts are also in a file: `/etc/ssl/certs/ca-certificates.crt` on
+    /// Debian, Alpine and Arch, `/etc/pki/tls/certs/ca-bundle.crt` on Fedora and RHEL. The system keeps it up to date,
+    /// and a reload reads it again.
     pub ca: PathBuf,
-    /// Shown to servers that ask for a certificate.
+    /// The client's certificate for servers that ask for one.
     pub certificate: Option<CertificateFiles>,
-    /// Protocols that the server may choose from, the most wanted first. Empty: ALPN is not spoken.
+    /// Protocols that the server may choose from, in order of preference. Empty: ALPN is not used.
     pub alpn: Vec<String>,
-    /// Suites that may be used, by their names in the registry, the most wanted first. Empty: all of TLS 1.3 that rustls has.
+    /// Suites that may be used, by their names in the registry, in order of preference. Empty: all TLS 1.3 suites of
+    /// rustls.
     pub suites: Vec<String>,
-    /// Servers whose tickets a worker keeps in its memory, up to eight of each, to spare the certificate next time; default 256, 0 for no
-    /// resumption.
+    /// Number of servers whose tickets a worker keeps in its memory, up to eight of each, to avoid certificates in
+    /// later handshakes; default 256, 0 for no resumption.
     pub sessions_max: usize,
     /// Limits of each connection's records.
     pub limits: Limits,
@@ -61,15 +63,16 @@ impl ClientSettings {
         }
     }
 
-    /// Reads the files and checks everything. `read` gives a file's contents ([`crate::files::read`]); they are zeroised after use.
+    /// Reads the files and checks everything. `read` returns a file's contents ([`crate::files::read`]); they are
+    /// zeroised after use.
     ///
     /// # Errors
-    /// The first that is found, with the file's name and what to do.
+    /// The first problem, with the file's name and what to do.
     pub fn load(&self, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Config, SettingsError> {
         self.load_at(Arc::new(DefaultTimeProvider), read)
     }
 
-    /// As [`load`](Self::load), with a clock: it says which certificates have expired.
+    /// As [`load`](Self::load), with a clock, which decides which certificates have expired.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).

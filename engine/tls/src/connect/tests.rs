@@ -11,7 +11,7 @@ use crate::fuzzing::rig::feed;
 use crate::record::{Status, Window};
 use crate::settings::{CertificateFiles, SettingsError};
 
-/// An authority of one server, which clients have, too.
+/// A certificate authority with one server; clients trust it.
 struct Identity {
     certificate: CertificateDer<'static>,
     pem: Vec<u8>,
@@ -31,7 +31,7 @@ fn identity() -> Identity {
 }
 
 impl Identity {
-    /// In place of files.
+    /// Used in place of files.
     fn read(&self) -> impl Fn(&Path) -> io::Result<Vec<u8>> {
         |path| match path.to_str() {
             Some("cert.pem") => Ok(self.pem.clone()),
@@ -71,7 +71,7 @@ fn settings() -> ClientSettings {
     ClientSettings { alpn: vec!["one".to_owned(), "two".to_owned()], ..ClientSettings::new("cert.pem") }
 }
 
-/// A handshake, of which the server's part comes in parts of so many bytes; and what the session has not opened.
+/// A handshake in which the server's bytes arrive in parts of this size; and what the session has not opened.
 fn shake(config: &Config, name: &'static str, server: &mut ServerConnection, part: usize) -> (Progress, Vec<u8>) {
     let mut handshake = config.begin(ServerName::try_from(name).expect("a name")).expect("a handshake");
     let (mut input, mut sent) = (Vec::new(), Vec::new());
@@ -103,7 +103,7 @@ fn connected(progress: Progress) -> Connected {
     }
 }
 
-/// Both sides read what the other one says.
+/// Both sides write, and read what the other has written.
 fn speak(connected: &mut Connected, server: &mut ServerConnection, mut input: Vec<u8>) {
     let Connected { session, tickets, .. } = connected;
     server.writer().write_all(b"pong").expect("buffered");
@@ -189,7 +189,7 @@ fn tls_1_2_is_not_spoken() {
     let Progress::Failed(error) = progress else { panic!("{progress:?}") };
     assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::ProtocolVersion).into());
 
-    // Of a configuration that would.
+    // A configuration that would allow TLS 1.2.
     let roots = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
     let roots = roots.with_safe_default_protocol_versions().expect("versions").with_root_certificates(identity.roots());
     let config = Config::new(roots.with_no_client_auth(), Limits::default());

@@ -1,4 +1,4 @@
-//! A client of rustls and a session.
+//! A client of rustls and a session that exchange data.
 
 use std::io::Write as _;
 
@@ -10,17 +10,17 @@ use crate::record::{HEADER_BYTES, Limits, OVERHEAD_BYTES, Session, Status, TRAIL
 use crate::settings::Version;
 use crate::state::{self, Negotiated};
 
-/// rustls takes so many KeyUpdates in a row.
+/// rustls accepts this many KeyUpdates in a row.
 const UPDATES_MAX: usize = 30;
 
-/// Both sides, and what is on its way between them.
+/// Both sides, and the bytes in flight between them.
 struct Talk {
     client: ClientConnection,
     session: Session,
     negotiated: Negotiated,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
-    /// As a server has it: plaintext that is not taken, and records.
+    /// As in a server: plaintext that was not taken, and records.
     buffer: Vec<u8>,
     window: Window,
     written: [Vec<u8>; 2],
@@ -91,7 +91,7 @@ impl Talk {
 
     fn client_writes(&mut self, bytes: usize) {
         let text: Vec<u8> = (0..bytes).map(|at| (at * 7) as u8).collect();
-        // rustls takes as much as its buffer holds.
+        // rustls accepts as much as its buffer holds.
         let taken = self.client.writer().write(&text).expect("buffered");
         self.written[CLIENT].extend_from_slice(&text[..taken]);
     }
@@ -127,7 +127,7 @@ impl Talk {
         }
     }
 
-    /// The application takes some of what there is.
+    /// The application takes some of the plaintext.
     fn take(&mut self, bytes: usize) {
         let taken = bytes.min(self.window.plaintext.len());
         let end = self.window.plaintext.start + taken;
@@ -158,7 +158,7 @@ impl Talk {
         self.bring_to_server(usize::MAX);
         assert!(self.session.has_peer_closed(), "all has come");
         self.take(usize::MAX);
-        // The server still has something to say.
+        // The server still has something to send.
         self.server_writes(10);
         self.to_client.extend_from_slice(&self.session.close().expect("the first"));
         self.bring_to_client(usize::MAX);

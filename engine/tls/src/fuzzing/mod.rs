@@ -1,4 +1,4 @@
-//! What must hold for any bytes: for ordinary tests, with seeds, and for libFuzzer. rustls is the oracle.
+//! What must hold for any bytes: for ordinary tests, with seeds, and for libFuzzer. rustls is the reference.
 
 mod conversation;
 mod outcome;
@@ -16,8 +16,8 @@ use crate::record::Limits;
 use crate::settings::Version;
 use crate::state;
 
-/// Any records that a client with the keys can send, and any damage to them, cut anywhere: a session gives the bytes and the alert
-/// that rustls gives as the server, apart from what `Outcome::agrees_with` lists.
+/// Any records that a client with the keys can send, and any damage to them, split anywhere: a session gives the same
+/// bytes and the same alert as rustls as the server, except for the differences that `Outcome::agrees_with` lists.
 pub fn records(data: &[u8]) {
     let (choice, script) = data.split_first().unwrap_or((&0, &[]));
     let suite = rig::suite_of(*choice);
@@ -31,14 +31,14 @@ pub fn records(data: &[u8]) {
     assert_eq!(moved, ours, "frozen and thawed at every cut");
 }
 
-/// A session speaks with a client of rustls, in any order: both write, change keys, pad and close, and whatever was sent arrives in
-/// any parts. Between all of that the session moves. Each side reads what the other has written.
+/// A session and a client of rustls exchange data in any order. Both write, change keys, pad and close; bytes arrive in
+/// any parts, and the session moves in between. Each side must read what the other has written.
 pub fn conversation(data: &[u8]) {
     conversation::run(data);
 }
 
-/// Any bytes as the files of an operator, as PEM with a zero byte between certificates and key, or as DER: refused with an error that a
-/// person can read, or an identity that rustls accepts.
+/// Any bytes as the files of an operator: as PEM with a zero byte between certificates and key, or as DER. The result
+/// is an error that a person can read, or an identity that rustls accepts.
 pub fn pem(data: &[u8]) {
     pem::run(data);
 }
@@ -51,8 +51,7 @@ pub fn frozen(data: &[u8]) {
     }
 }
 
-/// Any bytes from whoever has connected: the handshake does not panic and does not spin, and ends as one does that rustls makes
-/// alone.
+/// Any bytes from a connected peer: the handshake does not panic or spin, and ends like one that rustls makes alone.
 pub fn handshake(data: &[u8]) {
     let (choice, bytes) = data.split_first().unwrap_or((&0, &[]));
     let config = rig::server_config(rig::suite_of(*choice));

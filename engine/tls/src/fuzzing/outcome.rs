@@ -1,4 +1,4 @@
-//! What a server makes of bytes, and which differences from rustls are meant.
+//! A server's result for some bytes, and which differences from rustls are intended.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub(super) enum End {
     Open,
     /// `close_notify`.
     Closed,
-    /// With an error of this crate's.
+    /// With an error of this crate.
     Failed(Error),
     /// With an error of rustls.
     Refused(rustls::Error),
@@ -25,7 +25,7 @@ pub(super) enum End {
 pub(super) struct Outcome {
     pub(super) plaintext: Vec<u8>,
     pub(super) end: End,
-    /// What the server has sent at its end.
+    /// The alert that the server has sent at its end.
     pub(super) alert: Option<AlertDescription>,
 }
 
@@ -37,15 +37,15 @@ impl fmt::Debug for Outcome {
 }
 
 impl Outcome {
-    /// The same bytes and the same alert; or one of the cases in which RFC 8446 wants another alert than rustls sends, or this crate
-    /// refuses earlier.
+    /// Whether the bytes and the alert are the same; or it is a case in which RFC 8446 requires another alert than
+    /// rustls sends, or this crate refuses earlier.
     pub(super) fn agrees_with(&self, rustls: &Self, is_tls12: bool) -> bool {
         let is_begun_by = |whole: &Self, part: &Self| whole.plaintext.starts_with(&part.plaintext);
         let has_refused = matches!(rustls.end, End::Refused(_));
         let are_same_bytes = self.plaintext == rustls.plaintext;
         if rustls.is_tired_of_cancellations() {
-            // It takes four of them, with TLS 1.2 of all warnings, and none that are called fatal (section 6.1: they mean nothing).
-            // Before, it may have taken what is refused here.
+            // rustls accepts four of them, with TLS 1.2 of all warnings, and none that are called fatal (section 6.1:
+            // the level means nothing). Before that, it may have accepted what is refused here.
             return is_begun_by(self, rustls) || is_begun_by(rustls, self);
         }
         if is_tls12 && matches!(rustls.end, End::Refused(rustls::Error::InvalidMessage(_))) {
@@ -54,29 +54,30 @@ impl Outcome {
         }
         match &self.end {
             End::Open | End::Closed => self.end == rustls.end && are_same_bytes && self.alert == rustls.alert,
-            // Told by the header alone. rustls waits for the record, does not authenticate its type and version (section 5.2), and
-            // gives records until 2^14 + 2048 a chance.
+            // Detected from the header alone. rustls waits for the record, does not authenticate its type and version
+            // (section 5.2), and tries records of up to 2^14 + 2048 bytes.
             End::Failed(Error::RecordType(_) | Error::Version(_) | Error::RecordOverflow) => is_begun_by(rustls, self),
             // Empty records, KeyUpdates and cancellations are counted together, so that mixing them does not help.
             End::Failed(Error::IdleRecords) => is_begun_by(rustls, self),
-            // Section 5.4 forbids them; rustls takes an empty part of a handshake message.
+            // Section 5.4 forbids them; rustls accepts an empty part of a handshake message.
             End::Failed(Error::EmptyContent(_)) => is_begun_by(rustls, self),
-            // Refused at their first byte, where rustls waits for the whole message and reads it.
+            // Refused at their first byte, while rustls waits for the whole message and reads it.
             End::Failed(
                 Error::HandshakeType(_) | Error::KeyUpdateLength | Error::HelloLength(_) | Error::Renegotiation,
             ) => are_same_bytes,
-            // What lies behind the KeyUpdate, or the number of them, may end rustls first, and without an alert.
+            // What follows the KeyUpdate, or the number of them, may end rustls first, and without an alert.
             End::Failed(Error::KeyUpdateNotAtEnd | Error::KeyUpdateRequest(_)) if rustls.alert.is_none() => {
                 are_same_bytes && has_refused
             }
-            // Sections 5 and 5.4 want `unexpected_message`; rustls sends nothing, or `decode_error`.
+            // Sections 5 and 5.4 require `unexpected_message`; rustls sends nothing, or `decode_error`.
             End::Failed(Error::NoContentType | Error::Interleaved) => {
                 are_same_bytes && has_refused && (rustls.alert.is_none() || rustls.alert == self.alert)
             }
             End::Failed(Error::ContentType(_)) => {
                 are_same_bytes && has_refused && rustls.alert != Some(AlertDescription::BadRecordMac)
             }
-            // Section 6.2: errors, whatever their level says, which need no answer; rustls answers warnings by `decode_error`.
+            // Section 6.2: these are errors, whatever their level is, and need no answer; rustls answers warnings with
+            // `decode_error`.
             End::Failed(Error::AlertReceived(_)) => {
                 are_same_bytes && has_refused && matches!(rustls.alert, None | Some(AlertDescription::DecodeError))
             }
@@ -92,7 +93,7 @@ impl Outcome {
     }
 }
 
-/// What rustls makes of bytes that come in parts.
+/// rustls's result for bytes that arrive in parts.
 pub(super) fn of_rustls(rig: &mut Rig, bytes: &[u8], cuts: &[usize]) -> Outcome {
     let mut plaintext = Vec::new();
     let mut end = End::Open;
@@ -106,7 +107,7 @@ pub(super) fn of_rustls(rig: &mut Rig, bytes: &[u8], cuts: &[usize]) -> Outcome 
             }
         }
     }
-    // An error is told again.
+    // rustls reports an error again.
     match rig.rustls.process_new_packets() {
         Err(error) => end = End::Refused(error),
         Ok(state) if state.peer_has_closed() => end = End::Closed,
@@ -119,7 +120,7 @@ pub(super) fn of_rustls(rig: &mut Rig, bytes: &[u8], cuts: &[usize]) -> Outcome 
     Outcome { plaintext, end, alert: alert_in(rig.reader(), &mut sent) }
 }
 
-/// What a session makes of them; `moves`: it is frozen and thawed before each part.
+/// A session's result for them. `moves`: it is frozen and thawed before each part.
 pub(super) fn of_session(rig: &mut Rig, bytes: &[u8], cuts: &[usize], moves: bool) -> Outcome {
     let mut buffer = Vec::new();
     let mut plaintext = Vec::new();
@@ -131,7 +132,7 @@ pub(super) fn of_session(rig: &mut Rig, bytes: &[u8], cuts: &[usize], moves: boo
             rig.session = thawed.expect("what was frozen").0;
         }
         buffer.extend_from_slice(&bytes[part[0]..part[1]]);
-        // Both ways to open are in turn.
+        // The two ways to open take turns.
         if index % 2 == 0 {
             let mut window = Window::default();
             let status = rig.session.open_all(&mut buffer, &mut window);
@@ -179,7 +180,7 @@ fn open_each(session: &mut Session, buffer: &mut Vec<u8>, plaintext: &mut Vec<u8
     }
 }
 
-/// The alert at the end of what a server has sent, if one is there.
+/// The alert at the end of a server's output, if there is one.
 fn alert_in(mut reader: Session, sent: &mut [u8]) -> Option<AlertDescription> {
     match reader.open_all(sent, &mut Window::default()) {
         Err(Error::AlertReceived(description)) => Some(description),

@@ -40,12 +40,12 @@ pub(super) fn run(data: &[u8]) -> bool {
     }
     settings.client_certificates = ClientCertificates::Required;
     settings.client_ca = Some(FILES[0].into());
-    // What is an identity may not be an authority, and the other way round.
+    // An identity need not be an authority, and the other way round.
     let _ = settings.load(read, &[7; 32]);
     is_good
 }
 
-/// Both as PEM: what is in DER would hardly ever be changed through base64.
+/// Both as PEM: mutations of base64 would hardly ever change the DER in it.
 fn of_der(data: &[u8], length: usize) -> [Vec<u8>; 2] {
     let (certificate, key) = data.split_at(length.min(data.len()));
     [("CERTIFICATE", certificate), ("PRIVATE KEY", key)].map(|(label, der)| {
@@ -56,7 +56,7 @@ fn of_der(data: &[u8], length: usize) -> [Vec<u8>; 2] {
 fn check(loaded: &Loaded) {
     let identities = &loaded.identities;
     let [identity] = identities.all() else { panic!("{identities:?}") };
-    // rustls does not read what is older than version 3.
+    // rustls does not read certificates older than version 3.
     let mismatch = Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
     assert_ne!(identity.certified_key().keys_match(), Err(mismatch));
     for days in [0, 20_000, 2_000_000] {

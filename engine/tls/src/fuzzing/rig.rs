@@ -1,5 +1,5 @@
-//! A connection of which all secrets are known: with rustls as its server, with a session, and with somebody in the client's place
-//! who can send anything.
+//! A connection with known secrets: with rustls as its server, with a session, and with an attacker in the client's
+//! place who can send anything.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -19,31 +19,31 @@ use crate::settings::Version;
 
 pub(crate) const HOST: &str = "localhost";
 
-/// Those of TLS 1.2 that the certificate's key signs for.
+/// The suites of TLS 1.2 for which the certificate's key signs.
 pub(crate) const SUITES_OF_TLS12: [Suite; 3] =
     [Suite::EcdheEcdsaAes128GcmSha256, Suite::EcdheEcdsaAes256GcmSha384, Suite::EcdheEcdsaChacha20Poly1305Sha256];
 
-/// How many suites there are.
+/// Number of suites.
 const SUITES: usize = Suite::TLS13.len() + Suite::TLS12.len();
 
-/// One of each version; which version is the bit 32 of the choice.
+/// Selects a suite; bit 32 of the choice selects the version.
 pub(super) fn suite_of(choice: u8) -> Suite {
     let suites = if choice & 32 == 0 { &Suite::TLS13 } else { &SUITES_OF_TLS12 };
     suites[usize::from(choice & !32) % suites.len()]
 }
 
 pub(crate) struct Rig {
-    /// rustls, behind its handshake.
+    /// rustls, after its handshake.
     pub(crate) rustls: ServerConnection,
-    /// In the place of rustls.
+    /// The session in place of rustls.
     pub(crate) session: Session,
-    /// What the client sends with.
+    /// The direction with which the client sends.
     pub(crate) client: Direction,
-    /// What the client's and the server's records are sealed with.
+    /// The keys of the client's and the server's records.
     ends: (End, End),
 }
 
-/// A direction behind the handshake.
+/// A direction after the handshake.
 #[derive(Clone)]
 struct End(Source, u64);
 
@@ -82,19 +82,19 @@ impl Rig {
         Self { rustls, session, client: ends.0.direction(), ends }
     }
 
-    /// A new session of the same connection. That of rustls is where it was.
+    /// A new session of the same connection. The one of rustls keeps its state.
     pub(super) fn again(self) -> Self {
         Self::of(self.rustls, self.ends)
     }
 
-    /// Reads what the server sends.
+    /// A session that reads what the server sends.
     pub(super) fn reader(&self) -> Session {
         let limits = Limits { idle_records_max: u8::MAX, ..Limits::default() };
         Session::at(self.ends.1.direction(), self.ends.0.direction(), limits)
     }
 }
 
-/// A direction of TLS 1.2, as rustls hands it out.
+/// A direction of TLS 1.2, as rustls exports it.
 fn key(suite: Suite, (sequence, keys): &(u64, ConnectionTrafficSecrets)) -> End {
     let (key, iv) = match keys {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv }
@@ -106,14 +106,14 @@ fn key(suite: Suite, (sequence, keys): &(u64, ConnectionTrafficSecrets)) -> End 
     End(Source::Key(traffic_key), *sequence)
 }
 
-/// Gives bytes to rustls, and takes what the application would.
+/// Feeds bytes to rustls, and takes the plaintext.
 pub(crate) fn feed(server: &mut ServerConnection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
     let mut plaintext = Vec::new();
     while !bytes.is_empty() {
         match server.read_tls(&mut bytes) {
             Ok(0) => break,
             Ok(_) => {}
-            // Its buffer is full of what it waits for the rest of.
+            // Its buffer is full with an incomplete message.
             Err(error) => return Err(rustls::Error::General(error.to_string())),
         }
         let processed = server.process_new_packets();
@@ -144,7 +144,7 @@ pub(crate) fn provider(suite: Suite) -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// A server with ALPN, and without tickets, so that it sends nothing by itself.
+/// A server with ALPN and without tickets, so that it sends nothing on its own.
 pub(crate) fn rustls_server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
     let (certificate, key) = identity();
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -172,7 +172,7 @@ pub(crate) fn rustls_client_config(provider: Arc<CryptoProvider>) -> ClientConfi
     config
 }
 
-/// Few records per key, where another key can follow.
+/// Few records per key, if another key can follow.
 pub(super) fn limits_of(suite: Suite) -> Limits {
     let records_per_key_max = (suite.version() == Version::Tls13).then_some(20);
     Limits { records_per_key_max, ..Limits::default() }
@@ -193,19 +193,19 @@ pub(crate) fn client_config(suite: Suite) -> Arc<ClientConfig> {
     Arc::clone(CONFIGS[suite as usize].get_or_init(|| Arc::new(rustls_client_config(provider(suite)))))
 }
 
-/// Gives bytes to rustls.
+/// Feeds bytes to rustls.
 pub(crate) fn tell(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
     let mut plaintext = Vec::new();
     while !bytes.is_empty() {
         client.read_tls(&mut bytes).expect("from memory");
         client.process_new_packets()?;
-        // What cannot be read now comes later.
+        // What cannot be read now is read later.
         let _ = io::Read::read_to_end(&mut client.reader(), &mut plaintext);
     }
     Ok(plaintext)
 }
 
-/// Makes a handshake with a client, whose bytes come in parts of `part` bytes. Gives what is left of the input, too.
+/// Makes a handshake with a client, whose bytes arrive in parts of `part` bytes. Also returns the rest of the input.
 pub(crate) fn shake(config: &Config, client: &mut ClientConnection, part: usize) -> (Progress, Vec<u8>) {
     let mut handshake = config.begin().expect("a handshake");
     let (mut input, mut sent) = (Vec::new(), Vec::new());
@@ -222,7 +222,7 @@ pub(crate) fn shake(config: &Config, client: &mut ClientConnection, part: usize)
             match progress {
                 Progress::Incomplete(one) => handshake = one,
                 over => {
-                    // What it says may be an alert, which is what the client then returns.
+                    // The output may be an alert, for which the client then returns an error.
                     let _ = tell(client, &output);
                     input.append(&mut sent);
                     return (over, input);

@@ -1,14 +1,14 @@
-//! Bytes read as what a client sends that has the keys: records of every kind, and damage to them.
+//! Interprets bytes as the output of a client with the keys: records of every kind, and damage to them.
 
 use rustls::ContentType;
 
 use crate::record::{Direction, HEADER_BYTES, TAG_BYTES, sealed_bytes_tls12};
 use crate::settings::Version;
 
-/// Records at most, so that each script takes little time.
+/// The most records, so that each script takes little time.
 const RECORDS_MAX: usize = 120;
 
-/// What is sent, and in which parts it arrives.
+/// The bytes on the wire, and the parts in which they arrive.
 pub(super) struct Wire {
     pub(super) bytes: Vec<u8>,
     pub(super) cuts: Vec<usize>,
@@ -19,7 +19,7 @@ impl Wire {
         let mut script = Script { rest: script, records: Vec::new() };
         while script.records.len() < RECORDS_MAX && script.step(client).is_some() {}
         let bytes = script.records.concat();
-        // Cuts follow from the bytes, so that a script is all of it.
+        // The splits follow from the bytes, so that a script determines everything.
         let mut random =
             bytes.iter().fold(1_u64, |all, byte| all.wrapping_mul(0x5DEE_CE66D).wrapping_add(u64::from(*byte) + 11));
         let mut cuts = vec![0];
@@ -46,7 +46,7 @@ impl Script<'_> {
         Some(*byte)
     }
 
-    /// The next bytes of the script, behind their number.
+    /// The next bytes of the script, preceded by their number.
     fn bytes(&mut self) -> Option<Vec<u8>> {
         let length = usize::from(self.byte()?).min(self.rest.len());
         let (part, rest) = self.rest.split_at(length);
@@ -54,7 +54,7 @@ impl Script<'_> {
         Some(part.to_vec())
     }
 
-    /// One record more, or damage to the last one; `None` at the end of the script.
+    /// One more record, or damage to the last one; `None` at the end of the script.
     fn step(&mut self, client: &mut Direction) -> Option<()> {
         match self.byte()? % 16 {
             0..=2 => {
@@ -125,7 +125,7 @@ impl Script<'_> {
                 }
             }
             _ => {
-                // Nothing but padding, or not even that.
+                // Only padding, or nothing at all.
                 let length = usize::from(self.byte()? % 4);
                 self.seal(client, &vec![0; length]);
             }

@@ -60,7 +60,7 @@ targets! {
     pem: 300,
 }
 
-/// Seeds that are refused at once would show nothing.
+/// Seeds that are refused at once would test nothing.
 #[test]
 fn seeds_of_pem_are_what_they_are_called() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pem");

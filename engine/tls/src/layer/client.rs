@@ -38,7 +38,7 @@ impl TlsClient {
 }
 
 impl Layers for TlsClient {
-    /// A listener with it accepts nobody.
+    /// A listener with this layer accepts no connections.
     fn accept(&self) -> Option<Box<dyn Layer>> {
         tell("a TLS handshake cannot begin", &"the layer is for outbound connections only");
         None
@@ -64,9 +64,9 @@ impl Layers for TlsClient {
 /// One connection.
 struct ClientConnection {
     handshake: Option<Handshake>,
-    /// From the end of the handshake on.
+    /// `Some` from the end of the handshake on.
     connection: Connection,
-    /// Where the handshake was made, until the connection is idle.
+    /// `Some` in the worker that made the handshake, until the connection is idle.
     tickets: Option<Box<TicketTaker>>,
 }
 

@@ -1,4 +1,4 @@
-//! Records that a session sends by itself: KeyUpdates and alerts.
+//! Records that a session sends on its own: KeyUpdates and alerts.
 
 use std::ops::Deref;
 
@@ -14,12 +14,12 @@ const FATAL: u8 = 2;
 /// Bytes of an alert.
 const ALERT_BYTES: usize = 2;
 
-/// Bytes of the longest: an alert of TLS 1.2 with AES-GCM.
+/// Bytes of the longest one: an alert of TLS 1.2 with AES-GCM.
 pub(super) const CONTROL_BYTES_MAX: usize = tls12::OVERHEAD_BYTES_MAX + ALERT_BYTES;
 
 const _: () = assert!(CONTROL_BYTES_MAX >= OVERHEAD_BYTES + KEY_UPDATE_BYTES, "of TLS 1.3");
 
-/// A sealed record that carries no application data: its bytes, to be sent as they are.
+/// A sealed record without application data: its bytes, to be sent unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
     bytes: [u8; CONTROL_BYTES_MAX],
@@ -35,9 +35,9 @@ impl Deref for Control {
 }
 
 impl Session {
-    /// What must be sent before the next application data, if something must. TLS 1.3: a KeyUpdate, since the peer has asked for one, or
-    /// the key has sealed as many records as it may; one answers any number of requests (RFC 8446 section 4.6.3). TLS 1.2: the
-    /// warning that there is no other handshake, which the peer has asked for.
+    /// What must be sent before the next application data, if anything. TLS 1.3: a KeyUpdate, because the peer has
+    /// requested one, or because the key has sealed as many records as it may; one answers any number of requests (RFC
+    /// 8446 section 4.6.3). TLS 1.2: the warning that refuses another handshake, which the peer has requested.
     pub fn next_control(&mut self) -> Option<Control> {
         if self.is_tls12 {
             return self.owes_warning().then(|| {
@@ -49,15 +49,16 @@ impl Session {
         if is_due && !self.closed { self.update_key(false).ok() } else { None }
     }
 
-    /// The peer waits for [`Session::next_control`], which is not to wait for application data: it may send none before.
+    /// Whether the peer waits for [`Session::next_control`]. It must not wait for application data then: the peer may
+    /// send none before.
     pub fn owes_warning(&self) -> bool {
         self.is_tls12 && self.owes_answer && !self.closed
     }
 
-    /// Changes the key of what is sent, and asks the peer to change its own where `is_requested`.
+    /// Changes the key for sending, and requests the same from the peer with `is_requested`.
     ///
     /// # Errors
-    /// [`SealError::Closed`], and [`SealError::OfTls13`] where it is not.
+    /// [`SealError::Closed`], and [`SealError::OfTls13`] if it is not TLS 1.3.
     pub fn update_key(&mut self, is_requested: bool) -> Result<Control, SealError> {
         if self.closed {
             return Err(SealError::Closed);
@@ -73,18 +74,18 @@ impl Session {
         Ok(control)
     }
 
-    /// `close_notify`: nothing is sent after it, while records of the peer can still be opened. `None` where nothing can be sent
-    /// any more.
+    /// `close_notify`: nothing is sent after it, while records of the peer can still be opened. `None` if nothing can
+    /// be sent any more.
     pub fn close(&mut self) -> Option<Control> {
         self.end(WARNING, AlertDescription::CloseNotify)
     }
 
-    /// A fatal alert: the connection is to be closed after it. `None` where nothing can be sent any more.
+    /// A fatal alert: close the connection after it. `None` if nothing can be sent any more.
     pub fn send_alert(&mut self, description: AlertDescription) -> Option<Control> {
         self.end(FATAL, description)
     }
 
-    /// The alert that answers what [`Session::open`] has failed with. `None` where none does, or nothing can be sent any more.
+    /// The alert for an error of [`Session::open`]. `None` if the error has none, or nothing can be sent any more.
     pub fn answer(&mut self, error: Error) -> Option<Control> {
         error.alert().and_then(|description| self.send_alert(description))
     }

@@ -1,4 +1,4 @@
-//! One direction of a connection: what its key follows from, its key and its sequence number.
+//! One direction of a connection: the source of its keys, its keys and its sequence number.
 
 use std::fmt;
 
@@ -13,24 +13,25 @@ use crate::schedule::{NONCE_BYTES, Secret, Suite, TrafficKey};
 /// Bytes of the tag of each suite's AEAD.
 pub(crate) const TAG_BYTES: usize = 16;
 
-/// ChaCha20-Poly1305 makes a block more for a content type that does not lie behind the plaintext: for so few bytes a copy is faster.
+/// ChaCha20-Poly1305 computes an extra block for a content type that is not directly after the plaintext. Up to this
+/// size a copy is faster.
 const COPIED_BYTES_MAX: usize = 2048;
 
 pub(super) const PLAIN: &str = "lengths of records are far below those of an AEAD";
 
 pub(crate) struct Direction {
     source: Source,
-    /// What follows from the source, while it is needed.
+    /// Derived from the source; `Some` while they are needed.
     keys: Option<Keys>,
     pub(super) sequence: u64,
 }
 
-/// What goes to another process, for the keys to follow from there.
+/// What another process needs to derive the keys.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// TLS 1.3: the next secret follows as well.
+    /// TLS 1.3: the next secret is derived from it, too.
     Secret(Secret),
-    /// TLS 1.2: the key is for good.
+    /// TLS 1.2: the key never changes.
     Key(TrafficKey),
 }
 
@@ -67,7 +68,7 @@ impl Direction {
     /// Sequence numbers that a peer, or a thawed state, cannot reach by sending records.
     pub(crate) const SEQUENCE_MAX: u64 = 1 << 62;
 
-    /// Of TLS 1.3.
+    /// A direction of TLS 1.3.
     pub(crate) fn new(secret: Secret, sequence: u64) -> Self {
         Self::of(Source::Secret(secret), sequence)
     }
@@ -89,24 +90,25 @@ impl Direction {
         &self.source
     }
 
-    /// Of the next record.
+    /// The sequence number of the next record.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Forgets what follows from the source.
+    /// Drops the derived keys.
     pub(crate) fn rest(&mut self) {
         self.keys = None;
     }
 
-    /// Changes to the next secret, as a KeyUpdate wants. TLS 1.2 has none.
+    /// Changes to the next secret, for a KeyUpdate. TLS 1.2 has none.
     pub(crate) fn update(&mut self) {
         if let Source::Secret(secret) = &self.source {
             *self = Self::new(secret.next(), 0);
         }
     }
 
-    /// Opens the encrypted part of a record of TLS 1.3 in place: gives the bytes of `TLSInnerPlaintext` at its beginning.
+    /// Opens the encrypted part of a record of TLS 1.3 in place. Returns the length of `TLSInnerPlaintext` at its
+    /// start.
     pub(crate) fn open(&mut self, header: [u8; HEADER_BYTES], encrypted: &mut [u8]) -> Result<usize, Error> {
         let (keys, nonce) = self.keys();
         let opened = keys.key.open_in_place(nonce, Aad::from(header), encrypted);
@@ -127,7 +129,8 @@ impl Direction {
         self.sequence += 1;
     }
 
-    /// Seals application data from elsewhere into a record of TLS 1.3: its header, as much as `plaintext`, a trailer.
+    /// Seals application data from another buffer into a record of TLS 1.3: its header, as many bytes as `plaintext`, a
+    /// trailer.
     pub(crate) fn seal_from(&mut self, plaintext: &[u8], record: &mut [u8]) {
         if self.suite().is_chacha20() && plaintext.len() <= COPIED_BYTES_MAX {
             record[HEADER_BYTES..][..plaintext.len()].copy_from_slice(plaintext);
@@ -145,7 +148,7 @@ impl Direction {
         self.sequence += 1;
     }
 
-    /// With the nonce of the next record that is sent, or received where records carry none.
+    /// The keys with the nonce of the next record that is sent, or received if records carry none.
     pub(super) fn keys(&mut self) -> (&Keys, Nonce) {
         let keys = self.keys.get_or_insert_with(|| Keys::of(&self.source));
         let nonce = keys.nonce(self.sequence);

@@ -1,4 +1,4 @@
-//! What ends a session, and the alert that says so.
+//! Errors that end a session, and the alerts for them.
 
 use rustls::AlertDescription;
 
@@ -20,7 +20,7 @@ pub enum Error {
     /// A record that is nothing but padding.
     #[error("a record without a content type")]
     NoContentType,
-    /// A content type that nobody may send after the handshake.
+    /// A content type that must not be sent after the handshake.
     #[error("content of type {0} after the handshake")]
     ContentType(u8),
     /// An alert or a handshake message of no bytes.
@@ -38,16 +38,16 @@ pub enum Error {
     /// A KeyUpdate that does not have one byte.
     #[error("a KeyUpdate of another length")]
     KeyUpdateLength,
-    /// A KeyUpdate that neither requests one nor does not.
+    /// A KeyUpdate whose request is neither 0 nor 1.
     #[error("a KeyUpdate with the request {0}")]
     KeyUpdateRequest(u8),
-    /// A ClientHello of TLS 1.2, for another handshake, that nobody would send: without contents, or of more than 64 KiB.
+    /// A ClientHello of TLS 1.2, for another handshake, of an implausible length: empty, or more than 64 KiB.
     #[error("a ClientHello of {0} bytes after the handshake")]
     HelloLength(u32),
-    /// Another handshake is asked for, although one was refused (RFC 5246 section 7.2.2).
+    /// The peer requests another handshake, although one was refused (RFC 5246 section 7.2.2).
     #[error("the peer asks for another handshake again")]
     Renegotiation,
-    /// A session ticket of an impossible length, or whose contents make no sense.
+    /// A session ticket of an impossible length, or with invalid contents.
     #[error("a session ticket that makes no sense")]
     Ticket,
     /// An alert that does not have two bytes.
@@ -59,16 +59,17 @@ pub enum Error {
     /// More records in a row without application data than [`Limits::idle_records_max`](super::Limits::idle_records_max).
     #[error("too many records in a row without application data")]
     IdleRecords,
-    /// The key of TLS 1.2 has sealed as many records as it may, and there was more to say: the peer has not got all of it.
+    /// The key of TLS 1.2 has sealed as many records as it may, and there was more to send: the peer has not received
+    /// all of it.
     #[error("the key has sealed as many records as it may")]
     KeySpent,
-    /// The peer has ended the connection for an error.
+    /// The peer has ended the connection because of an error.
     #[error("the peer sent the alert {0:?}")]
     AlertReceived(AlertDescription),
 }
 
 impl Error {
-    /// What to tell the peer before the connection is closed: `None` where the peer has said why it ends.
+    /// The alert to send before the connection is closed; `None` if the peer has reported why it ends.
     pub fn alert(self) -> Option<AlertDescription> {
         Some(match self {
             Self::RecordType(_)
@@ -99,10 +100,10 @@ pub enum SealError {
     /// `close_notify` or another alert was sealed.
     #[error("nothing can follow the last alert")]
     Closed,
-    /// [`Session::next_control`](super::Session::next_control) has something that goes first.
+    /// [`Session::next_control`](super::Session::next_control) has something that must be sent first.
     #[error("a KeyUpdate must go first")]
     UpdateFirst,
-    /// TLS 1.2 has no KeyUpdate and no padding, and another layout in place than the constants say.
+    /// TLS 1.2 has no KeyUpdate and no padding, and a layout in place that differs from the constants.
     #[error("TLS 1.2 does not have it")]
     OfTls13,
     /// The key of TLS 1.2 has sealed as many records as it may; [`Error::KeySpent`] ends the session.

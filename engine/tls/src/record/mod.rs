@@ -1,9 +1,9 @@
 //! Records after the handshake: of TLS 1.3 (RFC 8446 section 5) for servers and clients, and of TLS 1.2 (RFC 5246
 //! section 6) for servers.
 //!
-//! A [`Session`] opens and seals records in place. It owns the keys and the sequence
-//! numbers, follows KeyUpdates of both sides, and knows the alert for each error. It keeps no byte of the stream, except the
-//! beginning of a handshake message that is cut between two records.
+//! A [`Session`] opens and seals records in place. It owns the keys and the sequence numbers, follows KeyUpdates of
+//! both sides, and knows the alert for each error. It keeps no byte of the stream, except the start of a handshake
+//! message that is split between two records.
 
 mod control;
 mod direction;
@@ -34,7 +34,7 @@ use crate::settings::Version;
 /// Bytes of a KeyUpdate (RFC 8446 section 4.6.3), the only handshake message that a client may send after the handshake.
 pub(crate) const KEY_UPDATE_BYTES: usize = 5;
 
-/// Its type and its length: all of it but the request.
+/// Its type and its length: all of it except the request.
 pub(crate) const KEY_UPDATE_START: [u8; KEY_UPDATE_BYTES - 1] = [24, 0, 0, 1];
 
 /// Limits of a session. They are not part of its state, and may be different after a move.
@@ -57,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-/// [`Limits`] that make sense, for one suite.
+/// Sanitised [`Limits`], for one suite.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     plaintext_bytes_max: usize,
@@ -73,20 +73,20 @@ pub struct Session {
     limits: Bounds,
     /// Its records are those of TLS 1.2.
     is_tls12: bool,
-    /// A KeyUpdate of which the end has not come; with TLS 1.2 the type and the length of a ClientHello.
+    /// An incomplete KeyUpdate; with TLS 1.2 the type and the length of a ClientHello.
     pub(crate) begun: Begun,
     /// Records without application data since the last one with some.
     pub(crate) idle_records: u8,
-    /// The peer has asked for a KeyUpdate, or for another handshake: the answer goes out before the next record.
+    /// The peer has requested a KeyUpdate, or another handshake: the answer is sent before the next record.
     pub(crate) owes_answer: bool,
-    /// Handshakes that the peer asks for, with TLS 1.2.
+    /// Handshakes that the peer requests, with TLS 1.2.
     pub(crate) refusing: Refusing,
-    /// `close_notify` has come: what follows is ignored.
+    /// `close_notify` has arrived: what follows is ignored.
     pub(crate) peer_closed: bool,
     /// `close_notify` or another alert was sealed: nothing follows.
     pub(crate) closed: bool,
     failure: Option<Error>,
-    /// On the client's side.
+    /// `Some` on the client's side.
     pub(crate) tickets: Option<Box<Tickets>>,
 }
 
@@ -98,7 +98,8 @@ pub(crate) struct Begun {
 }
 
 impl Session {
-    /// Both directions from their first record on, on the server's side ([`Session::of_client`] is the other one). `peer` is the secret of what the peer sends, `own` that of what is sent to it.
+    /// Both directions from their first record on, on the server's side; for the client's see [`Session::of_client`].
+    /// `peer` is the secret of what the peer sends, `own` that of what is sent to it.
     ///
     /// # Panics
     /// If the secrets are of two suites.
@@ -106,7 +107,7 @@ impl Session {
         Self::at(Direction::new(peer, 0), Direction::new(own, 0), limits)
     }
 
-    /// Both directions from anywhere on.
+    /// Both directions at any sequence numbers.
     pub(crate) fn at(opening: Direction, sealing: Direction, limits: Limits) -> Self {
         assert!(opening.suite() == sealing.suite(), "both directions of a connection have one suite");
         let Limits { plaintext_bytes_max, records_per_key_max, idle_records_max } = limits;
@@ -137,24 +138,24 @@ impl Session {
         self.opening.suite()
     }
 
-    /// The peer has sent `close_notify`: a FIN behind it is no truncation.
+    /// Whether the peer has sent `close_notify`: a FIN after it is not a truncation.
     pub fn has_peer_closed(&self) -> bool {
         self.peer_closed
     }
 
-    /// Nothing more can be sealed: `close_notify` or another alert was.
+    /// Whether nothing more can be sealed: `close_notify` or another alert was.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Gives back the memory of the keys, about a kilobyte, for an idle connection. The next record of each direction derives them again
-    /// from the secrets, which takes a few microseconds.
+    /// Frees the memory of the keys, about a kilobyte, for an idle connection. The next record of each direction
+    /// derives them again from the secrets, which takes a few microseconds.
     pub fn rest(&mut self) {
         self.opening.rest();
         self.sealing.rest();
     }
 
-    /// What has ended the direction from the peer, if an error has.
+    /// The error that has ended the direction from the peer, if any.
     pub fn failure(&self) -> Option<Error> {
         self.failure
     }

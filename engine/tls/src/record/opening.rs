@@ -1,4 +1,4 @@
-//! Opening of what the peer sends.
+//! Opens the records of the peer.
 
 use std::ops::Range;
 
@@ -8,61 +8,61 @@ use super::error::Error;
 use super::header::{self, HEADER_BYTES, PLAINTEXT_BYTES_MAX};
 use super::{Begun, KEY_UPDATE_BYTES, KEY_UPDATE_START, Session};
 
-/// What the first record of a buffer was. `consumed` are its bytes.
+/// The first record of a buffer. `consumed` is its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// It has not come whole. Nothing was changed; try again when this many bytes are there.
+    /// It is incomplete. Nothing was changed; try again when this many bytes have arrived.
     Incomplete {
-        /// Bytes in the buffer, counted from its beginning.
+        /// Bytes in the buffer, counted from its start.
         at_least: usize,
     },
     /// Application data, which may be empty.
     Data {
         /// Bytes of the record.
         consumed: usize,
-        /// Where it lies in the buffer.
+        /// The range in the buffer.
         plaintext: Range<usize>,
     },
-    /// Nothing for the application: a KeyUpdate, part of one, or an alert that is ignored.
+    /// Nothing for the application: a KeyUpdate, part of one, or an ignored alert.
     Control {
         /// Bytes of the record.
         consumed: usize,
     },
-    /// `close_notify`: the end of what the peer sends. All that follows is ignored.
+    /// `close_notify`: the end of the peer's data. Everything that follows is ignored.
     Closed {
-        /// Bytes of the record; those of the whole buffer where it came before.
+        /// Bytes of the record; the length of the whole buffer if it arrived earlier.
         consumed: usize,
     },
 }
 
-/// What lies in a buffer of received bytes, in this order: plaintext that the application has not taken, bytes that mean nothing
-/// any more, and records that are not opened.
+/// The layout of a buffer of received bytes, in this order: plaintext that the application has not taken, bytes that
+/// are not needed any more, and records that are not opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Where the plaintext lies.
+    /// The range of the plaintext.
     pub plaintext: Range<usize>,
-    /// Where the records begin.
+    /// The start of the records.
     pub records: usize,
 }
 
-/// What comes after the records that [`Session::open_all`] has opened.
+/// What follows the records that [`Session::open_all`] has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// A record that has not come whole.
+    /// An incomplete record.
     Incomplete {
-        /// Bytes from [`Window::records`] on that it takes to go on: all of the record, or of its header.
+        /// Bytes from [`Window::records`] on that are needed to continue: the whole record, or its header.
         at_least: usize,
     },
-    /// Nothing: `close_notify` has come.
+    /// Nothing: `close_notify` has arrived.
     Closed,
 }
 
 impl Session {
-    /// Opens the first record of `buffer` where it lies. The plaintext takes the place of what was encrypted, so a record is given
+    /// Opens the first record of `buffer` in place. The plaintext overwrites the encrypted bytes, so pass a record only
     /// once.
     ///
     /// # Errors
-    /// For good: the same one is returned by each later call. [`Session::answer`] makes an alert of it.
+    /// They are permanent: each later call returns the same one. [`Session::answer`] returns the alert for it.
     pub fn open(&mut self, buffer: &mut [u8]) -> Result<Opened, Error> {
         if let Some(error) = self.failure {
             return Err(error);
@@ -75,11 +75,11 @@ impl Session {
         opened
     }
 
-    /// Opens all records from [`Window::records`] on, and brings their plaintext together at the end of [`Window::plaintext`]: the
-    /// first stays where it was opened if there is no plaintext yet.
+    /// Opens all records from [`Window::records`] on, and joins their plaintext at the end of [`Window::plaintext`].
+    /// The first stays where it was opened if there is no plaintext yet.
     ///
     /// # Errors
-    /// As [`Session::open`]. What was opened before the error is in `window`, and is the application's.
+    /// As [`Session::open`]. What was opened before the error is in `window`, and belongs to the application.
     ///
     /// # Panics
     /// If `window` does not lie in `buffer`.
@@ -152,7 +152,7 @@ impl Session {
         Ok(Opened::Control { consumed })
     }
 
-    /// Takes in a part of a handshake message: of a KeyUpdate, or it is refused at its first byte.
+    /// Handles a part of a handshake message: of a KeyUpdate; any other is refused at its first byte.
     pub(super) fn handle_handshake(&mut self, content: &[u8]) -> Result<(), Error> {
         let had = usize::from(self.begun.length);
         let taken = content.len().min(KEY_UPDATE_BYTES - had);
@@ -182,7 +182,8 @@ impl Session {
         Ok(())
     }
 
-    /// The level says nothing in TLS 1.3: what is not one of the two that close nothing is an error (RFC 8446 section 6).
+    /// The level means nothing in TLS 1.3: every alert except `close_notify` and `user_canceled` is an error (RFC 8446
+    /// section 6).
     fn handle_alert(&mut self, content: &[u8]) -> Result<(), Error> {
         let [level, description] = *content else { return Err(Error::AlertLength) };
         if !(1..=2).contains(&level) {
@@ -200,7 +201,7 @@ impl Session {
         Ok(())
     }
 
-    /// A record has come that gives the application nothing.
+    /// Counts a record that has nothing for the application.
     pub(super) fn count_idle(&mut self) -> Result<(), Error> {
         if self.idle_records >= self.limits.idle_records_max {
             return Err(Error::IdleRecords);

@@ -1,4 +1,4 @@
-//! Sealing of application data.
+//! Seals application data.
 
 use rustls::ContentType;
 
@@ -8,27 +8,27 @@ use super::error::{Error, SealError};
 use super::header::HEADER_BYTES;
 use super::{Session, tls12};
 
-/// Bytes behind the plaintext of a record of TLS 1.3: its content type and its tag.
+/// Bytes after the plaintext of a record of TLS 1.3: its content type and its tag.
 pub const TRAILER_BYTES: usize = 1 + TAG_BYTES;
 
-/// Bytes of a record of TLS 1.3 beside its plaintext and padding.
+/// Bytes of a record of TLS 1.3 besides its plaintext and padding.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TRAILER_BYTES;
 
 impl Session {
-    /// Seals one record of TLS 1.3 where it lies: [`HEADER_BYTES`] of room, the plaintext, [`TRAILER_BYTES`] of room.
+    /// Seals one record of TLS 1.3 in place: [`HEADER_BYTES`] of room, the plaintext, [`TRAILER_BYTES`] of room.
     ///
     /// # Errors
-    /// See [`SealError`]; then `record` and the session are as they were.
+    /// See [`SealError`]; `record` and the session are then unchanged.
     #[inline]
     pub fn seal(&mut self, record: &mut [u8]) -> Result<(), SealError> {
         self.seal_padded(record, 0)
     }
 
-    /// As [`Session::seal`], with as many bytes of padding in the room behind the plaintext, which hide its length (RFC 8446
-    /// section 5.4).
+    /// As [`Session::seal`], with this many bytes of padding in the room after the plaintext, which hide its length
+    /// (RFC 8446 section 5.4).
     ///
     /// # Errors
-    /// See [`SealError`]; then `record` and the session are as they were.
+    /// See [`SealError`]; `record` and the session are then unchanged.
     pub fn seal_padded(&mut self, record: &mut [u8], padding_bytes: usize) -> Result<(), SealError> {
         let length = record.len().checked_sub(OVERHEAD_BYTES).ok_or(SealError::Length)?;
         let plaintext_bytes = length.checked_sub(padding_bytes).ok_or(SealError::Length)?;
@@ -46,7 +46,7 @@ impl Session {
         Ok(())
     }
 
-    /// Bytes that [`Session::seal_to`] writes for so many bytes of plaintext, at most.
+    /// The most bytes that [`Session::seal_to`] writes for this many bytes of plaintext.
     pub fn sealed_bytes_max(&self, plaintext_bytes: usize) -> usize {
         let records = plaintext_bytes.div_ceil(self.limits.plaintext_bytes_max);
         let of_one_key = usize::try_from(self.limits.records_per_key_max).unwrap_or(usize::MAX);
@@ -55,12 +55,13 @@ impl Session {
         plaintext_bytes + records * self.overhead_bytes() + controls * CONTROL_BYTES_MAX
     }
 
-    /// Seals plaintext from elsewhere into `output`: first the KeyUpdate that is due, if one is, then as many records as it takes.
-    /// Encrypting is the only copy. Gives how many bytes of `output` are to be sent. Empty plaintext gives no record.
+    /// Seals plaintext from another buffer into `output`: first the KeyUpdate that is due, if any, then as many records
+    /// as needed. Encryption is the only copy. Returns how many bytes of `output` must be sent. Empty plaintext makes
+    /// no record.
     ///
     /// # Errors
-    /// [`SealError::Closed`], [`SealError::KeySpent`], and [`SealError::Length`] where `output` is shorter than
-    /// [`Session::sealed_bytes_max`]; then nothing was written.
+    /// [`SealError::Closed`], [`SealError::KeySpent`], and [`SealError::Length`] if `output` is shorter than
+    /// [`Session::sealed_bytes_max`]; nothing was written then.
     pub fn seal_to(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, SealError> {
         if self.closed {
             return Err(SealError::Closed);
@@ -93,7 +94,7 @@ impl Session {
     /// As [`Session::seal_to`], at the end of `output`.
     ///
     /// # Errors
-    /// [`SealError::Closed`] and [`SealError::KeySpent`]; then nothing was appended.
+    /// [`SealError::Closed`] and [`SealError::KeySpent`]; nothing was appended then.
     pub fn seal_into(&mut self, plaintext: &[u8], output: &mut Vec<u8>) -> Result<(), SealError> {
         let start = output.len();
         output.resize(start + self.sealed_bytes_max(plaintext.len()), 0);
@@ -102,18 +103,18 @@ impl Session {
         sealed.map(drop)
     }
 
-    /// Bytes of a record beside its plaintext.
+    /// Bytes of a record besides its plaintext.
     #[inline]
     pub fn overhead_bytes(&self) -> usize {
         if self.is_tls12 { tls12::overhead_bytes(self.suite()) } else { OVERHEAD_BYTES }
     }
 
-    /// The key has sealed as many records as it may before another one takes its place.
+    /// Whether the key has sealed as many records as it may before another one replaces it.
     pub(super) fn is_key_spent(&self) -> bool {
         self.sealing.sequence() >= self.limits.records_per_key_max
     }
 
-    /// Puts content and its type into a record that is as long as it takes.
+    /// Puts content and its type into a record of the right length.
     pub(super) fn place(&self, content_type: ContentType, content: &[u8], record: &mut [u8]) {
         record[HEADER_BYTES..][..content.len()].copy_from_slice(content);
         record[HEADER_BYTES + content.len()] = content_type.into();

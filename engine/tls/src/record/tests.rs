@@ -4,7 +4,7 @@ use super::header::{ENCRYPTED_BYTES_MAX, header};
 use super::*;
 use crate::schedule::tests::{TRACE, bytes_of};
 
-/// RFC 8448 section 3, behind the handshake: sequence number and record, of the client and of the server.
+/// RFC 8448 section 3, after the handshake: sequence number and record, of the client and of the server.
 const TRACE_DATA: [(u64, &str); 2] = [
     (
         0,
@@ -24,7 +24,7 @@ fn secret(suite: Suite, byte: u8) -> Secret {
     Secret::new(suite, &vec![byte; suite.secret_bytes()]).expect("a secret")
 }
 
-/// A server, and a client in whose place anything can be sent.
+/// A server, and a client's direction with which tests can send anything.
 pub(super) fn pair(suite: Suite, limits: Limits) -> (Session, Direction) {
     (Session::new(secret(suite, 1), secret(suite, 2), limits), Direction::new(secret(suite, 1), 0))
 }
@@ -141,7 +141,7 @@ fn each_byte_of_a_record_is_authenticated() {
                 let mut altered = record.clone();
                 altered[at] ^= 1 << bit;
                 let opened = pair(suite, Limits::default()).0.open(&mut altered);
-                // A length that is greater waits for more.
+                // A greater length waits for more.
                 let is_longer = at == 3 && bit < 7 || at == 4 && altered[at] > record[at];
                 match opened {
                     Ok(Opened::Incomplete { at_least }) => assert!(is_longer && at_least > record.len(), "{at} {bit}"),
@@ -188,7 +188,7 @@ fn the_longest_records_pass_both_ways() {
         let (mut session, mut attacker) = pair(suite, Limits::default());
         let mut record = of_type(&mut attacker, ContentType::ApplicationData, &longest);
         assert_eq!(data(&mut session, &mut record), longest);
-        // All that an inner plaintext may be is padding but one byte.
+        // The longest inner plaintext, all padding except one byte.
         let mut padded = vec![0; PLAINTEXT_BYTES_MAX + 1];
         padded[0] = ContentType::ApplicationData.into();
         assert_eq!(data(&mut session, &mut sealed(&mut attacker, &padded)), b"");
@@ -315,7 +315,7 @@ fn a_key_seals_as_many_records_as_it_may() {
         }
     }
     assert_eq!(kinds, "xxxuxxxuxx");
-    // However much is allowed, a suite's own limit holds.
+    // However high the limit is, a suite's own limit holds.
     let limits = Limits { records_per_key_max: Some(u64::MAX), ..Limits::default() };
     let at = |sequence| Direction::new(secret(Suite::Aes128GcmSha256, 2), sequence);
     let mut session = Session::at(at(0), at((1 << 24) - 1), limits);
@@ -393,7 +393,7 @@ fn each_side_closes_for_itself() {
     assert!(session.close().is_none() && session.send_alert(AlertDescription::InternalError).is_none());
     assert_eq!(session.update_key(false).map(|_| ()), Err(SealError::Closed));
     assert_eq!(session.seal(&mut [0; OVERHEAD_BYTES]), Err(SealError::Closed));
-    // The peer goes on, and nobody answers a request any more.
+    // The peer continues, and its requests are not answered any more.
     let mut record = of_type(&mut attacker, ContentType::Handshake, &[24, 0, 0, 1, 1]);
     attacker.update();
     assert!(session.open(&mut record).is_ok() && session.next_control().is_none());

@@ -10,29 +10,29 @@ pub(crate) const NEW_SESSION_TICKET: u8 = 4;
 /// Bytes before the contents of a handshake message.
 pub(crate) const MESSAGE_HEADER_BYTES: usize = 4;
 
-/// Bytes of a ticket's contents, at most: all its fields as long as they may be.
+/// The most bytes of a ticket's contents: all its fields at their maximum.
 pub(crate) const TICKET_BYTES_MAX: u32 = 4 + 4 + (1 + 255) + (2 + 65_535) + (2 + 65_534);
 
-/// Larger ones are passed over, whoever they are of.
+/// Larger tickets are skipped, whichever server sends them.
 const KEPT_BYTES_MAX: u32 = 16 * 1024;
 
-/// As many wait to be taken.
+/// The most tickets that wait to be taken.
 const WAITING_MAX: usize = 4;
 
-/// What a client's session knows of tickets.
+/// The tickets of a client's session.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
-    /// Bytes of the one that has begun, its header in [`Begun`], which have not come.
+    /// The missing bytes of the incomplete ticket, whose header is in [`Begun`].
     pub(crate) rest_bytes: u32,
-    /// Somebody takes them.
+    /// Whether they are kept for the caller.
     are_kept: bool,
-    /// Of the one that has begun; `None` where it is passed over.
+    /// The received part of the incomplete ticket; `None` if it is skipped.
     begun: Option<Vec<u8>>,
     whole: Vec<Vec<u8>>,
 }
 
 impl Session {
-    /// The same on the client's side: the server may send session tickets, too.
+    /// The same on the client's side: the server may also send session tickets.
     #[must_use]
     pub fn of_client(mut self) -> Self {
         self.tickets = Some(Box::default());
@@ -44,8 +44,8 @@ impl Session {
         self.tickets.is_some()
     }
 
-    /// Whether tickets that come are kept for [`Session::take_ticket`], of at most 16 KiB each and at most four; they are passed over by
-    /// default, and so is the rest of one that has begun. Nothing on the server's side.
+    /// Whether arriving tickets are kept for [`Session::take_ticket`], of at most 16 KiB each and at most four. By
+    /// default they are skipped, and so is the rest of an incomplete one. Has no effect on the server's side.
     pub fn keep_tickets(&mut self, are_kept: bool) {
         if let Some(tickets) = &mut self.tickets {
             tickets.are_kept = are_kept;
@@ -55,18 +55,19 @@ impl Session {
         }
     }
 
-    /// The contents of the first NewSessionTicket that was kept.
+    /// The contents of the first kept NewSessionTicket.
     pub fn take_ticket(&mut self) -> Option<Vec<u8>> {
         let whole = &mut self.tickets.as_mut()?.whole;
         (!whole.is_empty()).then(|| whole.remove(0))
     }
 
-    /// The contents of a ticket make no sense: the session has failed.
+    /// The contents of a ticket are invalid: the session has failed.
     pub fn refuse_ticket(&mut self) {
         self.failure = self.failure.or(Some(Error::Ticket));
     }
 
-    /// Takes in a part of handshake messages of a server: tickets, in any number and cut anywhere, and what a client sends as well.
+    /// Handles a part of a server's handshake messages: tickets, in any number and split anywhere, and whatever a
+    /// client sends as well.
     pub(crate) fn handle_handshake_of_server(&mut self, mut content: &[u8]) -> Result<(), Error> {
         while let Some(first) = content.first() {
             let Some(tickets) = &mut self.tickets else { return Err(Error::HandshakeType(*first)) };
@@ -95,7 +96,7 @@ impl Session {
 }
 
 impl Tickets {
-    /// So many bytes of one are to come, of which the beginning is lost.
+    /// This many bytes of a ticket are still to come, and its start is lost.
     pub(crate) fn passing_over(rest_bytes: u32) -> Self {
         Self { rest_bytes, ..Self::default() }
     }
@@ -123,13 +124,14 @@ impl Tickets {
 }
 
 impl Begun {
-    /// Of the ticket that it is the whole header of.
+    /// The length of the ticket of which this is the whole header.
     fn ticket_bytes(&self) -> u32 {
         let [_, high, middle, low, _] = self.bytes;
         u32::from_be_bytes([0, high, middle, low])
     }
 
-    /// On the client's side: a ticket may have begun, of which `rest_bytes` have not come. `None` where nothing begins like that.
+    /// On the client's side: the start of a ticket of which `rest_bytes` are missing. `None` if nothing begins like
+    /// that.
     pub(crate) fn of_server(start: &[u8], rest_bytes: u32) -> Option<Self> {
         if start.first() != Some(&NEW_SESSION_TICKET) {
             return Self::of(Version::Tls13, start).filter(|_| rest_bytes == 0);

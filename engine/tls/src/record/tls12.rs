@@ -1,9 +1,10 @@
 //! Records of TLS 1.2 after the handshake (RFC 5246 section 6), with the AEADs of RFC 5288 and RFC 7905.
 //!
-//! There is no KeyUpdate and no padding, and each record tells its type. The only handshake message that a client may send is a
-//! ClientHello, by which it asks for another handshake. The first is refused with the warning `no_renegotiation`, so that a client that
-//! can do without goes on; the second ends the connection, as with rustls (OpenSSL refuses any number; BoringSSL and Go end with the
-//! first). Nobody has to keep the message for that: it is skipped as it comes.
+//! There is no KeyUpdate and no padding, and each record shows its type. The only handshake message that a client may
+//! send is a ClientHello, which requests another handshake. The first is refused with the warning `no_renegotiation`,
+//! so that a client that does not need it continues. The second ends the connection, as with rustls (OpenSSL refuses
+//! any number; BoringSSL and Go end with the first). The message need not be kept for that: it is skipped as it
+//! arrives.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use super::header::{self, HEADER_BYTES, PLAINTEXT_BYTES_MAX, VERSION};
 use super::{Begun, Direction, Opened, Session};
 use crate::schedule::{NONCE_BYTES, Suite};
 
-/// Bytes of a record beside its plaintext, at most.
+/// The most bytes of a record besides its plaintext.
 pub(super) const OVERHEAD_BYTES_MAX: usize = HEADER_BYTES + 8 + TAG_BYTES;
 
 /// Bytes of `additional_data` (RFC 5246 section 6.2.3.3).
@@ -27,31 +28,31 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 
 const CLIENT_HELLO: u8 = 1;
 
-/// Bytes of a ClientHello behind its type and length, at most: as many as rustls takes of any message.
+/// The most bytes of a ClientHello after its type and length: the limit of rustls for any message.
 const HELLO_BYTES_MAX: u32 = 0xFFFF;
 
-/// Bytes of a record beside its plaintext.
+/// Bytes of a record besides its plaintext.
 pub(super) fn overhead_bytes(suite: Suite) -> usize {
     HEADER_BYTES + suite.explicit_nonce_bytes() + TAG_BYTES
 }
 
-/// Bytes of a record of so many bytes of plaintext.
+/// Bytes of a record with this many bytes of plaintext.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn sealed_bytes_tls12(suite: Suite, plaintext_bytes: usize) -> usize {
     overhead_bytes(suite) + plaintext_bytes
 }
 
-/// Handshakes that the peer asks for.
+/// Handshakes that the peer requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Refusing {
-    /// Bytes of a ClientHello that have not come.
+    /// Missing bytes of a ClientHello.
     pub(crate) hello_bytes: u16,
     /// One was refused.
     pub(crate) has_refused: bool,
 }
 
 impl Direction {
-    /// Opens the encrypted part of a record in place: gives where the plaintext lies in it.
+    /// Opens the encrypted part of a record in place. Returns the range of the plaintext in it.
     fn open_tls12(&mut self, header: [u8; HEADER_BYTES], encrypted: &mut [u8]) -> Result<Range<usize>, Error> {
         let explicit = self.suite().explicit_nonce_bytes();
         let length = encrypted.len().checked_sub(explicit + TAG_BYTES).ok_or(Error::BadRecordMac)?;
@@ -59,7 +60,7 @@ impl Direction {
         let (carried, sealed) = encrypted.split_at_mut(explicit);
         let (keys, mut nonce) = self.keys();
         if explicit > 0 {
-            // The peer may choose it as it likes (RFC 5288 section 3).
+            // The peer may choose it freely (RFC 5288 section 3).
             let mut bytes: [u8; NONCE_BYTES] = *keys.iv;
             bytes[NONCE_BYTES - explicit..].copy_from_slice(carried);
             nonce = Nonce::assume_unique_for_key(bytes);
@@ -69,8 +70,9 @@ impl Direction {
         Ok(explicit..explicit + length)
     }
 
-    /// Seals content from elsewhere into a record that is as long as it takes. The nonce is the IV xor the sequence number, as in TLS
-    /// 1.3 and in rustls, which has sealed its Finished so: with the number alone, the two could meet.
+    /// Seals content from another buffer into a record of the right length. The nonce is the IV xor the sequence
+    /// number, as in TLS 1.3 and in rustls, which has sealed its Finished that way: with the number alone, the two
+    /// could collide.
     pub(crate) fn seal_tls12(&mut self, content_type: ContentType, content: &[u8], record: &mut [u8]) {
         let explicit = self.suite().explicit_nonce_bytes();
         let (room, encrypted) = record.split_at_mut(HEADER_BYTES);
@@ -96,13 +98,13 @@ fn additional_data(sequence: u64, content_type: u8, plaintext_bytes: usize) -> A
 }
 
 impl Session {
-    /// TLS 1.2: the key has sealed as many records as it should, and has no successor (RFC 9325 section 4.4), so the connection should
-    /// end at the next occasion. There is room for what is under way.
+    /// TLS 1.2: whether the key has sealed as many records as it should. It has no successor (RFC 9325 section 4.4), so
+    /// the connection should end at the next opportunity. There is room for what is in progress.
     pub fn should_end(&self) -> bool {
         self.is_tls12 && self.is_key_spent()
     }
 
-    /// So many records more are more than the key may seal: 1.4 times 2^24 are less than 2^24.5.
+    /// Whether this many more records exceed what the key may seal: 1.4 times 2^24 is less than 2^24.5.
     pub(super) fn is_key_exhausted(&self, records: usize) -> bool {
         let most = self.limits.records_per_key_max;
         let most = most.saturating_add(most / 5 * 2).min(Direction::SEQUENCE_MAX);
@@ -148,7 +150,8 @@ impl Session {
         Ok(Opened::Control { consumed })
     }
 
-    /// Skips a part of a ClientHello, and owes the answer at its end; what is none, or a second one, is refused at its first byte.
+    /// Skips a part of a ClientHello, and owes the answer at its end. Any other message, or a second ClientHello, is
+    /// refused at its first byte.
     fn refuse_handshake(&mut self, mut content: &[u8]) -> Result<(), Error> {
         while !content.is_empty() {
             if self.refusing.hello_bytes > 0 {
@@ -185,7 +188,8 @@ impl Session {
         Ok(())
     }
 
-    /// Warnings mean nothing but that the peer goes on (RFC 5246 section 7.2.2); `close_notify` ends what it sends, whatever its level.
+    /// Warnings only mean that the peer continues (RFC 5246 section 7.2.2); `close_notify` ends what it sends, whatever
+    /// its level.
     fn handle_alert_tls12(&mut self, content: &[u8]) -> Result<(), Error> {
         let [level, description] = *content else { return Err(Error::AlertLength) };
         match (level, AlertDescription::from(description)) {

@@ -6,11 +6,11 @@ use std::str::FromStr;
 use rustls::CipherSuite;
 use rustls::crypto::aws_lc_rs;
 
-/// A word that is none of those that are wanted.
+/// A word that is none of the expected ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be {wanted}, not {found:?}")]
 pub struct Unknown {
-    /// The words that there are.
+    /// The expected words.
     pub wanted: &'static str,
     /// The word.
     pub found: String,
@@ -81,7 +81,7 @@ pub fn suite_names() -> Vec<String> {
     aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite_name(suite.suite())).collect()
 }
 
-/// rustls writes the version of those of TLS 1.3 into the name.
+/// For suites of TLS 1.3 rustls includes the version in the name.
 pub(super) fn suite_name(suite: CipherSuite) -> String {
     let name = format!("{suite:?}");
     match name.strip_prefix("TLS13_") {

@@ -42,14 +42,14 @@ use crate::tickets::{SECRET_BYTES, TICKETS_PER_HANDSHAKE, Tickets, TicketsOfVers
 /// Longest name of a protocol in ALPN, in bytes (RFC 7301 section 3.1).
 const PROTOCOL_BYTES_MAX: usize = 255;
 
-/// Permissions of those who are neither a file's owner nor of its group: read and write. Groups are how Debian lets servers read
-/// keys (`ssl-cert`), so those of the group are well.
+/// Permissions of users who are neither a file's owner nor in its group: read and write. Debian uses groups to let
+/// servers read keys (`ssl-cert`), so those of the group are allowed.
 const MODE_OTHERS: u32 = 0o006;
 
 /// The files of one [`Identity`]. Both may be the same file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The server's certificate, and behind it those of its issuers, in PEM.
+    /// The server's certificate, followed by those of its issuers, in PEM.
     pub certificate: PathBuf,
     /// The private key of the server's certificate, in PEM, not encrypted.
     pub key: PathBuf,
@@ -67,33 +67,34 @@ impl CertificateFiles {
     }
 }
 
-/// TLS of a listener.
+/// The TLS settings of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// At least one. The first is for clients that name no known host; of two for the same host the first that suits the client is
-    /// taken: see [`Identities`].
+    /// At least one. The first is for clients that name no known host; of two for the same host the first that suits
+    /// the client is chosen: see [`Identities`].
     pub certificates: Vec<CertificateFiles>,
     /// Whether clients are asked for certificates.
     pub client_certificates: ClientCertificates,
-    /// The authorities whose clients are accepted, in PEM. Wanted if, and only if, clients are asked for certificates.
+    /// The authorities whose clients are accepted, in PEM. Required if, and only if, clients are asked for
+    /// certificates.
     pub client_ca: Option<PathBuf>,
-    /// Protocols that clients may choose, the most wanted first. Empty: ALPN is not spoken.
+    /// Protocols that clients may choose, in order of preference. Empty: ALPN is not used.
     pub alpn: Vec<String>,
-    /// The oldest version that is spoken.
+    /// The oldest accepted version.
     pub version_min: Version,
-    /// Suites that may be used, by their names in the registry (see [`suite_names`]); the client's order decides. Empty: all of
-    /// rustls's that the versions have.
+    /// Suites that may be used, by their names in the registry (see [`suite_names`]); the client's order decides.
+    /// Empty: all suites of rustls for these versions.
     pub suites: Vec<String>,
-    /// Whether clients get session tickets, with which their next connection needs no signature (see [`crate::tickets`]). Where
-    /// clients are asked for certificates none are given: a resumed connection shows no certificate, so somebody whose certificate has
-    /// expired, or whose authority was removed, could resume for ever.
+    /// Whether clients get session tickets, with which their next connection needs no signature (see
+    /// [`crate::tickets`]). If clients are asked for certificates, none are sent: a resumed connection shows no
+    /// certificate, so a client whose certificate has expired, or whose authority was removed, could resume forever.
     pub tickets: bool,
     /// Limits of each connection's records.
     pub limits: Limits,
 }
 
 impl Default for Settings {
-    /// rustls's: TLS 1.2 and 1.3 with all suites. With tickets, without certificates, which must be given.
+    /// rustls's defaults: TLS 1.2 and 1.3 with all suites. With tickets, without certificates, which must be given.
     fn default() -> Self {
         Self {
             certificates: Vec::new(),
@@ -108,24 +109,26 @@ impl Default for Settings {
     }
 }
 
-/// What settings lead to.
+/// The result of loading settings.
 #[derive(Debug)]
 pub struct Loaded {
     /// For the handshakes of a listener.
     pub config: Config,
-    /// The certificates that it serves. A server that runs for long asks them for [`warnings`](Identities::warnings) now and then.
+    /// The certificates that it serves. A long-running server should ask them for [`warnings`](Identities::warnings)
+    /// now and then.
     pub identities: Arc<Identities>,
-    /// What its operator should know now.
+    /// Warnings for its operator now.
     pub warnings: Vec<Warning>,
 }
 
 impl Settings {
-    /// Reads the files and checks everything. `read` gives a file's contents ([`crate::files::read`]); they are zeroised after use.
-    /// `secret` is the server's, the same in all its workers and in the next binary: tickets follow from it. Who knows it can read
-    /// recorded connections of TLS 1.2 that got tickets, so it is to be random, and changed now and then where those matter.
+    /// Reads the files and checks everything. `read` returns a file's contents ([`crate::files::read`]); they are
+    /// zeroised after use. `secret` is the server's, the same in all its workers and in the next binary: tickets are
+    /// derived from it. With it one can read recorded connections of TLS 1.2 that got tickets, so it must be random,
+    /// and should be changed now and then if those matter.
     ///
     /// # Errors
-    /// The first that is found, with the file's name and what to do.
+    /// The first problem, with the file's name and what to do.
     pub fn load(
         &self,
         read: impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -134,21 +137,22 @@ impl Settings {
         self.load_at(Arc::new(DefaultTimeProvider), read, secret)
     }
 
-    /// As [`load`](Self::load), with a secret that follows from the first private key ([`secret_of`]): workers, the next binary and other
-    /// machines with the same certificate know it, and nothing has to be kept or handed on. Tickets of TLS 1.2 follow from
-    /// [`secret_of_process`] instead, since they would take forward secrecy away: they are good at all forks of this process.
+    /// As [`load`](Self::load), with a secret derived from the first private key ([`secret_of`]). Workers, the next
+    /// binary and other machines with the same certificate know it, and nothing has to be stored or passed on. Tickets
+    /// of TLS 1.2 are derived from [`secret_of_process`] instead, since otherwise they would take forward secrecy away:
+    /// they are valid in all forks of this process.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn load_by_key(&self, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, SettingsError> {
-        // Where the key cannot be read, `load` says why.
+        // If the key cannot be read, `load` reports why.
         let key = self.certificates.first().and_then(|files| read(&files.key).ok()).unwrap_or_default();
         let secret = secret_of(&Zeroizing::new(key));
         self.load_with(Arc::new(DefaultTimeProvider), read, &secret, secret_of_process())
     }
 
-    /// As [`load`](Self::load), with a clock: it says which ticket keys are in use, which clients' certificates have expired, and
-    /// what to warn of.
+    /// As [`load`](Self::load), with a clock, which decides about the ticket keys in use, about expired client
+    /// certificates, and about warnings.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
@@ -161,7 +165,7 @@ impl Settings {
         self.load_with(time, read, secret, Some(secret))
     }
 
-    /// With the secrets of the two versions' tickets.
+    /// With separate ticket secrets for the two versions.
     fn load_with(
         &self,
         time: Arc<dyn TimeProvider>,
@@ -208,9 +212,9 @@ impl Settings {
         Ok(Loaded { config: Config::new(config, self.limits), identities, warnings })
     }
 
-    /// Warns of private keys that everybody may read, as `mode` tells ([`crate::files::mode`]). It is apart from
-    /// [`load`](Self::load), which a process may do that gets contents from another and has no files; a file whose permissions are not
-    /// known is passed over.
+    /// Warns of private keys that every user may read, according to `mode` ([`crate::files::mode`]). It is separate
+    /// from [`load`](Self::load), which also works in a process that gets contents from another one and has no files. A
+    /// file of unknown permissions is skipped.
     pub fn exposed_keys(&self, mode: impl Fn(&Path) -> io::Result<u32>) -> Vec<Warning> {
         let keys = self.certificates.iter().map(|files| &files.key);
         let exposed = keys.filter_map(|file| {
@@ -228,7 +232,7 @@ impl Settings {
         Identities::new(all).ok_or(SettingsError::NoCertificates)
     }
 
-    /// The authorities for clients, where clients are asked for certificates.
+    /// The authorities for clients, if clients are asked for certificates.
     fn client_roots(
         &self,
         read: &impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError>,
@@ -257,7 +261,7 @@ pub(crate) fn roots(
     Ok(roots)
 }
 
-/// Protocols for ALPN, as rustls wants them.
+/// Protocols for ALPN, in rustls's form.
 pub(crate) fn checked_alpn(protocols: &[String]) -> Result<Vec<Vec<u8>>, SettingsError> {
     for (at, protocol) in protocols.iter().enumerate() {
         if protocol.is_empty() || protocol.len() > PROTOCOL_BYTES_MAX {
@@ -270,7 +274,7 @@ pub(crate) fn checked_alpn(protocols: &[String]) -> Result<Vec<Vec<u8>>, Setting
     Ok(protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect())
 }
 
-/// rustls's, with the suites that may be used: of these names and versions, or all where no name is given.
+/// rustls's provider with the suites that may be used: of these names and versions, or all if no name is given.
 pub(crate) fn provider(
     suites: &[String],
     versions: &[&SupportedProtocolVersion],
@@ -295,7 +299,7 @@ pub(crate) fn provider(
     Ok(provider)
 }
 
-/// With an error that names the file.
+/// Adds the file's name to errors.
 pub(crate) fn reading(
     read: impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, SettingsError> {
@@ -315,7 +319,7 @@ impl Version {
     }
 }
 
-/// A clock may tell any number of seconds; where there is no such time, the beginning of time is as good.
+/// A clock may report any number of seconds; for an impossible time, 1970 is used instead.
 fn system_time(since_1970_seconds: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_secs(since_1970_seconds)).unwrap_or(UNIX_EPOCH)
 }

@@ -23,7 +23,7 @@ use crate::tickets::tests::Clock;
 
 const SECRET: &[u8; SECRET_BYTES] = &[1; SECRET_BYTES];
 
-/// Files that are nowhere but here.
+/// Files that exist only here.
 #[derive(Default)]
 struct Files(HashMap<PathBuf, Vec<u8>>);
 
@@ -91,7 +91,7 @@ fn client_config_as(authority: &Authority, (certificate, key): &(String, String)
     config.with_client_auth_cert(chain, key).expect("a key")
 }
 
-/// A handshake: what the server has, and the client.
+/// Makes a handshake. Returns what the server has, and the client.
 fn meet(
     config: &Config,
     client: &Arc<ClientConfig>,
@@ -107,7 +107,7 @@ fn meet(
     (result, client)
 }
 
-/// Whether each of these servers, in a row, resumes the session that the client has from the one before.
+/// Whether each of these servers, in turn, resumes the session that the client has from the previous one.
 fn resumes(client: ClientConfig, servers: &[&Config]) -> Vec<bool> {
     let client = remembering(client);
     let resumes = servers.iter().map(|server| {
@@ -135,7 +135,7 @@ fn clients_get_the_certificate_of_the_host_that_they_name() {
     }
 }
 
-/// A client that can verify signatures of some schemes only.
+/// A client that can only verify signatures of some schemes.
 #[derive(Debug)]
 struct Only(Arc<WebPkiServerVerifier>, SignatureScheme);
 
@@ -257,7 +257,7 @@ fn a_session_resumes_at_any_server_with_the_secret_and_at_no_other() {
 fn tickets_of_tls_1_2_do_not_follow_from_the_private_key() {
     let (root, files, settings) = server();
     let by_key = || settings.load_by_key(|file| files.read(file)).expect("settings").config;
-    // Another process knows the key, and has another secret of its own.
+    // Another process with the same key, and another secret of its own.
     let key = files.read(&settings.certificates[0].key).expect("a key");
     let clock = Arc::new(DefaultTimeProvider);
     let elsewhere = settings.load_with(clock, |file| files.read(file), &secret_of(&key), Some(&[9; SECRET_BYTES]));
@@ -288,7 +288,7 @@ fn a_session_of_tls_1_2_resumes_too() {
 #[test]
 fn tickets_are_known_for_two_periods() {
     let (root, files, settings) = server();
-    // Today, for the client has no other clock.
+    // The present day, since the client has no other clock.
     let now = UnixTime::now().as_secs();
     let start = now - now % PERIOD_SECONDS;
     let clock = Clock::at(start);
@@ -300,7 +300,7 @@ fn tickets_are_known_for_two_periods() {
         (2 * PERIOD_SECONDS, true),
         (4 * PERIOD_SECONDS, false),
         (6 * PERIOD_SECONDS - 1, true),
-        // Back: the ticket is of a period that has not begun.
+        // The clock goes back: the ticket's period has not begun.
         (4 * PERIOD_SECONDS, false),
     ] {
         clock.set(start + seconds);
@@ -326,14 +326,14 @@ fn where_clients_show_certificates_no_ticket_spares_them_that() {
         assert_eq!(resumes(known(), &[&asks, &asks]), [false, false]);
         assert_eq!(resumes(known(), &[&plain, &asks, &plain]), [false, false, true]);
     }
-    // A ticket of a listener that asks nobody opens none that asks.
+    // A ticket of a listener that asks for no certificates is not valid at one that does.
     let client = remembering(client_config(&root));
     meet(&plain, &client, "a.example").0.expect("a connection");
     let refused = meet(&asks(ClientCertificates::Required), &client, "a.example").0;
     assert_eq!(refused, Err(rustls::Error::NoCertificatesPresented.into()));
 }
 
-/// Why there are no tickets where clients show certificates.
+/// The reason why clients that show certificates get no tickets.
 #[test]
 fn rustls_asks_nobody_who_resumes_for_a_certificate() {
     let (root, files, settings) = server();
@@ -359,7 +359,7 @@ fn rustls_asks_nobody_who_resumes_for_a_certificate() {
 #[test]
 fn a_ticket_that_nobody_knows_is_no_error() {
     let (root, files, settings) = server();
-    /// Gives clients tickets that nobody can read.
+    /// Sends clients tickets that no server can read.
     #[derive(Debug)]
     struct Garbage(usize);
 
@@ -495,7 +495,7 @@ fn operators_are_warned_when_settings_are_loaded() {
         panic!("{warnings:?}")
     };
     assert_eq!((&**file, *not_after), (Path::new("b.pem"), after));
-    // Who has no clock is not warned.
+    // Without a clock there are no warnings.
     let loaded = settings.load_at(Clock::at(u64::MAX), |file| files.read(file), SECRET).expect("settings");
     assert_eq!(loaded.warnings, []);
 }

@@ -216,8 +216,8 @@ fn altered_and_cut_states_of_tls_1_2_are_refused_or_other_sessions() {
         altered[at] = value;
         thaw(&altered, Limits::default()).err()
     };
-    // A version of the other layout; an unknown flag; an answer owed for nothing; closed by the peer inside of a message; refused, and
-    // asked again; a suite of TLS 1.3; another message; a message and the rest of one.
+    // A version of the other layout; an unknown flag; an answer that nothing requires; closed by the peer within a
+    // message; refused, and requested again; a suite of TLS 1.3; another message; a message and the rest of one.
     for (at, value) in [(0, 1), (1, 0x58), (1, 0x19), (1, 0x1a), (1, 0x38), (2, 0x13), (6, 2), (8, 1)] {
         assert_eq!(refused(at, value), Some(ThawError::Malformed), "{value} at {at}");
     }

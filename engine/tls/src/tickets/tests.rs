@@ -69,7 +69,7 @@ fn a_ticket_can_be_used_in_its_period_and_the_next_one() {
             (sealed, true),
         ] {
             clock.set(now);
-            // One that has run all the time, and one that was started just now.
+            // One that has run all the time, and one that has just been started.
             for tickets in [&one, &tickets(1, &clock)] {
                 assert_eq!(tickets.decrypt(&ticket).is_some(), is_known, "{now}");
             }
@@ -104,8 +104,8 @@ fn a_ticket_that_was_altered_or_cut_is_unknown() {
     assert_eq!(tickets.decrypt(&[&ticket[..], &[0]].concat()), None);
 }
 
-/// The next binary must make the same keys, and read the same form. Made by Python's `cryptography`: HKDF(SHA256(), 32, b"baton
-/// tickets", b"key" + period).derive(secret), AESGCM(key).encrypt(nonce, session, name).
+/// The next binary must make the same keys, and read the same format. Made by Python's `cryptography`: HKDF(SHA256(),
+/// 32, b"baton tickets", b"key" + period).derive(secret), AESGCM(key).encrypt(nonce, session, name).
 #[test]
 fn keys_and_form_stay_as_they_are() {
     let tickets = tickets(7, &Clock::at(START));

@@ -9,7 +9,7 @@ use crate::record::sealed_bytes_tls12;
 
 const SUITE: Suite = Suite::EcdheEcdsaAes128GcmSha256;
 
-/// Where the random bytes of a ServerHello lie in its record (RFC 5246 sections 6.2.1 and 7.4.1.3).
+/// The range of a ServerHello's random bytes in its record (RFC 5246 sections 6.2.1 and 7.4.1.3).
 const RANDOM: std::ops::Range<usize> = 5 + 4 + 2..5 + 4 + 2 + 32;
 
 /// Types and contents of records.
@@ -48,7 +48,8 @@ fn client_key(master: &MasterSecret, server_random: &[u8]) -> Direction {
     Direction::of(Source::Key(traffic_key.expect("a key")), 0)
 }
 
-/// A handshake after the server's first flight, the client's last flight without its Finished, and what the client seals with.
+/// A handshake after the server's first flight, the client's last flight without its Finished, and the client's
+/// direction for sealing.
 fn before_finished() -> (Handshake, Vec<u8>, Direction) {
     let master = Arc::new(MasterSecret::default());
     let mut of_client = rustls_client_config(rig::provider(SUITE));
@@ -67,7 +68,7 @@ fn before_finished() -> (Handshake, Vec<u8>, Direction) {
     (handshake, flight, client_key(&master, &output[RANDOM]))
 }
 
-/// Nobody gets through: the handshake goes on or fails.
+/// No such flight succeeds: the handshake continues or fails.
 fn send(handshake: Handshake, flight: &[u8], part: usize) {
     let (mut handshake, mut input, mut output) = (Some(handshake), Vec::new(), Vec::new());
     for part in flight.chunks(part) {
@@ -105,7 +106,7 @@ fn whatever_a_client_sends_without_encrypting_ends_without_a_panic() {
             let (content_type, content) = KINDS[first / place % KINDS.len()];
             [&[content_type, 3, 3, 0, content.len() as u8][..], content].concat()
         });
-        // Before what is expected, and behind the key exchange.
+        // Before the expected message, and after the key exchange.
         let exchange = flight.len() - 6;
         let flight = if first % 2 == 0 {
             [&records.concat()[..], &flight].concat()
@@ -119,7 +120,7 @@ fn whatever_a_client_sends_without_encrypting_ends_without_a_panic() {
 #[test]
 fn the_secrets_of_the_key_log_lead_to_the_keys_that_move() {
     let (handshake, mut flight, mut sending) = before_finished();
-    // Not its Finished, but a record that the server can read: it is refused for what it says.
+    // Not its Finished, but a record that the server can read: it is refused because of its contents.
     let mut record = vec![0; sealed_bytes_tls12(SUITE, 16)];
     sending.seal_tls12(ContentType::Handshake, &[&[20, 0, 0, 12][..], &[7; 12]].concat(), &mut record);
     flight.extend_from_slice(&record);

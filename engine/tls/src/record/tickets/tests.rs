@@ -8,13 +8,13 @@ use crate::state::{self, Negotiated, ThawError, VERSION_OF_CLIENT};
 
 const SUITE: Suite = Suite::Aes128GcmSha256;
 
-/// A client's session, and the server that speaks with it.
+/// A client's session, and its server's direction.
 fn client() -> (Session, Direction) {
     let (session, server) = pair(SUITE, Limits::default());
     (session.of_client(), server)
 }
 
-/// A NewSessionTicket, whose contents are not looked at here.
+/// A NewSessionTicket, whose contents do not matter here.
 fn ticket(contents: &[u8]) -> Vec<u8> {
     let length = (contents.len() as u32).to_be_bytes();
     [&[NEW_SESSION_TICKET], &length[1..], contents].concat()
@@ -98,7 +98,7 @@ fn nothing_comes_within_a_ticket() {
 
 #[test]
 fn other_messages_of_handshakes_are_refused() {
-    // A ClientHello, a CertificateRequest without having been offered, a Finished.
+    // A ClientHello, a CertificateRequest that was not offered, a Finished.
     for message_type in [1, 13, 20] {
         let (mut session, mut server) = client();
         let opened = session.open(&mut of_type(&mut server, ContentType::Handshake, &[message_type, 0, 0, 0]));
@@ -123,7 +123,7 @@ fn a_state_of_a_client_that_makes_no_sense_is_refused() {
     let (mut session, mut server) = client();
     session.open(&mut of_type(&mut server, ContentType::Handshake, &ticket(b"contents")[..6])).expect("its beginning");
     let frozen = state::freeze(&session, &negotiated()).expect("it lives");
-    // Behind the version, the flags, the suite, idle records and the length: the header, and how much is missing.
+    // After the version, the flags, the suite, idle records and the length: the header, and how much is missing.
     assert_eq!(frozen[5..14], [4, 4, 0, 0, 8, 6, 0, 0, 0]);
     for (at, byte) in [(5, 3), (6, 5), (9, 5), (10, 0), (10, 9), (13, 1), (0, 1)] {
         let mut damaged = frozen.clone();

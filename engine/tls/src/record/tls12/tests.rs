@@ -5,8 +5,8 @@ use crate::schedule::tests::bytes_of;
 use crate::schedule::{Secret, TrafficKey};
 use crate::state::{self, Negotiated};
 
-/// For a key of the bytes from 0 on and an IV of those from 0x40 on, made by Python's `cryptography`: with sequence number 1 the data
-/// `hello, TLS 1.2`, with 2 the alert `close_notify`.
+/// Records for a key of the bytes from 0 on and an IV of those from 0x40 on, made by Python's `cryptography`: the data
+/// `hello, TLS 1.2` with sequence number 1, the alert `close_notify` with 2.
 const RECORDS: [(Suite, &str, &str); 6] = [
     (Suite::EcdheEcdsaAes128GcmSha256, AES_128, AES_128_CLOSE),
     (Suite::EcdheRsaAes128GcmSha256, AES_128, AES_128_CLOSE),
@@ -27,7 +27,7 @@ fn direction(suite: Suite, byte: u8, sequence: u64) -> Direction {
     Direction::of(Source::Key(traffic_key.expect("a key of the suite's length")), sequence)
 }
 
-/// A server, and a client in whose place anything can be sent.
+/// A server, and a client's direction with which tests can send anything.
 fn pair(suite: Suite, limits: Limits) -> (Session, Direction) {
     (Session::at(direction(suite, 1, 1), direction(suite, 2, 1), limits), direction(suite, 1, 1))
 }
@@ -84,7 +84,7 @@ fn records_are_those_of_an_independent_computation() {
 fn the_peer_chooses_its_explicit_nonces() {
     let suite = Suite::EcdheRsaAes128GcmSha256;
     let (mut session, _) = pair(suite, Limits::default());
-    // Sealed with a nonce that has nothing to do with the sequence number, as OpenSSL does.
+    // Sealed with a nonce that is unrelated to the sequence number, as OpenSSL does.
     let key = aws_lc_rs::aead::UnboundKey::new(&aws_lc_rs::aead::AES_128_GCM, &[1; 16]).expect("a key");
     let key = aws_lc_rs::aead::LessSafeKey::new(key);
     let nonce = [1, 1, 1, 1, 9, 8, 7, 6, 5, 4, 3, 2];
@@ -147,7 +147,7 @@ fn each_byte_of_a_record_is_authenticated() {
                 let mut altered = record.clone();
                 altered[at] ^= 1 << bit;
                 let opened = pair(suite, Limits::default()).0.open(&mut altered);
-                // A length that is greater waits for more.
+                // A greater length waits for more.
                 let is_longer = at == 3 && bit < 7 || at == 4 && altered[at] > record[at];
                 match opened {
                     Ok(Opened::Incomplete { at_least }) => assert!(is_longer && at_least > record.len(), "{at} {bit}"),
@@ -204,7 +204,7 @@ fn a_second_handshake_is_refused_with_a_warning_however_its_hello_is_cut() {
                 session = state::thaw(&frozen, Limits::default()).expect("what was frozen").0;
             }
             assert_eq!(warning(&mut session), [1, 100]);
-            // The connection goes on, and does not ask again.
+            // The connection continues, and a second request ends it.
             assert_eq!(data(&mut session, &mut sealed(&mut attacker, 23, b"x")), b"x");
             assert_eq!(session.open(&mut sealed(&mut attacker, 22, &hello)), Err(Error::Renegotiation));
         }
@@ -223,7 +223,7 @@ fn a_warning_that_is_owed_goes_before_application_data() {
     assert_eq!(reader.open(&mut output), Ok(Opened::Control { consumed: session.overhead_bytes() + 2 }));
     let mut rest = output.split_off(session.overhead_bytes() + 2);
     assert_eq!(data(&mut reader, &mut rest), b"data");
-    // Who has closed owes nothing.
+    // A session that has closed owes nothing.
     let (mut session, mut attacker) = pair(suite, Limits::default());
     session.close().expect("the first");
     session.open(&mut sealed(&mut attacker, 22, &[1, 0, 0, 1, 9])).expect("a ClientHello");
@@ -304,7 +304,7 @@ fn a_key_ends_with_its_connection() {
     let mut reader = client(session.suite());
     reader.open_all(&mut output, &mut Window::default()).expect("good records");
     assert_eq!(reader.open(&mut alert), Err(Error::AlertReceived(AlertDescription::InternalError)));
-    // Whatever the limits are, fewer than 2^24.5 are sealed.
+    // Whatever the limits are, fewer than 2^24.5 records are sealed.
     let limits = Limits { records_per_key_max: Some(u64::MAX), ..Limits::default() };
     let suite = Suite::EcdheRsaAes128GcmSha256;
     let mut session = Session::at(direction(suite, 1, 0), direction(suite, 2, 23_726_000), limits);
