@@ -1,4 +1,4 @@
-//! The example `arena` as the ranking starts it, with a certificate and without.
+//! The example `arena` as the ranking starts it, with and without a certificate.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -9,11 +9,11 @@ use baton_tests::namespace::run;
 use baton_tests::program::{Server, http_example};
 use baton_tests::stream::{Certificate, Stream, Trust};
 
-/// In a namespace of their own, which has all ports free.
+/// The test has a network namespace of its own, in which all ports are free.
 const PLAIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const SECURED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
-/// With the files of the ranking's data set, and these for TLS.
+/// Starts it with the files of the ranking's data set, and these for TLS.
 fn start(program: &Path, data: &Path, [certificate, key]: &[PathBuf; 2]) -> Server {
     let given = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/http/examples/arena/data/dataset.json");
     std::fs::copy(given, data.join("dataset.json")).expect("a copy");

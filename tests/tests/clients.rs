@@ -1,11 +1,11 @@
-//! Programs people really use against batond. What is not installed is skipped, loudly.
+//! Widely used client programs against batond. Programs that are not installed are skipped, with a message.
 
 use std::process::Command;
 
 use baton_tests::program::{Server, is_missing, run_ok};
 use baton_tests::skip;
 
-/// The number behind `name` in a report.
+/// The number after `name` in a report.
 fn number(report: &str, name: &str) -> Option<u64> {
     let (_, rest) = report.split_once(name)?;
     let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
@@ -45,7 +45,7 @@ fn curl() {
         curl(&[how, &["--data-binary", &data, "-o", back]].concat(), "/echo");
         assert!(std::fs::read(back).expect("an answer") == bytes, "{how:?}");
     }
-    // Without the interim answer curl would wait longer than it may take in all.
+    // Without the interim answer curl would wait longer than its time limit.
     let expecting = ["-H", "Expect: 100-continue", "--expect100-timeout", "60", "--data-binary", &data];
     let heads = curl(&[&expecting[..], &["-o", "/dev/null", "-D", "-"]].concat(), "/echo");
     assert!(heads.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{heads}");

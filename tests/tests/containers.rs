@@ -1,5 +1,5 @@
-//! batond under the system call filters that its container (`worker/package/seccomp.json`) and its unit (`batond.service`) have, made of
-//! them as a container runtime and systemd make them.
+//! batond under the system call filters of its container (`worker/package/seccomp.json`) and its unit
+//! (`batond.service`), built from these files as a container runtime and systemd do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ fn texts(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// Whether a rule is for this machine and a container with these capabilities.
+/// Whether a rule applies to this machine and a container with these capabilities.
 fn applies(rule: &Value, capabilities: &[&str]) -> bool {
     let (includes, excludes) = (&rule["includes"], &rule["excludes"]);
     let is_here = |arches: &Value| texts(arches).contains(&"amd64");
@@ -53,14 +53,15 @@ fn condition(argument: &Value) -> SeccompCondition {
     SeccompCondition::new(number("index") as u8, SeccompCmpArgLen::Qword, operator, value).expect("a condition")
 }
 
-/// The filters of a container with these capabilities: what is allowed, and what fails with an error of its own, which comes last.
+/// The filters of a container with these capabilities: the allowed calls, then calls that fail with an error of their
+/// own.
 fn filters(profile: &Value, capabilities: &[&str]) -> Vec<BpfProgram> {
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let mut always = Vec::new();
     let mut refused: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
     let rules = profile["syscalls"].as_array().expect("rules");
     for rule in rules.iter().filter(|rule| applies(rule, capabilities)) {
-        // Those of other machines have no number here.
+        // Calls of other machines have no number here.
         let calls = texts(&rule["names"]).into_iter().filter_map(|name| name.parse::<Sysno>().ok());
         let calls = calls.map(|call| i64::from(call.id()));
         if rule["action"] == "SCMP_ACT_ERRNO" {
@@ -92,7 +93,7 @@ fn filter(calls: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, then
     filter.try_into().expect("a program")
 }
 
-/// What a thread of its own makes of it, which has the filters, as everything has that it starts.
+/// Runs `act` in a thread of its own that has the filters, as does everything that it starts.
 fn under<T: Send>(filters: &[BpfProgram], act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let filtered = scope.spawn(|| {
@@ -120,7 +121,7 @@ fn batond_serves_and_is_upgraded_under_the_profile_of_its_container() {
     });
 }
 
-/// What a unit's `SystemCallFilter=` has in it, groups by their names for [`calls_of`].
+/// The contents of a unit's `SystemCallFilter=`; groups are names for [`calls_of`].
 fn filter_of_unit() -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/package/batond.service");
     let unit = fs::read_to_string(path).expect("a unit");
@@ -128,13 +129,13 @@ fn filter_of_unit() -> Vec<String> {
     list.split(' ').map(str::to_owned).collect()
 }
 
-/// The calls of a group, and of those in it.
+/// The calls of a group, including those of groups in it.
 fn calls_of(name: &str) -> Vec<i64> {
     if !name.starts_with('@') {
         return name.parse::<Sysno>().map(|call| i64::from(call.id())).into_iter().collect();
     }
     let listed = run_ok(Command::new("systemd-analyze").args(["syscall-filter", name]).env("NO_COLOR", "1"));
-    // The group itself, what it is for, and a line for each that is in it.
+    // The output has the group's name, its purpose, and a line for each member.
     let lines = listed.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.flat_map(calls_of).collect()
 }

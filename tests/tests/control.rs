@@ -1,4 +1,4 @@
-//! batonctl and the control socket: each command with its outcome, and clients that mean no good.
+//! batonctl and the control socket: each command with its outcome, and hostile clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -39,7 +39,7 @@ impl Controlled {
         control::ask(&self.socket, arguments)
     }
 
-    /// What people read, and the exit code.
+    /// The texts that people read, and the exit code.
     fn screen(&self, arguments: &[&str]) -> (i32, String, String) {
         screen(&self.socket, arguments)
     }
@@ -129,7 +129,7 @@ fn scale_waits_for_its_outcome_and_the_counts_go_on() {
         assert_eq!(failure, Failure::Workers { workers, workers_max: 1024 });
     }
     assert_eq!(controlled.screen(&["scale", "many"]).0, 2);
-    // What workers that have left had counted is in the sums.
+    // The sums include the counts of workers that have left.
     let status = controlled.status();
     assert_eq!(status.generations.len(), 1);
     assert_eq!((status.generations[0].requests, status.requests), (3, 3));
@@ -194,7 +194,7 @@ fn a_live_socket_is_refused_and_a_stale_one_replaced() {
     let third = Server::start_command(command(&controlled.socket, &controlled.file));
     assert_eq!(screen(&controlled.socket, &["status"]).0, 0);
     third.stop();
-    // The workers of the one that was killed have left with it.
+    // The workers of the killed master have left.
     controlled.server.wait();
 }
 
@@ -220,26 +220,26 @@ fn clients_that_mean_no_good_do_not_keep_the_others_waiting() {
         assert!(matches!(reply, Reply::Failed(Failure::Request { .. })), "{reply:?}");
     }
     let mut endless = open();
-    // It is cut, whatever it writes.
+    // The server closes the connection, whatever the client writes.
     while endless.write_all(&[b'x'; 4096]).is_ok() {}
     let mut half = open();
     half.write_all(b"{\"request\":").expect("sent");
     drop(half);
     assert_eq!(controlled.screen(&["status"]).0, 0);
-    // Whoever asks nothing is dropped in time.
+    // A client that sends no request is dropped in time.
     let mut silent = open();
     assert_eq!(silent.read(&mut [0; 1]).expect("an end"), 0);
     wait_until("status is given", || controlled.screen(&["status"]).0 == 0);
     controlled.server.stop();
 }
 
-/// More silent clients than there is room for once made the master spin.
+/// More silent clients than there was room for once made the master spin.
 #[test]
 fn many_silent_clients_cost_nothing() {
     let controlled = Controlled::start();
     let silent: Vec<UnixStream> =
         (0..100).map(|_| UnixStream::connect(&controlled.socket).expect("connected")).collect();
-    // All of them are accepted before the next one is answered.
+    // All of them are accepted before the next client is answered.
     assert!(control::status(&controlled.socket).is_some());
     let before = cpu_ticks(controlled.server.pid());
     std::thread::sleep(std::time::Duration::from_secs(1));
@@ -250,7 +250,7 @@ fn many_silent_clients_cost_nothing() {
     controlled.server.stop();
 }
 
-/// As `nc -N` sends it; the answer once was dropped.
+/// As `nc -N` sends it; the answer was once dropped.
 #[test]
 fn a_request_with_its_end_is_answered() {
     let controlled = Controlled::start();

@@ -1,4 +1,4 @@
-//! Much data and many clients over time: every byte arrives, and nothing is left of those who went.
+//! Much data and many clients over time: every byte arrives, and nothing is left of clients that have gone.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -57,7 +57,7 @@ impl Random {
     }
 }
 
-/// One client that ends in one of the ways clients end.
+/// A client that ends in one of the ways in which clients end.
 fn misbehave(address: SocketAddr, random: &mut Random) {
     let mut stream = connect(address);
     let requests = GET.repeat(1 + random.below(40));

@@ -1,4 +1,5 @@
-//! Files and the access log with real processes: large files, replaced workers, a log that is renamed, and what a worker may read.
+//! Files and the access log with real processes: large files, replaced workers, a renamed log, and what a worker may
+//! read.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +38,7 @@ fn get(stream: &mut TcpStream, path: &str, headers: &str) -> String {
     read_answer(stream).expect("an answer")
 }
 
-/// A download of the large file that was begun.
+/// A download of the large file that has begun.
 struct Download {
     stream: TcpStream,
     offset: usize,
@@ -57,7 +58,7 @@ impl Download {
         Self { stream, offset: 0 }
     }
 
-    /// Reads so many bytes, and compares them with the file's.
+    /// Reads this many bytes, and compares them with the file's.
     fn read(&mut self, count: usize) {
         let (mut bytes, mut expected) = (vec![0; count], vec![0; count]);
         self.stream.read_exact(&mut bytes).expect("bytes");
@@ -101,9 +102,9 @@ fn large_files_go_on_where_workers_are_replaced() {
         server.reload();
         wait_until("the old workers have left", || server.workers().len() == 2);
     }
-    // They left long before the downloads are over: these were not waited for.
+    // The workers left long before the downloads are over: they did not wait for them.
     assert!(server.workers().iter().all(|pid| !first.contains(pid)));
-    // They have written what they had, and no download is over.
+    // They have written their log lines, and no download is over.
     assert_eq!(whole_downloads(&log), 0);
     downloads.into_iter().for_each(Download::finish);
     server.stop();
@@ -136,7 +137,7 @@ fn large_files_go_on_across_upgrades() {
     });
 }
 
-/// How many lines of a log are about the large file, if each says that it was sent whole.
+/// The number of a log's lines about the large file, if each reports that it was sent completely.
 fn whole_downloads(log: &Path) -> usize {
     let lines = lines(log);
     let expected = format!(r#"127.0.0.1 - - [] "GET /s/large HTTP/1.1" 200 {LARGE_BYTES} "-" "-""#);
@@ -145,7 +146,7 @@ fn whole_downloads(log: &Path) -> usize {
     of_large.len()
 }
 
-/// Lines with their times taken out.
+/// Lines without their times.
 fn lines(log: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).expect("a log");
     let without = |line: &str, from: &str, to: &str| {
@@ -197,7 +198,7 @@ fn each_answer_has_a_line_of_either_format() {
         wait_until("the range was sent", || fs::read_to_string(&log).is_ok_and(|log| log.contains("206")));
         other.write_all(b"nonsense\r\n\r\n").expect("sent");
         read_answer(&mut other).expect("an answer");
-        // What waits is written when the worker ends.
+        // Pending lines are written when the worker ends.
         server.stop();
         assert_eq!(lines(&log), expected, "{format}");
     }
@@ -262,7 +263,7 @@ fn a_full_disk_stops_nobody_and_lost_lines_are_counted() {
     let server = Server::start_controlled(&["--access-log", "/dev/full", "--workers", "2"]);
     let mut streams: Vec<TcpStream> = (0..20).map(|_| connect(server.address())).collect();
     streams.iter_mut().for_each(|stream| (0..50).for_each(|_| drop(get(stream, "/", ""))));
-    // By name: of the server, of its generation, and of each worker.
+    // Counters by name: of the server, of its generation, and of each worker.
     wait_until("a thousand lines are counted", || {
         let status = baton_tests::control::status(&server.control()).expect("a status");
         let generation = &status.generations[0];

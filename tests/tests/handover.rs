@@ -1,4 +1,4 @@
-//! The promise: while listeners are replaced, no connection is lost, as counted by clients that never stop connecting.
+//! While listeners are replaced, no connection is lost, as counted by clients that connect continuously.
 
 use std::fs;
 use std::io::Write;
@@ -78,7 +78,7 @@ fn whoever_waits_while_the_only_worker_is_replaced_is_served() {
     for tier in tiers() {
         let server = Server::start(&["--handover", tier]);
         let worker = server.workers()[0];
-        // Stopped, it takes nothing: these wait in its queue.
+        // A stopped worker accepts nothing: these wait in its queue.
         signal(worker, Signal::SIGSTOP);
         wait_until("it is stopped", || is_stopped(worker));
         let mut waiting: Vec<_> = (0..20).map(|_| connect(server.address())).collect();
@@ -119,7 +119,7 @@ fn a_reload_reads_the_file_again() {
     assert_eq!(read_to_end(&mut stream).expect("an orderly end"), b"hello");
     drop(stream);
     wait_until("the old worker has left", || server.workers().len() == 3);
-    // Fewer.
+    // Fewer workers.
     write(&path, "listen = [\"127.0.0.1:0\"]\nworkers = 1\n");
     server.reload();
     assert_served(address);

@@ -19,7 +19,7 @@ use nix::unistd::{User, geteuid};
 
 const USER: &str = "nobody";
 
-/// `false`, said aloud, where this test cannot give privileges up.
+/// Returns `false`, with a message, if this test cannot give up privileges.
 fn may_become_others() -> bool {
     if !geteuid().is_root() || !has_users() {
         return !skip("serving as another user needs root");
@@ -41,7 +41,7 @@ fn assert_no_capability(status: &BTreeMap<String, String>) {
     assert_eq!(status["NoNewPrivs"], "1");
 }
 
-/// Workers that are ready: each is forked as root, and has given that up by then.
+/// Workers that are ready: each was forked as root, and has given up root by then.
 fn ready(control: &Path) -> Vec<u32> {
     let status = control::status(control);
     let generations = status.into_iter().flat_map(|status| status.generations);
@@ -49,7 +49,7 @@ fn ready(control: &Path) -> Vec<u32> {
     workers.filter(|worker| worker.state == WorkerState::Ready).filter_map(|worker| worker.pid).collect()
 }
 
-/// Checks that each worker is of [`USER`] wholly, and that there are so many.
+/// Checks that each worker has only the identity of [`USER`], and that there are this many.
 fn assert_without_privileges(server: &Server, control: &Path, workers: usize) {
     wait_until("the workers are there", || {
         let all: BTreeSet<u32> = server.workers().into_iter().collect();
@@ -89,7 +89,7 @@ fn prove(tier: &str) {
         wait_until("it is replaced", || !server.workers().contains(&ended));
         assert_without_privileges(&server, &control, 3);
     }
-    // Workers without privileges are found by the next master, and leave.
+    // The next master finds workers without privileges, and they leave.
     let workers = server.workers();
     server.signal(Signal::SIGKILL);
     wait_until("the workers notice", || server.count_of("the master is gone") == 3);
@@ -154,7 +154,7 @@ fn a_folder_that_workers_could_not_read_is_refused_before_any_is_started() {
         for flags in [&["--check", "--user", USER][..], &["--user", USER]] {
             assert_eq!(run_as(flags), (Some(2), refusal.clone()), "{mode_above:o} {mode_of_folder:o} {flags:?}");
         }
-        // Root reads it.
+        // Root reads the file.
         assert_eq!(run_as(&["--check"]), (Some(0), String::new()));
     }
     mode(above.path(), 0o711);
@@ -180,7 +180,7 @@ fn a_reload_to_a_folder_that_workers_could_not_read_changes_nothing() {
     server.stop();
 }
 
-/// Both leave a process capabilities when it becomes another user.
+/// Each leaves capabilities to a process that becomes another user.
 const STARTS: [&[&str]; 2] = [
     &["--securebits", "+no_setuid_fixup"],
     &["--inh-caps", "+net_raw,+sys_admin", "--ambient-caps", "+net_raw,+sys_admin"],

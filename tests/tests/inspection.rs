@@ -1,4 +1,4 @@
-//! `batonctl connections` and `batonctl close`: operators see which connections there are, and end one of them.
+//! `batonctl connections` and `batonctl close`: operators list connections, and end one of them.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -59,7 +59,7 @@ fn not_closed(answer: control::Answer) -> CannotClose {
     }
 }
 
-/// What a client reads that asks nothing more.
+/// The result of reading by a client that sends nothing more.
 fn end_of(client: &mut TcpStream) -> io::Result<usize> {
     client.read(&mut [0; 64])
 }

@@ -1,5 +1,5 @@
-//! What the kernel does with listeners that come and go: one test per trap, each named after it. Where the engine has an
-//! answer to a trap, that is under test as well, here or where the trap's doc comment says.
+//! How the kernel treats listeners that are opened and closed: one test per trap, each named after it. If the engine
+//! has an answer to a trap, that is tested as well, here or where the trap's doc comment says.
 //!
 //! Not here: SO_INCOMING_CPU on a group (not used), and half-open handshakes, which are in `promise/handshake.rs`.
 
@@ -40,7 +40,7 @@ fn first(backlog: i32) -> (Socket, SocketAddr) {
     listen(SocketAddr::from(([127, 0, 0, 1], 0)), backlog)
 }
 
-/// How many wait; takes them.
+/// Accepts all waiting connections, and returns how many they were.
 fn waiting(listener: &Socket) -> usize {
     listener.set_nonblocking(true).expect("set");
     std::iter::from_fn(|| listener.accept().ok()).count()
@@ -50,7 +50,7 @@ fn connect_all(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| connect(address)).collect()
 }
 
-/// Trap 1. The engine: workers close what they inherit and do not serve; see the next.
+/// Trap 1. The engine: workers close listeners that they inherit and do not serve; see the next test.
 #[test]
 fn a_copy_keeps_a_dead_queue() {
     run("a_copy_keeps_a_dead_queue", || {
@@ -67,7 +67,7 @@ fn a_copy_keeps_a_dead_queue() {
     });
 }
 
-/// Trap 1. The engine: so a hung worker's queue is moved; see `promise/hang.rs`.
+/// Trap 1. The engine uses this to move a hung worker's queue; see `promise/hang.rs`.
 #[test]
 fn shutdown_acts_whatever_the_references() {
     run("shutdown_acts_whatever_the_references", || {
@@ -96,14 +96,15 @@ fn no_listener_survives_its_worker() {
             }
             (0..10).for_each(|_| server.reload());
             wait_until("the old workers have left", || server.workers().len() == 2);
-            // The guard is one more.
+            // The guard is an additional one.
             assert_eq!(listener_queues(server.address().port()).len(), 2 + beside, "{tier}");
             server.stop();
         }
     });
 }
 
-/// Trap 2: killed with its accept in the ring, a worker's port lives on for some milliseconds; nobody else may have it.
+/// Trap 2: if a worker is killed with its accept in the ring, its port lives on for some milliseconds; no other server
+/// may have it.
 #[test]
 fn a_port_is_free_once_a_killed_worker_is_gone() {
     run("a_port_is_free_once_a_killed_worker_is_gone", || {
@@ -117,7 +118,7 @@ fn a_port_is_free_once_a_killed_worker_is_gone() {
     });
 }
 
-/// Trap 4. The engine never has less than one listener.
+/// Trap 4. The engine always keeps at least one listener.
 #[test]
 fn close_then_open_loses_what_waits() {
     run("close_then_open_loses_what_waits", || {
@@ -133,7 +134,7 @@ fn close_then_open_loses_what_waits() {
     });
 }
 
-/// Trap 5. The engine says so in its error; workers of another user get their sockets before they become it.
+/// Trap 5. The engine's error explains it; workers get their sockets before they become another user.
 #[test]
 fn a_group_has_one_user() {
     run("a_group_has_one_user", || {
@@ -154,8 +155,8 @@ fn a_group_has_one_user() {
     });
 }
 
-/// Trap 6: on kernels before the fix, the one who is moved does not wake the listener he is moved to. Reported, not
-/// asserted: it is the kernel's. The engine's answer is the next.
+/// Trap 6: on kernels before the fix, a moved connection does not wake the listener to which it is moved. Reported, not
+/// asserted: it is the kernel's behaviour. The next test has the engine's answer.
 #[test]
 fn a_migrated_connection_wakes_its_new_listener_or_not() {
     run("a_migrated_connection_wakes_its_new_listener_or_not", || {
@@ -176,7 +177,7 @@ fn a_migrated_connection_wakes_its_new_listener_or_not() {
     });
 }
 
-/// Trap 6: whoever waits at a worker that dies is served by its sibling, though nobody else comes.
+/// Trap 6: a connection that waits at a worker that dies is served by its sibling, even if no other client connects.
 #[test]
 fn whoever_is_moved_is_served_though_nobody_else_comes() {
     run("whoever_is_moved_is_served_though_nobody_else_comes", || {
@@ -200,7 +201,7 @@ fn whoever_is_moved_is_served_though_nobody_else_comes() {
     });
 }
 
-/// Trap 7. The engine: no more come than its listeners' backlogs hold, and each is accepted.
+/// Trap 7. The engine: at most as many come as its listeners' backlogs hold, and each is accepted.
 #[test]
 fn migration_ignores_the_backlog_and_keeps_the_old_options() {
     run("migration_ignores_the_backlog_and_keeps_the_old_options", || {
@@ -216,7 +217,7 @@ fn migration_ignores_the_backlog_and_keeps_the_old_options() {
     });
 }
 
-/// Trap 8, where the port was asked for by number: one that the kernel chose is given up by the shutdown.
+/// Trap 8, if the port was requested by number: the shutdown gives up a port that the kernel chose.
 #[test]
 fn listen_undrains_a_listener_that_was_shut() {
     run("listen_undrains_a_listener_that_was_shut", || {
@@ -241,7 +242,7 @@ fn queue_lengths_can_be_seen() {
     });
 }
 
-/// Trap 12. The engine passes one descriptor a message, and keeps a copy until the other side has it.
+/// Trap 12. The engine passes one descriptor per message, and keeps a copy until the other side has it.
 #[test]
 fn a_message_passes_at_most_253_descriptors() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
@@ -254,14 +255,14 @@ fn a_message_passes_at_most_253_descriptors() {
     assert_eq!(send(&descriptors(253)), Ok(1));
 }
 
-/// Trap 14. The engine listens on TCP alone.
+/// Trap 14. The engine therefore adopts Unix sockets in every tier.
 #[test]
 fn unix_sockets_have_no_groups() {
     let folder = tempfile::tempdir().expect("a folder");
     let address = SockAddr::unix(folder.path().join("socket")).expect("an address");
     let bind = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
-        // Some kernels refuse the option, others take it for nothing.
+        // Some kernels refuse the option, others accept it without effect.
         let _ = socket.set_reuse_port(true);
         socket.bind(&address).map(|()| socket)
     };

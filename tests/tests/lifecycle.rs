@@ -1,4 +1,4 @@
-//! Start, stop, and what is left behind: never a process, never a half answer.
+//! Start, stop, and what they leave behind: never a process, never an incomplete answer.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -40,7 +40,7 @@ fn a_request_begun_before_the_stop_is_answered() {
     let mut stream = connect(server.address());
     ask(&mut stream).expect("an answer");
     stream.write_all(&GET[..10]).expect("sent");
-    // Another connection's answer shows that the worker has taken in what was sent before.
+    // An answer on another connection shows that the worker has read what was sent before.
     assert_served(server.address());
     server.signal(Signal::SIGTERM);
     wait_until("it says that it stops", || server.count_of("stopping") > 0);
@@ -54,7 +54,7 @@ fn a_request_begun_before_the_stop_is_answered() {
 
 #[test]
 fn an_answer_owed_at_the_stop_is_delivered_whole() {
-    // More than sockets buffer, so that most of the answer waits with the server itself.
+    // More than sockets buffer, so that most of the answer waits in the server itself.
     const BODY_BYTES: usize = 24 << 20;
     let mut server = Server::start(&["--body-bytes-max", "24M"]);
     let mut stream = connect(server.address());
@@ -65,7 +65,7 @@ fn an_answer_owed_at_the_stop_is_delivered_whole() {
         .write_all(format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n").as_bytes())
         .expect("sent");
     stream.write_all(&body).expect("sent");
-    // With its first bytes here, the answer has been made; nobody reads the rest before the stop.
+    // When its first bytes arrive, the answer has been made. The client reads the rest only after the stop.
     let mut start = [0; 100];
     let count = stream.read(&mut start).expect("read");
     answer.extend_from_slice(&start[..count]);
@@ -79,17 +79,17 @@ fn an_answer_owed_at_the_stop_is_delivered_whole() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
-/// How often a worker was logged to have died.
+/// Number of log lines that a worker died.
 fn deaths(server: &Server) -> usize {
     server.count_of(" and restarts in ") + server.count_of("while it was leaving")
 }
 
-/// A server on which nothing but an order ends a begun request, and a client with such a request.
+/// A server on which only an order ends an incomplete request, and a client with such a request.
 fn with_a_request_that_never_ends(arguments: &[&str]) -> (Server, TcpStream) {
     let server = Server::start(&[&["--message-ms", "0", "--idle-ms", "0"], arguments].concat());
     let mut stream = connect(server.address());
     stream.write_all(&GET[..10]).expect("sent");
-    // Another connection's answer shows that the worker has taken in what was sent before.
+    // An answer on another connection shows that the worker has read what was sent before.
     assert_served(server.address());
     (server, stream)
 }
@@ -114,7 +114,7 @@ fn ctrl_c_reaches_all_processes_at_once_and_still_drains() {
     let mut server = Server::start_command(command);
     let mut stream = connect(server.address());
     stream.write_all(&GET[..10]).expect("sent");
-    // Ten connections, so that either worker has taken in what came before.
+    // Ten connections, so that both workers have read what was sent before.
     (0..10).for_each(|_| assert_served(server.address()));
     signal_group(server.pid(), Signal::SIGINT);
     wait_until("it says that it stops", || server.count_of("stopping") > 0);
@@ -135,7 +135,7 @@ fn a_stop_during_the_start_leaves_nothing() {
         thread::sleep(Duration::from_millis(delay_ms));
         server.signal(Signal::SIGTERM);
         let status = server.wait();
-        // Before it watches for signals, it ends as any process does.
+        // Before it handles signals, it ends like any process.
         let is_orderly = status.code() == Some(0) || status.signal() == Some(Signal::SIGTERM as i32);
         let complaints = server.count_of("batond: error: ") + deaths(&server);
         assert!(is_orderly && complaints == 0, "after {delay_ms} ms: {status}, {:#?}", server.log());
@@ -154,7 +154,7 @@ fn a_killed_start_leaves_nothing() {
     }
 }
 
-/// Stops a server whose worker does nothing any more; gives its exit code.
+/// Stops a server whose worker hangs. Returns its exit code.
 fn stop_with_a_worker_that_hangs() -> Option<i32> {
     let mut server = Server::start(&["--drain-ms-max", "200"]);
     let worker = server.workers()[0];
@@ -215,7 +215,7 @@ fn other_signals_of_nginx_do_no_harm() {
     assert_eq!(server.workers(), workers);
     server.signal(Signal::SIGWINCH);
     wait_until("the workers have left", || server.workers().is_empty());
-    // A second time there is nothing to do; and a stop ends a master that waits.
+    // The second time there is nothing to do; and a stop ends a master that waits.
     server.signal(Signal::SIGWINCH);
     wait_until("it says what it makes of it", || server.count_of("WINCH is ignored") == 1);
     server.stop();
@@ -248,9 +248,9 @@ fn at_a_stop_those_who_wait_are_let_in_and_later_ones_are_refused_at_once() {
         let mut kept = connect(address);
         ask(&mut kept).expect("an answer");
         kept.write_all(&GET[..10]).expect("sent");
-        // Another connection's answer shows that the worker has taken in what was sent before.
+        // An answer on another connection shows that the worker has read what was sent before.
         assert_served(address);
-        // While nobody accepts, clients wait in the queues.
+        // While no worker accepts, clients wait in the queues.
         let workers = server.workers();
         workers.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
         wait_until("they have stopped", || workers.iter().all(|pid| is_stopped(*pid)));
@@ -263,7 +263,7 @@ fn at_a_stop_those_who_wait_are_let_in_and_later_ones_are_refused_at_once() {
             read_answer(stream).unwrap_or_else(|error| panic!("{tier}: {error}"));
         }
         drop(waiting);
-        // A listener cannot be emptied and closed in one step: whoever comes between is reset.
+        // A listener cannot be emptied and closed in one step: a client that connects in between is reset.
         let mut resets = 0;
         wait_until("those who come are refused", || match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(mut stream) => {
@@ -278,7 +278,7 @@ fn at_a_stop_those_who_wait_are_let_in_and_later_ones_are_refused_at_once() {
         });
         kept.write_all(&GET[10..]).expect("sent");
         assert!(resets <= 1, "{tier}: {resets}");
-        // It would be told that its time is over, if the others had been refused by then only.
+        // Its time would be over if the others had only been refused by then.
         let answer = read_answer(&mut kept).expect("who was let in is served");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{tier}: {answer}");
         assert_eq!(read_to_end(&mut kept).expect("an orderly end"), b"");
@@ -294,7 +294,7 @@ fn a_killed_master_leaves_no_orphan() {
     assert_eq!(workers.len(), 2);
     let mut busy = connect(server.address());
     busy.write_all(&GET[..10]).expect("sent");
-    // So many that either worker has some: each notices by itself that its master is gone.
+    // So many that both workers have some: each notices by itself that its master is gone.
     let mut idle: Vec<_> = (0..24).map(|_| connect(server.address())).collect();
     idle.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     server.signal(Signal::SIGKILL);
@@ -332,7 +332,8 @@ fn a_killed_only_worker_is_replaced() {
 
 #[test]
 fn each_of_several_workers_takes_connections() {
-    // Each connection is as likely here as there: that forty are all in one place happens once in 10^12 runs.
+    // Each connection gets either worker with the same probability: that all forty get the same one happens once in
+    // 10^12 runs.
     const CONNECTIONS: usize = 40;
     for count in ["2", "auto"] {
         let server = Server::start(&["--workers", count]);
@@ -419,7 +420,7 @@ fn a_port_without_permission_is_named() {
     let mut command = Command::new(batond());
     command.args(["--listen", "127.0.0.1:81"]);
     if nix::unistd::geteuid().is_root() {
-        // The binary may lie where nobody else may look: another user starts a copy.
+        // Other users may not be able to read the binary's folder: they start a copy.
         let folder = tempfile::Builder::new().prefix("baton").tempdir_in("/tmp").expect("a folder");
         let copy = folder.path().join("batond");
         fs::copy(batond(), &copy).expect("copied");
@@ -469,7 +470,7 @@ fn a_handler_that_panics_ends_its_worker_and_the_others_serve_on() {
     });
     let (victim, mut asking) = kept.remove(0);
     asking.write_all(b"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
-    // No half answer; whether the end is a reset is the kernel's.
+    // No incomplete answer; the kernel decides whether the end is a reset.
     assert_eq!(read_to_end(&mut asking).unwrap_or_default(), b"");
     (0..20).for_each(|_| assert_served(address));
     for (pid, mut stream) in kept {
@@ -491,7 +492,7 @@ fn a_handler_that_panics_ends_its_worker_and_the_others_serve_on() {
             _ => None,
         })
         .collect();
-    // As profiles have it: a panic unwinds out of the worker, or aborts.
+    // Depending on the profile, a panic unwinds out of the worker or aborts.
     let expected = if cfg!(debug_assertions) { Exit::Code(101) } else { Exit::Signal(Signal::SIGABRT as i32) };
     assert_eq!(deaths, [expected]);
     server.stop();
@@ -508,7 +509,7 @@ fn a_check_takes_the_server_that_would_be_replaced_for_no_obstacle() {
     };
     let (code, told) = check(&control);
     assert!(code == Some(0) && told.contains(&format!("(pid {}) already serves", server.pid())), "{code:?} {told}");
-    // Of another server, its port is taken.
+    // For another server, its port is taken.
     assert_eq!(check(&control.with_extension("other")), (Some(1), String::new()));
     assert_served(server.address());
     server.stop();

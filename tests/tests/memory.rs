@@ -1,4 +1,4 @@
-//! What idle connections cost. Run with: cargo test --release -p baton-tests --test memory -- --ignored --nocapture
+//! The cost of idle connections. Run with: cargo test --release -p baton-tests --test memory -- --ignored --nocapture
 
 use std::net::TcpStream;
 

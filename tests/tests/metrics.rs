@@ -1,5 +1,5 @@
-//! Metrics over HTTP and by batonctl: no counter falls over reload, upgrade, revert and the death of a master, and nobody who asks
-//! keeps the server from anything.
+//! Metrics over HTTP and by batonctl: no counter falls over reload, upgrade, revert and the death of a master, and no
+//! client can block the server.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 struct Measured {
     server: Server,
     metrics: SocketAddr,
-    /// Sums of the whole server, as they were seen last.
+    /// Sums of the whole server, as last seen.
     seen: BTreeMap<String, f64>,
 }
 
@@ -35,7 +35,7 @@ impl Measured {
         control::status(&self.server.control()).expect("a status")
     }
 
-    /// Asks, and checks that nothing of the whole server has fallen.
+    /// Reads the metrics, and checks that no counter of the whole server has fallen.
     fn look(&mut self) {
         let answer = get(self.metrics, "GET /metrics HTTP/1.1\r\n\r\n");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
@@ -62,7 +62,7 @@ impl Measured {
         self.seen = now;
     }
 
-    /// Answers so many requests, and waits until each is counted.
+    /// Sends this many requests, and waits until each is counted.
     fn serve(&mut self, requests: usize) {
         self.look();
         let wanted = self.seen["baton_requests_total"] + requests as f64;
@@ -105,7 +105,7 @@ fn no_counter_falls_whatever_happens() {
         measured.look();
         measured.seen.get("baton_workers_died_total{how=\"signal\"}") == Some(&1.0)
     });
-    // A new master that is killed has told what it has shown.
+    // A new master that is killed has reported what it has shown.
     let old = measured.status().pid;
     assert!(matches!(measured.ask(&["upgrade", "--hold"]), Outcome::Held { .. }));
     measured.serve(10);
@@ -116,7 +116,7 @@ fn no_counter_falls_whatever_happens() {
         control::status(&measured.server.control()).is_some_and(|status| status.pid == old && status.upgrade.is_none())
     });
     measured.serve(10);
-    // It is no child of this process any more, so nobody else ends it.
+    // It is not a child of this process any more, so it must be ended here.
     measured.ask(&["stop"]);
 }
 
@@ -136,7 +136,7 @@ fn requests_are_answered_as_http_says() {
     assert!(text(&printed.stdout).contains("# TYPE baton_requests_total counter\n"));
 }
 
-/// Silent, endless, and never reading: reloads and honest clients are served meanwhile.
+/// Silent clients, endless requests, and clients that never read: reloads and honest clients are served meanwhile.
 #[test]
 fn clients_that_mean_no_good_hold_nothing_up() {
     let mut measured = Measured::start();
@@ -144,7 +144,7 @@ fn clients_that_mean_no_good_hold_nothing_up() {
     let hostile: Vec<TcpStream> = (0..300)
         .filter_map(|number| {
             let mut stream = TcpStream::connect(measured.metrics).ok()?;
-            // It may have been sent away already.
+            // The server may have closed the connection already.
             let _ = stream.write_all(texts[number % texts.len()]);
             Some(stream)
         })

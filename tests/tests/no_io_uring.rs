@@ -1,8 +1,8 @@
-//! Where there is no io_uring, one message says why and what to do.
+//! Without io_uring, one message says why and what to do.
 
 use baton_tests::program::{Server, batond, injecting, may_trace};
 
-/// Starts batond with one of its system calls failing; gives what it complains of in the end.
+/// Starts batond with one of its system calls failing. Returns its final error message.
 fn complaint_when(call: &str, injection: &str) -> String {
     let mut command = injecting(call, injection);
     command.arg(batond()).args(["--listen", "127.0.0.1:0", "--workers", "2"]);
@@ -40,7 +40,7 @@ fn a_worker_that_cannot_make_its_ring_is_one_error_of_the_server() {
     if !may_trace() {
         return;
     }
-    // Calls are counted in each process by itself: the master makes one, to probe; a worker goes on to register buffers.
+    // Calls are counted per process: the master makes one, to probe; a worker then registers buffers.
     let complaint = complaint_when("io_uring_register", "error=ENOMEM:when=2+");
     assert!(complaint.contains("worker 0 could not start"), "{complaint}");
     assert!(complaint.contains("lower connections_max or receive_buffers"), "{complaint}");

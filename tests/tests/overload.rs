@@ -1,4 +1,5 @@
-//! Bad peers and exhausted resources: others are served, nothing grows without bound, service goes on afterwards.
+//! Misbehaving peers and exhausted resources: other clients are served, nothing grows without bound, and service
+//! continues afterwards.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,10 +14,10 @@ use baton_tests::process::{cpu_ticks, descriptor_limit_for, descriptors, kilobyt
 use baton_tests::program::{Server, batond, is_installed};
 use baton_tests::{control, skip, wait_until};
 
-/// Bytes a kernel may hold between two ends of a loopback connection, generously.
+/// Upper bound of the bytes that a kernel holds between two ends of a loopback connection.
 const KERNEL_BYTES_MAX: usize = 64 << 20;
 
-/// Writes until the kernel takes no more for a while; gives how much it took.
+/// Writes until the kernel takes no more for a while. Returns how many bytes it took.
 fn write_until_stuck(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(300))).expect("set");
     let mut total = 0;
@@ -30,7 +31,7 @@ fn write_until_stuck(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     }
 }
 
-/// Clients that send without reading: the server stops reading them, holds little for them, and cuts them in the end.
+/// Clients that send without reading: the server stops reading them, holds little for them, and finally cuts them.
 fn check_pushed_back_then_cut(protocol: &str, bytes: &[u8]) {
     const CLIENTS: usize = 4;
     const GROWN_KILOBYTES_MAX: u64 = 16 * 1024;
@@ -54,7 +55,7 @@ fn check_pushed_back_then_cut(protocol: &str, bytes: &[u8]) {
     other.write_all(GET).expect("sent");
     other.read_exact(&mut [0; 10]).expect("others are served");
     drop(other);
-    // Not a byte is read meanwhile: it is the server that ends them.
+    // The clients read nothing meanwhile: the server must end them.
     wait_until("they are cut", || descriptors(worker) == baseline);
     drop(slow);
     server.stop();
@@ -80,7 +81,7 @@ fn what_all_connections_hold_together_is_bounded_and_goes_back() {
     let before = kilobytes(worker, "status", "VmRSS");
     let mut slow: Vec<_> = (0..CLIENTS).map(|_| connect(server.address())).collect();
     let requests = GET.repeat(1000);
-    // Nobody reads. Whoever is cut finds out by an error of its own.
+    // The clients do not read. A client that is cut gets an error when it writes.
     let stuck = |stream: &mut TcpStream| {
         stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
         while stream.write(&requests).is_ok() {}
@@ -110,7 +111,7 @@ fn requests_that_come_byte_by_byte_are_answered() {
     for (request, body) in requests.into_iter().zip(["Hello, World!", "hello", "hello"]) {
         for byte in request {
             stream.write_all(&[*byte]).expect("sent");
-            // So that most bytes come as a packet of their own, and wake the worker.
+            // So that most bytes arrive in a packet of their own, and wake the worker.
             thread::sleep(Duration::from_millis(1));
         }
         let answer = read_answer(&mut stream).expect("an answer");
@@ -136,7 +137,7 @@ fn heads_that_never_end_are_cut_while_others_are_served() {
         cut.extend(ended);
         slow = open;
         if rounds % 5 == 0 {
-            // More of the head does not buy more time.
+            // Sending more of the head does not extend the time.
             slow.iter_mut().for_each(|stream| drop(stream.write(b"X: y\r\n")));
         }
         slow.is_empty()
@@ -185,7 +186,7 @@ fn at_the_connection_limit_the_longest_idle_makes_room() {
     let mut open: Vec<_> = (0..10).map(|_| connect(server.address())).collect();
     open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     let mut newcomers = Vec::new();
-    // The fourth has half sent a request, and waits longest.
+    // The fourth has sent half a request, and has waited longest.
     open[3].write_all(&GET[..10]).expect("sent");
     thread::sleep(Duration::from_millis(20));
     for index in [0, 1, 2, 4, 5, 6, 7, 8, 9] {
@@ -210,7 +211,7 @@ fn at_the_connection_limit_the_longest_idle_makes_room() {
     server.stop();
 }
 
-/// More clients than the worker has room for: it serves that many, does not spin, and serves the others as soon as
+/// More clients than the worker has room for: it serves as many as fit, does not spin, and serves the others as soon as
 /// those leave.
 fn check_exhausted(server: &Server, room: usize, what: &str) {
     const CLIENTS: usize = 200;
@@ -278,7 +279,7 @@ fn descriptors_that_run_out_pause_accepting() {
         skip("prlimit is not installed");
         return;
     }
-    // With less room than a backlog can bring, connections are accepted one by one; the kernel reads the limit of open
+    // With less room than a backlog can bring, connections are accepted one by one. The kernel reads the limit of open
     // files when an accept is submitted.
     let server = Server::start(&["--connections-max", "300"]);
     let worker = server.workers()[0];
@@ -331,7 +332,7 @@ fn with_every_receive_buffer_taken_all_bytes_arrive() {
     server.stop();
 }
 
-/// Clients on a thread of their own that send the same bytes over and over, and read what comes.
+/// Clients on a thread of their own that send the same bytes repeatedly, and read the answers.
 struct Flood {
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -339,7 +340,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// They send as fast as it is taken; where `awaited` is given, they send again after so many bytes of answers.
+    /// They send as fast as the server reads. With `awaited`, they send again after this many bytes of answers.
     fn start(address: SocketAddr, clients: usize, request: Vec<u8>, awaited: Option<usize>) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut streams: Vec<_> = (0..clients).map(|_| (connect(address), 0, 0)).collect();
@@ -387,7 +388,7 @@ impl Drop for Flood {
     }
 }
 
-/// A body of one-byte chunks costs the server most per byte.
+/// A body of one-byte chunks is the most expensive per byte.
 fn one_byte_chunks() -> Vec<u8> {
     let mut request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     (0..500_000).for_each(|_| request.extend_from_slice(b"1\r\nx\r\n"));
@@ -401,7 +402,7 @@ fn one_body() -> Vec<u8> {
     request
 }
 
-/// How long a client waits for each answer that asks now and then; sorted.
+/// How long a client that sends a request now and then waits for each answer; sorted.
 fn waits(stream: &mut TcpStream, times: usize) -> Vec<Duration> {
     let wait = |_| {
         thread::sleep(Duration::from_millis(2));

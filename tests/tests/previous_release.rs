@@ -1,10 +1,10 @@
-//! Upgrades between this release and one whose masters speak an older version of the upgrade's messages: each refuses the
-//! other with a reason, goes on serving, and loses no connection.
+//! Upgrades between this release and one whose masters use an older version of the upgrade's messages: each refuses the
+//! other with a reason, continues to serve, and loses no connection.
 //!
 //! Run with: `cargo test --release -p baton-tests --test previous_release -- --ignored --nocapture --test-threads 1`
 //!
-//! It builds revision [`REVISION`] of this repository in a worktree below the target folder, once; where the repository does
-//! not have that revision, it says so and proves nothing.
+//! It builds revision [`REVISION`] of this repository in a worktree below the target folder, once. If the repository
+//! does not have that revision, it prints that and tests nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,16 @@ use baton_tests::namespace::run_for;
 use baton_tests::program::{Server, batonctl, batond, run};
 use baton_tests::{skip, wait_until};
 
-/// The last one whose masters speak version 1.
+/// The last revision whose masters use version 1.
 const REVISION: &str = "419b20f";
 
-/// Building takes a part of it.
+/// This includes the build.
 const TIME_MAX: Duration = Duration::from_secs(900);
 
-/// Upgrades that are tried, one after the other.
+/// Number of upgrades that are tried, one after the other.
 const TRIES: usize = 10;
 
-/// Answers before, meanwhile and after.
+/// Number of answers before, during and after.
 const ANSWERS: u64 = 500;
 
 /// The programs of the other release.
@@ -43,7 +43,7 @@ fn git(arguments: &[&str]) -> Output {
     Command::new("git").arg("-C").arg(repository).args(arguments).output().expect("git runs")
 }
 
-/// Builds it, or says why not.
+/// Builds it, or prints why that is not possible.
 fn previous() -> Option<&'static Previous> {
     static PREVIOUS: OnceLock<Option<Previous>> = OnceLock::new();
     PREVIOUS.get_or_init(build).as_ref()
@@ -80,7 +80,7 @@ fn build() -> Option<Previous> {
     Some(Previous { batond: program("batond"), batonctl: program("batonctl") })
 }
 
-/// A server of either release, under clients that connect again and again, and one that stays.
+/// A server of either release, under clients that connect continuously, and one that stays.
 fn prove(what: &str, program: &Path, upgrade: impl Fn(&Lineage)) {
     for tier in ["auto", "adopt"] {
         let lineage = Lineage::start(2, |control, pid_file| {
@@ -120,7 +120,7 @@ fn the_previous_release_refuses_this_one() {
     if let Some(previous) = previous() {
         run_for("the_previous_release_refuses_this_one", TIME_MAX, || {
             prove("from the previous release to this one", &previous.batond, |lineage| {
-                // The previous master is spoken to by its own batonctl, and answers in words.
+                // The previous master needs its own batonctl, and answers with text.
                 let mut command = Command::new(&previous.batonctl);
                 let output = run(command.arg("--control").arg(lineage.control()).arg("upgrade").arg(batond()));
                 let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -138,7 +138,7 @@ fn this_release_refuses_the_previous_one() {
         run_for("this_release_refuses_the_previous_one", TIME_MAX, || {
             prove("from this release to the previous one", &batond(), |lineage| {
                 let failure = lineage.failed(&["upgrade", previous.batond.to_str().expect("UTF-8")]);
-                // It knows no way to tell a version that it does not speak, but logs it, and exits.
+                // It cannot report a version that it does not know, but logs it, and exits.
                 let has_exited = |failure: &Failure| match failure {
                     Failure::SuccessorEnded { exit, .. } => *exit == Exit::Code(1),
                     _ => false,
@@ -152,7 +152,7 @@ fn this_release_refuses_the_previous_one() {
     }
 }
 
-/// What an operator sees who takes the wrong batonctl.
+/// The message for an operator who uses the wrong batonctl.
 #[test]
 #[ignore = "builds another release"]
 fn a_batonctl_of_the_other_release_says_what_is_wrong() {

@@ -1,4 +1,4 @@
-//! batond behind proxies that say whose connections they pass on: at replaced workers and masters, and with HAProxy and curl.
+//! batond behind proxies that send the PROXY header: with replaced workers and masters, and with HAProxy and curl.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use baton_tests::program::{Server, batond, free_port, is_installed, run};
 use baton_tests::{skip, wait_until};
 use tempfile::TempDir;
 
-/// One test at a time: whoever ends a lineage ends all processes that this one has started.
+/// One test at a time: a test that ends a lineage ends all processes that this one has started.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -34,7 +34,7 @@ fn start(folder: &Path, more: &[&str]) -> Server {
     Server::start_command(command)
 }
 
-/// Waits until so many answers are logged, and gives the clients' addresses with what they asked for.
+/// Waits until this many answers are logged, and returns the clients' addresses with their requests.
 fn logged(folder: &Path, count: usize) -> Vec<(String, String)> {
     let lines = || fs::read_to_string(folder.join("access.log")).expect("an access log");
     wait_until("all is logged", || lines().lines().count() >= count);
@@ -69,7 +69,7 @@ fn clients_addresses_cross_reloads_and_upgrades() {
     let mut late = connect(address);
     late.write_all(b"PROXY TCP4 192.0.2.3 ").expect("sent");
 
-    // Nobody knows yet whose the third is; it moves, too.
+    // The third connection's header has not arrived yet; it moves, too.
     lineage.done(&["reload"]);
     get(&mut line, "/line");
     late.write_all(b"198.51.100.1 4096 443\r\n").expect("sent");
@@ -96,7 +96,7 @@ struct Haproxy {
 }
 
 impl Haproxy {
-    /// Passes on to `server`, with this version of the header.
+    /// Forwards to `server`, with this version of the header.
     fn start(server: SocketAddr, header: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -122,7 +122,7 @@ impl Drop for Haproxy {
     }
 }
 
-/// Asks as a client that has this address.
+/// Sends a request as a client with this address.
 fn curl(source: &str, address: SocketAddr, more: &[&str]) {
     let url = format!("http://{address}/?{source}");
     let arguments = ["--silent", "--max-time", "20", "--interface", source, &url];

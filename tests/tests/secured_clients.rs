@@ -1,4 +1,4 @@
-//! Programs people really use, against batond with TLS. What is not installed is skipped, loudly.
+//! Widely used client programs against batond with TLS. Programs that are not installed are skipped, with a message.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -12,10 +12,10 @@ fn start() -> Server {
     Server::start_secured(&flags.each_ref().map(String::as_str))
 }
 
-/// What OpenSSL's client says about a connection.
+/// What OpenSSL's client reports about a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The suite and the key exchange, and whether the answer came whole.
+    /// The suite and the key exchange, and whether the answer was complete.
     Answered { suite: String, group: String, is_whole: bool },
     /// The number of the server's alert (RFC 8446 section 6).
     Alert(u8),
@@ -57,7 +57,7 @@ fn openssl_gets_each_suite_and_group() {
     }
     let server = start();
     for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"] {
-        // The last one takes another round: the client has guessed P-521, which the server does not offer.
+        // The last one takes another round trip: the client has guessed P-521, which the server does not offer.
         for (groups, group) in [
             ("X25519", "X25519, 253 bits"),
             ("P-256", "ECDH, prime256v1, 256 bits"),
@@ -81,7 +81,7 @@ fn openssl_gets_each_suite_of_tls_1_2() {
     }
     let server = start();
     for suite in ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"] {
-        // That of the certificate's key must be among them.
+        // The curve of the certificate's key must be among them.
         for (groups, group) in [("X25519:P-256", "X25519, 253 bits"), ("P-256", "ECDH, prime256v1, 256 bits")] {
             let (outcome, said) = openssl_says(&server, &format!("-tls1_2 -cipher {suite} -groups {groups}"));
             assert_eq!(outcome, answered(suite, group), "{groups}: {said}");
@@ -103,7 +103,7 @@ fn openssl_hears_at_once_that_there_is_no_second_handshake() {
     command.args(["s_client", "-connect", &server.address().to_string(), "-tls1_2"]);
     let mut client =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("openssl");
-    // Its command for another handshake; it sends nothing else, and ends where there is none.
+    // Its command for a renegotiation. It sends nothing else, and ends if there is none.
     let mut stdin = client.stdin.take().expect("piped");
     stdin.write_all(b"R\n").expect("it reads");
     let Output { stderr, .. } = client.wait_with_output().expect("it ends");
@@ -135,14 +135,14 @@ fn openssl_is_refused_with_an_alert() {
     }
     let server = start();
     for (arguments, alert) in [
-        // It names no signature algorithms, which rustls looks at first.
+        // It sends no signature algorithms, which rustls checks first.
         ("-tls1_1 -cipher DEFAULT@SECLEVEL=0", HANDSHAKE_FAILURE),
         // Without ephemeral keys, and without authenticated encryption.
         ("-tls1_2 -cipher AES128-GCM-SHA256", HANDSHAKE_FAILURE),
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA256", HANDSHAKE_FAILURE),
         ("-tls1_3 -ciphersuites TLS_AES_128_CCM_SHA256", HANDSHAKE_FAILURE),
         ("-tls1_3 -groups P-521", HANDSHAKE_FAILURE),
-        // The certificate's key is of P-256.
+        // The certificate's key is on P-256.
         ("-tls1_3 -sigalgs RSA-PSS+SHA256", HANDSHAKE_FAILURE),
         ("-tls1_3 -alpn h2", NO_APPLICATION_PROTOCOL),
     ] {

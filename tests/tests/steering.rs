@@ -1,5 +1,5 @@
-//! Which worker gets a new connection, in the tier ebpf: shares are even where workers tell their load, whatever happens to them.
-//! In network namespaces of their own.
+//! Which worker gets a new connection, in the tier ebpf: shares are even if workers report their load, whatever happens
+//! to them. In network namespaces of their own.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,12 +17,13 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 const WORKERS: usize = 8;
 
-/// A server with eight workers; `None`, said aloud, where it cannot steer.
+/// A server with eight workers; `None`, with a message, if it cannot steer.
 fn start(steering: &str) -> Option<Lineage> {
     let lineage = Lineage::start(WORKERS, |control, pid_file| {
         let workers = WORKERS.to_string();
         let arguments = ["--listen", "127.0.0.1:0", "--workers", &workers, "--settle-ms", "50", "--steering", steering];
-        // What is chosen stays: moving connections would even out shares, too, at a moment of its own.
+        // Connections stay at the chosen worker: otherwise rebalancing would even out shares, too, at unpredictable
+        // times.
         let rest = ["--rebalance", "off", "--control", control, "--pid-file", pid_file];
         Server::start(&[&arguments[..], &rest[..]].concat())
     });
@@ -35,14 +36,14 @@ fn start(steering: &str) -> Option<Lineage> {
     Some(lineage)
 }
 
-/// Open connections of each worker that serves.
+/// Open connections of each serving worker.
 fn shares_of(status: &Status) -> Vec<u64> {
     let serving = status.generations.iter().filter(|one| one.phase == GenerationPhase::Serving);
     let workers = serving.flat_map(|one| &one.workers).filter(|worker| worker.state == WorkerState::Ready);
     workers.map(|worker| worker.open).collect()
 }
 
-/// The shares of all, when so many connections are open.
+/// The shares of all workers, when this many connections are open.
 fn shares(lineage: &Lineage, open: usize) -> Vec<u64> {
     let sum = || shares_of(&lineage.status()).iter().sum::<u64>();
     wait_until_equal("all connections are there", open as u64, sum);
@@ -57,7 +58,7 @@ fn connect_many(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| connect(address)).collect()
 }
 
-/// So many more than what the fullest has times the workers that all are level again.
+/// Opens as many connections as it takes to bring all workers to the level of the fullest.
 fn fill(lineage: &Lineage, clients: &mut Vec<TcpStream>) -> Vec<u64> {
     let now = shares(lineage, clients.len());
     let most = *now.iter().max().expect("some") as usize;
@@ -66,8 +67,8 @@ fn fill(lineage: &Lineage, clients: &mut Vec<TcpStream>) -> Vec<u64> {
     shares(lineage, clients.len())
 }
 
-/// Fills until no worker has more than one connection above another, for two seconds: while clients leave, packets are counted as
-/// assigned that no connection follows, and what does not arrive is given up when it is a second old.
+/// Fills until no worker has more than one connection above another, for two seconds. While clients leave, some packets
+/// are counted as assigned although no connection follows; what does not arrive is given up when it is a second old.
 fn level(lineage: &Lineage, clients: &mut Vec<TcpStream>, when: &str) {
     let mut shares;
     let begin = Instant::now();
@@ -91,14 +92,14 @@ fn shares_are_even_through_everything() {
             clients.extend(connect_many(address, count - clients.len()));
             assert_eq!(shares(&lineage, count), vec![(count / WORKERS) as u64; WORKERS], "{count}");
         }
-        // Churn.
+        // Some clients leave.
         let mut number = 0;
         clients.retain(|_| {
             number += 1;
             number % 3 == 0 || number % 7 == 0
         });
         level(&lineage, &mut clients, "after many have left");
-        // A worker that is killed takes its own with it.
+        // A killed worker takes its own connections with it.
         let victim = lineage.first.workers()[3];
         let lost = shares(&lineage, clients.len())[3] as usize;
         signal(victim, Signal::SIGKILL);
@@ -134,7 +135,8 @@ fn a_worker_that_stands_still_attracts_nobody() {
         let hung = lineage.first.workers()[0];
         signal(hung, Signal::SIGSTOP);
         wait_until("it is stopped", || is_stopped(hung));
-        // It gets its part, for nobody knows yet; and none of those that come when the others have lost some.
+        // It gets its share, since its state is not known yet; and none of those that arrive after the others have lost
+        // some.
         clients.extend(connect_many(lineage.first.address(), 80));
         wait_until("the others have theirs", || shares_of(&lineage.status()).iter().sum::<u64>() >= 150);
         let now = shares_of(&lineage.status());
@@ -190,17 +192,18 @@ fn a_worker_has_its_own_page_and_no_descriptor() {
     });
 }
 
-/// Resets connections. Where they were made by SYN cookies, closing may leave one behind that no client has, and the server holds it
-/// until it is idle for too long, as it must: an ACK that a client in TIME_WAIT repeats, once the server's socket is gone, comes to
-/// a listener and passes for the answer to a cookie, since only the difference of its numbers is looked at, and one FIN each way
-/// leaves that as it was (`check_tcp_syn_cookie` of the kernel's `net/ipv4/syncookies.c`).
+/// Resets connections. If they were made by SYN cookies, closing may leave one behind that no client has, and the
+/// server must hold it until its idle timeout. The cause is an ACK that a client in TIME_WAIT repeats once the server's
+/// socket is gone. It reaches a listener and passes as the answer to a cookie, since only the difference of its numbers
+/// is checked, and one FIN in each direction leaves that unchanged (`check_tcp_syn_cookie` of the kernel's
+/// `net/ipv4/syncookies.c`).
 fn reset(clients: impl Iterator<Item = TcpStream>) {
     for client in clients {
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("set");
     }
 }
 
-/// SYNs of others, who never answer, for so long; gives how many.
+/// Sends SYNs of clients that never answer, for this long. Returns how many.
 fn flood(server: SocketAddr, time: Duration) -> u32 {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).expect("a raw socket");
     socket.set_header_included_v4(true).expect("set");
@@ -248,7 +251,7 @@ fn after_a_flood_of_syns_shares_are_even_again() {
             let sent = flood(address, Duration::from_millis(500));
             let ended = Instant::now();
             reset(clients.drain(..40));
-            // Time is what is asked here: 2 s.
+            // This test needs the time to pass: 2 s.
             std::thread::sleep(Duration::from_secs(2).saturating_sub(ended.elapsed()));
             let now = fill(&lineage, &mut clients);
             eprintln!("tcp_syncookies = {cookies}, {sent} SYNs: {now:?}");

@@ -1,4 +1,5 @@
-//! What a service manager is told, with a stand-in for it; and the unit file. Whatever is not read at once is not sent.
+//! Messages to a service manager, with a stand-in for it; and the unit file. Messages that the stand-in does not read
+//! at once are lost.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -47,7 +48,7 @@ impl Managed {
         Self { server, messages, control, file, _folder: folder }
     }
 
-    /// The next message that is no ping.
+    /// The next message that is not a ping.
     fn next(&self) -> String {
         loop {
             let message = self.any();
@@ -83,7 +84,7 @@ fn a_service_manager_is_told_what_happens() {
         assert_eq!(managed.next(), "READY=1");
     }
     fs::write(&managed.file, "listen = [\"127.0.0.1:0\"]\n[timeouts]\nsettle_ms = 50\n").expect("written");
-    // Whichever of the two masters is faster.
+    // The order depends on which of the two masters is faster.
     let outcome = managed.ask("upgrade").done();
     assert!(matches!(outcome, Outcome::Upgraded { .. }), "{outcome:?}");
     let mut said = [managed.next(), managed.next(), managed.next()];
@@ -121,7 +122,7 @@ fn the_unit_file_fits_the_defaults() {
     let seconds = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.parse::<u64>().ok());
     assert!(seconds.expect("a time") > 32, "longer than drain_ms_max and the second or two beyond it");
     if !is_missing("systemd-analyze") {
-        // Tenths, of 10 for a unit that may do everything.
+        // In tenths; 10 is a unit that may do everything.
         let mut command = Command::new("systemd-analyze");
         run_ok(command.args(["security", "--offline=true", "--threshold=30"]).arg(&path));
     }

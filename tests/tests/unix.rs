@@ -1,4 +1,4 @@
-//! Unix sockets that are listened on: the promise, in both tiers of the TCP address beside them, and what is at their paths.
+//! Unix sockets as listeners: the promise, in both tiers of the TCP address beside them, and the files at their paths.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -20,11 +20,11 @@ use baton_tests::{control, skip, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-/// Nobody waits for longer, whatever happens.
+/// No client waits for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// One test at a time: whoever ends a lineage ends all processes that this one has started.
+/// One test at a time: a test that ends a lineage ends all processes that this one has started.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -154,7 +154,7 @@ fn nobody_is_lost_whatever_replaces_workers_and_masters() {
     });
 }
 
-/// As nginx is upgraded by hand; then TERM to the new master.
+/// The manual procedure by which nginx is upgraded; then TERM to the new master.
 #[test]
 fn nobody_is_lost_by_the_signals_of_an_upgrade() {
     each_tier(|started| {
@@ -236,7 +236,8 @@ fn whoever_waits_at_a_worker_that_is_killed_or_hangs_is_served_by_another() {
             signal(worker, how);
             let mut clients: Vec<UnixStream> = (0..50).map(|_| connect(&started.path()).expect("connected")).collect();
             let errors: Vec<io::Error> = clients.iter_mut().map(ask).filter_map(Result::err).collect();
-            // The ring of a worker that is killed may have accepted one more, which dies with it; nobody is left waiting.
+            // The ring of a killed worker may have accepted one more connection, which dies with it; no client is left
+            // waiting.
             let is_ended = |error: &io::Error| error.kind() != io::ErrorKind::WouldBlock;
             assert!(errors.len() <= 1 && errors.iter().all(is_ended), "{}: {name}: {errors:?}", started.tier);
             wait_until("it is replaced", || {
@@ -366,7 +367,7 @@ fn what_is_at_a_path_is_left_unless_a_server_has_left_it() {
     refused(&at("link"), "a symbolic link is there");
     refused(&at("nowhere/socket"), "its folder");
     refused(&at(&"a".repeat(200)), "at most 107");
-    // Nobody has this one any more.
+    // No process has this one any more.
     let server = Server::start_command(command(&at("live"), "auto", &[]));
     ask(&mut connect(&at("live")).expect("connected")).expect("an answer");
     server.stop();
@@ -393,7 +394,7 @@ fn of_two_servers_started_at_once_one_has_the_path() {
         ask(&mut connect(&path).expect("connected")).expect("an answer");
         both.iter_mut().for_each(|server| server.signal(Signal::SIGKILL));
         drop(both);
-        // Its file is left, and the next one starts nevertheless.
+        // Its file remains, and the next server starts nevertheless.
         wait_until("nobody listens", || UnixStream::connect(&path).is_err());
         assert!(path.exists());
     }
@@ -464,14 +465,14 @@ fn the_access_log_says_who_came_by_a_unix_socket() {
     let server = Server::start_command(command(&path, "auto", &["--access-log", log.to_str().expect("UTF-8")]));
     let mut stream = connect(&path).expect("connected");
     ask(&mut stream).expect("an answer");
-    // Whoever takes the connection knows it, too.
+    // The worker that takes the connection knows it, too.
     server.reload();
     ask(&mut stream).expect("an answer");
     assert_served(server.address());
     server.stop();
     let text = fs::read_to_string(&log).expect("a log");
     let mut clients: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-    // Each worker writes its lines when it likes.
+    // Each worker writes its lines at its own times.
     clients.sort_unstable();
     assert_eq!(clients, ["127.0.0.1", "unix:", "unix:"], "{text}");
 }
@@ -491,10 +492,10 @@ fn a_path_belongs_to_whom_the_setting_names() {
     let server = Server::start_command(command(&path, "auto", &more));
     let nobody = User::from_name("nobody").expect("asked").expect("there").uid.as_raw();
     assert_eq!(owner(), Some((nobody, 0, 0o600)));
-    // Nobody is left to remove it.
+    // No process is left to remove it.
     drop(server);
     assert_eq!(owner(), Some((nobody, 0, 0o600)));
-    // The kernel gives up the sockets of rings that were killed some milliseconds later.
+    // The kernel closes the sockets of killed rings some milliseconds later.
     wait_until("nobody listens there", || connect(&path).is_err());
     let server = Server::start_command(command(&path, "auto", &more));
     for order in ["reload", "upgrade"] {

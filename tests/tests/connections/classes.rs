@@ -1,4 +1,4 @@
-//! Clients of every kind, and what is done with them while the server changes.
+//! Clients of every kind, and their load while the server changes.
 
 use std::net::SocketAddr;
 
@@ -6,22 +6,22 @@ use baton_tests::client::{GET, pattern};
 use baton_tests::fleet::{ALL, Class, Fleet};
 use baton_tests::stream::{Stream, Trust};
 
-/// Of a body that is cut anywhere.
+/// Length of a body that is split anywhere.
 const BODY_BYTES: usize = 3_000;
 
-/// Of a request that is sent back at full speed.
+/// Length of a request that is sent back at full speed.
 const STREAM_BYTES: usize = 256 * 1024;
 
-/// What a slow reader lets queue: more than the kernel takes, so that the server has some of it.
+/// Bytes that queue for a slow reader: more than the kernel takes, so that the server holds some of them.
 const SLOW_AHEAD_BYTES: u64 = 12 << 20;
 
-/// Added at each round to what the cut ones may write: no divisor of any request.
+/// Bytes by which each round raises the limit of split requests: not a divisor of any request's length.
 const CUT_BYTES: u64 = 1_237;
 
-/// Added at each round to what slow ones may read.
+/// Bytes by which each round raises the limit of slow readers.
 const SLOW_BYTES: u64 = 100_003;
 
-/// How many there are of each.
+/// Number of clients of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) idle: usize,
@@ -52,12 +52,12 @@ fn post(bytes: usize) -> Vec<u8> {
 }
 
 impl Crowd {
-    /// Of the HTTP server.
+    /// Clients of the HTTP server.
     pub(crate) fn http(address: SocketAddr, counts: Counts) -> Self {
         Self::https(address, counts, None)
     }
 
-    /// Of the HTTP server, by TLS where somebody is trusted.
+    /// Clients of the HTTP server, with TLS if `tls` is given.
     pub(crate) fn https(address: SocketAddr, counts: Counts, tls: Option<&Trust>) -> Self {
         let answer_bytes = |request: &[u8], body: usize| {
             let mut stream = Stream::connect(address, tls);
@@ -85,7 +85,7 @@ impl Crowd {
         )
     }
 
-    /// Of a server that sends back what it gets.
+    /// Clients of a server that sends back what it gets.
     pub(crate) fn echo(address: SocketAddr, counts: Counts) -> Self {
         let mut bytes = vec![0; STREAM_BYTES];
         pattern(0, &mut bytes);
@@ -100,7 +100,7 @@ impl Crowd {
         )
     }
 
-    /// Of a server to which `request` is said, and which says `answer` to it.
+    /// Clients of a server that answers `request` with this many bytes.
     pub(crate) fn of_lines(address: SocketAddr, counts: Counts, request: &[u8], answer_bytes: usize) -> Self {
         let class = |name, count, times: usize| {
             Class::new(name, count, address, None, &request.repeat(times), answer_bytes * times)
@@ -134,7 +134,7 @@ impl Crowd {
         Self { fleet }
     }
 
-    /// What is asked for between two changes: a bit of everything, and some of it is left unfinished.
+    /// The load between two changes: some of every kind, and some of it is left unfinished.
     pub(crate) fn round(&self) {
         let fleet = &self.fleet;
         let before = ["pipelining", "streaming"].map(|class| fleet.progress(class));
@@ -147,27 +147,28 @@ impl Crowd {
         fleet.assert_whole();
     }
 
-    /// Nobody has failed.
+    /// Asserts that no client has failed.
     pub(crate) fn check(&self) {
         self.fleet.assert_whole();
     }
 
-    /// Bytes that came back to those that stream.
+    /// Bytes that came back to streaming clients.
     pub(crate) fn streamed(&self) -> u64 {
         self.fleet.progress("streaming")
     }
 
-    /// From now on connections may end, but nothing wrong may be read.
+    /// From now on connections may end, but clients must not read anything wrong.
     pub(crate) fn tolerate(&self) {
         self.fleet.tolerate();
     }
 
-    /// What has gone wrong so far.
+    /// The failures so far.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.fleet.failures()
     }
 
-    /// The idle ones are asked once more, the slow ones read on; nobody has failed, unless that is tolerated.
+    /// Idle clients send another request, slow ones read on. Asserts that no client has failed, unless that is
+    /// tolerated.
     pub(crate) fn finish(self, idle_request_bytes: usize) {
         self.fleet.allow("idle", idle_request_bytes as u64);
         self.fleet.wait_for_answers("idle");

@@ -1,5 +1,5 @@
-//! A process is killed at a step of the handover of connections: no byte is lost or doubled on a connection that lives, and
-//! only connections of the killed process die.
+//! A process is killed at a step of the handover of connections. No byte is lost or doubled on a connection that lives,
+//! and only connections of the killed process end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use nix::sys::signal::Signal;
 
 use super::classes::{Counts, Crowd};
 
-/// Of a worker that leaves, in order.
+/// The steps of a leaving worker, in order.
 const OF_SENDER: [&str; 4] = ["sender:stopping", "sender:offered", "sender:giving", "sender:given"];
 
-/// Of a worker that serves, in order. From the fourth on it has connections that it was given.
+/// The steps of a serving worker, in order. From the fourth on it has connections that it was given.
 const OF_RECEIVER: [&str; 5] =
     ["receiver:offered", "receiver:taking", "receiver:taken", "receiver:given", "receiver:resumed"];
 
 const COUNTS: Counts = Counts { idle: 200, cut: 60, pipelining: 10, streaming: 2, slow: 2 };
 
-/// So many are in one batch at most.
+/// The most connections of one batch.
 const BATCH: usize = 16;
 
 fn build() -> PathBuf {
@@ -53,8 +53,8 @@ fn start(step: &str, whom: &str, tls: Option<&Certificate>) -> Lineage {
     })
 }
 
-/// Waits until one master with its workers is left. Where the new master was killed after the old one had given it all, none
-/// is left: then another one is started.
+/// Waits until one master with its workers is left. If the new master was killed after the old one had given it
+/// everything, none is left; then this starts another one.
 fn settle(lineage: &Lineage, address: &str, tls: Option<&Certificate>) -> Option<Server> {
     let is_settled = || {
         lineage.reap();
@@ -70,7 +70,7 @@ fn settle(lineage: &Lineage, address: &str, tls: Option<&Certificate>) -> Option
     next
 }
 
-/// Upgrades a server that ends `whom` at `step`; gives what its clients saw.
+/// Upgrades a server that ends `whom` at `step`. Returns what failed at its clients.
 fn failures_of(step: &str, whom: &str, tls: Option<&Certificate>) -> Vec<String> {
     let lineage = start(step, whom, tls);
     let address = lineage.first.address();
@@ -78,7 +78,7 @@ fn failures_of(step: &str, whom: &str, tls: Option<&Certificate>) -> Vec<String>
     let crowd = Crowd::https(address, COUNTS, trust);
     crowd.round();
     crowd.tolerate();
-    // Whether the new master was killed before it could say that it serves is a matter of luck.
+    // The new master may be killed before or after it reports that it serves.
     let answer = lineage.ask(&["upgrade"]);
     let is_upgraded = matches!(answer.outcome, Some(Ok(Outcome::Upgraded { .. })));
     assert!(is_upgraded || whom == "parent", "{step}: {answer:#?}");
@@ -109,7 +109,7 @@ fn assert_at_most_of(step: &str, whom: &str, most: usize, tls: Option<&Certifica
 fn a_sender_that_is_killed_takes_with_it_what_it_had() {
     build();
     run("faults::a_sender_that_is_killed_takes_with_it_what_it_had", || {
-        // The other one has some.
+        // The other worker has some connections.
         OF_SENDER.iter().for_each(|step| assert_at_most(step, "self", COUNTS.all() - 1));
     });
 }
@@ -119,7 +119,7 @@ fn a_receiver_that_is_killed_takes_with_it_what_it_was_given() {
     build();
     run("faults::a_receiver_that_is_killed_takes_with_it_what_it_was_given", || {
         for (place, step) in OF_RECEIVER.iter().enumerate() {
-            // Of the first batch nothing is given before the fourth step; of those after it, all that was.
+            // Nothing of the first batch is given before the fourth step; of later batches, everything may be.
             assert_at_most(step, "self", if place < 3 { 2 * BATCH } else { 4 * BATCH });
         }
     });
@@ -163,7 +163,7 @@ fn a_receiver_that_halts_keeps_nobody_waiting_for_long() {
     });
 }
 
-/// The next master would not find it: it listens nowhere yet.
+/// The next master would not find it, since it does not listen yet.
 #[test]
 fn a_worker_that_stands_still_in_its_start_ends_with_its_master() {
     build();

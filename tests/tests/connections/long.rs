@@ -1,5 +1,5 @@
-//! The same with a thousand and with ten thousand connections, a hundred times each, with figures. To run it:
-//! `cargo test --release -p baton-tests --test connections long -- --ignored --nocapture --test-threads 1`
+//! The same with a thousand and with ten thousand connections, a hundred times each, with figures. To run it: `cargo
+//! test --release -p baton-tests --test connections long -- --ignored --nocapture --test-threads 1`
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -18,7 +18,7 @@ use super::classes::{Counts, Crowd};
 
 const TIME_MAX: Duration = Duration::from_secs(3_600);
 
-/// Streamed by each of those that stream.
+/// Bytes streamed by each streaming client.
 const STREAM_BYTES: u64 = 100_000_000;
 
 fn counts(all: usize) -> Counts {
@@ -26,7 +26,7 @@ fn counts(all: usize) -> Counts {
     Counts { idle: all - cut - pipelining - streaming - slow, cut, pipelining, streaming, slow }
 }
 
-/// What one handover says of itself.
+/// The figures of one handover.
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
     moved: f64,
@@ -95,7 +95,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
     let address = lineage.first.address();
     let mut counts = counts(all);
     if is_example {
-        // Short lines at full speed would say nothing of connections.
+        // Short lines at full speed would not measure connections.
         (counts.streaming, counts.slow) = (0, 0);
     }
     let lines =
@@ -107,7 +107,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
         "resp" => lines(b"ECHO hello\r\n", b"$5\r\nhello\r\n"),
         _ => lines(b"7\n-7\n", b"7\n0\n"),
     };
-    // Whoever comes meanwhile.
+    // Clients that connect meanwhile.
     let churn = (protocol == "http").then(|| Churn::start(address, 2));
     let done = |arguments: &[&str]| {
         if let Some(churn) = &churn {
@@ -122,7 +122,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
         }
         crowd.round();
     };
-    // A store cannot be held by two.
+    // Two servers cannot share a store.
     let kinds = if protocol == "resp" { &["reload", "upgrade"][..] } else { &["reload", "upgrade", "revert"] };
     for what in kinds.iter().copied() {
         let mut figures = Vec::new();
@@ -153,7 +153,7 @@ fn trial(protocol: &'static str, all: usize, times: usize) {
     }
 }
 
-/// Nothing else goes on.
+/// A trial without any load.
 fn quiet_trial(all: usize, times: usize) {
     let lineage = Lineage::start(2, |control, pid_file| {
         Server::start(&["--workers", "2", "--settle-ms", "50", "--control", control, "--pid-file", pid_file])
@@ -186,7 +186,7 @@ fn a_thousand_connections_a_hundred_times() {
     run_for("long::a_thousand_connections_a_hundred_times", TIME_MAX, || trials(1_000, 100));
 }
 
-/// The same with TLS alone.
+/// The same with TLS only.
 #[test]
 #[ignore = "takes minutes"]
 fn a_thousand_secured_connections_a_hundred_times() {

@@ -1,5 +1,5 @@
-//! Established connections cross reloads, changes of the number of workers, upgrades and reverts: every byte that clients
-//! send and read is known, and no connection ends.
+//! Established connections survive reloads, changes of the number of workers, upgrades and reverts: every byte that
+//! clients send and read is known, and no connection ends.
 
 mod classes;
 mod faults;

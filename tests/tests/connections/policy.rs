@@ -1,4 +1,4 @@
-//! What operators can choose.
+//! The settings for connections that operators can choose.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -75,7 +75,7 @@ fn what_was_ending_anyway_is_told_as_that_and_ends() {
         let (mut idle, mut ending) = (connect(lineage.first.address()), connect(lineage.first.address()));
         ask(&mut idle).expect("an answer");
         ending.write_all(b"nonsense\r\n\r\n").expect("sent");
-        // The server's FIN has come, this side's has not gone.
+        // The server's FIN has arrived, this side's has not been sent.
         let answer = read_to_end(&mut ending).expect("an answer and an orderly end");
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
         let outcome = lineage.done(&["reload"]);
@@ -106,7 +106,7 @@ fn a_stop_says_nothing_of_moves() {
     });
 }
 
-/// Starts batond with a file that says so; what follows may say something else.
+/// Starts batond with this text in its configuration file. A test may write another text later.
 fn start_with(path: &Path, text: &str) -> Server {
     write(path, text);
     let mut command = Command::new(batond());
@@ -172,7 +172,7 @@ fn those_for_whom_there_are_no_descriptors_are_told_goodbye() {
         assert!(limited.status.success(), "{limited:?}");
         lineage.done(&["commit"]);
         lineage.settle();
-        // Three batches fit, the next does not, and nothing is left behind of that.
+        // Three batches fit, the next does not, and no part of it remains.
         let is_open = |stream: &mut TcpStream| ask(stream).is_ok_and(|answer| !answer.contains("Connection: close"));
         let open = streams.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
         assert_eq!(open, 48);

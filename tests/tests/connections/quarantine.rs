@@ -1,4 +1,4 @@
-//! A connection that ends the workers it is brought to.
+//! A connection that ends the workers to which it moves.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -37,7 +37,7 @@ fn a_connection_that_ends_its_heirs_is_left_alone_and_the_others_move() {
         lineage.done(&["reload"]);
         assert_eq!(read_to_end(&mut poison).expect("an orderly end"), b"goodbye");
         lineage.settle();
-        // What a worker had been given before it was ended is lost with it, and no more than two were ended.
+        // Connections that a worker had been given before it ended are lost with it, and at most two workers ended.
         let is_panic = |event: &EventKind| matches!(event, EventKind::WorkerDied { exit: Exit::Code(101), .. });
         let ended = lineage.count_events(is_panic);
         assert!((1..=2).contains(&ended), "{ended} workers were ended");

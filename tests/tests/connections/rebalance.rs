@@ -1,4 +1,4 @@
-//! Connections move between workers that serve.
+//! Connections move between serving workers.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn open(server: &Server) -> Vec<u64> {
     workers.map(|worker| worker.open).collect()
 }
 
-/// Settings of a server whose connections move each second, some of them, whatever they do.
+/// Settings of a server in which some connections move each second, whatever they do.
 fn always(folder: &Path) -> String {
     let file = folder.join("batond.toml");
     // Idle clients stay for longer than the longest trial.
@@ -31,7 +31,7 @@ fn always(folder: &Path) -> String {
     file.to_str().expect("UTF-8").to_owned()
 }
 
-/// Connections move for this time; every byte is compared.
+/// Connections move for this time, and every byte is compared.
 fn forced(seconds: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_controlled(&["--config", &always(folder.path())]);
@@ -66,7 +66,7 @@ fn connections_that_move_for_long_lose_nothing() {
     forced(300);
 }
 
-/// Each change begins while connections move, and they move on when it is over.
+/// Each change begins while connections move, and they continue to move when it is over.
 #[test]
 fn connections_that_move_all_the_time_cross_every_change() {
     run("rebalance::connections_that_move_all_the_time_cross_every_change", || {
@@ -103,7 +103,7 @@ fn connections_that_move_all_the_time_cross_every_change() {
     });
 }
 
-/// One worker has 64 connections; then there are four.
+/// Starts with one worker that has 64 connections, then scales to four.
 fn scaled(arguments: &[&str]) -> (Server, Vec<TcpStream>) {
     let server = Server::start_controlled(&[&["--workers", "1"], arguments].concat());
     let mut clients: Vec<_> = (0..64).map(|_| connect(server.address())).collect();
@@ -132,7 +132,7 @@ fn nothing_moves_where_it_is_off() {
     server.stop();
 }
 
-/// An operator is told what would move, and nothing moves; then it does, and nothing is left to do.
+/// A dry run shows an operator what would move, and nothing moves. Then it moves, and nothing more is worth moving.
 #[test]
 fn an_operator_rebalances_where_it_is_off() {
     let (server, mut clients) = scaled(&["--rebalance", "off"]);
@@ -166,7 +166,7 @@ fn what_cannot_be_rebalanced_is_refused() {
     assert_eq!(refusal(&["--workers", "2", "--connections", "wait"]), because(CannotRebalance::Setting));
 }
 
-/// Clients that ask without end are too few to move for their number.
+/// The busy clients are too few to move because of their number.
 #[test]
 fn clients_that_ask_often_move_until_each_worker_has_some() {
     let server = Server::start_controlled(&["--workers", "1"]);
@@ -177,7 +177,7 @@ fn clients_that_ask_often_move_until_each_worker_has_some() {
         for mut client in clients {
             let is_over = &is_over;
             scope.spawn(move || {
-                // A test that fails ends, too.
+                // This also ends if the test fails.
                 let start = Instant::now();
                 while !is_over.load(Ordering::Relaxed) && start.elapsed() < 2 * PATIENCE {
                     ask(&mut client).expect("an answer");

@@ -14,7 +14,7 @@ use super::classes::{Counts, Crowd};
 
 const ROUNDS: usize = 20;
 
-/// Reloads, and waits until the workers before are gone.
+/// Reloads, and waits until the previous workers are gone.
 fn reload(server: &Server, workers: usize) {
     let before = server.workers();
     server.signal(Signal::SIGHUP);
@@ -57,7 +57,7 @@ fn connections_of_an_embedded_protocol_cross_reloads() {
     let mut command = Command::new(example("versions"));
     command.args(["--listen", &address.to_string(), "--control"]).arg(folder.path().join("control"));
     let server = Server::start_unlogged(command, address);
-    // The sum comes back to zero. Lines of two bytes at full speed keep a worker so busy that the others take long.
+    // The sum returns to zero. Lines of two bytes at full speed would keep a worker so busy that the others take long.
     let counts = Counts { streaming: 0, slow: 0, ..Counts::FEW };
     let crowd = Crowd::of_lines(server.address(), counts, b"7\n-7\n", b"7\n0\n".len());
     through_reloads(server, 1, 3, b"7\n-7\n".len(), crowd);

@@ -19,7 +19,7 @@ use super::classes::{Counts, Crowd};
 
 const ROUNDS: usize = 10;
 
-/// What curl prints, which follows redirects as if the ports of batond were those of `http` and `https`.
+/// The output of curl, which follows redirects as if batond's ports were those of `http` and `https`.
 fn curl(plain: SocketAddr, secured: SocketAddr, certificate: &Certificate, arguments: &[&str]) -> String {
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "20", "-L", "--cacert"]).arg(&certificate.files()[0]);
@@ -140,16 +140,16 @@ fn a_session_goes_on_in_a_new_connection_after_an_upgrade() {
         assert_eq!(both.map(ask), [true; 2], "other workers know the tickets");
         lineage.done(&["upgrade"]);
         lineage.settle();
-        // Those of TLS 1.2 follow from a secret that no process gives to another.
+        // The tickets of TLS 1.2 depend on a secret that no process gives to another.
         assert_eq!(both.map(ask), [true, false], "another binary's workers know the tickets of TLS 1.3");
         assert_eq!(both.map(ask), [true; 2]);
     });
 }
 
-/// Workers are forked from one master, and so is what their random numbers begin with.
+/// Workers are forked from one master, and share the initial state of their random number generators.
 #[test]
 fn no_two_workers_have_the_same_random_numbers() {
-    /// Where the random bytes of a ServerHello lie in its record (RFC 8446 sections 4.1.3 and 5.1).
+    /// The range of a ServerHello's random bytes in its record (RFC 8446 sections 4.1.3 and 5.1).
     const RANDOM: std::ops::Range<usize> = 5 + 4 + 2..5 + 4 + 2 + 32;
     let certificate = Certificate::default();
     let flags = certificate.flags();
@@ -199,7 +199,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[test]
 fn status_tells_when_certificates_expire() {
     run("secured::status_tells_when_certificates_expire", || {
-        // Half an hour more, so that the days are whole ones while the test runs.
+        // Half an hour more, so that the number of whole days does not change while the test runs.
         let certificate = Certificate::valid(77 * DAY, 13 * DAY + DAY / 48);
         let flags = certificate.flags();
         let more = ["--listen", "tls://127.0.0.1:0", "--listen", "127.0.0.1:0"];

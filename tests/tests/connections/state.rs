@@ -1,4 +1,4 @@
-//! A worker's own state crosses with its connections: the store of the example `resp`.
+//! A worker's own state moves together with its connections: the store of the example `resp`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -86,7 +86,7 @@ fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
         let mut slow = TcpStream::from(socket);
         slow.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
         slow.write_all(b"GET big\r\nQUIT\r\n").expect("sent");
-        // Nothing of it is read before the server has begun to end the connection.
+        // The client reads nothing before the server has begun to end the connection.
         std::thread::sleep(Duration::from_millis(200));
         lineage.done(&["upgrade"]);
         let mut answer = Vec::new();
@@ -97,12 +97,12 @@ fn an_answer_that_is_the_last_arrives_whole_across_an_upgrade() {
     });
 }
 
-/// How far a counter is.
+/// The value of a counter.
 fn count_of(own: &mut TcpStream, name: &str) -> u64 {
     ask_line(own, &format!("INCRBY {name} 0")).trim_start_matches(':').parse().expect("a number")
 }
 
-/// Upgrades again and again while `client` adds up to `requests` to a counter; gives what that has to say.
+/// Upgrades repeatedly while `client` adds up to `requests` to a counter. Returns the client's result.
 fn upgrade_during<T: Send>(
     lineage: &Lineage,
     own: &mut TcpStream,
@@ -116,7 +116,8 @@ fn upgrade_during<T: Send>(
         while !client.is_finished() {
             lineage.done(&["upgrade"]);
             upgrades += 1;
-            // Nobody is served while the store moves: where the next upgrade followed at once, little would be done between two.
+            // No client is served while the store moves. If the next upgrade followed at once, little would be done in
+            // between.
             let enough = count_of(own, name) + requests as u64 / 10;
             wait_until("clients are served", || client.is_finished() || count_of(own, name) >= enough);
         }
@@ -139,8 +140,9 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
         let mut own = connect(address);
         fill(&mut own, KEYS);
         let port = address.port().to_string();
-        // Not pipelined: then it may send more than it is asked to. A client that has nothing left to send adds a batch to what it
-        // believes to have sent, in each turn of its loop, until that number overflows while others wait for answers.
+        // Without pipelining: with it, the client may send more than `-n` says. A client that has nothing left to send
+        // adds a batch to the number that it believes to have sent, in each turn of its loop, until that number
+        // overflows while others wait for answers.
         let mut benchmark = Command::new("redis-benchmark");
         benchmark.args(["-p", &port, "-q", "-c", "50", "-n", &REQUESTS.to_string(), "incr", "count"]);
         let client = move || program::run(&mut benchmark);
@@ -154,7 +156,8 @@ fn redis_benchmark_across_upgrades_counts_every_request_once() {
     });
 }
 
-/// Counts up from several connections; each asks for so many answers at once, and then reads them. Gives all answers.
+/// Counts up from several connections. Each sends `depth` commands at once, and then reads the answers. Returns all
+/// answers.
 fn count_up(address: SocketAddr, name: &str, connections: usize, rounds: usize, depth: usize) -> Vec<u64> {
     let batch = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{name}\r\n", name.len()).repeat(depth);
     let client = || {
@@ -183,7 +186,7 @@ fn deep_pipelines_across_upgrades_are_answered_once() {
     run("state::deep_pipelines_across_upgrades_are_answered_once", || {
         const CONNECTIONS: usize = 50;
         const ROUNDS: usize = 10;
-        /// So many at once are answered in several turns.
+        /// This many commands at once are answered in several turns.
         const DEPTH: usize = 4_000;
         const REQUESTS: usize = CONNECTIONS * ROUNDS * DEPTH;
         let (lineage, address) = start(&[]);
@@ -227,7 +230,7 @@ fn only_one_of_two_servers_has_the_store() {
         let mut own = connect(address);
         fill(&mut own, 100);
         assert_eq!(lineage.failed(&["upgrade", "--hold"]), Failure::HeldState);
-        // On probation it has moved; a revert brings it back.
+        // On probation the state has moved; a revert brings it back.
         let first = lineage.master();
         let waiting = lineage.begin(&["upgrade", "--probation", "60"]);
         lineage.wait_for_probation(first);
@@ -247,7 +250,7 @@ fn faulty_command(address: SocketAddr, control: &str, pid_file: &str) -> Command
     command
 }
 
-/// A store of which `whom` is ended or stopped at `step` of an upgrade.
+/// A store in which `whom` is ended or stopped at `step` of an upgrade.
 fn start_faulty(step: &str, whom: &str) -> (Lineage, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let lineage = Lineage::start(1, |control, pid_file| {
@@ -260,14 +263,14 @@ fn start_faulty(step: &str, whom: &str) -> (Lineage, SocketAddr) {
     (lineage, address)
 }
 
-/// What there is after `whom` was ended at `step` of an upgrade: how many keys, and whether the connection lives.
+/// Ends `whom` at `step` of an upgrade. Returns how many keys exist after that, and whether the connection lives.
 fn after_fault(step: &str, whom: &str) -> (usize, bool) {
     let (lineage, address) = start_faulty(step, whom);
     let mut own = connect(address);
     fill(&mut own, KEYS);
     let _ = lineage.ask(&["upgrade"]);
     wait_until("it has been killed", || !lineage.file("fault").exists());
-    // Where the new master was killed after the upgrade was final, its workers are found by the next one.
+    // If the new master was killed after the upgrade was final, the next master finds its workers.
     let is_settled = || {
         lineage.reap();
         lineage.masters().is_empty() || lineage.masters() == [lineage.master()]
@@ -291,11 +294,11 @@ fn build_faulty() -> PathBuf {
 fn a_store_dies_only_with_the_worker_that_has_it() {
     build_faulty();
     run("state::a_store_dies_only_with_the_worker_that_has_it", || {
-        // Until it has been read to the end, it is the old worker's, which brings it to the next one that comes.
+        // Until the state has been read to the end, it belongs to the old worker, which moves it to the next worker.
         assert_eq!(after_fault("receiver:state", "self"), (KEYS, true));
         assert_eq!(after_fault("receiver:state_read", "self"), (KEYS, true));
         assert_eq!(after_fault("sender:state", "self"), (0, false));
-        // From then on it is the new one's.
+        // After that it belongs to the new one.
         assert_eq!(after_fault("sender:state_given", "self"), (KEYS, false));
         for step in ["sender:state", "sender:state_given", "receiver:state", "receiver:state_read"] {
             assert_eq!(after_fault(step, "parent"), (KEYS, true), "{step}, parent");
@@ -316,7 +319,7 @@ fn connections_follow_a_store_that_takes_longer_than_a_batch_may() {
         let halted = || lineage.workers().into_iter().find(|pid| is_stopped(*pid));
         wait_until("the new worker stands still with the store", || halted().is_some());
         let worker = halted().expect("it stands still");
-        // Time is what is asked here.
+        // This test needs the time to pass.
         std::thread::sleep(Duration::from_millis(HALT_MS));
         signal(worker, Signal::SIGCONT);
         let outcome = upgrade.join().expect("no panic").done();

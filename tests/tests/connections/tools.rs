@@ -1,4 +1,4 @@
-//! Programs people really use, across reloads and upgrades: no error, no new connection.
+//! Widely used client programs, across reloads and upgrades: no error, no new connection.
 
 use std::process::Command;
 

@@ -63,7 +63,7 @@ fn connections_come_back_with_a_revert() {
             lineage.done(&["revert"]);
             crowd.round();
             lineage.settle();
-            // On probation the workers before have left; the revert starts new ones.
+            // On probation the previous workers have left; the revert starts new ones.
             let first = lineage.master();
             let waiting = lineage.begin(&["upgrade", "--probation", "60"]);
             lineage.wait_for_probation(first);
@@ -113,12 +113,12 @@ fn connections_cross_versions_of_their_state() {
         assert_eq!((ask("7"), ask("mean")), ("12".to_owned(), "12".to_owned()), "one was counted since");
         upgrade("3", &[]);
         assert_eq!((ask("8"), ask("mean")), ("20".to_owned(), "20".to_owned()), "release 2 has not written the count");
-        // What release 3 writes, release 2 reads.
+        // Release 2 reads what release 3 writes.
         upgrade("2", &[]);
         assert_eq!((ask("4"), ask("mean")), ("24".to_owned(), "12".to_owned()));
         upgrade("3", &[]);
         assert_eq!(ask("1"), "25");
-        // Release 1 does not: the upgrade is refused and nothing has changed, unless that loss is allowed.
+        // Release 1 does not: the upgrade is refused and nothing changes, unless that loss is allowed.
         let (control, pid_file) = (path(lineage.control()), path(lineage.file("pid")));
         let to_release_1 = arguments(&control, &pid_file, "1");
         let to_release_1: Vec<&str> = to_release_1.iter().map(String::as_str).collect();

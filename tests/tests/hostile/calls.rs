@@ -1,4 +1,5 @@
-//! The filter of a worker's system calls beside those that it makes: none that it makes is denied, and none is allowed for nothing.
+//! The filter of a worker's system calls compared with the calls that it makes: none of them is denied, and every
+//! allowed call is used.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ use crate::worker::ask as tell;
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Calls that are allowed though no worker makes them here.
+/// Calls that are allowed although no worker makes them here.
 const UNSEEN: [(&str, &str); 3] = [
     ("clock_gettime", "time, where the kernel has no clock that can be read without a call"),
     ("exit", "the end of a thread: the C library tries again without end where it fails"),
@@ -55,7 +56,7 @@ fn numbers() -> BTreeMap<&'static str, i64> {
 
 /// One instruction of a filter, as strace(1) writes it.
 enum Instruction {
-    /// Of the call's number at 0, the architecture at 4, and arguments behind.
+    /// Of the call's number at 0, the architecture at 4, and arguments after that.
     Load(u64),
     Change,
     Jump {
@@ -100,7 +101,7 @@ fn program(line: &str) -> Vec<Instruction> {
 
 /// Whether this call is allowed with some arguments.
 fn allows(program: &[Instruction], call: i64) -> bool {
-    // Where it is, and what was loaded there.
+    // The position, and the value that was loaded.
     let mut ways = vec![(0, None)];
     while let Some((at, loaded)) = ways.pop() {
         match &program[at] {
@@ -113,7 +114,7 @@ fn allows(program: &[Instruction], call: i64) -> bool {
                     ("BPF_JEQ", Some(0)) => Some(call as u64 == *value),
                     ("BPF_JGE", Some(0)) => Some(call as u64 >= *value),
                     ("BPF_JGT", Some(0)) => Some(call as u64 > *value),
-                    // It is that of this process.
+                    // The architecture is that of this process.
                     ("BPF_JEQ", Some(4)) | ("BPF_JA", _) => Some(true),
                     _ => None,
                 };
@@ -126,7 +127,7 @@ fn allows(program: &[Instruction], call: i64) -> bool {
     false
 }
 
-/// Runs a server with a control socket through what workers live to see, but for their being killed.
+/// Runs a server with a control socket through everything that workers do, except being killed.
 fn live(control: &Path, traces: &Path) {
     let mut command = Command::new("strace");
     command.args(["-ff", "-v", "-s", "0", "-o"]).arg(traces.join("engine")).arg(batond());
@@ -138,7 +139,7 @@ fn live(control: &Path, traces: &Path) {
     let mut kept: Vec<TcpStream> = (0..8).map(|_| connect(server.address())).collect();
     let mut ask_all = || kept.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
     ask_all();
-    // What is held for it moves in a file.
+    // Output held for this client moves in a file.
     let mut slow = connect(server.address());
     slow.set_nonblocking(true).expect("set");
     let requests = GET.repeat(20_000);
@@ -159,7 +160,7 @@ fn live(control: &Path, traces: &Path) {
     drop(slow);
     signal(before.pid, Signal::SIGKILL);
     wait_until("they notice", || server.count_of("the master is gone") >= 2);
-    // The one that has most says goodbye to its clients; the other one is found by the next master.
+    // The worker with the most connections says goodbye to its clients; the next master finds the other one.
     signal(workers[0], Signal::SIGTERM);
     wait_until("it has left", || !is_alive(workers[0]));
     let next = start(control, ADDRESS);
@@ -173,7 +174,7 @@ fn live_with_callbacks(control: &Path, traces: &Path) {
     let mut command = Command::new("strace");
     command.args(["-ff", "-v", "-s", "0", "-o"]).arg(traces.join("callbacks")).arg(faulty("taken_over"));
     command.args(["--listen", ADDRESS, "--workers", "1", "--log-level", "debug", "--control"]).arg(control);
-    // A panic that shows its way here would open files.
+    // A panic with a backtrace would open files.
     command.env("RUST_BACKTRACE", "0").env("SERVE_ONLY", "1");
     let server = Server::start_command(command);
     let worker = || {
@@ -181,7 +182,7 @@ fn live_with_callbacks(control: &Path, traces: &Path) {
         status.generations.iter().flat_map(|generation| &generation.workers).find_map(|worker| worker.pid)
     };
     let first = worker().expect("a worker");
-    // Whoever is stopped while it sleeps takes its sleep up again by a call of its own.
+    // A process that is stopped in a sleep continues it with a call of its own.
     let trace = traces.join(format!("callbacks.{first}"));
     let resumes = || fs::read_to_string(&trace).is_ok_and(|text| text.contains("\nrestart_syscall("));
     let is_seen = AtomicBool::new(false);
@@ -203,9 +204,9 @@ fn live_with_callbacks(control: &Path, traces: &Path) {
         });
         is_seen.store(true, Ordering::Relaxed);
     });
-    // Its stack has not overflowed, so it goes on.
+    // Its stack has not overflowed, so it continues.
     signal(first, Signal::SIGSEGV);
-    // What messages have taken that never end goes back to the system.
+    // The memory of incomplete messages goes back to the system.
     let mut endless: Vec<TcpStream> = (0..100).map(|_| connect(server.address())).collect();
     endless.iter_mut().for_each(|stream| stream.write_all(&[b'x'; 60_000]).expect("sent"));
     assert_eq!(tell(server.address(), "sleep 0"), "done");
@@ -230,7 +231,7 @@ fn what_the_filter_allows_is_what_workers_call() {
         skip("system calls are listed for x86-64 alone");
         return;
     }
-    // Out here, since inside no time is to be spent on it.
+    // Built here, since the time limit inside must not include it.
     faulty("taken_over");
     run("calls::what_the_filter_allows_is_what_workers_call", || {
         if !may_trace() {

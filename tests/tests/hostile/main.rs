@@ -1,4 +1,4 @@
-//! Others on the same machine who mean harm: what they do costs nobody else anything. One file for each kind of attacker.
+//! Attackers on the same machine: they cannot harm other users. One file for each kind of attacker.
 
 mod calls;
 mod names;

@@ -1,4 +1,4 @@
-//! Names that others can take first, take for theirs, or knock at: the control socket's path, and all others.
+//! Names that others can take first, claim, or connect to: the control socket's path, and all others.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -20,13 +20,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::stranger::{Stranger, command_for_all, folder_for_all, may_become_others, say};
 
-/// In a namespace of its own a port may be chosen.
+/// In a network namespace of its own the test can choose a port.
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// One who is neither the stranger nor root.
+/// A user that is neither the stranger nor root.
 const VICTIM: u32 = 1235;
 
-/// Listens at a path, says how many bytes each client sends, and tells it that the server has stopped.
+/// Listens at a path, reports how many bytes each client sends, and tells the client that the server has stopped.
 pub(crate) fn impostor(path: &Path) {
     let listener = UnixListener::bind(path).expect("bound");
     fs::set_permissions(path, Permissions::from_mode(0o777)).expect("set");
@@ -39,7 +39,7 @@ pub(crate) fn impostor(path: &Path) {
     }
 }
 
-/// Takes the name that marks a start on [`ADDRESS`], as every type of socket.
+/// Takes the name that marks a start on [`ADDRESS`], with every type of socket.
 pub(crate) fn squatter() {
     let take = |kind: Type, user: u32| {
         let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
@@ -55,7 +55,7 @@ pub(crate) fn squatter() {
     std::thread::park();
 }
 
-/// Makes the folder of a control socket's workers, and lets everybody in.
+/// Makes the folder of a control socket's workers, and lets every user in.
 pub(crate) fn folder_maker(control: &Path) {
     let folder = workers_of(control);
     fs::create_dir(&folder).expect("made");
@@ -67,7 +67,7 @@ pub(crate) fn workers_of(control: &Path) -> PathBuf {
     control.with_file_name("control.workers")
 }
 
-/// All names that anybody can see, those in the folder beside a control socket, and that socket's own.
+/// All names that every user can see, those in the folder beside a control socket, and that socket's own.
 pub(crate) fn names_seen(control: &Path) -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/net/unix").expect("everybody may read it");
     let shown = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
@@ -77,7 +77,7 @@ pub(crate) fn names_seen(control: &Path) -> BTreeSet<String> {
     shown.chain(workers).chain([control.display().to_string()]).collect()
 }
 
-/// Knocks at a name; gives what it was let in with.
+/// Connects to a name. Returns the socket if that succeeded.
 pub(crate) fn knock(name: &str) -> Option<Socket> {
     [Type::STREAM, Type::SEQPACKET].into_iter().find_map(|kind| {
         let socket = Socket::new(Domain::UNIX, kind, None).expect("a socket");
@@ -86,7 +86,7 @@ pub(crate) fn knock(name: &str) -> Option<Socket> {
     })
 }
 
-/// Knocks at all names once for each line it is sent; says how many let it in.
+/// Connects to all names once for each line that it gets, and reports how many accepted.
 pub(crate) fn knocker(control: &Path) {
     for _ in std::io::stdin().lines() {
         say(&names_seen(control).iter().filter_map(|name| knock(name)).count().to_string());
@@ -112,14 +112,14 @@ fn batonctl_believes_no_impostor() {
         assert!(stderr.contains("user 1234"), "{stderr}");
     };
     refused(&stop(command_for_all(&programs, &batonctl()).uid(VICTIM), &control));
-    // Root may stop the server of every user, and reads whose it is.
+    // Root may stop every user's server, and reads whose it is.
     let obeyed = stop(&mut Command::new(batonctl()), &control);
     let stderr = String::from_utf8_lossy(&obeyed.stderr).into_owned();
     assert_eq!((obeyed.status.code(), obeyed.stdout.as_slice()), (Some(0), &b"stopped\n"[..]), "{stderr}");
     assert!(stderr.ends_with("belongs to user 1234\n"), "{stderr}");
-    // The user has had no visitor; root's request came whole.
+    // The user's request did not reach the impostor; root's request arrived completely.
     assert!(stranger.hear().is_some_and(|bytes| bytes != "0"));
-    // It listens at a file that says otherwise.
+    // The impostor listens at a file of another owner.
     chown(&control, Some(VICTIM), None).expect("given away");
     refused(&stop(&mut Command::new(batonctl()), &control));
     refused(&stop(command_for_all(&programs, &batonctl()).uid(VICTIM), &control));
@@ -132,7 +132,7 @@ pub(crate) fn start(control: &Path, address: &str) -> Server {
     Server::start_command(command)
 }
 
-/// The server does without: its workers are in nobody's hands when their master is killed, and leave.
+/// The server does without the folder: its workers have no master after theirs is killed, and leave.
 #[test]
 fn a_folder_that_a_stranger_has_made_is_not_used() {
     if !may_become_others() {
@@ -152,7 +152,7 @@ fn a_folder_that_a_stranger_has_made_is_not_used() {
     wait_until("they have left", || workers.iter().all(|pid| !is_alive(*pid)));
 }
 
-/// Whatever its workers and masters need to find each other, nobody else finds it, and nobody else can take it first.
+/// No other user finds the names that workers and masters need to find each other, or can take one first.
 #[test]
 fn a_stranger_finds_no_worker_and_stops_nothing() {
     run_inside("names::a_stranger_finds_no_worker_and_stops_nothing", || {
@@ -194,7 +194,7 @@ fn a_stranger_finds_no_worker_and_stops_nothing() {
     });
 }
 
-/// They find the socket of a master that was killed.
+/// They find the socket of a killed master.
 #[test]
 fn of_servers_that_start_at_the_same_moment_one_serves() {
     const STARTS: usize = 4;

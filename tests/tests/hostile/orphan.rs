@@ -1,4 +1,4 @@
-//! One who has taken a worker over outlives its master, and lies to the next one.
+//! A compromised worker outlives its master, and sends false reports to the next one.
 
 use std::fs;
 use std::io::{IoSlice, Read};
@@ -23,14 +23,14 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::names::{start, workers_of};
 use crate::stranger::may_become_others;
 
-/// The most that a master believes.
+/// The largest number that a master accepts.
 const NUMBER_MAX: u32 = 1 << 30;
 
-/// Of orders: each has this, and none that.
+/// Text for orders: every order contains the first, and none the second.
 const ANY: &str = "order";
 const NONE: &str = "no such order";
 
-/// Listens where the next master of a control socket looks for a worker which is process `pid`.
+/// Listens where the next master of a control socket looks for a worker with process number `pid`.
 fn claim_to_be(pid: u32, control: &Path) -> Socket {
     let folder = workers_of(control);
     fs::DirBuilder::new().mode(0o700).create(&folder).expect("made");
@@ -38,19 +38,19 @@ fn claim_to_be(pid: u32, control: &Path) -> Socket {
     let path = folder.join(format!("{pid}.{}", started_at(pid)));
     socket.bind(&SockAddr::unix(path).expect("short")).expect("bound");
     socket.listen(8).expect("listening");
-    // Of accept(2), too.
+    // This also limits accept(2).
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
     socket
 }
 
-/// A listen socket, and where it is said to listen.
+/// A listen socket, and the address that the worker claims for it.
 struct Claimed {
     address: SocketAddr,
     listener: TcpListener,
 }
 
-/// Says to the master that comes what a worker says to it, then shares these listen sockets, and stays until the master gives
-/// an order in which there is this text, or ends the channel.
+/// Introduces itself to the next master as a worker does, then shares these listen sockets. It stays until the master
+/// sends an order that contains this text, or ends the channel.
 fn lie(socket: Socket, generation: u32, listeners: Vec<Claimed>, until: &'static str) -> JoinHandle<()> {
     thread::spawn(move || {
         let (mut channel, _) = socket.accept().expect("a master comes");
@@ -59,7 +59,7 @@ fn lie(socket: Socket, generation: u32, listeners: Vec<Claimed>, until: &'static
         let report = format!(
             "{{\"report\":\"orphan\",\"generation\":{generation},\"slot\":0,\"addresses\":[],\"listeners\":{count}}}"
         );
-        // Whoever does not take it has refused it.
+        // A master that does not read it has refused it.
         let _ = channel.send(report.as_bytes());
         for Claimed { address, listener } in listeners {
             let report = format!("{{\"report\":\"listener\",\"address\":\"{address}\"}}");

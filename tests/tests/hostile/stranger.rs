@@ -18,7 +18,7 @@ pub(crate) const STRANGER: u32 = 1234;
 
 const ROLE: &str = "BATON_TESTS_ROLE";
 
-/// Marks what is said to the test among other lines.
+/// Marks lines for the test among others.
 const SAID: &str = "stranger: ";
 
 /// A process of [`STRANGER`]; it is killed when this is dropped.
@@ -50,7 +50,7 @@ impl Stranger {
         writeln!(self.child.stdin.as_ref().expect("piped"), "{text}").expect("it reads");
     }
 
-    /// What it says next; none where it has ended.
+    /// Its next line; `None` if it has ended.
     pub(crate) fn hear(&mut self) -> Option<String> {
         let lines = self.lines.by_ref().map_while(Result::ok);
         lines.inspect(|line| eprintln!("{line}")).find_map(|line| Some(line.strip_prefix(SAID)?.to_owned()))
@@ -64,12 +64,12 @@ impl Drop for Stranger {
     }
 }
 
-/// Says something to the test.
+/// Sends a line to the test.
 pub(crate) fn say(text: &str) {
     eprintln!("{SAID}{text}");
 }
 
-/// A command that runs a copy of a program from where every user may read it.
+/// A command that runs a copy of a program from a place where every user may read it.
 pub(crate) fn command_for_all(folder: &TempDir, program: &Path) -> Command {
     let copy = folder.path().join("program");
     fs::copy(program, &copy).expect("copied");
@@ -79,14 +79,14 @@ pub(crate) fn command_for_all(folder: &TempDir, program: &Path) -> Command {
     Command::new(copy)
 }
 
-/// A folder in which everybody may make files, and remove their own, as `/tmp`.
+/// A folder in which every user may create files, and remove their own, like `/tmp`.
 pub(crate) fn folder_for_all() -> io::Result<TempDir> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), Permissions::from_mode(0o1777))?;
     Ok(folder)
 }
 
-/// `false`, said aloud, where no process can be one of another user.
+/// Returns `false`, with a message, if no process can become another user.
 pub(crate) fn may_become_others() -> bool {
     (geteuid().is_root() && has_users()) || !skip("becoming another user needs root")
 }

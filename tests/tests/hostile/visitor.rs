@@ -1,4 +1,4 @@
-//! Strangers who knock without end, and who bring connections that they have made up: what they reach, and whom they disturb.
+//! Strangers that connect continuously, and that bring forged connections: what they reach, and whom they disturb.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,13 +23,13 @@ use socket2::{Socket, Type};
 use crate::names::{knock, names_seen, start};
 use crate::stranger::{STRANGER, Stranger, command_for_all, folder_for_all, may_become_others, say};
 
-/// The user that workers become where `--user nobody` says so.
+/// The user that workers become with `--user nobody`.
 const NOBODY: u32 = 65534;
 
-/// Knocks at all names without a pause, while it was last sent `on`; when it is sent `off`, says how often it has knocked since,
-/// and how often it was let in.
+/// Connects to all names continuously after it gets `on`. After `off` it reports how often it has connected since, and
+/// how often that succeeded.
 pub(crate) fn flooder(control: &Path) {
-    // It takes no more of the processor than is left over: what it costs others is what its knocks cost them.
+    // It only gets unused processor time: its effect on others is that of its connects.
     let own = std::process::id().to_string();
     let reniced = Command::new("renice").args(["-n", "19", "-p", &own]).output().expect("renice runs");
     assert!(reniced.status.success(), "{reniced:?}");
@@ -44,7 +44,7 @@ pub(crate) fn flooder(control: &Path) {
                 continue;
             }
             let names = names_seen(&control);
-            // Whatever lets it in has to bear all of these at a time.
+            // A socket that accepts has to bear all of these at the same time.
             let held: Vec<Socket> = names.iter().flat_map(|name| [name; 16]).filter_map(|name| knock(name)).collect();
             thread_knocks.fetch_add(16 * names.len() as u64, Ordering::Relaxed);
             thread_entries.fetch_add(held.len() as u64, Ordering::Relaxed);
@@ -129,7 +129,7 @@ fn a_stranger_who_knocks_without_end_delays_nobody_and_stops_no_take_over() {
     });
 }
 
-/// Sends whoever listens at a name what a worker brings to another: a channel, and on it, and beside it, a connection.
+/// Sends to a listener what a worker brings to another: a channel, and a connection both on the channel and beside it.
 fn bring(to: &Socket, connection: &TcpStream) -> OwnedFd {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).expect("a pair");
@@ -141,19 +141,19 @@ fn bring(to: &Socket, connection: &TcpStream) -> OwnedFd {
         let descriptors = [descriptor];
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let parts = [std::io::IoSlice::new(bytes)];
-        // Whoever does not take it has refused it.
+        // A listener that does not read it has refused it.
         let _ = sendmsg::<()>(socket, &parts, &rights, MsgFlags::MSG_NOSIGNAL, None);
     }
     ours
 }
 
-/// Is sent the workers' pids, and brings a connection to all names that let it in; says how many these are, and into how many
-/// workers' descriptors it can look. Then, for one more line, says what was sent back.
+/// Gets the workers' pids, and brings a connection to all names that accept it. Reports how many these are, and into
+/// how many workers' descriptors it can look. After one more line, reports what was sent back.
 pub(crate) fn forger(control: &Path) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let mut ours = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
     let (theirs, _) = listener.accept().expect("accepted");
-    // Whoever takes it has something to answer.
+    // A process that takes the connection has something to answer.
     ours.write_all(GET).expect("sent");
     ours.set_nonblocking(true).expect("set");
     let mut lines = std::io::stdin().lines().map_while(Result::ok);
@@ -164,7 +164,7 @@ pub(crate) fn forger(control: &Path) {
     let open = workers.split(' ').filter(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok()).count();
     say(&format!("{} {open}", reached.len()));
     lines.next().expect("a question");
-    // That of operators says that it has not understood.
+    // The control socket answers that the request is invalid.
     let packets = reached.into_iter().filter(|socket| socket.r#type().is_ok_and(|kind| kind == Type::SEQPACKET));
     let all = packets.chain(channels.into_iter().map(Socket::from));
     let heard = all.filter(|socket| (&mut &*socket).read(&mut [0; 64]).is_ok_and(|count| count > 0)).count();
@@ -172,7 +172,8 @@ pub(crate) fn forger(control: &Path) {
     say(&format!("{heard} {answered}"));
 }
 
-/// `user` brings a server of `owner` connections; it is let in at so many names, and can look into so many workers.
+/// `user` brings connections to a server of `owner`. `expected` says how many names accept, and into how many workers
+/// it can look.
 fn check_that_nothing_forged_is_taken(owner: Option<u32>, user: u32, expected: &str) {
     let (folder, programs) = (folder_for_all().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let control = folder.path().join("control");
@@ -201,7 +202,7 @@ fn check_that_nothing_forged_is_taken(owner: Option<u32>, user: u32, expected: &
     assert_served(server.address());
     wait_until("they have their own, and no more", || open() == 8);
     assert_eq!(server.workers().len(), 2, "nobody was replaced");
-    // Those who bring what is their own are heard.
+    // Connections that workers bring are accepted.
     control::ask(&control, &["reload"]).done();
     ask_all();
     wait_until("all have moved", || server.workers().len() == 2 && open() == 8);
@@ -216,7 +217,7 @@ fn nobody_takes_connections_that_a_stranger_brings() {
         if !may_become_others() {
             return;
         }
-        // Of another user; of the workers' own; and of the user whose server it is, who may come in as an operator does.
+        // As another user; as the workers' user; and as the server's user, who may connect as an operator does.
         check_that_nothing_forged_is_taken(None, STRANGER, "0 0");
         check_that_nothing_forged_is_taken(None, NOBODY, "0 0");
         check_that_nothing_forged_is_taken(Some(STRANGER), STRANGER, "3 2");

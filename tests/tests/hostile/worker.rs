@@ -1,4 +1,4 @@
-//! A worker that somebody has taken over tries what it likes against its master, its siblings and the machine.
+//! A compromised worker attacks its master, its siblings and the machine.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -12,13 +12,13 @@ use baton_tests::program::{self, Server, batond, faulty, injecting, may_trace};
 use baton_tests::{PATIENCE, wait_until};
 use tempfile::TempDir;
 
-/// The errors that a filter, a Landlock domain, and a master that does not answer, give.
+/// The errors of a filter, of a Landlock domain, and of a master that does not answer.
 const EPERM: &str = "1";
 const EACCES: &str = "13";
 const ECONNRESET: &str = "104";
 const DONE: &str = "done";
 
-/// By attack, how it ends in a worker that only serves, and in one whose callbacks may use files, threads and sockets.
+/// By attack: the result in a worker that only serves, and in one whose callbacks may use files, threads and sockets.
 const ATTACKS: [(&str, &str, &str); 14] = [
     ("program", EPERM, EPERM),
     ("trace", EPERM, EPERM),
@@ -44,7 +44,7 @@ fn start_with(sandbox: &str, serves_only: bool, more: &[&str]) -> (Server, TempD
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(faulty("taken_over"));
     command.args(["--listen", "127.0.0.1:0", "--workers", "3", "--settle-ms", "50", "--sandbox", sandbox]);
-    // An attack may take its time on a busy machine.
+    // An attack may take long on a busy machine.
     command.args(["--hang-ms", "60000"]);
     command.arg("--control").arg(folder.path().join("control")).args(more);
     if serves_only {
@@ -53,7 +53,7 @@ fn start_with(sandbox: &str, serves_only: bool, more: &[&str]) -> (Server, TempD
     (Server::start_command(command), folder)
 }
 
-/// What one attack comes to; nothing where the worker ends by it.
+/// The result of one attack; empty if it ends the worker.
 pub(crate) fn ask(address: SocketAddr, line: &str) -> String {
     let mut stream = connect(address);
     stream.write_all(format!("{line}\n").as_bytes()).expect("sent");
@@ -63,7 +63,7 @@ pub(crate) fn ask(address: SocketAddr, line: &str) -> String {
     answer.trim().to_owned()
 }
 
-/// What each attack comes to.
+/// The result of each attack.
 fn attack((server, folder): &(Server, TempDir)) -> Vec<(&'static str, String)> {
     let (address, control) = (server.address(), folder.path().join("control"));
     let workers = server.workers().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -122,7 +122,7 @@ fn a_worker_that_serves_files_reads_beneath_their_folder_and_nowhere_else() {
         ] {
             assert_eq!(ask(address, &line), expected, "{line}");
         }
-        // Nothing else is allowed for it.
+        // It is allowed nothing else.
         assert_eq!(attack(&server), expected(|(_, serving, _)| serving));
         server.0.stop();
         let server = start("on", true);
@@ -140,7 +140,7 @@ fn a_worker_with_callbacks_of_its_own_starts_no_program_and_steers_nobody() {
     });
 }
 
-/// So that the attacks are known to be some.
+/// This shows that the attacks are effective.
 #[test]
 fn without_a_sandbox_the_attacks_succeed() {
     run("worker::without_a_sandbox_the_attacks_succeed", || {
@@ -152,10 +152,10 @@ fn without_a_sandbox_the_attacks_succeed() {
     });
 }
 
-/// How many pages of workers are mapped in this process.
+/// Number of workers' pages that are mapped in this process.
 fn pages(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    // Memory that is shared by fork(2) alone.
+    // Memory that only fork(2) shares.
     maps.lines().filter(|line| line.contains("rw-s") && line.ends_with("/dev/zero (deleted)")).count()
 }
 

@@ -1,4 +1,4 @@
-//! Upgrades that would lose something are refused before anything changes, and say what, and which flag accepts it.
+//! Upgrades that would lose something are refused before anything changes, with the loss and the flag that accepts it.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use baton_tests::program::{Server, example, free_port};
 use baton_tests::{skip, wait_until};
 use nix::unistd::{User, geteuid};
 
-/// A batond, and how it was started.
+/// A batond, and the arguments with which it was started.
 struct Started {
     lineage: Lineage,
     arguments: Vec<String>,
@@ -33,7 +33,7 @@ impl Started {
         Self { lineage, arguments }
     }
 
-    /// An upgrade to the same binary, with another value of an argument that it has, or with a new argument.
+    /// An upgrade to the same binary, with another value of one of its arguments, or with a new argument.
     fn upgrade<'a>(&'a self, flags: &[&'a str], name: &'a str, value: &'a str) -> Vec<&'a str> {
         let mut arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         match arguments.iter().position(|argument| *argument == name) {
@@ -43,7 +43,7 @@ impl Started {
         [&["upgrade"], flags, &["--"], &arguments].concat()
     }
 
-    /// Checks that this upgrade is refused for this loss alone, and nothing has changed.
+    /// Checks that this upgrade is refused because of this loss only, and that nothing has changed.
     fn assert_refused(&self, upgrade: &[&str], expected: &Loss) {
         let (master, workers) = (self.lineage.master(), self.lineage.first.workers());
         let mut idle = connect(self.lineage.first.address());
@@ -122,13 +122,13 @@ fn a_tier_that_resets_is_refused() {
         started.lineage.settle();
         assert_eq!(started.lineage.status().handover, "adopt");
         assert_served(started.lineage.first.address());
-        // The other way round nothing is lost.
+        // In the other direction nothing is lost.
         let outcome = started.lineage.done(&started.upgrade(&[], "--handover", "ebpf"));
         assert!(matches!(outcome, Outcome::Upgraded { .. }), "{outcome:?}");
     });
 }
 
-/// The store of the example `resp`, and a program that knows nothing of it.
+/// The store of the example `resp`, and a program that cannot read it.
 #[test]
 fn state_that_the_new_binary_cannot_read_is_not_lost_unasked() {
     let (resp, versions) = (example("resp"), example("versions"));
@@ -166,7 +166,7 @@ fn state_that_the_new_binary_cannot_read_is_not_lost_unasked() {
         assert_eq!(ask_line(&mut own, "DBSIZE"), ":1");
         let outcome = lineage.done(&upgrade(&["--allow", "state"]));
         assert!(matches!(outcome, Outcome::Upgraded { .. }), "{outcome:?}");
-        // It has ended, in order or not; another protocol serves.
+        // It has ended, normally or not; another protocol serves.
         let _ = read_to_end(&mut own);
         let mut other = connect(address);
         other.write_all(b"5\n").expect("sent");
@@ -199,7 +199,7 @@ fn connections_that_will_be_closed_are_told_before_or_keep_the_upgrade_from_happ
             open.iter_mut().for_each(|stream| drop(read_to_end(stream)));
             lineage.settle();
         }
-        // Connections that can move are no reason to refuse, and nothing is said.
+        // Connections that can move are no reason to refuse, and cause no message.
         let started = Started::new(&[]);
         let mut idle = connect(started.lineage.first.address());
         ask(&mut idle).expect("an answer");

@@ -1,4 +1,4 @@
-//! What operators ask for, and how it ends: outcomes are true, and what would lose something is refused.
+//! Operators' requests and their outcomes: outcomes are true, and a request that would lose something is refused.
 
 mod losses;
 mod outcomes;

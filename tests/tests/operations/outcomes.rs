@@ -1,4 +1,4 @@
-//! Each operation ends once, with what really happened; one that was cut off is an error.
+//! Each operation ends once, with what really happened; an operation that was cut off is an error.
 
 use baton::control::{Cause, EventKind, Failure, GenerationPhase, Interruption, Outcome, RevertCause, UpgradeState};
 use baton_tests::client::{ask, assert_served, connect, read_to_end};
@@ -21,7 +21,7 @@ fn start(workers: usize, more: &[&str]) -> Lineage {
 /// Signals that stop a server.
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
-/// A worker that stands still hands nothing over: what waits for that does not end by itself.
+/// A stopped worker hands nothing over: an operation that waits for that does not end by itself.
 const PATIENT: [&str; 6] = ["--hang-ms", "0", "--stop-ms-max", "200", "--drain-ms-max", "500"];
 
 fn cut_off_by_stop() -> Failure {
@@ -52,7 +52,7 @@ fn a_scaling_that_a_stop_cuts_off_is_an_error() {
     run("outcomes::a_scaling_that_a_stop_cuts_off_is_an_error", || {
         for stop in STOPS {
             let lineage = start(2, &PATIENT);
-            // So many that the worker which has to leave has some.
+            // So many that the leaving worker has some.
             let mut open: Vec<_> = (0..40).map(|_| connect(lineage.first.address())).collect();
             open.iter_mut().for_each(|stream| drop(ask(stream).expect("an answer")));
             let leaving = lineage.status().generations[0].workers[1].pid.expect("a worker");
@@ -87,7 +87,7 @@ fn an_upgrade_that_a_stop_cuts_off_is_an_error_and_leaves_nobody() {
     });
 }
 
-/// The client that asked for the stop, and the one whose operation it cut off, are both told the truth.
+/// The client that asked for the stop, and the one whose operation it cut off, both get the truth.
 #[test]
 fn a_stop_is_done_and_what_it_cut_off_is_not() {
     run("outcomes::a_stop_is_done_and_what_it_cut_off_is_not", || {
@@ -124,7 +124,7 @@ fn a_stop_of_a_new_master_that_is_not_final_is_a_revert() {
     });
 }
 
-/// A request that a client did not wait for goes on.
+/// The operation of a client that does not wait continues.
 #[test]
 fn a_client_that_goes_away_changes_nothing() {
     run("outcomes::a_client_that_goes_away_changes_nothing", || {

@@ -1,4 +1,5 @@
-//! One case: a server of some shape, clients that never stop, something that is done to it, and what may come of that.
+//! One case: a server of some shape, clients that connect continuously, an action on the server, and its permitted
+//! effects.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,16 +15,16 @@ use baton_tests::{skip, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
-/// Answers before and after what is done, to compare with.
+/// Number of answers before and after the action, for comparison.
 const STEADY_ANSWERS: u64 = 500;
 
 /// The group that has no rights.
 const NOBODY: u32 = 65_534;
 
-/// Who may lock next to nothing.
+/// A user that may lock hardly any memory.
 const CRAMPED: u32 = 65_533;
 
-/// Rings are not made smaller than about 144 KiB.
+/// Rings do not get smaller than about 144 KiB.
 const CRAMPED_BYTES: u64 = 512 << 10;
 
 /// A server's shape, and its clients.
@@ -32,22 +33,22 @@ pub(crate) struct Case {
     pub(crate) handover: &'static str,
     pub(crate) workers: usize,
     pub(crate) clients: usize,
-    /// `None`: batond's own.
+    /// `None`: batond's default.
     pub(crate) settle_ms: Option<u64>,
     pub(crate) rights: Rights,
-    /// Its control socket, where it is to have one.
+    /// Its control socket, if it has one.
     pub(crate) control: Option<PathBuf>,
     pub(crate) arguments: &'static [&'static str],
 }
 
-/// Whose server it is.
+/// The user as which the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rights {
-    /// The same as this test's.
+    /// The user of this test.
     Own,
-    /// Those of a user without any.
+    /// A user without any rights.
     Nobody,
-    /// Of one who may lock as much memory as the rings of three workers need.
+    /// A user that may lock only as much memory as the rings of three workers need.
     Cramped,
 }
 
@@ -57,7 +58,7 @@ impl Case {
         Self { handover, workers, clients: 6, settle_ms, rights, control: None, arguments: &[] }
     }
 
-    /// Starts it on `address`, such as `127.0.0.1:0`; gives it with the folder that it may run from.
+    /// Starts it on `address`, such as `127.0.0.1:0`. Returns it with the folder from which it may run.
     pub(crate) fn start(&self, address: &str) -> (Server, Option<TempDir>) {
         self.start_with(address, &[])
     }
@@ -85,20 +86,20 @@ impl Case {
     }
 }
 
-/// A user without rights, this test's own: what a user's processes lock is counted together, and several tests run at
-/// once, each in a process of its own.
+/// A user without rights that only this test has. The kernel counts locked memory per user, and several tests run at
+/// the same time, each in a process of its own.
 fn nobody() -> u32 {
     60_000 + std::process::id() % 5_000
 }
 
-/// Inherited by what is started; of no effect on this process, which is this test's own.
+/// Started processes inherit it; it does not affect this process, which belongs to this test alone.
 fn limit_locked_memory() {
     let (_, allowed) = getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
     let limit = CRAMPED_BYTES.min(allowed);
     setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit).expect("lowered");
 }
 
-/// A command that runs a copy of batond, from where everybody may read it.
+/// A command that runs a copy of batond from a place where every user may read it.
 fn copy(folder: &TempDir) -> Command {
     let copy = folder.path().join("batond");
     std::fs::copy(batond(), &copy).expect("copied");
@@ -108,16 +109,16 @@ fn copy(folder: &TempDir) -> Command {
     Command::new(copy)
 }
 
-/// What may come of what is done.
+/// The permitted effects of an action.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
-    /// Everybody is served, and soon.
+    /// Every client is served, and soon.
     NothingLost,
-    /// Everybody is served; packets are dropped, so that some are served late.
+    /// Every client is served; packets are dropped, so that some are served late.
     NothingFails,
-    /// Everybody connects, and at most so many are lost with the workers that were serving them.
+    /// Every client connects, and at most this many are lost with the workers that were serving them.
     OnlyServedOnesLost(u64),
-    /// Whatever does: it is only reported.
+    /// Any effect: it is only reported.
     Anything,
 }
 
@@ -139,11 +140,11 @@ impl Expected {
     }
 }
 
-/// Does `action` to a server under the eyes of its clients, and waits until all workers but one generation have left.
-/// `what` names it in the table; the case's shape is added.
+/// Performs `action` on a server under load, and waits until all workers except one generation have left. `what` names
+/// it in the table; the case's shape is added.
 ///
 /// # Panics
-/// If more comes of it than is expected.
+/// If the effects exceed the permitted ones.
 pub(crate) fn prove(what: &str, case: &Case, expected: Expected, action: impl FnOnce(&Server, &Churn)) {
     let (server, _folder) = case.start("127.0.0.1:0");
     let churn = Churn::start(server.address(), case.clients);
@@ -180,7 +181,7 @@ pub(crate) fn conclude(what: &str, case: &Case, expected: Expected, outcome: &Ou
     expected.check(&what, outcome);
 }
 
-/// Waits for so many more answers.
+/// Waits for this many more answers.
 pub(crate) fn wait_for_answers(churn: &Churn, count: u64) {
     let before = churn.answered();
     wait_until("clients are answered", || churn.answered() >= before + count);
@@ -203,7 +204,7 @@ pub(crate) fn cases() -> Vec<Case> {
     tiers().into_iter().flat_map(|tier| [1, 2].map(|workers| Case::new(tier, workers))).collect()
 }
 
-/// `false`, said aloud, where there is one user only.
+/// Returns `false`, with a message, if there is only one user.
 pub(crate) fn has_nobody() -> bool {
     has_users() || !skip("servers without rights: this user namespace has one user")
 }

@@ -1,4 +1,4 @@
-//! Handshakes under way while listeners are replaced: their final ACKs are late, or lost.
+//! Handshakes in flight while listeners are replaced: their final ACKs are late, or lost.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
@@ -13,19 +13,19 @@ use socket2::{Domain, Socket, Type};
 
 use super::case::{Case, Expected, cases, prove};
 
-/// Clients whose packets are held back have an address of their own, so that the others show what becomes of these.
+/// Clients whose packets are held back have an address of their own, so that they can be distinguished from the others.
 const HELD_CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const HELD: usize = 60;
 
-/// So long packets are lost at a time. A client sends its request again after 200 and 600 ms, and a worker that leaves waits
+/// How long packets are lost at a time. A client repeats its request after 200 and 600 ms, and a leaving worker waits
 /// for it for a second: each must get through by then.
 const LOSS_TIME: Duration = Duration::from_millis(300);
 const LOSS_PAUSE: Duration = Duration::from_millis(700);
 
 const LOSSES: usize = 4;
 
-/// The final ACK and the request go by a third each, which loses some handshakes both.
+/// A third of the final ACKs and a third of the requests are dropped, so that some handshakes lose both.
 #[test]
 fn nobody_fails_while_final_acks_are_lost() {
     run("handshake::nobody_fails_while_final_acks_are_lost", || {
@@ -50,13 +50,13 @@ fn lose_acks(server: &Server) -> Option<Filter> {
     nft(&[&format!("tcp dport {port} tcp flags & (syn | fin | rst | ack) == ack numgen random mod 3 == 0 drop")])
 }
 
-/// Drops all that [`HELD_CLIENT`] sends but the SYN.
+/// Drops everything that [`HELD_CLIENT`] sends except the SYN.
 fn hold_back(server: &Server) -> Option<Filter> {
     let port = server.address().port();
     nft(&[&format!("ip saddr {HELD_CLIENT} tcp dport {port} tcp flags & (syn | ack) == ack drop")])
 }
 
-/// Connects, as far as a client can tell.
+/// Connects, from the client's point of view.
 fn connect_held(server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((HELD_CLIENT, 0)).into()).expect("bound");
@@ -77,12 +77,12 @@ fn wait_for_open(server: &Server, expected: usize) {
     wait_until(&what, || handshakes_open(HELD_CLIENT, server.address()) == expected);
 }
 
-/// When the held back are let go.
+/// When the held packets are released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Release {
-    /// While the listeners that took their SYNs are parked.
+    /// While the listeners that received their SYNs are parked.
     BeforeClose,
-    /// When these are closed.
+    /// After these are closed.
     AfterClose,
 }
 
@@ -96,7 +96,7 @@ fn reload_with_handshakes_held(case: &Case, server: &Server, release: Release) {
     }
     wait_for_open(server, HELD);
     drop(filter);
-    // Some speak at once, and so complete their handshakes; the others wait for the next SYN-ACK.
+    // Some send data at once, and so complete their handshakes; the others wait for the next SYN-ACK.
     let (at_once, patient) = held.split_at_mut(HELD / 3);
     assert_answered(at_once);
     wait_for_open(server, 0);
@@ -116,7 +116,7 @@ fn handshakes_held_open_across_the_switch_are_completed() {
     });
 }
 
-/// Migration catches what is slower than that.
+/// Handshakes that are slower are moved by migration.
 #[test]
 fn handshakes_held_open_until_the_old_listeners_are_closed_are_completed() {
     run("handshake::handshakes_held_open_until_the_old_listeners_are_closed_are_completed", || {
@@ -132,7 +132,7 @@ fn handshakes_held_open_until_the_old_listeners_are_closed_are_completed() {
     });
 }
 
-/// With cookies the server remembers nothing, and the clients speak first.
+/// With SYN cookies the server stores nothing, and the clients send first.
 #[test]
 fn handshakes_by_cookies_held_open_across_the_switch_are_completed() {
     run("handshake::handshakes_by_cookies_held_open_across_the_switch_are_completed", || {

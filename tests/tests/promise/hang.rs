@@ -1,4 +1,4 @@
-//! Workers that hang are found out, and whoever waits in their queues is served.
+//! Hung workers are detected, and the clients that wait in their queues are served.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::case::{Case, Expected, cases, prove};
 
-/// Stops so many workers for good, and waits until they are replaced and those who waited have been served.
+/// Stops this many workers for good, and waits until they are replaced and the waiting clients have been served.
 fn hang(server: &Server, victims: usize) {
     let before = server.count_of("\"worker ready\"");
     let hung: Vec<u32> = server.workers().into_iter().take(victims).collect();
@@ -58,7 +58,8 @@ fn a_busy_worker_is_not_taken_for_hung() {
     command.arg("--control").arg(path("control")).arg("--pid-file").arg(path("pid"));
     let server = Server::start_unlogged(command, address);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(address)).collect();
-    // What comes while a worker is busy with the first is all dealt with in one turn, which takes more than a second.
+    // All requests that arrive while a worker is busy with the first are handled in one turn, which takes more than a
+    // second.
     for _ in 0..2 {
         clients.iter_mut().for_each(|stream| stream.write_all(b"slow").expect("sent"));
         for stream in &mut clients {

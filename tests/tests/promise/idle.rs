@@ -1,4 +1,4 @@
-//! Workers leave and the master stays (WINCH), until a reload brings new ones.
+//! Workers leave and the master stays (WINCH), until a reload starts new ones.
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +25,7 @@ fn leave_and_come_back(server: &Server) {
     }
 }
 
-/// Whoever comes meanwhile waits.
+/// Clients that connect meanwhile wait.
 #[test]
 fn nobody_fails() {
     run("idle::nobody_fails", || {
@@ -35,8 +35,8 @@ fn nobody_fails() {
     });
 }
 
-/// Whoever waits where the server listened is served, although the address is given up by what brings the workers back; and
-/// the address can be had back.
+/// Clients that wait at a former address are served, although the reload that starts the workers gives the address up.
+/// The address can also be used again.
 #[test]
 fn whoever_waits_is_served_although_the_address_is_given_up() {
     run("idle::whoever_waits_is_served_although_the_address_is_given_up", || {

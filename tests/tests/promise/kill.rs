@@ -1,4 +1,4 @@
-//! Workers killed: only requests they were serving are lost, whoever waits in a queue is served.
+//! Killed workers: only requests that they were serving are lost, and clients that wait in a queue are served.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use super::case::{Case, Expected, cases, prove, wait_for_answers};
 
 const ROUNDS: usize = 3;
 
-/// Kills so many workers at once, and waits until they are replaced and at work.
+/// Kills this many workers at once, and waits until they are replaced and serve.
 fn kill(server: &Server, victims: usize) {
     let before = server.count_of("\"worker ready\"");
     server.workers().into_iter().take(victims).for_each(|pid| signal(pid, Signal::SIGKILL));
@@ -38,7 +38,7 @@ fn only_requests_being_served_are_lost() {
     });
 }
 
-/// Stopped workers take nothing: whoever connects meanwhile waits in their queues when they are killed.
+/// Stopped workers accept nothing: clients that connect meanwhile wait in their queues when they are killed.
 #[test]
 fn whoever_waits_in_a_queue_is_served() {
     run("kill::whoever_waits_in_a_queue_is_served", || {

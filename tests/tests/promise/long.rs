@@ -12,7 +12,7 @@ use super::case::{Case, Expected, prove, tiers};
 
 const TIME_MAX: Duration = Duration::from_secs(3 * 3600);
 
-/// Reloads one time after the other until `is_over`, which is told how often that was.
+/// Reloads one time after the other until `is_over`, which gets the number so far.
 fn prove_reloads(what: &str, is_over: impl Fn(usize, &Churn) -> bool) {
     for tier in tiers() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -21,7 +21,7 @@ fn prove_reloads(what: &str, is_over: impl Fn(usize, &Churn) -> bool) {
         prove(what, &case, Expected::NothingLost, |_, churn| {
             let mut reloads = 0;
             while !is_over(reloads, churn) {
-                // It waits for the answer, so that nobody reads a log of a hundred thousand lines.
+                // It waits for the answer, so that the test need not read a log of a hundred thousand lines.
                 control::ask(&control, &["reload"]).done();
                 reloads += 1;
             }

@@ -1,5 +1,5 @@
-//! Two masters and what goes wrong between them: requests to a former master, stops and kills at every moment of an upgrade.
-//! Whatever happens, one of them serves, or none and nothing is left; and whoever serves is reached by its names.
+//! Two masters and failures between them: requests to a former master, stops and kills at every moment of an upgrade.
+//! In every case one of them serves, or none and nothing is left; and the serving one is reached by its names.
 
 use std::fs;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn start(case: &Case) -> Lineage {
     })
 }
 
-/// Files beside the control socket, itself among them.
+/// Files beside the control socket, including the socket itself.
 fn files(lineage: &Lineage) -> Vec<String> {
     let folder = lineage.control();
     let entries = fs::read_dir(folder.parent().expect("a folder")).expect("read");
@@ -34,7 +34,8 @@ fn files(lineage: &Lineage) -> Vec<String> {
     names
 }
 
-/// The master that serves is the only one, is reached by its names, and ends with all its workers when it is told to.
+/// Asserts that the serving master is the only one, is reached by its names, and ends with all its workers when ordered
+/// to.
 fn assert_one_serves_and_stops(lineage: &Lineage, what: &str) {
     lineage.settle();
     let master = lineage.master();
@@ -51,12 +52,12 @@ fn assert_nothing_is_left(lineage: &Lineage, what: &str) {
         lineage.reap();
         lineage.masters().is_empty() && lineage.workers().is_empty()
     });
-    // They go before the processes do.
+    // The files are removed before the processes end.
     assert_eq!(files(lineage), [""; 0], "{what}: no file is left");
 }
 
-/// Times after the command, to meet an upgrade at each of its steps; a start takes about 20 ms. The simulator tries all orders;
-/// here a few stand for what it cannot know.
+/// Times after the command that hit an upgrade at each of its steps; a start takes about 20 ms. The simulator tries all
+/// orders; these few cover what it does not model.
 fn moments() -> impl Iterator<Item = Duration> {
     (0..6).map(|step| Duration::from_millis(step * 6))
 }
@@ -66,7 +67,7 @@ fn pairs() -> impl Iterator<Item = Case> {
     cases().into_iter().filter(|case| case.workers == 2)
 }
 
-/// A former master that drains once took all connections back, and was left when the new one stopped.
+/// A former master that was draining once took all connections back, and stayed when the new one stopped.
 #[test]
 fn a_former_master_refuses_to_serve_again() {
     run("masters::a_former_master_refuses_to_serve_again", || {
@@ -87,7 +88,7 @@ fn a_former_master_refuses_to_serve_again() {
             }
             signal(old, Signal::SIGHUP);
             signal(old, Signal::SIGUSR2);
-            // It has heard them when it answers.
+            // It has handled them when it answers.
             let status = control::status(&control).expect("a status");
             assert_eq!((status.upgrade, status.generations.len()), (Some(UpgradeState::Leaving), 1), "{status:#?}");
             assert_eq!((draining(old), lineage.master()), (1, new));
@@ -98,7 +99,7 @@ fn a_former_master_refuses_to_serve_again() {
     });
 }
 
-/// The new master's workers once stayed behind, or the stop never ended.
+/// The new master's workers once remained, or the stop never ended.
 #[test]
 fn a_stop_while_a_new_master_starts_leaves_nothing_half_done() {
     run("masters::a_stop_while_a_new_master_starts_leaves_nothing_half_done", || {
@@ -124,7 +125,7 @@ fn a_stop_while_a_new_master_starts_leaves_nothing_half_done() {
     });
 }
 
-/// Names of a new master that is killed, between taking them and saying that it serves, once stayed behind.
+/// If a new master was killed between taking the names and reporting that it serves, the names once remained.
 #[test]
 fn a_stop_while_a_new_master_takes_the_names_leaves_nothing_half_done() {
     faulty("faulty");
@@ -148,7 +149,7 @@ fn a_stop_while_a_new_master_takes_the_names_leaves_nothing_half_done() {
     });
 }
 
-/// Nobody got the control socket's name.
+/// No master got the control socket's name once.
 #[test]
 fn where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_names() {
     run("masters::where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_names", || {
@@ -166,7 +167,7 @@ fn where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_n
                     let masters = lineage.masters();
                     masters.is_empty() || lineage.master() == masters[0] && masters[0] != old
                 });
-                // Before it was accepted, a new master ends with the old one: the old workers serve on.
+                // Before it is accepted, a new master ends with the old one: the old workers keep serving.
                 assert_served(lineage.first.address());
                 if !lineage.masters().is_empty() {
                     assert_one_serves_and_stops(&lineage, &what);
@@ -176,7 +177,7 @@ fn where_the_old_master_is_killed_while_the_new_one_starts_the_new_one_has_the_n
     });
 }
 
-/// Its control socket was once left behind.
+/// Its control socket once remained.
 #[test]
 fn a_new_master_that_is_killed_leaves_nothing() {
     run("masters::a_new_master_that_is_killed_leaves_nothing", || {
@@ -192,7 +193,8 @@ fn a_new_master_that_is_killed_leaves_nothing() {
                     new.is_some()
                 });
                 thread::sleep(moment);
-                // It may not look like a master now: it opens a ring for a moment to see what the kernel can do.
+                // It may not look like a master at this time: it opens a ring for a moment to see what the kernel can
+                // do.
                 new.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
                 let _ = upgrade.join().expect("it ends");
                 wait_until(&format!("{what}: the old one has the names"), || lineage.master() == old);

@@ -1,4 +1,4 @@
-//! nginx under the same clients, for comparison: what is lost when it is reloaded, loses a worker, or is upgraded and
+//! nginx under the same clients, for comparison: the losses when it is reloaded, loses a worker, or is upgraded and
 //! reverted as its manual says. Reported, not asserted.
 //!
 //! Run with: `cargo test --release -p baton-tests --test promise nginx -- --ignored --nocapture`
@@ -33,7 +33,7 @@ impl Nginx {
         let folder = tempfile::tempdir().expect("a folder");
         let mut this = Self { folder, pid: 0 };
         this.configure(workers);
-        // It starts itself anew by the name it was started with, without looking for that.
+        // It restarts itself by the name with which it was started, without searching for it.
         let path = std::env::var_os("PATH").expect("a path");
         let binary = std::env::split_paths(&path).map(|folder| folder.join("nginx")).find(|path| path.is_file());
         let mut command = Command::new(binary.expect("it is installed"));
@@ -49,7 +49,7 @@ impl Nginx {
     }
 
     fn configure(&self, workers: usize) {
-        // Without a user nginx's workers could not read the folder.
+        // Without `user`, nginx's workers could not read the folder.
         let text = format!(
             "user root; worker_processes {workers}; pid {}; error_log {} crit; events {{}}\n\
              http {{ access_log off; server {{ listen 127.0.0.1:{} reuseport backlog=4096;\n\
@@ -65,7 +65,7 @@ impl Nginx {
         fs::read_to_string(self.path(name)).ok()?.trim().parse().ok()
     }
 
-    /// Starts the binary anew, and lets the old workers leave; gives the new master.
+    /// Starts the binary again, and lets the old workers leave. Returns the new master.
     fn upgrade(&self) -> u32 {
         signal(self.pid, Signal::SIGUSR2);
         wait_until("the new one serves", || {

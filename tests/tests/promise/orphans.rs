@@ -1,4 +1,4 @@
-//! The master is killed: its workers serve on, and the next master on the same control socket takes them over.
+//! The master is killed: its workers keep serving, and the next master on the same control socket takes them over.
 
 use baton_tests::churn::{Churn, Phase};
 use baton_tests::client::assert_served;
@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 
 use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, tiers, wait_for_answers};
 
-/// In a namespace of its own a port may be chosen.
+/// In a network namespace of its own the test can choose a port.
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Kills the master `kills` times, each time under the eyes of the clients; the next one is of the other shape.
+/// Kills the master `kills` times, each time under load; the next master has the other shape.
 fn prove_take_over(what: &str, cases: [&Case; 2], kills: usize, expected: Expected) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");

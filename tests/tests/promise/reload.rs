@@ -1,4 +1,4 @@
-//! Reload after reload: nobody is lost.
+//! Reload after reload: no connection is lost.
 
 use baton_tests::churn::{Churn, Outcome, Phase};
 use baton_tests::namespace::{run, sysctl};
@@ -8,7 +8,7 @@ use super::case::{Case, Expected, Rights, cases, conclude, has_nobody, prove, wa
 
 const RELOADS: usize = 20;
 
-/// For what is lost seldom.
+/// For rare losses.
 const MANY_RELOADS: usize = 100;
 
 fn reload_often(server: &Server) {
@@ -58,7 +58,7 @@ fn nobody_is_lost_by_a_server_without_rights() {
     });
 }
 
-/// In turn, one of the new workers comes up and the other does not, for want of memory to lock.
+/// In turn, one of the new workers starts and the other fails, because it cannot lock enough memory.
 #[test]
 fn nobody_is_lost_by_reloads_that_fail() {
     run("reload::nobody_is_lost_by_reloads_that_fail", || {
@@ -75,7 +75,7 @@ fn nobody_is_lost_by_reloads_that_fail() {
     });
 }
 
-/// Clients that leave after each reload: nobody comes whose arrival would wake a worker for those who wait in its queue.
+/// Clients leave after each reload: no later arrival wakes a worker for clients that wait in its queue.
 #[test]
 fn the_last_clients_are_not_forgotten_in_a_queue() {
     run("reload::the_last_clients_are_not_forgotten_in_a_queue", || {

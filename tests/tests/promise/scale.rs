@@ -1,11 +1,11 @@
-//! More workers and fewer, again and again, without a new generation.
+//! More and fewer workers, again and again, without a new generation.
 
 use baton_tests::control;
 use baton_tests::namespace::{run, sysctl};
 
 use super::case::{Case, Expected, cases, prove, wait_for_answers};
 
-/// Ends with as many as there were in the case with two.
+/// The last count is the initial one of the case with two.
 const COUNTS: [usize; 12] = [4, 1, 3, 2, 6, 1, 2, 5, 4, 3, 1, 2];
 
 #[test]

@@ -1,4 +1,4 @@
-//! The start: once anybody has been answered, nobody is refused.
+//! The start: once a client has been answered, no client is refused.
 
 use baton_tests::churn::{Churn, Outcome};
 use baton_tests::namespace::run;
@@ -6,7 +6,7 @@ use baton_tests::wait_until;
 
 use super::case::{Expected, cases, conclude, wait_for_answers};
 
-/// In a namespace of its own a port may be chosen.
+/// In a network namespace of its own the test can choose a port.
 const ADDRESS: &str = "127.0.0.1:8080";
 
 const STARTS: usize = 5;

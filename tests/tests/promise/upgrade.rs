@@ -1,4 +1,4 @@
-//! Binary upgrades, held, committed, reverted, by command and by hand, and those that fail: nobody is lost.
+//! Binary upgrades: held, committed, reverted, by command and by signals, and failed ones. No connection is lost.
 
 use std::fs;
 use std::io::Write;
@@ -49,8 +49,8 @@ impl Masters {
         Self { lineage, case: case.clone(), _copy: copy }
     }
 
-    /// Begins an upgrade whose command waits for the end of its probation; gives what that will say, once the new master
-    /// has the word.
+    /// Begins an upgrade whose command waits for the end of its probation. Returns once the new master has the control
+    /// socket's name; the handle gives the command's answer.
     fn begin(&self, arguments: &[&str]) -> JoinHandle<Answer> {
         let before = self.master();
         let waiting = self.lineage.begin(arguments);
@@ -59,7 +59,7 @@ impl Masters {
     }
 }
 
-/// Counts the listeners of a port, again and again, [`SAMPLES_MIN`] times at the least.
+/// Counts the listeners of a port repeatedly, at least [`SAMPLES_MIN`] times.
 struct Sampler {
     is_over: Arc<AtomicBool>,
     fewest: JoinHandle<usize>,
@@ -84,14 +84,14 @@ impl Sampler {
         Self { is_over, fewest }
     }
 
-    /// The fewest listeners there were at any time.
+    /// The fewest listeners at any time.
     fn finish(self) -> usize {
         self.is_over.store(true, Ordering::Relaxed);
         self.fewest.join().expect("no panic")
     }
 }
 
-/// Does `action` under the eyes of clients.
+/// Performs `action` under load.
 fn prove(what: &str, case: &Case, action: impl FnOnce(&Masters, &Churn)) {
     let lineage = Masters::start(case);
     let address = lineage.first.address();
@@ -111,10 +111,10 @@ fn prove(what: &str, case: &Case, action: impl FnOnce(&Masters, &Churn)) {
     wait_until("its names are taken away", || names.iter().all(|name| !name.exists()));
 }
 
-/// Upgrades that may still be taken back.
+/// Upgrades that can still be reverted.
 const UNDECIDED: [&[&str]; 2] = [&["upgrade", "--hold"], &["upgrade", "--probation", "25"]];
 
-/// Checks that the command that waited for an upgrade's probation says why it was reverted.
+/// Checks that the command that waited for an upgrade's probation reports why it was reverted.
 fn assert_reverted(waiting: JoinHandle<Answer>, is_why: impl Fn(&RevertCause) -> bool) {
     let failure = waiting.join().expect("it ends").failed();
     assert!(matches!(&failure, Failure::Reverted { why, .. } if is_why(why)), "{failure:?}");
@@ -191,7 +191,7 @@ fn upgrades_that_are_held_and_reverted_lose_nobody() {
 fn upgrades_on_probation_are_reverted_when_a_worker_dies() {
     run("upgrade::upgrades_on_probation_are_reverted_when_a_worker_dies", || {
         for case in cases() {
-            // Requests that the killed worker serves are lost with it: nobody connects meanwhile.
+            // Requests that the killed worker serves are lost with it, so no client connects meanwhile.
             let lineage = Masters::start(&Case { arguments: &["--hang-ms", "400"], ..case });
             let first = lineage.master();
             for victim in [Signal::SIGKILL, Signal::SIGSTOP] {
@@ -235,7 +235,7 @@ fn probation_ends_in_the_one_way_or_the_other() {
     });
 }
 
-/// TERM to the new master, from whomever, and kills of either.
+/// TERM to the new master, from any process, and kills of either.
 #[test]
 fn whoever_of_the_masters_ends_the_other_one_serves() {
     run("upgrade::whoever_of_the_masters_ends_the_other_one_serves", || {
@@ -274,7 +274,7 @@ fn whoever_of_the_masters_ends_the_other_one_serves() {
     });
 }
 
-/// As nginx is upgraded by hand.
+/// The manual procedure by which nginx is upgraded.
 #[test]
 fn the_procedure_by_signals_loses_nobody() {
     run("upgrade::the_procedure_by_signals_loses_nobody", || {
@@ -323,7 +323,7 @@ fn a_server_without_rights_is_upgraded_too() {
     });
 }
 
-/// A command, and what its failure must be.
+/// A command, and its required failure.
 type Check<'a> = (&'a [&'a str], &'a dyn Fn(&Failure) -> bool);
 
 #[test]
@@ -386,8 +386,7 @@ fn broken_upgrades_change_nothing_and_tell_why() {
     });
 }
 
-/// Where they are told goodbye, requests that have begun are answered by the old workers, idle connections end in good
-/// order.
+/// With `goodbye`, the old workers answer requests that have begun, and idle connections end normally.
 #[test]
 fn a_thousand_connections_end_in_good_order() {
     run("upgrade::a_thousand_connections_end_in_good_order", || {
@@ -458,7 +457,7 @@ mod long {
     }
 }
 
-/// What a new master has open is what a fresh one has, however many there were before it.
+/// A new master has the same descriptors open as a fresh one, however many masters came before it.
 #[test]
 fn nothing_piles_up() {
     run("upgrade::nothing_piles_up", || {
@@ -467,7 +466,7 @@ fn nothing_piles_up() {
             let descriptors = |pid: u32| baton_tests::process::descriptors(pid);
             lineage.done(&["upgrade"]);
             lineage.settle();
-            // The channel to the one before is closed when that has ended.
+            // The channel to the previous master is closed when that one has ended.
             wait_until("the one before is forgotten", || lineage.has_event(|kind| *kind == EventKind::PredecessorGone));
             let fresh = descriptors(lineage.master());
             for _ in 0..10 {

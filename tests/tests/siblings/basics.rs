@@ -1,4 +1,4 @@
-//! What is said reaches whom it is for.
+//! Messages reach the workers to which they are sent.
 
 use baton_tests::program::signal;
 use baton_tests::wait_until;
@@ -38,7 +38,7 @@ fn all_workers_hear_what_is_published_and_one_what_is_sent_to_it() {
             }
         }
         assert_eq!(clients[0].1.ask(&format!("send {workers} nobody")), "NoSuchSlot");
-        // Nobody has heard anything else.
+        // No client has heard anything else.
         drain_marks(&mut clients);
     }
 }
@@ -81,7 +81,7 @@ fn a_worker_that_is_killed_is_replaced_and_speaks_again() {
         drain_marks(&mut others);
         assert_eq!(others[0].1.ask(&format!("pub after {round}")), "ok");
         assert_eq!(others[1].1.hear(), format!("0 after {round}"));
-        // Who stayed has heard it as well.
+        // The client that stayed has heard it as well.
         while clients[0].1.hear() != format!("0 after {round}") {}
     }
 }
@@ -93,7 +93,7 @@ fn who_takes_nothing_makes_others_wait_until_it_does_or_is_dropped() {
     drain_marks(&mut clients);
     let (sleeper, _) = clients[1];
     signal(sleeper, Signal::SIGSTOP);
-    // 8 MiB, and what the kernel takes.
+    // 8 MiB, plus what the kernel buffers.
     let flooded = clients[0].1.ask("flood 200 100000");
     let count: usize = flooded.strip_prefix("flooded ").expect("an answer").parse().expect("a number");
     assert!((70..100).contains(&count), "{flooded}");
@@ -115,7 +115,7 @@ fn who_takes_nothing_makes_others_wait_until_it_does_or_is_dropped() {
         }
         assert_eq!(heard, count, "all of it, and once");
     }
-    // It takes nothing for ten seconds: it is given up, and those who speak go on.
+    // It reads nothing for ten seconds: it is given up, and the senders continue.
     signal(sleeper, Signal::SIGSTOP);
     clients[0].1.ask("flood 200 100000");
     wait_until("it is dropped", || clients[0].1.ask("writable") == "writable 2");

@@ -13,7 +13,7 @@ use super::server::Mesh;
 const PUBLISHERS: usize = 4;
 const SUBSCRIBERS: usize = 8;
 
-/// Under load, what `act` does; each of it once some messages were published.
+/// Performs `act` under load, each time after some messages were published.
 fn under_load(what: &str, mesh: &Mesh, rounds: usize, mut act: impl FnMut(usize)) {
     let load = Load::start(mesh.address, PUBLISHERS, SUBSCRIBERS);
     for round in 0..rounds {
@@ -74,7 +74,8 @@ fn messages_cross_upgrades_and_reverts() {
     });
 }
 
-/// Sends numbers to a slot while `act` is done, until the one who subscribes there has heard the last; each is heard once and in order.
+/// Sends numbers to a slot while `act` runs, until the subscriber there has heard the last. Each must be heard once and
+/// in order.
 fn sends_to(mesh: &Mesh, slot: usize, act: impl FnOnce()) {
     let (_, mut subscriber) = mesh.one_each(2).remove(slot);
     let is_over = Arc::new(AtomicBool::new(false));
@@ -110,7 +111,7 @@ fn what_is_sent_to_a_slot_follows_its_connections() {
     for slot in [0, 1] {
         sends_to(&mesh, slot, || (0..5).for_each(|_| reload(&mesh, 2)));
     }
-    // The slot is gone, and its connections are elsewhere.
+    // The slot is gone, and other workers have its connections.
     sends_to(&mesh, 1, || {
         mesh.lineage.done(&["scale", "1"]);
         wait_until("the other is gone", || mesh.lineage.first.workers().len() == 1);

@@ -1,4 +1,4 @@
-//! Publishers and subscribers under load, which count every message.
+//! Publishers and subscribers under load that count every message.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -10,19 +10,19 @@ use std::time::Duration;
 use baton_tests::client::connect;
 use baton_tests::wait_until;
 
-/// Commands of a publisher that are not answered yet.
+/// The most commands of a publisher that are not answered yet.
 const WINDOW: usize = 16;
 
-/// Between two windows.
+/// Pause between two windows.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What subscribers have heard, summed over all.
+/// What all subscribers together have heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) deliveries: u64,
     pub(crate) lost: u64,
     pub(crate) twice: u64,
-    /// A publisher's message came behind a later one of it.
+    /// Messages that came after a later one of the same publisher.
     pub(crate) swapped: u64,
 }
 
@@ -41,7 +41,7 @@ struct Subscriber {
 }
 
 impl Load {
-    /// `direct` publishers send to slot 0, whose workers' subscribers count alone, and the others to all.
+    /// `direct` publishers send to slot 0, and only subscribers of its workers count them; the others send to all.
     pub(crate) fn start(address: SocketAddr, publishers: usize, subscribers: usize) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let published: Arc<Vec<AtomicU64>> = Arc::new((0..publishers).map(|_| AtomicU64::new(0)).collect());
@@ -55,12 +55,12 @@ impl Load {
         Self { is_over, published, publishers, subscribers }
     }
 
-    /// Published so far.
+    /// Number of published messages so far.
     pub(crate) fn published(&self) -> u64 {
         self.published.iter().map(|one| one.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends, and counts.
+    /// Ends the load, and counts.
     pub(crate) fn finish(self) -> Heard {
         self.is_over.store(true, Ordering::Relaxed);
         let counts: Vec<u64> = self.publishers.into_iter().map(|one| one.join().expect("it publishes")).collect();
@@ -144,7 +144,7 @@ fn publish(address: SocketAddr, number: usize, published: &AtomicU64, is_over: &
             assert_eq!(line, "ok\n");
         }
         published.store(next, Ordering::Relaxed);
-        // Subscribers are to keep up: what they have not read moves with them.
+        // Subscribers must keep up: what they have not read moves with them.
         std::thread::sleep(PAUSE);
     }
     next

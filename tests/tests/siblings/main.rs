@@ -1,4 +1,5 @@
-//! Workers speak to each other: what one says, the others hear, once and in order, whatever happens to workers and masters.
+//! Workers send each other messages: each message is heard by the others once and in order, whatever happens to workers
+//! and masters.
 
 mod basics;
 mod handover;

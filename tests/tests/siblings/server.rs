@@ -11,10 +11,10 @@ use baton_tests::lineage::Lineage;
 use baton_tests::program::{Server, free_port, test_example};
 use baton_tests::wait_until;
 
-/// One at a time: whoever ends a lineage ends all processes that this one has started.
+/// One at a time: a test that ends a lineage ends all processes that this one has started.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A running one.
+/// A running server.
 pub(crate) struct Mesh {
     pub(crate) lineage: Lineage,
     pub(crate) address: SocketAddr,
@@ -44,7 +44,7 @@ impl Mesh {
     /// One client at each worker, in the order of their slots.
     pub(crate) fn one_each(&self, workers: usize) -> Vec<(u32, Client)> {
         let mut clients: Vec<Option<(u32, Client)>> = (0..workers).map(|_| None).collect();
-        // They stay, so that the next one goes elsewhere, whatever chooses the worker.
+        // They stay open, so that the next one gets another worker, however workers are chosen.
         let mut others = Vec::new();
         wait_until("a client has come to each worker", || {
             let mut client = self.client();
@@ -59,7 +59,7 @@ impl Mesh {
         clients.into_iter().flatten().collect()
     }
 
-    /// The slot of a client's worker, which hears its own name in what it publishes.
+    /// The slot of a client's worker; the worker adds its own name to what it publishes.
     fn slot_of(&self, client: &mut Client, pid: u32, slots: &[usize]) -> usize {
         client.ask("sub");
         let mark = format!("mark {pid} {slots:?}");
@@ -74,7 +74,7 @@ impl Mesh {
         }
     }
 
-    /// Every worker knows all slots.
+    /// Waits until every worker knows all slots.
     pub(crate) fn wait_for_circle(&self, workers: usize) {
         let mut complete = std::collections::BTreeSet::new();
         // As above.
@@ -95,7 +95,7 @@ impl Mesh {
 pub(crate) struct Client {
     stream: TcpStream,
     lines: BufReader<TcpStream>,
-    /// Published while an answer was awaited.
+    /// Messages that were published while an answer was awaited.
     heard: VecDeque<String>,
 }
 
@@ -119,7 +119,7 @@ impl Client {
         line.trim_end().to_owned()
     }
 
-    /// The answer to a command, beside what is published meanwhile.
+    /// The answer to a command; messages that are published meanwhile are kept.
     pub(crate) fn ask(&mut self, command: &str) -> String {
         self.tell(command);
         loop {
@@ -131,7 +131,7 @@ impl Client {
         }
     }
 
-    /// The next that was published.
+    /// The next published message.
     pub(crate) fn hear(&mut self) -> String {
         loop {
             let line = self.heard.pop_front().unwrap_or_else(|| self.line());
@@ -141,7 +141,7 @@ impl Client {
         }
     }
 
-    /// The process of its worker, and the slots that this one knows.
+    /// The process of its worker, and the slots that this worker knows.
     pub(crate) fn who(&mut self) -> (u32, Vec<usize>) {
         let answer = self.ask("who");
         let mut numbers = answer.strip_prefix("who ").expect("an answer").split(' ');
