@@ -16,7 +16,7 @@
 //! | `socketpair` of packets, `getsockopt` | the channel to a worker that is visited, the process at its other end, connections that arrive |
 //! | `accept4`, `shutdown`, `close` | the accept queue of a listener that closes, the end of connections |
 //! | `getpeername`, `getsockname` | `Peer::address`, `Peer::local_address`, listeners with settings of their own |
-//! | `setsockopt` (`TCP_NODELAY`, `SO_LINGER`), `fcntl` (no locks, no owners) | the begin and end of connections |
+//! | `setsockopt` (`TCP_NODELAY`, `SO_LINGER`), `fcntl` (no locks, no owners) | connections that begin or end |
 //! | `memfd_create`, `statx` of a descriptor, `pread64` | connections that move with much unsent output; files |
 //! | `poll`, or `ppoll` where there is no `poll` | a worker's state that is sent or awaited |
 //! | `brk`, `mmap`, `mremap`, `munmap`, `mprotect`, never executable | allocators |

@@ -30,8 +30,8 @@ pub(crate) enum Event {
     Ended(ProcessId, Exit),
     /// The new master that this one started sends a message.
     FromNew(ToOld),
-    /// Listen sockets came with a message of the other master of an upgrade. The driver has removed those that it knows
-    /// already.
+    /// Listen sockets came with a message of the other master of an upgrade. For one that this master has already, the
+    /// driver gives the known identifier.
     Listeners(Vec<(SocketId, Endpoint)>),
     /// The channel to the new master has ended, or carried an invalid message.
     NewEnded {
@@ -43,7 +43,8 @@ pub(crate) enum Event {
     OldEnded,
     /// A worker whose master has ended sends a report.
     OrphanReport(ProcessId, Report),
-    /// An orphan has sent a copy of one of its listen sockets. The driver has removed those that it knows already.
+    /// An orphan has sent a copy of one of its listen sockets. For one that this master has already, the driver gives the
+    /// known identifier.
     OrphanListener(ProcessId, SocketId, Endpoint),
     /// An orphan's channel has ended, which means that its process has ended.
     OrphanEnded(ProcessId),
@@ -214,7 +215,7 @@ pub(crate) trait World {
     /// Creates a socket and binds it to the address's group, or to a path with these file settings. It is neither
     /// configured nor listening.
     fn bind(&mut self, address: Endpoint, file: SocketFile) -> Result<(SocketId, Endpoint), Failure>;
-    /// Closes this master's copy of a listen socket. The last copy removes the path of a Unix socket.
+    /// Closes this master's copy of a listen socket. With the last copy, the path of a Unix socket is removed.
     fn close(&mut self, socket: SocketId);
     /// Accepts at most this many of the connections that wait at a listen socket.
     fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId>;
