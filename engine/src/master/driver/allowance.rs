@@ -1,23 +1,23 @@
-//! How much one peer may send: more than that is read later, so that the messages of others are read meanwhile and
-//! nothing is pushed out of the journal. Pure: time is passed in.
+//! Limits how much one peer may send. Further messages are read later, so that the messages of others are read
+//! meanwhile and nothing is pushed out of the journal. Pure: time is passed in.
 
 use std::io;
 
 use crate::ipc::orders::{Moved, Report};
 use crate::master::core::{ProcessId, Time};
 
-/// Messages heard from one peer before others have their turn.
+/// Messages read from one peer before others have their turn.
 pub(super) const HEARD_PER_TURN: usize = 64;
 
-/// Messages heard from one peer in a second.
+/// Messages read from one peer in a second.
 const HEARD_PER_SECOND: u32 = 10_000;
 
-/// Things shown to people, of what one peer said in a second. A worker that moves its connections says five.
+/// Entries shown to people because of one peer's messages in a second. A worker that moves its connections causes five.
 const SHOWN_PER_SECOND: u32 = 10;
 
 const SECOND_MS: u64 = 1_000;
 
-/// See the module's head.
+/// The allowance of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
     /// When the second began in which these were counted.
@@ -33,30 +33,31 @@ impl Allowance {
         }
     }
 
-    /// Whether the peer is heard now.
+    /// Whether messages of the peer are read now.
     pub(super) fn is_open(&mut self, now: Time) -> bool {
         self.look(now);
         self.heard < HEARD_PER_SECOND
     }
 
-    /// When it is heard again; `None` where it is heard now.
+    /// When messages of the peer are read again; `None` if they are read now.
     pub(super) fn opens_at(&self) -> Option<Time> {
         (self.heard >= HEARD_PER_SECOND).then(|| self.since.after_ms(SECOND_MS))
     }
 
-    /// It has said something.
+    /// Counts a message of the peer.
     pub(super) fn count(&mut self) {
         self.heard = self.heard.saturating_add(1);
     }
 
-    /// Whether something that it has said may be shown to people.
+    /// Whether something from its messages may be shown to people.
     pub(super) fn may_show(&mut self, now: Time) -> bool {
         self.look(now);
         self.shown = self.shown.saturating_add(1);
         self.shown <= SHOWN_PER_SECOND
     }
 
-    /// What is taken for something that made no sense: it is of a later version, or broken, and no reason to give the peer up.
+    /// Handles an invalid message, which counts as one of a later version, or as broken. That is no reason to give the
+    /// peer up.
     pub(super) fn nonsense(&mut self, now: Time, process: ProcessId, error: &io::Error) -> Report {
         if self.may_show(now) {
             tracing::warn!(pid = process.0, "ignored a report that this master does not know: {error}");
@@ -64,7 +65,7 @@ impl Allowance {
         Report::Unknown
     }
 
-    /// What the core is told of a report: all it decides by, and no more for people to read than they may be shown.
+    /// The report that the core gets: everything by which it decides, and no more text for people than may be shown.
     pub(super) fn pass(&mut self, now: Time, report: Report) -> Option<Report> {
         match report {
             Report::Moved(moved) if !self.may_show(now) => {

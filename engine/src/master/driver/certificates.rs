@@ -8,13 +8,13 @@ use crate::ipc::control::{CertificateStatus, REPLY_BYTES_MAX};
 use crate::layer::SharedLayers;
 use crate::master::core::{Generation, Time, World as _};
 
-/// Most of a status is for workers: certificates have so many bytes of it, those that expire first before the others.
+/// Most of a status is for workers: certificates get this many bytes of it. Those that expire first come first.
 const SHOWN_BYTES_MAX: usize = REPLY_BYTES_MAX / 8;
 
 /// Time between two reminders.
 const REMIND_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// When the log is to warn again. Whoever reads certificates warns of them when they are read, so the first time is a day later.
+/// When the log warns again. The code that reads certificates warns as well, so the first time is a day later.
 pub(super) struct Reminder {
     next: Time,
 }
@@ -28,7 +28,7 @@ impl Reminder {
         self.next
     }
 
-    /// Whether it is time; then the next is a day later.
+    /// Whether it is time. If so, the next time is a day later.
     fn is_due(&mut self, now: Time) -> bool {
         let is_due = self.next <= now;
         if is_due {
@@ -39,7 +39,7 @@ impl Reminder {
 }
 
 impl Master<'_> {
-    /// Warns of the certificates of the generation that serves, where it is time to.
+    /// Warns of the certificates of the serving generation when it is time to.
     pub(super) fn remind(&mut self) {
         if !self.reminder.is_due(self.driver.now()) {
             return;
@@ -49,7 +49,7 @@ impl Master<'_> {
         all.iter().flat_map(|one| &one.warnings).for_each(|warning| tracing::warn!("{warning}"));
     }
 
-    /// All that clients of a generation may get, those that expire first before the others.
+    /// All certificates that clients of a generation may get; those that expire first come first.
     pub(super) fn certificates(&self, generation: &Generation) -> Vec<CertificateStatus> {
         let Ok(configuration) = self.driver.configurations.get(generation.plan.configuration) else {
             return Vec::new();
@@ -80,7 +80,7 @@ fn certificates<'a>(
     all
 }
 
-/// As many as there is room for in a status, and how many others there are.
+/// As many certificates as fit into a status, and the number of the others.
 pub(super) fn shown(mut all: Vec<CertificateStatus>) -> (Vec<CertificateStatus>, u64) {
     let mut bytes = 0;
     let bytes_of = |one: &CertificateStatus| serde_json::to_vec(one).map_or(SHOWN_BYTES_MAX, |text| text.len() + 1);
@@ -101,7 +101,7 @@ mod tests {
     use crate::layer::{Layer, Layers};
     use crate::types::ThawError;
 
-    /// Has certificates that expire at these times.
+    /// A layer with certificates that expire at these times.
     #[derive(Debug)]
     struct Expiring(Vec<u64>);
 

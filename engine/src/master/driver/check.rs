@@ -21,22 +21,22 @@ use crate::sys::listener::{self, ListenError};
 use crate::sys::socket_file::{self, Occupied, is_stale};
 use crate::worker::{Sizing, StartError};
 
-/// How long a server that runs has to say who it is.
+/// How long a running server may take to answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// A worker that does not come round for so long may just wait for a processor.
+/// A worker whose loop does not turn for this long may only be waiting for a processor.
 const HANG_MS_LEAST: u64 = 1_000;
 
-/// What stands in the way of a start here, and what else an operator should know; see [`Server::check`](crate::Server::check).
+/// What prevents a start here, and what else an operator should know; see [`Server::check`](crate::Server::check).
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Check {
-    /// Each keeps the server from starting.
+    /// Each one prevents the start of the server.
     pub problems: Vec<ServerError>,
-    /// The server would start all the same: sentences.
+    /// Sentences about problems that do not prevent the start.
     pub warnings: Vec<String>,
-    /// Who has the control socket. This server would take its place by a reload or an upgrade and not by a start, so the addresses that it
-    /// has are no problem.
+    /// The server that has the control socket. This server would replace it by a reload or an upgrade and not by a
+    /// start, so the addresses that it has are not a problem.
     pub running: Option<RunningServer>,
 }
 
@@ -44,16 +44,16 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunningServer {
-    /// Its master's process.
+    /// The process of its master.
     pub pid: u32,
-    /// What the program is called, where it says so.
+    /// The name of the program, if it reports one.
     pub name: Option<String>,
-    /// Where it listens.
+    /// The addresses on which it listens.
     pub addresses: Vec<String>,
 }
 
 impl RunningServer {
-    /// Whether it has an address so that nobody else can have this one.
+    /// Whether it has an address that excludes this one.
     fn has(&self, wanted: Endpoint) -> bool {
         let there = self.addresses.iter().filter_map(|address| address.parse().ok());
         there.into_iter().any(|there: Endpoint| match (there, wanted) {
@@ -63,7 +63,7 @@ impl RunningServer {
     }
 }
 
-/// Whether two addresses cannot be had by different servers: IPv6 sockets are for IPv6 alone.
+/// Whether two different servers cannot have these two addresses. IPv6 sockets are for IPv6 alone.
 fn excludes(there: SocketAddr, wanted: SocketAddr) -> bool {
     let is_same = there.ip() == wanted.ip() || there.ip().is_unspecified() || wanted.ip().is_unspecified();
     there.port() == wanted.port() && there.is_ipv4() == wanted.is_ipv4() && is_same
@@ -157,7 +157,7 @@ impl Check {
         let wanted = settings.limits.connections_max;
         match Sizing::new(settings, settings.listen.len(), descriptors, None) {
             Err(error) => self.problems.push(error.into()),
-            // The default is more than most systems allow, and means as many as can be.
+            // The default is more than most systems allow, and means as many as possible.
             Ok(Sizing { connections_max, .. }) if connections_max < wanted && wanted != Limits::default().connections_max => self.warnings.push(format!(
                 "each worker takes at most {connections_max} connections instead of {wanted}, because the limit of open files is \
                  {descriptors}: raise it (ulimit -n, or LimitNOFILE=), or lower connections_max"
@@ -196,14 +196,14 @@ impl Check {
     }
 }
 
-/// The server that listens at a path; `None` where it does not say who it is.
+/// The server that listens at a path; `None` if it does not answer.
 fn running(path: &Path) -> Option<RunningServer> {
     let Ok(Reply::Status(status)) = Client::ask(path, &Request::Status, Some(ANSWER_TIME_MAX)) else { return None };
     let addresses = status.generations.into_iter().flat_map(|generation| generation.addresses).collect();
     Some(RunningServer { pid: status.pid, name: status.name, addresses })
 }
 
-/// Whether a file can be made at a path.
+/// Checks that a file can be created at a path.
 fn writable(path: &Path) -> io::Result<()> {
     let path = std::path::absolute(path)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
@@ -212,7 +212,7 @@ fn writable(path: &Path) -> io::Result<()> {
     })
 }
 
-/// What this process and its children may use: the machine's memory, or less where a control group says so.
+/// The memory that this process and its children may use: the machine's, or less if a control group limits it.
 fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok()?;
     let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -220,7 +220,7 @@ fn memory_bytes() -> Option<u64> {
     Some(group_bytes().map_or(total, |group| group.min(total)))
 }
 
-/// The least `memory.max` of this process's control group and those above it (cgroup v2).
+/// The smallest `memory.max` of this process's control group and its ancestors (cgroup v2).
 fn group_bytes() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;

@@ -1,4 +1,4 @@
-//! Configurations: read, checked, and kept as long as the core may name them.
+//! Configurations: read, checked, and kept as long as the core may refer to them.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -13,30 +13,30 @@ use crate::master::core::{ConfigurationId, Plan};
 use crate::service::{Reload, Service};
 use crate::sys::identity::Identity;
 
-/// What workers are started with.
+/// What workers get at their start.
 pub(super) struct Configuration<'a> {
     pub(super) settings: Settings,
     pub(super) service: Service<'a>,
     pub(super) identity: Option<Identity>,
     pub(super) access_log: Option<OwnedFd>,
-    /// Where metrics are asked for.
+    /// The listener for metrics, if configured.
     pub(super) metrics: Option<Rc<TcpListener>>,
 }
 
 impl Configuration<'_> {
-    /// User number that workers serve as.
+    /// The number of the user as which workers serve.
     pub(super) fn user(&self) -> u32 {
         self.identity.as_ref().and_then(Identity::user).unwrap_or_else(geteuid).as_raw()
     }
 }
 
-/// See the module's head.
+/// The configurations of this master.
 pub(super) struct Configurations<'a> {
     reload: Option<Reload<'a>>,
     /// In the order in which they were read.
     all: Vec<(ConfigurationId, Configuration<'a>)>,
     next_id: u32,
-    /// Of the old master of an upgrade.
+    /// The listener for metrics of the old master of an upgrade.
     inherited: Option<Rc<TcpListener>>,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Configurations<'a> {
         Self { reload, all: Vec::new(), next_id: 0, inherited: None }
     }
 
-    /// Keeps a configuration, and says of it what the core has to know.
+    /// Stores a configuration, and returns what the core has to know of it.
     pub(super) fn add(&mut self, settings: Settings, service: Service<'a>) -> Result<Plan, InvalidSetting> {
         let identity = settings.identity()?;
         let socket_file = settings.socket_file()?;
@@ -70,7 +70,8 @@ impl<'a> Configurations<'a> {
         Ok(plan)
     }
 
-    /// The listener there: the one that is there already, of this server or of the old master, so that nobody who waits at it is lost.
+    /// The listener for metrics at an address. An existing one of this server or of the old master is used again, so
+    /// that no waiting client is lost.
     fn metrics_at(&self, address: SocketAddr) -> Result<Rc<TcpListener>, InvalidSetting> {
         let all = self.all.iter().filter_map(|(_, one)| one.settings.metrics.zip(one.metrics.as_ref()));
         let known = all.filter(|(asked, _)| *asked == address).map(|(_, listener)| listener).next_back();
@@ -79,7 +80,7 @@ impl<'a> Configurations<'a> {
         known.map_or_else(|| metrics::listen(address).map(Rc::new), |listener| Ok(Rc::clone(listener)))
     }
 
-    /// The old master of an upgrade has this listener for metrics.
+    /// Takes the listener for metrics of the old master of an upgrade.
     pub(super) fn inherit_metrics(&mut self, listener: TcpListener) {
         self.inherited = Some(Rc::new(listener));
     }
@@ -125,19 +126,20 @@ impl<'a> Configurations<'a> {
         reopened.collect()
     }
 
-    /// In a new worker: files that are not its own must not stay open when they were renamed and removed.
+    /// In a new worker: closes logs. Files that do not belong to the worker must not stay open after they were renamed
+    /// and removed.
     pub(super) fn close_logs(&mut self) {
         self.all.iter_mut().for_each(|(_, one)| one.access_log = None);
         self.all.iter_mut().for_each(|(_, one)| one.metrics = None);
         self.inherited = None;
     }
 
-    /// The one that was read last.
+    /// The configuration that was read last.
     pub(super) fn newest(&self) -> Option<&Configuration<'a>> {
         self.all.last().map(|(_, configuration)| configuration)
     }
 
-    /// Drops those that are not wanted, except the one that was read last.
+    /// Drops the configurations that are not wanted, except the one that was read last.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(ConfigurationId) -> bool) {
         let newest = self.all.last().map(|(id, _)| *id);
         self.all.retain(|(id, _)| Some(*id) == newest || is_wanted(*id));

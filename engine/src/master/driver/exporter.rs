@@ -1,11 +1,11 @@
-//! Metrics over HTTP, served by the master itself. It has the numbers; a process of its own would need supervision, and
-//! a handover at each change of masters.
+//! Metrics over HTTP, served by the master itself. It has the numbers; a separate process would need supervision, and a
+//! handover at each change of masters.
 //!
-//! Nothing here waits, and a client gets little: there are few at a time, each with a short request, one answer, and a
-//! few seconds. At most one answer is made between two looks at everything else, so that no number of clients delays a
-//! reload.
+//! Nothing here waits, and a client gets little: there are few clients at a time, each with a short request, one
+//! answer, and a few seconds. At most one answer is created between two looks at everything else, so that no number of
+//! clients delays a reload.
 //!
-//! The listener goes on to the new master at an upgrade, and both have it; the one that has the names serves.
+//! An upgrade passes the listener to the new master, and both have it. The master that has the names serves.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use super::world::Driver;
 use crate::ipc::control::MetricsFormat;
 use crate::sys::clock::monotonic_ns;
 
-/// Clients at a time.
+/// Number of clients at the same time.
 const CLIENTS_MAX: usize = 8;
 
 /// Clients that are accepted between two looks at everything else.
@@ -28,21 +28,21 @@ const ACCEPTS_MAX: usize = 16;
 /// Longest head of a request.
 const REQUEST_BYTES_MAX: usize = 4096;
 
-/// Where nobody can be accepted, such as without a free descriptor, it is tried again after so long.
+/// Pause after accepting failed, as when there is no free descriptor.
 const PAUSE_MS: u64 = 100;
 
-/// From the connection to the end of the answer.
+/// Time from the connection to the end of the answer.
 const CLIENT_MS_MAX: u64 = 5_000;
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Metrics {
         format: MetricsFormat,
-        /// Of `HEAD`, the body is left out.
+        /// `false` for `HEAD`: the answer has no body.
         with_body: bool,
     },
-    /// Something that is answered with this status.
+    /// A request that gets this status as its answer.
     Other(&'static str),
 }
 
@@ -50,9 +50,9 @@ struct Client {
     stream: TcpStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// How much of the output is sent.
+    /// How many bytes of the output have been sent.
     sent: usize,
-    /// The answer is made: what it sends from now on is thrown away.
+    /// The answer exists: further input is dropped.
     is_answered: bool,
     until_ns: u64,
 }
@@ -60,20 +60,20 @@ struct Client {
 /// The clients of the listener for metrics.
 #[derive(Default)]
 pub(super) struct Exporter {
-    /// In the order in which they came.
+    /// In the order of their arrival.
     clients: Vec<Client>,
-    /// Nobody is accepted until then, on CLOCK_MONOTONIC.
+    /// No client is accepted until this time of CLOCK_MONOTONIC.
     paused_until_ns: Option<u64>,
 }
 
 impl Exporter {
-    /// Descriptors to wait for, each with what is awaited.
+    /// Descriptors to poll, each with the awaited events.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let awaited = |client: &Client| if client.is_answered { PollFlags::POLLOUT } else { PollFlags::POLLIN };
         self.clients.iter().map(move |client| (client.stream.as_fd(), awaited(client)))
     }
 
-    /// When the next client is dropped, or one can be accepted again, on CLOCK_MONOTONIC.
+    /// When the next client is dropped, or accepting begins again, on CLOCK_MONOTONIC.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         self.clients.iter().map(|client| client.until_ns).chain(self.paused_until_ns).min()
     }
@@ -84,12 +84,12 @@ impl Exporter {
             && (self.clients.len() < CLIENTS_MAX || self.clients.iter().any(|client| !client.is_answered))
     }
 
-    /// Takes one who waits. The oldest one that has asked for nothing makes room.
+    /// Accepts a waiting client. The oldest one without a request makes room.
     fn accept(&mut self, listener: &TcpListener, now_ns: u64) -> bool {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // The poll would go on saying that somebody waits.
+                // Without a pause, the poll would continue to report the waiting client.
                 let is_nobody = error.kind() == io::ErrorKind::WouldBlock;
                 self.paused_until_ns = (!is_nobody).then_some(now_ns + PAUSE_MS * 1_000_000);
                 return false;
@@ -108,7 +108,8 @@ impl Exporter {
         true
     }
 
-    /// Reads and writes what there is, up to the first one that asks for metrics; gives its place, and what it asks for.
+    /// Reads and writes what is possible, up to the first client that requests metrics. Returns its index and its
+    /// request.
     fn turn(&mut self, now_ns: u64) -> Option<(usize, MetricsFormat, bool)> {
         self.paused_until_ns = self.paused_until_ns.filter(|until_ns| *until_ns > now_ns);
         let mut index = 0;
@@ -129,20 +130,20 @@ impl Exporter {
 }
 
 impl Client {
-    /// `false`: it is served, has gone, or sends what it should not.
+    /// Returns `false` if the client has its answer, has disconnected, or sends something invalid.
     fn turn(&mut self) -> bool {
         self.read() && self.write()
     }
 
     fn read(&mut self) -> bool {
         let mut buffer = [0; 1024];
-        // What comes after its request is read no longer than a request may be.
+        // Bytes after the request are read up to the length that a request may have.
         for _ in 0..2 * REQUEST_BYTES_MAX / buffer.len() {
             if !self.is_answered && self.input.len() > REQUEST_BYTES_MAX {
                 return true;
             }
             match self.stream.read(&mut buffer) {
-                // It may have closed its half, and wait for the answer.
+                // The client may have closed its half of the connection and still wait for the answer.
                 Ok(0) => return self.is_answered || is_whole(&self.input),
                 Ok(count) if !self.is_answered => self.input.extend_from_slice(&buffer[..count]),
                 Ok(_) => {}
@@ -154,7 +155,7 @@ impl Client {
         true
     }
 
-    /// `false` where all is sent.
+    /// Returns `false` if everything is sent.
     fn write(&mut self) -> bool {
         while self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..]) {
@@ -197,12 +198,12 @@ impl Client {
     }
 }
 
-/// Whether the head of a request has come to its end.
+/// Whether the head of a request is complete.
 fn is_whole(input: &[u8]) -> bool {
     input.windows(4).any(|end| end == b"\r\n\r\n") || input.windows(2).any(|end| end == b"\n\n")
 }
 
-/// What a head of a request asks for.
+/// Parses the head of a request.
 fn parse(input: &[u8]) -> Asked {
     let Ok(text) = std::str::from_utf8(input) else { return Asked::Other("400 Bad Request") };
     let mut lines = text.lines();
@@ -226,12 +227,12 @@ fn parse(input: &[u8]) -> Asked {
 }
 
 impl Driver<'_> {
-    /// The listener of the generation that serves.
+    /// The listener for metrics of the serving generation.
     pub(super) fn metrics_listener(&self) -> Option<Rc<TcpListener>> {
         self.configurations.get(self.serving?).ok()?.metrics.clone()
     }
 
-    /// Whether this master takes who comes there.
+    /// Whether this master accepts clients at the listener for metrics.
     pub(super) fn is_exporting(&self) -> bool {
         self.has_names && self.exporter.has_room()
     }
@@ -242,7 +243,7 @@ impl Master<'_> {
         let now_ns = monotonic_ns();
         if let Some(listener) = self.driver.metrics_listener() {
             for _ in 0..ACCEPTS_MAX {
-                // Who has asked already is seen before it would have to make room.
+                // Serve clients with a request first, before they would have to make room.
                 if self.serve_one(now_ns) || !self.driver.is_exporting() {
                     return;
                 }
@@ -254,10 +255,10 @@ impl Master<'_> {
         self.serve_one(now_ns);
     }
 
-    /// `true` if a client got metrics.
+    /// Returns `true` if a client got metrics.
     fn serve_one(&mut self, now_ns: u64) -> bool {
         let Some((index, format, with_body)) = self.driver.exporter.turn(now_ns) else { return false };
-        // As before a status is shown.
+        // The same as before a status is shown.
         let counted = self.driver.tell_totals();
         self.hear_masters();
         let text = self.status(&counted).metrics(format);

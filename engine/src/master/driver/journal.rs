@@ -1,43 +1,43 @@
-//! The last events, and the time lines of the last handovers.
+//! The last events, and the timelines of the last handovers.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::ipc::control::{Event, EventKind, REPLY_BYTES_MAX, Step, Timeline, TimelineKind};
 
-/// Events kept for those who ask later.
+/// Events kept for later requests.
 const EVENTS_MAX: usize = 256;
 
-/// Their bytes, as they are shown: a client that asks gets all of them at once.
+/// Their bytes in the form in which they are shown: a client gets all of them at once.
 const EVENTS_BYTES_MAX: usize = REPLY_BYTES_MAX / 4;
 
-/// Time lines kept.
+/// Timelines kept.
 const TIMELINES_MAX: usize = 8;
 
-/// Bytes of a step or an event beside what happened: when, and where.
+/// Bytes of a step or an event apart from its description: time and place.
 const STEP_BYTES: usize = 128;
 
-/// Steps kept of a time line: the first ones.
+/// Steps kept of a timeline: the first ones.
 const STEPS_MAX: usize = 256;
 
-/// Bytes of a time line's steps, as they are shown: a status has all time lines in one line.
+/// Bytes of a timeline's steps in the form in which they are shown: a status has all timelines in one line.
 const STEPS_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(TIMELINES_MAX * STEPS_BYTES_MAX * 4 <= REPLY_BYTES_MAX, "most of a status is for workers");
 
-/// See the module's head.
+/// The events and timelines of this master.
 #[derive(Default)]
 pub(super) struct Journal {
-    /// Oldest first.
+    /// The oldest event is first.
     events: VecDeque<(Event, usize)>,
     events_bytes: usize,
     timelines: VecDeque<Timeline>,
-    /// Of the last time line.
+    /// Bytes of the last timeline.
     steps_bytes: usize,
 }
 
 impl Journal {
-    /// A handover begins: what happens from now on is on its time line.
+    /// Begins the timeline of a handover: events from now on belong to it.
     pub(super) fn begin(&mut self, kind: TimelineKind, generation: u32) {
         if self.timelines.len() == TIMELINES_MAX {
             self.timelines.pop_front();
@@ -46,11 +46,11 @@ impl Journal {
         self.timelines.push_back(Timeline { kind, generation, at_us: now_us(), steps: Vec::new() });
     }
 
-    /// Something happened.
+    /// Stores an event.
     pub(super) fn note(&mut self, generation: Option<u32>, kind: EventKind) -> &Event {
         let at_us = now_us();
         let bytes = serde_json::to_vec(&kind).map_or(0, |kind| kind.len() + STEP_BYTES);
-        // They come at any time, and say nothing of the last handover.
+        // Rebalancing happens at any time, and does not belong to the last handover.
         let is_own = matches!(kind, EventKind::Rebalancing { .. } | EventKind::Rebalanced { .. });
         let timeline = self.timelines.back_mut().filter(|timeline| timeline.steps.len() < STEPS_MAX && !is_own);
         if let Some(timeline) = timeline {
@@ -70,7 +70,7 @@ impl Journal {
         &self.events.back().expect("just added").0
     }
 
-    /// Of the last handover.
+    /// The kind of the last handover.
     pub(super) fn kind(&self) -> Option<TimelineKind> {
         self.timelines.back().map(|timeline| timeline.kind)
     }

@@ -14,11 +14,11 @@ use crate::ipc::relay::{ToNew, ToOld};
 use crate::master::core::Time;
 use crate::telemetry::Totals;
 
-/// How often the other master is told, beside each time before somebody is shown the numbers.
+/// How often the other master gets the numbers, in addition to each time before they are shown.
 const TELL_MS: u64 = 1_000;
 
 impl Driver<'_> {
-    /// Counts what happened here.
+    /// Counts an event of this master.
     pub(super) fn count(&mut self, event: &EventKind, kind: Option<TimelineKind>) {
         let own = &mut self.ledger.own;
         let mut count = |name: String, count: u64| own.count(name, count);
@@ -56,8 +56,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Tells the other master of an upgrade, where there is one. Gives what this master's workers have counted: whoever is shown
-    /// numbers is shown these, and not those of a moment later, of which the other master would not know if this one were killed.
+    /// Sends the numbers to the other master of an upgrade, if there is one. Returns what this master's workers have
+    /// counted. Only these numbers may be shown: later ones would be lost for the other master if this one were killed.
     pub(super) fn tell_totals(&self) -> Totals {
         let workers = Totals::of(&self.workers.telemetry.total());
         if let Some(new) = self.new.as_ref().and_then(New::channel) {
@@ -69,7 +69,7 @@ impl Driver<'_> {
         workers
     }
 
-    /// Takes what the other masters have told.
+    /// Adds the numbers that the other masters have sent.
     pub(super) fn hear_totals(&mut self) {
         let Self { old, new, ledger, .. } = self;
         let heard = old.iter_mut().flat_map(|old| old.totals.drain(..));
@@ -78,7 +78,7 @@ impl Driver<'_> {
         heard.for_each(|part| ledger.heard_new(&part));
     }
 
-    /// The new master has ended, and all that it said was heard.
+    /// Handles the end of the new master, after all its messages were read.
     pub(super) fn new_ended(&mut self) {
         self.hear_totals();
         self.ledger.new_ended();
@@ -87,7 +87,8 @@ impl Driver<'_> {
 }
 
 impl Master<'_> {
-    /// Tells the other master of an upgrade from time to time: what was told last is what it has if this one is killed.
+    /// Sends the numbers to the other master of an upgrade from time to time. If this master is killed, the other one
+    /// has the numbers that it got last.
     pub(super) fn tell_totals_in_time(&mut self, now: Time) {
         let has_other = self.driver.new.as_ref().is_some_and(|new| new.channel().is_some())
             || self.driver.old.as_ref().is_some_and(|old| old.channel().is_some());
@@ -108,11 +109,11 @@ fn count_moves(count: &mut impl FnMut(String, u64), moves: &Moves) {
     moves.refused.iter().for_each(|one| count(format!("refused:{}", one.reason.name()), one.connections));
 }
 
-/// Numbers must not keep a decision from its place in the channel: they are told while most of it is free. What is not told now
-/// comes with the next ones.
+/// Sends numbers only while most of the channel is free, so that they do not take the place of a decision. What is not
+/// sent now comes with the next numbers.
 fn tell_parts<T: serde::Serialize>(channel: &OwnedFd, totals: &Totals, message: impl Fn(Totals) -> T) {
     for part in totals.parts() {
-        // The kernel says so while less than a quarter is taken (unix_writable, net/unix/af_unix.c).
+        // The kernel reports POLLOUT while less than a quarter is used (unix_writable, net/unix/af_unix.c).
         let mut polled = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
         let is_free = poll(&mut polled, PollTimeout::ZERO).is_ok()
             && polled[0].revents().is_some_and(|events| events == PollFlags::POLLOUT);

@@ -1,21 +1,21 @@
-//! Events in the log: each one once, by the master at which it happens.
+//! Events in the log: the master at which an event happens logs it once.
 
 use crate::ipc::control::EventKind;
 
-/// Logs an event. Before a generation has served, one that does not come up is the server's end, whose reason the caller of
-/// the server reports.
+/// Logs an event. Until a generation has served, one that fails to start is the end of the server; the caller of the
+/// server reports its reason.
 pub(super) fn event(generation: Option<u32>, event: &EventKind, has_served: bool, is_undecided: bool) {
     match event {
-        // After the decision it leaves in good order.
+        // After the decision, the old master ends normally.
         EventKind::PredecessorGone if !is_undecided => tracing::info!(generation, "{event}"),
-        // Told apart by programs that read the log.
+        // Programs that read the log distinguish these two.
         EventKind::Serves { took_ms } if has_served => {
             tracing::info!(generation, took_ms, "reload: the new generation serves");
         }
         EventKind::TakenDown { why } if has_served => {
             tracing::error!(generation, "reload failed, the previous workers keep serving: {why}");
         }
-        // With more of it where the worker's own words are read.
+        // The code that reads the worker's report logs more about it.
         EventKind::WorkerReady { .. } | EventKind::WorkerClosed { .. } => tracing::debug!(generation, "{event}"),
         EventKind::NotReloaded { .. }
         | EventKind::TakenDown { .. }

@@ -31,10 +31,10 @@ use crate::sys::channel::DESCRIPTORS_MAX;
 use crate::sys::{inheritance, process};
 use crate::telemetry::Totals;
 
-/// The old master has written before this one was started.
+/// Time for the greeting to arrive. The old master wrote it before it started this one.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// So many fit into one message, with their addresses.
+/// The number of listeners, with their addresses, that fit into one message.
 const LISTENERS_PER_MESSAGE: usize = 200;
 
 const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
@@ -42,13 +42,13 @@ const _: () = assert!(LISTENERS_PER_MESSAGE <= DESCRIPTORS_MAX);
 /// Doors of another master's workers, by their names.
 #[derive(Default)]
 pub(super) struct Doors {
-    /// Of workers that can be brought connections.
+    /// Of workers that take connections.
     heirs: BTreeMap<String, OwnedFd>,
-    /// Of workers that can be spoken to.
+    /// Of workers to which others can send messages.
     siblings: BTreeMap<String, OwnedFd>,
 }
 
-/// Doors of workers that can be spoken to, at most.
+/// The most doors of workers to which others can send messages.
 const SIBLINGS_MAX: usize = 4096;
 
 impl Doors {
@@ -60,7 +60,7 @@ impl Doors {
         *self = Self::default();
     }
 
-    /// Keeps these beside those that came before, but for doors of workers that are gone.
+    /// Adds these doors to the earlier ones, and drops doors of workers that are gone.
     fn add_siblings(&mut self, members: &[Member], doors: Vec<OwnedFd>) {
         self.siblings.retain(|_, door| {
             let mut ends = [PollFd::new(door.as_fd(), PollFlags::empty())];
@@ -72,7 +72,7 @@ impl Doors {
     }
 }
 
-/// Keeps those that have come with a message, instead of those that came before.
+/// Stores the doors that have come with a message, in place of the earlier ones.
 fn keep_doors(doors: &mut Doors, names: Option<&mut Vec<String>>, descriptors: Vec<OwnedFd>) {
     if let Some(names) = names {
         doors.heirs = names.iter().cloned().zip(descriptors).collect();
@@ -86,17 +86,17 @@ pub(super) struct Old {
     channel: Option<OwnedFd>,
     pub(super) pid: u32,
     pub(super) tier: String,
-    /// It understands messages about Unix sockets; a release that only knows TCP does not.
+    /// It understands messages about Unix sockets. A release that only knows TCP does not.
     knows_unix: bool,
     /// Its listeners, while both masters serve.
     pub(super) maps: OldMaps,
-    /// What it has told of its numbers, and was not looked at yet.
+    /// The numbers that it has sent, and that were not added yet.
     pub(super) totals: Vec<Totals>,
     /// Its listener for metrics.
     pub(super) metrics: Option<TcpListener>,
 }
 
-/// What the old master has passed to this one, beside its channel.
+/// What the old master has passed to this one, apart from its channel.
 #[derive(Default)]
 pub(super) struct Passed {
     next_number: u32,
@@ -106,7 +106,7 @@ pub(super) struct Passed {
 }
 
 impl Passed {
-    /// The same for the core; the sockets are kept from now on, unless they are not wanted.
+    /// Converts this for the core. The sockets are kept from now on if they are wanted.
     pub(super) fn inheritance(self, old: &Old, adopts: bool, sockets: &mut Sockets) -> Inheritance {
         let address =
             |(requested, bound): (SocketAddr, SocketAddr)| Address { requested: requested.into(), bound: bound.into() };
@@ -122,8 +122,8 @@ impl Passed {
 }
 
 impl Old {
-    /// Meets the master that started this process, if one did. The only wait of the driver, before there is anything to
-    /// drive.
+    /// Reads the greeting of the master that started this process, if one did. This is the only wait of the driver,
+    /// before there is anything to drive.
     pub(super) fn meet() -> Result<Option<(Self, Passed)>, ServerError> {
         let Some(channel) = inheritance::take(RELAY_VARIABLE) else { return Ok(None) };
         let mut this = Self { channel: Some(channel), ..Self::default() };
@@ -153,7 +153,7 @@ impl Old {
         Ok(())
     }
 
-    /// Gives how many messages are still missing; nobody knows before the first one.
+    /// Returns how many messages are still missing; `None` before the first one.
     fn hear_greeting(&mut self, passed: &mut Passed, missing: Option<usize>) -> Result<Option<usize>, ServerError> {
         let problem = |problem: String| Err(ServerError::Upgrade { problem });
         let Some(channel) = &self.channel else { return problem("the old master is gone".to_owned()) };
@@ -189,13 +189,13 @@ impl Old {
                 self.maps.maps.extend(maps.into_iter().map(|map| OldMap { address, places, map }));
                 Ok(missing.map(|missing| missing.saturating_sub(1)))
             }
-            // It is none of those that are counted, which an older release would wait for.
+            // This message is not among the counted ones: an older release would wait for it.
             Ok((Heard::Message(ToNew::Loads { places }), maps)) => {
                 let spans = places.into_iter().zip(maps).map(|(places, map)| Span { places, map: Arc::new(map) });
                 self.maps.loads = Loads::new(spans.collect());
                 Ok(missing)
             }
-            // Before the first one.
+            // It comes before the first message.
             Ok((Heard::Message(ToNew::Metrics { address }), mut descriptors)) => {
                 self.metrics = descriptors.pop().and_then(|listener| metrics_came(listener, address));
                 Ok(missing)
@@ -214,13 +214,13 @@ impl Old {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// As far as is known: its channel ends with it.
+    /// Whether the master is alive, as far as is known: its channel ends with it.
     pub(super) fn is_alive(&self) -> bool {
         self.channel.is_some()
     }
 
     pub(super) fn tell(&self, message: &ToOld, doors: &[BorrowedFd<'_>]) {
-        // That it is gone is noticed at its channel's end.
+        // The end of the channel shows that the master is gone.
         let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
@@ -229,13 +229,13 @@ impl Old {
         give_listeners(self.channel.as_ref(), |addresses| ToOld::Listeners { addresses }, sockets, &listeners);
     }
 
-    /// Hands a connection over; `false` where that cannot be done now.
+    /// Hands over a connection. Returns `false` if that is not possible now.
     pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
         let channel = self.channel.as_ref();
         channel.is_some_and(|channel| channel::tell_with(channel, &ToOld::Arrival, connection).is_ok())
     }
 
-    /// What it says next.
+    /// Reads its next message.
     pub(super) fn hear(&mut self, sockets: &mut Sockets, doors: &mut Doors) -> Option<Event> {
         match hear_with_all::<ToNew>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToNew::Arrival), mut descriptors)) if descriptors.len() == 1 => {
@@ -262,8 +262,8 @@ impl Old {
     }
 }
 
-/// Tells the master that started this process for an upgrade, if one did, why this one cannot run: for programs that find
-/// that out before they run a server.
+/// Tells the master that started this process for an upgrade, if one did, why this one cannot run. For programs that
+/// find that out before they run a server.
 pub fn refuse_upgrade(reason: &str) {
     if let Some(channel) = inheritance::take(RELAY_VARIABLE) {
         let _ = channel::tell(&channel, &ToOld::Failed { reason: reason.to_owned(), why: None });
@@ -273,19 +273,19 @@ pub fn refuse_upgrade(reason: &str) {
 /// The new master.
 pub(super) struct New {
     pub(super) process: ProcessId,
-    /// Readable once it has ended; `None` on a kernel that gives none, where SIGCHLD has to do.
+    /// Readable once it has ended. `None` on a kernel without such handles; SIGCHLD replaces it.
     handle: Option<OwnedFd>,
-    /// `None` once it has closed its end, or is not listened to any more.
+    /// `None` once it has closed its end, or once its messages are not read any more.
     channel: Option<OwnedFd>,
     /// It understands messages about Unix sockets.
     knows_unix: bool,
     has_ended: bool,
-    /// What it has told of its numbers, and was not looked at yet.
+    /// The numbers that it has sent, and that were not added yet.
     pub(super) totals: Vec<Totals>,
 }
 
 impl New {
-    /// Starts the new binary, with the greeting waiting in its channel; gives its path as well.
+    /// Starts the new binary, with the greeting waiting in its channel. Also returns its path.
     pub(super) fn start(
         upgrade: &Upgrade,
         own_binary: &std::path::Path,
@@ -308,7 +308,8 @@ impl New {
         inheritance::pass(&mut command, RELAY_VARIABLE, &theirs).map_err(fail("fcntl"))?;
         give_metrics(&ours, metrics).map_err(fail("writing the greeting"))?;
         greet(&ours, greeting, sockets).map_err(fail("writing the greeting"))?;
-        // It names the process that the service manager watches; the new master is watched when it is the main process.
+        // The variable names the process that the service manager watches. The manager watches the new master when that
+        // is the main process.
         command.env_remove("WATCHDOG_PID");
         let child =
             command.spawn().map_err(|error| Failure::Binary { binary: name.clone(), problem: error.to_string() })?;
@@ -327,7 +328,7 @@ impl New {
     }
 
     pub(super) fn tell(&self, message: &ToNew, doors: &[BorrowedFd<'_>]) {
-        // That it is gone is noticed at its channel's end.
+        // The end of the channel shows that the master is gone.
         let _ = self.channel.as_ref().map(|channel| channel::tell_with_all(channel, message, doors));
     }
 
@@ -336,7 +337,7 @@ impl New {
         give_listeners(self.channel.as_ref(), |addresses| ToNew::Listeners { addresses }, sockets, &listeners);
     }
 
-    /// Hands a connection over; `false` where that cannot be done now.
+    /// Hands over a connection. Returns `false` if that is not possible now.
     pub(super) fn pass(&self, connection: BorrowedFd<'_>) -> bool {
         let channel = self.channel.as_ref();
         channel.is_some_and(|channel| channel::tell_with(channel, &ToNew::Arrival, connection).is_ok())
@@ -346,7 +347,7 @@ impl New {
         self.channel = None;
     }
 
-    /// What it says next.
+    /// Reads its next message.
     pub(super) fn hear(&mut self, sockets: &mut Sockets, doors: &mut Doors) -> Option<Event> {
         let problem = match hear_with_all::<ToOld>(self.channel.as_ref()?) {
             Ok((Heard::Message(ToOld::Listeners { addresses }), descriptors)) => {
@@ -382,7 +383,7 @@ impl New {
         !self.has_ended
     }
 
-    /// How it has ended, once it has.
+    /// Its exit status, once it has ended.
     pub(super) fn reap(&mut self) -> Option<Exit> {
         let exit = reap(self.process)?;
         self.has_ended = true;
@@ -412,7 +413,7 @@ fn metrics_came(descriptor: OwnedFd, address: SocketAddr) -> Option<TcpListener>
     }
 }
 
-/// So many parts are all that another master counts.
+/// The counters of another master have at most this many parts.
 const PARTS_MAX: usize = 256;
 
 fn keep_totals(parts: &mut Vec<Totals>, part: Totals) {
@@ -421,7 +422,7 @@ fn keep_totals(parts: &mut Vec<Totals>, part: Totals) {
     }
 }
 
-/// Puts what the new master needs into the channel, before there is one.
+/// Puts what the new master needs into the channel before that master exists.
 fn greet(channel: &OwnedFd, greeting: &Greeting, sockets: &Sockets) -> std::io::Result<()> {
     let Greeting { next_number, tier, is_held, addresses, listeners, maps } = greeting;
     let packets = packets(sockets, listeners);
@@ -464,12 +465,12 @@ fn give_listeners<T: serde::Serialize>(
     }
 }
 
-/// Those of which the other master can be told.
+/// The listeners that the other master understands.
 fn known(knows_unix: bool, listeners: &[(SocketId, Endpoint)]) -> Vec<(SocketId, Endpoint)> {
     listeners.iter().filter(|(_, address)| knows_unix || !address.is_unix()).copied().collect()
 }
 
-/// Listen sockets came from the other master.
+/// Handles listen sockets that the other master has sent.
 fn listeners_came(sockets: &mut Sockets, addresses: Vec<Endpoint>, descriptors: Vec<OwnedFd>) -> Event {
     let mut checked = |(address, descriptor)| match descriptors::bound(descriptor, address) {
         Ok(socket) => {
@@ -496,7 +497,7 @@ fn connection_came(sockets: &mut Sockets, descriptor: OwnedFd) -> Option<Event> 
 
 type Packet<'a> = (Vec<Endpoint>, Vec<BorrowedFd<'a>>);
 
-/// Listen sockets, as many to a message as it has room for.
+/// Listen sockets, as many per message as fit.
 fn packets<'a>(sockets: &'a Sockets, listeners: &[(SocketId, Endpoint)]) -> Vec<Packet<'a>> {
     let known = listeners.iter().filter_map(|(socket, address)| Some((*address, sockets.descriptor(*socket)?)));
     let known: Vec<(Endpoint, BorrowedFd<'a>)> = known.collect();
@@ -514,7 +515,7 @@ mod tests {
         ToNew::Hello { version, pid: 1, next_number, tier, is_held: false, addresses: Vec::new(), unix: true, messages }
     }
 
-    /// What the new master makes of a greeting: how many listen sockets there are.
+    /// How the new master reads a greeting: the number of listen sockets.
     fn greeted(say: impl FnOnce(&OwnedFd)) -> Result<usize, ServerError> {
         let (channel, theirs) = channel::pair().expect("a pair");
         say(&theirs);

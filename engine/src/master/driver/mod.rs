@@ -1,5 +1,5 @@
-//! Carries out what the core decides: polls, tells the core what happened, and acts by [`World`]. It decides nothing and never
-//! waits for one thing while others may need it.
+//! Carries out what the core decides: polls, passes events to the core, and acts through [`World`]. It decides nothing
+//! and never waits for one thing while others may need it.
 //!
 //! Single-threaded, since it forks.
 
@@ -45,13 +45,13 @@ use crate::ipc::relay::ToOld;
 use crate::ipc::rendezvous;
 use crate::master::core::{ClientId, Core, Event, Lifecycle, ProcessId, Request, Signal, SocketId, Time, World};
 
-/// Connections that no worker had room for are offered again after this time.
+/// Connections for which no worker had room are offered again after this time.
 const RETRY_MS: u64 = 10;
 
-/// When the server has ended, clients that are slow have this time to read their answers.
+/// After the end of the server, slow clients have this time to read their answers.
 const FLUSH_MS_MAX: u64 = 1_000;
 
-/// A channel has no room for more messages: those of one that has ended are heard to the last.
+/// A channel has no room for more messages. This many are read from a process that has ended.
 const LAST_WORDS_MAX: usize = 1_024;
 
 struct Master<'a> {
@@ -60,24 +60,24 @@ struct Master<'a> {
     signals: SignalFd,
     watchdog: Option<Watchdog>,
     reminder: Reminder,
-    /// Why this tier.
+    /// The reason for this tier.
     tier_reason: String,
-    /// What this program is called, and its version.
+    /// The name of this program, and its version.
     name: Option<String>,
     version: Option<String>,
     began: Time,
-    /// When the core is to look at the time.
+    /// When the core must look at the time.
     tick_at: Option<Time>,
-    /// When the other master of an upgrade is told the numbers next.
+    /// When the other master of an upgrade gets the numbers next.
     totals_at: Option<Time>,
 }
 
 impl Master<'_> {
-    /// Until nothing is left.
+    /// Runs until nothing is left.
     fn drive(&mut self) -> Result<(), ServerError> {
         while self.core.verdict().is_none() {
             self.wait().map_err(|source| ServerError::System { what: "poll", source })?;
-            // What signals, and clients, ask for may follow from what another master has said.
+            // Requests of signals and clients may follow from messages of another master, so read those first.
             self.hear_masters();
             self.read_signals();
             self.serve_clients();
@@ -138,7 +138,7 @@ impl Master<'_> {
         wait_ready(&awaited, deadline.map(|deadline| Duration::from_nanos(deadline.0.saturating_sub(now.0))))
     }
 
-    /// Kept sockets that the master accepts from since no worker does.
+    /// Kept sockets from which the master accepts because no worker does.
     fn unattended(&self) -> Vec<SocketId> {
         self.core.unattended().filter(|socket| self.driver.sockets.is_listening(*socket)).collect()
     }
@@ -162,7 +162,7 @@ impl Master<'_> {
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             self.hear_masters();
-            // A terminal sends WINCH when its window changes size; only what somebody sent on purpose counts.
+            // A terminal sends WINCH when its window changes size. Only a signal that a process sent counts.
             let is_sent = signal.ssi_code <= 0;
             let signal = match signal::Signal::try_from(signal.ssi_signo as i32) {
                 Ok(signal::Signal::SIGHUP) => Signal::Hup,
@@ -190,7 +190,7 @@ impl Master<'_> {
         self.driver.accept_clients();
         let now = self.driver.now();
         let asked = self.driver.clients.hear(now.0);
-        // Who was told that the upgrade is over finds that this master has heard it, too.
+        // A client that has learned the end of an upgrade may ask now, so this master must have read the same message.
         self.hear_masters();
         for asked in asked {
             match asked {
@@ -232,7 +232,7 @@ impl Master<'_> {
         }
     }
 
-    /// `false` where a worker has nothing to say.
+    /// Reads a report of a worker. Returns `false` if there is none.
     fn hear_worker(&mut self, process: ProcessId, now: Time) -> bool {
         let event = self.driver.workers.hear(process, now);
         event.map(|event| self.step(event)).is_some()
@@ -252,12 +252,13 @@ impl Master<'_> {
         }
     }
 
-    /// Looks for children that have ended. What they said last is told before their end.
+    /// Looks for children that have ended. The core gets their last messages before their end.
     fn reap(&mut self) {
         for process in self.driver.workers.processes() {
             let Some(exit) = self.driver.workers.reap(process) else { continue };
             let now = self.driver.now();
-            // Its channel has room for so many; whoever else has it, and says more, is nobody.
+            // Its channel has room for this many messages. More could only come from another process that has the
+            // channel, and is ignored.
             let _ = (0..LAST_WORDS_MAX).try_for_each(|_| self.hear_worker(process, now).then_some(()));
             self.driver.workers.forget(process);
             self.driver.rendezvous.iter().for_each(|folder| rendezvous::forget(folder, process.0));
@@ -271,7 +272,7 @@ impl Master<'_> {
         }
     }
 
-    /// Takes connections that came to guards, and to sockets whose workers are not there.
+    /// Accepts connections that arrived at guards, and at sockets whose workers are missing.
     fn accept(&mut self) {
         while self.core.wants_arrivals() {
             let Some(arrival) = self.driver.sockets.accept_from_guards() else { break };
@@ -308,32 +309,32 @@ impl Master<'_> {
         }
     }
 
-    /// Drops what the core does not name any more.
+    /// Drops what the core does not refer to any more.
     fn tidy(&mut self) {
         let core = &self.core;
         self.driver.configurations.retain(|id| core.configurations().any(|one| one == id));
         self.driver.workers.retain_ended(|number| core.generations().iter().any(|one| one.number == number));
     }
 
-    /// The server has ended: tells clients that still follow it, and sends what is unsent.
+    /// The server has ended: tells clients that still wait, and sends pending output.
     fn finish(&mut self, verdict: &Result<(), Failure>) {
         let Driver { new, old, .. } = &self.driver;
         let is_succeeded =
             new.as_ref().is_some_and(masters::New::is_alive) || old.as_ref().is_some_and(masters::Old::is_alive);
-        // Nothing is counted here any more.
+        // The numbers do not change here any more.
         self.driver.tell_totals();
         self.driver.sockets.finish(is_succeeded);
         self.driver.control = None;
         self.driver.rendezvous.iter().for_each(|folder| rendezvous::tidy(folder));
         self.driver.pid_file.remove();
-        // The answers are the last thing: whoever has them finds this process ended.
+        // Answer last: a client that gets its answer finds this process ended.
         self.driver.sockets = Default::default();
         self.driver.clients.conclude_all(&match verdict {
             Ok(()) => Reply::Done(Outcome::Stopped),
             Err(why) => Reply::Failed(why.clone()),
         });
         self.driver.clients.flush();
-        // Nothing is left that this wait could hold up.
+        // Nothing is left that this wait could delay.
         let until = self.driver.now().after_ms(FLUSH_MS_MAX);
         while self.driver.clients.has_output() {
             let left_ns = until.0.saturating_sub(self.driver.now().0);
@@ -345,7 +346,7 @@ impl Master<'_> {
         }
     }
 
-    /// The loop cannot go on: no worker is left behind.
+    /// The loop cannot continue: kills all workers, so that none is left behind.
     fn kill_all(&mut self) {
         for process in self.driver.workers.processes() {
             self.driver.kill(process);
@@ -357,7 +358,7 @@ fn wait_ready(awaited: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>
     let mut polled: Vec<PollFd<'_>> =
         awaited.iter().map(|(descriptor, flags)| PollFd::new(*descriptor, *flags)).collect();
     let timeout = match timeout {
-        // One more, so that a wait does not end just before its deadline.
+        // One millisecond more, so that a wait does not end just before its deadline.
         Some(timeout) => PollTimeout::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX),
         None => PollTimeout::NONE,
     };
@@ -367,7 +368,7 @@ fn wait_ready(awaited: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>
     }
 }
 
-/// What the system refused, in the words of the control protocol.
+/// Converts an error of the system to a failure of the control protocol.
 fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::System { problem: format!("{what}: {error}") }
 }

@@ -1,8 +1,9 @@
-//! The names of a server: the control socket's path and the pid file. One master has them at a time; another one of the same
-//! upgrade is reached beside the control socket's path, at the path with its process number. At each moment somebody listens
-//! at the path, since files are only ever renamed over it.
+//! The names of a server: the control socket's path and the pid file. One master has them at a time. Another master of
+//! the same upgrade is reached at the control socket's path with its process number appended. A process listens at the
+//! path at each moment, since files are only ever renamed over it.
 //!
-//! The paths may lie where other users write, such as `/tmp`: no link is followed, and only sockets of this user are removed.
+//! The paths may lie where other users write, such as `/tmp`: links are not followed, and only sockets of this user are
+//! removed.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,23 +21,23 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::sys::socket_file::{Occupied, is_stale};
 
-/// Clients that may wait at once, as of `UnixListener`.
+/// Clients that may wait at the same time, as with `UnixListener`.
 const BACKLOG: i32 = 128;
 
-/// Another start looks at a name for less than a millisecond, unless it was stopped.
+/// Another starting server looks at a name for less than a millisecond, unless it was stopped.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The listen socket of the control path, and where it can be found.
+/// The listen socket of the control path, and its paths.
 pub(super) struct ControlName {
     listener: UnixListener,
-    /// The name that clients look for.
+    /// The path that clients use.
     name: PathBuf,
-    /// Where this master's socket is to be removed when it ends; `None` where that is another's to do.
+    /// The path from which this master must remove its socket when it ends; `None` if another master does that.
     path: Option<PathBuf>,
     file: FileId,
 }
 
-/// A file, whatever its name is.
+/// Identifies a file, whatever its name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -56,13 +57,14 @@ impl From<&Metadata> for FileId {
 }
 
 impl ControlName {
-    /// Listens at `path`, for the same user and root alone. A socket file of this user that nobody listens at any more is
-    /// replaced. Of several starts at the same time one succeeds.
+    /// Listens at `path`, for the same user and root alone. Replaces a socket file of this user if no process listens
+    /// there any more. Of several starts at the same time one succeeds.
     ///
     /// # Errors
-    /// [`Occupied::InUse`] where a server listens there; where something else is there; else as bind(2).
+    /// [`Occupied::InUse`] if a server listens there; if something else is there; else as bind(2).
     pub(super) fn open(path: &Path) -> Result<Self, Occupied> {
-        // Where a server listens there is nothing to take: a new master that is killed just now leaves no lock behind.
+        // If a server listens there, do not take the lock: a new master that is killed just now then leaves no lock
+        // file behind.
         if matches!(is_stale(path, Type::STREAM, None), Err(Occupied::InUse)) {
             return Err(Occupied::InUse);
         }
@@ -74,7 +76,7 @@ impl ControlName {
         Ok(Self { listener, name: path.to_owned(), path: Some(path.to_owned()), file })
     }
 
-    /// Listens beside a server that listens at `name`, to take its name over later.
+    /// Listens beside a server that listens at `name`, to take over its name later.
     ///
     /// # Errors
     /// As bind(2).
@@ -84,12 +86,12 @@ impl ControlName {
         Ok(Self { listener, name: name.to_owned(), path: Some(path), file })
     }
 
-    /// The name that clients look for.
+    /// The path that clients use.
     pub(super) fn name(&self) -> &Path {
         &self.name
     }
 
-    /// The same, for other processes.
+    /// The same path, for other processes.
     pub(super) fn absolute(&self) -> PathBuf {
         std::path::absolute(&self.name).unwrap_or_else(|_| self.name.clone())
     }
@@ -98,7 +100,7 @@ impl ControlName {
         &self.listener
     }
 
-    /// Why another user can replace the socket's file, if one can.
+    /// Why another user can replace the socket's file; `None` if none can.
     pub(super) fn exposure(&self) -> Option<String> {
         let folder = self.name.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = fs::metadata(folder).ok()?;
@@ -109,16 +111,16 @@ impl ControlName {
         (folder.mode() & 0o002 != 0 && !is_sticky).then(|| "everybody can write to its folder".to_owned())
     }
 
-    /// Takes the name, whoever has it and in whatever state its files are. The master of process `from`, which has the name,
-    /// is reached beside it from now on. Clients that wait at the listener must have been accepted before: where its file is
-    /// gone, there is a new one.
+    /// Takes the name, whichever process has it and in whatever state its files are. The master of process `from`,
+    /// which has the name, is reached beside it from now on. Clients that wait at the listener must have been accepted
+    /// before: if its file is gone, this opens a new listener.
     ///
     /// # Errors
     /// As bind(2), link(2) and rename(2).
     pub(super) fn take(&mut self, from: Option<u32>) -> io::Result<()> {
         let own = sibling(&self.name, std::process::id());
         if self.is_at(&self.name) {
-            // Another master was about to take it: it has linked this file beside the name, and went no further.
+            // Another master was about to take the name: it has linked this file beside the name, and went no further.
             if self.is_at(&own) {
                 fs::remove_file(&own)?;
             }
@@ -140,19 +142,20 @@ impl ControlName {
         Ok(())
     }
 
-    /// Another master serves, and has taken the name, unless it has one of its own: this one is reached beside it.
+    /// Another master serves, and has taken the name, unless it has a name of its own. This master is reached beside
+    /// it.
     pub(super) fn yielded(&mut self) {
         if !self.is_at(&self.name) {
             self.path = Some(sibling(&self.name, std::process::id()));
         }
     }
 
-    /// The files are another master's to remove.
+    /// Leaves the removal of the files to another master.
     pub(super) fn forget(&mut self) {
         self.path = None;
     }
 
-    /// Removes the file beside the name at which a process was reached that is gone.
+    /// Removes the file beside the name at which an ended process was reached.
     pub(super) fn clean(&self, process: u32) {
         remove_socket(&sibling(&self.name, process));
     }
@@ -180,7 +183,7 @@ fn bind(path: &Path) -> io::Result<(UnixListener, FileId)> {
     Ok((UnixListener::from(socket), FileId::of(path)?))
 }
 
-/// The same where a file of a process of the same number may have been left.
+/// The same if an earlier process with the same number may have left a file.
 fn bind_anew(path: &Path) -> io::Result<(UnixListener, FileId)> {
     remove_socket(path);
     bind(path)
@@ -194,18 +197,18 @@ fn remove_socket(path: &Path) {
     }
 }
 
-/// Held while one start looks at a name and takes it. Its file is there only meanwhile; the next start takes over what was
-/// left by one that was killed.
+/// Held while one start looks at a name and takes it. Its file exists only meanwhile. If a killed process has left the
+/// file, the next start takes it over.
 struct Lock {
     path: PathBuf,
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Waits for other starts, for [`LOCK_TIME_MAX`] at most.
+    /// Waits for other starts, for at most [`LOCK_TIME_MAX`].
     ///
     /// # Errors
-    /// As open(2) and flock(2); `PermissionDenied` where the file is another user's, `TimedOut`.
+    /// As open(2) and flock(2); `PermissionDenied` if the file belongs to another user, `TimedOut`.
     fn take(name: &Path) -> io::Result<Self> {
         let path = with_suffix(name, ".lock");
         let until = Instant::now() + LOCK_TIME_MAX;
@@ -225,7 +228,7 @@ impl Lock {
                 Ok(file) if FileId::of(&path).is_ok_and(|there| there == FileId::from(&opened)) => {
                     return Ok(Self { path, _file: file });
                 }
-                // Whoever had it has removed it.
+                // The previous holder has removed the file.
                 Ok(_) => {}
                 Err((_, Errno::EWOULDBLOCK)) => thread::sleep(Duration::from_millis(1)),
                 Err((_, error)) => return Err(error.into()),
@@ -240,7 +243,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before it is unlocked, so that it is still this one's.
+        // Remove it before it is unlocked, while it still belongs to this process.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -251,7 +254,7 @@ fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
-/// Where the master of a process is reached while another one has the name.
+/// The path at which the master of a process is reached while another one has the name.
 fn sibling(name: &Path, process: u32) -> PathBuf {
     with_suffix(name, &format!(".{process}"))
 }
@@ -268,28 +271,29 @@ impl PidFile {
         Self { path, is_own: false }
     }
 
-    /// Names this process in it.
+    /// Writes this process into it.
     pub(super) fn write(&mut self) {
         self.is_own = self.name(std::process::id());
     }
 
-    /// Names another master in it. That one writes the same, perhaps later than whoever is told by this one looks.
+    /// Writes another master into it. That master writes the same, perhaps only after a client of this one has looked.
     pub(super) fn yield_to(&mut self, process: u32) {
         if std::mem::take(&mut self.is_own) {
             self.name(process);
         }
     }
 
-    /// Another master writes it, or removes it.
+    /// Leaves the file to another master, which writes or removes it.
     pub(super) fn forget(&mut self) {
         self.is_own = false;
     }
 
-    /// Writes it whole or not at all; `false` where it is not written.
+    /// Writes the file completely or not at all. Returns `false` if it is not written.
     fn name(&self, process: u32) -> bool {
         let Some(path) = &self.path else { return false };
         let beside = sibling(path, std::process::id());
-        // A process of the same number may have left one. What is there is never written to: it may be a link.
+        // An earlier process with the same number may have left a file. Never write to an existing file: it may be a
+        // link.
         let _ = fs::remove_file(&beside);
         let created = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside);
         let written = created
@@ -301,12 +305,12 @@ impl PidFile {
         written.is_ok()
     }
 
-    /// Removes the file that a process, which is gone, was about to make the pid file.
+    /// Removes the file that an ended process was about to make the pid file.
     pub(super) fn clean(&self, process: u32) {
         self.path.iter().for_each(|path| drop(fs::remove_file(sibling(path, process))));
     }
 
-    /// Removes it, unless another master has written its own since.
+    /// Removes it, unless another master has written its own meanwhile.
     pub(super) fn remove(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| std::mem::take(&mut self.is_own)) else { return };
         if read_number(path).is_ok_and(|number| number == Some(std::process::id())) {
@@ -315,7 +319,7 @@ impl PidFile {
     }
 }
 
-/// What a pid file says. Whatever stands at the path, this neither waits nor reads much.
+/// Reads a pid file. Whatever is at the path, this neither waits nor reads much.
 fn read_number(path: &Path) -> io::Result<Option<u32>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -332,7 +336,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder of this test's own, removed at the end.
+    /// A folder that only this test has, removed at the end.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -356,7 +360,7 @@ mod tests {
         }
     }
 
-    /// Another master's socket at this path; dropping it leaves the file, as a process does that is killed.
+    /// Another master's socket at this path. Dropping it leaves the file, like a killed process.
     fn other_at(path: &Path) -> UnixListener {
         let (listener, _) = bind_anew(path).expect("bound");
         listener
@@ -388,7 +392,7 @@ mod tests {
     #[test]
     fn the_name_is_taken_back_whatever_a_dead_master_left() {
         let own_file = || sibling(Path::new("control"), std::process::id()).to_string_lossy().into_owned();
-        // The other one has linked this one's file beside the name, and was killed.
+        // The other master has linked this one's file beside the name, and was killed.
         let folder = Folder::new("linked");
         let name = folder.0.join("control");
         let mut own = ControlName::open(&name).expect("bound");
@@ -396,19 +400,19 @@ mod tests {
         own.take(None).expect("taken");
         assert!(reaches(&own, &name));
         assert_eq!(folder.files(), ["control"]);
-        // It had taken the name, and was killed.
+        // The other master had taken the name, and was killed.
         own.yielded();
         fs::rename(&name, folder.0.join(own_file())).expect("moved");
         drop(other_at(&name));
         own.take(None).expect("taken");
         assert!(reaches(&own, &name));
         assert_eq!(folder.files(), ["control"]);
-        // Somebody has removed this one's file.
+        // The file of this master was removed.
         own.yielded();
         drop(other_at(&name));
         own.take(None).expect("taken");
         assert!(reaches(&own, &name));
-        // All of them.
+        // All files were removed.
         fs::remove_file(&name).expect("removed");
         own.take(Some(OTHER)).expect("taken");
         assert!(reaches(&own, &name));
@@ -420,7 +424,7 @@ mod tests {
         let folder = Folder::new("lock");
         let name = folder.0.join("control");
         let _other = other_at(&name);
-        // No lock can be taken.
+        // The lock cannot be taken.
         fs::create_dir(with_suffix(&name, ".lock")).expect("made");
         assert!(matches!(ControlName::open(&name), Err(Occupied::InUse)));
     }
@@ -470,7 +474,7 @@ mod tests {
 
     const STRANGER: u32 = 1234;
 
-    /// A master that was killed has left its socket's file, and several start at the same moment.
+    /// A killed master has left its socket's file, and several servers start at the same moment.
     #[test]
     fn of_many_starts_on_a_stale_socket_one_wins() {
         const STARTS: usize = 4;
@@ -510,7 +514,7 @@ mod tests {
         assert_eq!(folder.files(), ["victim"]);
     }
 
-    /// Nothing that stands at the path can hold the master up when it ends.
+    /// Nothing at the path can delay the master when it ends.
     #[test]
     fn a_pid_file_that_somebody_has_replaced_is_left() {
         let folder = Folder::new("replaced");

@@ -1,5 +1,5 @@
 //! Messages to the service manager over `$NOTIFY_SOCKET` (sd_notify(3)), if there is one. Never waits: a manager that
-//! does not read must not stop the master, which the crates for this would allow.
+//! does not read must not stop the master. The crates for this would wait.
 
 use std::env;
 use std::io;
@@ -9,13 +9,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use crate::master::core::{Notice, Time};
 use crate::sys::clock::monotonic_ns;
 
-/// Pings are sent so many times as often as they are asked for.
+/// Pings per time limit of the manager.
 const PINGS_PER_LIMIT: u64 = 2;
 
-/// Tells it what it has to know of the service.
+/// Sends a message about the service.
 pub(super) fn tell(notice: Notice) {
     match notice {
-        // Also after a reload, however that went.
+        // Also after a reload, whether it succeeded or not.
         Notice::Ready => say("READY=1"),
         Notice::Reloading => say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000)),
         Notice::Stopping => say("STOPPING=1"),
@@ -24,7 +24,7 @@ pub(super) fn tell(notice: Notice) {
     }
 }
 
-/// That nobody listens is no error.
+/// Sends a message. A missing listener is not an error.
 fn say(message: &str) {
     if let Err(error) = send(message) {
         tracing::debug!("cannot tell the service manager {message:?}: {error}");
@@ -42,14 +42,14 @@ fn send(message: &str) -> io::Result<()> {
     socket.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
-/// Tells the service manager that this master lives, as often as it wants to be told.
+/// Tells the service manager that this master is alive, as often as the manager requires.
 pub(super) struct Watchdog {
     interval_ns: u64,
     next: Time,
 }
 
 impl Watchdog {
-    /// `None` where nobody wants to be told by this process (sd_watchdog_enabled(3)).
+    /// `None` if the manager does not want pings from this process (sd_watchdog_enabled(3)).
     pub(super) fn from_environment(now: Time) -> Option<Self> {
         let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let limit_us = number("WATCHDOG_USEC").filter(|limit_us| *limit_us > 0)?;

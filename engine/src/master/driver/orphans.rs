@@ -14,19 +14,19 @@ use crate::sys::process;
 
 struct Orphan {
     process: ProcessId,
-    /// It is killed by this alone: it is no child, and its number may be another process's by now. It is known to be the
-    /// process that was found.
+    /// The only way to kill it: it is not a child, and another process may have its number by now. This is the process
+    /// that was found.
     handle: Option<OwnedFd>,
     channel: OwnedFd,
     allowance: Allowance,
 }
 
-/// See the module's head.
+/// The orphans that this master has found.
 #[derive(Default)]
 pub(super) struct Orphans(Vec<Orphan>);
 
 impl Orphans {
-    /// Knocks at each worker of this control socket except those known; gives those that were found.
+    /// Contacts each worker of this control socket except those known. Returns those that were found.
     pub(super) fn find(&mut self, folder: &Path, known: &[ProcessId]) -> Vec<ProcessId> {
         let known: Vec<u32> =
             known.iter().map(|process| process.0).chain(self.0.iter().map(|one| one.process.0)).collect();
@@ -50,7 +50,7 @@ impl Orphans {
         self.0.iter().filter_map(|orphan| orphan.allowance.opens_at()).min()
     }
 
-    /// Whether an orphan is heard now, or has said too much.
+    /// Whether messages of an orphan are read now. They are not if it has sent too many.
     pub(super) fn is_open(&mut self, process: ProcessId, now: Time) -> bool {
         let orphan = self.0.iter_mut().find(|orphan| orphan.process == process);
         orphan.is_some_and(|orphan| orphan.allowance.is_open(now))
@@ -76,7 +76,7 @@ impl Orphans {
         }
     }
 
-    /// What an orphan says next.
+    /// Reads the next message of an orphan.
     pub(super) fn hear(&mut self, process: ProcessId, sockets: &mut Sockets, now: Time) -> Option<Event> {
         let index = self.0.iter().position(|orphan| orphan.process == process)?;
         let orphan = &mut self.0[index];
@@ -96,7 +96,7 @@ impl Orphans {
                     sockets.keep_path(*address);
                     return Some(Event::OrphanListener(process, sockets.keep_once(socket), *address));
                 }
-                // The core hears that one of them did not come.
+                // The core learns that one of the sockets did not come.
                 Err(unfit) if orphan.allowance.may_show(now) => {
                     tracing::warn!(pid = process.0, %address, "refused a listen socket of another worker: {unfit}");
                 }

@@ -1,5 +1,5 @@
-//! Listen sockets that this master holds, claims of ports, steering, guards, and connections that came to the master. Each is
-//! known to the core by a number that is never used again.
+//! Listen sockets that this master holds, claims of ports, steering, guards, and connections that arrived at the
+//! master. The core refers to each by a number that is never used again.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -43,7 +43,7 @@ pub(super) struct OldMaps {
     pub(super) loads: Loads,
 }
 
-/// See the module's head.
+/// The sockets of this master.
 #[derive(Default)]
 pub(super) struct Sockets {
     kept: BTreeMap<SocketId, Socket>,
@@ -65,7 +65,7 @@ pub(super) fn listen_failure(error: &ListenError) -> Failure {
 impl Sockets {
     pub(super) fn claim(&mut self, address: Endpoint, file: SocketFile) -> Result<Claim, Failure> {
         let fail = |error: ListenError| listen_failure(&error);
-        // This process may have the port's name already, for another address.
+        // This process may have the port's name already, because of another address.
         let name = match address {
             Endpoint::Internet(address) => (Ipv4Addr::UNSPECIFIED, address.port()).into(),
             Endpoint::Unix(_) => address,
@@ -96,12 +96,13 @@ impl Sockets {
         Ok((self.keep(socket), bound))
     }
 
-    /// The path of a Unix socket that came from another process is to be removed by whoever has it last.
+    /// Remembers the path of a Unix socket that came from another process. The last process that has the socket removes
+    /// the path.
     pub(super) fn keep_path(&mut self, address: Endpoint) {
         self.paths.add(address);
     }
 
-    /// This master has its sockets no more, and removes their paths unless another master goes on with them.
+    /// Closes this master's sockets, and removes their paths unless another master continues with them.
     pub(super) fn finish(&mut self, is_succeeded: bool) {
         self.kept.clear();
         if is_succeeded { self.paths.remove_unused() } else { self.paths.remove_all() }
@@ -114,7 +115,7 @@ impl Sockets {
         id
     }
 
-    /// Keeps a copy that another process has sent; one of a socket that is kept already is closed.
+    /// Keeps a copy that another process has sent. Closes the copy if the socket is kept already.
     pub(super) fn keep_once(&mut self, socket: Socket) -> SocketId {
         let cookie = socket.cookie().ok();
         let known = self.kept.iter().find(|(_, kept)| cookie.is_some() && kept.cookie().ok() == cookie);
@@ -133,7 +134,7 @@ impl Sockets {
         self.kept.get(&socket).map(AsFd::as_fd)
     }
 
-    /// One that was just made listens only when its first worker has come up.
+    /// Whether a socket listens. A newly created one only does so when its first worker has come up.
     pub(super) fn is_listening(&self, socket: SocketId) -> bool {
         self.kept.get(&socket).is_some_and(|socket| socket.is_listener().unwrap_or(false))
     }
@@ -187,14 +188,14 @@ impl Sockets {
         self.steered.remove(&steering);
     }
 
-    /// For a worker: by address, and where it tells its load.
+    /// What a worker gets: steering by address, and the page for its load.
     pub(super) fn steering(&mut self, steering: SteeringId, slot: usize) -> Result<(Vec<Steering>, Loads), Failure> {
         let Some(steered) = self.steered.get_mut(&steering) else { return Ok(Default::default()) };
         steered.balance.grow(slot as u32 + 1).map_err(system("making maps of loads"))?;
         Ok((steered.by_address.clone(), steered.balance.loads().clone()))
     }
 
-    /// Where a generation's workers tell their loads.
+    /// Where a generation's workers report their loads.
     pub(super) fn loads(&self, steering: SteeringId) -> Option<&Loads> {
         self.steered.get(&steering).map(|steered| steered.balance.loads())
     }
@@ -205,8 +206,8 @@ impl Sockets {
         steered.flat_map(|one| one.addresses.iter().copied().zip(one.by_address.iter().map(Steering::map)))
     }
 
-    /// Switches the groups to a generation, beside the old master's listeners where `old` has any; opens a guard where an
-    /// address has none.
+    /// Switches the groups to a generation, beside the old master's listeners if `old` has any. Opens a guard for each
+    /// address without one.
     pub(super) fn steer(&mut self, steering: SteeringId, old: &OldMaps, backlog: u32) -> Result<(), Failure> {
         let Some(Steered { addresses, by_address, places, balance }) = self.steered.get(&steering) else {
             return Ok(());
@@ -229,7 +230,7 @@ impl Sockets {
     }
 
     pub(super) fn stand_alone(&self) -> Result<(), Failure> {
-        // Every guard is tried, whatever happens to another one.
+        // Try every guard, even if another one fails.
         let results: Vec<io::Result<()>> = self.guards.iter().map(Guard::stand_alone).collect();
         results.into_iter().collect::<io::Result<()>>().map_err(system("steering to the guard"))
     }
@@ -245,7 +246,7 @@ impl Sockets {
         }
     }
 
-    /// Connections that wait at guards of other addresses than these, so many at most.
+    /// Accepts at most this many connections that wait at guards of other addresses than these.
     pub(super) fn empty_guards(&mut self, except: &[Endpoint], count_max: usize) -> Vec<ArrivalId> {
         let others = self.guards.iter().filter(|guard| !except.contains(&guard.address.into()));
         let waiting = others.flat_map(|guard| std::iter::from_fn(|| guard.accept()));
@@ -261,19 +262,19 @@ impl Sockets {
         self.guards.iter().map(Guard::descriptor)
     }
 
-    /// A connection that came to a guard.
+    /// Accepts a connection that arrived at a guard.
     pub(super) fn accept_from_guards(&mut self) -> Option<ArrivalId> {
         let connection = self.guards.iter().find_map(Guard::accept)?;
         Some(self.arrived(connection))
     }
 
-    /// A connection that waits at a kept socket.
+    /// Accepts a connection that waits at a kept socket.
     pub(super) fn accept_from(&mut self, socket: SocketId) -> Option<ArrivalId> {
         let connection = listener::waiting_at_shared(self.kept.get(&socket)?, &mut Acceptor::default()).next()?;
         Some(self.arrived(connection.into()))
     }
 
-    /// Connections that wait at a kept socket, so many at most.
+    /// Accepts at most this many connections that wait at a kept socket.
     pub(super) fn accept_waiting(&mut self, socket: SocketId, count_max: usize) -> Vec<ArrivalId> {
         let Some(socket) = self.kept.get(&socket) else { return Vec::new() };
         let mut acceptor = Acceptor::default();
@@ -297,8 +298,9 @@ impl Sockets {
     }
 }
 
-/// Closes a socket of which another process has a copy: what that has set must not make this process wait for a peer.
+/// Closes a socket of which another process has a copy. Options that the other process has set must not make this one
+/// wait for a peer.
 fn close_at_once(socket: Socket) {
-    // Where it fails, there is nothing to wait for.
+    // If this fails, there is nothing to wait for.
     let _ = socket.set_linger(None);
 }

@@ -67,7 +67,7 @@ impl Master<'_> {
     }
 }
 
-/// What was found out and opened before the first step.
+/// What is determined and opened before the first step.
 struct Prepared {
     tier: Tier,
     tier_reason: String,
@@ -78,7 +78,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(settings: &Settings, old: Option<&Old>) -> Result<Self, ServerError> {
-        // Asked here as well as in the workers, so that the answer comes before anything is bound or forked.
+        // Checked here as well as in the workers, so that the result is known before anything is bound or forked.
         Features::probe().map_err(StartError::from)?;
         settings.check_identity()?;
         settings.check_unix_owner()?;
@@ -151,7 +151,7 @@ impl Prepared {
     }
 }
 
-/// A new binary goes on as the old one did, unless it was told otherwise, so that nothing is lost on the way.
+/// A new binary continues with the old one's tier unless the configuration names another, so that nothing is lost.
 fn choose_tier(wanted: Handover, old: Option<&Old>) -> Result<steering::Chosen, ServerError> {
     let before = old.filter(|_| wanted == Handover::Auto).and_then(|old| Tier::wanted(&old.tier));
     if let Some(Ok(steering::Chosen { tier, .. })) = before.map(steering::choose) {
@@ -167,7 +167,7 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
         Control::At(path) => (path, true),
     };
     let opened = match ControlName::open(path) {
-        // The old master's name: it is taken over when this one serves.
+        // The old master has the name. This one takes it over when it serves.
         Err(Occupied::InUse) if is_upgrade => ControlName::open_beside(path).map_err(Occupied::from),
         opened => opened,
     };
@@ -188,7 +188,7 @@ fn open_control(control: &Control, is_upgrade: bool) -> Result<Option<ControlNam
     Ok(None)
 }
 
-/// Why the control socket that is asked for cannot be had.
+/// Why the configured control socket is not available.
 pub(super) fn occupied_control(path: &Path, occupied: &Occupied) -> ServerError {
     let (path, problem) = (path.to_owned(), occupied.to_string());
     match occupied {
@@ -197,7 +197,7 @@ pub(super) fn occupied_control(path: &Path, occupied: &Occupied) -> ServerError 
     }
 }
 
-/// The folder in which workers are found by a later master. A server can do without.
+/// Creates the folder in which a later master finds workers. A server can run without it.
 fn prepare_rendezvous(control: &ControlName) -> Option<PathBuf> {
     let folder = rendezvous::folder_of(control.name());
     let prepared = rendezvous::prepare(&folder).inspect_err(|error| {

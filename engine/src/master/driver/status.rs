@@ -12,7 +12,7 @@ use crate::telemetry::{Snapshot, Totals};
 use crate::types::CloseReason;
 
 impl Master<'_> {
-    /// `counted` is what the other master was told of this one's workers (`tell_totals`).
+    /// `counted` are the numbers of this master's workers that the other master got (`tell_totals`).
     pub(super) fn status(&self, counted: &Totals) -> Status {
         let now = self.driver.now();
         let workers = &self.driver.workers;
@@ -20,7 +20,8 @@ impl Master<'_> {
         let mut generations = orphaned(self.core.orphans());
         let all = self.core.generations();
         generations.extend(all.iter().enumerate().map(|(index, generation)| {
-            // Those whose number was changed are two of one number; the numbers of the ended are shown with the rest.
+            // A scale splits a generation into two with the same number. The numbers of ended workers are shown with
+            // the last part.
             let is_rest = all[index + 1..].iter().all(|other| other.number != generation.number);
             let status = generation_status(&self.core, generation, workers, is_rest, now);
             if status.phase == GenerationPhase::Leaving {
@@ -135,7 +136,7 @@ fn slot_status(core: &Core, slot: &Slot, workers: &Workers, now: Time) -> Worker
     }
 }
 
-/// A worker of which there are these numbers.
+/// The status of a worker with these numbers.
 fn worker_status(slot: usize, state: WorkerState, numbers: &Snapshot) -> WorkerStatus {
     WorkerStatus {
         slot,

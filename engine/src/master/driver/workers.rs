@@ -35,28 +35,28 @@ struct Worker {
     generation: u32,
     slot: usize,
     configuration: ConfigurationId,
-    /// Readable once it has ended; `None` on a kernel that gives none, where SIGCHLD has to do.
+    /// Readable once it has ended. `None` on a kernel without such handles; SIGCHLD replaces it.
     handle: Option<OwnedFd>,
     /// `None` once the worker has closed its end.
     channel: Option<OwnedFd>,
     page: Arc<Shared<WorkerPage>>,
-    /// Events it had dealt with when that was last looked at, and when their number was found to have changed.
+    /// The events that it had handled at the last look, and when their number was found to have changed.
     events: Cell<(u64, Time)>,
     /// Numbers of its listen sockets' descriptors, in its own table.
     listeners: Vec<RawFd>,
-    /// It was waited for: its number may be another process's by now.
+    /// This master has waited for it: another process may have its number by now.
     has_ended: bool,
     allowance: Allowance,
 }
 
-/// See the module's head.
+/// The workers of this master.
 pub(super) struct Workers {
     /// In the order of their starts.
     all: Vec<Worker>,
-    /// Where they can be brought connections, by name.
+    /// The doors of workers that take connections, by name.
     doors: BTreeMap<String, (ProcessId, OwnedFd)>,
     pub(super) telemetry: Telemetry,
-    /// By generation, the numbers of workers that have ended.
+    /// The numbers of ended workers, by generation.
     ended: BTreeMap<u32, Snapshot>,
 }
 
@@ -85,12 +85,12 @@ impl Workers {
         descriptors.map(AsFd::as_fd)
     }
 
-    /// When the next one that said too much is heard again.
+    /// When the messages of the next worker that sent too many are read again.
     pub(super) fn opens_at(&self) -> Option<Time> {
         self.all.iter().filter_map(|worker| worker.allowance.opens_at()).min()
     }
 
-    /// Whether a worker is heard now, or has said too much.
+    /// Whether messages of a worker are read now. They are not if it has sent too many.
     pub(super) fn is_open(&mut self, process: ProcessId, now: Time) -> bool {
         self.of_mut(process).is_some_and(|worker| worker.allowance.is_open(now))
     }
@@ -115,12 +115,12 @@ impl Workers {
         }
     }
 
-    /// The door of this name.
+    /// The door with this name.
     pub(super) fn door(&self, name: &str) -> Option<&OwnedFd> {
         self.doors.get(name).map(|(_, door)| door)
     }
 
-    /// What a worker says next.
+    /// Reads the next message of a worker.
     pub(super) fn hear(&mut self, process: ProcessId, now: Time) -> Option<core::Event> {
         let worker = self.of_mut(process)?;
         loop {
@@ -147,7 +147,7 @@ impl Workers {
         }
     }
 
-    /// A worker has one door, and a name that no other one has. It has nothing else to send than words from now on.
+    /// Keeps a worker's door. It has one, with a unique name. From now on the worker must send no more descriptors.
     fn keep_door(&mut self, process: ProcessId, name: Option<&str>, door: Option<OwnedFd>) {
         let channel = self.of(process).and_then(|worker| worker.channel.as_ref());
         channel.into_iter().for_each(channel::refuse_descriptors);
@@ -158,7 +158,7 @@ impl Workers {
         }
     }
 
-    /// How a worker has ended, once it has.
+    /// A worker's exit status, once it has ended.
     pub(super) fn reap(&mut self, process: ProcessId) -> Option<Exit> {
         let exit = reap(process)?;
         if let Some(worker) = self.of_mut(process) {
@@ -167,23 +167,23 @@ impl Workers {
         Some(exit)
     }
 
-    /// A worker has ended, and all that it said was heard.
+    /// Forgets a worker that has ended, after all its messages were read.
     pub(super) fn forget(&mut self, process: ProcessId) {
         let Some(index) = self.all.iter().position(|worker| worker.process == process) else { return };
         let worker = self.all.remove(index);
         self.doors.retain(|_, (owner, _)| *owner != process);
-        // It has no connections, however it ended.
+        // It has no connections any more, however it ended.
         let last = Snapshot { open: 0, ..worker.page.snapshot() };
         self.ended.entry(worker.generation).or_default().add(&last);
         self.telemetry.retire(&worker.page);
     }
 
-    /// Numbers of a generation's workers that have ended.
+    /// The numbers of a generation's ended workers.
     pub(super) fn ended(&self, generation: u32) -> Snapshot {
         self.ended.get(&generation).cloned().unwrap_or_default()
     }
 
-    /// Nobody asks for the numbers of other generations any more.
+    /// Drops the numbers of generations that are not shown any more.
     pub(super) fn retain_ended(&mut self, is_wanted: impl Fn(u32) -> bool) {
         let living: Vec<u32> = self.all.iter().map(|worker| worker.generation).collect();
         self.ended.retain(|generation, _| is_wanted(*generation) || living.contains(generation));
@@ -199,7 +199,7 @@ impl Workers {
         self.of(process).map(|worker| &**worker.page)
     }
 
-    /// When a worker last began a turn, or was last seen to have gone on within one.
+    /// When a worker last began a turn, or was last seen to make progress within one.
     pub(super) fn last_sign(&self, process: ProcessId) -> Time {
         let Some(worker) = self.of(process) else { return Time(0) };
         let (seen, mut at) = worker.events.get();
@@ -215,7 +215,8 @@ impl Workers {
         self.all.iter().fold(0, |sum, worker| sum.saturating_add(worker.page.open.get()))
     }
 
-    /// Moves what waits at a worker's listeners to others, whatever holds the sockets open; gives how many there were.
+    /// Moves connections that wait at a worker's listeners to others, whatever holds the sockets open. Returns the
+    /// number of listeners.
     pub(super) fn shut_listeners(&self, process: ProcessId) -> usize {
         let Some(worker) = self.of(process) else { return 0 };
         let Some(handle) = &worker.handle else { return 0 };
@@ -223,9 +224,9 @@ impl Workers {
         copies
             .filter(|copy| {
                 let socket = socket2::SockRef::from(copy);
-                // The number may have been given to something else since: only a listener is shut.
+                // The number may refer to another file by now, so only a listener is shut.
                 socket.is_listener().unwrap_or(false)
-                    // All share a Unix socket: what is shut is shut for all.
+                    // All workers share a Unix socket: a shutdown would affect all of them.
                     && !matches!(socket.domain(), Ok(socket2::Domain::UNIX))
                     && socket.shutdown(Shutdown::Read).is_ok()
             })
@@ -244,7 +245,8 @@ impl Worker {
 }
 
 impl Driver<'_> {
-    /// Reopens access logs, after they were renamed. Workers write to the old files until they have the new ones, so no line is lost.
+    /// Reopens access logs after they were renamed. Workers write to the old files until they have the new ones, so no
+    /// line is lost.
     pub(super) fn reopen_logs(&mut self) {
         let reopened = self.configurations.reopen_logs();
         reopened.iter().for_each(|(configuration, log)| self.workers.hand_log(*configuration, log));
@@ -298,7 +300,7 @@ impl Driver<'_> {
             }
             Ok(ForkResult::Child) => {
                 drop(ours);
-                // One that hangs before it is ready would be found by nobody if this master were killed.
+                // Otherwise, if this master were killed, no process would find a worker that hangs before it is ready.
                 if process::end_with_parent(master).is_err() {
                     process::exit(EXIT_FAILED);
                 }
@@ -329,8 +331,8 @@ impl Driver<'_> {
         }
     }
 
-    /// In a new worker: the others' channels must end with the master, listen sockets with those who serve them, and what others
-    /// count is not this worker's to change.
+    /// In a new worker: the other workers' channels must end with the master, listen sockets must end with the workers
+    /// that serve them, and this worker must not change the counters of others.
     fn forget_all(&mut self, page: &Arc<Shared<WorkerPage>>) {
         self.workers.all.clear();
         self.workers.telemetry.forget_others(page);
@@ -344,18 +346,18 @@ impl Driver<'_> {
         self.clients = Default::default();
         self.exporter = Default::default();
         if let Some(mut control) = self.control.take() {
-            // The file is the master's.
+            // The file belongs to the master.
             control.forget();
         }
     }
 }
 
-/// What workers are pinned to, by their slots.
+/// The cores to which workers are pinned, by slot.
 pub(super) fn cores() -> Vec<CoreId> {
     core_affinity::get_core_ids().unwrap_or_default()
 }
 
-/// How a child has ended, once it has; it is waited for once.
+/// A child's exit status, once it has ended; waits for it once.
 pub(super) fn reap(process: ProcessId) -> Option<Exit> {
     match waitpid(Pid::from_raw(process.0 as i32), Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
@@ -365,7 +367,7 @@ pub(super) fn reap(process: ProcessId) -> Option<Exit> {
     }
 }
 
-/// Kills a child that was not waited for yet, so that its number is still its own.
+/// Kills a child that was not waited for yet, so its number still belongs to it.
 pub(super) fn kill_child(process: ProcessId, handle: Option<&OwnedFd>) {
     let is_told = handle.is_some_and(|handle| process::kill(handle.as_fd()).is_ok());
     if !is_told {

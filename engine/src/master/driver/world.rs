@@ -1,4 +1,4 @@
-//! The world as the core acts on it, made of the system. Each method carries out what it says and decides nothing.
+//! The world on which the core acts, implemented with the system. Each method carries out its task and decides nothing.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -27,10 +27,10 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::faults::reach;
 use crate::telemetry::{HistogramSnapshot, Ledger};
 
-/// See the module's head.
+/// The system as the core's world.
 pub(super) struct Driver<'a> {
     pub(super) tier: Tier,
-    /// What this process runs, to be run again; the file may be another one by then.
+    /// The program that this process runs, to start it again. The file may have been replaced by then.
     pub(super) executable: PathBuf,
     pub(super) configurations: Configurations<'a>,
     pub(super) workers: Workers,
@@ -38,27 +38,27 @@ pub(super) struct Driver<'a> {
     pub(super) old: Option<Old>,
     pub(super) new: Option<New>,
     pub(super) orphans: Orphans,
-    /// Of the other master of an upgrade, as it has last given them.
+    /// Doors of the other master's workers, as that master last gave them.
     pub(super) doors_elsewhere: Doors,
     pub(super) clients: Clients,
     pub(super) control: Option<ControlName>,
-    /// The folder in which workers are found by a later master; `None` without a control socket.
+    /// The folder in which a later master finds workers; `None` without a control socket.
     pub(super) rendezvous: Option<PathBuf>,
     pub(super) pid_file: PidFile,
     pub(super) journal: Journal,
     pub(super) pauses: HistogramSnapshot,
-    /// Numbers that go on at upgrades.
+    /// Counters that continue through upgrades.
     pub(super) ledger: Ledger,
     pub(super) exporter: Exporter,
-    /// This master has the names: it is the one that is asked.
+    /// This master has the names, so clients reach it.
     pub(super) has_names: bool,
-    /// The configuration of the generation that serves.
+    /// The configuration of the serving generation.
     pub(super) serving: Option<ConfigurationId>,
-    /// A generation has served.
+    /// Whether a generation has served.
     pub(super) has_served: bool,
-    /// The old master may take over again: it is told what happens here.
+    /// The old master may take over again: it gets reports of what happens here.
     pub(super) is_undecided: bool,
-    /// What is noted now has happened at the new master, which logs it.
+    /// Events that are noted now happened at the new master, which logs them.
     pub(super) is_relaying: bool,
 }
 
@@ -68,12 +68,12 @@ impl Driver<'_> {
         self.control.as_ref().map(|control| control.absolute().to_string_lossy().into_owned())
     }
 
-    /// The doors of these names. A name without a door, of a worker that is gone, is taken off the list.
+    /// The doors with these names. Removes a name without a door, of a worker that is gone, from the list.
     fn doors(&self, names: Option<&mut Vec<String>>) -> Vec<BorrowedFd<'_>> {
         names.map_or_else(Vec::new, |names| self.doors_of(names, |name| name))
     }
 
-    /// As [`Driver::doors`], of workers that can be spoken to.
+    /// As [`Driver::doors`], for workers to which others can send messages.
     fn sibling_doors(&self, members: &mut Vec<Member>) -> Vec<BorrowedFd<'_>> {
         self.doors_of(members, |member| &member.name)
     }
@@ -88,7 +88,7 @@ impl Driver<'_> {
         doors
     }
 
-    /// Takes clients that wait at the control socket.
+    /// Accepts clients that wait at the control socket.
     pub(super) fn accept_clients(&mut self) {
         if let Some(control) = &self.control {
             let is_worker = |pid| self.workers.is_known(ProcessId(pid)) || self.orphans.is_known(ProcessId(pid));
@@ -97,7 +97,7 @@ impl Driver<'_> {
     }
 
     fn take_control(&mut self, from: Option<ProcessId>) {
-        // They wait at a listener that may be replaced.
+        // Accept first: clients wait at a listener that may be replaced.
         self.accept_clients();
         if let Some(control) = &mut self.control
             && let Err(error) = control.take(from.map(|process| process.0))
@@ -412,8 +412,9 @@ impl World for Driver<'_> {
     }
 }
 
-/// What the kernel says of a process that is this one's child and has not been waited for: proc_pid_schedstat, the first number
-/// (Documentation/scheduler/sched-stats.rst). Workers have one thread that serves. 0 where the kernel does not count it.
+/// The time that a child which has not been waited for has spent on a core, by the kernel: proc_pid_schedstat, the
+/// first number (Documentation/scheduler/sched-stats.rst). Workers have one thread that serves. 0 if the kernel does
+/// not count it.
 fn on_cpu_ns(process: ProcessId) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/schedstat", process.0)).unwrap_or_default();
     text.split_ascii_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0)
