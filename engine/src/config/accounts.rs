@@ -14,7 +14,7 @@ impl Settings {
         self.identity().map(drop)
     }
 
-    /// As whom workers are to serve; `None` where neither user nor group is set.
+    /// The identity under which workers serve; `None` if neither user nor group is set.
     ///
     /// # Errors
     /// As [`Settings::check_identity`].
@@ -31,7 +31,7 @@ impl Settings {
         self.socket_file().map(drop)
     }
 
-    /// How files of Unix sockets are made.
+    /// The mode and owner of the files of Unix sockets.
     ///
     /// # Errors
     /// As [`Settings::check_unix_owner`].

@@ -52,17 +52,17 @@ impl Listener {
         Self { layer: Some(SharedLayers::new(layers)), ..self }
     }
 
-    /// Whether connections that come here have to be looked at before they are like all others.
+    /// Whether connections that arrive here must be handled specially before they are like all others.
     pub(crate) fn is_special(&self) -> bool {
         *self != Self::new(self.address)
     }
 
-    /// Whether who connects here is a proxy, which says whose connection it passes on.
+    /// Whether peers here are proxies, which name the clients whose connections they pass on.
     pub(crate) fn is_for_proxies(&self) -> bool {
         !self.trusted_proxies.is_empty() || self.trusts_all_proxies
     }
 
-    /// Whether this peer may say so; the kernel names none for one of a Unix socket.
+    /// Whether this peer may do so. The kernel gives no address for a peer of a Unix socket.
     pub(crate) fn trusts(&self, proxy: Option<SocketAddr>) -> bool {
         self.trusts_all_proxies
             || proxy.is_some_and(|proxy| self.trusted_proxies.iter().any(|network| network.contains(proxy.ip())))
@@ -91,7 +91,7 @@ impl Listener {
     }
 }
 
-/// Whether a server can listen there, with files of this mode.
+/// Checks that a server can listen there, with files of this mode.
 pub(super) fn validate(listen: &[Listener], unix_mode: u32) -> Result<(), InvalidSetting> {
     for (index, listener) in listen.iter().enumerate() {
         let address = listener.address;
@@ -155,7 +155,7 @@ pub struct ConnectionTimeouts {
 }
 
 impl ConnectionTimeouts {
-    /// What is not given here is taken from `below`.
+    /// Fills values that are missing here from `below`.
     pub(crate) fn over(self, below: Self) -> Self {
         Self {
             idle_ms: self.idle_ms.or(below.idle_ms),
@@ -164,19 +164,19 @@ impl ConnectionTimeouts {
         }
     }
 
-    /// Whether nothing is different.
+    /// Whether no value is set.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// None is longer than may be.
+    /// Limits each value to the largest allowed one.
     pub(crate) fn bounded(self) -> Self {
         let bounded = |ms: Option<u64>| ms.map(|ms| ms.min(TIMEOUT_MS_LARGEST));
         Self { idle_ms: bounded(self.idle_ms), message_ms: bounded(self.message_ms), write_ms: bounded(self.write_ms) }
     }
 }
 
-/// The one of `listeners` that a connection has come to, by its own end.
+/// The one of `listeners` at which a connection has arrived, by its local address.
 pub(crate) fn listener_of(listeners: &[Listener], local: Endpoint) -> Option<&Listener> {
     let find = |is_it: &dyn Fn(Endpoint) -> bool| listeners.iter().find(|one| is_it(one.address));
     let is_wildcard = |address: Endpoint| {

@@ -1,4 +1,4 @@
-//! The address where metrics are asked for.
+//! The address at which the server offers metrics.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -27,10 +27,10 @@ pub(super) fn validate(address: Option<SocketAddr>, listen: &[Listener]) -> Resu
     Ok(())
 }
 
-/// Listens there.
+/// Listens at the address for metrics.
 ///
 /// # Errors
-/// Names the setting, the address, and says why not and what to do.
+/// Names the setting and the address, and says why it failed and what to do.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, InvalidSetting> {
     try_listen(address).map_err(|error| refused(address, &error))
 }

@@ -8,7 +8,7 @@ use crate::layer::SharedLayers;
 /// Longest name of a layer in [`Settings::outbound_layers`](super::Settings::outbound_layers), bytes.
 pub const LAYER_NAME_BYTES_MAX: usize = 64;
 
-/// Whether the names can go with connections that move.
+/// Checks that the names fit into the messages of connections that move.
 pub(super) fn validate(layers: &BTreeMap<String, SharedLayers>) -> Result<(), InvalidSetting> {
     match layers.keys().find(|name| name.is_empty() || name.len() > LAYER_NAME_BYTES_MAX) {
         None => Ok(()),

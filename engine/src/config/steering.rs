@@ -24,7 +24,7 @@ pub enum Steering {
 }
 
 impl Steering {
-    /// Whether workers tell their load.
+    /// Whether workers report their load.
     pub(crate) fn is_by_load(self) -> bool {
         matches!(self, Self::Least | Self::TwoChoices)
     }

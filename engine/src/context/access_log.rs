@@ -23,7 +23,7 @@ impl AccessLog {
         self.0.borrow_mut().append(lines)
     }
 
-    /// Goes on in another file.
+    /// Continues in another file.
     pub(crate) fn replace(&self, descriptor: OwnedFd) {
         match sys::access_log::AccessLog::new(descriptor) {
             Ok(log) => *self.0.borrow_mut() = log,

@@ -14,22 +14,22 @@ use crate::target::Target;
 use crate::telemetry::{NAMED_COUNTERS_MAX, WorkerPage};
 use crate::types::{ConnectionId, Next, TimerKey};
 
-/// A static answer from this size on is sent from where it is.
+/// A static answer of at least this size is sent from where it is.
 const STATIC_BYTES_MIN: usize = 16 * 1024;
 
-/// Counted memory from this size on is sent from where it is.
+/// Counted memory of at least this size is sent from where it is.
 const COUNTED_BYTES_MIN: usize = 1024;
 
-/// The same behind output of this callback, with which it makes one send of two parts.
+/// The same after output of this callback, together with which it makes one send of two parts.
 const COUNTED_JOINED_BYTES_MIN: usize = 8 * 1024;
 
-/// The same behind earlier output, where it costs a send of its own.
+/// The same after earlier output, where it costs a separate send.
 const COUNTED_BEHIND_BYTES_MIN: usize = 16 * 1024;
 
-/// Input from this size on is sent back from where it is.
+/// Input of at least this size is sent back from where it is.
 const FORWARD_BYTES_MIN: usize = 1024;
 
-/// Output that is sent from where it is, behind what was written.
+/// Output that is sent from where it is, after the bytes that were written.
 #[derive(Clone, Debug)]
 pub(crate) enum Tail {
     None,
@@ -39,24 +39,24 @@ pub(crate) enum Tail {
     Counted(Rc<[u8]>, Range<usize>),
 }
 
-/// What a callback has written.
+/// The output of a callback.
 pub(crate) struct Written {
-    /// Before it acted on other connections.
+    /// Output from before it acted on other connections.
     pub(crate) pieces: Vec<Slice>,
     pub(crate) tail: Tail,
-    /// The callback that this one was called from, if any, is for a connection with a layer.
+    /// Whether the callback from which this one was called, if any, is for a connection with a layer.
     pub(crate) was_layered: bool,
 }
 
-/// What a callback may change of its connection.
+/// The parts of its connection that a callback may change.
 pub(crate) struct Own {
     pub(crate) id: ConnectionId,
     pub(crate) timers: Timers,
-    /// What the protocol says it holds for it.
+    /// The memory that the protocol reports for it.
     pub(crate) held_bytes: u32,
-    /// It was told to leave.
+    /// It has got the goodbye.
     pub(crate) is_told: bool,
-    /// Of its listener.
+    /// The label of its listener.
     pub(crate) label: u8,
 }
 
@@ -67,9 +67,9 @@ pub struct Io<'a> {
     context: &'a mut Context,
     others: &'a mut (dyn Others + 'a),
     own: &'a mut Own,
-    /// Bytes queued before this callback.
+    /// Bytes that were queued before this callback.
     pending: usize,
-    /// The callback's input where it lies in a receive buffer that may be lent.
+    /// The callback's input, if it is in a receive buffer that may be lent.
     lendable: &'a [u8],
     pieces: Vec<Slice>,
     tail: Tail,
@@ -77,8 +77,8 @@ pub struct Io<'a> {
 }
 
 impl<'a> Io<'a> {
-    /// `pending` bytes are queued, and `lendable` is the callback's input where that may be sent from where it is; never where the
-    /// connection has a layer.
+    /// `pending` bytes are queued. `lendable` is the callback's input if that may be sent from where it is, which is
+    /// never so if the connection has a layer.
     #[inline]
     pub(crate) fn new(
         context: &'a mut Context,
@@ -270,7 +270,7 @@ impl Io<'_> {
         others::with(self.others, self.context, id, act)
     }
 
-    /// What was written is this connection's, whoever writes next.
+    /// Sets aside the written bytes: they belong to this connection, whichever connection writes next.
     fn set_aside(&mut self) {
         self.flatten();
         if let Some(slice) = self.context.arena.seal() {

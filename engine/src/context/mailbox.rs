@@ -99,20 +99,20 @@ impl<M> Mailbox<M> {
 
     fn ring(&self) {
         if !self.bell.rung.swap(true, Ordering::AcqRel) {
-            // The counter cannot overflow: the worker is told once until it has listened.
+            // The counter cannot overflow: the bell rings only once until the worker has heard it.
             let _ = self.bell.event.write(1);
         }
     }
 }
 
-/// The worker's end.
+/// The worker's end of the mailbox.
 pub(crate) struct Inbox<M> {
     receiver: Receiver<M>,
     mailbox: Mailbox<M>,
 }
 
 impl<M> Inbox<M> {
-    /// Of the worker whose thread this is.
+    /// The inbox of the worker whose thread this is.
     ///
     /// # Errors
     /// If there is no descriptor left.
@@ -127,7 +127,7 @@ impl<M> Inbox<M> {
         self.mailbox.clone()
     }
 
-    /// What to poll.
+    /// The descriptor to poll.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.mailbox.bell.event.as_fd()
     }
@@ -136,11 +136,12 @@ impl<M> Inbox<M> {
         self.receiver.is_empty()
     }
 
-    /// Everything queued now; what comes later rings again.
+    /// Takes all queued messages. Later ones ring again.
     pub(crate) fn take(&self) -> Vec<M> {
         let _ = self.mailbox.bell.event.read();
-        // A swap that acquires, not a store: a sender that found the bell rung has queued its message before, and that must
-        // be seen below. With a store alone, the look at the queue could come first, and nobody would ring again.
+        // A swap that acquires, not a store: a sender that found the bell rung has queued its message before, and that
+        // message must be visible below. With a store alone, the look at the queue could come first, and no sender
+        // would ring again.
         self.mailbox.bell.rung.swap(false, Ordering::AcqRel);
         self.receiver.try_iter().take(self.receiver.len().max(1)).collect()
     }

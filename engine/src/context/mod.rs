@@ -35,22 +35,22 @@ use crate::target::{Target, Through};
 use crate::telemetry::WorkerPage;
 use crate::types::{ConnectionId, ThawError, TimerKey};
 
-/// Whom a timer is for.
+/// The purpose of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
-    /// The engine's own look at a connection's time-outs.
+    /// The engine's check of a connection's time-outs.
     Connection { slot: u32 },
     /// A protocol's timer of a connection.
     Protocol { slot: u32, key: TimerKey },
-    /// An outbound connection has not been established in time.
+    /// An outbound connection is not established in time.
     Connect { id: ConnectionId },
-    /// A worker has offered connections and not given them in time.
+    /// A worker has offered connections and does not give them in time.
     Gift { visitor: u32 },
     /// Try to accept again.
     Accept,
     /// The drain deadline of the harness.
     Drain,
-    /// At the limit of connections, one of them may have been idle for long enough.
+    /// At the limit of connections: one of them may have been idle for long enough.
     Look,
 }
 
@@ -61,9 +61,9 @@ pub(crate) enum Command {
     Wake(ConnectionId),
     /// Call [`Protocol::on_writable`](crate::Protocol::on_writable).
     Writable(ConnectionId),
-    /// Call [`Protocol::on_data`](crate::Protocol::on_data) with what is left, in the next turn.
+    /// Call [`Protocol::on_data`](crate::Protocol::on_data) with the remaining input, in the next turn.
     Rerun(ConnectionId),
-    /// Its time-outs have changed.
+    /// The connection's time-outs have changed.
     Retime(ConnectionId),
     /// Make an outbound connection.
     Connect { target: Target, token: u64 },
@@ -71,40 +71,40 @@ pub(crate) enum Command {
     Drain,
 }
 
-/// Where the wall clock is read: the system, or a test's own.
+/// The source of the wall-clock time: the system, or a test's own clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WallClock {
     System,
-    /// This long after the epoch when the loop's time was zero.
+    /// The time since the epoch at which the loop's time was zero.
     Virtual(Duration),
 }
 
-/// See the module's head.
+/// What the connections of a worker share.
 pub(crate) struct Context {
-    /// What callbacks write to.
+    /// The memory to which callbacks write.
     pub(crate) arena: Arena,
-    /// The other one of two: one is sent from, the other is sealed from.
+    /// The other arena of two: output is sent from one, and sealed from the other.
     other_arena: Arena,
-    /// The callback that runs is for a connection with a layer: what it writes is sealed.
+    /// The running callback is for a connection with a layer: its output is sealed.
     is_layered: bool,
     pub(crate) timers: TimerWheel<Alarm>,
-    /// CLOCK_MONOTONIC when this turn began.
+    /// CLOCK_MONOTONIC at the beginning of this turn.
     pub(crate) now_ns: u64,
     pub(crate) wall_clock: WallClock,
     pub(crate) commands: Vec<Command>,
-    /// Slots of connections that others have acted on: the loop brings the kernel in line with them.
+    /// Slots of connections on which others have acted: the loop adjusts the kernel's operations for them.
     pub(crate) touched: Vec<u32>,
     pub(crate) pairs: Pairs,
     pub(crate) page: Arc<Shared<WorkerPage>>,
     pub(crate) named_counters: usize,
-    /// Timers of the protocol for the worker, with their deadlines in nanoseconds. Few, and kept outside the wheel
-    /// since they are not rounded to its milliseconds.
+    /// Timers of the protocol for the worker, with their deadlines in nanoseconds. There are few, and they are kept
+    /// outside the wheel since they are not rounded to its milliseconds.
     worker_timers: Vec<(TimerKey, u64)>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
-    /// Where the server listens; none where no listener is special.
+    /// The addresses on which the server listens; empty if no listener is special.
     pub(crate) listeners: Vec<Listener>,
-    /// Of outbound connections, by their names.
+    /// The layers of outbound connections, by name.
     pub(crate) outbound_layers: BTreeMap<String, SharedLayers>,
     /// Whether receive buffers may be lent to sends: not while slow peers hold too many.
     pub(crate) may_lease: bool,
@@ -114,9 +114,9 @@ pub(crate) struct Context {
     pub(crate) core: Option<usize>,
     pub(crate) draining: bool,
     pub(crate) access_log: Option<AccessLog>,
-    /// Other workers, where the protocol has something to say to them.
+    /// Other workers, if the protocol sends messages.
     pub(crate) siblings: Option<Box<Siblings>>,
-    /// The callback that runs wants [`Io::wait_for_room`].
+    /// The running callback has called [`Io::wait_for_room`].
     pub(crate) waits_for_room: bool,
 }
 
@@ -153,7 +153,7 @@ impl Context {
     /// A layer for an outbound connection.
     ///
     /// # Errors
-    /// The layer's, and `NotFound` where none has the name.
+    /// The layer's, and `NotFound` if no layer has the name.
     pub(crate) fn connect_layer(&self, through: &Through) -> std::io::Result<Box<dyn Layer>> {
         let Through { name, server_name } = through;
         match self.outbound_layers.get(&**name) {
@@ -164,15 +164,15 @@ impl Context {
         }
     }
 
-    /// Goes on with the layer of this name that another worker has frozen.
+    /// Continues with the layer of this name that another worker has frozen.
     ///
     /// # Errors
-    /// The layer's, and `Malformed` where none has the name.
+    /// The layer's, and `Malformed` if no layer has the name.
     pub(crate) fn thaw_outbound_layer(&self, name: &str, state: &[u8]) -> Result<Box<dyn Layer>, ThawError> {
         self.outbound_layers.get(name).ok_or(ThawError::Malformed)?.thaw(state)
     }
 
-    /// Lets the next callback write to the arena that is sealed from, or to the one that is sent from.
+    /// Makes the next callback write to the arena for sealing, or to the one for sending.
     #[inline]
     pub(crate) fn select_arena(&mut self, is_layered: bool) {
         if self.is_layered != is_layered {
@@ -181,7 +181,7 @@ impl Context {
         }
     }
 
-    /// The arena that is sealed from, and the one that is sent from.
+    /// The arena for sealing, and the one for sending.
     pub(crate) fn arenas(&mut self) -> (&mut Arena, &mut Arena) {
         if self.is_layered {
             (&mut self.arena, &mut self.other_arena)
@@ -190,7 +190,7 @@ impl Context {
         }
     }
 
-    /// A turn begins; no callback runs.
+    /// Begins a turn; no callback is running.
     pub(crate) fn begin_turn(&mut self) {
         debug_assert!(!self.is_layered, "a callback has not given its arena back");
         self.arena.begin_turn();
@@ -250,20 +250,20 @@ impl Context {
         Duration::from_nanos(deadline_ns.saturating_sub(self.now_ns))
     }
 
-    /// The earliest timer of the worker that is due, which is no longer set then; to be called until `None`.
+    /// Takes the earliest timer of the worker that is due. Call it until it returns `None`.
     pub(crate) fn expire_worker_timer(&mut self) -> Option<TimerKey> {
         let due = self.worker_timers.iter().enumerate().filter(|(_, (_, deadline_ns))| *deadline_ns <= self.now_ns);
         let (index, _) = due.min_by_key(|(_, (_, deadline_ns))| *deadline_ns)?;
         Some(self.worker_timers.swap_remove(index).0)
     }
 
-    /// When timers should be looked at next, in nanoseconds; `None` where none is set.
+    /// When timers must be checked next, in nanoseconds; `None` if none is set.
     pub(crate) fn next_timer_ns(&self) -> Option<u64> {
         let of_worker = self.worker_timers.iter().map(|(_, deadline_ns)| *deadline_ns).min();
         self.timers.next_ns().into_iter().chain(of_worker).min()
     }
 
-    /// The loop's time in `after`, a millisecond from now at least: a timer set by a timer fires in a later turn.
+    /// The loop's time in `after`, but at least a millisecond from now: a timer set by a timer fires in a later turn.
     pub(crate) fn deadline_ns(&self, after: Duration) -> u64 {
         self.now_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).max(1_000_000))
     }

@@ -1,4 +1,4 @@
-//! The other connections of a worker, as a callback can act on them.
+//! The other connections of a worker, on which a callback can act.
 
 use std::any::Any;
 
@@ -19,16 +19,16 @@ pub enum Unreachable {
     Busy,
 }
 
-/// What is to be done with a connection's state, of whatever type.
+/// The action on a connection's state, of whatever type.
 pub(crate) type Act<'a> = &'a mut dyn FnMut(&mut dyn Any, &mut Io<'_>) -> Next;
 
-/// Connections that can be acted on.
+/// Connections on which callbacks can act.
 pub(crate) trait Others {
     /// Calls `act` for the connection, once, and does what it returns.
     fn act(&mut self, id: ConnectionId, context: &mut Context, act: Act<'_>) -> Result<(), Unreachable>;
 }
 
-/// There are no connections.
+/// A worker without connections.
 pub(crate) struct Nobody;
 
 impl Others for Nobody {
@@ -37,7 +37,7 @@ impl Others for Nobody {
     }
 }
 
-/// Whether it can be acted on.
+/// Checks that a callback can act on the connection.
 pub(super) fn look(others: &mut dyn Others, context: &mut Context, id: ConnectionId) -> Result<(), Unreachable> {
     let waits_for_room = std::mem::take(&mut context.waits_for_room);
     let done = others.act(id, context, &mut |_, _| Next::Keep);
@@ -45,7 +45,7 @@ pub(super) fn look(others: &mut dyn Others, context: &mut Context, id: Connectio
     done
 }
 
-/// Acts on it, with a typed state.
+/// Acts on the connection, with a typed state.
 pub(super) fn with<C: 'static>(
     others: &mut dyn Others,
     context: &mut Context,

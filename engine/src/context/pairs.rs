@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use crate::types::ConnectionId;
 
-/// Who is paired with whom; each pair is in it twice.
+/// Each connection's partner. Each pair is in it twice.
 #[derive(Default)]
 pub(crate) struct Pairs(HashMap<ConnectionId, ConnectionId>);
 
 impl Pairs {
-    /// Pairs these two; their earlier partners are alone then.
+    /// Pairs these two. Their earlier partners become single.
     pub(crate) fn join(&mut self, one: ConnectionId, other: ConnectionId) {
         self.part(one);
         self.part(other);
@@ -24,7 +24,7 @@ impl Pairs {
         self.0.get(&id).copied()
     }
 
-    /// It is alone from now on; gives whom it was paired with.
+    /// Ends the pair of this connection; returns its former partner.
     pub(crate) fn part(&mut self, id: ConnectionId) -> Option<ConnectionId> {
         if self.0.is_empty() {
             return None;

@@ -1,7 +1,7 @@
 //! A hierarchical timer wheel: set, cancel and expire in constant time, one millisecond of resolution.
 //!
-//! Invariant: a timer never fires before its deadline, and is handed over by the first [`TimerWheel::expire`] whose time
-//! is the next whole millisecond or later. Each living timer is a node in exactly one slot's list.
+//! Invariant: a timer never fires before its deadline. The first [`TimerWheel::expire`] whose time is the next whole
+//! millisecond or later returns it. Each living timer is a node in exactly one slot's list.
 
 /// Slots per level, as a power of two.
 const SLOT_BITS: u32 = 6;
@@ -12,7 +12,7 @@ const TICK_NS: u64 = 1_000_000;
 const TICKS_MAX: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 const NONE: u32 = u32::MAX;
 
-/// Names a timer that is set.
+/// Identifies a timer that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerId(u32);
 
@@ -24,7 +24,7 @@ struct Node<T> {
     value: Option<T>,
 }
 
-/// See the module's head.
+/// A hierarchical timer wheel.
 pub(crate) struct TimerWheel<T> {
     nodes: Vec<Node<T>>,
     free: u32,
@@ -45,7 +45,7 @@ impl<T: Copy> TimerWheel<T> {
         }
     }
 
-    /// Sets a timer for `deadline_ns` on the clock that `expire` is given.
+    /// Sets a timer for `deadline_ns` on the clock that `expire` uses.
     pub(crate) fn set(&mut self, deadline_ns: u64, value: T) -> TimerId {
         let deadline = deadline_ns.div_ceil(TICK_NS).clamp(self.now + 1, self.now + TICKS_MAX);
         let node = Node { next: NONE, previous: NONE, deadline, value: Some(value) };
@@ -68,13 +68,13 @@ impl<T: Copy> TimerWheel<T> {
         self.release(id.0);
     }
 
-    /// Deadline of a timer that has not fired, in nanoseconds.
+    /// The deadline of a timer that has not fired, in nanoseconds.
     pub(crate) fn deadline_ns(&self, id: TimerId) -> u64 {
         self.nodes[id.0 as usize].deadline * TICK_NS
     }
 
-    /// When `expire` should be called next, in nanoseconds; `None` where no timer is set. Never later than the
-    /// earliest deadline; may be earlier, when timers of a higher level must be sorted in.
+    /// When `expire` must be called next, in nanoseconds; `None` if no timer is set. Never later than the earliest
+    /// deadline. It may be earlier, when timers of a higher level must be sorted in.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let mut earliest: Option<u64> = None;
         for level in 0..LEVELS {
@@ -84,8 +84,8 @@ impl<T: Copy> TimerWheel<T> {
             let shift = SLOT_BITS * level as u32;
             let position = self.now >> shift;
             let slot = (position & (SLOTS as u64 - 1)) as u32;
-            // Slots behind the current one belong to the next round. The current one is empty, since `expire`
-            // sorts it in, except on a level where a deadline lies one whole round ahead.
+            // Slots before the current one belong to the next round. The current one is empty, since `expire` sorts it
+            // in, except on a level where a deadline lies one whole round ahead.
             let ahead = self.occupied[level].rotate_right(slot + 1).trailing_zeros() + 1;
             let at = (position + u64::from(ahead)) << shift;
             earliest = Some(earliest.map_or(at, |other: u64| other.min(at)));
@@ -93,9 +93,9 @@ impl<T: Copy> TimerWheel<T> {
         earliest.map(|tick| tick * TICK_NS)
     }
 
-    /// The next timer due at `now_ns`, which is no longer set then; to be called until `None`.
+    /// Takes the next timer that is due at `now_ns`. Call it until it returns `None`.
     ///
-    /// One at a time, since handling one may cancel another.
+    /// It returns one at a time, since handling one may cancel another.
     pub(crate) fn expire(&mut self, now_ns: u64) -> Option<T> {
         let target = now_ns / TICK_NS;
         loop {
@@ -170,8 +170,8 @@ impl<T: Copy> TimerWheel<T> {
             self.nodes[previous as usize].next = next;
             return;
         }
-        // The level of a deadline only falls when `now` enters its slot there, which sorts it in: so the place is
-        // still the one it was linked at.
+        // The level of a deadline only falls when `now` enters its slot there, which sorts it in. So the place is still
+        // the one at which it was linked.
         let (level, slot) = self.place(deadline);
         assert_eq!(self.heads[level][slot], index, "a set timer is in the slot of its deadline");
         self.heads[level][slot] = next;
@@ -208,7 +208,7 @@ mod tests {
         Set(u64),
         Cancel(usize),
         Advance(u64),
-        /// To exactly the time that the wheel names.
+        /// To exactly the time that the wheel returned.
         AdvanceToNext,
     }
 
@@ -224,7 +224,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of deadlines.
+        /// Compared with a plain list of deadlines.
         #[test]
         fn behaves_as_a_sorted_list(start in 0..1u64 << 40, steps in steps()) {
             let mut now = start;

@@ -1,20 +1,20 @@
-//! The timers a protocol has set on one connection, and the engine's time-outs where they are its own; nothing is allocated
-//! for those that have neither.
+//! The timers that a protocol has set on one connection, and the time-outs that differ from the engine's. A connection
+//! that has neither allocates nothing.
 
 use super::Alarm;
 use super::timer_wheel::{TimerId, TimerWheel};
 use crate::config::{ConnectionTimeouts, Timeouts};
 use crate::types::TimerKey;
 
-/// See the module's head.
+/// The timers of one connection.
 #[derive(Default)]
 pub(crate) struct Timers(Option<Box<Own>>);
 
-/// What few connections have.
+/// State that only a few connections have.
 #[derive(Default)]
 struct Own {
     timers: Vec<(TimerKey, TimerId)>,
-    /// What the protocol has set, which goes before what the listener has.
+    /// The protocol's time-outs, which override those of the listener.
     timeouts: ConnectionTimeouts,
     of_listener: ConnectionTimeouts,
 }
@@ -32,7 +32,7 @@ impl Timers {
         }
     }
 
-    /// The timer fired.
+    /// Forgets a timer that has fired.
     pub(crate) fn fired(&mut self, key: TimerKey) {
         let known = self.forget(key);
         debug_assert!(known.is_some(), "a timer fired that was not set");
@@ -45,19 +45,19 @@ impl Timers {
         self.free_unused();
     }
 
-    /// When the timer is due; `None` where it is not set.
+    /// When the timer is due; `None` if it is not set.
     pub(crate) fn deadline_ns(&self, key: TimerKey, wheel: &TimerWheel<Alarm>) -> Option<u64> {
         let (_, id) = self.0.as_ref()?.timers.iter().find(|(other, _)| *other == key)?;
         Some(wheel.deadline_ns(*id))
     }
 
-    /// Each with the time it is due.
+    /// All timers, each with its deadline.
     pub(crate) fn deadlines_ns(&self, wheel: &TimerWheel<Alarm>) -> Vec<(TimerKey, u64)> {
         let timers = self.0.iter().flat_map(|own| &own.timers);
         timers.map(|(key, id)| (*key, wheel.deadline_ns(*id))).collect()
     }
 
-    /// The time-outs of this connection, of which `all` are those of most.
+    /// The time-outs of this connection; `all` are those that most connections have.
     #[inline]
     pub(crate) fn timeouts(&self, all: &Timeouts) -> [u64; 3] {
         let [idle_ms, message_ms, write_ms] = [all.idle_ms, all.message_ms, all.write_ms];
@@ -67,12 +67,12 @@ impl Timers {
         [idle.unwrap_or(idle_ms), message.unwrap_or(message_ms), write.unwrap_or(write_ms)]
     }
 
-    /// What the protocol has set.
+    /// The time-outs that the protocol has set.
     pub(crate) fn own_timeouts(&self) -> ConnectionTimeouts {
         self.0.as_ref().map(|own| own.timeouts).unwrap_or_default()
     }
 
-    /// The protocol's.
+    /// Sets the protocol's time-outs.
     pub(crate) fn set_timeouts(&mut self, timeouts: ConnectionTimeouts) {
         if self.0.is_some() || !timeouts.is_default() {
             self.0.get_or_insert_default().timeouts = timeouts;

@@ -3,20 +3,20 @@
 use super::Word;
 use super::packet::{Messages, Packet, parse};
 
-/// What a packet says.
+/// The content of a packet.
 #[derive(Debug)]
 pub(crate) enum Heard<'a> {
     Messages(Messages<'a>),
-    /// One that came in parts.
+    /// A message that came in parts.
     Large(Vec<u8>),
-    /// One that came in parts, and is larger than it may be: nobody hears it.
+    /// A message that came in parts and is too large: no connection hears it.
     TooLarge(usize),
     Word(Word),
     /// Nothing yet, or nothing that this version knows.
     Nothing,
 }
 
-/// A packet that no sibling sends: the channel is of no use any more.
+/// A packet that no sibling sends. The channel is useless after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Nonsense {
     #[error("a packet is malformed")]
@@ -33,11 +33,11 @@ struct Large {
     number: u64,
     total: usize,
     at: usize,
-    /// Nothing where it is larger than it may be.
+    /// `None` if it is too large.
     bytes: Option<Vec<u8>>,
 }
 
-/// See the module's head.
+/// The packets of one sender.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     message_bytes_max: usize,
@@ -50,7 +50,7 @@ impl Inbox {
         Self { message_bytes_max, last: None, large: None }
     }
 
-    /// What is kept of a message that is not whole.
+    /// Bytes kept of an incomplete message.
     pub(crate) fn held_bytes(&self) -> usize {
         self.large.as_ref().and_then(|large| large.bytes.as_ref()).map_or(0, Vec::len)
     }
@@ -58,7 +58,7 @@ impl Inbox {
     /// Takes the next packet.
     ///
     /// # Errors
-    /// If nobody who keeps to the rules can have sent it.
+    /// If no worker that follows the protocol can have sent it.
     pub(crate) fn take<'a>(&mut self, packet: &'a [u8]) -> Result<Heard<'a>, Nonsense> {
         match parse(packet).ok_or(Nonsense::Malformed)? {
             Packet::Messages { first, messages } => {
@@ -74,7 +74,7 @@ impl Inbox {
         }
     }
 
-    /// Numbers rise.
+    /// Checks that numbers rise.
     fn follow(&mut self, number: u64) -> Result<(), Nonsense> {
         match self.last.replace(number) {
             Some(last) if number <= last => Err(Nonsense::Order { number, last }),

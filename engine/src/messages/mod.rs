@@ -1,16 +1,16 @@
-//! Messages between the workers of one server, as machines without I/O: what a worker says to others ([`Siblings`]), and what
-//! it hears of one of them ([`Inbox`]).
+//! Messages between the workers of one server, as state machines without I/O: what a worker sends to others
+//! ([`Siblings`]), and what it hears from one of them ([`Inbox`]).
 //!
-//! Members are processes and not slots: while one generation takes the place of another, both are here. From each member to each
-//! other one leads a channel of packets, which the sender has made by way of the receiver's door:
+//! Members are processes and not slots: while one generation replaces another, both are here. A channel of packets leads
+//! from each member to each other one. The sender has made it through the receiver's door:
 //!
-//! 1. the sender says [`Hello`](Word::Hello), with its own door, so that the receiver can speak to it in turn;
-//! 2. the receiver answers [`Welcome`](Answer::Welcome), or why it does not understand;
-//! 3. the sender sends [packets](packet). Until it is welcome, what it says to this member waits.
+//! 1. The sender introduces itself with [`Hello`](Word::Hello) and its own door, so that the receiver can also send to it.
+//! 2. The receiver answers [`Welcome`](Answer::Welcome), or why it does not understand.
+//! 3. The sender sends [packets](packet). Until it is welcome, its messages to this member wait.
 //!
-//! What is said in a turn of the loop goes out at its end, to each member in the order in which it was said, in as few packets
-//! as possible. What the kernel does not take waits here, and is bounded: then nothing more can be said ([`SendError::Full`]),
-//! and a broadcast reaches everybody or nobody.
+//! Messages of a turn of the loop are sent at its end, to each member in the order in which callbacks sent them, in as
+//! few packets as possible. What the kernel does not take waits here, within a limit. Beyond that no message can be sent
+//! ([`SendError::Full`]), and a broadcast reaches all members or none.
 
 mod gate;
 mod inbox;
@@ -37,7 +37,7 @@ pub(crate) const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sibling {
     pub(crate) slot: usize,
-    /// This worker's number for that process.
+    /// This worker's number for the sending process.
     pub(crate) number: u64,
 }
 
@@ -78,7 +78,7 @@ pub enum SendError {
     NoSuchSlot,
 }
 
-/// What goes over a channel beside messages, in its order.
+/// What a channel carries besides messages, in its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "word", rename_all = "snake_case")]
 pub(crate) enum Word {
@@ -86,35 +86,35 @@ pub(crate) enum Word {
     Hello {
         /// [`VERSION`].
         version: u32,
-        /// What its door is called.
+        /// The name of its door.
         name: String,
         slot: usize,
         generation: u32,
-        /// What the messages are.
+        /// The format of its messages.
         format: String,
         format_version: u32,
     },
-    /// Up to here the connections of a worker that leaves hear the sender there, and from here on at its heir.
+    /// Up to here the connections of a leaving worker hear the sender there, and from here on at its heir.
     Mark {
-        /// The worker that leaves.
+        /// The leaving worker.
         of: String,
         /// How often it has begun to move them.
         attempt: u32,
     },
-    /// What follows may be said by connections that this worker, the sender's predecessor, had.
+    /// The messages that follow may be from connections that the sender's predecessor had.
     Began {
-        /// The worker that leaves.
+        /// The leaving worker.
         of: String,
         attempt: u32,
     },
-    /// The sender's connections say nothing more here.
+    /// The sender's connections send no more messages here.
     Moved { attempt: u32 },
-    /// Of a later version.
+    /// A word of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// What goes the other way, from the receiver to the sender.
+/// What the receiver sends back to the sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(crate) enum Answer {
@@ -123,22 +123,22 @@ pub(crate) enum Answer {
     Refused {
         why: Misfit,
     },
-    /// Mark your place in what you say to me and to my heir: what is for my slot goes there from then on.
+    /// Mark your place in your messages to me and to my heir. Messages for my slot go to the heir from then on.
     Mark {
-        /// What the heir's door is called. The door comes with this answer, for whoever does not know the heir: it may be of a
-        /// master that this worker's master does not know.
+        /// The name of the heir's door. The door comes with this answer, for senders that do not know the heir: it may
+        /// belong to a master that the sender's master does not know.
         to: String,
-        /// The heir's.
+        /// The heir's slot.
         #[serde(default)]
         slot: usize,
-        /// The heir's.
+        /// The heir's generation.
         #[serde(default)]
         generation: u32,
         attempt: u32,
     },
-    /// It leaves: what is for its slot goes to another worker that has the same one, where there is one.
+    /// It is leaving: messages for its slot go to another worker with the same slot, if there is one.
     Leaves,
-    /// Of a later version.
+    /// An answer of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -147,13 +147,13 @@ pub(crate) enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Misfit {
-    /// Of the packets.
+    /// Another version of the packets.
     Version,
     /// Another protocol.
     Format,
-    /// A version of the messages that is not read.
+    /// A version of the messages that it does not read.
     FormatVersion,
-    /// Of a later version.
+    /// A reason of a later version.
     #[serde(other)]
     Unknown,
 }

@@ -1,23 +1,23 @@
-//! Defects of messages, which tests put back one at a time.
+//! Defects in messages that tests put back one at a time.
 
 use crate::mutation::mutations;
 
 mutations! {
-    /// A defect of what is heard while connections move.
+    /// A defect in what is heard while connections move.
     enum Mutation {
-        /// A worker that leaves reads on behind the marks.
+        /// A leaving worker reads beyond the marks.
         LeaverReadsOn,
-        /// Its heir reads on behind the marks.
+        /// Its heir reads beyond the marks.
         HeirReadsOn,
-        /// The heir is not waited for.
+        /// The leaving worker does not wait for the heir.
         HeirIsNotAwaited,
-        /// What a connection says at the heir is heard before what it had said.
+        /// Messages that a connection sends at the heir are heard before its earlier ones.
         BeganIsIgnored,
-        /// What is for a slot goes on to the worker that leaves behind its mark.
+        /// After its mark, messages for a slot still go to the leaving worker.
         SlotStays,
-        /// A sender that ends instead of marking its place is forgotten by the worker that leaves.
+        /// The leaving worker forgets a sender that ends instead of marking its place.
         EndsAreForgotten,
-        /// A sender that had ended, and that the heir still hears, is waited for.
+        /// The leaving worker waits for a sender that had ended, and that the heir still hears.
         PastIsForgotten,
     }
 }

@@ -5,24 +5,24 @@ use std::rc::Rc;
 use super::packet::{WHOLE_BYTES_MAX, append, begin, has_room, parts};
 use super::siblings::Place;
 
-/// Memory of packets that went out, kept to be used again.
+/// Buffers of sent packets that are kept for reuse.
 const SPARE_MAX: usize = 4;
 
-/// Whom a packet is for.
+/// The receivers of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Everybody, this worker too.
+    /// All members, including this worker.
     All,
     One(Place),
 }
 
-/// See the module's head.
+/// The packets of a turn.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     packets: Vec<(Audience, Vec<u8>)>,
-    /// Packets that may be added to, by their audience: one for all, or some for one each. Whoever hears two of them hears them
-    /// in the order in which they were begun, so that no message may be added to one behind which another was begun
-    /// for the same ears.
+    /// Packets that may still grow, by their audience: one for all, or some for one member each. A member that hears
+    /// two packets hears them in the order in which they were begun. So no message may be added to a packet after
+    /// another one was begun for the same member.
     open: Vec<(Audience, usize)>,
     spare: Vec<Vec<u8>>,
 }
@@ -51,14 +51,14 @@ impl Outgoing {
         self.packets.push((audience, packet));
     }
 
-    /// A packet of its own, in its place.
+    /// Adds a packet that contains only a word, in its place.
     pub(super) fn add_word(&mut self, audience: Audience, packet: Vec<u8>) {
         self.close_for(audience);
         self.open.retain(|(one, _)| *one != audience);
         self.packets.push((audience, packet));
     }
 
-    /// A packet for these ears is begun: others that they hear as well are added to no more.
+    /// A packet for this audience is begun: other packets that the same members hear may not grow any more.
     fn close_for(&mut self, audience: Audience) {
         match audience {
             Audience::All => self.open.clear(),
@@ -66,19 +66,19 @@ impl Outgoing {
         }
     }
 
-    /// No packet is added to any more; gives how many there are.
+    /// Closes all packets; returns how many there are.
     pub(super) fn close(&mut self) -> usize {
         self.open.clear();
         self.packets.len()
     }
 
-    /// Everything, in order.
+    /// Takes all packets, in order.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Audience, Rc<Vec<u8>>)> + use<> {
         self.open.clear();
         std::mem::take(&mut self.packets).into_iter().map(|(audience, packet)| (audience, Rc::new(packet)))
     }
 
-    /// A packet has gone out.
+    /// Takes back the buffer of a sent packet.
     pub(super) fn reuse(&mut self, packet: Rc<Vec<u8>>) {
         if self.spare.len() < SPARE_MAX {
             self.spare.extend(Rc::into_inner(packet));

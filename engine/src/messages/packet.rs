@@ -1,4 +1,4 @@
-//! The bytes of a packet: its kind, and what is in it. Nothing of a packet is believed before it was checked.
+//! The bytes of a packet: its kind, and its content. Nothing of a packet is used before it was checked.
 //!
 //! | kind | then |
 //! |---|---|
@@ -6,11 +6,12 @@
 //! | `p` | the number of its message, 8 bytes; all bytes of that, 4 bytes; where these begin, 4 bytes; a part of a message that is too large for one packet |
 //! | `{` | a [`Word`], as JSON |
 //!
-//! Numbers are little-endian. Each process numbers all that it says, to whomever; so numbers rise on each channel, perhaps with gaps.
+//! Numbers are little-endian. Each process numbers all its messages, to whichever member. So numbers rise on each
+//! channel, perhaps with gaps.
 
 use super::Word;
 
-/// Two of them fit into the smallest default of `net.core.wmem_default`.
+/// Two packets fit into the smallest default of `net.core.wmem_default`.
 pub(crate) const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 const MESSAGES: u8 = b'm';
@@ -21,13 +22,13 @@ const HEAD_BYTES: usize = 9;
 const LENGTH_BYTES: usize = 4;
 const PART_HEAD_BYTES: usize = HEAD_BYTES + 8;
 
-/// A larger message goes in parts.
+/// A larger message is sent in parts.
 pub(super) const WHOLE_BYTES_MAX: usize = PACKET_BYTES_MAX - HEAD_BYTES - LENGTH_BYTES;
 
-/// Of a message that goes in parts.
+/// Bytes of a part of a large message.
 pub(super) const PART_BYTES: usize = PACKET_BYTES_MAX - PART_HEAD_BYTES;
 
-/// What a message takes of a packet.
+/// The bytes of packets that a message needs.
 pub(super) fn cost(message: &[u8]) -> usize {
     if message.len() <= WHOLE_BYTES_MAX {
         LENGTH_BYTES + message.len()
@@ -36,7 +37,7 @@ pub(super) fn cost(message: &[u8]) -> usize {
     }
 }
 
-/// Begins a packet of messages, in memory that may have been used before.
+/// Begins a packet of messages in a buffer that may have been used before.
 pub(super) fn begin(mut packet: Vec<u8>, first: u64) -> Vec<u8> {
     packet.clear();
     packet.push(MESSAGES);
@@ -54,7 +55,7 @@ pub(super) fn append(packet: &mut Vec<u8>, message: &[u8]) {
     packet.extend_from_slice(message);
 }
 
-/// The packets of a message that goes in parts.
+/// The packets of a message that is sent in parts.
 pub(super) fn parts(number: u64, message: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     message.chunks(PART_BYTES).zip((0..).step_by(PART_BYTES)).map(move |(part, at): (&[u8], u32)| {
         let mut packet = Vec::with_capacity(PART_HEAD_BYTES + part.len());
@@ -67,7 +68,7 @@ pub(super) fn parts(number: u64, message: &[u8]) -> impl Iterator<Item = Vec<u8>
     })
 }
 
-/// What a packet is.
+/// A packet, by its kind.
 #[derive(Debug)]
 pub(super) enum Packet<'a> {
     Messages {
@@ -81,7 +82,7 @@ pub(super) enum Packet<'a> {
         bytes: &'a [u8],
     },
     Word(Word),
-    /// Of a later version.
+    /// A packet of a later version.
     Unknown,
 }
 
@@ -90,7 +91,7 @@ pub(super) enum Packet<'a> {
 pub(crate) struct Messages<'a>(&'a [u8]);
 
 impl<'a> Messages<'a> {
-    /// `None` where a length is wrong, or there is nothing.
+    /// `None` if a length is wrong, or if there is no message.
     fn checked(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -125,7 +126,7 @@ fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((u32::from_le_bytes(*length) as usize, rest))
 }
 
-/// `None` where it makes no sense.
+/// `None` if the packet is invalid.
 pub(super) fn parse(packet: &[u8]) -> Option<Packet<'_>> {
     let (kind, rest) = packet.split_first()?;
     match *kind {

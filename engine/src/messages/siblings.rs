@@ -1,4 +1,4 @@
-//! The members of a server's circle of workers as one of them sees it, and what waits to be sent to each.
+//! The members among a server's workers as one of them sees them, and what waits to be sent to each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -9,23 +9,23 @@ use super::packet::cost;
 use super::{SendError, Word};
 use crate::config::Limits;
 
-/// A member that takes nothing for so long is spoken to no more.
+/// A member that reads nothing for this time gets no more messages.
 const SILENCE_NS_MAX: u64 = 10_000_000_000;
 
-/// Members that one worker speaks to at most: more than there are workers.
+/// The most members to which one worker sends: more than there are workers.
 const MEMBERS_MAX: usize = 4096;
 
-/// A member, by this worker's number for its place.
+/// A member, by the number that this worker has given it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place(pub(crate) u32);
 
 /// This worker.
 pub(crate) const SELF: Place = Place(0);
 
-/// Who a worker is.
+/// The identity of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Who {
-    /// What its door is called; empty where it has none, and speaks to itself alone.
+    /// The name of its door; empty if it has none and only sends to itself.
     pub(crate) name: String,
     pub(crate) slot: usize,
     pub(crate) generation: u32,
@@ -34,21 +34,21 @@ pub(crate) struct Who {
 #[derive(Debug)]
 struct Member {
     identity: Who,
-    /// When it came, among all.
+    /// When it came, counted among all members.
     since: u64,
-    /// It has said that it understands.
+    /// It has answered that it understands.
     is_welcome: bool,
-    /// It leaves: another one with its slot is better.
+    /// It is leaving: another member with its slot is preferred.
     leaves: bool,
-    /// Has its connections.
+    /// The member that has its connections.
     heir: Option<Place>,
     queue: VecDeque<Rc<Vec<u8>>>,
     queued_bytes: usize,
-    /// Said to it alone, and not in its queue yet.
+    /// Bytes for it alone that are not in its queue yet.
     staged_bytes: usize,
-    /// Packets of this turn before this one were begun before it came.
+    /// The first packet of this turn that it gets: earlier ones were begun before it came.
     first_packet: usize,
-    /// Since when it has taken nothing of what waits.
+    /// Since when it has read nothing of its queue.
     silent_since_ns: Option<u64>,
 }
 
@@ -73,27 +73,27 @@ impl Member {
     }
 }
 
-/// See the module's head.
+/// The members that one worker knows.
 #[derive(Debug)]
 pub(crate) struct Siblings {
     message_bytes_max: usize,
     queue_bytes_max: usize,
-    /// Of the next message.
+    /// The number of the next message.
     number: u64,
-    /// This worker is one of them.
+    /// All members, including this worker.
     members: BTreeMap<Place, Member>,
-    /// Members that have ever been.
+    /// Number of members that have ever joined.
     came: u64,
     outgoing: Outgoing,
-    /// Said to all, and not in the queues yet.
+    /// Bytes for all that are not in the queues yet.
     staged_bytes: usize,
-    /// Of the member for which most waits, apart from that.
+    /// Bytes that wait for the member with the fullest queue, not counting `staged_bytes`.
     fullest_bytes: usize,
-    /// A sender was told that there is no room.
+    /// A sender was refused for lack of room.
     has_refused: bool,
-    /// Slots of workers that have gone, and who has their connections.
+    /// Slots of workers that have gone, and the members that have their connections.
     inherited: BTreeMap<usize, Place>,
-    /// Members that want a mark for an heir which is not known yet.
+    /// Members that want a mark for an heir that is not known yet.
     unmarked: Vec<(Place, String, u32)>,
 }
 
@@ -124,7 +124,7 @@ impl Siblings {
         self.members.get(&place).map(|member| &member.identity)
     }
 
-    /// Slots that can be spoken to, in order.
+    /// Slots to which messages can be sent, in order.
     pub(crate) fn slots(&self) -> Vec<usize> {
         let mut slots: Vec<usize> = self.members.values().map(|member| member.identity.slot).collect();
         slots.sort_unstable();
@@ -132,17 +132,17 @@ impl Siblings {
         slots
     }
 
-    /// This worker leaves.
+    /// This worker is leaving.
     pub(crate) fn leave(&mut self) {
         self.leaves(SELF);
     }
 
-    /// A member leaves.
+    /// A member is leaving.
     pub(crate) fn leaves(&mut self, place: Place) {
         self.members.get_mut(&place).into_iter().for_each(|member| member.leaves = true);
     }
 
-    /// A new member can be sent to; `None` if it is already known, or there are too many.
+    /// Adds a member to which messages can be sent; `None` if it is already known, or there are too many.
     pub(crate) fn join(&mut self, identity: Who) -> Option<Place> {
         let is_known = self.members.values().any(|member| member.identity.name == identity.name);
         if is_known || self.members.len() > MEMBERS_MAX {
@@ -159,7 +159,7 @@ impl Siblings {
         Some(place)
     }
 
-    /// The member of this name.
+    /// The member with this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Who> {
         self.place_of(name).and_then(|place| self.identity(place))
     }
@@ -168,8 +168,8 @@ impl Siblings {
         self.members.iter().find(|(_, member)| member.identity.name == name).map(|(place, _)| *place)
     }
 
-    /// A member leaves, or this worker does, and gives its connections to the one of this name: marks the place in what is said
-    /// to both. Where the heir is not known yet, that is done when it comes.
+    /// A member, or this worker, is leaving and gives its connections to the member with this name: marks the place in
+    /// the messages to both. If the heir is not known yet, this happens when it comes.
     pub(crate) fn mark(&mut self, leaver: Place, to: String, attempt: u32) {
         let Some(heir) = self.place_of(&to) else {
             if self.members.contains_key(&leaver) && self.unmarked.len() < MEMBERS_MAX {
@@ -177,7 +177,7 @@ impl Siblings {
             }
             return;
         };
-        // Whoever asks without end gets no mark.
+        // A member that asks again and again gets no mark.
         let is_full = |place: &Place| self.members.get(place).is_none_or(|one| one.bytes() > self.queue_bytes_max);
         if heir == leaver || [leaver, heir].iter().any(is_full) {
             return;
@@ -189,12 +189,12 @@ impl Siblings {
         self.say_word(Audience::One(heir), &word);
     }
 
-    /// Says to all that what follows may be said by connections of this worker, which leaves.
+    /// Tells all that the following messages may be from connections of this leaving worker.
     pub(crate) fn began(&mut self, of: String, attempt: u32) {
         self.say_word(Audience::All, &Word::Began { of, attempt });
     }
 
-    /// Says to all that the connections of this worker say nothing more here.
+    /// Tells all that the connections of this worker send no more messages here.
     pub(crate) fn moved(&mut self, attempt: u32) {
         self.say_word(Audience::All, &Word::Moved { attempt });
     }
@@ -205,12 +205,12 @@ impl Siblings {
         }
     }
 
-    /// A member has said that it understands.
+    /// A member has answered that it understands.
     pub(crate) fn welcomed(&mut self, place: Place) {
         self.members.get_mut(&place).into_iter().for_each(|member| member.is_welcome = true);
     }
 
-    /// A member is gone. What is on its way to it goes nowhere.
+    /// Removes a member that is gone. Messages on their way to it are lost.
     pub(crate) fn part(&mut self, place: Place) {
         debug_assert_ne!(place, SELF, "this worker is always a member");
         if let Some(Member { identity, heir: Some(heir), .. }) = self.members.remove(&place)
@@ -224,10 +224,10 @@ impl Siblings {
         self.measure();
     }
 
-    /// Says something to all, this worker too.
+    /// Sends a message to all members, including this worker.
     ///
     /// # Errors
-    /// Then nobody hears it.
+    /// No member hears the message then.
     pub(crate) fn broadcast(&mut self, message: &[u8]) -> Result<(), SendError> {
         let bytes = self.check(message, self.fullest_bytes)?;
         self.staged_bytes += bytes;
@@ -235,10 +235,10 @@ impl Siblings {
         Ok(())
     }
 
-    /// Says something to the worker that has this slot.
+    /// Sends a message to the worker with this slot.
     ///
     /// # Errors
-    /// Then it does not hear it.
+    /// That worker does not hear the message then.
     pub(crate) fn send(&mut self, slot: usize, message: &[u8]) -> Result<(), SendError> {
         let place = self.holder(slot).ok_or(SendError::NoSuchSlot)?;
         let bytes = self.check(message, self.members[&place].bytes())?;
@@ -250,7 +250,7 @@ impl Siblings {
         Ok(())
     }
 
-    /// Whoever has this slot: of two, the one that does not leave, and else the one that was here first.
+    /// The member with this slot. Of two, the one that is not leaving; else the one that was here first.
     fn holder(&self, slot: usize) -> Option<Place> {
         let with_slot = self.members.iter().filter(|(_, member)| member.identity.slot == slot);
         let first = with_slot.min_by_key(|(_, member)| (member.leaves, member.identity.generation, member.since));
@@ -260,7 +260,7 @@ impl Siblings {
         }
     }
 
-    /// What a message takes, where that is there beside so many bytes.
+    /// The bytes that a message needs, if there is room for them beside the bytes that wait.
     fn check(&mut self, message: &[u8], waiting: usize) -> Result<usize, SendError> {
         if message.len() > self.message_bytes_max {
             return Err(SendError::TooLarge);
@@ -278,12 +278,12 @@ impl Siblings {
         self.number += 1;
     }
 
-    /// Something was said, and is not in the queues yet.
+    /// Whether messages were sent that are not in the queues yet.
     pub(crate) fn has_staged(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    /// The turn ends: what was said goes into the queues. Gives the members for whom something waits that can be sent.
+    /// Ends a turn: moves its messages to the queues. Returns the members with messages that can be sent.
     pub(crate) fn seal(&mut self, now_ns: u64) -> Vec<Place> {
         for (index, (audience, packet)) in self.outgoing.take().enumerate() {
             match audience {
@@ -304,12 +304,12 @@ impl Siblings {
         others.map(|(place, _)| *place).collect()
     }
 
-    /// The next packet for a member, where it may have it.
+    /// The next packet for a member, if the member may get it now.
     pub(crate) fn next(&self, place: Place) -> Option<&[u8]> {
         self.members.get(&place)?.next().map(|packet| packet.as_slice())
     }
 
-    /// A member has taken what was next.
+    /// A member has taken the next packet.
     pub(crate) fn sent(&mut self, place: Place, now_ns: u64) {
         let Some(member) = self.members.get_mut(&place) else { return };
         if let Some(packet) = member.take() {
@@ -318,17 +318,17 @@ impl Siblings {
         }
     }
 
-    /// The next packet that this worker has said to itself.
+    /// Takes the next packet that this worker has sent to itself.
     pub(crate) fn take_own(&mut self) -> Option<Rc<Vec<u8>>> {
         self.members.get_mut(&SELF).and_then(Member::take)
     }
 
-    /// It was heard.
+    /// Takes back a packet that was heard.
     pub(crate) fn reuse(&mut self, packet: Rc<Vec<u8>>) {
         self.outgoing.reuse(packet);
     }
 
-    /// Packets were sent; whether a sender that was told that there is no room can continue.
+    /// Packets were sent. Returns whether a sender that was refused for lack of room can continue.
     pub(crate) fn settle(&mut self) -> bool {
         self.measure();
         let has_room = self.fullest_bytes + self.staged_bytes <= self.queue_bytes_max / 2;
@@ -339,18 +339,18 @@ impl Siblings {
         self.fullest_bytes = self.members.values().map(Member::bytes).max().unwrap_or_default();
     }
 
-    /// Whether all members have said that they understand.
+    /// Whether all members have answered that they understand.
     pub(crate) fn are_all_welcome(&self) -> bool {
         self.members.values().all(|member| member.is_welcome)
     }
 
-    /// Whether everything that was said to others is theirs.
+    /// Whether all messages to others have been sent.
     pub(crate) fn is_flushed(&self) -> bool {
         let mut others = self.members.iter().filter(|(place, _)| **place != SELF);
         !self.has_staged() && others.all(|(_, member)| member.queue.is_empty())
     }
 
-    /// Members that have taken nothing for too long.
+    /// Members that have read nothing for too long.
     pub(crate) fn silent(&self, now_ns: u64) -> Vec<Place> {
         let is_late = |member: &Member| member.late_ns().is_some_and(|late_ns| late_ns <= now_ns);
         self.others().filter(|(_, member)| is_late(member)).map(|(place, _)| *place).collect()

@@ -26,7 +26,7 @@ fn alone() -> Siblings {
     Siblings::new(who(0), &limits())
 }
 
-/// What a packet says, as messages.
+/// The messages of a packet.
 fn messages(inbox: &mut Inbox, packet: &[u8]) -> Vec<Vec<u8>> {
     match inbox.take(packet).expect("it makes sense") {
         Heard::Messages(messages) => messages.map(<[u8]>::to_vec).collect(),
@@ -38,23 +38,23 @@ fn messages(inbox: &mut Inbox, packet: &[u8]) -> Vec<Vec<u8>> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// To all, or to a slot.
+    /// A message to all, or to a slot.
     Say {
         from: usize,
         to: Option<usize>,
         bytes: usize,
     },
-    /// The turn ends.
+    /// The end of a turn.
     Seal {
         from: usize,
     },
-    /// One hears so many packets of another one.
+    /// A worker reads this many packets of another one.
     Carry {
         from: usize,
         to: usize,
         packets: usize,
     },
-    /// One can be spoken to by another one from now on.
+    /// A worker can send to another one from now on.
     Join {
         from: usize,
         to: usize,
@@ -86,7 +86,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..200)
 }
 
-/// Workers, and what each is to hear of each.
+/// Workers, and what each of them must hear from each.
 struct Circle {
     workers: Vec<Siblings>,
     places: BTreeMap<(usize, usize), Place>,
@@ -163,7 +163,8 @@ impl Circle {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Each hears of each what was said to it since it came, once and in order; and where there is no room, nobody hears anything.
+    /// Each worker hears from each the messages that were sent since it joined, once and in order. A message for which
+    /// there is no room reaches no worker.
     #[test]
     fn each_hears_what_it_is_told_once_and_in_order(steps in steps()) {
         let mut circle = Circle::new();
@@ -185,7 +186,7 @@ proptest! {
     fn no_bytes_harm_an_inbox(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..10)) {
         let mut inbox = Inbox::new(100);
         for mut packet in packets {
-            // Most begin as packets do.
+            // Most inputs begin as packets do.
             if let Some(kind) = packet.first_mut() {
                 *kind = b"mmmppp{?"[usize::from(*kind) % 8];
             }

@@ -1,19 +1,20 @@
-//! When each sender is heard while connections move, so that each connection hears each message once and in order.
+//! Decides when each sender's messages are read while connections move, so that each connection hears each message once
+//! and in order.
 //!
-//! A worker that leaves (O) gives all its connections to one heir (N). At some moment each sender marks its place, in one step,
-//! in its channel to O and in its channel to N. What stands before the mark, O's connections hear at O, and N's at N. Both read up to it and
-//! no further: then O's connections are frozen and brought to N, and N reads on, for all of them. So neither is anything
-//! missed, nor heard twice, whatever the two had read before.
+//! A leaving worker (O) gives all its connections to one heir (N). At some moment each sender marks its place, in one
+//! step, in its channel to O and in its channel to N. O's connections hear the messages before the mark at O, and N's
+//! connections at N. Both read up to the mark and no further. Then O's connections are frozen and brought to N, and N
+//! continues to read, for all of them. So no message is missed or heard twice, whatever the two had read before.
 //!
-//! 1. O asks (`Gather`); N answers whom it hears (`Gathers`), and reads nobody who comes from then on.
-//! 2. O asks each sender, itself and N too, for a mark ([`Word::Mark`]), and says to N who gave one (`Senders`), and who has ended
-//!    instead: a sender's end is as good as a mark, and O and N see it at different times.
+//! 1. O asks (`Gather`). N answers from which senders it hears (`Gathers`), and reads no sender that comes from then on.
+//! 2. O asks each sender, including itself and N, for a mark ([`Word::Mark`]). It tells N which senders gave one
+//!    (`Senders`), and which have ended instead: a sender's end counts as a mark, and O and N see it at different times.
 //! 3. N has read all of these marks and ends (`Gathered`).
-//! 4. O's connections move. O goes on with what stays there, and N with everything (`AllGiven`).
+//! 4. O's connections move. O continues with what stays there, and N with everything (`AllGiven`).
 //!
-//! A connection may speak at O, and then at N. Others read O and N apart, so they must not read what N says before they have read
-//! what O had said: N begins with [`Word::Began`], O ends with [`Word::Moved`], and whoever reads the first waits for the second.
-//! One worker at a time moves: otherwise two could wait for each other.
+//! A connection may send messages at O, and then at N. Other workers read O and N separately, so they must not read N's
+//! messages before they have read those of O. N begins with [`Word::Began`], O ends with [`Word::Moved`], and a worker
+//! that reads the first waits for the second. Only one worker moves at a time: otherwise two could wait for each other.
 
 #[cfg(test)]
 mod tests;
@@ -23,31 +24,31 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::Word;
 use super::mutation::{Mutation, is_put_back};
 
-/// Names of senders that have ended, the last ones: an heir may not have seen it.
+/// The most names of ended senders that are kept, the latest ones: an heir may not have seen the end.
 const PAST_MAX: usize = 1024;
 
-/// How a sender is heard.
+/// The state of a sender.
 #[derive(Debug, Default)]
 struct Stand {
-    /// Its mark for this worker, which leaves, was read.
+    /// Its mark for this worker, which is leaving, was read.
     is_marked_here: bool,
     /// Its mark for the worker that brings its connections was read.
     is_marked: bool,
-    /// The last attempt whose end it has told, as a worker that leaves.
+    /// The last attempt whose end it has reported as a leaving worker.
     moved: u32,
-    /// It speaks for connections of another one, of which the last words are awaited.
+    /// It sends messages for connections of another worker, whose last messages have not come yet.
     awaits: Option<(String, u32)>,
 }
 
-/// This worker leaves, and all that it hears is to be marked.
+/// This worker is leaving, and all its senders must mark their places.
 #[derive(Debug)]
 struct Departing {
     attempt: u32,
     awaited: BTreeSet<String>,
     marked: BTreeSet<String>,
-    /// Those that have ended instead.
+    /// Senders that have ended instead.
     ended: BTreeSet<String>,
-    /// Those that are asked; who comes later is read when connections have moved.
+    /// Senders that were asked. Those that come later are read when connections have moved.
     asked: BTreeSet<String>,
 }
 
@@ -58,15 +59,15 @@ struct Arriving {
     attempt: u32,
     /// Senders that are read, up to their marks.
     read: BTreeSet<String>,
-    /// Those that have marked their place, once that is known.
+    /// Senders that have marked their places, once that is known.
     senders: Option<BTreeSet<String>>,
-    /// Those of which the worker that leaves has seen the end.
+    /// Senders whose end the leaving worker has seen.
     gone: BTreeSet<String>,
-    /// Those of which this one has, which is as good as a mark.
+    /// Senders whose end this worker has seen, which counts as a mark.
     ended: BTreeSet<String>,
 }
 
-/// See the module's head. Senders are named as their doors are.
+/// The gate of one worker. The names of senders are those of their doors.
 #[derive(Debug)]
 pub(crate) struct Gate {
     own: String,
@@ -82,12 +83,12 @@ impl Gate {
         Self { own, senders, past: VecDeque::new(), departing: None, arriving: None }
     }
 
-    /// Messages of a sender are read from now on.
+    /// Messages of this sender are read from now on.
     pub(crate) fn came(&mut self, name: &str) {
         self.senders.insert(name.to_owned(), Stand::default());
     }
 
-    /// A sender has ended; all its messages were read.
+    /// This sender has ended, and all its messages were read.
     pub(crate) fn ended(&mut self, name: &str) {
         self.senders.remove(name);
         self.past.push_back(name.to_owned());
@@ -110,7 +111,7 @@ impl Gate {
         }
     }
 
-    /// A sender's word was read, in its place.
+    /// Takes a word of a sender, read in its place among the messages.
     pub(crate) fn read(&mut self, from: &str, word: &Word) {
         match word {
             Word::Mark { of, attempt } => self.marked(from, of, *attempt),
@@ -149,23 +150,23 @@ impl Gate {
         stand.awaits.is_some() || stand.is_marked_here || is_marked || is_late
     }
 
-    /// The same of this worker, which hears what it says.
+    /// The same for this worker, which hears its own messages.
     pub(crate) fn holds_own(&self) -> bool {
         self.holds(&self.own)
     }
 
-    /// A word of this worker's own was read.
+    /// Takes a word of this worker's own.
     pub(crate) fn read_own(&mut self, word: &Word) {
         let own = self.own.clone();
         self.read(&own, word);
     }
 
-    /// Whether anybody may be held.
+    /// Whether a sender may be held.
     pub(crate) fn is_active(&self) -> bool {
         self.departing.is_some() || self.arriving.is_some() || self.senders.values().any(|one| one.awaits.is_some())
     }
 
-    /// This worker leaves: it, whoever it hears, and these, whom its heir hears, are to mark their places.
+    /// This worker is leaving: it, its senders, and `others`, from which its heir hears, must mark their places.
     pub(crate) fn depart(&mut self, attempt: u32, others: impl IntoIterator<Item = String>) {
         let asked: BTreeSet<String> = self.senders.keys().cloned().chain(others).collect();
         let has_ended = |name: &String| self.past.contains(name) && !is_put_back(Mutation::PastIsForgotten);
@@ -173,25 +174,26 @@ impl Gate {
         self.departing = Some(Departing { attempt, awaited, marked: BTreeSet::new(), ended, asked });
     }
 
-    /// Whether all have marked their places or ended: gives those that have marked, and those that have ended.
+    /// Once all have marked their places or ended: returns those that have marked, and those that have ended.
     pub(crate) fn departed(&self) -> Option<(Vec<String>, Vec<String>)> {
         let departing = self.departing.as_ref().filter(|departing| departing.awaited.is_empty())?;
         let names = |all: &BTreeSet<String>| all.iter().cloned().collect();
         Some((names(&departing.marked), names(&departing.ended)))
     }
 
-    /// Who is waited for.
+    /// Senders whose mark is missing.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &String> {
         self.departing.iter().flat_map(|departing| &departing.awaited)
     }
 
-    /// What stays here hears on.
+    /// Ends a departure: connections that stay here continue to hear messages.
     pub(crate) fn end_departing(&mut self) {
         self.departing = None;
         self.senders.values_mut().for_each(|stand| stand.is_marked_here = false);
     }
 
-    /// A worker will bring its connections: gives whom this one hears. `None` where another one does so already.
+    /// A worker will bring its connections: returns from which senders this one hears. `None` if another worker is
+    /// bringing some already.
     pub(crate) fn arrive(&mut self, of: String, attempt: u32) -> Option<Vec<String>> {
         if self.arriving.is_some() {
             return None;
@@ -203,7 +205,7 @@ impl Gate {
         Some(names)
     }
 
-    /// These have marked their places, and those have ended.
+    /// `senders` have marked their places, and `gone` have ended.
     pub(crate) fn expect(&mut self, senders: impl Iterator<Item = String>, gone: impl Iterator<Item = String>) {
         if let Some(arriving) = &mut self.arriving {
             (arriving.senders, arriving.gone) = (Some(senders.collect()), gone.collect());
@@ -211,7 +213,7 @@ impl Gate {
         }
     }
 
-    /// Whether all marks were read that are expected.
+    /// Whether all expected marks were read.
     pub(crate) fn has_gathered(&self) -> bool {
         let Some(arriving) = &self.arriving else { return false };
         let is_read = |name: &String| {
@@ -222,7 +224,7 @@ impl Gate {
         arriving.senders.as_ref().is_some_and(|senders| is_enough || (senders.iter().all(is_read) && are_gone()))
     }
 
-    /// All have come that come.
+    /// Ends an arrival: all connections that come have come.
     pub(crate) fn end_arriving(&mut self) {
         self.arriving = None;
         self.senders.values_mut().for_each(|stand| stand.is_marked = false);

@@ -1,5 +1,6 @@
-//! Workers that speak, one of which moves its connection to another, in any order of events: each connection hears each message
-//! once and in order, and what the connection says is heard in the order in which it said it.
+//! Workers that send messages, one of which moves its connection to another, in any order of events. Each connection
+//! hears each message once and in order, and the messages of the moving connection are heard in the order in which it
+//! sent them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,18 +15,18 @@ use crate::messages::{Answer, Heard, Inbox, Place, SELF, SendError, Siblings, Wh
 /// Worker 0 leaves, and 1 is its heir.
 const LEAVER: usize = 0;
 const HEIR: usize = 1;
-/// This one may end.
+/// This worker may end.
 const ENDING: usize = 2;
 const WORKERS: usize = 4;
 
-/// What is said: by whom it was sent, and its number; and whether the connection that moves has said it.
+/// A message: its sender, its number, and whether the moving connection has sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Said {
     from: u8,
     number: u16,
-    /// Its number among those of the connection that moves.
+    /// Its number among the messages of the moving connection.
     of_mover: Option<u16>,
-    /// For the leaver's slot alone.
+    /// Only for the leaver's slot.
     is_direct: bool,
 }
 
@@ -44,14 +45,14 @@ impl Said {
     }
 }
 
-/// What the leaver and the heir say to each other.
+/// Messages between the leaver and the heir.
 #[derive(Clone, Debug)]
 enum Link {
     Gather,
     Gathers(Vec<String>),
     Senders(Vec<String>, Vec<String>),
     Gathered,
-    /// The connection, and that it was all.
+    /// The connection, and the announcement that it was the last.
     Gives,
 }
 
@@ -69,7 +70,7 @@ struct Worker {
     siblings: Siblings,
     gate: Gate,
     inboxes: BTreeMap<usize, Inbox>,
-    /// Of its own connection, which stays.
+    /// What its own connection, which stays, has heard.
     heard: Vec<Said>,
     said: u16,
 }
@@ -77,22 +78,22 @@ struct Worker {
 struct World {
     workers: Vec<Worker>,
     places: BTreeMap<(usize, usize), Place>,
-    /// Packets from one to another in the kernel.
+    /// Packets in the kernel, from one worker to another.
     channels: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
-    /// Answers of the second to the first.
+    /// Answers of the second worker to the first.
     answers: BTreeMap<(usize, usize), VecDeque<Answer>>,
     to_heir: VecDeque<Link>,
     to_leaver: VecDeque<Link>,
     stage: Stage,
     has_gathered: bool,
-    /// Where the connection is that moves; nowhere while it is frozen.
+    /// The worker that has the moving connection; `None` while it is frozen.
     mover: Option<usize>,
     mover_said: u16,
     mover_heard: Vec<Said>,
     published: Vec<Said>,
-    /// Nothing comes of this worker any more but what is on its way.
+    /// The ending worker sends nothing more than what is on its way.
     has_ended: bool,
-    /// Who has seen that.
+    /// The workers that have seen the end.
     saw_end: BTreeSet<usize>,
 }
 
@@ -178,7 +179,7 @@ impl World {
         self.settle();
     }
 
-    /// One packet of `from`, unless it is held.
+    /// Reads one packet of `from`, unless that sender is held.
     fn read(&mut self, worker: usize, from: usize) {
         let one = &mut self.workers[worker];
         if one.gate.holds(&name(from)) {
@@ -309,7 +310,7 @@ impl World {
         }
     }
 
-    /// Anything in any order, while one of the workers reads seldom.
+    /// Takes random steps, while one of the workers seldom reads.
     fn wander(&mut self, seed: u64, steps: usize) {
         let mut state = seed;
         let mut below = |bound: usize| {
@@ -348,7 +349,7 @@ impl World {
 
 type Step = (u8, usize, usize);
 
-/// Whether one knows the heir late, a seed of steps, and steps before them.
+/// Whether one worker learns of the heir late, a seed of steps, and steps before them.
 type History = (bool, u64, Vec<Step>);
 
 fn histories() -> impl Strategy<Value = History> {
@@ -365,7 +366,7 @@ fn check((knows_heir_late, seed, steps): History) -> Result<(), TestCaseError> {
         let published = World::of(&world.published, from);
         prop_assert_eq!(World::of(&world.mover_heard, from), published.clone(), "of {}, by the one that moved", from);
         let to_all: Vec<Said> = published.into_iter().filter(|said| !said.is_direct).collect();
-        // One that has ended hears no more.
+        // A worker that has ended hears nothing more.
         let living = |number: &usize| !world.has_ended || *number != ENDING;
         for (number, worker) in world.workers.iter().enumerate().filter(|(number, _)| living(number)) {
             let is_late = knows_heir_late && number == HEIR && from == WORKERS - 1;
@@ -374,7 +375,7 @@ fn check((knows_heir_late, seed, steps): History) -> Result<(), TestCaseError> {
             prop_assert_eq!(&heard[..], known, "of {}, by {}", from, number);
         }
     }
-    // In the order in which it spoke, wherever it did.
+    // In the order in which the connection sent them, at whichever worker it was.
     for heard in world.workers.iter().map(|worker| &worker.heard).chain([&world.mover_heard]) {
         let numbers: Vec<u16> = heard.iter().filter_map(|said| said.of_mover).collect();
         prop_assert!(numbers.is_sorted(), "{numbers:?}");
