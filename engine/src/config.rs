@@ -239,6 +239,8 @@ pub enum LogTarget {
 }
 
 impl LogTarget {
+    /// Opens the log's file.
+    ///
     /// # Errors
     /// Names the setting and the file, and says why it cannot be opened.
     pub(crate) fn open(&self) -> Result<Option<OwnedFd>, InvalidSetting> {
@@ -421,10 +423,10 @@ impl Settings {
     }
 }
 
-/// What a connection costs a worker beside what it holds, at most: its place, its timer, its operations in flight.
+/// The most memory of a connection apart from what it holds: its slot, its timer, its operations in flight.
 const CONNECTION_BYTES: u64 = 512;
 
-/// What a worker has without connections.
+/// The memory of a worker without connections.
 const WORKER_BYTES: u64 = 8 << 20;
 
 impl Settings {
@@ -433,7 +435,7 @@ impl Settings {
     pub fn memory_bytes_worst(&self) -> u64 {
         let Limits { connections_max, receive_buffers, receive_buffer_bytes, memory_bytes_max, .. } = self.limits;
         let connections = u64::from(connections_max) * CONNECTION_BYTES;
-        // Those for bulk are half as much again.
+        // Buffers for bulk need half as much again.
         let buffers = u64::from(receive_buffers) * u64::from(receive_buffer_bytes) * 3 / 2;
         memory_bytes_max + connections + buffers + WORKER_BYTES
     }

@@ -1,5 +1,5 @@
-//! Where a server listens, or a connection goes: an internet address, or the path of a Unix socket (unix(7)). As text, and in
-//! messages, the latter is `unix:/path`.
+//! The address on which a server listens, or to which a connection goes: an internet address, or the path of a Unix
+//! socket (unix(7)). As text, and in messages, the latter is `unix:/path`.
 
 use std::fmt;
 use std::io;
@@ -9,13 +9,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What the text of a Unix socket begins with.
+/// The prefix of a Unix socket's text.
 const UNIX: &str = "unix:";
 
 /// Longest path of a Unix socket, bytes: `sun_path` of unix(7) without the zero byte at its end.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// Where to listen, or to connect to.
+/// An address to listen on, or to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
     /// A TCP port.
@@ -25,7 +25,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The address, where it is one of TCP.
+    /// The address, if it is one of TCP.
     pub fn internet(&self) -> Option<SocketAddr> {
         match self {
             Self::Internet(address) => Some(*address),
@@ -33,7 +33,7 @@ impl Endpoint {
         }
     }
 
-    /// The path, where it is a Unix socket.
+    /// The path, if it is a Unix socket.
     pub fn unix(&self) -> Option<&Path> {
         match self {
             Self::Internet(_) => None,
@@ -48,7 +48,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether both are one place: of internet addresses, scopes and flows (RFC 4007, RFC 6437) are not looked at.
+    /// Whether both are the same place. Scopes and flows of internet addresses (RFC 4007, RFC 6437) are not compared.
     pub(crate) fn is_at(&self, other: Self) -> bool {
         let place = |address: SocketAddr| (address.ip(), address.port());
         match (self.internet(), other.internet()) {
@@ -62,7 +62,7 @@ impl Endpoint {
         matches!(self, Self::Unix(_))
     }
 
-    /// The kernel is to choose the port.
+    /// Whether the kernel chooses the port.
     pub(crate) fn is_chosen_by_kernel(&self) -> bool {
         matches!(self, Self::Internet(address) if address.port() == 0)
     }
@@ -88,7 +88,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// How the file of a Unix socket is made: its mode, and to whom it belongs where that is not this process's user and group.
+/// The mode of a Unix socket's file, and its owner if that is not this process's user and group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SocketFile {
     pub(crate) mode: u32,
@@ -96,7 +96,7 @@ pub(crate) struct SocketFile {
     pub(crate) group: Option<u32>,
 }
 
-/// Why a text is no [`Endpoint`].
+/// Why a text is not an [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEndpoint {
@@ -109,7 +109,7 @@ pub enum InvalidEndpoint {
     /// Any user of the machine can take such a name, and connect to it.
     #[error("{0:?} is an abstract name, which has no permissions and is not supported; write unix:/path")]
     Abstract(String),
-    /// unix(7) has no room for it.
+    /// unix(7) has no room for the path.
     #[error("the path has {0} bytes, and a Unix socket's has at most {UNIX_PATH_BYTES_MAX}")]
     Long(usize),
     /// A reader could see another path.
@@ -189,18 +189,18 @@ impl<'de> Deserialize<'de> for Endpoint {
 /// The absolute path of a Unix socket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixPath {
-    /// Zero behind the path, so that equal paths are equal.
+    /// Zero after the path, so that equal paths are equal.
     bytes: [u8; UNIX_PATH_BYTES_MAX],
     length: u8,
 }
 
 impl UnixPath {
-    /// As text.
+    /// The path as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 
-    /// As a path.
+    /// The path.
     pub fn as_path(&self) -> &Path {
         Path::new(self.as_str())
     }
@@ -251,7 +251,7 @@ mod tests {
             assert_eq!(message, format!("\"{text}\""));
             assert_eq!(serde_json::from_str::<Endpoint>(&message).expect("read"), endpoint);
         }
-        // As a release that knows TCP alone has written it, and reads it.
+        // As a release that only knows TCP has written it, and reads it.
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let message = serde_json::to_string(&address).expect("written");
         assert_eq!(message, serde_json::to_string(&Endpoint::from(address)).expect("written"));

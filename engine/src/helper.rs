@@ -7,13 +7,13 @@ use std::thread;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The thread that calls.
+/// The calling thread.
 const THIS_THREAD: Pid = Pid::from_raw(0);
 
-/// Where this process may run, before its worker is pinned to a core.
+/// The cores on which this process may run, before its worker is pinned to one.
 static PROCESS_CORES: OnceLock<CpuSet> = OnceLock::new();
 
-/// To be called before the worker is pinned.
+/// Call this before the worker is pinned.
 pub(crate) fn remember_cores() {
     if let Ok(cores) = sched_getaffinity(THIS_THREAD) {
         let _ = PROCESS_CORES.set(cores);
@@ -31,7 +31,7 @@ pub(crate) fn remember_cores() {
 pub fn spawn_helper(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
         if let Some(cores) = PROCESS_CORES.get() {
-            // Where it is refused, it works all the same.
+            // If this is refused, the thread still works, on the worker's core.
             let _ = sched_setaffinity(THIS_THREAD, cores);
         }
         work();

@@ -16,117 +16,123 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{CannotFreeze, ThawError};
 
-/// What lies in received bytes, in this order: plaintext that the protocol has not taken, bytes that mean nothing any more, and what is
-/// not opened.
+/// The parts of received bytes, in this order: plaintext that the protocol has not taken, bytes that are used up, and
+/// bytes that are not opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Where the plaintext lies.
+    /// The range of the plaintext.
     pub plaintext: Range<usize>,
-    /// Where that begins which is not opened.
+    /// The index of the first byte that is not opened.
     pub sealed: usize,
 }
 
-/// How far a handshake has come.
+/// The state of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// More input is wanted.
+    /// It needs more input.
     Incomplete,
-    /// It is over: what was not consumed is sealed input.
+    /// It is over. Input that was not consumed is sealed.
     Done,
-    /// It has failed. What the peer is to be told is in the output.
+    /// It has failed. The output has what the peer must learn.
     Failed,
 }
 
-/// What comes behind everything that [`Layer::open`] has opened.
+/// What follows after everything that [`Layer::open`] has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// Nothing, or what has not come whole.
+    /// Nothing, or something that has not arrived completely.
     More,
     /// As `More`, and the peer waits for [`Layer::answer`], whether or not the protocol writes anything.
     Asked,
-    /// As `More`, and little more can be sealed: the connection should end. The protocol is told so as when its worker leaves
-    /// ([`Protocol::on_drain`](crate::Protocol::on_drain)). Said once.
+    /// As `More`, and only little more can be sealed: the connection should end. The protocol is told as when its
+    /// worker leaves ([`Protocol::on_drain`](crate::Protocol::on_drain)). The layer returns this once.
     Tired,
-    /// Nothing: the peer has said that it ends here.
+    /// Nothing: the peer has ended its stream.
     Ended,
-    /// What cannot be opened. [`Layer::close`] tells the peer.
+    /// Bytes that cannot be opened. [`Layer::close`] tells the peer.
     Failed,
 }
 
 /// One connection's layer.
 pub trait Layer {
-    /// Goes on with the handshake. `input` is all that was received and not consumed; what is to be sent is appended to `output`. Gives how
-    /// many bytes of the input are done with. Not called again once it is over or has failed.
+    /// Continues the handshake. `input` is all that was received and not consumed. Appends the bytes to send to
+    /// `output`. Returns how many bytes of the input it has consumed. It is not called again once the handshake is over
+    /// or has failed.
     fn handshake(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Handshake);
 
-    /// Opens all of `bytes` from [`Window::sealed`] on that has come whole, where it lies, and appends its plaintext to
-    /// [`Window::plaintext`], or lets that begin where it was opened. What was opened before a failure is in `window`.
+    /// Opens, in place, all complete parts of `bytes` from [`Window::sealed`] on. Appends their plaintext to
+    /// [`Window::plaintext`], or makes that begin where it was opened. What was opened before a failure is in `window`.
     fn open(&mut self, bytes: &mut [u8], window: &mut Window) -> Opened;
 
-    /// Bytes that [`Layer::seal`] writes for so many of plaintext, at most.
+    /// The most bytes that [`Layer::seal`] writes for this many bytes of plaintext.
     fn sealed_bytes_max(&self, plaintext_bytes: usize) -> usize;
 
-    /// Seals `plaintext` into `output`, which has room for [`Layer::sealed_bytes_max`]. Gives how many bytes of it are to be sent; 0
-    /// where nothing can follow any more: then [`Layer::open`] fails, if [`Layer::close`] was not called, and the connection ends.
+    /// Seals `plaintext` into `output`, which has room for [`Layer::sealed_bytes_max`]. Returns the number of bytes to
+    /// send, or 0 if nothing can follow any more. After 0, unless [`Layer::close`] was called, [`Layer::open`] fails
+    /// and the connection ends.
     fn seal(&mut self, plaintext: &[u8], output: &mut [u8]) -> usize;
 
-    /// Appends what the layer itself has to say ([`Opened::Asked`]).
+    /// Appends what the layer itself must send ([`Opened::Asked`]).
     fn answer(&mut self, output: &mut Vec<u8>) {
         let _ = output;
     }
 
-    /// Appends the last that the peer hears: that nothing follows, or what was wrong. Appends nothing where that was said.
+    /// Appends the layer's last bytes: that nothing follows, or what was wrong. Appends nothing if they were sent
+    /// already.
     fn close(&mut self, output: &mut Vec<u8>);
 
-    /// Writes what another process needs to go on, for [`Layers::thaw`].
+    /// Writes what another process needs to continue, for [`Layers::thaw`].
     ///
     /// # Errors
-    /// [`CannotFreeze::Later`] during a handshake that has begun; `Stays` where it never can.
+    /// [`CannotFreeze::Later`] during a handshake that has begun; `Stays` if it never can.
     fn freeze(&self, state: &mut Vec<u8>) -> Result<(), CannotFreeze>;
 
-    /// The connection is idle: gives memory back that can be made again.
+    /// The connection is idle: gives memory back that can be rebuilt.
     fn rest(&mut self) {}
 
-    /// What the handshake has settled, for [`Peer::secured`](crate::Peer::secured).
+    /// The result of the handshake, for [`Peer::secured`](crate::Peer::secured).
     fn settled(&self) -> &dyn Any;
 }
 
-/// Makes the layers of a listener's connections, or of outbound ones. Shared by all workers from the moment they are forked.
+/// Creates the layers of a listener's connections, or of outbound ones. All workers share it from the moment they are
+/// forked.
 pub trait Layers: fmt::Debug + Send + Sync {
-    /// For a connection that was accepted. `None` where none can be made: the connection is cut.
+    /// Creates the layer of a connection that was accepted. `None` if that is not possible: the connection is cut.
     fn accept(&self) -> Option<Box<dyn Layer>>;
 
-    /// For a connection to `server_name` ([`Target::with_layer`](crate::Target::with_layer)). The layer speaks first where its handshake
-    /// wants that: [`Layer::handshake`] is called without input when the connection is established.
+    /// Creates the layer of a connection to `server_name` ([`Target::with_layer`](crate::Target::with_layer)). If its
+    /// handshake begins on this side, the layer speaks first: [`Layer::handshake`] is called without input when the
+    /// connection is established.
     ///
     /// # Errors
-    /// If none can be made, such as for a name that is none: nothing is connected to, and the protocol gets the error
-    /// ([`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed)). `Unsupported` by default: these layers are for listeners.
+    /// If the layer cannot be created, such as for an invalid name. No connection is made then, and the protocol gets
+    /// the error ([`Protocol::on_connect_failed`](crate::Protocol::on_connect_failed)). `Unsupported` by default: these
+    /// layers are for listeners.
     fn connect(&self, server_name: &str) -> io::Result<Box<dyn Layer>> {
         let _ = server_name;
         Err(io::Error::new(io::ErrorKind::Unsupported, "the layer is for listeners only"))
     }
 
-    /// Goes on with one that [`Layer::freeze`] has written, perhaps of another binary.
+    /// Continues a layer that [`Layer::freeze`] has written, perhaps in another binary.
     ///
     /// # Errors
-    /// If the state is not known or makes no sense: then the connection stays where it was, and drains there.
+    /// If the state is unknown or malformed. The connection then stays where it was, and drains there.
     fn thaw(&self, state: &[u8]) -> Result<Box<dyn Layer>, ThawError>;
 
-    /// Certificates that peers may get, as they stand at the time `now`; where the server listens with them is filled in. The master
-    /// shows them in `status`, and logs their warnings once a day while it serves.
+    /// Certificates that peers may get, with their state at the time `now`. The engine fills in the addresses. The
+    /// master shows the certificates in `status`, and logs their warnings once a day while it serves.
     fn certificates(&self, now: SystemTime) -> Vec<CertificateStatus> {
         let _ = now;
         Vec::new()
     }
 }
 
-/// The layers of a listener; equal where they are the same ones.
+/// The layers of a listener. Two values are equal if they share the same layers.
 #[derive(Clone, Debug)]
 pub struct SharedLayers(Arc<dyn Layers>);
 
 impl SharedLayers {
-    /// Of these.
+    /// Wraps these layers.
     pub fn new(layers: impl Layers + 'static) -> Self {
         Self(Arc::new(layers))
     }
@@ -148,18 +154,18 @@ impl PartialEq for SharedLayers {
 
 impl Eq for SharedLayers {}
 
-/// A certificate that clients get, as [`Layers::certificates`] of its listeners tells.
+/// A certificate that clients get, as [`Layers::certificates`] of its listeners reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CertificateStatus {
-    /// Where the server listens with it.
+    /// The addresses at which the server uses it.
     pub addresses: Vec<String>,
-    /// The hosts and addresses that it is for: the first hundred.
+    /// The hosts and addresses for which it is valid: the first hundred.
     pub names: Vec<String>,
-    /// When it expires, or that one of its issuers' which does first, seconds since 1970.
+    /// When it expires, or one of its issuers' certificates if that is earlier, in seconds since 1970.
     pub expires_at_s: u64,
-    /// Seconds until then; negative where it has expired.
+    /// Seconds until then; negative if it has expired.
     pub expires_in_s: i64,
-    /// What the operator should do something about, such as that it expires soon: sentences.
+    /// Sentences about what the operator should change, such as that it expires soon.
     pub warnings: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Defects that were found, put back one at a time, so that a test can show that the simulation finds each of them.
 //! Outside of tests and the simulator `is_put_back` is constant, and costs nothing.
 
-/// Makes the type of a part's defects, and what puts one of them back on a thread.
+/// Creates the type of a part's defects, and the functions that put one of them back on a thread.
 macro_rules! mutations {
     ($(#[$attribute:meta])* enum $type:ident { $($(#[$defect:meta])* $name:ident,)+ }) => {
         $(#[$attribute])*
@@ -12,7 +12,7 @@ macro_rules! mutations {
 
         #[cfg(test)]
         impl $type {
-            /// Every one.
+            /// All defects.
             pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
         }
 
@@ -27,7 +27,7 @@ macro_rules! mutations {
             CHOSEN.get() == Some(mutation)
         }
 
-        /// Whether this defect is put back: never.
+        /// Always `false`: there are no defects here.
         #[cfg(not(any(test, feature = "simulation")))]
         #[inline(always)]
         pub(crate) const fn is_put_back(_: $type) -> bool {

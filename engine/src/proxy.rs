@@ -7,13 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use ppp::{HeaderResult, v1, v2};
 
-/// Longest header that is taken, as in nginx: addresses take 52 bytes at most, or 232 for those of Unix sockets.
+/// The longest header that is accepted, as in nginx. Addresses take at most 52 bytes, or 232 for those of Unix sockets.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
-/// Longest line of version 1, with its end.
+/// The longest line of version 1, including its end.
 const LINE_BYTES_MAX: usize = 107;
 
-/// How a line of version 1 begins.
+/// The beginning of a line of version 1.
 const LINE_PREFIX: &[u8] = b"PROXY ";
 
 /// A header of version 2 up to the length of what follows.
@@ -27,7 +27,7 @@ pub struct ProxyHeader {
     tlvs_at: usize,
 }
 
-/// Bytes that begin no header, or one that is longer than may be.
+/// Bytes that do not begin a header, or a header that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -62,7 +62,7 @@ impl ProxyHeader {
         &self.bytes
     }
 
-    /// A header that is these bytes, all of them.
+    /// Parses a header that consists of exactly these bytes.
     pub(crate) fn whole(bytes: &[u8]) -> Result<Self, Malformed> {
         match Self::parse(bytes)? {
             Some(header) if header.bytes.len() == bytes.len() => Ok(header),
@@ -70,9 +70,9 @@ impl ProxyHeader {
         }
     }
 
-    /// The header that `input` begins with; `None` where its end has not come.
+    /// The header at the beginning of `input`; `None` if its end has not arrived.
     pub(crate) fn parse(input: &[u8]) -> Result<Option<Self>, Malformed> {
-        // The length first, so that neither an endless line nor what was announced is waited for.
+        // Check the length first, so as not to wait for an endless line, or for too many announced bytes.
         let length = if may_begin(input, v2::PROTOCOL_PREFIX) {
             let Some(fixed) = input.first_chunk::<FIXED_BYTES>() else { return Ok(None) };
             FIXED_BYTES + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))
@@ -104,7 +104,7 @@ impl ProxyHeader {
     }
 }
 
-/// Whether what has come may become something that begins with `prefix`.
+/// Whether the bytes so far may become something that begins with `prefix`.
 fn may_begin(input: &[u8], prefix: &[u8]) -> bool {
     let length = input.len().min(prefix.len());
     input[..length] == prefix[..length]
@@ -155,7 +155,7 @@ impl fmt::Debug for ProxyHeader {
 mod tests {
     use super::*;
 
-    /// Version 2 with this command, family and protocol, and what follows.
+    /// Version 2 with this command, family and protocol, and `rest` after them.
     fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = (rest.len() as u16).to_be_bytes();
         [v2::PROTOCOL_PREFIX, &[0x20 | command, family], &length, rest].concat()

@@ -8,10 +8,10 @@ use crate::handover::{Format, StateFormats};
 use crate::protocol::Protocol;
 use crate::worker::{self, Setup, StartError};
 
-/// What reads the configuration again.
+/// Reads the configuration again.
 pub(crate) type Reload<'a> = Box<dyn FnMut() -> Result<(Settings, Service<'a>), String> + 'a>;
 
-/// What workers run: a protocol whose type is forgotten, so that a reload may choose another one.
+/// What workers run: a protocol whose type is erased, so that a reload may choose another one.
 #[derive(Clone)]
 pub struct Service<'a> {
     run: Rc<dyn Fn(Setup) -> Result<(), StartError> + 'a>,
@@ -32,7 +32,7 @@ impl<'a> Service<'a> {
         (self.run)(setup)
     }
 
-    /// The state that its connections and workers write and read.
+    /// The formats of state that its connections and workers write and read.
     pub(crate) fn formats(&self) -> &StateFormats {
         &self.formats
     }

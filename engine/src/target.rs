@@ -1,4 +1,4 @@
-//! Where an outbound connection goes.
+//! The destination of an outbound connection.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -22,12 +22,12 @@ pub struct Target {
     pub(crate) layer: Option<Through>,
 }
 
-/// Which layer an outbound connection goes through.
+/// The layer of an outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Through {
-    /// Of [`Settings::outbound_layers`](crate::config::Settings::outbound_layers).
+    /// A name in [`Settings::outbound_layers`](crate::config::Settings::outbound_layers).
     pub(crate) name: Rc<str>,
-    /// Whom the layer must meet at the other end.
+    /// The server that the layer must meet at the other end.
     pub(crate) server_name: Rc<str>,
 }
 
@@ -37,19 +37,20 @@ impl Target {
         Self { address: address.into(), source: None, layer: None }
     }
 
-    /// The same through the layer of this name in [`Settings::outbound_layers`](crate::config::Settings::outbound_layers), to the server
-    /// `server_name`: with TLS, the name that its certificate must have, and that it is told (SNI).
+    /// The same through the layer of this name in
+    /// [`Settings::outbound_layers`](crate::config::Settings::outbound_layers), to the server `server_name`. With TLS,
+    /// this is the name that the certificate must have, and that the server gets (SNI).
     #[must_use]
     pub fn with_layer(self, name: impl Into<Rc<str>>, server_name: impl Into<Rc<str>>) -> Self {
         Self { layer: Some(Through { name: name.into(), server_name: server_name.into() }), ..self }
     }
 
-    /// Where it is.
+    /// The address.
     pub fn address(&self) -> Endpoint {
         self.address
     }
 
-    /// The layer's name and the server's, where there is a layer.
+    /// The names of the layer and of the server, if there is a layer.
     pub fn layer(&self) -> Option<(&str, &str)> {
         self.layer.as_ref().map(|layer| (&*layer.name, &*layer.server_name))
     }

@@ -319,11 +319,11 @@ pub struct Closed<'a> {
     pub unread: &'a [u8],
 }
 
-/// Where the two ends of a connection are.
+/// The addresses of the two ends of a connection.
 pub(crate) trait Ends {
     fn peer(&self) -> io::Result<SocketAddr>;
     fn local(&self) -> io::Result<SocketAddr>;
-    /// Who is at the other end of a Unix socket.
+    /// The process at the other end of a Unix socket.
     fn unix_user(&self) -> Option<UnixUser> {
         None
     }
@@ -340,7 +340,7 @@ pub struct UnixUser {
     pub group: u32,
 }
 
-/// The peer's end and ours, where there is no kernel to ask.
+/// The peer's end and this end, without a kernel.
 impl Ends for (SocketAddr, SocketAddr) {
     fn peer(&self) -> io::Result<SocketAddr> {
         Ok(self.0)

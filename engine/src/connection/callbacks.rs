@@ -1,5 +1,5 @@
-//! Calls of the protocol, and what the engine does with what they return: queue the output, keep the input, carry out
-//! the next step.
+//! Calls of the protocol, and what the engine does with their results: queues the output, keeps the input, and carries
+//! out the next step.
 
 use std::mem;
 
@@ -11,7 +11,7 @@ use crate::sys::payload::Payload;
 use crate::types::{CloseReason, Limit, Next, Step};
 
 impl<S> Connection<S> {
-    /// Calls the protocol with everything that waits.
+    /// Calls the protocol with all input that waits.
     pub(super) fn run_input<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -42,7 +42,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Queues what a callback wrote, and notes whether that is too much.
+    /// Queues the output of a callback, and notes whether it is too much.
     #[inline]
     pub(super) fn push_output(&mut self, context: &mut Context, received: Option<Received<'_>>, written: Written) {
         if self.write_end != WriteEnd::Open {
@@ -148,14 +148,15 @@ impl<S> Connection<S> {
         }
     }
 
-    /// It is read again. The time that a begun message has is the peer's, so it does not run during a pause.
+    /// Makes the connection readable again. The time limit of a begun message is for the peer, so it does not run
+    /// during a pause.
     fn unpause(&mut self, context: &Context) {
         if mem::take(&mut self.paused) && self.message_ns > 0 {
             self.message_ns = context.now_ns;
         }
     }
 
-    /// FIN follows what is queued.
+    /// Makes a FIN follow the queued output.
     fn shut_write(&mut self, context: &mut Context) {
         if self.write_end == WriteEnd::Open {
             self.push_layers_end(context);
@@ -170,7 +171,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Calls back, queues what was written, does what was asked for.
+    /// Runs a callback, queues its output, and does what it asked for.
     pub(super) fn call(
         &mut self,
         context: &mut Context,
@@ -190,7 +191,7 @@ impl<S> Connection<S> {
         self.apply(context, next, reason);
     }
 
-    /// As [`Connection::call`], with a look at the unconsumed input.
+    /// As [`Connection::call`], with access to the unconsumed input.
     pub(super) fn call_with_input(
         &mut self,
         context: &mut Context,
@@ -251,7 +252,7 @@ impl<S> Connection<S> {
     {
         if self.visible_len() > context.limits.message_bytes_max {
             self.limit(host, context, Limit::MessageBytes, CloseReason::MessageBytes);
-            // A protocol that goes on regardless would let the peer fill the memory.
+            // A protocol that continues here would let the peer fill the memory.
             self.begin_close(context, true, CloseReason::MessageBytes);
         }
     }

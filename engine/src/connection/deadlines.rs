@@ -1,6 +1,6 @@
-//! The engine's time-outs of a connection: which is due next, and what happens when it is.
+//! The engine's time-outs of a connection: which is due next, and what happens then.
 //!
-//! Each connection has at most one alarm in the timer wheel, which rings at the earliest deadline or before.
+//! Each connection has at most one alarm in the timer wheel. It rings at the earliest deadline or before.
 
 use super::layered::REST_AFTER_MS;
 use super::{Connection, Host, Phase};
@@ -8,7 +8,7 @@ use crate::context::{Alarm, Context};
 use crate::protocol::Protocol;
 use crate::types::{CloseReason, Limit};
 
-/// Which time-out it is.
+/// The kind of a time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Idle,
@@ -49,7 +49,7 @@ impl<S> Connection<S> {
         self.set_alarm(context);
     }
 
-    /// The earliest time-out that could end this connection, and which it is.
+    /// The earliest time-out that could end this connection, and its kind.
     fn deadline(&self, context: &Context) -> Option<(u64, Cause)> {
         let [idle_ms, message_ms, write_ms] = self.own.timers.timeouts(&context.timeouts);
         let after = |since_ns: u64, ms: u64, cause| (ms > 0).then(|| (since_ns + ms * 1_000_000, cause));
@@ -73,8 +73,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Sees to it that the alarm rings at the deadline at the latest. It may ring earlier, since activity only moves
-    /// deadlines away; then it is set again. So an ordinary request does not touch the timer wheel.
+    /// Ensures that the alarm rings no later than the deadline. It may ring earlier, since activity only moves
+    /// deadlines away; then it is set again. So a normal request does not touch the timer wheel.
     pub(crate) fn set_alarm(&mut self, context: &mut Context) {
         let Some((deadline_ns, _)) = self.deadline(context) else { return };
         if let Some(id) = self.alarm {

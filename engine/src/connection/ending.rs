@@ -18,13 +18,13 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// The same for the protocol.
+    /// Converts this for the protocol.
     pub(crate) fn closed(&self) -> Closed<'_> {
         Closed { id: self.id, reason: self.reason, partner: self.partner, unread: self.unread.bytes() }
     }
 }
 
-/// What the protocol hears of an outbound connection that has ended during its layer's handshake.
+/// The error that the protocol gets for an outbound connection that has ended during its layer's handshake.
 pub(crate) fn handshake_error(reason: CloseReason) -> io::Error {
     match reason {
         CloseReason::Reset => io::ErrorKind::ConnectionReset.into(),
@@ -47,7 +47,7 @@ impl<S> Connection<S> {
         self.end(context, false, reason);
     }
 
-    /// The worker is leaving: the protocol is told once.
+    /// The worker is leaving: tells the protocol once.
     pub(crate) fn drain<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, deadline: Duration)
     where
         P: Protocol<Connection = S>,
@@ -55,7 +55,8 @@ impl<S> Connection<S> {
         self.tell_drain(host, context, deadline, CloseReason::Drained);
     }
 
-    /// An operator wants it to end within this time: the protocol is told as when the worker leaves, if it has it.
+    /// An operator wants to end the connection within this time: tells the protocol, as when the worker leaves, if it
+    /// knows the connection.
     pub(crate) fn close_by_operator<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, time: Duration)
     where
         P: Protocol<Connection = S>,
@@ -70,7 +71,7 @@ impl<S> Connection<S> {
     where
         P: Protocol<Connection = S>,
     {
-        // One that is frozen is told where it goes on.
+        // A frozen connection is told where it continues.
         if self.own.is_told || self.phase != Phase::Open {
             return;
         }
@@ -83,7 +84,8 @@ impl<S> Connection<S> {
         });
     }
 
-    /// It is idle, and another one wants its place; whether it ends. It does without waiting for the peer.
+    /// The connection is idle, and a new one needs its place. Returns whether it ends, which it does without waiting
+    /// for the peer.
     pub(crate) fn make_room<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context) -> bool
     where
         P: Protocol<Connection = S>,
@@ -92,37 +94,38 @@ impl<S> Connection<S> {
         if let Phase::Flushing { linger } = &mut self.phase {
             *linger = false;
         }
-        // One that the protocol keeps is not the longest idle any more.
+        // A connection that the protocol keeps is not the longest idle one any more.
         self.activity_ns = context.now_ns;
         self.phase != Phase::Open
     }
 
-    /// The drain's time is over, or the worker stops at once: no more waiting for anybody.
+    /// Ends the connection without further waiting: the drain time is over, or the worker stops at once.
     pub(crate) fn stop(&mut self, context: &mut Context) {
         let has_begun = self.can_move();
         let reason = if has_begun { CloseReason::Stopped } else { self.reason };
         self.end(context, false, reason);
     }
 
-    /// An operator wants it to end, and it has no time left.
+    /// Ends the connection for an operator: its time is over.
     pub(crate) fn end_by_operator(&mut self, context: &mut Context, reset: bool) {
         let reason = if self.can_move() { CloseReason::Operator } else { self.reason };
         self.end(context, reset, reason);
     }
 
-    /// An operator wanted it to end: where this side has ended it, that is the reason.
+    /// An operator asked for the end: if this side has ended the connection, that is the reason.
     pub(crate) fn was_wanted_by_operator(&mut self) {
         if matches!(self.reason, CloseReason::Protocol | CloseReason::Drained | CloseReason::Stopped) {
             self.reason = CloseReason::Operator;
         }
     }
 
-    /// The worker has too little memory, and this one holds much of it.
+    /// Ends the connection because the worker has too little memory and this connection holds much of it.
     pub(crate) fn cut(&mut self, context: &mut Context) {
         self.end(context, true, CloseReason::Memory);
     }
 
-    /// The last thing before the slot is used again; gives what [`Protocol::on_close`] is to be told, if it is.
+    /// The last step before the slot is reused. Returns what [`Protocol::on_close`] gets, if the protocol knows the
+    /// connection.
     pub(crate) fn close(&mut self, context: &mut Context) -> Option<(S, Ending)> {
         assert!(matches!(self.phase, Phase::Ended { .. }), "closed before it ended");
         self.own.timers.cancel_all(&mut context.timers);

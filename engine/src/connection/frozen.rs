@@ -7,17 +7,17 @@ use crate::protocol::Protocol;
 use crate::sys::payload::Payload;
 use crate::types::{CannotFreeze, CloseReason, Peer, ThawError, TimerKey};
 
-/// A connection with more timers stays where it is: so many fit into one packet with everything else.
+/// A connection with more timers stays where it is: this many fit into one packet together with everything else.
 const TIMERS_MAX: usize = 64;
 
 impl<S> Connection<S> {
-    /// Bytes that would go with it, apart from the protocol's state.
+    /// Bytes that would move with it, apart from the protocol's state.
     pub(crate) fn bytes_to_move(&self) -> usize {
         self.input.len() + self.outbound.pending()
     }
 
-    /// Stops everything about it, and gives what another worker needs to go on with it. Nothing of it may be in the kernel's
-    /// hand.
+    /// Freezes the connection, and returns what another worker needs to continue it. Nothing may be in flight for it in
+    /// the kernel.
     ///
     /// # Errors
     /// If the protocol keeps it, or it is about to end: then nothing changes.
@@ -71,10 +71,11 @@ impl<S> Connection<S> {
         Ok(Frozen { standing, state, input, output, proxy: Vec::new(), layer })
     }
 
-    /// Makes it of what another worker has frozen, with the layer that goes with it. It stays frozen until [`Connection::resume`].
+    /// Builds it from what another worker has frozen, with the layer that belongs to it. It stays frozen until
+    /// [`Connection::resume`].
     ///
     /// # Errors
-    /// The protocol's, and `Malformed` where it has more timers than a connection may have: then it is good for nothing.
+    /// The protocol's, and `Malformed` if it has more timers than a connection may have. It is unusable then.
     pub(crate) fn thaw<P>(
         &mut self,
         host: &mut Host<'_, P>,
@@ -119,13 +120,13 @@ impl<S> Connection<S> {
         Ok(standing)
     }
 
-    /// It is this worker's: it goes on.
+    /// The connection belongs to this worker and continues.
     pub(crate) fn resume(&mut self, context: &mut Context, standing: &Standing) {
         debug_assert!(self.phase == Phase::Frozen, "resumed without having been frozen");
         self.phase = Phase::Open;
         let now_ns = context.now_ns;
         self.activity_ns = now_ns.saturating_sub(standing.idle_ns);
-        // Zero would mean that none is begun.
+        // Zero would mean that no message is begun.
         self.message_ns = standing.message_ns.map_or(0, |ago_ns| now_ns.saturating_sub(ago_ns).max(1));
         self.progress_ns = now_ns.saturating_sub(standing.stalled_ns);
         if standing.awaits_header {
@@ -142,16 +143,16 @@ impl<S> Connection<S> {
         if self.rerun && !self.paused && !self.full {
             self.rerun_soon(context);
         }
-        // Where this worker's marks are higher than those of the one before.
+        // This worker's marks may be higher than those of the previous one.
         if self.full && self.outbound.pending() <= context.limits.outbound_bytes_low {
             self.full = false;
-            // Where it is one of a pair, the other one goes on first.
+            // If it is one of a pair, the other one continues first.
             context.commands.push(Command::Writable(self.own.id));
         }
         self.set_alarm(context);
     }
 
-    /// It is another worker's.
+    /// The connection belongs to another worker now.
     pub(crate) fn leave(&mut self, context: &mut Context) {
         debug_assert!(self.phase == Phase::Frozen, "left without having been frozen");
         self.end(context, false, CloseReason::HandedOver);

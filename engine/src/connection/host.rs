@@ -1,8 +1,8 @@
-//! Whose callbacks a connection calls.
+//! What a connection needs to call callbacks.
 
 use crate::context::Others;
 
-/// The protocol, and the connections beside the one that is called for.
+/// The protocol, and the other connections of the worker.
 pub(crate) struct Host<'a, P> {
     pub(crate) protocol: &'a mut P,
     pub(crate) others: &'a mut (dyn Others + 'a),

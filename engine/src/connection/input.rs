@@ -2,15 +2,15 @@
 //!
 //! An empty one holds no memory, so idle connections have no buffer.
 
-/// See the module's head. Boxed, since idle connections have none and every byte counts ten thousand times.
+/// The unconsumed input. It is boxed, since idle connections have none and every byte counts ten thousand times.
 #[derive(Default)]
 pub(crate) struct Input(Option<Box<Kept>>);
 
-/// Some input.
+/// Input that is not empty.
 #[derive(Default)]
 struct Kept {
     bytes: Vec<u8>,
-    /// Bytes at the front that are consumed; they are moved out when they are the larger part.
+    /// Number of bytes at the front that are consumed. They are moved out when they are the larger part.
     consumed: usize,
 }
 
@@ -25,7 +25,7 @@ impl Input {
         self.0.is_none()
     }
 
-    /// Memory that is allocated for it.
+    /// Bytes of memory that are allocated for it.
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         self.0.as_ref().map_or(0, |kept| kept.bytes.capacity())

@@ -1,9 +1,9 @@
-//! Connections with a [`Layer`]: their handshake, their input between receiving and the protocol, and their output between the protocol
-//! and sending.
+//! Connections with a [`Layer`]: their handshake, their input between receiving and the protocol, and their output
+//! between the protocol and sending.
 //!
-//! Input lies in one buffer, as that of other connections: plaintext that the protocol has not taken, then what is not opened. So
-//! back-pressure, limits and handovers need no second one. Output is written into an arena of its own, which stays in the cache, and
-//! sealed from there into the arena that is sent from.
+//! Input lies in one buffer, as with other connections: first plaintext that the protocol has not taken, then bytes
+//! that are not opened. So back-pressure, limits and handovers need no second one. Output is written into a separate
+//! arena, which stays in the cache, and is sealed from there into the arena for sending.
 
 use std::mem;
 use std::rc::Rc;
@@ -18,33 +18,33 @@ use crate::protocol::Protocol;
 use crate::sys::arena::CHUNK_BYTES;
 use crate::types::{CannotFreeze, CloseReason};
 
-/// Input that may wait for a handshake to go on: more than a peer may send before an answer.
+/// Bytes of input that may wait for the handshake: more than a peer may send before an answer.
 const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 
-/// What is sealed at a time: where the protocol has written more, it goes out in several pieces of memory.
+/// Bytes that are sealed at a time. Longer output is sent in several pieces of memory.
 const SEALED_PART_BYTES: usize = CHUNK_BYTES / 4 * 3;
 
-/// An idle connection's layer rests after so long.
+/// The layer of an idle connection gives memory back after this time.
 pub(super) const REST_AFTER_MS: u64 = 10_000;
 
-/// See the module's head. Boxed by the connection, since most have none.
+/// A connection's layer. The connection boxes it, since most have none.
 pub(super) struct Layered {
     layer: Box<dyn Layer>,
-    /// Of the input.
+    /// The parts of the input.
     window: Window,
-    /// The peer has said that it ends here.
+    /// The peer has ended the layer's stream.
     has_ended: bool,
-    /// Something of the handshake was answered.
+    /// A part of the handshake was answered.
     has_answered: bool,
     rests: bool,
     outbound: Option<Outward>,
 }
 
-/// Of an outbound connection.
+/// What an outbound connection has in addition.
 struct Outward {
-    /// By which the next worker finds the layer.
+    /// The name by which the next worker finds the layer.
     name: Rc<str>,
-    /// Until the protocol knows of the connection.
+    /// `Some` until the protocol knows of the connection.
     token: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ impl Layered {
         &*self.layer
     }
 
-    /// It rests, or does so now.
+    /// Gives memory back, unless it has done so already.
     pub(super) fn rest(&mut self) {
         if !mem::replace(&mut self.rests, true) {
             self.layer.rest();
@@ -68,7 +68,7 @@ impl Layered {
         self.rests
     }
 
-    /// Opens what has come.
+    /// Opens received bytes.
     fn open(&mut self, bytes: &mut [u8]) -> Opened {
         self.rests = false;
         let opened = self.layer.open(bytes, &mut self.window);
@@ -76,7 +76,7 @@ impl Layered {
         opened
     }
 
-    /// The protocol has taken `count` bytes of the plaintext at the beginning of `input`.
+    /// The protocol has consumed `count` bytes of the plaintext at the beginning of `input`.
     fn consume(&mut self, input: &mut Input, count: usize) {
         let Window { plaintext, sealed } = &mut self.window;
         let done = if plaintext.len() == count { *sealed } else { plaintext.start + count };
@@ -86,7 +86,7 @@ impl Layered {
         input.consume(done);
     }
 
-    /// Keeps of `bytes` what the protocol has not taken, and what is not opened.
+    /// Keeps the part of `bytes` that the protocol has not taken, and the part that is not opened.
     fn keep(&mut self, bytes: &[u8], consumed: usize, input: &mut Input) {
         let Window { plaintext, sealed } = mem::take(&mut self.window);
         let rest = &bytes[plaintext.start + consumed..plaintext.end];
@@ -97,12 +97,13 @@ impl Layered {
 }
 
 impl<S> Connection<S> {
-    /// Before anything else: what it sends and receives goes through this layer.
+    /// Sets the layer through which the connection sends and receives. Call this before anything else.
     pub(crate) fn set_layer(&mut self, layer: Box<dyn Layer>) {
         self.layered = Some(Box::new(Layered::new(layer)));
     }
 
-    /// The same for an outbound connection; the name is the layer's, and the token the protocol's where that does not know of it yet.
+    /// The same for an outbound connection. The name is the layer's. The token is the protocol's, if that does not know
+    /// of the connection yet.
     pub(crate) fn set_outbound_layer(&mut self, layer: Box<dyn Layer>, name: Rc<str>, token: Option<u64>) {
         let outbound = Some(Outward { name, token });
         self.layered = Some(Box::new(Layered { outbound, ..Layered::new(layer) }));
@@ -112,12 +113,12 @@ impl<S> Connection<S> {
         self.layered.as_ref()?.outbound.as_ref().map(|outbound| &outbound.name)
     }
 
-    /// The token of an outbound connection of which the protocol does not know yet, once.
+    /// Takes the token of an outbound connection of which the protocol does not know yet. It is returned once.
     pub(crate) fn take_token(&mut self) -> Option<u64> {
         self.layered.as_mut()?.outbound.as_mut()?.token.take()
     }
 
-    /// It is established: its layer speaks first.
+    /// The outbound connection is established: its layer speaks first.
     pub(crate) fn begin_handshake(&mut self, context: &mut Context) {
         self.await_handshake(context);
         if !self.rerun {
@@ -129,7 +130,7 @@ impl<S> Connection<S> {
         self.layered.is_some()
     }
 
-    /// Before [`Connection::open`]: the layer's handshake comes first.
+    /// Begins with the layer's handshake, before [`Connection::open`].
     pub(crate) fn await_handshake(&mut self, context: &mut Context) {
         self.phase = Phase::Handshake { is_done: false };
         if self.message_ns == 0 {
@@ -150,7 +151,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Takes the input away; what the protocol may see of it is at this place.
+    /// Takes the input, and the range of it that the protocol may see.
     pub(super) fn take_input(&mut self) -> (Input, std::ops::Range<usize>) {
         let input = mem::take(&mut self.input);
         let visible = match &self.layered {
@@ -160,7 +161,7 @@ impl<S> Connection<S> {
         (input, visible)
     }
 
-    /// Takes away what the protocol may see of the input.
+    /// Takes the part of the input that the protocol may see.
     pub(super) fn take_visible(&mut self) -> Input {
         let (input, visible) = self.take_input();
         if self.layered.is_none() {
@@ -171,7 +172,7 @@ impl<S> Connection<S> {
         seen
     }
 
-    /// Forgets all input.
+    /// Drops all input.
     pub(super) fn drop_input(&mut self) {
         self.input = Input::default();
         if let Some(layered) = &mut self.layered {
@@ -179,7 +180,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Input of a handshake has come.
+    /// Handles input of a handshake.
     pub(super) fn receive_for_handshake(&mut self, context: &mut Context, bytes: &[u8]) {
         self.input.append(bytes);
         if !self.rerun {
@@ -187,12 +188,13 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Whether input of a handshake is to be received.
+    /// Whether to receive input of a handshake.
     pub(super) fn wants_handshake_input(&self) -> bool {
         self.input.len() < HANDSHAKE_BYTES_MAX
     }
 
-    /// Continues the handshake, in line with connections whose input takes long: one costs as much as a hundred requests.
+    /// Continues the handshake, in line with connections whose input takes long: a handshake costs as much as a hundred
+    /// requests.
     pub(super) fn shake_hands(&mut self, context: &mut Context) {
         self.rerun = false;
         let Some(layered) = &mut self.layered else { return };
@@ -205,7 +207,7 @@ impl<S> Connection<S> {
             Handshake::Done => self.phase = Phase::Handshake { is_done: true },
             Handshake::Failed => self.begin_close(context, true, CloseReason::Handshake),
             Handshake::Incomplete if self.peer_ended && self.input.is_empty() && !self.has_answered() => {
-                // Somebody looks whether the port is open.
+                // A peer has only checked whether the port is open.
                 self.end(context, false, CloseReason::Peer);
             }
             Handshake::Incomplete if self.peer_ended || !self.wants_handshake_input() => {
@@ -276,7 +278,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Opens what waits, and calls the protocol if that is enough.
+    /// Opens the waiting input, and calls the protocol if that is enough.
     pub(super) fn run_sealed<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -307,7 +309,7 @@ impl<S> Connection<S> {
         self.settle_opened(host, context, opened);
     }
 
-    /// What is left in an empty input is the beginning of a message.
+    /// The input that remains is the beginning of a message.
     fn begin_message(&mut self, context: &mut Context) {
         if !self.input.is_empty() {
             self.message_ns = context.now_ns;
@@ -315,7 +317,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// What follows from what was opened, after the protocol has had the plaintext before it.
+    /// Handles the result of opening, after the protocol has had the plaintext before it.
     fn settle_opened<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, opened: Opened)
     where
         P: Protocol<Connection = S>,
@@ -332,7 +334,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Says what the peer waits for beside the protocol's answers.
+    /// Sends what the peer expects of the layer, in addition to the protocol's answers.
     fn answer_layer(&mut self, context: &mut Context) {
         let Some(layered) = self.layered.as_mut().filter(|_| self.write_end == WriteEnd::Open) else { return };
         let mut output = Vec::new();
@@ -340,12 +342,12 @@ impl<S> Connection<S> {
         self.push_sealed(context, &output);
     }
 
-    /// The peer has sent FIN without having said that it ends: what came may be less than it has sent.
+    /// The peer has sent FIN without ending the layer's stream: some of its bytes may be missing.
     pub(super) fn is_truncated(&self) -> bool {
         self.layered.as_ref().is_some_and(|layered| !layered.has_ended)
     }
 
-    /// Seals what a callback has written, which lies in the arena for that, and queues it.
+    /// Seals the output of a callback, which lies in the arena for sealing, and queues it.
     pub(super) fn push_layered(&mut self, context: &mut Context, written: &Written) {
         let Some(layered) = &mut self.layered else { return };
         layered.rests = false;
@@ -370,12 +372,12 @@ impl<S> Connection<S> {
         }
         plain.discard();
         if is_cut && self.phase == Phase::Open && !self.rerun {
-            // The layer tells why.
+            // The layer reports the reason when it is run again.
             self.rerun_soon(context);
         }
     }
 
-    /// Says the last that the peer hears of the layer.
+    /// Sends the layer's last bytes.
     pub(super) fn push_layers_end(&mut self, context: &mut Context) {
         if self.write_end != WriteEnd::Open {
             return;
@@ -386,7 +388,7 @@ impl<S> Connection<S> {
         self.push_sealed(context, &output);
     }
 
-    /// Queues what the layer says by itself.
+    /// Queues what the layer itself sends.
     fn push_sealed(&mut self, context: &mut Context, bytes: &[u8]) {
         if self.outbound.pending() == 0 {
             self.progress_ns = context.now_ns;
@@ -396,7 +398,7 @@ impl<S> Connection<S> {
         self.outbound.push_staged(arena);
     }
 
-    /// Its state and how much of the input is opened, for another worker.
+    /// Writes the layer's state for another worker. Returns how many bytes of the input are opened.
     ///
     /// # Errors
     /// If the layer stays here, or does so for now.
@@ -416,7 +418,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// All input, without what means nothing any more.
+    /// All input, without the bytes that are used up.
     pub(super) fn input_to_move(&self) -> Vec<u8> {
         let bytes = self.input.bytes();
         match &self.layered {
@@ -425,7 +427,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// So much of the input that came from another worker is opened; `false` where it is not there.
+    /// Sets how many bytes of the input from another worker are opened. Returns `false` if there are not so many.
     #[must_use]
     pub(super) fn set_opened(&mut self, opened_bytes: usize) -> bool {
         match &mut self.layered {

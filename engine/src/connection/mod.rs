@@ -1,10 +1,10 @@
-//! One connection as a state machine: input, output, limits, closing. Pure: it is driven by the worker's loop on the
-//! ring, and by the harness without a kernel.
+//! One connection as a state machine: input, output, limits, closing. Pure: the worker's loop drives it on the ring,
+//! and the harness without a kernel.
 //!
-//! A connection of a proxy begins in `Header`, one with a layer in `Handshake`, any other in `Open`. Phases only go forward: `Header` →
-//! `Handshake` → `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error. In `Ended` nothing more is wanted of the kernel but the end of
-//! what it still has in hand, then the close. From the first three it goes to `Frozen` and back, or from `Frozen` to `Ended`
-//! when another worker has the connection.
+//! A connection of a proxy begins in `Header`, one with a layer in `Handshake`, any other in `Open`. Phases only go
+//! forward: `Header` → `Handshake` → `Open` → `Flushing` → `Lingering` → `Ended`, or straight to `Ended` on an error.
+//! In `Ended`, the connection only waits until nothing is in flight in the kernel, and is then closed. From the first
+//! three phases it goes to `Frozen` and back, or from `Frozen` to `Ended` when another worker has the connection.
 
 mod callbacks;
 mod deadlines;
@@ -35,30 +35,32 @@ use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
 use crate::types::{CloseReason, ConnectionId, Peer, Reject, TimerKey};
 
-/// What a handshake counts for among the bytes that a worker may hold. With rustls it is 3 KB, and what its library allocates in C.
+/// The part of a worker's memory limit that a handshake uses. With rustls it is 3 KB, and what its library allocates in
+/// C.
 const HANDSHAKE_HELD_BYTES: usize = 8 * 1024;
 
-/// While a connection waits for its next turn, reading goes on until this much input waits.
+/// While a connection waits for its next turn, reading continues until this much input waits.
 const YIELDED_INPUT_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The proxy has not said yet whose connection it is: the protocol does not know of it.
+    /// The proxy's header has not arrived: the protocol does not know of the connection.
     Header,
-    /// The layer is not set up yet, or has just been: the protocol does not know of it.
+    /// The handshake of the layer is not done, or has just been done: the protocol does not know of the connection.
     Handshake {
         is_done: bool,
     },
     Open,
-    /// Between two workers: nothing happens to it until it is known which of them has it.
+    /// Between two workers: nothing happens to it until its owner is known.
     Frozen,
-    /// No more input for the protocol; output is going out. Then FIN, and wait for the peer's where `linger`.
+    /// The protocol gets no more input, and output is being sent. Then FIN; with `linger`, also wait for the peer's
+    /// FIN.
     Flushing {
         linger: bool,
     },
-    /// FIN is sent; input is discarded until the peer's.
+    /// FIN is sent; input is discarded until the peer's FIN.
     Lingering,
-    /// To be closed as soon as the kernel has nothing of it in hand; with a reset where `reset`.
+    /// To be closed as soon as nothing is in flight for it in the kernel; with `reset`, by a reset.
     Ended {
         reset: bool,
     },
@@ -68,19 +70,20 @@ enum Phase {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Nothing,
-    /// Call [`Connection::open`], or [`Connection::await_handshake`] where there is a layer: the proxy has said whose connection it is.
+    /// Call [`Connection::open`], or [`Connection::await_handshake`] if there is a layer: the proxy's header has
+    /// arrived.
     Announced(Box<ProxyHeader>),
     /// Call [`Connection::open`]: the layer's handshake is over.
     Open,
     /// Send FIN; keep receiving.
     ShutdownWrite,
-    /// End everything in the kernel's hand, then close, with a reset where told.
+    /// End all operations in flight, then close, with `reset` by a reset.
     Close {
         reset: bool,
     },
 }
 
-/// What to watch a socket for that is not received from.
+/// What to watch for on a socket that is not being received from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watch {
     /// FIN, or a reset.
@@ -106,44 +109,44 @@ impl Received<'_> {
     }
 }
 
-/// See the module's head.
+/// A connection.
 pub(crate) struct Connection<S> {
     /// `None` before it opened and after it closed.
     state: Option<S>,
     /// Unconsumed input.
     input: Input,
     outbound: Outbound,
-    /// What lies between its bytes and the protocol.
+    /// The layer between its bytes and the protocol.
     layered: Option<Box<Layered>>,
     own: Own,
     alarm: Option<TimerId>,
-    /// Input wanted before the protocol is called again.
+    /// Bytes of input to wait for before the protocol is called again.
     at_least: u32,
     phase: Phase,
     reason: CloseReason,
-    /// The protocol paused it.
+    /// The protocol has paused it.
     paused: bool,
-    /// Output rose above high water and has not fallen below low.
+    /// Output rose above the high-water mark and has not fallen below the low one.
     full: bool,
-    /// The protocol is to be called again with the input it left.
+    /// The protocol must be called again with the input that it left.
     rerun: bool,
     /// The peer has sent FIN.
     peer_ended: bool,
-    /// The protocol has been told so.
+    /// The protocol knows of that FIN.
     eof_told: bool,
     write_end: WriteEnd,
-    /// The peer has sent FIN behind what was not received yet, and the protocol was told so.
+    /// The peer has sent FIN after bytes that were not received yet, and the protocol knows of it.
     is_hung_up: bool,
     /// When input last arrived or output last ended.
     activity_ns: u64,
-    /// When the first byte of the message in `input` arrived; 0 where none is begun.
+    /// When the first byte of the message in `input` arrived; 0 if none is begun.
     message_ns: u64,
-    /// When the peer last took output, while there is some; the linger deadline once lingering.
+    /// When the peer last took output, while there is some; in `Lingering`, the deadline.
     progress_ns: u64,
 }
 
 impl<S> Connection<S> {
-    /// A connection that [`Connection::open`] has not been called for.
+    /// A connection for which [`Connection::open`] has not been called.
     pub(crate) fn new(id: ConnectionId, now_ns: u64) -> Self {
         Self {
             state: None,
@@ -172,49 +175,49 @@ impl<S> Connection<S> {
         self.own.id
     }
 
-    /// Before [`Connection::open`]: a proxy is to say whose connection it is.
+    /// Waits for a proxy's header, before [`Connection::open`].
     pub(crate) fn await_header(&mut self, context: &mut Context) {
         self.phase = Phase::Header;
         self.message_ns = context.now_ns;
         self.set_alarm(context);
     }
 
-    /// It is not about to end.
+    /// Whether it is not about to end.
     pub(crate) fn can_move(&self) -> bool {
         matches!(self.phase, Phase::Header | Phase::Handshake { .. } | Phase::Open)
     }
 
-    /// The peer is not a trusted proxy.
+    /// Refuses a peer that is not a trusted proxy.
     pub(crate) fn refuse(&mut self, context: &mut Context) {
         self.end(context, true, CloseReason::ProxyHeader);
     }
 
-    /// When input last arrived or output last ended; when it opened, before that.
+    /// When input last arrived or output last ended; before that, when it opened.
     pub(crate) fn activity_ns(&self) -> u64 {
         self.activity_ns
     }
 
-    /// The protocol has it, and it is not about to end.
+    /// Whether the protocol has it, and it is not about to end.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// The proxy has not said yet whose it is.
+    /// Whether the proxy's header is still missing.
     pub(crate) fn awaits_header(&self) -> bool {
         self.phase == Phase::Header
     }
 
-    /// It is between two workers.
+    /// Whether it is between two workers.
     pub(crate) fn is_frozen(&self) -> bool {
         self.phase == Phase::Frozen
     }
 
-    /// It is open, here or on its way to another worker.
+    /// Whether it is open, here or while it moves to another worker.
     pub(crate) fn is_alive(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Frozen)
     }
 
-    /// That it ends is settled; the last bytes and the peer's FIN are waited for.
+    /// Whether it is certain to end, and only waits for the last bytes and the peer's FIN.
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Flushing { .. } | Phase::Lingering)
     }
@@ -223,31 +226,31 @@ impl<S> Connection<S> {
         matches!(self.phase, Phase::Ended { .. })
     }
 
-    /// Memory that is held for it: input, output, and what the protocol has said.
+    /// Bytes of memory that are held for it: input, output, and what the protocol has reported.
     #[inline]
     pub(crate) fn held_bytes(&self) -> usize {
         let of_handshake = if matches!(self.phase, Phase::Handshake { .. }) { HANDSHAKE_HELD_BYTES } else { 0 };
         self.input.capacity() + self.outbound.pending() + self.own.held_bytes as usize + of_handshake
     }
 
-    /// What the listener has set that it came to.
+    /// Applies the settings of the listener at which it arrived.
     pub(crate) fn set_listener(&mut self, timeouts: ConnectionTimeouts, label: u8) {
         self.own.timers.set_timeouts_of_listener(timeouts);
         self.own.label = label;
     }
 
-    /// When its peer last took output, or sent something where there is none.
+    /// When its peer last took output, or last sent something if there is no output.
     pub(crate) fn progress_ns(&self) -> u64 {
         if self.outbound.pending() > 0 { self.progress_ns } else { self.activity_ns }
     }
 
-    /// Between two messages, as far as the engine knows.
+    /// Whether it is between two messages, as far as the engine knows.
     pub(crate) fn is_idle(&self) -> bool {
         let waits = self.paused || self.rerun;
         self.phase == Phase::Open && !waits && self.input.is_empty() && self.outbound.pending() == 0
     }
 
-    /// The protocol has left input that it is to look at again by itself.
+    /// Whether the protocol has left input that it wants to see again without new bytes.
     pub(crate) fn is_to_run_again(&self) -> bool {
         self.rerun
     }
@@ -271,19 +274,19 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Whether [`Connection::begin_send`] would give something.
+    /// Whether [`Connection::begin_send`] would return something.
     #[inline]
     pub(crate) fn wants_output(&self) -> bool {
         self.outbound.can_send() && !matches!(self.phase, Phase::Frozen | Phase::Ended { .. })
     }
 
-    /// Whether the send that [`Connection::begin_send`] has just given is the last, with nothing to wait for after it:
-    /// then the driver may close with it, if nothing else is in the kernel's hand.
+    /// Whether the send that [`Connection::begin_send`] has just returned is the last, with nothing to wait for after
+    /// it. If nothing else is in flight, the driver may then close together with it.
     pub(crate) fn ends_with_send(&self, payload: &Payload) -> bool {
         self.phase == Phase::Flushing { linger: false } && self.outbound.pending() == payload.len()
     }
 
-    /// What else the driver should do; each but `Close` is told once.
+    /// What else the driver must do. Each action except `Close` is returned once.
     pub(crate) fn next_action(&mut self, context: &mut Context) -> Action {
         match self.phase {
             Phase::Header => self.look_at_header(context),
@@ -307,7 +310,7 @@ impl<S> Connection<S> {
                 self.write_end = WriteEnd::Ended;
                 Action::ShutdownWrite
             }
-            // Neither side has anything more to say.
+            // Neither side will send anything more.
             Phase::Open if self.write_end == WriteEnd::Ended && self.eof_told => {
                 self.end(context, false, CloseReason::Peer);
                 Action::Close { reset: false }
@@ -317,7 +320,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// What to send now, and how; its end comes back with [`Connection::sent`].
+    /// What to send now, and how. Report its end with [`Connection::sent`].
     #[inline]
     pub(crate) fn begin_send(&mut self, context: &mut Context) -> Option<(Payload, WhenFull)> {
         let send = self.outbound.begin_send()?;
@@ -344,7 +347,7 @@ impl<S> Connection<S> {
         match opened {
             Ok(state) => {
                 self.state = Some(state);
-                // What came behind the header of a proxy.
+                // Bytes that arrived after the header of a proxy.
                 if !self.input.is_empty() || self.peer_ended {
                     self.rerun_soon(context);
                 }
@@ -355,7 +358,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Bytes arrived; where it `waits`, the protocol is not called with them before [`Connection::run_again`].
+    /// Handles bytes that arrived. If it `waits`, the protocol gets them only with [`Connection::run_again`].
     #[inline]
     pub(crate) fn receive<P>(
         &mut self,
@@ -415,7 +418,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The peer sent FIN.
+    /// Handles the peer's FIN.
     pub(crate) fn receive_end<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -430,8 +433,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Whether the driver should watch for the peer's leaving since it is not receiving: the protocol has paused it, or the
-    /// peer has sent FIN, after which it can only reset.
+    /// Whether the driver must watch for the end of the peer because it is not receiving: the protocol has paused the
+    /// connection, or the peer has sent FIN, after which it can only reset.
     #[inline]
     pub(crate) fn wants_watch(&self) -> Option<Watch> {
         match self.phase {
@@ -441,7 +444,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The peer of a connection that is not received from has sent FIN.
+    /// Handles the FIN of a peer that is not being received from.
     pub(crate) fn hang_up<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -451,7 +454,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// The send of `payload` ended with `count` bytes taken.
+    /// The send of `payload` has ended, and the kernel took `count` bytes.
     #[inline]
     pub(crate) fn sent<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, payload: Payload, count: usize)
     where
@@ -471,13 +474,13 @@ impl<S> Connection<S> {
         }
     }
 
-    /// A send's memory came back after the connection ended.
+    /// Takes back a send's memory after the connection has ended.
     pub(crate) fn send_ended(&mut self, payload: Payload) {
         let count = payload.len();
         self.outbound.sent(payload, count);
     }
 
-    /// A timer of the protocol's fired.
+    /// Handles a timer of the protocol that fired.
     pub(crate) fn timer<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context, key: TimerKey)
     where
         P: Protocol<Connection = S>,
@@ -486,7 +489,7 @@ impl<S> Connection<S> {
         self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_timer(state, key, io));
     }
 
-    /// The peer had taken enough while it was on its way.
+    /// The peer had taken enough output while the connection was moving.
     pub(crate) fn writable<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -496,7 +499,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// [`Protocol::on_wake`] was asked for.
+    /// Calls [`Protocol::on_wake`].
     pub(crate) fn wake<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -504,7 +507,7 @@ impl<S> Connection<S> {
         self.call(context, host.others, CloseReason::Protocol, |state, io| host.protocol.on_wake(state, io));
     }
 
-    /// The next turn of a connection that has input left to look at.
+    /// Runs the next turn of a connection that has input left to handle.
     pub(crate) fn run_again<P>(&mut self, host: &mut Host<'_, P>, context: &mut Context)
     where
         P: Protocol<Connection = S>,
@@ -537,7 +540,7 @@ impl<S> Connection<S> {
                 return Action::Announced(Box::new(header));
             }
             Ok(None) if !self.peer_ended => return Action::Nothing,
-            // Somebody looks whether the port is open.
+            // A peer has only checked whether the port is open.
             Ok(None) if self.input.is_empty() => self.end(context, false, CloseReason::Peer),
             Ok(None) | Err(_) => self.end(context, true, CloseReason::ProxyHeader),
         }

@@ -1,18 +1,18 @@
-//! All connections of a worker but those whose callbacks run.
+//! All connections of a worker except those whose callbacks are running.
 
 use super::Connection;
 use crate::context::{Act, Context, Others, Unreachable};
 use crate::types::{CloseReason, ConnectionId};
 
-/// A place for a connection, among others.
+/// A place for a connection.
 pub(crate) trait Place {
     type State: 'static;
 
-    /// The connection, if it is there under this name.
+    /// The connection, if it is here under this id.
     fn reach(&mut self, id: ConnectionId) -> Result<&mut Connection<Self::State>, Unreachable>;
 }
 
-/// Places in a row.
+/// Consecutive places.
 struct Row<'a, T> {
     start: u32,
     places: &'a mut [T],
@@ -23,7 +23,7 @@ impl<'a, T> Row<'a, T> {
         Row { start: self.start, places: self.places }
     }
 
-    /// Those before a slot, its own, and those behind it.
+    /// The places before a slot, the slot's own, and those after it.
     #[inline]
     fn split(self, slot: u32) -> Option<(Self, &'a mut T, Self)> {
         let index = slot.checked_sub(self.start)? as usize;
@@ -36,11 +36,11 @@ impl<'a, T> Row<'a, T> {
     }
 }
 
-/// See the module's head. Made for every callback, so it is no more than two slices.
+/// The other connections. This is created for every callback, so it is not larger than two slices.
 pub(crate) struct Rest<'a, T> {
     before: Row<'a, T>,
     behind: Row<'a, T>,
-    /// Those outside these rows.
+    /// The connections outside these rows.
     outer: Option<&'a mut dyn Others>,
 }
 
@@ -50,7 +50,7 @@ impl<'a, T> Rest<'a, T> {
         Self { before: Row { start: 0, places }, behind: Row { start: 0, places: &mut [] }, outer: None }
     }
 
-    /// The one in `slot`, and all others.
+    /// The place of `slot`, and all others.
     #[inline]
     pub(crate) fn split(places: &'a mut [T], slot: u32) -> Option<(&'a mut T, Self)> {
         let (before, own, behind) = Row { start: 0, places }.split(slot)?;
@@ -66,7 +66,7 @@ impl<T: Place> Others for Rest<'_, T> {
         let Some((before, place, behind)) = row.again().split(id.slot) else {
             return match outer {
                 Some(outer) => outer.act(id, context, act),
-                // Nobody else is left but those whose callbacks run, and slots that were never taken.
+                // Only connections whose callbacks are running remain, and slots that were never used.
                 None => Err(Unreachable::Busy),
             };
         };
@@ -86,7 +86,7 @@ impl<T: Place> Others for Rest<'_, T> {
 }
 
 impl<S: 'static> Connection<S> {
-    /// Another callback acts on it.
+    /// Another callback acts on this connection.
     fn act(&mut self, context: &mut Context, others: &mut dyn Others, act: Act<'_>) -> Result<(), Unreachable> {
         if self.is_frozen() {
             return Err(Unreachable::Moving);

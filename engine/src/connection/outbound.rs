@@ -1,8 +1,8 @@
-//! A connection's output: what is ready to be sent, what is in flight, and what waits behind it.
+//! A connection's output: what is ready to send, what is in flight, and what waits after it.
 //!
-//! Invariants: at most one send is in flight; bytes leave in the order they were pushed; memory shared by the
-//! worker's connections (arena, receive buffers) is only sent from without waiting, what does not fit into the
-//! peer's window at once is copied into memory of the connection's own.
+//! Invariants: at most one send is in flight. Bytes are sent in the order in which they were pushed. Memory that the
+//! worker's connections share (arena, receive buffers) is only sent from without waiting; what does not fit into the
+//! peer's window at once is copied into the connection's own memory.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use crate::sys::arena::Arena;
 use crate::sys::payload::Payload;
 use crate::sys::ring::WhenFull;
 
-/// A backlog entry is continued until it has this size, so that one send does not hold all of a large backlog, and
-/// what the entry has room for beyond its bytes stays small.
+/// A backlog entry grows until it has this size, so that one send does not hold all of a large backlog, and the entry's
+/// unused capacity stays small.
 const BACKLOG_ENTRY_BYTES: usize = 64 * 1024;
 
-/// See the module's head.
+/// The output of one connection.
 #[derive(Default)]
 pub(crate) struct Outbound {
-    /// Goes out at the end of the turn.
+    /// It is sent at the end of the turn.
     ready: Option<Payload>,
     /// Boxed, since idle connections have none and every byte counts ten thousand times.
     #[expect(clippy::box_collection, reason = "eight bytes instead of 32 per idle connection")]
@@ -33,12 +33,12 @@ impl Outbound {
         self.pending
     }
 
-    /// Whether [`Outbound::begin_send`] would give something.
+    /// Whether [`Outbound::begin_send`] would return something.
     pub(crate) fn can_send(&self) -> bool {
         !self.in_flight && self.pending > 0
     }
 
-    /// Appends what is staged in the arena.
+    /// Appends the bytes that are staged in the arena.
     #[inline]
     pub(crate) fn push_staged(&mut self, arena: &mut Arena) {
         let length = arena.staged_len();
@@ -60,7 +60,7 @@ impl Outbound {
         self.pending += length;
     }
 
-    /// Appends `payload`, copying it where it is shared memory that would have to wait.
+    /// Appends `payload`, and copies it if it is shared memory that would have to wait.
     pub(crate) fn push(&mut self, payload: Payload) {
         let length = payload.len();
         if length == 0 {
@@ -84,7 +84,7 @@ impl Outbound {
         self.pending += length;
     }
 
-    /// What to send now, and how; the caller reports its end with [`Outbound::sent`].
+    /// What to send now, and how. The caller reports its end with [`Outbound::sent`].
     pub(crate) fn begin_send(&mut self) -> Option<(Payload, WhenFull)> {
         if self.in_flight {
             return None;
@@ -102,7 +102,7 @@ impl Outbound {
         Some((payload, when_full))
     }
 
-    /// The send of `payload` ended with `count` bytes taken.
+    /// The send of `payload` has ended, and the kernel took `count` bytes.
     #[inline]
     pub(crate) fn sent(&mut self, mut payload: Payload, count: usize) {
         assert!(self.in_flight && self.ready.is_none(), "a send ended that was not begun");
@@ -119,7 +119,7 @@ impl Outbound {
         }
     }
 
-    /// A copy of everything that was not sent; nothing may be in flight.
+    /// A copy of everything that was not sent. Nothing may be in flight.
     pub(crate) fn copy(&self) -> Vec<u8> {
         debug_assert!(!self.in_flight, "what is in flight is neither sent nor unsent");
         let backlog = self.backlog.iter().flat_map(|backlog| backlog.iter());
@@ -133,7 +133,7 @@ impl Outbound {
         self.in_flight
     }
 
-    /// Forgets everything that is not in flight.
+    /// Drops everything that is not in flight.
     pub(crate) fn clear(&mut self) {
         let queued = |payload: &Payload| payload.len();
         let ready = self.ready.take().as_ref().map_or(0, queued);
@@ -168,14 +168,14 @@ mod tests {
         Static(usize),
         Counted(usize),
         EndTurn,
-        /// Completes the send in flight with this share of 256.
+        /// Completes the send in flight with this part of 256.
         Sent(u8),
     }
 
     static ZEROS: [u8; 70_000] = [0; 70_000];
 
     proptest! {
-        /// Whatever is written and however sends end, the bytes come out in order and are all counted.
+        /// Whatever is written and however sends end, the bytes come out in order, and all are counted.
         #[test]
         fn bytes_leave_in_order(steps in proptest::collection::vec(prop_oneof![
             4 => (1..5000usize).prop_map(Step::Write),

@@ -1,4 +1,4 @@
-//! What the machine promises its driver, beyond what the harness shows.
+//! What the state machine guarantees to its driver, beyond what the harness shows.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::protocol::Protocol;
 use crate::sys::shared_memory::Shared;
 use crate::types::{CannotFreeze, ConnectionId, Drain, Peer, Reject, StateFormat, Step};
 
-/// Counts how often it is told to leave.
+/// Counts how often it gets the order to leave.
 #[derive(Default)]
 struct Counting {
     drains: usize,
@@ -62,7 +62,7 @@ fn a_connection_is_told_once_that_its_worker_leaves() {
     assert_eq!(protocol.drains, 1);
 }
 
-/// Each byte is there for every idle connection.
+/// Every idle connection needs each of these bytes.
 #[test]
 fn a_connection_stays_small() {
     assert!(size_of::<Connection<()>>() <= 160);

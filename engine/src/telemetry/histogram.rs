@@ -1,4 +1,4 @@
-//! A histogram of nanoseconds with eight buckets per power of two: 6 % error, 2.4 KB, one add to record.
+//! A histogram of nanoseconds with eight buckets per power of two: 6 % error, 2.4 KB, one addition to record a value.
 
 use super::Counter;
 use crate::sys::shared_memory::shareable;
@@ -63,7 +63,7 @@ fn bucket_end(index: usize) -> u64 {
     (((1 << SUB_BITS) + sub + 1) << octave) - 1
 }
 
-/// The largest value of the bucket that a value lies in.
+/// The largest value of the bucket to which a value belongs.
 pub(crate) fn end_of(value: u64) -> u64 {
     bucket_end(bucket(value))
 }
@@ -80,7 +80,7 @@ impl HistogramSnapshot {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The value in nanoseconds below or at which `quantile` (0 to 1) of the values lie; 0 where there are none.
+    /// The value in nanoseconds below or at which `quantile` (0 to 1) of the values lie; 0 if there are none.
     pub fn quantile(&self, quantile: f64) -> u64 {
         let wanted = ((self.count() as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
         let mut seen = 0;
@@ -93,7 +93,7 @@ impl HistogramSnapshot {
         0
     }
 
-    /// The largest value of each bucket that has any, and how many it has.
+    /// The largest value of each bucket that has any, and its count.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let all = self.buckets.iter().enumerate().map(|(index, count)| (bucket_end(index), *count));
         all.filter(|(_, count)| *count > 0)

@@ -20,10 +20,10 @@ use crate::types::CloseReason;
 /// Counters that a protocol may name; see [`Worker::counter`](crate::Worker::counter).
 pub const NAMED_COUNTERS_MAX: usize = 16;
 
-/// Named counters in a sum of many workers.
+/// Named counters in a sum over many workers.
 const NAMES_IN_SUM_MAX: usize = 256;
 
-/// Bytes of such a name.
+/// The most bytes of such a name.
 pub const COUNTER_NAME_BYTES_MAX: usize = 32;
 
 shareable! {
@@ -65,31 +65,32 @@ shareable! {
         pub(crate) bytes_sent: Counter,
         pub(crate) requests: Counter,
         pub(crate) turns: Counter,
-        /// Nanoseconds of turns, without the wait; of all turns where connections can be rebalanced.
+        /// Nanoseconds of turns, without the wait; of all turns if connections can be rebalanced.
         pub(crate) busy_ns: Counter,
         pub(crate) enters: Counter,
         pub(crate) buffers_exhausted: Counter,
         pub(crate) completions_overflowed: Counter,
         pub(crate) accept_errors: Counter,
         pub(crate) accept_pauses: Counter,
-        /// What is held for connections.
+        /// Bytes held for connections.
         pub(crate) memory_bytes: Counter,
-        /// Times a connection was not read for want of memory.
+        /// Number of times a connection was not read for lack of memory.
         pub(crate) memory_pauses: Counter,
-        /// What the worker itself would have to hand over, about.
+        /// The approximate size of the worker's own state.
         pub(crate) state_bytes: Counter,
-        /// Messages to other workers, each counted once for however many it went to; messages of others; and workers that took none.
+        /// Messages to other workers, each counted once however many workers it went to. The next fields: messages from
+        /// others, and workers that took none.
         pub(crate) sibling_messages_sent: Counter,
         pub(crate) sibling_messages_heard: Counter,
         pub(crate) siblings_dropped: Counter,
-        /// CLOCK_MONOTONIC nanoseconds of the last turn: the heartbeat, together with the next.
+        /// CLOCK_MONOTONIC nanoseconds of the last turn. Together with the next field it is the heartbeat.
         pub(crate) turn_at_ns: Counter,
-        /// Events dealt with: a worker whose turn is long and goes on is busy, and does not hang.
+        /// Events handled: a worker that makes progress in a long turn is busy, and does not hang.
         pub(crate) events: Counter,
         pub(crate) named: [Counter; NAMED_COUNTERS_MAX],
         names: [[AtomicU64; COUNTER_NAME_BYTES_MAX / 8]; NAMED_COUNTERS_MAX],
         pub(crate) service: Histogram,
-        /// Of connections that went to other workers, by a change or by rebalancing: for how long each was held up.
+        /// How long each connection that moved to another worker, by a change or by rebalancing, was paused.
         pub(crate) pause: Histogram,
     }
 }
@@ -109,7 +110,7 @@ impl WorkerPage {
         let bytes: Vec<u8> =
             self.names[index].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        // They are shown on terminals.
+        // Names are shown on terminals.
         String::from_utf8_lossy(&bytes[..length]).replace(char::is_control, "\u{fffd}")
     }
 
@@ -172,17 +173,17 @@ pub struct Snapshot {
     pub completions_overflowed: u64,
     /// Accepts that failed.
     pub accept_errors: u64,
-    /// Times accepting was paused, by the connection limit or for want of descriptors.
+    /// Number of times accepting was paused, because of the connection limit or because descriptors ran out.
     pub accept_pauses: u64,
-    /// Bytes held for connections now: input, output, and what the protocol says it holds.
+    /// Bytes held for connections now: input, output, and what the protocol reports.
     pub memory_bytes: u64,
-    /// Times a connection was not read because too much memory was held.
+    /// Number of times a connection was not read because too much memory was held.
     pub memory_pauses: u64,
     /// Messages sent to other workers; a broadcast is one.
     pub sibling_messages_sent: u64,
-    /// Messages heard of other workers.
+    /// Messages received from other workers.
     pub sibling_messages_heard: u64,
-    /// Other workers that took no messages for 10 s, and were sent no more.
+    /// Other workers that took no messages for 10 s, and get no more.
     pub siblings_dropped: u64,
     /// CLOCK_MONOTONIC nanoseconds of the worker's last turn.
     pub turn_at_ns: u64,
@@ -190,8 +191,8 @@ pub struct Snapshot {
     pub named: Vec<(String, u64)>,
     /// From the moment input was seen to the moment its answer was handed to the kernel, nanoseconds.
     pub service: HistogramSnapshot,
-    /// Of connections that went to other workers, by a change or by rebalancing: from when nothing was read of it here any more to
-    /// when it was the other worker's, nanoseconds.
+    /// How long connections that moved to another worker, by a change or by rebalancing, were paused: from when this
+    /// worker stopped reading until the other one had the connection, nanoseconds.
     pub pause: HistogramSnapshot,
 }
 
@@ -202,8 +203,8 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Adds another's numbers, and no more than 256 named ones in all. What would be too large stays at the largest number: whoever
-    /// has taken a worker over writes there what they like.
+    /// Adds another's numbers, with at most 256 named ones in all. A sum that is too large stays at the largest number:
+    /// a compromised worker can write any numbers there.
     pub fn add(&mut self, other: &Self) {
         let Self {
             accepted,

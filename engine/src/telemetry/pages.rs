@@ -43,7 +43,7 @@ pub struct Telemetry {
 struct Pages {
     /// In the order of their starts.
     living: Vec<Arc<Shared<WorkerPage>>>,
-    /// The sum of those that have ended.
+    /// The sum over workers that have ended.
     ended: Snapshot,
 }
 
@@ -53,7 +53,7 @@ impl Telemetry {
         self.pages().living.iter().map(|page| page.snapshot()).collect()
     }
 
-    /// The sum over all workers there ever were.
+    /// The sum over all workers that have ever run.
     pub fn total(&self) -> Snapshot {
         let pages = self.pages();
         let mut total = pages.ended.clone();
@@ -67,7 +67,7 @@ impl Telemetry {
         Ok(page)
     }
 
-    /// In the worker of this page, which alone remains mapped there.
+    /// In the worker of this page: forgets the other pages, which are not mapped there any more.
     pub(crate) fn forget_others(&self, page: &Arc<Shared<WorkerPage>>) {
         self.pages().living.retain(|one| Arc::ptr_eq(one, page));
     }
@@ -82,7 +82,7 @@ impl Telemetry {
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        // Every change of it is whole, whoever panicked.
+        // Every change of the pages is complete, even if a thread has panicked.
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

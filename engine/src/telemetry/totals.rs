@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HistogramSnapshot, Snapshot};
 
-/// Numbers at most.
+/// The most numbers.
 const NUMBERS_MAX: usize = 4_096;
 
 /// Longest name, bytes.
@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 96;
 /// Bytes of the numbers that go into one message of the channel between masters.
 const PART_BYTES_MAX: usize = 8 * 1024;
 
-/// A number's digits, and what JSON needs beside name and number.
+/// The digits of a number, and what JSON needs in addition to name and number.
 const NUMBER_BYTES: usize = 24;
 
 /// Numbers that only grow, by name. The names are those of [`Snapshot`]'s counters, and families of them with a label: `closed:peer`.
@@ -95,7 +95,7 @@ impl Totals {
         values.buckets().for_each(|(end_ns, count)| self.count(format!("{family}:{end_ns}"), count));
     }
 
-    /// Counts so many more. A number that there is no room for is not counted.
+    /// Adds `count`. A number for which there is no room is not counted.
     pub(crate) fn count(&mut self, name: String, count: u64) {
         if let Some(own) = self.numbers.get_mut(&name) {
             *own = own.saturating_add(count);
@@ -114,7 +114,8 @@ impl Totals {
         other.numbers.iter().for_each(|(name, count)| self.count(name.clone(), *count));
     }
 
-    /// Takes over what is larger there: the same numbers at a later time, whatever was lost or came twice.
+    /// Takes over each number that is larger in `later`: the same numbers at a later time, even if some messages were
+    /// lost or came twice.
     pub(crate) fn rise_to(&mut self, later: &Self) {
         for (name, count) in &later.numbers {
             match self.numbers.get_mut(name) {
@@ -124,7 +125,7 @@ impl Totals {
         }
     }
 
-    /// The same in parts that fit into a message each.
+    /// The same in parts, each of which fits into one message.
     pub(crate) fn parts(&self) -> Vec<Self> {
         let mut parts = vec![Self::default()];
         let mut bytes = 0;
@@ -139,7 +140,7 @@ impl Totals {
         parts
     }
 
-    /// The same within bounds, because the writer is not trusted.
+    /// The same within limits, because the writer is not trusted.
     pub(crate) fn bounded(mut self) -> Self {
         self.numbers.retain(|name, _| name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control));
         if self.numbers.len() > NUMBERS_MAX {
@@ -148,7 +149,7 @@ impl Totals {
         self
     }
 
-    /// The number of this name; 0 where there is none.
+    /// The number with this name; 0 if there is none.
     pub fn get(&self, name: &str) -> u64 {
         self.numbers.get(name).copied().unwrap_or(0)
     }
@@ -161,19 +162,19 @@ impl Totals {
     }
 }
 
-/// What one master of a server knows of all numbers: those of its own workers, and what other masters have told of theirs.
+/// What one master of a server knows of all numbers: those of its own workers, and those that other masters have sent.
 ///
-/// Nobody who asks sees a number fall, whichever master answers: before a master shows numbers, it tells them to the other one
-/// of an upgrade, which hears them before it answers anybody after that.
+/// No client sees a number fall, whichever master answers. Before a master shows numbers, it sends them to the other
+/// one of an upgrade, which reads them before it answers any later request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
-    /// What this master itself has counted.
+    /// The numbers that this master itself has counted.
     pub(crate) own: Totals,
-    /// Of the masters before, as the old one has told.
+    /// Numbers of the earlier masters, as the old one has sent them.
     from_old: Totals,
-    /// Of the new master, as far as it has told.
+    /// Numbers of the new master, as far as it has sent them.
     from_new: Totals,
-    /// Of new masters that were sent back.
+    /// Numbers of new masters that were sent back.
     of_ended: Totals,
 }
 
@@ -184,17 +185,17 @@ impl Ledger {
         sum
     }
 
-    /// Everything; `workers` is what this master's workers have counted.
+    /// The sum of all. `workers` are the numbers of this master's workers.
     pub(crate) fn shown(&self, workers: &Totals) -> Totals {
         Self::sum(&[workers, &self.own, &self.of_ended, &self.from_old, &self.from_new])
     }
 
-    /// What the new master adds to its own.
+    /// The numbers that the new master adds to its own.
     pub(crate) fn for_new(&self, workers: &Totals) -> Totals {
         Self::sum(&[workers, &self.own, &self.of_ended, &self.from_old])
     }
 
-    /// What the old master adds to its own.
+    /// The numbers that the old master adds to its own.
     pub(crate) fn for_old(&self, workers: &Totals) -> Totals {
         Self::sum(&[workers, &self.own, &self.of_ended])
     }
@@ -207,7 +208,7 @@ impl Ledger {
         self.from_new.rise_to(part);
     }
 
-    /// The new master has ended: another one counts from 0.
+    /// The new master has ended. A further new master counts from 0.
     pub(crate) fn new_ended(&mut self) {
         let ended = std::mem::take(&mut self.from_new);
         self.of_ended.add(&ended);
@@ -260,7 +261,7 @@ mod tests {
     struct Master {
         ledger: Ledger,
         workers: Totals,
-        /// What was told to it, and not heard yet: by the old master (`true`), or the new one.
+        /// Messages to it that were not read yet: from the old master (`true`), or the new one.
         told: VecDeque<(bool, Totals)>,
     }
 
@@ -277,8 +278,8 @@ mod tests {
         old.told.extend(new.ledger.for_old(&new.workers).parts().into_iter().map(|part| (false, part)));
     }
 
-    /// Upgrades that stay, upgrades that are reverted, and new masters that are killed, in a random order; work goes on at both masters
-    /// all the time, and somebody asks whichever has the name.
+    /// Upgrades that stay, upgrades that are reverted, and new masters that are killed, in a random order. Both masters
+    /// work all the time, and a client asks whichever has the name.
     #[test]
     fn nothing_that_is_shown_ever_falls() {
         for seed in 1..=300_u64 {
@@ -309,13 +310,14 @@ mod tests {
                     (4, Some(_)) => is_new_named = !is_new_named,
                     (5, Some(other)) if random(4) == 0 => {
                         if is_new_named {
-                            // It stays: what the old one counted last comes before its end.
+                            // The new master stays. The last numbers of the old one arrive before its end.
                             tell(&mut old, other);
                             other.hear();
                             other.ledger.new_ended();
                             old = new.take().expect("there is one");
                         } else {
-                            // It was sent back: all is heard; or killed, and what it counted last is lost.
+                            // The new master was sent back, and all its messages are read. Or it was killed, and its
+                            // last numbers are lost.
                             let was_killed = random(2) == 0;
                             if was_killed {
                                 is_exact = false;

@@ -8,11 +8,12 @@ use crate::protocol::Protocol;
 use crate::types::{CannotFreeze, ConnectionId, StateFormat, ThawError};
 
 impl<P: Protocol> Harness<P> {
-    /// Another worker takes every connection over: each is frozen, closed with [`CloseReason::HandedOver`](crate::CloseReason::HandedOver) and thawed by
-    /// `successor`, in the middle of whatever it is at. What the harness was showing, it goes on showing. Connections that are
-    /// about to end do so. One that cannot be frozen stays with the worker that leaves, which says goodbye to it
-    /// ([`Protocol::on_drain`]), or moves as soon as the protocol can let it go: see [`Harness::is_served`]. Connections that
-    /// are [paired](crate::Io::pair_with) move together or stay together.
+    /// Another worker takes over every connection. Each is frozen, closed with
+    /// [`CloseReason::HandedOver`](crate::CloseReason::HandedOver), and thawed by `successor`, whatever it is doing at
+    /// that moment. The state that the harness shows does not change. Connections that are about to end do so. A
+    /// connection that cannot be frozen stays with the leaving worker, which says goodbye to it
+    /// ([`Protocol::on_drain`]), or it moves as soon as the protocol lets it: see [`Harness::is_served`]. Connections
+    /// that are [paired](crate::Io::pair_with) move together or stay together.
     ///
     /// # Panics
     /// If [`Protocol::STATE`] is `None`, a connection cannot be thawed, or [`Protocol::on_start`] fails.
@@ -31,7 +32,7 @@ impl<P: Protocol> Harness<P> {
         self.forget_left();
     }
 
-    /// Workers without connections have left.
+    /// Forgets workers without connections: they have left.
     fn forget_left(&mut self) {
         let serving = self.serving();
         for worker in 0..serving {
@@ -55,7 +56,7 @@ impl<P: Protocol> Harness<P> {
         has_moved
     }
 
-    /// Moves the client's connection, and the one that it is paired with; whether anything has happened.
+    /// Moves the client's connection, and its partner if it is paired. Returns whether anything has happened.
     fn move_with_partner(&mut self, index: usize) -> bool {
         let partner = self.id(Client(index)).and_then(|id| self.context.pairs.of(id)).map(|id| id.slot as usize);
         let partner =
@@ -104,7 +105,7 @@ impl<P: Protocol> Harness<P> {
         freeze(client, &mut host, &mut self.context)
     }
 
-    /// These cannot move now, or not at all; whether anything has happened.
+    /// These cannot move now, or not at all. Returns whether anything has happened.
     fn stay(&mut self, members: &[usize], why: CannotFreeze) -> bool {
         let deadline_ns = self.context.now_ns + self.context.timeouts.drain_ms_max * 1_000_000;
         for member in members {
@@ -116,10 +117,10 @@ impl<P: Protocol> Harness<P> {
         why == CannotFreeze::Stays
     }
 
-    /// The same, to another version of the protocol. Connections that are about to end are not there any more.
+    /// The same, to another version of the protocol. Connections that are about to end do not exist any more.
     ///
     /// # Errors
-    /// The successor's, where it does not understand the state of a connection.
+    /// The successor's, if it does not understand the state of a connection.
     ///
     /// # Panics
     /// If [`Protocol::STATE`] is `None` or names another protocol, or a connection cannot be frozen, or

@@ -23,8 +23,8 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies): what it sends first is a
-    /// header of the PROXY protocol, and the protocol knows of nothing before.
+    /// A proxy connects to a listener with [`trusted_proxies`](crate::config::Listener::trusted_proxies). It must first
+    /// send a header of the PROXY protocol; the protocol does not know of the connection before that.
     pub fn open_proxied(&mut self) -> Client {
         let client = self.add(self.serving());
         self.on(client.0, |connection, _, _, context| connection.await_header(context));
@@ -32,11 +32,11 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// A client connects to a listener with a [layer](crate::config::Listener::layer): the protocol knows of nothing before the handshake
-    /// is over.
+    /// A client connects to a listener with a [layer](crate::config::Listener::layer). The protocol does not know of
+    /// the connection before the end of the handshake.
     ///
     /// # Panics
-    /// If no layer can be made.
+    /// If the layer cannot be created.
     pub fn open_layered(&mut self, layers: &SharedLayers) -> Client {
         let client = self.add(self.serving());
         let layer = layers.accept().expect("a layer");
@@ -49,7 +49,7 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// Adds a layer that outbound connections may go through; see
+    /// Adds a layer for outbound connections; see
     /// [`Settings::outbound_layers`](crate::config::Settings::outbound_layers).
     pub fn add_outbound_layer(&mut self, name: impl Into<String>, layers: impl Layers + 'static) {
         self.context.outbound_layers.insert(name.into(), SharedLayers::new(layers));

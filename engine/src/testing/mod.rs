@@ -48,22 +48,22 @@ use crate::target::Target;
 use crate::telemetry::Snapshot;
 use crate::types::{CloseReason, ConnectionId, Peer, ThawError, TimerKey};
 
-/// Turns in which no byte moves and no message comes, one after the other.
+/// The most turns in a row in which no byte moves and no message arrives.
 const IDLE_TURNS_MAX: usize = 10_000;
 
 /// A client of the harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(usize);
 
-/// See the module's head.
+/// Runs a protocol without a kernel and in virtual time.
 pub struct Harness<P: Protocol> {
-    /// The one that serves is the last; those before leave, and are gone when they have no connections left.
+    /// The last one serves. The earlier ones are leaving, and are gone when they have no connections left.
     workers: Vec<Option<Simulant<P>>>,
     context: Context,
     clients: Vec<Simulated<P::Connection>>,
-    /// Asked for by which worker.
+    /// Requested outbound connections, each with the worker that asked for it.
     connects: Vec<(usize, Target, u64)>,
-    /// Messages that come later, and when.
+    /// Messages that arrive later, with their times.
     coming: Vec<(u64, P::Message)>,
     has_drained: bool,
 }
@@ -100,7 +100,7 @@ impl<P: Protocol> Harness<P> {
         harness
     }
 
-    /// The protocol of the worker that serves, for a look at its state.
+    /// The protocol of the serving worker, to look at its state.
     pub fn protocol(&mut self) -> &mut P {
         let serving = self.serving();
         &mut living(&mut self.workers, serving).protocol
@@ -115,14 +115,14 @@ impl<P: Protocol> Harness<P> {
         self.workers.len() - 1
     }
 
-    /// A callback of a worker that is not for one connection.
+    /// Runs a callback of a worker that is not for one connection.
     fn call<R>(&mut self, worker: usize, callback: impl FnOnce(&mut P, &mut Worker<'_, P::Message>) -> R) -> R {
         let Simulant { protocol, inbox } = living(&mut self.workers, worker);
         let mut all = Rest::all(&mut self.clients);
         callback(protocol, &mut Worker::new(&mut self.context, inbox, &mut all))
     }
 
-    /// Something happens to a connection, if it lives.
+    /// Runs an event of a connection, if it lives.
     fn on<R>(
         &mut self,
         index: usize,
@@ -134,7 +134,7 @@ impl<P: Protocol> Harness<P> {
         Some(event(client.connection.as_mut()?, &mut client.wire, &mut host, &mut self.context))
     }
 
-    /// The same for the one of this name.
+    /// The same for the connection with this id.
     fn on_id(
         &mut self,
         id: ConnectionId,
@@ -154,11 +154,11 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// An outbound connection asked for with [`Worker::connect`] is established; the client is the far end. Where it has a
+    /// An outbound connection that [`Worker::connect`] asked for is established; the client is the far end. If it has a
     /// [layer](Target::with_layer), its handshake begins.
     ///
     /// # Panics
-    /// If none was asked for, or its layer cannot be made.
+    /// If none was asked for, or its layer cannot be created.
     pub fn accept_outbound(&mut self) -> Client {
         let (worker, target, token) = self.connects.remove(0);
         let client = match &target.layer {
@@ -169,7 +169,7 @@ impl<P: Protocol> Harness<P> {
         client
     }
 
-    /// An outbound connection asked for with [`Worker::connect`] is refused.
+    /// An outbound connection that [`Worker::connect`] asked for is refused.
     ///
     /// # Panics
     /// If none was asked for.
@@ -340,7 +340,7 @@ impl<P: Protocol> Harness<P> {
         self.run();
     }
 
-    /// A helper thread's message arrives at the worker that serves then, after this time of [`Harness::advance`].
+    /// A helper thread's message arrives after this time of [`Harness::advance`], at the worker that serves then.
     pub fn message_after(&mut self, time: Duration, message: P::Message) {
         self.coming.push((self.context.deadline_ns(time), message));
     }
@@ -371,7 +371,7 @@ impl<P: Protocol> Harness<P> {
         }
     }
 
-    /// Time passes; timers fire in order, each at its time.
+    /// Lets time pass. Timers fire in order, each at its time.
     pub fn advance(&mut self, time: Duration) {
         let end_ns = self.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
         while let Some(next_ns) = self.next_ns().filter(|next_ns| *next_ns <= end_ns) {
@@ -380,7 +380,7 @@ impl<P: Protocol> Harness<P> {
         self.advance_to(end_ns);
     }
 
-    /// When the next timer fires, or a message comes.
+    /// When the next timer fires, or the next message arrives.
     fn next_ns(&self) -> Option<u64> {
         let coming = self.coming.iter().map(|(at_ns, _)| *at_ns);
         coming.chain(self.context.next_timer_ns()).min()
@@ -419,10 +419,10 @@ impl<P: Protocol> Harness<P> {
         }
     }
 
-    /// Turns of the loop until nothing moves any more.
+    /// Turns the loop until nothing moves any more.
     ///
     /// # Panics
-    /// If the protocol asks to be called again without end, and nothing comes of it.
+    /// If the protocol asks to be called again without end, and nothing changes.
     fn run(&mut self) {
         let mut idle_turns = 0;
         loop {
@@ -447,11 +447,11 @@ impl<P: Protocol> Harness<P> {
             for index in 0..self.clients.len() {
                 has_moved |= self.settle(index);
             }
-            // Every client was looked at.
+            // All clients were checked.
             self.context.touched.clear();
             let requests = std::mem::take(&mut self.context.requests_in_turn);
             self.context.page.requests.add(requests);
-            // The end of the turn may have asked for something.
+            // The callback at the end of the turn may have asked for something.
             let is_over =
                 self.context.commands.is_empty() && self.workers.iter().flatten().all(|worker| worker.inbox.is_empty());
             if !has_moved && !was_asked && is_over {
@@ -476,7 +476,8 @@ impl<P: Protocol> Harness<P> {
             Command::Rerun(id) => self.on_id(id, |connection, host, context| connection.run_again(host, context)),
             Command::Retime(id) => self.on_id(id, |connection, _, context| connection.set_alarm(context)),
             Command::Connect { target, token } => {
-                // Made twice, since it is here that whoever names no known layer is told so.
+                // Create the layer here already, although it is created again later: a protocol that names an unknown
+                // layer gets its error now.
                 match target.layer.as_ref().map(|through| self.context.connect_layer(through)).transpose() {
                     Ok(_) => self.connects.push((self.serving(), target, token)),
                     Err(error) => {
@@ -574,7 +575,7 @@ impl<P: Protocol> Harness<P> {
         }
         let Some(payload) = client.waiting_send.take() else { return has_moved };
         let count = client.wire.window.map_or(payload.len(), |window| payload.len().min(window));
-        // A full window makes sends from shared memory return at once, and others wait.
+        // If the window is full, sends from shared memory return at once, and others wait.
         if count == 0 && !payload.is_shared() {
             client.waiting_send = Some(payload);
             return has_moved;

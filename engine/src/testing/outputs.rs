@@ -1,13 +1,13 @@
-//! The answers of a protocol, wherever its input is cut and its connection is handed over.
+//! The answers of a protocol, wherever its input is split and its connection is handed over.
 
 use super::Harness;
 use crate::protocol::Protocol;
 
-/// Runs `input` through fresh protocols in many ways: whole, cut in two at every byte, byte by byte, and with the peer
-/// taking one, two, three, … bytes of the answer at a time. Gives the output, which must be the same each time.
+/// Runs `input` through fresh protocols in many ways: whole, split in two at every byte, byte by byte, and with a peer
+/// that takes one, two, three, … bytes of the answer at a time. Returns the output, which must be the same each time.
 ///
 /// # Panics
-/// If it is not.
+/// If the outputs differ.
 pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
     let whole = output_of_parts(&make, &[input]);
     for cut in 1..input.len() {
@@ -28,7 +28,7 @@ pub fn output_of_all_splits<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> 
     whole
 }
 
-/// The output to `input` of a peer that takes so many bytes at a time; `before` each time something happens.
+/// The output to `input` for a peer that takes this many bytes at a time. Calls `before` each time something happens.
 fn output_in_windows<P: Protocol>(
     protocol: P,
     input: &[u8],
@@ -52,11 +52,11 @@ fn output_in_windows<P: Protocol>(
 }
 
 /// Runs `input` through fresh protocols that hand the connection over to the next fresh one after every event: at the
-/// start, after each byte or few that arrive, and after each few that the peer takes. Gives the output, which must be the
-/// same as without.
+/// start, after each byte or few bytes that arrive, and after each few bytes that the peer takes. Returns the output,
+/// which must be the same as without handovers.
 ///
 /// # Panics
-/// If it is not, and as [`Harness::hand_over`].
+/// If the outputs differ, and as [`Harness::hand_over`].
 pub fn output_of_all_handovers<P: Protocol>(make: impl Fn() -> P, input: &[u8]) -> Vec<u8> {
     let whole = output_of_parts(&make, &[input]);
     for size in [1, 2, 3, 7, 64] {
@@ -79,7 +79,7 @@ pub fn output_of_all_handovers<P: Protocol>(make: impl Fn() -> P, input: &[u8]) 
     whole
 }
 
-/// Runs `parts`, which arrive one after the other, through a fresh protocol and gives the output.
+/// Runs `parts`, which arrive one after the other, through a fresh protocol, and returns the output.
 pub fn output_of_parts<P: Protocol>(make: impl Fn() -> P, parts: &[&[u8]]) -> Vec<u8> {
     let mut harness = Harness::new(make());
     let client = harness.open();

@@ -6,7 +6,7 @@ use crate::messages::{Heard, Inbox as Packets, Sibling};
 use crate::protocol::Protocol;
 
 impl<P: Protocol> Harness<P> {
-    /// The turn ends: the worker hears what it has said. `true` where that was anything.
+    /// Ends the turn: the worker hears its own messages. Returns `true` if there were any.
     pub(super) fn hear_self(&mut self) -> bool {
         let now_ns = self.context.now_ns;
         let Some(siblings) = self.context.siblings.as_mut().filter(|siblings| siblings.has_staged()) else {
@@ -22,7 +22,7 @@ impl<P: Protocol> Harness<P> {
         true
     }
 
-    /// The next packet for the worker of this name.
+    /// The next packet for the worker with this name.
     pub(super) fn take_packet(&mut self, to: &str) -> Option<Vec<u8>> {
         let now_ns = self.context.now_ns;
         let siblings = self.context.siblings.as_mut()?;
@@ -32,14 +32,14 @@ impl<P: Protocol> Harness<P> {
         Some(packet)
     }
 
-    /// There may be room again for what could not be said.
+    /// There may be room again for messages that were refused.
     pub(super) fn packets_are_out(&mut self) {
         if self.context.siblings.as_mut().is_some_and(|siblings| siblings.settle()) {
             self.call(self.serving(), Protocol::on_siblings_writable);
         }
     }
 
-    /// A packet comes that the worker `from` has said.
+    /// Delivers a packet that the worker `from` has sent.
     pub(super) fn hear_packet(&mut self, from: Sibling, packets: &mut Packets, packet: &[u8]) {
         let serving = self.serving();
         match packets.take(packet) {

@@ -13,13 +13,13 @@ use crate::proxy::ProxyHeader;
 use crate::sys::payload::Payload;
 use crate::types::{CannotFreeze, CloseReason, ConnectionId, Peer, ThawError};
 
-/// Where clients come from, and where they go to.
+/// The addresses of clients, and the address to which they connect.
 pub(super) const ENDS: (SocketAddr, SocketAddr) = {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     (SocketAddr::new(localhost, 40_000), SocketAddr::new(localhost, 80))
 };
 
-/// A worker, which shares its surroundings with the others.
+/// A worker, which shares its context with the others.
 pub(super) struct Simulant<P: Protocol> {
     pub(super) protocol: P,
     pub(super) inbox: Inbox<P::Message>,
@@ -35,10 +35,10 @@ impl<P: Protocol> Simulant<P> {
         Self { protocol, inbox }
     }
 
-    /// Moves the worker's own state, where it has some, to another worker.
+    /// Moves the worker's own state, if it has some, to another worker.
     ///
     /// # Errors
-    /// The other one's, where it does not understand the state.
+    /// The other worker's, if it does not understand the state.
     pub(super) fn bring_state<Q: Protocol>(
         &mut self,
         to: &mut Simulant<Q>,
@@ -54,7 +54,7 @@ impl<P: Protocol> Simulant<P> {
     }
 }
 
-/// One that has connections, or serves.
+/// A worker that has connections, or serves.
 pub(super) fn living<P: Protocol>(workers: &mut [Option<Simulant<P>>], worker: usize) -> &mut Simulant<P> {
     workers[worker].as_mut().expect("a worker that has not left")
 }
@@ -68,27 +68,27 @@ pub(super) enum Sent {
 /// A client, from its own side of the network.
 #[derive(Default)]
 pub(super) struct Wire {
-    /// What it sent and the engine has not received.
+    /// What it has sent and the engine has not received.
     pub(super) incoming: VecDeque<Sent>,
     pub(super) output: Vec<u8>,
-    /// Bytes it still takes; `None` for any number.
+    /// Bytes that it still takes; `None` for any number.
     pub(super) window: Option<usize>,
     pub(super) saw_end: bool,
     pub(super) was_reset: bool,
-    /// What a proxy has said of it.
+    /// The header that a proxy has sent for it.
     pub(super) proxy: Option<ProxyHeader>,
-    /// Those of the listener.
+    /// The layers of its listener.
     pub(super) layers: Option<SharedLayers>,
     pub(super) label: u8,
 }
 
 pub(super) struct Simulated<S> {
-    /// `None` once closed. Its name tells the worker: that is the generation.
+    /// `None` once closed. Its id names the worker: that is the generation.
     pub(super) connection: Option<Connection<S>>,
     pub(super) wire: Wire,
     pub(super) waiting_send: Option<Payload>,
     pub(super) reason: Option<CloseReason>,
-    /// Its worker leaves, and its protocol could not let it go yet.
+    /// Its worker is leaving, and its protocol could not let it move yet.
     pub(super) moves_later: bool,
 }
 
@@ -97,7 +97,7 @@ impl<S> Simulated<S> {
         Self { connection, wire, waiting_send: None, reason: None, moves_later: false }
     }
 
-    /// Who has its connection; `None` once that is closed.
+    /// The worker that has its connection; `None` once that is closed.
     pub(super) fn worker(&self) -> Option<usize> {
         self.connection.as_ref().map(|connection| connection.id().generation as usize)
     }
@@ -114,7 +114,7 @@ impl<S: 'static> Place for Simulated<S> {
 /// Freezes the client's connection.
 ///
 /// # Errors
-/// If the protocol keeps it: then nothing is changed.
+/// If the protocol keeps it: then nothing changes.
 pub(super) fn freeze<P: Protocol>(
     client: &mut Simulated<P::Connection>,
     host: &mut Host<'_, P>,
@@ -127,7 +127,7 @@ pub(super) fn freeze<P: Protocol>(
     connection.freeze(host.protocol, context)
 }
 
-/// Makes a connection of what another worker has frozen, for the client at this place. It stays frozen.
+/// Builds a connection from what another worker has frozen, for the client with this index. It stays frozen.
 pub(super) fn thaw<Q: Protocol>(
     (protocol, clients): (&mut Q, &mut [Simulated<Q::Connection>]),
     id: ConnectionId,

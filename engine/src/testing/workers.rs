@@ -7,12 +7,13 @@ use crate::config::{Limits, Timeouts};
 use crate::messages::{Inbox as Packets, Sibling, Who};
 use crate::protocol::Protocol;
 
-/// Rounds of messages without a byte of a client and without time passing.
+/// The most rounds of messages without a client's byte and without time passing.
 const ROUNDS_MAX: usize = 10_000;
 
-/// Workers that speak to each other ([`Worker::send`](crate::Worker::send), [`Worker::broadcast`](crate::Worker::broadcast)), each
-/// with clients of its own. What one says reaches the others before [`Workers::at`] and [`Workers::advance`] return, in the order in
-/// which it was said; between messages of different workers there is no order on real sockets, and here it is that of slots.
+/// Workers that send each other messages ([`Worker::send`](crate::Worker::send),
+/// [`Worker::broadcast`](crate::Worker::broadcast)), each with its own clients. Messages of a worker reach the others
+/// before [`Workers::at`] and [`Workers::advance`] return, in the order in which it sent them. Messages of different
+/// workers have no order on real sockets; here they arrive in the order of slots.
 ///
 /// ```
 /// # use baton::{Io, Peer, Protocol, Reject, Sibling, StateFormat, Step, Worker};
@@ -43,12 +44,12 @@ const ROUNDS_MAX: usize = 10_000;
 pub struct Workers<P: Protocol> {
     /// By slot.
     all: Vec<Harness<P>>,
-    /// What each has heard of each other one, by the slots of both.
+    /// The packets that each worker has read of each other one, by the slots of both.
     packets: Vec<Vec<Packets>>,
 }
 
 impl<P: Protocol> Workers<P> {
-    /// So many workers with default limits and time-outs, which know each other once all have started.
+    /// This many workers with default limits and time-outs. They know each other once all have started.
     ///
     /// # Panics
     /// As [`Harness::new`].
@@ -77,10 +78,10 @@ impl<P: Protocol> Workers<P> {
         this
     }
 
-    /// Something happens at the worker that has this slot, and messages reach whomever they are for.
+    /// Runs an event at the worker with this slot, and delivers the messages that follow.
     ///
     /// # Panics
-    /// If there is no such worker, if time passes for it alone, or if workers speak to each other without end.
+    /// If there is no such worker, if time passes for it alone, or if workers send each other messages without end.
     pub fn at<R>(&mut self, slot: usize, event: impl FnOnce(&mut Harness<P>) -> R) -> R {
         let now_ns = self.all[slot].context.now_ns;
         let result = event(&mut self.all[slot]);
@@ -89,10 +90,10 @@ impl<P: Protocol> Workers<P> {
         result
     }
 
-    /// Time passes for all workers; timers fire in order, each at its time, and messages take none.
+    /// Lets time pass for all workers. Timers fire in order, each at its time, and messages take no time.
     ///
     /// # Panics
-    /// If workers speak to each other without end.
+    /// If workers send each other messages without end.
     pub fn advance(&mut self, time: Duration) {
         let Some(first) = self.all.first() else { return };
         let end_ns = first.context.now_ns + u64::try_from(time.as_nanos()).expect("within centuries");
@@ -114,7 +115,7 @@ impl<P: Protocol> Workers<P> {
         assert!(rounds < ROUNDS_MAX, "workers answer each other without end");
     }
 
-    /// Each worker's packets reach the others; `false` where there were none.
+    /// Delivers each worker's packets to the others. Returns `false` if there were none.
     fn deliver(&mut self) -> bool {
         let mut has_moved = false;
         for from in 0..self.all.len() {
@@ -152,7 +153,7 @@ mod tests {
     const TELL: TimerKey = TimerKey(0);
     const LOOK: TimerKey = TimerKey(1);
 
-    /// A client's byte names the slot that hears the rest; what comes from other workers goes to all clients here.
+    /// A client's first byte names the slot that gets the rest. Messages from other workers go to all clients here.
     #[derive(Default)]
     struct Relay {
         clients: Vec<ConnectionId>,
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(workers.at(1, |worker| worker.protocol().heard.len()), 0);
         let speaker = workers.at(0, Harness::open);
         let hearers = [0, 1, 2].map(|slot| workers.at(slot, Harness::open));
-        // In many packets, and whole.
+        // The message takes many packets, and arrives whole.
         let large = vec![b'x'; 300_000];
         workers.at(0, |worker| worker.send(speaker, b"2hello"));
         workers.at(0, |worker| worker.send(speaker, &[b"2", large.as_slice()].concat()));
@@ -232,7 +233,7 @@ mod tests {
                 let relay = worker.protocol();
                 (relay.heard.iter().map(|(from, _)| *from).collect::<Vec<_>>(), relay.heard_at_look)
             });
-            // Slot 2 speaks after 10 ms, all look after 15, slot 1 speaks after 20, slot 0 after 30.
+            // Slot 2 sends after 10 ms, all look after 15, slot 1 sends after 20, slot 0 after 30.
             assert_eq!((from, at_look), (vec![2, 1, 0], Some(1)), "at {slot}");
         }
     }
