@@ -1,4 +1,4 @@
-//! A service with helper threads: what takes long is done beside the worker's thread, which serves others meanwhile.
+//! A service with helper threads: long work is done outside the worker's thread, which serves others meanwhile.
 //!
 //! ```text
 //! $ cargo run --example jobs -- 127.0.0.1:7004 --control /tmp/jobs.sock &
@@ -6,10 +6,10 @@
 //! 1000000            -> prime 1000000 is 15485863
 //! ```
 //!
-//! Each worker has a few helpers ([`baton::spawn_helper`], which are not pinned to its core), and a queue to them with a bound:
-//! whoever finds it full waits, and is not read. A connection has one job at a time, so answers come in order. While a helper
-//! works for it, a connection does not move to another worker ([`CannotFreeze::Later`]): no job is lost, or done twice. One that
-//! has not been begun moves with the connection, and is asked for again there.
+//! Each worker has a few helpers ([`baton::spawn_helper`], which are not pinned to its core), and a bounded queue to
+//! them. If the queue is full, a connection waits and is not read. A connection has one job at a time, so answers come in
+//! order. While a helper works for it, a connection does not move to another worker ([`CannotFreeze::Later`]): no job is
+//! lost or done twice. A job that has not begun moves with the connection, and the new worker asks for it again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -30,10 +30,10 @@ const HELPERS: usize = 2;
 const QUEUE_MAX: usize = 64;
 const PLACE_MAX: u64 = 10_000_000;
 
-/// What a helper is asked.
+/// A question for a helper: the connection, and the index of the prime number.
 type Job = (ConnectionId, u64);
 
-/// What it has found.
+/// A helper's result.
 #[derive(Debug)]
 struct Found {
     connection: ConnectionId,
@@ -41,7 +41,7 @@ struct Found {
     prime: u64,
 }
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
     #[default]
@@ -54,9 +54,9 @@ enum Standing {
 
 struct Jobs {
     jobs: Sender<Job>,
-    /// For the helpers, until they are started.
+    /// The other end of the queue, until the helpers are started.
     taken: Receiver<Job>,
-    /// Connections whose jobs found no room.
+    /// Connections whose jobs found no room in the queue.
     waiting: VecDeque<ConnectionId>,
 }
 
@@ -78,7 +78,7 @@ impl Jobs {
     }
 }
 
-/// The prime number at this place, the slow way.
+/// The prime number with this index, computed the slow way.
 fn prime(place: u64) -> u64 {
     let mut primes: Vec<u64> = vec![2];
     let mut candidate = 3;
@@ -100,7 +100,7 @@ impl Protocol for Jobs {
         for _ in 0..HELPERS {
             let (jobs, mailbox) = (self.taken.clone(), worker.mailbox());
             baton::spawn_helper("prime", move || {
-                // It ends with the worker: then nobody asks any more.
+                // The loop ends with the worker, which then sends no more jobs.
                 for (connection, place) in jobs {
                     let _ = mailbox.send(Found { connection, place, prime: prime(place) });
                 }
@@ -129,14 +129,14 @@ impl Protocol for Jobs {
 
     fn on_message(&mut self, found: Found, worker: &mut Worker<'_, Found>) {
         let Found { connection, place, prime } = found;
-        // Whoever has gone away meanwhile needs no answer.
+        // A client that has disconnected meanwhile needs no answer.
         let _ = worker.with(connection, |standing: &mut Standing, io| {
             let _ = writeln!(io, "prime {place} is {prime}");
             io.count_requests(1);
             *standing = Standing::Reads;
             Next::More { at_least: 1 }
         });
-        // There is room for the next.
+        // There is room for the next job.
         if let Some(id) = self.waiting.pop_front() {
             let _ = worker.with(id, |standing: &mut Standing, io| {
                 if let Standing::Waits(place) = *standing {
@@ -155,7 +155,7 @@ impl Protocol for Jobs {
     }
 
     fn on_limit(&mut self, standing: &mut Standing, _: Limit, _: &[u8], _: &mut Io<'_>) -> Next {
-        // The client waits for this side.
+        // The client has ended its side and waits for this one.
         if *standing == Standing::Reads { Next::Close } else { Next::Keep }
     }
 
@@ -179,7 +179,7 @@ impl Protocol for Jobs {
             (1, []) => Ok(Standing::Reads),
             (1, _) => {
                 let place = u64::from_le_bytes(state.try_into().map_err(|_| ThawError::Malformed)?);
-                // It is asked for when the connection is this worker's.
+                // The new worker asks for it again once the connection belongs to it.
                 io.wake(io.id());
                 Ok(Standing::Waits(place))
             }
@@ -218,7 +218,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// On the harness, helpers are virtual: a test takes the jobs, and says what was found.
+/// On the harness, helpers are virtual: a test takes the jobs and sends the results.
 #[cfg(test)]
 mod tests {
     use baton::testing::{Client, Harness};

@@ -4,13 +4,13 @@
 //! $ cargo run -p baton-engine --example lines &
 //! $ nc 127.0.0.1 7001
 //! say hello          -> hello
-//! sleep 500          -> awake                  half a second later; what follows waits
+//! sleep 500          -> awake                  half a second later; later lines wait
 //! count 1000000      -> 1 2 3 ...              as fast as you read, never more than a buffer ahead
 //! tick 1000          -> tick 1, tick 2 ...     each second, between the other answers
 //! stop, quit
 //! ```
 //!
-//! What happens is logged to standard error; `RUST_LOG=debug` says more.
+//! Events are logged to standard error; `RUST_LOG=debug` logs more.
 
 use std::io::Write;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Lines;
 
 #[derive(Default)]
 struct Conversation {
-    /// What is left of a `count`.
+    /// The rest of a `count`.
     counting: Option<(u64, u64)>,
     /// Time between ticks, and how many there were.
     ticking: Option<(Duration, u64)>,
@@ -42,7 +42,7 @@ struct Conversation {
 /// What happens to the connection after a line.
 enum After {
     Go,
-    /// Read on when the callback that is waited for says so.
+    /// Read on when the callback for which the connection waits says so.
     Wait,
     Quit,
 }
@@ -72,7 +72,7 @@ impl Protocol for Lines {
         Step::more(consumed)
     }
 
-    /// The peer has taken most of what was written: go on counting where it stopped.
+    /// The peer has read most of the output: continue to count.
     fn on_writable(&mut self, conversation: &mut Conversation, io: &mut Io<'_>) -> Next {
         if conversation.counting.is_some() && conversation.count(io) {
             return Next::More { at_least: 1 };
@@ -86,7 +86,7 @@ impl Protocol for Lines {
             return Next::More { at_least: 1 };
         }
         if let Some((interval, count)) = &mut conversation.ticking {
-            // Whoever does not read gets fewer ticks, not a longer queue of them.
+            // A client that does not read gets fewer ticks, not a longer queue of them.
             if !io.is_full() {
                 *count = count.saturating_add(1);
                 let _ = writeln!(io, "tick {count}");
@@ -107,8 +107,8 @@ impl Protocol for Lines {
     }
 
     /// Version 1: the next number of a `count` and its last, the milliseconds between ticks and how many there were, as
-    /// text, `-` for none. A `sleep` is a timer, which the engine hands over. Whoever adds a field raises the version,
-    /// and goes on reading the ones before, for connections that come from an older binary. What this release cannot have
+    /// text, `-` for none. A `sleep` is a timer, which the engine hands over. If you add a field, raise the version,
+    /// and continue to read the earlier ones, for connections from an older binary. State that this release cannot have
     /// written is refused: the other worker may be broken.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "lines", version: 1 });
 
@@ -183,7 +183,7 @@ impl Conversation {
         After::Go
     }
 
-    /// Writes numbers until the queue to the peer is full; `true` when the last is written.
+    /// Writes numbers until the queue to the peer is full. Returns `true` when the last one is written.
     fn count(&mut self, io: &mut Io<'_>) -> bool {
         let Some((next, last)) = &mut self.counting else { return true };
         while *next <= *last {
@@ -207,12 +207,12 @@ fn main() -> Result<(), ServerError> {
         ..Limits::default()
     };
     let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
-    // Before the server runs: its workers are forked from this process, and log as it does.
+    // Do this before the server runs: its workers are forked from this process, and log as it does.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
     Server::builder().name("lines").listen(([127, 0, 0, 1], 7001)).limits(limits).build()?.run(|_slot| Lines)
 }
 
-/// A protocol is tested without sockets and without waiting: the harness is the engine in virtual time.
+/// Tests need no sockets and no waiting: the harness is the engine in virtual time.
 #[cfg(test)]
 mod tests {
     use baton::config::Timeouts;

@@ -1,11 +1,12 @@
-//! What messages between two workers cost, beside a bare pair of sockets of the same kind, on two cores.
+//! The cost of messages between two workers, compared with a bare pair of sockets of the same kind, on two cores.
 //!
 //! ```text
 //! cargo run --release -p baton --example mesh_figures
 //! ```
 //!
-//! Latency: a message of 64 bytes goes to the other worker and back, one at a time; half of that. Throughput: one sends, so many in each turn
-//! of its loop, as fast as it can; processor time is that of both.
+//! Latency: half of the time in which a message of 64 bytes goes to the other worker and back, one message at a time.
+//! Throughput: one worker sends as fast as it can, a fixed number of messages in each turn of its loop; processor time is
+//! that of both.
 
 use std::io::{Error, Result};
 use std::os::fd::AsRawFd;
@@ -43,7 +44,7 @@ fn throughput(what: &str, batch: usize, took_ns: u64, cpu: Duration) {
     println!("{what}: batches of {batch}: {per_cpu:.0} messages per processor second, {per_second:.0} per second");
 }
 
-/// What slot 0 is at; slot 1 only answers.
+/// The measurement that slot 0 is making; slot 1 only answers.
 enum Phase {
     Pings { sent_ns: u64, halves_ns: Vec<u64> },
     Batches { place: usize, sent: usize, began_ns: u64, cpu: Duration },
@@ -163,7 +164,7 @@ impl Protocol for Figures {
     }
 }
 
-/// Pins this thread to a core, where there are so many.
+/// Pins this thread to a core, if there are enough cores.
 fn pin(place: usize) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let _ = cores.get(place).map(|core| core_affinity::set_for_current(*core));
@@ -207,7 +208,7 @@ fn bare() -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    // In a thread of its own: the server forks, and pins its workers by itself.
+    // In a separate thread: the server forks, and pins its workers itself.
     std::thread::spawn(bare).join().map_err(|_| Error::other("the pair panicked"))??;
     let server = Server::builder().listen(([127, 0, 0, 1], 0)).workers(2).build().map_err(Error::other)?;
     let figures = |slot| Figures {

@@ -1,13 +1,14 @@
-//! A TCP proxy: each connection goes to one of several upstreams, in turn, and whoever reads slowly slows the other side down.
+//! A TCP proxy: each connection goes to one of several upstreams, in turn. A side that reads slowly slows the other one
+//! down.
 //!
 //! ```text
 //! $ cargo run --example proxy -- 127.0.0.1:7003 127.0.0.1:7000 127.0.0.1:7001 --control /tmp/proxy.sock
 //! ```
 //!
-//! FIN is forwarded and the other direction goes on; a reset is forwarded as one. An upstream that refuses is left out until a
-//! look at it, every second, succeeds. `--proxy-header` says to upstreams whose connections these are (PROXY protocol, version 2).
-//! The two connections of a client are paired ([`Io::pair_with`]): they move to another worker together, at reloads and upgrades,
-//! with every byte that was on its way.
+//! FIN is forwarded and the other direction continues; a reset is forwarded as one. An upstream that refuses gets no
+//! connections until a check of it, once per second, succeeds. `--proxy-header` sends upstreams the clients' addresses
+//! (PROXY protocol, version 2). The two connections of a client are paired ([`Io::pair_with`]): they move to another
+//! worker together, at reloads and upgrades, with every byte that was on its way.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,11 +22,11 @@ use baton::{
 };
 use clap::Parser;
 
-/// Looks at upstreams that were left out.
+/// The timer for checks of upstreams that get no connections.
 const LOOK: TimerKey = TimerKey(0);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tokens from here on are looks at upstreams; those below name clients.
+/// Tokens from here on are checks of upstreams. Lower ones name clients.
 const LOOKS: u64 = u64::MAX - u16::MAX as u64;
 
 struct Upstream {
@@ -43,15 +44,15 @@ struct Proxy {
 /// One side of a connection.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Side {
-    /// Its upstream is being connected to.
+    /// The connection to its upstream is being established.
     is_waiting: bool,
-    /// It is not read until the other side has taken something.
+    /// It is not read until the other side has read something.
     is_held: bool,
-    /// The client has ended its side before there was another one.
+    /// The client has ended its side before the other side existed.
     has_ended: bool,
-    /// What the upstream is told about it.
+    /// The header that the upstream gets for it.
     header: Vec<u8>,
-    /// The upstream that it goes to, by its place, and how many were tried before.
+    /// The index of its upstream. The next field: how many were tried before.
     upstream: usize,
     tries: usize,
 }
@@ -62,7 +63,7 @@ impl Proxy {
         Self { upstreams, sends_header, next: 0, failures: None }
     }
 
-    /// The next upstream that is up; any, where none is.
+    /// The next upstream that is up; any upstream if none is.
     fn choose(&mut self) -> usize {
         let count = self.upstreams.len();
         let order = (0..count).map(|step| (self.next + step) % count);
@@ -71,7 +72,7 @@ impl Proxy {
         chosen
     }
 
-    /// The upstream of a client cannot be connected to: the next one is tried, if there is one.
+    /// A client's upstream cannot be reached: tries the next one, if there is one.
     fn try_next(&mut self, side: &mut Side, error: &std::io::Error, io: &mut Io<'_>) -> Next {
         let failed = &mut self.upstreams[side.upstream];
         tracing::warn!(upstream = %failed.address, %error, "an upstream cannot be connected to");
@@ -86,7 +87,7 @@ impl Proxy {
     }
 }
 
-/// The header of version 2, for TCP (PROXY protocol, section 2.2); nothing where an end is not known.
+/// The header of version 2, for TCP (PROXY protocol, section 2.2); empty if an end is not known.
 fn header(peer: &Peer<'_>) -> Vec<u8> {
     let (Ok(from), Ok(to)) = (peer.address(), peer.local_address()) else { return Vec::new() };
     let mut addresses = Vec::new();
@@ -149,7 +150,7 @@ impl Protocol for Proxy {
         }
     }
 
-    /// The client had nothing more to say when the upstream was connected.
+    /// The client had ended its side before the upstream was connected.
     fn on_wake(&mut self, side: &mut Side, _: &mut Io<'_>) -> Next {
         if side.has_ended { Next::ShutdownWrite } else { Next::Keep }
     }
@@ -191,9 +192,9 @@ impl Protocol for Proxy {
         }
     }
 
-    /// Idle for too long: so is the other side, which is told by `on_close`.
+    /// Idle for too long. The other side is idle, too, and gets its end by `on_close`.
     fn on_limit(&mut self, _: &mut Side, limit: Limit, _: &[u8], _: &mut Io<'_>) -> Next {
-        // Nothing is a message here.
+        // There are no messages here.
         if limit == Limit::Message { Next::Keep } else { Next::Close }
     }
 
@@ -215,7 +216,7 @@ impl Protocol for Proxy {
         worker.set_timer(LOOK, LOOK_INTERVAL);
     }
 
-    /// Both sides go on until they are done; whoever does not move in time is cut.
+    /// Both sides continue until they are done. If they do not end in time, they are cut.
     fn on_drain(&mut self, _: &mut Side, _: Duration, _: &[u8], _: &mut Io<'_>) -> Drain {
         Drain::Wait
     }
@@ -223,7 +224,7 @@ impl Protocol for Proxy {
     fn on_close(&mut self, _: Side, closed: Closed<'_>, worker: &mut Worker<'_, ()>) {
         let Some(partner) = closed.partner else { return };
         let _ = worker.with(partner, |_: &mut Side, io| match closed.reason {
-            // Both directions are over, and the other side has only to send what is left.
+            // Both directions are over, and the other side only has to send the rest.
             CloseReason::Peer | CloseReason::HandedOver => Next::Keep,
             CloseReason::Reset | CloseReason::Aborted => Next::Abort,
             _ => {

@@ -1,4 +1,4 @@
-//! Publish and subscribe over all workers: whoever publishes need not know at which worker the subscribers are.
+//! Publish and subscribe over all workers: a publisher need not know which workers have the subscribers.
 //!
 //! ```text
 //! $ cargo run --example pubsub -- 127.0.0.1:7005 --workers 2 --control /tmp/pubsub.sock &
@@ -8,9 +8,10 @@
 //! unsub news         -> ok
 //! ```
 //!
-//! Each message goes to all workers ([`Io::broadcast`]), this one too, and each of them to its own subscribers ([`Worker::with`]).
-//! A subscriber that does not read misses messages, and is told how many, instead of filling the memory. A publisher waits where
-//! workers have no room. Connections move at reloads and upgrades with what they have subscribed to, and hear each message once.
+//! Each message goes to all workers ([`Io::broadcast`]), including this one, and each of them passes it to its own
+//! subscribers ([`Worker::with`]). A subscriber that does not read misses messages, and learns how many, instead of
+//! filling the memory. If workers have no room, a publisher waits. Connections move at reloads and upgrades together with
+//! their subscriptions, and hear each message once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
@@ -32,7 +33,7 @@ const ANSWER_TO_WRONG: &[u8] = b"error: sub TOPIC, unsub TOPIC, or pub TOPIC TEX
 #[derive(Default)]
 struct Client {
     topics: BTreeSet<String>,
-    /// Messages that it was too slow for, since it was told.
+    /// Messages that it has missed since it was last told.
     missed: u64,
 }
 
@@ -63,10 +64,10 @@ impl PubSub {
         }
     }
 
-    /// Does what a line says.
+    /// Carries out the command of a line.
     ///
     /// # Errors
-    /// If nothing was done, since workers have no room for what was to be published.
+    /// If nothing was done, because workers have no room for the message.
     fn command(&mut self, client: &mut Client, line: &str, io: &mut Io<'_>) -> Result<(), SendError> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let is_done = match (command, rest.split_once(' ')) {
@@ -140,7 +141,7 @@ impl Protocol for PubSub {
         }
     }
 
-    /// Subscribers have nothing to say.
+    /// Subscribers need not send anything.
     fn on_limit(&mut self, client: &mut Client, limit: Limit, _: &[u8], _: &mut Io<'_>) -> Next {
         if limit == Limit::Idle && !client.topics.is_empty() { Next::Keep } else { Next::Close }
     }
@@ -149,7 +150,8 @@ impl Protocol for PubSub {
         client.topics.iter().for_each(|topic| self.unsubscribe(topic, closed.id));
     }
 
-    /// What was missed, and the topics, each on a line. One that waits for room asks again where it goes on.
+    /// The number of missed messages, and the topics, each on a line. A connection that waits for room asks again at
+    /// the new worker.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "pubsub", version: 1 });
 
     fn freeze(&mut self, client: &Client, state: &mut Vec<u8>) -> Result<(), CannotFreeze> {

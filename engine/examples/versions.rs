@@ -1,7 +1,7 @@
-//! Upgrades across versions of a protocol's state: connections stay, and know what they knew.
+//! Upgrades across versions of a protocol's state: connections stay, and keep their state.
 //!
-//! Each line is a number; the answer is the sum of all numbers so far on this connection. Later releases also know how many
-//! there were, so that `mean` can be asked for. Here the three releases are one program; in life they are three.
+//! Each line is a number; the answer is the sum of all numbers so far on this connection. Later releases also count the
+//! numbers, so that a client can ask for the `mean`. Here the three releases are one program; in reality they are three.
 //!
 //! ```text
 //! $ cargo build -p baton-engine --example versions -p batonctl
@@ -16,13 +16,13 @@
 //!
 //! How to change the state of a protocol that is in use:
 //!
-//! 1. Release 1 writes version 1, and reads that.
-//! 2. Release 2 reads versions 1 and 2, and still writes version 1: so it can be reverted to release 1, which knows no
-//!    other.
+//! 1. Release 1 writes version 1, and reads it.
+//! 2. Release 2 reads versions 1 and 2, and still writes version 1. So it can be reverted to release 1, which knows no
+//!    other version.
 //! 3. Release 3 reads both and writes version 2. It can be reverted to release 2. An upgrade back to release 1 is refused,
-//!    because release 1 cannot read version 2; with `--allow state` it goes ahead, and the connections are told goodbye.
+//!    because release 1 cannot read version 2. With `--allow state` it is done, and the connections get the goodbye.
 //!
-//! Where nobody wants to revert, or goodbyes are fine then, release 2 can be left out: from 1 to 3 all connections move.
+//! If you never need to revert, or if goodbyes are acceptable then, leave release 2 out: from 1 to 3 all connections move.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -34,11 +34,11 @@ use baton::config::{Control, Settings, Timeouts};
 use baton::{CannotFreeze, Drain, Io, Next, Peer, Protocol, Reject, Server, Service, StateFormat, Step, ThawError};
 use clap::Parser;
 
-/// What a connection knows. `count` is new in release 2.
+/// The state of a connection. `count` is new in release 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     sum: i64,
-    /// Numbers that were added, as far as is known: those before release 2 were not counted.
+    /// Numbers that were added, as far as is known: earlier releases than 2 did not count them.
     count: u64,
 }
 
@@ -99,10 +99,11 @@ impl<const RELEASE: u32> Protocol for Tallies<RELEASE> {
         Drain::Close
     }
 
-    /// What is written.
+    /// The version that this release writes.
     const STATE: Option<StateFormat> = Some(StateFormat { name: "tallies", version: if RELEASE >= 3 { 2 } else { 1 } });
 
-    /// What is read beside that: release 2 reads the next version already, so that it can be reverted to.
+    /// The versions that it reads in addition. Release 2 reads the next version already, so that release 3 can be
+    /// reverted to it.
     const STATE_READS: &'static [u32] = match RELEASE {
         0 | 1 => &[],
         2 => &[2],
@@ -155,7 +156,7 @@ impl Arguments {
             workers: self.workers,
             control: Control::At(self.control.clone()),
             pid_file: self.pid_file.clone(),
-            // Whoever adds up by hand takes their time.
+            // A person who adds up by hand needs time.
             timeouts: Timeouts { idle_ms: 0, message_ms: 0, ..Timeouts::default() },
             ..Settings::default()
         }
@@ -189,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// What a connection says that moves from one release to another in the middle of a line.
+    /// The answer of a connection that moves from one release to another in the middle of a line.
     fn across<const FROM: u32, const TO: u32>() -> Option<Vec<u8>> {
         let mut harness = Harness::new(Tallies::<FROM>);
         let client = harness.open();

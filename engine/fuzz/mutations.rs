@@ -1,14 +1,14 @@
-//! A fuzzer's seeds, and mutations of them: the same ones in every run. For ordinary tests, which have no libFuzzer.
+//! A fuzzer's seeds, and mutations of them: the same ones in every run. For normal tests, which have no libFuzzer.
 
 use std::fs;
 use std::panic;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Mutations in an ordinary run.
+/// Mutations in a normal run.
 const MUTATIONS: u64 = 2_000;
 
-/// What a mutation puts in for any reader; each has its own beside these.
+/// Pieces that a mutation inserts for any reader. Each reader has further ones of its own.
 const PIECES: &[&[u8]] = &[
     b"0",
     b"-1",
@@ -27,7 +27,7 @@ const PIECES: &[&[u8]] = &[
     b" ",
 ];
 
-/// Of those, the ones that are numbers.
+/// The number of these that are numbers.
 const NUMBERS: usize = 8;
 
 struct Random(u64);
@@ -44,11 +44,11 @@ impl Random {
     }
 }
 
-/// Runs a check of the seeds in `folder`, and of mutations of them, into which `pieces` are put. With `BATON_FUZZ_SECONDS` it goes on
-/// for so long.
+/// Runs a check of the seeds in `folder`, and of mutations of them, into which `pieces` are inserted. With
+/// `BATON_FUZZ_SECONDS` it continues for this time.
 ///
 /// # Panics
-/// If the check does; the panic says for which bytes.
+/// If the check does; the panic names the bytes.
 pub(crate) fn run(folder: &Path, pieces: &[&[u8]], check: fn(&[u8])) {
     let mut files: Vec<_> = fs::read_dir(folder).expect("seeds").map(|file| file.expect("a file").path()).collect();
     files.sort();
@@ -80,13 +80,13 @@ fn mutate(seeds: &[Vec<u8>], pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
                 data.splice(at..at, piece);
             }
             3 => data.truncate(data.len() - random.below(data.len().min(20))),
-            // A number becomes another one.
+            // Replaces a number with another one.
             4 => {
                 let Some(start) = (at..data.len()).find(|place| data[*place].is_ascii_digit()) else { continue };
                 let end = (start..data.len()).find(|place| !data[*place].is_ascii_digit()).unwrap_or(data.len());
                 data.splice(start..end, PIECES[random.below(NUMBERS)].iter().copied());
             }
-            // A line of another seed.
+            // Inserts a line of another seed.
             5 => {
                 let other = &seeds[random.below(seeds.len())];
                 let lines: Vec<&[u8]> = other.split(|byte| *byte == b'\n').collect();

@@ -4,11 +4,11 @@ use baton::testing::Harness;
 
 use crate::service::Service;
 
-/// Runs `data` as one connection's input through fresh stores: whole, byte by byte, and cut in several ways. The output
-/// must be the same each time, and so must be whether the connection goes on.
+/// Runs `data` as one connection's input through fresh stores: whole, byte by byte, and split in several ways. The
+/// output must be the same each time, and so must be whether the connection continues.
 ///
 /// # Panics
-/// If it is not, or if the store panics.
+/// If they differ, or if the store panics.
 pub(crate) fn check(data: &[u8]) {
     let whole = output(&[data]);
     let bytes: Vec<&[u8]> = data.chunks(1).collect();
@@ -27,7 +27,7 @@ fn output(parts: &[&[u8]]) -> (Vec<u8>, bool) {
     (store.take_output(client), store.saw_end(client))
 }
 
-/// Cuts at places that depend on the data and the seed only.
+/// Splits at positions that depend only on the data and the seed.
 fn parts(mut data: &[u8], seed: u64) -> Vec<&[u8]> {
     let mut state = data.iter().fold(seed + 1, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let mut parts = Vec::new();

@@ -6,12 +6,12 @@ use baton::testing::Harness;
 
 use crate::service::Service;
 
-/// What is asked of a store that was made of any bytes.
+/// Requests for a store that was made from any bytes.
 const QUESTIONS: &[u8] = b"INFO\r\nCLIENT LIST\r\nCLIENT GETNAME\r\nDBSIZE\r\nKEYS *\r\nGET k\r\nINCR k\r\nTTL k\r\nPTTL k\r\nEXPIRETIME k\r\n\
 PEXPIRETIME k\r\nAPPEND k 1\r\nSET k 1 KEEPTTL\r\nPERSIST k\r\nSTRLEN k\r\nDEL k\r\n";
 
-/// Takes `data` over as the state of a client, and of a store: its first byte says how much is the client's. Where that is
-/// understood, everything is asked, time passes, and all of it is handed over again.
+/// Takes over `data` as the state of a client, and of a store: its first byte says how much belongs to the client. If
+/// it is understood, this sends all requests, lets time pass, and hands everything over again.
 ///
 /// # Panics
 /// If the store does.

@@ -1,4 +1,4 @@
-//! The proxy on the harness: both ends of a connection are clients of it.
+//! The proxy on the harness: both ends of a connection are clients of the harness.
 
 use baton::config::{Limits, Timeouts};
 use baton::testing::{Client, Harness};
@@ -20,7 +20,7 @@ fn harness() -> Harness<Proxy> {
     Harness::with(proxy(), limits, Timeouts::default())
 }
 
-/// A client, and the upstream that it is connected to.
+/// A client, and the upstream to which it is connected.
 fn connected(harness: &mut Harness<Proxy>) -> (Client, Client) {
     let client = harness.open();
     (client, harness.accept_outbound())

@@ -44,15 +44,15 @@ impl Arguments {
     fn settings(&self) -> Settings {
         Settings {
             listen: vec![self.listen.into()],
-            // The workers are processes and share no memory: each would be a store of its own.
+            // Workers are processes and share no memory: each would have a separate store.
             workers: 1,
             limits: Limits {
                 message_bytes_max: service::REQUEST_BYTES_MAX,
                 memory_bytes_max: 4 * service::REQUEST_BYTES_MAX as u64,
                 ..Limits::default()
             },
-            // Clients hold connections open for hours between requests, so only a request that was begun is timed,
-            // generously: the largest one takes its time on a slow network.
+            // Clients hold connections open for hours between requests, so only a request that was begun has a time
+            // limit, and a generous one: the largest request takes a while on a slow network.
             timeouts: Timeouts { idle_ms: 0, message_ms: 300_000, ..Timeouts::default() },
             control: self.control.clone().map_or(Control::Off, Control::At),
             pid_file: self.pid_file.clone(),

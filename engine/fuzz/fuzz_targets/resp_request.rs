@@ -1,4 +1,4 @@
-//! Any bytes as one connection's input: no panic, and the same answers however they are cut.
+//! Any bytes as one connection's input: no panic, and the same answers however they are split.
 #![no_main]
 
 #[path = "../resp_check.rs"]

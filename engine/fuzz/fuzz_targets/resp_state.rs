@@ -1,4 +1,4 @@
-//! Any bytes as the state of a store and of a client: no panic, whatever is asked then.
+//! Any bytes as the state of a store and of a client: no panic, whatever a client then requests.
 #![no_main]
 
 #[path = "../resp_state_check.rs"]

@@ -1,13 +1,13 @@
-//! A request's arguments, in place: ranges of the bytes they came in.
+//! A request's arguments, in place: ranges of the bytes in which they came.
 
-/// Where one argument lies.
+/// The range of one argument.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) start: u32,
     pub(super) length: u32,
 }
 
-/// The name of the command, then what follows it. Never empty.
+/// The name of the command, then its arguments. Never empty.
 #[derive(Clone, Copy)]
 pub(crate) struct Arguments<'a> {
     bytes: &'a [u8],
@@ -20,12 +20,12 @@ impl<'a> Arguments<'a> {
         Self { bytes, spans }
     }
 
-    /// How many there are, the name included.
+    /// Their number, including the name.
     pub(crate) fn count(&self) -> usize {
         self.spans.len()
     }
 
-    /// Number 0 is the name.
+    /// The argument with this index; 0 is the name.
     ///
     /// # Panics
     /// If there are fewer.
@@ -34,7 +34,7 @@ impl<'a> Arguments<'a> {
         self.slice(self.spans[index])
     }
 
-    /// Those from `first` on.
+    /// The arguments from `first` on.
     pub(crate) fn from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let arguments = *self;
         self.spans[first.min(self.spans.len())..].iter().map(move |span| arguments.slice(*span))

@@ -1,4 +1,4 @@
-//! What is known of one client: the little the hot path needs, and a record that `CLIENT LIST` can read for all.
+//! The state of one client: the little that the hot path needs, and a record that `CLIENT LIST` can read for all.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ pub(crate) struct Client {
     /// A long request whose end has not arrived.
     pub(super) partial: Option<Box<Partial>>,
     pub(super) id: u64,
-    /// Answers are in RESP3, which the client has asked for.
+    /// Answers are in RESP3, for which the client has asked.
     pub(super) is_resp3: bool,
-    /// It said `QUIT`, or is not one of ours.
+    /// It has sent `QUIT`, or is not a client of this protocol.
     pub(super) is_closing: bool,
 }
 
@@ -21,7 +21,7 @@ impl Client {
     }
 }
 
-/// What other clients may see of it.
+/// The part of its state that other clients may see.
 pub(super) struct ClientRecord {
     pub(super) name: Vec<u8>,
     pub(super) opened: Duration,

@@ -1,4 +1,4 @@
-//! Which commands there are, and how one is found and run.
+//! The commands: how one is found and run.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,12 +15,12 @@ use super::{introspection, keys, number, strings};
 pub(super) struct Command {
     pub(super) name: &'static str,
     packed: u64,
-    /// Arguments with the name; negative: at least so many.
+    /// Number of arguments, including the name; negative: at least this many.
     pub(super) arity: i8,
-    /// First key, last key (negative: from the end), step; zeros where there is none.
+    /// First key, last key (negative: from the end), step; zeros if there are no keys.
     pub(super) keys: (i8, i8, i8),
     run: fn(&mut Call<'_, '_>),
-    /// It is refused where memory is used up.
+    /// It is refused when memory is used up.
     adds: bool,
 }
 
@@ -29,7 +29,7 @@ impl Command {
         Self { name, packed: pack(name.as_bytes()), arity, keys, run, adds: false }
     }
 
-    /// One that can store more than there was.
+    /// Marks a command that can store more than before.
     const fn adding(self) -> Self {
         Self { adds: true, ..self }
     }
@@ -44,7 +44,7 @@ impl Command {
 /// Longest name of a command.
 const NAME_BYTES_MAX: usize = 8;
 
-/// A name of letters as a number, the same in either case. Setting the bit makes letters of nothing but letters.
+/// A name of letters as a number, the same in either case. Setting the bit never turns another byte into a letter.
 #[inline]
 const fn pack(name: &[u8]) -> u64 {
     assert!(name.len() <= NAME_BYTES_MAX);
@@ -61,7 +61,7 @@ const NONE: (i8, i8, i8) = (0, 0, 0);
 const ONE: (i8, i8, i8) = (1, 1, 1);
 const ALL: (i8, i8, i8) = (1, -1, 1);
 
-/// Searched from the start: those that are used most stand there.
+/// Searched from the start: the most used ones are first.
 pub(super) static COMMANDS: &[Command] = &[
     Command::new("get", 2, ONE, strings::get),
     Command::new("set", -3, ONE, strings::set).adding(),
@@ -104,7 +104,7 @@ pub(super) static COMMANDS: &[Command] = &[
     Command::new("quit", -1, NONE, introspection::quit),
 ];
 
-/// The command of this name, in either case.
+/// The command with this name, in either case.
 #[inline]
 pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
     if name.len() > NAME_BYTES_MAX {
@@ -114,7 +114,7 @@ pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.packed == packed)
 }
 
-/// One command at work.
+/// A command that is being run.
 pub(super) struct Call<'a, 'io> {
     pub(super) state: &'a mut State,
     pub(super) client: &'a mut Client,
@@ -142,19 +142,19 @@ pub(super) fn execute(
             return call.reply.encoded(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n");
         }
         (command.run)(&mut call);
-        // Behind it, as Redis does: INFO does not count itself, and what is refused is not counted.
+        // After the command, as in Redis: INFO does not count itself, and refused commands are not counted.
         call.state.commands_processed = call.state.commands_processed.saturating_add(1);
     } else {
         call.wrong_number_of_arguments();
     }
 }
 
-/// Of the name, and of the arguments together, Redis shows so many bytes.
+/// Redis shows this many bytes of the name, and of the arguments together.
 pub(super) const SHOWN_BYTES_MAX: usize = 128;
 
 #[cold]
 fn unknown(client: &mut Client, arguments: Arguments<'_>, reply: &mut Reply<'_, '_>) {
-    // A browser that was talked into sending HTTP here must not get as far as the body, whose lines would be commands.
+    // An attacker may make a browser send HTTP here. It must not get as far as the body, whose lines would be commands.
     if [&b"post"[..], b"host:"].iter().any(|name| arguments.get(0).eq_ignore_ascii_case(name)) {
         client.is_closing = true;
         return;
@@ -172,7 +172,7 @@ fn unknown(client: &mut Client, arguments: Arguments<'_>, reply: &mut Reply<'_, 
     reply.error(&[b"ERR unknown command '", name, b"', with args beginning with: ", &shown]);
 }
 
-/// At most so many bytes, and none from a zero byte on, since C sees the end there.
+/// At most this many bytes, and none from a zero byte on, since C sees the end there.
 pub(super) fn cut(text: &[u8], bytes_max: usize) -> &[u8] {
     let text = &text[..text.len().min(bytes_max)];
     &text[..text.iter().position(|byte| *byte == 0).unwrap_or(text.len())]
@@ -194,14 +194,14 @@ impl<'a> Call<'a, '_> {
         milliseconds(self.reply.io.wall_time().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// What the loop's clock will show after so many milliseconds. `None` where Redis, which adds to the wall clock,
-    /// could not tell.
+    /// The time of the loop's clock after this many milliseconds. `None` if Redis, which adds to the wall clock, could
+    /// not represent it.
     pub(super) fn deadline_after_ms(&self, after_ms: i64) -> Option<i64> {
         let now_ms = milliseconds(self.now());
         after_ms.checked_add(self.wall_ms().max(now_ms)).map(|_| after_ms + now_ms)
     }
 
-    /// The integer in an argument. `None`: there is none, and the client has been told.
+    /// The integer in an argument. `None` if it is not one; the client has got the error.
     pub(super) fn integer(&mut self, index: usize) -> Option<i64> {
         let number = number::parse(self.argument(index));
         if number.is_none() {

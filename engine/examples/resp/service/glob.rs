@@ -1,11 +1,11 @@
-//! Patterns of names: `*`, `?`, anything else is itself, in either case.
+//! Patterns of names: `*` and `?`; any other byte stands for itself, in either case.
 
-/// Whether it can match more than itself.
+/// Whether the text can match more than itself.
 pub(super) fn is_pattern(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, b'*' | b'?'))
 }
 
-/// Takes time in proportion to the product of the lengths at most: only the last star is ever gone back to.
+/// Takes at most time in proportion to the product of the lengths: it only ever goes back to the last star.
 pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut with) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

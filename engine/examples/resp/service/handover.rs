@@ -1,4 +1,4 @@
-//! What moves to another worker when this one is replaced: the store, and what is known of each client.
+//! What moves to another worker when this one is replaced: the store, and the state of each client.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -9,23 +9,23 @@ use super::client::{Client, ClientRecord};
 use super::store::Store;
 use super::{BULK_BYTES_MAX, State};
 
-/// Of both formats.
+/// The version of both formats.
 pub(super) const VERSION: u32 = 1;
 
-/// Bytes of an entry besides its key and value.
+/// Bytes of an entry in addition to its key and value.
 pub(super) const ENTRY_BYTES: u64 = 16;
 
-/// Counts above it are refused: one more, or the sum of two, must fit into 64 bits.
+/// Larger counts are refused: one more, or the sum of two, must fit into 64 bits.
 const COUNT_MAX: u64 = u64::MAX >> 2;
 
-/// In place of a key's length: there are no more.
+/// In place of a key's length: there are no more entries.
 const END: u32 = u32::MAX;
 
 /// In place of a time: never.
 const NEVER_MS: i64 = i64::MAX;
 
-/// Version 1: the client's number, whether it wants RESP3, when it came, and its name. Times are on the loop's clock, which
-/// is the machine's.
+/// Version 1: the client's number, whether it wants RESP3, when it connected, and its name. Times are on the loop's
+/// clock, which is the machine's.
 pub(super) fn freeze_client(client: &Client, record: Option<&ClientRecord>, state: &mut Vec<u8>) {
     let opened = record.map_or(Duration::ZERO, |record| record.opened).as_millis() as u64;
     state.extend_from_slice(&client.id.to_le_bytes());
@@ -48,8 +48,8 @@ pub(super) fn thaw_client(version: u32, state: &[u8]) -> Result<(Client, ClientR
     Ok((client, record))
 }
 
-/// Version 1: counts, and when the store began; then for each entry the lengths of key and value, when it expires, key and
-/// value.
+/// Version 1: counts, and when the store began. Then for each entry the lengths of key and value, when it expires, key
+/// and value.
 pub(super) fn freeze_store(state: &State, to: &mut dyn Write) -> io::Result<()> {
     to.write_all(&state.connections_received.to_le_bytes())?;
     to.write_all(&state.commands_processed.to_le_bytes())?;
@@ -100,7 +100,7 @@ fn array<const LENGTH: usize>(from: &mut dyn Read) -> Result<[u8; LENGTH], ThawE
     Ok(bytes)
 }
 
-/// Memory comes with the bytes, and not by their announced number.
+/// Memory is allocated as the bytes arrive, and not by their announced number.
 fn part(from: &mut dyn Read, length: u32, into: &mut Vec<u8>) -> Result<(), ThawError> {
     if length as usize > BULK_BYTES_MAX {
         return Err(ThawError::Malformed);

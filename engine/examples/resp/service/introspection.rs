@@ -6,7 +6,7 @@ use super::client::ClientRecord;
 use super::commands::{COMMANDS, Call, Command, SHOWN_BYTES_MAX, cut, find};
 use super::{BULK_BYTES_MAX, REPLY_BYTES_MAX, glob};
 
-/// What clients are told they speak with; they choose their commands by it.
+/// The version that clients see. They choose their commands by it.
 const REDIS_VERSION: &str = "7.4.0";
 
 pub(super) fn ping(call: &mut Call<'_, '_>) {
@@ -76,7 +76,7 @@ pub(super) fn hello(call: &mut Call<'_, '_>) {
         if option.eq_ignore_ascii_case(b"auth") && options.len() >= 2 {
             let user = options.next();
             options.next();
-            // The one user there is needs no password, so any will do.
+            // The only user needs no password, so any password will do.
             if user != Some(b"default") {
                 return wrong_password(call);
             }
@@ -131,7 +131,7 @@ fn invalid_name(call: &mut Call<'_, '_>) {
     call.reply.encoded(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
 }
 
-/// The subcommand in lower case, where it is short enough to be one.
+/// The subcommand in lower case, if it is short enough to be one.
 fn subcommand(call: &Call<'_, '_>) -> String {
     let given = call.argument(1);
     String::from_utf8_lossy(&given[..given.len().min(SHOWN_BYTES_MAX)]).to_ascii_lowercase()
@@ -211,7 +211,7 @@ pub(super) fn config(call: &mut Call<'_, '_>) {
                 ("save", ""),
                 ("timeout", "0"),
             ];
-            // A name that was given, rather than a pattern, comes back as it was spelled.
+            // If the client gave a name and not a pattern, the answer has its spelling.
             let shown = |name: &'static str| {
                 let pattern = call.arguments.from(2).find(|pattern| glob::matches(pattern, name.as_bytes()))?;
                 Some(if glob::is_pattern(pattern) { name.as_bytes() } else { pattern })

@@ -25,9 +25,9 @@ pub(super) fn expire_milliseconds(call: &mut Call<'_, '_>) {
 
 #[derive(Clone, Copy, Default)]
 struct Conditions {
-    /// Only where it does not expire.
+    /// Only if it does not expire.
     only_new: bool,
-    /// Only where it does.
+    /// Only if it does.
     only_known: bool,
     only_later: bool,
     only_earlier: bool,
@@ -58,7 +58,7 @@ fn expire(call: &mut Call<'_, '_>, unit_ms: i64) {
     call.reply.integer(1);
 }
 
-/// `None`: they contradict each other, and the client has been told.
+/// `None` if they contradict each other; the client has got the error.
 fn conditions(call: &mut Call<'_, '_>) -> Option<Conditions> {
     let mut conditions = Conditions::default();
     for option in call.arguments.from(3) {

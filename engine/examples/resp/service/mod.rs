@@ -1,8 +1,8 @@
-//! The store as a protocol of the engine: requests come out of [`parse`], run in [`commands`], and answer through
-//! [`reply`].
+//! The store as a protocol of the engine: [`parse`] reads requests, [`commands`] runs them, and [`reply`] writes the
+//! answers.
 //!
-//! Invariant: a turn's work and output are bounded. A connection gives way after [`REQUESTS_PER_TURN_MAX`] requests,
-//! or when its peer does not take the answers.
+//! Invariant: a turn's work and output are limited. A connection gives way after [`REQUESTS_PER_TURN_MAX`] requests, or
+//! when its peer does not read the answers.
 
 mod arguments;
 mod client;
@@ -31,25 +31,25 @@ use self::client::{Client, ClientRecord};
 use self::parse::{Parsed, Parser};
 use self::store::Store;
 
-/// Longest value, and longest single argument. What one request asks for must not keep the others waiting.
+/// Longest value, and longest single argument. One request must not make others wait.
 pub(crate) const BULK_BYTES_MAX: usize = 64 << 20;
 
-/// Longest request, all its arguments together; the engine cuts what is longer.
+/// Longest request, with all its arguments. The engine cuts the connection of a longer one.
 pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 20;
 
-/// Longest answer to one request: one value may be asked for a million times in a short MGET.
+/// Longest answer to one request: a short MGET can ask a million times for the same value.
 pub(crate) const REPLY_BYTES_MAX: usize = BULK_BYTES_MAX;
 
 /// Requests of one connection answered in one turn, so that a deep pipeline does not starve the others.
 const REQUESTS_PER_TURN_MAX: u64 = 1024;
 
-/// How often what has expired is looked for, while anything can expire.
+/// How often the store looks for expired entries, while any entry can expire.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// When the next sweep follows one that found more than it may remove.
+/// Time to the next sweep after one that found more than it may remove.
 const SWEEP_AGAIN: Duration = Duration::from_millis(1);
 
-/// Keys removed by one sweep, which takes some 100 µs then.
+/// Most keys that one sweep removes, which takes about 100 µs.
 const SWEEP_KEYS_MAX: usize = 1000;
 
 const SWEEP: TimerKey = TimerKey(1);
@@ -57,17 +57,17 @@ const SWEEP: TimerKey = TimerKey(1);
 const _: () = assert!(BULK_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < u32::MAX as usize / 2, "places in a request are 32 bits wide");
 
-/// The protocol: one store, and whoever uses it.
+/// The protocol: one store, and its clients.
 #[derive(Default)]
 pub(crate) struct Service {
-    /// Memory for keys and values, bytes; 0 is no bound. The last request may pass it.
+    /// Memory for keys and values, bytes; 0 means no limit. The last request may exceed it.
     pub(crate) maxmemory: u64,
     parser: Parser,
     state: State,
     sweep_is_set: bool,
 }
 
-/// What commands work on.
+/// The state on which commands work.
 #[derive(Default)]
 struct State {
     store: Store,
@@ -157,7 +157,7 @@ impl Protocol for Service {
     fn thaw(&mut self, version: u32, state: &[u8], _: Peer<'_>, io: &mut Io<'_>) -> Result<Client, ThawError> {
         let (client, record) = handover::thaw_client(version, state)?;
         io.set_held_bytes(record.name.len());
-        // Where the store did not come along, numbers go on nevertheless.
+        // If the store was not handed over, numbers continue nevertheless.
         self.state.connections_received = self.state.connections_received.max(client.id);
         self.state.clients.insert(client.id, record);
         Ok(client)

@@ -1,6 +1,6 @@
-//! Integers as the protocol writes them: decimal, and exactly one spelling of each.
+//! Integers as the protocol writes them: decimal, with exactly one spelling of each.
 
-/// `None` for what Redis does not take either: signs but one minus, leading zeros, spaces, 64 bits exceeded.
+/// `None` for what Redis does not accept either: signs except one minus, leading zeros, spaces, more than 64 bits.
 #[inline]
 pub(super) fn parse(text: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match text {

@@ -1,9 +1,8 @@
-//! Requests out of bytes, in place.
+//! Parses requests, in place.
 //!
-//! Invariants: the same bytes give the same requests however they are cut; nothing is allocated by a length that was
-//! merely announced; and each byte is looked at a bounded number of times: a long request that is not complete yet is
-//! gone on with ([`Partial`]), and while an argument's end is missing, the engine is told not to call before it is
-//! there.
+//! Invariants: the same bytes give the same requests however they are split. No memory is allocated for a length that
+//! was only announced. Each byte is examined a limited number of times: parsing of a long incomplete request continues
+//! where it stopped ([`Partial`]), and while an argument's end is missing, the engine calls only when it has arrived.
 
 use std::mem;
 
@@ -15,20 +14,20 @@ use super::{BULK_BYTES_MAX, number, quoting};
 /// Most arguments of one request.
 const ARGUMENTS_MAX: i64 = 1 << 20;
 
-/// Longest line: an inline request, a number.
+/// Longest line: an inline request or a number.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// A request of which fewer arguments have arrived is looked at from its start again, which is cheaper than keeping
-/// something about it.
+/// A request of which fewer arguments have arrived is parsed again from its start, which is cheaper than storing its
+/// state.
 const PARTIAL_ARGUMENTS_MIN: usize = 16;
 
-/// How far a line whose end is missing was looked at is kept from so many bytes on.
+/// From this many bytes on, the position up to which a line without an end was examined is stored.
 const PARTIAL_LINE_BYTES_MIN: usize = 256;
 
-/// Room for the places of so many arguments is kept for the next request.
+/// Capacity for the ranges of this many arguments is kept for the next request.
 const SPANS_KEPT_MAX: usize = 4096;
 
-/// A request of which part was looked at.
+/// A request of which a part was parsed.
 pub(crate) struct Partial {
     /// The arguments that have arrived.
     spans: Vec<Span>,
@@ -36,24 +35,24 @@ pub(crate) struct Partial {
     expected: usize,
     /// Where the next argument begins.
     position: usize,
-    /// The line that begins there does not end before this place.
+    /// The line that begins there does not end before this position.
     scanned: usize,
 }
 
-/// What the input begins with.
+/// The beginning of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// A request of so many bytes; [`Parser::arguments`] has it.
+    /// A request of this many bytes; [`Parser::arguments`] has it.
     Request { length: usize },
-    /// So many bytes that ask for nothing.
+    /// This many bytes without a request.
     Nothing { length: usize },
-    /// Part of a request that is at least so long.
+    /// Part of a request that has at least this many bytes.
     Incomplete { at_least: usize },
-    /// Something else: the connection is to be closed.
+    /// Something else: the connection must be closed.
     Invalid(ProtocolError),
 }
 
-/// How a peer broke the protocol.
+/// How a peer violated the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ProtocolError {
     CountTooLong,
@@ -85,11 +84,11 @@ impl ProtocolError {
     }
 }
 
-/// One per worker: memory that requests use one after the other.
+/// One per worker: memory that requests use in turn.
 #[derive(Default)]
 pub(crate) struct Parser {
     spans: Vec<Span>,
-    /// What an inline request's arguments are once their quotes are taken off.
+    /// An inline request's arguments without their quotes.
     unquoted: Vec<u8>,
     is_inline: bool,
 }
@@ -101,7 +100,7 @@ impl Parser {
         Arguments::new(if self.is_inline { &self.unquoted } else { input }, &self.spans)
     }
 
-    /// Looks at the start of `input`, which is not empty. `partial` is what was kept for its connection.
+    /// Parses the start of `input`, which is not empty. `partial` is what was stored for its connection.
     #[inline]
     pub(crate) fn parse(&mut self, input: &[u8], partial: &mut Option<Box<Partial>>) -> Parsed {
         if self.spans.capacity() > SPANS_KEPT_MAX {
@@ -134,7 +133,7 @@ impl Parser {
         self.parse_bulks(input, expected, position, scanned, partial)
     }
 
-    /// Keeps what is known of a request that is not complete, where that is worth it.
+    /// Stores the state of an incomplete request, if that is worth it.
     fn keep(&mut self, partial: &mut Option<Box<Partial>>, expected: usize, position: usize, scanned: usize) {
         if self.spans.len() >= PARTIAL_ARGUMENTS_MIN || scanned.saturating_sub(position) >= PARTIAL_LINE_BYTES_MIN {
             let spans = mem::take(&mut self.spans);
@@ -198,19 +197,19 @@ enum Bulk {
     Invalid(ProtocolError),
 }
 
-/// The argument at `position`, `$3\r\nfoo\r\n`. As in Redis, nobody looks at what stands in the place of a line feed,
-/// or of the end of line behind the argument.
+/// The argument at `position`, `$3\r\nfoo\r\n`. As in Redis, the byte in place of a line feed is not checked, nor is
+/// the end of line after the argument.
 #[inline]
 fn bulk(input: &[u8], position: usize, scanned: usize) -> Bulk {
     let Some(first) = input.get(position) else {
         return Bulk::Incomplete { at_least: input.len() + 1, scanned: position };
     };
     match number_line(input, position + 1, scanned) {
-        // It is the end of the line already, and what was looked at is behind it.
+        // This is the end of the line already; the examined bytes are after it.
         Line::Incomplete | Line::TooLong if *first == b'\r' && position + 1 < input.len() => {
             Bulk::Invalid(ProtocolError::ExpectedBulk { got: *first })
         }
-        // The line's length is judged before its first byte.
+        // The length of the line is checked before its first byte.
         Line::Incomplete => Bulk::Incomplete { at_least: input.len() + 1, scanned: input.len() - 1 },
         Line::TooLong => Bulk::Invalid(ProtocolError::BulkLengthTooLong),
         _ if *first != b'$' => Bulk::Invalid(ProtocolError::ExpectedBulk { got: *first }),
@@ -226,7 +225,7 @@ fn bulk(input: &[u8], position: usize, scanned: usize) -> Bulk {
 }
 
 enum Line {
-    /// `end` is behind the line feed.
+    /// `end` is after the line feed.
     Number {
         number: i64,
         end: usize,
@@ -236,11 +235,11 @@ enum Line {
     TooLong,
 }
 
-/// The rest of a line, from `start` on, whose end is not before `scanned`.
+/// Parses the rest of a line, from `start` on, whose end is not before `scanned`.
 #[inline]
 fn number_line(input: &[u8], start: usize, scanned: usize) -> Line {
     let rest = &input[start..];
-    // Almost every number has one digit, two or three.
+    // Almost every number has one to three digits.
     match rest {
         [digit @ b'0'..=b'9', b'\r', _, ..] => return Line::Number { number: i64::from(digit - b'0'), end: start + 3 },
         [tens @ b'1'..=b'9', digit @ b'0'..=b'9', b'\r', _, ..] => {
@@ -264,7 +263,7 @@ fn number_line_of_any_length(rest: &[u8], start: usize, scanned: usize) -> Line 
     }
 }
 
-/// Where `wanted` is first, from `from` on.
+/// The first position of `wanted`, from `from` on.
 fn position_from(bytes: &[u8], from: usize, wanted: u8) -> Option<usize> {
     let from = from.min(bytes.len());
     bytes[from..].iter().position(|byte| *byte == wanted).map(|index| from + index)

@@ -1,7 +1,7 @@
 //! Inline requests, as a person types them: words, `"quoted \r\n \x41"` and `'quoted'`.
 
-/// Splits `line` into arguments, whose bytes are appended to `bytes`; each argument's length goes to `argument`.
-/// `None` where a quote is not closed, or goes on after it was.
+/// Splits `line` into arguments, whose bytes are appended to `bytes`; each argument's length goes to `argument`. `None`
+/// if a quote is not closed, or if more text follows directly after it.
 pub(super) fn split(line: &[u8], bytes: &mut Vec<u8>, mut argument: impl FnMut(usize)) -> Option<()> {
     let mut rest = line;
     loop {
@@ -15,7 +15,7 @@ pub(super) fn split(line: &[u8], bytes: &mut Vec<u8>, mut argument: impl FnMut(u
     }
 }
 
-/// Reads one argument; gives what is behind it.
+/// Reads one argument, and returns the rest.
 fn word<'a>(mut rest: &'a [u8], bytes: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match rest {
@@ -81,9 +81,9 @@ fn ends_word(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|first| is_space(*first)).then_some(rest)
 }
 
-/// What may stand before and behind an argument. Inside one, as in Redis, form feed and vertical tab are letters.
+/// Whether the byte separates arguments. Inside an argument, as in Redis, form feed and vertical tab are letters.
 fn is_space(byte: u8) -> bool {
-    // Also the vertical tab, which `is_ascii_whitespace` leaves out and C's `isspace` has.
+    // Includes the vertical tab, which C's `isspace` has and `is_ascii_whitespace` does not.
     byte.is_ascii_whitespace() || byte == 0x0b
 }
 

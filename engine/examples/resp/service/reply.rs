@@ -23,7 +23,7 @@ impl Reply<'_, '_> {
         self.io.write(b"+OK\r\n");
     }
 
-    /// A text that is encoded already.
+    /// A text that is already encoded.
     #[inline]
     pub(super) fn encoded(&mut self, bytes: &'static [u8]) {
         self.io.write(bytes);
@@ -67,12 +67,12 @@ impl Reply<'_, '_> {
         self.io.write(if self.is_resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
-    /// So many answers follow.
+    /// Announces this many answers.
     pub(super) fn array(&mut self, count: usize) {
         self.head(b'*', count as i64);
     }
 
-    /// So many pairs of answers follow.
+    /// Announces this many pairs of answers.
     pub(super) fn map(&mut self, count: usize) {
         if self.is_resp3 {
             self.head(b'%', count as i64);
@@ -81,7 +81,7 @@ impl Reply<'_, '_> {
         }
     }
 
-    /// So many answers follow, in no order.
+    /// Announces this many answers, in no order.
     pub(super) fn set(&mut self, count: usize) {
         self.head(if self.is_resp3 { b'~' } else { b'*' }, count as i64);
     }
@@ -98,7 +98,7 @@ impl Reply<'_, '_> {
         }
     }
 
-    /// An error of one line, which says so itself: `ERR …`.
+    /// An error of one line, which begins with its kind: `ERR …`.
     #[cold]
     pub(super) fn error(&mut self, parts: &[&[u8]]) {
         let mut line = vec![b'-'];

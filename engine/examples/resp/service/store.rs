@@ -1,20 +1,21 @@
-//! Keys, values, and when they expire.
+//! Keys, values, and their expiry times.
 //!
-//! Invariant: an entry has an expiry exactly if `expiries` holds its key under it, so removing what has expired costs
-//! what there is to remove and no more. An expired entry is not seen any more at once, and removed by the next sweep.
+//! Invariant: an entry has an expiry exactly if `expiries` holds its key under it. So removing expired entries only
+//! costs time for these. An expired entry is invisible at once, and the next sweep removes it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::value::Value;
 
-/// Memory of an entry besides its key and a long value: its place in a table of which half may be empty, and what the allocator adds.
+/// Memory of an entry in addition to its key and a long value: its place in a table of which half may be empty, and the
+/// allocator's overhead.
 const ENTRY_MEMORY: u64 = 2 * size_of::<(Box<[u8]>, Entry)>() as u64 + 32;
 
-/// And of one that expires, besides another copy of its key.
+/// Further memory of an entry that expires, in addition to another copy of its key.
 const EXPIRY_MEMORY: u64 = 2 * size_of::<(Expiry, Box<[u8]>)>() as u64 + 16;
 
-/// When an entry expires, told apart from others at the same time.
+/// When an entry expires, distinguishable from others at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Expiry {
     /// On the loop's clock.
@@ -37,7 +38,7 @@ impl Entry {
 /// Sums over all entries.
 #[derive(Clone, Copy, Default)]
 struct Sums {
-    /// Of keys and values.
+    /// Bytes of keys and values.
     bytes: u64,
     memory: u64,
 }
@@ -70,19 +71,19 @@ impl Sums {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
     Unlimited,
-    /// As it was.
+    /// It stays as it was.
     Kept,
-    /// Until then, on the loop's clock.
+    /// It ends at this time of the loop's clock.
     UntilMs(i64),
 }
 
-/// Why a number could not be added to.
+/// Why an addition to a number failed.
 pub(super) enum AddError {
     NotAnInteger,
     Overflow,
 }
 
-/// See the module's head. The hasher is seeded from the system's randomness, since keys come from strangers.
+/// The store. The hasher is seeded from the system's randomness, since strangers choose the keys.
 #[derive(Default)]
 pub(super) struct Store {
     entries: HashMap<Box<[u8]>, Entry, ahash::RandomState>,
@@ -102,13 +103,13 @@ impl Store {
         self.sums.bytes
     }
 
-    /// Memory that keys and values take, bytes, as far as it depends on them.
+    /// Bytes of memory that keys and values need, as far as it depends on them.
     #[inline]
     pub(super) fn memory(&self) -> u64 {
         self.sums.memory
     }
 
-    /// Every key with its value and when that expires, in any order.
+    /// Every key with its value and its expiry time, in any order.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8], Option<i64>)> {
         self.entries.iter().map(|(key, entry)| {
             let expiry_ms = entry.expiry.map(|expiry| expiry.at_ms);
@@ -116,12 +117,12 @@ impl Store {
         })
     }
 
-    /// As another store had it.
+    /// Stores an entry as another store had it.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], expiry_ms: Option<i64>, now: Duration) {
         self.set(key, value, expiry_ms.map_or(Lifetime::Unlimited, Lifetime::UntilMs), now);
     }
 
-    /// Takes what another store has and this one has not.
+    /// Takes the entries of another store that this one does not have.
     pub(super) fn add_missing(&mut self, other: Self, now: Duration) {
         if self.entries.is_empty() {
             *self = other;
@@ -134,12 +135,12 @@ impl Store {
         }
     }
 
-    /// Entries, those included that have expired since the last sweep.
+    /// Number of entries, including those that have expired since the last sweep.
     pub(super) fn count(&self) -> usize {
         self.entries.len()
     }
 
-    /// Entries that expire some time.
+    /// Number of entries that will expire.
     pub(super) fn expiring_count(&self) -> usize {
         self.expiries.len()
     }
@@ -183,7 +184,7 @@ impl Store {
         }
     }
 
-    /// Adds to the number stored there, or to none.
+    /// Adds to the stored number; a missing one counts as 0.
     pub(super) fn add(&mut self, key: &[u8], addend: i64, now: Duration) -> Result<i64, AddError> {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else {
             self.set(key, itoa::Buffer::new().format(addend).as_bytes(), Lifetime::Unlimited, now);
@@ -197,7 +198,7 @@ impl Store {
         Ok(sum)
     }
 
-    /// Appends to the value, unless it would get longer than that; gives the new length.
+    /// Appends to the value, unless it would get longer than `bytes_max`. Returns the new length.
     pub(super) fn append(&mut self, key: &[u8], more: &[u8], bytes_max: usize, now: Duration) -> Option<usize> {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else {
             self.set(key, more, Lifetime::Unlimited, now);
@@ -213,7 +214,7 @@ impl Store {
         Some(length)
     }
 
-    /// Removes the key; gives its value where it was live.
+    /// Removes the key. Returns its value if it was live.
     pub(super) fn remove(&mut self, key: &[u8], now: Duration) -> Option<Value> {
         let entry = self.entries.remove(key)?;
         self.sums.subtract(Sums::of(key, &entry));
@@ -223,13 +224,13 @@ impl Store {
         entry.is_live(now).then_some(entry.value)
     }
 
-    /// When the key expires: `None` where there is no such key, `Some(None)` where it does not.
+    /// When the key expires: `None` if there is no such key, `Some(None)` if it does not expire.
     pub(super) fn expiry_ms(&self, key: &[u8], now: Duration) -> Option<Option<i64>> {
         let entry = self.entries.get(key).filter(|entry| entry.is_live(now))?;
         Some(entry.expiry.map(|expiry| expiry.at_ms))
     }
 
-    /// Sets or takes away a live key's expiry; `false` where there is no such key.
+    /// Sets or removes a live key's expiry. Returns `false` if there is no such key.
     pub(super) fn expire(&mut self, key: &[u8], at_ms: Option<i64>, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_live(now)) else { return false };
         self.sums.subtract(Sums::of(key, entry));
@@ -246,7 +247,7 @@ impl Store {
         true
     }
 
-    /// Removes at most so many entries that have expired; `true` where more have.
+    /// Removes at most this many expired entries. Returns `true` if more have expired.
     pub(super) fn remove_expired(&mut self, now: Duration, count_max: usize) -> bool {
         let now_ms = milliseconds(now);
         for _ in 0..count_max {

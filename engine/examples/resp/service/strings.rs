@@ -39,7 +39,7 @@ struct SetOptions {
     lifetime: Lifetime,
 }
 
-/// How a time is written in a request.
+/// The form of a time in a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct TimeFormat {
     is_seconds: bool,
@@ -50,7 +50,7 @@ struct TimeFormat {
 const SECONDS: TimeFormat = TimeFormat { is_seconds: true, is_absolute: false };
 const MILLISECONDS: TimeFormat = TimeFormat { is_seconds: false, is_absolute: false };
 
-/// `None`: something is wrong with them, and the client has been told.
+/// `None` if an option is wrong; the client has got the error.
 fn set_options(call: &mut Call<'_, '_>) -> Option<SetOptions> {
     let mut options = SetOptions { only_new: false, only_known: false, get: false, lifetime: Lifetime::Unlimited };
     let mut time: Option<(TimeFormat, &[u8])> = None;
@@ -100,7 +100,8 @@ fn set_options(call: &mut Call<'_, '_>) -> Option<SetOptions> {
     Some(options)
 }
 
-/// The loop's time at which something ends. `None`: that is no time, and the client has been told.
+/// The time of the loop's clock at which something ends. `None` if the text is not a time; the client has got the
+/// error.
 fn until_ms(call: &mut Call<'_, '_>, format: TimeFormat, text: &[u8]) -> Option<i64> {
     let Some(given) = number::parse(text) else {
         call.not_an_integer();

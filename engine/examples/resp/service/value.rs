@@ -1,6 +1,6 @@
-//! A stored value: short ones in place, others in memory of their own that an overwrite uses again.
+//! A stored value: short ones in place, others in their own memory, which an overwrite reuses.
 
-/// Longest value kept in place; counters up to fifteen digits are.
+/// The longest value that is kept in place, such as counters of up to fifteen digits.
 const INLINE_BYTES_MAX: usize = 15;
 
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Value {
         }
     }
 
-    /// Memory besides its place in the store, bytes.
+    /// Bytes of memory in addition to its place in the store.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         match self {
