@@ -1,5 +1,5 @@
-//! batond's HTTP server, which ends itself or its master at a step of the handover of connections that a test names: see
-//! `reach` in the engine. Built by the test that needs it, with the feature `faults`.
+//! batond's HTTP server, which ends itself or its master at a step of the handover of connections that a test names:
+//! see `reach` in the engine. The test that needs it builds it, with the feature `faults`.
 
 use baton::config::Sandbox;
 use baton::{Server, ServerError, Service};

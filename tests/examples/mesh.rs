@@ -1,15 +1,16 @@
-//! A server whose workers speak to each other, for tests: each line is a command, and whoever subscribes hears what others publish.
+//! A server whose workers send each other messages, for tests. Each line is a command; subscribers hear what others
+//! publish.
 //!
 //! ```text
 //! sub                  hear what is published, and what is sent to this worker
 //! pub TEXT             to all workers
 //! send SLOT TEXT       to one
-//! flood COUNT BYTES    publishes so many messages of that size, as far as there is room; answers `flooded COUNT`
+//! flood COUNT BYTES    publishes COUNT messages of this size, as far as there is room; answers `flooded COUNT`
 //! who                  answers `who PID SLOT SLOTS…`
 //! writable             answers `writable COUNT`: how often there was room again
 //! ```
 //!
-//! The last argument is the version of what workers say, 1 where none is given. `MESH_HANG_MS` as in `Timeouts`.
+//! The last argument is the version of the workers' messages, 1 by default. `MESH_HANG_MS` is as in `Timeouts`.
 
 use std::cell::RefCell;
 use std::io::{Result, Write};
@@ -21,7 +22,7 @@ use baton::{
     ThawError, Worker,
 };
 
-/// What a subscriber has not been written yet.
+/// Lines that were not written to a subscriber yet.
 type Pending = RefCell<Vec<u8>>;
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! An HTTP server that says which of its processes answers, and has a handler that panics.
+//! An HTTP server that tells which of its processes answers, and has a handler that panics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

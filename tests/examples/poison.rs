@@ -1,5 +1,5 @@
-//! A protocol that panics when it thaws a connection on which `poison` was sent, and takes its time over `slow`. It sends back
-//! what it receives.
+//! A protocol that panics when it thaws a connection on which `poison` was sent, and takes long for `slow`. It sends
+//! back what it receives.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! A server whose workers somebody has taken over: each line that a client sends names an attack, which the worker tries. It
-//! answers `done`, or the number of the error. With the variable `SERVE_ONLY` its callbacks claim to need no system calls. Other
-//! lines are no attacks, but have it do what a filter must leave to every callback.
+//! A server with compromised workers: each line that a client sends names an attack, which the worker tries. It answers
+//! `done`, or the number of the error. With the variable `SERVE_ONLY` its callbacks claim to need no system calls.
+//! Other lines are not attacks: they do what a filter must allow every callback.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -25,7 +25,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{getppid, setuid};
 use socket2::{Domain, SockFilter, Socket, Type};
 
-/// Of errno(3).
+/// From errno(3).
 const ECONNRESET: i32 = 104;
 
 struct TakenOver<const SERVES_ONLY: bool>;
@@ -54,7 +54,7 @@ impl<const SERVES_ONLY: bool> Protocol for TakenOver<SERVES_ONLY> {
     }
 }
 
-/// Where an attack succeeds, nothing is broken by it.
+/// Tries an attack. If it succeeds, it does no harm.
 fn attempt(attack: &str) -> io::Result<()> {
     let (name, target) = attack.split_once(' ').unwrap_or((attack, ""));
     match name {
@@ -84,7 +84,7 @@ fn attempt(attack: &str) -> io::Result<()> {
             Ok(())
         }
         "write" => {
-            // Nothing is written, but it is asked for.
+            // Nothing is written, but the permission is needed.
             process_vm_writev(getppid(), &[IoSlice::new(&[])], &[RemoteIoVec { base: 4096, len: 0 }])?;
             Ok(())
         }
@@ -101,7 +101,7 @@ fn attempt(attack: &str) -> io::Result<()> {
         }
         "order" => {
             let mut stream = UnixStream::connect(target)?;
-            // The master closes the connection of one from whom it takes none, at once.
+            // If the master refuses a client, it closes the connection at once.
             let _ = stream.write_all(b"{\"request\":\"status\"}\n");
             let is_answered = stream.read(&mut [0]).is_ok_and(|length| length > 0);
             if is_answered { Ok(()) } else { Err(io::Error::from_raw_os_error(ECONNRESET)) }
@@ -110,7 +110,7 @@ fn attempt(attack: &str) -> io::Result<()> {
     }
 }
 
-/// An address that its master has as well, since this process was forked by it.
+/// An address that is also valid in the master, since it forked this process.
 fn text_address() -> io::Result<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let first = maps.split('-').next().and_then(|address| usize::from_str_radix(address, 16).ok());

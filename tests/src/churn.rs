@@ -1,7 +1,8 @@
-//! Clients that connect, ask, read a whole answer and close, again and again; and what became of each of their tries.
+//! Clients that connect, send a request, read a whole answer and close, again and again; and the results of their
+//! attempts.
 //!
-//! The promise is proven here, at the client, and not by the kernel's counters, which miss losses. Every try ends in
-//! exactly one count: answered, refused before anybody had been answered (where that is allowed), or failed.
+//! The promise is proven here, at the client, and not by the kernel's counters, which miss losses. Every attempt ends
+//! in exactly one count: answered, refused before any client had an answer (if that is allowed), or failed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,23 +17,23 @@ use hdrhistogram::Histogram;
 
 const REQUEST: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-/// Slower than this is counted: a lost SYN is retransmitted after a second. Less than this is what a busy machine takes.
+/// Slower attempts are counted: a lost SYN is retransmitted after a second. A busy machine takes less than this.
 const SLOW: Duration = Duration::from_millis(900);
 
-/// Between the tries of a client that is refused, so that it leaves the server room to start.
+/// Pause of a refused client before its next attempt, so that it leaves the server time to start.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
-/// Steps of a try; each failure's name begins with one.
+/// Steps of an attempt; each failure's name begins with one.
 const CONNECT: &str = "connect";
 const SEND: &str = "send";
 const RECEIVE: &str = "receive";
 
-/// What goes on meanwhile: times are kept apart by it.
+/// What is happening meanwhile. Times are recorded separately for each phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing.
+    /// Nothing is happening.
     Steady,
-    /// What is being tested. A try that sees any of it belongs here.
+    /// The tested change is happening. An attempt that overlaps with it belongs to this phase.
     During,
 }
 
@@ -41,17 +42,17 @@ pub enum Phase {
 pub struct Latency(Histogram<u64>);
 
 impl Latency {
-    /// How many there are.
+    /// Number of values.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The time that this share of them does not exceed.
+    /// The time that this share of the values does not exceed.
     pub fn quantile(&self, share: f64) -> Duration {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
-    /// The longest.
+    /// The longest time.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
     }
@@ -67,7 +68,7 @@ impl Default for Latency {
     }
 }
 
-/// Milliseconds: p50/p99/p99.9/max; a dash where there are none.
+/// Milliseconds: p50/p99/p99.9/max; a dash if there are no values.
 impl fmt::Display for Latency {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count() == 0 {
@@ -85,22 +86,22 @@ impl fmt::Debug for Latency {
     }
 }
 
-/// What became of the tries.
+/// The results of the attempts.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Answered wholly.
+    /// Attempts with a whole answer.
     pub ok: u64,
-    /// Of these, slower than 900 ms from connecting to the end of the answer.
+    /// Those that took more than 900 ms from connecting to the end of the answer.
     pub slow: u64,
-    /// The slowest of them.
+    /// The time of the slowest one.
     pub slowest: Duration,
-    /// Of those answered, the times while nothing else went on.
+    /// Times of answered attempts in the steady phase.
     pub steady: Latency,
-    /// Of those answered, the times while what is tested went on.
+    /// Times of answered attempts during the tested change.
     pub during: Latency,
-    /// Refused before anybody had been answered, by clients that were started early.
+    /// Attempts of clients that were started early, refused before any client had an answer.
     pub refused_early: u64,
-    /// Everything else, by what happened; the step at which it did comes first.
+    /// All other attempts, by the failure; its name begins with the step.
     pub failures: BTreeMap<String, u64>,
 }
 
@@ -118,12 +119,12 @@ impl Outcome {
         }
     }
 
-    /// How many tries failed.
+    /// Number of failed attempts.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// How many of these did not even connect: no request being served was lost with them.
+    /// Number of failed attempts that did not even connect: no request was lost with them.
     pub fn failed_to_connect(&self) -> u64 {
         self.failures.iter().filter(|(what, _)| what.starts_with(CONNECT)).map(|(_, count)| count).sum()
     }
@@ -136,7 +137,7 @@ impl Outcome {
     }
 }
 
-/// What the clients and whoever watches them share.
+/// State that the clients and the test share.
 #[derive(Default)]
 struct Shared {
     is_over: AtomicBool,
@@ -145,19 +146,19 @@ struct Shared {
     refused_early: AtomicU64,
 }
 
-/// Clients at work.
+/// Running clients.
 pub struct Churn {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Outcome>>,
 }
 
 impl Churn {
-    /// Starts so many clients, each with one connection at a time, in the steady phase.
+    /// Starts this many clients, each with one connection at a time, in the steady phase.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
         Self::start_clients(address, clients, false)
     }
 
-    /// The same, before the server: until the first answer to anybody, it is no failure to be refused.
+    /// The same before the server starts: until the first answer to any client, a refusal is not a failure.
     pub fn start_early(address: SocketAddr, clients: usize) -> Self {
         Self::start_clients(address, clients, true)
     }
@@ -178,25 +179,25 @@ impl Churn {
         Self { shared, clients }
     }
 
-    /// Says what goes on from now on.
+    /// Sets the phase from now on.
     pub fn begin_phase(&self, phase: Phase) {
         self.shared.is_steady.store(phase == Phase::Steady, Ordering::SeqCst);
     }
 
-    /// How many answers there were so far.
+    /// Number of answers so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::SeqCst)
     }
 
-    /// How many tries were refused so far before anybody had been answered.
+    /// Number of attempts so far that were refused before any client had an answer.
     pub fn refused_early(&self) -> u64 {
         self.shared.refused_early.load(Ordering::SeqCst)
     }
 
-    /// Lets every client finish what it is at.
+    /// Lets every client finish its current attempt.
     ///
     /// # Panics
-    /// If a client has.
+    /// If a client has panicked.
     pub fn finish(self) -> Outcome {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
@@ -206,7 +207,7 @@ impl Churn {
 }
 
 fn try_once(address: SocketAddr, is_early: bool, shared: &Shared, outcome: &mut Outcome) {
-    // Who begins after somebody was answered may not be refused any more.
+    // An attempt that begins after the first answer must not be refused.
     let may_be_refused = is_early && shared.answered.load(Ordering::SeqCst) == 0;
     let was_steady = shared.is_steady.load(Ordering::SeqCst);
     let start = Instant::now();

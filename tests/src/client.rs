@@ -9,7 +9,7 @@ use crate::PATIENCE;
 /// A request that leaves the connection open.
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Connects, with bounds on reading and writing.
+/// Connects, with time limits for reading and writing.
 ///
 /// # Panics
 /// If it cannot connect.
@@ -20,10 +20,10 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads one HTTP answer with a Content-Length; gives head and body.
+/// Reads one HTTP answer with a Content-Length. Returns head and body.
 ///
 /// # Errors
-/// As reading from the stream; `UnexpectedEof` where the answer is not whole.
+/// As reading from the stream; `UnexpectedEof` if the answer is incomplete.
 pub fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -42,7 +42,7 @@ pub fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
-/// Asks on an open connection.
+/// Sends a request on an open connection and reads the answer.
 ///
 /// # Errors
 /// As writing to and reading from the stream.
@@ -51,7 +51,7 @@ pub fn ask(stream: &mut TcpStream) -> io::Result<String> {
     read_answer(stream)
 }
 
-/// Whether a new connection is served, where it is no fault if it is refused or reset.
+/// Whether a new connection is served. A refusal or a reset is not an error here.
 pub fn is_served(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
         return false;
@@ -69,7 +69,7 @@ pub fn assert_served(address: SocketAddr) {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
-/// Reads to the end. An orderly end is `Ok`, a reset an error.
+/// Reads to the end. A normal end is `Ok`, a reset an error.
 ///
 /// # Errors
 /// As reading from the stream.
@@ -79,7 +79,7 @@ pub fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A running pattern without a short period, to compare what comes back with what was sent.
+/// A pattern without a short period, to compare what comes back with what was sent.
 pub fn pattern(offset: usize, into: &mut [u8]) {
     for (index, byte) in into.iter_mut().enumerate() {
         let position = (offset + index) as u64;
@@ -118,7 +118,8 @@ pub fn echo_pattern(address: SocketAddr, total: usize) {
     writer.join().expect("written");
 }
 
-/// Asks a server that answers in lines, as redis-cli does; gives the first line of the answer, without its end.
+/// Sends a request to a server that answers in lines, as redis-cli does. Returns the first line of the answer, without
+/// its end.
 ///
 /// # Panics
 /// If there is no answer.

@@ -1,5 +1,5 @@
-//! What a server says at its control socket, as values: asked by batonctl, as operators do, or by the library, which costs no
-//! process where a test asks again and again.
+//! The replies of a server's control socket, as values. They come through batonctl, as for operators, or through the
+//! library, which needs no process when a test asks again and again.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,24 +9,24 @@ use baton::control::{Client, Event, EventKind, Failure, Outcome, Reply, Request,
 use crate::PATIENCE;
 use crate::program::{self, batonctl};
 
-/// How a run of batonctl has ended.
+/// The result of a run of batonctl.
 #[derive(Debug)]
 pub struct Answer {
     /// Its exit code.
     pub code: i32,
-    /// What happened meanwhile.
+    /// The events until then.
     pub events: Vec<Event>,
-    /// The outcome; none where no server said one.
+    /// The outcome; `None` if no server reported one.
     pub outcome: Option<Result<Outcome, Failure>>,
-    /// What people read of a failure.
+    /// The text of a failure for people.
     pub stderr: String,
 }
 
 impl Answer {
-    /// What was done.
+    /// The outcome of a successful operation.
     ///
     /// # Panics
-    /// If it was refused or failed, or the exit code is not that of success.
+    /// If it was refused or failed, or the exit code does not mean success.
     pub fn done(self) -> Outcome {
         match self.outcome {
             Some(Ok(ref outcome)) if self.code == 0 => outcome.clone(),
@@ -34,10 +34,10 @@ impl Answer {
         }
     }
 
-    /// Why it was not done.
+    /// Why the operation failed.
     ///
     /// # Panics
-    /// If it was done, or the exit code is not that of a failure.
+    /// If it succeeded, or the exit code does not mean failure.
     pub fn failed(self) -> Failure {
         match self.outcome {
             Some(Err(ref failure)) if self.code == 1 => failure.clone(),
@@ -56,7 +56,7 @@ pub fn command(control: &Path, arguments: &[&str]) -> Command {
 /// Runs `batonctl --json` to its end.
 ///
 /// # Panics
-/// If it does not end, or prints what is no reply.
+/// If it does not end, or prints something other than replies.
 pub fn ask(control: &Path, arguments: &[&str]) -> Answer {
     let output = program::run(&mut command(control, arguments));
     let code = output.status.code().expect("an exit code");
@@ -74,7 +74,7 @@ pub fn ask(control: &Path, arguments: &[&str]) -> Answer {
     answer
 }
 
-/// The status of the master that has this control socket; none where nobody answers.
+/// The status of the master that has this control socket; `None` if no master answers.
 pub fn status(control: &Path) -> Option<Status> {
     match Client::ask(control, &Request::Status, Some(PATIENCE)) {
         Ok(Reply::Status(status)) => Some(status),

@@ -1,8 +1,8 @@
-//! Clients that keep their connections, each of which knows every byte that it sends and every byte that must come back.
+//! Clients that keep their connections. Each knows every byte that it sends and every byte that must come back.
 //!
-//! A class of them repeats one request for ever, and must get one answer repeated for ever. How far it may write and read is
-//! told from outside, byte by byte, so that it can be stopped anywhere: between requests, in the middle of one, with answers
-//! that it does not read.
+//! A client of a class repeats one request forever, and must get one answer repeated forever. The test sets how far it
+//! may write and read, byte by byte, so that it can be stopped anywhere: between requests, in the middle of one, with
+//! answers that it does not read.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -17,37 +17,38 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::stream::{Stream, Trust};
 use crate::wait_until;
 
-/// Read and written at once at most.
+/// The most bytes that are read or written at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// No bound.
+/// No limit.
 pub const ALL: u64 = u64::MAX;
 
 /// One kind of clients.
 #[derive(Clone, Debug)]
 pub struct Class {
-    /// For failures.
+    /// The name for reports of failures.
     pub name: &'static str,
-    /// Connections.
+    /// Number of connections.
     pub count: usize,
-    /// Sent again and again.
+    /// The request that is sent again and again.
     pub request: Vec<u8>,
-    /// What must come for each.
+    /// The required answer to each request.
     pub answer: Vec<u8>,
-    /// Bytes of the answer that differ from time to time.
+    /// Bytes of the answer that vary over time.
     pub varying: std::ops::Range<usize>,
-    /// Bytes of requests that are sent before what they are answered with was read.
+    /// Bytes of requests that are sent before the answers to them are read.
     pub ahead: u64,
     /// Bytes that each connection may write at first.
     pub write: u64,
     /// Bytes that each connection may read at first.
     pub read: u64,
-    /// Whom the clients trust, where they speak TLS.
+    /// The certificate that the clients trust, if they use TLS.
     pub tls: Option<Trust>,
 }
 
 impl Class {
-    /// Clients that ask one thing after the other as long as they may; the answer is what the server says now.
+    /// Clients that send one request after the other as long as they may. The required answer is the server's present
+    /// one.
     ///
     /// # Panics
     /// If it does not answer.
@@ -74,11 +75,11 @@ impl Class {
 struct Bounds {
     write: AtomicU64,
     read: AtomicU64,
-    /// Bytes read and found right, by all that live.
+    /// Correct bytes read by all living connections.
     right: AtomicU64,
-    /// Bytes read by all that ever were.
+    /// Bytes read by all connections that have ever existed.
     progress: AtomicU64,
-    /// Those that live.
+    /// The number of living connections.
     connections: AtomicU64,
     request_bytes: u64,
     answer_bytes: u64,
@@ -91,7 +92,7 @@ pub struct Fleet {
     failures: Arc<Mutex<Vec<String>>>,
     /// Connections may end.
     is_tolerant: AtomicBool,
-    /// Bounds have changed.
+    /// Limits have changed.
     is_changed: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -107,7 +108,7 @@ struct Connection {
 }
 
 impl Fleet {
-    /// Connects all of them, and lets them begin.
+    /// Connects all clients, and starts them.
     ///
     /// # Panics
     /// If one cannot connect.
@@ -138,13 +139,13 @@ impl Fleet {
         Self { bounds, failures, is_tolerant, is_changed, is_stopping, thread: Some(thread) }
     }
 
-    /// Lets each connection of a class write so many bytes more.
+    /// Lets each connection of a class write this many further bytes.
     pub fn allow(&self, class: &str, bytes: u64) {
         self.bounds[class].write.fetch_add(bytes, Ordering::Relaxed);
         self.is_changed.store(true, Ordering::Release);
     }
 
-    /// Lets each connection of a class read so many bytes more.
+    /// Lets each connection of a class read this many further bytes.
     pub fn allow_reading(&self, class: &str, bytes: u64) {
         self.bounds[class].read.fetch_add(bytes, Ordering::Relaxed);
         self.is_changed.store(true, Ordering::Release);
@@ -155,10 +156,10 @@ impl Fleet {
         self.bounds[class].progress.load(Ordering::Relaxed)
     }
 
-    /// Waits until every request that was written whole by a class is answered.
+    /// Waits until every complete request of a class is answered.
     ///
     /// # Panics
-    /// If one is not in time, or a connection has failed.
+    /// If an answer does not come in time, or a connection has failed.
     pub fn wait_for_answers(&self, class: &str) {
         let bounds = &self.bounds[class];
         let requests = bounds.write.load(Ordering::Relaxed) / bounds.request_bytes;
@@ -169,10 +170,10 @@ impl Fleet {
         });
     }
 
-    /// Waits until a class has read so many bytes, all its connections together, or none of it lives.
+    /// Waits until all connections of a class together have read this many bytes, or none of them lives.
     ///
     /// # Panics
-    /// If it does not in time, or a connection has failed.
+    /// If they do not in time, or a connection has failed.
     pub fn wait_for(&self, class: &str, bytes: u64) {
         wait_until(&format!("{class}: {bytes} bytes, {:?}", self.bounds[class]), || {
             self.assert_whole();
@@ -180,7 +181,7 @@ impl Fleet {
         });
     }
 
-    /// What has gone wrong so far.
+    /// The failures so far.
     ///
     /// # Panics
     /// Never.
@@ -193,12 +194,12 @@ impl Fleet {
         self.is_tolerant.store(true, Ordering::Relaxed);
     }
 
-    /// Connections of a class that live.
+    /// Number of living connections of a class.
     pub fn living(&self, class: &str) -> u64 {
         self.bounds[class].connections.load(Ordering::Relaxed)
     }
 
-    /// Checks that every connection lives, unless that is tolerated, and nothing wrong was read.
+    /// Checks that every connection lives, unless ends are tolerated, and that all bytes were correct.
     ///
     /// # Panics
     /// If not.
@@ -237,7 +238,7 @@ impl Class {
         &bytes[(offset % bytes.len() as u64) as usize..]
     }
 
-    /// The first byte that is wrong, of what came at `offset`.
+    /// The index of the first wrong byte in `came`, which arrived at `offset`.
     fn wrong(&self, offset: u64, came: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < came.len() {
@@ -299,7 +300,7 @@ impl Runner {
         &self.bounds[self.classes[self.connections[index].class].name]
     }
 
-    /// How many bytes it may write, and read, now.
+    /// How many bytes it may write and read now.
     fn room(&self, index: usize) -> (u64, u64) {
         let connection = &self.connections[index];
         let (bounds, class) = (self.bounds(index), &self.classes[connection.class]);
@@ -317,7 +318,7 @@ impl Runner {
         }
         let (write, read) = self.room(index);
         let connection = &mut self.connections[index];
-        // Its end is always to be seen.
+        // The end must always be seen.
         let mut interest = EpollFlags::EPOLLRDHUP;
         interest.set(EpollFlags::EPOLLIN, read > 0);
         interest.set(EpollFlags::EPOLLOUT, write > 0 || connection.stream.wants_write());
@@ -335,7 +336,7 @@ impl Runner {
         let (room, _) = self.room(index);
         let connection = &mut self.connections[index];
         let part = Class::part(&self.classes[connection.class].request, connection.written);
-        // Where there is no room, what TLS has sealed may have to go out.
+        // Even without room, bytes that TLS has sealed may have to be sent.
         let length = (part.len() as u64).min(room).min(CHUNK_BYTES as u64) as usize;
         match connection.stream.write(&part[..length]) {
             Ok(count) => connection.written += count as u64,

@@ -1,6 +1,6 @@
-//! What the tests of the whole system share: building and running programs, clients, and a look into /proc.
+//! Shared parts of the tests of the whole system: building and running programs, clients, and inspecting processes.
 //!
-//! Everything waits for events with a bound on time, and ends the processes it started.
+//! Everything waits for events with a time limit, and ends the processes that it started.
 #![deny(unsafe_code)]
 
 pub mod churn;
@@ -16,21 +16,21 @@ pub mod stream;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any expected event takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds.
 ///
 /// # Panics
-/// If it does not within [`PATIENCE`]; says what was waited for.
+/// If it does not within [`PATIENCE`]; the message names the condition.
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_until_equal(what, true, condition);
 }
 
-/// Waits until `value` gives what is expected.
+/// Waits until `value` returns the expected value.
 ///
 /// # Panics
-/// If it does not within [`PATIENCE`]; says what was waited for, and what was there instead.
+/// If it does not within [`PATIENCE`]; the message names what was expected and the last value.
 pub fn wait_until_equal<T: PartialEq<E> + Debug, E: Debug>(what: &str, expected: E, mut value: impl FnMut() -> T) {
     let start = Instant::now();
     loop {
@@ -43,7 +43,7 @@ pub fn wait_until_equal<T: PartialEq<E> + Debug, E: Debug>(what: &str, expected:
     }
 }
 
-/// Says that a test did not run, and why; `true`, for the caller to return.
+/// Prints that a test did not run, and why. Returns `true`, for the caller to return.
 pub fn skip(reason: &str) -> bool {
     eprintln!("SKIPPED: {reason}");
     true

@@ -15,22 +15,22 @@ use crate::process::{children, descendants, is_alive, kill_descendants, open_fil
 use crate::program::Server;
 use crate::wait_until;
 
-/// See the module's head.
+/// A server and its control socket's folder.
 pub struct Lineage {
     folder: TempDir,
-    /// The first master, and what all of them log.
+    /// The first master, and the log of all of them.
     pub first: Server,
     workers: usize,
     name: String,
 }
 
 impl Lineage {
-    /// Starts the first one: `start` is given a control socket's path and a file for the pid, to be used.
+    /// Starts the first master. `start` gets the paths of a control socket and of a pid file, which it must use.
     ///
     /// # Panics
     /// If it does not come up.
     pub fn start(workers: usize, start: impl FnOnce(&str, &str) -> Server) -> Self {
-        // Masters whose own has left are this process's, and end with it.
+        // Masters whose parent has ended become children of this process, and end with it.
         set_child_subreaper(true).expect("set");
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("set");
@@ -50,7 +50,7 @@ impl Lineage {
         self.folder.path().join(name)
     }
 
-    /// The master that has the last word.
+    /// The master that the pid file names.
     ///
     /// # Panics
     /// If there is none.
@@ -67,7 +67,7 @@ impl Lineage {
         control::ask(&self.control(), arguments)
     }
 
-    /// The same, where it must succeed.
+    /// The same for a command that must succeed.
     ///
     /// # Panics
     /// If it does not.
@@ -75,22 +75,22 @@ impl Lineage {
         self.ask(arguments).done()
     }
 
-    /// The same, where it must be refused or fail.
+    /// The same for a command that must be refused or fail.
     ///
     /// # Panics
-    /// If it is done.
+    /// If it succeeds.
     pub fn failed(&self, arguments: &[&str]) -> Failure {
         self.ask(arguments).failed()
     }
 
-    /// Begins to run batonctl in the background.
+    /// Starts batonctl in the background.
     pub fn begin(&self, arguments: &[&str]) -> JoinHandle<Answer> {
         let control = self.control();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         std::thread::spawn(move || control::ask(&control, &arguments.iter().map(String::as_str).collect::<Vec<_>>()))
     }
 
-    /// The status of the master that has the last word.
+    /// The status of the master that has the control socket's name.
     ///
     /// # Panics
     /// If there is none.
@@ -98,12 +98,12 @@ impl Lineage {
         control::status(&self.control()).expect("a status")
     }
 
-    /// The status of another master, whose control socket's name was taken over.
+    /// The status of another master, after a master took over the name of its control socket.
     pub fn status_of(&self, master: u32) -> Option<Status> {
         control::status(&self.control_of(master))
     }
 
-    /// Where a master is reached whose control socket's name was taken over.
+    /// The control socket of a master, after another one took over its name.
     pub fn control_of(&self, master: u32) -> PathBuf {
         self.folder.path().join(format!("control.{master}"))
     }
@@ -111,14 +111,14 @@ impl Lineage {
     /// Waits until the upgrade that `old` has begun is on probation.
     ///
     /// # Panics
-    /// If that does not come about.
+    /// If that does not happen.
     pub fn wait_for_probation(&self, old: u32) {
         wait_until("it is on probation", || {
             self.status_of(old).is_some_and(|status| status.upgrade == Some(UpgradeState::Probation))
         });
     }
 
-    /// How many such events have happened.
+    /// Number of such events so far.
     pub fn count_events(&self, is_it: impl Fn(&EventKind) -> bool) -> usize {
         control::events(&self.control()).iter().filter(|event| is_it(event)).count()
     }
@@ -128,7 +128,7 @@ impl Lineage {
         self.count_events(is_it) > 0
     }
 
-    /// Forgets masters that have ended and are this process's by now.
+    /// Reaps ended masters that have become children of this process.
     pub fn reap(&self) {
         let others = children(std::process::id()).into_iter().filter(|pid| *pid != self.first.pid());
         for pid in others.filter(|pid| !is_alive(*pid) && self.is_member(*pid)) {
@@ -136,10 +136,10 @@ impl Lineage {
         }
     }
 
-    /// Waits until there is one master with its workers, and it is the one that has the last word.
+    /// Waits until there is one master with its workers, and the pid file names it.
     ///
     /// # Panics
-    /// If that does not come about.
+    /// If that does not happen.
     pub fn settle(&self) {
         wait_until("one master is left", || {
             self.reap();
@@ -148,18 +148,18 @@ impl Lineage {
         });
     }
 
-    /// All that live.
+    /// All living masters.
     pub fn masters(&self) -> Vec<u32> {
         descendants(std::process::id()).into_iter().filter(|pid| self.is_master(*pid)).collect()
     }
 
-    /// All workers that live, whoever is their master.
+    /// All living workers of any master.
     pub fn workers(&self) -> Vec<u32> {
         let is_worker = |pid: &u32| self.is_member(*pid) && is_alive(*pid) && !self.is_master(*pid);
         descendants(std::process::id()).into_iter().filter(is_worker).collect()
     }
 
-    /// One that no other of the same lineage has forked as a worker: it waits for signals of its own.
+    /// Whether the process is a master, and not a worker that another process of the lineage has forked.
     fn is_master(&self, pid: u32) -> bool {
         // Workers have rings, masters have none.
         let has_ring = open_files(pid).iter().any(|file| file.ends_with("anon_inode:[io_uring]"));

@@ -1,8 +1,9 @@
-//! Tests in network namespaces of their own: nothing else uses their ports, and what they set there (sysctls, packet
-//! filters) reaches nobody else. Needs root or unprivileged user namespaces; where neither is to be had, a test says so.
+//! Tests in separate network namespaces: nothing else uses their ports, and their settings (sysctls, packet filters)
+//! affect no other process. They need root or unprivileged user namespaces. If neither is available, a test prints
+//! that.
 //!
-//! A thread cannot take the others of its process along, so the test's own executable is run once more inside, for this one
-//! test. That run's outcome is the test's.
+//! A thread cannot take the others of its process along, so the test's own executable runs once more inside, for this
+//! one test. The result of that run is the result of the test.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,10 +23,10 @@ use crate::skip;
 /// Names the test that runs inside.
 const MARK: &str = "BATON_TESTS_NAMESPACE";
 
-/// A test that takes longer inside has hung.
+/// A test that takes longer inside counts as hung.
 pub const TIME_MAX: Duration = Duration::from_secs(180);
 
-/// Runs `body` in a network namespace of its own, for [`TIME_MAX`] at most. `test_name` is the whole name of the calling
+/// Runs `body` in a separate network namespace, for at most [`TIME_MAX`]. `test_name` is the whole name of the calling
 /// test, with its modules. Tests of one executable run one after the other, since they measure.
 ///
 /// # Panics
@@ -34,7 +35,7 @@ pub fn run(test_name: &str, body: impl FnOnce()) {
     run_for(test_name, TIME_MAX, body);
 }
 
-/// The same, with another bound on time.
+/// The same, with another time limit.
 ///
 /// # Panics
 /// If the body does, or does not end in time.
@@ -52,7 +53,7 @@ fn is_inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// `false`, said aloud, where no namespace may be made.
+/// Returns `false` and prints a message if namespaces are not permitted.
 fn can_enter() -> bool {
     if let Some(missing) = ["unshare", "ip"].into_iter().find(|program| !is_installed(program)) {
         return !skip_visibly(&format!("{missing} is not installed"));
@@ -81,7 +82,7 @@ fn bring_loopback_up() {
 fn run_inside(test_name: &str, time_max: Duration) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // Built out here, where a registry can be reached if need be; inside, this is found done.
+    // Build them out here, where a registry can be reached if necessary. Inside, they are found built.
     batond();
     batonctl();
     let mut command = enter(std::env::current_exe().expect("a test has an executable"));
@@ -99,8 +100,8 @@ fn run_inside(test_name: &str, time_max: Duration) {
     assert!(has_run, "no test has the name {test_name}");
 }
 
-/// Passes lines on as they come; what was skipped goes by the capture of output, since it must be seen. Gives whether a
-/// line says that one test has run.
+/// Passes lines on as they come. Reports of skipped tests bypass the capture of output, since they must be seen.
+/// Returns whether a line says that one test has run.
 fn relay(from: Option<impl Read + Send + 'static>) -> JoinHandle<bool> {
     std::thread::spawn(move || {
         let mut has_run = false;
@@ -116,7 +117,7 @@ fn relay(from: Option<impl Read + Send + 'static>) -> JoinHandle<bool> {
     })
 }
 
-/// As [`skip`], also where a test's output is captured.
+/// As [`skip`], even if a test's output is captured.
 fn skip_visibly(reason: &str) -> bool {
     show(&format!("SKIPPED: {reason}"));
     true
@@ -126,7 +127,7 @@ fn show(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// `None`: it did not end in time and was killed, with all below it.
+/// `None`: the process did not end in time, and was killed with all its descendants.
 fn wait(child: &mut Child, time_max: Duration) -> Option<ExitStatus> {
     let start = Instant::now();
     loop {
@@ -145,17 +146,17 @@ fn wait(child: &mut Child, time_max: Duration) -> Option<ExitStatus> {
 /// Sets a sysctl of this namespace, such as `net/ipv4/tcp_migrate_req`.
 ///
 /// # Panics
-/// If it cannot be set, or the caller is not in a namespace of its own.
+/// If it cannot be set, or the caller is not in a separate namespace.
 pub fn sysctl(name: &str, value: &str) {
     assert!(is_inside(), "the sysctls of everybody are left alone");
     fs::write(Path::new("/proc/sys").join(name), value).unwrap_or_else(|error| panic!("{name} = {value}: {error}"));
 }
 
-/// How many connections and handshakes this namespace's listen sockets have dropped (`ListenDrops`, see netstat(8)): the
-/// client sends again after 200 ms, which cannot be told from a busy machine by the time it takes.
+/// How many connections and handshakes this namespace's listen sockets have dropped (`ListenDrops`, see netstat(8)).
+/// The client sends again after 200 ms; by the time it takes, that cannot be distinguished from a busy machine.
 ///
 /// # Panics
-/// If the kernel does not say.
+/// If the kernel does not report it.
 pub fn listen_drops() -> u64 {
     let text = fs::read_to_string("/proc/self/net/netstat").expect("read");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -175,11 +176,11 @@ pub fn has_users() -> bool {
 #[derive(Debug)]
 pub struct Filter(());
 
-/// Puts rules on all packets that leave, which on a loopback interface are all there are, each a line as in
-/// `tcp dport 80 drop`. `None`, said aloud, where there is no nftables.
+/// Applies rules to all outgoing packets, which on a loopback interface are all packets. Each rule is a line such as
+/// `tcp dport 80 drop`. Returns `None` and prints a message if there is no nftables.
 ///
 /// # Panics
-/// If the caller is not in a namespace of its own, has a filter already, or the rules are wrong.
+/// If the caller is not in a separate namespace, has a filter already, or the rules are invalid.
 pub fn nft(rules: &[&str]) -> Option<Filter> {
     assert!(is_inside(), "the packets of everybody are left alone");
     if !is_installed("nft") {
@@ -215,20 +216,20 @@ fn run_nft(commands: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// How many handshakes from `client` to `server` still want their final ACK at the server.
+/// Number of handshakes from `client` to `server` for which the server still waits for the final ACK.
 ///
 /// # Panics
-/// If ss(8), of the same package as ip(8), is not there. (`/proc/net/tcp` takes seconds where many connections have ended.)
+/// If ss(8), of the same package as ip(8), is missing. (`/proc/net/tcp` takes seconds if many connections have ended.)
 pub fn handshakes_open(client: Ipv4Addr, server: SocketAddr) -> usize {
     let filter = format!("dst = {client} and sport = :{}", server.port());
-    // Where others come and go, a table may show some twice.
+    // While others come and go, a table may show some twice.
     sockets("syn-recv", &filter).lines().collect::<BTreeSet<_>>().len()
 }
 
 /// Listeners of a port in this namespace, by the lengths of their queues.
 ///
 /// # Panics
-/// If ss(8) is not there.
+/// If ss(8) is missing.
 pub fn listener_queues(port: u16) -> Vec<u32> {
     let lines = sockets("listening", &format!("sport = :{port}"));
     // The first column is the queue, the second its limit.

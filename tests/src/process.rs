@@ -1,4 +1,4 @@
-//! A look at processes through proc(5).
+//! Inspects processes through proc(5).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,10 +29,10 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     all
 }
 
-/// Kills all below this process, which takes in whoever loses its parent (`PR_SET_CHILD_SUBREAPER`).
+/// Kills all descendants of this process, including those that lose their parent (`PR_SET_CHILD_SUBREAPER`).
 pub fn kill_descendants() {
     let start = Instant::now();
-    // Whose parent ends while the list is made may be missing in it: nobody has to be found twice.
+    // A process whose parent ends while the list is made may be missing in it, so the list must be empty twice.
     let mut times_empty = 0;
     while times_empty < 2 && start.elapsed() < PATIENCE {
         let living: Vec<u32> = descendants(std::process::id()).into_iter().filter(|pid| is_alive(*pid)).collect();
@@ -47,12 +47,12 @@ pub fn runs(pid: u32, program: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == program)
 }
 
-/// Whether it lives; a zombie does not.
+/// Whether it lives. A zombie does not.
 pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| !fields[0].starts_with('Z'))
 }
 
-/// Whether a signal has stopped it, be it under the eyes of a tracer.
+/// Whether a signal or a tracer has stopped it.
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields[0].eq_ignore_ascii_case("t"))
 }
@@ -63,7 +63,7 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
-/// When it was started, in ticks since the machine was.
+/// When it was started, in ticks since the start of the machine.
 ///
 /// # Panics
 /// If there is no such process.
@@ -79,8 +79,8 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(rest.split(' ').map(str::to_owned).collect())
 }
 
-/// What a process and all below it do now, a line each: their state, and where in the kernel they sleep. For whoever looks
-/// at a test that waited in vain.
+/// What a process and its descendants are doing now, a line each: their state, and where in the kernel they sleep. For
+/// a person who looks at a test that has timed out.
 pub fn describe_tree(pid: u32) -> String {
     let mut lines = String::new();
     for pid in std::iter::once(pid).chain(descendants(pid)) {
@@ -93,18 +93,18 @@ pub fn describe_tree(pid: u32) -> String {
     lines
 }
 
-/// What the descriptors of a process are links to, such as `socket:[4711]`; none where it is gone.
+/// The targets of a process's descriptors, such as `socket:[4711]`; empty if it is gone.
 pub fn open_files(pid: u32) -> Vec<PathBuf> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     files.filter_map(|file| fs::read_link(file.path()).ok()).collect()
 }
 
-/// How many descriptors are open.
+/// Number of open descriptors.
 pub fn descriptors(pid: u32) -> usize {
     descriptor_numbers(pid).len()
 }
 
-/// The limit of open files that leaves room for so many more, whatever numbers are taken now.
+/// The limit of open files that leaves room for this many more, whatever numbers are used now.
 pub fn descriptor_limit_for(pid: u32, room: usize) -> usize {
     let taken = descriptor_numbers(pid);
     let mut free = (0..).filter(|number| !taken.contains(number));

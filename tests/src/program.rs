@@ -1,4 +1,4 @@
-//! Programs under test and their clients: built once, started, watched, ended.
+//! Programs under test and their clients: built once, started, observed, ended.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{PATIENCE, process, skip, wait_until};
 
-/// The `batond` of this workspace, built as this test was.
+/// The `batond` of this workspace, built in the same way as this test.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -55,7 +55,7 @@ pub fn test_example(name: &str) -> PathBuf {
     build(&["--package", "baton-tests", "--example", name])
 }
 
-/// An example of these tests that ends processes where it is told to.
+/// An example of these tests that ends processes at the steps that a test names.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -63,17 +63,17 @@ pub fn faulty(name: &str) -> PathBuf {
     build(&["--package", "baton-tests", "--example", name, "--features", "faults"])
 }
 
-/// What was built for this test, by the arguments: cargo lets one build go on at a time, and a test must not wait for another
-/// one's within its own time.
+/// What was built for this test, by the arguments. Cargo allows only one build at a time, and a test must not spend its
+/// own time waiting for another one's build.
 static BUILT: LazyLock<Mutex<BTreeMap<String, PathBuf>>> = LazyLock::new(|| {
     let text = std::env::var(BUILT_NAME).unwrap_or_else(|_| "{}".to_owned());
     Mutex::new(serde_json::from_str(&text).expect("written by the process that started this one"))
 });
 
-/// The environment variable by which a test that runs in a namespace is told what was built.
+/// The environment variable that tells a test in a namespace what was built.
 const BUILT_NAME: &str = "BATON_TESTS_BUILT";
 
-/// Tells a test that runs in a process of its own what was built.
+/// Tells a test in a separate process what was built.
 ///
 /// # Panics
 /// If a path is not UTF-8.
@@ -104,23 +104,23 @@ fn build(what: &[&str]) -> PathBuf {
     path
 }
 
-/// Whether a program can be found.
+/// Whether a program is installed.
 pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|folders| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()))
 }
 
-/// Whether a program is missing, which is then said aloud.
+/// Whether a program is missing. If so, prints that.
 pub fn is_missing(program: &str) -> bool {
     !is_installed(program) && skip(&format!("{program} is not installed"))
 }
 
-/// What a program has printed.
+/// The output of a program as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// As [`run`], for one that must succeed; gives what it prints.
+/// As [`run`], for a program that must succeed. Returns its output.
 ///
 /// # Panics
 /// If it cannot be started, does not end, or fails.
@@ -130,7 +130,7 @@ pub fn run_ok(command: &mut Command) -> String {
     text(&stdout)
 }
 
-/// `false`, said aloud, where strace cannot be used here.
+/// Returns `false` and prints a message if strace cannot be used here.
 pub fn may_trace() -> bool {
     if !is_installed("strace") {
         return !skip("strace is not installed");
@@ -138,7 +138,8 @@ pub fn may_trace() -> bool {
     run(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() || !skip("strace may not trace here")
 }
 
-/// Runs a program, to be given as an argument, with one of its system calls failing; see strace(1) on `inject`.
+/// Runs a program, which the caller adds as an argument, with one of its system calls failing; see `inject` in
+/// strace(1).
 pub fn injecting(call: &str, injection: &str) -> Command {
     let mut command = Command::new("strace");
     command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
@@ -156,7 +157,7 @@ pub fn signal_group(leader: u32, signal: Signal) {
     let _ = killpg(Pid::from_raw(leader as i32), signal);
 }
 
-/// Runs a client to its end, for [`PATIENCE`] at most.
+/// Runs a client to its end, for at most [`PATIENCE`].
 ///
 /// # Panics
 /// If it cannot be started or does not end.
@@ -168,8 +169,8 @@ pub fn run(command: &mut Command) -> Output {
     Output { status, stdout: join(stdout, &what), stderr: join(stderr, &what) }
 }
 
-/// Starts a program that may have been copied just now: a process that another test forks meanwhile holds the copy open
-/// for writing until it runs its own program.
+/// Starts a program that may have just been copied. A process that another test forks meanwhile holds the copy open for
+/// writing until it runs its own program.
 ///
 /// # Panics
 /// If it cannot be started.
@@ -186,7 +187,7 @@ pub fn spawn(command: &mut Command) -> Child {
     }
 }
 
-/// Joins a thread that reads a pipe. It ends only when the last process that holds the other end does.
+/// Joins a thread that reads a pipe. It only ends when the last process that holds the other end does.
 fn join<T>(reader: JoinHandle<T>, what: &str) -> T {
     wait_until(what, || reader.is_finished());
     reader.join().expect("read")
@@ -217,9 +218,9 @@ fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Kills a child and all below it, and waits for the child.
+/// Kills a child and its descendants, and waits for the child.
 pub(crate) fn kill_tree(child: &mut Child) {
-    // Only while the child is not reaped are its number and those of its children its own.
+    // Its number and those of its children only belong to them until the child is reaped.
     let below = process::descendants(child.id());
     let _ = child.kill();
     below.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
@@ -231,16 +232,16 @@ pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
-    /// The workers it came up with.
+    /// The workers with which it came up.
     started: Vec<u32>,
-    /// Where its control socket is, if that was made here.
+    /// The folder of its control socket, if that was created here.
     folder: Option<TempDir>,
-    /// Where it listens.
+    /// The addresses on which it listens.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Server {
-    /// Starts it on a loopback port the kernel chooses, and waits until it listens.
+    /// Starts it on a loopback port that the kernel chooses, and waits until it listens.
     ///
     /// # Panics
     /// If it does not come up.
@@ -250,7 +251,7 @@ impl Server {
         Self::start_command(command)
     }
 
-    /// The same with TLS; the certificate comes with the arguments.
+    /// The same with TLS. The caller gives the certificate with the arguments.
     ///
     /// # Panics
     /// If it does not come up.
@@ -260,7 +261,7 @@ impl Server {
         Self::start_command(command)
     }
 
-    /// The same, with a control socket in a folder of its own.
+    /// The same, with a control socket in a separate folder.
     ///
     /// # Panics
     /// If it does not come up.
@@ -272,7 +273,7 @@ impl Server {
         server
     }
 
-    /// Starts a command that becomes batond in the end; logs are in JSON.
+    /// Starts a command that ends by running batond; logs are in JSON.
     ///
     /// # Panics
     /// If it does not come up.
@@ -280,7 +281,7 @@ impl Server {
         let expected = command.get_args().filter(|argument| *argument == "--listen").count().max(1);
         let mut server = Self::spawn(command);
         wait_until("batond listens", || {
-            // After all workers are ready, each address is a line of its own.
+            // After all workers are ready, batond logs a line for each address.
             let is_up = server.count_of("\"listening\"") >= expected;
             let ended = !is_up && server.child.try_wait().expect("waited").is_some();
             assert!(!ended, "batond ended: {:#?}", server.log());
@@ -314,7 +315,7 @@ impl Server {
     /// If it cannot be started.
     pub fn spawn(mut command: Command) -> Self {
         if !command.get_args().any(|argument| argument == "--control") {
-            // One machine has one socket by default, and many tests at a time.
+            // A machine has one default socket, and many tests run at the same time.
             command.args(["--control", "off"]);
         }
         command.args(["--log-format", "json"]);
@@ -324,7 +325,7 @@ impl Server {
     fn spawn_as_it_is(command: &mut Command) -> Self {
         let mut arguments = command.get_args();
         if arguments.any(|argument| argument == "--control") && arguments.next().is_some_and(|path| path != "off") {
-            // It will be asked: building the program that asks must not take its time while clients wait for answers.
+            // The test will use the control socket: build the client now, not while clients wait for answers.
             batonctl();
         }
         let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()));
@@ -356,7 +357,7 @@ impl Server {
         process::children(self.pid())
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     ///
     /// # Panics
     /// Never.
@@ -369,10 +370,10 @@ impl Server {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// The control socket of a server that was started by [`Server::start_controlled`].
+    /// The control socket of a server that [`Server::start_controlled`] started.
     ///
     /// # Panics
-    /// If it was not.
+    /// If another function started it.
     pub fn control(&self) -> PathBuf {
         self.folder.as_ref().expect("a control socket").path().join("control")
     }
@@ -385,10 +386,10 @@ impl Server {
         assert!(self.try_reload(), "{:#?}", self.log());
     }
 
-    /// Reloads by HUP; whether the new generation came up.
+    /// Reloads by HUP. Returns whether the new generation came up.
     ///
     /// # Panics
-    /// If neither is said in time.
+    /// If the log reports neither success nor failure in time.
     pub fn try_reload(&self) -> bool {
         let counts = || (self.count_of("the new generation serves"), self.count_of("reload failed"));
         let before = counts();
@@ -402,13 +403,13 @@ impl Server {
         signal(self.pid(), name);
     }
 
-    /// Numbers that lines of the log give in field `name`, in order.
+    /// The values of field `name` in the log, in order.
     pub fn logged_numbers(&self, name: &str) -> Vec<u64> {
         let lines = self.log().into_iter();
         lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?.get(name)?.as_u64()).collect()
     }
 
-    /// Waits until it has ended by itself, and all it logged is read.
+    /// Waits until it has ended by itself, and its whole log is read.
     ///
     /// # Panics
     /// If it does not end, or leaves a process behind: any would hold stderr open.
@@ -420,7 +421,7 @@ impl Server {
         status
     }
 
-    /// Waits until the master has ended, whoever else of its lineage lives.
+    /// Waits until the master has ended, whichever other processes of its lineage live.
     ///
     /// # Panics
     /// If it does not end.
@@ -428,7 +429,7 @@ impl Server {
         wait(&mut self.child)
     }
 
-    /// Tells it to stop and checks that it does so in good order, leaving no worker.
+    /// Stops it, and checks that it ends normally and leaves no worker.
     ///
     /// # Panics
     /// If it does not.
@@ -453,14 +454,14 @@ impl Drop for Server {
         if matches!(self.child.try_wait(), Ok(None)) {
             kill_tree(&mut self.child);
         } else {
-            // Workers which outlived their master are found by what they run, since numbers are used again.
+            // Workers that outlived their master are recognised by their program, since process numbers are reused.
             let orphans = self.started.iter().filter(|pid| process::is_alive(**pid) && process::runs(**pid, &batond()));
             orphans.for_each(|pid| signal(*pid, Signal::SIGKILL));
         }
     }
 }
 
-/// A port nobody listens on now.
+/// A port on which no process listens now.
 ///
 /// # Panics
 /// If there is none.

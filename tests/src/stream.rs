@@ -15,24 +15,24 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Suppo
 
 use crate::client::{GET, connect};
 
-/// Plaintext that waits to be sealed, at most: then writing waits.
+/// The most bytes of plaintext that wait to be sealed. Beyond that, writing waits.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
-/// A certificate for `localhost` and its key, in files of this folder, and those who trust it.
+/// A certificate for `localhost` and its key, in files of this folder, and the trust of clients in it.
 #[derive(Debug)]
 pub struct Certificate {
     folder: tempfile::TempDir,
-    /// Whoever has this trusts the certificate, and speaks TLS 1.3.
+    /// For clients that trust the certificate, and use TLS 1.3.
     pub trust: Trust,
     /// The same, with TLS 1.2.
     pub trust_tls12: Trust,
 }
 
 impl Default for Certificate {
-    /// A new one, which is valid for a long time.
+    /// A new certificate that is valid for a long time.
     ///
     /// # Panics
-    /// Where it cannot be made or written.
+    /// If it cannot be created or written.
     fn default() -> Self {
         Self::new(params())
     }
@@ -54,10 +54,10 @@ impl Certificate {
         Self { folder, trust, trust_tls12 }
     }
 
-    /// A new one, which was made so long ago, and is valid for so long from now on.
+    /// A new certificate that was issued this long ago, and is valid for this long from now on.
     ///
     /// # Panics
-    /// Where it cannot be made or written.
+    /// If it cannot be created or written.
     pub fn valid(since: Duration, left: Duration) -> Self {
         let (now, mut params) = (SystemTime::now(), params());
         (params.not_before, params.not_after) = ((now - since).into(), (now + left).into());
@@ -79,12 +79,12 @@ impl Certificate {
     }
 }
 
-/// Whom clients trust. They remember sessions, and go on with them.
+/// What clients trust. They remember sessions, and resume them.
 #[derive(Clone, Debug)]
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// This certificate; TLS 1.3 is spoken.
+    /// Trust in this certificate, with TLS 1.3.
     ///
     /// # Panics
     /// If it cannot be read.
@@ -102,10 +102,10 @@ impl Trust {
 }
 
 impl Trust {
-    /// What a client says first, as bytes.
+    /// The first bytes that a client sends.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If they cannot be created.
     pub fn client_hello(&self) -> Vec<u8> {
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
@@ -115,7 +115,7 @@ impl Trust {
     }
 }
 
-/// A new connection gets an answer.
+/// Checks that a new connection gets an answer.
 ///
 /// # Panics
 /// If not.
@@ -126,11 +126,11 @@ pub fn assert_served_by(address: SocketAddr, trust: Option<&Trust>) {
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
-/// See the module's head.
+/// A client's end of a connection.
 pub struct Stream {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
-    /// Bytes that are opened and not read.
+    /// Number of bytes that are opened and not read.
     opened: usize,
 }
 
@@ -144,7 +144,7 @@ impl Stream {
     /// Connects, and waits for the end of the handshake.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If that fails.
     pub fn connect(address: SocketAddr, trust: Option<&Trust>) -> Self {
         let mut socket = connect(address);
         let tls = trust.map(|Trust(config)| {
@@ -159,7 +159,7 @@ impl Stream {
         Self { socket, tls, opened: 0 }
     }
 
-    /// Whether there is something to read that no socket tells of.
+    /// Whether there is something to read that the socket does not report.
     pub fn has_opened(&self) -> bool {
         self.opened > 0
     }
@@ -173,7 +173,7 @@ impl Stream {
         self.socket.set_nodelay(true).expect("set");
     }
 
-    /// For polling.
+    /// The socket, to poll it.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -183,7 +183,7 @@ impl Stream {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
-    /// Whether an earlier connection's session goes on.
+    /// Whether it resumed an earlier connection's session.
     pub fn is_resumed(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
@@ -191,12 +191,12 @@ impl Stream {
     /// Changes the keys of both directions.
     ///
     /// # Panics
-    /// Where there is no TLS.
+    /// If the connection has no TLS.
     pub fn change_keys(&mut self) {
         self.tls.as_mut().expect("TLS").refresh_traffic_keys().expect("a KeyUpdate");
     }
 
-    /// Its own end.
+    /// The address of this end.
     pub fn address(&self) -> String {
         self.socket.local_addr().map_or_else(|error| error.to_string(), |one| one.to_string())
     }

@@ -1,5 +1,5 @@
-//! Runs the simulated worlds of `baton` for as long as one likes: whatever history breaks an invariant is shortened and
-//! printed as a time line.
+//! Runs the simulated worlds of `baton` for as long as you like. A history that breaks an invariant is shortened and
+//! printed as a timeline.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// What happens in the history of a seed; of the moving, only whether it breaks something.
+    /// The events of a seed's history. For the world `moving`, only whether it breaks an invariant.
     fn replay(self, seed: u64) -> Result<String, String> {
         match self {
             Self::Masters => masters::replay(seed),
@@ -69,7 +69,7 @@ impl World {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A machine that finds itself in an illegal state panics; the history is printed instead.
+    // A machine panics when it detects an illegal state. This prints the history instead.
     std::panic::set_hook(Box::new(|_| {}));
     let world = arguments.world;
     if let Some(wishes_max) = arguments.explore {
