@@ -1,6 +1,6 @@
-//! What the profiles of HttpArena ask for, as far as it is the same in all Rust peers: sums, items of the dataset, files.
-//! Each peer that serves them includes this file as a module. Items are serialised, and compressed, for each request;
-//! files are in memory from the start, so that no peer waits for a disk or for a pool of threads.
+//! The parts of HttpArena's profiles that are the same in all Rust peers: sums, items of the dataset, files. Each peer
+//! that serves them includes this file as a module. Items are serialised, and compressed, for each request. Files are
+//! in memory from the start, so that no peer waits for a disk or for a thread pool.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -64,7 +64,7 @@ struct File {
     gzip: Option<&'static [u8]>,
 }
 
-/// A body to be sent, and what it is.
+/// A body to send, and its type and coding.
 pub struct Content<B> {
     pub content_type: &'static str,
     pub encoding: Option<&'static str>,
@@ -72,7 +72,7 @@ pub struct Content<B> {
 }
 
 impl Arena {
-    /// Reads the folder that the command line's second argument names. Ends the process with code 2 where that is wrong.
+    /// Reads the folder that the second argument names. Ends the process with code 2 if it is wrong.
     pub fn read() -> &'static Self {
         let Some(folder) = env::args_os().nth(2).map(PathBuf::from) else {
             eprintln!("usage: {NAME} PORT FOLDER");
@@ -109,7 +109,7 @@ impl Arena {
         Ok(Self { items, files })
     }
 
-    /// The body of `/json/{count}?m={factor}`; `None` where these are no numbers.
+    /// The body of `/json/{count}?m={factor}`; `None` if these are not numbers.
     pub fn items(&self, count: &str, query: &str) -> Option<Vec<u8>> {
         let count: usize = count.parse().ok()?;
         let factor = values(query).find(|(name, _)| *name == "m")?.1.parse::<u64>().ok()?;
@@ -118,7 +118,7 @@ impl Arena {
         serde_json::to_vec(&Items { items, count }).ok()
     }
 
-    /// The same, compressed where the client takes gzip.
+    /// The same, compressed if the client accepts gzip.
     pub fn items_for(&self, count: &str, query: &str, accept_encoding: &[u8]) -> Option<Content<Vec<u8>>> {
         let body = self.items(count, query)?;
         let is_gzip = contains(accept_encoding, b"gzip");
@@ -126,7 +126,7 @@ impl Arena {
         Some(Content { content_type: "application/json", encoding: is_gzip.then_some("gzip"), body })
     }
 
-    /// A file in the best form that the client takes.
+    /// A file in the best form that the client accepts.
     pub fn file(&self, name: &str, accept_encoding: &[u8]) -> Option<Content<&'static [u8]>> {
         let File { content_type, plain, brotli, gzip } = self.files.get(name)?;
         let brotli = brotli.filter(|_| contains(accept_encoding, b"br")).map(|body| (Some("br"), body));
@@ -152,7 +152,7 @@ impl Item {
     }
 }
 
-/// The sum of the query's values and of the body; `None` where one is no number.
+/// The sum of the query's values and of the body; `None` if one is not a number.
 pub fn sum(query: &str, body: &[u8]) -> Option<u64> {
     let body = std::str::from_utf8(body).ok()?.trim();
     let body = if body.is_empty() { 0 } else { body.parse().ok()? };

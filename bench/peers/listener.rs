@@ -12,7 +12,7 @@ const BACKLOG: i32 = 4096;
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    // On Linux accepted sockets inherit the option, which spares a system call for each of them.
+    // On Linux accepted sockets inherit the option, which saves a system call for each of them.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,5 +1,5 @@
-//! What every Rust peer does first: reads its first argument and takes all descriptors it may have. Each peer includes
-//! this file as a module.
+//! What every Rust peer does first: reads its first argument and raises its limit of descriptors to the maximum. Each
+//! peer includes this file as a module.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::{env, process};
@@ -9,7 +9,7 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// The loopback address to listen on, from the command line. Raises the soft limit of descriptors to the hard one.
 /// Ends the process with code 2 when the command line is wrong.
 pub fn address() -> SocketAddr {
-    // A second argument is the folder of those peers that serve files; a certificate and its key follow for TLS.
+    // A second argument is the folder for peers that serve files; a certificate and its key follow for TLS.
     let Some(port) = env::args().nth(1).filter(|_| [2, 3, 5].contains(&env::args().len())) else {
         eprintln!("usage: {NAME} PORT [FOLDER [CERTIFICATE KEY]]");
         process::exit(2);
@@ -24,7 +24,7 @@ pub fn address() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Says that the server could not be started or went down, and ends the process.
+/// Prints that the server could not be started or has failed, and ends the process.
 pub fn fail(address: SocketAddr, error: &dyn std::error::Error) -> ! {
     eprintln!("{NAME}: cannot serve on {address}: {error}");
     process::exit(1);

@@ -1,4 +1,4 @@
-//! `baton-bench balance` on its own servers, as a person would call it.
+//! `baton-bench balance` on its own servers, as a person would run it.
 
 use std::process::{Command, Output};
 
@@ -32,10 +32,10 @@ fn two_workers_are_measured_and_the_report_says_how_even_they_are() {
     let rows = table["rows"].as_array().expect("rows");
     assert_eq!(rows.iter().map(|row| row["server"].as_str()).collect::<Vec<_>>(), [Some("hash"), Some("shared")]);
     for row in rows {
-        // 400 a second are due; far less where the machine is busy.
+        // 400 per second are due; a busy machine makes far fewer.
         let rate = row["requests_per_second"].as_f64().expect("a rate");
         assert!(0.0 < rate && rate < 600.0, "{row}");
-        // A request takes a millisecond at least.
+        // A request takes at least a millisecond.
         assert!(row["latency_ms"]["p50"].as_f64() >= Some(0.99), "{row}");
         assert!(row["connections_opened"].as_u64() > Some(16), "{row}");
     }

@@ -1,4 +1,4 @@
-//! `baton-bench compare` with servers of a few lines: what is paired with what, what is skipped, and what is refused.
+//! `baton-bench compare` with servers of a few lines: which are paired, which are skipped, and which are refused.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -14,19 +14,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
-/// Where the server of [`stub_server`] listens, and the file that it writes its pid to.
+/// The port of the server of [`stub_server`], and the file to which it writes its pid.
 const PORT: &str = "BATON_BENCH_STUB_PORT";
 const PID_FILE: &str = "BATON_BENCH_STUB_PID_FILE";
 
-/// With the first two it serves within TLS, and with the third nobody can resume.
+/// With the first two it serves with TLS; with the third, clients cannot resume sessions.
 const CERTIFICATE: &str = "BATON_BENCH_STUB_CERTIFICATE";
 const KEY: &str = "BATON_BENCH_STUB_KEY";
 const NO_TICKETS: &str = "BATON_BENCH_STUB_NO_TICKETS";
 
-/// No stub lives longer, whatever becomes of those who started it.
+/// No stub lives longer, even if the process that started it has ended.
 const STUB_LIFETIME: Duration = Duration::from_secs(120);
 
-/// Not a test: the server under test, which `compare` starts as a process of its own.
+/// Not a test: the server under test, which `compare` starts as a separate process.
 #[test]
 #[ignore = "the server that the other tests start"]
 fn stub_server() {
@@ -85,7 +85,7 @@ fn serve(stream: impl Read + Write) {
     }
 }
 
-/// A server for the command line.
+/// A server's argument for the command line.
 fn stub(name: &str) -> String {
     let program = std::env::current_exe().expect("this program");
     format!("{name}=env {PORT}={{port}} '{}' --exact stub_server --ignored --nocapture", program.display())
@@ -185,7 +185,7 @@ fn servers_are_compared_within_tls() {
     );
 }
 
-/// Waits until something is there.
+/// Waits until `look` returns something.
 fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -209,7 +209,7 @@ fn servers_end_with_a_comparison_that_is_killed() {
     running.wait().expect("ended");
     wait_for("the server's end", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Nobody may be there to reap it.
+        // Perhaps no process is there to reap it.
         let state = stat.rsplit_once(") ").map_or("Z", |(_, rest)| &rest[..1]);
         (state == "Z").then_some(())
     });

@@ -1,4 +1,4 @@
-//! `baton-bench handover` on batond, as a person would call it.
+//! `baton-bench handover` on batond, as a person would run it.
 
 use std::path::Path;
 use std::process::{Command, Output};

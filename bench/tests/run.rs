@@ -1,4 +1,4 @@
-//! `baton-bench run` against servers that do what servers should not: every failure is seen, and called by its name.
+//! `baton-bench run` against faulty servers: every failure is detected, and reported by its name.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::common::{ANSWER, kinds, read_request, result, serve_socket, serve_wel
 
 mod common;
 
-/// Serves every connection on a thread of its own; `serve` gets the number of the connection.
+/// Serves every connection on a separate thread; `serve` gets the number of the connection.
 fn server(serve: fn(TcpStream, usize)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -44,7 +44,7 @@ fn a_good_server_has_no_failures() {
         let requests = result["requests"].as_u64().expect("a count");
         match more.first() {
             Some(&"--idle") => assert_eq!(requests, 4),
-            // Never more than were due; one at the start, and one more for each thread's rounding.
+            // Never more requests than were due: one at the start, and one more for each thread's rounding.
             Some(&"--rate") => assert!(requests as f64 <= 200.0 * result["seconds"].as_f64().expect("a time") + 2.0),
             _ => assert!(requests > 0),
         }
@@ -92,7 +92,7 @@ fn what_goes_wrong_has_a_name() {
         let result = result(&output);
         assert_eq!(output.status.code(), Some(1), "{kind}: {result}");
         let seen = kinds(&result);
-        // A server that closes before it has read everything resets.
+        // A server that closes before it has read everything resets the connection.
         assert!(seen.contains(&kind) && seen.iter().all(|one| *one == kind || *one == "reset"), "{kind}: {seen:?}");
     }
 }
@@ -105,7 +105,7 @@ fn a_kept_connection_that_is_closed_is_asked_again() {
                 return;
             }
         }
-        // The fourth request has come, and gets no answer.
+        // The fourth request has arrived, and gets no answer.
         read_request(&mut stream);
     });
     let output = bench(target, &[]);
@@ -116,7 +116,7 @@ fn a_kept_connection_that_is_closed_is_asked_again() {
 
 #[test]
 fn what_was_due_counts_from_then() {
-    // Every connection stands still for a while at its first request: at a rate, later ones are late because of it.
+    // Every connection pauses for a while at its first request. At a fixed rate, this delays later requests.
     let target = server(|mut stream, _| {
         let mut is_first = true;
         while read_request(&mut stream) {
@@ -176,7 +176,7 @@ fn templates_take_turns_and_their_sums_are_checked() {
         let result = result(&output);
         assert!(output.status.success() && result["requests"].as_u64() > Some(10), "{more:?}: {result}");
     }
-    // A server whose answers do not depend on what it was asked.
+    // A server whose answers do not depend on the request.
     let result = result(&bench(server(serve_well), &both[..]));
     assert!(kinds(&result).contains(&"wrong"), "{result}");
     for (raw, part) in [("GET / HTTP/1.1\r\n", "no end"), ("GET /?a=x HTTP/1.1\r\n\r\n", "must be numbers")] {

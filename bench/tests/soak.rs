@@ -1,4 +1,4 @@
-//! `baton-bench soak` on batond, as a person would call it.
+//! `baton-bench soak` on batond, as a person would run it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn soak(more: &[&str]) -> Command {
     command
 }
 
-/// Says so where there is none.
+/// `None` if batond was not built; prints that.
 fn batond() -> Option<PathBuf> {
     let batond = Path::new(PROGRAM).with_file_name("batond");
     if !batond.exists() {
@@ -72,7 +72,7 @@ fn an_interrupt_ends_it_with_a_report() {
     let mut child: Child = command.arg(folder.path()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut lines = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
-    // Some changes are made by the time it says so.
+    // When this line is printed, some changes have been made.
     while !line.contains(" changes, ") {
         line.clear();
         assert!(lines.read_line(&mut line).expect("read") > 0, "it ended");

@@ -1,4 +1,4 @@
-//! `baton-bench run` with TLS: against a server of rustls, OpenSSL's, and nginx.
+//! `baton-bench run` with TLS: against servers of rustls, OpenSSL, and nginx.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -73,7 +73,7 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// Serves every connection on a thread of its own; `serve` gets the number of the connection.
+    /// Serves every connection on a separate thread; `serve` gets the number of the connection.
     fn serve(&self, alpn: &[&str], serve: fn(Secure, usize)) -> SocketAddr {
         let config = self.config(alpn);
         listen(move |stream, index| {
@@ -95,22 +95,23 @@ fn listen(serve: impl Fn(TcpStream, usize) + Clone + Send + 'static) -> SocketAd
     address
 }
 
-/// Seconds of a run, and of the next one where a busy machine was not through.
+/// Seconds of a run, and of the next ones if a busy machine was too slow.
 const SECONDS: [&str; 4] = ["0.5", "2", "8", "30"];
 
 /// Seconds that an answer may take.
 const PATIENCE: &str = "30";
 
-/// Answers that tell enough, where nothing fails.
+/// Number of answers that is enough, if nothing fails.
 const ENOUGH: u64 = 20;
 
-/// Runs until something has failed or enough is answered.
+/// Runs until a failure or enough answers.
 fn bench(target: &str, more: &[&str]) -> Output {
     let enough = if more.contains(&"--idle") { 4 } else { ENOUGH };
     bench_until(target, more, |result| count(result, "/requests") >= enough || !kinds(result).is_empty())
 }
 
-/// Runs until that is so, for longer and longer. What has no time-out of its own waits as long as a busy machine may need.
+/// Runs until the condition holds, with longer and longer times. Without its own time-out, a command waits as long as a
+/// busy machine may need.
 fn bench_until(target: &str, more: &[&str], is_enough: impl Fn(&Value) -> bool) -> Output {
     let patience: &[&str] = if more.contains(&"--timeout") { &[] } else { &["--timeout", PATIENCE] };
     let run = |seconds: &str| {
@@ -141,7 +142,7 @@ fn count(result: &Value, pointer: &str) -> u64 {
     result.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} of {result}"))
 }
 
-/// Answers as [`serve_well`], and says goodbye after a request that is the last one.
+/// Answers as [`serve_well`], and says goodbye after the last request.
 fn serve_and_close(mut stream: Secure, _: usize) {
     while let Some(is_last) = read_head(&mut stream) {
         let head = if is_last { "Connection: close\r\n" } else { "" };
@@ -157,7 +158,7 @@ fn serve_and_close(mut stream: Secure, _: usize) {
     }
 }
 
-/// Whether a request says that it is the last one; `None` at the end.
+/// Whether a request announces that it is the last one; `None` at the end.
 fn read_head(stream: &mut impl Read) -> Option<bool> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -212,7 +213,7 @@ fn new_connections_resume_where_that_is_wanted_and_are_closed_in_order() {
             assert!(output.status.success() && kinds(&result).is_empty(), "{more:?}: {result}");
             let (full, resumed) = (count(&result, "/tls/handshakes/full"), count(&result, "/tls/handshakes/resumed"));
             if resume == "--resume" {
-                // The first connections have nothing to resume.
+                // The first connections have no session to resume.
                 assert!((1..=4).contains(&full) && resumed > 4, "{result}");
             } else {
                 assert!(full > 4 && resumed == 0, "{result}");
@@ -240,7 +241,7 @@ fn certificates_are_checked_unless_any_will_do() {
     }
     let output = bench(&target, &["--insecure", "--servername", "example.org"]);
     assert!(output.status.success(), "{}", result(&output));
-    // The address is not in the certificate, and the name is.
+    // The certificate does not have the address, but it has the name.
     let by_address = target.replace("localhost", "127.0.0.1");
     let refused = result(&bench(&by_address, &["--cacert", &identity.authority()]));
     assert!(refused["reasons"][0].as_str().is_some_and(|reason| reason.contains("127.0.0.1")), "{refused}");
@@ -248,7 +249,7 @@ fn certificates_are_checked_unless_any_will_do() {
     assert!(output.status.success(), "{}", result(&output));
 }
 
-/// Answers wrongly from the second time on.
+/// Answers wrongly from the second request on.
 fn serve_wrong(mut stream: Secure, _: usize) {
     while read_request(&mut stream) && stream.write_all(ANSWER).is_ok() {
         read_request(&mut stream);
@@ -261,7 +262,7 @@ fn what_goes_wrong_has_a_name() {
     let identity = Identity::new();
     let cases: [(&str, SocketAddr); 6] = [
         ("wrong", identity.serve(&[], serve_wrong)),
-        // A body that ends with the connection is whole only if a close_notify says so.
+        // A body that ends with the connection is only complete after a close_notify.
         (
             "short",
             identity.serve(&[], |mut stream, _| {
@@ -286,7 +287,7 @@ fn what_goes_wrong_has_a_name() {
         let result = result(&output);
         assert_eq!(output.status.code(), Some(1), "{kind}: {result}");
         let seen = kinds(&result);
-        // A server that closes before it has read everything resets.
+        // A server that closes before it has read everything resets the connection.
         assert!(seen.contains(&kind) && seen.iter().all(|one| *one == kind || *one == "reset"), "{kind}: {result}");
         if matches!(kind, "short" | "empty") {
             assert!(count(&result, "/tls/closed_without_close_notify") > 0, "{result}");
@@ -379,10 +380,10 @@ fn keys_are_set_within_tls_too() {
     assert!(output.status.success() && count(&result, "/requests") > 4, "{result}");
 }
 
-/// What was set.
+/// The stored value.
 static VALUE: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
 
-/// A program under test, ended with the test.
+/// A program under test, ended together with the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -397,7 +398,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-/// Starts a program that listens; `None` where it is not installed.
+/// Starts a program that listens; `None` if it is not installed.
 fn start(command: &mut Command, port: u16) -> Option<Running> {
     let child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
         Ok(child) => child,
@@ -426,7 +427,8 @@ fn openssl_is_spoken_to() {
         command.args(["s_server", "-www", "-quiet", "-accept", &format!("127.0.0.1:{port}"), version, "-cert"]);
         command.arg(identity.path("certificate.pem")).arg("-key").arg(identity.path("key.pem"));
         let Some(_running) = start(&mut command, port) else { return };
-        // Its page is about the session, and ends with the connection. It has one at a time, and others wait.
+        // Its page describes the session, and ends with the connection. It serves one connection at a time, and others
+        // wait.
         let target = format!("https://localhost:{port}/");
         let output = bench(&target, &["--cacert", &identity.authority(), "--any-body", "--resume", "--no-alpn"]);
         let result = result(&output);

@@ -12,7 +12,7 @@ use baton::control::{
     Interruption, Loss, Moves, Outcome, PeerHost, PeerStatus, Reply, Request, SilentWorker, Transfer, WorkerSilence,
 };
 
-/// What a run of batonctl has come to.
+/// The result of a run of batonctl.
 struct Run {
     code: i32,
     stdout: String,
@@ -27,7 +27,7 @@ fn batonctl(control: &Path, arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
 }
 
-/// Runs it against a server that answers so.
+/// Runs it against a server that gives this answer.
 fn run(arguments: &[&str], answer: Vec<u8>) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("control");
@@ -61,7 +61,7 @@ fn reloaded() -> Vec<Reply> {
     ]
 }
 
-/// Without the times, which differ.
+/// Removes the times, which differ.
 fn without_times(text: &str) -> Vec<&str> {
     text.lines().map(|line| line.split_once(" ms  ").map_or(line, |(_, said)| said)).collect()
 }
@@ -77,7 +77,7 @@ fn people_see_each_step_and_the_outcome() {
 
 const NAME: ConnectionName = ConnectionName { pid: 4711, slot: 12, generation: 0 };
 
-/// Two connections of a server one of whose workers is silent.
+/// Two connections of a server with one silent worker.
 fn connections(order: ConnectionOrder) -> ConnectionList {
     let facts = ConnectionFacts {
         peer: ConnectionPeer::Tcp { address: ([127, 0, 0, 1], 99).into() },
@@ -196,7 +196,7 @@ fn what_was_cut_off_is_exit_code_1() {
     assert_eq!(run.stderr, "batonctl: error: interrupted before it was done: the server was told to stop\n");
 }
 
-/// What was printed as the error is not printed as a step before.
+/// What is printed as the error is not printed as a step before it.
 #[test]
 fn a_failure_is_read_once() {
     let why = Failure::SuccessorLate { pid: 7, waited_ms: 300 };
@@ -214,7 +214,7 @@ fn a_failure_is_read_once() {
     assert_eq!(both.stderr, "batonctl: error: the server is stopping\n");
 }
 
-/// An outcome is what the server says; the end of the connection is none.
+/// The outcome is what the server sends; the end of the connection is not an outcome.
 #[test]
 fn a_server_that_ends_without_an_outcome_is_exit_code_3() {
     for arguments in [&["stop"][..], &["revert"], &["reload"], &["upgrade"], &["status"]] {

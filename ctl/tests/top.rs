@@ -1,4 +1,5 @@
-//! `batonctl top` in a pipe and in a terminal, and how what repeats ends when nobody reads it, with a stand-in for the server.
+//! `batonctl top` in a pipe and in a terminal, and how repeated output ends when nobody reads it, with a stand-in for
+//! the server.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -31,7 +32,7 @@ fn serve(listener: UnixListener) {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut line = String::new();
             let _ = BufReader::new(&stream).read_line(&mut line);
-            // A client that has gone meanwhile is no fault.
+            // It is not an error if a client has disconnected meanwhile.
             let _ = (&stream).write_all(status_line().as_bytes());
         }
     });
@@ -41,7 +42,7 @@ fn status_line() -> String {
     STATUS.replace('\n', "") + "\n"
 }
 
-/// A server that answers one request, with its name taken away before the answer is sent.
+/// A server that answers one request. Its name is removed before the answer is sent.
 fn answer_once(listener: &UnixListener, path: &Path) {
     let (stream, _) = listener.accept().expect("a client");
     let mut line = String::new();
@@ -50,7 +51,7 @@ fn answer_once(listener: &UnixListener, path: &Path) {
     (&stream).write_all(status_line().as_bytes()).expect("sent");
 }
 
-/// From making a terminal until it is not inherited any more, nobody starts a process.
+/// No thread may start a process from the creation of a terminal until it is not inherited any more.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
 fn start(command: &mut Command) -> Child {
@@ -93,7 +94,7 @@ fn in_terminal(control: &Path) -> (File, File, LocalFlags, Child) {
     let _alone = SPAWNING.lock().expect("no panic");
     let pair = openpty(&size, None).expect("a terminal");
     for end in [&pair.master, &pair.slave] {
-        // Whoever has either end keeps the terminal.
+        // Every process with either end keeps the terminal open.
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set");
     }
     let (ours, theirs) = (File::from(pair.master), File::from(pair.slave));
@@ -127,7 +128,7 @@ fn a_terminal_is_as_it_was_after_a_key_and_after_a_signal() {
         let mut all = Vec::new();
         read_until(&mut terminal, &mut all, "scroll");
         end(&mut terminal, &child);
-        // Leaves the alternate screen.
+        // It leaves the alternate screen.
         read_until(&mut terminal, &mut all, "\x1b[?1049l");
         assert_eq!(child.wait().expect("it ends").code(), Some(0));
         let now = tcgetattr(&theirs).expect("its settings").local_flags;
@@ -147,7 +148,7 @@ fn it_ends_with_its_terminal() {
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
-/// As after an upgrade, or a restart: whoever has the name is asked.
+/// As after an upgrade or a restart: the process that has the name gets the requests.
 #[test]
 fn a_server_that_goes_away_is_asked_again() {
     let folder = tempfile::tempdir().expect("a folder");

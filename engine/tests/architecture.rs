@@ -1,4 +1,4 @@
-//! The floors of the engine: which module may know which, how long a file may be, and where `unsafe` may be.
+//! The layers of the engine: which module may import which, how long a file may be, and where `unsafe` may be.
 //!
 //! A room is a folder or a file at the top of `engine/src`. The room `lib.rs` only names the others, so it is exempt.
 
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Longer files are split.
+/// Longer files must be split.
 const LINES_MAX: usize = 600;
 
-/// Longer all the same; this list must stay empty.
+/// Exceptions; this list must stay empty.
 const LONG_FILES: [&str; 0] = [];
 
-/// Where HTTP is parsed with vector instructions, which need `unsafe`.
+/// The file that parses HTTP with vector instructions, which need `unsafe`.
 const VECTORS: &str = "engine/http/src/head/scan.rs";
 
 /// By room: the rooms that it imports, each with the first file that does.
@@ -95,14 +95,14 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the engine lies in the workspace").to_owned()
 }
 
-/// Every file of Rust in a folder `src` of a member of the workspace.
+/// Every Rust file in a folder `src` of a member of the workspace.
 fn source_files() -> Vec<PathBuf> {
     let mut files = files_below(&workspace());
     files.retain(|path| relative(path, &workspace()).split('/').any(|part| part == "src"));
     files
 }
 
-/// Every file of Rust below `folder`, apart from what is built and from packages that are not members.
+/// Every Rust file below `folder`, except build output and packages that are not members.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -137,7 +137,7 @@ fn tokens_of(path: &Path) -> TokenStream {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The rooms that code names, by `crate::` or by as many `super::` as lead to the top; without code of tests.
+/// The rooms that code names, by `crate::` or by as many `super::` as lead to the top. Code of tests is left out.
 fn references(code: TokenStream, modules_above: usize) -> Vec<String> {
     let tokens: Vec<TokenTree> = code.into_iter().collect();
     let mut found = Vec::new();
@@ -161,7 +161,7 @@ fn references(code: TokenStream, modules_above: usize) -> Vec<String> {
     found
 }
 
-/// How many tokens a path to the top of the crate has, where one begins here.
+/// The number of tokens of a path to the top of the crate, if one begins here.
 fn top_of_crate(tokens: &[TokenTree], modules_above: usize) -> Option<usize> {
     let is_step = |at: usize, name: &str| {
         let step = tokens.get(at..at + 3);
@@ -173,7 +173,7 @@ fn top_of_crate(tokens: &[TokenTree], modules_above: usize) -> Option<usize> {
     (0..modules_above).all(|index| is_step(3 * index, "super")).then_some(3 * modules_above)
 }
 
-/// The names that a path, or each path of a list in braces, begins with.
+/// The first name of a path, or of each path of a list in braces.
 fn first_names(tokens: &[TokenTree]) -> Vec<String> {
     match tokens.first() {
         Some(TokenTree::Ident(name)) => vec![name.to_string()],
@@ -213,7 +213,7 @@ fn is_body(token: &TokenTree) -> bool {
     matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace)
 }
 
-/// A way that leads back to where it began, if there is one.
+/// A chain of imports that leads back to its beginning, if there is one.
 fn circle_in(imports: &Imports) -> Option<Vec<String>> {
     fn visit(room: &str, imports: &Imports, way: &mut Vec<String>, done: &mut Vec<String>) -> Option<Vec<String>> {
         let start = way.iter().position(|one| one == room);

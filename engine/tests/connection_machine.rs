@@ -1,5 +1,5 @@
-//! The connection machine under a protocol that can be told to do anything: every split, short writes, pipelining,
-//! pause and resume, half-close, limits, closing; in virtual time.
+//! The state machine of a connection, under a protocol that can be told to do anything: every split, short writes,
+//! pipelining, pause and resume, half-close, limits, closing; in virtual time.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ const RESUME: TimerKey = TimerKey(1);
 const BIG: usize = 40_000;
 static ZEROS: [u8; BIG] = [b'0'; BIG];
 
-/// Commands, one a line: `e TEXT` echo, `i TEXT` echo by `write_input`, `w N` N bytes, `z` a large static answer,
-/// `k N` N bytes of counted memory, `p MS` pause so long, `y` yield, `n N` then N raw bytes which are echoed, `c`
+/// Commands, one per line: `e TEXT` echo, `i TEXT` echo by `write_input`, `w N` N bytes, `z` a large static answer, `k
+/// N` N bytes of counted memory, `p MS` pause for this time, `y` yield, `n N` then N raw bytes which are echoed, `c`
 /// close, `f` finish, `a` abort.
 #[derive(Default)]
 struct Script {
@@ -390,7 +390,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the cuts of the input, the windows of the peer and the times: the same answer, whole and in order.
+    /// The answer is the same, whole and in order, however the input is split, whatever the peer's windows, and at all
+    /// times.
     #[test]
     fn the_answer_does_not_depend_on_how_things_interleave((input, expected) in commands(), events in events()) {
         let limits = Limits { outbound_bytes_high: 4000, outbound_bytes_low: 1000, ..Limits::default() };

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use self::process::{PATIENCE, Process, is_missing};
 
-/// An example that serves; ended when dropped, with whatever has come of it.
+/// A running example. Dropping it ends the example and all its processes.
 struct Example {
     address: SocketAddr,
     control: PathBuf,
@@ -47,8 +47,10 @@ impl Example {
         panic!("{name} does not come up");
     }
 
+    /// Sends a request that must succeed.
+    ///
     /// # Panics
-    /// If it is not done.
+    /// If it does not.
     fn done(&self, request: &Request) -> Outcome {
         match Client::ask(&self.control, request, Some(PATIENCE)) {
             Ok(Reply::Done(outcome)) => outcome,
@@ -61,7 +63,7 @@ impl Example {
         self.change_and(|| {});
     }
 
-    /// The same, with something done after each step.
+    /// The same, with an action after each step.
     fn change_and(&self, then: impl Fn()) {
         for workers in [2, 1, 2] {
             for request in [Request::Reload, Request::Scale { workers }, upgrade()] {
@@ -115,7 +117,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Says back what it hears, until the other side ends.
+/// Echoes what it receives, until the other side ends.
 fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");
@@ -131,7 +133,7 @@ fn echo_server() -> SocketAddr {
     address
 }
 
-/// Bytes that can be told apart from each other.
+/// Bytes that differ from each other, so that a wrong one is noticed.
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
@@ -143,7 +145,7 @@ fn bytes(seed: u64, count: usize) -> Vec<u8> {
     (0..count).map(next).collect()
 }
 
-/// Sends bytes and FIN, and reads what comes back to its end.
+/// Sends bytes and FIN, and reads the answer to its end.
 fn exchange(address: SocketAddr, seed: u64) {
     let sent = bytes(seed, 200_000);
     let stream = connect(address);
@@ -170,7 +172,7 @@ fn bytes_cross_a_proxy_that_is_upgraded() {
     let upstreams = [echo_server(), echo_server()].map(|address| address.to_string());
     let proxy = Example::start("proxy", &upstreams);
     let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    // One that is idle all the while.
+    // A connection that is idle the whole time.
     let mut idle = connect(proxy.address);
     idle.write_all(b"before").expect("taken");
     let clients: Vec<_> = (0..6)
@@ -213,7 +215,7 @@ fn jobs_are_neither_lost_nor_done_twice() {
                 let (mut writer, mut lines) = (stream.try_clone().expect("copied"), BufReader::new(stream).lines());
                 let mut place = client;
                 while !is_over.load(Ordering::Relaxed) {
-                    // The next one waits behind the first.
+                    // The second job waits for the first.
                     writer.write_all(format!("{place}\n{}\n", place + 1).as_bytes()).expect("taken");
                     for place in [place, place + 1] {
                         let line = lines.next().expect("a line").expect("text");
@@ -243,7 +245,7 @@ fn each_subscriber_hears_each_message_once_where_changes_overlap() {
     each_subscriber_hears_each_message_once(|_| thread::sleep(Duration::from_millis(40)));
 }
 
-/// Subscribers and publishers at two workers, across nine changes, with something done after each.
+/// Subscribers and publishers at two workers, across nine changes, with an action after each.
 fn each_subscriber_hears_each_message_once(then: impl Fn(&Example)) {
     const PUBLISHERS: usize = 3;
     let pubsub = Example::start("pubsub", &["--workers".to_owned(), "2".to_owned()]);
@@ -307,23 +309,23 @@ fn subscribe(address: SocketAddr) -> std::io::Lines<BufReader<TcpStream>> {
     lines
 }
 
-/// A server of messages under measurement, and how it is spoken to.
+/// A message server that is measured, and its commands.
 struct Broker<'a> {
     name: &'a str,
     address: SocketAddr,
-    /// Whose CPU time counts.
+    /// The processes whose CPU time counts.
     processes: Vec<u32>,
     subscription: &'a str,
-    /// Bytes of the answer to it.
+    /// Bytes of the answer to the subscription.
     subscribed_bytes: usize,
     publication: String,
-    /// Bytes of the answer to it, and of the message at a subscriber.
+    /// Bytes of the answer to the publication. The next field: bytes of the message at a subscriber.
     published_bytes: usize,
     message_bytes: usize,
 }
 
-/// What it costs to tell a thousand subscribers, beside Redis:
-/// `cargo test --release -p baton-engine --test examples -- --ignored --nocapture fan_out`.
+/// Measures the cost of a message to a thousand subscribers, compared with Redis: `cargo test --release -p baton-engine
+/// --test examples -- --ignored --nocapture fan_out`.
 #[test]
 #[ignore = "measures; run it alone, in a release build"]
 fn fan_out() {
@@ -385,8 +387,8 @@ impl Broker<'_> {
         (connect(self.address), subscribers.collect())
     }
 
-    /// Messages that subscribers have read, by CPU time of the server; so many are published at a time, and read by all before
-    /// the next ones are.
+    /// Messages that subscribers have read, per second of the server's CPU time. `depth` messages are published at a
+    /// time, and all subscribers read them before the next ones.
     fn messages_per_cpu_second(&self, clients: &mut (TcpStream, Vec<TcpStream>), depth: usize) -> f64 {
         let (publisher, subscribers) = clients;
         let before = self.cpu_time();
@@ -398,7 +400,7 @@ impl Broker<'_> {
         (Self::MESSAGES * Self::SUBSCRIBERS) as f64 / (self.cpu_time() - before).as_secs_f64()
     }
 
-    /// Nanoseconds that its threads have run, by schedstat, which counts finer than ticks.
+    /// Nanoseconds for which its threads have run, by schedstat, which counts finer than ticks.
     fn cpu_time(&self) -> Duration {
         let tasks =
             self.processes.iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).expect("lives"));

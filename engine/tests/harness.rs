@@ -1,9 +1,9 @@
-//! The harness goes on until nothing is left to do.
+//! The harness continues until nothing is left to do.
 
 use baton::testing::Harness;
 use baton::{ConnectionId, Io, Next, Peer, Protocol, Reject, Step, Worker};
 
-/// Wakes a connection some turns after it was asked to.
+/// Wakes a connection some turns after the request for it.
 #[derive(Default)]
 struct Later {
     waiting: Option<(ConnectionId, usize)>,

@@ -15,9 +15,9 @@ use baton::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// First byte of a connection: `e` echo all; `q` answer each byte and finish; `b` a megabyte and finish; `p` the
-/// addresses of both ends and close; `l` a line of 100,000 bytes read whole, then echoed; `k` answer, and keep the connection
-/// when the peer has ended its side; `h` the same, and read no more.
+/// The first byte of a connection: `e` echo all; `q` answer each byte and finish; `b` a megabyte and finish; `p` the
+/// addresses of both ends and close; `l` a line of 100,000 bytes read whole, then echoed; `k` answer, and keep the
+/// connection when the peer has ended its side; `h` the same, and do not read any more.
 #[derive(Default)]
 struct Talker {
     mailbox: Option<mpsc::Sender<Mailbox<Order>>>,
@@ -264,7 +264,7 @@ fn only_trusted_proxies_say_whose_connection_theirs_is() {
     let mut answer = String::new();
     proxy.read_to_string(&mut answer).expect("an answer");
     assert_eq!(answer, format!("192.0.2.7:4096 at {}", served.address));
-    // As HAProxy looks whether the port is open.
+    // As HAProxy checks whether the port is open.
     for _ in 0..20 {
         let look = connect_from([127, 0, 0, 2]);
         socket2::SockRef::from(&look).set_linger(Some(Duration::ZERO)).expect("set");
@@ -360,7 +360,7 @@ fn a_message_in_many_pieces_is_seen_whole() {
 fn disconnects_at_any_moment_leave_nothing_behind() {
     let timeouts = Timeouts { linger_ms: 50, ..Timeouts::default() };
     let served = Served::start(Server::builder().timeouts(timeouts), Talker::default());
-    // The first connection warms up what stays.
+    // The first connection allocates what is kept.
     assert_eq!(ask(&mut served.connect(), b"q"), b"q");
     served.wait_for("closed", |snapshot| snapshot.open == 0);
     for round in 0..400u32 {
@@ -432,7 +432,7 @@ fn threads_reach_the_worker_and_the_worker_reaches_others() {
 
 #[test]
 fn a_connection_that_is_not_established_in_time_is_given_up() {
-    // A listener whose queue is full takes no more handshakes.
+    // A listener whose queue is full accepts no more handshakes.
     let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
     full.listen(0).expect("listening");
@@ -465,7 +465,7 @@ fn a_drain_serves_those_who_wait_in_the_backlog() {
     assert_eq!(first.read(&mut [0; 8]).expect("its echo"), 1);
 }
 
-/// A watch for resets of whoever has sent FIN once ended at once, each time.
+/// A watch for a reset once ended at once, again and again, if the peer had sent FIN.
 #[test]
 fn one_that_has_sent_fin_costs_nothing_and_its_reset_is_noticed() {
     let served = Served::start(Server::builder(), Talker::default());
@@ -475,7 +475,7 @@ fn one_that_has_sent_fin_costs_nothing_and_its_reset_is_noticed() {
         stream.read_exact(&mut [0]).expect("an answer");
         stream.shutdown(Shutdown::Write).expect("shut");
         let mut before = served.snapshot().turns;
-        // Until the FIN has come, and all is done that it asks for.
+        // Wait until the FIN has arrived and is fully handled.
         let begin = Instant::now();
         loop {
             thread::sleep(Duration::from_millis(200));
@@ -506,7 +506,7 @@ fn the_address_is_free_again_after_the_end() {
     listener.bind(&address.into()).expect("nothing listens there any more");
 }
 
-/// Sets a timer when it starts, and leaves when that fires.
+/// Sets a timer when it starts, and leaves when the timer fires.
 struct Alarm;
 
 impl Protocol for Alarm {
@@ -536,7 +536,7 @@ fn a_timer_that_is_set_at_the_start_fires_where_nothing_else_happens() {
     let (say, hear) = mpsc::channel();
     let thread = thread::spawn(move || {
         let server = Server::builder().build().expect("good settings");
-        // Whoever drops the handle tells the worker to leave.
+        // Dropping the handle orders the worker to leave.
         server.run_on_this_thread(|| Alarm, |running| say.send(running).expect("somebody waits"))
     });
     let running = hear.recv_timeout(PATIENCE).expect("it runs");

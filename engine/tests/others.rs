@@ -9,14 +9,15 @@ use baton::{
     CloseReason, Closed, ConnectionId, Io, Limit, Next, Peer, Protocol, Reject, Step, TimerKey, Unreachable, Worker,
 };
 
-/// What one has heard of the others.
+/// What a connection has heard from the others.
 #[derive(Default)]
 struct Talker {
     heard: u32,
 }
 
-/// Lines of one are told to all: `say` as they are, `cut` ends the others, `pair` pairs the talker with the first of them, `nest` is told by the one it is told to, `self` acts
-/// on the talker itself.
+/// Lines of one connection reach all others: `say` as they are, `cut` ends the others, `pair` pairs the talker with the
+/// first of them, `nest` acts on the third connection from within an action on the second, `self` acts on the talker
+/// itself.
 #[derive(Default)]
 struct Party {
     all: Vec<ConnectionId>,
@@ -195,7 +196,7 @@ fn what_was_read_and_not_consumed_is_told_when_a_connection_is_reset() {
 
 const RESUME: TimerKey = TimerKey(1);
 
-/// Echoes until it is told to do something else: `.` ends its own side, `p` pauses for a second; says what it is told.
+/// Echoes unless a line says something else: `.` ends its own side, `p` pauses for a second. Records its callbacks.
 #[derive(Default)]
 struct Halves {
     told: Vec<String>,
@@ -320,7 +321,7 @@ fn a_paused_connection_has_its_idle_time() {
     assert!(harness.saw_end(client));
 }
 
-/// Asks to be called again for ever.
+/// Asks to be called again forever.
 struct Restless;
 
 impl Protocol for Restless {

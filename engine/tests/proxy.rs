@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton::testing::{Client, Harness, output_of_parts};
 use baton::{CannotFreeze, CloseReason, Io, Peer, Protocol, Reject, StateFormat, Step, ThawError};
 
-/// Says whose connection it is, first and after each move; then sends back what it receives.
+/// Reports the client's address, first and after each move; then sends back what it receives.
 struct Who;
 
 fn greet(peer: Peer<'_>, io: &mut Io<'_>) {

@@ -58,12 +58,13 @@ fn an_expired_key_is_a_new_one_to_whoever_writes_it() {
         ("PERSIST k", ":0\r\n", "$-1\r\n"),
     ] {
         let (mut harness, client) = store();
-        // The sweeper has work of its own, so that it does not come between: its first look is 100 ms after the key.
+        // Give the sweeper something to do first, so that it does not interfere: its first look is 100 ms after the
+        // key.
         ask(&mut harness, client, "SET k 41 PX 10");
         harness.advance(Duration::from_millis(10));
         assert_eq!(ask(&mut harness, client, write), answer, "{write}");
         assert_eq!(ask(&mut harness, client, "GET k"), read, "{write}");
-        // Nothing of the old expiry is left to strike the new value.
+        // The old expiry must not affect the new value.
         harness.advance(Duration::from_secs(10));
         assert_eq!(ask(&mut harness, client, "GET k"), read, "{write}, later");
         let ttl = if read.starts_with("$-1") { ":-2\r\n" } else { ":-1\r\n" };
@@ -112,7 +113,7 @@ fn absolute_times_are_of_the_wall_clock() {
     assert_eq!(ask(&mut harness, client, "GET k"), "$-1\r\n");
 }
 
-/// More than one sweep may remove at a time: the rest follow without anybody asking for them.
+/// More entries than one sweep may remove: the rest follow without any request.
 #[test]
 fn many_that_expire_at_once_are_all_removed() {
     let (mut harness, client) = store();

@@ -1,4 +1,4 @@
-//! The fuzzer's check of the example `resp` over its seeds and over mutations of them: seconds of it in every test run.
+//! The fuzzer's check of the example `resp` over its seeds and over mutations of them: some seconds in every test run.
 
 #[path = "../fuzz/resp_check.rs"]
 mod resp_check;
@@ -24,7 +24,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     files.into_iter().map(|file| std::fs::read(file).expect("a seed")).collect()
 }
 
-/// What a mutation puts in: what parsers trip over.
+/// Pieces for mutations that often break parsers.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(b"\r\n".to_vec()),

@@ -1,5 +1,5 @@
-//! The example `resp` as a machine: every cut of the input, a naive parser beside its own, what breaks the protocol,
-//! and peers that send or take little.
+//! The example `resp` as a state machine: every split of the input, a naive parser beside its own, violations of the
+//! protocol, and peers that send or read little.
 
 mod resp_encode;
 mod resp_harness;
@@ -66,7 +66,7 @@ fn a_peer_that_breaks_the_protocol_is_told_and_left() {
     }
 }
 
-/// Long enough that what is known of the request is kept, and that lengths have three digits.
+/// Long enough that the state of the request is stored, and that lengths have three digits.
 #[test]
 fn long_arguments_may_be_cut_anywhere() {
     let one = encode(&[b"ECHO".to_vec(), vec![b'\r'; 400]]);
@@ -78,7 +78,7 @@ fn long_arguments_may_be_cut_anywhere() {
     assert_eq!(output_of_all_splits(Service::default, &many), b"+OK\r\n:120\r\n");
 }
 
-/// Else the peer would wait for an answer, and the store for the rest of a line that has ended.
+/// Otherwise the peer would wait for an answer, and the store for the rest of a line that has ended.
 #[test]
 fn an_empty_line_for_an_argument_is_refused_at_once() {
     for start in ["*1\r\n", "*20\r\n$1\r\na\r\n"] {
@@ -92,7 +92,7 @@ fn an_empty_line_for_an_argument_is_refused_at_once() {
     }
 }
 
-/// A line end that arrives alone is not overlooked by the search that goes on behind what it has seen.
+/// The search continues after the bytes that it has seen, and must not overlook a line end that arrives alone.
 #[test]
 fn a_long_line_may_be_cut_anywhere_at_its_end() {
     let long = "1".repeat(400);
@@ -150,7 +150,7 @@ fn a_request_beyond_the_engine_s_bound_is_refused() {
     assert!(harness.saw_end(client));
 }
 
-/// Requests of a peer that takes no answers are not run, so their answers need no memory.
+/// Requests of a peer that reads no answers are not run, so their answers need no memory.
 #[test]
 fn a_peer_that_takes_nothing_is_not_served_further() {
     let (mut harness, client) = store();
@@ -201,7 +201,7 @@ fn each_client_has_its_own_version_of_the_protocol() {
     assert_eq!(ask(&mut harness, first, "GET none"), "$-1\r\n");
 }
 
-/// What input begins with, found without any thought of speed, and without quotes.
+/// The beginning of the input, found in the simplest way, and without quotes.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Request(Vec<Vec<u8>>),
@@ -212,7 +212,7 @@ enum Outcome {
 
 fn naive_line(input: &[u8], start: usize) -> Option<(&[u8], usize)> {
     let end = (start..input.len()).find(|index| input[*index] == b'\r')?;
-    // Whatever stands in the place of the line feed has to be there.
+    // There must be a byte in place of the line feed, whatever it is.
     (end + 1 < input.len()).then(|| (&input[start..end], end + 2))
 }
 
@@ -249,7 +249,7 @@ fn naive(input: &[u8]) -> (Outcome, usize) {
     (Outcome::Request(arguments), at)
 }
 
-/// All requests of `input` to the first that is not whole or not valid.
+/// All requests of `input` up to the first that is incomplete or invalid.
 fn naive_outcomes(mut input: &[u8]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     while !input.is_empty() {
@@ -264,7 +264,8 @@ fn naive_outcomes(mut input: &[u8]) -> Vec<Outcome> {
     outcomes
 }
 
-/// The same by the parser, called as the engine does: with what has arrived, and not before what it asked for has.
+/// The same by the parser, called as the engine does: with the bytes that have arrived, and only when those that it
+/// asked for have.
 fn outcomes(input: &[u8], piece_bytes: usize) -> Vec<Outcome> {
     let (mut parser, mut partial, mut outcomes) = (Parser::default(), None, Vec::new());
     let (mut start, mut wanted) = (0, 1);
@@ -300,7 +301,7 @@ fn outcomes(input: &[u8], piece_bytes: usize) -> Vec<Outcome> {
     outcomes
 }
 
-/// Whole requests and shreds of them.
+/// Whole requests, and parts of them.
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
     let request = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 1..24);
     prop_oneof![
@@ -314,7 +315,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Lines that answer, err, change the protocol and end.
+/// Lines that give an answer or an error, change the protocol, or end the connection.
 fn request_line() -> impl Strategy<Value = &'static str> {
     proptest::sample::select(vec![
         "PING\r\n",
@@ -342,7 +343,7 @@ proptest! {
         fragments in proptest::collection::vec(fragment(), 1..8),
         piece_bytes in 1..50usize,
     ) {
-        // The naive one knows nothing of quotes, which have tests of their own, nor of other white space.
+        // The naive parser does not know quotes, which have separate tests, nor other white space.
         let unquoted = |byte| if b"\"'\x0b\x0c".contains(&byte) { b'q' } else { byte };
         let input: Vec<u8> = fragments.concat().into_iter().map(unquoted).collect();
         let expected = naive_outcomes(&input);
@@ -374,7 +375,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Requests as encoded are requests as parsed, whatever their bytes, and nothing of the next one is taken.
+    /// Encoded requests are parsed unchanged, whatever their bytes, and nothing of the next one is consumed.
     #[test]
     fn what_is_encoded_is_parsed(
         requests in proptest::collection::vec(
@@ -387,7 +388,7 @@ proptest! {
         for request in &requests {
             let length = encode(request).len();
             let mut partial = None;
-            // Half of it first: what is asked for is more than there is, and no more than the whole.
+            // Half of it first: the parser asks for more than it has, and for no more than the whole.
             let half = cut.index(length);
             if half > 0 {
                 match parser.parse(&rest[..half], &mut partial) {

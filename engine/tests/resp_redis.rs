@@ -1,5 +1,5 @@
 //! The example `resp` beside a real redis-server: the same bytes in, the same bytes out; and under Redis's own clients,
-//! in [`clients`]. Where these are not installed, the test says so and does nothing.
+//! in [`clients`]. If these are not installed, the test prints that and does nothing.
 
 #[path = "resp_redis/clients.rs"]
 mod clients;
@@ -25,7 +25,7 @@ fn encode_words(line: &str) -> Vec<u8> {
     encode(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
 }
 
-/// What comes for one request: all up to the answer to a marker sent behind it.
+/// The answer to one request: all bytes up to the answer to a marker that follows it.
 fn ask(stream: &mut TcpStream, request: &[u8]) -> Vec<u8> {
     const MARKER: &[u8] = b"$8\r\n-marker-\r\n";
     stream.write_all(&[request, b"ECHO -marker-\r\n"].concat()).expect("sent");
@@ -40,7 +40,7 @@ fn ask(stream: &mut TcpStream, request: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// The same requests to both, one after the other, in both versions of the protocol.
+/// Sends the same requests to both, one after the other, in both versions of the protocol.
 fn assert_same_answers(servers: &[Server; 2], requests: &[Vec<u8>]) {
     for version in ["2", "3"] {
         let mut streams = servers.each_ref().map(Server::connect);
@@ -76,7 +76,7 @@ fn both() -> Option<[Server; 2]> {
     (!is_missing("redis-server")).then(|| [Server::example(0), Server::redis(0)])
 }
 
-/// Words are separated by single spaces. Times are so far away that the clock does not show.
+/// Words are separated by single spaces. Times are so far away that the answers do not depend on the clock.
 const REQUESTS: &str = include_str!("resp_redis/requests.txt");
 
 #[test]
@@ -86,7 +86,7 @@ fn answers_are_those_of_redis() {
     let mut requests: Vec<_> = lines.map(encode_words).collect();
     assert!(requests.len() > 150);
     let word = |text: &str| text.as_bytes().to_vec();
-    // No zero bytes in names: whether Redis takes such a name for the one before it is left to its random hash.
+    // No zero bytes in names: whether Redis confuses such a name with the shorter one depends on its random hash.
     for binary in [
         vec![word(""), word("a")],
         vec![word("SET"), word(""), word("")],
@@ -123,11 +123,11 @@ fn answers_are_those_of_redis() {
     assert_same_answers(&servers, &requests);
 }
 
-/// Spellings of numbers, and of none; as times they are minutes away, centuries, past or refused.
+/// Spellings of numbers, and other texts. As times they are minutes or centuries away, past, or refused.
 const NUMBERS: &str = "0|-1|200000|150000|x||1.5|+5|05|99999999999999999999|9223372036854775|\
     9223372036854775807|-9223372036854775808";
 
-/// Requests made up of commands, keys, values and options that bite each other.
+/// Random requests of commands, keys, values and options that conflict with each other.
 #[test]
 fn answers_to_random_requests_are_those_of_redis() {
     let Some(servers) = both() else { return };
@@ -140,8 +140,8 @@ fn answers_to_random_requests_are_those_of_redis() {
             Just("v".repeat(16))
         ]
     };
-    // No GT: whether the same time from now on is later depends on the clock.
-    // EXAT and PXAT in the far future are years away, and with small numbers in the past.
+    // No GT: whether the same time from now on is later depends on the clock. EXAT and PXAT in the far future are years
+    // away, and with small numbers in the past.
     let option = || {
         let timed = (pick("EX|PX|EXAT|PXAT|ex"), prop_oneof![number(), pick("4000000000|4000000000000")]);
         let timed = timed.prop_map(|(name, time)| vec![name, time]);
@@ -169,13 +169,13 @@ fn answers_to_random_requests_are_those_of_redis() {
         named("SETNX|GETSET|APPEND", (key(), value()).prop_map(|(key, value)| vec![key, value]).boxed()),
         named("PING|ECHO|FLUSHALL|DBSIZE|SELECT", proptest::collection::vec(number(), 0..3).boxed()),
     ];
-    // The same ones in every run.
+    // The same requests in every run.
     let mut runner = TestRunner::deterministic();
     let mut made = || {
         let words = request.new_tree(&mut runner).expect("a request").current();
         encode(&words.into_iter().map(String::into_bytes).collect::<Vec<_>>())
     };
-    // What has expired when it is set is counted by DBSIZE until a sweep that comes when it likes.
+    // DBSIZE counts an entry that has expired when it is set, until a sweep at an unknown time.
     let requests: Vec<_> =
         std::iter::repeat_with(&mut made).filter(|one| !one.starts_with(b"*1\r\n$6\r\nDBSIZE")).take(3000).collect();
     assert_same_answers(&servers, &requests);
@@ -258,7 +258,7 @@ fn bytes_that_are_no_requests_are_answered_as_by_redis() {
     }
     for input in inputs {
         for input in [input.clone(), [&input[..], ping].concat()] {
-            // How long a line Redis lets pass in the end depends on how it arrives.
+            // The longest line that Redis accepts depends on how the line arrives.
             if input.len() > 70_000 && input.ends_with(ping) {
                 continue;
             }
@@ -274,7 +274,7 @@ fn bytes_that_are_no_requests_are_answered_as_by_redis() {
     }
 }
 
-/// An answer without what it says: its types, its lengths where they count answers, its field names.
+/// The form of an answer without its values: its types, its lengths if they count answers, its field names.
 fn shape(answer: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(answer).into_owned();
     let lines = text.split("\r\n").filter(|line| !line.starts_with('$'));
@@ -295,7 +295,7 @@ fn where_memory_is_used_up_the_same_commands_are_refused() {
     }
     let servers = [Server::example(1), Server::redis(1)];
     let mut streams = servers.each_ref().map(Server::connect);
-    // The first one fits into ours, which counts nothing but what is stored.
+    // The first value fits into the example's limit, which only counts what is stored.
     ask(&mut streams[0], b"SET k v\r\n");
     let numbers = ["SETEX n 10 v", "PSETEX n 10 v", "INCRBY n 1", "DECRBY n 1", "INCR n", "DECR n", "INCR n n"];
     let strings = ["SET n v", "SET n", "SETNX n v", "GETSET n v", "APPEND n v", "MSET n v m v", "MSET n", "STRLEN n"];
@@ -331,7 +331,7 @@ fn what_differs_by_nature_has_the_same_shape() {
             let [ours, theirs] = both(request);
             assert_eq!(ours[0], theirs[0], "{request}");
         }
-        // Every line of INFO and every field of CLIENT INFO is one that Redis has too, but for one.
+        // Redis also has every line of INFO, except one, and every field of CLIENT INFO.
         let [ours, theirs] = both("INFO").map(|text| String::from_utf8(text).expect("text"));
         let names = |text: &str| -> Vec<String> {
             let fields = text.lines().filter_map(|line| line.split_once(':'));
@@ -347,7 +347,7 @@ fn what_differs_by_nature_has_the_same_shape() {
             assert!(theirs.contains(&format!("{name}=")), "CLIENT INFO has {name}");
         }
         assert!(ours.contains("name=me ") && theirs.contains("name=me "));
-        // What a client library reads of COMMAND: name, arity, and where the keys are.
+        // The parts of COMMAND that a client library reads: name, arity, and the positions of keys.
         for name in [
             "get", "set", "mset", "mget", "del", "exists", "expire", "ping", "hello", "info", "config", "client",
             "quit",

@@ -1,4 +1,4 @@
-//! Time-outs of one connection, of one listener, and what is left of timers, in virtual time.
+//! Time-outs of one connection, of one listener, and the remaining time of timers, in virtual time.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use baton::{
 
 const TIMER: TimerKey = TimerKey(1);
 
-/// A message is `i`, `m` or `w` and a digit: its time-out of that kind is so many seconds; `r`: those of all again; `t`: sets
-/// [`TIMER`] to two seconds; `c`: takes it back; `b`: a megabyte; anything else is never whole.
+/// A message is `i`, `m` or `w` and a digit: its time-out of that kind in seconds; `r`: the usual time-outs again; `t`:
+/// sets [`TIMER`] to two seconds; `c`: cancels it; `b`: a megabyte. Any other message is never complete.
 #[derive(Default)]
 struct Patience {
-    /// What was left of the timer at the last message, and of the worker's.
+    /// The remaining time of the timer at the last message. The next field: that of the worker's timer.
     left: Option<Duration>,
     worker_left: Option<Duration>,
 }
@@ -76,7 +76,7 @@ fn started() -> (Harness<Patience>, Client) {
     (harness, client)
 }
 
-/// After how many seconds the connection is gone; none where it is there after a minute.
+/// The number of seconds after which the connection is gone; `None` if it still exists after a minute.
 fn gone_after(harness: &mut Harness<Patience>, client: Client) -> Option<u32> {
     (0..60).find(|_| {
         let gone = harness.closed(client).is_some();

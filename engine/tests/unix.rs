@@ -10,7 +10,7 @@ use baton::{Endpoint, Io, Peer, Protocol, Reject, Server, Step, UnixUser, Worker
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Connects out at its start, and tells who is at the other ends.
+/// Connects at its start, and reports the peers at both ends.
 struct Knocks {
     upstream: Endpoint,
     nowhere: Endpoint,

@@ -1,4 +1,4 @@
-//! The command line as a person or a service manager meets it: exit codes, messages, files, output that nobody reads.
+//! The command line as a person or a service manager uses it: exit codes, messages, files, output without a reader.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -40,7 +40,7 @@ fn check_file(text: impl AsRef<[u8]>) -> Output {
     run(&["--check", "--config", file(&folder, text).to_str().expect("a name")])
 }
 
-/// The message of a file that is refused, from the place in it on.
+/// The message for a file that is refused, from the position in it on.
 fn refusal(text: impl AsRef<[u8]>) -> String {
     let output = check_file(text);
     let message = stderr(&output);
@@ -71,7 +71,8 @@ fn terminate(child: &Child) {
     assert!(status.success());
 }
 
-/// A port nobody listens on. Another process could take it before it is used; tests that can do without it.
+/// A port on which no process listens. Another process could take it before it is used; tests that use it must not
+/// depend on that.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
 }
@@ -106,7 +107,7 @@ fn a_file_that_cannot_be_read_is_named() {
     }
 }
 
-/// A wrong path must not cost a file.
+/// A wrong path must not delete a file.
 #[test]
 fn a_control_socket_is_never_made_in_place_of_a_file() {
     let folder = TempDir::new().expect("a folder");
@@ -123,7 +124,7 @@ fn a_control_socket_is_never_made_in_place_of_a_file() {
 fn an_empty_file_means_the_defaults() {
     let folder = TempDir::new().expect("a folder");
     let path = file(&folder, "");
-    // Whoever has the default port and control socket here has nothing to do with it.
+    // The test does not depend on which process has the default port and control socket here.
     let output =
         run(&["--check", "--config", path.to_str().expect("a name"), "--listen", "127.0.0.1:0", "--control", "off"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -168,17 +169,18 @@ fn the_example_file_and_the_flags_name_the_same_settings() {
     let mut in_file = Vec::new();
     let mut section = "";
     for line in text.lines() {
-        // Those without a default are shown behind a number sign; sentences have more than one word before an equals sign.
+        // Settings without a default are shown after a number sign. Sentences have more than one word before an equals
+        // sign.
         let setting = line.strip_prefix("# ").unwrap_or(line).split_once(" = ").filter(|(key, _)| !key.contains(' '));
         if let Some(name) = line.strip_prefix("# [[") {
-            // Its flag has all of a table.
+            // Its flag sets the whole table.
             section = name.trim_end_matches(']');
             in_file.push(section.to_owned());
         } else if let Some(name) = line.strip_prefix('[') {
             section = name.trim_end_matches(']');
         } else if let Some((key, _)) = setting.filter(|_| section != "static") {
             in_file.push(match (section, key) {
-                // Flags are there for the simplest case.
+                // Flags exist for the simplest case.
                 ("tls", "certificates") => "tls-cert".to_owned(),
                 ("tls", "tickets") => "tls-key".to_owned(),
                 ("tls", _) => continue,

@@ -1,9 +1,9 @@
-//! Output whose reader has gone: no panic, and the exit code that it would have been.
+//! Output whose reader has gone: no panic, and the same exit code as with a reader.
 
 use std::io;
 use std::process::{Command, Stdio};
 
-/// The end of a pipe nobody reads.
+/// The writing end of a pipe without a reader.
 fn unread() -> Stdio {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);

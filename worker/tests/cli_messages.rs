@@ -1,4 +1,4 @@
-//! What batond says, word for word: a message that says less than what, where and what to do is a defect.
+//! The messages of batond, word for word. A message that does not say what is wrong, where, and what to do is a defect.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ fn batond(arguments: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// What is said of a file, without its path.
+/// The message about a file, without its path.
 fn told_of_file(text: &[u8], flags: &[&str]) -> String {
     let folder = TempDir::new().expect("a folder");
     let path = folder.path().join("batond.toml");

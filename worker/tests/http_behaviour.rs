@@ -1,5 +1,5 @@
-//! Behaviour over time and under pressure: time-outs, slow readers, draining, limits; and that cuts do not
-//! change an answer.
+//! Behaviour over time and under pressure: time-outs, slow readers, draining, limits; and that splits do not change an
+//! answer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Raw requests and the exact answers. Each row also runs cut at every byte, and with a peer that takes the answer in
-//! small bites.
+//! Raw requests and the exact answers. Each row also runs split at every byte, and with a peer that reads the answer in
+//! small parts.
 
 use baton::testing::{Harness, output_of_all_handovers, output_of_all_splits};
 use baton_http::HttpConfig;
@@ -8,11 +8,11 @@ use batond::http::server;
 /// What the client sees of the connection after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It goes on.
+    /// It stays open.
     Open,
-    /// FIN; the server waits for ours, so that the answer is not lost.
+    /// FIN. The server waits for the client's FIN, so that the answer is not lost.
     Lingers,
-    /// Closed at once, as the client wished.
+    /// Closed at once, as the client requested.
     Finished,
 }
 use End::{Finished, Lingers, Open};
@@ -142,7 +142,7 @@ fn check(rows: Vec<Row>) {
             (_, Some(_)) => Finished,
         };
         assert_eq!(seen, end, "{name}");
-        // Long inputs are cut by tests of their own.
+        // Separate tests split long inputs.
         if input.len() < 1000 {
             let split = output_of_all_splits(|| server(&HttpConfig::default()), input.as_bytes());
             let handed_over = output_of_all_handovers(|| server(&HttpConfig::default()), input.as_bytes());

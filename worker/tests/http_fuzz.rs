@@ -7,7 +7,7 @@ use std::path::Path;
 
 use batond::http::fuzz::{check, check_frozen};
 
-/// What readers of HTTP, and of what is frozen of it, trip over.
+/// Pieces that often break readers of HTTP and of its frozen state.
 const PIECES: &[&[u8]] = &[
     b"\r\n",
     b"\r",
@@ -43,7 +43,7 @@ fn frozen_state_and_its_mutations() {
     });
 }
 
-/// Else the mutations would all be refused at the first look.
+/// Otherwise all mutations would be refused immediately.
 #[test]
 fn seeds_of_frozen_state_are_understood() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/http_state");

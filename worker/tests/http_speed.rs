@@ -1,8 +1,7 @@
-//! What a request costs, measured by hand:
-//! `cargo test --release -p batond --test http_speed -- --ignored --nocapture`
+//! The cost of a request, measured by hand: `cargo test --release -p batond --test http_speed -- --ignored --nocapture`
 //!
-//! The harness costs something too. So each figure is the difference to a protocol that writes as many bytes without
-//! looking at its input.
+//! The harness has a cost, too. So each figure is the difference to a protocol that writes as many bytes without
+//! reading its input.
 
 use std::time::Instant;
 
@@ -31,7 +30,7 @@ impl Protocol for Constant {
     }
 }
 
-/// Nanoseconds per input: the best of some rounds, since noise only adds.
+/// Nanoseconds per input: the best of several rounds, since noise only adds.
 fn measure<P: Protocol>(protocol: P, inputs: &[Vec<u8>], depth: usize) -> f64 {
     let mut harness = Harness::new(protocol);
     let client = harness.open();

@@ -1,4 +1,5 @@
-//! What batond answers at a listener that sends requests on to TLS, and what of its folders it serves there all the same.
+//! The answers of batond at a listener that redirects requests to TLS, and the files of its folders that it still
+//! serves there.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +9,7 @@ use baton_http::Mount;
 use batond::http::{SiteConfig, site};
 use tempfile::TempDir;
 
-/// A folder with a token for an authority of certificates.
+/// A folder with a token for a certificate authority.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["token", ".well-known/acme-challenge/token", "acme-challenge/token"] {

@@ -1,4 +1,4 @@
-//! Servers of a few lines, and what `baton-bench run` says of them.
+//! Servers of a few lines, and the results of `baton-bench run` for them.
 
 use std::io::{Read, Write};
 use std::process::Output;
@@ -12,13 +12,13 @@ pub(crate) fn result(output: &Output) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The kinds of failures that were seen.
+/// The kinds of failures that were reported.
 pub(crate) fn kinds(result: &Value) -> Vec<&str> {
     let failures = result["failures"].as_object().expect("failures");
     failures.iter().filter(|(_, count)| count.as_u64() != Some(0)).map(|(kind, _)| kind.as_str()).collect()
 }
 
-/// Reads one request of a GET; false at the end.
+/// Reads a GET request. Returns `false` at the end.
 pub(crate) fn read_request(stream: &mut impl Read) -> bool {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -35,7 +35,8 @@ pub(crate) fn serve_well(mut stream: impl Read + Write, _: usize) {
     while read_request(&mut stream) && stream.write_all(ANSWER).is_ok() {}
 }
 
-/// Agrees to speak WebSocket, and sends each message of up to 125 bytes back; another one from the third on, if `is_wrong`.
+/// Accepts a WebSocket, and sends each message of up to 125 bytes back. If `is_wrong`, it sends a different one from
+/// the third on.
 pub(crate) fn serve_socket(mut stream: impl Read + Write, is_wrong: bool) {
     if !read_request(&mut stream) {
         return;

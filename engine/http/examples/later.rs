@@ -46,7 +46,7 @@ enum Who {
     Thread,
 }
 
-/// What a worker has to answer.
+/// The requests that a worker must answer.
 struct Waiting {
     from: Who,
     requests: Vec<Later>,
@@ -68,7 +68,7 @@ impl State for Waiting {
     fn on_start(&mut self, _: &mut Worker<'_, Message>) -> io::Result<()> {
         if self.from == Who::Thread {
             let (sender, receiver) = channel::<Vec<Later>>();
-            // It ends with the worker. What it does could take long: a query, a file, a computation.
+            // The thread ends with the worker. Its work could take long: a query, a file, a computation.
             thread::Builder::new().spawn(move || receiver.iter().for_each(answer))?;
             self.thread = Some(sender);
         }
@@ -85,7 +85,7 @@ impl State for Waiting {
             return;
         }
         if let Some(thread) = &self.thread {
-            // Requests that nobody takes answer 500 when they are dropped.
+            // If the thread does not take the requests, dropping them answers 500.
             let _ = thread.send(std::mem::take(&mut self.requests));
         } else if self.from == Who::Turn {
             answer(self.requests.drain(..));

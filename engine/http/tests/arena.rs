@@ -1,4 +1,4 @@
-//! What the example `arena` answers, driven without a kernel: every rule of the ranking, and what it does not ask for.
+//! The answers of the example `arena`, without a kernel: every rule of the ranking, and requests that it does not send.
 
 #[path = "../examples/arena/service/mod.rs"]
 mod service;
@@ -16,12 +16,12 @@ use tempfile::TempDir;
 use self::service::Data;
 use self::service::load::LoadError;
 
-/// What the load generator of `static` sends.
+/// The header that the load generator of `static` sends.
 const BOTH: &str = "Accept-Encoding: br;q=1, gzip;q=0.8\r\n";
 
 /// A folder as the ranking mounts it, and the server on it.
 struct Place {
-    /// Lasts as long as this.
+    /// Deleted together with this value.
     _folder: TempDir,
     data: Data,
 }
@@ -64,7 +64,7 @@ impl Place {
         answers.remove(0)
     }
 
-    /// Cut at every byte, and handed over everywhere.
+    /// With splits at every byte, and handovers everywhere.
     fn ask_in_every_way(&self, input: &[u8]) -> Vec<Answer> {
         let output = output_of_all_splits(|| self.http(), input);
         assert_eq!(output_of_all_handovers(|| self.http(), input), output);
@@ -112,7 +112,7 @@ impl Answer {
     }
 }
 
-/// Every answer says how long it is.
+/// Every answer gives its length.
 fn answers(mut output: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !output.is_empty() {
@@ -140,14 +140,14 @@ fn post(target: &str, body: &str) -> Vec<u8> {
     request(&format!("POST {target}"), &format!("content-length: {}\r\n", body.len()), body)
 }
 
-/// In chunks of at most so many bytes.
+/// In chunks of at most `size` bytes.
 fn post_in_chunks(target: &str, body: &str, size: usize) -> Vec<u8> {
     let chunk = |chunk: &[u8]| format!("{:x}\r\n{}\r\n", chunk.len(), chunk.escape_ascii());
     let chunks: String = body.as_bytes().chunks(size).map(chunk).collect();
     request(&format!("POST {target}"), "Transfer-Encoding: chunked\r\n", &format!("{chunks}0\r\n\r\n"))
 }
 
-/// What `/json` answers, computed from the file without the example's types.
+/// The answer of `/json`, computed from the file without the example's types.
 fn page(count: usize, multiplier: i64) -> Value {
     let text = fs::read(given("dataset.json")).expect("the data set");
     let mut items: Vec<Value> = serde_json::from_slice(&text).expect("JSON");
@@ -379,7 +379,7 @@ fn an_upload_is_counted_as_it_comes() {
     assert_eq!(answers(&harness.take_output(client))[0].text(), (200, "20971520"));
 }
 
-/// A file with its siblings, as the folder of the ranking has it.
+/// A file and its compressed siblings, as in the ranking's folder.
 fn compressed(text: &str) -> (Vec<u8>, Vec<u8>) {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     std::io::Write::write_all(&mut gzip, text.as_bytes()).expect("memory");

@@ -1,4 +1,4 @@
-//! Files of folders: which there are, which bytes are sent, and what the cache sees.
+//! Files of folders: which ones are served, which bytes are sent, and what the cache sees.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -184,7 +184,7 @@ fn a_folder_without_its_slash_is_redirected_to_no_other_place() {
 fn conditions_and_ranges() {
     let folder = folder();
     let mut harness = Harness::new(server(&folder));
-    // A date is strong when nothing can have changed in its second since (RFC 9110 section 8.8.2.2).
+    // A date is a strong validator if nothing can have changed in its second (RFC 9110 section 8.8.2.2).
     harness.advance(Duration::from_secs(2));
     let tag = header(&get(&mut harness, "/static/digits.txt", "").1, "ETag").expect("a tag");
     let range = |range: &str| format!("Range: bytes={range}\r\n");
@@ -283,7 +283,7 @@ fn without_a_cache_the_same_is_chosen() {
             let headers = format!("Accept-Encoding: {accepted}\r\n");
             let (status, head, body) = get(&mut without, path, &headers);
             let cached = get(&mut with, path, &headers);
-            // Whether somebody else would get a sibling is not looked at.
+            // The cache does not check whether another client would get a sibling.
             let varies = |head: &str| header(head, "Vary").is_some();
             assert!(varies(&head) || !varies(&cached.1), "{path} {accepted}");
             let others = |head: &str| head.lines().filter(|line| !line.starts_with("Vary: ")).collect::<String>();
@@ -331,14 +331,14 @@ fn a_large_file_is_read_as_it_is_taken() {
     let (status, head, body) = get(&mut harness, "/static/large", "Range: bytes=1000000-2999998\r\n");
     assert_eq!((status, header(&head, "Content-Length").as_deref()), (206, Some("1999999")));
     assert!(body == large()[1_000_000..2_999_999]);
-    // Whoever reads nothing makes the server read little.
+    // For a client that reads nothing, the server reads little.
     let client = harness.open();
     harness.set_window(client, Some(1_000));
     harness.send(client, b"GET /static/large HTTP/1.1\r\nHost: a\r\n\r\nGET /static/empty HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut output = harness.take_output(client);
     assert_eq!(output.len(), 1_000);
     assert!(harness.held_bytes(client) < 300_000, "{} bytes are held", harness.held_bytes(client));
-    // It is what it was when it was begun, also where its name is another file's by now.
+    // The answer keeps the content from when it began, even if the name belongs to another file by now.
     write(&folder.path().join("site/other"), "short");
     fs::rename(folder.path().join("site/other"), &path).expect("renamed");
     harness.set_window(client, None);
@@ -395,7 +395,7 @@ fn a_large_answer_goes_on_at_another_worker_where_the_file_is_the_same() {
         output.extend_from_slice(&more);
     }
     assert!(output.ends_with(&large()) && output.len() < LARGE_BYTES + 500);
-    // Where it is another one, its worker keeps it.
+    // If the file is a different one by then, its connection stays at its worker.
     let client = harness.open();
     harness.set_window(client, Some(1_000));
     harness.send(client, b"GET /static/large HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -44,7 +44,7 @@ fn ask(text: &str) -> String {
     send(&mut harness, client, text)
 }
 
-/// Status lines and bodies, chunks taken apart.
+/// Status lines and bodies; chunks are decoded.
 fn answers(mut text: &str) -> Vec<(u16, String)> {
     let mut answers = Vec::new();
     while !text.is_empty() {
@@ -214,7 +214,7 @@ fn each_of_many_answers_reaches_its_own_client_whoever_gives_it() {
     let mut harness = Harness::new(server());
     let clients: Vec<Client> = (0..100).map(|_| harness.open()).collect();
     for round in 0..3 {
-        // Every third is pipelined, with input behind it that waits.
+        // Every third client pipelines, so that further input waits.
         for (at, client) in clients.iter().enumerate() {
             let behind = if at % 3 == 0 { get("/") } else { String::new() };
             assert_eq!(send(&mut harness, *client, &(get("/later") + &behind)), "");
@@ -238,7 +238,7 @@ fn each_of_many_answers_reaches_its_own_client_whoever_gives_it() {
     }
 }
 
-/// Answers at the end of the turn, and what is asked of `/timer` when a timer expires.
+/// Requests that are answered at the end of the turn, and those of `/timer`, which are answered when a timer fires.
 #[derive(Default)]
 struct Collected(Vec<Later>, Vec<Later>);
 
@@ -352,7 +352,7 @@ fn a_receiver_that_fails_keeps_the_connection_in_step_behind_a_small_body() {
     }
     let all = post("/upload", "a!bc") + &expecting("a!bc") + &get("/");
     assert_eq!(output_of_all_splits(server, all.as_bytes()), ask(&all).as_bytes());
-    // As the client wants it, and not before the body is over.
+    // It closes as the client requested, but only after the end of the body.
     let (mut harness, client) = open();
     let headers = "Connection: close\r\nContent-Length: 3\r\n";
     let output = send(&mut harness, client, &request("POST /upload", headers, "!"));

@@ -1,4 +1,4 @@
-//! Listeners whose requests are sent on to TLS.
+//! Listeners that redirect requests to TLS.
 
 use baton::testing::{Client, Harness, output_of_all_handovers, output_of_all_splits};
 use baton_http::{Http, HttpConfig, Redirect, Router};
@@ -21,7 +21,7 @@ fn harness() -> (Harness<Http>, Client) {
     (harness, client)
 }
 
-/// Status, and location where there is one.
+/// The status, and the location if there is one.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: u16,
@@ -30,7 +30,7 @@ struct Answer {
     body: String,
 }
 
-/// Those to requests that were no HEAD: every answer says how long it is.
+/// The answers to requests other than HEAD: every answer gives its length.
 fn answers(mut output: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !output.is_empty() {
@@ -127,7 +127,7 @@ fn bodies_are_skipped_and_the_connection_goes_on() {
     let output = output_of_all_splits(|| server(0, 443), input.as_bytes());
     assert_eq!(output_of_all_handovers(|| server(0, 443), input.as_bytes()), output);
     assert_eq!(answers(&output), all());
-    // Nobody knows whether a client that was told no still sends its body.
+    // The server cannot know whether a client that was refused still sends its body.
     let expecting = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
     assert_eq!(ask(expecting), [Answer { closes: true, ..moved("https://a/echo") }]);
 }

@@ -1,4 +1,4 @@
-//! What saves a handler some lines: typed queries and forms, codings, tags of bodies, routes of WebSockets, errors by name.
+//! Shortcuts for handlers: typed queries and forms, codings, tags of bodies, routes of WebSockets, errors by name.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use baton_http::websocket::{Message, Sender, Socket, WebSockets};
 use baton_http::{Error, Http, HttpConfig, Response, Router, StatusCode};
 use serde::{Deserialize, Serialize};
 
-/// What a server with this router answers: head and body of each.
+/// The answers of a server with this router: head and body of each.
 fn ask(router: Router, input: &str) -> Vec<(String, String)> {
     let mut harness = Harness::new(Http::new(&HttpConfig::default(), router, ()));
     let client = harness.open();
@@ -124,7 +124,7 @@ fn a_built_answer_has_the_tag_of_its_body_if_asked() {
     };
     let tag = tag_of("/text?ab").expect("a tag");
     assert!(EntityTag::parse(tag.as_bytes()).is_some_and(|parsed| parsed.strong_eq(&parsed)), "it is strong: {tag}");
-    // Workers, binaries and machines agree on it: SHA-1, as long as is enough.
+    // All workers, binaries and machines compute the same tag: a SHA-1, shortened to the necessary length.
     assert_eq!(tag, "\"2iNhTgJGmg18e9G9q1yc\"");
     for same in ["/counted", "/response"] {
         assert_eq!(tag_of(same).as_ref(), Some(&tag), "{same}");
@@ -150,7 +150,7 @@ fn a_built_answer_has_the_tag_of_its_body_if_asked() {
     }
     let (head, _) = ask(router(), "HEAD /text?ab HTTP/1.1\r\nHost: a\r\n\r\n").remove(0);
     assert_eq!((value(&head, "ETag"), value(&head, "Content-Length")), (Some(tag.as_str()), Some("2")));
-    // A change has been made by now: it is answered, whatever its conditions say.
+    // The handler may have changed something already, so its answer is sent whatever the conditions say.
     let answers = ask(router(), "POST /text HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nIf-None-Match: *\r\n\r\n");
     assert_eq!((statuses_and_bodies(&answers), value(&answers[0].0, "ETag")), (vec![(200, "ab")], None));
 }
@@ -184,7 +184,7 @@ fn errors_have_their_status() {
     }
 }
 
-/// Counts the messages, and goes on counting elsewhere.
+/// Counts the messages, and continues to count after a move.
 struct Counting(u8);
 
 impl Socket for Counting {
@@ -232,7 +232,7 @@ fn a_route_of_websockets_opens_them_and_moves_them() {
     assert!(output.ends_with(b"\r\n\r\n\x81\x018\x81\x019\x88\x00"), "{}", output.escape_ascii());
     let mut harness = Harness::new(server());
     let client = harness.open();
-    // Nobody is made for a request that opens nothing.
+    // No WebSocket is created for a request that does not open one.
     let refused = get("/from/many", "") + &get("/from/many", OPENING);
     harness.send(client, refused.as_bytes());
     let output = String::from_utf8(harness.take_output(client)).expect("text");

@@ -1,9 +1,9 @@
-//! What several tests with processes need.
+//! Shared parts of tests with processes.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// An example of this package, built as the test was.
+/// An example of this package, built in the same way as the test.
 ///
 /// # Panics
 /// If it cannot be built.

@@ -11,7 +11,7 @@ pub(crate) fn store() -> (Harness<Service>, Client) {
     (harness, client)
 }
 
-/// What one line is answered with.
+/// The answer to one line.
 pub(crate) fn ask(harness: &mut Harness<Service>, client: Client, request: &str) -> String {
     harness.send(client, format!("{request}\r\n").as_bytes());
     String::from_utf8_lossy(&harness.take_output(client)).into_owned()

@@ -35,7 +35,7 @@ fn redis_cli_runs_unmodified() {
     assert_eq!(cli(&[], b"set a 1\nincr a\nget a\n"), "OK\n2\n2");
     assert!(cli(&["info", "server"], b"").contains("redis_version:"));
     assert_eq!(cli(&["flushall"], b""), "OK");
-    // Mass insertion: encoded requests with any bytes, and as text.
+    // Mass insertion: encoded requests with any bytes, and requests as text.
     let encoded: Vec<u8> = (0..20_000u32)
         .flat_map(|index| {
             encode(&[b"SET".to_vec(), format!("key:{index}").into_bytes(), index.to_le_bytes().repeat(8)])

@@ -1,4 +1,4 @@
-//! The example `resp` and redis-server, and what both can be asked.
+//! The example `resp` and redis-server, and the requests that both can get.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::process::{PATIENCE, Process};
 
-/// The example, built as this test was.
+/// The example, built in the same way as this test.
 fn example() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| crate::common::example("resp"))
@@ -43,11 +43,11 @@ impl Server {
         stream
     }
 
-    /// All it says to this input until it closes.
+    /// All its answers to this input until it closes.
     pub(crate) fn converse(&self, input: &[u8]) -> Vec<u8> {
         let mut stream = self.connect();
         let mut output = Vec::new();
-        // It may have closed before it has taken everything.
+        // The server may have closed before it has read everything.
         let _ = stream.write_all(input);
         let _ = stream.shutdown(Shutdown::Write);
         let ended = stream.read_to_end(&mut output);
@@ -68,7 +68,7 @@ pub(crate) fn run(program: &str, server: &Server, arguments: &[&str], input: &[u
     let (ended, has_ended) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // A program that does not read it is not at fault.
+            // It is not an error if a program does not read its input.
             let _ = stdin.write_all(input);
         });
         scope.spawn(move || {

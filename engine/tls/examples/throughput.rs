@@ -1,4 +1,5 @@
-//! How fast records are sealed and opened, beside rustls's buffered connection: bytes per second of processor time.
+//! Measures how fast records are sealed and opened, compared with rustls's buffered connection: bytes per second of
+//! processor time.
 //!
 //! `cargo run --release -p baton-tls --example throughput [part of a suite's name]`
 
@@ -15,7 +16,7 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerC
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Plaintext of a batch, which is sealed and then opened.
+/// Bytes of plaintext of a batch, which is sealed and then opened.
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// Processor time of a measurement.
@@ -70,7 +71,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was done, and in how much processor time.
+/// The processed bytes, and the processor time for them.
 #[derive(Default)]
 struct Meter {
     bytes: usize,
@@ -95,7 +96,7 @@ fn processor_time() -> Result<Duration, Failure> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
 
-/// What the first record of a direction takes longer after a rest, for both directions.
+/// The additional time of each direction's first record after a rest, for both directions.
 fn after_rest(suite: CipherSuite) -> Result<Duration, Failure> {
     const TIMES: u32 = 20_000;
     let (mut client, server) = configs(suite)?;
@@ -116,7 +117,7 @@ fn after_rest(suite: CipherSuite) -> Result<Duration, Failure> {
     Ok(2 * (spent[1].saturating_sub(spent[0])) / TIMES)
 }
 
-/// Sealing and opening by a session, of plaintext that comes in parts of `record_bytes`.
+/// Sealing and opening by a session, with plaintext in parts of `record_bytes`.
 fn of_sessions(suite: CipherSuite, record_bytes: usize) -> Result<(f64, f64), Failure> {
     let (mut client, server) = configs(suite)?;
     let mut session = accept(&mut client, Config::new(server, Limits::default()))?;
@@ -132,7 +133,7 @@ fn of_sessions(suite: CipherSuite, record_bytes: usize) -> Result<(f64, f64), Fa
         assert_eq!(sealed.len(), count * (record_bytes + session.overhead_bytes()));
         take(&mut client, &sealed, &mut sink)?;
         send(&mut client, &plaintext, count, &mut received)?;
-        // As the engine: what comes is opened where it lies, and the application reads it there.
+        // As in the engine: records are opened in place, and the application reads them there.
         let mut window = Window::default();
         open.run(count * record_bytes, || {
             session.open_all(&mut received, &mut window)?;
@@ -204,7 +205,7 @@ fn accept(client: &mut ClientConnection, config: Config) -> Result<Session, Fail
     }
 }
 
-/// Replaces `sent` with as many records.
+/// Replaces `sent` with this many records.
 fn send(client: &mut ClientConnection, plaintext: &[u8], count: usize, sent: &mut Vec<u8>) -> Result<(), Failure> {
     sent.clear();
     for _ in 0..count {
@@ -238,7 +239,7 @@ fn configs(suite: CipherSuite) -> Result<(ClientConnection, ServerConfig), Failu
     Ok((ClientConnection::new(Arc::new(client), ServerName::try_from("localhost")?)?, server))
 }
 
-/// Writes into what a server reads.
+/// Writes into the input of a server.
 struct Pipe<'a>(&'a mut ServerConnection);
 
 impl io::Write for Pipe<'_> {

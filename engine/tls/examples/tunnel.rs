@@ -1,12 +1,12 @@
-//! Takes plain connections and brings each to a server that speaks TLS: what a program without TLS needs to speak with one.
+//! Accepts plain connections and connects each to a TLS server: for programs that cannot use TLS themselves.
 //!
 //! ```text
 //! $ cargo run -p baton-tls --example tunnel -- 127.0.0.1:7005 192.0.2.7:443 api.example.com \
 //!       --ca /etc/ssl/certs/ca-certificates.crt --control /tmp/tunnel.sock
 //! ```
 //!
-//! Both connections of a pair move to another worker together at reloads and upgrades, the keys and every byte that was on its way with
-//! them. The example `proxy` of the engine has more: several servers, those that are down, the PROXY protocol.
+//! Both connections of a pair move to another worker together at reloads and upgrades, with the keys and every byte that
+//! was on its way. The engine's example `proxy` can do more: several servers, servers that are down, the PROXY protocol.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use baton_tls::files;
 use baton_tls::layer::TlsClient;
 use clap::Parser;
 
-/// What the layer is called in the settings, here and in the next binary.
+/// The name of the layer in the settings, here and in the next binary.
 const LAYER: &str = "upstream";
 
 struct Tunnel {
@@ -34,9 +34,9 @@ struct Tunnel {
 /// One side of a connection.
 #[derive(Default)]
 struct Side {
-    /// The other one is not there yet.
+    /// The other side does not exist yet.
     is_waiting: bool,
-    /// It is not read until the other side has taken something.
+    /// It is not read until the other side has read something.
     is_held: bool,
     has_ended: bool,
 }
@@ -45,7 +45,7 @@ impl Protocol for Tunnel {
     type Connection = Side;
     type Message = ();
 
-    /// Of a connection to the server when the handshake is over: until then its client waits.
+    /// A connection to the server opens when its handshake is over; its client waits until then.
     fn on_open(&mut self, peer: Peer<'_>, io: &mut Io<'_>) -> Result<Side, Reject> {
         let Some(token) = peer.outbound_token() else {
             io.connect(self.upstream.clone(), io.id().to_u64());
@@ -66,7 +66,7 @@ impl Protocol for Tunnel {
         Ok(Side::default())
     }
 
-    /// The client had ended before its server was there.
+    /// The client had ended its side before its server was connected.
     fn on_wake(&mut self, _: &mut Side, _: &mut Io<'_>) -> Next {
         Next::ShutdownWrite
     }
@@ -104,7 +104,7 @@ impl Protocol for Tunnel {
         Next::Keep
     }
 
-    /// Nobody is there, or somebody who is not to be trusted.
+    /// The server does not answer, or is not trusted.
     fn on_connect_failed(&mut self, token: u64, error: std::io::Error, worker: &mut Worker<'_, ()>) {
         tracing::warn!(upstream = %self.upstream.address(), %error, "no connection to the upstream");
         let _ = worker.with(ConnectionId::from_u64(token), |_: &mut Side, _| Next::Abort);
@@ -118,7 +118,7 @@ impl Protocol for Tunnel {
         let Some(partner) = closed.partner else { return };
         let _ = worker.with(partner, |_: &mut Side, _| match closed.reason {
             CloseReason::Peer | CloseReason::HandedOver => Next::Keep,
-            // Whoever was cut off, the other side must not take that for the end.
+            // Whichever side was cut off, the other side must not take that for a normal end.
             _ => Next::Abort,
         });
     }

@@ -1,5 +1,5 @@
-//! TLS as a layer of outbound connections, with rustls as the server: in the harness, where input comes in any parts and connections
-//! move at any time.
+//! TLS as a layer of outbound connections, with rustls as the server: in the harness, where input arrives in any parts
+//! and connections move at any time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -21,7 +21,8 @@ use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig, Server
 
 const TOKEN: u64 = 7;
 
-/// Connects to somebody when it gets a message, who may have a layer, and answers each line of theirs with its number and the line.
+/// Connects to a server, perhaps with a layer, when it gets a message, and answers each line with its number and the
+/// line.
 #[derive(Default)]
 struct Lines {
     failures: Vec<(u64, ErrorKind)>,
@@ -70,14 +71,14 @@ impl Protocol for Lines {
     }
 }
 
-/// A server of rustls, and a worker that has connected to it.
+/// A rustls server, and a worker that has connected to it.
 struct Rig {
     harness: Harness<Lines>,
     client: Client,
     server: ServerConnection,
-    /// Plaintext that the server has got.
+    /// Plaintext that the server has received.
     got: Vec<u8>,
-    /// What ended its reading.
+    /// The error that ended its reading.
     failure: Option<rustls::Error>,
 }
 
@@ -133,7 +134,7 @@ impl Rig {
         Self { harness, client, server, got: Vec::new(), failure: None }
     }
 
-    /// What the server has to send goes over in parts of so many bytes; `between` comes after each.
+    /// Passes the server's output on in parts of this many bytes; calls `between` after each.
     fn exchange(&mut self, part_bytes: usize, mut between: impl FnMut(&mut Self)) {
         loop {
             let answer = self.harness.take_output(self.client);
@@ -189,7 +190,7 @@ fn a_connection_moves_anywhere_behind_its_handshake() {
     for part_bytes in [1, 3, 22, 100] {
         let mut rig = Rig::new(2);
         let hand_over = |rig: &mut Rig| rig.harness.hand_over(Lines::default());
-        // It stays for its handshake, and moves when that is over: in the middle of a ticket, too.
+        // It stays for its handshake, and moves when that is over, even in the middle of a ticket.
         rig.exchange(part_bytes, hand_over);
         assert!(rig.harness.is_served(rig.client), "{part_bytes}");
         rig.say(b"one\ntwo\nthr");
@@ -275,14 +276,14 @@ fn a_layer_for_listeners_refuses_the_session_of_an_outbound_connection() {
     assert_eq!(moved, Err(ThawError::Malformed));
 }
 
-/// What happens to a connection.
+/// An event of a connection.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The server says lines of so many bytes each, the last of which may have no end.
+    /// The server sends lines of these lengths; the last one may have no end.
     Say(Vec<u16>, bool),
-    /// From now on it sends so many bytes at a time.
+    /// From now on it sends this many bytes at a time.
     Cut(usize),
-    /// It takes so many bytes more.
+    /// It reads this many further bytes.
     Take(usize),
     ChangeKeys,
     HandOver,
@@ -311,7 +312,7 @@ fn lines(lengths: &[u16], is_whole: bool) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A server with TLS gets what one without gets.
+    /// A server with TLS gets the same bytes as one without.
     #[test]
     fn a_protocol_says_the_same_through_tls(
         tickets in 0..4usize,

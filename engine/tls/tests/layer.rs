@@ -1,5 +1,5 @@
-//! TLS as a layer of the engine, with rustls as the client: in the harness, where input comes in any parts and connections move at any
-//! time.
+//! TLS as a layer of the engine, with rustls as the client: in the harness, where input arrives in any parts and
+//! connections move at any time.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Protocol for Lines {
     }
 }
 
-/// Tells what it hears to all others as well, between a word for itself before and after.
+/// Passes what it receives on to all others as well, between a word for itself before and after.
 #[derive(Default)]
 struct Party(Vec<ConnectionId>);
 
@@ -107,7 +107,7 @@ struct Rig<P: Protocol = Lines> {
     harness: Harness<P>,
     client: Client,
     tls: ClientConnection,
-    /// Plaintext that the client has got.
+    /// Plaintext that the client has received.
     got: Vec<u8>,
 }
 
@@ -157,7 +157,7 @@ impl<P: Protocol> Rig<P> {
         Self { harness, client, tls, got: Vec::new() }
     }
 
-    /// What the client has to send goes over in parts of so many bytes; `between` comes after each.
+    /// Passes the client's output on in parts of this many bytes; calls `between` after each.
     fn exchange(&mut self, part_bytes: usize, mut between: impl FnMut(&mut Self)) {
         loop {
             let mut sent = Vec::new();
@@ -228,14 +228,14 @@ fn a_connection_moves_anywhere_in_its_handshake_and_records() {
     }
 }
 
-/// What happens to a connection.
+/// An event of a connection.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The client says lines, the last of which may have no end, of so many bytes each.
+    /// The client sends lines of these lengths; the last one may have no end.
     Say(Vec<u16>, bool),
-    /// From now on it sends so many bytes at a time.
+    /// From now on it sends this many bytes at a time.
     Cut(usize),
-    /// It takes so many bytes more.
+    /// It reads this many further bytes.
     Take(usize),
     ChangeKeys,
     HandOver,
@@ -264,7 +264,7 @@ fn lines(lengths: &[u16], is_whole: bool) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whoever speaks TLS gets what a plain client gets.
+    /// A client with TLS gets the same bytes as a plain client.
     #[test]
     fn a_protocol_says_the_same_behind_tls(
         version in prop::sample::select(VERSIONS.to_vec()),
@@ -372,13 +372,13 @@ fn a_connection_of_tls_1_2_ends_in_good_order_before_its_key_is_spent() {
     let limits = Limits { records_per_key_max: Some(10), ..Limits::default() };
     let mut rig = Rig::with(Lines, &TLS12, limits);
     rig.exchange(usize::MAX, |_| {});
-    // Finished and the greeting were two; each line is another one.
+    // Finished and the greeting were two records; each line is another one.
     for line in 1..=8 {
         assert_eq!(rig.harness.closed(rig.client), None, "{line}");
         rig.say(b"x\n");
         rig.exchange(usize::MAX, |_| {});
     }
-    // The protocol is told when the next input is opened, and closes behind its answer.
+    // The protocol learns of it when the next input is opened, and closes after its answer.
     rig.say(b"last\n");
     rig.exchange(usize::MAX, |_| {});
     assert!(rig.got.ends_with(b"8 x\n9 last\n"), "{}", String::from_utf8_lossy(&rig.got));

@@ -40,7 +40,7 @@ fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) {
     input.extend_from_slice(&part[..length]);
 }
 
-/// Answers each line with the same in capitals, until the client closes. Gives the suite.
+/// Answers each line with the same in capitals, until the client closes. Returns the suite.
 fn serve(config: Config, mut stream: TcpStream) -> Suite {
     stream.set_read_timeout(Some(WAIT)).expect("a time-out");
     let mut handshake = config.begin().expect("a handshake");
@@ -156,7 +156,7 @@ fn openssl_that_asks_for_another_handshake_hears_that_there_is_none() {
     let mut answers = BufReader::new(client.stdout.take().expect("piped")).lines();
     stdin.write_all(b"before\n").expect("it reads");
     wait_for(&mut answers, "BEFORE");
-    // Its command: another handshake, without which it ends.
+    // The client's command for another handshake. Without one, the client ends.
     stdin.write_all(b"R\n").expect("it reads");
     let notes = BufReader::new(client.stderr.take().expect("piped")).lines();
     assert!(notes.map_while(Result::ok).any(|line| line.contains("no renegotiation")), "it did not hear of it");
@@ -192,7 +192,7 @@ fn openssl_speaks_with_a_session_and_both_change_keys() {
         for round in 0..12 {
             stdin.write_all(format!("line {round} of {name}\n").as_bytes()).expect("it reads");
             wait_for(&mut answers, &format!("LINE {round} OF {name}"));
-            // Its commands: a key update, with and without a request.
+            // The client's commands: a key update, with and without a request.
             stdin.write_all([b"k\n", b"K\n"][round % 2]).expect("it reads");
             wait_for(&mut notes, "KEYUPDATE");
         }

@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 
 const WAIT: Duration = Duration::from_secs(20);
 
-/// A server that serves so many clients; ended when dropped.
+/// A server that serves this many clients; ended when dropped.
 struct Server {
     process: Child,
     stdin: ChildStdin,
@@ -23,7 +23,7 @@ struct Server {
 }
 
 impl Server {
-    /// `None` where OpenSSL is not installed.
+    /// `None` if OpenSSL is not installed.
     fn start(folder: &Path, suite: &str, clients: u32) -> Option<Self> {
         if Command::new("openssl").arg("version").output().is_err() {
             println!("SKIPPED: openssl is not installed");
@@ -87,7 +87,7 @@ struct Talk {
 }
 
 impl Talk {
-    /// The handshake, and the tickets before the first line, which the server says.
+    /// Makes the handshake, and reads the tickets before the first line, which the server sends.
     fn begin(config: &Config, server: &mut Server, line: &str) -> Self {
         let mut stream = TcpStream::connect(&server.address).expect("connected");
         stream.set_read_timeout(Some(WAIT)).expect("a time-out");
@@ -124,7 +124,7 @@ impl Talk {
         assert!(matches!(status, Status::Incomplete { .. }));
     }
 
-    /// Goes on with a session that was frozen.
+    /// Freezes the session and continues it.
     fn moves(&mut self) {
         let frozen = state::freeze(&self.session, &self.negotiated).expect("it lives");
         let limits = Limits { records_per_key_max: Some(5), ..Limits::default() };
@@ -144,7 +144,7 @@ impl Talk {
         self.window = Window::default();
     }
 
-    /// The server reads no line together with a command before it.
+    /// Reads the update alone: the server does not read a line together with a command before it.
     fn expect_update(&mut self) {
         while self.window.records == 0 {
             receive(&mut self.stream, &mut self.input);
@@ -187,7 +187,7 @@ fn openssl_serves_a_session_and_both_change_keys() {
                 server.hears(&format!("question {round}"));
                 let update = talk.session.update_key(round % 2 == 0).expect("open");
                 talk.stream.write_all(&update).expect("sent");
-                // Its commands: a key update, with and without a request.
+                // The server's commands: a key update, with and without a request.
                 server.says(["k\n", "K\n"][round % 2]);
                 talk.expect_update();
                 let line = format!("answer {round}\n");

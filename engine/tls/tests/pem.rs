@@ -9,7 +9,7 @@ use baton_tls::files;
 use baton_tls::settings::{CertificateFiles, Settings};
 use rustls::SignatureAlgorithm;
 
-/// A folder in which openssl makes files.
+/// A folder in which openssl creates files.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -29,7 +29,7 @@ impl Folder {
         assert!(run.status.success(), "openssl {command}: {}", String::from_utf8_lossy(&run.stderr));
     }
 
-    /// A self-signed certificate in `cert.pem`, with text before it, of the key in `key.pem`.
+    /// A self-signed certificate in `cert.pem`, with text before it, for the key in `key.pem`.
     fn self_signed(&self) {
         self.openssl("req -x509 -new -key key.pem -subj /CN=a.example -addext subjectAltName=DNS:a.example -days 30 -text -out cert.pem");
     }
@@ -52,7 +52,7 @@ fn keys_of_every_form_are_read() {
         ("genrsa -traditional -out key.pem 2048", SignatureAlgorithm::RSA),
         ("genpkey -algorithm ed25519 -out key.pem", SignatureAlgorithm::ED25519),
         ("genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-256 -out key.pem", SignatureAlgorithm::ECDSA),
-        // With the curve's parameters in a block of their own.
+        // With the curve's parameters in a separate block.
         ("ecparam -name prime256v1 -genkey -out key.pem", SignatureAlgorithm::ECDSA),
         ("ecparam -name secp384r1 -genkey -noout -out key.pem", SignatureAlgorithm::ECDSA),
         ("ecparam -name secp521r1 -genkey -noout -out key.pem", SignatureAlgorithm::ECDSA),
@@ -64,7 +64,7 @@ fn keys_of_every_form_are_read() {
         assert_eq!(identity.names().iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.example"]);
         let text = fs::read_to_string(folder.0.path().join("cert.pem")).expect("a file");
         assert!(text.starts_with("Certificate:"), "it begins with text");
-        // As a program for Windows leaves it, and both in one file.
+        // As a program for Windows writes it, and both in one file.
         let both = fs::read_to_string(folder.0.path().join("key.pem")).expect("a file") + &text;
         fs::write(folder.0.path().join("both.pem"), both.replace('\n', "\r\n")).expect("written");
         let again = folder.identity("both.pem", "both.pem").unwrap_or_else(|error| panic!("{command}: {error:?}"));
@@ -120,7 +120,7 @@ fn a_chain_with_the_text_of_openssl_has_the_lines_of_its_file() {
         identity.warnings(identity.not_before()).into_iter().map(|warning| warning.concern).collect();
     assert_eq!(concerns, [Concern::NoNames]);
 
-    // An issuer whose curve nothing here can verify: that is for clients to say.
+    // An issuer whose curve nothing here can verify: clients must decide about it.
     folder.openssl("ecparam -name secp256k1 -genkey -noout -out odd.key");
     folder.openssl("req -x509 -new -key odd.key -subj /CN=root -days 30 -out odd.pem");
     folder.openssl("x509 -req -in request.pem -CA odd.pem -CAkey odd.key -days 30 -out odd_leaf.pem");

@@ -1,4 +1,4 @@
-//! OpenSSL's client resumes, at a server with the same secret, the session that it has from another one.
+//! OpenSSL's client resumes its session at a different server that has the same secret.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use baton_tls::settings::{CertificateFiles, Settings};
 
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Makes a handshake and waits for the client's end. Gives whether the session is resumed.
+/// Makes a handshake and waits for the client's end. Returns whether the session was resumed.
 fn serve(config: &Config, mut stream: TcpStream) -> bool {
     stream.set_read_timeout(Some(WAIT)).expect("a time-out");
     let mut handshake = config.begin().expect("a handshake");
@@ -31,7 +31,7 @@ fn serve(config: &Config, mut stream: TcpStream) -> bool {
             other => panic!("{other:?}"),
         }
     };
-    // What comes behind the tickets shows that the client has them.
+    // Bytes after the tickets show that the client has the tickets.
     let mut output = Vec::new();
     session.seal_into(b"hello\n", &mut output).expect("open");
     stream.write_all(&output).expect("sent");
@@ -52,8 +52,8 @@ fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) {
     input.extend_from_slice(&part[..length]);
 }
 
-/// Runs openssl's client, with these words beside its own, until it has read what the server says. Gives what the server and the
-/// client say of the session.
+/// Runs openssl's client, with these words in addition to its own, until it has read the server's line. Returns whether
+/// the server and the client report a resumed session.
 fn connect(folder: &Path, config: Config, words: &[&str]) -> (bool, bool) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address").to_string();

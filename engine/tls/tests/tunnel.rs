@@ -1,4 +1,5 @@
-//! The example `tunnel` as a process, across reloads and upgrades: every byte comes, once, through TLS to a server of rustls.
+//! The example `tunnel` as a process, across reloads and upgrades: every byte arrives once, through TLS to a rustls
+//! server.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -17,10 +18,10 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection};
 use tempfile::TempDir;
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any expected event takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The example; ended when dropped, with whatever has come of it.
+/// The running example. Dropping it ends the example and all its processes.
 struct Tunnel {
     address: SocketAddr,
     control: PathBuf,
@@ -48,8 +49,10 @@ impl Tunnel {
         panic!("the tunnel does not come up");
     }
 
+    /// Sends a request that must succeed.
+    ///
     /// # Panics
-    /// If it is not done.
+    /// If it does not.
     fn done(&self, request: &Request) -> Outcome {
         match Client::ask(&self.control, request, Some(PATIENCE)) {
             Ok(Reply::Done(outcome)) => outcome,
@@ -91,8 +94,8 @@ fn upgrade() -> Request {
     }
 }
 
-/// A server that says back what it hears until the other side ends, and changes its keys now and then. Its authority is in `ca.pem`.
-/// Counts its handshakes.
+/// A server that echoes what it receives until the other side ends, and sometimes changes its keys. Its authority is in
+/// `ca.pem`. It counts its handshakes.
 fn echo_server(folder: &Path) -> (SocketAddr, Arc<AtomicUsize>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     std::fs::write(folder.join("ca.pem"), made.cert.pem()).expect("written");
@@ -114,7 +117,7 @@ fn echo_server(folder: &Path) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, handshakes)
 }
 
-/// Ends with `close_notify` where the client has, and without one where anything is wrong, so that the client sees it.
+/// Ends with `close_notify` if the client has done so, and without it after an error, so that the client notices.
 fn echo(mut stream: TcpStream, mut tls: ServerConnection, handshakes: &AtomicUsize) {
     let (mut buffer, mut rounds) = (vec![0; 7000], 0_usize);
     while tls.is_handshaking() {
@@ -143,7 +146,7 @@ fn echo(mut stream: TcpStream, mut tls: ServerConnection, handshakes: &AtomicUsi
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Bytes that can be told apart from each other.
+/// Bytes that differ from each other, so that a wrong one is noticed.
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
@@ -155,7 +158,7 @@ fn bytes(seed: u64, count: usize) -> Vec<u8> {
     (0..count).map(next).collect()
 }
 
-/// Sends bytes and FIN, and reads what comes back to its end.
+/// Sends bytes and FIN, and reads the answer to its end.
 fn exchange(mut reader: TcpStream, seed: u64) {
     let sent = bytes(seed, 200_000);
     let (mut writer, written) = (reader.try_clone().expect("copied"), sent.clone());
@@ -181,7 +184,7 @@ fn bytes_cross_a_tunnel_that_is_upgraded() {
     let (upstream, handshakes) = echo_server(folder.path());
     let tunnel = Tunnel::start(folder.path(), upstream, "localhost");
     let (is_over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // One that is idle all the while.
+    // A connection that is idle the whole time.
     let mut idle = tunnel.connect();
     idle.write_all(b"before").expect("taken");
     let mut before = [0; 6];

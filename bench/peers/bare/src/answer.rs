@@ -1,18 +1,18 @@
-//! Counts requests without reading them, and holds the answers made beforehand.
+//! Counts requests without reading them, and holds prepared answers.
 
-/// As many answers lie side by side as fit here, so that what a client pipelined is answered by one send.
+/// As many answers as fit here lie side by side, so that one send answers all pipelined requests.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// The last bytes of a connection's stream, as far as they may begin an end of a head: 0 to 3 bytes of it.
+/// How many bytes (0 to 3) at the end of a connection's stream may begin the end of a head.
 pub(crate) type Carry = u8;
 
-/// How many requests a piece of the stream completes, and what they get.
+/// Counts how many requests a piece of the stream completes, and has their answers.
 pub(crate) struct Answers {
-    /// Static, as the kernel may read it at any time until the process ends.
+    /// Static, since the kernel may read it at any time until the process ends.
     block: &'static [u8],
     each: usize,
     resp: bool,
-    /// The next request may be the SET that says what all others get.
+    /// The next request may be the SET that defines the answer to all others.
     may_learn: bool,
     pub(crate) close: bool,
 }
@@ -27,7 +27,7 @@ impl Answers {
         Self::new(http(connection, kind, body), false, close)
     }
 
-    /// OK to each request; or to the first SET only, and to every other request what that one has set.
+    /// OK to each request. Or OK only to the first SET, and to every other request the value that it has set.
     pub(crate) fn resp(get: bool) -> Self {
         let answer = if get { &b"$-1\r\n"[..] } else { OK };
         Self { may_learn: get, ..Self::new(answer.to_vec(), true, false) }
@@ -50,13 +50,13 @@ impl Answers {
         Some(OK)
     }
 
-    /// Requests that end in `bytes`, the next piece of the stream that `carry` belongs to.
+    /// Requests that end in `bytes`, the next piece of the stream to which `carry` belongs.
     #[inline]
     pub(crate) fn count(&self, carry: &mut Carry, bytes: &[u8]) -> usize {
         if self.resp { memchr::memchr_iter(b'*', bytes).count() } else { heads(carry, bytes) }
     }
 
-    /// The answers to so many requests, in as few pieces as possible; with each, whether more follow.
+    /// The answers to this many requests, in as few pieces as possible; with each, whether more follow.
     #[inline]
     pub(crate) fn pieces(&self, requests: usize) -> impl Iterator<Item = (&'static [u8], bool)> + use<> {
         let (block, mut left) = (self.block, requests * self.each);
@@ -68,7 +68,7 @@ impl Answers {
     }
 }
 
-/// An answer, with whole header lines in the midst of it.
+/// An answer, with whole header lines in the middle of it.
 pub(crate) fn http(lines: &str, kind: &str, body: &str) -> Vec<u8> {
     let answer = format!(
         "HTTP/1.1 200 OK\r\nServer: B\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n{lines}Content-Type: {kind}\r\n\
@@ -99,7 +99,8 @@ fn heads(carry: &mut Carry, bytes: &[u8]) -> usize {
     count
 }
 
-/// How much of `\r\n\r\n` is matched after one more byte, when `matched` bytes of it (3 at most) were before.
+/// How many bytes of `\r\n\r\n` are matched after one more byte, if `matched` bytes of it (at most 3) were matched
+/// before.
 #[inline]
 fn step(matched: u8, byte: u8) -> u8 {
     match (matched, byte) {
@@ -109,11 +110,11 @@ fn step(matched: u8, byte: u8) -> u8 {
     }
 }
 
-/// Written so that the compiler compares 16 windows at once; a search for the next match costs more than the whole
-/// scan when a match stands every 40 bytes, as it does with pipelining.
+/// Written so that the compiler compares 16 windows at once. With pipelining there is a match every 40 bytes, and a
+/// search for the next match would cost more than the whole scan.
 #[inline]
 fn windows(bytes: &[u8]) -> usize {
-    // A count of 8 bits a lane must not overflow.
+    // An 8-bit count per lane must not overflow.
     const CHUNK: usize = 240;
     let last = bytes.len() - 3;
     let mut count = 0;

@@ -14,7 +14,7 @@ use crate::upload::Upload;
 
 pub(crate) const BUFFER_BYTES: u32 = 64 * 1024;
 
-/// What is done with what arrives.
+/// What the server does with input.
 pub(crate) enum Service {
     Answers(Answers),
     Echo,
@@ -25,7 +25,7 @@ struct Connection {
     stream: TcpStream,
     carry: Carry,
     upload: Upload,
-    /// What the socket did not take. While there is some, nothing more is read.
+    /// Bytes that the socket did not take. While there are some, nothing more is read.
     unsent: Vec<u8>,
 }
 

@@ -9,7 +9,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
 
-/// Both loops end only by a failure, told in words.
+/// Both loops only end by a failure, described in words.
 pub(crate) type Served = Result<Infallible, String>;
 
 /// The listener, non-blocking, and the number of descriptors that the process may have.
@@ -25,7 +25,7 @@ fn bound(port: u16) -> nix::Result<TcpListener> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::ReusePort, &true)?;
-    // Accepted connections inherit it.
+    // Accepted connections inherit the option.
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port))?;
     listen(&socket, Backlog::new(4096)?)?;

@@ -1,10 +1,12 @@
-//! `bare`: what the kernel permits. A server of one thread, on io_uring or on epoll, that does the least a server
-//! can do: it counts the ends of requests in what arrives and sends that many answers made beforehand, or sends
-//! back what it got. For uploads it reads `Content-Length` and counts. Its throughput is the mark that a real server is held against: the distance is what parsing,
-//! limits and bookkeeping cost. It is not a server to use. It reads no request, so any request gets the one answer;
-//! it has no time-outs, no limits and no protection from bad peers; a peer that pipelines on without reading its
-//! answers can hold all receive buffers (io_uring), and can get HTTP or RESP answers out of order. Well-behaved
-//! load, such as that of wrk, redis-benchmark and `baton-bench`, gets right answers.
+//! `bare`: what the kernel permits. A server of one thread, on io_uring or on epoll, that does the least a server can
+//! do: it counts the ends of requests in its input and sends that many prepared answers, or sends its input back. For
+//! uploads it reads `Content-Length` and counts. Its throughput is the mark for real servers: the distance is the cost
+//! of parsing, limits and bookkeeping.
+//!
+//! It is not a server to use. It reads no request, so any request gets the same answer. It has no time-outs, no limits
+//! and no protection from bad peers. A peer that pipelines without reading its answers can hold all receive buffers
+//! (io_uring), and can get HTTP or RESP answers out of order. Well-behaved load, such as that of wrk, redis-benchmark
+//! and `baton-bench`, gets right answers.
 
 #![deny(unsafe_code)]
 
@@ -92,7 +94,7 @@ impl Options {
         Ok(())
     }
 
-    /// Nothing for echo and uploads, which have no answers made beforehand.
+    /// `None` for echo and uploads, which have no prepared answers.
     fn answers(&self) -> Option<Answers> {
         match self.workload {
             Workload::Http if self.upload => None,
@@ -150,7 +152,7 @@ fn main() -> ExitCode {
 }
 
 fn usage(reason: &str) -> ExitCode {
-    // The reason can be a paragraph with hints; what is wrong stands in its first line.
+    // The reason can be a paragraph with hints; its first line says what is wrong.
     let reason = reason.split("\n\n").next().unwrap_or(reason).split_whitespace().collect::<Vec<_>>().join(" ");
     eprintln!("bare: {reason}; usage: bare uring|epoll http|echo|resp PORT [options], see --help");
     ExitCode::from(2)

@@ -1,5 +1,5 @@
-//! The io_uring with its receive buffers: the only place with `unsafe`. What it offers is safe to use, whatever the
-//! caller does: a buffer is at any time with the kernel, or in exactly one [`Lease`].
+//! The io_uring with its receive buffers: the only place with `unsafe`. Its interface is safe, whatever the caller
+//! does: a buffer is at any time either with the kernel, or in exactly one [`Lease`].
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::io;
@@ -14,33 +14,33 @@ use nix::sys::socket::MsgFlags;
 
 const QUEUE_ENTRIES: u32 = 4096;
 const PAGE_BYTES: usize = 4096;
-/// Added to the distance of two buffers, or else the first bytes of all would fall into one cache set.
+/// Added to the distance between two buffers. Otherwise the first bytes of all would fall into one cache set.
 const STAGGER_BYTES: usize = 192;
 
-/// A received piece of a stream, in a buffer that the kernel has given up.
+/// A received piece of a stream, in a buffer that the kernel has released.
 pub(crate) struct Lease {
     buffer: u16,
 }
 
-/// What happened, and to the connection in which slot of the ring's table of descriptors.
+/// An event, with the slot of its connection in the ring's table of descriptors.
 pub(crate) enum Event {
     Accept {
         result: io::Result<u32>,
         armed: bool,
     },
-    /// No lease at the end of the stream.
+    /// Without a lease at the end of the stream.
     Receive {
         slot: u32,
         result: io::Result<Option<Lease>>,
         armed: bool,
     },
-    /// A send of leased bytes is over; a short one leaves the rest in the lease.
+    /// A send of leased bytes has ended; a short one leaves the rest in the lease.
     SendLease {
         slot: u32,
         lease: Lease,
         result: io::Result<()>,
     },
-    /// Something else failed. The connection's receive tells the same.
+    /// Another operation failed. The connection's receive reports the same.
     Failure,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Ring {
     mask: u16,
     tail: u16,
     free_buffers: usize,
-    /// Of each leased buffer, the range that is not sent yet.
+    /// For each leased buffer, the range that is not sent yet.
     spans: Vec<(u32, u32)>,
 }
 
@@ -92,7 +92,7 @@ impl Ring {
         Ok(this)
     }
 
-    /// Submits all, and waits for something to happen if nothing has.
+    /// Submits all operations, and waits for a completion if there is none.
     pub(crate) fn turn(&mut self) -> io::Result<()> {
         self.publish();
         match self.uring.submit_and_wait(1) {
@@ -152,11 +152,11 @@ impl Ring {
         }
     }
 
-    /// The kernel may fill the buffer again, from the next turn on.
+    /// Allows the kernel to fill the buffer again, from the next turn on.
     #[inline]
     pub(crate) fn give_back(&mut self, lease: Lease) {
-        // SAFETY: the entry is inside the ring of buffers (masked), and the kernel reads entries only up to the tail
-        // that it was shown, so none at `tail`; there are as many entries as buffers, so it is done with this one.
+        // SAFETY: the entry is inside the ring of buffers (masked). The kernel reads entries only up to the tail that
+        // it was shown, so not the one at `tail`. There are as many entries as buffers, so it is done with this one.
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(usize::from(self.tail & self.mask));
             entry.set_addr(self.memory.as_ptr().add(usize::from(lease.buffer) * self.stride) as u64);
@@ -171,7 +171,7 @@ impl Ring {
         self.free_buffers
     }
 
-    /// Accepts for ever, straight into the table of descriptors.
+    /// Accepts forever, straight into the table of descriptors.
     pub(crate) fn accept(&mut self, listener: &impl AsRawFd) {
         let listener = types::Fd(listener.as_raw_fd() as RawFd);
         let accept = opcode::AcceptMulti::new(listener).allocate_file_index(true).build();
@@ -187,8 +187,8 @@ impl Ring {
         self.push(receive.user_data(token(Kind::Receive, 0, slot)));
     }
 
-    /// Sends all of `bytes`. Tells nothing when it is done: the bytes live for ever. What is pushed next waits for
-    /// it if `then`.
+    /// Sends all of `bytes`. Success is not reported, since the bytes live forever. With `then`, the next pushed
+    /// operation waits for this one.
     #[inline]
     pub(crate) fn send(&mut self, slot: u32, bytes: &'static [u8], then: bool) {
         let mut flags = Flags::SKIP_SUCCESS;
@@ -209,10 +209,10 @@ impl Ring {
 
     #[inline]
     fn push(&mut self, entry: Entry) {
-        // SAFETY: entries are made in this file only. A receive writes to published buffers; a send reads static
-        // bytes, or those of a lease that the token keeps until its completion; no other entry has memory.
+        // SAFETY: entries are only created in this file. A receive writes to published buffers. A send reads static
+        // bytes, or those of a lease that the token keeps until its completion. No other entry has memory.
         while unsafe { self.uring.submission().push(&entry) }.is_err() {
-            // Full: hand over what there is. A failure shows in the next turn.
+            // The queue is full: submit what is there. The next turn shows a failure.
             self.publish();
             _ = self.uring.submit();
         }
@@ -227,7 +227,7 @@ impl Ring {
     }
 }
 
-/// MSG_WAITALL makes the kernel go on after a short send by itself.
+/// MSG_WAITALL makes the kernel continue after a short send by itself.
 fn send(slot: u32, bytes: &[u8]) -> Entry {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_WAITALL;
     opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32).flags(flags.bits()).build()

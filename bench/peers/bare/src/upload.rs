@@ -1,13 +1,14 @@
-//! Counts the bytes of bodies. One request at a time: a client that sends the next one before it is answered is left.
+//! Counts the bytes of bodies. One request at a time: a client that sends the next one before the answer is not served
+//! further.
 
 use memchr::memmem;
 
 use crate::answer;
 
-/// A longer head is none.
+/// A longer head is invalid.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How far a connection has come with a request.
+/// The state of a connection's request.
 #[derive(Default)]
 pub(crate) struct Upload {
     /// The head, while it is not complete.
@@ -17,7 +18,8 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Takes the next piece of the stream; the answer, where that completes a request. An error is nothing to go on after.
+    /// Takes the next piece of the stream. Returns the answer if that completes a request. After an error the
+    /// connection cannot continue.
     #[inline]
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, ()> {
         let mut count = bytes.len() as u64;
@@ -37,7 +39,7 @@ impl Upload {
     }
 }
 
-/// What `Content-Length` says.
+/// The value of `Content-Length`.
 fn length(head: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(head).ok()?;
     let fields = text.split("\r\n").filter_map(|line| line.split_once(':'));

@@ -12,7 +12,7 @@ use crate::sys::{Event, Lease, Ring};
 pub(crate) const BUFFERS: u16 = 128;
 pub(crate) const BUFFER_BYTES: u32 = 16 * 1024;
 
-/// What arrived in a slot of the ring's table. Answers need only the carry; the rest is for echo.
+/// The state of a connection, by slot of the ring's table. Answers only need the carry; the rest is for echo.
 #[derive(Default)]
 struct Connection {
     carry: Carry,
@@ -56,7 +56,7 @@ pub(crate) fn run(ring: Ring, listener: &TcpListener, answers: Option<Answers>) 
                 Event::Failure => {}
             }
         }
-        // Not more receives than buffers, or else those that find none would keep the loop busy.
+        // Arm no more receives than there are buffers: those that find none would keep the loop busy.
         for _ in 0..server.ring.free_buffers().min(server.starved.len()) {
             server.starved.pop_front().into_iter().for_each(|slot| server.arm(slot));
         }
@@ -74,7 +74,7 @@ impl Server {
     }
 
     fn arm(&mut self, slot: u32) {
-        // Armed once where the loop closes by itself: a close must not find a receive armed.
+        // Armed once if the loop itself closes: a close must not find a receive armed.
         let once = self.answers.as_ref().is_some_and(|answers| answers.close);
         self.ring.receive(slot, once);
     }
@@ -126,7 +126,7 @@ impl Server {
         }
     }
 
-    /// The peer sends no more. What it has sent is still echoed.
+    /// The peer sends nothing more. Its earlier bytes are still echoed.
     fn ended(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.ended = true;

@@ -113,7 +113,7 @@ async fn echo(upgraded: Upgraded) {
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES).write_buffer_size(0);
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     while let Some(Ok(message)) = socket.next().await {
-        // Pings and closes are answered by the library.
+        // The library answers pings and closes.
         if (message.is_binary() || message.is_text()) && socket.send(message).await.is_err() {
             return;
         }
@@ -169,11 +169,11 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(move |request| answer(request, arena));
-    // Clients come and go as they like: a broken connection is nothing to report.
+    // Clients come and go at any time: a broken connection need not be reported.
     let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-/// TLS with the certificate and the key that the command line names, where it does; sessions are resumed by tickets.
+/// TLS with the certificate and the key that the command line names, if it does; sessions are resumed by tickets.
 fn tls() -> Result<Option<TlsAcceptor>, Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(3);
     let (Some(certificates), Some(key)) = (arguments.next(), arguments.next()) else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! may_minihttp as a peer of `baton-bench compare`: one worker of the may coroutine scheduler, one coroutine per
-//! connection. It knows no chunked bodies. The framework opens its listening socket itself and ignores `Connection: close`; both are put right here
-//! from outside, so that it is measured on the same terms as the others.
+//! connection. It does not support chunked bodies. The framework opens its listening socket itself and ignores
+//! `Connection: close`. Both are corrected here from outside, so that it is measured under the same conditions as the
+//! others.
 
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -125,7 +126,7 @@ fn put<B>(response: &mut Response, content: Option<Content<B>>, put_body: impl F
     put_body(response, body);
 }
 
-/// The framework takes whole header lines that live for ever.
+/// The framework needs whole header lines that live forever.
 fn line(content_type: &str) -> &'static str {
     match content_type {
         "text/css" => "Content-Type: text/css",
@@ -139,7 +140,7 @@ fn line(content_type: &str) -> &'static str {
     }
 }
 
-/// Gives the listening socket, which the framework keeps to itself, the backlog and TCP_NODELAY of the other peers.
+/// Gives the listening socket, which the framework does not expose, the backlog and TCP_NODELAY of the other peers.
 fn equip_listener() -> io::Result<()> {
     let process = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     for entry in fs::read_dir("/proc/self/fd")? {

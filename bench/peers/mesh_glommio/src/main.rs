@@ -1,8 +1,9 @@
-//! What messages between two executors of glommio cost by its channel mesh: the same that the engine's example `mesh_figures` measures of
-//! workers, and said in the same words.
+//! The cost of messages between two executors of glommio through its channel mesh. It measures and prints the same as
+//! the engine's example `mesh_figures` does for workers.
 //!
-//! Latency: a message of 64 bytes goes to the other executor and back, one at a time; half of that. Throughput: one sends, so many in each
-//! turn, as fast as it can; processor time is that of both.
+//! Latency: half of the time in which a message of 64 bytes goes to the other executor and back, one message at a time.
+//! Throughput: one executor sends as fast as it can, a fixed number of messages in each turn; processor time is that of
+//! both.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,7 +18,7 @@ const BYTES: usize = 64;
 const PINGS: usize = 50_000;
 const BATCHES: [usize; 2] = [1, 100];
 const MESSAGES: usize = 500_000;
-/// About as many as fit into a ring between two workers of the engine.
+/// About as many as fit into a channel between two workers of the engine.
 const CHANNEL_MESSAGES: usize = 1_024;
 
 type Message = [u8; BYTES];

@@ -1,4 +1,4 @@
-//! The text of the `Date` header, made anew when the second has changed.
+//! The text of the `Date` header, created again when the second has changed.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

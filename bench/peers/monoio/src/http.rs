@@ -1,4 +1,4 @@
-//! One request in, one answer out. Small bodies are read whole, and those of uploads are left to be counted.
+//! Reads one request and writes one answer. Small bodies are read whole; those of uploads are left to be counted.
 
 use std::io::Write;
 
@@ -9,15 +9,15 @@ use crate::date::Date;
 
 const HEADERS_MAX: usize = 32;
 
-/// What the front of the input was.
+/// The request at the front of the input.
 pub(crate) enum Parsed {
-    /// A request of that many bytes; its answer was added.
+    /// A request of this many bytes; its answer was added.
     Request { bytes: usize, is_last: bool },
-    /// The head of an upload, and how many bytes follow, which are to be counted and answered with [`put_count`].
+    /// The head of an upload, and the number of bytes that follow. Count them and answer with [`put_count`].
     Upload { bytes: usize, body_bytes: u64 },
-    /// The beginning of one.
+    /// The beginning of a request.
     Partial,
-    /// Nothing to go on after: an answer that says so was added.
+    /// An invalid request, after which the connection cannot continue; an answer that says so was added.
     Invalid,
 }
 
@@ -84,7 +84,7 @@ fn value<'b>(request: &httparse::Request<'_, 'b>, name: &str) -> Option<&'b [u8]
     header.map(|header| header.value)
 }
 
-/// `None` where it is wrong.
+/// `None` if it is invalid.
 fn framing(request: &httparse::Request<'_, '_>) -> Option<Framing> {
     if let Some(coding) = value(request, "transfer-encoding") {
         return coding.eq_ignore_ascii_case(b"chunked").then_some(Framing::Chunked);
@@ -95,7 +95,7 @@ fn framing(request: &httparse::Request<'_, '_>) -> Option<Framing> {
     }
 }
 
-/// A body and how many bytes of the input it takes; `None` where it is not complete.
+/// A body and how many bytes of the input it uses; `None` if it is incomplete.
 fn body(framing: Framing, input: &[u8]) -> Option<Result<(Vec<u8>, usize), ()>> {
     match framing {
         Framing::Length(length) => {
@@ -113,7 +113,7 @@ fn body(framing: Framing, input: &[u8]) -> Option<Result<(Vec<u8>, usize), ()>> 
                 let start = used + head_bytes;
                 let end = start.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
                 let line_end = input.get(end..end.saturating_add(2))?;
-                // Trailers are not understood.
+                // Trailers are not supported.
                 if line_end != b"\r\n" {
                     return Some(Err(()));
                 }

@@ -1,5 +1,5 @@
-//! monoio as a peer of `baton-bench compare`: its io_uring driver, single-threaded, one task per connection. monoio is no
-//! HTTP framework: `http` parses with httparse and writes the answers by hand.
+//! monoio as a peer of `baton-bench compare`: its io_uring driver, single-threaded, one task per connection. monoio is
+//! not an HTTP framework: `http` parses with httparse and writes the answers itself.
 
 use std::cell::RefCell;
 use std::io;
@@ -27,10 +27,10 @@ mod start;
 /// Also the longest head of a request, with a small body.
 const INPUT_BYTES: usize = 8 * 1024;
 
-/// A connection that has uploaded something reads as many bytes at once.
+/// After an upload, a connection reads this many bytes at once.
 const UPLOAD_BYTES: usize = 64 * 1024;
 
-/// What is the same for all connections.
+/// What all connections share.
 struct Common {
     date: RefCell<Date>,
     arena: &'static Arena,
@@ -51,7 +51,7 @@ async fn serve_connection(mut stream: TcpStream, common: Rc<Common>) -> io::Resu
         let partial_bytes = input.len();
         let most = input.capacity();
         let (result, filled) = stream.read(input.slice_mut(partial_bytes..most)).await;
-        // Nothing is read into a full buffer either: then the head is too long.
+        // Into a full buffer, nothing is read either: then the head is too long.
         if result? == 0 {
             return Ok(());
         }
@@ -73,7 +73,7 @@ async fn serve_connection(mut stream: TcpStream, common: Rc<Common>) -> io::Resu
     }
 }
 
-/// Answers every whole request, leaves the beginning of the next one and says whether the connection is to end.
+/// Answers every complete request, leaves the beginning of the next one, and returns whether the connection must end.
 fn answer_all(input: &mut Vec<u8>, output: &mut Vec<u8>, upload: &mut Upload, common: &Common) -> bool {
     let date = &mut common.date.borrow_mut();
     let mut used_bytes = 0;

@@ -1,5 +1,5 @@
-//! ntex as a peer of `baton-bench compare`: its HTTP/1 service with one worker. The package decides by a feature of ntex
-//! on which runtime it goes: `ntex` is on tokio, `ntex_uring` on ntex's own io_uring runtime.
+//! ntex as a peer of `baton-bench compare`: its HTTP/1 service with one worker. A feature of ntex in the package
+//! decides the runtime: `ntex` uses tokio, `ntex_uring` ntex's own io_uring runtime.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,11 +1,9 @@
-//! An entry for HttpArena (<https://www.http-arena.com/>) on the public face of `baton-http`.
+//! An entry for HttpArena (<https://www.http-arena.com/>) that uses only the public interface of `baton-http`.
 //!
-//! ```text
-//! cargo run --release -p baton-http --example arena -- --data FOLDER
-//! ```
+//! ```text cargo run --release -p baton-http --example arena -- --data FOLDER ```
 //!
-//! `FOLDER` is what the ranking mounts at `/data`: `dataset.json`, and the folder `static`. With the certificate and the key that it
-//! mounts at `/certs`, the same is served with TLS at port 8081. The Dockerfile beside this file builds
+//! `FOLDER` is what the ranking mounts at `/data`: `dataset.json`, and the folder `static`. With the certificate and
+//! the key that it mounts at `/certs`, the same is served with TLS at port 8081. The Dockerfile beside this file builds
 //! what the ranking runs.
 #![deny(unsafe_code)]
 
@@ -85,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Workers may read the files, and nothing else.
+/// Workers may only read the files.
 fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSetting> {
     let Arguments { listen, workers, listen_tls, certificate, key, .. } = arguments;
     let mut listen: Vec<Listener> = listen.into_iter().map(Listener::new).collect();
@@ -102,7 +100,7 @@ fn settings(arguments: Arguments, data: &Data) -> Result<Settings, InvalidSettin
     Ok(settings)
 }
 
-/// Says what went wrong in one line on stderr. Where nobody reads that, the exit code has to do.
+/// Prints the error in one line on stderr. If nobody reads that, only the exit code remains.
 fn complain(error: &dyn Display, code: ExitCode) -> ExitCode {
     let line = baton::control::escaped(&error.to_string());
     let _ = writeln!(io::stderr(), "arena: error: {line}");

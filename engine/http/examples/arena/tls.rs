@@ -1,4 +1,4 @@
-//! TLS at an address of its own, where there is a certificate.
+//! TLS at a separate address, if there is a certificate.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use baton_tls::files;
 use baton_tls::layer::Tls;
 use baton_tls::settings::{CertificateFiles, Settings, SettingsError};
 
-/// What connections to the address for TLS get; `None` where there is neither a certificate nor a key.
+/// The layer of connections to the address for TLS; `None` if there is neither a certificate nor a key.
 ///
 /// # Errors
 /// Says which file is wrong, and what to do.

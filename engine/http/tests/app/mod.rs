@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Default)]
 pub(crate) struct App {
-    /// What was recorded: path, status, bytes of the body, milliseconds.
+    /// The recorded answers: path, status, bytes of the body, milliseconds.
     pub(crate) records: Vec<(String, u16, u64, u128)>,
     pub(crate) names: Vec<String>,
     pub(crate) later: VecDeque<Later>,
@@ -57,7 +57,7 @@ fn create(app: &mut App, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<
     reply.status(StatusCode::CREATED).header("Location", format!("/users/{id}")).json(&User { id, name })
 }
 
-/// Counts up, a line a time.
+/// Counts up, one line at a time.
 struct Count(u64, u64);
 
 impl Source for Count {
@@ -75,7 +75,7 @@ fn count(request: &Request<'_>) -> Result<Count, Error> {
     Ok(Count(0, request.parse_parameter("lines")?))
 }
 
-/// Says one word a wake.
+/// Sends one word per wake.
 struct Words(VecDeque<&'static str>);
 
 impl Source for Words {
@@ -111,7 +111,7 @@ impl Receive<App> for Measure {
     }
 }
 
-/// Sends a body back as it comes.
+/// Sends a body back as it arrives.
 struct Mirror;
 
 impl Receive<App> for Mirror {

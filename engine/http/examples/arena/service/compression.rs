@@ -25,7 +25,7 @@ const GZIP_LEVEL: u32 = 1;
 
 const BROTLI_QUALITY: i32 = 2;
 
-/// Base-2 logarithm of what brotli looks back over: more than a page of the data set has.
+/// Base-2 logarithm of brotli's window: larger than a page of the data set.
 const BROTLI_WINDOW: i32 = 16;
 
 /// The largest window of gzip.
@@ -35,10 +35,10 @@ const BROTLI_BUFFER_BYTES: usize = 16 << 10;
 
 const JSON: &str = "application/json";
 
-/// In the order in which this entry prefers them.
+/// In this entry's order of preference.
 const ENCODINGS: [Encoding; 2] = [Encoding::Gzip, Encoding::Brotli];
 
-/// One for each worker: its memory serves again, what is in it does not.
+/// One per worker: its memory is reused, its content is not.
 pub(super) struct Compressor {
     gzip: Compress,
     plain: Vec<u8>,
@@ -51,7 +51,7 @@ impl Compressor {
         Self { gzip, plain: Vec::new(), compressed: Vec::new() }
     }
 
-    /// Answers with JSON in the coding that the client likes best.
+    /// Answers with JSON in the coding that the client prefers.
     pub(super) fn json(
         &mut self,
         value: &impl Serialize,
@@ -78,7 +78,7 @@ impl Compressor {
     fn gzip(&mut self) -> Result<(), Error> {
         self.gzip.reset();
         loop {
-            // Room for what cannot be made smaller, and for gzip's own fields; grown where that is too little.
+            // Room for data that cannot be compressed, and for gzip's own fields. It grows if it is too small.
             self.compressed.reserve(self.plain.len() + 64);
             let taken = usize::try_from(self.gzip.total_in())?;
             let rest = &self.plain[taken..];
@@ -93,7 +93,7 @@ impl Compressor {
         let parameters = BrotliEncoderParams { quality, lgwin, size_hint, ..BrotliEncoderParams::default() };
         let mut writer = brotli::CompressorWriter::with_params(&mut self.compressed, BROTLI_BUFFER_BYTES, &parameters);
         writer.write_all(&self.plain)?;
-        // Dropped, it writes the end, and no error of a vector is lost.
+        // Dropping it writes the end; a vector has no errors that could be lost.
         drop(writer);
         Ok(())
     }

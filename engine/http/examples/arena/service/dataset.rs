@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An item as the file has it.
+/// An item of the file.
 #[derive(Debug, Deserialize)]
 pub(super) struct Item {
     id: i64,
@@ -21,7 +21,7 @@ struct Rating {
     count: i64,
 }
 
-/// An item as it is answered.
+/// An item of an answer.
 #[derive(Debug, Serialize)]
 struct PricedItem<'d> {
     id: i64,
@@ -42,7 +42,7 @@ pub(super) struct Page<'d> {
     count: usize,
 }
 
-/// The first `count` items, or all where there are fewer; `None` where a total is beyond an `i64`.
+/// The first `count` items, or all if there are fewer; `None` if a total exceeds an `i64`.
 pub(super) fn page(dataset: &[Item], count: usize, multiplier: i64) -> Option<Page<'_>> {
     let priced = |item: &'_ Item| item.price.checked_mul(item.quantity)?.checked_mul(multiplier);
     let items = dataset.iter().take(count).map(|item| {

@@ -1,4 +1,4 @@
-//! What the entry answers. `/json` and its compressed form are one route, as in the ranking.
+//! The answers of the entry. `/json` and its compressed form are one route, as in the ranking.
 
 mod compression;
 mod dataset;
@@ -20,13 +20,13 @@ use self::dataset::Item;
 use self::load::LoadError;
 use self::upload::Upload;
 
-/// Largest message that `/ws` echoes.
+/// The largest message that `/ws` echoes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The ranking wants each file read from disk for each request: none is kept, neither in memory nor open.
+/// The ranking requires that each file is read from disk for each request: none is kept, neither in memory nor open.
 const FILES: FilesConfig = FilesConfig { cache_bytes_max: 0, cached_file_bytes_max: 0, open_files_max: 0, valid_ms: 0 };
 
-/// What the folder has. The data set is read before the workers are forked, the files when they are asked for.
+/// The content of the folder. The data set is read before the workers are forked, the files when they are requested.
 pub(crate) struct Data {
     dataset: Rc<[Item]>,
     files: PathBuf,
@@ -56,7 +56,7 @@ struct Arena {
 }
 
 impl State for Arena {
-    // Files are all that the handlers open, and `Settings::readable` allows those: the rest of the disk stays out of reach.
+    // Handlers only open files, and `Settings::readable` allows those: the rest of the disk stays out of reach.
     const SYSTEM_CALLS: SystemCalls = SystemCalls::ServeOnly;
 
     fn on_start(&mut self, _: &mut Worker<'_, baton_http::Message>) -> io::Result<()> {
@@ -102,8 +102,8 @@ fn not_a_number(what: &str) -> Error {
     Error::bad_request(format!("{what} is no whole number of 64 bits, or the sum is none"))
 }
 
-/// The first items of the data set with what `m` of each cost, compressed for who accepts that. `m` is 1 where it is missing,
-/// and more items than there are means all of them, as other entries have it.
+/// The first items of the data set with the cost of `m` of each, compressed for clients that accept that. `m` defaults
+/// to 1. A count above the number of items means all of them, as in other entries.
 fn json(arena: &mut Arena, request: &Request<'_>, reply: Reply<'_, '_>) -> Result<Done, Error> {
     let count: usize = request.parse_parameter("count")?;
     let multiplier = request.parse_query_value("m")?.unwrap_or(1);

@@ -1,4 +1,4 @@
-//! Counts the bytes of a body as they come.
+//! Counts the bytes of a body as they arrive.
 
 use baton::CannotFreeze;
 use baton_http::{Done, Error, Flow, Out, Receive, Reply, Request, Thawed};
