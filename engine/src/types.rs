@@ -98,7 +98,7 @@ impl Step {
         Self { consumed, next: Next::Pause }
     }
 
-    /// Consumed these bytes; send FIN after what is queued and go on reading, as [`Next::ShutdownWrite`] does.
+    /// Consumed these bytes; send FIN after the queued output and continue to read, as [`Next::ShutdownWrite`] does.
     pub fn shutdown_write(consumed: usize) -> Self {
         Self { consumed, next: Next::ShutdownWrite }
     }

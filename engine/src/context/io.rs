@@ -109,8 +109,8 @@ impl Io<'_> {
         self.own.id
     }
 
-    /// The [label](crate::config::Listener::label) of the listener that the connection came to; 0 where it has none, or the connection
-    /// is an outbound one.
+    /// The [label](crate::config::Listener::label) of the listener at which the connection arrived; 0 if it has none,
+    /// or for an outbound connection.
     #[inline]
     pub fn label(&self) -> u8 {
         self.own.label

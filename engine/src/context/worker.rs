@@ -70,7 +70,7 @@ impl<M> Worker<'_, M> {
         others::with(self.others, self.context, id, act)
     }
 
-    /// How long it is until a timer fires; `None` where it is not set.
+    /// The time until a timer fires; `None` if it is not set.
     pub fn timer_left(&self, key: TimerKey) -> Option<Duration> {
         self.context.worker_timer_left(key)
     }
@@ -89,8 +89,9 @@ impl<M> Worker<'_, M> {
         self.context.commands.push(Command::Connect { target: target.into(), token });
     }
 
-    /// As [`Worker::connect`], from an address of this machine's own, which a Unix socket has none of. The port is chosen when it connects
-    /// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each destination.
+    /// As [`Worker::connect`], from an address of this machine, which a Unix socket does not have. The kernel chooses
+    /// the port when it connects (`IP_BIND_ADDRESS_NO_PORT`, ip(7)), so that each source address has all ports for each
+    /// destination.
     pub fn connect_from(&mut self, source: IpAddr, target: impl Into<Target>, token: u64) {
         let target = Target { source: Some(source), ..target.into() };
         self.context.commands.push(Command::Connect { target, token });

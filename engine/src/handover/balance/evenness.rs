@@ -4,14 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How uneven workers are: what the most loaded one has, percent of the mean; none where nothing is known, or
-/// the mean is nothing.
+/// The load of the most loaded worker, in percent of the mean; `None` if it is not known, or if the mean is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evenness {
-    /// Of busy time.
+    /// For busy time.
     pub busy_percent: Option<u32>,
-    /// Of connections.
+    /// For connections.
     pub open_percent: Option<u32>,
 }
 
@@ -31,9 +30,9 @@ impl fmt::Display for Evenness {
 pub enum Still {
     /// The workers are about equally loaded.
     Even,
-    /// What differs is not more than what the busiest worker's own load changes by from second to second.
+    /// The difference is not larger than the changes of the busiest worker's own load from second to second.
     Noise,
-    /// The busiest worker had nothing that fits elsewhere, a short while ago.
+    /// The busiest worker recently had no connection that fits elsewhere.
     NothingFits,
     /// No other worker has time for more.
     NoRoom,

@@ -1,4 +1,4 @@
-//! Who asked for something, and how processes and upgrades ended.
+//! Who asked for an operation, and how processes and upgrades ended.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::failure::Failure;
 
-/// Who or what asked a master for something.
+/// Who asked a master for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -47,13 +47,13 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// Nobody knows: it was not this process's child.
+    /// Unknown: it was not this process's child.
     #[serde(other)]
     Unknown,
 }
 
 impl Exit {
-    /// Whether it ended in good order.
+    /// Whether it ended normally.
     pub fn is_success(self) -> bool {
         self == Self::Code(0)
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Interruption {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
 #[serde(tag = "revert", rename_all = "snake_case")]
 pub enum RevertCause {
-    /// Somebody asked for it.
+    /// A client or a signal asked for it.
     #[error("{by} asked for it")]
     Asked {
         /// Who.
@@ -117,7 +117,7 @@ pub enum RevertCause {
     /// The new master was told to stop.
     #[error("the new master was told to stop by {by}")]
     Stopped {
-        /// By whom.
+        /// Who told it.
         by: Cause,
     },
     /// On probation, a new worker ended.

@@ -12,22 +12,23 @@ use crate::endpoint::Endpoint;
 /// Connections or peers that one answer may list.
 pub const CONNECTIONS_LISTED_MAX: usize = 1_000;
 
-/// As many are listed where nobody says how many.
+/// The number of connections to list if a request does not give one.
 pub const CONNECTIONS_LISTED: usize = 20;
 
-/// Names a connection of a server: `PID-SLOT-GENERATION`, with its worker's process, and what it is called there. No other
-/// connection of a worker ever has the same name. A connection that moves to another worker has another name there.
+/// The name of a connection of a server: `PID-SLOT-GENERATION`, with its worker's process, and its identifier there. No
+/// other connection of a worker ever has the same name. A connection that moves to another worker gets another name
+/// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionName {
     /// The process of its worker.
     pub pid: u32,
-    /// Its place in the worker.
+    /// Its slot in the worker.
     pub slot: u32,
-    /// How many connections had this place before it.
+    /// How many connections had this slot before it.
     pub generation: u32,
 }
 
-/// Text that names no connection.
+/// A text that is not the name of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an ID is PID-SLOT-GENERATION, such as 4711-12-0; `batonctl connections` lists them")]
 pub struct NotAConnectionName;
@@ -70,9 +71,9 @@ pub enum ConnectionOrder {
     /// Those that were accepted first.
     #[default]
     Oldest,
-    /// Those that receive and send most often. This is counted for a second before the answer comes.
+    /// Those that receive and send most often. The server counts for a second before it answers.
     Busiest,
-    /// Not one by one, but how many each peer has; those with the most first.
+    /// Not single connections, but how many each peer has; those with the most first.
     ByPeer,
 }
 
@@ -86,23 +87,23 @@ impl fmt::Display for ConnectionOrder {
     }
 }
 
-/// Who is at the other end of a connection: as a trusted proxy has said, else whoever is connected.
+/// The peer of a connection: the client that a trusted proxy has named, else the connected process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ConnectionPeer {
-    /// Whoever has this address.
+    /// A peer with this address.
     Tcp {
         /// The address.
         address: SocketAddr,
     },
     /// A process of this machine, by a Unix socket.
     Unix {
-        /// Its number when it connected; 0 where it is in another namespace.
+        /// Its number when it connected; 0 if it is in another namespace.
         pid: i32,
         /// Its user.
         user: u32,
     },
-    /// It has gone, or is not reached yet; or it is of a kind of a later version.
+    /// The peer has gone, or is not connected yet; or it is of a kind of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -117,11 +118,12 @@ impl fmt::Display for ConnectionPeer {
     }
 }
 
-/// Whose connections are counted together: those of one address, whatever their ports, or of one user of this machine.
+/// Peers whose connections are counted together: those with the same address, whatever their ports, or those of one
+/// user of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PeerHost {
-    /// Whoever has this address.
+    /// All peers with this address.
     Tcp {
         /// The address.
         address: IpAddr,
@@ -131,7 +133,7 @@ pub enum PeerHost {
         /// The user.
         user: u32,
     },
-    /// They have gone, or are not reached yet; or they are of a kind of a later version.
+    /// The peers have gone, or are not connected yet; or they are of a kind of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -156,21 +158,21 @@ impl fmt::Display for PeerHost {
     }
 }
 
-/// How far a connection is.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionState {
     /// An outbound one is being established.
     Connecting,
-    /// A proxy is to say whose it is.
+    /// The proxy's header has not arrived.
     Header,
-    /// Its layer, such as TLS, is being set up.
+    /// The handshake of its layer, such as TLS, is in progress.
     Handshake,
     /// The protocol serves it.
     Open,
-    /// It is on its way to another worker.
+    /// It is moving to another worker.
     Moving,
-    /// It ends: the last bytes are sent, or the peer's end is awaited.
+    /// It is ending: the last bytes are sent, or the server waits for the peer's end.
     Closing,
     /// A state of a later version.
     #[serde(other)]
@@ -194,26 +196,26 @@ impl fmt::Display for ConnectionState {
 /// What a worker knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionFacts {
-    /// Who is at the other end.
+    /// The peer.
     pub peer: ConnectionPeer,
-    /// The address of this machine that it came to, or goes out from; none where that is a Unix socket without a path, or the
-    /// connection has gone.
+    /// The address of this machine at which it arrived, or from which it goes out; `None` for a Unix socket without a
+    /// path, or if the connection has gone.
     pub local: Option<Endpoint>,
-    /// How far it is.
+    /// Its state.
     pub state: ConnectionState,
     /// It has a layer, such as TLS.
     pub is_layered: bool,
-    /// Since it was accepted or established, milliseconds. It goes on when the connection moves to another worker.
+    /// Milliseconds since it was accepted or established. A move to another worker does not reset it.
     pub age_ms: u64,
-    /// Since input last arrived or output last ended, milliseconds.
+    /// Milliseconds since input last arrived or output last ended.
     pub idle_ms: u64,
-    /// What its worker holds for it: input, output, and what the protocol has said, bytes.
+    /// Bytes that its worker holds for it: input, output, and what the protocol reports.
     pub held_bytes: u64,
-    /// How often it received or sent in a second; where the busiest were asked for.
+    /// How often it received or sent per second; only in a list of the busiest.
     pub events_per_second: Option<u32>,
 }
 
-/// A connection, and where it is.
+/// A connection, and the worker that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionStatus {
     /// Its name.
@@ -227,14 +229,14 @@ pub struct ConnectionStatus {
     pub facts: ConnectionFacts,
 }
 
-/// How many connections a peer has.
+/// The number of a peer's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerStatus {
-    /// Whose they are.
+    /// The peer.
     pub peer: PeerHost,
-    /// How many it has at least.
+    /// The least number that it can have.
     pub connections: u64,
-    /// How many it has at most: each worker tells of those peers only that have the most there.
+    /// The greatest number that it can have: each worker reports only the peers with the most connections there.
     pub connections_max: u64,
 }
 
@@ -242,7 +244,7 @@ pub struct PeerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerSilence {
-    /// It could not be asked, or has not answered in time.
+    /// The master could not ask it, or it has not answered in time.
     Late,
     /// It has ended, or is being killed.
     Ended,
@@ -289,17 +291,17 @@ impl fmt::Display for SilentWorker {
 pub struct ConnectionList {
     /// The master's process.
     pub pid: u32,
-    /// Which are first.
+    /// Which come first.
     pub order: ConnectionOrder,
-    /// In this order, as many as were asked for; none where peers were asked for.
+    /// The connections in this order, up to the limit of the request; empty if the request asked for peers.
     pub connections: Vec<ConnectionStatus>,
-    /// Those with the most connections first, as many as were asked for.
+    /// The peers with the most connections first, up to the limit of the request.
     pub peers: Vec<PeerStatus>,
-    /// How many connections the workers have that have answered.
+    /// The number of all connections of the workers that have answered.
     pub total: u64,
     /// How many workers have answered.
     pub workers: usize,
-    /// Those that have not.
+    /// Workers that have not answered.
     pub silent: Vec<SilentWorker>,
 }
 
@@ -321,15 +323,15 @@ impl fmt::Display for ConnectionList {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CannotClose {
-    /// No worker of this master has this process number: the worker has ended, or is another master's.
+    /// No worker of this master has this process number: the worker has ended, or belongs to another master.
     NoWorker,
     /// Its worker has no such connection any more.
     Gone,
-    /// It is on its way to another worker.
+    /// It is moving to another worker.
     Moving,
     /// It has moved to another worker before it ended.
     Moved,
-    /// Its worker closes as many already as it may at a time.
+    /// Its worker is already closing as many connections as it may at the same time.
     TooMany,
     /// Its worker has not answered in time.
     Late,

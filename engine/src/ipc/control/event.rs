@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::loss::CannotMove;
 use super::moves::Moves;
 
-/// One thing that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Microseconds since 1970.
@@ -44,19 +44,19 @@ pub enum EventKind {
     Draining,
     /// A worker has closed its listeners, after it accepted all waiting connections.
     WorkerClosed { slot: usize },
-    /// What happened to the connections of a worker that leaves.
+    /// What happened to the connections of a leaving worker.
     WorkerMoved { slot: usize, moves: Moves },
     /// A serving worker moves connections to another one.
     Rebalancing { from: usize, to: usize, because: Imbalance },
-    /// It has.
+    /// That worker has moved them.
     Rebalanced { from: usize, to: usize, moves: Moves },
     /// An operator has closed a connection.
     ConnectionClosed { slot: usize, id: ConnectionName, at_once: bool },
-    /// A worker hands over its own state, so many bytes so far; it does nothing else meanwhile.
+    /// A worker is handing over its own state, this many bytes so far. It does nothing else meanwhile.
     WorkerStateMoves { slot: usize, bytes: u64 },
     /// A worker died and restarts.
     WorkerDied { slot: usize, exit: Exit, restart_ms: u64 },
-    /// A worker died shortly after its start, so many times in a row.
+    /// A worker died shortly after its start, this many times in a row.
     WorkerKeepsDying { slot: usize, deaths: u32 },
     /// A worker died while it was leaving.
     WorkerDiedLeaving { slot: usize, exit: Exit },
@@ -127,12 +127,12 @@ pub enum Imbalance {
     Busy {
         /// How busy it is, percent of a core.
         busy_percent: u32,
-        /// What it is to give, percent of what it does.
+        /// The share that it should give, percent of its work.
         share_percent: u32,
     },
     /// It has more connections than the mean.
     Connections {
-        /// How many it is to give: the idlest.
+        /// How many it should give: the idlest.
         connections: u32,
     },
     /// A reason of a later version.
@@ -159,7 +159,7 @@ impl fmt::Display for Imbalance {
 }
 
 impl EventKind {
-    /// Why something failed, where that is what happened.
+    /// Why something failed, if the event is a failure.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::NotReloaded { why }

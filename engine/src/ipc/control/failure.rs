@@ -34,7 +34,7 @@ pub enum Failure {
     /// A reload or a change of the number of workers is under way: ask again.
     #[error("another reload or scale is under way; try again when it is done")]
     ChangeUnderWay,
-    /// Workers are coming up for the first time.
+    /// Workers are starting for the first time.
     #[error("the server is still starting; try again when it serves")]
     StartUnderWay,
     /// No generation serves: reload first.
@@ -52,12 +52,12 @@ pub enum Failure {
     /// A number of workers out of range.
     #[error("workers must be between 1 and {workers_max}, not {workers}")]
     Workers {
-        /// What was asked for.
+        /// The requested number.
         workers: usize,
-        /// The most there may be.
+        /// The largest possible number.
         workers_max: usize,
     },
-    /// Connections cannot move between workers that serve.
+    /// Connections cannot move between serving workers.
     #[error("connections cannot be rebalanced: {why}")]
     CannotRebalance {
         /// Why.
@@ -66,9 +66,9 @@ pub enum Failure {
     /// A number of connections to list that is out of range.
     #[error("the number of connections to list must be between 1 and {limit_max}, not {limit}")]
     Limit {
-        /// What was asked for.
+        /// The requested number.
         limit: usize,
-        /// The most there may be.
+        /// The largest possible number.
         limit_max: usize,
     },
     /// There is no worker with this slot.
@@ -77,10 +77,10 @@ pub enum Failure {
         /// The slot.
         worker: usize,
     },
-    /// As many clients list connections already as may at a time.
+    /// As many clients as allowed are already listing connections.
     #[error("{listings_max} clients list connections already; try again")]
     TooManyListings {
-        /// The most there may be.
+        /// The largest number of such clients.
         listings_max: usize,
     },
     /// A connection was not closed.
@@ -102,9 +102,9 @@ pub enum Failure {
     StateTooLarge {
         /// The worker's slot.
         slot: usize,
-        /// What it has, bytes.
+        /// The size of its state, bytes.
         bytes: u64,
-        /// What may be handed over, bytes.
+        /// The largest size that may be handed over, bytes.
         bytes_max: u64,
     },
     /// The upgrade would lose something.
@@ -142,7 +142,7 @@ pub enum Failure {
     /// The old master did not answer in time; the new one stays.
     #[error("the old master did not answer within {} s; stop again to stop without it", seconds(*waited_ms))]
     NoAnswer {
-        /// How long it was waited for, milliseconds.
+        /// How long the new master waited, milliseconds.
         waited_ms: u64,
     },
     /// The old master is gone; the new one stays.
@@ -153,7 +153,7 @@ pub enum Failure {
     Worker {
         /// Its slot.
         slot: usize,
-        /// What it said.
+        /// The reason that it reported.
         problem: String,
     },
     /// A worker ended before it was ready.
@@ -171,7 +171,7 @@ pub enum Failure {
         slot: usize,
         /// Its process.
         pid: u32,
-        /// How long it was waited for, milliseconds.
+        /// How long the master waited, milliseconds.
         waited_ms: u64,
     },
     /// The new binary could not be started.
@@ -203,7 +203,7 @@ pub enum Failure {
     SuccessorLate {
         /// Its process.
         pid: u32,
-        /// How long it was waited for, milliseconds.
+        /// How long the master waited, milliseconds.
         waited_ms: u64,
     },
     /// The other master speaks another version of the upgrade's messages, or none.
@@ -212,7 +212,7 @@ pub enum Failure {
         /// What is wrong.
         problem: String,
     },
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     #[error("cannot listen on {address}: {problem}")]
     Listen {
         /// The address.
@@ -220,7 +220,7 @@ pub enum Failure {
         /// Why.
         problem: String,
     },
-    /// A Unix socket cannot be listened on.
+    /// The server cannot listen on a Unix socket.
     #[error("cannot listen on {endpoint}: {problem}")]
     ListenUnix {
         /// Its path.
@@ -231,10 +231,10 @@ pub enum Failure {
     /// The system refused something.
     #[error("{problem}")]
     System {
-        /// What, and what the system said.
+        /// What it refused, and its error.
         problem: String,
     },
-    /// So many workers died, or did not leave in time, while the server was to end in good order.
+    /// This many workers died, or did not leave in time, while the server was stopping normally.
     #[error("{} died or did not leave in time; see the log", workers(*count))]
     WorkersDied {
         /// How many.
@@ -243,7 +243,7 @@ pub enum Failure {
     /// Too many clients wait for answers.
     #[error("{clients_max} clients already wait for answers; try again later")]
     TooManyClients {
-        /// The most there may be.
+        /// The largest number of such clients.
         clients_max: usize,
     },
     /// The server does not know this request.

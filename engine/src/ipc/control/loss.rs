@@ -33,7 +33,7 @@ pub enum Loss {
     },
     /// The new binary has another control socket: the two would be independent servers on the same addresses.
     Control {
-        /// The running server's; none where it has no control socket.
+        /// The running server's; `None` if it has no control socket.
         old: Option<String>,
         /// The new binary's.
         new: Option<String>,
@@ -66,7 +66,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The value of `batonctl upgrade --allow` that lets the upgrade go on nevertheless.
+    /// The value of `batonctl upgrade --allow` that permits the upgrade nevertheless.
     pub fn flag(&self) -> Option<Allowed> {
         Some(match self {
             Self::ConnectionState { .. } | Self::WorkerState { .. } => Allowed::State,
@@ -169,7 +169,7 @@ pub enum Allowed {
 }
 
 impl Allowed {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 5] = [Self::State, Self::Messages, Self::Control, Self::User, Self::Tier];
 
     /// Its name on the command line and in messages.

@@ -56,22 +56,22 @@ pub use crate::telemetry::Totals;
 /// Version of the messages.
 pub const VERSION: u32 = 2;
 
-/// Longest reply: a server does not send, and a client does not take, a longer line.
+/// Longest reply: a server does not send, and a client does not accept, a longer line.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// How long a client waits until it is connected, and until its request is sent. A running server never blocks.
 const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// The status of the server, once.
     Status,
-    /// Read the configuration again and replace the workers; answered when the new ones serve and connections have moved,
-    /// or when they did not come up.
+    /// Read the configuration again and replace the workers. Answered when the new ones serve and connections have
+    /// moved, or when the new ones failed to start.
     Reload,
-    /// Change the number of workers of the generation that serves; answered when that is done.
+    /// Change the number of workers of the serving generation; answered when that is done.
     Scale {
         /// The new number.
         workers: usize,
@@ -79,16 +79,16 @@ pub enum Request {
     /// Move connections away from workers that are busier than the mean or have more connections, whatever the setting `rebalance` is;
     /// answered when nothing more is worth moving.
     Rebalance {
-        /// Tell what would move, but move nothing.
+        /// Report what would move, but move nothing.
         #[serde(default)]
         dry_run: bool,
     },
     /// Start another binary, which takes over; answered when the upgrade is final, held, reverted or has failed.
     Upgrade {
-        /// Its path; none for that of the running one.
+        /// Its path; `None`: that of the running one.
         #[serde(default)]
         binary: Option<String>,
-        /// Its arguments; none for those of the running one.
+        /// Its arguments; `None`: those of the running one.
         #[serde(default)]
         arguments: Option<Vec<String>>,
         /// Let both serve until [`Request::Commit`] or [`Request::Revert`].
@@ -103,7 +103,7 @@ pub enum Request {
         /// Losses that do not make the server refuse the upgrade.
         #[serde(default)]
         allow: Vec<Allowed>,
-        /// Refuse the upgrade where connections would be closed because they cannot move.
+        /// Refuse the upgrade if connections would be closed because they cannot move.
         #[serde(default)]
         keep_connections: bool,
     },
@@ -115,19 +115,19 @@ pub enum Request {
     Stop {
         /// Do not wait for connections to finish.
         now: bool,
-        /// How long connections may take to finish; none for the configured time.
+        /// How long connections may take to finish; `None`: the configured time.
         #[serde(default)]
         deadline_ms: Option<u64>,
     },
     /// The connections of this master's workers.
     Connections {
-        /// Which are first.
+        /// Which come first.
         #[serde(default)]
         order: ConnectionOrder,
         /// How many to list: 1 to [`CONNECTIONS_LISTED_MAX`].
         #[serde(default = "listed")]
         limit: usize,
-        /// Those of workers with this slot alone.
+        /// Only those of workers with this slot.
         #[serde(default)]
         worker: Option<usize>,
     },
@@ -141,7 +141,7 @@ pub enum Request {
     },
     /// Recent events, and with `follow` new ones as they happen.
     Events {
-        /// Go on until the client leaves.
+        /// Continue until the client disconnects.
         follow: bool,
     },
 }
@@ -151,17 +151,17 @@ fn listed() -> usize {
     CONNECTIONS_LISTED
 }
 
-/// What the server answers.
+/// The server's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     /// Answer to [`Request::Status`].
     Status(Status),
-    /// Something happened.
+    /// An event of the server.
     Event(Event),
-    /// What was asked for is done.
+    /// The operation is done.
     Done(Outcome),
-    /// What was asked for was refused, or has failed.
+    /// The operation was refused, or has failed.
     Failed(Failure),
     /// A reply of a later version, to be ignored.
     #[serde(other)]

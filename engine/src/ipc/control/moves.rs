@@ -21,11 +21,11 @@ pub struct Moves {
     pub refused: Vec<Refused>,
     /// Bytes that were sent to other workers for these connections.
     pub bytes: u64,
-    /// Bytes of the workers' own state, where it was handed over.
+    /// Bytes of the workers' own state, if it was handed over.
     pub state_bytes: Option<u64>,
     /// From the order to leave until the last connection had moved, microseconds.
     pub took_us: u64,
-    /// How long each connection was held up.
+    /// How long each connection was paused.
     pub pause: Option<Pause>,
 }
 
@@ -38,19 +38,19 @@ pub struct Refused {
     pub connections: u64,
 }
 
-/// How long connections were held up, microseconds.
+/// How long connections were paused, microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pause {
-    /// Half of them were held up for less.
+    /// Half of them were paused for less.
     pub median_us: u64,
-    /// 99 of 100 were held up for less.
+    /// 99 of 100 were paused for less.
     pub p99_us: u64,
-    /// None was held up for longer.
+    /// None was paused for longer.
     pub max_us: u64,
 }
 
 impl Moves {
-    /// Whether there is nothing to tell.
+    /// Whether there is nothing to report.
     pub fn is_empty(&self) -> bool {
         self.moved == 0
             && self.staying == 0

@@ -1,4 +1,4 @@
-//! What operations have done, typed, so that programs compare values; only this file renders it for people.
+//! The outcomes of operations, typed, so that programs compare values; only this file renders them for people.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::moves::{AndMoves, Moves};
 use super::rebalance::Transfer;
 use crate::handover::balance::{Evenness, Still};
 
-/// What an operation has done.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "done", rename_all = "snake_case")]
 pub enum Outcome {
@@ -23,28 +23,28 @@ pub enum Outcome {
         /// What happened to the connections of the previous workers.
         moves: Moves,
     },
-    /// The generation that serves has another number of workers.
+    /// The serving generation has another number of workers.
     Scaled {
         /// How many it has now.
         workers: usize,
         /// How many were told to leave.
         leaving: usize,
-        /// What happened to the connections of those that leave.
+        /// What happened to the connections of the leaving ones.
         moves: Moves,
     },
-    /// The generation that serves has this number of workers already.
+    /// The serving generation has this number of workers already.
     AlreadyScaled {
         /// How many it has.
         workers: usize,
     },
-    /// Connections have moved between workers that serve.
+    /// Connections have moved between serving workers.
     Rebalanced {
         /// How often one worker moved connections to another.
         transfers: usize,
         /// What happened to them; the pause is the longest of all transfers.
         moves: Moves,
     },
-    /// What would move: nothing has moved.
+    /// What would move; nothing has moved.
     WouldRebalance {
         /// In order.
         transfers: Vec<Transfer>,
@@ -58,7 +58,7 @@ pub enum Outcome {
         /// How uneven the workers are.
         evenness: Evenness,
     },
-    /// The new binary serves, and there is no way back.
+    /// The new binary serves, and the upgrade cannot be reverted.
     Upgraded {
         /// The process of the new master.
         pid: u32,
@@ -82,9 +82,9 @@ pub enum Outcome {
     },
     /// All workers have ended.
     Stopped,
-    /// The connections that were asked for.
+    /// The requested connections.
     Connections(ConnectionList),
-    /// A connection has ended, because an operator wanted it.
+    /// A connection has ended because an operator asked for it.
     Closed {
         /// Its name.
         id: ConnectionName,

@@ -16,9 +16,9 @@ pub struct Transfer {
     pub to: usize,
     /// Why.
     pub because: Imbalance,
-    /// How many would move at most: the worker that gives them chooses.
+    /// The most that would move: the giving worker chooses.
     pub connections_max: u32,
-    /// The busy time that would go with them, percent of a core.
+    /// The busy time that would move with them, percent of a core.
     pub busy_percent: u32,
 }
 
@@ -56,7 +56,7 @@ pub enum CannotRebalance {
         /// Its slot.
         slot: usize,
     },
-    /// Connections of a change are still on their way.
+    /// Connections of a change are still moving.
     Moving,
     /// Another rebalancing is under way.
     UnderWay,

@@ -10,12 +10,12 @@ use super::failure::Failure;
 use crate::layer::CertificateStatus;
 use crate::telemetry::Totals;
 
-/// What happened during one handover, and after it until the next one began.
+/// The steps of one handover, and the events after it until the next one began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// Which operation it was.
     pub kind: TimelineKind,
-    /// The generation that it started or happened to.
+    /// The generation that it started or concerned.
     pub generation: u32,
     /// When it began, microseconds since 1970.
     pub at_us: u64,
@@ -73,7 +73,7 @@ impl fmt::Display for TimelineKind {
     }
 }
 
-/// How an upgrade stands, as the master that is asked sees it.
+/// The state of an upgrade, as the master that answers sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UpgradeState {
@@ -114,15 +114,15 @@ impl fmt::Display for UpgradeState {
     }
 }
 
-/// How far a generation is.
+/// The phase of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GenerationPhase {
-    /// Its workers come up.
+    /// Its workers are starting.
     Starting,
     /// It gets new connections.
     Serving,
-    /// It gets new connections, and more workers come up.
+    /// It gets new connections, and further workers are starting.
     Growing,
     /// Its workers were told to leave.
     Leaving,
@@ -146,19 +146,19 @@ impl fmt::Display for GenerationPhase {
     }
 }
 
-/// How far a worker is.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
-    /// Its process comes up.
+    /// Its process is starting.
     Starting,
-    /// It serves, or finishes what it has.
+    /// It serves, or finishes its open connections.
     Ready,
     /// It did not respond and is being killed.
     Hung,
     /// It is being killed for another reason.
     Killed,
-    /// It died, and is started again in a while.
+    /// It died, and will be started again after a pause.
     Waiting,
     /// It has ended.
     Gone,
@@ -184,10 +184,10 @@ impl fmt::Display for WorkerState {
     }
 }
 
-/// A server as it is now.
+/// The present state of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of these messages: [`VERSION`](super::VERSION).
+    /// The version of these messages: [`VERSION`](super::VERSION).
     pub version: u32,
     /// The program's name, if it has one: [`Settings::name`](crate::config::Settings::name).
     #[serde(default)]
@@ -231,16 +231,16 @@ pub struct Status {
     pub handovers: Vec<Timeline>,
 }
 
-/// A generation as it is now.
+/// The present state of a generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerationStatus {
     /// Its number, from 1.
     pub number: u32,
-    /// How far it is.
+    /// Its phase.
     pub phase: GenerationPhase,
     /// Milliseconds since it began.
     pub age_ms: u64,
-    /// Where it listens.
+    /// The addresses on which it listens.
     pub addresses: Vec<String>,
     /// How its workers are chosen for new connections; `None` in the tier adopt, and in a release that has no choice.
     #[serde(default)]
@@ -273,7 +273,7 @@ pub struct GenerationStatus {
     pub workers: Vec<WorkerStatus>,
 }
 
-/// What the most loaded worker has, divided by the mean of all: 1 if all have the same.
+/// The load of the most loaded worker, divided by the mean of all: 1 if all have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unevenness {
     /// For open connections; `None` if there are none.
@@ -283,7 +283,7 @@ pub struct Unevenness {
 }
 
 impl Unevenness {
-    /// Of workers that serve: their open connections, and how busy they are. `None` where there are less than two.
+    /// Computes it from the open connections and the busy times of serving workers. `None` if there are fewer than two.
     pub(crate) fn of(workers: &[(u64, Option<u32>)]) -> Option<Self> {
         let over_mean = |values: Vec<u64>| {
             let (most, sum) = (values.iter().max()?, values.iter().sum::<u64>());
@@ -295,14 +295,14 @@ impl Unevenness {
     }
 }
 
-/// A worker as it is now.
+/// The present state of a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its index in its generation.
     pub slot: usize,
-    /// Its process, where there is one.
+    /// Its process, if there is one.
     pub pid: Option<u32>,
-    /// How far it is.
+    /// Its state.
     pub state: WorkerState,
     /// Milliseconds since its process began.
     pub age_ms: Option<u64>,
