@@ -17,7 +17,7 @@ use crate::record::Pending;
 use crate::redirect::Routes;
 use crate::reply::To;
 
-/// Empty lines skipped before a request line. RFC 9112 2.2 requires one, for old clients that end a body with it.
+/// Empty lines skipped before a request line. RFC 9112 2.2 recommends one, for old clients that end a body with it.
 const EMPTY_LINES_MAX: u8 = 4;
 
 /// See [`HttpConnection::empty_lines_left`].

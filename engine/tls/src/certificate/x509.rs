@@ -1,4 +1,4 @@
-//! The fields of a certificate (RFC 5280 section 4.1) that a server needs of its own.
+//! The fields of a certificate (RFC 5280 section 4.1) that a server needs to know of its own.
 //!
 //! rustls-webpki exposes neither the dates nor the addresses; x509-parser exposes everything, and adds a dozen crates.
 //! So the fields are read here, with the DER reader of RustCrypto. Nothing here decides about trust.
